@@ -1,0 +1,1 @@
+//! cbroker: terminal coding agents that talk to each other.

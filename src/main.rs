@@ -1,0 +1,2 @@
+//! The program a user types.
+fn main() {}
