@@ -1,0 +1,28 @@
+# `just check` is what CI runs, stage for stage.
+
+check:
+    bash .ci/run
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --workspace
+
+deny:
+    cargo deny check bans licenses sources
+
+# The AMQP kit against a broker of its own; needs python3, amqp-tools, nmap.
+interop:
+    STRICT=1 bash tests/interop/run.sh
+
+# The long form of the crash tests.
+soak:
+    CBROKER_SOAK=1 cargo test --release -p cbroker --test storage --test broker -- --nocapture
+
+# Side by side with a RabbitMQ of its own; see benches/README.md.
+bench:
+    bash benches/compare/run.sh

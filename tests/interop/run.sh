@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Runs the vendored AMQP kit against cbroker's own broker: a fresh server, store and ports for each runner.
+#   tests/interop/run.sh [RUNNER…]     default: blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin
+#   STRICT=1 forbids skips; CBROKER names a built binary; KIT_WORK the scratch folder (default: a temporary one)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+project=$(cd "$here/../.." && pwd)
+if [ -z "${CBROKER:-}" ]; then
+    (cd "$project" && cargo build --quiet --locked --bin cbroker)
+    CBROKER=${CARGO_TARGET_DIR:-$project/target}/debug/cbroker
+fi
+own_work=''
+[ -n "${KIT_WORK:-}" ] || { KIT_WORK=$(mktemp -d "${TMPDIR:-/tmp}/cbroker-kit.XXXXXX"); own_work=$KIT_WORK; }
+mkdir -p "$KIT_WORK"
+export KIT_WORK CBROKER
+
+# One server: its folder holds home, ports and the pid, so that the restart command needs nothing else.
+cat >"$KIT_WORK/restart" <<'END'
+#!/usr/bin/env bash
+# restart FOLDER: ends the server of FOLDER if it runs, starts it again, waits until it answers.
+set -euo pipefail
+folder=$1
+read -r amqp_port mgmt_port <"$folder/ports"
+if [ -s "$folder/pid" ]; then
+    pid=$(cat "$folder/pid")
+    kill -TERM "$pid" 2>/dev/null || true
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+    kill -0 "$pid" 2>/dev/null && { echo "server $pid ignores SIGTERM" >&2; exit 1; }
+fi
+CBROKER_HOME=$folder/home setsid "$CBROKER" serve --port "$amqp_port" --mgmt-port "$mgmt_port" \
+    --data-dir "$folder/data" --allow-guest >>"$folder/log" 2>&1 </dev/null &
+echo $! >"$folder/pid"
+for _ in $(seq 200); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$amqp_port" && exec 4<>"/dev/tcp/127.0.0.1/$mgmt_port") 2>/dev/null && exit 0
+    kill -0 "$(cat "$folder/pid")" 2>/dev/null || break
+    sleep 0.05
+done
+echo "the server did not start:" >&2
+tail -5 "$folder/log" >&2
+exit 1
+END
+chmod +x "$KIT_WORK/restart"
+
+running=''
+stop_server() {
+    [ -z "$running" ] || kill -TERM "$(cat "$running/pid")" 2>/dev/null || true
+    running=''
+}
+finish() {
+    local status=$?
+    stop_server
+    if [ -n "$own_work" ]; then
+        if [ "$status" = 0 ]; then rm -rf "$own_work"; else echo "kept for a look: $own_work"; fi
+    fi
+    exit "$status"
+}
+trap finish EXIT
+
+free_ports() {
+    python3 -c '
+import socket
+sockets = [socket.socket() for _ in range(2)]
+for s in sockets: s.bind(("127.0.0.1", 0))
+print(*(s.getsockname()[1] for s in sockets))'
+}
+
+start_server() {
+    local folder=$KIT_WORK/server-$1
+    mkdir -p "$folder/home"
+    chmod 700 "$folder/home"
+    free_ports >"$folder/ports"
+    "$KIT_WORK/restart" "$folder"
+    running=$folder
+    read -r AMQP_PORT mgmt_port <"$folder/ports"
+    export AMQP_HOST=127.0.0.1 AMQP_PORT AMQP_USER=guest AMQP_PASS=guest AMQP_VHOST=/ AMQP_VHOST2=second
+    export MGMT_URL=http://127.0.0.1:$mgmt_port RESTART_CMD="$KIT_WORK/restart $folder"
+    local api=(curl --silent --show-error --fail --noproxy '*' --user guest:guest --header 'content-type: application/json')
+    "${api[@]}" --request PUT "$MGMT_URL/api/vhosts/second"
+    "${api[@]}" --request PUT "$MGMT_URL/api/permissions/second/guest" --data '{"configure":".*","write":".*","read":".*"}'
+}
+
+# The script of Debian's RabbitMQ package, for the runner that needs it.
+RABBITMQADMIN=$(find /usr/lib/rabbitmq/lib -name rabbitmqadmin -path '*management*' 2>/dev/null | head -1)
+export RABBITMQADMIN
+
+failed=()
+[ $# -gt 0 ] || set -- blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin
+for runner in "$@"; do
+    echo "kit: $runner"
+    start_server "$runner"
+    if ! bash "$here/kit/$runner.sh"; then
+        failed+=("$runner")
+        for list in failed skipped missing; do
+            [ ! -s "$KIT_WORK/results/$runner/$list" ] || sed "s/^/kit: $runner $list: /" "$KIT_WORK/results/$runner/$list"
+        done
+        [ ! -s "$KIT_WORK/results/$runner/log" ] || tail -40 "$KIT_WORK/results/$runner/log"
+    fi
+    stop_server
+done
+[ ${#failed[@]} -eq 0 ] || { echo "kit: failed: ${failed[*]}"; exit 1; }
+echo "kit: all runners passed: $*"

@@ -1,0 +1,144 @@
+//! The rules of the house that no lint can hold: who may depend on whom, what a file looks like, which words are out.
+//!
+//! Reads the sources as text. The table in [`layering`] is the one of ARCHITECTURE.md: a new module takes its place there.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "tidy/layering.rs"]
+mod layering;
+#[path = "tidy/sources.rs"]
+mod sources;
+
+use sources::Source;
+
+const MOST_LINES: usize = 600;
+const VAGUE_NAMES: [&str; 5] = ["util", "common", "helper", "manager", "handler"];
+
+/// Fails with every line of `complaints`, so that one run shows them all.
+fn assert_none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_file_opens_by_saying_what_is_true_in_it() {
+    let silent = |source: &Source| !source.text.starts_with("//! ");
+    assert_none(&sources::complain(silent, "opens without `//! `"));
+}
+
+#[test]
+fn no_file_is_too_long_to_be_one_idea() {
+    let long = |source: &Source| source.text.lines().count() > MOST_LINES;
+    assert_none(&sources::complain(long, "has more than 600 lines"));
+}
+
+#[test]
+fn no_file_or_type_has_a_name_that_says_nothing() {
+    let vague = |source: &Source| {
+        let in_path = source
+            .path
+            .split(['/', '.', '_'])
+            .any(|part| VAGUE_NAMES.contains(&part.trim_end_matches('s')));
+        let in_type = source.code().any(|line| {
+            let line = line
+                .trim_start()
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub ");
+            let named = line
+                .strip_prefix("struct ")
+                .or_else(|| line.strip_prefix("enum "))
+                .or_else(|| line.strip_prefix("trait "));
+            named.is_some_and(|name| {
+                ["Manager", "Handler", "Helper", "Util"]
+                    .iter()
+                    .any(|word| name.contains(word))
+            })
+        });
+        in_path || in_type
+    };
+    assert_none(&sources::complain(
+        vague,
+        "is called util, common, helper, manager or handler",
+    ));
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Written in halves so that this file does not find itself.
+    let marks = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("TO", "DO"),
+        concat!("#[ig", "nore"),
+        concat!("for", " now"),
+        concat!("db", "g!("),
+    ];
+    let open = |source: &Source| marks.iter().any(|mark| source.text.contains(mark));
+    assert_none(&sources::complain(open, "leaves something for later"));
+}
+
+#[test]
+fn unwrap_stays_in_tests() {
+    let panicky = |source: &Source| {
+        source.is_shipped()
+            && source
+                .code_before_tests()
+                .any(|line| line.contains(".unwrap()"))
+    };
+    assert_none(&sources::complain(panicky, "unwraps outside its tests"));
+}
+
+#[test]
+fn unsafe_code_carries_its_proof() {
+    let unproved = |source: &Source| {
+        let blocks = source
+            .code()
+            .filter(|line| line.contains("unsafe {") || line.contains("unsafe impl"))
+            .count();
+        blocks > source.text.matches("SAFETY:").count()
+    };
+    assert_none(&sources::complain(
+        unproved,
+        "has more unsafe blocks than SAFETY notes",
+    ));
+}
+
+#[test]
+fn nothing_depends_upwards() {
+    assert_none(&layering::upward_uses(&sources::all()));
+}
+
+#[test]
+fn outside_crates_stay_behind_the_file_that_owns_them() {
+    assert_none(&layering::escaped_crates(&sources::all()));
+}
+
+#[test]
+fn the_layering_would_notice_an_upward_use() {
+    let upward = Source {
+        path: "broker/src/queue/mod.rs".into(),
+        text: "//! A queue.\nuse crate::channel::Channel;\n".into(),
+    };
+    assert_eq!(layering::upward_uses(&[upward]).len(), 1);
+    let escaped = Source {
+        path: "src/commands/send.rs".into(),
+        text: "//! Send.\nuse lapin::Channel;\n".into(),
+    };
+    assert_eq!(layering::escaped_crates(&[escaped]).len(), 1);
+}
+
+#[test]
+fn nothing_names_the_machine_that_it_was_written_on() {
+    let marks = [
+        concat!("\"/wo", "rk/"),
+        concat!("`/wo", "rk/"),
+        concat!(" /wo", "rk/"),
+        concat!("far", "m-"),
+    ];
+    let leaked = |source: &Source| marks.iter().any(|mark| source.text.contains(mark));
+    assert_none(&sources::complain(
+        leaked,
+        "names a path or tool of one machine",
+    ));
+}

@@ -1,0 +1,170 @@
+//! Who may depend on whom, as tables, lowest rank first; a module uses only modules of its own rank or below.
+
+use crate::sources::Source;
+
+/// A crate's folder and its modules with their ranks.
+struct Layers {
+    folder: &'static str,
+    ranks: &'static [(&'static str, u8)],
+}
+
+const CRATES: [Layers; 3] = [
+    Layers {
+        folder: "storage/src/",
+        ranks: &[
+            ("error", 0),
+            ("key", 1),
+            ("record", 1),
+            ("engine", 2),
+            ("recovery", 3),
+            ("committer", 4),
+            ("store", 5),
+        ],
+    },
+    Layers {
+        folder: "broker/src/",
+        ranks: &[
+            ("wire", 0),
+            ("config", 0),
+            ("error", 0),
+            ("stats", 0),
+            ("fault", 1),
+            ("outbox", 1),
+            ("ledger", 1),
+            ("turn", 1),
+            ("tls", 1),
+            ("users", 1),
+            ("persist", 2),
+            ("queue", 3),
+            ("exchange", 4),
+            ("vhost", 5),
+            ("channel", 6),
+            ("connection", 7),
+            ("management", 8),
+            ("listener", 8),
+        ],
+    },
+    Layers {
+        folder: "src/",
+        ranks: &[
+            ("error", 0),
+            ("exit", 0),
+            ("name", 0),
+            ("envelope", 1),
+            ("config", 1),
+            ("cli", 1),
+            ("peer", 2),
+            ("management", 2),
+            ("container", 3),
+            ("daemon", 3),
+            ("wrap", 4),
+            ("commands", 5),
+            ("main", 6),
+        ],
+    },
+];
+
+/// A crate from outside and the only paths that may name it.
+const OWNED: [(&str, &str, &[&str]); 6] = [
+    ("lapin", "src/", &["src/peer"]),
+    ("bollard", "src/", &["src/container"]),
+    ("portable_pty", "src/", &["src/wrap/pty"]),
+    ("storage", "broker/src/", &["broker/src/persist"]),
+    ("amq_protocol", "broker/src/", &["broker/src/wire"]),
+    ("sled", "storage/src/", &["storage/src/engine"]),
+];
+
+/// Uses of a module that lies above the user, and modules that have no place in the table.
+pub(crate) fn upward_uses(sources: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for layers in &CRATES {
+        for source in sources {
+            let Some(inside) = source.path.strip_prefix(layers.folder) else {
+                continue;
+            };
+            let module = inside.split(['/', '.']).next().unwrap_or_default();
+            if module == "lib" || (module == "main" && inside != "main.rs") {
+                continue;
+            }
+            let Some(own) = layers.rank(module) else {
+                complaints.push(format!(
+                    "{}: `{module}` has no rank in tests/tidy/layering.rs",
+                    source.path
+                ));
+                continue;
+            };
+            for used in source.code_before_tests().flat_map(used_modules) {
+                if layers.rank(used).is_some_and(|rank| rank > own) {
+                    complaints.push(format!(
+                        "{} uses `{used}`, which lies above it",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+    complaints
+}
+
+/// Files that name a crate which another file owns.
+pub(crate) fn escaped_crates(sources: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (name, folder, owners) in OWNED {
+        for source in sources
+            .iter()
+            .filter(|source| source.path.starts_with(folder))
+        {
+            let owned = owners.iter().any(|owner| source.path.starts_with(owner));
+            if !owned
+                && source
+                    .code_before_tests()
+                    .any(|line| names_crate(line, name))
+            {
+                complaints.push(format!(
+                    "{} names `{name}`, which only {owners:?} may",
+                    source.path
+                ));
+            }
+        }
+    }
+    complaints
+}
+
+impl Layers {
+    fn rank(&self, module: &str) -> Option<u8> {
+        self.ranks
+            .iter()
+            .find(|(name, _)| *name == module)
+            .map(|(_, rank)| *rank)
+    }
+}
+
+/// The modules that a line reaches by `crate::`, those inside braces too.
+fn used_modules(line: &str) -> Vec<&str> {
+    let mut used = Vec::new();
+    for (at, _) in line.match_indices("crate::") {
+        let rest = &line[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let inside = group.split('}').next().unwrap_or_default();
+            used.extend(inside.split(',').map(first_word));
+        } else {
+            used.push(first_word(rest));
+        }
+    }
+    used
+}
+
+fn first_word(text: &str) -> &str {
+    let text = text.trim_start();
+    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()
+        .unwrap_or_default()
+}
+
+/// Whether a line reaches into the crate `name`, as `use name::…` or `name::…`.
+fn names_crate(line: &str, name: &str) -> bool {
+    line.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
+}
