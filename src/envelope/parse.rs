@@ -1,0 +1,352 @@
+//! From the bytes of a message body to an [`Envelope`], or to the reason why it is a dead letter (SPEC §2, §7.2).
+
+use serde_json::{Map, Value};
+
+use super::{Envelope, Priority};
+use crate::name::SessionName;
+
+/// The longest body that is taken unless the configuration says otherwise: 1 MiB.
+pub const DEFAULT_LIMIT_BYTES: usize = 1 << 20;
+
+const LONGEST_ID: usize = 128;
+
+/// Why a body never reaches the agent. Its text is the `error` of the dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The body is longer than the limit.
+    #[error("the body has {bytes} bytes; the limit is {limit_bytes}")]
+    Large {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        limit_bytes: usize,
+    },
+    /// The body is not UTF-8.
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    /// The body is not JSON.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// The body is JSON, but no object.
+    #[error("the body is not a JSON object")]
+    NotAnObject,
+    /// A required field is absent.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A required field is an empty string.
+    #[error("`{0}` is empty")]
+    Empty(&'static str),
+    /// A field has another type than it should.
+    #[error("`{field}` is not {expected}")]
+    WrongType {
+        /// The field.
+        field: &'static str,
+        /// What it should be, with its article.
+        expected: &'static str,
+    },
+    /// A field that becomes part of a command line is not a session name (SPEC §7.2).
+    #[error("`{0}` is not a session name")]
+    NotAName(&'static str),
+    /// A field that becomes part of a command line holds other characters than an id may (SPEC §7.2).
+    #[error("`{0}` is not an id")]
+    NotAnId(&'static str),
+}
+
+impl Envelope {
+    /// Reads and checks a message body of at most `limit_bytes`.
+    pub fn parse(body: &[u8], limit_bytes: usize) -> Result<Self, Invalid> {
+        if body.len() > limit_bytes {
+            return Err(Invalid::Large {
+                bytes: body.len(),
+                limit_bytes,
+            });
+        }
+        let text = std::str::from_utf8(body).map_err(|_| Invalid::NotUtf8)?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| Invalid::NotJson(error.to_string()))?;
+        let Value::Object(mut fields) = value else {
+            return Err(Invalid::NotAnObject);
+        };
+        let envelope = Self {
+            id: required(&mut fields, "id")?,
+            from: required(&mut fields, "from")?,
+            to: required(&mut fields, "to")?,
+            ts: required(&mut fields, "ts")?,
+            message: required(&mut fields, "message")?,
+            files: files(&mut fields)?,
+            reply_to: optional(&mut fields, "reply_to")?,
+            correlation_id: optional(&mut fields, "correlation_id")?,
+            priority: priority(&mut fields)?,
+            metadata: metadata(&mut fields)?,
+            unknown: fields,
+        };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    /// The reply hint is a command line, so what goes into it must be harmless there (SPEC §7.2).
+    fn check(&self) -> Result<(), Invalid> {
+        if !SessionName::is_exact(&self.from) {
+            return Err(Invalid::NotAName("from"));
+        }
+        if self
+            .reply_to
+            .as_deref()
+            .is_some_and(|name| !SessionName::is_exact(name))
+        {
+            return Err(Invalid::NotAName("reply_to"));
+        }
+        if !is_id(&self.id) {
+            return Err(Invalid::NotAnId("id"));
+        }
+        if self.correlation_id.as_deref().is_some_and(|id| !is_id(id)) {
+            return Err(Invalid::NotAnId("correlation_id"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text may be an `id` or a `correlation_id`: `[A-Za-z0-9._:-]{1,128}`.
+pub fn is_id(text: &str) -> bool {
+    (1..=LONGEST_ID).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
+}
+
+fn required(fields: &mut Map<String, Value>, field: &'static str) -> Result<String, Invalid> {
+    match fields.remove(field) {
+        None => Err(Invalid::Missing(field)),
+        Some(Value::String(text)) if text.is_empty() => Err(Invalid::Empty(field)),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(Invalid::WrongType {
+            field,
+            expected: "a string",
+        }),
+    }
+}
+
+fn optional(
+    fields: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<String>, Invalid> {
+    match fields.remove(field) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Invalid::WrongType {
+            field,
+            expected: "a string",
+        }),
+    }
+}
+
+fn files(fields: &mut Map<String, Value>) -> Result<Option<Vec<String>>, Invalid> {
+    let wrong = Invalid::WrongType {
+        field: "files",
+        expected: "an array of strings",
+    };
+    match fields.remove("files") {
+        None => Ok(None),
+        Some(Value::Array(paths)) => paths
+            .into_iter()
+            .map(|path| {
+                if let Value::String(path) = path {
+                    Some(path)
+                } else {
+                    None
+                }
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or(wrong)
+            .map(Some),
+        Some(_) => Err(wrong),
+    }
+}
+
+fn priority(fields: &mut Map<String, Value>) -> Result<Option<Priority>, Invalid> {
+    match fields.remove("priority") {
+        None => Ok(None),
+        Some(value) => serde_json::from_value(value)
+            .map(Some)
+            .map_err(|_| Invalid::WrongType {
+                field: "priority",
+                expected: "`low`, `normal` or `high`",
+            }),
+    }
+}
+
+fn metadata(fields: &mut Map<String, Value>) -> Result<Option<Map<String, Value>>, Invalid> {
+    match fields.remove("metadata") {
+        None => Ok(None),
+        Some(Value::Object(entries)) => Ok(Some(entries)),
+        Some(_) => Err(Invalid::WrongType {
+            field: "metadata",
+            expected: "an object",
+        }),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn body(change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
+        let mut value = json!({
+            "id": "01HZ7K8M2N3P4Q5R6S7T8U9V", "from": "myPythonBackend", "to": "myPythonFrontend",
+            "ts": "2026-06-22T14:32:11.482Z", "message": "GET /users/:id/preferences is live.",
+            "files": ["/repo/api/openapi.yaml"], "reply_to": "myPythonBackend",
+            "correlation_id": "01HZ7K8M2N3P4Q5R6S7T8U9V", "priority": "normal",
+            "metadata": { "intent": "feature-handoff" }
+        });
+        change(value.as_object_mut().unwrap());
+        serde_json::to_vec(&value).unwrap()
+    }
+
+    fn parse(body: &[u8]) -> Result<Envelope, Invalid> {
+        Envelope::parse(body, DEFAULT_LIMIT_BYTES)
+    }
+
+    #[test]
+    fn the_envelope_of_the_typescript_readme_is_taken_whole() {
+        let envelope = parse(&body(|_| ())).unwrap();
+        assert_eq!(envelope.from, "myPythonBackend");
+        assert_eq!(
+            envelope.files.as_deref(),
+            Some(["/repo/api/openapi.yaml".to_owned()].as_slice())
+        );
+        assert_eq!(envelope.priority, Some(Priority::Normal));
+        assert_eq!(envelope.metadata.unwrap()["intent"], "feature-handoff");
+    }
+
+    #[test]
+    fn each_required_field_must_be_a_string_with_something_in_it() {
+        for field in ["id", "from", "to", "ts", "message"] {
+            assert_eq!(
+                parse(&body(|b| drop(b.remove(field)))),
+                Err(Invalid::Missing(field))
+            );
+            assert_eq!(
+                parse(&body(|b| b[field] = json!(""))),
+                Err(Invalid::Empty(field))
+            );
+            let wrong = Err(Invalid::WrongType {
+                field,
+                expected: "a string",
+            });
+            assert_eq!(parse(&body(|b| b[field] = json!(7))), wrong);
+            assert_eq!(parse(&body(|b| b[field] = Value::Null)), wrong);
+        }
+    }
+
+    #[test]
+    fn an_optional_field_of_another_type_is_a_dead_letter() {
+        for (field, value) in [
+            ("files", json!("/a")),
+            ("files", json!(["/a", 1])),
+            ("reply_to", json!(1)),
+            ("correlation_id", json!({})),
+            ("priority", json!("urgent")),
+            ("metadata", json!([])),
+        ] {
+            assert!(
+                matches!(
+                    parse(&body(|b| b[field] = value.clone())),
+                    Err(Invalid::WrongType { .. })
+                ),
+                "{field} {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_would_enter_the_reply_command_line_is_checked() {
+        for bad in ["a b", "my-backend", "a;touch F", "$(touch F)", "Backend"] {
+            assert_eq!(
+                parse(&body(|b| b["from"] = json!(bad))),
+                Err(Invalid::NotAName("from")),
+                "{bad}"
+            );
+            assert_eq!(
+                parse(&body(|b| b["reply_to"] = json!(bad))),
+                Err(Invalid::NotAName("reply_to")),
+                "{bad}"
+            );
+        }
+        for bad in ["a b", "a\"b", "$(x)", "é", &"x".repeat(129)] {
+            assert_eq!(
+                parse(&body(|b| b["id"] = json!(bad))),
+                Err(Invalid::NotAnId("id")),
+                "{bad}"
+            );
+            assert_eq!(
+                parse(&body(|b| b["correlation_id"] = json!(bad))),
+                Err(Invalid::NotAnId("correlation_id"))
+            );
+        }
+        assert_eq!(
+            parse(&body(|b| b["correlation_id"] = json!(""))),
+            Err(Invalid::NotAnId("correlation_id"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_a_dead_letter() {
+        assert_eq!(parse(b"\xff"), Err(Invalid::NotUtf8));
+        assert!(matches!(parse(b"{"), Err(Invalid::NotJson(_))));
+        assert!(matches!(parse(b""), Err(Invalid::NotJson(_))));
+        assert_eq!(parse(b"[]"), Err(Invalid::NotAnObject));
+        assert_eq!(
+            Envelope::parse(b"{}..", 3),
+            Err(Invalid::Large {
+                bytes: 4,
+                limit_bytes: 3
+            })
+        );
+        let deep = "[".repeat(100_000);
+        assert!(matches!(parse(deep.as_bytes()), Err(Invalid::NotJson(_))));
+    }
+
+    #[test]
+    fn unknown_fields_are_kept() {
+        let envelope = parse(&body(|b| drop(b.insert("v2".into(), json!([1]))))).unwrap();
+        let again: Value = serde_json::from_slice(&envelope.to_json()).unwrap();
+        assert_eq!(again["v2"], json!([1]));
+    }
+
+    #[test]
+    fn absent_optional_fields_are_omitted() {
+        let name = SessionName::new("a").unwrap();
+        let envelope = Envelope::new(
+            ulid::Ulid::nil(),
+            chrono::DateTime::UNIX_EPOCH,
+            &name,
+            &name,
+            "m".into(),
+        );
+        assert_eq!(
+            String::from_utf8(envelope.to_json()).unwrap(),
+            r#"{"id":"00000000000000000000000000","from":"a","to":"a","ts":"1970-01-01T00:00:00.000Z","message":"m"}"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&body);
+        }
+
+        #[test]
+        fn what_was_written_is_read_again(message in "\\PC{1,40}", files in proptest::option::of(proptest::collection::vec("\\PC{0,10}", 0..3)), id in "[A-Za-z0-9._:-]{1,128}") {
+            let name = SessionName::new("peer").unwrap();
+            let mut envelope = Envelope::new(ulid::Ulid::nil(), chrono::DateTime::UNIX_EPOCH, &name, &name, message);
+            envelope.files = files;
+            envelope.id = id.clone();
+            envelope.correlation_id = Some(id);
+            prop_assert_eq!(parse(&envelope.to_json()), Ok(envelope));
+        }
+    }
+}

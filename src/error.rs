@@ -1,0 +1,122 @@
+//! What a user can be told when something fails: what happened, why, and what to do about it.
+//!
+//! Every failure ends here and is printed once, by `main`, as one line and at most one hint (SPEC §3).
+
+use std::fmt;
+
+use crate::exit::Exit;
+
+/// A failure in the words of the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Error {
+    what: String,
+    why: Option<String>,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+impl Error {
+    /// A failure with exit code 1.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            why: None,
+            hint: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    /// What was typed makes no sense: exit code 2.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(what).exit_with(Exit::Usage)
+    }
+
+    /// Adds the cause, in the words of whoever reported it.
+    #[must_use]
+    pub fn because(mut self, why: impl fmt::Display) -> Self {
+        self.why = Some(why.to_string());
+        self
+    }
+
+    /// Adds what the user can do now.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Ends the program with another code than 1.
+    #[must_use]
+    pub fn exit_with(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The code that the program ends with.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// What happened and why, without the hint: for logs and for `--json`.
+    pub fn summary(&self) -> String {
+        match &self.why {
+            Some(why) => format!("{}: {}", flat(&self.what), flat(why)),
+            None => flat(&self.what),
+        }
+    }
+
+    /// What to do, where there is something to do.
+    pub fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cbroker: {}", self.summary())?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {}", flat(hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A foreign text may hold line breaks or escape sequences; an error is one plain line.
+fn flat(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for part in text.split(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {
+        let part = part.trim();
+        if !part.is_empty() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(part);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_and_a_hint() {
+        let error = Error::new("no broker answers at amqp://localhost:5672")
+            .because("connection refused\n")
+            .hint("start one with `cbroker start`")
+            .exit_with(Exit::Unreachable);
+        assert_eq!(
+            error.to_string(),
+            "cbroker: no broker answers at amqp://localhost:5672: connection refused\n\
+             hint: start one with `cbroker start`"
+        );
+        assert_eq!(error.exit().code(), 3);
+    }
+
+    #[test]
+    fn a_foreign_text_cannot_break_the_line_or_colour_the_terminal() {
+        let error = Error::new("refused").because("a\r\nb\u{1b}[31mc");
+        assert_eq!(error.to_string(), "cbroker: refused: a b [31mc");
+    }
+}
