@@ -1,5 +1,6 @@
 //! cbroker: terminal coding agents that talk to each other.
 
+pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod exit;

@@ -1,0 +1,342 @@
+//! `amqp(s)://user:password@host:port/vhost`: read, shown without its password, and completed with a login.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// With or without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain TCP, port 5672 by default.
+    Amqp,
+    /// TLS, port 5671 by default.
+    Amqps,
+}
+
+/// Who signs in. Its `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password in clear text.
+    pub password: String,
+}
+
+/// The address of a broker. Shown without its password, wherever it is shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    /// TLS or not.
+    pub scheme: Scheme,
+    /// Host name or IP address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The virtual host; `/` where the URL names none.
+    pub vhost: String,
+    /// The user of the URL.
+    pub user: Option<String>,
+    /// The password of the URL.
+    pub password: Option<String>,
+}
+
+/// A broker and how to sign in there: all that a connection needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is, as the user wrote it.
+    pub address: Address,
+    /// Who signs in: from the URL, the credentials file, or guest.
+    pub login: Login,
+    /// A PEM file with certificates to trust beside the system's.
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// Why a text is no broker address. Never repeats the text: it may hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Neither `amqp://` nor `amqps://`.
+    #[error("it starts with neither amqp:// nor amqps://")]
+    Scheme,
+    /// No host.
+    #[error("it names no host")]
+    Host,
+    /// The port is no number from 1 to 65535.
+    #[error("its port is no number from 1 to 65535")]
+    Port,
+    /// A `%` that is not followed by two hexadecimal digits, or bytes that are no UTF-8.
+    #[error("it holds a broken % escape")]
+    Escape,
+}
+
+impl Scheme {
+    /// The port where none is named.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Amqp => 5672,
+            Self::Amqps => 5671,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amqp => "amqp",
+            Self::Amqps => "amqps",
+        }
+    }
+}
+
+impl Address {
+    /// A plain address on this machine.
+    pub fn local(port: u16) -> Self {
+        Self {
+            scheme: Scheme::Amqp,
+            host: "localhost".into(),
+            port,
+            vhost: "/".into(),
+            user: None,
+            password: None,
+        }
+    }
+
+    /// Reads an AMQP URL. A missing or empty path means the vhost `/`; query parameters are ignored.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (scheme, rest) = text.trim().split_once("://").ok_or(AddressError::Scheme)?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "amqp" => Scheme::Amqp,
+            "amqps" => Scheme::Amqps,
+            _ => return Err(AddressError::Scheme),
+        };
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (login, host_port) = authority
+            .rsplit_once('@')
+            .map_or((None, authority), |(l, h)| (Some(l), h));
+        let (host, port) = split_port(host_port)?;
+        let (user, password) = match login.map(|login| {
+            login
+                .split_once(':')
+                .map_or((login, None), |(u, p)| (u, Some(p)))
+        }) {
+            None => (None, None),
+            Some((user, password)) => (Some(unescape(user)?), password.map(unescape).transpose()?),
+        };
+        let vhost = unescape(path)?;
+        Ok(Self {
+            scheme,
+            host: unescape(host)?,
+            port: port.unwrap_or(scheme.default_port()),
+            vhost: if vhost.is_empty() { "/".into() } else { vhost },
+            user: user.filter(|user| !user.is_empty()),
+            password,
+        })
+    }
+
+    /// Whether the broker is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// The same address without its password: what a child process may see (SPEC §7.12).
+    #[must_use]
+    pub fn without_password(&self) -> Self {
+        Self {
+            password: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether both mean the same broker, whoever signs in.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let host =
+            self.host.eq_ignore_ascii_case(&other.host) || (self.is_local() && other.is_local());
+        host && (self.scheme, self.port, &self.vhost) == (other.scheme, other.port, &other.vhost)
+    }
+
+    fn write(&self, password: Option<&str>) -> String {
+        let mut url = format!("{}://", self.scheme.name());
+        if let Some(user) = &self.user {
+            url.push_str(&escape(user));
+            if let Some(password) = password {
+                url.push(':');
+                url.push_str(password);
+            }
+            url.push('@');
+        }
+        if self.host.contains(':') {
+            url.push_str(&format!("[{}]", self.host));
+        } else {
+            url.push_str(&self.host);
+        }
+        url.push_str(&format!(":{}", self.port));
+        if self.vhost != "/" {
+            url.push('/');
+            url.push_str(&escape(&self.vhost));
+        }
+        url
+    }
+}
+
+impl Endpoint {
+    /// The full URL **with its password**: for `status --show-url` and for files with mode 0600 only.
+    pub fn secret_url(&self) -> String {
+        let address = Address {
+            user: Some(self.login.user.clone()),
+            ..self.address.clone()
+        };
+        address.write(Some(&escape(&self.login.password)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.write(self.password.as_ref().map(|_| "***")))
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:***", self.user)
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), AddressError> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']').ok_or(AddressError::Host)?;
+            (
+                host,
+                after
+                    .strip_prefix(':')
+                    .or(if after.is_empty() { None } else { Some("?") }),
+            )
+        }
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err(AddressError::Host);
+    }
+    match port {
+        None | Some("") => Ok((host, None)),
+        Some(port) => match port.parse() {
+            Ok(0) | Err(_) => Err(AddressError::Port),
+            Ok(port) => Ok((host, Some(port))),
+        },
+    }
+}
+
+fn unescape(text: &str) -> Result<String, AddressError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte == b'%' {
+            let digits = after.get(..2).ok_or(AddressError::Escape)?;
+            let digits = std::str::from_utf8(digits).map_err(|_| AddressError::Escape)?;
+            bytes.push(u8::from_str_radix(digits, 16).map_err(|_| AddressError::Escape)?);
+            rest = &after[2..];
+        } else {
+            bytes.push(byte);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| AddressError::Escape)
+}
+
+/// Percent-encodes everything but the unreserved characters of RFC 3986.
+pub(super) fn escape(text: &str) -> String {
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut out, byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                out.push_str(&format!("%{byte:02X}"));
+            }
+            out
+        })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_cloud_address_is_read_and_shown_without_its_password() {
+        let address =
+            Address::parse("amqps://ixpqijvz:se%2Fcret@campbell.lmq.cloudamqp.com/ixpqijvz")
+                .unwrap();
+        assert_eq!(
+            (address.scheme, address.port, address.vhost.as_str()),
+            (Scheme::Amqps, 5671, "ixpqijvz")
+        );
+        assert_eq!(address.password.as_deref(), Some("se/cret"));
+        for shown in [address.to_string(), format!("{address:?}")] {
+            assert_eq!(
+                shown,
+                "amqps://ixpqijvz:***@campbell.lmq.cloudamqp.com:5671/ixpqijvz"
+            );
+        }
+        assert_eq!(
+            address.without_password().to_string(),
+            "amqps://ixpqijvz@campbell.lmq.cloudamqp.com:5671/ixpqijvz"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_gets_its_default() {
+        assert_eq!(
+            Address::parse("amqp://localhost").unwrap(),
+            Address::local(5672)
+        );
+        assert_eq!(
+            Address::parse("amqp://localhost/").unwrap(),
+            Address::local(5672)
+        );
+        assert_eq!(
+            Address::parse("amqp://localhost:5672/%2F?heartbeat=1").unwrap(),
+            Address::local(5672)
+        );
+        let six = Address::parse("amqp://[::1]:7000").unwrap();
+        assert_eq!(
+            (six.host.as_str(), six.port, six.is_local()),
+            ("::1", 7000, true)
+        );
+        assert_eq!(six.to_string(), "amqp://[::1]:7000");
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_repeating_it() {
+        for (text, error) in [
+            ("localhost:5672", AddressError::Scheme),
+            ("http://localhost", AddressError::Scheme),
+            ("amqp://", AddressError::Host),
+            ("amqp://user:secret@", AddressError::Host),
+            ("amqp://host:0", AddressError::Port),
+            ("amqp://host:99999", AddressError::Port),
+            ("amqp://[::1]7", AddressError::Port),
+            ("amqp://u:%zz@host", AddressError::Escape),
+            ("amqp://u:%e@host", AddressError::Escape),
+        ] {
+            assert_eq!(Address::parse(text), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_login_survives_the_secret_url(user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}") {
+            let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
+            let login = Login { user: user.clone(), password: password.clone() };
+            let again = Address::parse(&Endpoint { address, login, ca_cert: None }.secret_url()).unwrap();
+            prop_assert_eq!((again.user, again.password, again.vhost), (Some(user), Some(password), vhost));
+        }
+    }
+}

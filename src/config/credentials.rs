@@ -1,0 +1,82 @@
+//! Passwords on disk: `credentials` of the local broker, and the address of a session's broker (SPEC §5, §7.12).
+//!
+//! Both files have mode 0600. A password is never in an argument list and never printed but by `status --show-url`.
+
+use std::fs;
+use std::io;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use super::home::{private_folder, write_private, write_private_once};
+use super::{Address, Endpoint, Home, Login};
+
+const USER: &str = "cbroker";
+
+/// User and password of the local broker, as the file `credentials` holds them.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Stored {
+    version: u32,
+    user: String,
+    password: String,
+}
+
+/// The login of the local broker.
+pub struct Credentials;
+
+impl Credentials {
+    /// The stored login, or `None` before the first start.
+    pub fn read(home: &Home) -> io::Result<Option<Login>> {
+        let text = match fs::read_to_string(home.credentials_file()) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stored: Stored = toml::from_str(&text).map_err(|_| damaged("credentials"))?;
+        Ok(Some(Login {
+            user: stored.user,
+            password: stored.password,
+        }))
+    }
+
+    /// The stored login; made with a random password of 192 bits at the first start. Two first starts agree on one.
+    pub fn read_or_create(home: &Home) -> io::Result<Login> {
+        if let Some(login) = Self::read(home)? {
+            return Ok(login);
+        }
+        private_folder(home.folder())?;
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+        let text = format!(
+            "# The user of the local broker. Whoever knows this can type into your agents.\n\
+             version = 1\nuser = \"{USER}\"\npassword = \"{}\"\n",
+            BASE64_URL_SAFE_NO_PAD.encode(random)
+        );
+        write_private_once(&home.credentials_file(), text.as_bytes())?;
+        Self::read(home)?.ok_or_else(|| damaged("credentials"))
+    }
+}
+
+/// Writes the address that commands inside a session use; its password is not in their environment.
+pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
+    private_folder(&home.sessions())?;
+    write_private(
+        &home.session_credentials(session),
+        format!("{}\n", endpoint.secret_url()).as_bytes(),
+    )
+}
+
+/// The address that the wrap around us wrote, if it did.
+pub fn read_session_address(home: &Home, session: &str) -> Option<Address> {
+    // A session id comes from the environment: it must not lead to another folder.
+    ulid::Ulid::from_string(session).ok()?;
+    let text = fs::read_to_string(home.session_credentials(session)).ok()?;
+    Address::parse(&text).ok()
+}
+
+fn damaged(file: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the file `{file}` is damaged"),
+    )
+}

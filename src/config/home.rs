@@ -1,0 +1,180 @@
+//! The folder `~/.cbroker` (SPEC §6): where everything lies, and that only its owner can read it.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Environment;
+
+/// `sun_path` holds 104 bytes on the smallest system that we run on (SPEC §7.20).
+const LONGEST_SOCKET_PATH: usize = 104;
+
+/// The paths under `~/.cbroker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    folder: PathBuf,
+    runtime: Option<PathBuf>,
+}
+
+impl Home {
+    /// `CBROKER_HOME`, or `.cbroker` in the home directory. `None` when neither is known.
+    pub fn of(environment: &Environment) -> Option<Self> {
+        let folder = match environment.get("CBROKER_HOME") {
+            Some(folder) => std::path::absolute(folder).ok()?,
+            None => Path::new(environment.get("HOME")?).join(".cbroker"),
+        };
+        Some(Self {
+            folder,
+            runtime: environment.get("XDG_RUNTIME_DIR").map(PathBuf::from),
+        })
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `config.toml`: written by the user.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("config.toml")
+    }
+
+    /// `credentials`: user and password of the local broker.
+    pub fn credentials_file(&self) -> PathBuf {
+        self.folder.join("credentials")
+    }
+
+    /// `broker.json`: what `start` or `serve` started.
+    pub fn broker_file(&self) -> PathBuf {
+        self.folder.join("broker.json")
+    }
+
+    /// Held while a local broker is being started or stopped.
+    pub fn start_lock(&self) -> PathBuf {
+        self.folder.join("start.lock")
+    }
+
+    /// `data/`: the store of the embedded broker.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// `logs/`
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// The log of the embedded broker in the background.
+    pub fn broker_log(&self) -> PathBuf {
+        self.logs().join("broker.log")
+    }
+
+    /// The log of one wrapped session.
+    pub fn session_log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
+    }
+
+    /// `dlq/<queue>.jsonl`: the dead letters of one session.
+    pub fn dead_letters(&self, queue: &str) -> PathBuf {
+        self.folder.join("dlq").join(format!("{queue}.jsonl"))
+    }
+
+    /// `sessions/`: what lives as long as one wrapped session, and the ids that were injected.
+    pub fn sessions(&self) -> PathBuf {
+        self.folder.join("sessions")
+    }
+
+    /// The broker's URL with its password, for commands inside a session (SPEC §7.12).
+    pub fn session_credentials(&self, session: &str) -> PathBuf {
+        self.sessions().join(format!("{session}.cred"))
+    }
+
+    /// How many hops the message had that the session now answers: a decimal number, written by the wrap when it injects,
+    /// removed when the person types (SPEC §7.4). `send` adds one.
+    pub fn session_hops(&self, session: &str) -> PathBuf {
+        self.sessions().join(format!("{session}.hops"))
+    }
+
+    /// `spill/`: texts too long to type (SPEC §7.20).
+    pub fn spill(&self) -> PathBuf {
+        self.folder.join("spill")
+    }
+
+    /// A socket of the given file name: in the home folder, or in the runtime folder where the path would be too long.
+    pub fn socket(&self, file_name: &str) -> PathBuf {
+        let near = self.folder.join(file_name);
+        match &self.runtime {
+            Some(runtime) if near.as_os_str().len() >= LONGEST_SOCKET_PATH => {
+                runtime.join(format!("cbroker-{file_name}"))
+            }
+            _ => near,
+        }
+    }
+
+    /// Creates the folder and those in it, each readable by its owner only.
+    pub fn prepare(&self) -> io::Result<()> {
+        for folder in [
+            self.folder.clone(),
+            self.logs(),
+            self.folder.join("dlq"),
+            self.sessions(),
+            self.spill(),
+        ] {
+            private_folder(&folder)?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates a folder with mode 0700, and takes others' rights away from one that exists.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+        Ok(()) => {}
+        Err(_) if folder.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    let mode = fs::metadata(folder)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = draft_beside(path);
+    let written = create_private(&draft, content).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+/// As [`write_private`], but an existing file stays as it is; says whether the new one was put in place.
+pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let draft = draft_beside(path);
+    let linked = create_private(&draft, content).and_then(|()| match fs::hard_link(&draft, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    });
+    let _ = fs::remove_file(&draft);
+    linked
+}
+
+fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn draft_beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}", ulid::Ulid::generate()));
+    path.with_file_name(name)
+}

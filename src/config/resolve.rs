@@ -1,0 +1,459 @@
+//! From flags, environment and files to a [`Config`]: each value with the first source that names it.
+
+use super::address::Scheme;
+use super::file::File;
+use super::{
+    Address, Config, Credentials, Effective, Endpoint, Environment, Flags, Home, Inside,
+    LocalBroker, Login, Management, Origin, read_session_address,
+};
+use crate::error::Error;
+use crate::exit::Exit;
+
+const DEFAULT_PORT: u16 = 5672;
+const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
+
+impl Config {
+    /// Reads the files and decides every value. Reads nothing from the network.
+    pub fn resolve(flags: &Flags, environment: Environment) -> Result<Self, Error> {
+        let home = Home::of(&environment).ok_or_else(|| {
+            Error::new("no home directory")
+                .because("neither CBROKER_HOME nor HOME is set")
+                .exit_with(Exit::Usage)
+        })?;
+        let file = File::read(&home)?;
+        let inside = Inside {
+            name: environment.text("CBROKER_NAME").map(str::to_owned),
+            session: environment.text("CBROKER_SESSION").map(str::to_owned),
+        };
+        let local = LocalBroker::read(&home);
+        let (address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
+        let login = login(&address, &home, &inside, local.as_ref())?;
+        let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {
+            (Some(path), _) => (Some(path.clone()), Origin::Flag),
+            (None, Some(path)) => (Some(path.clone()), Origin::File),
+            (None, None) => (None, Origin::Default),
+        };
+        let endpoint = Endpoint {
+            address,
+            login,
+            ca_cert,
+        };
+        let (management, management_origin) =
+            management(flags, &environment, &file, &endpoint, local.as_ref())?;
+
+        let mut config = Self {
+            warnings: warnings(flags, &endpoint.address),
+            settings: file.settings(),
+            home,
+            endpoint,
+            endpoint_origin,
+            management,
+            format: flags.format,
+            volume: flags.volume,
+            inside,
+            local,
+            environment,
+            effective: Vec::new(),
+        };
+        config.effective = config.explain(&file, [management_origin, ca_origin]);
+        Ok(config)
+    }
+
+    /// Every value, readable, with its origin: `cbroker config`.
+    fn explain(&self, file: &File, [management, ca_cert]: [Origin; 2]) -> Vec<Effective> {
+        let settings = &self.settings;
+        let home = if self.environment.get("CBROKER_HOME").is_some() {
+            Origin::Environment
+        } else {
+            Origin::Default
+        };
+        let from_file = |present: bool| {
+            if present {
+                Origin::File
+            } else {
+                Origin::Default
+            }
+        };
+        let shown = |key, value: String, origin| Effective { key, value, origin };
+        let ca_path = self.endpoint.ca_cert.as_ref();
+        vec![
+            shown("home", self.home.folder().display().to_string(), home),
+            shown(
+                "url",
+                self.endpoint.address.to_string(),
+                self.endpoint_origin,
+            ),
+            shown("user", self.endpoint.login.user.clone(), Origin::Derived),
+            shown("mgmt_url", self.management.url.clone(), management),
+            shown("mgmt_user", self.management.login.user.clone(), management),
+            shown(
+                "ca_cert",
+                ca_path.map_or_else(|| "the system's".into(), |path| path.display().to_string()),
+                ca_cert,
+            ),
+            shown(
+                "autostart",
+                settings.autostart.to_string(),
+                from_file(file.autostart.is_some()),
+            ),
+            shown(
+                "ttl_ms",
+                settings.ttl_ms.to_string(),
+                from_file(file.ttl_ms.is_some()),
+            ),
+            shown(
+                "body_limit_bytes",
+                settings.body_limit_bytes.to_string(),
+                from_file(file.body_limit_bytes.is_some()),
+            ),
+            shown(
+                "max_hops",
+                settings.max_hops.to_string(),
+                from_file(file.max_hops.is_some()),
+            ),
+            shown(
+                "max_messages_per_minute",
+                settings.max_messages_per_minute.to_string(),
+                from_file(file.max_messages_per_minute.is_some()),
+            ),
+            shown(
+                "delivery",
+                settings.delivery.clone(),
+                from_file(file.delivery.is_some()),
+            ),
+            shown(
+                "brief",
+                settings.brief.to_string(),
+                from_file(file.brief.is_some()),
+            ),
+            shown(
+                "multiline",
+                settings.multiline.to_string(),
+                from_file(file.multiline.is_some()),
+            ),
+            shown(
+                "batch",
+                settings.batch.to_string(),
+                from_file(file.batch.is_some()),
+            ),
+        ]
+    }
+}
+
+fn address(
+    flags: &Flags,
+    environment: &Environment,
+    file: &File,
+    local: Option<&LocalBroker>,
+) -> Result<(Address, Origin), Error> {
+    let (text, origin, named) = if let Some(url) = &flags.url {
+        (url.clone(), Origin::Flag, "--url")
+    } else if let Some(url) = environment.text("CBROKER_URL") {
+        (url.to_owned(), Origin::Environment, "CBROKER_URL")
+    } else if let Some(url) = file.url()? {
+        (url, Origin::File, "the url of config.toml")
+    } else if let Some(local) = local {
+        return Ok((Address::local(local.port), Origin::LocalBroker));
+    } else {
+        return Ok((Address::local(DEFAULT_PORT), Origin::Default));
+    };
+    let address = Address::parse(&text).map_err(|error| {
+        Error::usage(format!("{named} is no broker address"))
+            .because(error)
+            .hint("it looks like amqp://user:password@host:5672/vhost, or amqps:// with TLS")
+    })?;
+    Ok((address, origin))
+}
+
+/// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest.
+fn login(
+    address: &Address,
+    home: &Home,
+    inside: &Inside,
+    local: Option<&LocalBroker>,
+) -> Result<Login, Error> {
+    if let (Some(user), Some(password)) = (&address.user, &address.password) {
+        return Ok(Login {
+            user: user.clone(),
+            password: password.clone(),
+        });
+    }
+    let is_wanted = |user: &str| address.user.as_deref().is_none_or(|wanted| wanted == user);
+    let around_us = inside
+        .session
+        .as_deref()
+        .and_then(|session| read_session_address(home, session));
+    if let Some(Address {
+        user: Some(user),
+        password: Some(password),
+        ..
+    }) = around_us.filter(|around_us| around_us.is_same_place(address))
+        && is_wanted(&user)
+    {
+        return Ok(Login { user, password });
+    }
+    let guest_there = local.is_some_and(|local| local.guest && local.port == address.port);
+    if address.is_local() && !guest_there {
+        let stored = Credentials::read(home).map_err(|error| {
+            Error::new(format!("cannot read {}", home.credentials_file().display())).because(error)
+        })?;
+        if let Some(login) = stored.filter(|login| is_wanted(&login.user)) {
+            return Ok(login);
+        }
+    }
+    let user = address.user.clone().unwrap_or_else(|| "guest".into());
+    Ok(Login {
+        user,
+        password: address.password.clone().unwrap_or_else(|| "guest".into()),
+    })
+}
+
+fn management(
+    flags: &Flags,
+    environment: &Environment,
+    file: &File,
+    endpoint: &Endpoint,
+    local: Option<&LocalBroker>,
+) -> Result<(Management, Origin), Error> {
+    let given = flags
+        .mgmt_url
+        .as_deref()
+        .map(|url| (url, Origin::Flag))
+        .or_else(|| {
+            environment
+                .text("CBROKER_MGMT_URL")
+                .map(|url| (url, Origin::Environment))
+        })
+        .or_else(|| file.mgmt_url.as_deref().map(|url| (url, Origin::File)));
+    let (url, origin) = match given {
+        Some((url, origin)) => (url.trim_end_matches('/').to_owned(), origin),
+        None => (
+            derived_management_url(&endpoint.address, local),
+            Origin::Derived,
+        ),
+    };
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        return Err(Error::usage("the management address is no URL")
+            .because("it starts with neither http:// nor https://"));
+    }
+    let mut login = file
+        .management_login()
+        .unwrap_or_else(|| endpoint.login.clone());
+    if let Some(user) = flags
+        .mgmt_user
+        .as_deref()
+        .or_else(|| environment.text("CBROKER_MGMT_USER"))
+    {
+        user.clone_into(&mut login.user);
+    }
+    if let Some(password) = flags
+        .mgmt_pass
+        .as_deref()
+        .or_else(|| environment.text("CBROKER_MGMT_PASS"))
+    {
+        password.clone_into(&mut login.password);
+    }
+    Ok((Management { url, login }, origin))
+}
+
+/// Cloud brokers serve their management API by https on the standard port; a local one says its port in `broker.json`.
+fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
+    let host = if address.host.contains(':') {
+        format!("[{}]", address.host)
+    } else {
+        address.host.clone()
+    };
+    if address.scheme == Scheme::Amqps || host.ends_with(".cloudamqp.com") {
+        return format!("https://{host}");
+    }
+    let here = local.filter(|local| address.is_local() && local.port == address.port);
+    let port = here
+        .and_then(|local| local.management_port)
+        .unwrap_or(DEFAULT_MANAGEMENT_PORT);
+    format!("http://{host}:{port}")
+}
+
+fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if flags.url.is_some() && address.password.is_some() {
+        warnings.push(
+            "the password in --url is visible to every user of this machine; \
+             set CBROKER_URL, or url_file in config.toml"
+                .into(),
+        );
+    }
+    if flags.mgmt_pass.is_some() {
+        warnings.push("the password in --mgmt-pass is visible to every user of this machine; set CBROKER_MGMT_PASS".into());
+    }
+    warnings
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::{Kind, write_session_address};
+
+    struct Place {
+        folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            Self {
+                folder: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn environment(&self, more: &[(&str, &str)]) -> Environment {
+            let home = self.folder.path().to_str().unwrap();
+            [("CBROKER_HOME", home)]
+                .into_iter()
+                .chain(more.iter().copied())
+                .collect()
+        }
+
+        fn home(&self) -> Home {
+            Home::of(&self.environment(&[])).unwrap()
+        }
+
+        fn config(&self, flags: &Flags, more: &[(&str, &str)]) -> Result<Config, Error> {
+            Config::resolve(flags, self.environment(more))
+        }
+    }
+
+    fn url(url: &str) -> Flags {
+        Flags {
+            url: Some(url.into()),
+            ..Flags::default()
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_beats_the_local_broker() {
+        let place = Place::new();
+        let kind = Kind::Container { name: "x".into() };
+        let local = LocalBroker {
+            version: 1,
+            kind,
+            port: 7001,
+            management_port: Some(7002),
+            guest: false,
+        };
+        let seen = |flags: &Flags, more: &[(&str, &str)]| {
+            let config = place.config(flags, more).unwrap();
+            (config.endpoint.address.port, config.endpoint_origin)
+        };
+        assert_eq!(seen(&Flags::default(), &[]), (5672, Origin::Default));
+        local.write(&place.home()).unwrap();
+        assert_eq!(seen(&Flags::default(), &[]), (7001, Origin::LocalBroker));
+        fs::write(place.home().config_file(), "url = \"amqp://h:7003\"\n").unwrap();
+        assert_eq!(seen(&Flags::default(), &[]), (7003, Origin::File));
+        let environment = [("CBROKER_URL", "amqp://h:7004")];
+        assert_eq!(
+            seen(&Flags::default(), &environment),
+            (7004, Origin::Environment)
+        );
+        assert_eq!(
+            seen(&url("amqp://h:7005"), &environment),
+            (7005, Origin::Flag)
+        );
+    }
+
+    #[test]
+    fn the_management_address_follows_the_broker() {
+        let place = Place::new();
+        let at = |text: &str| place.config(&url(text), &[]).unwrap().management;
+        assert_eq!(at("amqp://localhost").url, "http://localhost:15672");
+        let cloud = at("amqps://u:p@campbell.lmq.cloudamqp.com/u");
+        assert_eq!(cloud.url, "https://campbell.lmq.cloudamqp.com");
+        assert_eq!(
+            (cloud.login.user.as_str(), cloud.login.password.as_str()),
+            ("u", "p")
+        );
+    }
+
+    #[test]
+    fn the_password_of_the_local_broker_is_made_once_and_used_by_itself() {
+        let place = Place::new();
+        assert_eq!(
+            place
+                .config(&Flags::default(), &[])
+                .unwrap()
+                .endpoint
+                .login
+                .user,
+            "guest"
+        );
+        let made = Credentials::read_or_create(&place.home()).unwrap();
+        assert_eq!(made, Credentials::read_or_create(&place.home()).unwrap());
+        let mode = fs::metadata(place.home().credentials_file())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let used = |text: &str| place.config(&url(text), &[]).unwrap().endpoint.login;
+        assert_eq!(used("amqp://127.0.0.1:7000"), made);
+        assert_eq!(used("amqp://guest:guest@localhost").user, "guest");
+        assert_eq!(used("amqp://elsewhere.example").user, "guest");
+    }
+
+    #[test]
+    fn a_command_inside_a_session_takes_the_password_that_its_wrap_wrote() {
+        let place = Place::new();
+        let session = ulid::Ulid::generate().to_string();
+        let outer = place
+            .config(&url("amqps://u:secret@far.example/v"), &[])
+            .unwrap();
+        write_session_address(&place.home(), &session, &outer.endpoint).unwrap();
+        let visible = outer.endpoint.address.without_password().to_string();
+        assert!(!visible.contains("secret"));
+        let inner = place
+            .config(
+                &Flags::default(),
+                &[("CBROKER_URL", &visible), ("CBROKER_SESSION", &session)],
+            )
+            .unwrap();
+        assert_eq!(inner.endpoint.login.password, "secret");
+        let elsewhere = [
+            ("CBROKER_URL", "amqps://u@other.example/v"),
+            ("CBROKER_SESSION", session.as_str()),
+        ];
+        assert_eq!(
+            place
+                .config(&Flags::default(), &elsewhere)
+                .unwrap()
+                .endpoint
+                .login
+                .password,
+            "guest"
+        );
+    }
+
+    #[test]
+    fn a_slip_in_the_file_is_an_error_with_its_line() {
+        let place = Place::new();
+        fs::write(place.home().config_file(), "# mine\nautostrat = true\n").unwrap();
+        let error = place.config(&Flags::default(), &[]).unwrap_err();
+        assert!(
+            error
+                .summary()
+                .contains("config.toml line 2: unknown field `autostrat`"),
+            "{error}"
+        );
+        assert_eq!(error.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn no_way_of_showing_a_config_shows_a_password() {
+        let place = Place::new();
+        let config = place
+            .config(&url("amqp://u:secret@localhost"), &[])
+            .unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+        assert!(config.warnings[0].contains("CBROKER_URL"));
+    }
+}
