@@ -1,1 +1,3 @@
 //! An AMQP 0-9-1 server.
+
+pub mod wire;

@@ -1,0 +1,136 @@
+//! Reads field tables out of bytes that nobody vouches for.
+//!
+//! A length is believed only after the bytes were seen to be there, so nothing is allocated beyond what was received.
+
+use super::{DEPTH_LIMIT, ShortString, Table, TableError, Value};
+
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], TableError> {
+        let (taken, rest) = self
+            .bytes
+            .split_at_checked(count)
+            .ok_or(TableError::Truncated)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], TableError> {
+        let (taken, rest) = self
+            .bytes
+            .split_first_chunk::<N>()
+            .ok_or(TableError::Truncated)?;
+        self.bytes = rest;
+        Ok(*taken)
+    }
+
+    fn octet(&mut self) -> Result<u8, TableError> {
+        self.fixed().map(|[octet]: [u8; 1]| octet)
+    }
+
+    fn short(&mut self) -> Result<&'a [u8], TableError> {
+        let length = self.octet()?;
+        self.take(length.into())
+    }
+
+    fn long(&mut self) -> Result<&'a [u8], TableError> {
+        let length = u32::from_be_bytes(self.fixed()?);
+        self.take(usize::try_from(length).map_err(|_| TableError::Truncated)?)
+    }
+
+    /// The inside of a table or array at this depth; the outermost is at 1.
+    fn nested(&mut self, depth: usize) -> Result<Reader<'a>, TableError> {
+        if depth > DEPTH_LIMIT {
+            return Err(TableError::TooDeep);
+        }
+        self.long().map(Reader::new)
+    }
+
+    pub(super) fn table(&mut self, depth: usize) -> Result<Table, TableError> {
+        let mut inside = self.nested(depth)?;
+        let mut entries = Vec::new();
+        while !inside.bytes.is_empty() {
+            let name = ShortString(inside.short()?.into());
+            entries.push((name, inside.value(depth)?));
+        }
+        Ok(Table(entries))
+    }
+
+    pub(super) fn skip_table(&mut self, depth: usize) -> Result<(), TableError> {
+        let mut inside = self.nested(depth)?;
+        while !inside.bytes.is_empty() {
+            inside.short()?;
+            inside.skip_value(depth)?;
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Vec<Value>, TableError> {
+        let mut inside = self.nested(depth)?;
+        let mut values = Vec::new();
+        while !inside.bytes.is_empty() {
+            values.push(inside.value(depth)?);
+        }
+        Ok(values)
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, TableError> {
+        Ok(match self.octet()? {
+            b't' => Value::Bool(self.octet()? != 0),
+            b'b' => Value::Byte(i8::from_be_bytes(self.fixed()?)),
+            b'B' => Value::UnsignedByte(self.octet()?),
+            b's' => Value::Short(i16::from_be_bytes(self.fixed()?)),
+            b'u' => Value::UnsignedShort(u16::from_be_bytes(self.fixed()?)),
+            b'I' => Value::Int(i32::from_be_bytes(self.fixed()?)),
+            b'i' => Value::UnsignedInt(u32::from_be_bytes(self.fixed()?)),
+            b'l' => Value::Long(i64::from_be_bytes(self.fixed()?)),
+            b'L' => Value::SignedLong(i64::from_be_bytes(self.fixed()?)),
+            b'f' => Value::Float(u32::from_be_bytes(self.fixed()?)),
+            b'd' => Value::Double(u64::from_be_bytes(self.fixed()?)),
+            b'D' => Value::Decimal {
+                scale: self.octet()?,
+                unscaled: u32::from_be_bytes(self.fixed()?),
+            },
+            b'S' => Value::LongString(self.long()?.into()),
+            b'x' => Value::Binary(self.long()?.into()),
+            b'T' => Value::Timestamp(u64::from_be_bytes(self.fixed()?)),
+            b'A' => Value::Array(self.array(depth + 1)?),
+            b'F' => Value::Table(self.table(depth + 1)?),
+            b'V' => Value::Void,
+            letter => return Err(TableError::UnknownType(letter)),
+        })
+    }
+
+    fn skip_value(&mut self, depth: usize) -> Result<(), TableError> {
+        let width = match self.octet()? {
+            b'V' => 0,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'l' | b'L' | b'd' | b'T' => 8,
+            b'S' | b'x' => return self.long().map(drop),
+            b'F' => return self.skip_table(depth + 1),
+            b'A' => {
+                let mut inside = self.nested(depth + 1)?;
+                while !inside.bytes.is_empty() {
+                    inside.skip_value(depth + 1)?;
+                }
+                return Ok(());
+            }
+            letter => return Err(TableError::UnknownType(letter)),
+        };
+        self.take(width).map(drop)
+    }
+}
