@@ -5,3 +5,4 @@ pub mod envelope;
 pub mod error;
 pub mod exit;
 pub mod name;
+pub mod peer;

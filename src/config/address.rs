@@ -1,6 +1,6 @@
 //! `amqp(s)://user:password@host:port/vhost`: read, shown without its password, and completed with a login.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -152,7 +152,7 @@ impl Address {
         host && (self.scheme, self.port, &self.vhost) == (other.scheme, other.port, &other.vhost)
     }
 
-    fn write(&self, password: Option<&str>) -> String {
+    fn spell(&self, password: Option<&str>) -> String {
         let mut url = format!("{}://", self.scheme.name());
         if let Some(user) = &self.user {
             url.push_str(&escape(user));
@@ -163,11 +163,11 @@ impl Address {
             url.push('@');
         }
         if self.host.contains(':') {
-            url.push_str(&format!("[{}]", self.host));
+            let _ = write!(url, "[{}]", self.host);
         } else {
             url.push_str(&self.host);
         }
-        url.push_str(&format!(":{}", self.port));
+        let _ = write!(url, ":{}", self.port);
         if self.vhost != "/" {
             url.push('/');
             url.push_str(&escape(&self.vhost));
@@ -183,13 +183,13 @@ impl Endpoint {
             user: Some(self.login.user.clone()),
             ..self.address.clone()
         };
-        address.write(Some(&escape(&self.login.password)))
+        address.spell(Some(&escape(&self.login.password)))
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.write(self.password.as_ref().map(|_| "***")))
+        f.write_str(&self.spell(self.password.as_ref().map(|_| "***")))
     }
 }
 
@@ -256,14 +256,13 @@ pub(super) fn escape(text: &str) -> String {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                 out.push(char::from(byte));
             } else {
-                out.push_str(&format!("%{byte:02X}"));
+                let _ = write!(out, "%{byte:02X}");
             }
             out
         })
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use proptest::prelude::*;
 

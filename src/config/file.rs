@@ -1,12 +1,13 @@
 //! `config.toml`: what a user may set for good. An unknown key is an error, so that a slip is not ignored.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Home, Login};
+use super::{Effective, Home, Login, Origin};
 use crate::envelope::DEFAULT_LIMIT_BYTES;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -15,8 +16,9 @@ use crate::exit::Exit;
 const DEFAULT_TTL_MS: u64 = 86_400_000;
 
 /// The file as it is written. Every key may be absent.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "`url_file` is the key's name")]
 pub(super) struct File {
     pub(super) url: Option<String>,
     pub(super) url_file: Option<PathBuf>,
@@ -90,6 +92,39 @@ impl File {
             multiline: self.multiline.unwrap_or(false),
             batch: self.batch.unwrap_or(10),
         }
+    }
+
+    /// The settings, readable, each with its origin.
+    pub(super) fn explain_settings(&self) -> Vec<Effective> {
+        let settings = self.settings();
+        let row = |key, value: &dyn Display, is_set: bool| Effective {
+            key,
+            value: value.to_string(),
+            origin: if is_set {
+                Origin::File
+            } else {
+                Origin::Default
+            },
+        };
+        vec![
+            row("autostart", &settings.autostart, self.autostart.is_some()),
+            row("ttl_ms", &settings.ttl_ms, self.ttl_ms.is_some()),
+            row(
+                "body_limit_bytes",
+                &settings.body_limit_bytes,
+                self.body_limit_bytes.is_some(),
+            ),
+            row("max_hops", &settings.max_hops, self.max_hops.is_some()),
+            row(
+                "max_messages_per_minute",
+                &settings.max_messages_per_minute,
+                self.max_messages_per_minute.is_some(),
+            ),
+            row("delivery", &settings.delivery, self.delivery.is_some()),
+            row("brief", &settings.brief, self.brief.is_some()),
+            row("multiline", &settings.multiline, self.multiline.is_some()),
+            row("batch", &settings.batch, self.batch.is_some()),
+        ]
     }
 
     /// The URL of `url`, or the first line of the file that `url_file` names: there a password is out of sight.

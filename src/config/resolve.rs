@@ -61,82 +61,30 @@ impl Config {
 
     /// Every value, readable, with its origin: `cbroker config`.
     fn explain(&self, file: &File, [management, ca_cert]: [Origin; 2]) -> Vec<Effective> {
-        let settings = &self.settings;
         let home = if self.environment.get("CBROKER_HOME").is_some() {
             Origin::Environment
         } else {
             Origin::Default
         };
-        let from_file = |present: bool| {
-            if present {
-                Origin::File
-            } else {
-                Origin::Default
-            }
+        let ca_path = match &self.endpoint.ca_cert {
+            Some(path) => path.display().to_string(),
+            None => "the system's".into(),
         };
-        let shown = |key, value: String, origin| Effective { key, value, origin };
-        let ca_path = self.endpoint.ca_cert.as_ref();
-        vec![
-            shown("home", self.home.folder().display().to_string(), home),
-            shown(
+        let row = |key, value: String, origin| Effective { key, value, origin };
+        let mut rows = vec![
+            row("home", self.home.folder().display().to_string(), home),
+            row(
                 "url",
                 self.endpoint.address.to_string(),
                 self.endpoint_origin,
             ),
-            shown("user", self.endpoint.login.user.clone(), Origin::Derived),
-            shown("mgmt_url", self.management.url.clone(), management),
-            shown("mgmt_user", self.management.login.user.clone(), management),
-            shown(
-                "ca_cert",
-                ca_path.map_or_else(|| "the system's".into(), |path| path.display().to_string()),
-                ca_cert,
-            ),
-            shown(
-                "autostart",
-                settings.autostart.to_string(),
-                from_file(file.autostart.is_some()),
-            ),
-            shown(
-                "ttl_ms",
-                settings.ttl_ms.to_string(),
-                from_file(file.ttl_ms.is_some()),
-            ),
-            shown(
-                "body_limit_bytes",
-                settings.body_limit_bytes.to_string(),
-                from_file(file.body_limit_bytes.is_some()),
-            ),
-            shown(
-                "max_hops",
-                settings.max_hops.to_string(),
-                from_file(file.max_hops.is_some()),
-            ),
-            shown(
-                "max_messages_per_minute",
-                settings.max_messages_per_minute.to_string(),
-                from_file(file.max_messages_per_minute.is_some()),
-            ),
-            shown(
-                "delivery",
-                settings.delivery.clone(),
-                from_file(file.delivery.is_some()),
-            ),
-            shown(
-                "brief",
-                settings.brief.to_string(),
-                from_file(file.brief.is_some()),
-            ),
-            shown(
-                "multiline",
-                settings.multiline.to_string(),
-                from_file(file.multiline.is_some()),
-            ),
-            shown(
-                "batch",
-                settings.batch.to_string(),
-                from_file(file.batch.is_some()),
-            ),
-        ]
+            row("user", self.endpoint.login.user.clone(), Origin::Derived),
+            row("mgmt_url", self.management.url.clone(), management),
+            row("mgmt_user", self.management.login.user.clone(), management),
+            row("ca_cert", ca_path, ca_cert),
+        ];
+        rows.extend(file.explain_settings());
+        rows
     }
 }
 
@@ -289,7 +237,6 @@ fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;

@@ -152,7 +152,6 @@ fn quote_mentions(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;

@@ -187,7 +187,6 @@ fn metadata(fields: &mut Map<String, Value>) -> Result<Option<Map<String, Value>
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;

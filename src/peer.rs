@@ -1,0 +1,213 @@
+//! The AMQP client side: everything that a session or a command asks of a broker. This folder alone names lapin.
+//!
+//! [`Peer`] is one connection for one command. [`Inbox`] is a consumer that lives as long as a wrapped session and
+//! comes back by itself after every loss of the broker. What both declare is in `topology`; what they say to each
+//! other beside envelopes is in `presence` and `receipt`.
+
+mod backoff;
+mod connect;
+mod delivery;
+mod error;
+mod inbox;
+mod presence;
+mod publish;
+mod receipt;
+mod reply;
+mod topology;
+
+use std::time::Duration;
+
+use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
+use lapin::{Channel, Connection};
+
+pub use backoff::Backoff;
+pub use delivery::{Delivery, Settled};
+pub use error::PeerError;
+pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing};
+pub use presence::{HeldMessage, PeerState, Presence, Reply, Request, Scope};
+pub use publish::{Letter, Outcome};
+pub use receipt::{Receipt, ReceiptState};
+pub use reply::ReplyQueue;
+pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState};
+
+use crate::config::Endpoint;
+use crate::name::SessionName;
+
+/// How long a first connection may take before the broker counts as unreachable.
+const CONNECT_WITHIN: Duration = Duration::from_secs(8);
+
+/// One connection with one channel, for one command.
+pub struct Peer {
+    connection: Connection,
+    channel: Channel,
+    confirming: bool,
+}
+
+impl Peer {
+    /// Connects and signs in. `purpose` is what the broker shows as the connection's name.
+    pub async fn connect(endpoint: &Endpoint, purpose: &str) -> Result<Self, PeerError> {
+        let connection = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
+        let channel = connection.create_channel().await?;
+        Ok(Self {
+            connection,
+            channel,
+            confirming: false,
+        })
+    }
+
+    /// Looks at a queue without changing anything. `None`: there is none of that name.
+    pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
+        match topology::look(&self.channel, queue).await {
+            Err(PeerError::NoSuchQueue) => {
+                self.renew_channel().await?;
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Makes sure that a queue of this name exists and is bound; one that lives with another TTL is taken as it is.
+    pub async fn ensure_queue(
+        &mut self,
+        queue: &SessionName,
+        ttl_ms: u64,
+    ) -> Result<QueueState, PeerError> {
+        if let Some(state) = self.look(queue).await? {
+            topology::bind(&self.channel, queue).await?;
+            return Ok(state);
+        }
+        match topology::declare(&self.channel, queue, ttl_ms).await {
+            Err(PeerError::OtherArguments { .. }) => {
+                // Somebody else made it between our look and our declare.
+                self.renew_channel().await?;
+                topology::bind(&self.channel, queue).await?;
+                topology::look(&self.channel, queue).await
+            }
+            other => other,
+        }
+    }
+
+    /// Publishes a letter and waits at most `within` for the broker's confirm.
+    ///
+    /// [`PeerError::Lost`] and [`PeerError::TimedOut`] leave open whether the broker has it.
+    pub async fn publish(
+        &mut self,
+        letter: &Letter<'_>,
+        within: Duration,
+    ) -> Result<Outcome, PeerError> {
+        self.confirm().await?;
+        let properties = letter.properties();
+        let to = letter.envelope.to.as_str();
+        let sent = publish::confirmed(
+            &self.channel,
+            to,
+            &letter.envelope.to_json(),
+            properties,
+            within,
+        )
+        .await;
+        if matches!(sent, Err(PeerError::NoSuchExchange)) {
+            self.renew_channel().await?;
+            return Ok(Outcome::Unroutable);
+        }
+        sent
+    }
+
+    /// Publishes a message as another broker delivered it, its body and properties unchanged (`move`).
+    pub async fn forward(
+        &mut self,
+        queue: &SessionName,
+        delivery: &Delivery,
+        within: Duration,
+    ) -> Result<Outcome, PeerError> {
+        self.confirm().await?;
+        publish::confirmed(
+            &self.channel,
+            queue.as_str(),
+            &delivery.body,
+            delivery.forwardable(),
+            within,
+        )
+        .await
+    }
+
+    /// Takes the first message of a queue, unsettled. `None`: it is empty.
+    pub async fn get(&self, queue: &SessionName) -> Result<Option<Delivery>, PeerError> {
+        let got = self
+            .channel
+            .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: false })
+            .await?;
+        Ok(got.map(|message| Delivery::new(message.delivery)))
+    }
+
+    /// Drops the waiting messages of a queue and says how many there were.
+    pub async fn purge(&self, queue: &SessionName) -> Result<u32, PeerError> {
+        Ok(self
+            .channel
+            .queue_purge(queue.as_str().into(), QueuePurgeOptions::default())
+            .await?)
+    }
+
+    /// Deletes a queue and says how many messages went with it.
+    pub async fn delete(&self, queue: &SessionName) -> Result<u32, PeerError> {
+        Ok(self
+            .channel
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+            .await?)
+    }
+
+    /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>` (SPEC §7.6).
+    pub async fn answer_queue(
+        &mut self,
+        name: &SessionName,
+        ttl_ms: u64,
+    ) -> Result<ReplyQueue, PeerError> {
+        self.ensure_queue(name, ttl_ms).await?;
+        let channel = self.connection.create_channel().await?;
+        ReplyQueue::consume(channel, name.as_str()).await
+    }
+
+    /// Starts to consume a queue, at most `prefetch` unsettled at a time. The queue must exist.
+    pub async fn consume(
+        &self,
+        queue: &SessionName,
+        prefetch: u16,
+    ) -> Result<ReplyQueue, PeerError> {
+        let channel = self.connection.create_channel().await?;
+        ReplyQueue::consume_with(channel, queue.as_str(), prefetch).await
+    }
+
+    /// Asks the attached sessions something and collects what they answer within `wait` (SPEC §7.15).
+    ///
+    /// Returns early once `enough` of the answers so far says so.
+    pub async fn ask_sessions(
+        &self,
+        request: &Request,
+        wait: Duration,
+        enough: impl Fn(&[Reply]) -> bool,
+    ) -> Result<Vec<Reply>, PeerError> {
+        presence::ask(&self.connection, request, wait, enough).await
+    }
+
+    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out.
+    pub async fn close(self) {
+        let _ = self.connection.close(200, "done".into()).await;
+    }
+
+    async fn confirm(&mut self) -> Result<(), PeerError> {
+        if !self.confirming {
+            self.channel
+                .confirm_select(lapin::options::ConfirmSelectOptions::default())
+                .await?;
+            self.confirming = true;
+        }
+        Ok(())
+    }
+
+    /// A refusal closes the channel that it came on.
+    async fn renew_channel(&mut self) -> Result<(), PeerError> {
+        self.channel = self.connection.create_channel().await?;
+        self.confirming = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! One handing of a message to us, and the one chance to settle it.
+
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
+use lapin::{Acker, BasicProperties};
+
+use super::publish::{HOPS, RECEIPT_TO};
+use crate::name::SessionName;
+
+/// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the connection ends.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The bytes of the body, unchecked.
+    pub body: Vec<u8>,
+    /// Whether the broker handed it out before.
+    pub redelivered: bool,
+    properties: BasicProperties,
+    acker: Acker,
+}
+
+/// Whether settling reached the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It was sent to the broker.
+    Sent,
+    /// The connection of the delivery is gone: the broker will hand the message out again.
+    Gone,
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
+        Self {
+            body: delivery.data,
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            acker: delivery.acker,
+        }
+    }
+
+    /// The message is done with.
+    pub async fn ack(&self) -> Settled {
+        settled(self.acker.ack(BasicAckOptions::default()).await)
+    }
+
+    /// Back to its place in the queue, to be handed out again.
+    pub async fn requeue(&self) -> Settled {
+        settled(
+            self.acker
+                .nack(BasicNackOptions {
+                    multiple: false,
+                    requeue: true,
+                })
+                .await,
+        )
+    }
+
+    /// How many sessions it has passed; 0 where the header is absent or no number.
+    pub fn hops(&self) -> u32 {
+        let number = match self.header(HOPS) {
+            Some(AMQPValue::LongInt(n)) => i64::from(*n),
+            Some(AMQPValue::LongLongInt(n)) => *n,
+            Some(AMQPValue::ShortInt(n)) => i64::from(*n),
+            Some(AMQPValue::ShortShortInt(n)) => i64::from(*n),
+            Some(AMQPValue::LongUInt(n)) => i64::from(*n),
+            Some(AMQPValue::ShortUInt(n)) => i64::from(*n),
+            Some(AMQPValue::ShortShortUInt(n)) => i64::from(*n),
+            _ => 0,
+        };
+        u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into another session.
+    pub fn receipt_to(&self) -> Option<&str> {
+        let Some(AMQPValue::LongString(queue)) = self.header(RECEIPT_TO) else {
+            return None;
+        };
+        let queue = std::str::from_utf8(queue.as_bytes()).ok()?;
+        SessionName::new(queue)
+            .is_ok_and(|name| name.as_str() == queue && name.waits_for_answer())
+            .then_some(queue)
+    }
+
+    /// The property `correlation_id`.
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.properties
+            .correlation_id()
+            .as_ref()
+            .map(lapin::types::ShortString::as_str)
+    }
+
+    /// The properties as another broker should have them.
+    pub(super) fn forwardable(&self) -> BasicProperties {
+        // A user-id must be that of the connection that publishes.
+        let mut properties = self.properties.clone();
+        if properties.user_id().is_some() {
+            properties = without_user(&properties);
+        }
+        properties
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.properties.headers().as_ref()?.inner().get(name)
+    }
+}
+
+fn settled(result: lapin::Result<bool>) -> Settled {
+    if result.unwrap_or(false) {
+        Settled::Sent
+    } else {
+        Settled::Gone
+    }
+}
+
+/// lapin's properties can only be set, so a copy takes all but the user.
+fn without_user(from: &BasicProperties) -> BasicProperties {
+    macro_rules! copied {
+        ($($get:ident => $set:ident),+) => {{
+            let mut to = BasicProperties::default();
+            $(if let Some(value) = from.$get().clone() { to = to.$set(value); })+
+            to
+        }};
+    }
+    copied!(content_type => with_content_type, content_encoding => with_content_encoding, headers => with_headers,
+        delivery_mode => with_delivery_mode, priority => with_priority, correlation_id => with_correlation_id,
+        reply_to => with_reply_to, expiration => with_expiration, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id)
+}

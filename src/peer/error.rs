@@ -1,0 +1,136 @@
+//! What can go wrong between us and a broker, sorted by what the caller can do about it.
+
+use lapin::ErrorKind;
+
+use crate::config::Address;
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// A failure of the connection or a refusal by the broker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Nothing answers at the address, or not in AMQP.
+    #[error("no broker answers at {address}: {why}")]
+    Unreachable {
+        /// Where.
+        address: Box<Address>,
+        /// What the system says.
+        why: String,
+    },
+    /// The broker answers and refuses us: the login, the vhost, TLS.
+    #[error("the broker at {address} refused: {why}")]
+    SignInRefused {
+        /// Where.
+        address: Box<Address>,
+        /// The broker's words.
+        why: String,
+    },
+    /// The connection went away in the middle.
+    #[error("the connection to the broker was lost: {0}")]
+    Lost(String),
+    /// There is no queue of that name.
+    #[error("there is no queue of that name")]
+    NoSuchQueue,
+    /// There is no exchange of that name.
+    #[error("there is no exchange of that name")]
+    NoSuchExchange,
+    /// The queue lives with other arguments than ours (SPEC §2).
+    #[error("the queue was declared with other arguments: {why}")]
+    OtherArguments {
+        /// Its TTL, where the broker's text tells.
+        live_ttl_ms: Option<u64>,
+        /// The broker's words.
+        why: String,
+    },
+    /// Somebody else has the queue for themselves.
+    #[error("the queue is in exclusive use: {0}")]
+    InUse(String),
+    /// The broker refused for another reason.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+    /// No answer in time.
+    #[error("no answer within {0} s{1}")]
+    TimedOut(u64, String),
+    /// A file that the connection needs cannot be used.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl PeerError {
+    /// Whether another attempt may succeed without anybody changing anything.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Lost(_) | Self::TimedOut(..)
+        )
+    }
+}
+
+impl From<lapin::Error> for PeerError {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(refusal) => {
+                let text = refusal.get_message().to_string();
+                match (refusal.get_id(), text.as_str()) {
+                    (404, text) if text.contains("exchange") => Self::NoSuchExchange,
+                    (404, _) => Self::NoSuchQueue,
+                    (405, _) => Self::InUse(text),
+                    (403, text) if text.contains("exclusive") => Self::InUse(text.to_owned()),
+                    (406, _) => Self::OtherArguments {
+                        live_ttl_ms: super::topology::live_ttl_ms(&text),
+                        why: text,
+                    },
+                    // The broker goes down, or an operator closed the connection.
+                    (320, _) => Self::Lost(text),
+                    _ => Self::Refused(text),
+                }
+            }
+            ErrorKind::IOError(error) => Self::Lost(error.to_string()),
+            ErrorKind::MissingHeartbeatError => Self::Lost("no heartbeat".into()),
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<PeerError> for Error {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::Unreachable { address, why } => {
+                let told = Self::new(format!("no broker answers at {address}")).because(why);
+                let hint = if address.is_local() {
+                    "start one with `cbroker start`"
+                } else {
+                    "`cbroker doctor` looks at every step on the way there"
+                };
+                told.hint(hint).exit_with(Exit::Unreachable)
+            }
+            PeerError::SignInRefused { address, why } => {
+                let hint = if address.is_local() {
+                    "another broker may have this port: try `--url amqp://guest:guest@localhost`, or `cbroker start --port PORT`"
+                } else {
+                    "check user, password and vhost of the URL"
+                };
+                Self::new(format!("the broker at {address} refused"))
+                    .because(why)
+                    .hint(hint)
+                    .exit_with(Exit::Unreachable)
+            }
+            PeerError::Lost(why) => Self::new("the connection to the broker was lost")
+                .because(why)
+                .exit_with(Exit::Unreachable),
+            PeerError::TimedOut(seconds, why) => {
+                Self::new(format!("the broker did not answer within {seconds} s"))
+                    .because(if why.is_empty() {
+                        "timed out".into()
+                    } else {
+                        why
+                    })
+                    .exit_with(Exit::Unconfirmed)
+            }
+            PeerError::Refused(why) | PeerError::InUse(why) => Self::new("the broker refused")
+                .because(why)
+                .exit_with(Exit::Unreachable),
+            other => Self::new(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The consumer of a wrapped session: it attaches, yields deliveries and comes back by itself, for days (SPEC §4).
+//!
+//! A task of its own owns the connection (`link`); the session hears of it through [`InboxEvent`]s and speaks through
+//! an [`Outlet`]. Nothing here waits for the session: at most `prefetch` deliveries are on their way, and what the
+//! session wants to say is queued, so both may be slow without a deadlock.
+
+mod link;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::presence::{Presence, Reply, Request};
+use super::{Backoff, Delivery, PeerError, Receipt};
+use crate::config::Endpoint;
+use crate::name::SessionName;
+
+/// What waits to be said while the broker is away. More than this is dropped: it is about messages that will come again.
+const OUTGOING: usize = 1024;
+
+/// Whether a second session of the name may attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Both share the queue; each message goes to one.
+    Shared,
+    /// Nobody else may (`--exclusive`).
+    Exclusive,
+}
+
+/// What an inbox needs to know.
+#[derive(Debug, Clone)]
+pub struct InboxOptions {
+    /// The broker.
+    pub endpoint: Endpoint,
+    /// The session, and so the queue.
+    pub name: SessionName,
+    /// The TTL for a queue that has to be made.
+    pub ttl_ms: u64,
+    /// How many deliveries may be unsettled.
+    pub prefetch: u16,
+    /// Alone or not.
+    pub sharing: Sharing,
+}
+
+/// How the queue was found when the inbox attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Messages that wait.
+    pub waiting: u32,
+    /// Other sessions on the same queue.
+    pub others: u32,
+    /// The queue lives with other arguments than asked for: its TTL, where the broker tells it (SPEC §2).
+    pub other_ttl: Option<Option<u64>>,
+}
+
+/// What an inbox tells its session.
+#[derive(Debug)]
+pub enum InboxEvent {
+    /// It consumes now: at first, and again after each loss.
+    Attached(Attached),
+    /// A message.
+    Delivery(Box<Delivery>),
+    /// The broker is away; attempts go on. Deliveries that are still open will come again.
+    Lost(PeerError),
+    /// The broker refuses for good, or somebody has the queue for themselves: there will be no more events.
+    Refused(PeerError),
+    /// Somebody asks something that only the session knows; answer with [`Outlet::answer`].
+    Asked(Request, ReplyTo),
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo(String);
+
+/// What a session says beside settling deliveries. Never waits; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Outlet {
+    outgoing: mpsc::Sender<Outgoing>,
+    presence: watch::Sender<Option<Presence>>,
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Receipt { queue: String, receipt: Receipt },
+    Answer { to: ReplyTo, reply: Box<Reply> },
+}
+
+/// A consumer that comes back by itself. Dropped, it lets go of the connection at once.
+#[derive(Debug)]
+pub struct Inbox {
+    events: mpsc::Receiver<InboxEvent>,
+    outlet: Outlet,
+    closing: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Outlet {
+    /// Tells a sender what became of its message; `queue` is the delivery's `receipt_to`.
+    pub fn receipt(&self, queue: &str, receipt: Receipt) {
+        let _ = self.outgoing.try_send(Outgoing::Receipt {
+            queue: queue.to_owned(),
+            receipt,
+        });
+    }
+
+    /// Says what the session does now. Announced if it changed; `who` is answered from the last one.
+    pub fn announce(&self, presence: Presence) {
+        self.presence.send_if_modified(|last| {
+            let changed = last.as_ref() != Some(&presence);
+            *last = Some(presence);
+            changed
+        });
+    }
+
+    /// Answers a question of [`InboxEvent::Asked`].
+    pub fn answer(&self, to: ReplyTo, reply: Reply) {
+        let _ = self.outgoing.try_send(Outgoing::Answer {
+            to,
+            reply: Box::new(reply),
+        });
+    }
+}
+
+impl Inbox {
+    /// Starts to attach in the background and returns at once.
+    pub fn open(options: InboxOptions) -> Self {
+        let (events_in, events) = mpsc::channel(usize::from(options.prefetch) + 16);
+        let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
+        let (presence, presence_out) = watch::channel(None);
+        let (closing, closing_out) = watch::channel(false);
+        let link = link::Link {
+            options,
+            events: events_in,
+            outgoing: outgoing_out,
+            presence: presence_out,
+        };
+        let task = tokio::spawn(link.run(closing_out));
+        Self {
+            events,
+            outlet: Outlet { outgoing, presence },
+            closing,
+            task,
+        }
+    }
+
+    /// The next event; `None` after [`InboxEvent::Refused`]. Safe to drop half-way in a select.
+    pub async fn next(&mut self) -> Option<InboxEvent> {
+        self.events.recv().await
+    }
+
+    /// A handle to speak through.
+    pub fn outlet(&self) -> Outlet {
+        self.outlet.clone()
+    }
+
+    /// Says goodbye: unsettled messages are back in the queue when this returns. Waits at most `limit`.
+    pub async fn close(mut self, limit: Duration) {
+        let _ = self.closing.send(true);
+        self.events.close();
+        let _ = tokio::time::timeout(limit, &mut self.task).await;
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A number between 0 and 1 that differs between sessions: the jitter of their attempts.
+fn chance() -> f64 {
+    let mut byte = [0; 1];
+    let _ = getrandom::fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}

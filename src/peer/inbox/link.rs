@@ -1,0 +1,291 @@
+//! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause, again.
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+use tokio::sync::{mpsc, watch};
+
+use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
+use crate::peer::presence::{Presence, Reply, Request};
+use crate::peer::topology::{self, PRESENCE_EXCHANGE};
+use crate::peer::{CONNECT_WITHIN, Delivery, PeerError, connect, publish};
+
+/// The queues that brokers name themselves: nothing but these is answered, so that no question makes us publish
+/// into a session.
+const SERVER_NAMED: &str = "amq.";
+
+pub(super) struct Link {
+    pub(super) options: InboxOptions,
+    pub(super) events: mpsc::Sender<InboxEvent>,
+    pub(super) outgoing: mpsc::Receiver<Outgoing>,
+    pub(super) presence: watch::Receiver<Option<Presence>>,
+}
+
+/// A live connection with its consumers.
+struct Lines {
+    connection: Connection,
+    speaking: Channel,
+    messages: Consumer,
+    questions: Consumer,
+}
+
+/// Why serving ended.
+enum Ended {
+    Closing,
+    SessionGone,
+    Lost(PeerError),
+}
+
+impl Link {
+    pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) {
+        let mut backoff = Backoff::default();
+        let mut was_attached = false;
+        let mut told: Option<PeerError> = None;
+        loop {
+            let attached = tokio::select! {
+                () = asked_to_close(&mut closing) => return,
+                attached = self.attach() => attached,
+            };
+            let error = match attached {
+                Ok((lines, attached)) => {
+                    backoff.reset();
+                    was_attached = true;
+                    told = None;
+                    if self
+                        .events
+                        .send(InboxEvent::Attached(attached))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                    match self.serve(lines, &mut closing).await {
+                        Ended::Closing | Ended::SessionGone => return,
+                        Ended::Lost(error) => error,
+                    }
+                }
+                // A broker that was there once is coming back, whatever it says while it starts.
+                Err(error) if was_attached || error.is_passing() => error,
+                Err(error) => {
+                    let _ = self.events.send(InboxEvent::Refused(error)).await;
+                    return;
+                }
+            };
+            if told.as_ref() != Some(&error) {
+                told = Some(error.clone());
+                if self.events.send(InboxEvent::Lost(error)).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = asked_to_close(&mut closing) => return,
+                () = tokio::time::sleep(backoff.next_pause(chance())) => {}
+            }
+        }
+    }
+
+    async fn attach(&self) -> Result<(Lines, Attached), PeerError> {
+        let name = &self.options.name;
+        let purpose = format!("session {name}");
+        let connection = connect::open(&self.options.endpoint, &purpose, CONNECT_WITHIN).await?;
+        let (listening, attached) = self.declare(&connection).await?;
+        listening
+            .basic_qos(self.options.prefetch, BasicQosOptions::default())
+            .await?;
+        let exclusive = self.options.sharing == Sharing::Exclusive;
+        if exclusive && attached.others > 0 {
+            return Err(PeerError::InUse(format!(
+                "{} other session(s) named {name} are attached",
+                attached.others
+            )));
+        }
+        let options = BasicConsumeOptions {
+            exclusive,
+            ..BasicConsumeOptions::default()
+        };
+        let messages = listening
+            .basic_consume(
+                name.as_str().into(),
+                "".into(),
+                options,
+                FieldTable::default(),
+            )
+            .await?;
+        let speaking = connection.create_channel().await?;
+        let questions = hear_questions(&speaking).await?;
+        Ok((
+            Lines {
+                connection,
+                speaking,
+                messages,
+                questions,
+            },
+            attached,
+        ))
+    }
+
+    async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
+        let (name, ttl_ms) = (&self.options.name, self.options.ttl_ms);
+        let channel = connection.create_channel().await?;
+        match topology::declare(&channel, name, ttl_ms).await {
+            Ok(state) => {
+                let attached = Attached {
+                    waiting: state.messages,
+                    others: state.consumers,
+                    other_ttl: None,
+                };
+                Ok((channel, attached))
+            }
+            // It lives with another TTL: we go on with that one (SPEC §2). The refusal closed the channel.
+            Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
+                let channel = connection.create_channel().await?;
+                topology::bind(&channel, name).await?;
+                let state = topology::look(&channel, name).await?;
+                let other_ttl = Some(live_ttl_ms);
+                Ok((
+                    channel,
+                    Attached {
+                        waiting: state.messages,
+                        others: state.consumers,
+                        other_ttl,
+                    },
+                ))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn serve(&mut self, mut lines: Lines, closing: &mut watch::Receiver<bool>) -> Ended {
+        self.presence.mark_changed();
+        loop {
+            tokio::select! {
+                () = asked_to_close(closing) => {
+                    self.say_goodbye(&lines).await;
+                    return Ended::Closing;
+                }
+                message = lines.messages.next() => match message {
+                    Some(Ok(delivery)) => {
+                        if self.events.send(InboxEvent::Delivery(Box::new(Delivery::new(delivery)))).await.is_err() {
+                            return Ended::SessionGone;
+                        }
+                    }
+                    Some(Err(error)) => return Ended::Lost(error.into()),
+                    None => return Ended::Lost(PeerError::Lost("the queue was deleted".into())),
+                },
+                question = lines.questions.next() => match question {
+                    Some(Ok(question)) => self.hear(&lines, &question).await,
+                    Some(Err(error)) => return Ended::Lost(error.into()),
+                    None => return Ended::Lost(PeerError::Lost("the presence queue was deleted".into())),
+                },
+                Some(outgoing) = self.outgoing.recv() => say(&lines, outgoing).await,
+                Ok(()) = self.presence.changed() => self.announce(&lines).await,
+            }
+        }
+    }
+
+    /// Answers who we are; what only the session knows goes to the session.
+    async fn hear(&self, lines: &Lines, question: &lapin::message::Delivery) {
+        let Some(request) = Request::parse(&question.data) else {
+            return;
+        };
+        let Some(to) = question
+            .properties
+            .reply_to()
+            .as_ref()
+            .map(|queue| queue.as_str().to_owned())
+        else {
+            return;
+        };
+        if !request.concerns(self.options.name.as_str()) || !to.starts_with(SERVER_NAMED) {
+            return;
+        }
+        if request == Request::Who {
+            let present = self.presence.borrow().clone();
+            if let Some(presence) = present {
+                say(
+                    lines,
+                    Outgoing::Answer {
+                        to: ReplyTo(to),
+                        reply: Box::new(Reply::State(presence)),
+                    },
+                )
+                .await;
+            }
+        } else {
+            // A session that is too slow to take questions leaves them unanswered; the asker sees that.
+            let _ = self
+                .events
+                .try_send(InboxEvent::Asked(request, ReplyTo(to)));
+        }
+    }
+
+    async fn announce(&mut self, lines: &Lines) {
+        let present = self.presence.borrow_and_update().clone();
+        if let Some(presence) = present {
+            let body = Request::State(presence).to_json();
+            // If the connection is gone, the message stream says so; the announcement is repeated on attaching.
+            let _ = publish::plain(
+                &lines.speaking,
+                PRESENCE_EXCHANGE,
+                "",
+                &body,
+                BasicProperties::default(),
+            )
+            .await;
+        }
+    }
+
+    /// What was said last before the end still goes out; then the broker takes its unsettled messages back.
+    async fn say_goodbye(&mut self, lines: &Lines) {
+        while let Ok(outgoing) = self.outgoing.try_recv() {
+            say(lines, outgoing).await;
+        }
+        if self.presence.has_changed().unwrap_or(false) {
+            self.announce(lines).await;
+        }
+        let _ = lines
+            .connection
+            .close(200, "the session ended".into())
+            .await;
+    }
+}
+
+async fn asked_to_close(closing: &mut watch::Receiver<bool>) {
+    // The sender is gone only with the inbox itself, and that aborts this task.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
+    topology::declare_presence(channel).await?;
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let queue = channel
+        .queue_declare("".into(), options, FieldTable::default())
+        .await?;
+    let (name, exchange) = (queue.name().clone(), PRESENCE_EXCHANGE.into());
+    channel
+        .queue_bind(
+            name.clone(),
+            exchange,
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    Ok(channel
+        .basic_consume(name, "".into(), options, FieldTable::default())
+        .await?)
+}
+
+async fn say(lines: &Lines, outgoing: Outgoing) {
+    let (queue, body) = match outgoing {
+        Outgoing::Receipt { queue, receipt } => (queue, receipt.to_json()),
+        Outgoing::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
+    };
+    // The asker's queue may be gone; and if the connection is, the message stream says so.
+    let _ = publish::to_queue(&lines.speaking, &queue, &body).await;
+}

@@ -1,0 +1,236 @@
+//! Who is there: what wraps announce on the presence exchange, and the questions they answer (SPEC §7.15).
+//!
+//! The exchange is a fanout, so every wrap hears every question and answers those that are meant for it, to the
+//! asker's temporary queue. Pausing and the look into a session's held messages travel the same way, and therefore
+//! work from any machine.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::topology::{self, PRESENCE_EXCHANGE};
+use super::{PeerError, publish};
+use futures_util::StreamExt;
+
+/// What a session does at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    /// The agent is not ready yet.
+    Starting,
+    /// A message would go in now.
+    Ready,
+    /// The agent works.
+    Busy,
+    /// Messages are held; `reason` says why.
+    Holding,
+    /// A person paused it.
+    Paused,
+    /// Nothing is typed in this session: `cbroker inbox` reads.
+    Notify,
+    /// It ended; sent once, on the way out.
+    Gone,
+}
+
+/// One session as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// The session's name.
+    pub name: String,
+    /// Its ULID: two wraps of one name differ here.
+    pub session: String,
+    /// `claude`, `codex`, … or the program's name.
+    pub agent: String,
+    /// What it does.
+    pub state: PeerState,
+    /// Why it holds, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many messages it has taken from the queue and not injected.
+    pub held: u32,
+    /// When it began.
+    pub since: DateTime<Utc>,
+    /// Its process id and host, for a person to find it.
+    pub pid: u32,
+    /// The machine.
+    pub host: String,
+}
+
+/// A message that a session holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldMessage {
+    /// Its id.
+    pub id: String,
+    /// Who sent it.
+    pub from: String,
+    /// When.
+    pub ts: String,
+    /// Why it was not injected yet.
+    pub reason: String,
+    /// The safe line, as it would be typed.
+    pub line: String,
+}
+
+/// Whom a question is meant for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Every session.
+    All,
+    /// The sessions of this name.
+    Name(String),
+}
+
+/// What travels on the presence exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Who is there? Answered with [`Reply::State`] by the inbox itself.
+    Who,
+    /// Hold messages until resumed. Answered with [`Reply::State`].
+    Pause {
+        /// Whom.
+        scope: Scope,
+    },
+    /// Inject again. Answered with [`Reply::State`].
+    Resume {
+        /// Whom.
+        scope: Scope,
+    },
+    /// Show what is held. Answered with [`Reply::Inbox`].
+    Inbox {
+        /// Whose.
+        scope: Scope,
+        /// Whether the messages count as read: they are acked, and will not be injected.
+        take: bool,
+    },
+    /// A session changed. Not a question; wraps ignore it.
+    State(Presence),
+}
+
+/// What a session answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reply {
+    /// Its present state.
+    State(Presence),
+    /// What it holds, oldest first.
+    Inbox {
+        /// Which session.
+        name: String,
+        /// The held messages.
+        messages: Vec<HeldMessage>,
+    },
+}
+
+impl Request {
+    /// Whether a session of this name should answer.
+    pub fn concerns(&self, name: &str) -> bool {
+        match self {
+            Self::Who => true,
+            Self::Pause { scope } | Self::Resume { scope } | Self::Inbox { scope, .. } => {
+                match scope {
+                    Scope::All => true,
+                    Scope::Name(wanted) => wanted == name,
+                }
+            }
+            Self::State(_) => false,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok()
+    }
+}
+
+/// Publishes a question with a temporary queue for the answers and collects them.
+pub(super) async fn ask(
+    connection: &Connection,
+    request: &Request,
+    wait: Duration,
+    enough: impl Fn(&[Reply]) -> bool,
+) -> Result<Vec<Reply>, PeerError> {
+    let channel = connection.create_channel().await?;
+    topology::declare_presence(&channel).await?;
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let queue = channel
+        .queue_declare("".into(), options, FieldTable::default())
+        .await?;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let mut answers = channel
+        .basic_consume(
+            queue.name().clone(),
+            "".into(),
+            options,
+            FieldTable::default(),
+        )
+        .await?;
+    let properties = BasicProperties::default().with_reply_to(queue.name().clone());
+    publish::plain(
+        &channel,
+        PRESENCE_EXCHANGE,
+        "",
+        &request.to_json(),
+        properties,
+    )
+    .await?;
+
+    let until = Instant::now() + wait;
+    let mut replies = Vec::new();
+    while !enough(&replies) {
+        match tokio::time::timeout_at(until, answers.next()).await {
+            Ok(Some(Ok(answer))) => {
+                replies.extend(serde_json::from_slice::<Reply>(&answer.data).ok());
+            }
+            Ok(Some(Err(error))) => return Err(error.into()),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let _ = channel.close(200, "done".into()).await;
+    Ok(replies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_reaches_the_sessions_that_it_names() {
+        let named = Request::Pause {
+            scope: Scope::Name("backend".into()),
+        };
+        assert!(named.concerns("backend") && !named.concerns("frontend"));
+        assert!(Request::Resume { scope: Scope::All }.concerns("frontend"));
+        assert!(Request::Who.concerns("any"));
+    }
+
+    #[test]
+    fn questions_have_a_stable_form() {
+        let text = String::from_utf8(
+            Request::Inbox {
+                scope: Scope::Name("a".into()),
+                take: false,
+            }
+            .to_json(),
+        )
+        .unwrap();
+        assert_eq!(
+            text,
+            r#"{"kind":"inbox","scope":{"name":"a"},"take":false}"#
+        );
+        assert_eq!(Request::parse(br#"{"kind":"who"}"#), Some(Request::Who));
+        assert_eq!(Request::parse(b"[]"), None);
+    }
+}

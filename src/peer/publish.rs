@@ -1,0 +1,145 @@
+//! Publishing with the broker's confirm: the properties that mirror the envelope, and what became of it.
+
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation};
+
+use super::PeerError;
+use super::topology::EXCHANGE;
+use crate::envelope::Envelope;
+
+/// How many sessions a message has passed since a person said something (SPEC §7.4).
+pub(super) const HOPS: &str = "cbroker-hops";
+
+/// The queue that receives the recipient's receipts (SPEC §4).
+pub(super) const RECEIPT_TO: &str = "cbroker-receipt-to";
+
+const PERSISTENT: u8 = 2;
+
+/// An envelope and how it travels.
+#[derive(Debug, Clone)]
+pub struct Letter<'a> {
+    /// What is sent; its `to` is the routing key.
+    pub envelope: &'a Envelope,
+    /// Dropped by the broker when it waited longer than this (`send --ttl`).
+    pub expires_ms: Option<u64>,
+    /// 0 when a person sends; one more than the message that it answers otherwise.
+    pub hops: u32,
+    /// Where the recipient says what became of it.
+    pub receipt_to: Option<&'a str>,
+}
+
+/// What a broker did with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is the broker's now: on disk, or already consumed.
+    Confirmed,
+    /// No queue of that name is bound; it was not kept.
+    Unroutable,
+    /// The broker said no (nack); it was not kept.
+    Refused,
+}
+
+impl Letter<'_> {
+    pub(super) fn properties(&self) -> BasicProperties {
+        let envelope = self.envelope;
+        let mut headers = FieldTable::default();
+        if self.hops > 0 {
+            headers.insert(
+                HOPS.into(),
+                AMQPValue::LongInt(i32::try_from(self.hops).unwrap_or(i32::MAX)),
+            );
+        }
+        if let Some(queue) = self.receipt_to {
+            headers.insert(RECEIPT_TO.into(), AMQPValue::LongString(queue.into()));
+        }
+        let mut properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(envelope.id.as_str().into());
+        if let Ok(at) = chrono::DateTime::parse_from_rfc3339(&envelope.ts) {
+            properties =
+                properties.with_timestamp(u64::try_from(at.timestamp()).unwrap_or_default());
+        }
+        if let Some(id) = &envelope.correlation_id {
+            properties = properties.with_correlation_id(id.as_str().into());
+        }
+        if let Some(name) = &envelope.reply_to {
+            properties = properties.with_reply_to(name.as_str().into());
+        }
+        if let Some(priority) = envelope.priority {
+            properties = properties.with_priority(priority.number());
+        }
+        if let Some(expires_ms) = self.expires_ms {
+            properties = properties.with_expiration(expires_ms.to_string().into());
+        }
+        if !headers.inner().is_empty() {
+            properties = properties.with_headers(headers);
+        }
+        properties
+    }
+}
+
+pub(super) async fn confirmed(
+    channel: &Channel,
+    routing_key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+    within: Duration,
+) -> Result<Outcome, PeerError> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        immediate: false,
+    };
+    let publishing = async {
+        let promise = channel
+            .basic_publish(
+                EXCHANGE.into(),
+                routing_key.into(),
+                options,
+                body,
+                properties,
+            )
+            .await?;
+        promise.await
+    };
+    match tokio::time::timeout(within, publishing).await {
+        Ok(Ok(Confirmation::Ack(None) | Confirmation::NotRequested)) => Ok(Outcome::Confirmed),
+        Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => Ok(Outcome::Unroutable),
+        Ok(Ok(Confirmation::Nack(None))) => Ok(Outcome::Refused),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(PeerError::TimedOut(
+            within.as_secs(),
+            "the broker has not confirmed the message".into(),
+        )),
+    }
+}
+
+/// Publishes straight to one queue without waiting for a confirm: receipts, presence, answers to questions.
+pub(super) async fn to_queue(channel: &Channel, queue: &str, body: &[u8]) -> Result<(), PeerError> {
+    plain(channel, "", queue, body, BasicProperties::default()).await
+}
+
+pub(super) async fn plain(
+    channel: &Channel,
+    exchange: &str,
+    routing_key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> Result<(), PeerError> {
+    let properties = properties.with_content_type("application/json".into());
+    let options = BasicPublishOptions::default();
+    let promise = channel
+        .basic_publish(
+            exchange.into(),
+            routing_key.into(),
+            options,
+            body,
+            properties,
+        )
+        .await?;
+    promise.await?;
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! A queue that one command consumes: answers, receipts, the messages that `tail` shows.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+
+use super::{Delivery, PeerError};
+
+const PREFETCH: u16 = 100;
+
+/// A consumer without recovery: the command that has it ends with its connection.
+pub struct ReplyQueue {
+    // Dropping the channel would close it.
+    _channel: Channel,
+    consumer: Consumer,
+}
+
+impl ReplyQueue {
+    pub(super) async fn consume(channel: Channel, queue: &str) -> Result<Self, PeerError> {
+        Self::consume_with(channel, queue, PREFETCH).await
+    }
+
+    pub(super) async fn consume_with(
+        channel: Channel,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<Self, PeerError> {
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+            .await?;
+        Ok(Self {
+            _channel: channel,
+            consumer,
+        })
+    }
+
+    /// The next message. [`PeerError::Lost`] when the connection or the queue is gone.
+    pub async fn next(&mut self) -> Result<Delivery, PeerError> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(PeerError::Lost("the queue was deleted".into())),
+        }
+    }
+
+    /// The next message, or `None` when none came in time.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Option<Delivery>, PeerError> {
+        match tokio::time::timeout(limit, self.next()).await {
+            Ok(delivery) => delivery.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Exchanges and queues as SPEC §2 has them: the same on every broker, and the same as the TypeScript tool's.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+use super::PeerError;
+use crate::name::SessionName;
+
+/// The direct exchange that every session's queue is bound to.
+pub const EXCHANGE: &str = "claudeBroker";
+
+/// The fanout exchange on which sessions say who is there (SPEC §7.15).
+pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
+
+/// A queue holds at most so many messages; then its oldest would be dropped.
+pub const MAX_LENGTH: u32 = 1000;
+
+/// What a broker tells about a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueState {
+    /// Messages that wait, without those that a consumer has and did not settle.
+    pub messages: u32,
+    /// Sessions that are attached.
+    pub consumers: u32,
+}
+
+pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<QueueState, PeerError> {
+    let options = QueueDeclareOptions::durable().passive();
+    let queue = channel
+        .queue_declare(queue.as_str().into(), options, FieldTable::default())
+        .await?;
+    Ok(QueueState {
+        messages: queue.message_count(),
+        consumers: queue.consumer_count(),
+    })
+}
+
+/// Declares exchange and queue and binds them. [`PeerError::OtherArguments`] where the queue lives with another TTL.
+pub(super) async fn declare(
+    channel: &Channel,
+    queue: &SessionName,
+    ttl_ms: u64,
+) -> Result<QueueState, PeerError> {
+    declare_exchange(channel, EXCHANGE, ExchangeKind::Direct).await?;
+    let options = QueueDeclareOptions::durable();
+    let declared = channel
+        .queue_declare(queue.as_str().into(), options, arguments(ttl_ms))
+        .await?;
+    bind_existing(channel, queue).await?;
+    Ok(QueueState {
+        messages: declared.message_count(),
+        consumers: declared.consumer_count(),
+    })
+}
+
+/// Binds a queue that exists; its exchange may still be missing.
+pub(super) async fn bind(channel: &Channel, queue: &SessionName) -> Result<(), PeerError> {
+    declare_exchange(channel, EXCHANGE, ExchangeKind::Direct).await?;
+    bind_existing(channel, queue).await
+}
+
+pub(super) async fn declare_presence(channel: &Channel) -> Result<(), PeerError> {
+    declare_exchange(channel, PRESENCE_EXCHANGE, ExchangeKind::Fanout).await
+}
+
+async fn bind_existing(channel: &Channel, queue: &SessionName) -> Result<(), PeerError> {
+    let (name, exchange) = (queue.as_str().into(), EXCHANGE.into());
+    Ok(channel
+        .queue_bind(
+            name,
+            exchange,
+            queue.as_str().into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await?)
+}
+
+async fn declare_exchange(
+    channel: &Channel,
+    name: &str,
+    kind: ExchangeKind,
+) -> Result<(), PeerError> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    Ok(channel
+        .exchange_declare(name.into(), kind, options, FieldTable::default())
+        .await?)
+}
+
+/// The arguments that every session's queue has, exactly (SPEC §2).
+fn arguments(ttl_ms: u64) -> FieldTable {
+    let mut table = FieldTable::default();
+    // amqplib writes whole numbers in the smallest signed type that holds them; brokers compare by value.
+    let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+    table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+    table.insert(
+        "x-max-length".into(),
+        AMQPValue::LongLongInt(i64::from(MAX_LENGTH)),
+    );
+    table.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("drop-head".into()),
+    );
+    table
+}
+
+/// The live TTL from the text of a 406, in the words of RabbitMQ and of our own broker (SPEC §7.20).
+pub(super) fn live_ttl_ms(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("x-message-ttl")?;
+    let (_, current) = after.split_once("but current is")?;
+    let digits: String = current
+        .chars()
+        .skip_while(|c| !c.is_ascii_digit())
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_live_ttl_is_read_from_the_brokers_words() {
+        let same = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': \
+                    received '86400000' but current is '60000'";
+        assert_eq!(live_ttl_ms(same), Some(60_000));
+        let typed = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q7' in vhost '/': received \
+                     the value '1' of type 'long' but current is the value '60000' of type 'signedint'";
+        assert_eq!(live_ttl_ms(typed), Some(60_000));
+        let none = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': \
+                    received the value '1' of type 'long' but current is none";
+        assert_eq!(live_ttl_ms(none), None);
+        assert_eq!(
+            live_ttl_ms("inequivalent arg 'x-max-length': received '1' but current is '2'"),
+            None
+        );
+    }
+}
