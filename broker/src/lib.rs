@@ -1,3 +1,4 @@
 //! An AMQP 0-9-1 server.
 
+pub mod queue;
 pub mod wire;

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+mod compare;
 mod reader;
 #[cfg(test)]
 mod tests;

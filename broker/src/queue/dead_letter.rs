@@ -1,0 +1,299 @@
+//! What a message's headers say of its deaths: `x-death`, `x-first-death-…`, `x-last-death-…`, and the end of cycles.
+//!
+//! As RabbitMQ 3.10: one entry for each pair of queue and reason, the newest in front, counted up where it is there
+//! already; the first death keeps headers of its own. The `x-last-death-…` headers are those of RabbitMQ 3.13.
+//! Relies on field tables alone; the time is an argument.
+
+use crate::wire::table::{ShortString, Table, Value};
+
+/// Why a message left its queue unconsumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `basic.reject` or `basic.nack` without requeue.
+    Rejected,
+    /// Its time to live, or that of the queue's messages, was over.
+    Expired,
+    /// The queue was full.
+    MaxLength,
+}
+
+impl Reason {
+    /// The word in `x-death`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+        }
+    }
+}
+
+/// One death of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Death<'a> {
+    /// Why.
+    pub reason: Reason,
+    /// The queue that it died in.
+    pub queue: &'a str,
+    /// The exchange that it had been published to.
+    pub exchange: &'a [u8],
+    /// The routing key that it had been published with.
+    pub routing_key: &'a [u8],
+    /// Seconds since 1970.
+    pub time_s: u64,
+    /// Its `expiration` property, which the dead letter loses.
+    pub expiration: Option<&'a [u8]>,
+}
+
+impl Death<'_> {
+    /// Notes the death in the message's headers.
+    pub fn record(&self, headers: &mut Table) {
+        let deaths = match headers.get("x-death") {
+            None => {
+                self.name_it(headers, "first");
+                Vec::new()
+            }
+            Some(Value::Array(deaths)) => deaths.clone(),
+            // A client that republishes may have turned it into a string: start over.
+            Some(_) => Vec::new(),
+        };
+        let (same, others): (Vec<_>, Vec<_>) =
+            deaths.into_iter().partition(|death| self.is_like(death));
+        let newest = same
+            .into_iter()
+            .next()
+            .map_or_else(|| self.entry(headers), counted_up);
+        let deaths = std::iter::once(newest).chain(others).collect();
+        headers.set("x-death", Value::Array(deaths));
+        self.name_it(headers, "last");
+    }
+
+    /// Sets `x-first-death-…` or `x-last-death-…`.
+    fn name_it(&self, headers: &mut Table, which: &str) {
+        headers.set(
+            &format!("x-{which}-death-reason"),
+            Value::text(self.reason.as_str()),
+        );
+        headers.set(&format!("x-{which}-death-queue"), Value::text(self.queue));
+        headers.set(
+            &format!("x-{which}-death-exchange"),
+            Value::LongString(self.exchange.into()),
+        );
+    }
+
+    fn is_like(&self, death: &Value) -> bool {
+        let Value::Table(death) = death else {
+            return false;
+        };
+        death.get("queue").and_then(Value::as_bytes) == Some(self.queue.as_bytes())
+            && death.get("reason").and_then(Value::as_bytes)
+                == Some(self.reason.as_str().as_bytes())
+    }
+
+    fn entry(&self, headers: &Table) -> Value {
+        let mut entry = Table::new();
+        entry.set("count", Value::Long(1));
+        entry.set("exchange", Value::LongString(self.exchange.into()));
+        if let Some(expiration) = self.expiration {
+            entry.set("original-expiration", Value::LongString(expiration.into()));
+        }
+        entry.set("queue", Value::text(self.queue));
+        entry.set("reason", Value::text(self.reason.as_str()));
+        let own = Value::LongString(self.routing_key.into());
+        let keys = std::iter::once(own).chain(copied_to(headers)).collect();
+        entry.set("routing-keys", Value::Array(keys));
+        entry.set("time", Value::Timestamp(self.time_s));
+        Value::Table(entry)
+    }
+}
+
+/// The further routing keys of the `CC` header; `BCC` is gone since the message was published.
+fn copied_to(headers: &Table) -> impl Iterator<Item = Value> {
+    let keys = match headers.get("CC") {
+        Some(Value::Array(keys)) => keys.as_slice(),
+        _ => &[],
+    };
+    keys.iter().filter(|key| key.as_bytes().is_some()).cloned()
+}
+
+fn counted_up(death: Value) -> Value {
+    let Value::Table(death) = death else {
+        return death;
+    };
+    let one_more = |(name, value): (&ShortString, &Value)| {
+        let value = match value.as_integer() {
+            Some(count) if name.as_bytes() == b"count" => Value::Long(count.saturating_add(1)),
+            _ => value.clone(),
+        };
+        (name.clone(), value)
+    };
+    let mut counted: Table = death.iter().map(one_more).collect();
+    if counted.get("count").is_none() {
+        // RabbitMQ 3.4 and older wrote no counts: a death without one is the first.
+        counted.set("count", Value::Long(2));
+    }
+    Value::Table(counted)
+}
+
+/// Whether a dead letter with these headers, its newest death noted, must not enter `queue` again: it has died there
+/// before, and nobody has rejected it since, so it would go round for ever.
+pub fn is_cycle(headers: &Table, queue: &str, reason: Reason) -> bool {
+    if reason == Reason::Rejected {
+        return false;
+    }
+    let Some(Value::Array(deaths)) = headers.get("x-death") else {
+        return false;
+    };
+    let died_here = |death: &Value| matches!(death, Value::Table(death) if death.get("queue").and_then(Value::as_bytes) == Some(queue.as_bytes()));
+    let Some(last_time) = deaths.iter().position(died_here) else {
+        return false;
+    };
+    deaths[..=last_time].iter().all(|death| {
+        // What is no table was put there by a client, and so the round was not automatic.
+        matches!(death, Value::Table(death) if death.get("reason").and_then(Value::as_bytes) != Some(b"rejected"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::{Death, Reason, is_cycle};
+    use crate::wire::table::{Table, Value};
+
+    fn death(queue: &str, reason: Reason) -> Death<'_> {
+        Death {
+            reason,
+            queue,
+            exchange: b"from",
+            routing_key: b"key",
+            time_s: 1_700_000_000,
+            expiration: None,
+        }
+    }
+
+    fn deaths(headers: &Table) -> Vec<(String, String, i64)> {
+        let Some(Value::Array(deaths)) = headers.get("x-death") else {
+            return Vec::new();
+        };
+        let text =
+            |death: &Table, name| death.get(name).and_then(Value::as_text).unwrap().to_owned();
+        deaths
+            .iter()
+            .map(|death| {
+                let Value::Table(death) = death else {
+                    panic!("{death:?} is no table")
+                };
+                (
+                    text(death, "queue"),
+                    text(death, "reason"),
+                    death.get("count").and_then(Value::as_integer).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    fn text<'a>(headers: &'a Table, name: &str) -> Option<&'a str> {
+        headers.get(name).and_then(Value::as_text)
+    }
+
+    #[test]
+    fn the_first_death_is_told_in_full() {
+        let mut headers = Table::new();
+        headers.set("mine", Value::Int(1));
+        headers.set("CC", Value::Array(vec![Value::text("copy")]));
+        Death {
+            expiration: Some(b"200"),
+            ..death("q", Reason::Expired)
+        }
+        .record(&mut headers);
+        let Some(Value::Array(all)) = headers.get("x-death") else {
+            panic!("no x-death")
+        };
+        let Value::Table(told) = &all[0] else {
+            panic!("no table")
+        };
+        assert_eq!(told.get("count"), Some(&Value::Long(1)));
+        assert_eq!(told.get("reason"), Some(&Value::text("expired")));
+        assert_eq!(told.get("queue"), Some(&Value::text("q")));
+        assert_eq!(told.get("exchange"), Some(&Value::text("from")));
+        assert_eq!(told.get("time"), Some(&Value::Timestamp(1_700_000_000)));
+        assert_eq!(told.get("original-expiration"), Some(&Value::text("200")));
+        assert_eq!(
+            told.get("routing-keys"),
+            Some(&Value::Array(vec![Value::text("key"), Value::text("copy")]))
+        );
+        assert_eq!(headers.get("mine"), Some(&Value::Int(1)));
+    }
+
+    #[test]
+    fn the_first_death_stays_named_and_the_last_one_moves() {
+        let mut headers = Table::new();
+        death("a", Reason::Rejected).record(&mut headers);
+        death("b", Reason::MaxLength).record(&mut headers);
+        assert_eq!(text(&headers, "x-first-death-queue"), Some("a"));
+        assert_eq!(text(&headers, "x-first-death-reason"), Some("rejected"));
+        assert_eq!(text(&headers, "x-first-death-exchange"), Some("from"));
+        assert_eq!(text(&headers, "x-last-death-queue"), Some("b"));
+        assert_eq!(text(&headers, "x-last-death-reason"), Some("maxlen"));
+    }
+
+    #[test]
+    fn a_death_like_an_older_one_is_counted_and_comes_to_the_front() {
+        let mut headers = Table::new();
+        for queue in ["a", "b", "a"] {
+            death(queue, Reason::Rejected).record(&mut headers);
+        }
+        death("a", Reason::Expired).record(&mut headers);
+        let entry = |queue: &str, reason: &str, count| (queue.to_owned(), reason.to_owned(), count);
+        assert_eq!(
+            deaths(&headers),
+            [
+                entry("a", "expired", 1),
+                entry("a", "rejected", 2),
+                entry("b", "rejected", 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_spoilt_header_is_started_over() {
+        let mut headers = Table::new();
+        headers.set("x-death", Value::text("[{count: 1}]"));
+        death("a", Reason::Expired).record(&mut headers);
+        assert_eq!(
+            deaths(&headers),
+            [("a".to_owned(), "expired".to_owned(), 1)]
+        );
+        assert_eq!(
+            text(&headers, "x-first-death-queue"),
+            None,
+            "the first one is not known any more"
+        );
+    }
+
+    #[test]
+    fn a_round_without_a_reject_is_a_cycle() {
+        let mut headers = Table::new();
+        death("a", Reason::Expired).record(&mut headers);
+        assert!(is_cycle(&headers, "a", Reason::Expired));
+        assert!(!is_cycle(&headers, "b", Reason::Expired));
+        death("b", Reason::MaxLength).record(&mut headers);
+        assert!(is_cycle(&headers, "a", Reason::MaxLength));
+    }
+
+    #[test]
+    fn a_reject_anywhere_in_the_round_makes_it_a_clients_wish() {
+        let mut headers = Table::new();
+        death("a", Reason::Expired).record(&mut headers);
+        death("b", Reason::Rejected).record(&mut headers);
+        assert!(!is_cycle(&headers, "a", Reason::Expired));
+        assert!(!is_cycle(&headers, "b", Reason::Rejected));
+        death("c", Reason::Expired).record(&mut headers);
+        assert!(
+            !is_cycle(&headers, "a", Reason::Expired),
+            "the reject lies between"
+        );
+        assert!(is_cycle(&headers, "c", Reason::Expired));
+    }
+}
