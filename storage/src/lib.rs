@@ -1,1 +1,39 @@
-//! A durable message store.
+//! A durable message store: rows in sled, made trustworthy, and written in groups.
+//!
+//! The caller appends, settles and puts; each call returns a [`Ticket`], and the store tells how far it is durable.
+//!
+//! ```text
+//! store      the calls                         error      who must act
+//! inbox      hand-over, shards, tickets        pending    one queue's waiting messages, elision
+//! bell       how soon a commit is wanted       committer  the one thread that writes
+//! committed  a group of work → changes         settling   floors, marks, deletions
+//! reading    slices of a queue                 rows       slices of the engine
+//! recovery   rows → facts and counts           folder     lock, room, place of the rows
+//! engine     what is asked of sled, and sled   disk       what the committer asks of the place
+//! key, record   every byte, see docs/storage.md
+//! ```
+//! Knows no AMQP and no tokio.
+
+pub mod disk;
+pub mod engine;
+pub mod error;
+pub mod key;
+pub mod record;
+
+mod bell;
+mod committed;
+mod committer;
+mod folder;
+mod inbox;
+mod pending;
+mod reading;
+mod recovery;
+mod rows;
+mod settling;
+mod store;
+
+pub use error::{OpenError, ReadError, Stopped};
+pub use store::{
+    Opened, Options, Progress, QueueId, Recovered, Report, Sequence, Settled, Store, Ticket,
+    Urgency,
+};

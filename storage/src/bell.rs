@@ -1,0 +1,88 @@
+//! How callers wake the committer: one number that says how soon it is wanted.
+//!
+//! Raising it when it is high enough already costs one load, so a busy publisher rings once a group. Relies on nothing.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How soon a commit is wanted, from never to at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Demand {
+    /// Nothing waits.
+    Never = 0,
+    /// Settlements wait: within 50 ms.
+    Later = 1,
+    /// Unconfirmed messages wait, or a queue was drained: after the gather window of 5 ms.
+    Soon = 2,
+    /// Somebody waits for the disk.
+    Now = 3,
+    /// The store is being closed.
+    Close = 4,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    demand: AtomicU8,
+    closing: std::sync::atomic::AtomicBool,
+    lock: Mutex<()>,
+    ring: Condvar,
+}
+
+impl Bell {
+    /// Asks for a commit at least so soon.
+    pub(crate) fn raise(&self, demand: Demand) {
+        if self.demand.load(Ordering::Acquire) < demand as u8
+            && self.demand.fetch_max(demand as u8, Ordering::AcqRel) < demand as u8
+        {
+            let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ring.notify_one();
+        }
+    }
+
+    /// Asks the committer to end after one last commit.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.raise(Demand::Close);
+    }
+
+    /// Takes note of all demands so far. Called under the locks of all shards.
+    pub(crate) fn answer(&self) {
+        self.demand.store(Demand::Never as u8, Ordering::Release);
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        if self.closing.load(Ordering::Acquire) {
+            return Demand::Close;
+        }
+        match self.demand.load(Ordering::Acquire) {
+            0 => Demand::Never,
+            1 => Demand::Later,
+            2 => Demand::Soon,
+            3 => Demand::Now,
+            _ => Demand::Close,
+        }
+    }
+
+    /// Waits until the demand is higher than `than`, or until the time.
+    pub(crate) fn wait(&self, than: Demand, until: Option<Instant>) -> Demand {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let demand = self.demand();
+            if demand > than {
+                return demand;
+            }
+            lock = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return demand,
+                Some(left) => {
+                    self.ring
+                        .wait_timeout(lock, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self.ring.wait(lock).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}

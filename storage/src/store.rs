@@ -1,0 +1,326 @@
+//! The store as its caller sees it: quick calls that return a ticket, and a number that says what is durable.
+//!
+//! Nothing here waits for the disk but [`Store::open`], [`Store::read`] and [`Store::close`]. Relies on the inbox for
+//! hand-over, on the committer's thread for writing.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::committer::Committer;
+use crate::disk::{Disk, Slot, close};
+use crate::engine::EngineError;
+use crate::error::{OpenError, ReadError, Stopped};
+use crate::folder::Folder;
+use crate::inbox::Inbox;
+use crate::{reading, record, recovery};
+
+/// A queue's number: chosen by the broker, never used for another queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub u64);
+
+/// A message's number within its queue: chosen by the broker, strictly rising.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+/// A point in the store's log: what was done under it is durable once [`Store::durable`] has reached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Ticket(pub(crate) u64);
+
+impl Ticket {
+    /// Always durable.
+    pub const NONE: Self = Self(0);
+}
+
+/// How soon an appended message has to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody waits: with the next commit, which begins as soon as the one before it is over.
+    Confirmed,
+    /// Nobody waits: within about 10 ms and a sync, so that a consumer that keeps up takes it off before.
+    Eventually,
+}
+
+/// What became of a settled message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It was not on disk and never will be. Its publisher may be told at once that it is safe, unless it lives on
+    /// elsewhere (a dead letter): then the ticket of that other message is the one to wait for.
+    Elided,
+    /// It is on disk, or about to be; it does not come back once this ticket is durable.
+    Recorded(Ticket),
+}
+
+/// What the store tells of its own accord.
+///
+/// Called from the store's thread and, for `Backlogged` and `Drained`, from within the call that crossed the limit, whatever locks
+/// that caller holds: note it down and return, and call nothing of the store's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything up to this ticket is durable.
+    Durable(Ticket),
+    /// The pending bytes have reached their limit: stop reading from publishers of persistent messages.
+    Backlogged,
+    /// They are down to half of it again.
+    Drained,
+    /// The disk is nearly full: commits wait, nothing is lost.
+    NoRoom,
+    /// There is room again, and commits go on.
+    Room,
+    /// Nothing more is promised.
+    Stopped(Stopped),
+}
+
+/// What can be chosen about a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Bytes that the engine may keep in its cache. 16 MiB.
+    pub cache_bytes: u64,
+    /// Bytes of messages that may wait for their commit before [`Progress::Backlogged`]. 16 MiB.
+    pub pending_limit_bytes: usize,
+    /// Bytes that must be free on the disk for commits to go on. 64 MiB.
+    pub least_free_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 16 << 20,
+            pending_limit_bytes: 16 << 20,
+            least_free_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What [`Store::open`] found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store, running.
+    pub store: Store,
+    /// All facts, in the order of their keys.
+    pub facts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Every queue that has had a message on disk and was not dropped, by rising number.
+    pub queues: Vec<Recovered>,
+    /// What was repaired.
+    pub report: Report,
+}
+
+/// One queue as it was found. No body was read for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Which queue.
+    pub queue: QueueId,
+    /// No live message has a lower sequence.
+    pub first: Sequence,
+    /// The first sequence that was never used.
+    pub next: Sequence,
+    /// How many messages are alive.
+    pub ready: u64,
+    /// The bytes that they hold.
+    pub bytes: u64,
+    /// Everything up to here may have been delivered before.
+    pub delivered: Option<Sequence>,
+}
+
+/// What was done to a folder to open it, a line each, for the log. Empty after a clean stop, and after most others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Repairs, in their order.
+    pub repairs: Vec<String>,
+    /// What could not be read and was left out; it was kept on disk.
+    pub losses: Vec<String>,
+}
+
+/// A handle to a running store. Clones share it; the last one to go closes it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    inbox: Arc<Inbox>,
+    engine: Arc<Slot>,
+    committer: Mutex<Option<JoinHandle<Result<(), Stopped>>>>,
+}
+
+impl Store {
+    /// Opens or creates the store in a folder and repairs what a crash left behind. At most about a second, whatever is in it.
+    pub fn open(
+        folder: &Path,
+        options: Options,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Opened, OpenError> {
+        let mut disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
+        let unreadable = |error: EngineError| match error {
+            EngineError::NoRoom => OpenError::NoRoom {
+                folder: folder.to_owned(),
+            },
+            EngineError::Broken(reason) => OpenError::Unreadable {
+                folder: folder.to_owned(),
+                reason,
+            },
+        };
+        let engine = disk.open().map_err(unreadable)?;
+        let version = recovery::version(engine.as_ref()).map_err(unreadable)?;
+        if version > record::FORMAT_VERSION {
+            return Err(OpenError::Newer {
+                folder: folder.to_owned(),
+                found: version,
+                known: record::FORMAT_VERSION,
+            });
+        }
+        let found = recovery::find(engine.as_ref()).map_err(unreadable)?;
+        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, Box::new(progress)));
+        inbox
+            .disk_bytes
+            .store(engine.disk_bytes(), Ordering::Relaxed);
+        let engine = Arc::new(Slot::new(engine));
+        let committer = Committer {
+            inbox: Arc::clone(&inbox),
+            engine: Arc::clone(&engine),
+            disk: Box::new(disk),
+            committed: found.committed,
+            ripening: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || committer.run());
+        let thread = thread.map_err(|source| OpenError::Io {
+            folder: folder.to_owned(),
+            doing: "served",
+            source,
+        })?;
+        let inner = Inner {
+            inbox,
+            engine,
+            committer: Mutex::new(Some(thread)),
+        };
+        let report = Report {
+            repairs: Vec::new(),
+            losses: found.damage,
+        };
+        Ok(Opened {
+            store: Self {
+                inner: Arc::new(inner),
+            },
+            facts: found.facts,
+            queues: found.queues,
+            report,
+        })
+    }
+
+    /// Sets a fact. Keys up to 1 KiB, values up to 1 MiB. Asks for a commit at once.
+    pub fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Ticket, Stopped> {
+        self.inner.inbox.change_fact((key.to_vec(), Some(value)))
+    }
+
+    /// Removes a fact, which may be absent. Asks for a commit at once.
+    pub fn remove(&self, key: &[u8]) -> Result<Ticket, Stopped> {
+        self.inner.inbox.change_fact((key.to_vec(), None))
+    }
+
+    /// Adds a message of up to 128 MiB, given in parts that are joined. Its sequence is higher than all before it in this queue.
+    pub fn append(
+        &self,
+        queue: QueueId,
+        sequence: Sequence,
+        message: &[&[u8]],
+        urgency: Urgency,
+    ) -> Result<Ticket, Stopped> {
+        self.inner.inbox.append(queue, sequence, message, urgency)
+    }
+
+    /// Forgets a message that is not needed any more.
+    pub fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
+        self.inner.inbox.settle(queue, sequence)
+    }
+
+    /// Notes that everything up to here was delivered at least once. It rides along with the next commit.
+    pub fn delivered(&self, queue: QueueId, through: Sequence) {
+        self.inner.inbox.delivered(queue, through);
+    }
+
+    /// Forgets every message up to here.
+    pub fn purge(&self, queue: QueueId, through: Sequence) -> Result<Ticket, Stopped> {
+        self.inner.inbox.purge(queue, through)
+    }
+
+    /// Forgets a queue. Its number is not used again.
+    pub fn drop_queue(&self, queue: QueueId) -> Result<Ticket, Stopped> {
+        self.inner.inbox.drop_queue(queue)
+    }
+
+    /// Live messages from a sequence on, in order, also those that are not durable yet: up to about `limit_bytes`, at least one
+    /// if there is any. The bodies share the rows they came from: copy what is kept for long.
+    pub fn read(
+        &self,
+        queue: QueueId,
+        from: Sequence,
+        limit_bytes: usize,
+    ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
+        self.inner.inbox.check()?;
+        let look = self.inner.inbox.look(queue, from, limit_bytes);
+        let engine = self.inner.engine.get().map_err(|_| ReadError::NoRoom)?;
+        reading::read(engine.as_ref(), queue, (from, limit_bytes), look)
+    }
+
+    /// Everything up to here is on disk for good.
+    pub fn durable(&self) -> Ticket {
+        self.inner.inbox.durable()
+    }
+
+    /// Bytes of messages in memory that wait for their commit.
+    pub fn pending_bytes(&self) -> usize {
+        self.inner.inbox.pending_bytes()
+    }
+
+    /// Bytes that the rows occupy on the disk, as of the last commit.
+    pub fn disk_bytes(&self) -> u64 {
+        self.inner.inbox.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Commits everything, syncs, and ends the committer. Other handles get [`Stopped`] from then on.
+    pub fn close(self) -> Result<(), Stopped> {
+        self.inner.close()
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Store")
+            .field("durable", &self.durable())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), Stopped> {
+        let Some(thread) = self
+            .committer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return Ok(());
+        };
+        self.inbox.bell.close();
+        let outcome = thread
+            .join()
+            .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
+        if let Some(engine) = self.engine.take() {
+            close(engine);
+        }
+        outcome
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Whoever wants to know the outcome calls `close`; a failure has been announced by the committer.
+        let _ = self.close();
+    }
+}

@@ -1,0 +1,227 @@
+//! Each call, and what is left of it after the store was opened again.
+
+use storage::{OpenError, QueueId, Sequence, Settled, Store, Urgency};
+
+use crate::support::{body, fill, open, read_all, wait};
+
+const QUEUE: QueueId = QueueId(7);
+
+#[test]
+fn what_was_appended_is_there_after_a_restart_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 1..2_001, 100);
+    opened.store.close().unwrap();
+
+    let opened = open(folder.path());
+    let queue = &opened.queues[0];
+    assert_eq!(
+        (queue.queue, queue.next, queue.ready, queue.bytes),
+        (QUEUE, Sequence(2_001), 2_000, 200_000)
+    );
+    assert_eq!(
+        read_all(&opened.store, QUEUE, 100),
+        (1..2_001).collect::<Vec<_>>()
+    );
+    assert_eq!(opened.report, storage::Report::default());
+}
+
+#[test]
+fn a_message_of_ten_megabytes_comes_back_whole_and_goes_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 1..3, 10 << 20);
+    opened.store.close().unwrap();
+
+    let opened = open(folder.path());
+    let found = opened.store.read(QUEUE, Sequence(1), 1).unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].1 == body(QUEUE, 1, 10 << 20));
+    let Settled::Recorded(ticket) = opened.store.settle(QUEUE, Sequence(1)).unwrap() else {
+        panic!("it is on disk")
+    };
+    wait(&opened.store, ticket);
+    assert_eq!(read_all(&opened.store, QUEUE, 10 << 20), [2]);
+    let left = std::fs::read_dir(folder.path().join("rows/blobs"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "a value left the synced file");
+}
+
+#[test]
+fn a_message_settled_before_its_commit_never_reaches_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    let ticket = opened
+        .store
+        .append(QUEUE, Sequence(1), &[b"short-lived"], Urgency::Eventually)
+        .unwrap();
+    assert_eq!(
+        opened.store.settle(QUEUE, Sequence(1)).unwrap(),
+        Settled::Elided
+    );
+    wait(&opened.store, ticket);
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(opened.queues, []);
+}
+
+#[test]
+fn messages_settled_in_any_order_do_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..3_000, 40);
+    let mut left: Vec<u64> = (0..3_000).collect();
+    let settle = |store: &Store, number: u64| match store.settle(QUEUE, Sequence(number)).unwrap() {
+        Settled::Recorded(ticket) => ticket,
+        Settled::Elided => panic!("it is on disk"),
+    };
+    for step in [7, 5, 3] {
+        let gone: Vec<u64> = left
+            .iter()
+            .copied()
+            .filter(|number| number % step == 0 || *number < 400 / step)
+            .rev()
+            .collect();
+        left.retain(|number| !gone.contains(number));
+        let tickets: Vec<_> = gone
+            .iter()
+            .map(|number| settle(&opened.store, *number))
+            .collect();
+        assert_eq!(read_all(&opened.store, QUEUE, 40), left);
+        wait(&opened.store, *tickets.iter().max().unwrap());
+        assert_eq!(read_all(&opened.store, QUEUE, 40), left);
+    }
+    opened.store.close().unwrap();
+
+    let opened = open(folder.path());
+    assert_eq!(read_all(&opened.store, QUEUE, 40), left);
+    assert_eq!(opened.queues[0].ready, left.len() as u64);
+    assert_eq!(opened.queues[0].bytes, left.len() as u64 * 40);
+    for number in left {
+        settle(&opened.store, number);
+    }
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(opened.queues[0].ready, 0);
+    assert_eq!(opened.queues[0].next, Sequence(3_000));
+}
+
+#[test]
+fn a_purged_queue_is_empty_at_once_and_takes_new_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..20_000, 400);
+    opened.store.purge(QUEUE, Sequence(19_999)).unwrap();
+    assert_eq!(read_all(&opened.store, QUEUE, 400), []);
+    fill(&opened.store, QUEUE, 20_000..20_010, 400);
+    opened.store.close().unwrap();
+
+    let opened = open(folder.path());
+    assert_eq!(opened.queues[0].ready, 10);
+    assert_eq!(
+        read_all(&opened.store, QUEUE, 400),
+        (20_000..20_010).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_partial_purge_leaves_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..1_000, 100);
+    let ticket = opened.store.purge(QUEUE, Sequence(499)).unwrap();
+    wait(&opened.store, ticket);
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(opened.queues[0].ready, 500);
+    assert_eq!(
+        read_all(&opened.store, QUEUE, 100),
+        (500..1_000).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_dropped_queue_is_gone_and_the_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..5_000, 300);
+    fill(&opened.store, QueueId(8), 0..10, 300);
+    let ticket = opened.store.drop_queue(QUEUE).unwrap();
+    assert_eq!(read_all(&opened.store, QUEUE, 300), []);
+    wait(&opened.store, ticket);
+    assert_eq!(read_all(&opened.store, QUEUE, 300), []);
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(opened.queues.len(), 1);
+    assert_eq!(read_all(&opened.store, QueueId(8), 300).len(), 10);
+}
+
+#[test]
+fn facts_come_back_in_the_order_of_their_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    let long = vec![9_u8; 1 << 20];
+    opened.store.put(b"b", b"two".to_vec()).unwrap();
+    opened.store.put(b"long", long.clone()).unwrap();
+    opened.store.put(b"a", Vec::new()).unwrap();
+    opened.store.put(b"gone", vec![1; 100_000]).unwrap();
+    opened.store.put(b"shrunk", vec![1; 100_000]).unwrap();
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    opened.store.remove(b"gone").unwrap();
+    opened.store.put(b"shrunk", b"small".to_vec()).unwrap();
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    let expected: Vec<(Vec<u8>, Vec<u8>)> = vec![
+        (b"a".to_vec(), Vec::new()),
+        (b"b".to_vec(), b"two".to_vec()),
+        (b"long".to_vec(), long),
+        (b"shrunk".to_vec(), b"small".to_vec()),
+    ];
+    assert_eq!(opened.facts, expected);
+}
+
+#[test]
+fn the_watermark_of_deliveries_survives() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..10, 10);
+    opened.store.delivered(QUEUE, Sequence(4));
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(opened.queues[0].delivered, Some(Sequence(4)));
+}
+
+#[test]
+fn a_second_store_on_the_folder_is_told_who_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let _opened = open(folder.path());
+    let error = Store::open(folder.path(), storage::Options::default(), |_| {}).unwrap_err();
+    let OpenError::InUse { holder, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(*holder, Some(std::process::id()));
+}
+
+#[test]
+fn reading_sees_messages_that_wait_for_their_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    fill(&opened.store, QUEUE, 0..100, 10);
+    for number in 100..200 {
+        opened
+            .store
+            .append(
+                QUEUE,
+                Sequence(number),
+                &[&body(QUEUE, number, 10)],
+                Urgency::Eventually,
+            )
+            .unwrap();
+    }
+    assert_eq!(
+        read_all(&opened.store, QUEUE, 10),
+        (0..200).collect::<Vec<_>>()
+    );
+}

@@ -1,0 +1,6 @@
+//! The store as its caller sees it, on real folders.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod calls;
+mod support;
