@@ -1,0 +1,198 @@
+//! Drives AMQP brokers through the same work, one after the other, and sets their figures side by side.
+//!
+//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--sink] LABEL=FOLDER|URL[,PID]…`; the first
+//! broker is ours, the others its peers. `run.sh` beside this crate starts them. Every body and sequence number that
+//! comes back is checked: a fast wrong answer is a failure.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people, far below 2^53"
+)]
+
+mod backlog;
+mod churn;
+mod client;
+mod confirms;
+mod growth;
+mod handoff;
+mod histogram;
+mod load;
+mod message;
+mod peer;
+mod process;
+mod report;
+mod rows;
+mod sink;
+mod startup;
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+
+use peer::Peer;
+use report::{Outcome, short};
+use rows::{Figures, ROWS, Row};
+
+/// What was asked for.
+struct Options {
+    only: Option<String>,
+    seconds: f64,
+    rounds: usize,
+    growth: bool,
+    peers: Vec<Peer>,
+}
+
+fn main() -> ExitCode {
+    let options = match parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(what) => {
+            eprintln!("cbroker-compare: {what}");
+            return ExitCode::from(2);
+        }
+    };
+    let all_went_well = if options.growth {
+        grow(&options)
+    } else {
+        compare(&options)
+    };
+    if all_went_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options {
+        only: None,
+        seconds: 3.0,
+        rounds: 1,
+        growth: false,
+        peers: Vec::new(),
+    };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--only" => options.only = Some(value()?),
+            "--seconds" => {
+                options.seconds = value()?.parse().map_err(|_| "--seconds needs a number")?;
+            }
+            "--rounds" => {
+                options.rounds = value()?.parse().map_err(|_| "--rounds needs a number")?;
+            }
+            "--growth" => options.growth = true,
+            "--sink" => options.peers.push(start_sink()?),
+            other => options
+                .peers
+                .push(Peer::parse(other).ok_or(format!("cannot use {other}"))?),
+        }
+    }
+    if options.peers.is_empty() {
+        Err("name at least one broker".to_owned())
+    } else {
+        Ok(options)
+    }
+}
+
+fn start_sink() -> Result<Peer, String> {
+    sink::start()
+        .map(|address| Peer::here("sink", address))
+        .map_err(|error| error.to_string())
+}
+
+fn compare(options: &Options) -> bool {
+    let chosen = |row: &&Row| {
+        options
+            .only
+            .as_ref()
+            .is_none_or(|only| row.name.contains(only.as_str()))
+    };
+    let mut outcomes = Vec::new();
+    for row in ROWS.iter().filter(chosen) {
+        let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); options.peers.len()];
+        for _ in 0..options.rounds {
+            for (peer, figures) in options.peers.iter().zip(&mut rounds) {
+                figures.extend(measure(peer, row, options.seconds));
+            }
+        }
+        outcomes.push(Outcome {
+            row,
+            figures: rounds.into_iter().map(median).collect(),
+        });
+    }
+    let labels: Vec<String> = options
+        .peers
+        .iter()
+        .map(|peer| peer.label.clone())
+        .collect();
+    report::figures(&labels, &outcomes);
+    report::ratios(&labels, &outcomes);
+    outcomes
+        .iter()
+        .all(|outcome| outcome.figures.first().is_some_and(Option::is_some))
+}
+
+fn measure(peer: &Peer, row: &Row, seconds: f64) -> Option<Figures> {
+    match (row.measure)(peer, seconds) {
+        Ok(figures) => {
+            let cpu = figures
+                .cpu_us
+                .map_or(String::new(), |cpu| format!(", {cpu:.2} µs"));
+            eprintln!(
+                "{}: {}: {} {}{cpu}",
+                row.name,
+                peer.label,
+                short(figures.value),
+                row.unit
+            );
+            Some(figures)
+        }
+        Err(error) => {
+            eprintln!("{}: {}: failed: {error}", row.name, peer.label);
+            None
+        }
+    }
+}
+
+/// The round in the middle by the row's own figure.
+fn median(mut rounds: Vec<Figures>) -> Option<Figures> {
+    rounds.sort_by(|a, b| a.value.total_cmp(&b.value));
+    let middle = rounds.len() / 2;
+    rounds.into_iter().nth(middle)
+}
+
+fn grow(options: &Options) -> bool {
+    let mut all_went_well = true;
+    println!("| as it grows | broker | figure |\n|---|---|---|");
+    for curve in &growth::CURVES {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|only| !curve.name.contains(only.as_str()))
+        {
+            continue;
+        }
+        for peer in &options.peers {
+            let points: io::Result<Vec<growth::Point>> = (curve.measure)(peer);
+            let shown = match points {
+                Ok(points) => {
+                    let each = points
+                        .iter()
+                        .map(|(count, figure)| format!("{count}: {}", short(*figure)));
+                    each.collect::<Vec<_>>().join(", ")
+                }
+                Err(error) => {
+                    all_went_well = false;
+                    format!("failed: {error}")
+                }
+            };
+            println!(
+                "| {} ({}) | {} | {shown} |",
+                curve.name, curve.unit, peer.label
+            );
+        }
+    }
+    all_went_well
+}
