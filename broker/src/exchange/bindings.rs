@@ -1,0 +1,153 @@
+//! The set of an exchange's bindings, found by identity or by destination.
+//!
+//! The order in which arguments were sent does not count for identity. A slot is a binding's stable number for as long
+//! as it lives, so that an index can point at it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use crate::wire::table::Table;
+
+pub(super) type Slot = usize;
+
+/// A binding as it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding<'a, D> {
+    /// Where it leads.
+    pub destination: &'a D,
+    /// The routing key or pattern.
+    pub key: &'a [u8],
+    /// As they were sent.
+    pub arguments: &'a Table,
+}
+
+#[derive(Debug)]
+pub(super) struct Held<D> {
+    pub(super) destination: D,
+    pub(super) key: Box<[u8]>,
+    pub(super) arguments: Table,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Identity<D> {
+    destination: D,
+    key: Box<[u8]>,
+    /// The encoding of the arguments in the order of their names.
+    arguments: Box<[u8]>,
+}
+
+impl<D: Clone> Identity<D> {
+    fn new(destination: &D, key: &[u8], arguments: &Table) -> Self {
+        let mut entries: Vec<_> = arguments.iter().collect();
+        entries.sort();
+        let sorted: Table = entries
+            .into_iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        Self {
+            destination: destination.clone(),
+            key: key.into(),
+            arguments: sorted.to_bytes().into(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Bindings<D> {
+    held: Vec<Option<Held<D>>>,
+    free: Vec<Slot>,
+    slots: HashMap<Identity<D>, Slot>,
+    by_destination: HashMap<D, Vec<Slot>>,
+}
+
+impl<D> Default for Bindings<D> {
+    fn default() -> Self {
+        Self {
+            held: Vec::new(),
+            free: Vec::new(),
+            slots: HashMap::new(),
+            by_destination: HashMap::new(),
+        }
+    }
+}
+
+impl<D: Clone + Eq + Hash> Bindings<D> {
+    /// `None` where it is there already.
+    pub(super) fn insert(&mut self, destination: &D, key: &[u8], arguments: Table) -> Option<Slot> {
+        let identity = Identity::new(destination, key, &arguments);
+        if self.slots.contains_key(&identity) {
+            return None;
+        }
+        let held = Held {
+            destination: destination.clone(),
+            key: key.into(),
+            arguments,
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.held[slot] = Some(held);
+                slot
+            }
+            None => {
+                self.held.push(Some(held));
+                self.held.len() - 1
+            }
+        };
+        self.slots.insert(identity, slot);
+        self.by_destination
+            .entry(destination.clone())
+            .or_default()
+            .push(slot);
+        Some(slot)
+    }
+
+    pub(super) fn find(&self, destination: &D, key: &[u8], arguments: &Table) -> Option<Slot> {
+        self.slots
+            .get(&Identity::new(destination, key, arguments))
+            .copied()
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Held<D>> {
+        let held = self.held.get_mut(slot)?.take()?;
+        self.slots.remove(&Identity::new(
+            &held.destination,
+            &held.key,
+            &held.arguments,
+        ));
+        if let Some(slots) = self.by_destination.get_mut(&held.destination) {
+            slots.retain(|&other| other != slot);
+            if slots.is_empty() {
+                self.by_destination.remove(&held.destination);
+            }
+        }
+        self.free.push(slot);
+        Some(held)
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> Option<Binding<'_, D>> {
+        self.held.get(slot)?.as_ref().map(view)
+    }
+
+    pub(super) fn slots_of(&self, destination: &D) -> Vec<Slot> {
+        self.by_destination
+            .get(destination)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Binding<'_, D>> {
+        self.held.iter().flatten().map(view)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+fn view<D>(held: &Held<D>) -> Binding<'_, D> {
+    Binding {
+        destination: &held.destination,
+        key: &held.key,
+        arguments: &held.arguments,
+    }
+}

@@ -1,0 +1,209 @@
+//! Matching by headers: the arguments of a binding against the headers of a message.
+//!
+//! `x-match` says how: `all` (the default) and `any` leave out arguments whose names begin with `x-`, `all-with-x` and
+//! `any-with-x` count them too, and `x-match` itself never counts. An argument without a value asks only for the
+//! header's presence; numbers compare by value, whatever their width.
+//!
+//! Each binding is filed under the values that it asks for: `any` under all of them, `all` under the one that the
+//! fewest others share. So a message is compared only with bindings that it shares a value with.
+
+use std::collections::HashMap;
+
+use super::BindError;
+use super::bindings::Slot;
+use crate::wire::table::{Table, Value};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    All,
+    Any,
+}
+
+/// The mode, and whether `x-` arguments count.
+fn mode(arguments: &Table) -> Result<(Mode, bool), BindError> {
+    let Some(value) = arguments.get("x-match") else {
+        return Ok((Mode::All, false));
+    };
+    let Some(bytes) = value.as_bytes() else {
+        return Err(BindError::MatchType {
+            kind: value.type_name(),
+            value: value.to_erlang(),
+        });
+    };
+    match bytes {
+        b"all" => Ok((Mode::All, false)),
+        b"any" => Ok((Mode::Any, false)),
+        b"all-with-x" => Ok((Mode::All, true)),
+        b"any-with-x" => Ok((Mode::Any, true)),
+        other => Err(BindError::MatchValue(
+            String::from_utf8_lossy(other).into_owned(),
+        )),
+    }
+}
+
+/// Refuses an `x-match` that means nothing.
+pub(super) fn check(arguments: &Table) -> Result<(), BindError> {
+    mode(arguments).map(drop)
+}
+
+/// A value such that two are equal exactly when RabbitMQ takes them for the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Wanted {
+    Present,
+    Integer(i64),
+    Float(u64),
+    Exactly(Value),
+}
+
+impl Wanted {
+    fn of(value: &Value) -> Self {
+        if let Some(number) = value.as_integer() {
+            return Self::Integer(number);
+        }
+        match value.as_float() {
+            // Adding zero turns the negative zero into the other one.
+            Some(number) => Self::Float((number + 0.0).to_bits()),
+            None => Self::Exactly(value.clone()),
+        }
+    }
+
+    fn asked_by(value: &Value) -> Self {
+        match value {
+            Value::Void => Self::Present,
+            other => Self::of(other),
+        }
+    }
+}
+
+type Ask = (Box<[u8]>, Wanted);
+
+#[derive(Debug)]
+struct Spec<D> {
+    mode: Mode,
+    asks: Vec<Ask>,
+    /// The places in `filed` where this one stands.
+    filed: Vec<Ask>,
+    destination: D,
+}
+
+#[derive(Debug)]
+pub(super) struct HeadersIndex<D> {
+    specs: HashMap<Slot, Spec<D>>,
+    filed: HashMap<Box<[u8]>, HashMap<Wanted, Vec<Slot>>>,
+    /// Those of `all` that ask for nothing.
+    always: Vec<Slot>,
+}
+
+impl<D> Default for HeadersIndex<D> {
+    fn default() -> Self {
+        Self {
+            specs: HashMap::new(),
+            filed: HashMap::new(),
+            always: Vec::new(),
+        }
+    }
+}
+
+impl<D: Clone> HeadersIndex<D> {
+    /// `arguments` have passed [`check`].
+    pub(super) fn add(&mut self, slot: Slot, arguments: &Table, destination: &D) {
+        let (mode, with_x) = mode(arguments).unwrap_or((Mode::All, false));
+        let counts = |name: &[u8]| name != b"x-match" && (with_x || !name.starts_with(b"x-"));
+        let asks: Vec<Ask> = arguments
+            .iter()
+            .filter(|(name, _)| counts(name.as_bytes()))
+            .map(|(name, value)| (name.as_bytes().into(), Wanted::asked_by(value)))
+            .collect();
+        let filed = match mode {
+            Mode::Any => asks.clone(),
+            Mode::All => asks
+                .iter()
+                .min_by_key(|ask| self.sharing(ask))
+                .cloned()
+                .into_iter()
+                .collect(),
+        };
+        for (name, wanted) in &filed {
+            self.filed
+                .entry(name.clone())
+                .or_default()
+                .entry(wanted.clone())
+                .or_default()
+                .push(slot);
+        }
+        if mode == Mode::All && asks.is_empty() {
+            self.always.push(slot);
+        }
+        self.specs.insert(
+            slot,
+            Spec {
+                mode,
+                asks,
+                filed,
+                destination: destination.clone(),
+            },
+        );
+    }
+
+    /// How many bindings are filed under this value.
+    fn sharing(&self, (name, wanted): &Ask) -> usize {
+        self.filed
+            .get(name)
+            .and_then(|values| values.get(wanted))
+            .map_or(0, Vec::len)
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let Some(spec) = self.specs.remove(&slot) else {
+            return;
+        };
+        self.always.retain(|&other| other != slot);
+        for (name, wanted) in spec.filed {
+            let Some(values) = self.filed.get_mut(&name) else {
+                continue;
+            };
+            if let Some(slots) = values.get_mut(&wanted) {
+                slots.retain(|&other| other != slot);
+                if slots.is_empty() {
+                    values.remove(&wanted);
+                }
+            }
+            if values.is_empty() {
+                self.filed.remove(&name);
+            }
+        }
+    }
+
+    pub(super) fn route<'a>(&'a self, headers: &Table, hit: &mut impl FnMut(&'a D)) {
+        let found: HashMap<&[u8], Wanted> = headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), Wanted::of(value)))
+            .collect();
+        let mut test = |slot: &Slot| {
+            if let Some(spec) = self.specs.get(slot).filter(|spec| spec.matches(&found)) {
+                hit(&spec.destination);
+            }
+        };
+        self.always.iter().for_each(&mut test);
+        for (name, value) in &found {
+            let Some(values) = self.filed.get(*name) else {
+                continue;
+            };
+            for wanted in [&Wanted::Present, value] {
+                values.get(wanted).into_iter().flatten().for_each(&mut test);
+            }
+        }
+    }
+}
+
+impl<D> Spec<D> {
+    fn matches(&self, found: &HashMap<&[u8], Wanted>) -> bool {
+        // A binding of `any` stands only where one of its values was found.
+        self.mode == Mode::Any
+            || self.asks.iter().all(|(name, wanted)| {
+                found
+                    .get(&**name)
+                    .is_some_and(|value| *wanted == Wanted::Present || wanted == value)
+            })
+    }
+}

@@ -1,0 +1,212 @@
+//! Patterns of words in a trie: `*` stands for one word, `#` for any number of them.
+//!
+//! A routing key is walked word by word with the set of nodes that the words so far lead to, never by backtracking, so
+//! `#.a.#.a.#` costs no more than its nodes for each word. A node can be in that set only once: it has one parent, and
+//! the one way to reach a node twice (a `#` that is entered anew while it is still active) is closed by `opened`.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
+use super::targets::Targets;
+
+type NodeId = usize;
+
+const ROOT: NodeId = 0;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Root,
+    Word,
+    Star,
+    Hash,
+}
+
+#[derive(Debug)]
+struct Node<D> {
+    step: Step,
+    parent: NodeId,
+    /// The word that leads here from the parent.
+    word: Box<[u8]>,
+    words: HashMap<Box<[u8]>, NodeId>,
+    star: Option<NodeId>,
+    hash: Option<NodeId>,
+    /// Whether a `#` lies on the way from the root, this node not counted.
+    is_under_hash: bool,
+    targets: Targets<D>,
+}
+
+impl<D: Clone + Eq + Hash> Node<D> {
+    fn new(step: Step, parent: NodeId, word: &[u8], is_under_hash: bool) -> Self {
+        Self {
+            step,
+            parent,
+            word: word.into(),
+            words: HashMap::new(),
+            star: None,
+            hash: None,
+            is_under_hash,
+            targets: Targets::default(),
+        }
+    }
+
+    fn is_bare(&self) -> bool {
+        self.targets.is_empty()
+            && self.words.is_empty()
+            && self.star.is_none()
+            && self.hash.is_none()
+    }
+
+    fn child(&self, word: &[u8]) -> Option<NodeId> {
+        match word {
+            b"*" => self.star,
+            b"#" => self.hash,
+            _ => self.words.get(word).copied(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Trie<D> {
+    nodes: Vec<Node<D>>,
+    free: Vec<NodeId>,
+}
+
+impl<D: Clone + Eq + Hash> Default for Trie<D> {
+    fn default() -> Self {
+        Self {
+            nodes: vec![Node::new(Step::Root, ROOT, b"", false)],
+            free: Vec::new(),
+        }
+    }
+}
+
+/// The words of a key. The empty key has none.
+fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let count = if key.is_empty() { 0 } else { usize::MAX };
+    key.split(|&octet| octet == b'.').take(count)
+}
+
+impl<D: Clone + Eq + Hash> Trie<D> {
+    pub(super) fn add(&mut self, pattern: &[u8], destination: &D) {
+        let mut node = ROOT;
+        for word in words(pattern) {
+            node = self.nodes[node]
+                .child(word)
+                .unwrap_or_else(|| self.grow(node, word));
+        }
+        self.nodes[node].targets.add(destination);
+    }
+
+    fn grow(&mut self, parent: NodeId, word: &[u8]) -> NodeId {
+        let step = match word {
+            b"*" => Step::Star,
+            b"#" => Step::Hash,
+            _ => Step::Word,
+        };
+        let is_under_hash =
+            self.nodes[parent].is_under_hash || self.nodes[parent].step == Step::Hash;
+        let node = Node::new(step, parent, word, is_under_hash);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.nodes[id] = node;
+                id
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        };
+        let parent = &mut self.nodes[parent];
+        match step {
+            Step::Star => parent.star = Some(id),
+            Step::Hash => parent.hash = Some(id),
+            Step::Word | Step::Root => {
+                parent.words.insert(word.into(), id);
+            }
+        }
+        id
+    }
+
+    pub(super) fn remove(&mut self, pattern: &[u8], destination: &D) {
+        let mut node = ROOT;
+        for word in words(pattern) {
+            let Some(child) = self.nodes[node].child(word) else {
+                return;
+            };
+            node = child;
+        }
+        self.nodes[node].targets.remove(destination);
+        while node != ROOT && self.nodes[node].is_bare() {
+            node = self.prune(node);
+        }
+    }
+
+    /// Takes a bare node off its parent; gives the parent.
+    fn prune(&mut self, id: NodeId) -> NodeId {
+        let (step, parent) = (self.nodes[id].step, self.nodes[id].parent);
+        let word = std::mem::take(&mut self.nodes[id].word);
+        let above = &mut self.nodes[parent];
+        match step {
+            Step::Star => above.star = None,
+            Step::Hash => above.hash = None,
+            Step::Word | Step::Root => {
+                above.words.remove(&word);
+            }
+        }
+        self.free.push(id);
+        parent
+    }
+
+    pub(super) fn route<'a>(&'a self, key: &[u8], hit: &mut impl FnMut(&'a D)) {
+        let mut walk = Walk {
+            trie: self,
+            active: Vec::new(),
+            opened: HashSet::new(),
+        };
+        walk.enter(ROOT);
+        for word in words(key) {
+            walk.advance(word);
+        }
+        for id in walk.active {
+            self.nodes[id].targets.iter().for_each(&mut *hit);
+        }
+    }
+}
+
+struct Walk<'a, D> {
+    trie: &'a Trie<D>,
+    /// The nodes that the words so far lead to.
+    active: Vec<NodeId>,
+    /// Nodes below a `#` whose own `#` is active already.
+    opened: HashSet<NodeId>,
+}
+
+impl<D: Clone + Eq + Hash> Walk<'_, D> {
+    /// Makes a node active, and its `#`, which may stand for no word at all.
+    fn enter(&mut self, mut id: NodeId) {
+        loop {
+            self.active.push(id);
+            let node = &self.trie.nodes[id];
+            let Some(hash) = node.hash else { return };
+            if node.is_under_hash && !self.opened.insert(id) {
+                return;
+            }
+            id = hash;
+        }
+    }
+
+    fn advance(&mut self, word: &[u8]) {
+        for id in std::mem::take(&mut self.active) {
+            let node = &self.trie.nodes[id];
+            if node.step == Step::Hash {
+                self.active.push(id);
+            }
+            if let Some(&child) = node.words.get(word) {
+                self.enter(child);
+            }
+            if let Some(star) = node.star {
+                self.enter(star);
+            }
+        }
+    }
+}
