@@ -83,16 +83,12 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             key: key.into(),
             arguments,
         };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.held[slot] = Some(held);
-                slot
-            }
-            None => {
-                self.held.push(Some(held));
-                self.held.len() - 1
-            }
-        };
+        let slot = self.free.pop().unwrap_or(self.held.len());
+        if slot == self.held.len() {
+            self.held.push(Some(held));
+        } else {
+            self.held[slot] = Some(held);
+        }
         self.slots.insert(identity, slot);
         self.by_destination
             .entry(destination.clone())

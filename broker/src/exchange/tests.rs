@@ -32,7 +32,7 @@ fn table(entries: &[(&str, Value)]) -> Table {
 fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> Vec<u32> {
     let mut hits = Vec::new();
     exchange.route(key, || Some(headers.clone()), &mut |destination| {
-        hits.push(*destination)
+        hits.push(*destination);
     });
     hits.sort_unstable();
     hits.dedup();

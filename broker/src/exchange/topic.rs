@@ -106,16 +106,12 @@ impl<D: Clone + Eq + Hash> Trie<D> {
         let is_under_hash =
             self.nodes[parent].is_under_hash || self.nodes[parent].step == Step::Hash;
         let node = Node::new(step, parent, word, is_under_hash);
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.nodes[id] = node;
-                id
-            }
-            None => {
-                self.nodes.push(node);
-                self.nodes.len() - 1
-            }
-        };
+        let id = self.free.pop().unwrap_or(self.nodes.len());
+        if id == self.nodes.len() {
+            self.nodes.push(node);
+        } else {
+            self.nodes[id] = node;
+        }
         let parent = &mut self.nodes[parent];
         match step {
             Step::Star => parent.star = Some(id),

@@ -1,0 +1,3 @@
+//! Queue and topology to store and back.
+
+pub mod records;

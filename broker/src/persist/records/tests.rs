@@ -1,0 +1,158 @@
+//! Every fact there and back, and every damage noticed.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use proptest::prelude::*;
+
+use super::{
+    BindingFact, DestinationKind, ExchangeFact, Fact, FactError, PermissionFact, QueueFact,
+    UserFact, VhostFact,
+};
+use crate::wire::table::{Table, Value};
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-c/.]{0,6}", "\\PC{0,20}"]
+}
+
+fn arguments() -> impl Strategy<Value = Table> {
+    proptest::collection::vec((name(), any::<i32>()), 0..4).prop_map(|entries| {
+        let mut table = Table::new();
+        for (name, number) in entries {
+            table.set(&name, Value::Int(number));
+        }
+        table
+    })
+}
+
+fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..most)
+}
+
+fn any_topology() -> impl Strategy<Value = Fact> {
+    let exchange = (name(), name(), name(), any::<(bool, bool)>(), arguments());
+    let queue = (name(), name(), any::<u64>(), any::<bool>(), arguments());
+    let binding = (
+        name(),
+        name(),
+        name(),
+        any::<bool>(),
+        octets(10),
+        arguments(),
+    );
+    prop_oneof![
+        exchange.prop_map(|(vhost, name, kind, (auto_delete, internal), arguments)| {
+            Fact::Exchange(ExchangeFact {
+                vhost,
+                name,
+                kind,
+                auto_delete,
+                internal,
+                arguments,
+            })
+        }),
+        queue.prop_map(|(vhost, name, id, auto_delete, arguments)| {
+            Fact::Queue(QueueFact {
+                vhost,
+                name,
+                id,
+                auto_delete,
+                arguments,
+            })
+        }),
+        binding.prop_map(|(vhost, source, destination, is_queue, key, arguments)| {
+            let kind = if is_queue {
+                DestinationKind::Queue
+            } else {
+                DestinationKind::Exchange
+            };
+            Fact::Binding(BindingFact {
+                vhost,
+                source,
+                kind,
+                destination,
+                key,
+                arguments,
+            })
+        }),
+    ]
+}
+
+fn any_fact() -> impl Strategy<Value = Fact> {
+    let tags = || proptest::collection::vec(name(), 0..3);
+    let vhost = (name(), name(), tags());
+    let permission = (name(), name(), name(), name(), name());
+    prop_oneof![
+        3 => any_topology(),
+        1 => vhost.prop_map(|(name, description, tags)| Fact::Vhost(VhostFact { name, description, tags })),
+        1 => (name(), octets(40), tags())
+            .prop_map(|(name, password, tags)| Fact::User(UserFact { name, password, tags })),
+        1 => permission.prop_map(|(user, vhost, configure, write, read)| {
+            Fact::Permission(PermissionFact { user, vhost, configure, write, read })
+        }),
+        1 => (name(), any::<u64>()).prop_map(|(name, next)| Fact::Counter { name, next }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_fact_survives_the_way_there_and_back(fact in any_fact()) {
+        prop_assert!(fact.key().len() <= 1024);
+        prop_assert_eq!(Fact::decode(&fact.key(), &fact.value()), Ok(fact));
+    }
+
+    #[test]
+    fn a_cut_value_is_damaged(fact in any_fact(), at in any::<prop::sample::Index>()) {
+        let value = fact.value();
+        let cut = &value[..at.index(value.len())];
+        prop_assert_eq!(Fact::decode(&fact.key(), cut), Err(FactError::Damaged));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(key in octets(20), value in octets(80)) {
+        let _ = Fact::decode(&key, &value);
+    }
+}
+
+#[test]
+fn names_never_run_together_to_the_same_key() {
+    let permission = |user: &str, vhost: &str| {
+        let (user, vhost) = (user.to_owned(), vhost.to_owned());
+        let (configure, write, read) = (String::new(), String::new(), String::new());
+        Fact::Permission(PermissionFact {
+            user,
+            vhost,
+            configure,
+            write,
+            read,
+        })
+        .key()
+    };
+    assert_ne!(permission("ab", "c"), permission("a", "bc"));
+    assert_ne!(permission("", "a"), permission("a", ""));
+}
+
+#[test]
+fn a_value_from_the_future_or_under_anothers_key_is_told_apart() {
+    let fact = Fact::Counter {
+        name: "queue".into(),
+        next: 7,
+    };
+    let mut newer = fact.value();
+    newer[0] = 2;
+    assert_eq!(
+        Fact::decode(&fact.key(), &newer),
+        Err(FactError::UnknownVersion(2))
+    );
+    assert_eq!(
+        Fact::decode(b"?", &fact.value()),
+        Err(FactError::UnknownKind(b'?'))
+    );
+    let other = Fact::Counter {
+        name: "other".into(),
+        next: 7,
+    };
+    assert_eq!(
+        Fact::decode(&other.key(), &fact.value()),
+        Err(FactError::Damaged)
+    );
+}

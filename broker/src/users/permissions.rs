@@ -1,0 +1,122 @@
+//! What a user may configure, write and read in one vhost, each as a regular expression over names.
+
+use regex_lite::Regex;
+
+/// What an AMQP method does to a queue or exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Declare, delete.
+    Configure,
+    /// Publish to an exchange; bind a queue or a destination exchange; dead-letter into an exchange.
+    Write,
+    /// Consume, get, purge a queue; bind from an exchange.
+    Read,
+}
+
+/// Not a regular expression.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{pattern} is not a regular expression: {reason}")]
+pub struct BadPattern {
+    pattern: String,
+    reason: String,
+}
+
+/// One expression and its compiled form.
+#[derive(Clone, Debug)]
+struct Pattern {
+    source: String,
+    /// `None` matches every name.
+    regex: Option<Regex>,
+}
+
+impl Pattern {
+    fn new(source: &str) -> Result<Self, BadPattern> {
+        let expression = match source {
+            ".*" => {
+                return Ok(Self {
+                    source: source.to_owned(),
+                    regex: None,
+                });
+            }
+            "" => "^$",
+            other => other,
+        };
+        match Regex::new(expression) {
+            Ok(regex) => Ok(Self {
+                source: source.to_owned(),
+                regex: Some(regex),
+            }),
+            Err(error) => Err(BadPattern {
+                pattern: source.to_owned(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        self.regex.as_ref().is_none_or(|regex| regex.is_match(name))
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+/// A user's permissions in one vhost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    configure: Pattern,
+    write: Pattern,
+    read: Pattern,
+}
+
+impl Permissions {
+    /// From three regular expressions.
+    pub fn new(configure: &str, write: &str, read: &str) -> Result<Self, BadPattern> {
+        Ok(Self {
+            configure: Pattern::new(configure)?,
+            write: Pattern::new(write)?,
+            read: Pattern::new(read)?,
+        })
+    }
+
+    /// Everything.
+    pub fn all() -> Self {
+        let any = || Pattern {
+            source: ".*".to_owned(),
+            regex: None,
+        };
+        Self {
+            configure: any(),
+            write: any(),
+            read: any(),
+        }
+    }
+
+    /// Whether the operation is allowed on this name; the default exchange's is empty.
+    pub fn allow(&self, operation: Operation, resource: &str) -> bool {
+        let name = if resource.is_empty() {
+            "amq.default"
+        } else {
+            resource
+        };
+        self.pattern(operation).matches(name)
+    }
+
+    /// The expression as it was set.
+    pub fn source(&self, operation: Operation) -> &str {
+        &self.pattern(operation).source
+    }
+
+    fn pattern(&self, operation: Operation) -> &Pattern {
+        match operation {
+            Operation::Configure => &self.configure,
+            Operation::Write => &self.write,
+            Operation::Read => &self.read,
+        }
+    }
+}
