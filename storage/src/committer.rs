@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crate::bell::Demand;
 use crate::committed::Committed;
 use crate::disk::{Disk, Slot};
-use crate::engine::Change;
+use crate::engine::EngineError;
 use crate::error::Stopped;
 use crate::inbox::{Group, Inbox};
+use crate::steps::Steps;
 
 /// How long unconfirmed messages gather, and how long they ripen after that.
 const GATHER: Duration = Duration::from_millis(5);
@@ -106,36 +107,34 @@ impl Committer {
 
     fn commit_last(&mut self) -> Result<(), Stopped> {
         self.commit_all()?;
-        let mut changes = Vec::new();
-        self.committed.plan_riders(&mut changes);
-        self.write(&changes)
+        let mut steps = Steps::default();
+        self.committed.plan_riders(&mut steps);
+        self.write(steps)
     }
 
     fn commit(&mut self, through: u64, group: Group) -> Result<(), Stopped> {
-        let engine = self
-            .engine
-            .get()
-            .map_err(|error| Stopped::because(error.to_string()))?;
-        let changes = self
+        let broken = |error: EngineError| Stopped::because(error.to_string());
+        let engine = self.engine.get().map_err(broken)?;
+        let steps = self
             .committed
             .plan(engine.as_ref(), &group)
-            .map_err(|error| Stopped::because(error.to_string()))?;
+            .map_err(broken)?;
         drop(engine);
-        if !changes.is_empty() {
-            self.write(&changes)?;
-        }
+        self.write(steps)?;
         if through > 0 {
             self.inbox.finish(through, group);
         }
         Ok(())
     }
 
-    /// Writes changes, however long a full disk makes it wait.
-    fn write(&mut self, changes: &[Change]) -> Result<(), Stopped> {
-        if changes.is_empty() {
+    /// Writes a plan, however long a full disk makes it wait.
+    fn write(&mut self, steps: Steps) -> Result<(), Stopped> {
+        let steps = steps.finish();
+        if steps.is_empty() {
             return Ok(());
         }
-        let outcome = self.engine.get().and_then(|engine| engine.commit(changes));
+        let engine = self.engine.get();
+        let outcome = engine.and_then(|engine| engine.commit(&steps));
         outcome.map_err(|error| Stopped::because(error.to_string()))
     }
 }

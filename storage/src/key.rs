@@ -35,7 +35,7 @@ pub enum Key {
     Row(QueueId, Sequence),
     /// Which messages of that row are settled.
     Marks(QueueId, Sequence),
-    /// A piece of one big message.
+    /// A part of one big message.
     Part(QueueId, Sequence, u32),
 }
 
@@ -117,7 +117,26 @@ pub fn row(queue: QueueId, last: Sequence) -> Vec<u8> {
 
 /// One past the last row that a queue can have.
 pub fn rows_end(queue: QueueId) -> Vec<u8> {
-    let mut key = row(queue, Sequence(u64::MAX));
+    past(row(queue, Sequence(u64::MAX)))
+}
+
+/// All marks of a queue: from, and up to but without.
+pub fn marks_of(queue: QueueId) -> (Vec<u8>, Vec<u8>) {
+    (
+        of_queue(MARKS, queue),
+        past(of_sequence(MARKS, queue, Sequence(u64::MAX))),
+    )
+}
+
+/// All parts of big messages of a queue: from, and up to but without.
+pub fn parts_of(queue: QueueId) -> (Vec<u8>, Vec<u8>) {
+    (
+        of_queue(PART, queue),
+        past(part(queue, Sequence(u64::MAX), u32::MAX)),
+    )
+}
+
+fn past(mut key: Vec<u8>) -> Vec<u8> {
     key.push(0);
     key
 }
@@ -127,7 +146,7 @@ pub fn marks(queue: QueueId, last: Sequence) -> Vec<u8> {
     of_sequence(MARKS, queue, last)
 }
 
-/// The key of one piece of a big message.
+/// The key of one part of a big message.
 pub fn part(queue: QueueId, sequence: Sequence, part: u32) -> Vec<u8> {
     let mut key = of_sequence(PART, queue, sequence);
     key.extend_from_slice(&part.to_be_bytes());

@@ -7,7 +7,8 @@
 //! inbox      hand-over, shards, tickets        pending    one queue's waiting messages, elision
 //! bell       how soon a commit is wanted       committer  the one thread that writes
 //! committed  a group of work → changes         settling   floors, marks, deletions
-//! reading    slices of a queue                 rows       slices of the engine
+//! steps      changes in a safe order           rows       slices of the engine
+//! reading    slices of a queue
 //! recovery   rows → facts and counts           folder     lock, room, place of the rows
 //! engine     what is asked of sled, and sled   disk       what the committer asks of the place
 //! key, record   every byte, see docs/storage.md
@@ -30,6 +31,7 @@ mod reading;
 mod recovery;
 mod rows;
 mod settling;
+mod steps;
 mod store;
 
 pub use error::{OpenError, ReadError, Stopped};

@@ -378,19 +378,9 @@ fn fact_sum(name: &[u8], part: u16, parts: u16, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(sum, bytes)
 }
 
-/// The value that says how many marked rows a dropped queue had.
-pub fn dropped_row(marked: u32) -> Vec<u8> {
-    let mut value = vec![LAYOUT];
-    value.extend_from_slice(&marked.to_be_bytes());
-    value
-}
-
-/// Reads it back.
-pub fn parse_dropped(value: &[u8]) -> Result<u32, Damaged> {
-    match value.split_first_chunk::<1>() {
-        Some(([LAYOUT], rest)) => rest.try_into().map(u32::from_be_bytes).map_err(|_| Damaged),
-        _ => Err(Damaged),
-    }
+/// The value under the key of a dropped queue, which says everything by being there.
+pub fn dropped_row() -> Vec<u8> {
+    vec![LAYOUT]
 }
 
 fn checksum(queue: QueueId, sequence: Sequence, bytes: &[u8]) -> u32 {

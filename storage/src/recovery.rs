@@ -31,7 +31,8 @@ pub(crate) fn version(engine: &dyn Engine) -> Result<u16, EngineError> {
         Some(value) => record::parse_format(&value)
             .map_err(|_| EngineError::Broken("the format row is damaged".to_owned())),
         None => {
-            engine.commit(&[Change::Put(key::FORMAT.to_vec(), record::format_row())])?;
+            let format = Change::Put(key::FORMAT.to_vec(), record::format_row());
+            engine.commit(&[vec![format]])?;
             Ok(record::FORMAT_VERSION)
         }
     }
@@ -98,11 +99,9 @@ fn find_queues(engine: &dyn Engine, found: &mut Found) -> Result<(), EngineError
         ControlFlow::Continue(())
     })?;
     let (from, until) = key::all_dropped();
-    engine.scan(&from, &until, &mut |row, value| {
+    engine.scan(&from, &until, &mut |row, _| {
         if let Some(Key::Dropped(queue)) = Key::parse(row) {
-            found
-                .committed
-                .learn_dropped(queue, record::parse_dropped(&value).unwrap_or(u32::MAX));
+            found.committed.learn_dropped(queue);
         }
         ControlFlow::Continue(())
     })

@@ -7,10 +7,11 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::committed::{State, delete_row};
+use crate::committed::{State, delete_parts};
 use crate::engine::{Change, Engine, EngineError};
 use crate::pending::{Work, joined};
 use crate::record::{Entry, Marks, Row};
+use crate::steps::Steps;
 use crate::{QueueId, Sequence, key};
 
 /// Rows fetched at a time.
@@ -23,15 +24,12 @@ pub(crate) fn settle(
     engine: &dyn Engine,
     queue: QueueId,
     work: &[Work],
-    (state, changes): (&mut State, &mut Vec<Change>),
+    (state, steps): (&mut State, &mut Steps),
 ) -> Result<(), EngineError> {
     let mut ranges = Vec::new();
     for work in work {
         match *work {
             Work::Settle(first, last) => ranges.push((first, last)),
-            Work::Purge(through) if through.0.saturating_add(1) >= state.summary.next => {
-                purge_all(state, through)
-            }
             Work::Purge(through) => ranges.push((Sequence(state.summary.floor), through)),
             Work::Drop => {}
         }
@@ -39,33 +37,31 @@ pub(crate) fn settle(
     if state.summary.ready == 0 {
         return Ok(());
     }
-    Settling {
+    let (dead, partless) = (Vec::new(), Vec::new());
+    let mut settling = Settling {
         engine,
         queue,
         state,
-        changes,
-        dead: Vec::new(),
-    }
-    .run(&joined(ranges))
-}
-
-/// All that is on disk is gone. The rows are deleted later, a slice with each commit.
-fn purge_all(state: &mut State, through: Sequence) {
-    let summary = &mut state.summary;
-    state.is_sweeping |= summary.ready > 0;
-    summary.ready = 0;
-    summary.bytes = 0;
-    summary.floor = summary.floor.max(through.0.saturating_add(1));
-    state.head = None;
+        steps,
+        dead,
+        partless,
+        is_changed: false,
+    };
+    settling.run(&joined(ranges))?;
+    settling.finish();
+    Ok(())
 }
 
 struct Settling<'a> {
     engine: &'a dyn Engine,
     queue: QueueId,
     state: &'a mut State,
-    changes: &'a mut Vec<Change>,
+    steps: &'a mut Steps,
     /// Rows deleted by this plan, which the engine still shows, in order.
     dead: Vec<Sequence>,
+    /// Big messages whose row is deleted, and whose parts have to follow it.
+    partless: Vec<(Sequence, u32)>,
+    is_changed: bool,
 }
 
 impl Settling<'_> {
@@ -97,6 +93,19 @@ impl Settling<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes the numbers that have changed; the parts of what was deleted go after the rows.
+    fn finish(self) {
+        if self.is_changed {
+            self.state.write(self.queue, self.steps);
+        }
+        if !self.partless.is_empty() {
+            self.steps.end();
+        }
+        for (sequence, length) in self.partless {
+            delete_parts(self.queue, sequence, length, self.steps);
+        }
     }
 
     fn rows_from(
@@ -147,6 +156,11 @@ impl Settling<'_> {
         let Some(&newest) = seen.settled.last() else {
             return Ok(());
         };
+        if self.steps.is_full() {
+            self.state.write(self.queue, self.steps);
+            self.steps.end();
+        }
+        self.is_changed = true;
         let summary = &mut self.state.summary;
         summary.ready = summary.ready.saturating_sub(seen.settled.len() as u64);
         let bytes: u64 = seen
@@ -159,10 +173,13 @@ impl Settling<'_> {
         let is_head = self.head(last)? == Some(last);
         match seen.first_left {
             None => {
-                delete_row(self.queue, last, Some(row), self.changes);
+                self.steps.push(Change::Delete(key::row(self.queue, last)));
                 self.dead.push(last);
+                if let Row::Big { length } = row {
+                    self.partless.push((last, *length));
+                }
                 if had_marks {
-                    self.changes
+                    self.steps
                         .push(Change::Delete(key::marks(self.queue, last)));
                     self.state.summary.marked -= 1;
                 }
@@ -177,7 +194,7 @@ impl Settling<'_> {
             Some(_) => {
                 let mut marks = seen.marks;
                 seen.settled.iter().for_each(|index| marks.set(*index));
-                self.changes.push(Change::Put(
+                self.steps.push(Change::Put(
                     key::marks(self.queue, last),
                     marks.encode(self.queue, last),
                 ));
