@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets cbroker beside a RabbitMQ of its own (Debian's rabbitmq-server), on free ports, and prints the tables.
-#   benches/compare/run.sh [--growth] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
+#   benches/compare/run.sh [--growth] [--programs PATH] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
 # A LavinMQ that already runs is named as LavinMQ=amqp://user:password@host:port,PID. RABBITMQ=0 leaves RabbitMQ out.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
@@ -17,6 +17,7 @@ finish() {
     for folder in "$scratch"/*/; do
         [ ! -s "$folder/pid" ] || kill -KILL -- "-$(cat "$folder/pid")" 2>/dev/null || true
     done
+    epmd -port "$epmd" -kill >/dev/null 2>&1 || true
     rm -rf "$scratch"
 }
 trap finish EXIT

@@ -1,6 +1,7 @@
 //! Drives AMQP brokers through the same work, one after the other, and sets their figures side by side.
 //!
-//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--sink] LABEL=FOLDER|URL[,PID]…`; the first
+//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--programs CBROKER] [--sink]
+//! LABEL=FOLDER|URL[,PID]…`; the first
 //! broker is ours, the others its peers. `run.sh` beside this crate starts them. Every body and sequence number that
 //! comes back is checked: a fast wrong answer is a failure.
 
@@ -22,13 +23,16 @@ mod load;
 mod message;
 mod peer;
 mod process;
+mod programs;
 mod report;
 mod rows;
 mod sink;
 mod startup;
+mod terminal;
 mod wire;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use peer::Peer;
@@ -41,17 +45,28 @@ struct Options {
     seconds: f64,
     rounds: usize,
     growth: bool,
+    programs: Option<PathBuf>,
     peers: Vec<Peer>,
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1)) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("--relay", command)) = arguments
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return report_failure(terminal::relay(command));
+    }
+    let options = match parse(arguments.into_iter()) {
         Ok(options) => options,
         Err(what) => {
             eprintln!("cbroker-compare: {what}");
             return ExitCode::from(2);
         }
     };
+    if let (Some(cbroker), Some(peer)) = (&options.programs, options.peers.first()) {
+        return report_failure(programs::measure(cbroker, peer));
+    }
     let all_went_well = if options.growth {
         grow(&options)
     } else {
@@ -64,12 +79,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn report_failure(outcome: io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cbroker-compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options {
         only: None,
         seconds: 3.0,
         rounds: 1,
         growth: false,
+        programs: None,
         peers: Vec::new(),
     };
     while let Some(argument) = arguments.next() {
@@ -82,6 +108,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
             "--rounds" => {
                 options.rounds = value()?.parse().map_err(|_| "--rounds needs a number")?;
             }
+            "--programs" => options.programs = Some(value()?.into()),
             "--growth" => options.growth = true,
             "--sink" => options.peers.push(start_sink()?),
             other => options

@@ -10,10 +10,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::client::{Address, Client};
-use crate::process::{self, Usage};
+use crate::process::{self, Usage, as_pid};
 use crate::wire::fault;
 
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -157,8 +157,4 @@ impl Peer {
             Err(fault(format!("{} did not start", self.label)))
         }
     }
-}
-
-fn as_pid(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::ops::Sub;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Sums over a process and all its descendants.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Usage {
@@ -33,15 +35,38 @@ impl Sub for Usage {
 pub(crate) fn usage(pid: u32) -> Usage {
     let mut sum = Usage::default();
     for process in tree(pid) {
-        let ticks: u64 = stat_fields(process).map_or(0, |fields| fields[11] + fields[12]);
-        sum.cpu_seconds += ticks as f64 / 100.0;
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        sum.peak_mib += kib_of(&status, "VmHWM:") / 1024.0;
-        sum.resident_mib += kib_of(&status, "VmRSS:") / 1024.0;
-        let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-        sum.written += kib_of(&io, "write_bytes:") as u64;
+        let one = usage_of_one(process);
+        sum.cpu_seconds += one.cpu_seconds;
+        sum.peak_mib += one.peak_mib;
+        sum.resident_mib += one.resident_mib;
+        sum.written += one.written;
     }
     sum
+}
+
+/// The usage of `pid` alone.
+pub(crate) fn usage_of_one(pid: u32) -> Usage {
+    let ticks: u64 = stat_fields(pid).map_or(0, |fields| fields[11] + fields[12]);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    Usage {
+        cpu_seconds: ticks as f64 / 100.0,
+        peak_mib: kib_of(&status, "VmHWM:") / 1024.0,
+        resident_mib: kib_of(&status, "VmRSS:") / 1024.0,
+        written: kib_of(&io, "write_bytes:") as u64,
+    }
+}
+
+/// Ends `pid` at once; it may be gone already.
+pub(crate) fn kill(pid: u32) {
+    if let Some(pid) = as_pid(pid) {
+        let _already_gone = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// `pid` as the kernel's calls take it; None for 0.
+pub(crate) fn as_pid(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// Lets the kernel forget the peaks so far.

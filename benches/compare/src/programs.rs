@@ -1,0 +1,207 @@
+//! Whole processes: what a person waits for when a command is typed, and what the wrap adds to a terminal.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::peer::Peer;
+use crate::process;
+use crate::report::short;
+use crate::terminal::{Terminal, run_quietly};
+use crate::wire::fault;
+
+const RUNS: usize = 41;
+const KEYS: usize = 2_000;
+const FLOOD_BYTES: usize = 200 * 1024 * 1024;
+
+/// Prints the table for the binary `cbroker`, with `peer` as the broker that it talks to.
+pub(crate) fn measure(cbroker: &Path, peer: &Peer) -> io::Result<()> {
+    let bench = Bench::new(cbroker, peer)?;
+    println!("| whole process | median ms | slowest of {RUNS} |\n|---|---|---|");
+    let own = |arguments: &[&str]| words(&[&[bench.cbroker.as_str()], arguments].concat());
+    bench.time("true (fork and exec alone)", &words(&["true"]))?;
+    bench.time("cbroker --version", &own(&["--version"]))?;
+    bench.time(
+        "cbroker send",
+        &own(&[
+            "send",
+            "--to",
+            "benchTarget",
+            "-m",
+            "hello",
+            "--drop-oldest",
+        ]),
+    )?;
+    bench.time("cbroker list", &own(&["list"]))?;
+    let url = format!("{}/%2F", bench.url);
+    bench.time(
+        "amqp-publish (rabbitmq-c)",
+        &words(&[
+            "amqp-publish",
+            "--url",
+            &url,
+            "-r",
+            "benchTarget",
+            "-b",
+            "hello",
+        ]),
+    )?;
+    bench.terminals()
+}
+
+struct Bench {
+    cbroker: String,
+    url: String,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn new(cbroker: &Path, peer: &Peer) -> io::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("cbroker-programs.{}", std::process::id()));
+        fs::create_dir_all(folder.join("home"))?;
+        let place = &peer.address;
+        let url = format!(
+            "amqp://{}:{}@{}:{}",
+            place.user, place.password, place.host, place.port
+        );
+        let cbroker = fs::canonicalize(cbroker)?.to_string_lossy().into_owned();
+        Ok(Self {
+            cbroker,
+            url,
+            folder,
+        })
+    }
+
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let home = self.folder.join("home").to_string_lossy().into_owned();
+        vec![("CBROKER_URL", self.url.clone()), ("CBROKER_HOME", home)]
+    }
+
+    fn time(&self, name: &str, command: &[String]) -> io::Result<()> {
+        let mut times = Vec::new();
+        for _ in 0..RUNS {
+            let began = Instant::now();
+            if !run_quietly(command, &self.environment())? {
+                println!("| {name} | failed | |");
+                return Ok(());
+            }
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        println!(
+            "| {name} | {:.2} | {:.2} |",
+            times[RUNS / 2],
+            times[RUNS - 1]
+        );
+        Ok(())
+    }
+
+    /// The wrap beside the smallest relay and `script`.
+    fn terminals(&self) -> io::Result<()> {
+        let flood = self.folder.join("flood");
+        File::create(&flood)?
+            .write_all(&b"0123456789abcdef\x1b[31mred\x1b[0m text\r\n".repeat(FLOOD_BYTES / 35))?;
+        let relay = std::env::current_exe()?.to_string_lossy().into_owned();
+        let wraps: [(&str, Vec<String>); 4] = [
+            ("nothing between", Vec::new()),
+            ("smallest relay", words(&[&relay, "--relay"])),
+            ("script -qfc", words(&["script", "-qfc"])),
+            (
+                "cbroker run",
+                words(&[
+                    &self.cbroker,
+                    "--name",
+                    "benchWrap",
+                    "--delivery",
+                    "notify",
+                    "run",
+                    "--",
+                ]),
+            ),
+        ];
+        println!(
+            "\n| terminal | MB/s | key echo, median ms | p99 ms | peak MiB | CPU in 3 idle s |\n|---|---|---|---|---|---|"
+        );
+        for (name, wrap) in &wraps {
+            let rate = self.throughput(wrap, &flood)?;
+            let echo = self.echo(wrap)?;
+            let (peak, cpu) = self.idle(wrap)?;
+            println!(
+                "| {name} | {} | {:.3} | {:.3} | {peak:.1} | {cpu:.2} s |",
+                short(rate),
+                echo.0,
+                echo.1
+            );
+        }
+        fs::remove_dir_all(&self.folder)
+    }
+
+    fn start(&self, wrap: &[String], script: &str) -> io::Result<Terminal> {
+        let inner = if wrap.first().is_some_and(|program| program == "script") {
+            words(&[script, "/dev/null"])
+        } else {
+            words(&["sh", "-c", script])
+        };
+        Terminal::start(&[wrap, &inner].concat(), &self.environment())
+    }
+
+    fn throughput(&self, wrap: &[String], flood: &Path) -> io::Result<f64> {
+        let began = Instant::now();
+        let bytes = self
+            .start(wrap, &format!("cat {}", flood.display()))?
+            .drain()?;
+        if (bytes as usize) < FLOOD_BYTES / 35 * 35 {
+            return Err(fault(format!("{bytes} bytes came through")));
+        }
+        Ok(bytes as f64 / 1e6 / began.elapsed().as_secs_f64())
+    }
+
+    fn echo(&self, wrap: &[String]) -> io::Result<(f64, f64)> {
+        let mut terminal = self.start(wrap, "stty raw -echo; echo READY; exec cat")?;
+        terminal.wait_for(b"READY")?;
+        thread::sleep(Duration::from_millis(300));
+        let mut times = Vec::new();
+        let mut key = [0];
+        for _ in 0..KEYS {
+            let began = Instant::now();
+            terminal.master.write_all(b"k")?;
+            while key[0] != b'k' {
+                terminal.master.read_exact(&mut key)?;
+            }
+            key[0] = 0;
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        end(terminal)?;
+        times.sort_by(f64::total_cmp);
+        Ok((times[KEYS / 2], times[KEYS * 99 / 100]))
+    }
+
+    /// Peak memory of the wrap itself, and CPU seconds while nothing happens.
+    fn idle(&self, wrap: &[String]) -> io::Result<(f64, f64)> {
+        let mut terminal = self.start(wrap, "echo READY; exec sleep 60")?;
+        terminal.wait_for(b"READY")?;
+        thread::sleep(Duration::from_millis(1500));
+        let wrapped = process::tree(terminal.child.id())
+            .get(1)
+            .copied()
+            .unwrap_or(0);
+        let before = process::usage_of_one(wrapped);
+        thread::sleep(Duration::from_secs(3));
+        let after = process::usage_of_one(wrapped);
+        end(terminal)?;
+        Ok((after.peak_mib, after.cpu_seconds - before.cpu_seconds))
+    }
+}
+
+fn end(mut terminal: Terminal) -> io::Result<()> {
+    for pid in process::tree(terminal.child.id()).into_iter().rev() {
+        process::kill(pid);
+    }
+    terminal.child.wait().map(drop)
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
