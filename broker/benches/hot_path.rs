@@ -1,0 +1,81 @@
+//! The pieces that every message passes: routing by each kind of exchange, and the tables that headers are.
+//!
+//! `cargo bench -p cbroker-broker`. The whole broker under load is `benches/compare`.
+
+#![allow(clippy::unwrap_used, reason = "a bench that cannot start may panic")]
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+
+use std::hint::black_box;
+
+use broker::exchange::{Declaration, Exchange, Kind};
+use broker::wire::table::{Table, Value};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+
+/// An exchange with `count` bindings to as many destinations, one of which `key(7)` reaches.
+fn exchange(kind: Kind, count: u32, key: impl Fn(u32) -> String) -> Exchange<u32> {
+    let declaration = Declaration {
+        kind,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        arguments: Table::default(),
+    };
+    let mut exchange = Exchange::new("bench", declaration);
+    for n in 0..count {
+        let mut arguments = Table::default();
+        if kind == Kind::Headers {
+            arguments.set("x-match", Value::text("all"));
+            arguments.set("region", Value::text(key(n)));
+        }
+        exchange.bind(&n, key(n), arguments).unwrap();
+    }
+    exchange
+}
+
+fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> u32 {
+    let mut hits = 0;
+    exchange.route(key, || Some(headers.clone()), &mut |_| hits += 1);
+    hits
+}
+
+fn route(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route");
+    let mut headers = Table::default();
+    headers.set("region", Value::text("area7.place.event"));
+    for count in [1, 100, 10_000] {
+        let plain = |n: u32| format!("area{n}.place.event");
+        for kind in [Kind::Direct, Kind::Topic, Kind::Headers] {
+            let exchange = exchange(kind, count, plain);
+            let name = BenchmarkId::new(kind.as_str(), count);
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| routed(&exchange, black_box("area7.place.event"), &headers));
+            });
+        }
+        let patterns = exchange(Kind::Topic, count, |n| match n % 3 {
+            0 => format!("area{n}.*.event"),
+            1 => format!("area{n}.#"),
+            _ => format!("*.place{n}.event"),
+        });
+        group.bench_function(BenchmarkId::new("topic patterns", count), |bencher| {
+            bencher.iter(|| routed(&patterns, black_box("area7.place.event"), &headers));
+        });
+    }
+    group.finish();
+}
+
+fn tables(criterion: &mut Criterion) {
+    let mut table = Table::default();
+    for n in 0..8 {
+        table.set(&format!("header{n}"), Value::text("a value of some length"));
+    }
+    let bytes = table.to_bytes();
+    criterion.bench_function("table/decode 8 strings", |bencher| {
+        bencher.iter(|| Table::decode(black_box(&bytes)).unwrap());
+    });
+    criterion.bench_function("table/measure 8 strings", |bencher| {
+        bencher.iter(|| Table::measure(black_box(&bytes)).unwrap());
+    });
+}
+
+criterion_group!(hot_path, route, tables);
+criterion_main!(hot_path);
