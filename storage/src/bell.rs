@@ -66,23 +66,24 @@ impl Bell {
     }
 
     /// Waits until the demand is higher than `than`, or until the time.
-    pub(crate) fn wait(&self, than: Demand, until: Option<Instant>) -> Demand {
+    pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let demand = self.demand();
-            if demand > than {
+            let left = until.saturating_duration_since(Instant::now());
+            if demand > than || left.is_zero() {
                 return demand;
             }
-            lock = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return demand,
-                Some(left) => {
-                    self.ring
-                        .wait_timeout(lock, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-                None => self.ring.wait(lock).unwrap_or_else(PoisonError::into_inner),
-            };
+            lock = self
+                .ring
+                .wait_timeout(lock, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
+    }
+
+    /// Waits for a while, shorter only when the store is being closed.
+    pub(crate) fn rest(&self, length: Duration) -> Demand {
+        self.wait(Demand::Now, Instant::now() + length)
     }
 }

@@ -6,34 +6,64 @@
 //! Relies on the inbox for consistent cuts and on [`Committed`] for what to write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::bell::Demand;
 use crate::committed::Committed;
-use crate::disk::{Disk, Slot};
+use crate::disk::{Disk, Room, Slot, close};
 use crate::engine::EngineError;
 use crate::error::Stopped;
 use crate::inbox::{Group, Inbox};
 use crate::steps::Steps;
+use crate::store::Progress;
 
 /// How long unconfirmed messages gather, and how long they ripen after that.
 const GATHER: Duration = Duration::from_millis(5);
 /// How long settlements wait for company.
 const SETTLE_LATEST: Duration = Duration::from_millis(50);
-/// How often a full disk is looked at again.
-const ROOM_EVERY: Duration = Duration::from_millis(200);
+/// How often the free space is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// After how long without work the store sees to its own affairs.
+const IDLE: Duration = Duration::from_millis(500);
+/// And how long it rests after that, when still nothing comes.
+const TIDY: Duration = Duration::from_secs(3_600);
 
 /// What the committer owns.
 pub(crate) struct Committer {
-    pub(crate) inbox: Arc<Inbox>,
-    pub(crate) engine: Arc<Slot>,
-    pub(crate) disk: Box<dyn Disk>,
-    pub(crate) committed: Committed,
+    inbox: Arc<Inbox>,
+    engine: Arc<Slot>,
+    disk: Box<dyn Disk>,
+    committed: Committed,
     /// The group that was cut and ripens, and until when.
-    pub(crate) ripening: Option<(u64, Instant)>,
+    ripening: Option<(u64, Instant)>,
+    /// The caller has been told that there is no room.
+    is_short: bool,
+    /// The store has seen to its own affairs since the last work.
+    is_tidy: bool,
+    /// The disk is looked at now and then, not with every commit.
+    next_look: Instant,
 }
 
 impl Committer {
+    pub(crate) fn new(
+        inbox: Arc<Inbox>,
+        engine: Arc<Slot>,
+        disk: Box<dyn Disk>,
+        committed: Committed,
+    ) -> Self {
+        Self {
+            inbox,
+            engine,
+            disk,
+            committed,
+            ripening: None,
+            is_short: false,
+            is_tidy: false,
+            next_look: Instant::now(),
+        }
+    }
+
     /// Runs until the store is closed or fails.
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome = self.serve();
@@ -49,40 +79,53 @@ impl Committer {
 
     fn serve(&mut self) -> Result<(), Stopped> {
         loop {
-            match self.wait() {
-                Demand::Close => return self.commit_last(),
-                Demand::Soon => self.ripen()?,
-                Demand::Later | Demand::Now => self.commit_all()?,
-                Demand::Never => self.commit(0, Group::default())?,
+            let wake = self.wait();
+            self.is_tidy = matches!(wake, Wake::Idle);
+            match wake {
+                Wake::Close => return self.commit_last(),
+                Wake::Tick => self.ripen()?,
+                Wake::Now => self.commit_all()?,
+                Wake::Sweep => self.commit(0, Group::default())?,
+                Wake::Idle => self.compact()?,
+            }
+            if Instant::now() >= self.next_look {
+                self.look_at_disk();
             }
         }
     }
 
-    /// Waits until something has to be done, and says what: `Soon` is a tick of the gather window, `Never` is sweeping.
-    fn wait(&self) -> Demand {
+    /// Waits until something has to be done, and says what.
+    fn wait(&self) -> Wake {
         let mut known = Demand::Never;
         let mut since = Instant::now();
         loop {
             let due = match known {
-                Demand::Never if self.committed.has_to_sweep() => return Demand::Never,
-                Demand::Never => None,
-                Demand::Later => Some(since + SETTLE_LATEST),
-                Demand::Soon => Some(since + GATHER),
-                Demand::Now | Demand::Close => return known,
+                Demand::Never if self.committed.has_to_sweep() => return Wake::Sweep,
+                Demand::Never if self.is_short => since + LOOK_EVERY,
+                Demand::Never if self.is_tidy => since + TIDY,
+                Demand::Never => since + IDLE,
+                Demand::Later => since + SETTLE_LATEST,
+                Demand::Soon => since + GATHER,
+                Demand::Now => return Wake::Now,
+                Demand::Close => return Wake::Close,
             };
             let ripe = self.ripening.map(|(_, ripe)| ripe);
-            let until = [due, ripe].into_iter().flatten().min();
-            let risen = self.inbox.bell.wait(known, until);
+            let risen = self
+                .inbox
+                .bell
+                .wait(known, ripe.map_or(due, |ripe| ripe.min(due)));
             if risen > known {
                 if known == Demand::Never {
                     since = Instant::now();
                 }
                 known = risen;
-            } else if ripe.is_some() || known == Demand::Soon {
-                return Demand::Soon;
-            } else {
-                return known;
+                continue;
             }
+            return match known {
+                Demand::Never if ripe.is_none() => Wake::Idle,
+                Demand::Later if ripe.is_none() => Wake::Now,
+                _ => Wake::Tick,
+            };
         }
     }
 
@@ -133,8 +176,114 @@ impl Committer {
         if steps.is_empty() {
             return Ok(());
         }
-        let engine = self.engine.get();
-        let outcome = engine.and_then(|engine| engine.commit(&steps));
-        outcome.map_err(|error| Stopped::because(error.to_string()))
+        loop {
+            if self.disk.room() == Room::None {
+                self.wait_for_room()?;
+            }
+            let engine = self.engine.get();
+            match engine.and_then(|engine| engine.commit(&steps).map(|()| engine.disk_bytes())) {
+                Ok(disk_bytes) => {
+                    self.inbox.disk_bytes.store(disk_bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // The steps hold whole values and no differences: to apply them twice is to apply them once.
+                Err(EngineError::NoRoom) => self.open_again()?,
+                Err(EngineError::Broken(reason)) => return Err(Stopped::because(reason)),
+            }
+        }
     }
+
+    /// Opens the engine anew: one that found no room for a write takes no further ones.
+    fn open_again(&mut self) -> Result<(), Stopped> {
+        if let Some(engine) = self.engine.take() {
+            close(engine);
+        }
+        loop {
+            self.wait_for_room()?;
+            match self.disk.open() {
+                Ok(engine) => {
+                    self.engine.put(engine);
+                    return Ok(());
+                }
+                Err(EngineError::NoRoom) => {}
+                Err(EngineError::Broken(reason)) => return Err(Stopped::because(reason)),
+            }
+        }
+    }
+
+    /// Waits until the disk has room for at least what is under way.
+    fn wait_for_room(&mut self) -> Result<(), Stopped> {
+        self.look_at_disk();
+        self.tell_shortage();
+        loop {
+            if self.inbox.bell.rest(LOOK_EVERY) == Demand::Close {
+                return Err(Stopped::because(
+                    "it was closed while the disk was full: what was not confirmed is gone",
+                ));
+            }
+            if self.disk.room() >= Room::Little {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell_shortage(&mut self) {
+        if !self.is_short {
+            self.is_short = true;
+            tracing::warn!("the store's disk is nearly full: publishers have to wait");
+            self.inbox.announce(Progress::NoRoom);
+        }
+    }
+
+    fn look_at_disk(&mut self) {
+        self.next_look = Instant::now() + LOOK_EVERY;
+        match self.disk.room() {
+            Room::None | Room::Little => self.tell_shortage(),
+            Room::Plenty if self.is_short => {
+                self.is_short = false;
+                self.disk.restore();
+                tracing::info!("the store's disk has room again");
+                self.inbox.announce(Progress::Room);
+            }
+            Room::Enough | Room::Plenty => {}
+        }
+    }
+
+    /// Gives dead bytes back to the disk while nobody waits.
+    fn compact(&mut self) -> Result<(), Stopped> {
+        let disk_bytes = self.inbox.disk_bytes.load(Ordering::Relaxed);
+        if !self
+            .disk
+            .wants_compaction(self.committed.live_bytes(), disk_bytes)
+        {
+            return Ok(());
+        }
+        match self.disk.compact(&self.engine) {
+            Ok(()) => {
+                let now = self
+                    .engine
+                    .get()
+                    .map_or(disk_bytes, |engine| engine.disk_bytes());
+                self.inbox.disk_bytes.store(now, Ordering::Relaxed);
+                tracing::info!(before = disk_bytes, now, "the store's rows were compacted");
+                Ok(())
+            }
+            // The old rows are still the ones in use.
+            Err(EngineError::NoRoom) if self.engine.get().is_ok() => Ok(()),
+            Err(EngineError::NoRoom) => self.open_again(),
+            Err(EngineError::Broken(reason)) => Err(Stopped::because(reason)),
+        }
+    }
+}
+
+/// Why the committer woke up.
+enum Wake {
+    Close,
+    Now,
+    /// A gather window is over.
+    Tick,
+    /// Nothing is asked for, but dead rows wait for their deletion.
+    Sweep,
+    /// Nothing was asked for in a while.
+    Idle,
 }

@@ -7,14 +7,27 @@ use std::time::Duration;
 
 use crate::engine::{Engine, EngineError};
 
+/// How much room is left, from worst to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// Nothing can be written.
+    None,
+    /// What is under way can be written, but nothing new should come.
+    Little,
+    /// Work goes on if it has not been held back, and stays held back if it has.
+    Enough,
+    /// Work that was held back may go on.
+    Plenty,
+}
+
 /// A place that can open an engine, again and again, and knows how much room is left.
 pub trait Disk: Send {
-    /// Opens the rows. Called again after [`EngineError::NoRoom`], when the engine before it is gone.
+    /// Opens the rows again after [`EngineError::NoRoom`], when the engine before is gone.
     fn open(&mut self) -> Result<Arc<dyn Engine>, EngineError>;
-    /// Whether there is room for another commit.
-    fn has_room(&mut self) -> bool;
-    /// Whether there is so much room that work which was held back may go on. Restores what [`Disk::has_room`] used up.
-    fn has_room_again(&mut self) -> bool;
+    /// How much room there is.
+    fn room(&mut self) -> Room;
+    /// There is plenty of room: makes good what a full disk used up.
+    fn restore(&mut self);
     /// Whether so few of the engine's bytes are alive that the rows should be copied to a new place.
     fn wants_compaction(&self, live_bytes: u64, disk_bytes: u64) -> bool;
     /// Copies the rows to a new place, closes the old engine, and opens the new one in its stead.
@@ -46,6 +59,17 @@ impl Slot {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// Replaces the engine. Readers that come in the meantime wait; without a new engine the slot stays empty.
+    pub fn replace(
+        &self,
+        exchange: impl FnOnce(Arc<dyn Engine>) -> Result<Arc<dyn Engine>, EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let engine = slot.take().ok_or(EngineError::NoRoom)?;
+        *slot = Some(exchange(engine)?);
+        Ok(())
     }
 
     /// Puts an engine in.

@@ -61,8 +61,20 @@ const TOUCHES: usize = 64;
 
 /// sled, with the syncs that it leaves out.
 pub struct Sled {
-    db: sled::Db,
+    /// Taken when it is closed.
+    db: Option<sled::Db>,
     file: File,
+}
+
+impl Drop for Sled {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // sled flushes on the way out and panics where it cannot. What was promised has been synced before.
+        let _ = guarded(|| {
+            drop(db);
+            Ok(())
+        });
+    }
 }
 
 impl Sled {
@@ -80,11 +92,11 @@ impl Sled {
                 .read(true)
                 .write(true)
                 .open(folder.join("db"))
-                .map_err(|error| from_io(&error))?;
+                .map_err(|error| EngineError::from(&error))?;
             db.flush().map_err(from_sled)?;
-            file.sync_all().map_err(|error| from_io(&error))?;
-            sync_folder(folder).map_err(|error| from_io(&error))?;
-            Ok(Self { db, file })
+            file.sync_all().map_err(|error| EngineError::from(&error))?;
+            sync_folder(folder).map_err(|error| EngineError::from(&error))?;
+            Ok(Self { db: Some(db), file })
         })
     }
 }
@@ -100,22 +112,30 @@ impl Engine for Sled {
                         Change::Delete(key) => batch.remove(key.as_slice()),
                     }
                 }
-                self.db.apply_batch(batch).map_err(from_sled)?;
+                self.db()?.apply_batch(batch).map_err(from_sled)?;
                 self.relieve(step)?;
             }
-            self.db.flush().map_err(from_sled)?;
-            self.file.sync_data().map_err(|error| from_io(&error))
+            self.db()?.flush().map_err(from_sled)?;
+            self.file
+                .sync_data()
+                .map_err(|error| EngineError::from(&error))
         })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        guarded(|| Ok(self.db.get(key).map_err(from_sled)?.map(Bytes::from_owner)))
+        guarded(|| {
+            Ok(self
+                .db()?
+                .get(key)
+                .map_err(from_sled)?
+                .map(Bytes::from_owner))
+        })
     }
 
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
         guarded(|| {
             let mut passed = 0;
-            for row in self.db.range(from..until) {
+            for row in self.db()?.range(from..until) {
                 let (key, value) = row.map_err(from_sled)?;
                 passed += value.len();
                 if passed > RELIEF_BYTES {
@@ -137,6 +157,12 @@ impl Engine for Sled {
 }
 
 impl Sled {
+    fn db(&self) -> Result<&sled::Db, EngineError> {
+        self.db
+            .as_ref()
+            .ok_or_else(|| EngineError::Broken("the engine was closed".to_owned()))
+    }
+
     /// Lets sled notice that its cache is over its capacity, where a commit has been.
     fn relieve(&self, changes: &[Change]) -> Result<(), EngineError> {
         let mut passed = 0;
@@ -158,7 +184,7 @@ impl Sled {
     /// accessed a few times only, so without this some 600 MB pile up before the first eviction.
     fn touch(&self, key: &[u8]) -> Result<(), EngineError> {
         for _ in 0..TOUCHES {
-            self.db.contains_key(key).map_err(from_sled)?;
+            self.db()?.contains_key(key).map_err(from_sled)?;
         }
         Ok(())
     }
@@ -184,16 +210,20 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 fn from_sled(error: sled::Error) -> EngineError {
     match error {
-        sled::Error::Io(error) => from_io(&error),
+        sled::Error::Io(error) => EngineError::from(&error),
         other => EngineError::Broken(other.to_string()),
     }
 }
 
-fn from_io(error: &io::Error) -> EngineError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            EngineError::NoRoom
+impl From<&io::Error> for EngineError {
+    /// A disk that was mounted read-only is one without room: it may come back.
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::ReadOnlyFilesystem => Self::NoRoom,
+            _ => Self::Broken(error.to_string()),
         }
-        _ => EngineError::Broken(error.to_string()),
     }
 }

@@ -8,6 +8,9 @@ use crate::{QueueId, Sequence};
 /// The format row: one key, one value, read before everything else.
 pub const FORMAT: &[u8] = &[0x00];
 
+/// Kinds above this one are followed by a queue.
+pub const LAST_OF_FACTS: u8 = FACT;
+
 const FACT: u8 = 0x01;
 const SUMMARY: u8 = 0x02;
 const DROPPED: u8 = 0x03;

@@ -10,6 +10,7 @@
 //! steps      changes in a safe order           rows       slices of the engine
 //! reading    slices of a queue
 //! recovery   rows → facts and counts           folder     lock, room, place of the rows
+//! repair     opening after a fault, by steps   rewrite    copies of rows: compaction, salvage
 //! engine     what is asked of sled, and sled   disk       what the committer asks of the place
 //! key, record   every byte, see docs/storage.md
 //! ```
@@ -29,6 +30,8 @@ mod inbox;
 mod pending;
 mod reading;
 mod recovery;
+mod repair;
+mod rewrite;
 mod rows;
 mod settling;
 mod steps;

@@ -3,6 +3,7 @@
 //! Nothing here waits for the disk but [`Store::open`], [`Store::read`] and [`Store::close`]. Relies on the inbox for
 //! hand-over, on the committer's thread for writing.
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +13,12 @@ use bytes::Bytes;
 
 use crate::committer::Committer;
 use crate::disk::{Disk, Slot, close};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::error::{OpenError, ReadError, Stopped};
 use crate::folder::Folder;
 use crate::inbox::Inbox;
-use crate::{reading, record, recovery};
+use crate::recovery::{self, Found};
+use crate::{reading, repair};
 
 /// A queue's number: chosen by the broker, never used for another queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,6 +142,24 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// What a store runs on.
+struct Ground {
+    engine: Arc<dyn Engine>,
+    disk: Box<dyn Disk>,
+    found: Found,
+}
+
+fn log_report(report: &Report) {
+    report
+        .repairs
+        .iter()
+        .for_each(|line| tracing::warn!("store: {line}"));
+    report
+        .losses
+        .iter()
+        .for_each(|line| tracing::error!("store: {line}"));
+}
+
 struct Inner {
     inbox: Arc<Inbox>,
     engine: Arc<Slot>,
@@ -153,46 +173,69 @@ impl Store {
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let mut disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
-        let unreadable = |error: EngineError| match error {
-            EngineError::NoRoom => OpenError::NoRoom {
-                folder: folder.to_owned(),
-            },
-            EngineError::Broken(reason) => OpenError::Unreadable {
-                folder: folder.to_owned(),
-                reason,
-            },
+        let disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
+        let repaired = repair::open(&disk)?;
+        log_report(&repaired.report);
+        let ground = Ground {
+            engine: Arc::new(repaired.engine),
+            disk: Box::new(disk),
+            found: repaired.found,
         };
-        let engine = disk.open().map_err(unreadable)?;
-        let version = recovery::version(engine.as_ref()).map_err(unreadable)?;
-        if version > record::FORMAT_VERSION {
-            return Err(OpenError::Newer {
+        let mut opened =
+            Self::start(ground, options, Box::new(progress)).map_err(|source| OpenError::Io {
                 folder: folder.to_owned(),
-                found: version,
-                known: record::FORMAT_VERSION,
-            });
-        }
-        let found = recovery::find(engine.as_ref()).map_err(unreadable)?;
-        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, Box::new(progress)));
+                doing: "served",
+                source,
+            })?;
+        opened.report = repaired.report;
+        Ok(opened)
+    }
+
+    /// Runs a store on any engine and disk: what the tests do, to be the disk themselves.
+    pub fn open_on(
+        mut disk: Box<dyn Disk>,
+        options: Options,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Opened, EngineError> {
+        let engine = disk.open()?;
+        recovery::version(engine.as_ref())?;
+        let found = recovery::find(engine.as_ref())?;
+        let opened = Self::start(
+            Ground {
+                engine,
+                disk,
+                found,
+            },
+            options,
+            Box::new(progress),
+        );
+        opened.map_err(|error| EngineError::from(&error))
+    }
+
+    fn start(
+        ground: Ground,
+        options: Options,
+        progress: Box<dyn Fn(Progress) + Send + Sync>,
+    ) -> io::Result<Opened> {
+        let Ground {
+            engine,
+            disk,
+            found,
+        } = ground;
+        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, progress));
         inbox
             .disk_bytes
             .store(engine.disk_bytes(), Ordering::Relaxed);
         let engine = Arc::new(Slot::new(engine));
-        let committer = Committer {
-            inbox: Arc::clone(&inbox),
-            engine: Arc::clone(&engine),
-            disk: Box::new(disk),
-            committed: found.committed,
-            ripening: None,
-        };
+        let committer = Committer::new(
+            Arc::clone(&inbox),
+            Arc::clone(&engine),
+            disk,
+            found.committed,
+        );
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || committer.run());
-        let thread = thread.map_err(|source| OpenError::Io {
-            folder: folder.to_owned(),
-            doing: "served",
-            source,
-        })?;
+            .spawn(move || committer.run())?;
         let inner = Inner {
             inbox,
             engine,
