@@ -4,5 +4,7 @@ pub mod config;
 pub mod envelope;
 pub mod error;
 pub mod exit;
+pub mod journal;
 pub mod name;
 pub mod peer;
+pub mod wrap;

@@ -1,0 +1,167 @@
+//! The story of each message as this machine saw it: `logs/messages.jsonl`, read by `cbroker why`.
+//!
+//! Commands and wraps append one line an event; a line is one write in append mode, so that they do not mix. At 8 MiB
+//! the file becomes `messages.jsonl.1` and a new one begins.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Home, private_folder};
+use crate::envelope::timestamp;
+
+const ROTATE_BYTES: u64 = 8 << 20;
+
+/// What happened to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// `send` gave it to the broker.
+    Sent,
+    /// The broker confirmed it.
+    Confirmed,
+    /// It was not confirmed: refused, unroutable, or the connection was lost.
+    Unconfirmed,
+    /// A session took it from its queue.
+    Received,
+    /// The session holds it; the detail says why.
+    Held,
+    /// It was injected; the detail says by which way.
+    Injected,
+    /// It had been injected before and was only acked.
+    Repeated,
+    /// It was refused; the detail says why.
+    DeadLettered,
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, as in an envelope's `ts`.
+    pub ts: String,
+    /// The message.
+    pub id: String,
+    /// What happened.
+    pub event: Event,
+    /// The session that it was for.
+    pub session: String,
+    /// Why, or how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// The journal of this machine.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    folder: PathBuf,
+}
+
+impl Entry {
+    /// An event without a detail.
+    pub fn new(at: DateTime<Utc>, id: &str, event: Event, session: &str) -> Self {
+        Self {
+            ts: timestamp(at),
+            id: id.to_owned(),
+            event,
+            session: session.to_owned(),
+            detail: None,
+        }
+    }
+
+    /// Adds why, or how.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+impl Journal {
+    /// The journal in this home.
+    pub fn of(home: &Home) -> Self {
+        Self {
+            folder: home.logs(),
+        }
+    }
+
+    /// Appends one event. A journal that cannot be written stops nothing: the caller may ignore the result.
+    pub fn note(&self, entry: &Entry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        let path = self.path();
+        if fs::metadata(&path).is_ok_and(|file| file.len() > ROTATE_BYTES) {
+            fs::rename(&path, self.older())?;
+        }
+        self.open_for_append()?.write_all(&line)
+    }
+
+    /// All that is known of a message, oldest first. Lines that cannot be read are passed over.
+    pub fn story(&self, id: &str) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for path in [self.older(), self.path()] {
+            let file = match File::open(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for line in BufReader::new(file).split(b'\n') {
+                let entry = serde_json::from_slice::<Entry>(&line?).ok();
+                entries.extend(entry.filter(|entry| entry.id == id));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join("messages.jsonl")
+    }
+
+    fn older(&self) -> PathBuf {
+        self.folder.join("messages.jsonl.1")
+    }
+
+    fn open_for_append(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        match options.open(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                private_folder(&self.folder)?;
+                options.open(self.path())
+            }
+            opened => opened,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    #[test]
+    fn a_message_s_story_is_told_in_order_and_without_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
+        let journal = Journal::of(&Home::of(&environment).unwrap());
+        assert_eq!(journal.story("a").unwrap(), []);
+        let entry = |id, event| Entry::new(DateTime::UNIX_EPOCH, id, event, "backend");
+        journal.note(&entry("a", Event::Sent)).unwrap();
+        journal.note(&entry("b", Event::Sent)).unwrap();
+        journal
+            .note(&entry("a", Event::Held).because("draft"))
+            .unwrap();
+        fs::rename(journal.path(), journal.older()).unwrap();
+        journal.note(&entry("a", Event::Injected)).unwrap();
+        let events: Vec<_> = journal
+            .story("a")
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.event)
+            .collect();
+        assert_eq!(events, [Event::Sent, Event::Held, Event::Injected]);
+    }
+}

@@ -1,0 +1,213 @@
+//! The arguments of `claude`: whether they make an interactive session, and how ours join them (INJECTION rule 12).
+//!
+//! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values are merged with
+//! ours and the result stands in front, where a subcommand cannot take offence at it.
+//!
+//! Relies on `serde_json` for the settings.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+/// First words that make `claude` something else than a session.
+const SUBCOMMANDS: [&str; 17] = [
+    "agents", "attach", "auth", "auto-mode", "config", "daemon", "doctor", "gateway", "install", "logs", "mcp", "plugin", "plugins",
+    "project", "setup-token", "update", "upgrade",
+];
+/// Options that end at once or answer without a terminal.
+const ANSWERS: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
+/// Options under which hooks do not run: nothing of ours is added.
+const BARE: [&str; 2] = ["--bare", "--safe-mode"];
+/// Options whose value is the next argument.
+const WITH_VALUE: [&str; 22] = [
+    "--agent", "--agents", "--append-system-prompt", "--append-system-prompt-file", "--debug-file", "--effort", "--fallback-model",
+    "--input-format", "--json-schema", "--max-budget-usd", "--max-turns", "--model", "--name", "-n", "--output-format",
+    "--permission-mode", "--permission-prompt-tool", "--session-id", "--setting-sources", "--settings", "--system-prompt",
+    "--system-prompt-file",
+];
+/// Options that take every following argument up to the next option.
+const WITH_VALUES: [&str; 11] = [
+    "--add-dir", "--allowedTools", "--allowed-tools", "--betas", "--disallowedTools", "--disallowed-tools", "--file", "--mcp-config",
+    "--plugin-dir", "--tools", "--channels",
+];
+
+/// What the arguments make of `claude`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// A session at the terminal.
+    Session,
+    /// A session at the terminal in which hooks do not run.
+    BareSession,
+    /// No session at the terminal: nothing is typed and nothing is added (SPEC §7.11).
+    Answer,
+}
+
+/// Looks at the arguments of `claude`.
+pub fn run_of(arguments: &[OsString]) -> Run {
+    let mut run = Run::Session;
+    let mut words = arguments.iter().map(|word| word.to_string_lossy()).peekable();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            break;
+        }
+        if ANSWERS.contains(&word.as_ref()) {
+            return Run::Answer;
+        }
+        if BARE.contains(&word.as_ref()) {
+            run = Run::BareSession;
+        } else if WITH_VALUE.contains(&word.as_ref()) {
+            words.next();
+        } else if WITH_VALUES.contains(&word.as_ref()) {
+            while words.next_if(|value| !value.starts_with('-')).is_some() {}
+        } else if !word.starts_with('-') {
+            if SUBCOMMANDS.contains(&word.as_ref()) {
+                return Run::Answer;
+            }
+            // A first prompt; options may still follow it.
+            continue;
+        }
+    }
+    run
+}
+
+/// What we want `claude` to have.
+#[derive(Clone, Debug)]
+pub struct Additions {
+    /// For `--append-system-prompt`.
+    pub briefing: Option<String>,
+    /// For `--settings`.
+    pub settings: Value,
+}
+
+/// The arguments with ours in front. `Err` says why the user's settings could not be read; nothing may be added then.
+pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, String> {
+    let mut rest = arguments.to_vec();
+    let mut joined = Vec::new();
+    let settings = match take(&mut rest, "--settings") {
+        Some(theirs) => merge(&read_settings(&theirs)?, &additions.settings),
+        None => additions.settings.clone(),
+    };
+    joined.push("--settings".into());
+    joined.push(settings.to_string().into());
+    // Theirs in a file cannot stand beside ours; the briefing is then left to `cbroker brief`.
+    let has_file = rest.iter().any(|word| word.to_string_lossy().starts_with("--append-system-prompt-file"));
+    if let Some(briefing) = additions.briefing.as_ref().filter(|_| !has_file) {
+        let mut prompt = OsString::new();
+        if let Some(theirs) = take(&mut rest, "--append-system-prompt") {
+            prompt.push(theirs);
+            prompt.push("\n\n");
+        }
+        prompt.push(briefing);
+        joined.push("--append-system-prompt".into());
+        joined.push(prompt);
+    }
+    joined.append(&mut rest);
+    Ok(joined)
+}
+
+/// Removes every occurrence of an option; gives the last value, which is the one that counts.
+fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
+    let mut value = None;
+    let mut rest = Vec::with_capacity(arguments.len());
+    let mut words = std::mem::take(arguments).into_iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            rest.push(word);
+            break;
+        }
+        let text = word.to_string_lossy();
+        if text == option {
+            value = words.next().or(value);
+        } else if let Some(inline) = text.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
+            value = Some(inline.into());
+        } else {
+            rest.push(word);
+        }
+    }
+    rest.extend(words);
+    *arguments = rest;
+    value
+}
+
+/// `--settings` takes JSON or the path of a file with it.
+fn read_settings(value: &OsString) -> Result<Value, String> {
+    let text = value.to_string_lossy();
+    let parsed = if text.trim_start().starts_with('{') {
+        serde_json::from_str(&text).map_err(|error| format!("the value of --settings is no JSON: {error}"))
+    } else {
+        let content = std::fs::read_to_string(Path::new(value)).map_err(|error| format!("{text}: {error}"))?;
+        serde_json::from_str(&content).map_err(|error| format!("{text} is no JSON: {error}"))
+    }?;
+    match parsed {
+        Value::Object(_) => Ok(parsed),
+        _ => Err("the value of --settings is no JSON object".to_owned()),
+    }
+}
+
+/// Both: lists one after the other, objects field by field, and theirs where both have a plain value.
+pub fn merge(theirs: &Value, ours: &Value) -> Value {
+    match (theirs, ours) {
+        (Value::Object(theirs), Value::Object(ours)) => {
+            let mut both: Map<String, Value> = theirs.clone();
+            for (key, value) in ours {
+                let merged = both.get(key).map_or_else(|| value.clone(), |their| merge(their, value));
+                both.insert(key.clone(), merged);
+            }
+            Value::Object(both)
+        }
+        (Value::Array(theirs), Value::Array(ours)) => Value::Array(theirs.iter().chain(ours).cloned().collect()),
+        _ => theirs.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn only_a_session_at_the_terminal_is_one() {
+        for line in ["", "--resume", "--model opus", "hello", "--settings {} -c", "--mcp-config mcp.json update --model x", "-- -p"] {
+            assert_eq!(run_of(&words(line)), Run::Session, "{line}");
+        }
+        for line in ["-p hi", "--version", "--help", "mcp list", "--model opus doctor", "--add-dir a b --print", "update"] {
+            assert_eq!(run_of(&words(line)), Run::Answer, "{line}");
+        }
+        assert_eq!(run_of(&words("--bare")), Run::BareSession);
+    }
+
+    #[test]
+    fn ours_stand_in_front_and_theirs_are_kept() {
+        let ours = Additions { briefing: Some("B".into()), settings: json!({"hooks": {"Stop": [1]}}) };
+        let mut line = words("--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} --append-system-prompt");
+        line.push("theirs".into());
+        line.push("prompt".into());
+        let joined = join(&line, &ours).unwrap();
+        let settings: Value = serde_json::from_str(joined[1].to_str().unwrap()).unwrap();
+        assert_eq!(settings, json!({"hooks": {"Stop": [0, 1], "X": [2]}, "a": 1}));
+        assert_eq!(joined[0], "--settings");
+        assert_eq!(joined[2..], words("--append-system-prompt x --model opus prompt").iter().cloned().enumerate().map(|(place, word)| if place == 1 { "theirs\n\nB".into() } else { word }).collect::<Vec<OsString>>());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_left_alone() {
+        let ours = Additions { briefing: None, settings: json!({}) };
+        assert!(join(&words("--settings /no/such/file"), &ours).is_err());
+        assert!(join(&words("--settings {broken"), &ours).is_err());
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_not_ours_to_read() {
+        let ours = Additions { briefing: None, settings: json!({}) };
+        let joined = join(&words("-- --settings x"), &ours).unwrap();
+        assert_eq!(joined, words("--settings {} -- --settings x"));
+    }
+}

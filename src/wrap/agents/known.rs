@@ -1,0 +1,207 @@
+//! The agents and the programs that are known by name. Data; the rules that use it are elsewhere.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Pace, Profile, Prompt, Usual};
+
+/// Measured with the paste and redraw of INJECTION rule 3.
+const QUICK: Pace = Pace {
+    before_enter: Duration::from_millis(25),
+    quiet_before_enter: Duration::from_millis(50),
+    quiet_before_text: Duration::from_millis(50),
+    idle_hands: Duration::from_secs(1),
+};
+
+/// INJECTION rule 11.
+const CAREFUL: Pace = Pace {
+    before_enter: Duration::from_millis(100),
+    quiet_before_enter: Duration::from_millis(100),
+    quiet_before_text: Duration::from_millis(1500),
+    idle_hands: Duration::from_secs(3),
+};
+
+/// Codex loses an Enter that follows 64 KB sooner.
+const SLOW: Pace = Pace { before_enter: Duration::from_millis(200), ..CAREFUL };
+
+/// Claude Code.
+pub static CLAUDE: Profile = Profile {
+    name: "claude",
+    programs: &["claude"],
+    seen: "2.1.197",
+    usual: Usual::Typing,
+    has_hooks: true,
+    prompt: Some(Prompt { mark: '❯', shell_mark: '!', rule: '─', placeholder_colour: 246 }),
+    busy: &["esc to interrupt", "esc to cancel"],
+    busy_titles: &['⠂', '⠐'],
+    dialogs: &[
+        ("Do you want to ", "permission"),
+        ("Would you like to proceed", "plan"),
+        ("Esc to cancel", "menu"),
+        ("Enter to confirm", "menu"),
+        ("Do you trust the files", "trust"),
+        ("Is this a project you", "trust"),
+        ("ctrl+o to toggle", "transcript"),
+        ("Esc to exit", "menu"),
+    ],
+    command_modes: &["-- NORMAL --", "-- VISUAL --"],
+    pace: QUICK,
+};
+
+static CODEX: Profile = Profile {
+    name: "codex",
+    programs: &["codex"],
+    seen: "0.169",
+    usual: Usual::Typing,
+    has_hooks: false,
+    prompt: None,
+    busy: &["esc to interrupt"],
+    busy_titles: &[],
+    dialogs: &[
+        ("Would you like to ", "approval"),
+        ("Allow command?", "approval"),
+        ("Press enter to confirm", "menu"),
+        ("press enter to confirm", "menu"),
+        ("Press Enter to continue", "menu"),
+        ("Press enter to continue", "menu"),
+    ],
+    command_modes: &[],
+    pace: SLOW,
+};
+
+static OPENCODE: Profile = Profile {
+    name: "opencode",
+    programs: &["opencode"],
+    seen: "1.18",
+    usual: Usual::Typing,
+    has_hooks: false,
+    prompt: None,
+    busy: &["esc interrupt", "esc to interrupt"],
+    busy_titles: &[],
+    dialogs: &[("Permission required", "permission"), ("Allow once", "permission"), ("enter accept", "permission")],
+    command_modes: &[],
+    pace: CAREFUL,
+};
+
+static GEMINI: Profile = Profile {
+    name: "gemini",
+    programs: &["gemini"],
+    seen: "",
+    usual: Usual::Typing,
+    has_hooks: false,
+    prompt: None,
+    busy: &["esc to cancel"],
+    busy_titles: &[],
+    dialogs: &[
+        ("Apply this change?", "permission"),
+        ("Allow execution", "permission"),
+        ("Yes, allow once", "permission"),
+        ("Allow once", "permission"),
+        ("Do you want to proceed?", "permission"),
+        ("How would you like to authenticate", "sign-in"),
+    ],
+    command_modes: &["shell mode enabled", "[NORMAL]"],
+    pace: CAREFUL,
+};
+
+static AIDER: Profile = Profile {
+    name: "aider",
+    programs: &["aider"],
+    seen: "",
+    usual: Usual::Typing,
+    has_hooks: false,
+    prompt: None,
+    busy: &[],
+    busy_titles: &[],
+    dialogs: &[("(Y)es/(N)o", "question"), ("[Yes]:", "question"), ("[No]:", "question")],
+    command_modes: &[],
+    pace: CAREFUL,
+};
+
+/// Anything else: announced, and typed into only on request.
+pub static UNKNOWN: Profile = Profile {
+    name: "unknown",
+    programs: &[],
+    seen: "",
+    usual: Usual::Notice,
+    has_hooks: false,
+    prompt: None,
+    busy: &[],
+    busy_titles: &[],
+    dialogs: &[],
+    command_modes: &[],
+    pace: CAREFUL,
+};
+
+static SHELL: Profile = Profile {
+    name: "shell",
+    programs: &["sh", "bash", "zsh", "fish", "dash", "ash", "ksh", "mksh", "tcsh", "csh", "nu", "xonsh", "elvish", "pwsh", "busybox", "rbash"],
+    usual: Usual::NoticeOnly,
+    ..UNKNOWN
+};
+
+static REPL: Profile = Profile {
+    name: "repl",
+    programs: &[
+        "python", "python2", "python3", "ipython", "bpython", "ptpython", "pypy", "node", "nodejs", "deno", "bun", "irb", "pry", "ruby",
+        "perl", "php", "lua", "luajit", "R", "julia", "ghci", "iex", "erl", "scala", "jshell", "ocaml", "utop", "sbcl", "guile",
+        "racket", "clj", "clojure", "tclsh", "psql", "mysql", "mariadb", "sqlite", "sqlite3", "duckdb", "redis-cli", "mongosh",
+        "mongo", "gdb", "lldb", "bc", "dc", "octave", "gp", "awk", "ed",
+    ],
+    usual: Usual::NoticeOnly,
+    ..UNKNOWN
+};
+
+/// What leads to a shell, here or elsewhere: its own input is not the last word on what is typed.
+static WAY_TO_A_SHELL: Profile = Profile {
+    name: "remote shell",
+    programs: &[
+        "ssh", "mosh", "telnet", "rlogin", "et", "tmux", "screen", "zellij", "dtach", "abduco", "su", "sudo", "doas", "env", "nice",
+        "nohup", "setsid", "stdbuf", "unshare", "chroot", "nsenter", "docker", "podman", "kubectl", "script", "expect", "nix-shell",
+        "login", "machinectl", "toolbox", "distrobox", "time", "timeout", "xargs", "strace", "ltrace", "rlwrap",
+    ],
+    usual: Usual::NoticeOnly,
+    ..UNKNOWN
+};
+
+/// All profiles that match by name.
+pub(super) static ALL: [&Profile; 8] =
+    [&CLAUDE, &CODEX, &OPENCODE, &GEMINI, &AIDER, &SHELL, &REPL, &WAY_TO_A_SHELL];
+
+/// Options of shells and interpreters that take their value from the next argument.
+const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
+/// Options that come instead of a script: a command, a module, an expression.
+const WITH_COMMAND: [&str; 6] = ["-c", "-m", "-e", "--eval", "--command", "-lc"];
+
+/// A shell or interpreter that was given its program by its arguments, and does not read it from the keyboard.
+pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
+    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
+    let bare = name.trim_start_matches('-').trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let is_interpreter = SHELL.programs.contains(&bare)
+        || ["python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit"].contains(&bare);
+    if !is_interpreter || bare == "busybox" {
+        return false;
+    }
+    let mut found = false;
+    let mut words = arguments.iter().map(|argument| argument.to_string_lossy());
+    while let Some(word) = words.next() {
+        if word == "-i" || word == "-s" || word == "--interactive" {
+            return false;
+        }
+        if WITH_COMMAND.contains(&word.as_ref()) {
+            return words.next().is_some() && found_no_interactive(arguments);
+        }
+        if WITH_VALUE.contains(&word.as_ref()) {
+            words.next();
+        } else if !word.starts_with(['-', '+']) {
+            found = true;
+            break;
+        }
+    }
+    found && !matches!(arguments.first().map(|first| first.to_string_lossy()).as_deref(), Some("repl"))
+}
+
+fn found_no_interactive(arguments: &[OsString]) -> bool {
+    !arguments.iter().any(|argument| argument == "-i" || argument == "-s" || argument == "--interactive")
+}

@@ -1,0 +1,141 @@
+//! What is known of each agent, as data: how it looks when it is ready, busy or asking, and whether it may be
+//! typed into at all.
+//!
+//! Patterns carry the version that they were seen in. An agent that changes its looks is held back with
+//! `unknown screen`, never typed into by guess.
+//!
+//! Relies on nothing but the standard library.
+
+pub mod arguments;
+mod known;
+pub mod reading;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::time::Duration;
+
+pub use known::{CLAUDE, UNKNOWN};
+
+/// One kind of wrapped program.
+#[derive(Debug)]
+pub struct Profile {
+    /// Its name in logs and lists.
+    pub name: &'static str,
+    /// File names that it goes by.
+    pub programs: &'static [&'static str],
+    /// The version whose looks are described here; empty where none are.
+    pub seen: &'static str,
+    /// What `--delivery auto` means for it.
+    pub usual: Usual,
+    /// Whether it says what happens in it through hooks (INJECTION rule 8).
+    pub has_hooks: bool,
+    /// The looks of its input box.
+    pub prompt: Option<Prompt>,
+    /// Texts in the rows around the box while a turn runs.
+    pub busy: &'static [&'static str],
+    /// First characters of its title while a turn runs.
+    pub busy_titles: &'static [char],
+    /// Texts that only its dialogs show, with the dialog's name.
+    pub dialogs: &'static [(&'static str, &'static str)],
+    /// Texts below the box that say its keys are commands.
+    pub command_modes: &'static [&'static str],
+    /// How long to wait for what.
+    pub pace: Pace,
+}
+
+/// What happens to a message by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usual {
+    /// It is typed where that is safe.
+    Typing,
+    /// It is announced by title and bell (SPEC §7.1), and typing is possible on request.
+    Notice,
+    /// It is announced, and typing is refused: this program executes what is typed.
+    NoticeOnly,
+}
+
+/// An input box between two rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt {
+    /// What begins its first row.
+    pub mark: char,
+    /// What begins its first row when the text would run in a shell.
+    pub shell_mark: char,
+    /// What the row above and the row below are made of.
+    pub rule: char,
+    /// Colour (of 256) of text in it that nobody typed.
+    pub placeholder_colour: u8,
+}
+
+/// Pauses of one injection.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// From the text's last byte to Enter, at least.
+    pub before_enter: Duration,
+    /// Without output, before Enter.
+    pub quiet_before_enter: Duration,
+    /// Without output, before the text.
+    pub quiet_before_text: Duration,
+    /// Without a person's key, before the text.
+    pub idle_hands: Duration,
+}
+
+impl Profile {
+    /// Whether the input box can be recognised on the screen (INJECTION rule 1 against rule 11).
+    pub fn knows_its_prompt(&self) -> bool {
+        self.prompt.is_some()
+    }
+
+    /// The profile of a command.
+    pub fn of(program: &OsStr, arguments: &[OsString]) -> &'static Self {
+        known::ALL
+            .iter()
+            .copied()
+            .find(|profile| profile.matches(program))
+            .filter(|profile| profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments))
+            .unwrap_or(&UNKNOWN)
+    }
+
+    fn matches(&self, program: &OsStr) -> bool {
+        let path = Path::new(program);
+        let real = path.canonicalize().ok();
+        [Some(path), real.as_deref()].into_iter().flatten().filter_map(Path::file_name).any(|name| {
+            let name = name.to_string_lossy();
+            let name = name.trim_start_matches('-');
+            let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+            self.programs.contains(&name) || self.programs.contains(&bare)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> &'static Profile {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        Profile::of(&words[0], &words[1..])
+    }
+
+    #[test]
+    fn what_executes_its_input_is_never_typed_into() {
+        let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|bash --|nu|mosh host|lua|python3 -q|claudette";
+        for line in shells.split('|').filter(|line| *line != "claudette") {
+            assert_eq!(of(line).usual, Usual::NoticeOnly, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_script_is_a_program_like_any_other() {
+        for line in ["bash run.sh", "python3 app.py", "node server.js", "sh -c true", "my-tool", "python3 -m http"] {
+            assert_eq!(of(line).name, "unknown", "{line}");
+        }
+    }
+
+    #[test]
+    fn agents_are_known_by_their_file_names() {
+        assert_eq!(of("/opt/bin/claude --resume").name, "claude");
+        assert_eq!(of("codex").name, "codex");
+        assert_eq!(of("aider").name, "aider");
+    }
+}

@@ -1,0 +1,192 @@
+//! The thread that waits for the disk, so that the session never does.
+//!
+//! Jobs are done in the order given, and each is answered once it is on disk. A disk that fails is tried again every
+//! second: until the intent is written nothing is typed, and until a dead letter is written nothing is acked.
+//!
+//! Relies on the seen log, the dead letters and the journal.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::dead_letter;
+use super::inject::Ticket;
+use super::seen::{Seen, SeenLog};
+use crate::config::write_private;
+use crate::envelope::timestamp;
+use crate::journal::{Event, Journal};
+
+/// More jobs than the session's prefetch can cause at once.
+const JOBS: usize = 4096;
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Something to write or to look up.
+#[derive(Debug)]
+pub enum Job {
+    /// What is known of this id?
+    Look(Ticket, String),
+    /// These are about to be entered.
+    Intend(Vec<String>),
+    /// These were entered.
+    Done(Vec<(Ticket, String)>),
+    /// This is no message.
+    DeadLetter {
+        /// The delivery.
+        ticket: Ticket,
+        /// What is wrong with it.
+        error: String,
+        /// Its bytes.
+        body: Vec<u8>,
+    },
+    /// A line for `cbroker why`.
+    Tell {
+        /// The message.
+        id: String,
+        /// What became of it.
+        event: Event,
+        /// How, or why.
+        detail: Option<String>,
+    },
+    /// How many sessions the message that the agent answers now has passed; `None` when a person spoke.
+    Hops(Option<u32>),
+}
+
+/// What is on disk now.
+#[derive(Debug)]
+pub enum Fact {
+    /// What is known of a message.
+    Looked(Ticket, Seen),
+    /// The intents are written.
+    Intended,
+    /// These are noted as done.
+    Done(Vec<Ticket>),
+    /// The dead letter is kept.
+    Buried(Ticket, String),
+    /// The disk failed, for the log; it is tried again.
+    Failed(String),
+}
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The queue's name.
+    pub queue: String,
+    /// The folder of the seen log.
+    pub sessions: PathBuf,
+    /// The queue's dead letters.
+    pub dead_letters: PathBuf,
+    /// The hops of the message that is being answered.
+    pub hops: PathBuf,
+    /// The journal.
+    pub journal: Journal,
+}
+
+/// The thread's near end.
+#[derive(Debug)]
+pub struct Disk {
+    jobs: Option<mpsc::SyncSender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Disk {
+    /// Starts the thread. Facts come out of the receiver.
+    pub fn start(places: Places) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
+        let (jobs, todo) = mpsc::sync_channel(JOBS);
+        let (facts, out) = tokio::sync::mpsc::channel(JOBS);
+        let thread = thread::Builder::new().name("disk".into()).stack_size(256 * 1024).spawn(move || {
+            let mut worker = Worker { places, seen: None, facts };
+            while let Ok(job) = todo.recv() {
+                // After the session's end the rest is still written where the disk works.
+                let _told = worker.work(job);
+            }
+            let _was_never_written = std::fs::remove_file(&worker.places.hops);
+        })?;
+        Ok((Self { jobs: Some(jobs), thread: Some(thread) }, out))
+    }
+
+    /// Adds a job. Blocks only when the disk has been failing for thousands of messages.
+    pub fn ask(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _thread_ended = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for Disk {
+    /// Everything asked for is written before the session ends.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    places: Places,
+    seen: Option<SeenLog>,
+    facts: tokio::sync::mpsc::Sender<Fact>,
+}
+
+impl Worker {
+    /// `None`: the session ended before the disk came back.
+    fn work(&mut self, job: Job) -> Option<()> {
+        let fact = match job {
+            Job::Look(ticket, id) => Fact::Looked(ticket, self.persist(|log| log.look(&id))?),
+            Job::Intend(ids) => {
+                self.persist(|log| log.intend(&ids))?;
+                Fact::Intended
+            }
+            Job::Done(entered) => {
+                let (tickets, ids): (Vec<Ticket>, Vec<String>) = entered.into_iter().unzip();
+                self.persist(|log| log.done(&ids))?;
+                Fact::Done(tickets)
+            }
+            Job::DeadLetter { ticket, error, body } => {
+                let path = self.places.dead_letters.clone();
+                self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
+                Fact::Buried(ticket, error)
+            }
+            Job::Tell { id, event, detail } => {
+                // Information only: a journal that cannot be written stops nothing.
+                let _untold = self.places.journal.note(Utc::now(), &id, event, &self.places.queue, detail);
+                return Some(());
+            }
+            Job::Hops(hops) => {
+                let _only_a_brake = match hops {
+                    Some(hops) => write_private(&self.places.hops, format!("{hops}\n").as_bytes()),
+                    None => std::fs::remove_file(&self.places.hops),
+                };
+                return Some(());
+            }
+        };
+        self.facts.blocking_send(fact).ok()
+    }
+
+    fn persist<T>(&mut self, work: impl Fn(&mut SeenLog) -> std::io::Result<T>) -> Option<T> {
+        self.insist(|worker| {
+            let mut log = match worker.seen.take() {
+                Some(log) => log,
+                None => SeenLog::open(&worker.places.sessions, &worker.places.queue)?,
+            };
+            let result = work(&mut log)?;
+            worker.seen = Some(log);
+            Ok(result)
+        })
+    }
+
+    fn insist<T>(&mut self, work: impl Fn(&mut Self) -> std::io::Result<T>) -> Option<T> {
+        loop {
+            match work(self) {
+                Ok(result) => return Some(result),
+                Err(error) => {
+                    self.facts.blocking_send(Fact::Failed(error.to_string())).ok()?;
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+}

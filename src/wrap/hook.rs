@@ -1,0 +1,66 @@
+//! `cbroker hook EVENT --socket PATH` (hidden): what an agent's hook runs.
+//!
+//! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never block or break the
+//! agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a text: that goes to standard error, and
+//! the exit code 2 makes Claude Code take it in (INJECTION, "a way in without the keyboard").
+//!
+//! Relies on the standard library alone; at most 5 ms from start to end.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// First argument that makes this binary a hook.
+pub(super) const VERB: &str = "hook";
+/// The event under which the waiter runs.
+pub(super) const WAIT: &str = "wait";
+/// The wrap's answer to a waiter that nobody needs.
+pub(super) const GO: u8 = b'-';
+/// The wrap's answer before a text.
+pub(super) const TAKE: u8 = b'+';
+
+/// A wrap that does not take the input within this is as good as gone.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's result larger.
+const INPUT_LIMIT: u64 = 1 << 20;
+/// Exit code that hands standard error to the model.
+const DELIVER: i32 = 2;
+
+/// Runs the hook.
+pub(super) fn run(arguments: &[OsString]) -> i32 {
+    let [event, option, path] = arguments else { return 0 };
+    if option != "--socket" {
+        return 0;
+    }
+    let Some(event) = event.to_str() else { return 0 };
+    let Ok(mut wrap) = UnixStream::connect(path) else { return 0 };
+    let told = tell(&mut wrap, event);
+    if event == WAIT && told.is_ok() { wait(&mut wrap) } else { 0 }
+}
+
+/// Event, line break, input, end of the writing half.
+fn tell(wrap: &mut UnixStream, event: &str) -> io::Result<()> {
+    wrap.set_write_timeout(Some(PATIENCE))?;
+    let mut message = Vec::with_capacity(4096);
+    message.extend_from_slice(event.as_bytes());
+    message.push(b'\n');
+    io::stdin().lock().take(INPUT_LIMIT).read_to_end(&mut message)?;
+    wrap.write_all(&message)?;
+    wrap.shutdown(std::net::Shutdown::Write)
+}
+
+fn wait(wrap: &mut UnixStream) -> i32 {
+    let mut answer = Vec::new();
+    // The end of the wrap ends this wait too.
+    if wrap.read_to_end(&mut answer).is_err() {
+        return 0;
+    }
+    match answer.split_first() {
+        Some((&TAKE, text)) if !text.is_empty() => {
+            let shown = io::stderr().write_all(text).and_then(|()| io::stderr().flush());
+            if shown.is_ok() { DELIVER } else { 0 }
+        }
+        _ => 0,
+    }
+}

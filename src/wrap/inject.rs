@@ -1,0 +1,466 @@
+//! When a line may be typed, and every step of typing it (INJECTION rules 1 to 8). Pure: no terminal, no clock.
+//!
+//! ```text
+//! Waiting ──Free──▶ Noting ──synced, still Free──▶ Pasted ──redrawn, quiet, nothing open──▶ Entered ──▶ Waiting
+//!    │                 └──no longer Free──▶ Waiting  │                                        │ no turn after 1 s:
+//!    │ held > 2 s, hook armed                        │ a person's keys waited too long        │ one more Enter,
+//!    └──▶ Noting ──▶ Handed ──taken──▶ Waiting       └──▶ Stranded ◀───────────────────────────┘ then give up
+//! ```
+//!
+//! The caller tells what happened, then asks [`Injection::step`] until it says [`Step::Wait`]. Between the first
+//! byte of a text and its Enter, a person's keys go through [`Injection::keys`], which keeps them back and gives
+//! them out again, in order, afterwards. Neither Ctrl-C nor Escape is ever written.
+//!
+//! Relies on [`super::attention`] for whether the agent is free.
+
+mod pause;
+mod queue;
+mod text;
+
+use std::time::{Duration, Instant};
+
+use super::agents::reading::Input;
+use super::attention::{Attention, Event, Verdict};
+use super::hold::Hold;
+
+pub use queue::{Item, Ticket};
+use queue::Queue;
+
+/// INJECTION rule 8: what a message waits for the keyboard before the hook delivers it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// INJECTION rule 3: without a sign of a turn for so long, Enter was not taken.
+const TURN_SIGN: Duration = Duration::from_secs(1);
+/// A text that the screen has not shown after so long was swallowed.
+const LOST: Duration = Duration::from_secs(10);
+/// SPEC §7.7: the transcript must hold the message by then.
+const HAND_OVER: Duration = Duration::from_secs(6);
+/// A way in that failed so often is switched off for the session.
+const FAILURES: u8 = 2;
+
+/// How messages get in (`--delivery`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The keyboard, and the hook when the keyboard is held back for long.
+    Auto,
+    /// The keyboard alone.
+    Pty,
+    /// The hook alone.
+    Hook,
+    /// Neither: title, bell and `cbroker inbox`.
+    Notify,
+}
+
+/// What the caller shall do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Sync the intent to submit these to disk, then say [`Injection::noted`].
+    Note(Vec<Ticket>),
+    /// Write these bytes to the agent, then say [`Injection::written`] when all of them are out.
+    Write(Vec<u8>),
+    /// Their Enter was written: note it as done, and ack them.
+    Entered(Vec<Ticket>),
+    /// Their turn began: receipts may say so.
+    Begun(Vec<Ticket>),
+    /// Gave up on them for this reason; those that were entered are acked already.
+    Stuck(Vec<Ticket>, Hold),
+    /// Hand this text to the waiting hook, then say [`Injection::handed`].
+    Hand(Vec<Ticket>, String),
+    /// Write these keys of the person, kept back until now.
+    Replay(Vec<u8>),
+    /// Nothing now; ask again at this time or when something happened.
+    Wait(Option<Instant>),
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing of ours is with the agent.
+    Waiting,
+    /// The intent is on its way to the disk.
+    Noting { tickets: Vec<Ticket>, is_synced: bool, way: Way },
+    /// The text is (being) written; `out` is when its last byte was.
+    Pasted { tickets: Vec<Ticket>, out: Option<Instant>, redrawn: bool },
+    /// Enter is (being) written.
+    Entered { tickets: Vec<Ticket>, out: Option<Instant>, presses: u8 },
+    /// Our text stands in the box with no Enter to follow.
+    Stranded { tickets: Vec<Ticket>, was_entered: bool },
+    /// The hook has it; the transcript will tell.
+    Handed { tickets: Vec<Ticket>, at: Instant },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Keyboard,
+    Hook,
+}
+
+/// The one line of messages into one agent.
+#[derive(Debug)]
+pub struct Injection {
+    delivery: Delivery,
+    batch: usize,
+    queue: Queue,
+    phase: Phase,
+    kept: pause::Kept,
+    hook_is_armed: bool,
+    failures: [u8; 2],
+    hold: Option<(Hold, Instant)>,
+    is_paused: bool,
+    begun: Vec<Ticket>,
+}
+
+impl Injection {
+    /// An empty line. `batch` is how many waiting messages may share one submission.
+    pub fn new(delivery: Delivery, batch: usize) -> Self {
+        Self {
+            delivery,
+            batch: batch.max(1),
+            queue: Queue::default(),
+            phase: Phase::Waiting,
+            kept: pause::Kept::default(),
+            hook_is_armed: false,
+            failures: [0; 2],
+            hold: None,
+            is_paused: false,
+            begun: Vec::new(),
+        }
+    }
+
+    /// A message joins the end of the line.
+    pub fn offer(&mut self, item: Item) {
+        self.queue.push(item);
+    }
+
+    /// Holds one message back for a reason of its own, or lets it go (`None`).
+    pub fn block(&mut self, ticket: Ticket, reason: Option<Hold>) {
+        self.queue.block(ticket, reason);
+    }
+
+    /// Takes a waiting message out of the line: it was read another way, or the broker has it back.
+    ///
+    /// `false` when it is not waiting: it may be with the agent already.
+    pub fn withdraw(&mut self, ticket: Ticket) -> bool {
+        self.queue.remove(ticket).is_some()
+    }
+
+    /// `cbroker pause` and `cbroker resume`.
+    pub fn pause(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Whether a person paused this session.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// A hook waits to carry a message in, or no longer.
+    pub fn arm(&mut self, is_armed: bool) {
+        self.hook_is_armed = is_armed;
+    }
+
+    /// Whether anything waits or is under way; while not, nobody needs to look at the screen.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && matches!(self.phase, Phase::Waiting) && self.kept.is_empty()
+    }
+
+    /// Messages that wait, in order, each with the reason that it would be given now.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Item, Option<Hold>)> {
+        let general = if self.is_paused { Some(Hold::Paused) } else { self.hold.as_ref().map(|(hold, _)| hold.clone()) };
+        self.queue.items().map(move |item| (item, item.blocked.clone().or_else(|| general.clone())))
+    }
+
+    /// Why the first waiting message waits.
+    pub fn hold(&self) -> Option<Hold> {
+        self.waiting().next().and_then(|(_, hold)| hold)
+    }
+
+    /// Ways that are switched off after failures, for the log.
+    pub fn keyboard_is_off(&self) -> bool {
+        self.is_off(Way::Keyboard)
+    }
+
+    /// A person's bytes: those to pass on now. `None` while they are kept back.
+    pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        let is_open = matches!(&self.phase, Phase::Pasted { .. } | Phase::Entered { .. });
+        if (is_open || !self.kept.is_empty()) && self.kept.has_room() {
+            self.kept.keep(bytes, now);
+            return None;
+        }
+        Some(bytes)
+    }
+
+    /// The intent of the noted messages is on disk.
+    pub fn noted(&mut self) {
+        if let Phase::Noting { is_synced, .. } = &mut self.phase {
+            *is_synced = true;
+        }
+    }
+
+    /// All bytes of the last [`Step::Write`] are with the terminal.
+    pub fn written(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Pasted { out, .. } | Phase::Entered { out, .. } if out.is_none() => *out = Some(now),
+            _ => {}
+        }
+    }
+
+    /// The hook's end of [`Step::Hand`]: the transcript holds the message, or it does not.
+    pub fn handed(&mut self, is_taken: bool) {
+        let Phase::Handed { tickets, .. } = &mut self.phase else { return };
+        let tickets = std::mem::take(tickets);
+        self.phase = Phase::Waiting;
+        if is_taken {
+            self.failures[Way::Hook as usize] = 0;
+            self.begun = tickets;
+        } else {
+            self.failures[Way::Hook as usize] += 1;
+            self.queue.repeat(&tickets);
+        }
+    }
+
+    /// A hook of the agent spoke.
+    pub fn event(&mut self, event: &Event) {
+        let Event::PromptSubmitted(prompt) = event else { return };
+        let is_ours = |tickets: &[Ticket]| self.queue.names(tickets, prompt);
+        match &self.phase {
+            Phase::Entered { tickets, .. } | Phase::Stranded { tickets, .. } | Phase::Pasted { tickets, .. }
+                if is_ours(tickets) =>
+            {
+                self.begin();
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Waiting);
+        let (Phase::Entered { tickets, .. } | Phase::Stranded { tickets, .. } | Phase::Pasted { tickets, .. }) = phase else {
+            return;
+        };
+        self.failures[Way::Keyboard as usize] = 0;
+        self.begun = tickets;
+    }
+
+    /// The next thing to do at `now`, given what is known of the agent.
+    pub fn step(&mut self, agent: &Attention, now: Instant) -> Step {
+        if !self.begun.is_empty() {
+            // By the hook, or by a person's Enter that we had given up on, nobody was told of an Enter yet.
+            let unheard = self.queue.enter(&self.begun);
+            if !unheard.is_empty() {
+                return Step::Entered(unheard);
+            }
+            let tickets = std::mem::take(&mut self.begun);
+            self.queue.finish(&tickets);
+            return Step::Begun(tickets);
+        }
+        match &self.phase {
+            Phase::Waiting => self.step_waiting(agent, now),
+            Phase::Noting { is_synced: false, .. } => Step::Wait(None),
+            Phase::Noting { .. } => self.step_noted(agent, now),
+            Phase::Pasted { .. } => self.step_pasted(agent, now),
+            Phase::Entered { .. } => self.step_entered(agent, now),
+            Phase::Stranded { .. } => self.step_stranded(agent, now),
+            Phase::Handed { at, .. } => {
+                let late = *at + HAND_OVER;
+                if now >= late {
+                    self.handed(false);
+                    return self.step(agent, now);
+                }
+                Step::Wait(Some(late))
+            }
+        }
+    }
+
+    fn step_waiting(&mut self, agent: &Attention, now: Instant) -> Step {
+        if let Some(keys) = self.kept.release() {
+            return Step::Replay(keys);
+        }
+        let Some(way) = self.way(agent, now) else {
+            return Step::Wait(self.again(agent, now));
+        };
+        let tickets = self.queue.next(if agent.takes_paste() || way == Way::Hook { self.batch } else { 1 });
+        self.phase = Phase::Noting { tickets: tickets.clone(), is_synced: false, way };
+        Step::Note(tickets)
+    }
+
+    fn step_noted(&mut self, agent: &Attention, now: Instant) -> Step {
+        let Phase::Noting { tickets, way, .. } = std::mem::replace(&mut self.phase, Phase::Waiting) else {
+            return Step::Wait(None);
+        };
+        let still = match way {
+            Way::Keyboard => agent.verdict(now) == Verdict::Free && !self.is_paused,
+            Way::Hook => self.hook_is_armed && !self.is_paused,
+        };
+        if !still {
+            return self.step_waiting(agent, now);
+        }
+        self.hold = None;
+        let text = self.queue.text(&tickets);
+        match way {
+            Way::Hook => {
+                self.hook_is_armed = false;
+                self.phase = Phase::Handed { tickets: tickets.clone(), at: now };
+                Step::Hand(tickets, text)
+            }
+            Way::Keyboard => {
+                self.phase = Phase::Pasted { tickets, out: None, redrawn: false };
+                Step::Write(text::typed(&text, agent.takes_paste()))
+            }
+        }
+    }
+
+    /// The way by which the first waiting message may go in now. Remembers why none.
+    fn way(&mut self, agent: &Attention, now: Instant) -> Option<Way> {
+        if self.queue.first_free().is_none() {
+            self.hold = None;
+            return None;
+        }
+        let hold = self.reason(agent, now);
+        let Some(hold) = hold else { return Some(Way::Keyboard) };
+        let since = match &self.hold {
+            Some((_, since)) => *since,
+            None => now,
+        };
+        let is_patient = now < since + PATIENCE && self.delivery != Delivery::Hook;
+        let is_hook_time = matches!(hold, Hold::Draft | Hold::Dialog(_) | Hold::Busy | Hold::NoWay);
+        self.hold = Some((hold, since));
+        let may_hook = matches!(self.delivery, Delivery::Auto | Delivery::Hook) && !self.is_off(Way::Hook);
+        (may_hook && self.hook_is_armed && is_hook_time && !is_patient && !self.is_paused).then_some(Way::Hook)
+    }
+
+    fn reason(&self, agent: &Attention, now: Instant) -> Option<Hold> {
+        if self.is_paused {
+            return Some(Hold::Paused);
+        }
+        match self.delivery {
+            Delivery::Notify => return Some(Hold::Notify),
+            Delivery::Hook | Delivery::Auto | Delivery::Pty => {}
+        }
+        match agent.verdict(now) {
+            Verdict::Hold(hold, _) => Some(hold),
+            Verdict::Free if self.is_off(Way::Keyboard) || self.delivery == Delivery::Hook => Some(Hold::NoWay),
+            Verdict::Free => None,
+        }
+    }
+
+    /// When a waiting message is worth another look though nothing happens.
+    fn again(&self, agent: &Attention, now: Instant) -> Option<Instant> {
+        let (_, since) = self.hold.as_ref()?;
+        let by_verdict = match agent.verdict(now) {
+            Verdict::Hold(_, again) => again,
+            Verdict::Free => None,
+        };
+        let patience = Some(*since + PATIENCE).filter(|&end| self.hook_is_armed && end > now);
+        [by_verdict, patience].into_iter().flatten().min()
+    }
+
+    fn step_pasted(&mut self, agent: &Attention, now: Instant) -> Step {
+        let pace = agent.profile().pace;
+        let knows = agent.profile().knows_its_prompt();
+        let Phase::Pasted { tickets, out, redrawn } = &mut self.phase else { return Step::Wait(None) };
+        let too_long = self.kept.limit();
+        if too_long.is_some_and(|limit| now >= limit) {
+            let tickets = std::mem::take(tickets);
+            return self.strand(tickets, Hold::Mixed);
+        }
+        let Some(out) = *out else { return Step::Wait(too_long) };
+        let shows_it = !knows || matches!(agent.input(), Input::Holds(_));
+        *redrawn |= agent.last_output() >= out && shows_it;
+        // A program that shows nothing of what is typed cannot be waited for.
+        let is_blind = !knows && now >= out + TURN_SIGN;
+        let is_lost = knows && now >= out + LOST;
+        if !*redrawn && is_lost {
+            let tickets = std::mem::take(tickets);
+            self.failures[Way::Keyboard as usize] += 1;
+            return self.strand(tickets, Hold::UnknownScreen);
+        }
+        if !*redrawn && !is_blind {
+            let next = out + if knows { LOST } else { TURN_SIGN };
+            return Step::Wait(Some(too_long.map_or(next, |limit| limit.min(next))));
+        }
+        let ready = (out + pace.before_enter).max(agent.last_output() + pace.quiet_before_enter);
+        if now < ready {
+            return Step::Wait(Some(ready));
+        }
+        if agent.obstacle().is_some() || agent.is_busy() || !shows_it {
+            // Whatever opened took the text or hides it. No Enter: it would be an answer.
+            let is_lost = matches!(agent.input(), Input::Empty) && agent.verdict(now) == Verdict::Free;
+            if is_lost && now >= out + LOST {
+                let tickets = std::mem::take(tickets);
+                return self.strand(tickets, Hold::UnknownScreen);
+            }
+            return Step::Wait(Some(too_long.unwrap_or(now + TURN_SIGN)));
+        }
+        let tickets = std::mem::take(tickets);
+        self.phase = Phase::Entered { tickets, out: None, presses: 1 };
+        Step::Write(b"\r".to_vec())
+    }
+
+    fn strand(&mut self, tickets: Vec<Ticket>, reason: Hold) -> Step {
+        let was_entered = matches!(self.phase, Phase::Entered { .. });
+        self.phase = Phase::Stranded { tickets: tickets.clone(), was_entered };
+        Step::Stuck(tickets, reason)
+    }
+
+    fn step_entered(&mut self, agent: &Attention, now: Instant) -> Step {
+        let Phase::Entered { tickets, out, presses } = &mut self.phase else { return Step::Wait(None) };
+        let Some(out) = *out else { return Step::Wait(None) };
+        let unheard = self.queue.enter(tickets);
+        if !unheard.is_empty() {
+            return Step::Entered(unheard);
+        }
+        if !agent.profile().knows_its_prompt() {
+            // No sign to wait for, and never a second Enter (SPEC §7.9).
+            let settled = out + agent.profile().pace.before_enter;
+            if now < settled {
+                return Step::Wait(Some(settled));
+            }
+            self.begin();
+            return self.step(agent, now);
+        }
+        let late = out + TURN_SIGN;
+        let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
+        if is_taken || (now >= late && agent.is_busy()) {
+            self.begin();
+            return self.step(agent, now);
+        }
+        if now < late {
+            return Step::Wait(Some(late));
+        }
+        let is_still_ours = matches!(agent.input(), Input::Holds(_)) && agent.obstacle().is_none() && self.kept.is_empty();
+        if is_still_ours && *presses == 1 {
+            self.phase = Phase::Entered { tickets: std::mem::take(tickets), out: None, presses: 2 };
+            return Step::Write(b"\r".to_vec());
+        }
+        let tickets = std::mem::take(tickets);
+        self.failures[Way::Keyboard as usize] += 1;
+        self.strand(tickets, Hold::EnterNotTaken)
+    }
+
+    fn step_stranded(&mut self, agent: &Attention, now: Instant) -> Step {
+        if let Some(keys) = self.kept.release() {
+            return Step::Replay(keys);
+        }
+        let is_gone = match agent.input() {
+            Input::Empty => agent.verdict(now) == Verdict::Free,
+            _ => !agent.profile().knows_its_prompt() && agent.verdict(now) == Verdict::Free,
+        };
+        if !is_gone {
+            let Verdict::Hold(_, again) = agent.verdict(now) else { return Step::Wait(None) };
+            return Step::Wait(again);
+        }
+        let Phase::Stranded { tickets, was_entered } = std::mem::replace(&mut self.phase, Phase::Waiting) else {
+            return Step::Wait(None);
+        };
+        if was_entered {
+            self.queue.finish(&tickets);
+        } else {
+            self.queue.repeat(&tickets);
+        }
+        self.step(agent, now)
+    }
+
+    fn is_off(&self, way: Way) -> bool {
+        self.failures[way as usize] >= FAILURES
+    }
+
+}

@@ -1,0 +1,120 @@
+//! Messages in the order of their arrival, from the broker's hand to the agent's.
+//!
+//! Relies on nothing.
+
+use std::collections::VecDeque;
+
+use crate::wrap::hold::Hold;
+
+/// Names one delivery of one message for as long as this session has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A message in the line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its name here.
+    pub ticket: Ticket,
+    /// Its sender's name for it.
+    pub id: String,
+    /// What will be typed: one safe line (SPEC §4).
+    pub line: String,
+    /// The same, marked as a possible repetition (SPEC §7.7).
+    pub line_again: String,
+    /// It may have reached the agent before.
+    pub may_repeat: bool,
+    /// Why this one waits whatever the agent does.
+    pub blocked: Option<Hold>,
+}
+
+impl Item {
+    fn text(&self) -> &str {
+        if self.may_repeat { &self.line_again } else { &self.line }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    item: Item,
+    is_entered: bool,
+}
+
+/// The line.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Entry>,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, item: Item) {
+        self.entries.push_back(Entry { item, is_entered: false });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.entries.iter().map(|entry| &entry.item)
+    }
+
+    pub(super) fn block(&mut self, ticket: Ticket, reason: Option<Hold>) {
+        for entry in &mut self.entries {
+            if entry.item.ticket == ticket {
+                entry.item.blocked.clone_from(&reason);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Item> {
+        let place = self.entries.iter().position(|entry| entry.item.ticket == ticket)?;
+        self.entries.remove(place).map(|entry| entry.item)
+    }
+
+    /// The first message that nothing of its own holds back.
+    pub(super) fn first_free(&self) -> Option<&Item> {
+        self.items().find(|item| item.blocked.is_none())
+    }
+
+    /// The first `count` of those, in order. They stay in the line.
+    pub(super) fn next(&self, count: usize) -> Vec<Ticket> {
+        self.items().filter(|item| item.blocked.is_none()).take(count).map(|item| item.ticket).collect()
+    }
+
+    /// Their lines, one below the other.
+    pub(super) fn text(&self, tickets: &[Ticket]) -> String {
+        let lines: Vec<&str> = self.of(tickets).map(|entry| entry.item.text()).collect();
+        lines.join("\n")
+    }
+
+    /// Whether `prompt` holds one of these messages.
+    pub(super) fn names(&self, tickets: &[Ticket], prompt: &str) -> bool {
+        self.of(tickets).any(|entry| prompt.contains(&format!(" id={}]", entry.item.id)))
+    }
+
+    /// Their Enter was written. Gives those for which this is news.
+    pub(super) fn enter(&mut self, tickets: &[Ticket]) -> Vec<Ticket> {
+        let mut news = Vec::new();
+        for entry in self.entries.iter_mut().filter(|entry| tickets.contains(&entry.item.ticket) && !entry.is_entered) {
+            entry.is_entered = true;
+            news.push(entry.item.ticket);
+        }
+        news
+    }
+
+    /// They are with the agent, for good.
+    pub(super) fn finish(&mut self, tickets: &[Ticket]) {
+        self.entries.retain(|entry| !tickets.contains(&entry.item.ticket));
+    }
+
+    /// They have to go in again, and may have been seen already.
+    pub(super) fn repeat(&mut self, tickets: &[Ticket]) {
+        for entry in self.entries.iter_mut().filter(|entry| tickets.contains(&entry.item.ticket)) {
+            entry.item.may_repeat = true;
+        }
+    }
+
+    fn of<'a>(&'a self, tickets: &'a [Ticket]) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(|entry| tickets.contains(&entry.item.ticket))
+    }
+}

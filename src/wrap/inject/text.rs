@@ -1,0 +1,48 @@
+//! The bytes that type a text: marked as pasted where the program understands that.
+//!
+//! This is the last place that a message passes before the keyboard, so it trusts nobody: whatever the text holds,
+//! no control character but the line breaks of a batch reaches the program, and none at all without a paste.
+//!
+//! Relies on nothing.
+
+const BEGIN: &[u8] = b"\x1b[200~";
+const END: &[u8] = b"\x1b[201~";
+
+/// `text` as keys.
+pub(super) fn typed(text: &str, is_pasted: bool) -> Vec<u8> {
+    let safe = text.chars().filter_map(|c| match c {
+        '\n' if is_pasted => Some('\n'),
+        '\n' | '\t' | '\r' => Some(' '),
+        c if c.is_control() => None,
+        c => Some(c),
+    });
+    let mut bytes = Vec::with_capacity(text.len() + BEGIN.len() + END.len());
+    if is_pasted {
+        bytes.extend_from_slice(BEGIN);
+    }
+    let mut buffer = [0; 4];
+    for c in safe {
+        bytes.extend_from_slice(c.encode_utf8(&mut buffer).as_bytes());
+    }
+    if is_pasted {
+        bytes.extend_from_slice(END);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_presses_a_key(text in any::<String>(), is_pasted in any::<bool>()) {
+            let bytes = typed(&text, is_pasted);
+            let inner = if is_pasted { &bytes[BEGIN.len()..bytes.len() - END.len()] } else { &bytes[..] };
+            let inner = std::str::from_utf8(inner).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert!(inner.chars().all(|c| !c.is_control() || (is_pasted && c == '\n')));
+        }
+    }
+}

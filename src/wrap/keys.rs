@@ -1,0 +1,334 @@
+//! What arrives on the person's terminal: keys, or answers of the terminal itself (INJECTION rule 9).
+//!
+//! A program asks its terminal things (its name, its colours, the cursor's place), and the answers come in on the
+//! same wire as keys, as do focus and mouse reports. All of them pass on unchanged; this file only decides which
+//! bytes mean that a person is at work, and what they did to a draft. Doubt means a person.
+//!
+//! Relies on nothing.
+
+/// One thing that a person did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Press {
+    /// This many characters were written.
+    Text(usize),
+    /// The last character was deleted.
+    Backspace,
+    /// Enter: what stood in the box was submitted.
+    Enter,
+    /// The line was cleared (Ctrl-U, Ctrl-C).
+    Clear,
+    /// Escape.
+    Escape,
+    /// A key that can fill the box without text: history, completion, yank.
+    Recall,
+    /// Any other key.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Ground,
+    Escape,
+    Control,
+    /// `ESC O x`: a function key.
+    Function,
+    /// The three bytes after `ESC [ M`.
+    OldMouse(u8),
+    /// A string (`ESC ]`, `ESC P`, `ESC _`): an answer. Ends with BEL or `ESC \`.
+    Answer,
+    AnswerEscape,
+    Paste,
+}
+
+const PASTE_END: &[u8] = b"\x1b[201~";
+const COLLECT_LIMIT: usize = 64;
+
+/// Splits the bytes of a terminal into presses, however they are cut.
+#[derive(Debug, Default)]
+pub struct Keys {
+    place: Place,
+    collected: Vec<u8>,
+    pasted: usize,
+}
+
+impl Keys {
+    /// The presses in `bytes`; empty when all of it was the terminal's own.
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<Press> {
+        let mut presses = Vec::new();
+        for &byte in bytes {
+            if let Some(press) = self.step(byte) {
+                join(&mut presses, press);
+            }
+        }
+        if self.place == Place::Escape {
+            // Most likely the Escape key; half an answer at worst.
+            join(&mut presses, Press::Escape);
+        }
+        if self.place == Place::Paste {
+            join(&mut presses, Press::Text(1));
+        }
+        presses
+    }
+
+    fn step(&mut self, byte: u8) -> Option<Press> {
+        match self.place {
+            Place::Ground => self.ground(byte),
+            Place::Escape => self.escape(byte),
+            Place::Control => self.control(byte),
+            Place::Function => {
+                self.place = Place::Ground;
+                Some(if matches!(byte, b'A' | b'B') { Press::Recall } else { Press::Other })
+            }
+            Place::OldMouse(left) => {
+                self.place = if left > 1 { Place::OldMouse(left - 1) } else { Place::Ground };
+                None
+            }
+            Place::Answer => {
+                match byte {
+                    0x07 => self.place = Place::Ground,
+                    0x1b => self.place = Place::AnswerEscape,
+                    _ => {}
+                }
+                None
+            }
+            Place::AnswerEscape => {
+                self.place = if byte == b'\\' { Place::Ground } else { Place::Answer };
+                None
+            }
+            Place::Paste => self.paste(byte),
+        }
+    }
+
+    fn ground(&mut self, byte: u8) -> Option<Press> {
+        match byte {
+            0x1b => {
+                self.place = Place::Escape;
+                None
+            }
+            b'\r' | b'\n' => Some(Press::Enter),
+            0x7f | 0x08 => Some(Press::Backspace),
+            0x03 | 0x15 => Some(Press::Clear),
+            b'\t' | 0x10 | 0x0e | 0x12 | 0x19 | 0x16 | 0x13 => Some(Press::Recall),
+            0x00..=0x1f => Some(Press::Other),
+            // The further bytes of a character are no characters.
+            0x80..=0xbf => None,
+            _ => Some(Press::Text(1)),
+        }
+    }
+
+    fn escape(&mut self, byte: u8) -> Option<Press> {
+        self.place = Place::Ground;
+        match byte {
+            b'[' => {
+                self.collected.clear();
+                self.place = Place::Control;
+                None
+            }
+            b'O' => {
+                self.place = Place::Function;
+                None
+            }
+            b']' | b'P' | b'_' => {
+                self.place = Place::Answer;
+                None
+            }
+            0x1b => {
+                self.place = Place::Escape;
+                Some(Press::Escape)
+            }
+            // Alt-Enter is a line break in most boxes; Alt with anything else is a command.
+            b'\r' | b'\n' => Some(Press::Text(1)),
+            _ => Some(Press::Other),
+        }
+    }
+
+    fn control(&mut self, byte: u8) -> Option<Press> {
+        match byte {
+            0x20..=0x3f => {
+                if self.collected.len() < COLLECT_LIMIT {
+                    self.collected.push(byte);
+                }
+                return None;
+            }
+            0x40..=0x7e => self.place = Place::Ground,
+            _ => {
+                self.place = Place::Ground;
+                return Some(Press::Other);
+            }
+        }
+        match (self.collected.as_slice(), byte) {
+            // Focus, mouse, and the answers to what programs ask.
+            ([], b'I' | b'O') | ([b'<', ..], b'M' | b'm') | ([b'?' | b'>' | b'=', ..], _) | (_, b'n' | b't' | b'c' | b'y') => None,
+            ([], b'M') => {
+                self.place = Place::OldMouse(3);
+                None
+            }
+            (place, b'R') if !is_function_key(place) => None,
+            (b"200", b'~') => {
+                self.place = Place::Paste;
+                self.pasted = 0;
+                self.collected.clear();
+                None
+            }
+            (_, b'A' | b'B') => Some(Press::Recall),
+            (code, b'u') => kitty(code),
+            _ => Some(Press::Other),
+        }
+    }
+
+    fn paste(&mut self, byte: u8) -> Option<Press> {
+        self.pasted += 1;
+        self.collected.push(byte);
+        if self.collected.ends_with(PASTE_END) {
+            self.place = Place::Ground;
+            self.collected.clear();
+            let text = self.pasted - PASTE_END.len();
+            return (text > 0).then_some(Press::Text(text));
+        }
+        if self.collected.len() > COLLECT_LIMIT {
+            self.collected.drain(..COLLECT_LIMIT / 2);
+        }
+        None
+    }
+}
+
+/// A cursor report `ESC [ row ; column R` looks like a modified F3 only in the first row.
+fn is_function_key(parameters: &[u8]) -> bool {
+    let mut parts = parameters.split(|&byte| byte == b';');
+    match (parts.next(), parts.next()) {
+        (Some(b"" | b"1"), None) => true,
+        (Some(b"1"), Some([b'2'..=b'9'] | [b'1', b'0'..=b'6'])) => true,
+        _ => false,
+    }
+}
+
+/// The kitty keyboard's `ESC [ code : … ; modifiers : event ; … u`.
+fn kitty(parameters: &[u8]) -> Option<Press> {
+    let text = std::str::from_utf8(parameters).ok()?;
+    let mut parts = text.split(';');
+    let code: u32 = parts.next()?.split(':').next()?.parse().ok()?;
+    let mut modifiers = parts.next().unwrap_or("1").split(':');
+    let held = modifiers.next().and_then(|m| m.parse::<u32>().ok()).unwrap_or(1).saturating_sub(1);
+    if modifiers.next() == Some("3") {
+        // A release; its press has been counted.
+        return None;
+    }
+    let is_plain = held & !0b1100_0001 == 0;
+    let is_control = held & 0b100 != 0;
+    Some(match code {
+        13 if is_plain && held & 1 == 0 => Press::Enter,
+        13 => Press::Text(1),
+        27 => Press::Escape,
+        127 | 8 => Press::Backspace,
+        9 => Press::Recall,
+        99 | 117 if is_control => Press::Clear,
+        110 | 112 | 114 | 115 | 118 | 121 if is_control => Press::Recall,
+        32.. if is_plain && !(57344..=63743).contains(&code) => Press::Text(1),
+        _ => Press::Other,
+    })
+}
+
+fn join(presses: &mut Vec<Press>, press: Press) {
+    match (presses.last_mut(), press) {
+        (Some(Press::Text(count)), Press::Text(more)) => *count += more,
+        _ => presses.push(press),
+    }
+}
+
+/// How much of a person's text stands unsubmitted in a box that cannot be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    characters: usize,
+}
+
+impl Draft {
+    /// Takes one press into account.
+    pub fn press(&mut self, press: Press) {
+        self.characters = match press {
+            Press::Text(count) => self.characters.saturating_add(count),
+            Press::Backspace => self.characters.saturating_sub(1),
+            Press::Enter | Press::Clear => 0,
+            Press::Recall => self.characters.max(1),
+            Press::Escape | Press::Other => self.characters,
+        };
+    }
+
+    /// Keys since the last submit that were not all deleted.
+    pub fn is_present(self) -> bool {
+        self.characters > 0
+    }
+
+    /// The box was seen to be empty.
+    pub fn clear(&mut self) {
+        self.characters = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presses(bytes: &[u8]) -> Vec<Press> {
+        Keys::default().read(bytes)
+    }
+
+    #[test]
+    fn answers_of_the_terminal_are_no_keys() {
+        for answer in [
+            &b"\x1b[I"[..],
+            b"\x1b[O",
+            b"\x1b[<0;10;5M",
+            b"\x1b[<0;10;5m",
+            b"\x1b[M !!",
+            b"\x1b[?62;22c",
+            b"\x1b[>41;354;0c",
+            b"\x1b[?2026;2$y",
+            b"\x1b[24;80R",
+            b"\x1b[0n",
+            b"\x1b[?997;1n",
+            b"\x1b[8;24;80t",
+            b"\x1b[?1u",
+            b"\x1bP>|xterm(354)\x1b\\",
+            b"\x1b]11;rgb:0000/0000/0000\x07",
+            b"\x1b]11;rgb:0000/0000/0000\x1b\\",
+            b"\x1b_Gi=31;OK\x1b\\",
+        ] {
+            assert_eq!(presses(answer), [], "{}", answer.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn keys_are_keys() {
+        assert_eq!(presses("hé\x7f\r".as_bytes()), [Press::Text(2), Press::Backspace, Press::Enter]);
+        assert_eq!(presses(b"\x1b[A\x1bOB\x1b[C"), [Press::Recall, Press::Recall, Press::Other]);
+        assert_eq!(presses(b"\x1b"), [Press::Escape]);
+        assert_eq!(presses(b"\x03\x15"), [Press::Clear, Press::Clear]);
+        assert_eq!(presses(b"\x1b[200~two\nlines\x1b[201~"), [Press::Text(9)]);
+        assert_eq!(presses(b"\x1b[97u\x1b[97;1:3u\x1b[13u"), [Press::Text(1), Press::Enter]);
+        assert_eq!(presses(b"\x1b[1;2R"), [Press::Other]);
+    }
+
+    #[test]
+    fn an_answer_cut_in_the_middle_is_still_none() {
+        let answer = b"\x1b[?2026;2$y";
+        for cut in 2..answer.len() {
+            let mut keys = Keys::default();
+            assert_eq!(keys.read(&answer[..cut]), []);
+            assert_eq!(keys.read(&answer[cut..]), []);
+        }
+    }
+
+    #[test]
+    fn a_draft_is_gone_when_all_of_it_is_deleted() {
+        let mut draft = Draft::default();
+        presses(b"ab\x7f").into_iter().for_each(|press| draft.press(press));
+        assert!(draft.is_present());
+        draft.press(Press::Backspace);
+        assert!(!draft.is_present());
+        draft.press(Press::Recall);
+        assert!(draft.is_present());
+        draft.press(Press::Enter);
+        assert!(!draft.is_present());
+    }
+}

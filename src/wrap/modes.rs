@@ -1,0 +1,296 @@
+//! What the program's output says about the terminal: modes that it switched on, and its title.
+//!
+//! Only escape sequences are looked at; everything between two of them is skipped, so this is cheap enough to run
+//! over every byte of every session. It knows nothing of what is drawn (that is [`super::screen`]).
+//!
+//! Relies on nothing.
+
+use std::collections::BTreeSet;
+
+/// Longest parameter list and longest title that are remembered; what is longer is skipped, not cut.
+const PARAMETERS_LIMIT: usize = 64;
+const TEXT_LIMIT: usize = 1024;
+
+const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
+/// Private modes that are off in a fresh terminal and disturb a shell when they stay on: application cursor keys,
+/// mouse reports, focus reports, bracketed paste, synchronized output, colour scheme reports, size reports.
+const LEFT_ON: [u16; 15] = [1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048];
+const CURSOR: u16 = 25;
+const WRAPS: u16 = 7;
+const PASTE: u16 = 2004;
+const FRAME: u16 = 2026;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Ground,
+    Escape,
+    /// Within `ESC [ …`.
+    Control,
+    /// Within `ESC ] …`: a title, or another command that ends like one.
+    Command,
+    CommandEscape,
+    /// Within a device string; its content is of no interest.
+    Text,
+    TextEscape,
+}
+
+/// Follows the escape sequences of one program's output.
+#[derive(Debug, Default)]
+pub struct Modes {
+    place: Place,
+    collected: Vec<u8>,
+    on: BTreeSet<u16>,
+    cursor_hidden: bool,
+    wraps_off: bool,
+    keypad: bool,
+    cursor_styled: bool,
+    other_keys: bool,
+    kitty_depth: u16,
+    title: Option<String>,
+    /// Bytes still missing of the last UTF-8 character in the ground state.
+    character_left: u8,
+}
+
+impl Modes {
+    /// Reads one piece of output, cut anywhere.
+    pub fn read(&mut self, mut bytes: &[u8]) {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if self.place == Place::Ground {
+                let plain = bytes.iter().position(|&b| b == 0x1b).unwrap_or(bytes.len());
+                if plain > 0 {
+                    self.follow_characters(&bytes[..plain]);
+                    bytes = &bytes[plain..];
+                    continue;
+                }
+                self.character_left = 0;
+            }
+            self.step(byte);
+            bytes = rest;
+        }
+    }
+
+    /// The program asked for pasted text to be marked as such.
+    pub fn takes_paste(&self) -> bool {
+        self.on.contains(&PASTE)
+    }
+
+    /// The cursor is shown.
+    pub fn shows_cursor(&self) -> bool {
+        !self.cursor_hidden
+    }
+
+    /// A synchronized frame is half drawn; the screen is no state of the program now.
+    pub fn is_within_frame(&self) -> bool {
+        self.on.contains(&FRAME)
+    }
+
+    /// The last title set, if any was.
+    pub fn title(&self) -> Option<&str> {
+        self.title.as_deref()
+    }
+
+    /// Between two sequences and two characters: bytes of ours may be put in here.
+    pub fn is_at_boundary(&self) -> bool {
+        self.place == Place::Ground && self.character_left == 0
+    }
+
+    /// What gives a fresh terminal back after the program's end; empty where it left nothing on.
+    pub fn resets(&self) -> Vec<u8> {
+        let mut out = String::new();
+        if self.kitty_depth > 0 {
+            out.push_str(&format!("\x1b[<{}u", self.kitty_depth));
+        }
+        if self.other_keys {
+            out.push_str("\x1b[>4m");
+        }
+        for mode in LEFT_ON.iter().filter(|mode| self.on.contains(mode)) {
+            out.push_str(&format!("\x1b[?{mode}l"));
+        }
+        if let Some(mode) = ALTERNATE_SCREENS.iter().find(|mode| self.on.contains(mode)) {
+            out.push_str(&format!("\x1b[?{mode}l"));
+        }
+        let rest = [
+            (self.keypad, "\x1b>"),
+            (self.wraps_off, "\x1b[?7h"),
+            (self.cursor_styled, "\x1b[0 q"),
+            (self.cursor_hidden, "\x1b[?25h"),
+        ];
+        for (_, reset) in rest.iter().filter(|(is_needed, _)| *is_needed) {
+            out.push_str(reset);
+        }
+        out.into_bytes()
+    }
+
+    fn step(&mut self, byte: u8) {
+        self.place = match (self.place, byte) {
+            // ESC begins anew wherever it stands, but for strings, where it may be half of their end.
+            (Place::Command, 0x1b) => Place::CommandEscape,
+            (Place::Text, 0x1b) => Place::TextEscape,
+            (Place::Ground | Place::Escape | Place::Control, 0x1b) => self.begin(Place::Escape),
+            (Place::Ground, _) => Place::Ground,
+            (Place::Escape, b'[') => self.begin(Place::Control),
+            (Place::Escape, b']') => self.begin(Place::Command),
+            (Place::Escape, b'P' | b'X' | b'^' | b'_') => Place::Text,
+            (Place::Escape, 0x20..=0x2f) => Place::Escape,
+            (Place::Escape, _) => self.end_escape(byte),
+            (Place::Control, 0x20..=0x3f) => self.collect(byte, PARAMETERS_LIMIT),
+            (Place::Control, 0x40..=0x7e) => self.end_control(byte),
+            (Place::Control, _) => Place::Control,
+            (Place::Command, 0x07) | (Place::CommandEscape, b'\\') => self.end_command(),
+            (Place::Command, _) => self.collect(byte, TEXT_LIMIT),
+            // An ESC within a string that is no end of it begins a sequence.
+            (Place::CommandEscape | Place::TextEscape, b'[') => self.begin(Place::Control),
+            (Place::TextEscape | Place::CommandEscape, _) => Place::Ground,
+            (Place::Text, 0x18 | 0x1a) => Place::Ground,
+            (Place::Text, _) => Place::Text,
+        };
+    }
+
+    fn begin(&mut self, place: Place) -> Place {
+        self.collected.clear();
+        place
+    }
+
+    fn collect(&mut self, byte: u8, limit: usize) -> Place {
+        if self.collected.len() <= limit {
+            self.collected.push(byte);
+        }
+        self.place
+    }
+
+    fn end_escape(&mut self, last: u8) -> Place {
+        match last {
+            b'=' => self.keypad = true,
+            b'>' => self.keypad = false,
+            // A full reset.
+            b'c' => *self = Self { title: self.title.take(), ..Self::default() },
+            _ => {}
+        }
+        Place::Ground
+    }
+
+    fn end_control(&mut self, last: u8) -> Place {
+        let collected = std::mem::take(&mut self.collected);
+        if collected.len() <= PARAMETERS_LIMIT {
+            match (collected.as_slice(), last) {
+                ([b'?', numbers @ ..], b'h') => self.switch(numbers, true),
+                ([b'?', numbers @ ..], b'l') => self.switch(numbers, false),
+                ([b'>', b'4', b';', level @ ..], b'm') => self.other_keys = level != b"0",
+                ([b'>', b'4'], b'm') => self.other_keys = false,
+                ([b'>', ..], b'u') => self.kitty_depth = self.kitty_depth.saturating_add(1),
+                ([b'<', count @ ..], b'u') => {
+                    let count = numbers_of(count).next().unwrap_or(1).max(1);
+                    self.kitty_depth = self.kitty_depth.saturating_sub(count);
+                }
+                ([style @ .., b' '], b'q') => self.cursor_styled = !matches!(style, b"" | b"0"),
+                _ => {}
+            }
+        }
+        self.collected = collected;
+        Place::Ground
+    }
+
+    fn switch(&mut self, numbers: &[u8], is_on: bool) {
+        for mode in numbers_of(numbers) {
+            match mode {
+                CURSOR => self.cursor_hidden = !is_on,
+                WRAPS => self.wraps_off = !is_on,
+                _ if is_on => {
+                    if LEFT_ON.contains(&mode) || ALTERNATE_SCREENS.contains(&mode) {
+                        self.on.insert(mode);
+                    }
+                }
+                _ if ALTERNATE_SCREENS.contains(&mode) => {
+                    self.on.retain(|on| !ALTERNATE_SCREENS.contains(on));
+                }
+                _ => {
+                    self.on.remove(&mode);
+                }
+            }
+        }
+    }
+
+    fn end_command(&mut self) -> Place {
+        if self.collected.len() <= TEXT_LIMIT {
+            if let [b'0' | b'2', b';', title @ ..] = self.collected.as_slice() {
+                self.title = Some(String::from_utf8_lossy(title).into_owned());
+            }
+        }
+        Place::Ground
+    }
+
+    fn follow_characters(&mut self, plain: &[u8]) {
+        let tail = &plain[plain.len().saturating_sub(3)..];
+        if tail.len() == plain.len() {
+            tail.iter().for_each(|&byte| self.follow_character(byte));
+        } else {
+            self.character_left = 0;
+            tail.iter().for_each(|&byte| self.follow_character(byte));
+        }
+    }
+
+    fn follow_character(&mut self, byte: u8) {
+        self.character_left = match byte {
+            0x80..=0xbf => self.character_left.saturating_sub(1),
+            0xc0..=0xdf => 1,
+            0xe0..=0xef => 2,
+            0xf0..=0xf7 => 3,
+            _ => 0,
+        };
+    }
+}
+
+fn numbers_of(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    list.split(|&byte| byte == b';').filter_map(|number| std::str::from_utf8(number).ok()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(output: &str) -> Modes {
+        let mut modes = Modes::default();
+        modes.read(output.as_bytes());
+        modes
+    }
+
+    #[test]
+    fn what_was_left_on_is_switched_off_and_nothing_else() {
+        let modes = after("\x1b[?2004h\x1b[?1004h\x1b[>1u\x1b[?25l\x1b[?1049htext");
+        let resets = String::from_utf8_lossy(&modes.resets()).into_owned();
+        assert_eq!(resets, "\x1b[<1u\x1b[?1004l\x1b[?2004l\x1b[?1049l\x1b[?25h");
+        let tidy = after("\x1b[?2004h\x1b[>1u\x1b[?25l\x1b[?1049h\x1b[?1049l\x1b[?25h\x1b[<u\x1b[?2004l");
+        assert!(tidy.resets().is_empty());
+    }
+
+    #[test]
+    fn a_sequence_cut_anywhere_is_understood() {
+        let output = b"x\x1b[?2004h\x1b]0;\xe2\x9c\xb3 Claude Code\x07y";
+        for cut in 0..output.len() {
+            let mut modes = Modes::default();
+            modes.read(&output[..cut]);
+            modes.read(&output[cut..]);
+            assert!(modes.takes_paste(), "cut at {cut}");
+            assert_eq!(modes.title(), Some("✳ Claude Code"), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_ours_fit_only_between_sequences_and_characters() {
+        assert!(after("text").is_at_boundary());
+        assert!(!after("text\x1b[1").is_at_boundary());
+        assert!(!after("\x1b]0;half").is_at_boundary());
+        let mut modes = Modes::default();
+        modes.read(&"─".as_bytes()[..2]);
+        assert!(!modes.is_at_boundary());
+        modes.read(&"─".as_bytes()[2..]);
+        assert!(modes.is_at_boundary());
+    }
+
+    #[test]
+    fn a_title_ended_by_string_terminator_counts_too() {
+        assert_eq!(after("\x1b]2;one\x1b\\").title(), Some("one"));
+        assert_eq!(after("\x1bPq title\x1b\\\x1b]2;two\x1b\\").title(), Some("two"));
+    }
+}

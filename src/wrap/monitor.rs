@@ -1,0 +1,245 @@
+//! The small session leader between the wrap and the program that it wraps (SPEC §7.10).
+//!
+//! The leader of a fresh session is an orphaned process group, which the kernel never stops; a wrapped program
+//! must be stoppable all the same. So this binary is started twice more: as the *monitor*, which leads the
+//! session, owns the terminal and waits, and as the *gate*, which becomes the program once its process group is in
+//! the foreground. The gate stops itself and the monitor continues it, so the program never runs a single
+//! instruction in the background.
+//!
+//! The monitor tells the wrap what it saw over its standard input, a socket: one [`Report`] after the other, five
+//! bytes each. It takes no orders: the wrap signals the program itself, which stays a zombie until the monitor
+//! ends, so its number cannot be given to another process meanwhile.
+//!
+//! Relies on `rustix` alone; runs before any runtime, thread or configuration exists.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+/// First argument that makes this binary a monitor.
+pub(super) const MONITOR: &str = "__monitor";
+/// First argument that makes this binary a gate.
+pub(super) const GATE: &str = "__gate";
+
+/// What a shell answers when a program cannot be run, and when there is none of that name.
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+/// What the monitor saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The program runs, in the foreground, under this process id (which is its group's too).
+    Started(i32),
+    /// A signal stopped it.
+    Stopped(i32),
+    /// It runs again.
+    Continued,
+    /// It returned this status.
+    Exited(i32),
+    /// This signal ended it.
+    Killed(i32),
+    /// It could not be started; the system's error number.
+    Failed(i32),
+}
+
+impl Report {
+    /// Length of every report on the socket, in bytes.
+    pub const LENGTH: usize = 5;
+
+    /// The bytes of this report: a letter and a number, most significant byte first.
+    pub fn encode(self) -> [u8; Self::LENGTH] {
+        let (letter, number) = match self {
+            Self::Started(pid) => (b'P', pid),
+            Self::Stopped(signal) => (b'S', signal),
+            Self::Continued => (b'C', 0),
+            Self::Exited(status) => (b'E', status),
+            Self::Killed(signal) => (b'K', signal),
+            Self::Failed(error) => (b'F', error),
+        };
+        let [a, b, c, d] = number.to_be_bytes();
+        [letter, a, b, c, d]
+    }
+
+    /// Reads what [`Report::encode`] wrote; `None` for bytes that are no report.
+    pub fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
+        let number = i32::from_be_bytes([a, b, c, d]);
+        match letter {
+            b'P' => Some(Self::Started(number)),
+            b'S' => Some(Self::Stopped(number)),
+            b'C' => Some(Self::Continued),
+            b'E' => Some(Self::Exited(number)),
+            b'K' => Some(Self::Killed(number)),
+            b'F' => Some(Self::Failed(number)),
+            _ => None,
+        }
+    }
+}
+
+/// Runs as monitor: standard input is the socket to the wrap, standard output the terminal to lead.
+///
+/// Returns the exit status of the monitor itself, which nobody reads.
+pub(super) fn monitor(command: &[OsString]) -> i32 {
+    match lead(command) {
+        Ok(()) => 0,
+        Err(error) => {
+            report(Report::Failed(error.raw_os_error().unwrap_or(0)));
+            1
+        }
+    }
+}
+
+fn lead(command: &[OsString]) -> io::Result<()> {
+    rustix::process::setsid()?;
+    let terminal = rustix::stdio::stdout();
+    rustix::process::ioctl_tiocsctty(terminal)?;
+    let gate = Command::new(std::env::current_exe()?)
+        .arg(GATE)
+        .args(command)
+        .stdin(share(terminal)?)
+        .stdout(share(terminal)?)
+        .stderr(share(terminal)?)
+        .process_group(0)
+        .spawn()?;
+    let raw = i32::try_from(gate.id()).map_err(io::Error::other)?;
+    let program = Pid::from_raw(raw).ok_or(io::ErrorKind::NotFound)?;
+    rustix::process::waitid(WaitId::Pid(program), WaitIdOptions::STOPPED | WaitIdOptions::EXITED)?;
+    rustix::termios::tcsetpgrp(terminal, program)?;
+    report(Report::Started(raw));
+    rustix::process::kill_process(program, Signal::CONT)?;
+    // The gate's own stop is no news: what is reported starts with its continuation.
+    consume_state_change(program)?;
+    watch(program)
+}
+
+/// Reports every stop and continuation, and the end. The end is left unreaped on purpose.
+fn watch(program: Pid) -> io::Result<()> {
+    loop {
+        let all = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
+        let status = match rustix::process::waitid(WaitId::Pid(program), all | WaitIdOptions::NOWAIT) {
+            Ok(Some(status)) => status,
+            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(seen) = understand(&status) else { continue };
+        report(seen);
+        if matches!(seen, Report::Exited(_) | Report::Killed(_)) {
+            return Ok(());
+        }
+        consume_state_change(program)?;
+    }
+}
+
+fn understand(status: &WaitIdStatus) -> Option<Report> {
+    if let Some(code) = status.exit_status() {
+        return Some(Report::Exited(code));
+    }
+    if let Some(signal) = status.terminating_signal() {
+        return Some(Report::Killed(signal));
+    }
+    if let Some(signal) = status.stopping_signal() {
+        return Some(Report::Stopped(signal));
+    }
+    status.continued().then_some(Report::Continued)
+}
+
+fn consume_state_change(program: Pid) -> io::Result<()> {
+    let stops = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+    match rustix::process::waitid(WaitId::Pid(program), stops) {
+        Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A wrap that is gone cannot be told; the hang-up of the terminal ends monitor and program then.
+fn report(seen: Report) {
+    let bytes = seen.encode();
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match rustix::io::write(rustix::stdio::stdin(), &bytes[sent..]) {
+            Ok(0) => return,
+            Ok(count) => sent += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn share(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
+    let own: OwnedFd = terminal.as_fd().try_clone_to_owned()?;
+    Ok(Stdio::from(own))
+}
+
+/// Runs as gate: stops until the monitor has put this process group in the foreground, then becomes `command`.
+pub(super) fn gate(command: &[OsString]) -> i32 {
+    let [program, arguments @ ..] = command else { return CANNOT_RUN };
+    if rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err() {
+        return CANNOT_RUN;
+    }
+    let error = Command::new(program).args(arguments).exec();
+    let _nobody_to_tell = writeln!(
+        io::stderr(),
+        "cbroker: {} cannot be run: {error}\r",
+        program.to_string_lossy()
+    );
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
+}
+
+/// Splits the stream from a monitor into reports, however the bytes arrive.
+#[derive(Debug, Default)]
+pub struct Reports {
+    partial: Vec<u8>,
+}
+
+impl Reports {
+    /// Reads what `source` holds now. `Ok(None)`: the monitor is gone.
+    pub fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<Report>>> {
+        let mut bytes = [0; 16 * Report::LENGTH];
+        let count = source.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        self.partial.extend_from_slice(&bytes[..count]);
+        let whole = self.partial.len() / Report::LENGTH * Report::LENGTH;
+        let reports = self.partial[..whole]
+            .chunks_exact(Report::LENGTH)
+            .filter_map(|chunk| Report::decode(chunk.try_into().ok()?))
+            .collect();
+        self.partial.drain(..whole);
+        Ok(Some(reports))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_report_survives_the_socket_whole() {
+        for report in [
+            Report::Started(4711),
+            Report::Stopped(20),
+            Report::Continued,
+            Report::Exited(255),
+            Report::Killed(9),
+            Report::Failed(2),
+        ] {
+            assert_eq!(Report::decode(report.encode()), Some(report));
+        }
+        assert_eq!(Report::decode([b'?', 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn reports_cut_in_the_middle_are_joined() {
+        let mut reports = Reports::default();
+        let bytes = [Report::Started(7).encode(), Report::Exited(3).encode()].concat();
+        assert_eq!(reports.read(&bytes[..7]).unwrap(), Some(vec![Report::Started(7)]));
+        assert_eq!(reports.read(&bytes[7..]).unwrap(), Some(vec![Report::Exited(3)]));
+        assert_eq!(reports.read(io::empty()).unwrap(), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! The wrapped program in a pseudo-terminal of its own, under a [`monitor`](super::monitor).
+//!
+//! Relies on `rustix` for the terminal and on the standard library for the processes.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal};
+use rustix::pty::OpenptFlags;
+use rustix::termios::{OptionalActions, Termios, Winsize};
+
+use super::monitor::{self, Report, Reports};
+
+/// What to run, and with which additions to our own environment.
+#[derive(Clone, Debug, Default)]
+pub struct CommandLine {
+    /// The program's name or path.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Variables to set (`Some`) or to remove (`None`).
+    pub environment: Vec<(OsString, Option<OsString>)>,
+}
+
+impl CommandLine {
+    /// This command with the environment applied, ready for more.
+    pub fn to_command(&self, program: &OsStr) -> Command {
+        let mut command = Command::new(program);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+}
+
+/// Modes and size that a pseudo-terminal starts with.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Terminal modes; the system's own where there is none to copy.
+    pub modes: Option<Termios>,
+    /// Rows, columns and, where known, pixels.
+    pub size: Winsize,
+}
+
+/// A running program, its terminal's master side and its monitor.
+#[derive(Debug)]
+pub struct Program {
+    master: OwnedFd,
+    reports: UnixStream,
+    partial: Reports,
+    monitor: std::process::Child,
+    pid: Option<Pid>,
+}
+
+impl Program {
+    /// Starts `command` in a new pseudo-terminal.
+    pub fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
+        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        rustix::pty::grantpt(&master)?;
+        rustix::pty::unlockpt(&master)?;
+        let name = rustix::pty::ptsname(&master, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
+        if let Some(modes) = &shape.modes {
+            rustix::termios::tcsetattr(&terminal, OptionalActions::Now, modes)?;
+        }
+        rustix::termios::tcsetwinsize(&terminal, shape.size)?;
+        let (reports, theirs) = UnixStream::pair()?;
+        let monitor = command
+            .to_command(std::env::current_exe()?.as_os_str())
+            .arg(monitor::MONITOR)
+            .arg(&command.program)
+            .args(&command.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(terminal.try_clone()?))
+            .stderr(Stdio::from(terminal))
+            .spawn()?;
+        reports.set_nonblocking(true)?;
+        let blocking = rustix::fs::fcntl_getfl(&master)?;
+        rustix::fs::fcntl_setfl(&master, blocking | OFlags::NONBLOCK)?;
+        Ok(Self { master, reports, partial: Reports::default(), monitor, pid: None })
+    }
+
+    /// The master side, non-blocking: what is written here the program reads as keys.
+    pub fn master(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+
+    /// The socket on which [`Program::reports`] waits.
+    pub fn report_socket(&self) -> BorrowedFd<'_> {
+        self.reports.as_fd()
+    }
+
+    /// What the monitor reported since the last call; `None` once it is gone. Never blocks.
+    pub fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
+        let reports = match self.partial.read(&self.reports) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Vec::new())),
+            other => other?,
+        };
+        for report in reports.iter().flatten() {
+            match report {
+                Report::Started(pid) => self.pid = Pid::from_raw(*pid),
+                // From here on the number may belong to somebody else.
+                Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.pid = None,
+                Report::Stopped(_) | Report::Continued => {}
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Tells the program that its window changed.
+    pub fn resize(&self, size: Winsize) -> io::Result<()> {
+        Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
+    }
+
+    /// Sends a signal to the program alone; nothing once it has ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid {
+            let _already_gone = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Lets the program and all in its process group run again after a stop.
+    pub fn continue_group(&self) {
+        if let Some(pid) = self.pid {
+            let _already_gone = rustix::process::kill_process_group(pid, Signal::CONT);
+        }
+    }
+
+    /// The program's process id while it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+}
+
+impl Drop for Program {
+    /// Collects the monitor, which ends by itself after its last report or at the hang-up.
+    fn drop(&mut self) {
+        let _not_started = self.monitor.try_wait();
+    }
+}
+
+/// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none to execute.
+pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+    let executable = |candidate: &Path| {
+        candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        let candidate = PathBuf::from(program);
+        return executable(&candidate).then_some(candidate);
+    }
+    std::env::split_paths(path?).map(|folder| folder.join(program)).find(|candidate| executable(candidate))
+}

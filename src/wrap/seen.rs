@@ -1,0 +1,233 @@
+//! The ids that went into the agent of one queue, on disk, so that a crash neither loses nor repeats (SPEC §7.7).
+//!
+//! `intent <id>` is synced before Enter is written, `done <id>` after it and before the ack. `done` is never injected
+//! again on this machine; `intent` alone is, marked as a possible repetition. Two wraps of one name share the file and
+//! lock it; each reads what the other appended before it answers.
+//!
+//! Relies on the standard library.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// So many ids are remembered (SPEC §4).
+const REMEMBERED: usize = 10_000;
+/// So many lines make the file worth writing anew.
+const LINES_LIMIT: usize = 4 * REMEMBERED;
+const HEADER: &str = "cbroker-seen 1";
+
+/// What is known of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing.
+    Never,
+    /// Its Enter was about to be written, and may have been.
+    Intended,
+    /// It was injected.
+    Done,
+}
+
+/// The log of one queue.
+#[derive(Debug)]
+pub struct SeenLog {
+    path: PathBuf,
+    lock: File,
+    file: File,
+    /// How far the file was read.
+    read: u64,
+    lines: usize,
+    known: HashMap<String, Seen>,
+    order: VecDeque<String>,
+}
+
+impl SeenLog {
+    /// Opens or creates `<folder>/<queue>.seen`.
+    pub fn open(folder: &Path, queue: &str) -> io::Result<Self> {
+        let path = folder.join(format!("{queue}.seen"));
+        let lock = private(&folder.join(format!("{queue}.seen.lock")))?;
+        let file = private(&path)?;
+        let mut log =
+            Self { path, lock, file, read: 0, lines: 0, known: HashMap::new(), order: VecDeque::new() };
+        log.locked(|_| Ok(()))?;
+        Ok(log)
+    }
+
+    /// What is known of `id`, by this wrap or another.
+    pub fn look(&mut self, id: &str) -> io::Result<Seen> {
+        self.locked(|log| Ok(log.known.get(id).copied().unwrap_or(Seen::Never)))
+    }
+
+    /// Their Enter will be written now. On disk when this returns.
+    pub fn intend(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append("intent", ids)
+    }
+
+    /// Their Enter was written. On disk when this returns.
+    pub fn done(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append("done", ids)
+    }
+
+    fn append(&mut self, word: &str, ids: &[String]) -> io::Result<()> {
+        self.locked(|log| {
+            let text: String = ids.iter().map(|id| format!("{word} {id}\n")).collect();
+            log.file.write_all(text.as_bytes())?;
+            log.file.sync_data()?;
+            log.catch_up()?;
+            if log.lines > LINES_LIMIT { log.compact() } else { Ok(()) }
+        })
+    }
+
+    fn locked<T>(&mut self, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        self.lock.lock()?;
+        let result = self.catch_up().and_then(|()| work(self));
+        self.lock.unlock()?;
+        result
+    }
+
+    /// Reads what was appended since, or all of a file that was written anew.
+    fn catch_up(&mut self) -> io::Result<()> {
+        let is_same = fs::metadata(&self.path).and_then(|named| Ok(named.ino() == self.file.metadata()?.ino()));
+        if !is_same.unwrap_or(false) {
+            self.file = private(&self.path)?;
+            (self.read, self.lines) = (0, 0);
+            self.known.clear();
+            self.order.clear();
+        }
+        self.file.seek(SeekFrom::Start(self.read))?;
+        let mut lines = BufReader::new(&self.file);
+        let mut line = Vec::new();
+        let mut fresh = Vec::new();
+        loop {
+            line.clear();
+            let length = lines.read_until(b'\n', &mut line)?;
+            if length == 0 {
+                break;
+            }
+            if line.last() != Some(&b'\n') {
+                // Torn by a crash: it was never promised. The next line must not be glued to it.
+                drop(lines);
+                self.file.write_all(b"\n")?;
+                self.read += length as u64 + 1;
+                break;
+            }
+            self.read += length as u64;
+            fresh.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+        for line in fresh {
+            self.lines += 1;
+            match line.split_once(' ') {
+                Some(("intent", id)) => self.learn(id, Seen::Intended),
+                Some(("done", id)) => self.learn(id, Seen::Done),
+                _ => {}
+            }
+        }
+        if self.read == 0 {
+            self.file.write_all(format!("{HEADER}\n").as_bytes())?;
+            self.read = self.file.metadata()?.len();
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, id: &str, seen: Seen) {
+        match self.known.get_mut(id) {
+            Some(Seen::Done) => {}
+            Some(known) => *known = seen,
+            None => {
+                self.known.insert(id.to_owned(), seen);
+                self.order.push_back(id.to_owned());
+                if self.order.len() > REMEMBERED {
+                    if let Some(oldest) = self.order.pop_front() {
+                        self.known.remove(&oldest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what is still remembered to a new file and puts that in the old one's place.
+    fn compact(&mut self) -> io::Result<()> {
+        let draft = self.path.with_extension("seen.new");
+        let mut text = format!("{HEADER}\n");
+        for id in &self.order {
+            let word = if self.known.get(id) == Some(&Seen::Done) { "done" } else { "intent" };
+            text.push_str(&format!("{word} {id}\n"));
+        }
+        let mut file = private(&draft)?;
+        file.set_len(0)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        self.catch_up()
+    }
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn ids(list: &[&str]) -> Vec<String> {
+        list.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    #[test]
+    fn done_is_remembered_over_a_restart_and_intent_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.intend(&ids(&["a", "b"])).unwrap();
+        log.done(&ids(&["a"])).unwrap();
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        assert_eq!(log.look("a").unwrap(), Seen::Done);
+        assert_eq!(log.look("b").unwrap(), Seen::Intended);
+        assert_eq!(log.look("c").unwrap(), Seen::Never);
+    }
+
+    #[test]
+    fn one_wrap_sees_what_another_of_the_same_name_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = SeenLog::open(folder.path(), "q").unwrap();
+        let mut other = SeenLog::open(folder.path(), "q").unwrap();
+        one.done(&ids(&["a"])).unwrap();
+        assert_eq!(other.look("a").unwrap(), Seen::Done);
+    }
+
+    #[test]
+    fn a_line_torn_by_a_crash_does_not_spoil_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.done(&ids(&["a"])).unwrap();
+        drop(log);
+        let mut file = OpenOptions::new().append(true).open(folder.path().join("q.seen")).unwrap();
+        file.write_all(b"done b").unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.done(&ids(&["c"])).unwrap();
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        assert_eq!(log.look("a").unwrap(), Seen::Done);
+        assert_eq!(log.look("c").unwrap(), Seen::Done);
+    }
+
+    #[test]
+    fn the_file_does_not_grow_for_ever_and_the_youngest_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        let mut other = SeenLog::open(folder.path(), "q").unwrap();
+        let all: Vec<String> = (0..=LINES_LIMIT).map(|n| format!("m{n}")).collect();
+        log.done(&all).unwrap();
+        assert_eq!(other.look("m0").unwrap(), Seen::Never);
+        assert_eq!(other.look(all.last().unwrap()).unwrap(), Seen::Done);
+        let text = fs::read_to_string(folder.path().join("q.seen")).unwrap();
+        assert!(text.lines().count() <= REMEMBERED + 1);
+    }
+}
