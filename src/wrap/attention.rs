@@ -54,7 +54,9 @@ enum Turn {
     Unknown,
     Idle,
     /// A person's key since its start may have ended it unheard.
-    Busy { is_touched: bool },
+    Busy {
+        is_touched: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +68,10 @@ struct OpenDialog {
 
 /// Everything that bears on the question.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing seen, true or not by itself"
+)]
 pub struct Attention {
     profile: &'static Profile,
     turn: Turn,
@@ -163,15 +169,24 @@ impl Attention {
             }
             Event::PermissionAsked(tool) => {
                 self.turn = Turn::Busy { is_touched: false };
-                self.dialog = Some(OpenDialog { name: tool.clone(), since: now, was_drawn: false });
+                self.dialog = Some(OpenDialog {
+                    name: tool.clone(),
+                    since: now,
+                    was_drawn: false,
+                });
             }
             Event::SessionEnd => self.turn = Turn::Unknown,
         }
     }
 
-    /// A signal stopped the program, or it runs again.
-    pub fn suspended(&mut self, is_suspended: bool) {
-        self.is_suspended = is_suspended;
+    /// A signal stopped the program.
+    pub fn suspend(&mut self) {
+        self.is_suspended = true;
+    }
+
+    /// The program runs again.
+    pub fn resume(&mut self) {
+        self.is_suspended = false;
     }
 
     /// Pasted text is marked as such for this program.
@@ -191,7 +206,9 @@ impl Attention {
 
     /// A turn runs as far as any source can tell.
     pub fn is_busy(&self) -> bool {
-        self.title_is_busy || self.reading.shows_busy || matches!(self.turn, Turn::Busy { is_touched: false })
+        self.title_is_busy
+            || self.reading.shows_busy
+            || matches!(self.turn, Turn::Busy { is_touched: false })
     }
 
     /// Something is open that takes Enter for an answer, or a key for a command.
@@ -216,22 +233,35 @@ impl Attention {
     /// Hooks never came though the prompt is there: the screen alone decides.
     pub fn is_screen_only(&self, now: Instant) -> bool {
         !self.profile.has_hooks
-            || (self.turn == Turn::Unknown && self.first_prompt.is_some_and(|first| now >= first + HOOKS_LATE))
+            || (self.turn == Turn::Unknown
+                && self
+                    .first_prompt
+                    .is_some_and(|first| now >= first + HOOKS_LATE))
     }
 
     /// May a line be typed now?
     pub fn verdict(&self, now: Instant) -> Verdict {
-        if self.profile.knows_its_prompt() { self.by_prompt(now) } else { self.by_quiet(now) }
+        if self.profile.knows_its_prompt() {
+            self.by_prompt(now)
+        } else {
+            self.by_quiet(now)
+        }
     }
 
     fn by_prompt(&self, now: Instant) -> Verdict {
         let has_hooks = !self.is_screen_only(now);
         if !self.is_suspended && (!self.takes_paste || (has_hooks && self.turn == Turn::Unknown)) {
-            let again = self.first_prompt.filter(|_| has_hooks).map(|first| first + HOOKS_LATE);
+            let again = self
+                .first_prompt
+                .filter(|_| has_hooks)
+                .map(|first| first + HOOKS_LATE);
             return Verdict::Hold(Hold::Starting, again.filter(|&again| again > now));
         }
         if let Some(open) = self.obstacle() {
-            let again = self.dialog.as_ref().map(|dialog| dialog.since + DIALOG_UNSEEN);
+            let again = self
+                .dialog
+                .as_ref()
+                .map(|dialog| dialog.since + DIALOG_UNSEEN);
             return Verdict::Hold(open, again.filter(|&again| again > now));
         }
         if self.is_busy() {
@@ -241,12 +271,20 @@ impl Attention {
             return Verdict::Hold(Hold::Draft, None);
         }
         let pace = self.profile.pace;
-        if let Some(free) = self.last_key.map(|key| key + pace.idle_hands).filter(|&free| free > now) {
+        if let Some(free) = self
+            .last_key
+            .map(|key| key + pace.idle_hands)
+            .filter(|&free| free > now)
+        {
             return Verdict::Hold(Hold::Draft, Some(free));
         }
         // A turn that a person may have ended, and a session without hooks, count as ended only after a pause.
         let is_certain = has_hooks && self.turn == Turn::Idle;
-        let quiet = if is_certain { pace.quiet_before_text } else { SCREEN_ONLY_QUIET };
+        let quiet = if is_certain {
+            pace.quiet_before_text
+        } else {
+            SCREEN_ONLY_QUIET
+        };
         self.quiet(quiet, now)
     }
 
@@ -261,7 +299,11 @@ impl Attention {
             return Verdict::Hold(Hold::Draft, None);
         }
         let pace = self.profile.pace;
-        if let Some(free) = self.last_key.map(|key| key + pace.idle_hands).filter(|&free| free > now) {
+        if let Some(free) = self
+            .last_key
+            .map(|key| key + pace.idle_hands)
+            .filter(|&free| free > now)
+        {
             return Verdict::Hold(Hold::Draft, Some(free));
         }
         if !self.shows_cursor && !self.takes_paste {
@@ -272,10 +314,15 @@ impl Attention {
 
     fn quiet(&self, pause: Duration, now: Instant) -> Verdict {
         let quiet_at = self.last_output + pause;
-        if now < quiet_at { Verdict::Hold(Hold::Busy, Some(quiet_at)) } else { Verdict::Free }
+        if now < quiet_at {
+            Verdict::Hold(Hold::Busy, Some(quiet_at))
+        } else {
+            Verdict::Free
+        }
     }
 
     fn hands_are_idle(&self, now: Instant) -> bool {
-        self.last_key.is_none_or(|key| now >= key + self.profile.pace.idle_hands)
+        self.last_key
+            .is_none_or(|key| now >= key + self.profile.pace.idle_hands)
     }
 }

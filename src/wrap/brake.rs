@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,10 @@ pub struct Brake {
 impl Brake {
     /// A brake with these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, recent: HashMap::new() }
+        Self {
+            limits,
+            recent: HashMap::new(),
+        }
     }
 
     /// Counts a message that arrived at `now`; whether it has to be held.
@@ -56,7 +59,10 @@ impl Brake {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { hops: 20, per_minute: 30 };
+    const LIMITS: Limits = Limits {
+        hops: 20,
+        per_minute: 30,
+    };
 
     #[test]
     fn a_message_that_passed_too_many_sessions_is_held() {

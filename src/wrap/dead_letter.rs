@@ -22,18 +22,26 @@ struct Line<'a> {
 }
 
 /// Appends one dead letter to `file`. On disk when this returns, so that the broker may forget the message.
-pub fn append(file: &Path, ts: &str, error: &str, body: &[u8]) -> io::Result<()> {
+pub(super) fn append(file: &Path, ts: &str, error: &str, body: &[u8]) -> io::Result<()> {
     let encoded;
-    let (raw, encoding) = match std::str::from_utf8(body) {
-        Ok(text) => (text, None),
-        Err(_) => {
-            encoded = BASE64_STANDARD.encode(body);
-            (encoded.as_str(), Some("base64"))
-        }
+    let (raw, encoding) = if let Ok(text) = std::str::from_utf8(body) {
+        (text, None)
+    } else {
+        encoded = BASE64_STANDARD.encode(body);
+        (encoded.as_str(), Some("base64"))
     };
-    let mut line = serde_json::to_vec(&Line { ts, error, raw, encoding })?;
+    let mut line = serde_json::to_vec(&Line {
+        ts,
+        error,
+        raw,
+        encoding,
+    })?;
     line.push(b'\n');
-    let mut out = OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+    let mut out = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(file)?;
     out.write_all(&line)?;
     out.sync_data()
 }

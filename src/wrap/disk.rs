@@ -17,7 +17,7 @@ use super::inject::Ticket;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
 use crate::envelope::timestamp;
-use crate::journal::{Event, Journal};
+use crate::journal::{Entry, Event, Journal};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Something to write or to look up.
 #[derive(Debug)]
-pub enum Job {
+pub(super) enum Job {
     /// What is known of this id?
     Look(Ticket, String),
     /// These are about to be entered.
@@ -56,7 +56,7 @@ pub enum Job {
 
 /// What is on disk now.
 #[derive(Debug)]
-pub enum Fact {
+pub(super) enum Fact {
     /// What is known of a message.
     Looked(Ticket, Seen),
     /// The intents are written.
@@ -71,7 +71,7 @@ pub enum Fact {
 
 /// Where things lie.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub(super) struct Places {
     /// The queue's name.
     pub queue: String,
     /// The folder of the seen log.
@@ -86,29 +86,44 @@ pub struct Places {
 
 /// The thread's near end.
 #[derive(Debug)]
-pub struct Disk {
+pub(super) struct Disk {
     jobs: Option<mpsc::SyncSender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Disk {
     /// Starts the thread. Facts come out of the receiver.
-    pub fn start(places: Places) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
+    pub(super) fn start(
+        places: Places,
+    ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
         let (jobs, todo) = mpsc::sync_channel(JOBS);
         let (facts, out) = tokio::sync::mpsc::channel(JOBS);
-        let thread = thread::Builder::new().name("disk".into()).stack_size(256 * 1024).spawn(move || {
-            let mut worker = Worker { places, seen: None, facts };
-            while let Ok(job) = todo.recv() {
-                // After the session's end the rest is still written where the disk works.
-                let _told = worker.work(job);
-            }
-            let _was_never_written = std::fs::remove_file(&worker.places.hops);
-        })?;
-        Ok((Self { jobs: Some(jobs), thread: Some(thread) }, out))
+        let thread = thread::Builder::new()
+            .name("disk".into())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                let mut worker = Worker {
+                    places,
+                    seen: None,
+                    facts,
+                };
+                while let Ok(job) = todo.recv() {
+                    // After the session's end the rest is still written where the disk works.
+                    let _told = worker.work(job);
+                }
+                let _was_never_written = std::fs::remove_file(&worker.places.hops);
+            })?;
+        Ok((
+            Self {
+                jobs: Some(jobs),
+                thread: Some(thread),
+            },
+            out,
+        ))
     }
 
     /// Adds a job. Blocks only when the disk has been failing for thousands of messages.
-    pub fn ask(&self, job: Job) {
+    pub(super) fn ask(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             let _thread_ended = jobs.send(job);
         }
@@ -145,14 +160,20 @@ impl Worker {
                 self.persist(|log| log.done(&ids))?;
                 Fact::Done(tickets)
             }
-            Job::DeadLetter { ticket, error, body } => {
+            Job::DeadLetter {
+                ticket,
+                error,
+                body,
+            } => {
                 let path = self.places.dead_letters.clone();
                 self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
                 Fact::Buried(ticket, error)
             }
             Job::Tell { id, event, detail } => {
                 // Information only: a journal that cannot be written stops nothing.
-                let _untold = self.places.journal.note(Utc::now(), &id, event, &self.places.queue, detail);
+                let mut entry = Entry::new(Utc::now(), &id, event, &self.places.queue);
+                entry.detail = detail;
+                let _untold = self.places.journal.note(&entry);
                 return Some(());
             }
             Job::Hops(hops) => {
@@ -183,7 +204,9 @@ impl Worker {
             match work(self) {
                 Ok(result) => return Some(result),
                 Err(error) => {
-                    self.facts.blocking_send(Fact::Failed(error.to_string())).ok()?;
+                    self.facts
+                        .blocking_send(Fact::Failed(error.to_string()))
+                        .ok()?;
                     thread::sleep(AGAIN);
                 }
             }

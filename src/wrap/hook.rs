@@ -24,30 +24,46 @@ pub(super) const TAKE: u8 = b'+';
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's result larger.
 const INPUT_LIMIT: u64 = 1 << 20;
+/// The length that comes before a message, in bytes.
+pub(super) const LENGTH: usize = 4;
 /// Exit code that hands standard error to the model.
 const DELIVER: i32 = 2;
 
 /// Runs the hook.
 pub(super) fn run(arguments: &[OsString]) -> i32 {
-    let [event, option, path] = arguments else { return 0 };
+    let [event, option, path] = arguments else {
+        return 0;
+    };
     if option != "--socket" {
         return 0;
     }
-    let Some(event) = event.to_str() else { return 0 };
-    let Ok(mut wrap) = UnixStream::connect(path) else { return 0 };
+    let Some(event) = event.to_str() else {
+        return 0;
+    };
+    let Ok(mut wrap) = UnixStream::connect(path) else {
+        return 0;
+    };
     let told = tell(&mut wrap, event);
-    if event == WAIT && told.is_ok() { wait(&mut wrap) } else { 0 }
+    if event == WAIT && told.is_ok() {
+        wait(&mut wrap)
+    } else {
+        0
+    }
 }
 
-/// Event, line break, input, end of the writing half.
+/// Four bytes of length, then event, line break, input.
 fn tell(wrap: &mut UnixStream, event: &str) -> io::Result<()> {
     wrap.set_write_timeout(Some(PATIENCE))?;
-    let mut message = Vec::with_capacity(4096);
+    let mut message = vec![0; LENGTH];
     message.extend_from_slice(event.as_bytes());
     message.push(b'\n');
-    io::stdin().lock().take(INPUT_LIMIT).read_to_end(&mut message)?;
-    wrap.write_all(&message)?;
-    wrap.shutdown(std::net::Shutdown::Write)
+    let mut input = io::stdin().lock();
+    (&mut input).take(INPUT_LIMIT).read_to_end(&mut message)?;
+    // An agent must be able to say all that it has to say.
+    io::copy(&mut input, &mut io::sink())?;
+    let length = u32::try_from(message.len() - LENGTH).map_err(io::Error::other)?;
+    message[..LENGTH].copy_from_slice(&length.to_be_bytes());
+    wrap.write_all(&message)
 }
 
 fn wait(wrap: &mut UnixStream) -> i32 {
@@ -58,7 +74,9 @@ fn wait(wrap: &mut UnixStream) -> i32 {
     }
     match answer.split_first() {
         Some((&TAKE, text)) if !text.is_empty() => {
-            let shown = io::stderr().write_all(text).and_then(|()| io::stderr().flush());
+            let shown = io::stderr()
+                .write_all(text)
+                .and_then(|()| io::stderr().flush());
             if shown.is_ok() { DELIVER } else { 0 }
         }
         _ => 0,

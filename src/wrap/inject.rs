@@ -23,8 +23,8 @@ use super::agents::reading::Input;
 use super::attention::{Attention, Event, Verdict};
 use super::hold::Hold;
 
-pub use queue::{Item, Ticket};
 use queue::Queue;
+pub use queue::{Item, Ticket};
 
 /// INJECTION rule 8: what a message waits for the keyboard before the hook delivers it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,6 +50,15 @@ pub enum Delivery {
     Notify,
 }
 
+/// What became of a text that a hook was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// It stands in the agent's transcript.
+    Taken,
+    /// It does not.
+    Refused,
+}
+
 /// What the caller shall do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -63,6 +72,8 @@ pub enum Step {
     Begun(Vec<Ticket>),
     /// Gave up on them for this reason; those that were entered are acked already.
     Stuck(Vec<Ticket>, Hold),
+    /// Nothing is left to do about them, though no turn was seen to begin: a person dealt with the text in the box.
+    Ended(Vec<Ticket>),
     /// Hand this text to the waiting hook, then say [`Injection::handed`].
     Hand(Vec<Ticket>, String),
     /// Write these keys of the person, kept back until now.
@@ -76,13 +87,28 @@ enum Phase {
     /// Nothing of ours is with the agent.
     Waiting,
     /// The intent is on its way to the disk.
-    Noting { tickets: Vec<Ticket>, is_synced: bool, way: Way },
+    Noting {
+        tickets: Vec<Ticket>,
+        is_synced: bool,
+        way: Way,
+    },
     /// The text is (being) written; `out` is when its last byte was.
-    Pasted { tickets: Vec<Ticket>, out: Option<Instant>, redrawn: bool },
+    Pasted {
+        tickets: Vec<Ticket>,
+        out: Option<Instant>,
+        redrawn: bool,
+    },
     /// Enter is (being) written.
-    Entered { tickets: Vec<Ticket>, out: Option<Instant>, presses: u8 },
+    Entered {
+        tickets: Vec<Ticket>,
+        out: Option<Instant>,
+        presses: u8,
+    },
     /// Our text stands in the box with no Enter to follow.
-    Stranded { tickets: Vec<Ticket>, was_entered: bool },
+    Stranded {
+        tickets: Vec<Ticket>,
+        was_entered: bool,
+    },
     /// The hook has it; the transcript will tell.
     Handed { tickets: Vec<Ticket>, at: Instant },
 }
@@ -130,21 +156,30 @@ impl Injection {
         self.queue.push(item);
     }
 
-    /// Holds one message back for a reason of its own, or lets it go (`None`).
-    pub fn block(&mut self, ticket: Ticket, reason: Option<Hold>) {
-        self.queue.block(ticket, reason);
-    }
-
     /// Takes a waiting message out of the line: it was read another way, or the broker has it back.
     ///
     /// `false` when it is not waiting: it may be with the agent already.
     pub fn withdraw(&mut self, ticket: Ticket) -> bool {
-        self.queue.remove(ticket).is_some()
+        let is_under_way = match &self.phase {
+            Phase::Waiting => self.begun.contains(&ticket),
+            Phase::Noting { tickets, .. }
+            | Phase::Pasted { tickets, .. }
+            | Phase::Entered { tickets, .. }
+            | Phase::Stranded { tickets, .. }
+            | Phase::Handed { tickets, .. } => tickets.contains(&ticket),
+        };
+        !is_under_way && self.queue.remove(ticket)
     }
 
-    /// `cbroker pause` and `cbroker resume`.
-    pub fn pause(&mut self, is_paused: bool) {
-        self.is_paused = is_paused;
+    /// `cbroker pause`: nothing goes in until [`Injection::resume`].
+    pub fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its own.
+    pub fn resume(&mut self) {
+        self.is_paused = false;
+        self.queue.unblock();
     }
 
     /// Whether a person paused this session.
@@ -152,9 +187,14 @@ impl Injection {
         self.is_paused
     }
 
-    /// A hook waits to carry a message in, or no longer.
-    pub fn arm(&mut self, is_armed: bool) {
-        self.hook_is_armed = is_armed;
+    /// A hook waits to carry a message in.
+    pub fn arm(&mut self) {
+        self.hook_is_armed = true;
+    }
+
+    /// No hook waits.
+    pub fn disarm(&mut self) {
+        self.hook_is_armed = false;
     }
 
     /// Whether anything waits or is under way; while not, nobody needs to look at the screen.
@@ -164,8 +204,14 @@ impl Injection {
 
     /// Messages that wait, in order, each with the reason that it would be given now.
     pub fn waiting(&self) -> impl Iterator<Item = (&Item, Option<Hold>)> {
-        let general = if self.is_paused { Some(Hold::Paused) } else { self.hold.as_ref().map(|(hold, _)| hold.clone()) };
-        self.queue.items().map(move |item| (item, item.blocked.clone().or_else(|| general.clone())))
+        let general = if self.is_paused {
+            Some(Hold::Paused)
+        } else {
+            self.hold.as_ref().map(|(hold, _)| hold.clone())
+        };
+        self.queue
+            .items()
+            .map(move |item| (item, item.blocked.clone().or_else(|| general.clone())))
     }
 
     /// Why the first waiting message waits.
@@ -198,17 +244,21 @@ impl Injection {
     /// All bytes of the last [`Step::Write`] are with the terminal.
     pub fn written(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Pasted { out, .. } | Phase::Entered { out, .. } if out.is_none() => *out = Some(now),
+            Phase::Pasted { out, .. } | Phase::Entered { out, .. } if out.is_none() => {
+                *out = Some(now);
+            }
             _ => {}
         }
     }
 
     /// The hook's end of [`Step::Hand`]: the transcript holds the message, or it does not.
-    pub fn handed(&mut self, is_taken: bool) {
-        let Phase::Handed { tickets, .. } = &mut self.phase else { return };
+    pub fn handed(&mut self, handover: Handover) {
+        let Phase::Handed { tickets, .. } = &mut self.phase else {
+            return;
+        };
         let tickets = std::mem::take(tickets);
         self.phase = Phase::Waiting;
-        if is_taken {
+        if handover == Handover::Taken {
             self.failures[Way::Hook as usize] = 0;
             self.begun = tickets;
         } else {
@@ -219,10 +269,14 @@ impl Injection {
 
     /// A hook of the agent spoke.
     pub fn event(&mut self, event: &Event) {
-        let Event::PromptSubmitted(prompt) = event else { return };
+        let Event::PromptSubmitted(prompt) = event else {
+            return;
+        };
         let is_ours = |tickets: &[Ticket]| self.queue.names(tickets, prompt);
         match &self.phase {
-            Phase::Entered { tickets, .. } | Phase::Stranded { tickets, .. } | Phase::Pasted { tickets, .. }
+            Phase::Entered { tickets, .. }
+            | Phase::Stranded { tickets, .. }
+            | Phase::Pasted { tickets, .. }
                 if is_ours(tickets) =>
             {
                 self.begin();
@@ -233,7 +287,10 @@ impl Injection {
 
     fn begin(&mut self) {
         let phase = std::mem::replace(&mut self.phase, Phase::Waiting);
-        let (Phase::Entered { tickets, .. } | Phase::Stranded { tickets, .. } | Phase::Pasted { tickets, .. }) = phase else {
+        let (Phase::Entered { tickets, .. }
+        | Phase::Stranded { tickets, .. }
+        | Phase::Pasted { tickets, .. }) = phase
+        else {
             return;
         };
         self.failures[Way::Keyboard as usize] = 0;
@@ -254,7 +311,9 @@ impl Injection {
         }
         match &self.phase {
             Phase::Waiting => self.step_waiting(agent, now),
-            Phase::Noting { is_synced: false, .. } => Step::Wait(None),
+            Phase::Noting {
+                is_synced: false, ..
+            } => Step::Wait(None),
             Phase::Noting { .. } => self.step_noted(agent, now),
             Phase::Pasted { .. } => self.step_pasted(agent, now),
             Phase::Entered { .. } => self.step_entered(agent, now),
@@ -262,7 +321,7 @@ impl Injection {
             Phase::Handed { at, .. } => {
                 let late = *at + HAND_OVER;
                 if now >= late {
-                    self.handed(false);
+                    self.handed(Handover::Refused);
                     return self.step(agent, now);
                 }
                 Step::Wait(Some(late))
@@ -277,13 +336,22 @@ impl Injection {
         let Some(way) = self.way(agent, now) else {
             return Step::Wait(self.again(agent, now));
         };
-        let tickets = self.queue.next(if agent.takes_paste() || way == Way::Hook { self.batch } else { 1 });
-        self.phase = Phase::Noting { tickets: tickets.clone(), is_synced: false, way };
+        let tickets = self.queue.next(if agent.takes_paste() || way == Way::Hook {
+            self.batch
+        } else {
+            1
+        });
+        self.phase = Phase::Noting {
+            tickets: tickets.clone(),
+            is_synced: false,
+            way,
+        };
         Step::Note(tickets)
     }
 
     fn step_noted(&mut self, agent: &Attention, now: Instant) -> Step {
-        let Phase::Noting { tickets, way, .. } = std::mem::replace(&mut self.phase, Phase::Waiting) else {
+        let Phase::Noting { tickets, way, .. } = std::mem::replace(&mut self.phase, Phase::Waiting)
+        else {
             return Step::Wait(None);
         };
         let still = match way {
@@ -298,12 +366,24 @@ impl Injection {
         match way {
             Way::Hook => {
                 self.hook_is_armed = false;
-                self.phase = Phase::Handed { tickets: tickets.clone(), at: now };
+                self.phase = Phase::Handed {
+                    tickets: tickets.clone(),
+                    at: now,
+                };
                 Step::Hand(tickets, text)
             }
             Way::Keyboard => {
-                self.phase = Phase::Pasted { tickets, out: None, redrawn: false };
-                Step::Write(text::typed(&text, agent.takes_paste()))
+                let manner = if agent.takes_paste() {
+                    text::Manner::Pasted
+                } else {
+                    text::Manner::Typed
+                };
+                self.phase = Phase::Pasted {
+                    tickets,
+                    out: None,
+                    redrawn: false,
+                };
+                Step::Write(text::typed(&text, manner))
             }
         }
     }
@@ -315,16 +395,23 @@ impl Injection {
             return None;
         }
         let hold = self.reason(agent, now);
-        let Some(hold) = hold else { return Some(Way::Keyboard) };
+        let Some(hold) = hold else {
+            return Some(Way::Keyboard);
+        };
         let since = match &self.hold {
             Some((_, since)) => *since,
             None => now,
         };
         let is_patient = now < since + PATIENCE && self.delivery != Delivery::Hook;
-        let is_hook_time = matches!(hold, Hold::Draft | Hold::Dialog(_) | Hold::Busy | Hold::NoWay);
+        let is_hook_time = matches!(
+            hold,
+            Hold::Draft | Hold::Dialog(_) | Hold::Busy | Hold::NoWay
+        );
         self.hold = Some((hold, since));
-        let may_hook = matches!(self.delivery, Delivery::Auto | Delivery::Hook) && !self.is_off(Way::Hook);
-        (may_hook && self.hook_is_armed && is_hook_time && !is_patient && !self.is_paused).then_some(Way::Hook)
+        let may_hook =
+            matches!(self.delivery, Delivery::Auto | Delivery::Hook) && !self.is_off(Way::Hook);
+        (may_hook && self.hook_is_armed && is_hook_time && !is_patient && !self.is_paused)
+            .then_some(Way::Hook)
     }
 
     fn reason(&self, agent: &Attention, now: Instant) -> Option<Hold> {
@@ -337,7 +424,9 @@ impl Injection {
         }
         match agent.verdict(now) {
             Verdict::Hold(hold, _) => Some(hold),
-            Verdict::Free if self.is_off(Way::Keyboard) || self.delivery == Delivery::Hook => Some(Hold::NoWay),
+            Verdict::Free if self.is_off(Way::Keyboard) || self.delivery == Delivery::Hook => {
+                Some(Hold::NoWay)
+            }
             Verdict::Free => None,
         }
     }
@@ -356,13 +445,22 @@ impl Injection {
     fn step_pasted(&mut self, agent: &Attention, now: Instant) -> Step {
         let pace = agent.profile().pace;
         let knows = agent.profile().knows_its_prompt();
-        let Phase::Pasted { tickets, out, redrawn } = &mut self.phase else { return Step::Wait(None) };
+        let Phase::Pasted {
+            tickets,
+            out,
+            redrawn,
+        } = &mut self.phase
+        else {
+            return Step::Wait(None);
+        };
         let too_long = self.kept.limit();
         if too_long.is_some_and(|limit| now >= limit) {
             let tickets = std::mem::take(tickets);
             return self.strand(tickets, Hold::Mixed);
         }
-        let Some(out) = *out else { return Step::Wait(too_long) };
+        let Some(out) = *out else {
+            return Step::Wait(too_long);
+        };
         let shows_it = !knows || matches!(agent.input(), Input::Holds(_));
         *redrawn |= agent.last_output() >= out && shows_it;
         // A program that shows nothing of what is typed cannot be waited for.
@@ -383,7 +481,8 @@ impl Injection {
         }
         if agent.obstacle().is_some() || agent.is_busy() || !shows_it {
             // Whatever opened took the text or hides it. No Enter: it would be an answer.
-            let is_lost = matches!(agent.input(), Input::Empty) && agent.verdict(now) == Verdict::Free;
+            let is_lost =
+                matches!(agent.input(), Input::Empty) && agent.verdict(now) == Verdict::Free;
             if is_lost && now >= out + LOST {
                 let tickets = std::mem::take(tickets);
                 return self.strand(tickets, Hold::UnknownScreen);
@@ -391,19 +490,35 @@ impl Injection {
             return Step::Wait(Some(too_long.unwrap_or(now + TURN_SIGN)));
         }
         let tickets = std::mem::take(tickets);
-        self.phase = Phase::Entered { tickets, out: None, presses: 1 };
+        self.phase = Phase::Entered {
+            tickets,
+            out: None,
+            presses: 1,
+        };
         Step::Write(b"\r".to_vec())
     }
 
     fn strand(&mut self, tickets: Vec<Ticket>, reason: Hold) -> Step {
         let was_entered = matches!(self.phase, Phase::Entered { .. });
-        self.phase = Phase::Stranded { tickets: tickets.clone(), was_entered };
+        self.phase = Phase::Stranded {
+            tickets: tickets.clone(),
+            was_entered,
+        };
         Step::Stuck(tickets, reason)
     }
 
     fn step_entered(&mut self, agent: &Attention, now: Instant) -> Step {
-        let Phase::Entered { tickets, out, presses } = &mut self.phase else { return Step::Wait(None) };
-        let Some(out) = *out else { return Step::Wait(None) };
+        let Phase::Entered {
+            tickets,
+            out,
+            presses,
+        } = &mut self.phase
+        else {
+            return Step::Wait(None);
+        };
+        let Some(out) = *out else {
+            return Step::Wait(None);
+        };
         let unheard = self.queue.enter(tickets);
         if !unheard.is_empty() {
             return Step::Entered(unheard);
@@ -426,9 +541,15 @@ impl Injection {
         if now < late {
             return Step::Wait(Some(late));
         }
-        let is_still_ours = matches!(agent.input(), Input::Holds(_)) && agent.obstacle().is_none() && self.kept.is_empty();
+        let is_still_ours = matches!(agent.input(), Input::Holds(_))
+            && agent.obstacle().is_none()
+            && self.kept.is_empty();
         if is_still_ours && *presses == 1 {
-            self.phase = Phase::Entered { tickets: std::mem::take(tickets), out: None, presses: 2 };
+            self.phase = Phase::Entered {
+                tickets: std::mem::take(tickets),
+                out: None,
+                presses: 2,
+            };
             return Step::Write(b"\r".to_vec());
         }
         let tickets = std::mem::take(tickets);
@@ -445,22 +566,27 @@ impl Injection {
             _ => !agent.profile().knows_its_prompt() && agent.verdict(now) == Verdict::Free,
         };
         if !is_gone {
-            let Verdict::Hold(_, again) = agent.verdict(now) else { return Step::Wait(None) };
+            let Verdict::Hold(_, again) = agent.verdict(now) else {
+                return Step::Wait(None);
+            };
             return Step::Wait(again);
         }
-        let Phase::Stranded { tickets, was_entered } = std::mem::replace(&mut self.phase, Phase::Waiting) else {
+        let Phase::Stranded {
+            tickets,
+            was_entered,
+        } = std::mem::replace(&mut self.phase, Phase::Waiting)
+        else {
             return Step::Wait(None);
         };
         if was_entered {
             self.queue.finish(&tickets);
-        } else {
-            self.queue.repeat(&tickets);
+            return Step::Ended(tickets);
         }
+        self.queue.repeat(&tickets);
         self.step(agent, now)
     }
 
     fn is_off(&self, way: Way) -> bool {
         self.failures[way as usize] >= FAILURES
     }
-
 }

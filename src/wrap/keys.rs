@@ -78,10 +78,18 @@ impl Keys {
             Place::Control => self.control(byte),
             Place::Function => {
                 self.place = Place::Ground;
-                Some(if matches!(byte, b'A' | b'B') { Press::Recall } else { Press::Other })
+                Some(if matches!(byte, b'A' | b'B') {
+                    Press::Recall
+                } else {
+                    Press::Other
+                })
             }
             Place::OldMouse(left) => {
-                self.place = if left > 1 { Place::OldMouse(left - 1) } else { Place::Ground };
+                self.place = if left > 1 {
+                    Place::OldMouse(left - 1)
+                } else {
+                    Place::Ground
+                };
                 None
             }
             Place::Answer => {
@@ -93,7 +101,11 @@ impl Keys {
                 None
             }
             Place::AnswerEscape => {
-                self.place = if byte == b'\\' { Place::Ground } else { Place::Answer };
+                self.place = if byte == b'\\' {
+                    Place::Ground
+                } else {
+                    Place::Answer
+                };
                 None
             }
             Place::Paste => self.paste(byte),
@@ -159,7 +171,10 @@ impl Keys {
         }
         match (self.collected.as_slice(), byte) {
             // Focus, mouse, and the answers to what programs ask.
-            ([], b'I' | b'O') | ([b'<', ..], b'M' | b'm') | ([b'?' | b'>' | b'=', ..], _) | (_, b'n' | b't' | b'c' | b'y') => None,
+            ([], b'I' | b'O')
+            | ([b'<', ..], b'M' | b'm')
+            | ([b'?' | b'>' | b'=', ..], _)
+            | (_, b'n' | b't' | b'c' | b'y') => None,
             ([], b'M') => {
                 self.place = Place::OldMouse(3);
                 None
@@ -196,11 +211,10 @@ impl Keys {
 /// A cursor report `ESC [ row ; column R` looks like a modified F3 only in the first row.
 fn is_function_key(parameters: &[u8]) -> bool {
     let mut parts = parameters.split(|&byte| byte == b';');
-    match (parts.next(), parts.next()) {
-        (Some(b"" | b"1"), None) => true,
-        (Some(b"1"), Some([b'2'..=b'9'] | [b'1', b'0'..=b'6'])) => true,
-        _ => false,
-    }
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(b"" | b"1"), None) | (Some(b"1"), Some([b'2'..=b'9'] | [b'1', b'0'..=b'6']))
+    )
 }
 
 /// The kitty keyboard's `ESC [ code : … ; modifiers : event ; … u`.
@@ -209,7 +223,11 @@ fn kitty(parameters: &[u8]) -> Option<Press> {
     let mut parts = text.split(';');
     let code: u32 = parts.next()?.split(':').next()?.parse().ok()?;
     let mut modifiers = parts.next().unwrap_or("1").split(':');
-    let held = modifiers.next().and_then(|m| m.parse::<u32>().ok()).unwrap_or(1).saturating_sub(1);
+    let held = modifiers
+        .next()
+        .and_then(|m| m.parse::<u32>().ok())
+        .unwrap_or(1)
+        .saturating_sub(1);
     if modifiers.next() == Some("3") {
         // A release; its press has been counted.
         return None;
@@ -300,12 +318,21 @@ mod tests {
 
     #[test]
     fn keys_are_keys() {
-        assert_eq!(presses("hé\x7f\r".as_bytes()), [Press::Text(2), Press::Backspace, Press::Enter]);
-        assert_eq!(presses(b"\x1b[A\x1bOB\x1b[C"), [Press::Recall, Press::Recall, Press::Other]);
+        assert_eq!(
+            presses("hé\x7f\r".as_bytes()),
+            [Press::Text(2), Press::Backspace, Press::Enter]
+        );
+        assert_eq!(
+            presses(b"\x1b[A\x1bOB\x1b[C"),
+            [Press::Recall, Press::Recall, Press::Other]
+        );
         assert_eq!(presses(b"\x1b"), [Press::Escape]);
         assert_eq!(presses(b"\x03\x15"), [Press::Clear, Press::Clear]);
         assert_eq!(presses(b"\x1b[200~two\nlines\x1b[201~"), [Press::Text(9)]);
-        assert_eq!(presses(b"\x1b[97u\x1b[97;1:3u\x1b[13u"), [Press::Text(1), Press::Enter]);
+        assert_eq!(
+            presses(b"\x1b[97u\x1b[97;1:3u\x1b[13u"),
+            [Press::Text(1), Press::Enter]
+        );
         assert_eq!(presses(b"\x1b[1;2R"), [Press::Other]);
     }
 
@@ -322,7 +349,9 @@ mod tests {
     #[test]
     fn a_draft_is_gone_when_all_of_it_is_deleted() {
         let mut draft = Draft::default();
-        presses(b"ab\x7f").into_iter().for_each(|press| draft.press(press));
+        presses(b"ab\x7f")
+            .into_iter()
+            .for_each(|press| draft.press(press));
         assert!(draft.is_present());
         draft.press(Press::Backspace);
         assert!(!draft.is_present());

@@ -3,18 +3,45 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | the one loop over bytes, messages and time | [`session`] |
 //! | the program, its terminal, its stops and its end | [`pty`], [`monitor`] |
 //! | the person's terminal | [`terminal`] |
-//! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`agents::reading`] (the drawn screen) |
-//! | what is known of the agent | [`agents`] (always), [`attention`] (now) |
+//! | bytes between the two | [`relay`] |
+//! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`screen`] and [`agents::reading`] (what is drawn) |
+//! | what is known of the agent | [`agents`] (always), [`attention`] (now), [`hooks`] (from itself) |
 //! | when and how a line is typed | [`inject`]: pure, time as an argument |
+//! | the messages while the session has them | [`mail`] |
+//! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
+//!
+//! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for where things lie.
 
 pub mod agents;
 pub mod attention;
+pub mod brake;
+pub mod briefing;
+mod dead_letter;
+mod disk;
+mod hidden;
 pub mod hold;
+mod hook;
+mod hooks;
 pub mod inject;
 pub mod keys;
+mod log;
+mod mail;
 pub mod modes;
-pub mod monitor;
-pub mod pty;
-pub mod terminal;
+mod monitor;
+mod options;
+mod pty;
+mod relay;
+mod screen;
+mod seen;
+mod session;
+mod spill;
+mod start;
+mod surroundings;
+mod terminal;
+
+pub use hidden::run as hidden;
+pub use options::{Fallback, WrapOptions};
+pub use start::run;

@@ -6,6 +6,7 @@
 //! Relies on nothing.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 
 /// Longest parameter list and longest title that are remembered; what is longer is skipped, not cut.
 const PARAMETERS_LIMIT: usize = 64;
@@ -14,7 +15,9 @@ const TEXT_LIMIT: usize = 1024;
 const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
 /// Private modes that are off in a fresh terminal and disturb a shell when they stay on: application cursor keys,
 /// mouse reports, focus reports, bracketed paste, synchronized output, colour scheme reports, size reports.
-const LEFT_ON: [u16; 15] = [1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048];
+const LEFT_ON: [u16; 15] = [
+    1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048,
+];
 const CURSOR: u16 = 25;
 const WRAPS: u16 = 7;
 const PASTE: u16 = 2004;
@@ -37,6 +40,10 @@ enum Place {
 
 /// Follows the escape sequences of one program's output.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one mode of a terminal, on or off by itself"
+)]
 pub struct Modes {
     place: Place,
     collected: Vec<u8>,
@@ -99,16 +106,16 @@ impl Modes {
     pub fn resets(&self) -> Vec<u8> {
         let mut out = String::new();
         if self.kitty_depth > 0 {
-            out.push_str(&format!("\x1b[<{}u", self.kitty_depth));
+            let _infallible = write!(out, "\x1b[<{}u", self.kitty_depth);
         }
         if self.other_keys {
             out.push_str("\x1b[>4m");
         }
         for mode in LEFT_ON.iter().filter(|mode| self.on.contains(mode)) {
-            out.push_str(&format!("\x1b[?{mode}l"));
+            let _infallible = write!(out, "\x1b[?{mode}l");
         }
         if let Some(mode) = ALTERNATE_SCREENS.iter().find(|mode| self.on.contains(mode)) {
-            out.push_str(&format!("\x1b[?{mode}l"));
+            let _infallible = write!(out, "\x1b[?{mode}l");
         }
         let rest = [
             (self.keypad, "\x1b>"),
@@ -128,7 +135,6 @@ impl Modes {
             (Place::Command, 0x1b) => Place::CommandEscape,
             (Place::Text, 0x1b) => Place::TextEscape,
             (Place::Ground | Place::Escape | Place::Control, 0x1b) => self.begin(Place::Escape),
-            (Place::Ground, _) => Place::Ground,
             (Place::Escape, b'[') => self.begin(Place::Control),
             (Place::Escape, b']') => self.begin(Place::Command),
             (Place::Escape, b'P' | b'X' | b'^' | b'_') => Place::Text,
@@ -141,9 +147,9 @@ impl Modes {
             (Place::Command, _) => self.collect(byte, TEXT_LIMIT),
             // An ESC within a string that is no end of it begins a sequence.
             (Place::CommandEscape | Place::TextEscape, b'[') => self.begin(Place::Control),
-            (Place::TextEscape | Place::CommandEscape, _) => Place::Ground,
-            (Place::Text, 0x18 | 0x1a) => Place::Ground,
-            (Place::Text, _) => Place::Text,
+            (Place::Ground | Place::TextEscape | Place::CommandEscape, _)
+            | (Place::Text, 0x18 | 0x1a) => Place::Ground,
+            (Place::Text, _) => self.place,
         };
     }
 
@@ -164,7 +170,12 @@ impl Modes {
             b'=' => self.keypad = true,
             b'>' => self.keypad = false,
             // A full reset.
-            b'c' => *self = Self { title: self.title.take(), ..Self::default() },
+            b'c' => {
+                *self = Self {
+                    title: self.title.take(),
+                    ..Self::default()
+                }
+            }
             _ => {}
         }
         Place::Ground
@@ -212,21 +223,21 @@ impl Modes {
     }
 
     fn end_command(&mut self) -> Place {
-        if self.collected.len() <= TEXT_LIMIT {
-            if let [b'0' | b'2', b';', title @ ..] = self.collected.as_slice() {
-                self.title = Some(String::from_utf8_lossy(title).into_owned());
-            }
+        if self.collected.len() <= TEXT_LIMIT
+            && let [b'0' | b'2', b';', title @ ..] = self.collected.as_slice()
+        {
+            self.title = Some(String::from_utf8_lossy(title).into_owned());
         }
         Place::Ground
     }
 
     fn follow_characters(&mut self, plain: &[u8]) {
         let tail = &plain[plain.len().saturating_sub(3)..];
-        if tail.len() == plain.len() {
-            tail.iter().for_each(|&byte| self.follow_character(byte));
-        } else {
+        if tail.len() < plain.len() {
             self.character_left = 0;
-            tail.iter().for_each(|&byte| self.follow_character(byte));
+        }
+        for &byte in tail {
+            self.follow_character(byte);
         }
     }
 
@@ -242,7 +253,8 @@ impl Modes {
 }
 
 fn numbers_of(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
-    list.split(|&byte| byte == b';').filter_map(|number| std::str::from_utf8(number).ok()?.parse().ok())
+    list.split(|&byte| byte == b';')
+        .filter_map(|number| std::str::from_utf8(number).ok()?.parse().ok())
 }
 
 #[cfg(test)]
@@ -260,7 +272,8 @@ mod tests {
         let modes = after("\x1b[?2004h\x1b[?1004h\x1b[>1u\x1b[?25l\x1b[?1049htext");
         let resets = String::from_utf8_lossy(&modes.resets()).into_owned();
         assert_eq!(resets, "\x1b[<1u\x1b[?1004l\x1b[?2004l\x1b[?1049l\x1b[?25h");
-        let tidy = after("\x1b[?2004h\x1b[>1u\x1b[?25l\x1b[?1049h\x1b[?1049l\x1b[?25h\x1b[<u\x1b[?2004l");
+        let tidy =
+            after("\x1b[?2004h\x1b[>1u\x1b[?25l\x1b[?1049h\x1b[?1049l\x1b[?25h\x1b[<u\x1b[?2004l");
         assert!(tidy.resets().is_empty());
     }
 
@@ -291,6 +304,9 @@ mod tests {
     #[test]
     fn a_title_ended_by_string_terminator_counts_too() {
         assert_eq!(after("\x1b]2;one\x1b\\").title(), Some("one"));
-        assert_eq!(after("\x1bPq title\x1b\\\x1b]2;two\x1b\\").title(), Some("two"));
+        assert_eq!(
+            after("\x1bPq title\x1b\\\x1b]2;two\x1b\\").title(),
+            Some("two")
+        );
     }
 }

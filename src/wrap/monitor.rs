@@ -31,7 +31,7 @@ const NOT_FOUND: i32 = 127;
 
 /// What the monitor saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub(super) enum Report {
     /// The program runs, in the foreground, under this process id (which is its group's too).
     Started(i32),
     /// A signal stopped it.
@@ -48,10 +48,10 @@ pub enum Report {
 
 impl Report {
     /// Length of every report on the socket, in bytes.
-    pub const LENGTH: usize = 5;
+    pub(super) const LENGTH: usize = 5;
 
     /// The bytes of this report: a letter and a number, most significant byte first.
-    pub fn encode(self) -> [u8; Self::LENGTH] {
+    pub(super) fn encode(self) -> [u8; Self::LENGTH] {
         let (letter, number) = match self {
             Self::Started(pid) => (b'P', pid),
             Self::Stopped(signal) => (b'S', signal),
@@ -65,7 +65,7 @@ impl Report {
     }
 
     /// Reads what [`Report::encode`] wrote; `None` for bytes that are no report.
-    pub fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
+    pub(super) fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
         let number = i32::from_be_bytes([a, b, c, d]);
         match letter {
             b'P' => Some(Self::Started(number)),
@@ -106,7 +106,10 @@ fn lead(command: &[OsString]) -> io::Result<()> {
         .spawn()?;
     let raw = i32::try_from(gate.id()).map_err(io::Error::other)?;
     let program = Pid::from_raw(raw).ok_or(io::ErrorKind::NotFound)?;
-    rustix::process::waitid(WaitId::Pid(program), WaitIdOptions::STOPPED | WaitIdOptions::EXITED)?;
+    rustix::process::waitid(
+        WaitId::Pid(program),
+        WaitIdOptions::STOPPED | WaitIdOptions::EXITED,
+    )?;
     rustix::termios::tcsetpgrp(terminal, program)?;
     report(Report::Started(raw));
     rustix::process::kill_process(program, Signal::CONT)?;
@@ -119,12 +122,15 @@ fn lead(command: &[OsString]) -> io::Result<()> {
 fn watch(program: Pid) -> io::Result<()> {
     loop {
         let all = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
-        let status = match rustix::process::waitid(WaitId::Pid(program), all | WaitIdOptions::NOWAIT) {
-            Ok(Some(status)) => status,
-            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
+        let status =
+            match rustix::process::waitid(WaitId::Pid(program), all | WaitIdOptions::NOWAIT) {
+                Ok(Some(status)) => status,
+                Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+        let Some(seen) = understand(&status) else {
+            continue;
         };
-        let Some(seen) = understand(&status) else { continue };
         report(seen);
         if matches!(seen, Report::Exited(_) | Report::Killed(_)) {
             return Ok(());
@@ -175,7 +181,9 @@ fn share(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
 
 /// Runs as gate: stops until the monitor has put this process group in the foreground, then becomes `command`.
 pub(super) fn gate(command: &[OsString]) -> i32 {
-    let [program, arguments @ ..] = command else { return CANNOT_RUN };
+    let [program, arguments @ ..] = command else {
+        return CANNOT_RUN;
+    };
     if rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err() {
         return CANNOT_RUN;
     }
@@ -185,18 +193,22 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
         "cbroker: {} cannot be run: {error}\r",
         program.to_string_lossy()
     );
-    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
+    if error.kind() == io::ErrorKind::NotFound {
+        NOT_FOUND
+    } else {
+        CANNOT_RUN
+    }
 }
 
 /// Splits the stream from a monitor into reports, however the bytes arrive.
 #[derive(Debug, Default)]
-pub struct Reports {
+pub(super) struct Reports {
     partial: Vec<u8>,
 }
 
 impl Reports {
     /// Reads what `source` holds now. `Ok(None)`: the monitor is gone.
-    pub fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<Report>>> {
+    pub(super) fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<Report>>> {
         let mut bytes = [0; 16 * Report::LENGTH];
         let count = source.read(&mut bytes)?;
         if count == 0 {
@@ -238,8 +250,14 @@ mod tests {
     fn reports_cut_in_the_middle_are_joined() {
         let mut reports = Reports::default();
         let bytes = [Report::Started(7).encode(), Report::Exited(3).encode()].concat();
-        assert_eq!(reports.read(&bytes[..7]).unwrap(), Some(vec![Report::Started(7)]));
-        assert_eq!(reports.read(&bytes[7..]).unwrap(), Some(vec![Report::Exited(3)]));
+        assert_eq!(
+            reports.read(&bytes[..7]).unwrap(),
+            Some(vec![Report::Started(7)])
+        );
+        assert_eq!(
+            reports.read(&bytes[7..]).unwrap(),
+            Some(vec![Report::Exited(3)])
+        );
         assert_eq!(reports.read(io::empty()).unwrap(), None);
     }
 }

@@ -12,13 +12,13 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
 use super::monitor::{self, Report, Reports};
 
 /// What to run, and with which additions to our own environment.
 #[derive(Clone, Debug, Default)]
-pub struct CommandLine {
+pub(super) struct CommandLine {
     /// The program's name or path.
     pub program: OsString,
     /// Its arguments.
@@ -29,7 +29,7 @@ pub struct CommandLine {
 
 impl CommandLine {
     /// This command with the environment applied, ready for more.
-    pub fn to_command(&self, program: &OsStr) -> Command {
+    pub(super) fn to_command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         for (name, value) in &self.environment {
             match value {
@@ -43,7 +43,7 @@ impl CommandLine {
 
 /// Modes and size that a pseudo-terminal starts with.
 #[derive(Clone, Debug)]
-pub struct Shape {
+pub(super) struct Shape {
     /// Terminal modes; the system's own where there is none to copy.
     pub modes: Option<Termios>,
     /// Rows, columns and, where known, pixels.
@@ -52,7 +52,7 @@ pub struct Shape {
 
 /// A running program, its terminal's master side and its monitor.
 #[derive(Debug)]
-pub struct Program {
+pub(super) struct Program {
     master: OwnedFd,
     reports: UnixStream,
     partial: Reports,
@@ -62,8 +62,9 @@ pub struct Program {
 
 impl Program {
     /// Starts `command` in a new pseudo-terminal.
-    pub fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
-        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    pub(super) fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
+        let master =
+            rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         rustix::pty::grantpt(&master)?;
         rustix::pty::unlockpt(&master)?;
         let name = rustix::pty::ptsname(&master, Vec::new())?;
@@ -86,25 +87,28 @@ impl Program {
         reports.set_nonblocking(true)?;
         let blocking = rustix::fs::fcntl_getfl(&master)?;
         rustix::fs::fcntl_setfl(&master, blocking | OFlags::NONBLOCK)?;
-        Ok(Self { master, reports, partial: Reports::default(), monitor, pid: None })
+        Ok(Self {
+            master,
+            reports,
+            partial: Reports::default(),
+            monitor,
+            pid: None,
+        })
     }
 
     /// The master side, non-blocking: what is written here the program reads as keys.
-    pub fn master(&self) -> BorrowedFd<'_> {
+    pub(super) fn master(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
 
-    /// The socket on which [`Program::reports`] waits.
-    pub fn report_socket(&self) -> BorrowedFd<'_> {
-        self.reports.as_fd()
+    /// A socket that is readable when [`Program::reports`] has something to say.
+    pub(super) fn report_socket(&self) -> io::Result<UnixStream> {
+        self.reports.try_clone()
     }
 
     /// What the monitor reported since the last call; `None` once it is gone. Never blocks.
-    pub fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
-        let reports = match self.partial.read(&self.reports) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Vec::new())),
-            other => other?,
-        };
+    pub(super) fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
+        let reports = self.partial.read(&self.reports)?;
         for report in reports.iter().flatten() {
             match report {
                 Report::Started(pid) => self.pid = Pid::from_raw(*pid),
@@ -117,27 +121,28 @@ impl Program {
     }
 
     /// Tells the program that its window changed.
-    pub fn resize(&self, size: Winsize) -> io::Result<()> {
+    pub(super) fn resize(&self, size: Winsize) -> io::Result<()> {
         Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
     }
 
     /// Sends a signal to the program alone; nothing once it has ended.
-    pub fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process(pid, signal);
         }
     }
 
     /// Lets the program and all in its process group run again after a stop.
-    pub fn continue_group(&self) {
+    pub(super) fn continue_group(&self) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process_group(pid, Signal::CONT);
         }
     }
 
-    /// The program's process id while it runs.
-    pub fn pid(&self) -> Option<Pid> {
-        self.pid
+    /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes (SPEC §7.9).
+    pub(super) fn reads_lines(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.master);
+        modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
     }
 }
 
@@ -149,7 +154,7 @@ impl Drop for Program {
 }
 
 /// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none to execute.
-pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+pub(super) fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
     };
@@ -157,5 +162,7 @@ pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
         let candidate = PathBuf::from(program);
         return executable(&candidate).then_some(candidate);
     }
-    std::env::split_paths(path?).map(|folder| folder.join(program)).find(|candidate| executable(candidate))
+    std::env::split_paths(path?)
+        .map(|folder| folder.join(program))
+        .find(|candidate| executable(candidate))
 }

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Read at once; a pseudo-terminal gives at most 4 KiB a read.
@@ -22,7 +23,7 @@ const BACKLOG: usize = 256 * 1024;
 
 /// What moved.
 #[derive(Debug)]
-pub enum Moved {
+pub(super) enum Moved {
     /// The program wrote; it was shown already and is given here to look at.
     Output,
     /// The person's terminal sent these bytes. They have not been passed on.
@@ -37,7 +38,7 @@ pub enum Moved {
 
 /// The three descriptors and what waits for each.
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     input: Option<AsyncFd<OwnedFd>>,
     output: Option<AsyncFd<OwnedFd>>,
     master: AsyncFd<OwnedFd>,
@@ -50,11 +51,15 @@ pub struct Relay {
 
 impl Relay {
     /// A relay between these; each is non-blocking.
-    pub fn new(input: BorrowedFd<'_>, output: BorrowedFd<'_>, master: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn new(
+        input: BorrowedFd<'_>,
+        output: BorrowedFd<'_>,
+        master: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
         Ok(Self {
-            input: Some(AsyncFd::with_interest(input.try_clone_to_owned()?, tokio::io::Interest::READABLE)?),
-            output: Some(AsyncFd::with_interest(output.try_clone_to_owned()?, tokio::io::Interest::WRITABLE)?),
-            master: AsyncFd::new(master.try_clone_to_owned()?)?,
+            input: Some(watch(input, Interest::READABLE)?),
+            output: Some(watch(output, Interest::WRITABLE)?),
+            master: watch(master, Interest::READABLE | Interest::WRITABLE)?,
             to_person: Pending::default(),
             to_program: Pending::default(),
             owes_notice: false,
@@ -64,35 +69,37 @@ impl Relay {
     }
 
     /// The output that the last [`Moved::Output`] was about.
-    pub fn seen(&self) -> &[u8] {
+    pub(super) fn seen(&self) -> &[u8] {
         &self.piece[..self.length]
     }
 
     /// Writes to the program, in order, as it takes it.
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(super) fn send(&mut self, bytes: &[u8]) {
         self.to_program.push(bytes);
     }
 
     /// As [`Relay::send`], and [`Moved::Written`] follows when all of it is out.
-    pub fn send_and_tell(&mut self, bytes: &[u8]) {
+    pub(super) fn send_and_tell(&mut self, bytes: &[u8]) {
         self.send(bytes);
         self.owes_notice = true;
     }
 
     /// Shows bytes of our own to the person. Only between sequences of the program's.
-    pub fn show(&mut self, bytes: &[u8]) {
+    pub(super) fn show(&mut self, bytes: &[u8]) {
         self.to_person.push(bytes);
     }
 
     /// The next movement. Safe to drop half-way in a select.
-    pub async fn next(&mut self) -> Moved {
+    pub(super) async fn next(&mut self) -> Moved {
         poll_fn(|context| self.poll(context)).await
     }
 
     /// Writes out what is still to be shown; at the very end, when nobody else moves anything.
-    pub async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
         poll_fn(|context| {
-            let Some(output) = &self.output else { return Poll::Ready(()) };
+            let Some(output) = &self.output else {
+                return Poll::Ready(());
+            };
             let _terminal_is_gone = ready!(self.to_person.poll_flush(output, context));
             Poll::Ready(())
         })
@@ -100,12 +107,12 @@ impl Relay {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Moved> {
-        if let Some(output) = &self.output {
-            if let Poll::Ready(Err(_)) = self.to_person.poll_flush(output, context) {
-                self.output = None;
-                self.to_person = Pending::default();
-                return Poll::Ready(Moved::PersonGone);
-            }
+        if let Some(output) = &self.output
+            && let Poll::Ready(Err(_)) = self.to_person.poll_flush(output, context)
+        {
+            self.output = None;
+            self.to_person = Pending::default();
+            return Poll::Ready(Moved::PersonGone);
         }
         let flushed = self.to_program.poll_flush(&self.master, context);
         if flushed.is_ready() && self.owes_notice {
@@ -123,7 +130,9 @@ impl Relay {
         if self.to_program.len() >= BACKLOG {
             return Poll::Pending;
         }
-        let Some(input) = &self.input else { return Poll::Pending };
+        let Some(input) = &self.input else {
+            return Poll::Pending;
+        };
         let mut bytes = [0; 4096];
         match ready!(poll_read(input, &mut bytes, context)) {
             Ok(count) if count > 0 => Poll::Ready(Moved::Input(bytes[..count].to_vec())),
@@ -147,7 +156,9 @@ impl Relay {
                 _ => break,
             }
         }
-        let Some(output) = &self.output else { return Poll::Ready(Moved::Output) };
+        let Some(output) = &self.output else {
+            return Poll::Ready(Moved::Output);
+        };
         let mut shown = 0;
         if self.to_person.len() == 0 {
             // Anything but a short write comes again at the next flush.
@@ -158,7 +169,22 @@ impl Relay {
     }
 }
 
-fn poll_read(from: &AsyncFd<OwnedFd>, into: &mut [u8], context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+#[expect(
+    unsafe_code,
+    reason = "tokio asks for the promise that a descriptor stays what it is"
+)]
+fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    let own = descriptor.try_clone_to_owned()?;
+    // SAFETY: an `OwnedFd` always gives the same descriptor, and the `AsyncFd` that takes it keeps it open until it
+    // has deregistered it; nothing here takes it out again.
+    unsafe { AsyncFd::register_with_interest(own, interest) }.map_err(io::Error::from)
+}
+
+fn poll_read(
+    from: &AsyncFd<OwnedFd>,
+    into: &mut [u8],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     loop {
         let mut guard = ready!(from.poll_read_ready(context))?;
         match rustix::io::read(from.get_ref(), &mut *into) {
@@ -186,7 +212,11 @@ impl Pending {
     }
 
     /// Ready when nothing waits.
-    fn poll_flush(&mut self, to: &AsyncFd<OwnedFd>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(
+        &mut self,
+        to: &AsyncFd<OwnedFd>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
             let mut guard = ready!(to.poll_write_ready(context))?;
             match rustix::io::write(to.get_ref().as_fd(), &self.bytes[self.sent..]) {

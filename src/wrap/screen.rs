@@ -14,25 +14,30 @@ use super::agents::reading::Reading;
 const BACKLOG: usize = 512 * 1024;
 
 /// A screen and the output that is not drawn on it yet.
-pub struct Screen {
+pub(super) struct Screen {
     parser: vt100::Parser,
     undrawn: Vec<u8>,
 }
 
 impl Screen {
     /// An empty screen.
-    pub fn new(rows: u16, columns: u16) -> Self {
-        Self { parser: vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0), undrawn: Vec::new() }
+    pub(super) fn new(rows: u16, columns: u16) -> Self {
+        Self {
+            parser: vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0),
+            undrawn: Vec::new(),
+        }
     }
 
     /// The window changed.
-    pub fn resize(&mut self, rows: u16, columns: u16) {
+    pub(super) fn resize(&mut self, rows: u16, columns: u16) {
         self.draw();
-        self.parser.screen_mut().set_size(at_least_one(rows), at_least_one(columns));
+        self.parser
+            .screen_mut()
+            .set_size(at_least_one(rows), at_least_one(columns));
     }
 
     /// The program wrote this.
-    pub fn write(&mut self, output: &[u8]) {
+    pub(super) fn write(&mut self, output: &[u8]) {
         if self.undrawn.len() + output.len() > BACKLOG {
             let excess = (self.undrawn.len() + output.len() - BACKLOG / 2).min(self.undrawn.len());
             self.undrawn.drain(..excess);
@@ -41,7 +46,7 @@ impl Screen {
     }
 
     /// What the screen shows now.
-    pub fn read(&mut self, profile: &Profile) -> Reading {
+    pub(super) fn read(&mut self, profile: &Profile) -> Reading {
         self.draw();
         Reading::of(profile, self.parser.screen())
     }
@@ -55,7 +60,9 @@ impl Screen {
 
 impl std::fmt::Debug for Screen {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Screen").field("undrawn", &self.undrawn.len()).finish_non_exhaustive()
+        out.debug_struct("Screen")
+            .field("undrawn", &self.undrawn.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@
 //! Relies on the standard library.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -20,7 +21,7 @@ const HEADER: &str = "cbroker-seen 1";
 
 /// What is known of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub(super) enum Seen {
     /// Nothing.
     Never,
     /// Its Enter was about to be written, and may have been.
@@ -31,7 +32,7 @@ pub enum Seen {
 
 /// The log of one queue.
 #[derive(Debug)]
-pub struct SeenLog {
+pub(super) struct SeenLog {
     path: PathBuf,
     lock: File,
     file: File,
@@ -44,38 +45,52 @@ pub struct SeenLog {
 
 impl SeenLog {
     /// Opens or creates `<folder>/<queue>.seen`.
-    pub fn open(folder: &Path, queue: &str) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, queue: &str) -> io::Result<Self> {
         let path = folder.join(format!("{queue}.seen"));
         let lock = private(&folder.join(format!("{queue}.seen.lock")))?;
         let file = private(&path)?;
-        let mut log =
-            Self { path, lock, file, read: 0, lines: 0, known: HashMap::new(), order: VecDeque::new() };
+        let mut log = Self {
+            path,
+            lock,
+            file,
+            read: 0,
+            lines: 0,
+            known: HashMap::new(),
+            order: VecDeque::new(),
+        };
         log.locked(|_| Ok(()))?;
         Ok(log)
     }
 
     /// What is known of `id`, by this wrap or another.
-    pub fn look(&mut self, id: &str) -> io::Result<Seen> {
+    pub(super) fn look(&mut self, id: &str) -> io::Result<Seen> {
         self.locked(|log| Ok(log.known.get(id).copied().unwrap_or(Seen::Never)))
     }
 
     /// Their Enter will be written now. On disk when this returns.
-    pub fn intend(&mut self, ids: &[String]) -> io::Result<()> {
+    pub(super) fn intend(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("intent", ids)
     }
 
     /// Their Enter was written. On disk when this returns.
-    pub fn done(&mut self, ids: &[String]) -> io::Result<()> {
+    pub(super) fn done(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("done", ids)
     }
 
     fn append(&mut self, word: &str, ids: &[String]) -> io::Result<()> {
         self.locked(|log| {
-            let text: String = ids.iter().map(|id| format!("{word} {id}\n")).collect();
+            let mut text = String::new();
+            for id in ids {
+                let _infallible = writeln!(text, "{word} {id}");
+            }
             log.file.write_all(text.as_bytes())?;
             log.file.sync_data()?;
             log.catch_up()?;
-            if log.lines > LINES_LIMIT { log.compact() } else { Ok(()) }
+            if log.lines > LINES_LIMIT {
+                log.compact()
+            } else {
+                Ok(())
+            }
         })
     }
 
@@ -88,7 +103,8 @@ impl SeenLog {
 
     /// Reads what was appended since, or all of a file that was written anew.
     fn catch_up(&mut self) -> io::Result<()> {
-        let is_same = fs::metadata(&self.path).and_then(|named| Ok(named.ino() == self.file.metadata()?.ino()));
+        let is_same = fs::metadata(&self.path)
+            .and_then(|named| Ok(named.ino() == self.file.metadata()?.ino()));
         if !is_same.unwrap_or(false) {
             self.file = private(&self.path)?;
             (self.read, self.lines) = (0, 0);
@@ -137,10 +153,10 @@ impl SeenLog {
             None => {
                 self.known.insert(id.to_owned(), seen);
                 self.order.push_back(id.to_owned());
-                if self.order.len() > REMEMBERED {
-                    if let Some(oldest) = self.order.pop_front() {
-                        self.known.remove(&oldest);
-                    }
+                if self.order.len() > REMEMBERED
+                    && let Some(oldest) = self.order.pop_front()
+                {
+                    self.known.remove(&oldest);
                 }
             }
         }
@@ -151,8 +167,12 @@ impl SeenLog {
         let draft = self.path.with_extension("seen.new");
         let mut text = format!("{HEADER}\n");
         for id in &self.order {
-            let word = if self.known.get(id) == Some(&Seen::Done) { "done" } else { "intent" };
-            text.push_str(&format!("{word} {id}\n"));
+            let word = if self.known.get(id) == Some(&Seen::Done) {
+                "done"
+            } else {
+                "intent"
+            };
+            let _infallible = writeln!(text, "{word} {id}");
         }
         let mut file = private(&draft)?;
         file.set_len(0)?;
@@ -167,7 +187,12 @@ impl SeenLog {
 }
 
 fn private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -208,7 +233,10 @@ mod tests {
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["a"])).unwrap();
         drop(log);
-        let mut file = OpenOptions::new().append(true).open(folder.path().join("q.seen")).unwrap();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(folder.path().join("q.seen"))
+            .unwrap();
         file.write_all(b"done b").unwrap();
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         log.done(&ids(&["c"])).unwrap();

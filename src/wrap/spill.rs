@@ -11,33 +11,44 @@ use std::time::{Duration, SystemTime};
 use crate::envelope::Envelope;
 
 /// Longest line that is typed, in bytes.
-pub const LINE_LIMIT: usize = 64 * 1024;
+pub(super) const LINE_LIMIT: usize = 64 * 1024;
 /// Longest line for a terminal that collects lines itself: the kernel cuts at 4,095 bytes (SPEC §7.9).
-pub const CANONICAL_LIMIT: usize = 4_000;
+pub(super) const CANONICAL_LIMIT: usize = 4_000;
 /// How long a spilled text is kept.
 const KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// Writes the text of `envelope` to a file in `folder`, and gives the envelope that points to it.
-pub fn spill(folder: &Path, envelope: &Envelope) -> io::Result<Envelope> {
+pub(super) fn spill(folder: &Path, envelope: &Envelope) -> io::Result<Envelope> {
     // An id is checked to hold nothing that leads elsewhere but dots, and `..` with a prefix is a name.
     let path = folder.join(format!("message-{}.txt", envelope.id.replace(':', "-")));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)?;
     file.write_all(envelope.message.as_bytes())?;
     let mut short = envelope.clone();
-    short.message =
-        format!("The text of this message is long ({} bytes). Read it in the file {}", envelope.message.len(), path.display());
+    short.message = format!(
+        "The text of this message is long ({} bytes). Read it in the file {}",
+        envelope.message.len(),
+        path.display()
+    );
     Ok(short)
 }
 
 /// Removes texts that were kept long enough. Failures are left to the next start.
-pub fn sweep(folder: &Path, now: SystemTime) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+pub(super) fn sweep(folder: &Path, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
     for entry in entries.flatten() {
-        let age = entry.metadata().and_then(|file| file.modified()).map(|written| now.duration_since(written));
-        if let Ok(Ok(age)) = age {
-            if age > KEPT {
-                let _next_time = fs::remove_file(entry.path());
-            }
+        let age = entry
+            .metadata()
+            .and_then(|file| file.modified())
+            .map(|written| now.duration_since(written));
+        if matches!(age, Ok(Ok(age)) if age > KEPT) {
+            let _next_time = fs::remove_file(entry.path());
         }
     }
 }

@@ -18,7 +18,7 @@ static RAW: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The terminal that standard input and output belong to.
 #[derive(Debug)]
-pub struct Terminal {
+pub(super) struct Terminal {
     input: OwnedFd,
     output: OwnedFd,
     original: Termios,
@@ -26,37 +26,41 @@ pub struct Terminal {
 
 impl Terminal {
     /// The terminal of this process, or `None` where standard input or output is none (SPEC §7.11).
-    pub fn of_this_process() -> io::Result<Option<Self>> {
+    pub(super) fn of_this_process() -> io::Result<Option<Self>> {
         let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
         if !rustix::termios::isatty(stdin) || !rustix::termios::isatty(stdout) {
             return Ok(None);
         }
         let original = rustix::termios::tcgetattr(stdin)?;
-        Ok(Some(Self { input: own_descriptor(stdin)?, output: own_descriptor(stdout)?, original }))
+        Ok(Some(Self {
+            input: own_descriptor(stdin)?,
+            output: own_descriptor(stdout)?,
+            original,
+        }))
     }
 
     /// Where the person's keys come from.
-    pub fn input(&self) -> BorrowedFd<'_> {
+    pub(super) fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
     /// Where the program's output goes.
-    pub fn output(&self) -> BorrowedFd<'_> {
+    pub(super) fn output(&self) -> BorrowedFd<'_> {
         self.output.as_fd()
     }
 
     /// The modes before the session began; the wrapped program starts with the same.
-    pub fn original(&self) -> &Termios {
+    pub(super) fn original(&self) -> &Termios {
         &self.original
     }
 
     /// The window's size now.
-    pub fn size(&self) -> io::Result<Winsize> {
+    pub(super) fn size(&self) -> io::Result<Winsize> {
         Ok(rustix::termios::tcgetwinsize(&self.output)?)
     }
 
     /// Every key goes to the program unread, from now until [`Terminal::leave_raw`] or the drop of `self`.
-    pub fn enter_raw(&self) -> io::Result<()> {
+    pub(super) fn enter_raw(&self) -> io::Result<()> {
         let mut raw = self.original.clone();
         raw.make_raw();
         remember(Some(self.original.clone()));
@@ -65,8 +69,12 @@ impl Terminal {
         Ok(())
     }
 
-    /// Gives the terminal back as it was.
-    pub fn leave_raw(&self) {
+    /// Gives the terminal back as it was; to stay raw again, [`Terminal::enter_raw`].
+    #[expect(
+        clippy::unused_self,
+        reason = "whoever has the terminal gives it back; what it was is kept for panics too"
+    )]
+    pub(super) fn leave_raw(&self) {
         restore_after_panic();
     }
 }
@@ -78,14 +86,17 @@ impl Drop for Terminal {
 }
 
 /// Gives the terminal back from wherever a panic happens; does nothing where none is raw.
-pub fn restore_after_panic() {
+pub(super) fn restore_after_panic() {
     if let Some(original) = remember(None) {
-        let _terminal_is_gone = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &original);
+        let _terminal_is_gone =
+            rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &original);
     }
 }
 
 fn remember(modes: Option<Termios>) -> Option<Termios> {
-    let mut raw = RAW.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut raw = RAW
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     std::mem::replace(&mut *raw, modes)
 }
 

@@ -12,8 +12,23 @@ use serde_json::{Map, Value};
 
 /// First words that make `claude` something else than a session.
 const SUBCOMMANDS: [&str; 17] = [
-    "agents", "attach", "auth", "auto-mode", "config", "daemon", "doctor", "gateway", "install", "logs", "mcp", "plugin", "plugins",
-    "project", "setup-token", "update", "upgrade",
+    "agents",
+    "attach",
+    "auth",
+    "auto-mode",
+    "config",
+    "daemon",
+    "doctor",
+    "gateway",
+    "install",
+    "logs",
+    "mcp",
+    "plugin",
+    "plugins",
+    "project",
+    "setup-token",
+    "update",
+    "upgrade",
 ];
 /// Options that end at once or answer without a terminal.
 const ANSWERS: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
@@ -21,15 +36,42 @@ const ANSWERS: [&str; 6] = ["-p", "--print", "-v", "--version", "-h", "--help"];
 const BARE: [&str; 2] = ["--bare", "--safe-mode"];
 /// Options whose value is the next argument.
 const WITH_VALUE: [&str; 22] = [
-    "--agent", "--agents", "--append-system-prompt", "--append-system-prompt-file", "--debug-file", "--effort", "--fallback-model",
-    "--input-format", "--json-schema", "--max-budget-usd", "--max-turns", "--model", "--name", "-n", "--output-format",
-    "--permission-mode", "--permission-prompt-tool", "--session-id", "--setting-sources", "--settings", "--system-prompt",
+    "--agent",
+    "--agents",
+    "--append-system-prompt",
+    "--append-system-prompt-file",
+    "--debug-file",
+    "--effort",
+    "--fallback-model",
+    "--input-format",
+    "--json-schema",
+    "--max-budget-usd",
+    "--max-turns",
+    "--model",
+    "--name",
+    "-n",
+    "--output-format",
+    "--permission-mode",
+    "--permission-prompt-tool",
+    "--session-id",
+    "--setting-sources",
+    "--settings",
+    "--system-prompt",
     "--system-prompt-file",
 ];
 /// Options that take every following argument up to the next option.
 const WITH_VALUES: [&str; 11] = [
-    "--add-dir", "--allowedTools", "--allowed-tools", "--betas", "--disallowedTools", "--disallowed-tools", "--file", "--mcp-config",
-    "--plugin-dir", "--tools", "--channels",
+    "--add-dir",
+    "--allowedTools",
+    "--allowed-tools",
+    "--betas",
+    "--disallowedTools",
+    "--disallowed-tools",
+    "--file",
+    "--mcp-config",
+    "--plugin-dir",
+    "--tools",
+    "--channels",
 ];
 
 /// What the arguments make of `claude`.
@@ -46,7 +88,10 @@ pub enum Run {
 /// Looks at the arguments of `claude`.
 pub fn run_of(arguments: &[OsString]) -> Run {
     let mut run = Run::Session;
-    let mut words = arguments.iter().map(|word| word.to_string_lossy()).peekable();
+    let mut words = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .peekable();
     while let Some(word) = words.next() {
         if word == "--" {
             break;
@@ -60,12 +105,8 @@ pub fn run_of(arguments: &[OsString]) -> Run {
             words.next();
         } else if WITH_VALUES.contains(&word.as_ref()) {
             while words.next_if(|value| !value.starts_with('-')).is_some() {}
-        } else if !word.starts_with('-') {
-            if SUBCOMMANDS.contains(&word.as_ref()) {
-                return Run::Answer;
-            }
-            // A first prompt; options may still follow it.
-            continue;
+        } else if SUBCOMMANDS.contains(&word.as_ref()) {
+            return Run::Answer;
         }
     }
     run
@@ -91,7 +132,10 @@ pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsStrin
     joined.push("--settings".into());
     joined.push(settings.to_string().into());
     // Theirs in a file cannot stand beside ours; the briefing is then left to `cbroker brief`.
-    let has_file = rest.iter().any(|word| word.to_string_lossy().starts_with("--append-system-prompt-file"));
+    let has_file = rest.iter().any(|word| {
+        word.to_string_lossy()
+            .starts_with("--append-system-prompt-file")
+    });
     if let Some(briefing) = additions.briefing.as_ref().filter(|_| !has_file) {
         let mut prompt = OsString::new();
         if let Some(theirs) = take(&mut rest, "--append-system-prompt") {
@@ -119,7 +163,10 @@ fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
         let text = word.to_string_lossy();
         if text == option {
             value = words.next().or(value);
-        } else if let Some(inline) = text.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
+        } else if let Some(inline) = text
+            .strip_prefix(option)
+            .and_then(|rest| rest.strip_prefix('='))
+        {
             value = Some(inline.into());
         } else {
             rest.push(word);
@@ -134,9 +181,11 @@ fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
 fn read_settings(value: &OsString) -> Result<Value, String> {
     let text = value.to_string_lossy();
     let parsed = if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text).map_err(|error| format!("the value of --settings is no JSON: {error}"))
+        serde_json::from_str(&text)
+            .map_err(|error| format!("the value of --settings is no JSON: {error}"))
     } else {
-        let content = std::fs::read_to_string(Path::new(value)).map_err(|error| format!("{text}: {error}"))?;
+        let content = std::fs::read_to_string(Path::new(value))
+            .map_err(|error| format!("{text}: {error}"))?;
         serde_json::from_str(&content).map_err(|error| format!("{text} is no JSON: {error}"))
     }?;
     match parsed {
@@ -151,12 +200,16 @@ pub fn merge(theirs: &Value, ours: &Value) -> Value {
         (Value::Object(theirs), Value::Object(ours)) => {
             let mut both: Map<String, Value> = theirs.clone();
             for (key, value) in ours {
-                let merged = both.get(key).map_or_else(|| value.clone(), |their| merge(their, value));
+                let merged = both
+                    .get(key)
+                    .map_or_else(|| value.clone(), |their| merge(their, value));
                 both.insert(key.clone(), merged);
             }
             Value::Object(both)
         }
-        (Value::Array(theirs), Value::Array(ours)) => Value::Array(theirs.iter().chain(ours).cloned().collect()),
+        (Value::Array(theirs), Value::Array(ours)) => {
+            Value::Array(theirs.iter().chain(ours).cloned().collect())
+        }
         _ => theirs.clone(),
     }
 }
@@ -175,10 +228,26 @@ mod tests {
 
     #[test]
     fn only_a_session_at_the_terminal_is_one() {
-        for line in ["", "--resume", "--model opus", "hello", "--settings {} -c", "--mcp-config mcp.json update --model x", "-- -p"] {
+        for line in [
+            "",
+            "--resume",
+            "--model opus",
+            "hello",
+            "--settings {} -c",
+            "--mcp-config mcp.json update --model x",
+            "-- -p",
+        ] {
             assert_eq!(run_of(&words(line)), Run::Session, "{line}");
         }
-        for line in ["-p hi", "--version", "--help", "mcp list", "--model opus doctor", "--add-dir a b --print", "update"] {
+        for line in [
+            "-p hi",
+            "--version",
+            "--help",
+            "mcp list",
+            "--model opus doctor",
+            "--add-dir a b --print",
+            "update",
+        ] {
             assert_eq!(run_of(&words(line)), Run::Answer, "{line}");
         }
         assert_eq!(run_of(&words("--bare")), Run::BareSession);
@@ -186,27 +255,53 @@ mod tests {
 
     #[test]
     fn ours_stand_in_front_and_theirs_are_kept() {
-        let ours = Additions { briefing: Some("B".into()), settings: json!({"hooks": {"Stop": [1]}}) };
-        let mut line = words("--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} --append-system-prompt");
+        let ours = Additions {
+            briefing: Some("B".into()),
+            settings: json!({"hooks": {"Stop": [1]}}),
+        };
+        let mut line = words(
+            "--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} --append-system-prompt",
+        );
         line.push("theirs".into());
         line.push("prompt".into());
         let joined = join(&line, &ours).unwrap();
         let settings: Value = serde_json::from_str(joined[1].to_str().unwrap()).unwrap();
-        assert_eq!(settings, json!({"hooks": {"Stop": [0, 1], "X": [2]}, "a": 1}));
+        assert_eq!(
+            settings,
+            json!({"hooks": {"Stop": [0, 1], "X": [2]}, "a": 1})
+        );
         assert_eq!(joined[0], "--settings");
-        assert_eq!(joined[2..], words("--append-system-prompt x --model opus prompt").iter().cloned().enumerate().map(|(place, word)| if place == 1 { "theirs\n\nB".into() } else { word }).collect::<Vec<OsString>>());
+        assert_eq!(
+            joined[2..],
+            words("--append-system-prompt x --model opus prompt")
+                .iter()
+                .cloned()
+                .enumerate()
+                .map(|(place, word)| if place == 1 {
+                    "theirs\n\nB".into()
+                } else {
+                    word
+                })
+                .collect::<Vec<OsString>>()
+        );
     }
 
     #[test]
     fn settings_that_cannot_be_read_are_left_alone() {
-        let ours = Additions { briefing: None, settings: json!({}) };
+        let ours = Additions {
+            briefing: None,
+            settings: json!({}),
+        };
         assert!(join(&words("--settings /no/such/file"), &ours).is_err());
         assert!(join(&words("--settings {broken"), &ours).is_err());
     }
 
     #[test]
     fn what_follows_two_dashes_is_not_ours_to_read() {
-        let ours = Additions { briefing: None, settings: json!({}) };
+        let ours = Additions {
+            briefing: None,
+            settings: json!({}),
+        };
         let joined = join(&words("-- --settings x"), &ours).unwrap();
         assert_eq!(joined, words("--settings {} -- --settings x"));
     }

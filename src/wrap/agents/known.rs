@@ -23,7 +23,10 @@ const CAREFUL: Pace = Pace {
 };
 
 /// Codex loses an Enter that follows 64 KB sooner.
-const SLOW: Pace = Pace { before_enter: Duration::from_millis(200), ..CAREFUL };
+const SLOW: Pace = Pace {
+    before_enter: Duration::from_millis(200),
+    ..CAREFUL
+};
 
 /// Claude Code.
 pub static CLAUDE: Profile = Profile {
@@ -32,7 +35,12 @@ pub static CLAUDE: Profile = Profile {
     seen: "2.1.197",
     usual: Usual::Typing,
     has_hooks: true,
-    prompt: Some(Prompt { mark: '❯', shell_mark: '!', rule: '─', placeholder_colour: 246 }),
+    prompt: Some(Prompt {
+        mark: '❯',
+        shell_mark: '!',
+        rule: '─',
+        placeholder_colour: 246,
+    }),
     busy: &["esc to interrupt", "esc to cancel"],
     busy_titles: &['⠂', '⠐'],
     dialogs: &[
@@ -79,7 +87,11 @@ static OPENCODE: Profile = Profile {
     prompt: None,
     busy: &["esc interrupt", "esc to interrupt"],
     busy_titles: &[],
-    dialogs: &[("Permission required", "permission"), ("Allow once", "permission"), ("enter accept", "permission")],
+    dialogs: &[
+        ("Permission required", "permission"),
+        ("Allow once", "permission"),
+        ("enter accept", "permission"),
+    ],
     command_modes: &[],
     pace: CAREFUL,
 };
@@ -114,7 +126,11 @@ static AIDER: Profile = Profile {
     prompt: None,
     busy: &[],
     busy_titles: &[],
-    dialogs: &[("(Y)es/(N)o", "question"), ("[Yes]:", "question"), ("[No]:", "question")],
+    dialogs: &[
+        ("(Y)es/(N)o", "question"),
+        ("[Yes]:", "question"),
+        ("[No]:", "question"),
+    ],
     command_modes: &[],
     pace: CAREFUL,
 };
@@ -136,7 +152,10 @@ pub static UNKNOWN: Profile = Profile {
 
 static SHELL: Profile = Profile {
     name: "shell",
-    programs: &["sh", "bash", "zsh", "fish", "dash", "ash", "ksh", "mksh", "tcsh", "csh", "nu", "xonsh", "elvish", "pwsh", "busybox", "rbash"],
+    programs: &[
+        "sh", "bash", "zsh", "fish", "dash", "ash", "ksh", "mksh", "tcsh", "csh", "nu", "xonsh",
+        "elvish", "pwsh", "busybox", "rbash",
+    ],
     usual: Usual::NoticeOnly,
     ..UNKNOWN
 };
@@ -144,10 +163,56 @@ static SHELL: Profile = Profile {
 static REPL: Profile = Profile {
     name: "repl",
     programs: &[
-        "python", "python2", "python3", "ipython", "bpython", "ptpython", "pypy", "node", "nodejs", "deno", "bun", "irb", "pry", "ruby",
-        "perl", "php", "lua", "luajit", "R", "julia", "ghci", "iex", "erl", "scala", "jshell", "ocaml", "utop", "sbcl", "guile",
-        "racket", "clj", "clojure", "tclsh", "psql", "mysql", "mariadb", "sqlite", "sqlite3", "duckdb", "redis-cli", "mongosh",
-        "mongo", "gdb", "lldb", "bc", "dc", "octave", "gp", "awk", "ed",
+        "python",
+        "python2",
+        "python3",
+        "ipython",
+        "bpython",
+        "ptpython",
+        "pypy",
+        "node",
+        "nodejs",
+        "deno",
+        "bun",
+        "irb",
+        "pry",
+        "ruby",
+        "perl",
+        "php",
+        "lua",
+        "luajit",
+        "R",
+        "julia",
+        "ghci",
+        "iex",
+        "erl",
+        "scala",
+        "jshell",
+        "ocaml",
+        "utop",
+        "sbcl",
+        "guile",
+        "racket",
+        "clj",
+        "clojure",
+        "tclsh",
+        "psql",
+        "mysql",
+        "mariadb",
+        "sqlite",
+        "sqlite3",
+        "duckdb",
+        "redis-cli",
+        "mongosh",
+        "mongo",
+        "gdb",
+        "lldb",
+        "bc",
+        "dc",
+        "octave",
+        "gp",
+        "awk",
+        "ed",
     ],
     usual: Usual::NoticeOnly,
     ..UNKNOWN
@@ -157,17 +222,59 @@ static REPL: Profile = Profile {
 static WAY_TO_A_SHELL: Profile = Profile {
     name: "remote shell",
     programs: &[
-        "ssh", "mosh", "telnet", "rlogin", "et", "tmux", "screen", "zellij", "dtach", "abduco", "su", "sudo", "doas", "env", "nice",
-        "nohup", "setsid", "stdbuf", "unshare", "chroot", "nsenter", "docker", "podman", "kubectl", "script", "expect", "nix-shell",
-        "login", "machinectl", "toolbox", "distrobox", "time", "timeout", "xargs", "strace", "ltrace", "rlwrap",
+        "ssh",
+        "mosh",
+        "telnet",
+        "rlogin",
+        "et",
+        "tmux",
+        "screen",
+        "zellij",
+        "dtach",
+        "abduco",
+        "su",
+        "sudo",
+        "doas",
+        "env",
+        "nice",
+        "nohup",
+        "setsid",
+        "stdbuf",
+        "unshare",
+        "chroot",
+        "nsenter",
+        "docker",
+        "podman",
+        "kubectl",
+        "script",
+        "expect",
+        "nix-shell",
+        "login",
+        "machinectl",
+        "toolbox",
+        "distrobox",
+        "time",
+        "timeout",
+        "xargs",
+        "strace",
+        "ltrace",
+        "rlwrap",
     ],
     usual: Usual::NoticeOnly,
     ..UNKNOWN
 };
 
 /// All profiles that match by name.
-pub(super) static ALL: [&Profile; 8] =
-    [&CLAUDE, &CODEX, &OPENCODE, &GEMINI, &AIDER, &SHELL, &REPL, &WAY_TO_A_SHELL];
+pub(super) static ALL: [&Profile; 8] = [
+    &CLAUDE,
+    &CODEX,
+    &OPENCODE,
+    &GEMINI,
+    &AIDER,
+    &SHELL,
+    &REPL,
+    &WAY_TO_A_SHELL,
+];
 
 /// Options of shells and interpreters that take their value from the next argument.
 const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
@@ -176,10 +283,19 @@ const WITH_COMMAND: [&str; 6] = ["-c", "-m", "-e", "--eval", "--command", "-lc"]
 
 /// A shell or interpreter that was given its program by its arguments, and does not read it from the keyboard.
 pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
-    let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy();
-    let bare = name.trim_start_matches('-').trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let name = Path::new(program)
+        .file_name()
+        .unwrap_or(program)
+        .to_string_lossy();
+    let bare = name
+        .trim_start_matches('-')
+        .trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let is_interpreter = SHELL.programs.contains(&bare)
-        || ["python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit"].contains(&bare);
+        || [
+            "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua",
+            "luajit",
+        ]
+        .contains(&bare);
     if !is_interpreter || bare == "busybox" {
         return false;
     }
@@ -199,9 +315,18 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
             break;
         }
     }
-    found && !matches!(arguments.first().map(|first| first.to_string_lossy()).as_deref(), Some("repl"))
+    found
+        && !matches!(
+            arguments
+                .first()
+                .map(|first| first.to_string_lossy())
+                .as_deref(),
+            Some("repl")
+        )
 }
 
 fn found_no_interactive(arguments: &[OsString]) -> bool {
-    !arguments.iter().any(|argument| argument == "-i" || argument == "-s" || argument == "--interactive")
+    !arguments
+        .iter()
+        .any(|argument| argument == "-i" || argument == "-s" || argument == "--interactive")
 }

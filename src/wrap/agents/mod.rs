@@ -92,19 +92,26 @@ impl Profile {
             .iter()
             .copied()
             .find(|profile| profile.matches(program))
-            .filter(|profile| profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments))
+            .filter(|profile| {
+                profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments)
+            })
             .unwrap_or(&UNKNOWN)
     }
 
     fn matches(&self, program: &OsStr) -> bool {
         let path = Path::new(program);
         let real = path.canonicalize().ok();
-        [Some(path), real.as_deref()].into_iter().flatten().filter_map(Path::file_name).any(|name| {
-            let name = name.to_string_lossy();
-            let name = name.trim_start_matches('-');
-            let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-            self.programs.contains(&name) || self.programs.contains(&bare)
-        })
+        [Some(path), real.as_deref()]
+            .into_iter()
+            .flatten()
+            .filter_map(Path::file_name)
+            .any(|name| {
+                let name = name.to_string_lossy();
+                let name = name.trim_start_matches('-');
+                let bare =
+                    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+                self.programs.contains(&name) || self.programs.contains(&bare)
+            })
     }
 }
 
@@ -127,7 +134,14 @@ mod tests {
 
     #[test]
     fn a_script_is_a_program_like_any_other() {
-        for line in ["bash run.sh", "python3 app.py", "node server.js", "sh -c true", "my-tool", "python3 -m http"] {
+        for line in [
+            "bash run.sh",
+            "python3 app.py",
+            "node server.js",
+            "sh -c true",
+            "my-tool",
+            "python3 -m http",
+        ] {
             assert_eq!(of(line).name, "unknown", "{line}");
         }
     }

@@ -37,10 +37,18 @@ impl Reading {
     /// Looks at `screen` as `profile` describes it.
     pub fn of(profile: &Profile, screen: &Screen) -> Self {
         let (_, columns) = screen.size();
-        let rows: Vec<String> = screen.rows(0, columns.get()).map(|row| row.trim_end().to_owned()).collect();
-        let found = profile.prompt.and_then(|prompt| InputBox::find(prompt, screen, &rows));
+        let rows: Vec<String> = screen
+            .rows(0, columns.get())
+            .map(|row| row.trim_end().to_owned())
+            .collect();
+        let found = profile
+            .prompt
+            .and_then(|prompt| InputBox::find(prompt, screen, &rows));
         let Some(found) = found else {
-            let dialog = profile.dialogs.iter().find(|(text, _)| rows.iter().any(|row| row.contains(text)));
+            let dialog = profile
+                .dialogs
+                .iter()
+                .find(|(text, _)| rows.iter().any(|row| row.contains(text)));
             return Self {
                 input: Input::Absent,
                 shows_busy: shows(&rows, profile.busy),
@@ -49,13 +57,22 @@ impl Reading {
         };
         // What stands above the box is history, written by anybody; only the rows around it speak of now.
         let around = &rows[found.last + 1..];
-        let input = if shows(around, profile.command_modes) { Input::Command } else { found.input };
-        Self { input, shows_busy: shows(around, profile.busy), dialog: None }
+        let input = if shows(around, profile.command_modes) {
+            Input::Command
+        } else {
+            found.input
+        };
+        Self {
+            input,
+            shows_busy: shows(around, profile.busy),
+            dialog: None,
+        }
     }
 }
 
 fn shows(rows: &[String], texts: &[&str]) -> bool {
-    rows.iter().any(|row| texts.iter().any(|text| row.contains(text)))
+    rows.iter()
+        .any(|row| texts.iter().any(|text| row.contains(text)))
 }
 
 /// The input box that holds the cursor.
@@ -77,7 +94,10 @@ impl InputBox {
         }
         let first = &rows[above + 1];
         if first.starts_with(prompt.shell_mark) {
-            return Some(Self { last: below, input: Input::Shell });
+            return Some(Self {
+                last: below,
+                input: Input::Shell,
+            });
         }
         if !first.starts_with(prompt.mark) {
             return None;
@@ -85,7 +105,14 @@ impl InputBox {
         let text = typed(prompt, screen, above + 1..below);
         // A cursor away from the first column stands behind something, even if that is only spaces.
         let is_empty = text.trim().is_empty() && cursor == above + 1 && cursor_column <= 2;
-        Some(Self { last: below, input: if is_empty { Input::Empty } else { Input::Holds(text) } })
+        Some(Self {
+            last: below,
+            input: if is_empty {
+                Input::Empty
+            } else {
+                Input::Holds(text)
+            },
+        })
     }
 }
 
@@ -96,13 +123,23 @@ fn typed(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Strin
     let mut text = String::new();
     let mut cells = Vec::new();
     for row in rows {
-        let Ok(row) = u16::try_from(row) else { continue };
-        cells.extend((2..columns.get()).filter_map(|column| screen.cell(row, column)).filter(|cell| cell.has_contents()));
+        let Ok(row) = u16::try_from(row) else {
+            continue;
+        };
+        cells.extend(
+            (2..columns.get())
+                .filter_map(|column| screen.cell(row, column))
+                .filter(|cell| cell.has_contents()),
+        );
     }
     let is_suggested = |cell: &&vt100::Cell| cell.dim() || cell.fgcolor() == placeholder;
     // The cursor inverts the first character of a suggestion; the rest of it gives it away.
     let rest = cells.get(1..).unwrap_or_default();
-    if rest.iter().any(is_suggested) && rest.iter().all(|cell| is_suggested(cell) || cell.contents().trim().is_empty()) {
+    if rest.iter().any(is_suggested)
+        && rest
+            .iter()
+            .all(|cell| is_suggested(cell) || cell.contents().trim().is_empty())
+    {
         return text;
     }
     for cell in cells {
@@ -128,20 +165,29 @@ mod tests {
 
     /// A box with `text`, the cursor behind it, and `footer` below.
     fn boxed(history: &str, text: &str, footer: &str) -> Reading {
-        read(&format!("{history}\n{RULE}\n{text}\x1b7\n{RULE}\n{footer}\x1b8"))
+        read(&format!(
+            "{history}\n{RULE}\n{text}\x1b7\n{RULE}\n{footer}\x1b8"
+        ))
     }
 
     #[test]
     fn an_empty_box_is_empty() {
         assert_eq!(boxed("", "❯ ", "  ? for shortcuts").input, Input::Empty);
-        assert_eq!(boxed("Do you want to proceed?", "❯ ", "").dialog, None, "history is no dialog");
+        assert_eq!(
+            boxed("Do you want to proceed?", "❯ ", "").dialog,
+            None,
+            "history is no dialog"
+        );
     }
 
     #[test]
     fn a_suggestion_in_grey_is_not_a_draft() {
-        let drawn = format!("{RULE}\n❯ \x1b7\x1b[7mT\x1b[27m\x1b[2mry \"fix lint\"\x1b[0m\n{RULE}\n\x1b8");
+        let drawn =
+            format!("{RULE}\n❯ \x1b7\x1b[7mT\x1b[27m\x1b[2mry \"fix lint\"\x1b[0m\n{RULE}\n\x1b8");
         assert_eq!(read(&drawn).input, Input::Empty);
-        let drawn = format!("{RULE}\n❯ \x1b7\x1b[7mT\x1b[27m\x1b[38;5;246mry \"fix\"\x1b[0m\n{RULE}\n\x1b8");
+        let drawn = format!(
+            "{RULE}\n❯ \x1b7\x1b[7mT\x1b[27m\x1b[38;5;246mry \"fix\"\x1b[0m\n{RULE}\n\x1b8"
+        );
         assert_eq!(read(&drawn).input, Input::Empty);
     }
 
@@ -149,7 +195,10 @@ mod tests {
     fn a_draft_is_seen_even_if_it_is_one_letter_or_spaces() {
         assert_eq!(boxed("", "❯ x", "").input, Input::Holds("x".to_owned()));
         assert!(matches!(boxed("", "❯    ", "").input, Input::Holds(_)));
-        assert!(matches!(boxed("", "❯ one\n  two", "").input, Input::Holds(_)));
+        assert!(matches!(
+            boxed("", "❯ one\n  two", "").input,
+            Input::Holds(_)
+        ));
     }
 
     #[test]
@@ -166,7 +215,9 @@ mod tests {
 
     #[test]
     fn a_dialog_has_no_box() {
-        let dialog = read(&format!("{RULE}\n Bash command\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n Esc to cancel"));
+        let dialog = read(&format!(
+            "{RULE}\n Bash command\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n Esc to cancel"
+        ));
         assert_eq!(dialog.input, Input::Absent);
         assert_eq!(dialog.dialog.as_deref(), Some("permission"));
     }

@@ -29,7 +29,11 @@ pub struct Item {
 
 impl Item {
     fn text(&self) -> &str {
-        if self.may_repeat { &self.line_again } else { &self.line }
+        if self.may_repeat {
+            &self.line_again
+        } else {
+            &self.line
+        }
     }
 }
 
@@ -47,7 +51,10 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn push(&mut self, item: Item) {
-        self.entries.push_back(Entry { item, is_entered: false });
+        self.entries.push_back(Entry {
+            item,
+            is_entered: false,
+        });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -58,17 +65,19 @@ impl Queue {
         self.entries.iter().map(|entry| &entry.item)
     }
 
-    pub(super) fn block(&mut self, ticket: Ticket, reason: Option<Hold>) {
+    pub(super) fn unblock(&mut self) {
         for entry in &mut self.entries {
-            if entry.item.ticket == ticket {
-                entry.item.blocked.clone_from(&reason);
-            }
+            entry.item.blocked = None;
         }
     }
 
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Item> {
-        let place = self.entries.iter().position(|entry| entry.item.ticket == ticket)?;
-        self.entries.remove(place).map(|entry| entry.item)
+    /// Whether it was there.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> bool {
+        let place = self
+            .entries
+            .iter()
+            .position(|entry| entry.item.ticket == ticket);
+        place.and_then(|place| self.entries.remove(place)).is_some()
     }
 
     /// The first message that nothing of its own holds back.
@@ -78,7 +87,11 @@ impl Queue {
 
     /// The first `count` of those, in order. They stay in the line.
     pub(super) fn next(&self, count: usize) -> Vec<Ticket> {
-        self.items().filter(|item| item.blocked.is_none()).take(count).map(|item| item.ticket).collect()
+        self.items()
+            .filter(|item| item.blocked.is_none())
+            .take(count)
+            .map(|item| item.ticket)
+            .collect()
     }
 
     /// Their lines, one below the other.
@@ -89,13 +102,18 @@ impl Queue {
 
     /// Whether `prompt` holds one of these messages.
     pub(super) fn names(&self, tickets: &[Ticket], prompt: &str) -> bool {
-        self.of(tickets).any(|entry| prompt.contains(&format!(" id={}]", entry.item.id)))
+        self.of(tickets)
+            .any(|entry| prompt.contains(&format!(" id={}]", entry.item.id)))
     }
 
     /// Their Enter was written. Gives those for which this is news.
     pub(super) fn enter(&mut self, tickets: &[Ticket]) -> Vec<Ticket> {
         let mut news = Vec::new();
-        for entry in self.entries.iter_mut().filter(|entry| tickets.contains(&entry.item.ticket) && !entry.is_entered) {
+        for entry in self
+            .entries
+            .iter_mut()
+            .filter(|entry| tickets.contains(&entry.item.ticket) && !entry.is_entered)
+        {
             entry.is_entered = true;
             news.push(entry.item.ticket);
         }
@@ -104,17 +122,24 @@ impl Queue {
 
     /// They are with the agent, for good.
     pub(super) fn finish(&mut self, tickets: &[Ticket]) {
-        self.entries.retain(|entry| !tickets.contains(&entry.item.ticket));
+        self.entries
+            .retain(|entry| !tickets.contains(&entry.item.ticket));
     }
 
     /// They have to go in again, and may have been seen already.
     pub(super) fn repeat(&mut self, tickets: &[Ticket]) {
-        for entry in self.entries.iter_mut().filter(|entry| tickets.contains(&entry.item.ticket)) {
+        for entry in self
+            .entries
+            .iter_mut()
+            .filter(|entry| tickets.contains(&entry.item.ticket))
+        {
             entry.item.may_repeat = true;
         }
     }
 
     fn of<'a>(&'a self, tickets: &'a [Ticket]) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().filter(|entry| tickets.contains(&entry.item.ticket))
+        self.entries
+            .iter()
+            .filter(|entry| tickets.contains(&entry.item.ticket))
     }
 }

@@ -8,8 +8,18 @@
 const BEGIN: &[u8] = b"\x1b[200~";
 const END: &[u8] = b"\x1b[201~";
 
+/// How a text becomes keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Between the marks of a bracketed paste.
+    Pasted,
+    /// Letter by letter.
+    Typed,
+}
+
 /// `text` as keys.
-pub(super) fn typed(text: &str, is_pasted: bool) -> Vec<u8> {
+pub(super) fn typed(text: &str, manner: Manner) -> Vec<u8> {
+    let is_pasted = manner == Manner::Pasted;
     let safe = text.chars().filter_map(|c| match c {
         '\n' if is_pasted => Some('\n'),
         '\n' | '\t' | '\r' => Some(' '),
@@ -39,7 +49,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_presses_a_key(text in any::<String>(), is_pasted in any::<bool>()) {
-            let bytes = typed(&text, is_pasted);
+            let bytes = typed(&text, if is_pasted { Manner::Pasted } else { Manner::Typed });
             let inner = if is_pasted { &bytes[BEGIN.len()..bytes.len() - END.len()] } else { &bytes[..] };
             let inner = std::str::from_utf8(inner).map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert!(inner.chars().all(|c| !c.is_control() || (is_pasted && c == '\n')));

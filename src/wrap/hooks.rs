@@ -1,0 +1,307 @@
+//! The session's end of the hooks: a private socket on which the agent's hooks say what happens in it, and on which
+//! one waiter carries a message in without the keyboard (INJECTION rule 8).
+//!
+//! Relies on tokio for the socket and on `serde_json` for what the hooks say.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::attention::Event;
+use super::hook;
+use super::inject::Handover;
+
+/// Larger than the client sends.
+const INPUT_LIMIT: u32 = (1 << 20) + 256;
+/// A hook that does not finish its sentence is no hook.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// SPEC §7.7.
+const TRANSCRIPT_WITHIN: Duration = Duration::from_secs(5);
+const TRANSCRIPT_EVERY: Duration = Duration::from_millis(100);
+/// What is read of the transcript's end each time.
+const TRANSCRIPT_TAIL: u64 = 4 << 20;
+/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes.
+const WAITER_SECONDS: u32 = 30 * 24 * 3600;
+const HOOK_SECONDS: u32 = 5;
+
+/// What the hooks tell the session.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// Something happened in the agent.
+    Event(Event),
+    /// A waiter is there to carry a message in.
+    Waiter(Waiter),
+    /// The waiter went away without one.
+    WaiterGone(u64),
+    /// Whether the handed text stands in the transcript.
+    Handed(Handover),
+}
+
+/// A hook that waits for a text.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// Its number in this session.
+    pub number: u64,
+    give: tokio::sync::oneshot::Sender<Parcel>,
+}
+
+#[derive(Debug)]
+struct Parcel {
+    text: String,
+    ids: Vec<String>,
+}
+
+impl Waiter {
+    /// Gives it a text; [`Told::Handed`] follows once the ids stand in the transcript, or do not.
+    pub(super) fn give(self, text: String, ids: Vec<String>) {
+        let _waiter_is_gone = self.give.send(Parcel { text, ids });
+    }
+}
+
+/// The socket. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Hooks {
+    /// Listens on `path`, for this user alone.
+    pub(super) fn listen(path: &Path) -> io::Result<(Self, mpsc::Receiver<Told>)> {
+        let _left_by_a_crash = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let (tell, told) = mpsc::channel(256);
+        let task = tokio::spawn(async move {
+            let mut number = 0;
+            while let Ok((stream, _)) = listener.accept().await {
+                number += 1;
+                tokio::spawn(serve(stream, number, tell.clone()));
+            }
+        });
+        Ok((
+            Self {
+                path: path.to_owned(),
+                task,
+            },
+            told,
+        ))
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _already_gone = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The hooks of `--settings`, each a call of `program` (this binary) with this socket.
+pub(super) fn settings(program: &Path, socket: &Path, permission: Option<&str>) -> Value {
+    let call = |event: &str| {
+        let (program, socket) = (quoted(program), quoted(socket));
+        format!("{program} {} {event} --socket {socket}", hook::VERB)
+    };
+    let plain =
+        |event: &str| json!({"type": "command", "command": call(event), "timeout": HOOK_SECONDS});
+    let waiter = json!({
+        "type": "command", "command": call(hook::WAIT), "timeout": WAITER_SECONDS, "asyncRewake": true,
+        "rewakeMessage": "A message from a cbroker peer session:",
+        "rewakeSummary": "cbroker peer message",
+    });
+    let mut hooks = json!({});
+    for event in [
+        "SessionStart",
+        "UserPromptSubmit",
+        "PreToolUse",
+        "PostToolUse",
+        "PermissionRequest",
+        "Stop",
+        "StopFailure",
+        "SessionEnd",
+    ] {
+        let mut calls = vec![plain(event)];
+        if matches!(event, "SessionStart" | "Stop") {
+            calls.push(waiter.clone());
+        }
+        hooks[event] = json!([{"hooks": calls}]);
+    }
+    match permission {
+        Some(rule) => json!({"hooks": hooks, "permissions": {"allow": [rule]}}),
+        None => json!({"hooks": hooks}),
+    }
+}
+
+/// For the shell that runs the hook.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+async fn serve(mut stream: UnixStream, number: u64, tell: mpsc::Sender<Told>) {
+    let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
+        return;
+    };
+    let mut parts = message.splitn(2, |&byte| byte == b'\n');
+    let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    let input: Value = parts
+        .next()
+        .and_then(|input| serde_json::from_slice(input).ok())
+        .unwrap_or_default();
+    if name == hook::WAIT {
+        wait(stream, number, &input, tell).await;
+    } else if let Some(event) = understand(&name, &input) {
+        let _session_ended = tell.send(Told::Event(event)).await;
+    }
+}
+
+async fn hear(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u32().await?;
+    if length > INPUT_LIMIT {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length as usize];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn wait(mut stream: UnixStream, number: u64, input: &Value, tell: mpsc::Sender<Told>) {
+    let (give, given) = tokio::sync::oneshot::channel();
+    if tell
+        .send(Told::Waiter(Waiter { number, give }))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let mut nothing = [0; 1];
+    let parcel = tokio::select! {
+        parcel = given => parcel,
+        // The client says nothing more; its silence ends when its process does.
+        _ = stream.read(&mut nothing) => {
+            let _session_ended = tell.send(Told::WaiterGone(number)).await;
+            return;
+        }
+    };
+    let Ok(parcel) = parcel else {
+        let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
+        return;
+    };
+    let mut bytes = vec![hook::TAKE];
+    bytes.extend_from_slice(parcel.text.as_bytes());
+    bytes.push(b'\n');
+    let written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
+    let transcript = input
+        .get("transcript_path")
+        .and_then(Value::as_str)
+        .map(PathBuf::from);
+    let handover = match transcript {
+        Some(transcript) if written && stands_in(&transcript, &parcel.ids).await => Handover::Taken,
+        _ => Handover::Refused,
+    };
+    let _session_ended = tell.send(Told::Handed(handover)).await;
+}
+
+async fn stands_in(transcript: &Path, ids: &[String]) -> bool {
+    let until = Instant::now() + TRANSCRIPT_WITHIN;
+    loop {
+        let (path, ids) = (transcript.to_owned(), ids.to_vec());
+        let found = tokio::task::spawn_blocking(move || {
+            let text = tail(&path).unwrap_or_default();
+            ids.iter().all(|id| text.contains(&format!("id={id}]")))
+        });
+        if found.await.unwrap_or(false) {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(TRANSCRIPT_EVERY).await;
+    }
+}
+
+fn tail(path: &Path) -> io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TRANSCRIPT_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a hook's name and input mean; `None` for what is of no interest.
+fn understand(name: &str, input: &Value) -> Option<Event> {
+    let text = |key: &str| {
+        input
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Some(match name {
+        "SessionStart" => Event::SessionStart,
+        "UserPromptSubmit" => Event::PromptSubmitted(text("prompt")),
+        "PreToolUse" => Event::ToolStarted,
+        "PostToolUse" => Event::ToolEnded,
+        "PermissionRequest" => Event::PermissionAsked(text("tool_name")),
+        "Stop" | "StopFailure" => Event::TurnEnded,
+        "SessionEnd" => Event::SessionEnd,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn hooks_are_calls_of_this_binary_that_a_shell_cannot_misread() {
+        let settings = settings(
+            Path::new("/opt/it's here/cbroker"),
+            Path::new("/run/s.sock"),
+            None,
+        );
+        let command = settings["hooks"]["Stop"][0]["hooks"][0]["command"]
+            .as_str()
+            .unwrap();
+        assert_eq!(
+            command,
+            r"'/opt/it'\''s here/cbroker' hook Stop --socket '/run/s.sock'"
+        );
+        assert_eq!(
+            settings["hooks"]["Stop"][0]["hooks"][1]["asyncRewake"],
+            true
+        );
+        assert_eq!(
+            settings["hooks"]["PreToolUse"][0]["hooks"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn what_hooks_say_is_understood() {
+        let input = json!({"tool_name": "Bash", "prompt": "hello"});
+        assert_eq!(
+            understand("PermissionRequest", &input),
+            Some(Event::PermissionAsked("Bash".into()))
+        );
+        assert_eq!(
+            understand("UserPromptSubmit", &input),
+            Some(Event::PromptSubmitted("hello".into()))
+        );
+        assert_eq!(understand("StopFailure", &input), Some(Event::TurnEnded));
+        assert_eq!(understand("PreCompact", &input), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! What a wrap is asked to do. Relies on the names of things alone.
+
+use std::ffi::OsString;
+
+use super::inject::Delivery;
+use crate::envelope::Breaks;
+use crate::name::SessionName;
+use crate::peer::Sharing;
+
+/// What happens where the broker cannot be reached at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The program runs without messages, and gets them when the broker comes.
+    RunAnyway,
+    /// Exit code 3 (`--no-fallback`).
+    Fail,
+}
+
+/// One wrap, as it was asked for.
+#[derive(Clone, Debug)]
+pub struct WrapOptions {
+    /// The session's name, and so its queue's.
+    pub name: SessionName,
+    /// TTL of the queue where it has to be made, in milliseconds.
+    pub ttl_ms: u64,
+    /// Without a broker.
+    pub fallback: Fallback,
+    /// Beside another session of the name.
+    pub sharing: Sharing,
+    /// Whether the agent is briefed where it can be.
+    pub is_briefed: bool,
+    /// Whether the agent may call `cbroker send` without asking (`--allow-send`).
+    pub may_send: bool,
+    /// `--delivery`; `None` is what the program's profile says.
+    pub delivery: Option<Delivery>,
+    /// Line breaks in messages (`--multiline`).
+    pub breaks: Breaks,
+    /// How many waiting messages may share one submission.
+    pub batch: usize,
+    /// The program to run.
+    pub program: OsString,
+    /// Its arguments, untouched.
+    pub arguments: Vec<OsString>,
+}

@@ -1,0 +1,316 @@
+//! The one loop of a session: bytes, messages and time.
+//!
+//! It owns every part and decides nothing itself: bytes go where they always go, everything that was seen is told to
+//! [`Attention`] and [`Injection`], and what the injection says is done. The parts that deal with messages are in
+//! `post`, those that deal with signals and stops in `stops`.
+//!
+//! # Cost
+//! While no message waits, output is passed on and scanned for escape sequences; nothing is drawn, no timer runs.
+
+mod post;
+mod stops;
+
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixStream;
+use tokio::sync::mpsc::Receiver;
+
+use super::agents::Profile;
+use super::attention::{Attention, Event};
+use super::hooks::{Hooks, Told, Waiter};
+use super::inject::{Delivery, Handover, Injection, Step, Ticket};
+use super::keys::{Keys, Press};
+use super::log::Log;
+use super::modes::Modes;
+use super::monitor::Report;
+use super::pty::Program;
+use super::relay::{Moved, Relay};
+use super::screen::Screen;
+use super::terminal::Terminal;
+use crate::error::Error;
+
+pub(super) use post::{Post, PostParts};
+use stops::Signals;
+
+/// The screen is drawn at most this often.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A frame that is never ended must not blind us.
+const FRAME_LIMIT: Duration = Duration::from_millis(200);
+/// What the program wrote last is shown before the session ends; a background process that holds the terminal
+/// keeps nobody waiting longer.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What a session is made of.
+pub(super) struct Parts {
+    pub(super) terminal: Terminal,
+    pub(super) program: Program,
+    pub(super) profile: &'static Profile,
+    pub(super) delivery: Delivery,
+    pub(super) batch: usize,
+    pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
+    pub(super) post: Post,
+    pub(super) log: Log,
+}
+
+/// A running session.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that has happened, or not"
+)]
+pub(super) struct Session {
+    terminal: Terminal,
+    program: Program,
+    relay: Relay,
+    reports: UnixStream,
+    signals: Signals,
+    modes: Modes,
+    keys: Keys,
+    screen: Option<Screen>,
+    attention: Attention,
+    injection: Injection,
+    delivery: Delivery,
+    hooks: Option<(Hooks, Receiver<Told>)>,
+    waiter: Option<Waiter>,
+    post: Post,
+    log: Log,
+    end: Option<Report>,
+    is_person_gone: bool,
+    /// The program's side of the terminal is closed; the monitor will say why.
+    is_program_silent: bool,
+    /// The screen has changed since it was looked at.
+    is_stale: bool,
+    last_look: Instant,
+    hooks_were_seen: bool,
+}
+
+impl Session {
+    /// Puts the parts together; the program runs already, the terminal is raw.
+    pub(super) fn new(parts: Parts) -> Result<Self, Error> {
+        let cannot =
+            |error: std::io::Error| Error::new("the terminal cannot be watched").because(error);
+        let Parts {
+            terminal,
+            program,
+            profile,
+            delivery,
+            batch,
+            hooks,
+            post,
+            log,
+        } = parts;
+        let now = Instant::now();
+        let size = terminal.size().map_err(cannot)?;
+        let is_drawn = delivery != Delivery::Notify
+            && (profile.prompt.is_some()
+                || !profile.dialogs.is_empty()
+                || !profile.busy.is_empty());
+        let relay =
+            Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
+        let reports = program
+            .report_socket()
+            .and_then(UnixStream::from_std)
+            .map_err(cannot)?;
+        Ok(Self {
+            relay,
+            reports,
+            signals: Signals::new().map_err(cannot)?,
+            modes: Modes::default(),
+            keys: Keys::default(),
+            screen: is_drawn.then(|| Screen::new(size.ws_row, size.ws_col)),
+            attention: Attention::new(profile, now),
+            injection: Injection::new(delivery, batch),
+            delivery,
+            hooks,
+            waiter: None,
+            post,
+            log,
+            end: None,
+            is_person_gone: false,
+            is_program_silent: false,
+            is_stale: false,
+            last_look: now,
+            hooks_were_seen: false,
+            terminal,
+            program,
+        })
+    }
+
+    /// Runs until the program has ended; what ended it.
+    pub(super) async fn run(mut self) -> Report {
+        let end = loop {
+            let again = self.turn(Instant::now());
+            if let Some(end) = self.end {
+                break end;
+            }
+            let wake = again.map_or_else(far_away, tokio::time::Instant::from_std);
+            tokio::select! {
+                moved = self.relay.next(), if !self.is_program_silent => self.moved(moved),
+                _ = self.reports.readable() => self.hear_monitor().await,
+                signal = self.signals.next() => self.signalled(signal),
+                news = self.post.next() => self.post_arrived(news),
+                told = next_told(&mut self.hooks) => self.told(told),
+                () = tokio::time::sleep_until(wake), if again.is_some() => {}
+            }
+        };
+        self.finish().await;
+        end
+    }
+
+    fn moved(&mut self, moved: Moved) {
+        let now = Instant::now();
+        match moved {
+            Moved::Output => {
+                self.modes.read(self.relay.seen());
+                if let Some(screen) = &mut self.screen {
+                    screen.write(self.relay.seen());
+                    self.is_stale = true;
+                }
+                self.attention.output(&self.modes, now);
+            }
+            Moved::Input(bytes) => {
+                if self.injection.keys(&bytes, now).is_some() {
+                    self.pass_on(&bytes, now);
+                }
+            }
+            Moved::Written => self.injection.written(now),
+            Moved::ProgramGone => self.is_program_silent = true,
+            Moved::PersonGone => self.person_gone(),
+        }
+    }
+
+    /// A person's bytes, on their way to the program.
+    fn pass_on(&mut self, bytes: &[u8], now: Instant) {
+        self.relay.send(bytes);
+        for press in self.keys.read(bytes) {
+            if press == Press::Enter {
+                self.post.person_spoke();
+            }
+            self.attention.press(press, now);
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        let now = Instant::now();
+        match told {
+            Told::Event(event) => {
+                if !self.hooks_were_seen {
+                    self.hooks_were_seen = true;
+                    self.log.say("the agent's hooks work");
+                }
+                self.attention.event(&event, now);
+                self.injection.event(&event);
+                if matches!(event, Event::SessionEnd) {
+                    self.disarm();
+                }
+            }
+            Told::Waiter(waiter) => {
+                // One at a time: dropping the other lets it go.
+                self.waiter = Some(waiter);
+                self.injection.arm();
+            }
+            Told::WaiterGone(number) => {
+                if self
+                    .waiter
+                    .as_ref()
+                    .is_some_and(|waiter| waiter.number == number)
+                {
+                    self.disarm();
+                }
+            }
+            Told::Handed(handover) => {
+                self.log.say(&format!("by the hook: {handover:?}"));
+                self.injection.handed(handover);
+            }
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.waiter = None;
+        self.injection.disarm();
+    }
+
+    /// Does all that can be done at `now`; when to look again though nothing happens.
+    fn turn(&mut self, now: Instant) -> Option<Instant> {
+        if self.injection.is_idle() {
+            self.announce(now);
+            return None;
+        }
+        let look = self.look(now);
+        let step = loop {
+            match self.injection.step(&self.attention, now) {
+                Step::Note(tickets) => self.post.intend(&tickets),
+                Step::Write(bytes) => self.relay.send_and_tell(&bytes),
+                Step::Entered(tickets) => self.post.entered(&tickets),
+                Step::Begun(tickets) => self.post.begun(&tickets),
+                Step::Ended(tickets) => self.post.ended(&tickets),
+                Step::Stuck(tickets, hold) => {
+                    self.log.say(&format!(
+                        "gave up on {}: {hold}",
+                        self.post.describe(&tickets)
+                    ));
+                    self.post.held(&tickets, &hold);
+                }
+                Step::Hand(tickets, text) => self.hand(&tickets, text),
+                Step::Replay(bytes) => self.pass_on(&bytes, now),
+                Step::Wait(again) => break again,
+            }
+        };
+        let news = self.tell_holds(now);
+        self.announce(now);
+        [look, step, news].into_iter().flatten().min()
+    }
+
+    fn hand(&mut self, tickets: &[Ticket], text: String) {
+        match self.waiter.take() {
+            Some(waiter) => {
+                self.log
+                    .say(&format!("by the hook: {}", self.post.describe(tickets)));
+                self.post.by_hook(tickets);
+                waiter.give(text, self.post.ids(tickets));
+            }
+            None => self.injection.handed(Handover::Refused),
+        }
+    }
+
+    /// Draws the screen and reads it, if that is due; otherwise when it will be.
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        let screen = self.screen.as_mut().filter(|_| self.is_stale)?;
+        let is_frame = self.modes.is_within_frame() && now < self.last_look + FRAME_LIMIT;
+        let due = self.last_look + LOOK_EVERY;
+        if now < due || is_frame {
+            return Some(due.max(now + LOOK_EVERY / 2));
+        }
+        let reading = screen.read(self.attention.profile());
+        self.attention.screen(reading, now);
+        self.is_stale = false;
+        self.last_look = now;
+        None
+    }
+
+    fn tell_holds(&mut self, now: Instant) -> Option<Instant> {
+        let waiting: Vec<_> = self
+            .injection
+            .waiting()
+            .filter_map(|(item, hold)| Some((item.ticket, hold?)))
+            .collect();
+        for (ticket, hold) in waiting {
+            self.post.hold(ticket, &hold, now);
+        }
+        self.post.next_news(now)
+    }
+}
+
+async fn next_told(hooks: &mut Option<(Hooks, Receiver<Told>)>) -> Told {
+    match hooks {
+        Some((_, told)) => match told.recv().await {
+            Some(told) => told,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// A timer that is never waited for still needs a time.
+fn far_away() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_hours(1)
+}

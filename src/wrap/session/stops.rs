@@ -1,0 +1,176 @@
+//! Signals, stops and ends: what happens to the wrap happens to the program, and the other way round.
+//!
+//! When the program stops, the terminal is given back and the wrap stops too, so that the shell takes over; when the
+//! shell continues the wrap, it continues the program (INJECTION rule 13).
+
+use std::io;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::Interest;
+use tokio::signal::unix::{self, SignalKind};
+
+use super::{DRAIN, Session};
+use crate::wrap::monitor::Report;
+use crate::wrap::relay::Moved;
+
+/// How soon our own continuation is heard after a stop; without one the system did not stop us.
+const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
+/// Acks and goodbyes after the program's end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The signals that a session answers to.
+pub(super) struct Signals {
+    resized: unix::Signal,
+    continued: unix::Signal,
+    hang_up: unix::Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    quit: unix::Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            resized: unix::signal(SignalKind::window_change())?,
+            continued: unix::signal(SignalKind::from_raw(Signal::CONT.as_raw()))?,
+            hang_up: unix::signal(SignalKind::hangup())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            quit: unix::signal(SignalKind::quit())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.resized.recv() => Signal::WINCH,
+            _ = self.continued.recv() => Signal::CONT,
+            _ = self.hang_up.recv() => Signal::HUP,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn signalled(&mut self, signal: Signal) {
+        match signal {
+            Signal::WINCH => self.fit(),
+            Signal::CONT => self.come_back(),
+            other => self.program.signal(other),
+        }
+    }
+
+    /// The program's window is as large as the person's.
+    fn fit(&mut self) {
+        if let Ok(size) = self.terminal.size() {
+            let _ends_soon = self.program.resize(size);
+            if let Some(screen) = &mut self.screen {
+                screen.resize(size.ws_row, size.ws_col);
+                self.is_stale = true;
+            }
+        }
+    }
+
+    /// The wrap runs again: the terminal is ours, and the program goes on.
+    fn come_back(&mut self) {
+        if self.terminal.enter_raw().is_err() {
+            return self.person_gone();
+        }
+        self.fit();
+        self.attention.resume();
+        self.program.continue_group();
+    }
+
+    pub(super) async fn hear_monitor(&mut self) {
+        match self
+            .reports
+            .try_io(Interest::READABLE, || self.program.reports())
+        {
+            Ok(Some(reports)) => {
+                for report in reports {
+                    self.hear(report).await;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A monitor that is gone without a word was killed, and the hang-up ends the program.
+            Ok(None) | Err(_) => {
+                self.end.get_or_insert(Report::Killed(Signal::HUP.as_raw()));
+            }
+        }
+    }
+
+    async fn hear(&mut self, report: Report) {
+        match report {
+            Report::Started(_) => {}
+            Report::Continued => self.attention.resume(),
+            Report::Stopped(signal) => self.stop_too(signal).await,
+            Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.end = Some(report),
+        }
+    }
+
+    async fn stop_too(&mut self, signal: i32) {
+        self.attention.suspend();
+        self.show_all_output().await;
+        self.terminal.leave_raw();
+        if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
+            return self.come_back();
+        }
+        // Stopped here, until somebody continues us; or not at all, where nobody could (an orphaned group).
+        let heard = tokio::time::timeout(CONTINUED_WITHIN, self.signals.continued.recv()).await;
+        if heard.is_ok() || signal != Signal::STOP.as_raw() {
+            self.come_back();
+        } else if self.terminal.enter_raw().is_err() {
+            // Somebody stopped the program on purpose: whoever did can continue it.
+            self.person_gone();
+        }
+    }
+
+    /// What the program wrote before it stopped belongs before the shell's prompt.
+    async fn show_all_output(&mut self) {
+        let quiet = Duration::from_millis(20);
+        while let Ok(moved) = tokio::time::timeout(quiet, self.relay.next()).await {
+            let is_over = matches!(moved, Moved::ProgramGone | Moved::PersonGone);
+            self.moved(moved);
+            if is_over {
+                break;
+            }
+        }
+    }
+
+    /// The person's terminal is gone: the program hears of it as it would without us.
+    pub(super) fn person_gone(&mut self) {
+        if !self.is_person_gone {
+            self.is_person_gone = true;
+            self.program.signal(Signal::HUP);
+        }
+    }
+
+    /// After the end: the last output, the terminal as it was, the last acks.
+    pub(super) async fn finish(mut self) {
+        let drained = async {
+            while !self.is_program_silent {
+                let moved = self.relay.next().await;
+                if matches!(moved, Moved::ProgramGone | Moved::PersonGone) {
+                    break;
+                }
+                if matches!(moved, Moved::Output) {
+                    self.modes.read(self.relay.seen());
+                }
+            }
+        };
+        let _held_by_a_background_process = tokio::time::timeout(DRAIN, drained).await;
+        self.relay.show(&self.modes.resets());
+        let _terminal_is_stuck = tokio::time::timeout(DRAIN, self.relay.drain()).await;
+        self.terminal.leave_raw();
+        let Self {
+            post,
+            hooks,
+            waiter,
+            ..
+        } = self;
+        drop((hooks, waiter));
+        post.close(GOODBYE).await;
+    }
+}

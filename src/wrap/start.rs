@@ -1,0 +1,394 @@
+//! The beginning and the end of a wrap: what is checked, made and told before the program starts, and what is taken
+//! away after it.
+//!
+//! Relies on everything in this folder.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use chrono::Utc;
+
+use super::agents::{Profile, Usual};
+use super::brake::{Brake, Limits};
+use super::disk::{Disk, Places};
+use super::hooks::Hooks;
+use super::inject::Delivery;
+use super::log::Log;
+use super::monitor::Report;
+use super::options::{Fallback, WrapOptions};
+use super::pty::{Program, Shape, find_program};
+use super::session::{Parts, Post, PostParts, Session};
+use super::spill;
+use super::surroundings::{self, Identity, Reach};
+use super::terminal::{self, Terminal};
+use crate::config::{Config, write_session_address};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::journal::Journal;
+use crate::peer::{Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerState, Presence};
+
+/// How long the start waits for the broker before the program runs without it.
+const ATTACH_WITHIN: Duration = Duration::from_secs(3);
+/// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading.
+const PREFETCH: u16 = 100;
+/// What a shell answers for a program that it cannot find.
+const NOT_FOUND: Exit = Exit::Child(127);
+/// The longest path of a socket (SPEC §7.20).
+const SOCKET_PATH: usize = 104;
+
+/// Wraps a program and returns its exit code.
+///
+/// # Errors
+/// Only before the program has started; from then on its own exit code is the answer.
+pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
+    let profile = Profile::of(&options.program, &options.arguments);
+    let delivery = delivery(&options, profile, config)?;
+    let shown = options.program.to_string_lossy();
+    if find_program(&options.program, config.environment.get("PATH")).is_none() {
+        return Err(Error::new(format!("{shown} cannot be run"))
+            .because("there is no such program on the PATH")
+            .exit_with(NOT_FOUND));
+    }
+    let cannot = |error: std::io::Error| Error::new("the session cannot start").because(error);
+    config.home.prepare().map_err(|error| {
+        Error::new(format!("{} cannot be used", config.home.folder().display())).because(error)
+    })?;
+    spill::sweep(&config.home.spill(), SystemTime::now());
+    let identity = identity(config).map_err(cannot)?;
+    let terminal = Terminal::of_this_process().map_err(cannot)?;
+    match terminal {
+        Some(terminal) if surroundings::is_session(&options) => {
+            let prepared = Prepared {
+                options,
+                delivery,
+                profile,
+                identity,
+                terminal,
+            };
+            session(prepared, config).await
+        }
+        _ => become_program(&options, config, &identity).await,
+    }
+}
+
+struct Prepared {
+    options: WrapOptions,
+    delivery: Delivery,
+    profile: &'static Profile,
+    identity: Identity,
+    terminal: Terminal,
+}
+
+/// What `--delivery` means for this program (SPEC §7.1).
+fn delivery(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Delivery, Error> {
+    let program = options.program.to_string_lossy();
+    let configured = match config.settings.delivery.as_str() {
+        "pty" => Some(Delivery::Pty),
+        "hook" => Some(Delivery::Hook),
+        "notify" => Some(Delivery::Notify),
+        _ => None,
+    };
+    let asked = options
+        .delivery
+        .filter(|&delivery| delivery != Delivery::Auto);
+    match (asked, profile.usual) {
+        (Some(Delivery::Pty), Usual::NoticeOnly) => Err(Error::usage(format!(
+            "nothing is typed into {program}"
+        ))
+        .because("it executes what is typed into it")
+        .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
+        (Some(Delivery::Hook), _) if !profile.has_hooks => Err(Error::usage(format!(
+            "`--delivery hook` does not work with {program}"
+        ))
+        .because("it has no hooks that cbroker knows")),
+        (Some(delivery), _) => Ok(delivery),
+        (None, Usual::NoticeOnly | Usual::Notice) => Ok(Delivery::Notify),
+        (None, Usual::Typing) => Ok(configured
+            .filter(|&delivery| delivery != Delivery::Hook || profile.has_hooks)
+            .unwrap_or(Delivery::Auto)),
+    }
+}
+
+fn identity(config: &Config) -> std::io::Result<Identity> {
+    let session = ulid::Ulid::generate().to_string();
+    let near = config.home.sessions().join(format!("{session}.sock"));
+    let socket = if near.as_os_str().len() < SOCKET_PATH {
+        near
+    } else {
+        config.home.socket(&format!("{session}.sock"))
+    };
+    Ok(Identity {
+        session,
+        socket,
+        binary: std::env::current_exe()?,
+    })
+}
+
+/// No terminal, no pseudo-terminal (SPEC §7.11): the program takes this process's place, descriptors and all.
+/// Its queue is made, so that messages wait for a session of this name; nobody consumes them.
+async fn become_program(
+    options: &WrapOptions,
+    config: &Config,
+    identity: &Identity,
+) -> Result<Exit, Error> {
+    let made = async {
+        let mut peer = Peer::connect(&config.endpoint, &format!("run {}", options.name)).await?;
+        let state = peer.ensure_queue(&options.name, options.ttl_ms).await;
+        peer.close().await;
+        state.map(|_| ())
+    };
+    let reach = match tokio::time::timeout(ATTACH_WITHIN, made).await {
+        Ok(Ok(())) => Reach::Attached,
+        Ok(Err(error)) => without_broker(options, config, error.into())?,
+        Err(_) => without_broker(options, config, silent(config))?,
+    };
+    let _told_in_the_log = write_session_address(&config.home, &identity.session, &config.endpoint);
+    let (command, _) = surroundings::command(options, config, identity, reach);
+    let error = command
+        .to_command(&command.program)
+        .args(&command.arguments)
+        .exec();
+    Err(Error::new(format!(
+        "{} cannot be run",
+        command.program.to_string_lossy()
+    ))
+    .because(error)
+    .exit_with(NOT_FOUND))
+}
+
+async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
+    let Prepared {
+        options,
+        delivery,
+        profile,
+        identity,
+        terminal,
+    } = prepared;
+    let mut log = Log::open(&config.home.session_log(options.name.as_str()));
+    let (inbox, reach) = attach(&options, config).await?;
+    write_session_address(&config.home, &identity.session, &config.endpoint).map_err(|error| {
+        Error::new("the session's credentials cannot be written").because(error)
+    })?;
+    let _traces = Traces {
+        files: vec![
+            config.home.session_credentials(&identity.session),
+            config.home.session_hops(&identity.session),
+        ],
+    };
+    let hooks = Hooks::listen(&identity.socket)
+        .map_err(|error| {
+            log.say(&format!(
+                "no socket for hooks at {}: {error}",
+                identity.socket.display()
+            ));
+        })
+        .ok()
+        .filter(|_| profile.has_hooks);
+    let (command, remark) = surroundings::command(&options, config, &identity, reach);
+    log.say(&format!(
+        "session {} of {}: {}, {delivery:?}",
+        identity.session, options.name, profile.name
+    ));
+    if profile.has_hooks && !options.may_send {
+        log.say("with `--allow-send` the agent may call `cbroker send` without asking each time");
+    }
+    if let Some(remark) = remark {
+        log.say(&remark);
+    }
+    let post = post(inbox, &options, config, card(&options, profile, &identity))?;
+    let program = start(&command, &terminal)?;
+    restore_on_panic();
+    let parts = Parts {
+        terminal,
+        program,
+        profile,
+        delivery,
+        batch: options.batch,
+        hooks,
+        post,
+        log,
+    };
+    let end = Session::new(parts)?.run().await;
+    exit(end, &command.program.to_string_lossy())
+}
+
+/// The session's messages, and the disk behind them.
+fn post(
+    inbox: Option<Inbox>,
+    options: &WrapOptions,
+    config: &Config,
+    card: Presence,
+) -> Result<Post, Error> {
+    let queue = options.name.as_str();
+    let places = Places {
+        queue: queue.to_owned(),
+        sessions: config.home.sessions(),
+        dead_letters: config.home.dead_letters(queue),
+        hops: config.home.session_hops(&card.session),
+        journal: Journal::of(&config.home),
+    };
+    let (disk, facts) = Disk::start(places)
+        .map_err(|error| Error::new("the session cannot start").because(error))?;
+    let limits = Limits {
+        hops: config.settings.max_hops,
+        per_minute: config.settings.max_messages_per_minute,
+    };
+    Ok(Post::new(PostParts {
+        inbox,
+        disk,
+        facts,
+        brake: Brake::new(limits),
+        breaks: options.breaks,
+        body_limit_bytes: config.settings.body_limit_bytes,
+        spill: config.home.spill(),
+        card,
+    }))
+}
+
+/// Starts the program with the terminal's modes, and only then makes the terminal raw.
+fn start(command: &super::pty::CommandLine, terminal: &Terminal) -> Result<Program, Error> {
+    let failed = |error: std::io::Error| {
+        Error::new(format!(
+            "{} cannot be started",
+            command.program.to_string_lossy()
+        ))
+        .because(error)
+    };
+    let size = terminal.size().map_err(failed)?;
+    let shape = Shape {
+        modes: Some(terminal.original().clone()),
+        size,
+    };
+    let program = Program::start(command, &shape).map_err(failed)?;
+    terminal.enter_raw().map_err(failed)?;
+    Ok(program)
+}
+
+fn exit(end: Report, program: &str) -> Result<Exit, Error> {
+    match end {
+        Report::Exited(code) => Ok(Exit::Child(u8::try_from(code & 0xff).unwrap_or(1))),
+        Report::Killed(signal) => Ok(Exit::Child(u8::try_from(128 + signal).unwrap_or(u8::MAX))),
+        Report::Failed(error) => Err(Error::new(format!("{program} cannot be started"))
+            .because(std::io::Error::from_raw_os_error(error))
+            .exit_with(NOT_FOUND)),
+        Report::Started(_) | Report::Stopped(_) | Report::Continued => Ok(Exit::Failed),
+    }
+}
+
+/// Attaches to the queue, or decides to go on without; the inbox keeps trying then.
+async fn attach(options: &WrapOptions, config: &Config) -> Result<(Option<Inbox>, Reach), Error> {
+    let mut inbox = Inbox::open(InboxOptions {
+        endpoint: config.endpoint.clone(),
+        name: options.name.clone(),
+        ttl_ms: options.ttl_ms,
+        prefetch: PREFETCH,
+        sharing: options.sharing,
+    });
+    match tokio::time::timeout(ATTACH_WITHIN, inbox.next()).await {
+        Ok(Some(InboxEvent::Attached(attached))) => {
+            tell_of_others(options, &attached);
+            Ok((Some(inbox), Reach::Attached))
+        }
+        Ok(Some(InboxEvent::Lost(error))) => {
+            Ok((Some(inbox), without_broker(options, config, error.into())?))
+        }
+        Ok(Some(InboxEvent::Refused(error @ crate::peer::PeerError::InUse(_)))) => {
+            Err(error.into())
+        }
+        Ok(Some(InboxEvent::Refused(error))) => {
+            Ok((None, without_broker(options, config, error.into())?))
+        }
+        Ok(Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..)) | None) | Err(_) => Ok((
+            Some(inbox),
+            without_broker(options, config, silent(config))?,
+        )),
+    }
+}
+
+fn silent(config: &Config) -> Error {
+    Error::new(format!("no broker answers at {}", config.endpoint.address))
+        .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs()))
+        .exit_with(Exit::Unreachable)
+}
+
+/// One line for the person, or the end with exit code 3.
+fn without_broker(options: &WrapOptions, config: &Config, error: Error) -> Result<Reach, Error> {
+    if options.fallback == Fallback::Fail {
+        return Err(error.exit_with(Exit::Unreachable));
+    }
+    if config.volume != crate::config::Volume::Quiet {
+        eprintln!(
+            "cbroker: {} (the program runs without messages until the broker answers)",
+            error.summary()
+        );
+    }
+    Ok(Reach::Away)
+}
+
+fn tell_of_others(options: &WrapOptions, attached: &Attached) {
+    if attached.others > 0 {
+        eprintln!(
+            "cbroker: another session named {} is attached: each message goes to one of them",
+            options.name
+        );
+    }
+    if let Some(live) = attached.other_ttl {
+        let live = live.map_or_else(
+            || "another TTL".to_owned(),
+            |ttl| format!("a TTL of {ttl} ms"),
+        );
+        eprintln!(
+            "cbroker: the queue {} lives with {live}, not {} ms; going on with that",
+            options.name, options.ttl_ms
+        );
+    }
+}
+
+fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presence {
+    let program = std::path::Path::new(&options.program)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Presence {
+        name: options.name.as_str().to_owned(),
+        session: identity.session.clone(),
+        agent: if profile.usual == Usual::Typing {
+            profile.name.to_owned()
+        } else {
+            program
+        },
+        state: PeerState::Starting,
+        reason: None,
+        held: 0,
+        since: Utc::now(),
+        pid: std::process::id(),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+/// A panic must not leave a raw terminal, and its message must be readable.
+fn restore_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        terminal::restore_after_panic();
+        before(panic);
+    }));
+}
+
+/// Files that live as long as the session.
+struct Traces {
+    files: Vec<PathBuf>,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        for file in &self.files {
+            let _was_never_made = std::fs::remove_file(file);
+        }
+    }
+}
