@@ -13,12 +13,14 @@ mod resolve;
 
 use std::path::PathBuf;
 
-pub use address::{Address, AddressError, Endpoint, Login, Scheme};
+pub use address::{Address, AddressError, Endpoint, Login, Scheme, escape};
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
 pub use file::Settings;
 pub use home::{Home, private_folder, write_private};
 pub use local::{Kind, LocalBroker};
+
+use crate::error::Error;
 
 /// The global options as they were typed. Not `Debug`: some are passwords.
 #[derive(Clone, Default)]
@@ -131,13 +133,39 @@ pub struct Config {
     pub local: Option<LocalBroker>,
     /// The environment as it was at the start.
     pub environment: Environment,
+    /// The global options, to resolve again once a local broker was started.
+    flags: Flags,
     /// Every value with its origin.
     pub effective: Vec<Effective>,
     /// What the user should hear once (a password in `--url`, …).
     pub warnings: Vec<String>,
 }
 
+/// Some flags are passwords: none is shown.
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flags").finish_non_exhaustive()
+    }
+}
+
 impl Config {
+    /// The configuration as it is now, after a local broker was started or stopped.
+    pub fn again(&self) -> Result<Self, Error> {
+        Self::resolve(&self.flags, self.environment.clone())
+    }
+
+    /// The same configuration for another broker (`move`).
+    pub fn for_url(&self, url: &str) -> Result<Self, Error> {
+        let flags = Flags {
+            url: Some(url.to_owned()),
+            mgmt_url: None,
+            mgmt_user: None,
+            mgmt_pass: None,
+            ..self.flags.clone()
+        };
+        Self::resolve(&flags, self.environment.clone())
+    }
+
     /// Whether the user named a broker; then nothing local is started, looked at or hinted at.
     pub fn names_a_broker(&self) -> bool {
         matches!(

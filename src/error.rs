@@ -26,6 +26,16 @@ impl Error {
         }
     }
 
+    /// The reader of our output went away: nothing to say, and nothing went wrong.
+    pub fn silent() -> Self {
+        Self::new("").exit_with(Exit::Done)
+    }
+
+    /// Whether there is nothing to print.
+    pub fn is_silent(&self) -> bool {
+        self.what.is_empty()
+    }
+
     /// What was typed makes no sense: exit code 2.
     pub fn usage(what: impl Into<String>) -> Self {
         Self::new(what).exit_with(Exit::Usage)

@@ -1,10 +1,17 @@
 //! cbroker: terminal coding agents that talk to each other.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod container;
+pub mod daemon;
 pub mod envelope;
 pub mod error;
 pub mod exit;
 pub mod journal;
+pub mod management;
 pub mod name;
+mod nearest;
+pub mod output;
 pub mod peer;
 pub mod wrap;

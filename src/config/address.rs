@@ -250,7 +250,7 @@ fn unescape(text: &str) -> Result<String, AddressError> {
 }
 
 /// Percent-encodes everything but the unreserved characters of RFC 3986.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.bytes()
         .fold(String::with_capacity(text.len()), |mut out, byte| {
             if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -53,6 +53,7 @@ impl Config {
             inside,
             local,
             environment,
+            flags: flags.clone(),
             effective: Vec::new(),
         };
         config.effective = config.explain(&file, [management_origin, ca_origin]);

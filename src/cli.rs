@@ -1,0 +1,267 @@
+//! Argument shapes and help text. No behaviour: what is typed becomes an [`Invocation`], and nothing happens yet.
+//!
+//! The line is cut at the first `claude` or `run` before clap sees it (`cut`), since what follows belongs to the wrapped
+//! program, byte for byte. clap's own errors are told in our words (`told`).
+
+mod args;
+mod cut;
+mod told;
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+
+pub use args::*;
+pub use cut::Program;
+
+use crate::config::{Flags, Format, Volume};
+use crate::error::Error;
+
+/// What is meant by a command line.
+pub struct Invocation {
+    /// The global options.
+    pub flags: Flags,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do.
+pub enum Action {
+    /// Wrap a program.
+    Wrap(WrapArgs, Program),
+    /// Run a verb.
+    Verb(Verb),
+}
+
+/// What became of reading a command line.
+pub enum Parsed {
+    /// Something to do.
+    Invocation(Box<Invocation>),
+    /// Help or the version: print it, all is well.
+    Text(String),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cbroker --name backend claude               wrap Claude Code as the session `backend`
+  cbroker --name tests run -- codex           wrap another terminal program
+  cbroker send --to backend -m \"API is live\"  type a message into the session `backend`
+  cbroker list                                who is there, what waits
+  cbroker demo                                see it work, without an agent
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 broker unreachable or refused, 4 not confirmed or timed out;
+a wrap exits with the code of its program.
+Files: ~/.cbroker (CBROKER_HOME moves it).  Environment: CBROKER_URL, CBROKER_MGMT_URL, CBROKER_MGMT_USER,
+CBROKER_MGMT_PASS, NO_COLOR.";
+
+const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or amqps:// with TLS";
+
+/// Terminal coding agents that talk to each other.
+///
+/// cbroker gives each agent session a name. `cbroker --name NAME claude` runs Claude Code exactly as if it had been
+/// started bare, and types in what others send to NAME, once, whole, at a moment when this is safe.
+#[derive(Parser)]
+#[command(
+    name = "cbroker",
+    version,
+    after_help = EXAMPLES,
+    override_usage = "cbroker [OPTIONS] COMMAND [ARGS]\n       cbroker --name NAME [OPTIONS] claude [ARGS]\n       cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]",
+    disable_help_subcommand = true,
+    max_term_width = 110,
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    wrap: WrapArgs,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// Options that every command takes, before or after its name.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Globals {
+    #[arg(long, global = true, value_name = "URL", help = BROKER_HELP)]
+    url: Option<String>,
+    /// The broker's management API
+    #[arg(long, global = true, value_name = "URL")]
+    mgmt_url: Option<String>,
+    /// Who signs in at the management API
+    #[arg(long, global = true, value_name = "USER")]
+    mgmt_user: Option<String>,
+    /// The password there (`CBROKER_MGMT_PASS` keeps it out of sight)
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    mgmt_pass: Option<String>,
+    /// Certificates (PEM) to trust beside the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_cert: Option<std::path::PathBuf>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice: the libraries' own logs
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Globals {
+    fn into_flags(self) -> Flags {
+        Flags {
+            url: self.url,
+            mgmt_url: self.mgmt_url,
+            mgmt_user: self.mgmt_user,
+            mgmt_pass: self.mgmt_pass,
+            ca_cert: self.ca_cert,
+            format: if self.json {
+                Format::Json
+            } else {
+                Format::Text
+            },
+            volume: match (self.quiet, self.verbose) {
+                (true, _) => Volume::Quiet,
+                (false, 0) => Volume::Normal,
+                (false, level) => Volume::Verbose(level),
+            },
+        }
+    }
+}
+
+/// Reads a command line, the program's own name first.
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+    let (ours, program) = cut::cut(argv.into_iter().collect());
+    let cli = match command()
+        .try_get_matches_from(ours)
+        .and_then(|mut seen| Cli::from_arg_matches_mut(&mut seen))
+    {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => return Ok(Parsed::Text(error.render().to_string())),
+        Err(error) => return Err(told::in_our_words(&error)),
+    };
+    let typed_wrap_option = cli.wrap.first_typed();
+    let action = match (program, cli.verb, typed_wrap_option) {
+        (Some(program), None, _) => Action::Wrap(checked(cli.wrap, &program)?, program),
+        (_, Some(_), Some(option)) => {
+            return Err(Error::usage(format!("{option} belongs to a wrap"))
+                .because("it stands before `claude` or `run`, not before another command")
+                .hint("cbroker --name NAME claude"));
+        }
+        (_, Some(verb), None) => Action::Verb(verb),
+        (None, None, Some(_)) => {
+            return Err(Error::usage("nothing to wrap")
+                .because("neither `claude` nor `run` follows")
+                .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
+        }
+        (None, None, None) => return Ok(Parsed::Text(command().render_help().to_string())),
+    };
+    Ok(Parsed::Invocation(Box::new(Invocation {
+        flags: cli.globals.into_flags(),
+        action,
+    })))
+}
+
+/// The whole command, for help, completions and the manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn checked(wrap: WrapArgs, program: &Program) -> Result<WrapArgs, Error> {
+    if wrap.name.is_none() {
+        return Err(Error::usage("a wrap needs a name")
+            .because("--name NAME is missing")
+            .hint(format!("cbroker --name NAME {}", program.verb())));
+    }
+    if matches!(program, Program::Other(args) if args.is_empty()) {
+        return Err(
+            Error::usage("nothing to run").hint("cbroker --name NAME run -- PROGRAM [ARGS]")
+        );
+    }
+    Ok(wrap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Parsed, Error> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn failure(line: &str) -> Error {
+        match read(line) {
+            Err(error) => error,
+            Ok(_) => panic!("`{line}` was taken"),
+        }
+    }
+
+    #[test]
+    fn the_shape_of_every_argument_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_before_or_after_the_verb() {
+        for line in [
+            "cbroker --url amqp://h --json list",
+            "cbroker list --json --url amqp://h",
+        ] {
+            let Ok(Parsed::Invocation(invocation)) = read(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(invocation.flags.url.as_deref(), Some("amqp://h"));
+            assert_eq!(invocation.flags.format, Format::Json);
+        }
+    }
+
+    #[test]
+    fn a_wrap_takes_its_options_before_the_program() {
+        let Ok(Parsed::Invocation(invocation)) =
+            read("cbroker --name my-api --ttl 5 --no-brief claude --name x -- --help")
+        else {
+            panic!("not taken");
+        };
+        let Action::Wrap(args, Program::Claude(rest)) = invocation.action else {
+            panic!("no wrap")
+        };
+        assert_eq!(
+            (args.name.as_deref(), args.ttl, args.no_brief),
+            (Some("my-api"), Some(5), true)
+        );
+        assert_eq!(rest, ["--name", "x", "--", "--help"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_in_our_words_with_exit_2() {
+        for (line, what) in [
+            ("cbroker --name x list", "--name belongs to a wrap"),
+            ("cbroker --name x", "nothing to wrap"),
+            ("cbroker claude", "a wrap needs a name"),
+            ("cbroker --name x run", "nothing to run"),
+            ("cbroker --name x run --", "nothing to run"),
+            ("cbroker frobnicate", "unrecognized subcommand 'frobnicate'"),
+            ("cbroker send --too x", "unexpected argument '--too' found"),
+            (
+                "cbroker send -m x",
+                "the following required arguments were not provided: --to <NAME>",
+            ),
+            (
+                "cbroker --quiet -v list",
+                "the argument '--quiet' cannot be used with '--verbose...'",
+            ),
+        ] {
+            let error = failure(line);
+            assert!(error.summary().starts_with(what), "{line}: {error}");
+            assert_eq!(error.exit().code(), 2, "{line}");
+        }
+        assert_eq!(
+            failure("cbroker send --too x").advice(),
+            Some("a similar argument exists: '--to'")
+        );
+        assert_eq!(
+            failure("cbroker send -m x").advice(),
+            Some("cbroker send --help")
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! Where our own arguments end and those of the wrapped program begin (SPEC §7.19).
+//!
+//! Only a `claude` or `run` in the place of a command counts: `send --to claude` and `--name run` mean names.
+
+use std::ffi::{OsStr, OsString};
+
+/// Options before the command that take their value as the next argument.
+const WITH_VALUE: [&str; 9] = [
+    "--url",
+    "--mgmt-url",
+    "--mgmt-user",
+    "--mgmt-pass",
+    "--ca-cert",
+    "--name",
+    "--ttl",
+    "--delivery",
+    "--batch",
+];
+
+/// What is wrapped, and the arguments that pass through untouched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Claude Code with these arguments.
+    Claude(Vec<OsString>),
+    /// A program and its arguments.
+    Other(Vec<OsString>),
+}
+
+impl Program {
+    /// The word that names it on our command line.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Claude(_) => "claude",
+            Self::Other(_) => "run -- PROGRAM",
+        }
+    }
+}
+
+/// Cuts at the first command, if it is `claude` or `run`. One `--` right after it is dropped.
+pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
+    let Some(at) = first_command(&argv) else {
+        return (argv, None);
+    };
+    let make = match argv[at].to_str() {
+        Some("claude") => Program::Claude,
+        Some("run") => Program::Other,
+        _ => return (argv, None),
+    };
+    let mut rest = argv.split_off(at + 1);
+    argv.truncate(at);
+    if rest.first().is_some_and(|first| first == OsStr::new("--")) {
+        rest.remove(0);
+    }
+    (argv, Some(make(rest)))
+}
+
+fn first_command(argv: &[OsString]) -> Option<usize> {
+    let mut at = 1;
+    while let Some(argument) = argv.get(at) {
+        let text = argument.to_string_lossy();
+        if !text.starts_with('-') {
+            return Some(at);
+        }
+        at += if WITH_VALUE.contains(&&*text) { 2 } else { 1 };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(line: &str) -> (String, Option<Program>) {
+        let (ours, program) = cut(line.split_whitespace().map(OsString::from).collect());
+        let ours: Vec<_> = ours
+            .iter()
+            .map(|argument| argument.to_string_lossy())
+            .collect();
+        (ours.join(" "), program)
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_follows_claude_passes_untouched() {
+        let (ours, program) = split("cbroker --name backend claude --resume --name x run");
+        assert_eq!(ours, "cbroker --name backend");
+        assert_eq!(
+            program,
+            Some(Program::Claude(words("--resume --name x run")))
+        );
+    }
+
+    #[test]
+    fn one_leading_separator_is_dropped_and_no_more() {
+        assert_eq!(
+            split("cbroker --name b claude -- --help").1,
+            Some(Program::Claude(words("--help")))
+        );
+        assert_eq!(
+            split("cbroker --name b claude -- -- x").1,
+            Some(Program::Claude(words("-- x")))
+        );
+        assert_eq!(
+            split("cbroker --name b run -- sh -c x").1,
+            Some(Program::Other(words("sh -c x")))
+        );
+        assert_eq!(
+            split("cbroker --name b run sh -- x").1,
+            Some(Program::Other(words("sh -- x")))
+        );
+    }
+
+    #[test]
+    fn the_words_mean_names_where_a_name_is_expected() {
+        assert_eq!(split("cbroker send --to claude -m run").1, None);
+        assert_eq!(
+            split("cbroker --name claude run x").1,
+            Some(Program::Other(words("x")))
+        );
+        assert_eq!(
+            split("cbroker --name run claude").1,
+            Some(Program::Claude(vec![]))
+        );
+        assert_eq!(
+            split("cbroker --name=run --json claude").0,
+            "cbroker --name=run --json"
+        );
+    }
+
+    #[test]
+    fn a_line_without_a_command_stays_whole() {
+        assert_eq!(split("cbroker --help"), ("cbroker --help".into(), None));
+        assert_eq!(split("cbroker --name"), ("cbroker --name".into(), None));
+    }
+}

@@ -1,0 +1,96 @@
+//! One file a verb, each `run(…) -> Result<Exit, Error>`; here stands which verb runs on which runtime.
+
+mod ask;
+mod carry;
+mod completions;
+mod config;
+mod delete;
+mod doctor;
+mod inbox;
+mod letter;
+mod list;
+mod local;
+mod logs;
+mod man;
+mod nuke;
+mod pause;
+mod purge;
+mod reach;
+mod restart;
+mod send;
+mod service;
+mod start;
+mod status;
+mod stop;
+mod tail;
+mod ui;
+mod why;
+
+use crate::cli::{Action, Invocation, Verb};
+use crate::config::{Config, Environment, Volume};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Resolves the configuration and does what was meant.
+pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit, Error> {
+    let config = Config::resolve(&invocation.flags, environment)?;
+    let output = Output::new(&config);
+    for warning in &config.warnings {
+        output.notice(warning);
+    }
+    if let Volume::Verbose(2..) = config.volume {
+        log_to_stderr();
+    }
+    match invocation.action {
+        Action::Wrap(..) => Err(Error::new("this part of cbroker has not landed")),
+        Action::Verb(verb) => block_on(verb_on_one_thread(verb, &config, &output)),
+    }
+}
+
+async fn verb_on_one_thread(verb: Verb, config: &Config, output: &Output) -> Result<Exit, Error> {
+    match verb {
+        Verb::Send(args) => send::run(args, config, output).await,
+        Verb::Ask(args) => ask::run(args, config, output).await,
+        Verb::List => list::run(config, output).await,
+        Verb::Inbox(args) => inbox::run(args, config, output).await,
+        Verb::Why(args) => why::run(&args, config, output),
+        Verb::Tail(args) => tail::run(args, config, output).await,
+        Verb::Purge(args) => purge::run(args, config, output).await,
+        Verb::Delete(args) => delete::run(args, config, output).await,
+        Verb::Pause(args) => pause::run(pause::Wish::Pause, args, config, output).await,
+        Verb::Resume(args) => pause::run(pause::Wish::Resume, args, config, output).await,
+        Verb::Start(args) => start::run(args, config, output).await,
+        Verb::Stop => stop::run(config, output).await,
+        Verb::Restart => restart::run(config, output).await,
+        Verb::Status(args) => status::run(args, config, output).await,
+        Verb::Logs(args) => logs::run(args, config, output).await,
+        Verb::Ui => ui::run(config, output),
+        Verb::Nuke(args) => nuke::run(args, config, output).await,
+        Verb::Move(args) => carry::run(args, config, output).await,
+        Verb::Service(verb) => service::run(&verb, config, output),
+        Verb::Doctor(args) => doctor::run(args, config, output).await,
+        Verb::Config => config::run(config, output),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man => man::run(),
+        _ => Err(Error::new("this part of cbroker has not landed")),
+    }
+}
+
+/// One thread is the quickest to start, and enough for everything but a broker.
+fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new("cannot start").because(error))?
+        .block_on(work)
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::new("debug");
+    // A second subscriber is refused; the first one serves as well.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}

@@ -1,0 +1,174 @@
+//! `cbroker ask`: send, wait for the answer with that correlation id, print it (SPEC §7.6).
+//!
+//! The answer comes to a queue `ask<ULID>` of the ordinary topology, which is deleted on every way out. What a killed
+//! `ask` left behind goes at the next one.
+
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use super::letter::{Draft, session_name};
+use super::reach::{self, Autostart};
+use super::send::{CONFIRM_WITHIN, hops};
+use crate::cli::AskArgs;
+use crate::config::Config;
+use crate::envelope::{Breaks, Envelope, clean};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::output::{self, Output};
+use crate::peer::{Letter, Outcome, Peer, ReplyQueue};
+
+/// Younger queues may belong to an `ask` that has not come to consume yet.
+const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
+const API_WITHIN: Duration = Duration::from_millis(500);
+
+/// Asks one session and prints its answer.
+pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let to = session_name(&args.to, "--to")?;
+    let mut draft = Draft::read(&args.letter, config, output)?;
+    let mut peer = reach::peer(
+        config,
+        "ask",
+        Autostart::unless(args.letter.no_start),
+        output,
+    )
+    .await?;
+    let answers_at = SessionName::for_answer(Ulid::generate());
+    draft.reply_to = Some(answers_at.clone());
+    let mut answers = peer
+        .answer_queue(&answers_at, config.settings.ttl_ms)
+        .await?;
+    let asked = async {
+        let question = draft.envelope(&to)?;
+        publish(&mut peer, &question, &args, config).await?;
+        wait(
+            &mut answers,
+            &question,
+            Duration::from_secs(args.timeout),
+            config,
+        )
+        .await
+    };
+    let answer = interruptible(asked).await;
+    let _ = peer.delete(&answers_at).await;
+    delete_left_behind(&mut peer, config).await;
+    peer.close().await;
+    print(&answer?, output)
+}
+
+async fn publish(
+    peer: &mut Peer,
+    question: &Envelope,
+    args: &AskArgs,
+    config: &Config,
+) -> Result<(), Error> {
+    let to = session_name(&question.to, "--to")?;
+    if peer.look(&to).await?.is_none() {
+        if to.waits_for_answer() {
+            return Err(Error::new(format!("nobody waits for an answer at `{to}`"))
+                .exit_with(Exit::Unconfirmed));
+        }
+        peer.ensure_queue(&to, config.settings.ttl_ms).await?;
+    }
+    let letter = Letter {
+        envelope: question,
+        expires_ms: args.letter.ttl,
+        hops: hops(config),
+        receipt_to: None,
+    };
+    match peer.publish(&letter, CONFIRM_WITHIN).await? {
+        Outcome::Confirmed => Ok(()),
+        Outcome::Unroutable | Outcome::Refused => Err(Error::new(format!(
+            "the question to `{to}` is not confirmed"
+        ))
+        .exit_with(Exit::Unconfirmed)),
+    }
+}
+
+async fn wait(
+    answers: &mut ReplyQueue,
+    question: &Envelope,
+    limit: Duration,
+    config: &Config,
+) -> Result<Envelope, Error> {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let Some(delivery) = answers.next_within(left).await? else {
+            return Err(Error::new(format!("no answer from `{}` within {} s", question.to, limit.as_secs()))
+                .hint("the question stays in its queue; `cbroker list` shows whether the session is there")
+                .exit_with(Exit::Unconfirmed));
+        };
+        delivery.ack().await;
+        let answer = Envelope::parse(&delivery.body, config.settings.body_limit_bytes);
+        if let Ok(answer) = answer
+            && answer.correlation_id.as_deref() == Some(&question.id)
+        {
+            return Ok(answer);
+        }
+    }
+}
+
+/// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted then too.
+async fn interruptible(
+    work: impl Future<Output = Result<Envelope, Error>>,
+) -> Result<Envelope, Error> {
+    let mut terminated = signal(SignalKind::terminate())
+        .map_err(|error| Error::new("cannot wait for signals").because(error))?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+        _ = terminated.recv() => Err(interrupted()),
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new("interrupted before an answer came").exit_with(Exit::Unconfirmed)
+}
+
+/// Queues of an `ask` that was killed: old enough, and nobody consumes.
+async fn delete_left_behind(peer: &mut Peer, config: &Config) {
+    let Ok(client) = Client::new(config, API_WITHIN) else {
+        return;
+    };
+    let Ok(names) = client.session_names().await else {
+        return;
+    };
+    let old = SystemTime::now() - LEFT_BEHIND_AFTER;
+    for name in names {
+        let made = name
+            .get(3..)
+            .and_then(|id| Ulid::from_string(id).ok())
+            .map(|id| id.datetime());
+        let Ok(name) = SessionName::new(&name) else {
+            continue;
+        };
+        if !name.waits_for_answer() || made.is_none_or(|made| made > old) {
+            continue;
+        }
+        if let Ok(Some(state)) = peer.look(&name).await
+            && state.consumers == 0
+        {
+            let _ = peer.delete(&name).await;
+        }
+    }
+}
+
+/// On a terminal the text is made harmless; a program gets it as it is.
+fn print(answer: &Envelope, output: &Output) -> Result<Exit, Error> {
+    output.json(answer)?;
+    if !output.is_json() {
+        let text = if std::io::stdout().is_terminal() {
+            clean(&answer.message, Breaks::Keep)
+        } else {
+            answer.message.clone()
+        };
+        output::raw(&format!("{text}\n"))?;
+    }
+    Ok(Exit::Done)
+}

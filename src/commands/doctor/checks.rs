@@ -1,0 +1,255 @@
+//! The steps that `doctor` looks at. Each sees for itself; none stops the others.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ulid::Ulid;
+
+use super::Finding;
+use crate::cli::DoctorArgs;
+use crate::commands::local::{self, Local};
+use crate::config::{Config, Kind};
+use crate::container::Engine;
+use crate::envelope::Envelope;
+use crate::error::Error;
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::peer::{Letter, Outcome, Peer};
+
+const API_WITHIN: Duration = Duration::from_secs(3);
+const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
+
+/// The store needs room to commit and to clean up.
+const ROOM_BYTES: u64 = 256 << 20;
+
+pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
+    let mut findings = vec![program(), home(config)];
+    findings.extend(credentials(config));
+    findings.push(broker(config).await);
+    findings.push(round_trip(config).await);
+    findings.push(management(config).await);
+    if config.endpoint.address.is_local() {
+        findings.push(store(config));
+        findings.extend(docker(config).await);
+    }
+    findings.push(agent(args, config));
+    findings.push(environment(config));
+    findings
+}
+
+fn program() -> Finding {
+    let version = env!("CARGO_PKG_VERSION");
+    match std::env::current_exe() {
+        Ok(path) => Finding::well("program", format!("cbroker {version}, {}", path.display())),
+        Err(error) => Finding::wrong("program", error.to_string(), "reinstall cbroker"),
+    }
+}
+
+fn home(config: &Config) -> Finding {
+    let folder = config.home.folder();
+    if let Err(error) = config.home.prepare() {
+        return Finding::wrong(
+            "home",
+            format!("{}: {error}", folder.display()),
+            "make the folder writable, or set CBROKER_HOME",
+        );
+    }
+    Finding::well(
+        "home",
+        format!("{}, readable by you only", folder.display()),
+    )
+}
+
+/// A file that others can read is as good as no password. Absent is fine: the first start makes it.
+fn credentials(config: &Config) -> Option<Finding> {
+    let path = config.home.credentials_file();
+    let mode = fs::metadata(&path).ok()?.permissions().mode() & 0o777;
+    Some(if mode.trailing_zeros() >= 6 {
+        Finding::well("credentials", format!("{}, mode {mode:o}", path.display()))
+    } else {
+        Finding::wrong(
+            "credentials",
+            format!("{} has mode {mode:o}", path.display()),
+            format!("chmod 600 {}", path.display()),
+        )
+    })
+}
+
+async fn broker(config: &Config) -> Finding {
+    let shown = format!(
+        "{} as {}",
+        config.endpoint.address, config.endpoint.login.user
+    );
+    match Peer::connect(&config.endpoint, "doctor").await {
+        Ok(peer) => {
+            peer.close().await;
+            Finding::well("broker", shown)
+        }
+        Err(error) => told("broker", &error.into()),
+    }
+}
+
+/// A message to ourselves: declared, published, confirmed, received, deleted.
+async fn round_trip(config: &Config) -> Finding {
+    let name = SessionName::for_answer(Ulid::generate());
+    let began = Instant::now();
+    let done = async {
+        let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
+        let mut answers = peer.answer_queue(&name, config.settings.ttl_ms).await?;
+        let envelope = Envelope::new(
+            Ulid::generate(),
+            chrono::Utc::now(),
+            &name,
+            &name,
+            "a round trip".into(),
+        );
+        let letter = Letter {
+            envelope: &envelope,
+            expires_ms: None,
+            hops: 0,
+            receipt_to: None,
+        };
+        let outcome = peer.publish(&letter, ROUND_TRIP_WITHIN).await?;
+        let received = answers.next_within(ROUND_TRIP_WITHIN).await?;
+        let whole = received.is_some_and(|delivery| delivery.body == envelope.to_json());
+        peer.delete(&name).await?;
+        peer.close().await;
+        if outcome == Outcome::Confirmed && whole {
+            Ok(())
+        } else {
+            Err(Error::new("the message did not come back"))
+        }
+    };
+    match done.await {
+        Ok(()) => Finding::well(
+            "round trip",
+            format!(
+                "a message to ourselves in {} ms",
+                began.elapsed().as_millis()
+            ),
+        ),
+        Err(error) => told("round trip", &error),
+    }
+}
+
+async fn management(config: &Config) -> Finding {
+    let asked = async { Ok::<_, Error>(Client::new(config, API_WITHIN)?.overview().await?) };
+    match asked.await {
+        Ok(_) => Finding::well("management", config.management.url.clone()),
+        Err(error) => told("management", &error),
+    }
+}
+
+fn store(config: &Config) -> Finding {
+    let folder = match &config.local {
+        Some(local) => match &local.kind {
+            Kind::Embedded { data_dir, .. } => data_dir.clone(),
+            Kind::Container { .. } => {
+                return Finding::well(
+                    "store",
+                    format!("in the volume {}", crate::container::VOLUME),
+                );
+            }
+        },
+        None => config.home.data(),
+    };
+    let existing = folder
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(existing) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let detail = format!("{}, {} MiB free", folder.display(), free >> 20);
+            if free < ROOM_BYTES {
+                Finding::wrong(
+                    "store",
+                    detail,
+                    "free some disk space: a broker without it blocks its publishers",
+                )
+            } else {
+                Finding::well("store", detail)
+            }
+        }
+        Err(error) => Finding::wrong(
+            "store",
+            format!("{}: {error}", folder.display()),
+            "make the folder readable",
+        ),
+    }
+}
+
+/// Only where the broker is, or was meant to be, a container.
+async fn docker(config: &Config) -> Option<Finding> {
+    let is_container = matches!(
+        config.local.as_ref().map(|local| &local.kind),
+        Some(Kind::Container { .. })
+    ) || matches!(local::look(config).await, Ok(Local::Container(..)));
+    if !is_container {
+        return None;
+    }
+    let asked = async { Engine::new(&config.environment)?.version().await };
+    Some(match asked.await {
+        Ok(version) => Finding::well("docker", format!("version {version}")),
+        Err(error) => told("docker", &error),
+    })
+}
+
+fn agent(args: &DoctorArgs, config: &Config) -> Finding {
+    let agent = args.probe.as_deref().unwrap_or("claude");
+    match on_path(agent, config) {
+        Some(path) => Finding::well("agent", path.display().to_string()),
+        None => Finding::wrong(
+            "agent",
+            format!("`{agent}` is not on PATH"),
+            "install it, or wrap another program: cbroker --name NAME run -- PROGRAM",
+        ),
+    }
+}
+
+fn on_path(program: &str, config: &Config) -> Option<PathBuf> {
+    let folders = std::env::split_paths(config.environment.get("PATH")?).collect::<Vec<_>>();
+    folders
+        .into_iter()
+        .map(|folder| folder.join(program))
+        .find(|path| {
+            fs::metadata(path)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+}
+
+fn environment(config: &Config) -> Finding {
+    let inside = match (&config.inside.name, &config.inside.session) {
+        (Some(name), Some(_)) => format!("inside the session `{name}`"),
+        _ => "outside any session".to_owned(),
+    };
+    let set: Vec<&str> = [
+        "CBROKER_URL",
+        "CBROKER_HOME",
+        "CBROKER_MGMT_URL",
+        "CBROKER_MGMT_USER",
+        "CBROKER_MGMT_PASS",
+        "NO_COLOR",
+    ]
+    .into_iter()
+    .filter(|name| config.environment.get(name).is_some())
+    .collect();
+    let set = if set.is_empty() {
+        "no variables set".to_owned()
+    } else {
+        format!("set: {}", set.join(", "))
+    };
+    Finding::well("environment", format!("{inside}; {set}"))
+}
+
+fn told(check: &'static str, error: &Error) -> Finding {
+    let mend = error.advice().unwrap_or("see the line above").to_owned();
+    Finding {
+        check,
+        ok: false,
+        detail: error.summary(),
+        mend: Some(mend),
+    }
+}

@@ -1,0 +1,68 @@
+//! `cbroker inbox`: what a session holds and why, from the session itself.
+
+use std::time::Duration;
+
+use super::letter::session_name;
+use super::reach::{self, Autostart};
+use crate::cli::InboxArgs;
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::{Output, Style};
+use crate::peer::{HeldMessage, Reply, Request, Scope};
+
+/// A session answers at once, or it is not there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Prints the held messages, oldest first.
+pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let Some(name) = args.name.or_else(|| config.inside.name.clone()) else {
+        return Err(Error::usage("whose inbox?")
+            .because("no session is around us")
+            .hint("cbroker inbox NAME"));
+    };
+    let name = session_name(&name, "NAME")?;
+    let mut peer = reach::peer(config, "inbox", Autostart::Never, output).await?;
+    let request = Request::Inbox {
+        scope: Scope::Name(name.to_string()),
+        take: args.take,
+    };
+    let attached = peer.look(&name).await?.map_or(0, |state| state.consumers) as usize;
+    let replies = peer
+        .ask_sessions(&request, ANSWER_WITHIN, |so_far| {
+            so_far.len() >= attached.max(1)
+        })
+        .await?;
+    let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
+    peer.close().await;
+    if replies.is_empty() {
+        return Err(Error::new(format!("no session `{name}` is attached"))
+            .because(format!("{waiting} messages wait in its queue"))
+            .hint(format!("`cbroker tail {name} --no-ack` shows them")));
+    }
+    let held: Vec<HeldMessage> = replies
+        .into_iter()
+        .flat_map(|reply| {
+            if let Reply::Inbox { messages, .. } = reply {
+                messages
+            } else {
+                Vec::new()
+            }
+        })
+        .collect();
+    output.json(&held)?;
+    for message in &held {
+        output.line(format!(
+            "{} {}",
+            output.paint(Style::Warning, &message.reason),
+            message.line
+        ))?;
+    }
+    if held.is_empty() {
+        output.line(output.paint(
+            Style::Dim,
+            &format!("`{name}` holds nothing; {waiting} messages wait in its queue"),
+        ))?;
+    }
+    Ok(Exit::Done)
+}

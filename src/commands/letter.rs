@@ -1,0 +1,172 @@
+//! From what was typed to an envelope: the text from an option, a file or stdin, files made absolute, names checked.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+
+use chrono::Utc;
+use serde_json::{Map, Value};
+use ulid::Ulid;
+
+use crate::cli::LetterArgs;
+use crate::config::Config;
+use crate::envelope::{Envelope, Priority};
+use crate::error::Error;
+use crate::name::SessionName;
+use crate::output::Output;
+
+/// Who speaks when nothing says who.
+const NOBODY: &str = "cli";
+
+/// Everything of a message but its recipient and its id.
+pub(super) struct Draft {
+    from: SessionName,
+    message: String,
+    files: Vec<String>,
+    priority: Option<Priority>,
+    metadata: Map<String, Value>,
+    /// The session to answer.
+    pub(super) reply_to: Option<SessionName>,
+    /// The message that is answered.
+    pub(super) correlation_id: Option<String>,
+    limit_bytes: usize,
+}
+
+impl Draft {
+    /// Reads the text and checks what was typed. Waits for stdin where the text comes from there.
+    pub(super) fn read(args: &LetterArgs, config: &Config, output: &Output) -> Result<Self, Error> {
+        let from = args
+            .from
+            .as_deref()
+            .or(config.inside.name.as_deref())
+            .unwrap_or(NOBODY);
+        Ok(Self {
+            from: session_name(from, "--from")?,
+            files: files(args, output)?,
+            priority: args.priority,
+            metadata: args
+                .meta
+                .iter()
+                .map(|(key, value)| (key.clone(), Value::from(value.clone())))
+                .collect(),
+            reply_to: None,
+            correlation_id: None,
+            limit_bytes: config.settings.body_limit_bytes,
+            message: message(args, config.settings.body_limit_bytes)?,
+        })
+    }
+
+    /// The message for one recipient, under a fresh id.
+    pub(super) fn envelope(&self, to: &SessionName) -> Result<Envelope, Error> {
+        let mut envelope = Envelope::new(
+            Ulid::generate(),
+            Utc::now(),
+            &self.from,
+            to,
+            self.message.clone(),
+        );
+        envelope.files = Some(self.files.clone()).filter(|files| !files.is_empty());
+        envelope.priority = self.priority;
+        envelope.metadata = Some(self.metadata.clone()).filter(|metadata| !metadata.is_empty());
+        envelope.reply_to = self.reply_to.as_ref().map(ToString::to_string);
+        envelope.correlation_id.clone_from(&self.correlation_id);
+        let bytes = envelope.to_json().len();
+        if bytes > self.limit_bytes {
+            return Err(too_long(bytes, self.limit_bytes));
+        }
+        Ok(envelope)
+    }
+}
+
+/// A name as typed, normalised.
+pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Error> {
+    SessionName::new(text).map_err(|error| {
+        Error::usage(format!("`{text}` in {option} is no session name")).because(error)
+    })
+}
+
+fn message(args: &LetterArgs, limit_bytes: usize) -> Result<String, Error> {
+    let text = match (&args.message, &args.message_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            let cannot = |error: io::Error| {
+                Error::usage(format!("cannot read {}", path.display())).because(error)
+            };
+            let file = File::open(path).map_err(cannot)?;
+            without_last_break(read_text(file, limit_bytes, &path.display().to_string())?)
+        }
+        (None, None) if io::stdin().is_terminal() => {
+            return Err(Error::usage("no message")
+                .because("neither -m nor --message-file, and nothing is piped in")
+                .hint("cbroker send --to NAME -m \"…\""));
+        }
+        (None, None) => without_last_break(read_text(
+            io::stdin().lock(),
+            limit_bytes,
+            "standard input",
+        )?),
+    };
+    if text.is_empty() {
+        return Err(Error::usage("the message is empty"));
+    }
+    Ok(text)
+}
+
+/// Reads one byte more than can be sent, so that a huge file is refused and not loaded.
+fn read_text(source: impl Read, limit_bytes: usize, name: &str) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(limit_bytes)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    source
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::usage(format!("cannot read {name}")).because(error))?;
+    if bytes.len() > limit_bytes {
+        return Err(too_long(bytes.len(), limit_bytes));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::usage(format!("{name} is not UTF-8")))
+}
+
+fn without_last_break(mut text: String) -> String {
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    text
+}
+
+fn files(args: &LetterArgs, output: &Output) -> Result<Vec<String>, Error> {
+    args.files
+        .iter()
+        .map(|path| absolute(path, output))
+        .collect()
+}
+
+/// An absolute path. A file that is not there is sent all the same: it may appear before the message is read.
+fn absolute(path: &Path, output: &Output) -> Result<String, Error> {
+    let found = path.canonicalize();
+    if found.is_err() {
+        output.notice(format!(
+            "{} does not exist; its path is sent all the same",
+            path.display()
+        ));
+    }
+    let absolute = found
+        .or_else(|_| std::path::absolute(path))
+        .map_err(|error| Error::usage(format!("{} is no path", path.display())).because(error))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|path| Error::usage(format!("{} is not UTF-8", path.to_string_lossy())))
+}
+
+fn too_long(bytes: usize, limit_bytes: usize) -> Error {
+    let more = if bytes > limit_bytes + 1 {
+        ""
+    } else {
+        "at least "
+    };
+    Error::usage("the message is too long")
+        .because(format!(
+            "it has {more}{bytes} bytes; the limit is {limit_bytes}"
+        ))
+        .hint("put it into a file and attach that with -f")
+}

@@ -1,0 +1,185 @@
+//! `cbroker list`: the sessions, from the management API where there is one, and from the sessions themselves.
+//!
+//! Names come from the API's bindings, from who answers on the presence exchange, and from the logs of sessions that
+//! ran here; counts always come from the broker itself, since an API may lag behind (SPEC §3, §7.15).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::reach::{self, Autostart};
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::output::{Output, Style};
+use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
+
+/// How long sessions have to say who they are (SPEC §7.15).
+const WHO_WITHIN: Duration = Duration::from_millis(150);
+const API_WITHIN: Duration = Duration::from_secs(3);
+
+/// One session, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    /// Sessions that are attached to the queue.
+    consumers: u32,
+    /// Messages that wait in the queue.
+    pending: u32,
+    /// Messages that the sessions have taken and not injected.
+    held: u32,
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
+}
+
+/// Prints the sessions. One row a name; two sessions of one name share it.
+pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
+    let mut peer = reach::peer(config, "list", Autostart::Never, output).await?;
+    let present = who(&peer).await?;
+    let names = names(config, &present, output).await;
+    let mut rows = Vec::new();
+    for name in names {
+        if let Some(state) = peer.look(&name).await? {
+            rows.push(row(&name, state, present.get(name.as_str())));
+        }
+    }
+    peer.close().await;
+    print(&rows, output)
+}
+
+/// The names of all sessions that can be known: from the API, from who is there, from the logs.
+pub(super) async fn names(
+    config: &Config,
+    present: &BTreeMap<String, Vec<Presence>>,
+    output: &Output,
+) -> BTreeSet<SessionName> {
+    let mut names: BTreeSet<String> = present.keys().cloned().collect();
+    match api_names(config).await {
+        Ok(known) => names.extend(known),
+        Err(error) => {
+            names.extend(logged_names(config));
+            output.notice(format!(
+                "{}; only names that are known without it are shown",
+                error.summary()
+            ));
+        }
+    }
+    names
+        .into_iter()
+        .filter(|name| SessionName::is_exact(name))
+        .filter_map(|name| SessionName::new(&name).ok())
+        .filter(|name| !name.waits_for_answer())
+        .collect()
+}
+
+/// Who is there, by name.
+pub(super) async fn who(peer: &Peer) -> Result<BTreeMap<String, Vec<Presence>>, Error> {
+    let mut present: BTreeMap<String, Vec<Presence>> = BTreeMap::new();
+    for reply in peer
+        .ask_sessions(&Request::Who, WHO_WITHIN, |_| false)
+        .await?
+    {
+        if let Reply::State(presence) = reply {
+            present
+                .entry(presence.name.clone())
+                .or_default()
+                .push(presence);
+        }
+    }
+    Ok(present)
+}
+
+async fn api_names(config: &Config) -> Result<Vec<String>, Error> {
+    Ok(Client::new(config, API_WITHIN)?.session_names().await?)
+}
+
+fn logged_names(config: &Config) -> Vec<String> {
+    let Ok(files) = fs::read_dir(config.home.logs()) else {
+        return Vec::new();
+    };
+    files
+        .flatten()
+        .filter_map(|file| {
+            file.file_name()
+                .to_str()?
+                .strip_suffix(".log")
+                .map(str::to_owned)
+        })
+        .filter(|name| name != "broker")
+        .collect()
+}
+
+fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -> Row {
+    let first = present.and_then(|present| present.first());
+    let state = match (first, queue.consumers) {
+        (Some(presence), _) => word(presence.state).to_owned(),
+        (None, 0) => "closed".to_owned(),
+        // Another tool's session, or one too busy to answer.
+        (None, _) => "attached".to_owned(),
+    };
+    Row {
+        name: name.to_string(),
+        consumers: queue.consumers,
+        pending: queue.messages,
+        held: present.map_or(0, |present| {
+            present.iter().map(|presence| presence.held).sum()
+        }),
+        state,
+        reason: first.and_then(|presence| presence.reason.clone()),
+        agent: first.map(|presence| presence.agent.clone()),
+    }
+}
+
+/// A session's state in one word.
+pub(super) fn word(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Starting => "starting",
+        PeerState::Ready => "ready",
+        PeerState::Busy => "busy",
+        PeerState::Holding => "holding",
+        PeerState::Paused => "paused",
+        PeerState::Notify => "notify",
+        PeerState::Gone => "gone",
+    }
+}
+
+fn print(rows: &[Row], output: &Output) -> Result<Exit, Error> {
+    output.json(&rows)?;
+    if rows.is_empty() {
+        output.line(output.paint(
+            Style::Dim,
+            "no sessions yet: open one with `cbroker --name NAME claude`",
+        ))?;
+        return Ok(Exit::Done);
+    }
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let state = match &row.reason {
+                Some(reason) => format!("{}: {reason}", row.state),
+                None => row.state.clone(),
+            };
+            let pending = match row.held {
+                0 => row.pending.to_string(),
+                held => format!("{} + {held} held", row.pending),
+            };
+            let agent = row.agent.clone().unwrap_or_default();
+            vec![
+                row.name.clone(),
+                row.consumers.to_string(),
+                pending,
+                state,
+                agent,
+            ]
+        })
+        .collect();
+    output.table(&["NAME", "CONSUMERS", "PENDING", "STATE", "AGENT"], &cells)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,107 @@
+//! `cbroker logs`: the log of the local broker; with `-f` as it grows, across rotations.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::local::{self, Local};
+use crate::cli::LogsArgs;
+use crate::config::Config;
+use crate::container::Engine;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::{self, Output};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Prints the last lines, and follows until Ctrl-C.
+pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    local::is_ours(config)?;
+    let show = async {
+        match local::look(config).await? {
+            Local::Container(engine, _) => container(&engine, &args).await,
+            Local::Embedded(..) | Local::Nothing => {
+                file(&config.home.broker_log(), &args, output).await
+            }
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+        shown = show => shown.map(|()| Exit::Done),
+    }
+}
+
+async fn container(engine: &Engine, args: &LogsArgs) -> Result<(), Error> {
+    let mut parts = Box::pin(engine.logs(args.lines, args.follow));
+    while let Some(part) = parts.next().await {
+        output::raw(&part?)?;
+    }
+    Ok(())
+}
+
+async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error> {
+    let cannot = |error: std::io::Error| {
+        Error::new(format!("cannot read {}", path.display())).because(error)
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::new("there is no log yet")
+                .because("no broker was started in the background")
+                .hint(
+                    "`cbroker start`; a `cbroker serve` in the foreground logs to its own terminal",
+                ));
+        }
+        Err(error) => return Err(cannot(error)),
+    };
+    let mut reader = BufReader::new(file);
+    for line in last_lines(&mut reader, args.lines).map_err(cannot)? {
+        output::raw(&line)?;
+    }
+    if !args.follow {
+        return Ok(());
+    }
+    output.notice(format!("following {}; Ctrl-C ends it", path.display()));
+    loop {
+        let mut grown = String::new();
+        reader.read_to_string(&mut grown).map_err(cannot)?;
+        if grown.is_empty() {
+            if is_another(&reader, path) {
+                reader = BufReader::new(File::open(path).map_err(cannot)?);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        } else {
+            output::raw(&grown)?;
+        }
+    }
+}
+
+fn last_lines(reader: &mut BufReader<File>, count: usize) -> std::io::Result<VecDeque<String>> {
+    reader.seek(SeekFrom::Start(0))?;
+    let mut lines = VecDeque::with_capacity(count.min(10_000));
+    loop {
+        let mut line = Vec::new();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(lines);
+        }
+        if lines.len() == count {
+            lines.pop_front();
+        }
+        if count > 0 {
+            lines.push_back(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+}
+
+/// Whether the name leads to another file by now: the log was rotated.
+fn is_another(reader: &BufReader<File>, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (reader.get_ref().metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
+    open.ino() != named.ino() || open.dev() != named.dev()
+}

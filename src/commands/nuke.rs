@@ -1,0 +1,53 @@
+//! `cbroker nuke`: stop the local broker and delete its data.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::local::{self, Local};
+use super::purge::confirmed;
+use crate::cli::YesArgs;
+use crate::config::{Config, Kind, LocalBroker};
+use crate::daemon::{self, Lock};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Deletes the store of the embedded broker, or the container with its volume. Logs and settings stay.
+pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    local::is_ours(config)?;
+    confirmed(args.yes, "deleting all sessions' messages")?;
+    let deleted = match local::look(config).await? {
+        Local::Container(engine, _) => {
+            engine.remove().await?;
+            format!("the container and its volume {}", crate::container::VOLUME)
+        }
+        Local::Embedded(..) | Local::Nothing => delete_store(config).await?,
+    };
+    let forget = LocalBroker::forget(&config.home);
+    forget.map_err(|error| Error::new("cannot remove broker.json").because(error))?;
+    output.json(&json!({ "deleted": deleted }))?;
+    output.line(format!("deleted {deleted}"))?;
+    Ok(Exit::Done)
+}
+
+async fn delete_store(config: &Config) -> Result<String, Error> {
+    let folder = match daemon::running(&config.home) {
+        Some((
+            LocalBroker {
+                kind: Kind::Embedded { data_dir, .. },
+                ..
+            },
+            _,
+        )) => data_dir,
+        _ => config.home.data(),
+    };
+    daemon::stop(&config.home).await?;
+    let _lock = Lock::take(&config.home).await?;
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(format!("cannot delete {}", folder.display())).because(error))
+        }
+        _ => Ok(folder.display().to_string()),
+    }
+}

@@ -1,0 +1,85 @@
+//! `cbroker pause` and `cbroker resume`: hold back messages in sessions by hand (SPEC §7.4).
+
+use std::time::Duration;
+
+use super::letter::session_name;
+use super::list::word;
+use super::reach::{self, Autostart};
+use crate::cli::ScopeArgs;
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::peer::{Presence, Reply, Request, Scope};
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+const ALL_ANSWER_WITHIN: Duration = Duration::from_millis(400);
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Hold.
+    Pause,
+    /// Let go.
+    Resume,
+}
+
+/// Tells the sessions and prints what each says it does now.
+pub(super) async fn run(
+    wish: Wish,
+    args: ScopeArgs,
+    config: &Config,
+    output: &Output,
+) -> Result<Exit, Error> {
+    let scope = match &args.name {
+        Some(name) => Scope::Name(session_name(name, "NAME")?.to_string()),
+        None => Scope::All,
+    };
+    let request = match wish {
+        Wish::Pause => Request::Pause {
+            scope: scope.clone(),
+        },
+        Wish::Resume => Request::Resume {
+            scope: scope.clone(),
+        },
+    };
+    // A named session answers at once; of all, nobody knows how many there are.
+    let limit = if scope == Scope::All {
+        ALL_ANSWER_WITHIN
+    } else {
+        ANSWER_WITHIN
+    };
+    let mut peer = reach::peer(config, "pause", Autostart::Never, output).await?;
+    let expected = match &scope {
+        Scope::Name(name) => peer
+            .look(&session_name(name, "NAME")?)
+            .await?
+            .map_or(0, |state| state.consumers),
+        Scope::All => u32::MAX,
+    };
+    let enough = |so_far: &[Reply]| so_far.len() >= expected.max(1) as usize;
+    let replies = peer.ask_sessions(&request, limit, enough).await?;
+    peer.close().await;
+    let sessions: Vec<Presence> = replies
+        .into_iter()
+        .filter_map(|reply| {
+            if let Reply::State(presence) = reply {
+                Some(presence)
+            } else {
+                None
+            }
+        })
+        .collect();
+    if let (true, Scope::Name(name)) = (sessions.is_empty(), &scope) {
+        return Err(
+            Error::new(format!("no session `{name}` is attached")).because(
+                "only an open session can be paused; a closed one holds its messages anyway",
+            ),
+        );
+    }
+    output.json(&sessions)?;
+    for session in &sessions {
+        output.line(format!("{}: {}", session.name, word(session.state)))?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,43 @@
+//! How a command comes to its broker, and what it does where none answers (SPEC §3).
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::output::Output;
+use crate::peer::{Peer, PeerError};
+
+/// Whether a command may start the local broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Autostart {
+    /// Wraps, `send` and `ask`, unless `--no-start` says otherwise.
+    Allowed,
+    /// Every other command.
+    Never,
+}
+
+impl Autostart {
+    /// From the flag `--no-start`.
+    pub(super) fn unless(no_start: bool) -> Self {
+        if no_start { Self::Never } else { Self::Allowed }
+    }
+}
+
+/// Connects; starts the local broker first where that is allowed, wanted and needed.
+pub(super) async fn peer(
+    config: &Config,
+    purpose: &str,
+    autostart: Autostart,
+    output: &Output,
+) -> Result<Peer, Error> {
+    match Peer::connect(&config.endpoint, purpose).await {
+        Err(PeerError::Unreachable { .. }) if may_start(config, autostart) => {
+            let started = crate::daemon::start_quietly(config, output).await?;
+            Ok(Peer::connect(&started.endpoint, purpose).await?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Nobody named a broker, the configuration does not forbid it, and the command is one of those.
+pub(super) fn may_start(config: &Config, autostart: Autostart) -> bool {
+    autostart == Autostart::Allowed && !config.names_a_broker() && config.settings.autostart
+}

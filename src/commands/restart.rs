@@ -1,0 +1,35 @@
+//! `cbroker restart`: stop the local broker and start it again where it was.
+
+use super::local::{self, Local};
+use super::{start, stop};
+use crate::cli::StartArgs;
+use crate::config::{Config, Kind, LocalBroker};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Restarts on the same ports; a broker that is not running is just started.
+pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
+    local::is_ours(config)?;
+    let before = match local::look(config).await? {
+        Local::Embedded(local, _) => Some((local, String::new())),
+        Local::Container(_, state) => Some((state.local, state.image)),
+        Local::Nothing => None,
+    };
+    stop::stop(config).await?;
+    start::run(as_before(before), &config.again()?, output).await
+}
+
+fn as_before(before: Option<(LocalBroker, String)>) -> StartArgs {
+    let (local, image) =
+        before.map_or((None, String::new()), |(local, image)| (Some(local), image));
+    StartArgs {
+        port: local.as_ref().map(|local| local.port),
+        mgmt_port: local.as_ref().and_then(|local| local.management_port),
+        docker: local
+            .as_ref()
+            .is_some_and(|local| matches!(local.kind, Kind::Container { .. })),
+        guest: local.as_ref().is_some_and(|local| local.guest),
+        image,
+    }
+}

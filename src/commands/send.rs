@@ -1,0 +1,311 @@
+//! `cbroker send`: publish, wait for the broker's confirm, and say what the recipient's queue looks like.
+//!
+//! Nothing is lost silently (SPEC §7.5): a full queue refuses, and "sent" is said of confirmed messages only.
+
+mod receipts;
+
+use std::fs;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde::Serialize;
+use ulid::Ulid;
+
+use super::letter::{Draft, session_name};
+use super::reach::{self, Autostart};
+use crate::cli::SendArgs;
+use crate::config::Config;
+use crate::envelope::{Envelope, is_id};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::journal::{Entry, Event, Journal};
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::nearest::nearest;
+use crate::output::{Output, Style};
+use crate::peer::{Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt};
+use receipts::Receipts;
+
+/// How long a broker may take to confirm: it may be blocked by a full disk.
+pub(super) const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
+
+/// Near names are a courtesy: they may not slow a send down.
+const NAMES_WITHIN: Duration = Duration::from_millis(800);
+
+/// What was sent, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Sent {
+    id: String,
+    to: String,
+    /// Sessions that are attached.
+    consumers: u32,
+    /// Messages that waited before this one.
+    waiting: u32,
+    /// No session has used the name.
+    new: bool,
+    /// A known name that may have been meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<String>,
+    /// What the recipient's session said (`--wait`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Receipt>,
+}
+
+/// Sends to each recipient; one failure does not keep the message from the others.
+pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let recipients = recipients(&args)?;
+    let draft = draft(&args, config, output)?;
+    let mut peer = reach::peer(
+        config,
+        "send",
+        Autostart::unless(args.letter.no_start),
+        output,
+    )
+    .await?;
+    let mut receipts = if args.wait {
+        Some(Receipts::open(&mut peer, config.settings.ttl_ms).await?)
+    } else {
+        None
+    };
+    let receipt_to = receipts.as_ref().map(Receipts::queue);
+    let sender = Sender {
+        args: &args,
+        config,
+        output,
+        hops: hops(config),
+        receipt_to,
+    };
+    let (mut sent, failures) = sender.send_all(&mut peer, &draft, &recipients).await;
+    let mut exit = Exit::Done;
+    if let Some(receipts) = &mut receipts {
+        exit = receipts
+            .wait_for(&mut sent, Duration::from_secs(args.timeout), output)
+            .await;
+        receipts.close(&peer).await;
+    }
+    peer.close().await;
+    for message in &sent {
+        output.json(message)?;
+    }
+    let mut failures = failures.into_iter().rev();
+    let Some(last) = failures.next() else {
+        return Ok(exit);
+    };
+    failures.rev().for_each(|failure| output.error(&failure));
+    Err(last)
+}
+
+/// One way of sending, for all recipients.
+struct Sender<'a> {
+    args: &'a SendArgs,
+    config: &'a Config,
+    output: &'a Output,
+    hops: u32,
+    receipt_to: Option<String>,
+}
+
+impl Sender<'_> {
+    async fn send_all(
+        &self,
+        peer: &mut Peer,
+        draft: &Draft,
+        recipients: &[SessionName],
+    ) -> (Vec<Sent>, Vec<Error>) {
+        let mut sent = Vec::new();
+        let mut failures = Vec::new();
+        for to in recipients {
+            match self.send(peer, draft, to).await {
+                Ok(message) => {
+                    failures.extend(self.tell(&message).err());
+                    sent.push(message);
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        (sent, failures)
+    }
+
+    async fn send(&self, peer: &mut Peer, draft: &Draft, to: &SessionName) -> Result<Sent, Error> {
+        let envelope = draft.envelope(to)?;
+        let found = peer.look(to).await?;
+        let new = found.is_none();
+        let state = if let Some(state) = found {
+            state
+        } else {
+            self.refuse_unwanted_name(to).await?;
+            peer.ensure_queue(to, self.config.settings.ttl_ms).await?
+        };
+        if state.messages >= MAX_LENGTH && !self.args.drop_oldest {
+            return Err(Error::new(format!("`{to}` is full"))
+                .because(format!(
+                    "{} messages wait, and one more would drop the oldest",
+                    state.messages
+                ))
+                .hint("--drop-oldest sends all the same; `cbroker purge` empties the queue")
+                .exit_with(Exit::Unconfirmed));
+        }
+        self.publish(peer, &envelope, to).await?;
+        let nearest = if new { self.nearest(to).await } else { None };
+        let (consumers, waiting) = (state.consumers, state.messages);
+        Ok(Sent {
+            id: envelope.id,
+            to: to.to_string(),
+            consumers,
+            waiting,
+            new,
+            nearest,
+            receipt: None,
+        })
+    }
+
+    async fn publish(
+        &self,
+        peer: &mut Peer,
+        envelope: &Envelope,
+        to: &SessionName,
+    ) -> Result<(), Error> {
+        let letter = Letter {
+            envelope,
+            expires_ms: self.args.letter.ttl,
+            hops: self.hops,
+            receipt_to: self.receipt_to.as_deref(),
+        };
+        self.note(&Entry::new(
+            Utc::now(),
+            &envelope.id,
+            Event::Sent,
+            to.as_str(),
+        ));
+        let mut outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
+        if outcome == Ok(Outcome::Unroutable) {
+            // The queue was deleted under our hands, or it exists without its binding.
+            peer.ensure_queue(to, self.config.settings.ttl_ms).await?;
+            outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
+        }
+        let failure = match outcome {
+            Ok(Outcome::Confirmed) => {
+                self.note(&Entry::new(
+                    Utc::now(),
+                    &envelope.id,
+                    Event::Confirmed,
+                    to.as_str(),
+                ));
+                return Ok(());
+            }
+            Ok(Outcome::Refused) => not_confirmed(to, "the broker refused it"),
+            Ok(Outcome::Unroutable) => not_confirmed(to, "no queue takes it"),
+            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(..))) => {
+                not_confirmed(to, &error.to_string())
+                    .hint("it may have arrived all the same; sent again, it may arrive twice")
+            }
+            Err(error) => error.into(),
+        };
+        self.note(
+            &Entry::new(Utc::now(), &envelope.id, Event::Unconfirmed, to.as_str())
+                .because(failure.summary()),
+        );
+        Err(failure)
+    }
+
+    /// A new name is taken, but for answers that nobody waits for and where the user forbade it.
+    async fn refuse_unwanted_name(&self, to: &SessionName) -> Result<(), Error> {
+        if to.waits_for_answer() {
+            return Err(Error::new(format!("nobody waits for an answer at `{to}`"))
+                .because("the question timed out or was withdrawn")
+                .exit_with(Exit::Unconfirmed));
+        }
+        if !self.args.must_exist {
+            return Ok(());
+        }
+        let refused = Error::new(format!("no session has used the name `{to}`"));
+        Err(match self.nearest(to).await {
+            Some(near) => refused.hint(format!("did you mean `{near}`?")),
+            None => refused.hint("`cbroker list` shows the names in use"),
+        })
+    }
+
+    async fn nearest(&self, to: &SessionName) -> Option<String> {
+        let client = Client::new(self.config, NAMES_WITHIN).ok()?;
+        let names = client.session_names().await.ok()?;
+        nearest(to.as_str(), names.iter().map(String::as_str)).map(str::to_owned)
+    }
+
+    fn tell(&self, sent: &Sent) -> Result<(), Error> {
+        let Sent {
+            id, to, waiting, ..
+        } = sent;
+        let about = match (sent.new, sent.consumers) {
+            (true, _) => match &sent.nearest {
+                Some(near) => format!("a new name; did you mean `{near}`?"),
+                None => "a new name: it waits until such a session opens".to_owned(),
+            },
+            (false, 0) => format!(
+                "no session attached, {} of {MAX_LENGTH} waiting",
+                (waiting + 1).min(MAX_LENGTH)
+            ),
+            (false, _) if *waiting > 0 => {
+                format!("session attached, {waiting} of {MAX_LENGTH} waiting before it")
+            }
+            (false, _) => "session attached".to_owned(),
+        };
+        let style = if sent.new { Style::Warning } else { Style::Dim };
+        self.output.line(format!(
+            "sent {id} -> {to} {}",
+            self.output.paint(style, &format!("({about})"))
+        ))
+    }
+
+    fn note(&self, entry: &Entry) {
+        // The journal is for `why`; a message is sent whether or not it can be written.
+        let _ = Journal::of(&self.config.home).note(entry);
+    }
+}
+
+fn recipients(args: &SendArgs) -> Result<Vec<SessionName>, Error> {
+    let mut recipients: Vec<SessionName> = Vec::new();
+    for text in &args.to {
+        let name = session_name(text, "--to")?;
+        if !recipients.contains(&name) {
+            recipients.push(name);
+        }
+    }
+    Ok(recipients)
+}
+
+fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Error> {
+    let reply_to = args
+        .reply_to
+        .as_deref()
+        .map(|name| session_name(name, "--reply-to"))
+        .transpose()?;
+    if let Some(id) = args.correlation_id.as_deref().filter(|id| !is_id(id)) {
+        return Err(Error::usage(format!("`{id}` is no message id"))
+            .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
+    }
+    let mut draft = Draft::read(&args.letter, config, output)?;
+    draft.reply_to = reply_to;
+    draft.correlation_id.clone_from(&args.correlation_id);
+    Ok(draft)
+}
+
+/// One more than the message that the session around us answers; 0 outside a session and after a person typed (SPEC §7.4).
+pub(super) fn hops(config: &Config) -> u32 {
+    let Some(session) = config
+        .inside
+        .session
+        .as_deref()
+        .filter(|session| Ulid::from_string(session).is_ok())
+    else {
+        return 0;
+    };
+    let text = fs::read_to_string(config.home.session_hops(session)).unwrap_or_default();
+    text.trim()
+        .parse::<u32>()
+        .map_or(0, |hops| hops.saturating_add(1))
+}
+
+fn not_confirmed(to: &SessionName, why: &str) -> Error {
+    Error::new(format!("the message to `{to}` is not confirmed"))
+        .because(why)
+        .exit_with(Exit::Unconfirmed)
+}

@@ -1,0 +1,136 @@
+//! `send --wait`: what the recipients' sessions say became of the messages, on a queue of its own (SPEC §7.6).
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use super::Sent;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::name::SessionName;
+use crate::output::{Output, Style};
+use crate::peer::{Peer, Receipt, ReceiptState, ReplyQueue};
+
+/// The queue that receipts come to. Delete it with [`Receipts::close`] on every way out.
+pub(super) struct Receipts {
+    name: SessionName,
+    queue: ReplyQueue,
+}
+
+impl Receipts {
+    pub(super) async fn open(peer: &mut Peer, ttl_ms: u64) -> Result<Self, Error> {
+        let name = SessionName::for_answer(Ulid::generate());
+        let queue = peer.answer_queue(&name, ttl_ms).await?;
+        Ok(Self { name, queue })
+    }
+
+    pub(super) fn queue(&self) -> String {
+        self.name.to_string()
+    }
+
+    /// Waits until each message has a final receipt, the time is over, or the user has had enough.
+    pub(super) async fn wait_for(
+        &mut self,
+        sent: &mut [Sent],
+        limit: Duration,
+        output: &Output,
+    ) -> Exit {
+        let until = Instant::now() + limit;
+        while sent.iter().any(is_open) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => return Exit::Unconfirmed,
+                () = tokio::time::sleep_until(until) => break,
+                delivery = self.queue.next() => {
+                    let Ok(delivery) = delivery else { break };
+                    delivery.ack().await;
+                    if let Some(receipt) = Receipt::parse(&delivery.body) {
+                        note(sent, receipt, output);
+                    }
+                }
+            }
+        }
+        tell_open(sent, limit, output);
+        verdict(sent)
+    }
+
+    pub(super) async fn close(&self, peer: &Peer) {
+        let _ = peer.delete(&self.name).await;
+    }
+}
+
+fn is_open(sent: &Sent) -> bool {
+    !sent.receipt.as_ref().is_some_and(Receipt::is_final)
+}
+
+fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
+    let several = sent.len() > 1;
+    let Some(message) = sent
+        .iter_mut()
+        .find(|message| message.id == receipt.id && is_open(message))
+    else {
+        return;
+    };
+    if message.receipt.as_ref() == Some(&receipt) {
+        return;
+    }
+    let (word, style) = match receipt.state {
+        ReceiptState::Held => ("held", Style::Warning),
+        ReceiptState::Injected => ("injected", Style::Good),
+        ReceiptState::DeadLettered => ("dead-lettered", Style::Bad),
+    };
+    let mut line = if several {
+        format!("{}: ", message.to)
+    } else {
+        String::new()
+    };
+    line.push_str(&output.paint(style, word));
+    match (&receipt.reason, receipt.state) {
+        (Some(way), ReceiptState::Injected) => drop(write!(line, " ({way})")),
+        (Some(reason), _) => drop(write!(line, ": {reason}")),
+        (None, _) => {}
+    }
+    // A reader that went away does not end the waiting: the exit code is still wanted.
+    let _ = output.line(line);
+    message.receipt = Some(receipt);
+}
+
+fn tell_open(sent: &[Sent], limit: Duration, output: &Output) {
+    for message in sent.iter().filter(|message| is_open(message)) {
+        let said = match message
+            .receipt
+            .as_ref()
+            .and_then(|receipt| receipt.reason.as_deref())
+        {
+            Some(reason) => format!("it is held: {reason}"),
+            None => "no session has taken it".to_owned(),
+        };
+        output.error(
+            &Error::new(format!(
+                "no final receipt from `{}` within {} s",
+                message.to,
+                limit.as_secs()
+            ))
+            .because(said)
+            .hint("it stays in the queue; `cbroker list` shows who is attached"),
+        );
+    }
+}
+
+fn verdict(sent: &[Sent]) -> Exit {
+    if sent.iter().any(is_open) {
+        return Exit::Unconfirmed;
+    }
+    let refused = |message: &Sent| {
+        message
+            .receipt
+            .as_ref()
+            .is_some_and(|receipt| receipt.state == ReceiptState::DeadLettered)
+    };
+    if sent.iter().any(refused) {
+        Exit::Failed
+    } else {
+        Exit::Done
+    }
+}

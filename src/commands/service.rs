@@ -1,0 +1,157 @@
+//! `cbroker service install`: the broker as a service of this user, by systemd or launchd.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::ServiceVerb;
+use crate::config::{Config, write_private};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+const UNIT: &str = "cbroker.service";
+const LABEL: &str = "dev.cbroker.broker";
+
+/// What a system's service manager wants: a file, and commands that take it up or let it go.
+struct Service {
+    file: PathBuf,
+    text: String,
+    take_up: Vec<Vec<String>>,
+    let_go: Vec<Vec<String>>,
+}
+
+/// Writes or removes the service's file and tells the service manager.
+pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let service = if cfg!(target_os = "macos") {
+        launchd(config)?
+    } else {
+        systemd(config)?
+    };
+    let file = service.file.display().to_string();
+    match verb {
+        ServiceVerb::Install => {
+            write(&service.file, &service.text)?;
+            output.line(format!("wrote {file}"))?;
+            tell(&service.take_up)?;
+            output.line("the broker starts with your session from now on")?;
+        }
+        ServiceVerb::Uninstall => {
+            tell(&service.let_go)?;
+            fs::remove_file(&service.file)
+                .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
+            output.line(format!("removed {file}"))?;
+        }
+    }
+    output.json(&serde_json::json!({ "file": file }))?;
+    Ok(Exit::Done)
+}
+
+fn systemd(config: &Config) -> Result<Service, Error> {
+    let program = program()?;
+    let folder = match config.environment.get("XDG_CONFIG_HOME") {
+        Some(folder) => PathBuf::from(folder),
+        None => user_home(config)?.join(".config"),
+    };
+    let text = format!(
+        "[Unit]\nDescription=cbroker: messages between terminal coding agents\n\n\
+         [Service]\nExecStart=\"{}\" serve\nEnvironment=\"CBROKER_HOME={}\"\nRestart=on-failure\n\n\
+         [Install]\nWantedBy=default.target\n",
+        program.display(),
+        config.home.folder().display()
+    );
+    Ok(Service {
+        file: folder.join("systemd/user").join(UNIT),
+        text,
+        take_up: vec![
+            words("systemctl --user daemon-reload"),
+            words(&format!("systemctl --user enable --now {UNIT}")),
+        ],
+        let_go: vec![words(&format!("systemctl --user disable --now {UNIT}"))],
+    })
+}
+
+fn launchd(config: &Config) -> Result<Service, Error> {
+    let file = user_home(config)?
+        .join("Library/LaunchAgents")
+        .join(format!("{LABEL}.plist"));
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
+         <plist version=\"1.0\"><dict>\n  <key>Label</key><string>{LABEL}</string>\n  \
+         <key>ProgramArguments</key><array><string>{}</string><string>serve</string></array>\n  \
+         <key>EnvironmentVariables</key><dict><key>CBROKER_HOME</key><string>{}</string></dict>\n  \
+         <key>RunAtLoad</key><true/><key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>\n\
+         </dict></plist>\n",
+        xml(&program()?.display().to_string()),
+        xml(&config.home.folder().display().to_string())
+    );
+    let path = file.display().to_string();
+    let call = |verb: &str| vec!["launchctl".to_owned(), verb.to_owned(), path.clone()];
+    Ok(Service {
+        take_up: vec![call("load")],
+        let_go: vec![call("unload")],
+        file,
+        text,
+    })
+}
+
+fn tell(commands: &[Vec<String>]) -> Result<(), Error> {
+    for command in commands {
+        let line = command.join(" ");
+        let failed = |why: String| {
+            Error::new("the service manager did not take it up")
+                .because(why)
+                .hint(format!(
+                    "run `{line}` where your session's service manager is reachable"
+                ))
+        };
+        let [program, arguments @ ..] = command.as_slice() else {
+            continue;
+        };
+        let told = Command::new(program)
+            .args(arguments)
+            .output()
+            .map_err(|error| failed(format!("{line}: {error}")))?;
+        if !told.status.success() {
+            return Err(failed(format!(
+                "{line}: {}",
+                String::from_utf8_lossy(&told.stderr).trim()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Error> {
+    let cannot = |error: std::io::Error| {
+        Error::new(format!("cannot write {}", file.display())).because(error)
+    };
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(cannot)?;
+    }
+    write_private(file, text.as_bytes()).map_err(cannot)
+}
+
+fn program() -> Result<PathBuf, Error> {
+    std::env::current_exe()
+        .map_err(|error| Error::new("cannot find this program's own file").because(error))
+}
+
+fn user_home(config: &Config) -> Result<PathBuf, Error> {
+    config
+        .environment
+        .get("HOME")
+        .map(PathBuf::from)
+        .ok_or_else(|| Error::new("no home directory").because("HOME is not set"))
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn xml(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}

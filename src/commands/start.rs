@@ -1,0 +1,149 @@
+//! `cbroker start`: the embedded broker in the background, or LavinMQ in a container.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::local::{self, Local};
+use crate::cli::StartArgs;
+use crate::config::{Config, Credentials, LocalBroker};
+use crate::container::{self, Engine, Plan};
+use crate::daemon::{self, Lock, Ports};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::{Output, Style};
+use crate::peer::{Peer, PeerError};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Starts what is asked for unless it runs, waits until it answers, and says where.
+pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    local::is_ours(config)?;
+    let (local, was_running) = if args.docker {
+        start_container(&args, config, output).await?
+    } else {
+        refuse_beside_container(config).await?;
+        let started = daemon::start(
+            config,
+            Ports {
+                amqp: args.port,
+                management: args.mgmt_port,
+            },
+        )
+        .await?;
+        (started.local, started.was_running)
+    };
+    tell(&local, was_running, output)
+}
+
+async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
+    match local::look(config).await? {
+        Local::Container(_, state) if state.is_running => Err(Error::new(format!(
+            "LavinMQ runs already in the container {}",
+            container::CONTAINER
+        ))
+        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker")),
+        _ => Ok(()),
+    }
+}
+
+async fn start_container(
+    args: &StartArgs,
+    config: &Config,
+    output: &Output,
+) -> Result<(LocalBroker, bool), Error> {
+    let _lock = Lock::take(&config.home).await?;
+    if let Some((local, _)) = daemon::running(&config.home) {
+        return Err(Error::new(format!(
+            "the embedded broker runs already, on port {}",
+            local.port
+        ))
+        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker"));
+    }
+    let engine = Engine::new(&config.environment)?;
+    let before = engine.state().await?;
+    let was_running = before.as_ref().is_some_and(|state| state.is_running);
+    let plan = plan(args, config)?;
+    if before.is_none() {
+        for (port, option) in [(plan.port, "--port"), (plan.management_port, "--mgmt-port")] {
+            if let Some(holder) = daemon::in_use(port) {
+                return Err(Error::new(format!("port {port} is in use"))
+                    .because(holder)
+                    .hint(format!("choose another with {option}")));
+            }
+        }
+    }
+    let state = engine
+        .start(&plan, |line| show_progress(&line, output))
+        .await?;
+    state
+        .local
+        .write(&config.home)
+        .map_err(|error| Error::new("cannot write broker.json").because(error))?;
+    wait_for_amqp(config).await?;
+    Ok((state.local, was_running))
+}
+
+fn plan(args: &StartArgs, config: &Config) -> Result<Plan, Error> {
+    let login = if args.guest {
+        None
+    } else {
+        let made = Credentials::read_or_create(&config.home);
+        Some(made.map_err(|error| Error::new("cannot write the credentials").because(error))?)
+    };
+    Ok(Plan {
+        image: args.image.clone(),
+        port: args.port.unwrap_or(5672),
+        management_port: args.mgmt_port.unwrap_or(15672),
+        login,
+    })
+}
+
+/// A container accepts TCP long before its broker speaks AMQP.
+async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
+    let endpoint = config.again()?.endpoint;
+    let until = Instant::now() + container::READY_WITHIN;
+    loop {
+        match Peer::connect(&endpoint, "start").await {
+            Ok(peer) => {
+                peer.close().await;
+                return Ok(());
+            }
+            Err(PeerError::SignInRefused { why, .. }) => {
+                return Err(Error::new("the container's broker refused our login")
+                    .because(why)
+                    .hint("its volume was made with another user: `cbroker nuke --yes` deletes it, or use --url with that user")
+                    .exit_with(Exit::Unreachable));
+            }
+            Err(error) if Instant::now() > until => return Err(error.into()),
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// One line that is drawn over on a terminal; nothing elsewhere, where it would only fill a log.
+fn show_progress(line: &str, output: &Output) {
+    if !output.is_json() && std::io::stderr().is_terminal() {
+        let _ = write!(std::io::stderr(), "\r\u{1b}[K{line}");
+    }
+}
+
+fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<Exit, Error> {
+    let url = format!("amqp://localhost:{}", local.port);
+    let page = local
+        .management_port
+        .map(|port| format!("http://localhost:{port}"));
+    output.json(&json!({ "url": url, "mgmt_url": page, "was_running": was_running }))?;
+    let word = if was_running {
+        "runs already"
+    } else {
+        "started"
+    };
+    let at = page.map_or_else(String::new, |page| format!(", management page at {page}"));
+    output.line(format!(
+        "{} at {url}{at}",
+        output.paint(Style::Good, &format!("broker {word}"))
+    ))?;
+    Ok(Exit::Done)
+}

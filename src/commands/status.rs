@@ -1,0 +1,153 @@
+//! `cbroker status`: whether the broker is there, and which it is. Exit 3 when it is not.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::local::{self, Local};
+use crate::cli::StatusArgs;
+use crate::config::{Config, Kind};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::management::Client;
+use crate::output::{self, Output, Style};
+use crate::peer::Peer;
+
+const API_WITHIN: Duration = Duration::from_secs(3);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Status {
+    url: String,
+    user: String,
+    reachable: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// `embedded`, `container`, `remote` or `other`.
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    /// What the management API calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product: Option<String>,
+    mgmt_url: String,
+}
+
+/// Prints the status, or just the full URL.
+pub(super) async fn run(args: StatusArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    if args.show_url {
+        output.json(&serde_json::json!({ "url": config.endpoint.secret_url() }))?;
+        if !output.is_json() {
+            output::raw(&format!("{}\n", config.endpoint.secret_url()))?;
+        }
+        return Ok(Exit::Done);
+    }
+    let status = status(config).await?;
+    output.json(&status)?;
+    print(&status, output)?;
+    Ok(if status.reachable {
+        Exit::Done
+    } else {
+        Exit::Unreachable
+    })
+}
+
+async fn status(config: &Config) -> Result<Status, Error> {
+    let address = &config.endpoint.address;
+    let error = match Peer::connect(&config.endpoint, "status").await {
+        Ok(peer) => {
+            peer.close().await;
+            None
+        }
+        Err(error) => Some(error),
+    };
+    let (kind, detail) = kind(config).await?;
+    let product = if error.is_none() {
+        product(config).await
+    } else {
+        None
+    };
+    Ok(Status {
+        url: address.to_string(),
+        user: config.endpoint.login.user.clone(),
+        reachable: error.is_none(),
+        error: error.map(|error| error.to_string()),
+        kind,
+        detail,
+        product,
+        mgmt_url: config.management.url.clone(),
+    })
+}
+
+async fn kind(config: &Config) -> Result<(&'static str, Option<String>), Error> {
+    let address = &config.endpoint.address;
+    if !address.is_local() {
+        return Ok(("remote", None));
+    }
+    Ok(match local::look(config).await? {
+        Local::Embedded(local, process) if local.port == address.port => {
+            let Kind::Embedded { data_dir, .. } = &local.kind else {
+                return Ok(("embedded", None));
+            };
+            (
+                "embedded",
+                Some(format!(
+                    "process {}, store {}",
+                    process.pid(),
+                    data_dir.display()
+                )),
+            )
+        }
+        Local::Container(_, state) if state.is_running && state.local.port == address.port => (
+            "container",
+            Some(format!(
+                "container {}, image {}",
+                crate::container::CONTAINER,
+                state.image
+            )),
+        ),
+        _ => ("other", None),
+    })
+}
+
+async fn product(config: &Config) -> Option<String> {
+    let overview = Client::new(config, API_WITHIN)
+        .ok()?
+        .overview()
+        .await
+        .ok()?;
+    let (name, version) = match (
+        overview.product_name,
+        overview.lavinmq_version,
+        overview.rabbitmq_version,
+    ) {
+        (Some(name), _, version) => (name, version),
+        (None, Some(version), _) => ("LavinMQ".to_owned(), Some(version)),
+        (None, None, version) => ("RabbitMQ".to_owned(), version),
+    };
+    Some(version.map_or_else(|| name.clone(), |version| format!("{name} {version}")))
+}
+
+fn print(status: &Status, output: &Output) -> Result<(), Error> {
+    let word = match (&status.error, status.reachable) {
+        (None, _) | (_, true) => output.paint(Style::Good, "running"),
+        (Some(error), _) => format!("{} ({error})", output.paint(Style::Bad, "not reachable")),
+    };
+    output.line(format!("broker      {word}"))?;
+    output.line(format!("url         {} as {}", status.url, status.user))?;
+    output.line(format!("management  {}", status.mgmt_url))?;
+    let kind = match (&status.detail, status.kind) {
+        (Some(detail), kind) => format!("{kind}: {detail}"),
+        (None, "other") if !status.reachable => {
+            "no local broker runs; `cbroker start` starts one".to_owned()
+        }
+        (None, "other") => "not started by cbroker".to_owned(),
+        (None, kind) => kind.to_owned(),
+    };
+    output.line(format!("kind        {kind}"))?;
+    match &status.product {
+        Some(product) => output.line(format!("product     {product}")),
+        None => Ok(()),
+    }
+}

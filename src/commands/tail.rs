@@ -1,0 +1,179 @@
+//! `cbroker tail`: the messages of a queue as they come; or, with `--no-ack`, as they lie (SPEC §7.5).
+//!
+//! Taking acks each message after it was printed. Peeking goes through the management API where there is one; over
+//! plain AMQP it takes all and gives all back, which a session that is attached would disturb.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::letter::session_name;
+use super::reach::{self, Autostart};
+use crate::cli::TailArgs;
+use crate::config::Config;
+use crate::envelope::{Breaks, Envelope, clean};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::management::{Client, ManagementError};
+use crate::name::SessionName;
+use crate::output::{Output, Style};
+use crate::peer::{Delivery, MAX_LENGTH, Peer};
+
+const API_WITHIN: Duration = Duration::from_secs(30);
+
+/// Streams until Ctrl-C, or peeks once.
+pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let name = session_name(&args.name, "NAME")?;
+    let limit = args.count.unwrap_or(u64::MAX);
+    let view = View {
+        output,
+        limit_bytes: config.settings.body_limit_bytes,
+    };
+    let mut peer = reach::peer(config, &format!("tail {name}"), Autostart::Never, output).await?;
+    let done = if args.no_ack {
+        peek(&mut peer, &name, limit, config, &view).await
+    } else {
+        stream(&mut peer, &name, limit, config, &view).await
+    };
+    peer.close().await;
+    done
+}
+
+/// How a message is shown.
+struct View<'a> {
+    output: &'a Output,
+    limit_bytes: usize,
+}
+
+async fn stream(
+    peer: &mut Peer,
+    name: &SessionName,
+    limit: u64,
+    config: &Config,
+    view: &View<'_>,
+) -> Result<Exit, Error> {
+    let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
+    if state.consumers > 0 {
+        view.output.notice(format!(
+            "a session is attached to `{name}`; each message goes to it or to you, not to both"
+        ));
+    }
+    // One at a time: what is not printed is not taken.
+    let mut messages = peer.consume(name, 1).await?;
+    for _ in 0..limit {
+        let delivery = tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            delivery = messages.next() => delivery?,
+        };
+        view.show(&delivery.body)?;
+        delivery.ack().await;
+    }
+    Ok(Exit::Done)
+}
+
+async fn peek(
+    peer: &mut Peer,
+    name: &SessionName,
+    limit: u64,
+    config: &Config,
+    view: &View<'_>,
+) -> Result<Exit, Error> {
+    let Some(state) = peer.look(name).await? else {
+        return Err(Error::new(format!("there is no queue `{name}`"))
+            .hint("`cbroker list` shows those that are"));
+    };
+    let count =
+        u32::try_from(limit.min(u64::from(MAX_LENGTH.max(state.messages)))).unwrap_or(MAX_LENGTH);
+    match Client::new(config, API_WITHIN)?
+        .peek(name.as_str(), count)
+        .await
+    {
+        Ok(messages) => {
+            messages
+                .iter()
+                .try_for_each(|message| view.show(&message.body()))?;
+            Ok(Exit::Done)
+        }
+        Err(
+            error @ (ManagementError::Unreachable { .. }
+            | ManagementError::Login(_)
+            | ManagementError::Status { .. }),
+        ) => {
+            if state.consumers > 0 {
+                return Err(
+                    Error::new(format!("cannot look into `{name}` without taking"))
+                        .because(format!("a session is attached, and {error}"))
+                        .hint("close the session, or name the management API with --mgmt-url"),
+                );
+            }
+            peek_by_returning(peer, name, count, view).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes every message, shows it, and gives all back; brokers put each in its place.
+async fn peek_by_returning(
+    peer: &Peer,
+    name: &SessionName,
+    count: u32,
+    view: &View<'_>,
+) -> Result<Exit, Error> {
+    let mut taken: Vec<Delivery> = Vec::new();
+    while taken.len() < count as usize {
+        let Some(delivery) = peer.get(name).await? else {
+            break;
+        };
+        taken.push(delivery);
+    }
+    let shown = taken
+        .iter()
+        .try_for_each(|delivery| view.show(&delivery.body));
+    // The last first, so that a broker that puts each at the head restores the order as well.
+    for delivery in taken.iter().rev() {
+        delivery.requeue().await;
+    }
+    shown.map(|()| Exit::Done)
+}
+
+impl View<'_> {
+    fn show(&self, body: &[u8]) -> Result<(), Error> {
+        match Envelope::parse(body, self.limit_bytes) {
+            Ok(envelope) => {
+                self.output.json(&envelope)?;
+                self.output.line(self.line(&envelope))
+            }
+            Err(reason) => {
+                let raw = String::from_utf8_lossy(body);
+                self.output
+                    .json(&json!({ "error": reason.to_string(), "raw": Value::from(&*raw) }))?;
+                let line = format!(
+                    "not an envelope ({reason}): {}",
+                    clean(&raw, Breaks::Flatten)
+                );
+                self.output.line(self.output.paint(Style::Bad, &line))
+            }
+        }
+    }
+
+    fn line(&self, envelope: &Envelope) -> String {
+        let safe = |text: &str| clean(text, Breaks::Flatten);
+        let head = format!(
+            "{} {} -> {} {}",
+            safe(&envelope.ts),
+            safe(&envelope.from),
+            safe(&envelope.to),
+            safe(&envelope.id)
+        );
+        let mut line = format!(
+            "{} {}",
+            self.output.paint(Style::Dim, &head),
+            safe(&envelope.message)
+        );
+        if let Some(files) = &envelope.files {
+            let _ = write!(line, " (files: {})", safe(&files.join(", ")));
+        }
+        line
+    }
+}

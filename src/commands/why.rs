@@ -1,0 +1,43 @@
+//! `cbroker why`: the story of one message, as this machine's logs tell it.
+
+use crate::cli::WhyArgs;
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::journal::{Event, Journal};
+use crate::output::{Output, Style};
+
+/// Prints what happened to the message, in order.
+pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let story = Journal::of(&config.home)
+        .story(&args.id)
+        .map_err(|error| Error::new("cannot read the journal of messages").because(error))?;
+    if story.is_empty() {
+        return Err(Error::new(format!("nothing is known of `{}` on this machine", args.id))
+            .hint("it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` shows what waits"));
+    }
+    output.json(&story)?;
+    for entry in &story {
+        let (word, style) = match entry.event {
+            Event::Sent => ("sent", Style::Dim),
+            Event::Confirmed => ("confirmed", Style::Good),
+            Event::Unconfirmed => ("not confirmed", Style::Bad),
+            Event::Received => ("received", Style::Dim),
+            Event::Held => ("held", Style::Warning),
+            Event::Injected => ("injected", Style::Good),
+            Event::Repeated => ("came again, was injected before", Style::Dim),
+            Event::DeadLettered => ("dead-lettered", Style::Bad),
+        };
+        let detail = entry
+            .detail
+            .as_ref()
+            .map_or_else(String::new, |detail| format!(": {detail}"));
+        output.line(format!(
+            "{} {} {}{detail}",
+            entry.ts,
+            entry.session,
+            output.paint(style, word)
+        ))?;
+    }
+    Ok(Exit::Done)
+}

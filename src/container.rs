@@ -1,0 +1,356 @@
+//! LavinMQ in Docker: the container `cbroker-lavinmq` with its data in the volume `cbroker-data`.
+//!
+//! A container that `docker compose -f compose/lavinmq.compose.yml up` made has the same name and volume, and is the
+//! same to us. Its default user is ours, by the salted hash of our password (SPEC §7.18); `--guest` keeps guest.
+
+mod pull;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, HostConfig, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+
+use crate::config::{Environment, Kind, LocalBroker, Login};
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// The container's name.
+pub const CONTAINER: &str = "cbroker-lavinmq";
+/// The volume's name.
+pub const VOLUME: &str = "cbroker-data";
+
+const SOCKET: &str = "/var/run/docker.sock";
+const DATA: &str = "/var/lib/lavinmq";
+const AMQP: &str = "5672/tcp";
+const MANAGEMENT: &str = "15672/tcp";
+const TIMEOUT_SECONDS: u64 = 120;
+const USER_VARIABLE: &str = "LAVINMQ_DEFAULT_USER";
+const HASH_VARIABLE: &str = "LAVINMQ_DEFAULT_PASSWORD";
+
+/// A Docker engine.
+pub struct Engine {
+    docker: Docker,
+}
+
+/// What a new container is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The image to run.
+    pub image: String,
+    /// AMQP port on loopback.
+    pub port: u16,
+    /// Management port on loopback.
+    pub management_port: u16,
+    /// The user that LavinMQ is given; `None` keeps guest.
+    pub login: Option<Login>,
+}
+
+/// The container as the engine knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Whether it runs.
+    pub is_running: bool,
+    /// How the local broker is found, where its ports are known.
+    pub local: LocalBroker,
+    /// The image that it was made of.
+    pub image: String,
+}
+
+impl Engine {
+    /// The engine that `DOCKER_HOST` names, or the usual socket. Nothing is asked yet.
+    pub fn new(environment: &Environment) -> Result<Self, Error> {
+        let socket = match environment.text("DOCKER_HOST") {
+            Some(host) if !host.starts_with("unix://") => {
+                return Err(Error::new("docker is not available")
+                    .because(format!(
+                        "DOCKER_HOST is {host}, and only unix:// is supported"
+                    ))
+                    .hint("use the embedded broker: `cbroker start`"));
+            }
+            Some(socket) => socket,
+            None => SOCKET,
+        };
+        let docker = Docker::connect_with_unix(socket, TIMEOUT_SECONDS, API_DEFAULT_VERSION);
+        Ok(Self {
+            docker: docker.map_err(|error| unavailable(&error))?,
+        })
+    }
+
+    /// Whether there may be an engine at all: asked before anything that would only fail.
+    pub fn may_exist(environment: &Environment) -> bool {
+        environment.get("DOCKER_HOST").is_some() || std::path::Path::new(SOCKET).exists()
+    }
+
+    /// The engine's version, as a sign that it answers.
+    pub async fn version(&self) -> Result<String, Error> {
+        let version = self
+            .docker
+            .version()
+            .await
+            .map_err(|error| unavailable(&error))?;
+        Ok(version.version.unwrap_or_default())
+    }
+
+    /// The container, if there is one.
+    pub async fn state(&self) -> Result<Option<State>, Error> {
+        match self.docker.inspect_container(CONTAINER, None).await {
+            Ok(told) => Ok(Some(state(&told))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+
+    /// Makes and starts the container, or starts the one that is there. Pulls the image when it is missing and tells
+    /// the progress.
+    pub async fn start(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<State, Error> {
+        match self.state().await? {
+            Some(state) if state.is_running => return Ok(state),
+            Some(_) => {}
+            None => self.create(plan, progress).await?,
+        }
+        self.docker
+            .start_container(CONTAINER, None)
+            .await
+            .map_err(|error| failed("cannot start the container", &error))?;
+        let state = self.state().await?;
+        state.ok_or_else(|| Error::new("the container vanished as it was started"))
+    }
+
+    async fn create(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<(), Error> {
+        if self.docker.inspect_image(&plan.image).await.is_err() {
+            pull::pull(&self.docker, &plan.image, progress).await?;
+        }
+        let options = CreateContainerOptionsBuilder::default()
+            .name(CONTAINER)
+            .build();
+        self.docker
+            .create_container(Some(options), plan.body())
+            .await
+            .map_err(|error| failed("cannot make the container", &error))?;
+        Ok(())
+    }
+
+    /// Stops the container; the volume stays.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.docker
+            .stop_container(CONTAINER, None)
+            .await
+            .map_err(|error| failed("cannot stop the container", &error))
+    }
+
+    /// Removes the container and the volume, if they are there.
+    pub async fn remove(&self) -> Result<(), Error> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).build();
+        match self.docker.remove_container(CONTAINER, Some(options)).await {
+            Err(error) if !is_missing(&error) => {
+                return Err(failed("cannot remove the container", &error));
+            }
+            _ => {}
+        }
+        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+        match self.docker.remove_volume(VOLUME, Some(options)).await {
+            Err(error) if !is_missing(&error) => Err(failed("cannot remove the volume", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last `lines` lines of its log, and what comes if it is followed.
+    pub fn logs(&self, lines: usize, follow: bool) -> impl Stream<Item = Result<String, Error>> {
+        let options = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .follow(follow)
+            .tail(&lines.to_string())
+            .build();
+        self.docker
+            .logs(CONTAINER, Some(options))
+            .map(|part| match part {
+                Ok(part) => Ok(part.to_string()),
+                Err(error) => Err(failed("cannot read the container's log", &error)),
+            })
+    }
+}
+
+impl Plan {
+    fn body(&self) -> ContainerCreateBody {
+        let bound = |port: u16| {
+            Some(vec![PortBinding {
+                host_ip: Some("127.0.0.1".into()),
+                host_port: Some(port.to_string()),
+            }])
+        };
+        let ports = [(AMQP, self.port), (MANAGEMENT, self.management_port)];
+        let host = HostConfig {
+            binds: Some(vec![format!("{VOLUME}:{DATA}")]),
+            port_bindings: Some(
+                ports
+                    .iter()
+                    .map(|(inside, port)| ((*inside).to_owned(), bound(*port)))
+                    .collect(),
+            ),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+                maximum_retry_count: None,
+            }),
+            ..HostConfig::default()
+        };
+        let env = self.login.as_ref().map(|login| {
+            let hash = password_hash(&login.password, salt());
+            vec![
+                format!("{USER_VARIABLE}={}", login.user),
+                format!("{HASH_VARIABLE}={hash}"),
+            ]
+        });
+        ContainerCreateBody {
+            image: Some(self.image.clone()),
+            env,
+            exposed_ports: Some(
+                ports
+                    .iter()
+                    .map(|(inside, _)| (*inside).to_owned())
+                    .collect(),
+            ),
+            host_config: Some(host),
+            ..ContainerCreateBody::default()
+        }
+    }
+}
+
+/// RabbitMQ's and LavinMQ's form: base64 of salt and SHA-256 of salt and password.
+fn password_hash(password: &str, salt: [u8; 4]) -> String {
+    let mut hashed = salt.to_vec();
+    hashed.extend(
+        Sha256::new()
+            .chain_update(salt)
+            .chain_update(password)
+            .finalize(),
+    );
+    BASE64_STANDARD.encode(hashed)
+}
+
+fn salt() -> [u8; 4] {
+    let mut salt = [0; 4];
+    // Without randomness the salt is constant; the password itself has 192 random bits.
+    let _ = getrandom::fill(&mut salt);
+    salt
+}
+
+fn state(told: &ContainerInspectResponse) -> State {
+    let bindings = told
+        .host_config
+        .as_ref()
+        .and_then(|host| host.port_bindings.clone())
+        .unwrap_or_default();
+    let is_guest = !told
+        .config
+        .as_ref()
+        .and_then(|config| config.env.as_ref())
+        .is_some_and(|env| env.iter().any(|line| line.starts_with(USER_VARIABLE)));
+    State {
+        is_running: told
+            .state
+            .as_ref()
+            .and_then(|state| state.running)
+            .unwrap_or(false),
+        image: told
+            .config
+            .as_ref()
+            .and_then(|config| config.image.clone())
+            .unwrap_or_default(),
+        local: LocalBroker {
+            version: 1,
+            kind: Kind::Container {
+                name: CONTAINER.into(),
+            },
+            port: host_port(&bindings, AMQP).unwrap_or(5672),
+            management_port: host_port(&bindings, MANAGEMENT),
+            guest: is_guest,
+        },
+    }
+}
+
+fn host_port(bindings: &HashMap<String, Option<Vec<PortBinding>>>, inside: &str) -> Option<u16> {
+    bindings
+        .get(inside)?
+        .as_ref()?
+        .first()?
+        .host_port
+        .as_ref()?
+        .parse()
+        .ok()
+}
+
+fn is_missing(error: &bollard::errors::Error) -> bool {
+    matches!(
+        error,
+        bollard::errors::Error::DockerResponseServerError {
+            status_code: 404,
+            ..
+        }
+    )
+}
+
+fn failed(what: &str, error: &bollard::errors::Error) -> Error {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { message, .. } => {
+            Error::new(what).because(message)
+        }
+        other => Error::new(what).because(other),
+    }
+}
+
+fn unavailable(error: &bollard::errors::Error) -> Error {
+    failed("docker is not available", error)
+        .hint("start Docker, or use the embedded broker: `cbroker start`")
+        .exit_with(Exit::Failed)
+}
+
+/// How long a container may take until AMQP answers.
+pub const READY_WITHIN: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_hash_is_the_one_of_the_documentation() {
+        // RabbitMQ's documentation: salt 908D C60A, password test12.
+        assert_eq!(
+            password_hash("test12", [0x90, 0x8D, 0xC6, 0x0A]),
+            "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
+        );
+    }
+
+    #[test]
+    fn ports_are_bound_on_loopback_only_and_no_password_is_passed_on() {
+        let login = Login {
+            user: "cbroker".into(),
+            password: "secret".into(),
+        };
+        let plan = Plan {
+            image: "x".into(),
+            port: 1,
+            management_port: 2,
+            login: Some(login),
+        };
+        let body = serde_json::to_string(&plan.body()).unwrap();
+        assert!(!body.contains("secret"));
+        assert_eq!(
+            body.matches("\"HostIp\":\"127.0.0.1\"").count(),
+            2,
+            "{body}"
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! The embedded broker in the background: started once, found again, stopped.
+//!
+//! A running `serve` writes itself into `broker.json`; a process counts as that broker only if pid and start time
+//! agree, so a stale file is recognised (`process`). Starts and stops take a lock: two at once end with one broker.
+//! The broker itself lives in its own crate; here it is only a process.
+
+mod ports;
+mod process;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+
+pub use ports::in_use;
+pub use process::{Process, began};
+
+use crate::config::{Config, Credentials, Home, Kind, LocalBroker};
+use crate::error::Error;
+use crate::output::Output;
+
+const DEFAULT_PORT: u16 = 5672;
+const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
+
+/// A start that recovers a big store takes its time; one that hangs longer is broken.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// `serve` ends within 5 s of a SIGTERM (SPEC §3); after twice that it is ended.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+const LOCK_WITHIN: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Which ports are wanted; `None` takes the usual one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ports {
+    /// AMQP.
+    pub amqp: Option<u16>,
+    /// Management.
+    pub management: Option<u16>,
+}
+
+/// A local broker that answers.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// What `broker.json` says of it.
+    pub local: LocalBroker,
+    /// Whether it ran before.
+    pub was_running: bool,
+}
+
+/// Held while a broker is started or stopped; released when dropped.
+pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+impl Lock {
+    /// Waits for another start or stop to end.
+    pub async fn take(home: &Home) -> Result<Self, Error> {
+        home.prepare().map_err(|error| {
+            Error::new(format!("cannot use {}", home.folder().display())).because(error)
+        })?;
+        let path = home.start_lock();
+        let cannot = |error: std::io::Error| {
+            Error::new(format!("cannot lock {}", path.display())).because(error)
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(cannot)?;
+        let until = Instant::now() + LOCK_WITHIN;
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if Instant::now() > until {
+                return Err(cannot(error.into()).hint("another `cbroker start` or `stop` hangs"));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(Self(file))
+    }
+}
+
+/// The embedded broker that runs now, if one does.
+pub fn running(home: &Home) -> Option<(LocalBroker, Process)> {
+    let local = LocalBroker::read(home)?;
+    let Kind::Embedded { pid, began, .. } = &local.kind else {
+        return None;
+    };
+    let process = Process::alive(*pid, began)?;
+    Some((local, process))
+}
+
+/// Starts the broker unless it runs, and waits until it accepts connections.
+pub async fn start(config: &Config, ports: Ports) -> Result<Started, Error> {
+    let _lock = Lock::take(&config.home).await?;
+    if let Some((local, _)) = running(&config.home) {
+        return already_runs(local, ports).await;
+    }
+    let port = ports.amqp.unwrap_or(DEFAULT_PORT);
+    let management_port = ports.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
+    free(port, "--port")?;
+    free(management_port, "--mgmt-port")?;
+    Credentials::read_or_create(&config.home).map_err(|error| {
+        Error::new(format!(
+            "cannot write {}",
+            config.home.credentials_file().display()
+        ))
+        .because(error)
+    })?;
+    let mut child = spawn(&config.home, port, management_port)?;
+    let local = wait_until_ready(&config.home, &mut child).await?;
+    Ok(Started {
+        local,
+        was_running: false,
+    })
+}
+
+/// Starts the broker for a command that needs one, and says so in one line.
+pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, Error> {
+    let started = start(config, Ports::default()).await?;
+    if !started.was_running {
+        let port = started.local.port;
+        output.notice(format!(
+            "no broker answered; started one on port {port} (`cbroker stop` ends it)"
+        ));
+    }
+    config.again()
+}
+
+/// Stops the embedded broker cleanly; `false` when none ran.
+pub async fn stop(home: &Home) -> Result<bool, Error> {
+    let _lock = Lock::take(home).await?;
+    let Some((_, process)) = running(home) else {
+        return Ok(false);
+    };
+    process.signal(Signal::TERM);
+    if !gone_within(&process, STOP_WITHIN).await {
+        process.signal(Signal::KILL);
+        if !gone_within(&process, STOP_WITHIN).await {
+            return Err(Error::new(format!(
+                "the broker (process {}) does not end",
+                process.pid()
+            )));
+        }
+    }
+    LocalBroker::forget(home)
+        .map_err(|error| Error::new("cannot remove broker.json").because(error))?;
+    Ok(true)
+}
+
+/// The last lines of the background broker's log, for an error.
+pub fn last_log_line(home: &Home) -> Option<String> {
+    let text = fs::read_to_string(home.broker_log()).ok()?;
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+}
+
+async fn already_runs(local: LocalBroker, ports: Ports) -> Result<Started, Error> {
+    let other =
+        |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
+    if other(ports.amqp, Some(local.port)) || other(ports.management, local.management_port) {
+        return Err(Error::new(format!(
+            "the local broker runs already, on port {}",
+            local.port
+        ))
+        .hint("`cbroker stop` first, then start it with the other ports"));
+    }
+    accepts(local.port).await?;
+    Ok(Started {
+        local,
+        was_running: true,
+    })
+}
+
+fn free(port: u16, option: &str) -> Result<(), Error> {
+    let Some(holder) = in_use(port) else {
+        return Ok(());
+    };
+    Err(Error::new(format!("port {port} is in use"))
+        .because(holder)
+        .hint(format!("choose another with {option}, or use that broker with --url amqp://guest:guest@localhost:{port}")))
+}
+
+fn spawn(home: &Home, port: u16, management_port: u16) -> Result<Child, Error> {
+    let cannot = |error: std::io::Error| Error::new("cannot start the broker").because(error);
+    let program: PathBuf = std::env::current_exe().map_err(cannot)?;
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(home.broker_log())
+        .map_err(cannot)?;
+    Command::new(program)
+        .args([
+            "serve",
+            "--background",
+            "--port",
+            &port.to_string(),
+            "--mgmt-port",
+            &management_port.to_string(),
+        ])
+        .env("CBROKER_HOME", home.folder())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(cannot)
+}
+
+/// The broker writes `broker.json` once it accepts connections.
+async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker, Error> {
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        if let Some((local, process)) = running(home)
+            && process.pid() == child.id()
+        {
+            accepts(local.port).await?;
+            return Ok(local);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            let failed = Error::new("the broker did not start")
+                .because(last_log_line(home).unwrap_or_else(|| status.to_string()));
+            return Err(failed.hint("`cbroker logs` shows all of it"));
+        }
+        if Instant::now() > until {
+            // It may hang for ever; what it has stored is safe.
+            let _ = child.kill();
+            return Err(Error::new("the broker did not start")
+                .because(format!(
+                    "it was not ready within {} s",
+                    READY_WITHIN.as_secs()
+                ))
+                .hint("`cbroker logs` shows how far it came"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn accepts(port: u16) -> Result<(), Error> {
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > until => {
+                return Err(
+                    Error::new(format!("the broker runs but port {port} does not answer"))
+                        .because(error)
+                        .hint("`cbroker restart`"),
+                );
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+async fn gone_within(process: &Process, limit: Duration) -> bool {
+    let until = Instant::now() + limit;
+    while process.is_alive() {
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    true
+}

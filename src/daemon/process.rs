@@ -1,0 +1,83 @@
+//! A process that cannot be taken for another: its id together with the moment it began.
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process that was alive when it was looked up.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: Pid,
+    began: String,
+}
+
+impl Process {
+    /// The process of this id, if it is alive and began at that moment.
+    pub fn alive(pid: u32, began_then: &str) -> Option<Self> {
+        let id = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let process = Self {
+            pid: id,
+            began: began_then.to_owned(),
+        };
+        process.is_alive().then_some(process)
+    }
+
+    /// Whether it is still the same process.
+    pub fn is_alive(&self) -> bool {
+        began(self.pid()).is_some_and(|began| began == self.began)
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// Sends a signal; a process that has just ended is past it.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid, signal);
+    }
+}
+
+/// When a process began, in whatever words the system has; `None` when there is none, or only its remains (a zombie).
+pub fn began(pid: u32) -> Option<String> {
+    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The second field is a name in parentheses that may itself hold blanks and parentheses.
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut fields = after_name.split_whitespace();
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        return fields.nth(18).map(str::to_owned);
+    }
+    if fs::exists("/proc/self/stat").unwrap_or(false) {
+        return None;
+    }
+    let told = Command::new("ps")
+        .args(["-o", "lstart=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(told.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_beginning_too() {
+        let me = std::process::id();
+        let when = began(me).unwrap();
+        assert!(Process::alive(me, &when).is_some());
+        assert!(Process::alive(me, "another moment").is_none());
+    }
+
+    #[test]
+    fn an_ended_process_is_not_alive() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert_eq!(began(pid), None);
+    }
+}
