@@ -69,6 +69,7 @@ impl Post {
 
     /// The next news. Safe to drop half-way in a select.
     pub(super) async fn next(&mut self) -> News {
+        while self.acks.try_join_next().is_some() {}
         let inbox = async {
             match &mut self.parts.inbox {
                 Some(inbox) => inbox.next().await.map_or(News::InboxEnded, News::Inbox),
@@ -78,7 +79,6 @@ impl Post {
         tokio::select! {
             news = inbox => news,
             Some(fact) = self.parts.facts.recv() => News::Fact(fact),
-            Some(_) = self.acks.join_next() => std::future::pending().await,
         }
     }
 
