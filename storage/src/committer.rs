@@ -16,7 +16,7 @@ use crate::engine::EngineError;
 use crate::error::Stopped;
 use crate::inbox::{Group, Inbox};
 use crate::steps::Steps;
-use crate::store::Progress;
+use crate::terms::Progress;
 
 /// How long unconfirmed messages gather, and how long they ripen after that.
 const GATHER: Duration = Duration::from_millis(5);

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::bell::{Bell, Demand};
 use crate::error::Stopped;
 use crate::pending::{Block, Elision, Line, Look, Taken, recycle};
-use crate::store::Progress;
+use crate::terms::Progress;
 use crate::{QueueId, Sequence, Settled, Ticket, Urgency};
 
 const SHARDS: usize = 8;

@@ -36,9 +36,10 @@ mod rows;
 mod settling;
 mod steps;
 mod store;
+mod terms;
 
 pub use error::{OpenError, ReadError, Stopped};
-pub use store::{
-    Opened, Options, Progress, QueueId, Recovered, Report, Sequence, Settled, Store, Ticket,
-    Urgency,
+pub use store::{Opened, Store};
+pub use terms::{
+    Options, Progress, QueueId, Recovered, Report, Sequence, Settled, Ticket, Urgency,
 };

@@ -9,7 +9,7 @@ use crate::committed::Committed;
 use crate::engine::{Change, Engine, EngineError};
 use crate::key::{self, Key};
 use crate::record::{self, Summary};
-use crate::store::Recovered;
+use crate::terms::Recovered;
 use crate::{QueueId, Sequence};
 
 /// Every fact, in the order of the keys.

@@ -15,7 +15,7 @@ use crate::folder::Folder;
 use crate::record::FORMAT_VERSION;
 use crate::recovery::{self, Found};
 use crate::rewrite;
-use crate::store::Report;
+use crate::terms::Report;
 
 /// A store's rows, opened and understood.
 pub(crate) struct Repaired {
