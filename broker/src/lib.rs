@@ -1,8 +1,248 @@
-//! An AMQP 0-9-1 server.
+//! An AMQP 0-9-1 server: RabbitMQ as seen from outside, in one process, with a durable store.
+//!
+//! ```text
+//! listener      sockets → connection (handshake, reader, writer, heartbeat)
+//! channel       methods of one channel; publish and settle are the hot path
+//! vhost         names → exchanges and queues; routing, bindings, dead letters
+//! queue         a line, its consumers, one exit
+//! ledger, outbox, confirms, turn   what deliveries, bytes and acks are owed to whom
+//! persist       queue ↔ store
+//! realm         what all connections share, and the end of every turn
+//! wire          bytes
+//! ```
+//! Knows no peer, envelope or terminal.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+mod alarms;
+mod channel;
+mod clock;
+pub mod config;
+mod confirms;
+mod connection;
+mod error;
 pub mod exchange;
+pub mod fault;
+mod ledger;
+mod listener;
+mod lock;
+mod outbox;
 pub mod persist;
 pub mod queue;
+pub mod realm;
+mod recovery;
+pub mod registry;
+pub mod stats;
+pub mod tap;
 pub mod tls;
+mod turn;
 pub mod users;
+pub mod vhost;
 pub mod wire;
+
+pub use config::{Config, FirstUser, Limits, Tls};
+pub use error::StartError;
+pub use realm::Realm;
+
+use alarms::Alarms;
+use fault::{Fault, ReplyCode};
+use listener::UnixSocket;
+use realm::Parts;
+
+/// How long clients have to take their leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How often resident memory is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    realm: Arc<Realm>,
+    addresses: Addresses,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Where a broker can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// AMQP.
+    pub amqp: SocketAddr,
+    /// AMQP over TLS.
+    pub amqps: Option<SocketAddr>,
+    /// The management API.
+    pub management: Option<SocketAddr>,
+    /// AMQP on a Unix socket.
+    pub unix_socket: Option<PathBuf>,
+}
+
+impl Broker {
+    /// Opens the store, takes the ports and serves. Must be called within a tokio runtime.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let tcp = listener::bind((config.bind, config.port).into()).await?;
+        let tls = match &config.tls {
+            Some(tls) => Some(bind_tls(&config, tls).await?),
+            None => None,
+        };
+        let amqp = local(&tcp)?;
+        let amqps = tls
+            .as_ref()
+            .map(|(listener, _)| local(listener))
+            .transpose()?;
+        let realm = open(&config).await?;
+        let mut tasks = vec![
+            tokio::spawn(Arc::clone(&realm).run_confirms()),
+            tokio::spawn(Arc::clone(&realm).run_clock()),
+            tokio::spawn(listener::serve_tcp(Arc::clone(&realm), tcp)),
+        ];
+        if config.memory_limit_bytes > 0 {
+            tasks.push(tokio::spawn(watch_memory(
+                Arc::clone(&realm),
+                config.memory_limit_bytes,
+            )));
+        }
+        if let Some((listener, acceptor)) = tls {
+            tasks.push(tokio::spawn(listener::serve_tls(
+                Arc::clone(&realm),
+                listener,
+                acceptor,
+            )));
+        }
+        if let Some(path) = &config.unix_socket {
+            tasks.push(tokio::spawn(listener::serve_unix(
+                Arc::clone(&realm),
+                UnixSocket::bind(path)?,
+            )));
+        }
+        let addresses = Addresses {
+            amqp,
+            amqps,
+            management: None,
+            unix_socket: config.unix_socket,
+        };
+        Ok(Self {
+            realm,
+            addresses,
+            tasks,
+        })
+    }
+
+    /// Where it listens; ports that were 0 are known now.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The state behind the sockets.
+    pub fn realm(&self) -> &Arc<Realm> {
+        &self.realm
+    }
+
+    /// Takes leave of every client, commits everything and ends, within five seconds.
+    pub async fn shutdown(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks {
+            // Every end is fine: the task was aborted a moment ago.
+            let _ = task.await;
+        }
+        let reason = "broker forced connection closure with reason 'shutdown'";
+        self.realm
+            .end_all(
+                &Fault::connection(ReplyCode::ConnectionForced, reason),
+                FAREWELL,
+            )
+            .await;
+        let store = self.realm.store.clone();
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        match closed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the store was not closed cleanly"),
+            Err(error) => tracing::error!(%error, "the store was not closed"),
+        }
+    }
+}
+
+fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|reason| StartError::Listen {
+        address: "a socket of its own".to_owned(),
+        reason,
+    })
+}
+
+async fn bind_tls(
+    config: &Config,
+    tls: &Tls,
+) -> Result<(tokio::net::TcpListener, TlsAcceptor), StartError> {
+    let server = tls::server_config(&tls.certificate, &tls.key, tls::Purpose::Amqp)?;
+    Ok((
+        listener::bind((config.bind, tls.port).into()).await?,
+        TlsAcceptor::from(server),
+    ))
+}
+
+/// Opens the store and builds everything in it.
+async fn open(config: &Config) -> Result<Arc<Realm>, StartError> {
+    let alarms = Arc::new(Alarms::new());
+    let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
+    let opening = tokio::task::spawn_blocking(move || {
+        persist::open(&folder, move |progress| told.on_progress(progress))
+    });
+    let refuse = |reason: String| StartError::Open {
+        folder: config.data_dir.clone(),
+        reason,
+    };
+    let found = opening
+        .await
+        .map_err(|error| refuse(error.to_string()))?
+        .map_err(|error| refuse(error.to_string()))?;
+    let recovery = recovery::recover(&found, config, turn::now_ms())?;
+    let realm = Arc::new(Realm::new(Parts {
+        limits: config.limits,
+        store: found.store,
+        facts: found.facts,
+        alarms,
+        users: recovery.users,
+        vhosts: recovery.vhosts,
+    }));
+    if !realm.durable(recovery.ticket).await {
+        return Err(StartError::Store("before it was ready".to_owned()));
+    }
+    realm.look_ahead();
+    Ok(realm)
+}
+
+/// Raises the alarm while more memory is resident than allowed, until a tenth is free again.
+async fn watch_memory(realm: Arc<Realm>, limit_bytes: u64) {
+    let mut is_high = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(resident) = resident_bytes() else {
+            continue;
+        };
+        let line = if is_high {
+            limit_bytes / 10 * 9
+        } else {
+            limit_bytes
+        };
+        if (resident > line) != is_high {
+            is_high = !is_high;
+            tracing::warn!(resident, limit_bytes, is_high, "memory");
+            realm.alarms.set_memory_high(is_high);
+        }
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

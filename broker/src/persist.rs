@@ -1,3 +1,233 @@
-//! Queue and topology to store and back.
+//! Queue and topology to store and back; the only file that names the storage crate.
+//!
+//! A [`Shelf`] is a durable queue's place in the store: one store queue for each of its priorities, so that each is in
+//! order of its positions. Topology is kept as [`records::Fact`]s. Relies on the storage crate.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket, Urgency};
+use storage::{Options, QueueId, Sequence, Settled};
+
+use crate::lock::lock;
 
 pub mod records;
+
+use records::Fact;
+
+/// Queue numbers are reserved in runs of this many, so that not every declare writes the counter.
+const RESERVED: u64 = 4096;
+const COUNTER: &str = "queue";
+
+/// What was found when the store was opened.
+pub(crate) struct Found {
+    pub(crate) store: Store,
+    pub(crate) facts: Facts,
+    pub(crate) topology: Vec<Fact>,
+    /// Waiting messages, by number in the store.
+    pub(crate) messages: HashMap<u64, Recovered>,
+}
+
+/// Opens the store in `folder`; `progress` is called from the store's own thread.
+pub(crate) fn open(
+    folder: &Path,
+    progress: impl Fn(Progress) + Send + Sync + 'static,
+) -> Result<Found, OpenError> {
+    let opened = Store::open(folder, Options::default(), progress)?;
+    for repair in &opened.report.repairs {
+        tracing::warn!(%repair, "the store was mended");
+    }
+    let mut topology = Vec::with_capacity(opened.facts.len());
+    for (key, value) in &opened.facts {
+        match Fact::decode(key, value) {
+            Ok(fact) => topology.push(fact),
+            Err(error) => tracing::error!(?key, %error, "left out"),
+        }
+    }
+    let counted = topology.iter().find_map(|fact| match fact {
+        Fact::Counter { name, next } if name == COUNTER => Some(*next),
+        _ => None,
+    });
+    let messages: HashMap<u64, Recovered> = opened
+        .queues
+        .into_iter()
+        .map(|queue| (queue.queue.0, queue))
+        .collect();
+    let seen = messages.keys().max().map_or(1, |last| last + 1);
+    let next = counted.unwrap_or(1).max(seen);
+    let facts = Facts {
+        store: opened.store.clone(),
+        numbers: Arc::new(Mutex::new(Numbers {
+            next,
+            reserved: next,
+        })),
+    };
+    Ok(Found {
+        store: opened.store,
+        facts,
+        topology,
+        messages,
+    })
+}
+
+/// Topology's way to the store.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    store: Store,
+    numbers: Arc<Mutex<Numbers>>,
+}
+
+#[derive(Debug)]
+struct Numbers {
+    next: u64,
+    reserved: u64,
+}
+
+impl Facts {
+    /// Keeps a fact, in place of the one with its key.
+    pub(crate) fn save(&self, fact: &Fact) -> Result<Ticket, Stopped> {
+        self.store.put(&fact.key(), fact.value())
+    }
+
+    /// Takes the fact with this one's key away.
+    pub(crate) fn forget(&self, fact: &Fact) -> Result<Ticket, Stopped> {
+        self.store.remove(&fact.key())
+    }
+
+    /// A place for a new queue with so many priorities.
+    pub(crate) fn shelf(&self, levels: u64) -> Result<Shelf, Stopped> {
+        let mut numbers = lock(&self.numbers);
+        let base = numbers.next;
+        numbers.next += levels;
+        if numbers.next > numbers.reserved {
+            numbers.reserved = numbers.next + RESERVED;
+            self.save(&Fact::Counter {
+                name: COUNTER.to_owned(),
+                next: numbers.reserved,
+            })?;
+        }
+        Ok(Shelf::new(&self.store, base))
+    }
+
+    /// The place of a queue that was found.
+    pub(crate) fn shelf_at(&self, base: u64) -> Shelf {
+        Shelf::new(&self.store, base)
+    }
+}
+
+/// A durable queue's place in the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Shelf {
+    store: Store,
+    base: u64,
+}
+
+/// What a settle did in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// The message was never written and never will be: its confirm need not wait.
+    BeforeCommit,
+    Recorded,
+}
+
+/// The store could not give a slice back.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read waiting messages: {0}")]
+pub(crate) struct ReadFailed(String);
+
+impl Shelf {
+    fn new(store: &Store, base: u64) -> Self {
+        Self {
+            store: store.clone(),
+            base,
+        }
+    }
+
+    /// The store's number for priority 0; the others follow it.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    fn queue(&self, level: u8) -> QueueId {
+        QueueId(self.base + u64::from(level))
+    }
+
+    pub(crate) fn keep(
+        &self,
+        level: u8,
+        position: u64,
+        message: &[u8],
+        urgency: Urgency,
+    ) -> Result<Ticket, Stopped> {
+        self.store
+            .append(self.queue(level), Sequence(position), &[message], urgency)
+    }
+
+    pub(crate) fn settle(&self, level: u8, position: u64) -> Result<Gone, Stopped> {
+        Ok(
+            match self.store.settle(self.queue(level), Sequence(position))? {
+                Settled::Elided => Gone::BeforeCommit,
+                Settled::Recorded(_) => Gone::Recorded,
+            },
+        )
+    }
+
+    /// Everything up to here has been in a client's hands.
+    pub(crate) fn delivered(&self, level: u8, through: u64) {
+        self.store.delivered(self.queue(level), Sequence(through));
+    }
+
+    /// Forgets everything up to `through`, delivered or not.
+    pub(crate) fn purge(&self, level: u8, through: u64) -> Result<Ticket, Stopped> {
+        self.store.purge(self.queue(level), Sequence(through))
+    }
+
+    /// Forgets the whole queue.
+    pub(crate) fn drop_all(&self, max_priority: u8) -> Result<Ticket, Stopped> {
+        let mut last = Ticket::NONE;
+        for level in 0..=max_priority {
+            last = self.store.drop_queue(self.queue(level))?;
+        }
+        Ok(last)
+    }
+
+    /// Reads a slice; blocks on the disk.
+    pub(crate) fn read(
+        &self,
+        level: u8,
+        from: u64,
+        limit_bytes: usize,
+    ) -> Result<Vec<(u64, bytes::Bytes)>, ReadFailed> {
+        let slice = self
+            .store
+            .read(self.queue(level), Sequence(from), limit_bytes)
+            .map_err(|error| ReadFailed(error.to_string()))?;
+        Ok(slice
+            .into_iter()
+            .map(|(sequence, bytes)| (sequence.0, bytes))
+            .collect())
+    }
+
+    /// Settles everything from `from` to before `through`; blocks on the disk.
+    pub(crate) fn sweep(&self, level: u8, from: u64, through: u64) {
+        const SLICE_BYTES: usize = 1024 * 1024;
+        let mut from = from;
+        loop {
+            match self.read(level, from, SLICE_BYTES) {
+                Ok(slice) if slice.is_empty() => return,
+                Ok(slice) => {
+                    for (position, _) in slice {
+                        if position >= through || self.settle(level, position).is_err() {
+                            return;
+                        }
+                        from = position + 1;
+                    }
+                }
+                Err(error) => {
+                    return tracing::error!(queue = self.base, %error, "purged messages stay on disk");
+                }
+            }
+        }
+    }
+}

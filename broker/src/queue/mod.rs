@@ -1,4 +1,370 @@
 //! An ordered line of messages and the consumers that wait at its head.
+//!
+//! A message leaves a queue in one place only, [`State::pump`]. Publishing, settling, requeueing and a writer that has
+//! room again all change the state and then pump; direct hand-off is the case where the line was empty. Relies on
+//! `persist` for what must survive, on `ledger` and `outbox` through its consumers, and on `turn` for what is owed when the
+//! lock is gone.
+//!
+//! # Cost
+//! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.
+
+use std::sync::{Arc, Mutex};
+
+use crate::confirms::Confirms;
+use crate::fault::Fault;
+use crate::ledger::{Delivery, Ledger};
+use crate::lock::lock;
+use crate::persist::{Shelf, Stopped, Ticket, Urgency};
+use crate::turn::Turn;
+use crate::wire::table::Table;
 
 pub mod arguments;
+pub(crate) mod consumer;
 pub mod dead_letter;
+pub(crate) mod limits;
+pub(crate) mod line;
+pub(crate) mod loading;
+pub mod message;
+mod state;
+
+use arguments::QueueArguments;
+use consumer::Consumer;
+use line::{Head, Keeping};
+use message::Message;
+pub(crate) use state::State;
+pub use state::{Counters, Snapshot};
+
+/// What a queue is, as it was declared.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) name: Arc<str>,
+    pub(crate) vhost: Arc<str>,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    /// The connection that alone may use it.
+    pub(crate) owner: Option<u64>,
+    pub(crate) arguments: QueueArguments,
+    /// The arguments as they were sent.
+    pub(crate) table: Table,
+}
+
+/// A queue of one vhost.
+#[derive(Debug)]
+pub struct Queue {
+    pub(crate) identity: Identity,
+    shelf: Option<Shelf>,
+    state: Mutex<State>,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It needs no store, or was consumed already.
+    Done,
+    /// It is safe once the store is durable past this point.
+    Kept(Ticket),
+    /// The queue is full and refuses.
+    Refused,
+    /// The queue was deleted meanwhile: route again.
+    Gone,
+}
+
+/// How a publisher wants to hear of its message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asking<'a> {
+    Nothing,
+    /// It waits for the ticket.
+    Ticket,
+    /// It waits for the ticket, and may be told earlier when the message is settled before its commit.
+    Confirm(&'a Arc<Confirms>, u64),
+}
+
+/// What a settle does with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settling {
+    Ack,
+    /// Rejected without requeue: a dead letter where the queue has a place for them.
+    Reject,
+    Requeue,
+}
+
+/// What `basic.get` found.
+#[derive(Debug)]
+pub(crate) enum Got {
+    Empty,
+    /// The next message is being read from the store; ask again when the load is done.
+    Loading,
+    Delivery {
+        tag: u64,
+        message: Message,
+        redelivered: bool,
+        left: u64,
+    },
+}
+
+/// How `basic.get` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taking {
+    Acked,
+    /// Into the ledger, to be settled.
+    Unsettled,
+}
+
+impl Queue {
+    pub(crate) fn new(identity: Identity, shelf: Option<Shelf>, now_ms: u64) -> Self {
+        let state = State::new(&identity.arguments, now_ms);
+        Self {
+            identity,
+            shelf,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.identity.name
+    }
+
+    /// The name of the vhost that it lives in.
+    pub fn vhost(&self) -> &Arc<str> {
+        &self.identity.vhost
+    }
+
+    pub(crate) fn shelf(&self) -> Option<&Shelf> {
+        self.shelf.as_ref()
+    }
+
+    /// Runs `with` under the lock.
+    pub(crate) fn with<R>(&self, with: impl FnOnce(&mut State) -> R) -> R {
+        with(&mut lock(&self.state))
+    }
+
+    /// Refuses a connection that is not the owner of an exclusive queue.
+    pub(crate) fn check_access(&self, connection: u64) -> Result<(), Fault> {
+        match self.identity.owner {
+            Some(owner) if owner != connection => Err(Fault::locked(self.name(), self.vhost())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a message into the line and hands out what can be handed out.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        message: &Message,
+        asking: Asking<'_>,
+        turn: &mut Turn,
+    ) -> Result<Outcome, Stopped> {
+        let mut state = lock(&self.state);
+        if state.is_deleted {
+            return Ok(Outcome::Gone);
+        }
+        state.counters.published += 1;
+        if limits::refuses(&state, &self.identity.arguments, message) {
+            limits::refuse(self, &mut state, message, turn);
+            return Ok(Outcome::Refused);
+        }
+        let entry = state.entry(self, message, asking);
+        let level = entry.level;
+        if !state.line.is_empty() || state.consumers.is_empty() {
+            // It cannot leave at once, so the store has it first: a long line keeps no body of it.
+            let mut entry = entry;
+            state.keep(self, &mut entry)?;
+            state.line.push(entry);
+            state.pump(self, turn)?;
+        } else {
+            state.line.push(entry);
+            state.pump(self, turn)?;
+            state.keep_last(self, level)?;
+        }
+        limits::enforce(self, &mut state, turn);
+        Ok(state.kept_now.take().map_or(Outcome::Done, Outcome::Kept))
+    }
+
+    /// Settles deliveries of this queue and hands out what the credit allows.
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        deliveries: impl Iterator<Item = Delivery>,
+        settling: Settling,
+        turn: &mut Turn,
+    ) -> Result<(), Stopped> {
+        let mut state = lock(&self.state);
+        for delivery in deliveries {
+            state.settle(self, delivery.entry, settling, turn)?;
+        }
+        if settling == Settling::Requeue {
+            limits::enforce(self, &mut state, turn);
+        }
+        state.pump(self, turn)
+    }
+
+    /// Hands out what can be handed out: a writer has room again, a credit grew.
+    pub(crate) fn pump(self: &Arc<Self>, turn: &mut Turn) -> Result<(), Stopped> {
+        lock(&self.state).pump(self, turn)
+    }
+
+    /// Adds a consumer; the caller has sent its `consume-ok`.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        consumer: &Arc<Consumer>,
+        turn: &mut Turn,
+    ) -> Result<(), Stopped> {
+        let mut state = lock(&self.state);
+        state.consumers.add(Arc::clone(consumer));
+        state.used_ms = turn.now_ms;
+        state.pump(self, turn)
+    }
+
+    /// Takes a consumer out; its open deliveries stay in the ledger.
+    pub(crate) fn unsubscribe(
+        self: &Arc<Self>,
+        consumer: &Arc<Consumer>,
+        turn: &mut Turn,
+    ) -> Result<(), Stopped> {
+        let mut state = lock(&self.state);
+        if !state.consumers.remove(consumer) {
+            return Ok(());
+        }
+        state.used_ms = turn.now_ms;
+        if state.consumers.is_empty() {
+            if self.identity.auto_delete && !state.is_deleted {
+                turn.unused.push(Arc::clone(self));
+            }
+            limits::arm(self, &mut state, turn);
+        }
+        state.pump(self, turn)
+    }
+
+    /// `basic.get`.
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        ledger: &Ledger,
+        taking: Taking,
+        turn: &mut Turn,
+    ) -> Result<Got, Stopped> {
+        let mut state = lock(&self.state);
+        limits::enforce(self, &mut state, turn);
+        state.used_ms = turn.now_ms;
+        let Some(entry) = state.line.pop() else {
+            state.want_load(self, turn);
+            return Ok(if state.line.is_empty() {
+                Got::Empty
+            } else {
+                Got::Loading
+            });
+        };
+        let (message, redelivered) = (entry.message.clone(), entry.redelivered);
+        state.counters.got += 1;
+        state.note_delivered(self, &entry);
+        let tag = match taking {
+            Taking::Acked => {
+                state.settle_kept(self, &entry, turn)?;
+                ledger.opening(crate::ledger::Open::skip)
+            }
+            Taking::Unsettled => {
+                state.open(&entry);
+                ledger.opening(|open| open.open(self, entry, None))
+            }
+        };
+        state.want_load(self, turn);
+        Ok(Got::Delivery {
+            tag,
+            message,
+            redelivered,
+            left: state.line.ready(),
+        })
+    }
+
+    /// Drops every ready message; gives their number.
+    pub(crate) fn purge(self: &Arc<Self>, turn: &mut Turn) -> Result<u64, Stopped> {
+        let mut state = lock(&self.state);
+        state.used_ms = turn.now_ms;
+        state.purge(self, turn)
+    }
+
+    /// Marks the queue as gone and empties it; gives the number of ready messages and its consumers.
+    pub(crate) fn close(self: &Arc<Self>) -> (u64, Vec<Arc<Consumer>>) {
+        let mut state = lock(&self.state);
+        state.is_deleted = true;
+        let consumers = state.consumers.take_all();
+        (state.line.clear(), consumers)
+    }
+
+    /// The clock has reached the time that this queue asked for. True when the queue has expired.
+    pub(crate) fn on_time(self: &Arc<Self>, turn: &mut Turn) -> Result<bool, Stopped> {
+        let mut state = lock(&self.state);
+        state.armed_ms = u64::MAX;
+        if state.is_deleted {
+            return Ok(false);
+        }
+        limits::enforce(self, &mut state, turn);
+        state.pump(self, turn)?;
+        Ok(limits::has_expired(
+            &state,
+            &self.identity.arguments,
+            turn.now_ms,
+        ))
+    }
+
+    /// Starts the lease of `x-expires` anew.
+    pub(crate) fn touch(self: &Arc<Self>, turn: &mut Turn) {
+        let mut state = lock(&self.state);
+        state.used_ms = turn.now_ms;
+        limits::enforce(self, &mut state, turn);
+        limits::arm(self, &mut state, turn);
+    }
+
+    /// Ready messages and consumers.
+    pub(crate) fn counts(&self) -> (u64, usize) {
+        let state = lock(&self.state);
+        (state.line.ready(), state.consumers.len())
+    }
+
+    /// Everything the outside may want to know.
+    pub fn snapshot(&self) -> Snapshot {
+        lock(&self.state).snapshot()
+    }
+}
+
+impl Asking<'_> {
+    fn urgency(self) -> Urgency {
+        match self {
+            Self::Nothing => Urgency::Eventually,
+            Self::Ticket | Self::Confirm(..) => Urgency::Confirmed,
+        }
+    }
+}
+
+impl State {
+    /// Hands messages to consumers until one of the two runs out.
+    fn pump(&mut self, queue: &Arc<Queue>, turn: &mut Turn) -> Result<(), Stopped> {
+        while !self.line.is_empty() && !self.is_deleted {
+            if limits::expire(queue, self, turn, limits::Strictness::Past) {
+                continue;
+            }
+            if matches!(self.line.head(), Head::InStore) {
+                break;
+            }
+            let Some(consumer) = self.consumers.next_willing(queue) else {
+                break;
+            };
+            let Some(mut entry) = self.line.pop() else {
+                break;
+            };
+            let consumer = Arc::clone(consumer);
+            self.counters.delivered += 1;
+            if consumer.no_ack {
+                self.settle_kept(queue, &entry, turn)?;
+                entry.keeping = Keeping::Never;
+            } else {
+                self.keep(queue, &mut entry)?;
+                self.note_delivered(queue, &entry);
+                self.open(&entry);
+            }
+            consumer.deliver(queue, entry, turn);
+        }
+        self.flush_delivered(queue);
+        self.want_load(queue, turn);
+        limits::arm(queue, self, turn);
+        Ok(())
+    }
+}

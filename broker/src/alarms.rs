@@ -1,0 +1,87 @@
+//! How far the store is, and what forbids publishing: one watched value that the store's thread writes and connections
+//! wait for. Relies on `persist`.
+
+use tokio::sync::watch;
+
+use crate::persist::{Progress, Ticket};
+
+/// The store's progress and the state of disk and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent facts that are watched together"
+)]
+pub(crate) struct Standing {
+    pub(crate) durable: Ticket,
+    /// More is waiting for its commit than may wait.
+    pub(crate) is_backlogged: bool,
+    pub(crate) is_disk_full: bool,
+    pub(crate) is_memory_high: bool,
+    /// The store has stopped: nothing more is promised.
+    pub(crate) is_stopped: bool,
+}
+
+impl Standing {
+    /// Why publishers are told to wait, in RabbitMQ's words.
+    pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
+        match (self.is_disk_full, self.is_memory_high) {
+            (true, true) => Some("low on memory & disk"),
+            (true, false) => Some("low on disk"),
+            (false, true) => Some("low on memory"),
+            (false, false) => None,
+        }
+    }
+
+    /// True when a publisher must not be read from.
+    pub(crate) fn holds_publishers(&self) -> bool {
+        !self.is_stopped && (self.is_backlogged || self.is_disk_full || self.is_memory_high)
+    }
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub(crate) struct Alarms {
+    standing: watch::Sender<Standing>,
+}
+
+impl Alarms {
+    pub(crate) fn new() -> Self {
+        let standing = Standing {
+            durable: Ticket::NONE,
+            is_backlogged: false,
+            is_disk_full: false,
+            is_memory_high: false,
+            is_stopped: false,
+        };
+        Self {
+            standing: watch::Sender::new(standing),
+        }
+    }
+
+    /// What the store's thread reports.
+    pub(crate) fn on_progress(&self, progress: Progress) {
+        self.standing.send_modify(|standing| match progress {
+            Progress::Durable(ticket) => standing.durable = standing.durable.max(ticket),
+            Progress::Backlogged => standing.is_backlogged = true,
+            Progress::Drained => standing.is_backlogged = false,
+            Progress::NoRoom => standing.is_disk_full = true,
+            Progress::Room => standing.is_disk_full = false,
+            Progress::Stopped(_) => standing.is_stopped = true,
+        });
+    }
+
+    /// Says whether more memory is used than allowed.
+    pub(crate) fn set_memory_high(&self, is_high: bool) {
+        self.standing.send_if_modified(|standing| {
+            std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
+        });
+    }
+
+    pub(crate) fn now(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+}

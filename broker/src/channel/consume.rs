@@ -1,0 +1,224 @@
+//! Qos, consume, cancel, get, and direct reply-to. Relies on `queue` and, for replies, on `vhost`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Channel, Step, access};
+use crate::fault::{Fault, ReplyCode};
+use crate::queue::consumer::{Consumer, Subscription};
+use crate::queue::{Got, Queue, Taking};
+use crate::turn::Turn;
+use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
+use crate::wire::content;
+use crate::wire::method::Consume;
+use crate::wire::reply;
+use crate::wire::table::Table;
+
+impl Channel {
+    pub(super) fn qos(
+        &mut self,
+        size: u32,
+        count: u16,
+        global: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        if size != 0 {
+            return Err(Fault::connection(
+                ReplyCode::NotImplemented,
+                format!("prefetch_size!=0 ({size})"),
+            ));
+        }
+        if global {
+            self.ledger.set_limit(u32::from(count));
+            self.pump_all(turn)?;
+        } else {
+            self.prefetch = u32::from(count);
+            self.view.prefetch.store(self.prefetch, Relaxed);
+        }
+        self.send(turn, |out, channel| reply::bare(out, channel, 60, 11));
+        Ok(Step::On)
+    }
+
+    pub(super) fn consume(&mut self, consume: Consume<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        if consume.queue == REPLY_TO {
+            return self.consume_replies(consume, turn);
+        }
+        let tag = self.consumer_tag(consume.consumer_tag)?;
+        let name = self.queue_name(consume.queue)?;
+        access::check_read_queue(&self.around, &name)?;
+        let queue = self.around.vhost.queue_or_fault(&name)?;
+        queue.check_access(self.around.link.id)?;
+        let arguments = decode(consume.arguments)?;
+        let priority = priority(&arguments, &queue)?;
+        let is_taken = queue.with(|state| {
+            state.consumers.has_exclusive() || (consume.exclusive && !state.consumers.is_empty())
+        });
+        if is_taken {
+            return Err(Fault::refused(format!(
+                "queue '{name}' in vhost '{}' in exclusive use",
+                self.around.vhost.name()
+            )));
+        }
+        let consumer = Arc::new(Consumer::new(Subscription {
+            tag: Arc::clone(&tag),
+            lane: self.lane,
+            outbox: Arc::clone(&self.outbox),
+            ledger: Arc::clone(&self.ledger),
+            no_ack: consume.no_ack,
+            exclusive: consume.exclusive,
+            priority,
+            prefetch: self.prefetch,
+            arguments,
+            wants_cancel: self.around.wants_cancel,
+            connection: self.around.link.id,
+        }));
+        if !consume.no_wait {
+            self.send(turn, |out, channel| reply::consume_ok(out, channel, &tag));
+        }
+        self.consumers
+            .insert(tag, (Arc::clone(&queue), Arc::clone(&consumer)));
+        self.view.consumers.store(
+            u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+            Relaxed,
+        );
+        queue.subscribe(&consumer, turn)?;
+        Ok(Step::On)
+    }
+
+    /// The tag that the client chose, or one that nobody has.
+    fn consumer_tag(&self, asked: &str) -> Result<Arc<str>, Fault> {
+        if asked.is_empty() {
+            return Ok(format!("amq.ctag-{}", super::topology::random_name()).into());
+        }
+        let is_used = self
+            .consumers
+            .get(asked)
+            .is_some_and(|(_, consumer)| !consumer.is_cancelled())
+            || self
+                .replies
+                .as_ref()
+                .is_some_and(|(_, tag)| **tag == *asked);
+        if is_used {
+            return Err(Fault::connection(
+                ReplyCode::NotAllowed,
+                format!("attempt to reuse consumer tag '{asked}'"),
+            ));
+        }
+        Ok(asked.into())
+    }
+
+    fn consume_replies(&mut self, consume: Consume<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        let tag = self.consumer_tag(consume.consumer_tag)?;
+        if self.replies.is_some() {
+            return Err(Fault::precondition("reply consumer already set"));
+        }
+        if !consume.no_ack {
+            return Err(Fault::precondition("reply consumer cannot acknowledge"));
+        }
+        let token = super::topology::random_name();
+        let consumer = ReplyConsumer {
+            tag: Arc::clone(&tag),
+            lane: self.lane,
+            outbox: Arc::clone(&self.outbox),
+            ledger: Arc::clone(&self.ledger),
+        };
+        self.around.vhost.add_reply_consumer(&token, consumer);
+        if !consume.no_wait {
+            self.send(turn, |out, channel| reply::consume_ok(out, channel, &tag));
+        }
+        self.replies = Some((token, tag));
+        Ok(Step::On)
+    }
+
+    /// What a `reply-to` of [`REPLY_TO`] becomes; None for every other.
+    pub(super) fn reply_address(&self, asked: Option<&[u8]>) -> Result<Option<String>, Fault> {
+        if asked != Some(REPLY_TO.as_bytes()) {
+            return Ok(None);
+        }
+        match &self.replies {
+            Some((token, _)) => Ok(Some(format!("{REPLY_TO_PREFIX}{token}"))),
+            None => Err(Fault::precondition("fast reply consumer does not exist")),
+        }
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        tag: &str,
+        no_wait: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        if let Some((queue, consumer)) = self.consumers.remove(tag) {
+            queue.unsubscribe(&consumer, turn)?;
+            self.view.consumers.store(
+                u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+                Relaxed,
+            );
+        } else if let Some((token, _)) = self.replies.take_if(|(_, own)| **own == *tag) {
+            self.around.vhost.remove_reply_consumer(&token);
+        }
+        if !no_wait {
+            self.send(turn, |out, channel| reply::cancel_ok(out, channel, tag));
+        }
+        Ok(Step::On)
+    }
+
+    pub(super) fn get(
+        &mut self,
+        queue: &str,
+        no_ack: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = self.queue_name(queue)?;
+        access::check_read_queue(&self.around, &name)?;
+        let queue = self.around.vhost.queue_or_fault(&name)?;
+        queue.check_access(self.around.link.id)?;
+        let taking = if no_ack {
+            Taking::Acked
+        } else {
+            Taking::Unsettled
+        };
+        match queue.get(&self.ledger, taking, turn)? {
+            Got::Empty => self.send(turn, reply::get_empty),
+            Got::Loading => return Ok(Step::Again),
+            Got::Delivery {
+                tag,
+                message,
+                redelivered,
+                left,
+            } => {
+                self.view.counters.got.add_alone(1);
+                let left = u32::try_from(left).unwrap_or(u32::MAX);
+                self.outbox.write(turn, |out| {
+                    content::get_ok(out, self.lane, (tag, redelivered), left, message.content())
+                });
+            }
+        }
+        Ok(Step::On)
+    }
+}
+
+/// A table of arguments, or 502.
+pub(super) fn decode(raw: &[u8]) -> Result<Table, Fault> {
+    Table::decode(raw).map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))
+}
+
+fn priority(arguments: &Table, queue: &Queue) -> Result<i32, Fault> {
+    match arguments.get("x-priority") {
+        None => Ok(0),
+        Some(value) => match value.as_integer() {
+            Some(priority) => Ok(i32::try_from(priority).unwrap_or(if priority < 0 {
+                i32::MIN
+            } else {
+                i32::MAX
+            })),
+            None => {
+                let place = format!("queue '{}' in vhost '{}'", queue.name(), queue.vhost());
+                let reason = format!(
+                    "invalid arg 'x-priority' for {place}: \"expected integer, got {}\"",
+                    value.type_name()
+                );
+                Err(Fault::precondition(reason))
+            }
+        },
+    }
+}

@@ -1,0 +1,337 @@
+//! One channel: what its client may say, in which order, and what that does. Relies on `vhost` for everything named and on
+//! `queue` for everything that moves. No await: what must wait is given back to the connection as a [`Step`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::confirms::Confirms;
+use crate::fault::{Fault, ReplyCode};
+use crate::ledger::{Delivery, Ledger};
+use crate::lock::lock;
+use crate::outbox::Outbox;
+use crate::persist::Ticket;
+use crate::queue::Queue;
+use crate::queue::consumer::Consumer;
+use crate::realm::Realm;
+use crate::registry::{ChannelView, Link};
+use crate::turn::Turn;
+use crate::vhost::Vhost;
+use crate::wire::content::Lane;
+use crate::wire::frame::{self, Frame};
+use crate::wire::method::{self, Method};
+use crate::wire::reply;
+
+mod access;
+mod consume;
+mod publish;
+mod routes;
+mod settle;
+mod topology;
+mod transaction;
+
+use publish::Publishing;
+use routes::Routes;
+use transaction::Transaction;
+
+/// What every channel of a connection shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) realm: Arc<Realm>,
+    pub(crate) vhost: Arc<Vhost>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) user: Arc<str>,
+    pub(crate) frame_max: u32,
+    /// The client wants `basic.cancel` when a queue goes.
+    pub(crate) wants_cancel: bool,
+    /// The client wants `connection.blocked` when publishers are held.
+    pub(crate) wants_blocked: bool,
+}
+
+/// What the connection does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    On,
+    /// Send these frames once the store is durable up to the ticket, and read nothing of this connection before.
+    Wait(Ticket, Vec<u8>),
+    /// The same frame again once a queue has loaded its next messages.
+    Again,
+    /// The channel is closed.
+    Closed,
+}
+
+/// How publishes are answered.
+#[derive(Debug)]
+enum Mode {
+    Plain,
+    Confirming(Arc<Confirms>),
+    Transactional(Transaction),
+}
+
+/// Whether the client is listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The server has closed it: everything but `close-ok` is ignored.
+    Closing,
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    around: Surroundings,
+    lane: Lane,
+    outbox: Arc<Outbox>,
+    ledger: Arc<Ledger>,
+    view: Arc<ChannelView>,
+    phase: Phase,
+    mode: Mode,
+    publishing: Publishing,
+    routes: Routes,
+    consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
+    /// Token and tag of the consumer of direct replies.
+    replies: Option<(String, Arc<str>)>,
+    /// What an empty queue name means.
+    last_queue: String,
+    prefetch: u32,
+    /// Used again for each settle.
+    taken: Vec<Delivery>,
+}
+
+impl Channel {
+    pub(crate) fn new(around: Surroundings, number: u16) -> Self {
+        let ledger = Arc::<Ledger>::default();
+        let view = Arc::new(ChannelView::new(number, Arc::clone(&ledger)));
+        around.link.add_channel(&view);
+        around.realm.totals.channels_opened.add(1);
+        Self {
+            lane: Lane {
+                channel: number,
+                frame_max: around.frame_max,
+            },
+            outbox: Arc::clone(&around.link.outbox),
+            ledger,
+            view,
+            phase: Phase::Open,
+            mode: Mode::Plain,
+            publishing: Publishing::default(),
+            routes: Routes::default(),
+            consumers: HashMap::new(),
+            replies: None,
+            last_queue: String::new(),
+            prefetch: 0,
+            taken: Vec::new(),
+            around,
+        }
+    }
+
+    /// Acts on one frame of this channel.
+    pub(crate) fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        if self.phase == Phase::Closing {
+            return self.receive_closing(frame, turn);
+        }
+        match frame.kind {
+            frame::METHOD => self.receive_method(frame.payload, turn),
+            frame::HEADER => self.receive_header(frame.payload, turn),
+            frame::BODY => self.receive_body(frame.payload, turn),
+            _ => Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote())),
+        }
+    }
+
+    /// After `channel.close` by the server, only its answer and a close of the client's own count.
+    fn receive_closing(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        if frame.kind != frame::METHOD {
+            return Ok(Step::On);
+        }
+        match method::decode(frame.payload) {
+            Ok(Method::ChannelCloseOk) => Ok(Step::Closed),
+            Ok(Method::ChannelClose { .. }) => {
+                self.send(turn, |out, channel| reply::bare(out, channel, 20, 41));
+                Ok(Step::On)
+            }
+            _ => Ok(Step::On),
+        }
+    }
+
+    fn receive_method(&mut self, payload: &[u8], turn: &mut Turn) -> Result<Step, Fault> {
+        self.publishing.check_idle()?;
+        let method = method::decode(payload).map_err(undecodable)?;
+        match method {
+            Method::BasicPublish(publish) => {
+                if publish.immediate {
+                    return Err(Fault::connection(
+                        ReplyCode::NotImplemented,
+                        "immediate=true",
+                    ));
+                }
+                self.publishing.begin(publish);
+                Ok(Step::On)
+            }
+            Method::BasicAck { tag, multiple } => self.ack(tag, multiple, turn),
+            Method::BasicNack {
+                tag,
+                multiple,
+                requeue,
+            } => self.nack((tag, multiple), requeue, turn),
+            Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, turn),
+            other => self.receive_other(other, turn),
+        }
+    }
+
+    /// Everything outside the hot path.
+    fn receive_other(&mut self, method: Method<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        match method {
+            Method::ExchangeDeclare(declare) => self.exchange_declare(declare, turn),
+            Method::ExchangeDelete {
+                exchange,
+                if_unused,
+                no_wait,
+            } => self.exchange_delete(exchange, if_unused, no_wait, turn),
+            Method::ExchangeBind(binding) => self.bind_exchange(binding, turn),
+            Method::ExchangeUnbind(binding) => self.unbind_exchange(binding, turn),
+            Method::QueueDeclare(declare) => self.queue_declare(declare, turn),
+            Method::QueueBind(binding) => self.bind_queue(binding, turn),
+            Method::QueueUnbind(binding) => self.unbind_queue(binding, turn),
+            Method::QueuePurge { queue, no_wait } => self.queue_purge(queue, no_wait, turn),
+            Method::QueueDelete {
+                queue,
+                if_unused,
+                if_empty,
+                no_wait,
+            } => self.queue_delete(queue, (if_unused, if_empty), no_wait, turn),
+            Method::BasicQos {
+                size,
+                count,
+                global,
+            } => self.qos(size, count, global, turn),
+            Method::BasicConsume(consume) => self.consume(consume, turn),
+            Method::BasicCancel {
+                consumer_tag,
+                no_wait,
+            } => self.cancel(consumer_tag, no_wait, turn),
+            Method::BasicGet { queue, no_ack } => self.get(queue, no_ack, turn),
+            Method::BasicRecover { requeue } => self.recover(requeue, true, turn),
+            Method::BasicRecoverAsync { requeue } => self.recover(requeue, false, turn),
+            Method::ConfirmSelect { no_wait } => self.confirm_select(no_wait, turn),
+            Method::TxSelect => self.tx_select(turn),
+            Method::TxCommit => self.tx_commit(turn),
+            Method::TxRollback => self.tx_rollback(turn),
+            Method::ChannelFlow { active } => self.flow(active, turn),
+            Method::ChannelClose { .. } => {
+                self.close(turn);
+                self.send(turn, |out, channel| reply::bare(out, channel, 20, 41));
+                Ok(Step::Closed)
+            }
+            Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Step::On),
+            Method::AccessRequest => {
+                self.send(turn, |out, channel| {
+                    reply::MethodFrame::new(out, channel, 30, 11).u16(1).end()
+                });
+                Ok(Step::On)
+            }
+            Method::ChannelOpen => Err(Fault::connection(
+                ReplyCode::ChannelError,
+                "second 'channel.open' seen",
+            )),
+            _ => Err(Fault::connection(
+                ReplyCode::CommandInvalid,
+                "unimplemented method",
+            )),
+        }
+    }
+
+    fn flow(&mut self, active: bool, turn: &mut Turn) -> Result<Step, Fault> {
+        if !active {
+            return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
+        }
+        self.send(turn, |out, channel| {
+            reply::MethodFrame::new(out, channel, 20, 21).u8(1).end()
+        });
+        Ok(Step::On)
+    }
+
+    fn confirm_select(&mut self, no_wait: bool, turn: &mut Turn) -> Result<Step, Fault> {
+        match self.mode {
+            Mode::Transactional(_) => {
+                return Err(Fault::precondition("cannot switch from tx to confirm mode"));
+            }
+            Mode::Confirming(_) => {}
+            Mode::Plain => {
+                let confirms = Arc::new(Confirms::new(Arc::clone(&self.outbox), self.lane.channel));
+                *lock(&self.view.confirms) = Some(Arc::clone(&confirms));
+                self.view.is_confirming.store(true, Relaxed);
+                self.mode = Mode::Confirming(confirms);
+            }
+        }
+        if !no_wait {
+            self.send(turn, |out, channel| reply::bare(out, channel, 85, 11));
+        }
+        Ok(Step::On)
+    }
+
+    /// Appends a frame for this channel.
+    fn send(&self, turn: &mut Turn, append: impl FnOnce(&mut Vec<u8>, u16)) {
+        self.outbox
+            .write(turn, |out| append(out, self.lane.channel));
+    }
+
+    /// A reply that waits for the store where there is something to wait for.
+    fn reply_after(
+        &self,
+        ticket: Ticket,
+        turn: &mut Turn,
+        append: impl FnOnce(&mut Vec<u8>, u16),
+    ) -> Step {
+        if ticket <= self.around.realm.store.durable() {
+            self.send(turn, append);
+            return Step::On;
+        }
+        let mut held = Vec::new();
+        append(&mut held, self.lane.channel);
+        Step::Wait(ticket, held)
+    }
+
+    /// The server closes the channel: its consumers go, its messages return, the client is told.
+    pub(crate) fn fail(&mut self, fault: &Fault, cause: (u16, u16), turn: &mut Turn) {
+        self.close(turn);
+        self.send(turn, |out, channel| {
+            reply::close(out, channel, fault.code.number(), &fault.text(), cause)
+        });
+    }
+
+    /// Ends everything that the channel holds. Nothing of it is delivered to afterwards.
+    pub(crate) fn close(&mut self, turn: &mut Turn) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        self.phase = Phase::Closing;
+        for (queue, consumer) in std::mem::take(&mut self.consumers).into_values() {
+            if let Err(error) = queue.unsubscribe(&consumer, turn) {
+                tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+            }
+        }
+        if let Some((token, _)) = self.replies.take() {
+            self.around.vhost.remove_reply_consumer(&token);
+        }
+        if let Mode::Transactional(transaction) = &mut self.mode {
+            self.ledger.put_back(transaction.take_settled());
+        }
+        self.return_everything(turn);
+        if let Mode::Confirming(confirms) = &self.mode {
+            confirms.abandon();
+        }
+        self.mode = Mode::Plain;
+        *lock(&self.view.confirms) = None;
+        self.around.link.remove_channel(self.lane.channel);
+        self.around.realm.totals.channels_closed.add(1);
+    }
+}
+
+fn undecodable(error: method::MethodError) -> Fault {
+    match error {
+        method::MethodError::Undecodable(text) => Fault::connection(ReplyCode::FrameError, text),
+        method::MethodError::Unknown { class, method } => Fault::connection(
+            ReplyCode::NotImplemented,
+            format!("unknown method {class}.{method}"),
+        ),
+    }
+}

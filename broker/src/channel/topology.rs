@@ -1,0 +1,330 @@
+//! Exchanges, queues and bindings as a client declares and deletes them. Relies on `vhost`.
+
+use super::consume::decode;
+use super::{Channel, Step, access};
+use crate::exchange::{Declaration, Kind};
+use crate::fault::{Fault, ReplyCode};
+use crate::persist::Ticket;
+use crate::queue::arguments::QueueArguments;
+use crate::turn::Turn;
+use crate::vhost::{Bind, Condition, Declare, Destination, strip_breaks};
+use crate::wire::method::{Binding, ExchangeDeclare, QueueDeclare};
+use crate::wire::reply;
+
+/// Twenty-two characters that nobody guesses and nobody has.
+pub(super) fn random_name() -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut random = [0; 22];
+    if getrandom::fill(&mut random).is_err() {
+        tracing::error!("the system gives no randomness");
+    }
+    random
+        .iter()
+        .map(|byte| char::from(LETTERS[usize::from(byte & 63)]))
+        .collect()
+}
+
+fn check_not_default(names: &[&str]) -> Result<(), Fault> {
+    if names.contains(&"") {
+        return Err(Fault::refused(
+            "operation not permitted on the default exchange",
+        ));
+    }
+    Ok(())
+}
+
+impl Channel {
+    /// The name meant: an empty one is the last queue declared on this channel.
+    pub(super) fn queue_name(&self, name: &str) -> Result<String, Fault> {
+        let name = strip_breaks(name);
+        if !name.is_empty() {
+            return Ok(name);
+        }
+        if self.last_queue.is_empty() {
+            return Err(Fault::channel(
+                ReplyCode::NotFound,
+                "no previously declared queue",
+            ));
+        }
+        Ok(self.last_queue.clone())
+    }
+
+    /// A reply that the client may have declined and that may wait for the store.
+    fn done(
+        &self,
+        ticket: Ticket,
+        no_wait: bool,
+        turn: &mut Turn,
+        append: impl FnOnce(&mut Vec<u8>, u16),
+    ) -> Step {
+        if no_wait {
+            return Step::On;
+        }
+        self.reply_after(ticket, turn, append)
+    }
+
+    pub(super) fn exchange_declare(
+        &mut self,
+        declare: ExchangeDeclare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = strip_breaks(declare.exchange);
+        check_not_default(&[&name])?;
+        if declare.passive {
+            let vhost = &self.around.vhost;
+            if vhost.with_exchange(&name, |_| ()).is_none() {
+                return Err(Fault::no_exchange(&name, vhost.name()));
+            }
+            return Ok(
+                self.done(Ticket::NONE, declare.no_wait, turn, |out, channel| {
+                    reply::bare(out, channel, 40, 11)
+                }),
+            );
+        }
+        let kind = Kind::parse(declare.kind).ok_or_else(|| {
+            Fault::connection(
+                ReplyCode::CommandInvalid,
+                format!("unknown exchange type '{}'", declare.kind),
+            )
+        })?;
+        access::check_configure_exchange(&self.around, &name)?;
+        let declaration = Declaration {
+            kind,
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            internal: declare.internal,
+            arguments: decode(declare.arguments)?,
+        };
+        if let Some(alternate) = declaration.alternate() {
+            access::check_read_exchange(&self.around, &name)?;
+            access::check_write_exchange(&self.around, alternate)?;
+        }
+        let ticket = self.around.vhost.declare_exchange(&name, declaration)?;
+        Ok(self.done(ticket, declare.no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 40, 11)
+        }))
+    }
+
+    pub(super) fn exchange_delete(
+        &mut self,
+        name: &str,
+        if_unused: bool,
+        no_wait: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = strip_breaks(name);
+        check_not_default(&[&name])?;
+        access::check_configure_exchange(&self.around, &name)?;
+        let condition = Condition {
+            unused: if_unused,
+            ..Condition::default()
+        };
+        let ticket = self.around.vhost.delete_exchange(&name, condition)?;
+        Ok(self.done(ticket, no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 40, 21)
+        }))
+    }
+
+    fn exchange_binding<'a>(&self, binding: &Binding<'a>) -> Result<Bind<'a>, Fault> {
+        access::check_write_exchange(&self.around, binding.destination)?;
+        access::check_read_exchange(&self.around, binding.source)?;
+        check_not_default(&[binding.destination, binding.source])?;
+        Ok(self.binding(
+            binding,
+            Destination::Exchange(binding.destination.into()),
+            decode(binding.arguments)?,
+        ))
+    }
+
+    fn queue_binding<'a>(&mut self, binding: &Binding<'a>) -> Result<Bind<'a>, Fault> {
+        let name = self.queue_name(binding.destination)?;
+        access::check_write_queue(&self.around, &name)?;
+        access::check_read_exchange(&self.around, binding.source)?;
+        check_not_default(&[binding.source])?;
+        let mut bind = self.binding(
+            binding,
+            Destination::Queue(name.as_str().into()),
+            decode(binding.arguments)?,
+        );
+        // AMQP 0-9-1, queue.bind: where both are empty, the key is the queue's name too.
+        if binding.destination.is_empty() && binding.routing_key.is_empty() {
+            bind.key = name.into_bytes().into();
+        }
+        Ok(bind)
+    }
+
+    fn binding<'a>(
+        &self,
+        binding: &Binding<'a>,
+        destination: Destination,
+        arguments: crate::wire::table::Table,
+    ) -> Bind<'a> {
+        let connection = Some(self.around.link.id);
+        Bind {
+            source: binding.source,
+            destination,
+            key: binding.routing_key.into(),
+            arguments,
+            connection,
+        }
+    }
+
+    pub(super) fn bind_exchange(
+        &mut self,
+        binding: Binding<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let bind = self.exchange_binding(&binding)?;
+        let ticket = self.around.vhost.bind(bind)?;
+        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 40, 31)
+        }))
+    }
+
+    pub(super) fn unbind_exchange(
+        &mut self,
+        binding: Binding<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let bind = self.exchange_binding(&binding)?;
+        let ticket = self.around.vhost.unbind(&bind)?;
+        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 40, 51)
+        }))
+    }
+
+    pub(super) fn bind_queue(
+        &mut self,
+        binding: Binding<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let bind = self.queue_binding(&binding)?;
+        let ticket = self.around.vhost.bind(bind)?;
+        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 50, 21)
+        }))
+    }
+
+    pub(super) fn unbind_queue(
+        &mut self,
+        binding: Binding<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let bind = self.queue_binding(&binding)?;
+        let ticket = self.around.vhost.unbind(&bind)?;
+        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+            reply::bare(out, channel, 50, 51)
+        }))
+    }
+
+    pub(super) fn queue_declare(
+        &mut self,
+        declare: QueueDeclare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        if declare.passive {
+            return self.queue_declare_passive(declare, turn);
+        }
+        let asked = strip_breaks(declare.queue);
+        let is_server_named = asked.is_empty();
+        let name = if is_server_named {
+            format!("amq.gen-{}", random_name())
+        } else {
+            asked
+        };
+        access::check_configure_queue(&self.around, &name)?;
+        let arguments = decode(declare.arguments)?;
+        if let Some(letters) = QueueArguments::parse(&arguments)
+            .ok()
+            .and_then(|arguments| arguments.dead_letters)
+        {
+            access::check_read_queue(&self.around, &name)?;
+            access::check_write_exchange(&self.around, &letters.exchange)?;
+        }
+        let declared = self.around.vhost.declare_queue(
+            Declare {
+                name: &name,
+                durable: declare.durable,
+                exclusive: declare.exclusive,
+                auto_delete: declare.auto_delete,
+                is_server_named,
+                arguments,
+                connection: self.around.link.id,
+                limit: self.around.realm.limits.queues,
+            },
+            turn,
+        )?;
+        self.around.realm.totals.queues_declared.add(1);
+        let (ready, consumers) = declared.queue.counts();
+        self.last_queue.clone_from(&name);
+        Ok(
+            self.done(declared.ticket, declare.no_wait, turn, |out, channel| {
+                reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
+            }),
+        )
+    }
+
+    fn queue_declare_passive(
+        &mut self,
+        declare: QueueDeclare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = self.queue_name(declare.queue)?;
+        let vhost = &self.around.vhost;
+        let (ready, consumers) = if vhost.has_reply_consumer(&name) {
+            (0, 1)
+        } else {
+            let queue = vhost.queue_or_fault(&name)?;
+            queue.check_access(self.around.link.id)?;
+            queue.touch(turn);
+            queue.counts()
+        };
+        self.last_queue.clone_from(&name);
+        Ok(
+            self.done(Ticket::NONE, declare.no_wait, turn, |out, channel| {
+                reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
+            }),
+        )
+    }
+
+    pub(super) fn queue_purge(
+        &mut self,
+        queue: &str,
+        no_wait: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = self.queue_name(queue)?;
+        access::check_read_queue(&self.around, &name)?;
+        let queue = self.around.vhost.queue_or_fault(&name)?;
+        queue.check_access(self.around.link.id)?;
+        let count = queue.purge(turn)?;
+        Ok(self.done(Ticket::NONE, no_wait, turn, |out, channel| {
+            reply::queue_count_ok(out, channel, 31, clamp(count))
+        }))
+    }
+
+    pub(super) fn queue_delete(
+        &mut self,
+        queue: &str,
+        (unused, empty): (bool, bool),
+        no_wait: bool,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        let name = self.queue_name(queue)?;
+        access::check_configure_queue(&self.around, &name)?;
+        let condition = Condition {
+            unused,
+            empty,
+            connection: Some(self.around.link.id),
+        };
+        let (count, ticket) = self.around.vhost.delete_queue(&name, condition, turn)?;
+        self.around.realm.totals.queues_deleted.add(1);
+        Ok(self.done(ticket, no_wait, turn, |out, channel| {
+            reply::queue_count_ok(out, channel, 41, clamp(count))
+        }))
+    }
+}
+
+fn clamp(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,189 @@
+//! The open publisher confirms of one channel: a window of tags, each waiting for a ticket, released in order. Relies on
+//! `outbox`, `turn` and `persist` for tickets.
+//!
+//! A confirm is due when the store has been synced past its ticket, or earlier when its message was consumed and settled
+//! before that (it was never written, and never will be). Acks leave in order, one `multiple` for a run of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use crate::lock::lock;
+use crate::outbox::Outbox;
+use crate::persist::Ticket;
+use crate::turn::Turn;
+use crate::wire::reply;
+
+/// What one publish waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// It is not routed yet: nothing may overtake it.
+    Routing,
+    /// Acked once the store is durable past this point; [`Ticket::NONE`] is past already.
+    Ticket(Ticket),
+    /// A queue refused it: nacked.
+    Refused,
+}
+
+/// Confirms of one channel.
+#[derive(Debug)]
+pub(crate) struct Confirms {
+    window: Mutex<Window>,
+    outbox: Arc<Outbox>,
+    channel: u16,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// The tag of the first in `waiting`.
+    first: u64,
+    waiting: VecDeque<Waiting>,
+    /// A turn has promised to call [`Confirms::release`].
+    release_owed: bool,
+    /// The realm's list of those that wait for the store has this one.
+    is_listed: bool,
+}
+
+/// What is left after a release.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// Must be put on the list of those that wait for the store.
+    Unlisted,
+    Listed,
+}
+
+impl Confirms {
+    pub(crate) fn new(outbox: Arc<Outbox>, channel: u16) -> Self {
+        let window = Window {
+            first: 1,
+            waiting: VecDeque::new(),
+            release_owed: false,
+            is_listed: false,
+        };
+        Self {
+            window: Mutex::new(window),
+            outbox,
+            channel,
+        }
+    }
+
+    /// Takes the tag for a publish that is about to be routed.
+    pub(crate) fn open(self: &Arc<Self>, turn: &mut Turn) -> u64 {
+        let mut window = lock(&self.window);
+        window.waiting.push_back(Waiting::Routing);
+        window.owe(self, turn);
+        window.first + window.waiting.len() as u64 - 1
+    }
+
+    /// Says what the publish with this tag waits for. An earlier [`Confirms::settled`] wins.
+    pub(crate) fn set(&self, tag: u64, waiting: Waiting) {
+        let mut window = lock(&self.window);
+        if let Some(slot) = window.slot(tag)
+            && *slot == Waiting::Routing
+        {
+            *slot = waiting;
+        }
+    }
+
+    /// The message was settled before its commit: nothing is left to wait for.
+    pub(crate) fn settled(self: &Arc<Self>, tag: u64, turn: &mut Turn) {
+        let mut window = lock(&self.window);
+        if let Some(slot) = window.slot(tag) {
+            *slot = Waiting::Ticket(Ticket::NONE);
+            window.owe(self, turn);
+        }
+    }
+
+    /// Sends what is due now that the store is durable up to `durable`.
+    pub(crate) fn release(&self, durable: Ticket, turn: &mut Turn) -> Left {
+        let mut window = lock(&self.window);
+        window.release_owed = false;
+        while let Some(run) = window.take_run(durable) {
+            self.outbox.write(turn, |out| match run {
+                Run::Acks { last, multiple } => reply::ack(out, self.channel, last, multiple),
+                Run::Nacks { last, multiple } => reply::nack(out, self.channel, last, multiple),
+            });
+        }
+        if window.waiting.is_empty() {
+            Left::Nothing
+        } else if std::mem::replace(&mut window.is_listed, true) {
+            Left::Listed
+        } else {
+            Left::Unlisted
+        }
+    }
+
+    /// The same for one on the realm's list; true when it must stay there.
+    pub(crate) fn release_listed(&self, durable: Ticket, turn: &mut Turn) -> bool {
+        lock(&self.window).is_listed = false;
+        self.release(durable, turn) == Left::Unlisted
+    }
+
+    /// The ticket that the first open confirm waits for.
+    pub(crate) fn next(&self) -> Option<Ticket> {
+        match lock(&self.window).waiting.front()? {
+            Waiting::Ticket(ticket) => Some(*ticket),
+            Waiting::Refused => Some(Ticket::NONE),
+            Waiting::Routing => None,
+        }
+    }
+
+    /// Number of publishes that wait.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.window).waiting.len()
+    }
+
+    /// The channel is gone: nothing is owed any more.
+    pub(crate) fn abandon(&self) {
+        let mut window = lock(&self.window);
+        window.first += window.waiting.len() as u64;
+        window.waiting.clear();
+    }
+}
+
+/// Confirms that leave in one frame.
+enum Run {
+    Acks { last: u64, multiple: bool },
+    Nacks { last: u64, multiple: bool },
+}
+
+impl Window {
+    fn slot(&mut self, tag: u64) -> Option<&mut Waiting> {
+        let at = usize::try_from(tag.checked_sub(self.first)?).ok()?;
+        self.waiting.get_mut(at)
+    }
+
+    fn owe(&mut self, confirms: &Arc<Confirms>, turn: &mut Turn) {
+        if !self.release_owed {
+            self.release_owed = true;
+            turn.confirms.push(Arc::clone(confirms));
+        }
+    }
+
+    /// The longest run at the front that is due in the same way.
+    fn take_run(&mut self, durable: Ticket) -> Option<Run> {
+        let is_refusal = match self.waiting.front()? {
+            Waiting::Refused => true,
+            Waiting::Ticket(ticket) if *ticket <= durable => false,
+            Waiting::Ticket(_) | Waiting::Routing => return None,
+        };
+        let due = |waiting: &Waiting| match waiting {
+            Waiting::Refused => is_refusal,
+            Waiting::Ticket(ticket) => !is_refusal && *ticket <= durable,
+            Waiting::Routing => false,
+        };
+        let count = self
+            .waiting
+            .iter()
+            .take_while(|waiting| due(waiting))
+            .count();
+        self.waiting.drain(..count);
+        self.first += count as u64;
+        let (last, multiple) = (self.first - 1, count > 1);
+        Some(if is_refusal {
+            Run::Nacks { last, multiple }
+        } else {
+            Run::Acks { last, multiple }
+        })
+    }
+}

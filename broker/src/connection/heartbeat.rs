@@ -1,0 +1,58 @@
+//! Heartbeats in both directions. Relies on `registry` for what was sent and received.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use crate::realm::Realm;
+use crate::registry::Link;
+use crate::wire::frame;
+
+/// Half-intervals without a byte after which a peer counts as gone: two whole intervals and one for the way.
+const SILENT: u32 = 5;
+
+/// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer that is silent.
+pub(super) fn start(realm: &Arc<Realm>, link: &Arc<Link>) -> JoinHandle<()> {
+    let (realm, link) = (Arc::clone(realm), Arc::clone(link));
+    tokio::spawn(async move {
+        let seconds = link.session.get().map_or(0, |session| session.heartbeat_s);
+        if seconds > 0 {
+            beat(
+                &realm,
+                &link,
+                Duration::from_millis(u64::from(seconds) * 500),
+            )
+            .await;
+        }
+    })
+}
+
+async fn beat(realm: &Arc<Realm>, link: &Arc<Link>, half: Duration) {
+    let mut ticks = tokio::time::interval(half);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let (mut sent, mut received, mut silent) = (link.sent.get(), link.received.get(), 0);
+    loop {
+        ticks.tick().await;
+        if std::mem::replace(&mut sent, link.sent.get()) == link.sent.get() {
+            let mut turn = realm.turn();
+            link.outbox.write(&mut turn, frame::heartbeat);
+            realm.end(turn);
+        }
+        // A connection that is not read from, because publishers wait, cannot be heard either.
+        if std::mem::replace(&mut received, link.received.get()) != link.received.get()
+            || link.is_blocked.load(Relaxed)
+        {
+            silent = 0;
+            continue;
+        }
+        silent += 1;
+        if silent >= SILENT {
+            tracing::info!(connection = %link.name, "dropped: no heartbeat");
+            return link.cut();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! One connection: handshake, then frames until it ends, then everything that it held is let go. Relies on `channel` and
+//! `registry`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::lock::lock;
+use crate::realm::Realm;
+use crate::registry::{Endpoint, Link};
+use crate::turn::now_ms;
+use crate::users::Origin;
+
+mod handshake;
+mod heartbeat;
+mod input;
+mod reader;
+mod writer;
+
+use input::Input;
+
+pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A socket that was accepted.
+pub(crate) struct Accepted {
+    pub(crate) read: ReadHalf,
+    pub(crate) write: WriteHalf,
+    pub(crate) peer: Endpoint,
+    pub(crate) local: Endpoint,
+    pub(crate) is_tls: bool,
+}
+
+/// Where the client sits, as far as `guest` is concerned.
+fn origin(peer: &Endpoint) -> Origin {
+    let is_local = peer.port == 0
+        || peer
+            .host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback());
+    if is_local {
+        Origin::Loopback
+    } else {
+        Origin::Elsewhere
+    }
+}
+
+/// Serves one client to its end.
+pub(crate) async fn serve(realm: Arc<Realm>, accepted: Accepted) {
+    let origin = origin(&accepted.peer);
+    let link = Arc::new(Link::new(
+        realm.next_id(),
+        (accepted.peer, accepted.local),
+        accepted.is_tls,
+        now_ms(),
+    ));
+    lock(&realm.links).insert(link.id, Arc::clone(&link));
+    realm.totals.connections_opened.add(1);
+    let writing = tokio::spawn(writer::run(
+        Arc::clone(&realm),
+        Arc::clone(&link),
+        accepted.write,
+    ));
+    let mut input = Input::new(accepted.read);
+    let greeting = handshake::run(&realm, &link, origin, &mut input);
+    match tokio::time::timeout(realm.limits.handshake, greeting).await {
+        Ok(Ok(around)) => {
+            tracing::info!(connection = %link.name, user = %around.user, vhost = %around.vhost.name(), "open");
+            let beating = heartbeat::start(&realm, &link);
+            reader::run(around, input).await;
+            beating.abort();
+            tracing::info!(connection = %link.name, "closed");
+        }
+        Ok(Err(end)) => tracing::info!(connection = %link.name, %end, "refused"),
+        Err(_) => {
+            tracing::info!(connection = %link.name, "dropped: the handshake took too long");
+            link.cut();
+        }
+    }
+    link.outbox.finish();
+    lock(&realm.links).remove(&link.id);
+    realm.totals.connections_closed.add(1);
+    // The last frames get a moment to leave; a peer that takes nothing does not keep the task.
+    if tokio::time::timeout(std::time::Duration::from_secs(3), writing)
+        .await
+        .is_err()
+    {
+        link.cut();
+    }
+}

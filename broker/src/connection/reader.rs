@@ -1,0 +1,372 @@
+//! The reading task: one read, all whole frames in it, one turn; then what must be waited for. Relies on `channel`.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Input;
+use crate::channel::{Channel, Step, Surroundings};
+use crate::fault::{Fault, ReplyCode, Scope};
+use crate::persist::Ticket;
+use crate::registry::Ending;
+use crate::turn::Turn;
+use crate::wire::frame::{self, Frame, Parsed};
+use crate::wire::method::{self, Method};
+use crate::wire::reply;
+
+/// How long a client may take to answer `connection.close`.
+const CLOSING: Duration = Duration::from_secs(5);
+/// Longest look away from a queue that is loading.
+const LOADING: Duration = Duration::from_millis(20);
+
+struct Reader {
+    around: Surroundings,
+    /// By number; 0 is never used.
+    channels: Vec<Option<Box<Channel>>>,
+    open: usize,
+    /// It has published, so it is held when publishers are.
+    has_published: bool,
+}
+
+/// Why a turn ended.
+enum Outcome {
+    /// The rest of the frame at the front is missing.
+    Partial(usize),
+    /// The reply waits for the store.
+    Wait(Ticket, Vec<u8>),
+    /// A queue is loading; the same frame again afterwards.
+    Loading,
+    /// Refused; the client must be told.
+    Fault(Fault, (u16, u16)),
+    /// The client closed the connection.
+    Closed,
+}
+
+/// Reads until the connection ends, then lets go of everything it held.
+pub(super) async fn run(around: Surroundings, mut input: Input) {
+    let mut ending = around.link.ending.subscribe();
+    let mut reader = Reader {
+        around,
+        channels: Vec::new(),
+        open: 0,
+        has_published: false,
+    };
+    let (fault, cause) = match reader.read(&mut input, &mut ending).await {
+        Some(told) => told,
+        None => return reader.let_go(None),
+    };
+    tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
+    reader.let_go(Some((&fault, cause)));
+    // What the client still sends is read and dropped until it has answered.
+    let answered = reader.drain(&mut input);
+    if tokio::time::timeout(CLOSING, answered).await.is_err() {
+        reader.around.link.cut();
+    }
+}
+
+impl Reader {
+    /// Some fault when the client must be told why it ends.
+    async fn read(
+        &mut self,
+        input: &mut Input,
+        ending: &mut watch::Receiver<Option<Ending>>,
+    ) -> Option<(Fault, (u16, u16))> {
+        loop {
+            let mut turn = self.around.realm.turn();
+            let outcome = self.take_frames(input, &mut turn);
+            self.around.realm.end(turn);
+            let needed = match outcome {
+                Outcome::Partial(needed) => needed,
+                Outcome::Fault(fault, cause) => return Some((fault, cause)),
+                Outcome::Closed => return None,
+                Outcome::Wait(ticket, frames) => {
+                    if !self.around.realm.durable(ticket).await {
+                        return Some((Fault::store_stopped(), (0, 0)));
+                    }
+                    self.send(|out| out.extend_from_slice(&frames));
+                    continue;
+                }
+                Outcome::Loading => {
+                    let loaded = self.around.realm.loaded.notified();
+                    // Either way the frame is looked at again.
+                    let _ = tokio::time::timeout(LOADING, loaded).await;
+                    continue;
+                }
+            };
+            if self.has_published && self.around.realm.standing().holds_publishers() {
+                tokio::select! {
+                    () = self.hold() => {}
+                    end = ended(ending) => return end,
+                }
+            }
+            tokio::select! {
+                count = input.fill(needed) => match count {
+                    Ok(count) if count > 0 => self.around.link.received.add_alone(count as u64),
+                    _ => return None,
+                },
+                end = ended(ending) => return end,
+            }
+        }
+    }
+
+    fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
+        let mut turn = self.around.realm.turn();
+        self.around.link.outbox.write(&mut turn, append);
+        self.around.realm.end(turn);
+    }
+
+    /// Waits until publishers may go on; tells the client where the reason is one that it can be told.
+    async fn hold(&self) {
+        let mut watch = self.around.realm.alarms.watch();
+        let mut is_told = false;
+        self.around.link.set_blocked(true);
+        loop {
+            let standing = *watch.borrow_and_update();
+            if !standing.holds_publishers() {
+                break;
+            }
+            if let Some(reason) = standing
+                .blocked_reason()
+                .filter(|_| !is_told && self.around.wants_blocked)
+            {
+                is_told = true;
+                self.send(|out| reply::connection_blocked(out, reason));
+            }
+            if watch.changed().await.is_err() {
+                break;
+            }
+        }
+        self.around.link.set_blocked(false);
+        if is_told {
+            self.send(reply::connection_unblocked);
+        }
+    }
+
+    /// Acts on every whole frame that was read.
+    fn take_frames(&mut self, input: &mut Input, turn: &mut Turn) -> Outcome {
+        let frame_max = self.around.frame_max;
+        let mut used = 0;
+        let outcome = loop {
+            let front = match frame::parse(&input.waiting()[used..], frame_max) {
+                Ok(Parsed::Whole(front)) => front,
+                Ok(Parsed::Partial { needed }) => break Outcome::Partial(needed),
+                Err(error) => {
+                    break Outcome::Fault(Fault::connection(ReplyCode::FrameError, error.0), (0, 0));
+                }
+            };
+            let total = front.total();
+            match self.receive(front, turn) {
+                Ok(Step::On) => used += total,
+                Ok(Step::Closed) => {
+                    used += total;
+                    if front.channel == 0 {
+                        break Outcome::Closed;
+                    }
+                    self.forget(front.channel);
+                }
+                Ok(Step::Wait(ticket, frames)) => {
+                    used += total;
+                    break Outcome::Wait(ticket, frames);
+                }
+                Ok(Step::Again) => break Outcome::Loading,
+                Err(fault) => {
+                    used += total;
+                    let cause = if front.kind == frame::METHOD {
+                        method::ids(front.payload)
+                    } else {
+                        (60, 40)
+                    };
+                    match (fault.scope, self.channel(front.channel)) {
+                        (Scope::Channel, Some(channel)) => channel.fail(&fault, cause, turn),
+                        _ => break Outcome::Fault(fault, cause),
+                    }
+                }
+            }
+        };
+        input.consume(used);
+        outcome
+    }
+
+    fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        if frame.channel == 0 {
+            return self.receive_own(frame, turn);
+        }
+        match frame.kind {
+            frame::METHOD | frame::BODY => {}
+            frame::HEADER => self.has_published = true,
+            frame::HEARTBEAT => {
+                return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
+            }
+            _ => {
+                return Err(Fault::connection(
+                    ReplyCode::FrameError,
+                    format!("{}: unknown_frame", frame.quote()),
+                ));
+            }
+        }
+        match self.channel(frame.channel) {
+            Some(channel) => channel.receive(frame, turn),
+            None => self.open_channel(frame, turn),
+        }
+    }
+
+    fn channel(&mut self, number: u16) -> Option<&mut Channel> {
+        self.channels.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// A frame on a channel that is not open: it must open it.
+    fn open_channel(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        if frame.kind != frame::METHOD {
+            return Err(Fault::connection(
+                ReplyCode::ChannelError,
+                "expected 'channel.open'",
+            ));
+        }
+        match method::decode(frame.payload) {
+            Ok(Method::ChannelOpen) => {}
+            // Both sides may have closed at once: the answer to the second close comes to a channel that is gone.
+            Ok(Method::ChannelCloseOk) => return Ok(Step::On),
+            _ => {
+                return Err(Fault::connection(
+                    ReplyCode::ChannelError,
+                    "expected 'channel.open'",
+                ));
+            }
+        }
+        let most = self
+            .around
+            .link
+            .session
+            .get()
+            .map_or(0, |session| session.channel_max);
+        if self.open >= usize::from(most) {
+            let reason = format!(
+                "number of channels opened ({}) has reached the negotiated channel_max ({most})",
+                self.open
+            );
+            return Err(Fault::connection(ReplyCode::NotAllowed, reason));
+        }
+        let slot = usize::from(frame.channel);
+        if self.channels.len() <= slot {
+            self.channels.resize_with(slot + 1, || None);
+        }
+        self.channels[slot] = Some(Box::new(Channel::new(self.around.clone(), frame.channel)));
+        self.open += 1;
+        self.around
+            .link
+            .outbox
+            .write(turn, |out| reply::channel_open_ok(out, frame.channel));
+        Ok(Step::On)
+    }
+
+    fn forget(&mut self, number: u16) {
+        if let Some(slot) = self.channels.get_mut(usize::from(number))
+            && slot.take().is_some()
+        {
+            self.open -= 1;
+        }
+    }
+
+    /// A frame on channel 0.
+    fn receive_own(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+        match frame.kind {
+            frame::HEARTBEAT => return Ok(Step::On),
+            frame::METHOD => {}
+            frame::HEADER | frame::BODY => {
+                return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
+            }
+            _ => {
+                return Err(Fault::connection(
+                    ReplyCode::FrameError,
+                    format!("{}: unknown_frame", frame.quote()),
+                ));
+            }
+        }
+        match method::decode(frame.payload) {
+            Ok(Method::ConnectionClose { .. }) => {
+                self.close_channels(turn);
+                self.around
+                    .link
+                    .outbox
+                    .write(turn, |out| reply::bare(out, 0, 10, 51));
+                Ok(Step::Closed)
+            }
+            Ok(Method::ConnectionUpdateSecret { .. }) => {
+                self.around
+                    .link
+                    .outbox
+                    .write(turn, |out| reply::bare(out, 0, 10, 71));
+                Ok(Step::On)
+            }
+            Ok(Method::ConnectionCloseOk) => Ok(Step::Closed),
+            Err(method::MethodError::Undecodable(text)) => {
+                Err(Fault::connection(ReplyCode::FrameError, text))
+            }
+            _ => Err(Fault::connection(
+                ReplyCode::ChannelError,
+                "unexpected method in connection state running",
+            )),
+        }
+    }
+
+    fn close_channels(&mut self, turn: &mut Turn) {
+        for channel in self.channels.iter_mut().filter_map(Option::as_mut) {
+            channel.close(turn);
+        }
+        self.channels.clear();
+        self.open = 0;
+        self.around
+            .vhost
+            .remove_exclusive(self.around.link.id, turn);
+    }
+
+    /// Returns and deletes what the connection held, and tells the client why when it was the server's doing.
+    fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
+        let mut turn = self.around.realm.turn();
+        self.close_channels(&mut turn);
+        if let Some((fault, cause)) = told {
+            self.around.link.outbox.write(&mut turn, |out| {
+                reply::close(out, 0, fault.code.number(), &fault.text(), cause)
+            });
+        }
+        self.around.realm.end(turn);
+    }
+
+    /// Reads and drops until `connection.close-ok` or the end of the stream.
+    async fn drain(&self, input: &mut Input) {
+        let mut needed = frame::OVERHEAD;
+        loop {
+            match input.front(self.around.frame_max) {
+                Ok(Parsed::Whole(front)) => {
+                    let ids = (front.kind == frame::METHOD && front.channel == 0)
+                        .then(|| method::ids(front.payload));
+                    let total = front.total();
+                    input.consume(total);
+                    match ids {
+                        Some((10, 51)) => return,
+                        Some((10, 50)) => self.send(|out| reply::bare(out, 0, 10, 51)),
+                        _ => {}
+                    }
+                    continue;
+                }
+                Ok(Parsed::Partial { needed: more }) => needed = more,
+                // Frames cannot be told apart any more: everything is dropped.
+                Err(_) => {
+                    let count = input.waiting().len();
+                    input.consume(count);
+                }
+            }
+            if !matches!(input.fill(needed).await, Ok(count) if count > 0) {
+                return;
+            }
+        }
+    }
+}
+
+/// How the server ends the connection: with a fault to tell, or without a word.
+async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> Option<(Fault, (u16, u16))> {
+    match ending.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Ending::Close(fault))) => Some((fault.clone(), (0, 0))),
+        _ => None,
+    }
+}

@@ -1,0 +1,167 @@
+//! Bytes that one connection still has to send, shared by everybody who writes to it. Relies on `queue` for those that
+//! wait for room (weakly) and on tokio's `Notify` for the writer's sleep.
+//!
+//! Whole frames are appended under the lock and the writer takes all of them in one swap. Above the high-water mark the
+//! connection's consumers are unwilling; when the writer has brought it below the low one it pumps the queues that were
+//! turned away.
+//!
+//! # Cost
+//! One uncontended lock and the copy of the frames; no allocation once the buffer has grown.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::Notify;
+
+use crate::lock::lock;
+use crate::queue::Queue;
+use crate::turn::Turn;
+
+/// Unsent bytes above which consumers are turned away.
+const HIGH_BYTES: usize = 512 * 1024;
+/// Unsent bytes below which they are served again.
+const LOW_BYTES: usize = 128 * 1024;
+/// A buffer that grew beyond this is given back once it is empty.
+const KEEP_BYTES: usize = 64 * 1024;
+
+/// The outgoing side of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    unsent: Mutex<Unsent>,
+    /// Bytes in the buffer and in the writer's hands.
+    pending: AtomicUsize,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Unsent {
+    bytes: Vec<u8>,
+    /// Somebody has promised to wake the writer.
+    wake_owed: bool,
+    /// What the writer does once the bytes are gone.
+    ending: Ending,
+    turned_away: Vec<Weak<Queue>>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    Open,
+    /// Send what is here, then close the socket.
+    AfterBytes,
+    /// Nothing more can be sent.
+    Broken,
+}
+
+/// What the writer found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Bytes,
+    Nothing,
+    /// Nothing, and nothing will come.
+    Ended,
+}
+
+impl Outbox {
+    /// Appends frames; the turn wakes the writer when it ends.
+    pub(crate) fn write<R>(
+        self: &Arc<Self>,
+        turn: &mut Turn,
+        append: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> R {
+        let mut unsent = lock(&self.unsent);
+        if unsent.ending == Ending::Broken {
+            return append(&mut Vec::new());
+        }
+        let before = unsent.bytes.len();
+        let result = append(&mut unsent.bytes);
+        let added = unsent.bytes.len() - before;
+        self.pending
+            .store(self.pending.load(Relaxed) + added, Relaxed);
+        if !unsent.wake_owed && added > 0 {
+            unsent.wake_owed = true;
+            turn.owe_wake(self);
+        }
+        result
+    }
+
+    /// True while consumers of this connection should be given more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending.load(Relaxed) < HIGH_BYTES
+    }
+
+    /// Notes that `queue` had something for a consumer here. False when there is room after all, so try again.
+    pub(crate) fn turn_away(&self, queue: &Arc<Queue>) -> bool {
+        let mut unsent = lock(&self.unsent);
+        if self.has_room() {
+            return false;
+        }
+        let queue = Arc::downgrade(queue);
+        if !unsent
+            .turned_away
+            .iter()
+            .any(|other| Weak::ptr_eq(other, &queue))
+        {
+            unsent.turned_away.push(queue);
+        }
+        true
+    }
+
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// The writer's sleep.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Swaps everything unsent into `into`, which must be empty.
+    pub(crate) fn take(&self, into: &mut Vec<u8>) -> Taken {
+        let mut unsent = lock(&self.unsent);
+        unsent.wake_owed = false;
+        if unsent.bytes.is_empty() {
+            return match unsent.ending {
+                Ending::Open => Taken::Nothing,
+                Ending::AfterBytes | Ending::Broken => Taken::Ended,
+            };
+        }
+        std::mem::swap(&mut unsent.bytes, into);
+        Taken::Bytes
+    }
+
+    /// The writer has sent `count` bytes; gives the queues that may be pumped again.
+    pub(crate) fn sent(&self, count: usize) -> Vec<Weak<Queue>> {
+        let mut unsent = lock(&self.unsent);
+        let pending = self.pending.load(Relaxed).saturating_sub(count);
+        self.pending.store(pending, Relaxed);
+        if unsent.bytes.is_empty() && unsent.bytes.capacity() > KEEP_BYTES && pending == 0 {
+            unsent.bytes = Vec::new();
+        }
+        if pending < LOW_BYTES {
+            std::mem::take(&mut unsent.turned_away)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Sends what is here, then closes the socket.
+    pub(crate) fn finish(&self) {
+        let mut unsent = lock(&self.unsent);
+        if unsent.ending == Ending::Open {
+            unsent.ending = Ending::AfterBytes;
+        }
+        drop(unsent);
+        self.wake();
+    }
+
+    /// Nothing can be sent any more; drops what is here.
+    pub(crate) fn break_off(&self) {
+        let mut unsent = lock(&self.unsent);
+        unsent.ending = Ending::Broken;
+        unsent.bytes = Vec::new();
+        unsent.turned_away = Vec::new();
+        drop(unsent);
+        self.wake();
+    }
+}

@@ -1,0 +1,270 @@
+//! Those who wait at the head of a queue, and whose turn it is. Relies on `outbox` and `ledger`, which a consumer carries
+//! so that a queue need not know channels.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use super::Queue;
+use super::line::Entry;
+use crate::ledger::Ledger;
+use crate::outbox::Outbox;
+use crate::turn::Turn;
+use crate::wire::content::{self, Lane};
+use crate::wire::table::Table;
+
+/// One `basic.consume`.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    pub(crate) tag: Arc<str>,
+    pub(crate) lane: Lane,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
+    /// Unsettled deliveries that it may have, 0 for any number.
+    pub(crate) prefetch: u32,
+    pub(crate) arguments: Table,
+    /// The client wants to hear when its queue goes.
+    pub(crate) wants_cancel: bool,
+    pub(crate) connection: u64,
+    unsettled: AtomicU32,
+    is_cancelled: AtomicBool,
+}
+
+/// What a new consumer is made of.
+pub(crate) struct Subscription {
+    pub(crate) tag: Arc<str>,
+    pub(crate) lane: Lane,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
+    pub(crate) prefetch: u32,
+    pub(crate) arguments: Table,
+    pub(crate) wants_cancel: bool,
+    pub(crate) connection: u64,
+}
+
+/// Why a consumer can or cannot be given a message now.
+enum Standing {
+    Willing,
+    /// Its connection has enough unsent bytes.
+    NoRoom,
+    NoCredit,
+}
+
+impl Consumer {
+    pub(crate) fn new(s: Subscription) -> Self {
+        Self {
+            tag: s.tag,
+            lane: s.lane,
+            outbox: s.outbox,
+            ledger: s.ledger,
+            no_ack: s.no_ack,
+            exclusive: s.exclusive,
+            priority: s.priority,
+            prefetch: s.prefetch,
+            arguments: s.arguments,
+            wants_cancel: s.wants_cancel,
+            connection: s.connection,
+            unsettled: AtomicU32::new(0),
+            is_cancelled: AtomicBool::new(false),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        if !self.outbox.has_room() {
+            return Standing::NoRoom;
+        }
+        if self.no_ack {
+            return Standing::Willing;
+        }
+        let has_own = self.prefetch == 0 || self.unsettled.load(Relaxed) < self.prefetch;
+        if has_own && self.ledger.has_credit() {
+            Standing::Willing
+        } else {
+            Standing::NoCredit
+        }
+    }
+
+    /// Hands one message over: a tag in the ledger, then bytes in the outbox, both under the ledger's lock so that tags
+    /// leave in order.
+    pub(crate) fn deliver(self: &Arc<Self>, queue: &Arc<Queue>, entry: Entry, turn: &mut Turn) {
+        let message = entry.message.clone();
+        let redelivered = entry.redelivered;
+        self.ledger.opening(|open| {
+            let tag = if self.no_ack {
+                open.skip()
+            } else {
+                self.unsettled.fetch_add(1, Relaxed);
+                open.open(queue, entry, Some(self))
+            };
+            self.outbox.write(turn, |out| {
+                content::deliver(
+                    out,
+                    self.lane,
+                    self.tag.as_bytes(),
+                    (tag, redelivered),
+                    message.content(),
+                );
+            });
+        });
+    }
+
+    /// A delivery was settled: one credit back.
+    pub(crate) fn credit(&self) {
+        self.unsettled.fetch_sub(1, Relaxed);
+    }
+
+    /// Deliveries that it has not settled.
+    pub(crate) fn unsettled(&self) -> u32 {
+        self.unsettled.load(Relaxed)
+    }
+
+    /// The server cancelled it.
+    pub(crate) fn mark_cancelled(&self) {
+        self.is_cancelled.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Relaxed)
+    }
+}
+
+/// Consumers of one queue: by priority, and in turn among equals.
+#[derive(Debug, Default)]
+pub(crate) struct Consumers {
+    /// Highest priority first; no ring is empty.
+    groups: Vec<(i32, VecDeque<Arc<Consumer>>)>,
+    choice: Choice,
+}
+
+#[derive(Debug, Default)]
+enum Choice {
+    #[default]
+    Everyone,
+    /// Single active consumer: this one until it goes.
+    Single(Option<Arc<Consumer>>),
+}
+
+impl Consumers {
+    pub(crate) fn single_active() -> Self {
+        Self {
+            groups: Vec::new(),
+            choice: Choice::Single(None),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.groups.iter().map(|(_, ring)| ring.len()).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Consumer>> {
+        self.groups.iter().flat_map(|(_, ring)| ring)
+    }
+
+    pub(crate) fn has_exclusive(&self) -> bool {
+        self.iter().any(|consumer| consumer.exclusive)
+    }
+
+    /// True for every consumer unless only one may be active.
+    pub(crate) fn is_active(&self, consumer: &Arc<Consumer>) -> bool {
+        match &self.choice {
+            Choice::Everyone => true,
+            Choice::Single(active) => active
+                .as_ref()
+                .is_some_and(|active| Arc::ptr_eq(active, consumer)),
+        }
+    }
+
+    pub(crate) fn add(&mut self, consumer: Arc<Consumer>) {
+        let at = self
+            .groups
+            .partition_point(|(priority, _)| *priority > consumer.priority);
+        if self
+            .groups
+            .get(at)
+            .is_none_or(|(priority, _)| *priority != consumer.priority)
+        {
+            self.groups.insert(at, (consumer.priority, VecDeque::new()));
+        }
+        self.groups[at].1.push_back(consumer);
+        self.choose();
+    }
+
+    /// Takes a consumer out; false when it was not here.
+    pub(crate) fn remove(&mut self, consumer: &Arc<Consumer>) -> bool {
+        let before = self.len();
+        for (_, ring) in &mut self.groups {
+            ring.retain(|other| !Arc::ptr_eq(other, consumer));
+        }
+        self.groups.retain(|(_, ring)| !ring.is_empty());
+        if let Choice::Single(active) = &mut self.choice
+            && active
+                .as_ref()
+                .is_some_and(|active| Arc::ptr_eq(active, consumer))
+        {
+            *active = None;
+        }
+        self.choose();
+        self.len() < before
+    }
+
+    fn choose(&mut self) {
+        if let Choice::Single(active @ None) = &mut self.choice {
+            *active = self
+                .groups
+                .first()
+                .and_then(|(_, ring)| ring.front())
+                .cloned();
+        }
+    }
+
+    /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps `queue` again.
+    pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
+        if let Choice::Single(active) = &self.choice {
+            return active.as_ref().filter(|active| is_willing(active, queue));
+        }
+        let (group, at) = self.find_willing(queue)?;
+        let ring = &mut self.groups[group].1;
+        ring.rotate_left(at + 1);
+        ring.back()
+    }
+
+    fn find_willing(&self, queue: &Arc<Queue>) -> Option<(usize, usize)> {
+        for (group, (_, ring)) in self.groups.iter().enumerate() {
+            for (at, consumer) in ring.iter().enumerate() {
+                if is_willing(consumer, queue) {
+                    return Some((group, at));
+                }
+            }
+        }
+        None
+    }
+
+    /// Everybody, for a queue that goes.
+    pub(crate) fn take_all(&mut self) -> Vec<Arc<Consumer>> {
+        if let Choice::Single(active) = &mut self.choice {
+            *active = None;
+        }
+        std::mem::take(&mut self.groups)
+            .into_iter()
+            .flat_map(|(_, ring)| ring)
+            .collect()
+    }
+}
+
+fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
+    match consumer.standing() {
+        Standing::Willing => true,
+        Standing::NoCredit => false,
+        Standing::NoRoom => !consumer.outbox.turn_away(queue),
+    }
+}

@@ -1,0 +1,131 @@
+//! Length, time to live, lease: why a message or a queue goes without being asked for. Relies on `state`.
+
+use std::sync::Arc;
+
+use super::Queue;
+use super::arguments::{Overflow, QueueArguments};
+use super::dead_letter::Reason;
+use super::line::Entry;
+use super::message::Message;
+use super::state::State;
+use crate::turn::{DeadLetter, Turn};
+
+/// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0 may still be handed to a
+/// consumer that waits, but not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strictness {
+    Past,
+    Reached,
+}
+
+/// True when one more message would be too many for a queue that refuses instead of dropping.
+pub(super) fn refuses(state: &State, arguments: &QueueArguments, message: &Message) -> bool {
+    if arguments.overflow == Overflow::DropHead {
+        return false;
+    }
+    arguments
+        .max_length
+        .is_some_and(|most| state.line.ready() + 1 > most)
+        || arguments
+            .max_length_bytes
+            .is_some_and(|most| state.line.bytes() + message.body_len() as u64 > most)
+}
+
+/// What `reject-publish-dlx` does with the message beside refusing it.
+pub(super) fn refuse(queue: &Arc<Queue>, state: &mut State, message: &Message, turn: &mut Turn) {
+    state.counters.dropped += 1;
+    let arguments = &queue.identity.arguments;
+    if arguments.overflow == Overflow::RejectPublishDlx && arguments.dead_letters.is_some() {
+        let letter = DeadLetter {
+            queue: Arc::clone(queue),
+            message: message.clone(),
+            reason: Reason::MaxLength,
+            stored: None,
+        };
+        turn.dead.push_back(letter);
+    }
+}
+
+/// Drops what is too old or too much from the head.
+pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
+    while expire(queue, state, turn, Strictness::Reached) {}
+    let arguments = &queue.identity.arguments;
+    if arguments.overflow == Overflow::DropHead {
+        while is_over(state, arguments) {
+            let Some(entry) = state.line.pop() else { break };
+            state.counters.dropped += 1;
+            state.discard(queue, entry, Reason::MaxLength, turn);
+        }
+    }
+    state.want_load(queue, turn);
+    arm(queue, state, turn);
+}
+
+fn is_over(state: &State, arguments: &QueueArguments) -> bool {
+    arguments
+        .max_length
+        .is_some_and(|most| state.line.ready() > most)
+        || arguments
+            .max_length_bytes
+            .is_some_and(|most| state.line.bytes() > most)
+}
+
+/// Takes one expired message from the head of a level; false when there is none.
+pub(super) fn expire(
+    queue: &Arc<Queue>,
+    state: &mut State,
+    turn: &mut Turn,
+    strictness: Strictness,
+) -> bool {
+    if !state.may_expire {
+        return false;
+    }
+    let (ttl, now) = (queue.identity.arguments.message_ttl_ms, turn.now_ms);
+    let is_due = |entry: &Entry| {
+        entry
+            .message
+            .deadline_ms(ttl)
+            .is_some_and(|deadline| match strictness {
+                Strictness::Past => deadline < now,
+                Strictness::Reached => deadline <= now,
+            })
+    };
+    let Some(entry) = state.line.pop_if(is_due) else {
+        return false;
+    };
+    state.counters.expired += 1;
+    state.discard(queue, entry, Reason::Expired, turn);
+    true
+}
+
+/// Asks the clock to call when the next head expires or the lease ends.
+pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
+    if !state.may_expire || state.is_deleted {
+        return;
+    }
+    let arguments = &queue.identity.arguments;
+    let head = state
+        .line
+        .heads()
+        .filter_map(|entry| entry.message.deadline_ms(arguments.message_ttl_ms))
+        .min();
+    let lease = arguments
+        .expires_ms
+        .filter(|_| state.consumers.is_empty())
+        .map(|ms| state.used_ms.saturating_add(ms));
+    let Some(next) = head.into_iter().chain(lease).min() else {
+        return;
+    };
+    if next < state.armed_ms {
+        state.armed_ms = next;
+        turn.timers.push((next, Arc::downgrade(queue)));
+    }
+}
+
+/// True when nobody has used the queue for as long as `x-expires` allows.
+pub(super) fn has_expired(state: &State, arguments: &QueueArguments, now_ms: u64) -> bool {
+    let ends = arguments
+        .expires_ms
+        .map(|ms| state.used_ms.saturating_add(ms));
+    ends.is_some_and(|ends| state.consumers.is_empty() && now_ms >= ends)
+}

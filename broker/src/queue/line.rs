@@ -1,0 +1,377 @@
+//! Ready messages in order, most of a long line's bodies left in the store. Relies on `message` and `persist` (tickets).
+//!
+//! Each priority is a level; a level is, from its head on: messages that came back, a window in memory, and a gap whose
+//! messages lie in the store alone, followed by transient messages that arrived since the gap opened. A gap is closed slice
+//! by slice, by reads that happen without the queue's lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::message::Message;
+use crate::confirms::Confirms;
+use crate::persist::Urgency;
+
+/// Bodies kept in memory per level; beyond it persistent messages are left to the store.
+const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+/// Below this the next slice is read before anybody waits for it.
+const REFILL_BYTES: usize = 6 * 1024 * 1024;
+/// What an entry takes beside its bytes.
+const ENTRY_BYTES: usize = 96;
+
+/// One place in a line.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) position: u64,
+    pub(crate) message: Message,
+    pub(crate) level: u8,
+    pub(crate) redelivered: bool,
+    pub(crate) keeping: Keeping,
+    /// The publisher's open confirm, released early when this message is settled before its commit.
+    pub(crate) confirm: Option<(Arc<Confirms>, u64)>,
+}
+
+/// What the store has to do with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// Transient message or queue.
+    Never,
+    /// To be appended unless it is consumed at once.
+    Due(Urgency),
+    Kept,
+}
+
+impl Entry {
+    fn footprint(&self) -> usize {
+        self.message.footprint() + ENTRY_BYTES
+    }
+}
+
+/// Messages that are in the store only.
+#[derive(Debug, Default)]
+struct Gap {
+    count: u64,
+    bytes: u64,
+    /// Where the next slice begins.
+    next: u64,
+    /// Grows when what a running read will bring is no longer wanted.
+    epoch: u64,
+    is_loading: bool,
+}
+
+/// What a read of the store is to bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) level: u8,
+    pub(crate) from: u64,
+    pub(crate) epoch: u64,
+    pub(crate) limit_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Level {
+    returned: BTreeMap<u64, Entry>,
+    head: VecDeque<Entry>,
+    head_bytes: usize,
+    gap: Gap,
+    tail: VecDeque<Entry>,
+}
+
+/// What stands at the head of the line.
+pub(crate) enum Head<'a> {
+    Entry(&'a Entry),
+    /// The next message lies in the store and is being read, or should be.
+    InStore,
+    Empty,
+}
+
+impl Level {
+    fn count(&self) -> u64 {
+        (self.returned.len() + self.head.len() + self.tail.len()) as u64 + self.gap.count
+    }
+
+    fn front(&self) -> Head<'_> {
+        let returned = self.returned.first_key_value().map(|(_, entry)| entry);
+        match (returned, self.head.front()) {
+            (Some(returned), Some(head)) => Head::Entry(if returned.position < head.position {
+                returned
+            } else {
+                head
+            }),
+            (Some(entry), None) | (None, Some(entry)) => Head::Entry(entry),
+            (None, None) if self.gap.count > 0 => Head::InStore,
+            (None, None) => Head::Empty,
+        }
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        let is_returned = match (self.returned.first_key_value(), self.head.front()) {
+            (Some((&position, _)), Some(head)) => position < head.position,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if is_returned {
+            return self.returned.pop_first().map(|(_, entry)| entry);
+        }
+        let entry = self.head.pop_front()?;
+        self.head_bytes -= entry.footprint();
+        Some(entry)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let is_kept = entry.keeping == Keeping::Kept;
+        if is_kept && (self.gap.count > 0 || self.head_bytes >= WINDOW_BYTES) {
+            if self.gap.count == 0 {
+                self.gap.next = entry.position;
+            }
+            self.gap.count += 1;
+            self.gap.bytes += entry.message.body_len() as u64;
+        } else if self.gap.count > 0 {
+            self.tail.push_back(entry);
+        } else {
+            self.head_bytes += entry.footprint();
+            self.head.push_back(entry);
+        }
+    }
+
+    fn wants(&mut self, level: u8) -> Option<Wanted> {
+        if self.gap.count == 0 || self.gap.is_loading || self.head_bytes >= REFILL_BYTES {
+            return None;
+        }
+        self.gap.is_loading = true;
+        Some(Wanted {
+            level,
+            from: self.gap.next,
+            epoch: self.gap.epoch,
+            limit_bytes: WINDOW_BYTES / 4,
+        })
+    }
+
+    fn fill(&mut self, slice: Vec<Entry>) {
+        self.gap.is_loading = false;
+        if slice.is_empty() {
+            // The store has nothing after all: the count was wrong, and waiting for it would stall the line.
+            self.gap.count = 0;
+            self.gap.bytes = 0;
+        }
+        for entry in slice {
+            self.gap.next = entry.position + 1;
+            self.gap.count = self.gap.count.saturating_sub(1);
+            self.gap.bytes = self
+                .gap
+                .bytes
+                .saturating_sub(entry.message.body_len() as u64);
+            self.move_tail(entry.position);
+            self.head_bytes += entry.footprint();
+            self.head.push_back(entry);
+        }
+        if self.gap.count == 0 {
+            self.gap.bytes = 0;
+            self.move_tail(u64::MAX);
+        }
+    }
+
+    fn move_tail(&mut self, before: u64) {
+        while self
+            .tail
+            .front()
+            .is_some_and(|entry| entry.position < before)
+        {
+            if let Some(entry) = self.tail.pop_front() {
+                self.head_bytes += entry.footprint();
+                self.head.push_back(entry);
+            }
+        }
+    }
+}
+
+/// The ready messages of one queue.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Index is the priority.
+    levels: Box<[Level]>,
+    ready: u64,
+    /// Bodies of all ready messages.
+    bytes: u64,
+}
+
+impl Line {
+    /// A line with the priorities 0 to `max_priority`.
+    pub(crate) fn new(max_priority: u8) -> Self {
+        Self {
+            levels: (0..=max_priority).map(|_| Level::default()).collect(),
+            ready: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Highest priority that the line tells apart.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "there are at most 256 levels"
+    )]
+    pub(crate) fn max_priority(&self) -> u8 {
+        (self.levels.len() - 1) as u8
+    }
+
+    pub(crate) fn ready(&self) -> u64 {
+        self.ready
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready == 0
+    }
+
+    /// Messages that were found in the store when the broker started.
+    pub(crate) fn recovered(&mut self, level: u8, first: u64, count: u64, bytes: u64) {
+        let gap = &mut self.levels[usize::from(level)].gap;
+        (gap.next, gap.count, gap.bytes) = (first, count, bytes);
+        self.ready += count;
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.ready += 1;
+        self.bytes += entry.message.body_len() as u64;
+        self.levels[usize::from(entry.level)].push(entry);
+    }
+
+    /// Puts a message back at its place.
+    pub(crate) fn give_back(&mut self, entry: Entry) {
+        self.ready += 1;
+        self.bytes += entry.message.body_len() as u64;
+        self.levels[usize::from(entry.level)]
+            .returned
+            .insert(entry.position, entry);
+    }
+
+    /// The next message of the highest priority that has one.
+    pub(crate) fn head(&self) -> Head<'_> {
+        for level in self.levels.iter().rev() {
+            match level.front() {
+                Head::Empty => {}
+                head => return head,
+            }
+        }
+        Head::Empty
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        let level = self
+            .levels
+            .iter_mut()
+            .rev()
+            .find(|level| level.count() > 0)?;
+        let entry = level.pop()?;
+        self.ready -= 1;
+        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+        Some(entry)
+    }
+
+    /// The next message of any level whose head `is_due`; other levels are looked at too.
+    pub(crate) fn pop_if(&mut self, is_due: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let level = self
+            .levels
+            .iter_mut()
+            .rev()
+            .find(|level| match level.front() {
+                Head::Entry(entry) => is_due(entry),
+                Head::InStore | Head::Empty => false,
+            })?;
+        let entry = level.pop()?;
+        self.ready -= 1;
+        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+        Some(entry)
+    }
+
+    /// The newest message in memory when it still waits for the store.
+    pub(crate) fn last_due(&mut self, level: u8) -> Option<&mut Entry> {
+        let level = &mut self.levels[usize::from(level)];
+        level
+            .head
+            .back_mut()
+            .filter(|entry| matches!(entry.keeping, Keeping::Due(_)))
+    }
+
+    /// The heads of all levels, as far as they are in memory.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().filter_map(|level| match level.front() {
+            Head::Entry(entry) => Some(entry),
+            Head::InStore | Head::Empty => None,
+        })
+    }
+
+    /// Reads that should be made now; each level has at most one under way.
+    pub(crate) fn wanted(&mut self) -> Option<Wanted> {
+        (0..=self.max_priority())
+            .rev()
+            .find_map(|number| self.levels[usize::from(number)].wants(number))
+    }
+
+    /// True when some level has messages that only the store holds.
+    pub(crate) fn has_gap(&self) -> bool {
+        self.levels.iter().any(|level| level.gap.count > 0)
+    }
+
+    /// Takes what a read brought; false when it is no longer wanted.
+    pub(crate) fn fill(&mut self, wanted: Wanted, slice: Vec<Entry>) -> bool {
+        let level = &mut self.levels[usize::from(wanted.level)];
+        if level.gap.epoch != wanted.epoch {
+            return false;
+        }
+        let before = level.count();
+        level.fill(slice);
+        self.ready = self.ready - before + level.count();
+        true
+    }
+
+    /// A read failed; another may be made.
+    pub(crate) fn load_failed(&mut self, wanted: Wanted) {
+        let gap = &mut self.levels[usize::from(wanted.level)].gap;
+        if gap.epoch == wanted.epoch {
+            gap.is_loading = false;
+        }
+    }
+
+    /// Stretches of each level that only the store holds: level, first position, one past the last.
+    pub(crate) fn gaps(&self, next_position: u64) -> Vec<(u8, u64, u64)> {
+        let gaps = (0u8..)
+            .zip(&self.levels)
+            .filter(|(_, level)| level.gap.count > 0);
+        gaps.map(|(number, level)| (number, level.gap.next, next_position))
+            .collect()
+    }
+
+    /// Empties the line; gives the number of messages that went.
+    pub(crate) fn clear(&mut self) -> u64 {
+        for level in &mut self.levels {
+            let epoch = level.gap.epoch + 1;
+            *level = Level::default();
+            level.gap.epoch = epoch;
+        }
+        self.bytes = 0;
+        std::mem::take(&mut self.ready)
+    }
+
+    /// The first messages, as far as they are in memory, without taking them.
+    pub(crate) fn peek(&self, count: usize) -> Vec<&Entry> {
+        let mut found = Vec::new();
+        for level in self.levels.iter().rev() {
+            let mut entries: Vec<&Entry> = level
+                .returned
+                .values()
+                .chain(level.head.iter().take(count))
+                .collect();
+            entries.sort_by_key(|entry| entry.position);
+            found.extend(entries);
+            if found.len() >= count {
+                break;
+            }
+        }
+        found.truncate(count);
+        found
+    }
+}

@@ -1,0 +1,76 @@
+//! Bringing the next slice of a long line back from the store. Relies on `line` and `persist`; blocks on the disk, so it
+//! runs on a thread of its own.
+
+use std::sync::Arc;
+
+use super::line::{Entry, Keeping, Wanted};
+use super::message::Message;
+use super::{Queue, limits};
+use crate::turn::Turn;
+
+impl Queue {
+    /// Takes over what the store holds of a level: positions from and to before, count and bytes, and how far it was
+    /// delivered.
+    pub(crate) fn recover(
+        &self,
+        level: u8,
+        (first, next): (u64, u64),
+        (ready, bytes): (u64, u64),
+        delivered: Option<u64>,
+    ) {
+        self.with(|state| {
+            state.next_position = state.next_position.max(next);
+            state.delivered_before[usize::from(level)] = delivered;
+            state.line.recovered(level, first, ready, bytes);
+        });
+    }
+
+    /// Asks for the first messages of a queue that was recovered, so that their deadlines are known.
+    pub(crate) fn look_ahead(self: &Arc<Self>, turn: &mut Turn) {
+        self.with(|state| state.want_load(self, turn));
+    }
+
+    /// Reads what `wanted` names and hands out what can be handed out.
+    pub(crate) fn load(self: &Arc<Self>, wanted: Wanted, turn: &mut Turn) {
+        let Some(shelf) = self.shelf() else { return };
+        let read = shelf.read(wanted.level, wanted.from, wanted.limit_bytes);
+        self.with(|state| {
+            let slice = match read {
+                Ok(slice) => slice.into_iter(),
+                Err(error) => {
+                    tracing::error!(queue = %self.name(), %error, "a long queue stands still");
+                    return state.line.load_failed(wanted);
+                }
+            };
+            let before = state
+                .delivered_before
+                .get(usize::from(wanted.level))
+                .copied()
+                .flatten();
+            let entry = |(position, bytes): (u64, bytes::Bytes)| {
+                let message = Message::from_stored(&bytes)
+                    .inspect_err(
+                        |error| tracing::error!(queue = %self.name(), position, %error, "left out"),
+                    )
+                    .ok()?;
+                let redelivered = before.is_some_and(|through| position <= through);
+                Some(Entry {
+                    position,
+                    level: wanted.level,
+                    redelivered,
+                    keeping: Keeping::Kept,
+                    confirm: None,
+                    message,
+                })
+            };
+            let slice: Vec<Entry> = slice.filter_map(entry).collect();
+            state.may_expire |= slice.iter().any(|entry| entry.message.has_ttl());
+            if state.line.fill(wanted, slice) {
+                limits::enforce(self, state, turn);
+            }
+        });
+        if let Err(error) = self.pump(turn) {
+            tracing::debug!(queue = %self.name(), %error, "not handed out");
+        }
+    }
+}

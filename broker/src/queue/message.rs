@@ -1,0 +1,281 @@
+//! A message as it was published: one allocation, immutable, shared by every queue that holds it. Relies on `wire`.
+//!
+//! The bytes are laid out as they are stored and as they will leave again, so neither a delivery nor the store encodes
+//! anything:
+//!
+//! | at | what |
+//! |---|---|
+//! | 0 | version of this layout, 1 |
+//! | 1 | bit 0: persistent |
+//! | 2 | priority |
+//! | 3 | length of the properties, 4 octets |
+//! | 7 | time of publishing, milliseconds since 1970, 8 octets |
+//! | 15 | the message's own time to live in milliseconds, 8 octets, all ones for none |
+//! | 23 | length of the exchange's name |
+//! | 24 | length of the routing key |
+//! | 25 | exchange, routing key, properties (flags and values), body |
+//!
+//! # Cost
+//! One allocation and one copy a message.
+
+use std::sync::Arc;
+
+use crate::wire::content::Content;
+
+const VERSION: u8 = 1;
+const HEAD: usize = 25;
+/// Where the lengths of both names stand, right before the names.
+const NAMES: usize = 23;
+const PERSISTENT: u8 = 1;
+const NO_TTL: u64 = u64::MAX;
+
+/// Stored bytes that are no message of a known layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a stored message has an unknown or damaged layout")]
+pub struct DamagedMessage;
+
+/// What the server itself must know of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Delivery mode 2.
+    pub persistent: bool,
+    /// 0 where the publisher gave none.
+    pub priority: u8,
+    /// Milliseconds since 1970.
+    pub published_ms: u64,
+    /// From the `expiration` property.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A published message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message(Arc<[u8]>);
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("facts", &self.facts())
+            .field("bytes", &self.0.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message that is still arriving, in a buffer that is used again for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    bytes: Vec<u8>,
+}
+
+/// A draft's buffer that grew beyond this is given back.
+const KEEP_BYTES: usize = 64 * 1024;
+
+impl Draft {
+    /// Starts over with the names from `basic.publish`, each at most 255 bytes.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "both came as short strings"
+    )]
+    pub(crate) fn begin(&mut self, exchange: &[u8], routing_key: &[u8]) {
+        self.bytes.clear();
+        let mut head = [0; HEAD];
+        head[0] = VERSION;
+        head[NAMES] = exchange.len() as u8;
+        head[NAMES + 1] = routing_key.len() as u8;
+        self.bytes.extend_from_slice(&head);
+        self.bytes.extend_from_slice(exchange);
+        self.bytes.extend_from_slice(routing_key);
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a header frame is bounded by frame-max"
+    )]
+    pub(crate) fn properties(&mut self, raw: &[u8]) {
+        self.bytes[3..7].copy_from_slice(&(raw.len() as u32).to_be_bytes());
+        self.bytes.extend_from_slice(raw);
+    }
+
+    pub(crate) fn body(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+    }
+
+    /// Both lengths, exchange and routing key: what a route depends on.
+    pub(crate) fn place(&self) -> &[u8] {
+        let names = usize::from(self.bytes[NAMES]) + usize::from(self.bytes[NAMES + 1]);
+        &self.bytes[NAMES..HEAD + names]
+    }
+
+    pub(crate) fn view(&self) -> Content<'_> {
+        content(&self.bytes)
+    }
+
+    /// Makes the message and keeps the buffer.
+    pub(crate) fn finish(&mut self, facts: Facts) -> Message {
+        self.bytes[1] = if facts.persistent { PERSISTENT } else { 0 };
+        self.bytes[2] = facts.priority;
+        self.bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());
+        self.bytes[15..23].copy_from_slice(&facts.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
+        let message = Message(Arc::from(&self.bytes[..]));
+        if self.bytes.capacity() > KEEP_BYTES {
+            self.bytes = Vec::new();
+        }
+        message
+    }
+}
+
+fn content(bytes: &[u8]) -> Content<'_> {
+    let exchange_end = HEAD + usize::from(bytes[NAMES]);
+    let key_end = exchange_end + usize::from(bytes[NAMES + 1]);
+    let properties_end =
+        key_end + u32::from_be_bytes([bytes[3], bytes[4], bytes[5], bytes[6]]) as usize;
+    Content {
+        exchange: &bytes[HEAD..exchange_end],
+        routing_key: &bytes[exchange_end..key_end],
+        properties: &bytes[key_end..properties_end],
+        body: &bytes[properties_end..],
+    }
+}
+
+impl Message {
+    /// Puts a message together outside the hot path. Names longer than 255 bytes are cut.
+    pub(crate) fn assemble(content: Content<'_>, facts: Facts) -> Self {
+        let mut draft = Draft::default();
+        draft.begin(
+            &content.exchange[..content.exchange.len().min(255)],
+            &content.routing_key[..content.routing_key.len().min(255)],
+        );
+        draft.properties(content.properties);
+        draft.body(content.body);
+        draft.finish(facts)
+    }
+
+    /// Takes a message back from the store.
+    pub(crate) fn from_stored(bytes: &[u8]) -> Result<Self, DamagedMessage> {
+        let head = bytes.first_chunk::<HEAD>().ok_or(DamagedMessage)?;
+        let properties = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        if head[0] != VERSION
+            || HEAD + usize::from(head[NAMES]) + usize::from(head[NAMES + 1]) + properties
+                > bytes.len()
+        {
+            return Err(DamagedMessage);
+        }
+        Ok(Self(Arc::from(bytes)))
+    }
+
+    /// The bytes that the store keeps.
+    pub(crate) fn stored(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Octets that this message takes in memory.
+    pub(crate) fn footprint(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn content(&self) -> Content<'_> {
+        content(&self.0)
+    }
+
+    /// Octets of the body.
+    pub(crate) fn body_len(&self) -> usize {
+        self.content().body.len()
+    }
+
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.0[1] & PERSISTENT != 0
+    }
+
+    pub(crate) fn priority(&self) -> u8 {
+        self.0[2]
+    }
+
+    fn u64_at(&self, at: usize) -> u64 {
+        let mut octets = [0; 8];
+        octets.copy_from_slice(&self.0[at..at + 8]);
+        u64::from_be_bytes(octets)
+    }
+
+    pub(crate) fn published_ms(&self) -> u64 {
+        self.u64_at(7)
+    }
+
+    /// When this message dies in a queue that lets nothing live longer than `queue_ttl_ms`.
+    pub(crate) fn deadline_ms(&self, queue_ttl_ms: Option<u64>) -> Option<u64> {
+        let own = Some(self.u64_at(15)).filter(|&ttl| ttl != NO_TTL);
+        let ttl = match (own, queue_ttl_ms) {
+            (Some(own), Some(queue)) => own.min(queue),
+            (own, queue) => own.or(queue)?,
+        };
+        Some(self.published_ms().saturating_add(ttl))
+    }
+
+    /// True when the publisher limited its life.
+    pub(crate) fn has_ttl(&self) -> bool {
+        self.u64_at(15) != NO_TTL
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let ttl = self.u64_at(15);
+        Facts {
+            persistent: self.is_persistent(),
+            priority: self.priority(),
+            published_ms: self.published_ms(),
+            ttl_ms: (ttl != NO_TTL).then_some(ttl),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sample() -> Message {
+        let content = Content {
+            exchange: b"ex",
+            routing_key: b"a.b",
+            properties: b"\x10\0\x02",
+            body: b"hello",
+        };
+        Message::assemble(
+            content,
+            Facts {
+                persistent: true,
+                priority: 7,
+                published_ms: 1000,
+                ttl_ms: Some(50),
+            },
+        )
+    }
+
+    #[test]
+    fn a_message_comes_back_from_the_store_as_it_went() {
+        let message = sample();
+        let back = Message::from_stored(message.stored()).unwrap();
+        assert_eq!(back, message);
+        assert_eq!(back.content().body, b"hello");
+        assert_eq!(back.content().routing_key, b"a.b");
+        assert!(back.is_persistent());
+        assert_eq!(back.priority(), 7);
+    }
+
+    #[test]
+    fn the_smaller_time_to_live_decides() {
+        let message = sample();
+        assert_eq!(message.deadline_ms(None), Some(1050));
+        assert_eq!(message.deadline_ms(Some(10)), Some(1010));
+        assert_eq!(message.deadline_ms(Some(100)), Some(1050));
+    }
+
+    #[test]
+    fn damaged_bytes_are_no_message() {
+        let message = sample();
+        let mut bytes = message.stored().to_vec();
+        bytes[6] = 200;
+        assert_eq!(Message::from_stored(&bytes), Err(DamagedMessage));
+        assert_eq!(Message::from_stored(&bytes[..10]), Err(DamagedMessage));
+        bytes[6] = 3;
+        bytes[0] = 9;
+        assert_eq!(Message::from_stored(&bytes), Err(DamagedMessage));
+    }
+}

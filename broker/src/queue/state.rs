@@ -1,0 +1,276 @@
+//! What a queue's lock guards, and the small steps that its exits share. Relies on `line`, `consumer` and `persist`.
+
+use std::sync::Arc;
+
+use super::arguments::QueueArguments;
+use super::consumer::Consumers;
+use super::dead_letter::Reason;
+use super::limits;
+use super::line::{Entry, Keeping, Line};
+use super::message::Message;
+use super::{Asking, Queue, Settling};
+use crate::persist::{Gone, Stopped, Ticket};
+use crate::turn::{DeadLetter, Turn};
+
+/// Counted since the broker started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Counters {
+    pub published: u64,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub got: u64,
+    pub acked: u64,
+    pub rejected: u64,
+    pub requeued: u64,
+    pub expired: u64,
+    pub dropped: u64,
+}
+
+/// A queue at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Snapshot {
+    pub ready: u64,
+    pub unsettled: u64,
+    pub ready_bytes: u64,
+    pub unsettled_bytes: u64,
+    pub consumers: usize,
+    pub counters: Counters,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) line: Line,
+    pub(crate) consumers: Consumers,
+    pub(crate) counters: Counters,
+    pub(crate) is_deleted: bool,
+    /// When somebody last used it, for `x-expires`.
+    pub(crate) used_ms: u64,
+    /// When the clock has been asked to call, `u64::MAX` for never.
+    pub(crate) armed_ms: u64,
+    /// Some message of it may expire.
+    pub(crate) may_expire: bool,
+    /// The ticket of the append that the running publish made.
+    pub(super) kept_now: Option<Ticket>,
+    pub(super) next_position: u64,
+    /// Messages up to here were delivered before the broker started, by level.
+    pub(super) delivered_before: Vec<Option<u64>>,
+    delivered_now: Option<(u8, u64)>,
+    unsettled: u64,
+    unsettled_bytes: u64,
+}
+
+impl State {
+    pub(super) fn new(arguments: &QueueArguments, now_ms: u64) -> Self {
+        let consumers = if arguments.single_active_consumer {
+            Consumers::single_active()
+        } else {
+            Consumers::default()
+        };
+        let max_priority = arguments.max_priority.unwrap_or(0);
+        Self {
+            line: Line::new(max_priority),
+            consumers,
+            counters: Counters::default(),
+            is_deleted: false,
+            used_ms: now_ms,
+            armed_ms: u64::MAX,
+            may_expire: arguments.message_ttl_ms.is_some() || arguments.expires_ms.is_some(),
+            kept_now: None,
+            next_position: 1,
+            delivered_before: vec![None; usize::from(max_priority) + 1],
+            delivered_now: None,
+            unsettled: 0,
+            unsettled_bytes: 0,
+        }
+    }
+
+    /// A place at the end of the line.
+    pub(super) fn entry(&mut self, queue: &Queue, message: &Message, asking: Asking<'_>) -> Entry {
+        let position = self.next_position;
+        self.next_position += 1;
+        self.kept_now = None;
+        self.may_expire |= message.has_ttl();
+        let is_kept = queue.shelf.is_some() && message.is_persistent();
+        let confirm = match asking {
+            Asking::Confirm(confirms, tag) if is_kept => Some((Arc::clone(confirms), tag)),
+            _ => None,
+        };
+        Entry {
+            position,
+            message: message.clone(),
+            level: message.priority().min(self.line.max_priority()),
+            redelivered: false,
+            keeping: if is_kept {
+                Keeping::Due(asking.urgency())
+            } else {
+                Keeping::Never
+            },
+            confirm,
+        }
+    }
+
+    /// Appends a message to the store unless that is done or not wanted.
+    pub(super) fn keep(&mut self, queue: &Queue, entry: &mut Entry) -> Result<(), Stopped> {
+        let (Keeping::Due(urgency), Some(shelf)) = (entry.keeping, &queue.shelf) else {
+            return Ok(());
+        };
+        self.kept_now =
+            Some(shelf.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+        entry.keeping = Keeping::Kept;
+        Ok(())
+    }
+
+    /// The same for the newest message of a level, when it is still in the line.
+    pub(super) fn keep_last(&mut self, queue: &Queue, level: u8) -> Result<(), Stopped> {
+        let (Some(entry), Some(shelf)) = (self.line.last_due(level), &queue.shelf) else {
+            return Ok(());
+        };
+        if let Keeping::Due(urgency) = entry.keeping {
+            self.kept_now =
+                Some(shelf.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+            entry.keeping = Keeping::Kept;
+        }
+        Ok(())
+    }
+
+    /// A message that is in a client's hands now.
+    pub(super) fn open(&mut self, entry: &Entry) {
+        self.unsettled += 1;
+        self.unsettled_bytes += entry.message.body_len() as u64;
+    }
+
+    /// Ends a delivery that was [`State::open`]ed.
+    pub(super) fn settle(
+        &mut self,
+        queue: &Arc<Queue>,
+        mut entry: Entry,
+        settling: Settling,
+        turn: &mut Turn,
+    ) -> Result<(), Stopped> {
+        self.unsettled = self.unsettled.saturating_sub(1);
+        self.unsettled_bytes = self
+            .unsettled_bytes
+            .saturating_sub(entry.message.body_len() as u64);
+        if self.is_deleted {
+            return Ok(());
+        }
+        match settling {
+            Settling::Ack => {
+                self.counters.acked += 1;
+                self.settle_kept(queue, &entry, turn)
+            }
+            Settling::Reject => {
+                self.counters.rejected += 1;
+                self.discard(queue, entry, Reason::Rejected, turn);
+                Ok(())
+            }
+            Settling::Requeue => {
+                self.counters.requeued += 1;
+                entry.redelivered = true;
+                self.line.give_back(entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// The message is done with: the store forgets it, and a confirm that waited for its commit may go.
+    pub(super) fn settle_kept(
+        &mut self,
+        queue: &Queue,
+        entry: &Entry,
+        turn: &mut Turn,
+    ) -> Result<(), Stopped> {
+        let gone = match (entry.keeping, &queue.shelf) {
+            (Keeping::Kept, Some(shelf)) => shelf.settle(entry.level, entry.position)?,
+            (Keeping::Due(_), _) => Gone::BeforeCommit,
+            _ => Gone::Recorded,
+        };
+        if let (Gone::BeforeCommit, Some((confirms, tag))) = (gone, &entry.confirm) {
+            confirms.settled(*tag, turn);
+        }
+        Ok(())
+    }
+
+    /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it is gone.
+    pub(super) fn discard(
+        &mut self,
+        queue: &Arc<Queue>,
+        entry: Entry,
+        reason: Reason,
+        turn: &mut Turn,
+    ) {
+        if queue.identity.arguments.dead_letters.is_some() {
+            let stored = (entry.keeping == Keeping::Kept).then_some((entry.level, entry.position));
+            turn.dead.push_back(DeadLetter {
+                queue: Arc::clone(queue),
+                message: entry.message,
+                reason,
+                stored,
+            });
+        } else if self.settle_kept(queue, &entry, turn).is_err() {
+            // The store says so itself, once and loudly; the next publish is refused with it.
+            tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
+        }
+    }
+
+    /// Notes that a kept message reached a client, so that its redelivered flag survives a crash.
+    pub(super) fn note_delivered(&mut self, queue: &Queue, entry: &Entry) {
+        self.counters.redelivered += u64::from(entry.redelivered);
+        if entry.keeping != Keeping::Kept || entry.redelivered {
+            return;
+        }
+        if self
+            .delivered_now
+            .is_some_and(|(level, _)| level != entry.level)
+        {
+            self.flush_delivered(queue);
+        }
+        self.delivered_now = Some((entry.level, entry.position));
+    }
+
+    /// Tells the store what [`State::note_delivered`] collected.
+    pub(super) fn flush_delivered(&mut self, queue: &Queue) {
+        if let (Some((level, through)), Some(shelf)) = (self.delivered_now.take(), &queue.shelf) {
+            shelf.delivered(level, through);
+        }
+    }
+
+    /// Asks for the next slice when the line is running out of messages in memory.
+    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
+        if self.line.has_gap()
+            && let Some(wanted) = self.line.wanted()
+        {
+            turn.loads.push((Arc::clone(queue), wanted));
+        }
+    }
+
+    /// Drops every ready message; those in clients' hands stay.
+    pub(super) fn purge(&mut self, queue: &Arc<Queue>, turn: &mut Turn) -> Result<u64, Stopped> {
+        let mut count = 0;
+        if let Some(shelf) = &queue.shelf {
+            while let Some(entry) = self.line.pop() {
+                self.settle_kept(queue, &entry, turn)?;
+                count += 1;
+            }
+            for (level, from, through) in self.line.gaps(self.next_position) {
+                turn.sweeps.push((shelf.clone(), level, from, through));
+            }
+        }
+        count += self.line.clear();
+        limits::arm(queue, self, turn);
+        Ok(count)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            ready: self.line.ready(),
+            unsettled: self.unsettled,
+            ready_bytes: self.line.bytes(),
+            unsettled_bytes: self.unsettled_bytes,
+            consumers: self.consumers.len(),
+            counters: self.counters,
+        }
+    }
+}

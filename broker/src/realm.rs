@@ -1,0 +1,264 @@
+//! What all connections share: vhosts, users, the store and how far it is durable, the clock, limits. Relies on `vhost`,
+//! `persist` and `users`.
+//!
+//! Here a turn ends: dead letters are routed, unused queues go, confirms that are due leave, and writers are woken last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::alarms::{Alarms, Standing};
+use crate::clock::Clock;
+use crate::config::Limits;
+use crate::confirms::{Confirms, Left};
+use crate::fault::Fault;
+use crate::lock::{lock, read, write};
+use crate::persist::{Facts, Store, Ticket};
+use crate::queue::Queue;
+use crate::queue::line::Wanted;
+use crate::registry::Link;
+use crate::stats::Totals;
+use crate::tap::Tap;
+use crate::turn::{Turn, now_ms};
+use crate::users::Users;
+use crate::vhost::{Condition, Vhost};
+
+/// The broker as its connections see it.
+#[derive(Debug)]
+pub struct Realm {
+    pub(crate) limits: Limits,
+    pub(crate) store: Store,
+    pub(crate) facts: Facts,
+    pub(crate) alarms: Arc<Alarms>,
+    pub(crate) clock: Clock,
+    /// Who may enter, and what they may touch.
+    pub users: RwLock<Users>,
+    /// Counted since the start.
+    pub totals: Totals,
+    /// The last messages, for whoever listens.
+    pub tap: Arc<Tap>,
+    vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
+    pub(crate) links: Mutex<HashMap<u64, Arc<Link>>>,
+    next_id: AtomicU64,
+    /// Channels whose confirms wait for the store.
+    awaiting: Mutex<Vec<Arc<Confirms>>>,
+    /// Rings whenever some queue has loaded a slice.
+    pub(crate) loaded: Notify,
+}
+
+/// What a realm is made of.
+pub(crate) struct Parts {
+    pub(crate) limits: Limits,
+    pub(crate) store: Store,
+    pub(crate) facts: Facts,
+    pub(crate) alarms: Arc<Alarms>,
+    pub(crate) users: Users,
+    pub(crate) vhosts: Vec<Vhost>,
+}
+
+impl Realm {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let vhosts = parts
+            .vhosts
+            .into_iter()
+            .map(|vhost| (Arc::clone(vhost.name()), Arc::new(vhost)))
+            .collect();
+        Self {
+            limits: parts.limits,
+            store: parts.store,
+            facts: parts.facts,
+            alarms: parts.alarms,
+            clock: Clock::default(),
+            users: RwLock::new(parts.users),
+            totals: Totals::default(),
+            tap: Arc::default(),
+            vhosts: RwLock::new(vhosts),
+            links: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            awaiting: Mutex::default(),
+            loaded: Notify::new(),
+        }
+    }
+
+    /// A number that no other connection has had.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// The vhost with this name.
+    pub fn vhost(&self, name: &str) -> Option<Arc<Vhost>> {
+        read(&self.vhosts).get(name).cloned()
+    }
+
+    /// Every vhost, by name.
+    pub fn vhosts(&self) -> Vec<Arc<Vhost>> {
+        read(&self.vhosts).values().cloned().collect()
+    }
+
+    pub(crate) fn vhosts_mut<R>(
+        &self,
+        with: impl FnOnce(&mut BTreeMap<Arc<str>, Arc<Vhost>>) -> R,
+    ) -> R {
+        with(&mut write(&self.vhosts))
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.alarms.now()
+    }
+
+    /// A turn that begins now.
+    pub(crate) fn turn(&self) -> Turn {
+        Turn::new(now_ms())
+    }
+
+    /// Pays what a turn owes. No lock may be held.
+    pub(crate) fn end(self: &Arc<Self>, mut turn: Turn) {
+        self.pay(&mut turn);
+        turn.wake_writers();
+    }
+
+    /// The same for a turn that goes on.
+    pub(crate) fn pay(self: &Arc<Self>, turn: &mut Turn) {
+        loop {
+            if let Some(letter) = turn.dead.pop_front() {
+                if let Some(vhost) = self.vhost(letter.queue.vhost()) {
+                    vhost.dead_letter(letter, turn);
+                }
+            } else if let Some(queue) = turn.unused.pop() {
+                if let Some(vhost) = self.vhost(queue.vhost()) {
+                    vhost.remove_unused(&queue, turn);
+                }
+            } else if let Some(confirms) = turn.confirms.pop() {
+                self.release(&confirms, turn);
+            } else {
+                break;
+            }
+        }
+        for (at, queue) in turn.timers.drain(..) {
+            self.clock.arm(at, queue);
+        }
+        for (queue, wanted) in turn.loads.drain(..) {
+            self.load(queue, wanted);
+        }
+        for (shelf, level, from, through) in turn.sweeps.drain(..) {
+            tokio::task::spawn_blocking(move || shelf.sweep(level, from, through));
+        }
+    }
+
+    fn release(&self, confirms: &Arc<Confirms>, turn: &mut Turn) {
+        if confirms.release(self.store.durable(), turn) == Left::Unlisted {
+            lock(&self.awaiting).push(Arc::clone(confirms));
+            // The store may have got there between the two lines: then nobody would come again.
+            if confirms
+                .next()
+                .is_some_and(|ticket| ticket <= self.store.durable())
+            {
+                confirms.release(self.store.durable(), turn);
+            }
+        }
+    }
+
+    /// Releases every confirm that the store's progress has made due.
+    fn release_all(self: &Arc<Self>) {
+        let awaiting = std::mem::take(&mut *lock(&self.awaiting));
+        let (durable, mut turn) = (self.store.durable(), self.turn());
+        let stay: Vec<_> = awaiting
+            .into_iter()
+            .filter(|confirms| confirms.release_listed(durable, &mut turn))
+            .collect();
+        lock(&self.awaiting).extend(stay);
+        self.end(turn);
+    }
+
+    /// Brings the next slice of a long queue back, on a thread that may wait for the disk.
+    fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: Wanted) {
+        let realm = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let mut turn = realm.turn();
+            queue.load(wanted, &mut turn);
+            realm.end(turn);
+            realm.loaded.notify_waiters();
+        });
+    }
+
+    /// Waits until the store is durable up to `ticket`; false when it has stopped.
+    pub(crate) async fn durable(&self, ticket: Ticket) -> bool {
+        if ticket <= self.store.durable() {
+            return true;
+        }
+        let mut watch = self.alarms.watch();
+        let reached = watch
+            .wait_for(|standing| standing.durable >= ticket || standing.is_stopped)
+            .await;
+        reached.is_ok_and(|standing| standing.durable >= ticket)
+    }
+
+    /// Asks for the first messages of every recovered queue.
+    pub(crate) fn look_ahead(self: &Arc<Self>) {
+        let mut turn = self.turn();
+        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+            queue.look_ahead(&mut turn);
+        }
+        self.end(turn);
+    }
+
+    /// Every open connection.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        lock(&self.links).values().cloned().collect()
+    }
+
+    /// Tells every connection to end, and cuts those that are still there after `patience`.
+    pub(crate) async fn end_all(&self, fault: &Fault, patience: Duration) {
+        let links = self.links();
+        for link in &links {
+            link.end(fault.clone());
+        }
+        let gone = async {
+            while !lock(&self.links).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(patience, gone).await.is_err() {
+            for link in self.links() {
+                link.cut();
+            }
+        }
+    }
+
+    /// Releases confirms for as long as the broker runs.
+    pub(crate) async fn run_confirms(self: Arc<Self>) {
+        let mut watch = self.alarms.watch();
+        while watch.changed().await.is_ok() {
+            self.release_all();
+        }
+    }
+
+    /// Looks at queues when they asked for it, for as long as the broker runs.
+    pub(crate) async fn run_clock(self: Arc<Self>) {
+        loop {
+            let due = self.clock.next_due().await;
+            let mut turn = self.turn();
+            for queue in due.iter().filter_map(std::sync::Weak::upgrade) {
+                self.on_time(&queue, &mut turn);
+            }
+            self.end(turn);
+        }
+    }
+
+    fn on_time(&self, queue: &Arc<Queue>, turn: &mut Turn) {
+        match queue.on_time(turn) {
+            Ok(true) => {
+                if let Some(vhost) = self.vhost(queue.vhost())
+                    && let Err(fault) = vhost.remove_queue(queue, Condition::default(), turn)
+                {
+                    tracing::warn!(queue = %queue.name(), %fault, "an expired queue could not be deleted");
+                }
+            }
+            Ok(false) => {}
+            Err(error) => tracing::debug!(queue = %queue.name(), %error, "not looked at"),
+        }
+    }
+}

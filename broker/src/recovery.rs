@@ -1,0 +1,160 @@
+//! From facts to vhosts and users when the broker starts. Relies on `persist`, `vhost` and `users`.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Config, FirstUser};
+use crate::error::StartError;
+use crate::persist::records::{Fact, PermissionFact, UserFact, VhostFact};
+use crate::persist::{Facts, Found, Stopped, Ticket};
+use crate::users::{GUEST, GuestPolicy, PasswordHash, Permissions, Tag, Users};
+use crate::vhost::Vhost;
+
+/// The vhost that always exists.
+const ROOT: &str = "/";
+const ADMINISTRATOR: &str = "administrator";
+
+/// Everything that the facts say.
+pub(crate) struct Recovery {
+    pub(crate) vhosts: Vec<Vhost>,
+    pub(crate) users: Users,
+    /// What was added; the broker is ready when it is durable.
+    pub(crate) ticket: Ticket,
+}
+
+/// Builds vhosts and users from the facts, and adds what every broker has.
+pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Recovery, StartError> {
+    let mut ticket = Ticket::NONE;
+    let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
+    for fact in &found.topology {
+        if let Fact::Vhost(fact) = fact {
+            vhosts.insert(
+                fact.name.clone(),
+                Vhost::new(fact.name.as_str().into(), found.facts.clone()),
+            );
+        }
+    }
+    if !vhosts.contains_key(ROOT) {
+        let fact = VhostFact {
+            name: ROOT.to_owned(),
+            description: "Default virtual host".to_owned(),
+            tags: Vec::new(),
+        };
+        ticket = found.facts.save(&Fact::Vhost(fact))?;
+        vhosts.insert(
+            ROOT.to_owned(),
+            Vhost::new(ROOT.into(), found.facts.clone()),
+        );
+    }
+    // Bindings last: both of their ends must be there.
+    for fact in &found.topology {
+        match fact {
+            Fact::Exchange(fact) => {
+                with(&vhosts, &fact.vhost, |vhost| vhost.recover_exchange(fact))
+            }
+            Fact::Queue(fact) => with(&vhosts, &fact.vhost, |vhost| {
+                vhost.recover_queue(fact, &found.messages, now_ms)
+            }),
+            _ => {}
+        }
+    }
+    for fact in &found.topology {
+        if let Fact::Binding(fact) = fact {
+            with(&vhosts, &fact.vhost, |vhost| vhost.recover_binding(fact));
+        }
+    }
+    let mut users = users(&found.topology, config);
+    if let Some(first) = &config.first_user {
+        ticket = ticket.max(install(&mut users, &found.facts, first)?);
+    }
+    Ok(Recovery {
+        vhosts: vhosts.into_values().collect(),
+        users,
+        ticket,
+    })
+}
+
+fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) {
+    match vhosts.get(name) {
+        Some(vhost) => act(vhost),
+        None => tracing::error!(
+            vhost = name,
+            "something in a vhost that is not there is left out"
+        ),
+    }
+}
+
+fn users(facts: &[Fact], config: &Config) -> Users {
+    let mut users = Users::new(if config.allow_guest {
+        GuestPolicy::LoopbackOnly
+    } else {
+        GuestPolicy::Refused
+    });
+    for fact in facts {
+        if let Fact::User(fact) = fact {
+            let tags = fact.tags.iter().cloned().map(Tag).collect();
+            users.put(&fact.name, PasswordHash::from_bytes(&fact.password), tags);
+        }
+    }
+    for fact in facts {
+        let Fact::Permission(fact) = fact else {
+            continue;
+        };
+        match Permissions::new(&fact.configure, &fact.write, &fact.read) {
+            Ok(permissions) => {
+                if users.permit(&fact.user, &fact.vhost, permissions).is_err() {
+                    tracing::warn!(user = %fact.user, "permissions of nobody are left out");
+                }
+            }
+            Err(error) => tracing::error!(user = %fact.user, %error, "permissions are left out"),
+        }
+    }
+    // Nothing of guest is stored: the flag of this start alone decides.
+    if config.allow_guest
+        && let Ok(hash) = PasswordHash::new(GUEST.as_bytes())
+    {
+        users.put(GUEST, Some(hash), vec![Tag(ADMINISTRATOR.to_owned())]);
+        if users.permit(GUEST, ROOT, Permissions::all()).is_err() {
+            tracing::error!("guest has no permissions");
+        }
+    }
+    users
+}
+
+/// Makes the first user, or brings its password up to date.
+fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket, StartError> {
+    let is_current = users
+        .get(&first.name)
+        .and_then(|user| user.password.as_ref())
+        .is_some_and(|hash| hash.is_of(first.password.as_bytes()));
+    if is_current {
+        return Ok(Ticket::NONE);
+    }
+    let hash =
+        PasswordHash::new(first.password.as_bytes()).map_err(|_| StartError::NoRandomness)?;
+    let tags = vec![ADMINISTRATOR.to_owned()];
+    let fact = UserFact {
+        name: first.name.clone(),
+        password: hash.as_bytes().to_vec(),
+        tags: tags.clone(),
+    };
+    users.put(&first.name, Some(hash), tags.into_iter().map(Tag).collect());
+    if users.permit(&first.name, ROOT, Permissions::all()).is_err() {
+        tracing::error!(user = %first.name, "the first user has no permissions");
+    }
+    let all = || ".*".to_owned();
+    let permission = PermissionFact {
+        user: first.name.clone(),
+        vhost: ROOT.to_owned(),
+        configure: all(),
+        write: all(),
+        read: all(),
+    };
+    facts.save(&Fact::User(fact))?;
+    Ok(facts.save(&Fact::Permission(permission))?)
+}
+
+impl From<Stopped> for StartError {
+    fn from(error: Stopped) -> Self {
+        Self::Store(error.to_string())
+    }
+}

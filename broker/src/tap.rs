@@ -1,0 +1,115 @@
+//! The last publishes and settles, for whoever listens. Relies on nothing.
+//!
+//! # Cost
+//! One relaxed load a publish while nobody listens.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::broadcast;
+
+use crate::lock::lock;
+
+/// Entries that are kept.
+pub const KEPT: usize = 10_000;
+/// Bytes of a body that an entry shows.
+pub const EXCERPT_BYTES: usize = 4096;
+const BUFFERED: usize = 1024;
+
+/// What happened to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// It was published.
+    Published,
+    /// A consumer acked it.
+    Acked,
+    /// A consumer rejected it or gave it back.
+    Returned,
+}
+
+/// One line of the tap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What happened.
+    pub what: What,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// The vhost.
+    pub vhost: Box<str>,
+    /// The exchange it was published to.
+    pub exchange: Box<[u8]>,
+    /// The routing key.
+    pub routing_key: Box<[u8]>,
+    /// The queue that it was settled in.
+    pub queue: Option<Box<str>>,
+    /// Raw properties: flags and values.
+    pub properties: Box<[u8]>,
+    /// The first [`EXCERPT_BYTES`] of the body.
+    pub excerpt: Box<[u8]>,
+    /// Octets of the whole body.
+    pub body_bytes: u64,
+}
+
+/// A window on the traffic.
+#[derive(Debug)]
+pub struct Tap {
+    listeners: AtomicUsize,
+    kept: Mutex<VecDeque<Seen>>,
+    live: broadcast::Sender<Seen>,
+}
+
+impl Default for Tap {
+    fn default() -> Self {
+        Self {
+            listeners: AtomicUsize::new(0),
+            kept: Mutex::default(),
+            live: broadcast::Sender::new(BUFFERED),
+        }
+    }
+}
+
+/// Somebody who listens; the tap runs while one exists.
+#[derive(Debug)]
+pub struct Listener {
+    tap: Arc<Tap>,
+    /// What comes from here on; a slow listener misses the oldest.
+    pub live: broadcast::Receiver<Seen>,
+}
+
+impl Tap {
+    /// True while somebody listens.
+    pub fn is_open(&self) -> bool {
+        self.listeners.load(Relaxed) > 0
+    }
+
+    /// Begins to listen, and gives what was seen before.
+    pub fn listen(self: &Arc<Self>) -> (Listener, Vec<Seen>) {
+        self.listeners.fetch_add(1, Relaxed);
+        let live = self.live.subscribe();
+        (
+            Listener {
+                tap: Arc::clone(self),
+                live,
+            },
+            lock(&self.kept).iter().cloned().collect(),
+        )
+    }
+
+    pub(crate) fn note(&self, seen: Seen) {
+        let mut kept = lock(&self.kept);
+        if kept.len() >= KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(seen.clone());
+        drop(kept);
+        // Nobody being there any more is no failure.
+        let _ = self.live.send(seen);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.tap.listeners.fetch_sub(1, Relaxed);
+    }
+}

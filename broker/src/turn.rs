@@ -1,0 +1,80 @@
+//! What one piece of work owes to others when it ends: writers to wake, dead letters to route, queues to remove, timers
+//! to set. Relies on `outbox`, `queue` and `vhost`.
+//!
+//! A turn is one read of a connection, one firing of the clock, one call from outside. Nothing that it collects is acted
+//! on while a lock is held, so a queue never locks another queue.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::confirms::Confirms;
+use crate::outbox::Outbox;
+use crate::persist::Shelf;
+use crate::queue::Queue;
+use crate::queue::dead_letter::Reason;
+use crate::queue::line::Wanted;
+use crate::queue::message::Message;
+
+/// A message that left a queue without being consumed, from a queue that says where such messages go.
+#[derive(Debug)]
+pub(crate) struct DeadLetter {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) message: Message,
+    pub(crate) reason: Reason,
+    /// Level and position to settle in the store once the letter has its new place.
+    pub(crate) stored: Option<(u8, u64)>,
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Debts of the work in hand. Must be ended by the realm.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// One reading of the clock for the whole turn.
+    pub(crate) now_ms: u64,
+    wakes: Vec<Arc<Outbox>>,
+    pub(crate) dead: VecDeque<DeadLetter>,
+    /// Auto-delete queues whose last consumer left.
+    pub(crate) unused: Vec<Arc<Queue>>,
+    /// Queues that want to be looked at by the clock.
+    pub(crate) timers: Vec<(u64, Weak<Queue>)>,
+    /// Queues whose next messages must be read from the store.
+    pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
+    /// Purged stretches that only the store holds: shelf, level, first position, one past the last.
+    pub(crate) sweeps: Vec<(Shelf, u8, u64, u64)>,
+    /// Channels whose confirms may be due.
+    pub(crate) confirms: Vec<Arc<Confirms>>,
+}
+
+impl Turn {
+    pub(crate) fn new(now_ms: u64) -> Self {
+        Self {
+            now_ms,
+            wakes: Vec::new(),
+            dead: VecDeque::new(),
+            unused: Vec::new(),
+            timers: Vec::new(),
+            loads: Vec::new(),
+            sweeps: Vec::new(),
+            confirms: Vec::new(),
+        }
+    }
+
+    pub(crate) fn owe_wake(&mut self, outbox: &Arc<Outbox>) {
+        self.wakes.push(Arc::clone(outbox));
+    }
+
+    /// Wakes every writer that got bytes.
+    pub(crate) fn wake_writers(&mut self) {
+        for outbox in self.wakes.drain(..) {
+            outbox.wake();
+        }
+    }
+}

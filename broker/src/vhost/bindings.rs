@@ -1,0 +1,187 @@
+//! Binding and unbinding: queues and exchanges to exchanges. Relies on `exchanges` for those that go with their last
+//! binding.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Destination, Tables, Vhost};
+use crate::exchange::{Binding, Bound, Exchange, Unbound};
+use crate::fault::Fault;
+use crate::lock::write;
+use crate::persist::Ticket;
+use crate::wire::table::Table;
+
+/// A binding that somebody wants to exist, or to be gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Bind<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) destination: Destination,
+    pub(crate) key: Cow<'a, [u8]>,
+    pub(crate) arguments: Table,
+    /// The connection that asks, None for the server itself.
+    pub(crate) connection: Option<u64>,
+}
+
+impl Vhost {
+    /// Makes a binding; one that is there already stays.
+    pub(crate) fn bind(&self, bind: Bind<'_>) -> Result<Ticket, Fault> {
+        let mut tables = write(&self.tables);
+        if !tables.exchanges.contains_key(bind.source) {
+            return Err(Fault::no_exchange(bind.source, &self.name));
+        }
+        let is_durable = self.check_destination(&tables, &bind)?;
+        let Some((source, exchange)) = tables.exchanges.get_key_value(bind.source) else {
+            return Err(Fault::no_exchange(bind.source, &self.name));
+        };
+        let (source, is_durable) = (
+            Arc::clone(source),
+            is_durable && exchange.declaration().durable,
+        );
+        let Some(exchange) = tables.exchanges.get_mut(bind.source) else {
+            return Err(Fault::no_exchange(bind.source, &self.name));
+        };
+        let bound = exchange
+            .bind(&bind.destination, &bind.key, bind.arguments.clone())
+            .map_err(|error| Fault::precondition(error.to_string()))?;
+        let ticket = match (bound, is_durable) {
+            (_, false) => Ticket::NONE,
+            (Bound::AlreadyThere, true) => self.note_change(Ticket::NONE),
+            (Bound::New, true) => {
+                let binding = Binding {
+                    destination: &bind.destination,
+                    key: &bind.key,
+                    arguments: &bind.arguments,
+                };
+                self.note_change(self.facts.save(&self.binding_fact(bind.source, binding))?)
+            }
+        };
+        tables
+            .sources
+            .entry(bind.destination)
+            .or_default()
+            .insert(source);
+        self.move_on();
+        Ok(ticket)
+    }
+
+    /// Takes a binding away. One that is not there, or whose ends are not, counts as gone.
+    pub(crate) fn unbind(&self, bind: &Bind<'_>) -> Result<Ticket, Fault> {
+        let mut tables = write(&self.tables);
+        if let (Destination::Queue(name), Some(connection)) = (&bind.destination, bind.connection)
+            && let Some(queue) = tables.queues.get(name)
+        {
+            queue.check_access(connection)?;
+        }
+        let Some(exchange) = tables.exchanges.get_mut(bind.source) else {
+            return Ok(Ticket::NONE);
+        };
+        if exchange.unbind(&bind.destination, &bind.key, &bind.arguments) == Unbound::NotThere {
+            return Ok(Ticket::NONE);
+        }
+        let (is_last, is_auto_delete) = (exchange.is_unused(), exchange.declaration().auto_delete);
+        if exchange.bindings_to(&bind.destination).next().is_none() {
+            tables.forget_source(&bind.destination, bind.source);
+        }
+        let binding = Binding {
+            destination: &bind.destination,
+            key: &bind.key,
+            arguments: &bind.arguments,
+        };
+        let mut ticket = match tables.exchanges.get(bind.source) {
+            Some(exchange) => self.forget_binding(&tables, exchange, binding)?,
+            None => Ticket::NONE,
+        };
+        if is_last && is_auto_delete {
+            ticket = ticket.max(self.drop_exchange(&mut tables, bind.source)?);
+        }
+        self.move_on();
+        Ok(self.note_change(ticket))
+    }
+
+    /// Whether the destination is there and may be used, and whether it outlives the broker.
+    fn check_destination(&self, tables: &Tables, bind: &Bind<'_>) -> Result<bool, Fault> {
+        match &bind.destination {
+            Destination::Queue(name) => {
+                let queue = tables
+                    .queues
+                    .get(name)
+                    .ok_or_else(|| Fault::no_queue(name, &self.name))?;
+                if let Some(connection) = bind.connection {
+                    queue.check_access(connection)?;
+                }
+                Ok(queue.shelf().is_some())
+            }
+            Destination::Exchange(name) => {
+                let exchange = tables
+                    .exchanges
+                    .get(name)
+                    .ok_or_else(|| Fault::no_exchange(name, &self.name))?;
+                Ok(exchange.declaration().durable)
+            }
+        }
+    }
+
+    /// Takes every binding to a destination away, and the auto-delete exchanges whose last one that was.
+    pub(super) fn detach(
+        &self,
+        tables: &mut Tables,
+        destination: &Destination,
+    ) -> Result<Ticket, Fault> {
+        let mut ticket = Ticket::NONE;
+        for source in tables.sources.remove(destination).unwrap_or_default() {
+            let Some(exchange) = tables.exchanges.get_mut(&source) else {
+                continue;
+            };
+            let removed = exchange.remove_destination(destination);
+            let goes = exchange.is_unused() && exchange.declaration().auto_delete;
+            if exchange.declaration().durable {
+                for (key, arguments) in &removed {
+                    let binding = Binding {
+                        destination,
+                        key,
+                        arguments,
+                    };
+                    ticket = ticket.max(self.facts.forget(&self.binding_fact(&source, binding))?);
+                }
+            }
+            if goes {
+                ticket = ticket.max(self.drop_exchange(tables, &source)?);
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Takes a binding's fact away where it may have one.
+    pub(super) fn forget_binding(
+        &self,
+        tables: &Tables,
+        source: &Exchange<Destination>,
+        binding: Binding<'_, Destination>,
+    ) -> Result<Ticket, Fault> {
+        let is_kept = match binding.destination {
+            Destination::Queue(name) => tables
+                .queues
+                .get(name)
+                .is_some_and(|queue| queue.shelf().is_some()),
+            Destination::Exchange(_) => true,
+        };
+        if !is_kept || !source.declaration().durable {
+            return Ok(Ticket::NONE);
+        }
+        Ok(self
+            .facts
+            .forget(&self.binding_fact(source.name(), binding))?)
+    }
+}
+
+impl Tables {
+    /// The exchange has no binding to the destination any more.
+    pub(super) fn forget_source(&mut self, destination: &Destination, source: &str) {
+        if let Some(sources) = self.sources.get_mut(destination) {
+            sources.remove(source);
+            if sources.is_empty() {
+                self.sources.remove(destination);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Messages that the server itself publishes: dead letters, and what comes by the management API. Relies on `routing`.
+
+use super::{Route, Vhost};
+use crate::fault::Fault;
+use crate::persist::Stopped;
+use crate::queue::dead_letter::{Death, is_cycle};
+use crate::queue::message::{Facts, Message};
+use crate::queue::{Asking, Outcome};
+use crate::turn::{DeadLetter, Turn};
+use crate::wire::content::Content;
+use crate::wire::properties::Properties;
+use crate::wire::table::{Table, Value};
+
+/// Routing keys beyond the first.
+const CC: &str = "CC";
+
+impl Vhost {
+    /// Routes a dead letter, then lets the store forget the original: in this order a crash repeats it, never loses it.
+    pub(crate) fn dead_letter(&self, letter: DeadLetter, turn: &mut Turn) {
+        if let Err(error) = self.route_dead_letter(&letter, turn) {
+            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter stays where it was");
+            return;
+        }
+        if let (Some((level, position)), Some(shelf)) = (letter.stored, letter.queue.shelf())
+            && let Err(error) = shelf.settle(level, position)
+        {
+            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter's original could not be settled");
+        }
+    }
+
+    fn route_dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) -> Result<(), Stopped> {
+        let Some(target) = &letter.queue.identity.arguments.dead_letters else {
+            return Ok(());
+        };
+        let content = letter.message.content();
+        let Ok(properties) = Properties::scan(content.properties) else {
+            return Ok(());
+        };
+        let mut headers = properties
+            .headers
+            .and_then(|raw| Table::decode(raw).ok())
+            .unwrap_or_default();
+        let death = Death {
+            reason: letter.reason,
+            queue: letter.queue.name(),
+            exchange: content.exchange,
+            routing_key: content.routing_key,
+            time_s: turn.now_ms / 1000,
+            expiration: properties.expiration,
+        };
+        death.record(&mut headers);
+        let keys = match &target.routing_key {
+            Some(key) => {
+                headers.remove(CC);
+                vec![key.as_bytes().to_vec()]
+            }
+            None => routing_keys(content.routing_key, &headers),
+        };
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let Some(route) = self.route(&target.exchange, &keys, Some(&headers)) else {
+            return Ok(());
+        };
+        let message = restamped(
+            letter,
+            &target.exchange,
+            keys[0],
+            (&properties, &headers),
+            turn,
+        );
+        for queue in route.queues {
+            if !is_cycle(&headers, queue.name(), letter.reason) {
+                queue.publish(&message, Asking::Nothing, turn)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a message that came by another way than a channel; true when some queue took it.
+    pub fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
+        let properties = Properties::scan(content.properties)
+            .map_err(|error| Fault::precondition(error.to_string()))?;
+        let headers = properties.headers.and_then(|raw| Table::decode(raw).ok());
+        let route = self
+            .route(
+                content.exchange,
+                &[content.routing_key.as_bytes()],
+                headers.as_ref(),
+            )
+            .ok_or_else(|| Fault::no_exchange(content.exchange, self.name()))?;
+        let facts = Facts {
+            persistent: properties.delivery_mode == Some(2),
+            priority: properties.priority.unwrap_or(0),
+            published_ms: turn.now_ms,
+            ttl_ms: properties
+                .expiration
+                .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()),
+        };
+        let message = Message::assemble(content.wire(), facts);
+        deliver_to(&route, &message, turn)
+    }
+}
+
+/// A message from outside the protocol.
+#[derive(Debug, Clone, Copy)]
+pub struct Published<'a> {
+    /// Where to.
+    pub exchange: &'a str,
+    /// With which key.
+    pub routing_key: &'a str,
+    /// Flags and values.
+    pub properties: &'a [u8],
+    /// Any bytes.
+    pub body: &'a [u8],
+}
+
+impl<'a> Published<'a> {
+    fn wire(&self) -> Content<'a> {
+        Content {
+            exchange: self.exchange.as_bytes(),
+            routing_key: self.routing_key.as_bytes(),
+            properties: self.properties,
+            body: self.body,
+        }
+    }
+}
+
+fn deliver_to(route: &Route, message: &Message, turn: &mut Turn) -> Result<bool, Fault> {
+    let mut was_taken = false;
+    for queue in &route.queues {
+        was_taken |= !matches!(
+            queue.publish(message, Asking::Nothing, turn)?,
+            Outcome::Gone | Outcome::Refused
+        );
+    }
+    Ok(was_taken)
+}
+
+fn restamped(
+    letter: &DeadLetter,
+    exchange: &str,
+    key: &[u8],
+    (properties, headers): (&Properties<'_>, &Table),
+    turn: &Turn,
+) -> Message {
+    let table = headers.to_bytes();
+    let mut raw = Vec::new();
+    Properties {
+        headers: Some(&table),
+        expiration: None,
+        ..*properties
+    }
+    .encode(&mut raw);
+    let content = Content {
+        exchange: exchange.as_bytes(),
+        routing_key: key,
+        properties: &raw,
+        body: letter.message.content().body,
+    };
+    Message::assemble(
+        content,
+        Facts {
+            published_ms: turn.now_ms,
+            ttl_ms: None,
+            ..letter.message.facts()
+        },
+    )
+}
+
+/// The message's own key and those of its CC header.
+pub(crate) fn routing_keys(own: &[u8], headers: &Table) -> Vec<Vec<u8>> {
+    let mut keys = vec![own.to_vec()];
+    if let Some(Value::Array(further)) = headers.get(CC) {
+        keys.extend(
+            further
+                .iter()
+                .filter_map(Value::as_bytes)
+                .map(<[u8]>::to_vec),
+        );
+    }
+    keys
+}

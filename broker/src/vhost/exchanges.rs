@@ -1,0 +1,96 @@
+//! Declaring and deleting exchanges. Relies on `bindings` for what leads from and to them.
+
+use std::sync::Arc;
+
+use super::{Destination, PREDECLARED, Tables, Vhost, check_name};
+use crate::exchange::{Declaration, Exchange};
+use crate::fault::Fault;
+use crate::lock::write;
+use crate::persist::Ticket;
+
+impl Vhost {
+    /// Makes an exchange, or checks that the one there is the one meant.
+    pub(crate) fn declare_exchange(
+        &self,
+        name: &str,
+        declaration: Declaration,
+    ) -> Result<Ticket, Fault> {
+        let mut tables = write(&self.tables);
+        if let Some(exchange) = tables.exchanges.get(name) {
+            let is = exchange.declaration();
+            is.check_equivalent(&declaration)
+                .map_err(|error| Fault::precondition(error.text(name, &self.name)))?;
+            return Ok(if is.durable {
+                self.note_change(Ticket::NONE)
+            } else {
+                Ticket::NONE
+            });
+        }
+        check_name("exchange", name)?;
+        declaration
+            .check()
+            .map_err(|error| Fault::precondition(error.text(name, &self.name)))?;
+        let ticket = if declaration.durable {
+            self.note_change(self.facts.save(&self.exchange_fact(name, &declaration))?)
+        } else {
+            Ticket::NONE
+        };
+        tables
+            .exchanges
+            .insert(name.into(), Exchange::new(name, declaration));
+        self.move_on();
+        Ok(ticket)
+    }
+
+    /// Deletes an exchange and every binding from and to it. An absent one counts as deleted.
+    pub(crate) fn delete_exchange(
+        &self,
+        name: &str,
+        condition: super::Condition,
+    ) -> Result<Ticket, Fault> {
+        if PREDECLARED
+            .iter()
+            .any(|(predeclared, _)| *predeclared == name)
+        {
+            let reason = format!(
+                "deletion of system exchange '{name}' in vhost '{}' not allowed",
+                self.name
+            );
+            return Err(Fault::refused(reason));
+        }
+        let mut tables = write(&self.tables);
+        let Some(exchange) = tables.exchanges.get(name) else {
+            return Ok(Ticket::NONE);
+        };
+        if condition.unused && !exchange.is_unused() {
+            return Err(Fault::precondition(format!(
+                "exchange '{name}' in vhost '{}' in use",
+                self.name
+            )));
+        }
+        let ticket = self.drop_exchange(&mut tables, name)?;
+        self.move_on();
+        Ok(ticket)
+    }
+
+    /// Takes an exchange out of the tables with everything bound from and to it.
+    pub(super) fn drop_exchange(&self, tables: &mut Tables, name: &str) -> Result<Ticket, Fault> {
+        let Some((name, exchange)) = tables.exchanges.remove_entry(name) else {
+            return Ok(Ticket::NONE);
+        };
+        let mut ticket = Ticket::NONE;
+        for binding in exchange.bindings() {
+            let destination = binding.destination;
+            ticket = ticket.max(self.forget_binding(tables, &exchange, binding)?);
+            tables.forget_source(destination, &name);
+        }
+        ticket = ticket.max(self.detach(tables, &Destination::Exchange(Arc::clone(&name)))?);
+        if exchange.declaration().durable {
+            ticket = ticket.max(
+                self.facts
+                    .forget(&self.exchange_fact(&name, exchange.declaration()))?,
+            );
+        }
+        Ok(self.note_change(ticket))
+    }
+}

@@ -1,0 +1,238 @@
+//! Declaring and deleting queues. Relies on `bindings` for what leads to them.
+
+use std::sync::Arc;
+
+use super::{Destination, Vhost, check_name};
+use crate::fault::{Fault, ReplyCode};
+use crate::lock::write;
+use crate::persist::{Shelf, Ticket};
+use crate::queue::arguments::{ArgumentError, QueueArguments};
+use crate::queue::{Identity, Queue};
+use crate::turn::Turn;
+use crate::wire::reply;
+use crate::wire::table::Table;
+
+/// A queue that somebody wants to exist.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
+pub(crate) struct Declare<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
+    /// The server made the name up, so its prefix is allowed.
+    pub(crate) is_server_named: bool,
+    pub(crate) arguments: Table,
+    pub(crate) connection: u64,
+    /// Most queues that the broker holds.
+    pub(crate) limit: usize,
+}
+
+/// A queue that exists now.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) queue: Arc<Queue>,
+    /// When this is durable the declare is.
+    pub(crate) ticket: Ticket,
+}
+
+/// What must hold for a delete.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Condition {
+    pub(crate) unused: bool,
+    pub(crate) empty: bool,
+    /// The connection that asks, None for the server itself.
+    pub(crate) connection: Option<u64>,
+}
+
+impl Vhost {
+    /// Makes a queue, or checks that the one there is the one meant.
+    pub(crate) fn declare_queue(
+        &self,
+        declare: Declare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Declared, Fault> {
+        if !declare.is_server_named {
+            check_name("queue", declare.name)?;
+        }
+        if let Some(queue) = self.queue(declare.name) {
+            return self.declared_already(queue, &declare, turn);
+        }
+        let arguments = QueueArguments::parse(&declare.arguments)
+            .map_err(|error| self.argument_fault(&error, declare.name))?;
+        let mut tables = write(&self.tables);
+        if let Some(queue) = tables.queues.get(declare.name).cloned() {
+            drop(tables);
+            return self.declared_already(queue, &declare, turn);
+        }
+        if tables.queues.len() >= declare.limit {
+            let reason = format!(
+                "cannot declare queue '{}': queue limit in vhost '{}' ({}) is reached",
+                declare.name, self.name, declare.limit
+            );
+            return Err(Fault::precondition(reason));
+        }
+        let identity = Identity {
+            name: declare.name.into(),
+            vhost: Arc::clone(&self.name),
+            durable: declare.durable,
+            auto_delete: declare.auto_delete,
+            owner: declare.exclusive.then_some(declare.connection),
+            arguments,
+            table: declare.arguments,
+        };
+        let (shelf, ticket) = self.shelve(&identity)?;
+        let queue = Arc::new(Queue::new(identity, shelf, turn.now_ms));
+        tables
+            .queues
+            .insert(Arc::clone(queue.name()), Arc::clone(&queue));
+        self.move_on();
+        drop(tables);
+        queue.touch(turn);
+        Ok(Declared { queue, ticket })
+    }
+
+    /// A place in the store for queues that outlive the broker: exclusive ones go with their connection.
+    fn shelve(&self, identity: &Identity) -> Result<(Option<Shelf>, Ticket), Fault> {
+        if !identity.durable || identity.owner.is_some() {
+            return Ok((None, Ticket::NONE));
+        }
+        let levels = u64::from(identity.arguments.max_priority.unwrap_or(0)) + 1;
+        let shelf = self.facts.shelf(levels)?;
+        let ticket = self.facts.save(&self.queue_fact(identity, shelf.base()))?;
+        Ok((Some(shelf), self.note_change(ticket)))
+    }
+
+    fn declared_already(
+        &self,
+        queue: Arc<Queue>,
+        declare: &Declare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Declared, Fault> {
+        let (name, is) = (declare.name, &queue.identity);
+        if is.owner != declare.exclusive.then_some(declare.connection) {
+            return Err(Fault::locked(name, &self.name));
+        }
+        for (field, received, current) in [
+            ("durable", declare.durable, is.durable),
+            ("auto_delete", declare.auto_delete, is.auto_delete),
+        ] {
+            if received != current {
+                let reason = format!(
+                    "inequivalent arg '{field}' for queue '{name}' in vhost '{}': received '{received}' but current is '{current}'",
+                    self.name
+                );
+                return Err(Fault::precondition(reason));
+            }
+        }
+        QueueArguments::check_equivalent(&is.table, &declare.arguments)
+            .map_err(|error| self.argument_fault(&error, name))?;
+        queue.touch(turn);
+        let ticket = if queue.shelf().is_some() {
+            self.note_change(Ticket::NONE)
+        } else {
+            Ticket::NONE
+        };
+        Ok(Declared { queue, ticket })
+    }
+
+    fn argument_fault(&self, error: &ArgumentError, queue: &str) -> Fault {
+        let text = error.text(queue, &self.name);
+        match error {
+            ArgumentError::Stream => Fault::connection(ReplyCode::NotImplemented, text),
+            _ => Fault::precondition(text),
+        }
+    }
+
+    /// Deletes a queue by name; gives the number of its ready messages. An absent one counts as deleted.
+    pub(crate) fn delete_queue(
+        &self,
+        name: &str,
+        condition: Condition,
+        turn: &mut Turn,
+    ) -> Result<(u64, Ticket), Fault> {
+        match self.queue(name) {
+            Some(queue) => self.remove_queue(&queue, condition, turn),
+            None => Ok((0, Ticket::NONE)),
+        }
+    }
+
+    /// Deletes this very queue; one of the same name that took its place stays.
+    pub(crate) fn remove_queue(
+        &self,
+        queue: &Arc<Queue>,
+        condition: Condition,
+        turn: &mut Turn,
+    ) -> Result<(u64, Ticket), Fault> {
+        if let Some(connection) = condition.connection {
+            queue.check_access(connection)?;
+        }
+        let mut tables = write(&self.tables);
+        if !tables
+            .queues
+            .get(queue.name())
+            .is_some_and(|other| Arc::ptr_eq(other, queue))
+        {
+            return Ok((0, Ticket::NONE));
+        }
+        let (ready, consumers) = queue.counts();
+        let place = || format!("queue '{}' in vhost '{}'", queue.name(), self.name);
+        if condition.unused && consumers > 0 {
+            return Err(Fault::precondition(format!("{} in use", place())));
+        }
+        if condition.empty && ready > 0 {
+            return Err(Fault::precondition(format!("{} not empty", place())));
+        }
+        tables.queues.remove(queue.name());
+        self.move_on();
+        let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
+        drop(tables);
+        if let Some(shelf) = queue.shelf() {
+            shelf.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
+            ticket = ticket.max(
+                self.facts
+                    .forget(&self.queue_fact(&queue.identity, shelf.base()))?,
+            );
+            self.note_change(ticket);
+        }
+        Ok((close(queue, turn), ticket))
+    }
+
+    /// Deletes an auto-delete queue unless somebody consumes from it again.
+    pub(crate) fn remove_unused(&self, queue: &Arc<Queue>, turn: &mut Turn) {
+        let condition = Condition {
+            unused: true,
+            ..Condition::default()
+        };
+        if let Err(fault) = self.remove_queue(queue, condition, turn) {
+            tracing::debug!(queue = %queue.name(), %fault, "an auto-delete queue stays");
+        }
+    }
+
+    /// Deletes every queue that belongs to a connection which is gone.
+    pub(crate) fn remove_exclusive(&self, connection: u64, turn: &mut Turn) {
+        let owned = self
+            .queues()
+            .into_iter()
+            .filter(|queue| queue.identity.owner == Some(connection));
+        for queue in owned {
+            if let Err(fault) = self.remove_queue(&queue, Condition::default(), turn) {
+                tracing::warn!(queue = %queue.name(), %fault, "an exclusive queue could not be deleted");
+            }
+        }
+    }
+}
+
+/// Ends a queue that is in no table any more and tells its consumers.
+fn close(queue: &Arc<Queue>, turn: &mut Turn) -> u64 {
+    let (ready, consumers) = queue.close();
+    for consumer in consumers {
+        consumer.mark_cancelled();
+        if consumer.wants_cancel {
+            consumer.outbox.write(turn, |out| {
+                reply::cancel(out, consumer.lane.channel, &consumer.tag)
+            });
+        }
+    }
+    ready
+}

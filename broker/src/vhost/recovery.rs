@@ -1,0 +1,100 @@
+//! What a vhost takes back from the store when the broker starts. Relies on `persist`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Destination, Vhost};
+use crate::exchange::{Declaration, Exchange, Kind};
+use crate::lock::write;
+use crate::persist::Recovered;
+use crate::persist::records::{BindingFact, DestinationKind, ExchangeFact, QueueFact};
+use crate::queue::arguments::QueueArguments;
+use crate::queue::{Identity, Queue};
+
+impl Vhost {
+    /// Takes an exchange back; one of unknown kind is left out.
+    pub(crate) fn recover_exchange(&self, fact: &ExchangeFact) {
+        let Some(kind) = Kind::parse(&fact.kind) else {
+            return tracing::error!(exchange = %fact.name, kind = %fact.kind, "left out: unknown kind");
+        };
+        let declaration = Declaration {
+            kind,
+            durable: true,
+            auto_delete: fact.auto_delete,
+            internal: fact.internal,
+            arguments: fact.arguments.clone(),
+        };
+        write(&self.tables).exchanges.insert(
+            fact.name.as_str().into(),
+            Exchange::new(fact.name.as_str(), declaration),
+        );
+    }
+
+    /// Takes a queue back with the messages that wait in the store, whose bodies stay there.
+    pub(crate) fn recover_queue(
+        &self,
+        fact: &QueueFact,
+        messages: &HashMap<u64, Recovered>,
+        now_ms: u64,
+    ) {
+        let arguments = match QueueArguments::parse(&fact.arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => {
+                return tracing::error!(queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost), "left out");
+            }
+        };
+        let levels = arguments.max_priority.unwrap_or(0);
+        let identity = Identity {
+            name: fact.name.as_str().into(),
+            vhost: Arc::clone(&self.name),
+            durable: true,
+            auto_delete: fact.auto_delete,
+            owner: None,
+            arguments,
+            table: fact.arguments.clone(),
+        };
+        let queue = Queue::new(identity, Some(self.facts.shelf_at(fact.id)), now_ms);
+        for level in 0..=levels {
+            if let Some(found) = messages.get(&(fact.id + u64::from(level))) {
+                let delivered = found.delivered.map(|through| through.0);
+                queue.recover(
+                    level,
+                    (found.first.0, found.next.0),
+                    (found.ready, found.bytes),
+                    delivered,
+                );
+            }
+        }
+        write(&self.tables)
+            .queues
+            .insert(Arc::clone(queue.name()), Arc::new(queue));
+    }
+
+    /// Takes a binding back whose ends are there.
+    pub(crate) fn recover_binding(&self, fact: &BindingFact) {
+        let mut tables = write(&self.tables);
+        let is_there = match fact.kind {
+            DestinationKind::Queue => tables.queues.contains_key(fact.destination.as_str()),
+            DestinationKind::Exchange => tables.exchanges.contains_key(fact.destination.as_str()),
+        };
+        let destination = match fact.kind {
+            DestinationKind::Queue => Destination::Queue(fact.destination.as_str().into()),
+            DestinationKind::Exchange => Destination::Exchange(fact.destination.as_str().into()),
+        };
+        let Some(exchange) = tables
+            .exchanges
+            .get_mut(fact.source.as_str())
+            .filter(|_| is_there)
+        else {
+            return tracing::warn!(source = %fact.source, destination = %fact.destination, "a binding without ends is left out");
+        };
+        if let Err(error) = exchange.bind(&destination, &fact.key, fact.arguments.clone()) {
+            return tracing::error!(source = %fact.source, %error, "a binding is left out");
+        }
+        tables
+            .sources
+            .entry(destination)
+            .or_default()
+            .insert(fact.source.as_str().into());
+    }
+}

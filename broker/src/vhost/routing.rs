@@ -1,0 +1,107 @@
+//! From an exchange and a key to queues: alternate exchanges, exchanges bound to exchanges, one copy a queue. Relies on
+//! `exchange`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Destination, Tables, Vhost};
+use crate::exchange::{Exchange, Kind};
+use crate::lock::read;
+use crate::queue::Queue;
+use crate::wire::table::Table;
+
+/// Where messages with one exchange and key go.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Route {
+    pub(crate) queues: Vec<Arc<Queue>>,
+    /// Nothing but exchange and key decided it, so it holds until the vhost changes.
+    pub(crate) is_lasting: bool,
+}
+
+/// One message's way through the tables.
+struct Walk<'a> {
+    tables: &'a Tables,
+    headers: Option<&'a Table>,
+    exchanges: Vec<&'a Exchange<Destination>>,
+    seen: HashSet<&'a str>,
+    found: Vec<Arc<Queue>>,
+    is_lasting: bool,
+}
+
+impl Vhost {
+    /// Queues for a message published with the first of `keys` and, from its CC and BCC headers, the rest.
+    /// None when there is no such exchange.
+    pub(crate) fn route(
+        &self,
+        exchange: &str,
+        keys: &[&[u8]],
+        headers: Option<&Table>,
+    ) -> Option<Route> {
+        let tables = read(&self.tables);
+        let first = tables.exchanges.get(exchange)?;
+        let mut walk = Walk {
+            tables: &tables,
+            headers,
+            exchanges: vec![first],
+            seen: HashSet::from([exchange]),
+            found: Vec::new(),
+            is_lasting: keys.len() == 1,
+        };
+        while let Some(exchange) = walk.exchanges.pop() {
+            walk.visit(exchange, keys);
+        }
+        Some(Route {
+            queues: walk.found,
+            is_lasting: walk.is_lasting,
+        })
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn visit(&mut self, exchange: &'a Exchange<Destination>, keys: &[&[u8]]) {
+        if exchange.kind() == Kind::Headers {
+            self.is_lasting = false;
+        }
+        let mut hits: Vec<&'a Destination> = Vec::new();
+        let mut queues: Vec<&'a str> = Vec::new();
+        for &key in keys {
+            if exchange.name().is_empty() {
+                let name = std::str::from_utf8(key).ok();
+                queues.extend(
+                    name.and_then(|name| self.tables.queues.get_key_value(name))
+                        .map(|(name, _)| &**name),
+                );
+            } else {
+                exchange.route(key, || self.headers.cloned(), &mut |hit| hits.push(hit));
+            }
+        }
+        if hits.is_empty() && queues.is_empty() {
+            if let Some(alternate) = exchange.alternate() {
+                self.follow(alternate);
+            }
+            return;
+        }
+        for hit in hits {
+            match hit {
+                Destination::Queue(name) => queues.push(name),
+                Destination::Exchange(name) => self.follow(name),
+            }
+        }
+        for name in queues {
+            let Some(queue) = self.tables.queues.get(name) else {
+                continue;
+            };
+            if !self.found.iter().any(|other| Arc::ptr_eq(other, queue)) {
+                self.found.push(Arc::clone(queue));
+            }
+        }
+    }
+
+    fn follow(&mut self, name: &str) {
+        if let Some((name, exchange)) = self.tables.exchanges.get_key_value(name)
+            && self.seen.insert(name)
+        {
+            self.exchanges.push(exchange);
+        }
+    }
+}

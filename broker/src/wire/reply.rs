@@ -1,0 +1,179 @@
+//! Methods that the server sends outside the hot path, appended to a buffer as whole frames. Relies on `frame`.
+
+use super::frame;
+
+/// A method frame under construction; [`MethodFrame::end`] fills in its length.
+pub(crate) struct MethodFrame<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> MethodFrame<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>, channel: u16, class: u16, method: u16) -> Self {
+        let start = out.len();
+        frame::head(out, frame::METHOD, channel, 0);
+        out.extend_from_slice(&class.to_be_bytes());
+        out.extend_from_slice(&method.to_be_bytes());
+        Self { out, start }
+    }
+
+    pub(crate) fn u8(self, value: u8) -> Self {
+        self.out.push(value);
+        self
+    }
+
+    pub(crate) fn u16(self, value: u16) -> Self {
+        self.out.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    pub(crate) fn u32(self, value: u32) -> Self {
+        self.out.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    pub(crate) fn u64(self, value: u64) -> Self {
+        self.out.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    /// Cut at 255 bytes; everything that the server names came as a short string.
+    #[expect(clippy::cast_possible_truncation, reason = "cut to 255 just above")]
+    pub(crate) fn short(self, value: &[u8]) -> Self {
+        let value = &value[..value.len().min(255)];
+        self.out.push(value.len() as u8);
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    /// Bytes that are a field already, such as an encoded table.
+    pub(crate) fn raw(self, value: &[u8]) -> Self {
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "long strings that the server sends are a few hundred bytes"
+    )]
+    pub(crate) fn long(self, value: &[u8]) -> Self {
+        self.out
+            .extend_from_slice(&(value.len() as u32).to_be_bytes());
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a method the server sends is far below 4 GiB"
+    )]
+    pub(crate) fn end(self) {
+        let size = (self.out.len() - self.start - 7) as u32;
+        self.out[self.start + 3..self.start + 7].copy_from_slice(&size.to_be_bytes());
+        self.out.push(frame::END);
+    }
+}
+
+/// A reply without arguments, such as `channel.close-ok`.
+pub(crate) fn bare(out: &mut Vec<u8>, channel: u16, class: u16, method: u16) {
+    MethodFrame::new(out, channel, class, method).end();
+}
+
+pub(crate) fn connection_tune(
+    out: &mut Vec<u8>,
+    channel_max: u16,
+    frame_max: u32,
+    heartbeat_s: u16,
+) {
+    MethodFrame::new(out, 0, 10, 30)
+        .u16(channel_max)
+        .u32(frame_max)
+        .u16(heartbeat_s)
+        .end();
+}
+
+pub(crate) fn connection_open_ok(out: &mut Vec<u8>) {
+    MethodFrame::new(out, 0, 10, 41).short(b"").end();
+}
+
+/// `connection.close` on channel 0, `channel.close` elsewhere.
+pub(crate) fn close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str, cause: (u16, u16)) {
+    let (class, method) = if channel == 0 { (10, 50) } else { (20, 40) };
+    MethodFrame::new(out, channel, class, method)
+        .u16(code)
+        .short(text.as_bytes())
+        .u16(cause.0)
+        .u16(cause.1)
+        .end();
+}
+
+pub(crate) fn connection_blocked(out: &mut Vec<u8>, reason: &str) {
+    MethodFrame::new(out, 0, 10, 60)
+        .short(reason.as_bytes())
+        .end();
+}
+
+pub(crate) fn connection_unblocked(out: &mut Vec<u8>) {
+    bare(out, 0, 10, 61);
+}
+
+pub(crate) fn channel_open_ok(out: &mut Vec<u8>, channel: u16) {
+    MethodFrame::new(out, channel, 20, 11).long(b"").end();
+}
+
+pub(crate) fn queue_declare_ok(
+    out: &mut Vec<u8>,
+    channel: u16,
+    queue: &str,
+    ready: u32,
+    consumers: u32,
+) {
+    MethodFrame::new(out, channel, 50, 11)
+        .short(queue.as_bytes())
+        .u32(ready)
+        .u32(consumers)
+        .end();
+}
+
+/// `queue.purge-ok` (31) or `queue.delete-ok` (41) with the number of messages that went.
+pub(crate) fn queue_count_ok(out: &mut Vec<u8>, channel: u16, method: u16, count: u32) {
+    MethodFrame::new(out, channel, 50, method).u32(count).end();
+}
+
+pub(crate) fn consume_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
+    MethodFrame::new(out, channel, 60, 21)
+        .short(tag.as_bytes())
+        .end();
+}
+
+pub(crate) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
+    MethodFrame::new(out, channel, 60, 31)
+        .short(tag.as_bytes())
+        .end();
+}
+
+/// The server's own `basic.cancel`: the queue is gone.
+pub(crate) fn cancel(out: &mut Vec<u8>, channel: u16, tag: &str) {
+    MethodFrame::new(out, channel, 60, 30)
+        .short(tag.as_bytes())
+        .u8(1)
+        .end();
+}
+
+pub(crate) fn get_empty(out: &mut Vec<u8>, channel: u16) {
+    MethodFrame::new(out, channel, 60, 72).short(b"").end();
+}
+
+pub(crate) fn ack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
+    MethodFrame::new(out, channel, 60, 80)
+        .u64(tag)
+        .u8(u8::from(multiple))
+        .end();
+}
+
+pub(crate) fn nack(out: &mut Vec<u8>, channel: u16, tag: u64, multiple: bool) {
+    MethodFrame::new(out, channel, 60, 120)
+        .u64(tag)
+        .u8(u8::from(multiple))
+        .end();
+}
