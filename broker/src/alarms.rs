@@ -59,9 +59,9 @@ impl Alarms {
     }
 
     /// What the store's thread reports.
-    pub(crate) fn on_progress(&self, progress: Progress) {
+    pub(crate) fn on_progress(&self, progress: &Progress) {
         self.standing.send_modify(|standing| match progress {
-            Progress::Durable(ticket) => standing.durable = standing.durable.max(ticket),
+            Progress::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
             Progress::Backlogged => standing.is_backlogged = true,
             Progress::Drained => standing.is_backlogged = false,
             Progress::NoRoom => standing.is_disk_full = true,

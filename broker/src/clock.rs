@@ -12,7 +12,7 @@ use crate::queue::Queue;
 use crate::turn::now_ms;
 
 /// Longest sleep, so that a wall clock that was set forward is noticed.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Times at which queues asked to be called.
 #[derive(Debug, Default)]

@@ -191,7 +191,7 @@ async fn open(config: &Config) -> Result<Arc<Realm>, StartError> {
     let alarms = Arc::new(Alarms::new());
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
     let opening = tokio::task::spawn_blocking(move || {
-        persist::open(&folder, move |progress| told.on_progress(progress))
+        persist::open(&folder, move |progress| told.on_progress(&progress))
     });
     let refuse = |reason: String| StartError::Open {
         folder: config.data_dir.clone(),

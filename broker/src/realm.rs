@@ -14,8 +14,9 @@ use crate::alarms::{Alarms, Standing};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::confirms::{Confirms, Left};
-use crate::fault::Fault;
+use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
+use crate::persist::records::{Fact, VhostFact};
 use crate::persist::{Facts, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::line::Wanted;
@@ -98,18 +99,15 @@ impl Realm {
         read(&self.vhosts).values().cloned().collect()
     }
 
-    pub(crate) fn vhosts_mut<R>(
-        &self,
-        with: impl FnOnce(&mut BTreeMap<Arc<str>, Arc<Vhost>>) -> R,
-    ) -> R {
-        with(&mut write(&self.vhosts))
-    }
-
     pub(crate) fn standing(&self) -> Standing {
         self.alarms.now()
     }
 
     /// A turn that begins now.
+    #[expect(
+        clippy::unused_self,
+        reason = "a turn belongs to a realm, which ends it"
+    )]
     pub(crate) fn turn(&self) -> Turn {
         Turn::new(now_ms())
     }
@@ -125,7 +123,7 @@ impl Realm {
         loop {
             if let Some(letter) = turn.dead.pop_front() {
                 if let Some(vhost) = self.vhost(letter.queue.vhost()) {
-                    vhost.dead_letter(letter, turn);
+                    vhost.dead_letter(&letter, turn);
                 }
             } else if let Some(queue) = turn.unused.pop() {
                 if let Some(vhost) = self.vhost(queue.vhost()) {
@@ -194,6 +192,56 @@ impl Realm {
             .wait_for(|standing| standing.durable >= ticket || standing.is_stopped)
             .await;
         reached.is_ok_and(|standing| standing.durable >= ticket)
+    }
+
+    /// Makes a vhost; one that is there already stays.
+    pub fn add_vhost(&self, name: &str) -> Result<Ticket, Fault> {
+        if let Some(vhost) = self.vhost(name) {
+            return Ok(vhost.changed());
+        }
+        let fact = VhostFact {
+            name: name.to_owned(),
+            description: String::new(),
+            tags: Vec::new(),
+        };
+        let ticket = self.facts.save(&Fact::Vhost(fact))?;
+        let vhost = Arc::new(Vhost::new(name.into(), self.facts.clone()));
+        write(&self.vhosts).entry(name.into()).or_insert(vhost);
+        Ok(ticket)
+    }
+
+    /// Deletes a vhost with everything in it, and ends the connections to it.
+    pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
+        let Some(vhost) = write(&self.vhosts).remove(name) else {
+            return Ok(Ticket::NONE);
+        };
+        let fault = Fault::connection(
+            ReplyCode::ConnectionForced,
+            format!("vhost '{name}' is deleted"),
+        );
+        let is_in = |link: &Arc<Link>| {
+            let session = link.session.get();
+            session.is_some_and(|session| *session.vhost == *name)
+        };
+        for link in self.links().into_iter().filter(is_in) {
+            link.end(fault.clone());
+        }
+        let mut turn = self.turn();
+        let emptied = vhost.remove_everything(&mut turn);
+        self.end(turn);
+        let fact = VhostFact {
+            name: name.to_owned(),
+            description: String::new(),
+            tags: Vec::new(),
+        };
+        Ok(emptied?.max(self.facts.forget(&Fact::Vhost(fact))?))
+    }
+
+    /// Permissions have changed: channels ask again where they remembered that they may publish.
+    pub fn permissions_changed(&self) {
+        for vhost in self.vhosts() {
+            vhost.move_on();
+        }
     }
 
     /// Asks for the first messages of every recovered queue.

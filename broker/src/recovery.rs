@@ -49,10 +49,10 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
     for fact in &found.topology {
         match fact {
             Fact::Exchange(fact) => {
-                with(&vhosts, &fact.vhost, |vhost| vhost.recover_exchange(fact))
+                with(&vhosts, &fact.vhost, |vhost| vhost.recover_exchange(fact));
             }
             Fact::Queue(fact) => with(&vhosts, &fact.vhost, |vhost| {
-                vhost.recover_queue(fact, &found.messages, now_ms)
+                vhost.recover_queue(fact, &found.messages, now_ms);
             }),
             _ => {}
         }
@@ -74,12 +74,13 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
 }
 
 fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) {
-    match vhosts.get(name) {
-        Some(vhost) => act(vhost),
-        None => tracing::error!(
+    if let Some(vhost) = vhosts.get(name) {
+        act(vhost)
+    } else {
+        tracing::error!(
             vhost = name,
             "something in a vhost that is not there is left out"
-        ),
+        )
     }
 }
 

@@ -189,7 +189,7 @@ impl Channel {
                 self.view.counters.got.add_alone(1);
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
                 self.outbox.write(turn, |out| {
-                    content::get_ok(out, self.lane, (tag, redelivered), left, message.content())
+                    content::get_ok(out, self.lane, (tag, redelivered), left, message.content());
                 });
             }
         }
@@ -205,13 +205,14 @@ pub(super) fn decode(raw: &[u8]) -> Result<Table, Fault> {
 fn priority(arguments: &Table, queue: &Queue) -> Result<i32, Fault> {
     match arguments.get("x-priority") {
         None => Ok(0),
-        Some(value) => match value.as_integer() {
-            Some(priority) => Ok(i32::try_from(priority).unwrap_or(if priority < 0 {
-                i32::MIN
+        Some(value) => {
+            if let Some(priority) = value.as_integer() {
+                Ok(i32::try_from(priority).unwrap_or(if priority < 0 {
+                    i32::MIN
+                } else {
+                    i32::MAX
+                }))
             } else {
-                i32::MAX
-            })),
-            None => {
                 let place = format!("queue '{}' in vhost '{}'", queue.name(), queue.vhost());
                 let reason = format!(
                     "invalid arg 'x-priority' for {place}: \"expected integer, got {}\"",
@@ -219,6 +220,6 @@ fn priority(arguments: &Table, queue: &Queue) -> Result<i32, Fault> {
                 );
                 Err(Fault::precondition(reason))
             }
-        },
+        }
     }
 }

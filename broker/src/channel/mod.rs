@@ -23,6 +23,7 @@ use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
 mod access;
+mod asked;
 mod consume;
 mod publish;
 mod routes;
@@ -32,6 +33,7 @@ mod transaction;
 
 use publish::Publishing;
 use routes::Routes;
+use settle::Answer;
 use transaction::Transaction;
 
 /// What every channel of a connection shares.
@@ -127,7 +129,7 @@ impl Channel {
     /// Acts on one frame of this channel.
     pub(crate) fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
         if self.phase == Phase::Closing {
-            return self.receive_closing(frame, turn);
+            return Ok(self.receive_closing(frame, turn));
         }
         match frame.kind {
             frame::METHOD => self.receive_method(frame.payload, turn),
@@ -138,17 +140,17 @@ impl Channel {
     }
 
     /// After `channel.close` by the server, only its answer and a close of the client's own count.
-    fn receive_closing(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn receive_closing(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Step {
         if frame.kind != frame::METHOD {
-            return Ok(Step::On);
+            return Step::On;
         }
         match method::decode(frame.payload) {
-            Ok(Method::ChannelCloseOk) => Ok(Step::Closed),
+            Ok(Method::ChannelCloseOk) => Step::Closed,
             Ok(Method::ChannelClose { .. }) => {
                 self.send(turn, |out, channel| reply::bare(out, channel, 20, 41));
-                Ok(Step::On)
+                Step::On
             }
-            _ => Ok(Step::On),
+            _ => Step::On,
         }
     }
 
@@ -185,7 +187,7 @@ impl Channel {
                 exchange,
                 if_unused,
                 no_wait,
-            } => self.exchange_delete(exchange, if_unused, no_wait, turn),
+            } => self.exchange_delete(exchange, (if_unused, no_wait), turn),
             Method::ExchangeBind(binding) => self.bind_exchange(binding, turn),
             Method::ExchangeUnbind(binding) => self.unbind_exchange(binding, turn),
             Method::QueueDeclare(declare) => self.queue_declare(declare, turn),
@@ -209,8 +211,8 @@ impl Channel {
                 no_wait,
             } => self.cancel(consumer_tag, no_wait, turn),
             Method::BasicGet { queue, no_ack } => self.get(queue, no_ack, turn),
-            Method::BasicRecover { requeue } => self.recover(requeue, true, turn),
-            Method::BasicRecoverAsync { requeue } => self.recover(requeue, false, turn),
+            Method::BasicRecover { requeue } => self.recover(requeue, Answer::Expected, turn),
+            Method::BasicRecoverAsync { requeue } => self.recover(requeue, Answer::None, turn),
             Method::ConfirmSelect { no_wait } => self.confirm_select(no_wait, turn),
             Method::TxSelect => self.tx_select(turn),
             Method::TxCommit => self.tx_commit(turn),
@@ -224,7 +226,7 @@ impl Channel {
             Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Step::On),
             Method::AccessRequest => {
                 self.send(turn, |out, channel| {
-                    reply::MethodFrame::new(out, channel, 30, 11).u16(1).end()
+                    reply::MethodFrame::new(out, channel, 30, 11).u16(1).end();
                 });
                 Ok(Step::On)
             }
@@ -244,7 +246,7 @@ impl Channel {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
         self.send(turn, |out, channel| {
-            reply::MethodFrame::new(out, channel, 20, 21).u8(1).end()
+            reply::MethodFrame::new(out, channel, 20, 21).u8(1).end();
         });
         Ok(Step::On)
     }
@@ -294,7 +296,7 @@ impl Channel {
     pub(crate) fn fail(&mut self, fault: &Fault, cause: (u16, u16), turn: &mut Turn) {
         self.close(turn);
         self.send(turn, |out, channel| {
-            reply::close(out, channel, fault.code.number(), &fault.text(), cause)
+            reply::close(out, channel, fault.code.number(), &fault.text(), cause);
         });
     }
 

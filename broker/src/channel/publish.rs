@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::routes::Targets;
-use super::{Channel, Mode, Step, access};
+use super::{Channel, Mode, Step, access, asked};
 use crate::confirms::Waiting;
 use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
@@ -15,15 +15,11 @@ use crate::queue::message::{Draft, Facts, Message};
 use crate::queue::{Asking, Outcome};
 use crate::tap::{EXCERPT_BYTES, Seen, What};
 use crate::turn::Turn;
-use crate::vhost::{REPLY_TO_PREFIX, routing_keys};
+use crate::vhost::REPLY_TO_PREFIX;
 use crate::wire::content;
 use crate::wire::method;
-use crate::wire::properties::Properties;
-use crate::wire::table::{Table, Value};
+use crate::wire::table::Table;
 use crate::wire::{BASIC, erlang};
-
-/// The most that a time to live may be, as in RabbitMQ.
-const MAX_TTL_MS: u64 = 315_360_000_000;
 
 /// A publish as it arrives: method, then header, then as many body frames as it takes.
 #[derive(Debug, Default)]
@@ -157,8 +153,7 @@ impl Channel {
             self.check_exchange()?;
         }
         let view = self.publishing.draft.view();
-        let properties = Properties::scan(view.properties)
-            .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
+        let properties = asked::properties(view.properties)?;
         if let Some(user) = properties.user_id {
             access::check_user_id(&self.around, user)?;
         }
@@ -166,9 +161,9 @@ impl Channel {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),
             published_ms: turn.now_ms,
-            ttl_ms: properties.expiration.map(ttl).transpose()?,
+            ttl_ms: properties.expiration.map(asked::ttl_ms).transpose()?,
         };
-        let is_plain = properties.headers.is_none() && properties.reply_to.is_none();
+        let is_plain = asked::is_nothing(&properties)?;
         if let (Some(targets), true) = (&known, is_plain) {
             let message = self.publishing.draft.finish(facts);
             return self.route_out(message, targets, turn);
@@ -184,68 +179,57 @@ impl Channel {
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
         let view = self.publishing.draft.view();
-        let properties = Properties::scan(view.properties)
-            .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
-        let mut headers =
-            match properties.headers {
-                Some(raw) => Some(Table::decode(raw).map_err(|error| {
-                    Fault::connection(ReplyCode::SyntaxError, error.to_string())
-                })?),
-                None => None,
-            };
+        let properties = asked::properties(view.properties)?;
+        let mut headers = properties.headers.map(asked::table).transpose()?;
         let keys = match &headers {
-            Some(table) => all_keys(view.routing_key, table)?,
+            Some(table) => asked::keys(view.routing_key, table)?,
             None => vec![view.routing_key.to_vec()],
         };
+        let reply_to = self.reply_address(properties.reply_to)?;
         let has_bcc = headers
             .as_mut()
             .is_some_and(|table| table.remove("BCC").is_some());
-        let reply_to = self.reply_address(properties.reply_to)?;
-        let changed = has_bcc || reply_to.is_some();
-        let raw = if changed {
-            let table = headers.as_ref().map(Table::to_bytes);
-            let new = Properties {
-                headers: table.as_deref(),
-                reply_to: reply_to
-                    .as_deref()
-                    .map(str::as_bytes)
-                    .or(properties.reply_to),
-                ..properties
-            };
-            let mut raw = Vec::new();
-            new.encode(&mut raw);
-            Some(raw)
-        } else {
-            None
-        };
-        let place = self.publishing.draft.place();
+        let rewritten = (has_bcc || reply_to.is_some())
+            .then(|| asked::rewritten(&properties, headers.as_ref(), reply_to.as_deref()));
         let targets = match known.filter(|_| keys.len() == 1) {
             Some(targets) => targets,
-            None => {
-                let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
-                let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-                let generation = self.around.vhost.generation();
-                let route = self.around.vhost.route(exchange, &keys, headers.as_ref());
-                let route =
-                    route.ok_or_else(|| Fault::no_exchange(exchange, self.around.vhost.name()))?;
-                let targets: Targets = route.queues.into();
-                if route.is_lasting && generation == self.around.vhost.generation() {
-                    self.routes.remember(place, &targets);
-                }
-                targets
-            }
+            None => self.find_targets(&keys, headers.as_ref())?,
         };
-        let message = match raw {
-            Some(raw) => Message::assemble(
-                content::Content {
-                    properties: &raw,
-                    ..view
-                },
-                facts,
-            ),
+        let message = match rewritten {
+            Some(raw) => {
+                let view = self.publishing.draft.view();
+                Message::assemble(
+                    content::Content {
+                        properties: &raw,
+                        ..view
+                    },
+                    facts,
+                )
+            }
             None => self.publishing.draft.finish(facts),
         };
         self.route_out(message, &targets, turn)
+    }
+
+    /// Asks the tables, and remembers the answer where it lasts.
+    fn find_targets(
+        &mut self,
+        keys: &[Vec<u8>],
+        headers: Option<&Table>,
+    ) -> Result<Targets, Fault> {
+        let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
+        let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let generation = vhost.generation();
+        let route = vhost
+            .route(exchange, &keys, headers)
+            .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
+        let targets: Targets = route.queues.into();
+        if route.is_lasting && generation == vhost.generation() {
+            self.routes
+                .remember(self.publishing.draft.place(), &targets);
+        }
+        Ok(targets)
     }
 
     /// Permission to write, and what kind of exchange it is. Asked once for each remembered place.
@@ -312,7 +296,7 @@ impl Channel {
             was_routed = true;
             match (queue.publish(message, asking, turn)?, waiting) {
                 (Outcome::Kept(ticket), Waiting::Ticket(before)) => {
-                    waiting = Waiting::Ticket(before.max(ticket))
+                    waiting = Waiting::Ticket(before.max(ticket));
                 }
                 (Outcome::Refused, _) => waiting = Waiting::Refused,
                 (Outcome::Gone, _) => was_routed = false,
@@ -325,7 +309,7 @@ impl Channel {
         if !was_routed && is_mandatory {
             self.view.counters.returned.add_alone(1);
             self.outbox.write(turn, |out| {
-                content::no_route(out, self.lane, message.content())
+                content::no_route(out, self.lane, message.content());
             });
         }
         Ok(waiting)
@@ -356,97 +340,5 @@ impl Channel {
             excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
             body_bytes: content.body.len() as u64,
         });
-    }
-}
-
-/// The routing keys of a message with its CC and BCC headers, which must be lists of strings.
-fn all_keys(own: &[u8], headers: &Table) -> Result<Vec<Vec<u8>>, Fault> {
-    for name in ["CC", "BCC"] {
-        match headers.get(name) {
-            None => {}
-            Some(Value::Array(keys)) => {
-                if let Some(wrong) = keys.iter().find(|key| key.as_bytes().is_none()) {
-                    let reason = format!(
-                        "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
-                        wrong.type_name()
-                    );
-                    return Err(Fault::precondition(reason));
-                }
-            }
-            Some(wrong) => {
-                let reason = format!(
-                    "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
-                    wrong.type_name()
-                );
-                return Err(Fault::precondition(reason));
-            }
-        }
-    }
-    let mut keys = routing_keys(own, headers);
-    if let Some(Value::Array(further)) = headers.get("BCC") {
-        keys.extend(
-            further
-                .iter()
-                .filter_map(Value::as_bytes)
-                .map(<[u8]>::to_vec),
-        );
-    }
-    Ok(keys)
-}
-
-/// The `expiration` property: digits, as Erlang's `string:to_integer` takes them.
-fn ttl(text: &[u8]) -> Result<u64, Fault> {
-    let refuse = |reason: String| {
-        let text = String::from_utf8_lossy(text);
-        Fault::precondition(format!("invalid expiration '{text}': {reason}"))
-    };
-    let sign = usize::from(matches!(text.first(), Some(b'-' | b'+')));
-    let digits = text[sign..]
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let (number, rest) = text.split_at(if digits == 0 { 0 } else { sign + digits });
-    let Some(number) = std::str::from_utf8(number)
-        .ok()
-        .filter(|number| !number.is_empty())
-    else {
-        return Err(refuse("no_integer".into()));
-    };
-    if !rest.is_empty() {
-        return Err(refuse(format!(
-            "{{leftover_string,{:?}}}",
-            String::from_utf8_lossy(rest)
-        )));
-    }
-    if number.starts_with('-') && number.trim_start_matches(['-', '0']) != "" {
-        return Err(refuse(format!("{{value_negative,{number}}}")));
-    }
-    match number.trim_start_matches(['-', '+']).parse::<u64>() {
-        Ok(ms) if ms <= MAX_TTL_MS => Ok(ms),
-        _ => Err(refuse(format!("{{value_too_big,{number}}}"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::ttl;
-
-    #[test]
-    fn expirations_are_read_as_rabbitmq_reads_them() {
-        assert_eq!(ttl(b"60000").unwrap(), 60000);
-        assert_eq!(ttl(b"0").unwrap(), 0);
-        for (text, reason) in [
-            ("abc", "no_integer"),
-            ("", "no_integer"),
-            ("1.5", "{leftover_string,\".5\"}"),
-            ("-1", "{value_negative,-1}"),
-            ("100foobar", "{leftover_string,\"foobar\"}"),
-        ] {
-            assert_eq!(
-                ttl(text.as_bytes()).unwrap_err().reason,
-                format!("invalid expiration '{text}': {reason}")
-            );
-        }
     }
 }

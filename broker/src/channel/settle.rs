@@ -17,6 +17,13 @@ impl From<UnknownTag> for Fault {
     }
 }
 
+/// Whether a method has a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Expected,
+    None,
+}
+
 fn which(tag: u64, multiple: bool) -> Which {
     if multiple {
         Which::UpTo(tag)
@@ -96,7 +103,7 @@ impl Channel {
     pub(super) fn recover(
         &mut self,
         requeue: bool,
-        is_answered: bool,
+        answer: Answer,
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
         if !requeue {
@@ -108,7 +115,7 @@ impl Channel {
         let mut taken = Vec::new();
         self.ledger.take(Which::UpTo(0), &mut taken)?;
         self.hand_back(&mut taken, Settling::Requeue, turn)?;
-        if is_answered {
+        if answer == Answer::Expected {
             self.send(turn, |out, channel| reply::bare(out, channel, 60, 111));
         }
         Ok(Step::On)

@@ -77,7 +77,7 @@ impl Channel {
             }
             return Ok(
                 self.done(Ticket::NONE, declare.no_wait, turn, |out, channel| {
-                    reply::bare(out, channel, 40, 11)
+                    reply::bare(out, channel, 40, 11);
                 }),
             );
         }
@@ -101,15 +101,14 @@ impl Channel {
         }
         let ticket = self.around.vhost.declare_exchange(&name, declaration)?;
         Ok(self.done(ticket, declare.no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 40, 11)
+            reply::bare(out, channel, 40, 11);
         }))
     }
 
     pub(super) fn exchange_delete(
         &mut self,
         name: &str,
-        if_unused: bool,
-        no_wait: bool,
+        (if_unused, no_wait): (bool, bool),
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
         let name = strip_breaks(name);
@@ -121,7 +120,7 @@ impl Channel {
         };
         let ticket = self.around.vhost.delete_exchange(&name, condition)?;
         Ok(self.done(ticket, no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 40, 21)
+            reply::bare(out, channel, 40, 21);
         }))
     }
 
@@ -177,7 +176,7 @@ impl Channel {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 40, 31)
+            reply::bare(out, channel, 40, 31);
         }))
     }
 
@@ -189,7 +188,7 @@ impl Channel {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 40, 51)
+            reply::bare(out, channel, 40, 51);
         }))
     }
 
@@ -201,7 +200,7 @@ impl Channel {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 50, 21)
+            reply::bare(out, channel, 50, 21);
         }))
     }
 
@@ -213,7 +212,7 @@ impl Channel {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
-            reply::bare(out, channel, 50, 51)
+            reply::bare(out, channel, 50, 51);
         }))
     }
 
@@ -299,7 +298,7 @@ impl Channel {
         queue.check_access(self.around.link.id)?;
         let count = queue.purge(turn)?;
         Ok(self.done(Ticket::NONE, no_wait, turn, |out, channel| {
-            reply::queue_count_ok(out, channel, 31, clamp(count))
+            reply::queue_count_ok(out, channel, 31, clamp(count));
         }))
     }
 
@@ -320,7 +319,7 @@ impl Channel {
         let (count, ticket) = self.around.vhost.delete_queue(&name, condition, turn)?;
         self.around.realm.totals.queues_deleted.add(1);
         Ok(self.done(ticket, no_wait, turn, |out, channel| {
-            reply::queue_count_ok(out, channel, 41, clamp(count))
+            reply::queue_count_ok(out, channel, 41, clamp(count));
         }))
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn run(
             .raw(&server_properties().to_bytes())
             .long(b"PLAIN AMQPLAIN")
             .long(b"en_US")
-            .end()
+            .end();
     });
     let claim = greeting.claim().await?;
     if read(&realm.users)
@@ -211,7 +211,7 @@ impl Greeting<'_> {
     async fn tune(&mut self) -> Result<(u16, u32, u16), End> {
         let limits = self.realm.limits;
         self.send(|out| {
-            reply::connection_tune(out, limits.channels, limits.frame_bytes, limits.heartbeat_s)
+            reply::connection_tune(out, limits.channels, limits.frame_bytes, limits.heartbeat_s);
         });
         self.method(|method| match method {
             Method::ConnectionTuneOk { channel_max, frame_max, heartbeat_s } => {

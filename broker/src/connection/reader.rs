@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::Input;
 use crate::channel::{Channel, Step, Surroundings};
@@ -18,6 +19,8 @@ use crate::wire::reply;
 const CLOSING: Duration = Duration::from_secs(5);
 /// Longest look away from a queue that is loading.
 const LOADING: Duration = Duration::from_millis(20);
+/// How often a connection that nothing comes from is asked to make itself small.
+const QUIET: Duration = Duration::from_secs(10);
 
 struct Reader {
     around: Surroundings,
@@ -51,9 +54,8 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
         open: 0,
         has_published: false,
     };
-    let (fault, cause) = match reader.read(&mut input, &mut ending).await {
-        Some(told) => told,
-        None => return reader.let_go(None),
+    let Some((fault, cause)) = reader.read(&mut input, &mut ending).await else {
+        return reader.let_go(None);
     };
     tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause)));
@@ -71,6 +73,8 @@ impl Reader {
         input: &mut Input,
         ending: &mut watch::Receiver<Option<Ending>>,
     ) -> Option<(Fault, (u16, u16))> {
+        let mut quiet = tokio::time::interval(QUIET);
+        quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut turn = self.around.realm.turn();
             let outcome = self.take_frames(input, &mut turn);
@@ -105,6 +109,7 @@ impl Reader {
                     _ => return None,
                 },
                 end = ended(ending) => return end,
+                _ = quiet.tick() => input.rest(),
             }
         }
     }
@@ -151,7 +156,10 @@ impl Reader {
                 Ok(Parsed::Whole(front)) => front,
                 Ok(Parsed::Partial { needed }) => break Outcome::Partial(needed),
                 Err(error) => {
-                    break Outcome::Fault(Fault::connection(ReplyCode::FrameError, error.0), (0, 0));
+                    break Outcome::Fault(
+                        Fault::connection(ReplyCode::FrameError, error.0),
+                        (0, 0),
+                    );
                 }
             };
             let total = front.total();
@@ -326,7 +334,7 @@ impl Reader {
         self.close_channels(&mut turn);
         if let Some((fault, cause)) = told {
             self.around.link.outbox.write(&mut turn, |out| {
-                reply::close(out, 0, fault.code.number(), &fault.text(), cause)
+                reply::close(out, 0, fault.code.number(), &fault.text(), cause);
             });
         }
         self.around.realm.end(turn);

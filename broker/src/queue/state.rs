@@ -255,7 +255,11 @@ impl State {
                 count += 1;
             }
             for (level, from, through) in self.line.gaps(self.next_position) {
-                turn.sweeps.push((shelf.clone(), level, from, through));
+                if self.unsettled == 0 {
+                    shelf.purge(level, through - 1)?;
+                } else {
+                    turn.sweeps.push((shelf.clone(), level, from, through));
+                }
             }
         }
         count += self.line.clear();

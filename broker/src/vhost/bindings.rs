@@ -52,7 +52,7 @@ impl Vhost {
                     key: &bind.key,
                     arguments: &bind.arguments,
                 };
-                self.note_change(self.facts.save(&self.binding_fact(bind.source, binding))?)
+                self.note_change(self.facts.save(&self.binding_fact(bind.source, &binding))?)
             }
         };
         tables
@@ -88,7 +88,7 @@ impl Vhost {
             arguments: &bind.arguments,
         };
         let mut ticket = match tables.exchanges.get(bind.source) {
-            Some(exchange) => self.forget_binding(&tables, exchange, binding)?,
+            Some(exchange) => self.forget_binding(&tables, exchange, &binding)?,
             None => Ticket::NONE,
         };
         if is_last && is_auto_delete {
@@ -141,7 +141,7 @@ impl Vhost {
                         key,
                         arguments,
                     };
-                    ticket = ticket.max(self.facts.forget(&self.binding_fact(&source, binding))?);
+                    ticket = ticket.max(self.facts.forget(&self.binding_fact(&source, &binding))?);
                 }
             }
             if goes {
@@ -156,7 +156,7 @@ impl Vhost {
         &self,
         tables: &Tables,
         source: &Exchange<Destination>,
-        binding: Binding<'_, Destination>,
+        binding: &Binding<'_, Destination>,
     ) -> Result<Ticket, Fault> {
         let is_kept = match binding.destination {
             Destination::Queue(name) => tables

@@ -16,8 +16,8 @@ const CC: &str = "CC";
 
 impl Vhost {
     /// Routes a dead letter, then lets the store forget the original: in this order a crash repeats it, never loses it.
-    pub(crate) fn dead_letter(&self, letter: DeadLetter, turn: &mut Turn) {
-        if let Err(error) = self.route_dead_letter(&letter, turn) {
+    pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
+        if let Err(error) = self.route_dead_letter(letter, turn) {
             tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter stays where it was");
             return;
         }
@@ -76,7 +76,7 @@ impl Vhost {
     }
 
     /// Publishes a message that came by another way than a channel; true when some queue took it.
-    pub fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
+    pub(crate) fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
         let properties = Properties::scan(content.properties)
             .map_err(|error| Fault::precondition(error.to_string()))?;
         let headers = properties.headers.and_then(|raw| Table::decode(raw).ok());

@@ -7,6 +7,7 @@ use crate::exchange::{Declaration, Exchange};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::persist::Ticket;
+use crate::turn::Turn;
 
 impl Vhost {
     /// Makes an exchange, or checks that the one there is the one meant.
@@ -73,6 +74,21 @@ impl Vhost {
         Ok(ticket)
     }
 
+    /// Empties a vhost that is to be deleted.
+    pub(crate) fn remove_everything(&self, turn: &mut Turn) -> Result<Ticket, Fault> {
+        let mut ticket = Ticket::NONE;
+        for queue in self.queues() {
+            let removed = self.remove_queue(&queue, super::Condition::default(), turn)?;
+            ticket = ticket.max(removed.1);
+        }
+        let mut tables = write(&self.tables);
+        let names: Vec<_> = tables.exchanges.keys().cloned().collect();
+        for name in names {
+            ticket = ticket.max(self.drop_exchange(&mut tables, &name)?);
+        }
+        Ok(ticket)
+    }
+
     /// Takes an exchange out of the tables with everything bound from and to it.
     pub(super) fn drop_exchange(&self, tables: &mut Tables, name: &str) -> Result<Ticket, Fault> {
         let Some((name, exchange)) = tables.exchanges.remove_entry(name) else {
@@ -80,12 +96,14 @@ impl Vhost {
         };
         let mut ticket = Ticket::NONE;
         for binding in exchange.bindings() {
-            let destination = binding.destination;
-            ticket = ticket.max(self.forget_binding(tables, &exchange, binding)?);
-            tables.forget_source(destination, &name);
+            ticket = ticket.max(self.forget_binding(tables, &exchange, &binding)?);
+            tables.forget_source(binding.destination, &name);
         }
         ticket = ticket.max(self.detach(tables, &Destination::Exchange(Arc::clone(&name)))?);
-        if exchange.declaration().durable {
+        let is_predeclared = PREDECLARED
+            .iter()
+            .any(|(predeclared, _)| **predeclared == *name);
+        if exchange.declaration().durable && !is_predeclared {
             ticket = ticket.max(
                 self.facts
                     .forget(&self.exchange_fact(&name, exchange.declaration()))?,

@@ -27,7 +27,7 @@ impl Vhost {
         })
     }
 
-    pub(super) fn binding_fact(&self, source: &str, binding: Binding<'_, Destination>) -> Fact {
+    pub(super) fn binding_fact(&self, source: &str, binding: &Binding<'_, Destination>) -> Fact {
         let (kind, destination) = match binding.destination {
             Destination::Queue(name) => (DestinationKind::Queue, name),
             Destination::Exchange(name) => (DestinationKind::Exchange, name),

@@ -108,7 +108,13 @@ impl Vhost {
         self.generation.load(Relaxed)
     }
 
-    fn move_on(&self) {
+    /// The ticket of the newest change to what is durable here.
+    pub(crate) fn changed(&self) -> Ticket {
+        *lock(&self.changed)
+    }
+
+    /// No remembered route is to be trusted any more.
+    pub(crate) fn move_on(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
 

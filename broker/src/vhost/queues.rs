@@ -230,7 +230,7 @@ fn close(queue: &Arc<Queue>, turn: &mut Turn) -> u64 {
         consumer.mark_cancelled();
         if consumer.wants_cancel {
             consumer.outbox.write(turn, |out| {
-                reply::cancel(out, consumer.lane.channel, &consumer.tag)
+                reply::cancel(out, consumer.lane.channel, &consumer.tag);
             });
         }
     }

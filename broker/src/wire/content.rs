@@ -92,7 +92,7 @@ pub(crate) fn get_ok(
     header_and_body(out, lane, content);
 }
 
-/// `basic.return` with 312 NO_ROUTE, the only reason there is without `immediate`.
+/// `basic.return` with 312 `NO_ROUTE`, the only reason there is without `immediate`.
 pub(crate) fn no_route(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     const TEXT: &[u8] = b"NO_ROUTE";
     let size = 4 + 2 + 1 + TEXT.len() + 2 + content.exchange.len() + content.routing_key.len();

@@ -58,7 +58,7 @@ pub(crate) enum Parsed<'a> {
     },
 }
 
-/// Bytes that are no frame. The text goes into a 501 FRAME_ERROR.
+/// Bytes that are no frame. The text goes into a 501 `FRAME_ERROR`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FrameError(pub(crate) String);
 

@@ -22,6 +22,7 @@ pub(crate) fn ids(payload: &[u8]) -> (u16, u16) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
 pub(crate) struct ExchangeDeclare<'a> {
     pub(crate) exchange: &'a str,
     pub(crate) kind: &'a str,
@@ -44,6 +45,7 @@ pub(crate) struct Binding<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
 pub(crate) struct QueueDeclare<'a> {
     pub(crate) queue: &'a str,
     pub(crate) passive: bool,
@@ -55,6 +57,7 @@ pub(crate) struct QueueDeclare<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
 pub(crate) struct Consume<'a> {
     pub(crate) queue: &'a str,
     pub(crate) consumer_tag: &'a str,
@@ -426,6 +429,13 @@ fn basic<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
             tag: c.u64()?,
             requeue: c.u8()? & 1 != 0,
         },
+        _ => return basic_other(method, c),
+    }))
+}
+
+/// The methods of the class that no message passes through.
+fn basic_other<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+    Ok(Some(match method {
         10 => Method::BasicQos {
             size: c.u32()?,
             count: c.u16()?,
