@@ -1,10 +1,12 @@
 //! One file a verb, each `run(…) -> Result<Exit, Error>`; here stands which verb runs on which runtime.
 
 mod ask;
+mod brief;
 mod carry;
 mod completions;
 mod config;
 mod delete;
+mod demo;
 mod doctor;
 mod inbox;
 mod letter;
@@ -18,13 +20,18 @@ mod purge;
 mod reach;
 mod restart;
 mod send;
+mod serve;
 mod service;
 mod start;
 mod status;
 mod stop;
 mod tail;
+mod toy;
 mod ui;
 mod why;
+mod wrap;
+
+use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::{Action, Invocation, Verb};
 use crate::config::{Config, Environment, Volume};
@@ -42,13 +49,23 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
     if let Volume::Verbose(2..) = config.volume {
         log_to_stderr();
     }
-    match invocation.action {
-        Action::Wrap(..) => Err(Error::new("this part of cbroker has not landed")),
-        Action::Verb(verb) => block_on(verb_on_one_thread(verb, &config, &output)),
-    }
+    runtime(&invocation.action)?.block_on(act(invocation.action, &config, &output))
 }
 
-async fn verb_on_one_thread(verb: Verb, config: &Config, output: &Output) -> Result<Exit, Error> {
+/// A broker takes as many threads as there are cores; for all else one is enough, and the quickest to start.
+fn runtime(action: &Action) -> Result<Runtime, Error> {
+    let mut builder = match action {
+        Action::Verb(Verb::Serve(_)) => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
+    };
+    builder.enable_all().build().map_err(|error| Error::new("cannot start").because(error))
+}
+
+async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let verb = match action {
+        Action::Wrap(args, program) => return wrap::run(args, program, config, output).await,
+        Action::Verb(verb) => verb,
+    };
     match verb {
         Verb::Send(args) => send::run(args, config, output).await,
         Verb::Ask(args) => ask::run(args, config, output).await,
@@ -70,20 +87,14 @@ async fn verb_on_one_thread(verb: Verb, config: &Config, output: &Output) -> Res
         Verb::Move(args) => carry::run(args, config, output).await,
         Verb::Service(verb) => service::run(&verb, config, output),
         Verb::Doctor(args) => doctor::run(args, config, output).await,
+        Verb::Brief(args) => brief::run(&args, config, output),
+        Verb::Toy(args) => toy::run(&args),
+        Verb::Demo => demo::run(config, output),
+        Verb::Serve(args) => serve::run(args, config, output).await,
         Verb::Config => config::run(config, output),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man => man::run(),
-        _ => Err(Error::new("this part of cbroker has not landed")),
     }
-}
-
-/// One thread is the quickest to start, and enough for everything but a broker.
-fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::new("cannot start").because(error))?
-        .block_on(work)
 }
 
 fn log_to_stderr() {

@@ -4,6 +4,7 @@
 //! agree, so a stale file is recognised (`process`). Starts and stops take a lock: two at once end with one broker.
 //! The broker itself lives in its own crate; here it is only a process.
 
+mod log;
 mod ports;
 mod process;
 
@@ -17,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
+pub use log::RotatingFile;
 pub use ports::in_use;
 pub use process::{Process, began};
 

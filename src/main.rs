@@ -1,5 +1,6 @@
 //! The program a user types: parse, resolve, run, report.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -9,7 +10,11 @@ use cbroker::config::Environment;
 use cbroker::exit::Exit;
 
 fn main() -> ExitCode {
-    let outcome = cli::parse(std::env::args_os()).and_then(|parsed| match parsed {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
+        return code.into();
+    }
+    let outcome = cli::parse(arguments).and_then(|parsed| match parsed {
         Parsed::Invocation(invocation) => commands::execute(*invocation, Environment::of_process()),
         Parsed::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
     });

@@ -100,9 +100,6 @@ pub enum Verb {
     /// Print the manual page
     #[command(after_help = "Example:\n  cbroker man | man -l -")]
     Man,
-    /// Called by an agent's hooks; not for people
-    #[command(hide = true)]
-    Hook(HookArgs),
     /// A toy agent for `demo`; not for people
     #[command(hide = true)]
     Toy(ToyArgs),
@@ -476,14 +473,6 @@ pub struct BriefArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `hook`, as the wrap wrote them into the agent's settings.
-#[derive(Args, Debug)]
-pub struct HookArgs {
-    /// What they are is the wrap's business
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub rest: Vec<std::ffi::OsString>,
 }
 
 /// Arguments of `toy`.

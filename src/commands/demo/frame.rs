@@ -1,0 +1,58 @@
+//! Two terminal screens beside each other, each in a frame with its session's name. Relies on nothing.
+
+/// One session's screen as text.
+pub(super) struct Screen {
+    pub(super) name: String,
+    pub(super) columns: usize,
+    pub(super) rows: Vec<String>,
+}
+
+/// Frames both screens and puts them side by side; empty rows at both ends are left out.
+pub(super) fn side_by_side(left: &Screen, right: &Screen) -> Vec<String> {
+    let height = used(left).max(used(right)).max(1);
+    let mut lines = vec![format!("{} {}", top(left), top(right))];
+    for row in 0..height {
+        lines.push(format!("{} {}", middle(left, row), middle(right, row)));
+    }
+    lines.push(format!("{} {}", bottom(left), bottom(right)));
+    lines
+}
+
+fn used(screen: &Screen) -> usize {
+    screen.rows.iter().rposition(|row| !row.trim().is_empty()).map_or(0, |last| last + 1)
+}
+
+fn top(screen: &Screen) -> String {
+    let rest = screen.columns.saturating_sub(screen.name.chars().count() + 1);
+    format!("┌ {} {}┐", screen.name, "─".repeat(rest))
+}
+
+fn middle(screen: &Screen, row: usize) -> String {
+    let text = screen.rows.get(row).map_or("", |row| row.trim_end());
+    format!("│ {text:<width$} │", width = screen.columns)
+}
+
+fn bottom(screen: &Screen) -> String {
+    format!("└{}┘", "─".repeat(screen.columns + 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_screens_of_different_height_share_one_frame() {
+        let screen = |name: &str, rows: &[&str]| Screen {
+            name: name.into(),
+            columns: 8,
+            rows: rows.iter().map(|row| (*row).to_owned()).collect(),
+        };
+        let lines = side_by_side(&screen("a", &["one", "two", ""]), &screen("bob", &["x"]));
+        assert_eq!(lines, [
+            "┌ a ───────┐ ┌ bob ─────┐",
+            "│ one      │ │ x        │",
+            "│ two      │ │          │",
+            "└──────────┘ └──────────┘",
+        ]);
+    }
+}

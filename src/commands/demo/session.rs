@@ -1,0 +1,126 @@
+//! A wrapped toy agent in a terminal of its own, whose screen can be read.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::frame::Screen;
+use super::stage::Stage;
+use crate::error::Error;
+
+const ROWS: u16 = 14;
+const COLUMNS: u16 = 52;
+const LEAVE: u8 = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// One wrapped session. Dropped, it is ended.
+pub(super) struct Session {
+    name: String,
+    child: Child,
+    terminal: File,
+    drawn: Arc<Mutex<vt100::Parser>>,
+    began: Instant,
+}
+
+impl Session {
+    /// Runs `cbroker --name NAME run -- cbroker toy` in a new terminal.
+    pub(super) fn open(stage: &Stage, name: &str) -> Result<Self, Error> {
+        let failed = |error: io::Error| Error::new(format!("cannot open the session {name}")).because(error);
+        let (ours, theirs) = terminal().map_err(failed)?;
+        let end = |terminal: &OwnedFd| terminal.try_clone().map(Stdio::from);
+        let child = stage
+            .command()
+            .args(["--name", name, "--no-fallback", "--delivery", "pty", "run", "--"])
+            .arg(stage.program())
+            .arg("toy")
+            .stdin(end(&theirs).map_err(failed)?)
+            .stdout(end(&theirs).map_err(failed)?)
+            .stderr(end(&theirs).map_err(failed)?)
+            .spawn()
+            .map_err(failed)?;
+        let drawn = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
+        let terminal = File::from(ours);
+        draw(terminal.try_clone().map_err(failed)?, Arc::clone(&drawn));
+        Ok(Self { name: name.to_owned(), child, terminal, drawn, began: Instant::now() })
+    }
+
+    /// Waits until the text was submitted in the session; gives back how long it has been open then.
+    pub(super) fn wait_for(&self, text: &str, limit: Duration) -> Result<Duration, Error> {
+        let until = Instant::now() + limit;
+        let wanted = squeezed(text);
+        loop {
+            let screen = squeezed(&self.screen().rows.join(""));
+            if screen.contains("*received:") && screen.contains(&wanted) {
+                return Ok(self.began.elapsed());
+            }
+            if Instant::now() > until {
+                return Err(Error::new(format!("the message did not reach {}", self.name))
+                    .because(format!("its screen shows: {}", self.screen().rows.join(" "))));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// What its terminal shows.
+    pub(super) fn screen(&self) -> Screen {
+        let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = drawn.screen().rows(0, COLUMNS).collect();
+        Screen { name: self.name.clone(), columns: usize::from(COLUMNS), rows }
+    }
+
+    /// Leaves the toy agent by its key, as a person would, and waits for the wrap to end.
+    pub(super) fn close(mut self, limit: Duration) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::new(format!("cannot close {}", self.name)).because(error);
+        self.terminal.write_all(&[LEAVE]).map_err(failed)?;
+        let until = Instant::now() + limit;
+        while self.child.try_wait().map_err(failed)?.is_none() {
+            if Instant::now() > until {
+                return Err(Error::new(format!("the session {} does not end", self.name)));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // It has ended already, or the demo has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a line was broken, and with how many blanks, does not matter.
+fn squeezed(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?;
+    let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(ours.as_fd(), size)?;
+    Ok((ours, theirs))
+}
+
+/// Draws what the session prints until its terminal is closed.
+fn draw(mut terminal: File, drawn: Arc<Mutex<vt100::Parser>>) {
+    thread::spawn(move || {
+        let mut bytes = [0; 8192];
+        while let Ok(count @ 1..) = terminal.read(&mut bytes) {
+            drawn.lock().unwrap_or_else(PoisonError::into_inner).process(&bytes[..count]);
+        }
+    });
+}

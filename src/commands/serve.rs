@@ -1,0 +1,196 @@
+//! `cbroker serve`: the embedded broker in this process, until a signal ends it.
+//!
+//! The only file of the program that names the broker crate. A broker that serves writes itself into `broker.json`
+//! unless another one stands there and lives, so that every other command finds it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use broker::{Addresses, Broker, FirstUser, StartError, Tls};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::ServeArgs;
+use crate::config::{Config, Credentials, Kind, LocalBroker, Volume, private_folder};
+use crate::daemon::{self, RotatingFile};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+const SOCKET: &str = "broker.sock";
+
+/// Serves until SIGTERM or Ctrl-C; a SIGHUP is ignored.
+pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    refuse_open_doors(&args)?;
+    config
+        .home
+        .prepare()
+        .map_err(|error| cannot_use(&config.home.folder().display().to_string(), &error))?;
+    log(&args, config)?;
+    if args.background {
+        // Already the leader of a session is as good.
+        let _ = rustix::process::setsid();
+    }
+    let mut signals = Signals::listen()?;
+    let is_first = daemon::running(&config.home).is_none();
+    let settings = settings(&args, config, is_first)?;
+    let data_dir = settings.data_dir.clone();
+    let broker = Broker::start(settings).await.map_err(|error| explain(&error, &args))?;
+    let addresses = broker.addresses().clone();
+    if is_first {
+        register(&addresses, data_dir, config)?;
+    }
+    tell(&addresses, output)?;
+    signals.end().await;
+    tracing::info!("stopping");
+    broker.shutdown().await;
+    if is_first {
+        forget_me(config);
+    }
+    Ok(Exit::Done)
+}
+
+/// Whoever can publish can type into agents: beyond loopback passwords travel under TLS, or by explicit wish.
+fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
+    if args.bind.is_loopback() || args.tls_cert.is_some() || args.insecure {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{} is reachable from other machines", args.bind))
+        .because("whoever reads the traffic could type into your agents")
+        .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"))
+}
+
+fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker::Config, Error> {
+    let login = Credentials::read_or_create(&config.home)
+        .map_err(|error| cannot_use(&config.home.credentials_file().display().to_string(), &error))?;
+    let data_dir = match &args.data_dir {
+        Some(folder) => std::path::absolute(folder)
+            .map_err(|error| cannot_use(&folder.display().to_string(), &error))?,
+        None => config.home.data(),
+    };
+    private_folder(&data_dir).map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls { certificate: certificate.clone(), key: key.clone(), port: args.tls_port })
+        }
+        _ => None,
+    };
+    Ok(broker::Config {
+        bind: args.bind,
+        port: args.port,
+        management_port: Some(args.mgmt_port),
+        data_dir,
+        tls,
+        unix_socket: is_first.then(|| config.home.socket(SOCKET)),
+        allow_guest: args.allow_guest,
+        first_user: Some(FirstUser { name: login.user, password: login.password }),
+        memory_limit_bytes: args.memory_limit.map_or(0, |mebibytes| mebibytes << 20),
+        ..broker::Config::default()
+    })
+}
+
+fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
+    let level = match config.volume {
+        Volume::Quiet => "warn",
+        Volume::Normal => "info",
+        Volume::Verbose(_) => "debug",
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_ansi(false);
+    if args.background {
+        let path = config.home.broker_log();
+        let file = RotatingFile::open(path.clone())
+            .map_err(|error| cannot_use(&path.display().to_string(), &error))?;
+        // A second subscriber is refused; the first one serves as well.
+        let _ = lines.with_writer(file).try_init();
+    } else {
+        let _ = lines.with_writer(std::io::stderr).try_init();
+    }
+    Ok(())
+}
+
+fn register(addresses: &Addresses, data_dir: PathBuf, config: &Config) -> Result<(), Error> {
+    let pid = std::process::id();
+    let local = LocalBroker {
+        version: 1,
+        kind: Kind::Embedded { pid, began: daemon::began(pid).unwrap_or_default(), data_dir },
+        port: addresses.amqp.port(),
+        management_port: addresses.management.map(|address| address.port()),
+        guest: false,
+    };
+    let path = config.home.broker_file();
+    local.write(&config.home).map_err(|error| cannot_use(&path.display().to_string(), &error))
+}
+
+fn forget_me(config: &Config) {
+    let is_me = matches!(
+        LocalBroker::read(&config.home).map(|local| local.kind),
+        Some(Kind::Embedded { pid, .. }) if pid == std::process::id()
+    );
+    if is_me {
+        // A file that stays is recognised as stale.
+        let _ = fs::remove_file(config.home.broker_file());
+    }
+}
+
+fn tell(addresses: &Addresses, output: &Output) -> Result<(), Error> {
+    let url = format!("amqp://{}", addresses.amqp);
+    let tls_url = addresses.amqps.map(|address| format!("amqps://{address}"));
+    let page = addresses.management.map(|address| format!("http://{address}"));
+    output.json(&json!({ "url": url, "tls_url": tls_url, "mgmt_url": page }))?;
+    let mut line = format!("listening at {url}");
+    for (name, at) in [("", tls_url), ("management page at ", page)] {
+        if let Some(at) = at {
+            line.push_str(&format!(", {name}{at}"));
+        }
+    }
+    output.line(line)
+}
+
+fn explain(error: &StartError, args: &ServeArgs) -> Error {
+    let told = Error::new("the broker cannot start").because(error);
+    for (port, option) in [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")] {
+        if port != 0
+            && let Some(holder) = daemon::in_use(port)
+        {
+            return Error::new(format!("port {port} is in use"))
+                .because(holder)
+                .hint(format!("choose another with {option}"));
+        }
+    }
+    told
+}
+
+fn cannot_use(what: &str, error: &std::io::Error) -> Error {
+    Error::new(format!("cannot use {what}")).because(error)
+}
+
+/// The signals that a broker knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|error| Error::new("cannot wait for signals").because(error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the signal that ends the broker.
+    async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // The terminal closed: that is no reason to end.
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The log file of a broker in the background: at 10 MiB it becomes `broker.log.1`, and so on; three old ones are kept.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+const ROTATE_BYTES: u64 = 10 << 20;
+const KEPT: u32 = 3;
+
+/// A file that is rotated as it grows. Lines are never torn apart.
+pub struct RotatingFile {
+    path: PathBuf,
+    open: Mutex<Open>,
+}
+
+struct Open {
+    file: File,
+    bytes: u64,
+}
+
+impl RotatingFile {
+    /// Goes on where the file ends.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let open = Mutex::new(append(&path)?);
+        Ok(Self { path, open })
+    }
+
+    fn write_line(&self, line: &[u8]) -> io::Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.bytes > 0 && open.bytes + line.len() as u64 > ROTATE_BYTES {
+            self.rotate(&mut open)?;
+        }
+        open.bytes += line.len() as u64;
+        open.file.write_all(line)
+    }
+
+    fn rotate(&self, open: &mut MutexGuard<'_, Open>) -> io::Result<()> {
+        for number in (1..KEPT).rev() {
+            // A gap in the row is fine: the log may be young.
+            let _ = fs::rename(older(&self.path, number), older(&self.path, number + 1));
+        }
+        fs::rename(&self.path, older(&self.path, 1))?;
+        **open = append(&self.path)?;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<Open> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok(Open { file, bytes })
+}
+
+fn older(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+/// tracing hands over whole lines.
+pub struct Line<'a>(&'a RotatingFile);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_line(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for RotatingFile {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_grows_is_rotated_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.log");
+        let log = RotatingFile::open(path.clone()).unwrap();
+        let line = vec![b'x'; 6 << 20];
+        for _ in 0..6 {
+            log.write_line(&line).unwrap();
+        }
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["broker.log", "broker.log.1", "broker.log.2", "broker.log.3"]);
+        assert!(fs::metadata(&path).unwrap().len() <= ROTATE_BYTES);
+    }
+}
