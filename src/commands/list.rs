@@ -163,8 +163,8 @@ fn print(rows: &[Row], output: &Output) -> Result<Exit, Error> {
         .iter()
         .map(|row| {
             let state = match &row.reason {
-                Some(reason) => format!("{}: {reason}", row.state),
-                None => row.state.clone(),
+                Some(reason) if *reason != row.state => format!("{}: {reason}", row.state),
+                _ => row.state.clone(),
             };
             let pending = match row.held {
                 0 => row.pending.to_string(),

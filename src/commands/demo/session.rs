@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +17,8 @@ use super::frame::Screen;
 use super::stage::Stage;
 use crate::error::Error;
 
-const ROWS: u16 = 14;
-const COLUMNS: u16 = 52;
+const ROWS: NonZeroU16 = NonZeroU16::new(14).unwrap();
+const COLUMNS: NonZeroU16 = NonZeroU16::new(52).unwrap();
 const LEAVE: u8 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -72,8 +73,8 @@ impl Session {
     /// What its terminal shows.
     pub(super) fn screen(&self) -> Screen {
         let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = drawn.screen().rows(0, COLUMNS).collect();
-        Screen { name: self.name.clone(), columns: usize::from(COLUMNS), rows }
+        let rows = drawn.screen().rows(0, COLUMNS.get()).collect();
+        Screen { name: self.name.clone(), columns: usize::from(COLUMNS.get()), rows }
     }
 
     /// Leaves the toy agent by its key, as a person would, and waits for the wrap to end.
@@ -110,7 +111,7 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     unlockpt(&ours)?;
     let name = ptsname(&ours, Vec::new())?;
     let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-    let size = Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(ours.as_fd(), size)?;
     Ok((ours, theirs))
 }
