@@ -19,6 +19,11 @@ pub struct Ticket(pub(crate) u64);
 impl Ticket {
     /// Always durable.
     pub const NONE: Self = Self(0);
+
+    /// The ticket as a number that rises in the same order, for logs.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// How soon an appended message has to be on disk.

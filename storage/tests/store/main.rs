@@ -3,4 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod calls;
+mod child;
+mod faults;
+mod kill;
+mod memory;
+mod model;
+mod power;
 mod support;

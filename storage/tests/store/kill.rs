@@ -1,0 +1,40 @@
+//! `kill -9` at random moments under load, again and again on the same folder.
+
+use std::time::Duration;
+
+use crate::child::{Random, command, follow, length_of};
+use crate::model::{Fate, Model, read_everything};
+use crate::support::open;
+
+/// Rounds in the suite; `CBROKER_SOAK_ROUNDS` asks for more (`just soak`).
+const ROUNDS: u64 = 12;
+
+#[test]
+fn nothing_confirmed_is_lost_when_the_process_is_killed() {
+    let rounds =
+        std::env::var("CBROKER_SOAK_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Model::default();
+    let mut random = Random(0x5EED);
+    for round in 0..rounds {
+        let mut child = command(folder.path(), round + 1, u64::MAX).spawn().unwrap();
+        // At any moment, the opening included.
+        std::thread::sleep(Duration::from_millis(random.below(250)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let journal = std::fs::read_to_string(folder.path().join("journal")).unwrap_or_default();
+        let durable = follow(&journal, &mut model);
+        let opened = open(&folder.path().join("store"));
+        assert_eq!(opened.report.losses, [""; 0], "in round {round}");
+        model.check(&opened, durable, length_of);
+        // What was found is where the next round begins.
+        for (queue, messages) in &mut model.queues {
+            let found = read_everything(&opened, *queue, length_of);
+            messages.clear();
+            messages.extend(found.into_iter().map(|number| (number, Fate::Appended(0))));
+        }
+        opened.store.close().unwrap();
+        let _ = std::fs::remove_file(folder.path().join("journal"));
+    }
+}
