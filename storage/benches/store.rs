@@ -5,11 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "figures for people"
+)]
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
@@ -45,10 +50,10 @@ fn main() {
 }
 
 fn open(folder: &Path) -> (Opened, Receiver<Ticket>) {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(1 << 16);
     let opened = Store::open(folder, Options::default(), move |progress| {
         if let Progress::Durable(ticket) = progress {
-            let _ = sender.send(ticket);
+            let _ = sender.try_send(ticket);
         }
     });
     (opened.unwrap(), receiver)

@@ -50,10 +50,10 @@ type Rename = extern "C" fn(*const c_char, *const c_char) -> c_int;
 type Unlink = extern "C" fn(*const c_char) -> c_int;
 
 fn recorder() -> Option<&'static Recorder> {
+    const APPEND_CREATE: c_int = 0o2000 | 0o100 | 1;
     let made = RECORDER.get_or_init(|| {
         let root = std::env::var("CBROKER_POWER_ROOT").ok()?;
         let log = CString::new(std::env::var("CBROKER_POWER_LOG").ok()?).ok()?;
-        const APPEND_CREATE: c_int = 0o2000 | 0o100 | 1;
         let descriptor = real!(c"open64", Open)(log.as_ptr(), APPEND_CREATE, 0o600);
         // SAFETY: the descriptor was opened here and belongs to nobody else.
         let log = (descriptor >= 0).then(|| unsafe { File::from_raw_fd(descriptor) })?;
@@ -80,6 +80,10 @@ fn path_at(path: *const c_char) -> Option<String> {
         .map(|_| path.to_owned())
 }
 
+fn length_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
 /// Does something and writes it down before anybody else does anything.
 fn record<T: Copy>(
     kind: u8,
@@ -94,10 +98,10 @@ fn record<T: Copy>(
     let outcome = work();
     if let Some((number, data)) = entry(outcome) {
         let mut line = vec![kind];
-        line.extend_from_slice(&(path.len() as u32).to_be_bytes());
+        line.extend_from_slice(&length_of(path.as_bytes()).to_be_bytes());
         line.extend_from_slice(path.as_bytes());
         line.extend_from_slice(&number.to_be_bytes());
-        line.extend_from_slice(&(data.len() as u32).to_be_bytes());
+        line.extend_from_slice(&length_of(&data).to_be_bytes());
         line.extend_from_slice(&data);
         let mut left = line.as_slice();
         while !left.is_empty() {

@@ -327,9 +327,9 @@ fn sweep_rest(engine: &dyn Engine, queue: QueueId, steps: &mut Steps) -> Result<
         })?;
     }
     let is_over = names.len() < SWEEP_ROWS;
-    names
-        .into_iter()
-        .for_each(|name| steps.push(Change::Delete(name)));
+    for name in names {
+        steps.push(Change::Delete(name));
+    }
     Ok(is_over)
 }
 

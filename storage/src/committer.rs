@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// After how long without work the store sees to its own affairs.
 const IDLE: Duration = Duration::from_millis(500);
 /// And how long it rests after that, when still nothing comes.
-const TIDY: Duration = Duration::from_secs(3_600);
+const TIDY: Duration = Duration::from_hours(1);
 
 /// What the committer owns.
 pub(crate) struct Committer {

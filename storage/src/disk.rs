@@ -83,4 +83,5 @@ pub fn close(engine: Arc<dyn Engine>) {
     while Arc::strong_count(&engine) > 1 {
         std::thread::sleep(Duration::from_millis(1));
     }
+    drop(engine);
 }

@@ -191,9 +191,10 @@ impl Folder {
     fn free_bytes(&self) -> u64 {
         // Where the system does not say, the engine's own errors decide.
         statvfs(&self.path).map_or(u64::MAX, |found| {
-            match found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-                true => 0,
-                false => found.f_bavail.saturating_mul(found.f_frsize),
+            if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+                0
+            } else {
+                found.f_bavail.saturating_mul(found.f_frsize)
             }
         })
     }

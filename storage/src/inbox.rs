@@ -253,7 +253,9 @@ impl Inbox {
         // Reset under all locks: work that comes later asks again, earlier work is in the group that was cut.
         self.bell.answer();
         let group = shards[0].group;
-        shards.iter_mut().for_each(|shard| shard.group = group + 1);
+        for shard in &mut shards {
+            shard.group = group + 1;
+        }
         group
     }
 

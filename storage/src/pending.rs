@@ -202,7 +202,7 @@ impl Line {
             Some((of, Work::Settle(_, last)))
                 if *of == group && last.0.checked_add(1) == Some(sequence.0) =>
             {
-                *last = sequence
+                *last = sequence;
             }
             _ => self
                 .work

@@ -180,7 +180,7 @@ pub fn big_row(queue: QueueId, sequence: Sequence, length: u32) -> Vec<u8> {
 
 /// How many parts a big message of that length has.
 pub fn parts_of(length: u32) -> u32 {
-    length.div_ceil(PART_BYTES as u32)
+    u32::try_from(u64::from(length).div_ceil(PART_BYTES as u64)).unwrap_or(u32::MAX)
 }
 
 /// One part's value.
@@ -392,10 +392,10 @@ fn checksum(queue: QueueId, sequence: Sequence, bytes: &[u8]) -> u32 {
 
 fn push_varint(value: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        value.push(number as u8 | 0x80);
+        value.push(number.to_be_bytes()[7] | 0x80);
         number >>= 7;
     }
-    value.push(number as u8);
+    value.push(number.to_be_bytes()[7]);
 }
 
 fn take_varint(value: &[u8], at: &mut usize) -> Result<u64, Damaged> {

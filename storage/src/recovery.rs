@@ -15,6 +15,9 @@ use crate::{QueueId, Sequence};
 /// Every fact, in the order of the keys.
 pub(crate) type Facts = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// How many parts a fact has, and those that were found.
+type Parts = (u16, BTreeMap<u16, Vec<u8>>);
+
 /// What was found on disk.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -27,15 +30,13 @@ pub(crate) struct Found {
 
 /// The version of the rows; a new folder is given the present one.
 pub(crate) fn version(engine: &dyn Engine) -> Result<u16, EngineError> {
-    match engine.get(key::FORMAT)? {
-        Some(value) => record::parse_format(&value)
-            .map_err(|_| EngineError::Broken("the format row is damaged".to_owned())),
-        None => {
-            let format = Change::Put(key::FORMAT.to_vec(), record::format_row());
-            engine.commit(&[vec![format]])?;
-            Ok(record::FORMAT_VERSION)
-        }
+    if let Some(value) = engine.get(key::FORMAT)? {
+        let damaged = |_| EngineError::Broken("the format row is damaged".to_owned());
+        return record::parse_format(&value).map_err(damaged);
     }
+    let format = Change::Put(key::FORMAT.to_vec(), record::format_row());
+    engine.commit(&[vec![format]])?;
+    Ok(record::FORMAT_VERSION)
 }
 
 /// Reads facts and summaries.
@@ -47,7 +48,7 @@ pub(crate) fn find(engine: &dyn Engine) -> Result<Found, EngineError> {
 }
 
 fn find_facts(engine: &dyn Engine, found: &mut Found) -> Result<(), EngineError> {
-    let mut parts: BTreeMap<Vec<u8>, (u16, BTreeMap<u16, Vec<u8>>)> = BTreeMap::new();
+    let mut parts: BTreeMap<Vec<u8>, Parts> = BTreeMap::new();
     let (from, until) = key::facts();
     engine.scan(&from, &until, &mut |row, value| {
         let Some(Key::Fact { name, part }) = Key::parse(row) else {

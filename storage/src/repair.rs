@@ -35,7 +35,7 @@ pub(crate) fn open(folder: &Folder) -> Result<Repaired, OpenError> {
         .map_err(|source| failed(folder, "cleaned up", source))?;
     let (engine, found) = match attempt(folder)? {
         Ok(opened) => opened,
-        Err(reason) => mend(folder, reason, &mut report)?,
+        Err(reason) => mend(folder, &reason, &mut report)?,
     };
     folder.keep_reserve();
     report.losses.extend(found.damage.iter().cloned());
@@ -107,7 +107,7 @@ fn files(folder: &Folder, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Pa
     Ok(files)
 }
 
-fn mend(folder: &Folder, reason: String, report: &mut Report) -> Result<(Sled, Found), OpenError> {
+fn mend(folder: &Folder, reason: &str, report: &mut Report) -> Result<(Sled, Found), OpenError> {
     report
         .repairs
         .push(format!("the rows could not be opened: {reason}"));

@@ -189,7 +189,7 @@ impl Settling<'_> {
                 }
             }
             Some(first_left) if is_head && first_left > seen.entries[newest].sequence => {
-                self.state.summary.floor = first_left.0
+                self.state.summary.floor = first_left.0;
             }
             Some(_) => {
                 let mut marks = seen.marks;

@@ -1,6 +1,6 @@
 //! A disk that fails at the n-th step, for every n: nothing confirmed is lost, nothing lost is confirmed.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use storage::{
     Opened, Options, Progress, QueueId, Sequence, Settled, Stopped, Store, Ticket, Urgency,
@@ -13,11 +13,11 @@ use crate::support::{LIMIT, body, wait};
 const LENGTH: usize = 900;
 
 fn open_on(disk: &MemoryDisk) -> (Opened, Receiver<Progress>) {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(1 << 16);
     let opened = Store::open_on(
         Box::new(disk.clone()),
         Options::default(),
-        move |progress| drop(sender.send(progress)),
+        move |progress| drop(sender.try_send(progress)),
     );
     (opened.unwrap(), receiver)
 }

@@ -1,6 +1,10 @@
 //! The store as its caller sees it, on real folders.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small numbers, chosen here"
+)]
 
 mod calls;
 mod child;

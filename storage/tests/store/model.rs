@@ -19,12 +19,15 @@ pub(crate) enum Fate {
     Elided,
 }
 
+/// A fact's value from a ticket on.
+pub(crate) type Change = (u64, Option<Vec<u8>>);
+
 /// Every message of every queue.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     pub(crate) queues: BTreeMap<QueueId, BTreeMap<u64, Fate>>,
     /// Facts with the ticket of their last change, and what they were before it.
-    pub(crate) facts: BTreeMap<Vec<u8>, Vec<(u64, Option<Vec<u8>>)>>,
+    pub(crate) facts: BTreeMap<Vec<u8>, Vec<Change>>,
     pub(crate) dropped: BTreeMap<QueueId, u64>,
 }
 
@@ -81,10 +84,10 @@ impl Model {
         for number in &found {
             match messages.get(number) {
                 Some(Fate::Settled(by)) => {
-                    assert!(*by > durable, "message {number} of {} came back", queue.0)
+                    assert!(*by > durable, "message {number} of {} came back", queue.0);
                 }
                 Some(Fate::Elided) => {
-                    panic!("message {number} of {} was elided and came back", queue.0)
+                    panic!("message {number} of {} was elided and came back", queue.0);
                 }
                 Some(Fate::Appended(_) | Fate::Open) => {}
                 None => assert!(

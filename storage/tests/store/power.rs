@@ -122,7 +122,7 @@ impl Platter {
         let known = self.names.get(&entry.path).copied();
         match (&entry.op, known) {
             (Op::Create { is_cut: true }, Some(inode)) => {
-                self.inodes[inode].loose.push(Loose::Length(0))
+                self.inodes[inode].loose.push(Loose::Length(0));
             }
             (Op::Create { .. }, Some(_)) => {}
             (Op::Create { .. }, None) => {
@@ -134,7 +134,7 @@ impl Platter {
                 .loose
                 .push(Loose::Write(*offset, data.clone())),
             (Op::Length(length), Some(inode)) => {
-                self.inodes[inode].loose.push(Loose::Length(*length))
+                self.inodes[inode].loose.push(Loose::Length(*length));
             }
             (Op::Sync, Some(inode)) => self.inodes[inode].sync(),
             (Op::Rename(target), Some(inode)) => {
@@ -175,9 +175,9 @@ impl Platter {
                         random.below(2) == 0
                     };
                 match change {
-                    _ if !is_kept && !(is_prefix && index == kept) => {}
+                    _ if !(is_kept || is_prefix && index == kept) => {}
                     Loose::Write(offset, data) if !everything && random.below(3) == 0 => {
-                        tear(&mut bytes, (*offset, data), random)
+                        tear(&mut bytes, (*offset, data), random);
                     }
                     change if is_kept => apply(&mut bytes, change),
                     _ => {}
@@ -283,7 +283,7 @@ fn cut_one_record(seed: u64) {
         for entry in &entries[done..cut as usize] {
             match &entry.op {
                 Op::Write { data, .. } if entry.path.ends_with("/journal") => {
-                    journal.push_str(std::str::from_utf8(data).unwrap())
+                    journal.push_str(std::str::from_utf8(data).unwrap());
                 }
                 _ if entry.path.ends_with("/journal") => {}
                 _ => platter.follow(entry),

@@ -1,12 +1,12 @@
 //! Folders, stores and waiting with a limit.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Opens a store with the ordinary options.
 pub(crate) fn open(folder: &Path) -> Opened {
@@ -15,8 +15,11 @@ pub(crate) fn open(folder: &Path) -> Opened {
 
 /// Opens a store; what it tells comes out of the receiver.
 pub(crate) fn open_with(folder: &Path, options: Options) -> (Opened, Receiver<Progress>) {
-    let (sender, receiver) = channel();
-    let opened = Store::open(folder, options, move |progress| drop(sender.send(progress))).unwrap();
+    let (sender, receiver) = sync_channel(1 << 16);
+    let opened = Store::open(folder, options, move |progress| {
+        drop(sender.try_send(progress));
+    })
+    .unwrap();
     (opened, receiver)
 }
 
