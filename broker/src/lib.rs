@@ -32,6 +32,7 @@ pub mod fault;
 mod ledger;
 mod listener;
 mod lock;
+mod management;
 mod outbox;
 pub mod persist;
 pub mod queue;
@@ -53,6 +54,7 @@ pub use realm::Realm;
 use alarms::Alarms;
 use fault::{Fault, ReplyCode};
 use listener::UnixSocket;
+use management::{About, Listening};
 use realm::Parts;
 
 /// How long clients have to take their leave.
@@ -119,10 +121,18 @@ impl Broker {
                 UnixSocket::bind(path)?,
             )));
         }
+        let management = match config.management_port {
+            Some(port) => open_management(&config, port, &realm, (amqp, amqps)).await?,
+            None => None,
+        };
+        let management = management.map(|(address, task)| {
+            tasks.push(task);
+            address
+        });
         let addresses = Addresses {
             amqp,
             amqps,
-            management: None,
+            management,
             unix_socket: config.unix_socket,
         };
         Ok(Self {
@@ -184,6 +194,53 @@ async fn bind_tls(
         listener::bind((config.bind, tls.port).into()).await?,
         TlsAcceptor::from(server),
     ))
+}
+
+/// Beyond loopback the management port is served with TLS or not at all (SPEC §7.14).
+async fn open_management(
+    config: &Config,
+    port: u16,
+    realm: &Arc<Realm>,
+    (amqp, amqps): (SocketAddr, Option<SocketAddr>),
+) -> Result<Option<(SocketAddr, JoinHandle<()>)>, StartError> {
+    let server = match &config.tls {
+        _ if config.bind.is_loopback() => None,
+        Some(tls) => Some(tls::server_config(
+            &tls.certificate,
+            &tls.key,
+            tls::Purpose::Http,
+        )?),
+        None => {
+            tracing::warn!("no management port: beyond loopback it needs TLS");
+            return Ok(None);
+        }
+    };
+    let listener = listener::bind((config.bind, port).into()).await?;
+    let address = local(&listener)?;
+    let protocol = if server.is_some() { "https" } else { "http" };
+    let mut listening = vec![
+        Listening {
+            protocol: "amqp",
+            address: amqp,
+        },
+        Listening { protocol, address },
+    ];
+    listening.extend(amqps.map(|address| Listening {
+        protocol: "amqp/ssl",
+        address,
+    }));
+    let about = About {
+        listening,
+        data_dir: config.data_dir.clone(),
+        memory_limit_bytes: config.memory_limit_bytes,
+    };
+    let realm = Arc::clone(realm);
+    let task = tokio::spawn(async move {
+        if let Err(error) = management::serve(realm, about, listener, server).await {
+            tracing::error!(%error, "the management port is no longer served");
+        }
+    });
+    Ok(Some((address, task)))
 }
 
 /// Opens the store and builds everything in it.

@@ -1,0 +1,324 @@
+//! `page`, `page_size`, `name`, `use_regex`, `sort`, `sort_reverse`, `columns`, `pagination` of every listing, as
+//! RabbitMQ has them.
+//!
+//! A listing comes as lean keys first; only what is shown is turned into JSON, unless the order is by a field of it.
+
+use std::cmp::Ordering;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::refusal::Refusal;
+
+/// The query of a listing.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Listing {
+    page: Option<String>,
+    page_size: Option<String>,
+    name: Option<String>,
+    use_regex: Option<String>,
+    sort: Option<String>,
+    sort_reverse: Option<String>,
+    columns: Option<String>,
+    disable_stats: Option<String>,
+}
+
+const DEFAULT_SIZE: usize = 100;
+const MOST: usize = 500;
+
+/// Something that can be listed: known by name before it is rendered.
+pub(super) trait Listed {
+    fn name(&self) -> &str;
+    fn render(&self) -> Value;
+}
+
+impl Listed for Value {
+    fn name(&self) -> &str {
+        self.get("name").and_then(Self::as_str).unwrap_or_default()
+    }
+
+    fn render(&self) -> Value {
+        self.clone()
+    }
+}
+
+enum Filter {
+    All,
+    Contains(String),
+    Matches(regex_lite::Regex),
+}
+
+impl Filter {
+    fn accepts(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Contains(part) => name.to_lowercase().contains(part),
+            Self::Matches(regex) => regex.is_match(name),
+        }
+    }
+}
+
+impl Listing {
+    /// The answer: a plain array, or a page with its numbers.
+    pub(super) fn show<T: Listed>(&self, mut items: Vec<T>) -> Result<Value, Refusal> {
+        let page = self.page()?;
+        let total = items.len();
+        let filter = self.filter()?;
+        items.retain(|item| filter.accepts(item.name()));
+        let by_field = self.sort.as_deref().filter(|field| *field != "name");
+        if by_field.is_none() && (self.sort.is_some() || page.is_some()) {
+            items.sort_by(|one, two| one.name().cmp(two.name()));
+            if self.is_reversed() {
+                items.reverse();
+            }
+        }
+        let filtered = items.len();
+        let Some((page, size)) = page else {
+            return Ok(Value::Array(
+                self.pick(self.order(render(&items), by_field)),
+            ));
+        };
+        let pages = filtered.div_ceil(size).max(1);
+        if page > pages {
+            let reason =
+                format!("Page out of range, page: {page} page size: {size}, len: {filtered}");
+            return Err(Refusal::new(
+                axum::http::StatusCode::BAD_REQUEST,
+                "page_out_of_range",
+                reason,
+            ));
+        }
+        let start = (page - 1) * size;
+        let end = filtered.min(start + size);
+        let shown = match by_field {
+            None => render(&items[start..end]),
+            Some(_) => self
+                .order(render(&items), by_field)
+                .drain(start..end)
+                .collect(),
+        };
+        Ok(json!({
+            "filtered_count": filtered,
+            "item_count": shown.len(),
+            "items": self.pick(shown),
+            "page": page,
+            "page_count": pages,
+            "page_size": size,
+            "total_count": total,
+        }))
+    }
+
+    fn page(&self) -> Result<Option<(usize, usize)>, Refusal> {
+        if self.page.is_none() && self.page_size.is_none() {
+            return Ok(None);
+        }
+        let number = |text: &Option<String>, default| match text {
+            None => Some(default),
+            Some(text) => text.parse::<usize>().ok().filter(|number| *number > 0),
+        };
+        match (number(&self.page, 1), number(&self.page_size, DEFAULT_SIZE)) {
+            (Some(page), Some(size)) if size <= MOST => Ok(Some((page, size))),
+            _ => Err(Refusal::bad("Pagination parameters are invalid")),
+        }
+    }
+
+    fn filter(&self) -> Result<Filter, Refusal> {
+        match self.name.as_deref().filter(|name| !name.is_empty()) {
+            None => Ok(Filter::All),
+            Some(pattern) if self.use_regex.as_deref() == Some("true") => {
+                regex_lite::Regex::new(pattern)
+                    .map(Filter::Matches)
+                    .map_err(|error| Refusal::bad(error.to_string()))
+            }
+            Some(part) => Ok(Filter::Contains(part.to_lowercase())),
+        }
+    }
+
+    fn is_reversed(&self) -> bool {
+        self.sort_reverse.as_deref() == Some("true")
+    }
+
+    fn order(&self, mut items: Vec<Value>, by: Option<&str>) -> Vec<Value> {
+        let Some(by) = by else { return items };
+        items.sort_by(|one, two| compare(field(one, by), field(two, by)));
+        if self.is_reversed() {
+            items.reverse();
+        }
+        items
+    }
+
+    fn pick(&self, items: Vec<Value>) -> Vec<Value> {
+        let Some(columns) = &self.columns else {
+            return items;
+        };
+        let columns: Vec<_> = columns.split(',').collect();
+        items
+            .into_iter()
+            .map(|item| narrowed(&item, &columns))
+            .collect()
+    }
+
+    /// The same columns of a single object.
+    pub(super) fn narrow(&self, item: Value) -> Value {
+        match &self.columns {
+            None => item,
+            Some(columns) => narrowed(&item, &columns.split(',').collect::<Vec<_>>()),
+        }
+    }
+}
+
+fn render<T: Listed>(items: &[T]) -> Vec<Value> {
+    items.iter().map(Listed::render).collect()
+}
+
+/// `a.b` is the field `b` of the object in `a`.
+fn field<'a>(item: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.')
+        .try_fold(item, |value, name| value.get(name))
+}
+
+fn narrowed(item: &Value, columns: &[&str]) -> Value {
+    let mut kept = Map::new();
+    for column in columns {
+        let Some(value) = field(item, column) else {
+            continue;
+        };
+        let mut place = &mut kept;
+        let mut names = column.split('.').peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_none() {
+                place.insert(name.to_owned(), value.clone());
+            } else if let Value::Object(inner) = place.entry(name).or_insert_with(|| json!({})) {
+                place = inner;
+            } else {
+                break;
+            }
+        }
+    }
+    Value::Object(kept)
+}
+
+fn compare(one: Option<&Value>, two: Option<&Value>) -> Ordering {
+    match (one, two) {
+        (Some(Value::Number(one)), Some(Value::Number(two))) => one
+            .as_f64()
+            .unwrap_or_default()
+            .total_cmp(&two.as_f64().unwrap_or_default()),
+        (Some(Value::String(one)), Some(Value::String(two))) => one.cmp(two),
+        (Some(Value::Bool(one)), Some(Value::Bool(two))) => one.cmp(two),
+        (one, two) => rank(one).cmp(&rank(two)),
+    }
+}
+
+fn rank(value: Option<&Value>) -> u8 {
+    match value {
+        None | Some(Value::Null) => 0,
+        Some(Value::Number(_)) => 1,
+        Some(Value::Bool(_)) => 2,
+        Some(Value::String(_)) => 3,
+        Some(Value::Array(_) | Value::Object(_)) => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use serde_json::{Value, json};
+
+    use super::Listing;
+
+    fn items() -> Vec<Value> {
+        let item = |name: &str, number: i32| json!({ "name": name, "messages": number, "owner": { "name": "o", "pid": number } });
+        vec![item("b", 5), item("Alpha", 7), item("c", 1)]
+    }
+
+    fn listing(query: Value) -> Listing {
+        serde_json::from_value(query).unwrap()
+    }
+
+    fn names(answer: &Value) -> Vec<&str> {
+        answer
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["name"].as_str().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn without_a_query_everything_comes_as_it_is() {
+        assert_eq!(
+            names(&Listing::default().show(items()).unwrap()),
+            ["b", "Alpha", "c"]
+        );
+    }
+
+    #[test]
+    fn a_page_tells_its_numbers() {
+        let answer = listing(json!({ "page": "2", "page_size": "2" }))
+            .show(items())
+            .unwrap();
+        assert_eq!(names(&answer["items"]), ["c"]);
+        for (field, number) in [
+            ("filtered_count", 3),
+            ("item_count", 1),
+            ("page", 2),
+            ("page_count", 2),
+            ("page_size", 2),
+            ("total_count", 3),
+        ] {
+            assert_eq!(answer[field], number, "{field}");
+        }
+        let empty = listing(json!({ "page": "1" }))
+            .show(Vec::<Value>::new())
+            .unwrap();
+        assert_eq!(empty["page_count"], 1);
+    }
+
+    #[test]
+    fn pages_that_cannot_be_are_refused() {
+        for query in [
+            json!({ "page": "x" }),
+            json!({ "page": "0" }),
+            json!({ "page": "1", "page_size": "501" }),
+            json!({ "page": "9" }),
+        ] {
+            assert!(listing(query.clone()).show(items()).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn names_are_filtered_by_part_or_by_expression() {
+        let shown = |query| names(&listing(query).show(items()).unwrap()).len();
+        assert_eq!(shown(json!({ "name": "ALP" })), 1);
+        assert_eq!(shown(json!({ "name": "^[bc]$", "use_regex": "true" })), 2);
+        assert_eq!(shown(json!({ "name": "^[bc]$" })), 0);
+        assert!(
+            listing(json!({ "name": "(", "use_regex": "true" }))
+                .show(items())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn any_field_orders_and_columns_narrow() {
+        let query =
+            json!({ "sort": "owner.pid", "sort_reverse": "true", "columns": "name,owner.pid" });
+        let answer = listing(query).show(items()).unwrap();
+        assert_eq!(
+            answer,
+            json!([
+                { "name": "Alpha", "owner": { "pid": 7 } },
+                { "name": "b", "owner": { "pid": 5 } },
+                { "name": "c", "owner": { "pid": 1 } },
+            ])
+        );
+        let query = json!({ "sort": "messages", "page": "1", "page_size": "1" });
+        assert_eq!(
+            names(&listing(query).show(items()).unwrap()["items"]),
+            ["c"]
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! Rates of everything that is counted, from one look to the next, and the totals that outlive what was counted.
+//!
+//! Whoever looks first after [`STALE`] takes the next look; the ticker does so anyway. Relies on the realm's counters.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::figures;
+use super::history::{Point, SPAN};
+use crate::lock::lock;
+use crate::queue::Snapshot;
+use crate::realm::Realm;
+use crate::registry::{ChannelView, Link};
+
+/// Younger looks are good enough.
+const STALE: Duration = Duration::from_secs(1);
+
+/// `publish`, `deliver_get`, `deliver`, `get`, `ack`, `redeliver`, then `messages`, `messages_ready`, `messages_unacknowledged`.
+pub(super) const QUEUE_FIELDS: [&str; 9] = [
+    "publish",
+    "deliver_get",
+    "deliver",
+    "get",
+    "ack",
+    "redeliver",
+    "messages",
+    "messages_ready",
+    "messages_unacknowledged",
+];
+pub(super) const LINK_FIELDS: [&str; 2] = ["recv_oct", "send_oct"];
+pub(super) const CHANNEL_FIELDS: [&str; 5] =
+    ["publish", "confirm", "return_unroutable", "ack", "get"];
+
+/// Counters and how fast they grow, a second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Track<const N: usize> {
+    pub(super) counts: [u64; N],
+    pub(super) rates: [f64; N],
+}
+
+impl<const N: usize> Default for Track<N> {
+    fn default() -> Self {
+        Self {
+            counts: [0; N],
+            rates: [0.0; N],
+        }
+    }
+}
+
+impl<const N: usize> Track<N> {
+    /// The next look. Gives how much each counter grew.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    fn step(&mut self, counts: [u64; N], seconds: f64) -> [u64; N] {
+        let mut grown = [0; N];
+        for (place, (&new, old)) in counts.iter().zip(self.counts).enumerate() {
+            grown[place] = new.saturating_sub(old);
+            self.rates[place] = (new as f64 - old as f64) / seconds;
+        }
+        self.counts = counts;
+        grown
+    }
+}
+
+pub(super) fn queue_counts(snapshot: &Snapshot) -> [u64; 9] {
+    let counters = &snapshot.counters;
+    [
+        counters.published,
+        counters.delivered + counters.got,
+        counters.delivered,
+        counters.got,
+        counters.acked,
+        counters.redelivered,
+        snapshot.ready + snapshot.unsettled,
+        snapshot.ready,
+        snapshot.unsettled,
+    ]
+}
+
+pub(super) fn link_counts(link: &Link) -> [u64; 2] {
+    [link.received.get(), link.sent.get()]
+}
+
+pub(super) fn channel_counts(channel: &ChannelView) -> [u64; 5] {
+    let counters = &channel.counters;
+    [
+        counters.published.get(),
+        counters.confirmed.get(),
+        counters.returned.get(),
+        counters.settled.get(),
+        counters.got.get(),
+    ]
+}
+
+type QueueKey = (Arc<str>, Arc<str>);
+
+#[derive(Debug, Default)]
+struct Looks {
+    at: Option<Instant>,
+    queues: HashMap<QueueKey, Track<9>>,
+    links: HashMap<u64, Track<2>>,
+    channels: HashMap<(u64, u16), Track<5>>,
+    /// All queues together, with what deleted ones had counted.
+    overall: Track<9>,
+    /// The same of all channels.
+    channels_overall: Track<5>,
+    points: VecDeque<Point>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rates(Mutex<Looks>);
+
+/// Everything together at the last look.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Overall {
+    pub(super) queues: Track<9>,
+    pub(super) channels: Track<5>,
+}
+
+impl Rates {
+    /// Looks at every counter, unless that was done just now.
+    pub(super) fn observe(&self, realm: &Realm, now: Instant) {
+        let mut looks = lock(&self.0);
+        let seconds = match looks.at {
+            Some(at) if now.duration_since(at) < STALE => return,
+            Some(at) => now.duration_since(at).as_secs_f64(),
+            None => 1.0,
+        };
+        looks.at = Some(now);
+        looks.look(realm, seconds);
+    }
+
+    pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> Track<9> {
+        lock(&self.0)
+            .queues
+            .get(&(Arc::clone(vhost), Arc::clone(name)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(super) fn link(&self, id: u64) -> Track<2> {
+        lock(&self.0).links.get(&id).copied().unwrap_or_default()
+    }
+
+    pub(super) fn channel(&self, link: u64, number: u16) -> Track<5> {
+        lock(&self.0)
+            .channels
+            .get(&(link, number))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    pub(super) fn overall(&self) -> Overall {
+        let looks = lock(&self.0);
+        Overall {
+            queues: looks.overall,
+            channels: looks.channels_overall,
+        }
+    }
+
+    /// The last minutes, oldest first.
+    pub(super) fn points(&self) -> Vec<Point> {
+        lock(&self.0).points.iter().copied().collect()
+    }
+}
+
+/// Looks at one thing again and keeps only what was seen in this round; gives how much its counters grew.
+fn follow<K: Eq + Hash, const N: usize>(
+    old: &mut HashMap<K, Track<N>>,
+    seen: &mut HashMap<K, Track<N>>,
+    key: K,
+    counts: [u64; N],
+    seconds: f64,
+) -> [u64; N] {
+    let known = old.remove(&key);
+    let mut track = known.unwrap_or_default();
+    let grown = track.step(counts, seconds);
+    seen.insert(key, track);
+    grown
+}
+
+impl Looks {
+    fn look(&mut self, realm: &Realm, seconds: f64) {
+        let mut queues = HashMap::with_capacity(self.queues.len());
+        let mut overall = self.overall.counts;
+        // The last three are levels, not counts.
+        overall[6..].fill(0);
+        for queue in realm.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+            let counts = queue_counts(&queue.snapshot());
+            let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
+            let grown = follow(&mut self.queues, &mut queues, key, counts, seconds);
+            for place in 0..6 {
+                overall[place] += grown[place];
+            }
+            for place in 6..9 {
+                overall[place] += counts[place];
+            }
+        }
+        self.queues = queues;
+        self.overall.step(overall, seconds);
+        let links = self.look_at_links(realm, seconds);
+        self.remember(realm, links);
+    }
+
+    fn look_at_links(&mut self, realm: &Realm, seconds: f64) -> usize {
+        let all: Vec<Arc<Link>> = lock(&realm.links).values().cloned().collect();
+        let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
+        let mut overall = self.channels_overall.counts;
+        for link in &all {
+            follow(
+                &mut self.links,
+                &mut links,
+                link.id,
+                link_counts(link),
+                seconds,
+            );
+            for channel in link.channels() {
+                let key = (link.id, channel.number);
+                let grown = follow(
+                    &mut self.channels,
+                    &mut channels,
+                    key,
+                    channel_counts(&channel),
+                    seconds,
+                );
+                for (total, grown) in overall.iter_mut().zip(grown) {
+                    *total += grown;
+                }
+            }
+        }
+        (self.links, self.channels) = (links, channels);
+        self.channels_overall.step(overall, seconds);
+        all.len()
+    }
+
+    fn remember(&mut self, realm: &Realm, connections: usize) {
+        if self.points.len() >= SPAN {
+            self.points.pop_front();
+        }
+        self.points.push_back(Point {
+            at_ms: crate::turn::now_ms(),
+            publish: self.channels_overall.rates[0].max(0.0),
+            deliver: self.overall.rates[1].max(0.0),
+            ack: self.overall.rates[4].max(0.0),
+            ready: self.overall.counts[7],
+            unsettled: self.overall.counts[8],
+            connections,
+            memory_bytes: figures::memory_bytes(),
+            disk_bytes: realm.store.disk_bytes(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Track;
+
+    #[test]
+    fn a_rate_is_growth_over_time_and_a_level_may_fall() {
+        let mut track = Track::<2>::default();
+        assert_eq!(track.step([10, 4], 2.0), [10, 4]);
+        assert_eq!(track.step([30, 2], 2.0), [20, 0]);
+        assert!((track.rates[0] - 10.0).abs() < f64::EPSILON);
+        assert!((track.rates[1] + 1.0).abs() < f64::EPSILON);
+    }
+}

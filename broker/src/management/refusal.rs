@@ -1,0 +1,84 @@
+//! What a request is refused with: a status and RabbitMQ's JSON, `{"error":…,"reason":…}`. Relies on `fault`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::fault::{Fault, ReplyCode};
+use crate::users::BadPattern;
+
+/// A refused request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    error: &'static str,
+    reason: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            error,
+            reason: reason.into(),
+        }
+    }
+
+    /// 404.
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Object Not Found", "Not Found")
+    }
+
+    /// 400.
+    pub(super) fn bad(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", reason)
+    }
+
+    /// 401 for somebody who is known but may not.
+    pub(super) fn forbidden(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "not_authorised", reason)
+    }
+
+    /// 401 for nobody in particular.
+    pub(super) fn login() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
+    }
+
+    /// 403 for a request that no page and no tool of ours would send.
+    pub(super) fn suspicious(reason: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
+    }
+}
+
+/// The topology's refusals in HTTP's terms, as RabbitMQ maps them.
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault.code {
+            ReplyCode::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", fault.reason),
+            ReplyCode::AccessRefused => Self::forbidden("Access refused."),
+            ReplyCode::InternalError => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                fault.reason,
+            ),
+            _ => Self::bad(fault.reason),
+        }
+    }
+}
+
+impl From<BadPattern> for Refusal {
+    fn from(error: BadPattern) -> Self {
+        Self::bad(error.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (
+            self.status,
+            Json(json!({ "error": self.error, "reason": self.reason })),
+        )
+            .into_response()
+    }
+}

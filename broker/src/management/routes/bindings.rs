@@ -1,0 +1,308 @@
+//! Bindings, by vhost, by source, by destination, or by both ends.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Routes;
+use crate::management::amqp_json::table_from_json;
+use crate::management::auth::Caller;
+use crate::management::paging::Listing;
+use crate::management::refusal::Refusal;
+use crate::management::views::{self, BindingView};
+use crate::management::{Api, Shared};
+use crate::users::Operation;
+use crate::vhost::{Bind, Destination, Vhost};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get("/api/bindings", "bindings of all vhosts", list)
+        .get("/api/bindings/{vhost}", "bindings of a vhost", list_in)
+        .get(
+            "/api/exchanges/{vhost}/{name}/bindings/source",
+            "bindings that lead from an exchange",
+            from_exchange,
+        )
+        .get(
+            "/api/exchanges/{vhost}/{name}/bindings/destination",
+            "bindings that lead to an exchange",
+            to_exchange,
+        )
+        .get(
+            "/api/queues/{vhost}/{name}/bindings",
+            "bindings that lead to a queue",
+            to_queue,
+        )
+        .get(
+            "/api/bindings/{vhost}/e/{source}/{kind}/{destination}",
+            "bindings between two ends; kind is q or e",
+            between,
+        )
+        .post(
+            "/api/bindings/{vhost}/e/{source}/{kind}/{destination}",
+            "bind",
+            bind,
+        )
+        .get(
+            "/api/bindings/{vhost}/e/{source}/{kind}/{destination}/{key}",
+            "one binding",
+            show,
+        )
+        .delete(
+            "/api/bindings/{vhost}/e/{source}/{kind}/{destination}/{key}",
+            "unbind",
+            unbind,
+        )
+}
+
+/// All bindings of a vhost; those of the default exchange first.
+pub(super) fn all_of(vhost: &Vhost) -> Vec<BindingView> {
+    let mut found: Vec<_> = vhost
+        .queues()
+        .iter()
+        .map(|queue| BindingView::default_of(queue.name()))
+        .collect();
+    vhost.each_exchange(|exchange| {
+        found.extend(
+            exchange
+                .bindings()
+                .map(|binding| BindingView::of(exchange.name(), &binding)),
+        );
+    });
+    found.sort_by(|one, two| {
+        (&one.source, &one.destination, &one.key).cmp(&(&two.source, &two.destination, &two.key))
+    });
+    found
+}
+
+fn shown(vhost: &Vhost, bindings: impl IntoIterator<Item = BindingView>) -> Vec<Value> {
+    bindings
+        .into_iter()
+        .map(|binding| views::binding(vhost.name(), &binding))
+        .collect()
+}
+
+async fn list(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let all = caller
+        .vhosts(&api)
+        .iter()
+        .flat_map(|vhost| shown(vhost, all_of(vhost)))
+        .collect();
+    Ok(Json(listing.show::<Value>(all)?))
+}
+
+async fn list_in(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    Ok(Json(listing.show(shown(&vhost, all_of(&vhost)))?))
+}
+
+async fn from_exchange(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    let name = super::exchange_name(&name);
+    vhost
+        .with_exchange(name, |_| ())
+        .ok_or_else(Refusal::not_found)?;
+    let found = all_of(&vhost)
+        .into_iter()
+        .filter(|binding| binding.source == name);
+    Ok(Json(Value::Array(shown(&vhost, found))))
+}
+
+async fn to_exchange(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    vhost
+        .with_exchange(&name, |_| ())
+        .ok_or_else(Refusal::not_found)?;
+    Ok(Json(Value::Array(shown(
+        &vhost,
+        to(&vhost, &Destination::Exchange(name.into())),
+    ))))
+}
+
+async fn to_queue(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    vhost.queue(&name).ok_or_else(Refusal::not_found)?;
+    Ok(Json(Value::Array(shown(
+        &vhost,
+        to(&vhost, &Destination::Queue(name.into())),
+    ))))
+}
+
+fn to(vhost: &Vhost, destination: &Destination) -> Vec<BindingView> {
+    all_of(vhost)
+        .into_iter()
+        .filter(|binding| binding.destination == *destination)
+        .collect()
+}
+
+type Ends = (String, String, String, String);
+
+/// The two ends in a path, both of which exist.
+struct Between {
+    vhost: Arc<Vhost>,
+    source: String,
+    destination: Destination,
+}
+
+impl Between {
+    fn find(
+        api: &Api,
+        caller: &Caller,
+        (vhost, source, kind, destination): Ends,
+    ) -> Result<Self, Refusal> {
+        let vhost = caller.vhost(api, &vhost)?;
+        let source = super::exchange_name(&source).to_owned();
+        let destination = match kind.as_str() {
+            "q" => Destination::Queue(destination.into()),
+            "e" => Destination::Exchange(destination.into()),
+            _ => return Err(Refusal::not_found()),
+        };
+        Ok(Self {
+            vhost,
+            source,
+            destination,
+        })
+    }
+
+    fn bindings(&self) -> impl Iterator<Item = BindingView> {
+        all_of(&self.vhost).into_iter().filter(|binding| {
+            binding.source == self.source && binding.destination == self.destination
+        })
+    }
+
+    fn one(&self, key: &str) -> Result<BindingView, Refusal> {
+        self.bindings()
+            .find(|binding| binding.is_meant_by(key))
+            .ok_or_else(Refusal::not_found)
+    }
+
+    fn check(&self, caller: &Caller) -> Result<(), Refusal> {
+        let (Destination::Queue(name) | Destination::Exchange(name)) = &self.destination;
+        caller.may(self.vhost.name(), Operation::Write, name)?;
+        caller.may(self.vhost.name(), Operation::Read, &self.source)
+    }
+
+    fn request(&self, binding: BindingView) -> Bind<'static> {
+        Bind {
+            source: "",
+            destination: self.destination.clone(),
+            key: Cow::Owned(binding.key),
+            arguments: binding.arguments,
+            connection: None,
+        }
+    }
+}
+
+async fn between(
+    State(api): State<Shared>,
+    Path(ends): Path<Ends>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let between = Between::find(&api, &caller, ends)?;
+    let found: Vec<_> = between.bindings().collect();
+    Ok(Json(Value::Array(shown(&between.vhost, found))))
+}
+
+async fn show(
+    State(api): State<Shared>,
+    Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
+    let binding = between.one(&key)?;
+    Ok(Json(views::binding(between.vhost.name(), &binding)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    routing_key: String,
+    arguments: Option<Value>,
+}
+
+async fn bind(
+    State(api): State<Shared>,
+    Path(ends): Path<Ends>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let between = Between::find(&api, &caller, ends)?;
+    let wanted: Wanted = super::read_or_default(&body)?;
+    let view = BindingView {
+        source: between.source.clone(),
+        destination: between.destination.clone(),
+        key: wanted.routing_key.into_bytes(),
+        arguments: table_from_json(wanted.arguments.as_ref())?,
+    };
+    make(&api, &caller, &between.vhost, view.clone()).await?;
+    let (_, destination) = view.destination_name();
+    let location = HeaderValue::from_str(&format!("{destination}/{}", view.properties_key()));
+    let location = location.unwrap_or(HeaderValue::from_static("~"));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
+}
+
+/// Makes a binding for a caller; waits until it is durable.
+pub(super) async fn make(
+    api: &Api,
+    caller: &Caller,
+    vhost: &Arc<Vhost>,
+    view: BindingView,
+) -> Result<(), Refusal> {
+    let between = Between {
+        vhost: Arc::clone(vhost),
+        source: view.source.clone(),
+        destination: view.destination.clone(),
+    };
+    between.check(caller)?;
+    let request = Bind {
+        source: &between.source,
+        ..between.request(view)
+    };
+    let ticket = vhost.bind(request)?;
+    super::kept(api, ticket).await
+}
+
+async fn unbind(
+    State(api): State<Shared>,
+    Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
+    let binding = between.one(&key)?;
+    between.check(&caller)?;
+    let request = Bind {
+        source: &between.source,
+        ..between.request(binding)
+    };
+    let ticket = between.vhost.unbind(&request)?;
+    super::kept(&api, ticket).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

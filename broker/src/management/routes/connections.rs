@@ -1,0 +1,289 @@
+//! Connections, channels and consumers.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use super::Routes;
+use crate::fault::{Fault, ReplyCode};
+use crate::lock::lock;
+use crate::management::auth::Caller;
+use crate::management::paging::{Listed, Listing};
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared, views};
+use crate::queue::Queue;
+use crate::registry::{ChannelView, Link};
+use crate::users::Rank;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get("/api/connections", "open connections", list)
+        .get("/api/connections/{name}", "one connection", show)
+        .delete("/api/connections/{name}", "close a connection", close)
+        .get(
+            "/api/connections/{name}/channels",
+            "its channels",
+            channels_of,
+        )
+        .get(
+            "/api/connections/username/{user}",
+            "a user's connections",
+            of_user,
+        )
+        .get(
+            "/api/vhosts/{vhost}/connections",
+            "connections to a vhost",
+            of_vhost,
+        )
+        .get(
+            "/api/vhosts/{vhost}/channels",
+            "channels in a vhost",
+            channels_in,
+        )
+        .get("/api/channels", "open channels", channels)
+        .get("/api/channels/{name}", "one channel", channel)
+        .get("/api/consumers", "consumers of all vhosts", consumers)
+        .get(
+            "/api/consumers/{vhost}",
+            "consumers of a vhost",
+            consumers_in,
+        )
+}
+
+struct ListedLink<'a>(&'a Api, Arc<Link>);
+
+impl Listed for ListedLink<'_> {
+    fn name(&self) -> &str {
+        &self.1.name
+    }
+
+    fn render(&self) -> Value {
+        views::connection(self.0, &self.1)
+    }
+}
+
+struct ListedChannel<'a>(&'a Api, Arc<Link>, Arc<ChannelView>, String);
+
+impl Listed for ListedChannel<'_> {
+    fn name(&self) -> &str {
+        &self.3
+    }
+
+    fn render(&self) -> Value {
+        views::channel(self.0, &self.1, &self.2)
+    }
+}
+
+/// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
+fn links(api: &Api, caller: &Caller) -> Vec<Arc<Link>> {
+    let mut links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    links.sort_by_key(|link| link.id);
+    if caller.rank() < Rank::Monitoring {
+        links.retain(|link| {
+            link.session
+                .get()
+                .is_some_and(|session| session.user == caller.name)
+        });
+    }
+    links
+}
+
+fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<Link>, Refusal> {
+    links(api, caller)
+        .into_iter()
+        .find(|link| link.name == name)
+        .ok_or_else(Refusal::not_found)
+}
+
+fn answer(api: &Api, listing: &Listing, links: Vec<Arc<Link>>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(
+        listing.show(
+            links
+                .into_iter()
+                .map(|link| ListedLink(api, link))
+                .collect(),
+        )?,
+    ))
+}
+
+fn answer_channels(
+    api: &Api,
+    listing: &Listing,
+    links: Vec<Arc<Link>>,
+) -> Result<Json<Value>, Refusal> {
+    let mut listed = Vec::new();
+    for link in links {
+        for channel in link.channels() {
+            let name = views::channel_name(&link, channel.number);
+            listed.push(ListedChannel(api, Arc::clone(&link), channel, name));
+        }
+    }
+    Ok(Json(listing.show(listed)?))
+}
+
+async fn list(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    answer(&api, &listing, links(&api, &caller))
+}
+
+async fn of_user(
+    State(api): State<Shared>,
+    Path(user): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let mut links = links(&api, &caller);
+    links.retain(|link| {
+        link.session
+            .get()
+            .is_some_and(|session| *session.user == user)
+    });
+    answer(&api, &listing, links)
+}
+
+fn in_vhost(api: &Api, caller: &Caller, vhost: &str) -> Result<Vec<Arc<Link>>, Refusal> {
+    caller.vhost(api, vhost)?;
+    let mut links = links(api, caller);
+    links.retain(|link| {
+        link.session
+            .get()
+            .is_some_and(|session| *session.vhost == *vhost)
+    });
+    Ok(links)
+}
+
+async fn of_vhost(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    answer(&api, &listing, in_vhost(&api, &caller, &vhost)?)
+}
+
+async fn show(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let link = find(&api, &caller, &name)?;
+    Ok(Json(listing.narrow(views::connection(&api, &link))))
+}
+
+async fn close(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    let link = find(&api, &caller, &name)?;
+    let reason = headers
+        .get("x-reason")
+        .and_then(|reason| reason.to_str().ok())
+        .unwrap_or("Closed via management plugin");
+    link.end(Fault::connection(ReplyCode::ConnectionForced, reason));
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn channels(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    answer_channels(&api, &listing, links(&api, &caller))
+}
+
+async fn channels_in(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    answer_channels(&api, &listing, in_vhost(&api, &caller, &vhost)?)
+}
+
+async fn channels_of(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    answer_channels(&api, &listing, vec![find(&api, &caller, &name)?])
+}
+
+async fn channel(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let found = links(&api, &caller).into_iter().find_map(|link| {
+        let number = name
+            .strip_prefix(&*link.name)?
+            .strip_prefix(" (")?
+            .strip_suffix(')')?
+            .parse::<u16>()
+            .ok()?;
+        let channel = link
+            .channels()
+            .into_iter()
+            .find(|channel| channel.number == number)?;
+        Some(views::channel(&api, &link, &channel))
+    });
+    found.map(Json).ok_or_else(Refusal::not_found)
+}
+
+/// The consumers of a queue.
+pub(super) fn consumers_of(api: &Api, queue: &Queue) -> Vec<Value> {
+    let held: Vec<_> = queue.with(|state| {
+        let consumers = &state.consumers;
+        consumers
+            .iter()
+            .map(|consumer| (Arc::clone(consumer), consumers.is_active(consumer)))
+            .collect()
+    });
+    held.iter()
+        .map(|(consumer, is_active)| views::consumer(api, queue, consumer, *is_active))
+        .collect()
+}
+
+async fn consumers(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let queues = caller
+        .vhosts(&api)
+        .into_iter()
+        .flat_map(|vhost| vhost.queues());
+    Ok(Json(
+        listing.show(
+            queues
+                .flat_map(|queue| consumers_of(&api, &queue))
+                .collect(),
+        )?,
+    ))
+}
+
+async fn consumers_in(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let queues = caller.vhost(&api, &vhost)?.queues();
+    Ok(Json(
+        listing.show(
+            queues
+                .iter()
+                .flat_map(|queue| consumers_of(&api, queue))
+                .collect(),
+        )?,
+    ))
+}

@@ -1,0 +1,156 @@
+//! Whether the broker is well, for load balancers and monitors: 200 `{"status":"ok"}`, or 503 with the reason.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared};
+use crate::vhost::Published;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get(
+            "/api/health/checks/alarms",
+            "no alarm of memory, disk or store",
+            alarms,
+        )
+        .get("/api/health/checks/local-alarms", "the same", alarms)
+        .get("/api/health/checks/virtual-hosts", "all vhosts run", well)
+        .get(
+            "/api/health/checks/node-is-mirror-sync-critical",
+            "never",
+            well,
+        )
+        .get("/api/health/checks/node-is-quorum-critical", "never", well)
+        .get(
+            "/api/health/checks/port-listener/{port}",
+            "something listens on that port",
+            port,
+        )
+        .get(
+            "/api/health/checks/protocol-listener/{protocol}",
+            "something speaks that protocol",
+            protocol,
+        )
+        .get("/api/healthchecks/node", "no alarm", alarms)
+        .get(
+            "/api/aliveness-test/{vhost}",
+            "a message goes through a queue of the vhost",
+            aliveness,
+        )
+}
+
+fn unwell(reason: &str, more: Value) -> Response {
+    let mut shown = json!({ "status": "failed", "reason": reason });
+    if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {
+        shown.extend(more);
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(shown)).into_response()
+}
+
+async fn well(_caller: Caller) -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn alarms(State(api): State<Shared>, _caller: Caller) -> Response {
+    let standing = api.realm.standing();
+    let alarms = [
+        ("memory", standing.is_memory_high),
+        ("disk", standing.is_disk_full),
+        ("store", standing.is_stopped),
+    ];
+    let ringing: Vec<_> = alarms
+        .into_iter()
+        .filter(|(_, rings)| *rings)
+        .map(|(name, _)| name)
+        .collect();
+    if ringing.is_empty() {
+        return Json(json!({ "status": "ok" })).into_response();
+    }
+    unwell("There are alarms in effect", json!({ "alarms": ringing }))
+}
+
+async fn port(State(api): State<Shared>, Path(port): Path<u16>, _caller: Caller) -> Response {
+    if api
+        .about
+        .listening
+        .iter()
+        .any(|listening| listening.address.port() == port)
+    {
+        return Json(json!({ "status": "ok", "port": port })).into_response();
+    }
+    unwell("No active listener", json!({ "missing": port }))
+}
+
+async fn protocol(
+    State(api): State<Shared>,
+    Path(protocol): Path<String>,
+    _caller: Caller,
+) -> Response {
+    let wanted = match protocol.as_str() {
+        "amqp091" | "amqp0.9.1" => "amqp",
+        "amqps" | "amqp/ssl" => "amqp/ssl",
+        "https" | "https/web-ui" => "https",
+        other => other,
+    };
+    if api
+        .about
+        .listening
+        .iter()
+        .any(|listening| listening.protocol == wanted)
+    {
+        return Json(json!({ "status": "ok", "protocol": protocol })).into_response();
+    }
+    unwell("No active listener", json!({ "missing": protocol }))
+}
+
+const PROBE: &str = "aliveness-test";
+
+async fn aliveness(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    caller: Caller,
+) -> Result<Response, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    for operation in [
+        crate::users::Operation::Configure,
+        crate::users::Operation::Read,
+    ] {
+        caller.may(vhost.name(), operation, PROBE)?;
+    }
+    if goes_through(&api, &vhost)? {
+        return Ok(Json(json!({ "status": "ok" })).into_response());
+    }
+    Ok(unwell("a message went in and did not come out", json!({})))
+}
+
+/// Declares a transient queue, puts a message in and takes it out; the queue stays, as RabbitMQ's does.
+fn goes_through(api: &Api, vhost: &crate::vhost::Vhost) -> Result<bool, Refusal> {
+    let mut turn = api.realm.turn();
+    let declared = super::queues::declare_plain(api, vhost, PROBE, &mut turn);
+    let went = declared.and_then(|queue| {
+        let message = Published {
+            exchange: "",
+            routing_key: PROBE,
+            properties: &[0, 0],
+            body: b"alive",
+        };
+        vhost.publish(message, &mut turn)?;
+        let got = queue.get(
+            &crate::ledger::Ledger::default(),
+            crate::queue::Taking::Acked,
+            &mut turn,
+        );
+        Ok(matches!(
+            got.map_err(crate::fault::Fault::from)?,
+            crate::queue::Got::Delivery { .. }
+        ))
+    });
+    api.realm.end(turn);
+    went
+}

@@ -1,0 +1,307 @@
+//! The same figures for Prometheus, in its text format.
+
+use std::fmt::{self, Write};
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::Routes;
+use crate::lock::lock;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared, figures};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.get("/metrics", "figures for Prometheus", metrics)
+}
+
+/// One family of samples: its name without the prefix, and what it means.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, family: &Family) {
+        let Family { name, kind, help } = family;
+        self.line(format_args!("# HELP cbroker_{name} {help}"));
+        self.line(format_args!("# TYPE cbroker_{name} {kind}"));
+    }
+
+    fn single(&mut self, name: &'static str, kind: &'static str, help: &'static str, value: u64) {
+        self.family(&Family { name, kind, help });
+        self.line(format_args!("cbroker_{name} {value}"));
+    }
+
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+}
+
+async fn metrics(State(api): State<Shared>, caller: Caller) -> Result<impl IntoResponse, Refusal> {
+    caller.monitors()?;
+    api.rates.observe(&api.realm, Instant::now());
+    let mut text = Text(String::new());
+    process(&api, &mut text);
+    traffic(&api, &mut text);
+    queues(&api, &mut text);
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text.0,
+    ))
+}
+
+fn process(api: &Api, text: &mut Text) {
+    let standing = api.realm.standing();
+    let (descriptors, most) = figures::descriptors();
+    text.family(&Family {
+        name: "build_info",
+        kind: "gauge",
+        help: "The version that runs.",
+    });
+    text.line(format_args!(
+        "cbroker_build_info{{version=\"{}\"}} 1",
+        env!("CARGO_PKG_VERSION")
+    ));
+    for (name, help, value) in [
+        (
+            "uptime_seconds",
+            "Since the start.",
+            api.started.elapsed().as_secs(),
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Memory of the process.",
+            figures::memory_bytes(),
+        ),
+        ("process_open_fds", "Open file descriptors.", descriptors),
+        ("process_max_fds", "How many there may be.", most),
+        (
+            "store_disk_bytes",
+            "Size of the store on disk.",
+            api.realm.store.disk_bytes(),
+        ),
+        (
+            "store_pending_bytes",
+            "Bytes that wait for their commit.",
+            api.realm.store.pending_bytes() as u64,
+        ),
+        (
+            "disk_free_bytes",
+            "Free room on the store's disk.",
+            figures::disk_free_bytes(&api.about.data_dir),
+        ),
+        (
+            "alarm_memory",
+            "1 while publishers wait for memory.",
+            standing.is_memory_high.into(),
+        ),
+        (
+            "alarm_disk",
+            "1 while publishers wait for room on disk.",
+            standing.is_disk_full.into(),
+        ),
+        (
+            "alarm_store_stopped",
+            "1 after the store has failed.",
+            standing.is_stopped.into(),
+        ),
+    ] {
+        text.single(name, "gauge", help, value);
+    }
+}
+
+fn traffic(api: &Api, text: &mut Text) {
+    let (totals, overall) = (&api.realm.totals, api.rates.overall());
+    let (queues, channels) = (overall.queues.counts, overall.channels.counts);
+    for (name, help, value) in [
+        (
+            "connections_opened_total",
+            "Connections ever opened.",
+            totals.connections_opened.get(),
+        ),
+        (
+            "connections_closed_total",
+            "Connections ever closed.",
+            totals.connections_closed.get(),
+        ),
+        (
+            "channels_opened_total",
+            "Channels ever opened.",
+            totals.channels_opened.get(),
+        ),
+        (
+            "channels_closed_total",
+            "Channels ever closed.",
+            totals.channels_closed.get(),
+        ),
+        (
+            "queues_declared_total",
+            "Queues ever declared.",
+            totals.queues_declared.get(),
+        ),
+        (
+            "queues_deleted_total",
+            "Queues ever deleted.",
+            totals.queues_deleted.get(),
+        ),
+        (
+            "logins_refused_total",
+            "Wrong names and passwords.",
+            totals.logins_refused.get(),
+        ),
+        (
+            "messages_published_total",
+            "Messages that clients published.",
+            channels[0],
+        ),
+        (
+            "messages_confirmed_total",
+            "Publishes that were confirmed.",
+            channels[1],
+        ),
+        (
+            "messages_unroutable_total",
+            "Publishes that came back.",
+            channels[2],
+        ),
+        (
+            "messages_delivered_total",
+            "Messages handed to consumers.",
+            queues[2],
+        ),
+        (
+            "messages_got_total",
+            "Messages fetched one by one.",
+            queues[3],
+        ),
+        ("messages_acked_total", "Messages acknowledged.", queues[4]),
+        (
+            "messages_redelivered_total",
+            "Messages handed out again.",
+            queues[5],
+        ),
+    ] {
+        text.single(name, "counter", help, value);
+    }
+    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let channels = links.iter().map(|link| link.channel_count() as u64).sum();
+    text.single(
+        "connections",
+        "gauge",
+        "Open connections.",
+        links.len() as u64,
+    );
+    text.single("channels", "gauge", "Open channels.", channels);
+    text.single(
+        "messages_ready",
+        "gauge",
+        "Messages that wait for a consumer.",
+        queues[7],
+    );
+    text.single(
+        "messages_unacked",
+        "gauge",
+        "Messages in consumers' hands.",
+        queues[8],
+    );
+}
+
+fn queues(api: &Api, text: &mut Text) {
+    let all: Vec<_> = api
+        .realm
+        .vhosts()
+        .iter()
+        .flat_map(|vhost| vhost.queues())
+        .collect();
+    text.single("queues", "gauge", "Queues.", all.len() as u64);
+    let seen: Vec<_> = all
+        .iter()
+        .map(|queue| (labels(queue.vhost(), queue.name()), queue.snapshot()))
+        .collect();
+    let families: [(Family, fn(&crate::queue::Snapshot) -> u64); 5] = [
+        (
+            Family {
+                name: "queue_messages_ready",
+                kind: "gauge",
+                help: "Messages that wait in a queue.",
+            },
+            |seen| seen.ready,
+        ),
+        (
+            Family {
+                name: "queue_messages_unacked",
+                kind: "gauge",
+                help: "Messages of a queue in consumers' hands.",
+            },
+            |seen| seen.unsettled,
+        ),
+        (
+            Family {
+                name: "queue_message_bytes",
+                kind: "gauge",
+                help: "Bytes of bodies that wait in a queue.",
+            },
+            |seen| seen.ready_bytes,
+        ),
+        (
+            Family {
+                name: "queue_consumers",
+                kind: "gauge",
+                help: "Consumers of a queue.",
+            },
+            |seen| seen.consumers as u64,
+        ),
+        (
+            Family {
+                name: "queue_messages_published_total",
+                kind: "counter",
+                help: "Messages that ever entered a queue.",
+            },
+            |seen| seen.counters.published,
+        ),
+    ];
+    for (family, value) in families {
+        text.family(&family);
+        for (labels, snapshot) in &seen {
+            text.line(format_args!(
+                "cbroker_{}{{{labels}}} {}",
+                family.name,
+                value(snapshot)
+            ));
+        }
+    }
+}
+
+fn labels(vhost: &str, queue: &str) -> String {
+    format!("vhost=\"{}\",queue=\"{}\"", escaped(vhost), escaped(queue))
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::labels;
+
+    #[test]
+    fn a_name_cannot_break_out_of_its_label() {
+        assert_eq!(
+            labels("/", "a\"b\\c\nd"),
+            "vhost=\"/\",queue=\"a\\\"b\\\\c\\nd\""
+        );
+    }
+}

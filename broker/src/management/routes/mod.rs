@@ -1,0 +1,210 @@
+//! Every route, with the line that the OpenAPI document says of it: what is served is what is described.
+//!
+//! A handler checks who asks, asks the realm, and answers JSON or a [`Refusal`]. Names in paths are percent-decoded;
+//! the default exchange is called `amq.default`.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use serde::de::DeserializeOwned;
+
+use super::refusal::Refusal;
+use super::{Api, Shared, page};
+use crate::fault::Fault;
+use crate::persist::Ticket;
+
+mod bindings;
+mod connections;
+mod definitions;
+mod exchanges;
+mod health;
+mod messages;
+mod metrics;
+mod openapi;
+mod overview;
+mod queues;
+mod session;
+mod tap;
+mod users;
+mod vhosts;
+
+/// Bodies up to here are read from anybody.
+const LITTLE_BYTES: usize = 64 * 1024;
+
+/// A payload of the broker's limit in base64 has to fit.
+const MUCH_BYTES: usize = 192 * 1024 * 1024;
+
+/// What the document says of a route.
+#[derive(Debug, Clone)]
+pub(super) struct Described {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) summary: &'static str,
+}
+
+/// The routes as they gather.
+#[derive(Default)]
+pub(super) struct Routes {
+    router: Router<Shared>,
+    described: Vec<Described>,
+}
+
+impl Routes {
+    /// All of them.
+    pub(super) fn all() -> Self {
+        let routes = Self::default();
+        let routes = overview::routes(routes);
+        let routes = health::routes(routes);
+        let routes = connections::routes(routes);
+        let routes = exchanges::routes(routes);
+        let routes = queues::routes(routes);
+        let routes = messages::routes(routes);
+        let routes = bindings::routes(routes);
+        let routes = vhosts::routes(routes);
+        let routes = users::routes(routes);
+        let routes = definitions::routes(routes);
+        let routes = session::routes(routes);
+        let routes = tap::routes(routes);
+        let routes = metrics::routes(routes);
+        page::routes(routes)
+    }
+
+    pub(super) fn get<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        self.add(Method::GET, path, summary, on(MethodFilter::GET, handler))
+    }
+
+    fn put<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        self.add(Method::PUT, path, summary, on(MethodFilter::PUT, handler))
+    }
+
+    fn post<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        self.add(Method::POST, path, summary, on(MethodFilter::POST, handler))
+    }
+
+    /// A post whose body may be large; it is read only for a caller who is known.
+    fn post_much<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        let route = on(MethodFilter::POST, handler).layer(DefaultBodyLimit::max(MUCH_BYTES));
+        self.add(Method::POST, path, summary, route)
+    }
+
+    fn delete<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
+    where
+        H: axum::handler::Handler<T, Shared>,
+        T: 'static,
+    {
+        self.add(
+            Method::DELETE,
+            path,
+            summary,
+            on(MethodFilter::DELETE, handler),
+        )
+    }
+
+    fn add(
+        mut self,
+        method: Method,
+        path: &'static str,
+        summary: &'static str,
+        route: MethodRouter<Shared>,
+    ) -> Self {
+        self.router = self.router.route(path, route);
+        self.described.push(Described {
+            method,
+            path,
+            summary,
+        });
+        self
+    }
+
+    /// The finished router, which also serves its own description.
+    pub(super) fn into_router(self, api: Shared) -> Router {
+        let document = openapi::document(&self.described);
+        self.router
+            .route(
+                "/api/openapi.json",
+                on(MethodFilter::GET, || async { axum::Json(document) }),
+            )
+            .fallback(|| async { Refusal::not_found() })
+            .layer(DefaultBodyLimit::max(LITTLE_BYTES))
+            .with_state(api)
+    }
+}
+
+/// A JSON body, whatever its content type says: tools forget it.
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
+        return Err(Refusal::bad("not_json"));
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal::bad(explained(&error.to_string())))
+}
+
+/// As [`read`], for bodies that may be left out.
+pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() {
+        Ok(T::default())
+    } else {
+        read(body)
+    }
+}
+
+/// RabbitMQ says which key is missing in this form.
+fn explained(message: &str) -> String {
+    match message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split_once('`'))
+    {
+        Some((field, _)) => format!("[{{key_missing,{field}}}]"),
+        None => message
+            .split(" at line ")
+            .next()
+            .unwrap_or(message)
+            .to_owned(),
+    }
+}
+
+/// Waits until a change is on disk: nothing is said to be done that a crash could undo.
+pub(super) async fn kept(api: &Api, ticket: Ticket) -> Result<(), Refusal> {
+    if api.realm.durable(ticket).await {
+        Ok(())
+    } else {
+        Err(Fault::store_stopped().into())
+    }
+}
+
+/// 201 for something new, 204 for something that was there.
+pub(super) fn made(was_there: bool) -> Response {
+    if was_there {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::CREATED
+    }
+    .into_response()
+}
+
+/// The real name of an exchange in a path.
+pub(super) fn exchange_name(in_path: &str) -> &str {
+    if in_path == "amq.default" {
+        ""
+    } else {
+        in_path
+    }
+}

@@ -1,0 +1,86 @@
+//! The broker as a whole.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::management::auth::Caller;
+use crate::management::paging::Listing;
+use crate::management::refusal::Refusal;
+use crate::management::{Shared, history, views};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get(
+            "/api/overview",
+            "totals, rates and listeners of the broker",
+            overview,
+        )
+        .get(
+            "/api/history",
+            "the last five minutes of the broker, one column a figure",
+            past,
+        )
+        .get("/api/cluster-name", "the broker's name", cluster_name)
+        .get("/api/nodes", "the one node that there is", nodes)
+        .get("/api/nodes/{name}", "the same by its name", node)
+        .get("/api/extensions", "none", || none())
+        .get("/api/auth", "no single sign-on", auth)
+        .get("/api/whoami", "the caller's name and tags", whoami)
+}
+
+async fn overview(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    _caller: Caller,
+) -> Json<Value> {
+    api.rates.observe(&api.realm, Instant::now());
+    Json(listing.narrow(views::overview(&api)))
+}
+
+async fn past(State(api): State<Shared>, _caller: Caller) -> Json<Value> {
+    Json(history::to_json(&api.rates.points()))
+}
+
+async fn cluster_name(State(api): State<Shared>, _caller: Caller) -> Json<Value> {
+    Json(json!({ "name": api.node }))
+}
+
+async fn nodes(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.monitors()?;
+    Ok(Json(listing.show(vec![views::node(&api)])?))
+}
+
+async fn node(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.monitors()?;
+    if name == api.node {
+        Ok(Json(views::node(&api)))
+    } else {
+        Err(Refusal::not_found())
+    }
+}
+
+/// For lists of things that exist at RabbitMQ only.
+pub(super) async fn none() -> Json<Value> {
+    Json(json!([]))
+}
+
+async fn auth() -> Json<Value> {
+    Json(json!({ "enable_uaa": false, "oauth_enabled": false }))
+}
+
+async fn whoami(caller: Caller) -> Json<Value> {
+    let tags: Vec<_> = caller.user.tags.iter().map(|tag| &tag.0).collect();
+    Json(json!({ "name": &*caller.name, "tags": tags }))
+}

@@ -1,0 +1,295 @@
+//! Queues.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::fault::Fault;
+use crate::management::amqp_json::table_from_json;
+use crate::management::auth::Caller;
+use crate::management::paging::{Listed, Listing};
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared, views};
+use crate::queue::Queue;
+use crate::turn::Turn;
+use crate::users::Operation;
+use crate::vhost::{Condition, Declare, Vhost, check_name};
+use crate::wire::table::{Table, Value as Field};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get("/api/queues", "queues of all vhosts", list)
+        .get("/api/queues/{vhost}", "queues of a vhost", list_in)
+        .get(
+            "/api/queues/{vhost}/{name}",
+            "one queue, with its consumers",
+            show,
+        )
+        .put("/api/queues/{vhost}/{name}", "declare a queue", declare)
+        .delete(
+            "/api/queues/{vhost}/{name}",
+            "delete a queue; if-empty=true, if-unused=true",
+            delete,
+        )
+        .delete(
+            "/api/queues/{vhost}/{name}/contents",
+            "purge a queue",
+            purge,
+        )
+        .post(
+            "/api/queues/{vhost}/{name}/actions",
+            "accepted, and nothing to do: there are no mirrors",
+            act,
+        )
+}
+
+struct ListedQueue<'a>(&'a Api, Arc<Queue>);
+
+impl Listed for ListedQueue<'_> {
+    fn name(&self) -> &str {
+        self.1.name()
+    }
+
+    fn render(&self) -> Value {
+        views::queue(self.0, &self.1)
+    }
+}
+
+fn answer(
+    api: &Api,
+    listing: &Listing,
+    queues: impl Iterator<Item = Arc<Queue>>,
+) -> Result<Json<Value>, Refusal> {
+    api.rates.observe(&api.realm, Instant::now());
+    Ok(Json(listing.show(
+        queues.map(|queue| ListedQueue(api, queue)).collect(),
+    )?))
+}
+
+async fn list(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhosts = caller.vhosts(&api);
+    answer(
+        &api,
+        &listing,
+        vhosts.iter().flat_map(|vhost| vhost.queues()),
+    )
+}
+
+async fn list_in(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    answer(&api, &listing, vhost.queues().into_iter())
+}
+
+fn find(
+    api: &Api,
+    caller: &Caller,
+    vhost: &str,
+    name: &str,
+) -> Result<(Arc<Vhost>, Arc<Queue>), Refusal> {
+    let vhost = caller.vhost(api, vhost)?;
+    let queue = vhost.queue(name).ok_or_else(Refusal::not_found)?;
+    Ok((vhost, queue))
+}
+
+async fn show(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    let (_, queue) = find(&api, &caller, &vhost, &name)?;
+    let mut shown = views::queue(&api, &queue);
+    shown["consumer_details"] = Value::Array(super::connections::consumers_of(&api, &queue));
+    shown["deliveries"] = json!([]);
+    shown["incoming"] = json!([]);
+    Ok(Json(listing.narrow(shown)))
+}
+
+/// `rabbitmqadmin` sends claims as text, and so do old tools.
+pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Claim {
+        Plain(bool),
+        Text(String),
+    }
+    match Claim::deserialize(from)? {
+        Claim::Plain(claim) => Ok(claim),
+        Claim::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+/// What a queue is to be; also a line of the definitions.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default = "Wanted::yes", deserialize_with = "claim")]
+    durable: bool,
+    #[serde(default, deserialize_with = "claim")]
+    auto_delete: bool,
+    arguments: Option<Value>,
+}
+
+impl Wanted {
+    fn yes() -> bool {
+        true
+    }
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            durable: true,
+            auto_delete: false,
+            arguments: None,
+        }
+    }
+}
+
+/// Declares a queue for a caller; waits until it is durable.
+pub(super) async fn make(
+    api: &Api,
+    caller: &Caller,
+    vhost: &Arc<Vhost>,
+    name: &str,
+    wanted: Wanted,
+) -> Result<(), Refusal> {
+    check_name("queue", name)?;
+    if name.is_empty() || name.len() > 255 {
+        return Err(Refusal::bad("a queue's name has 1 to 255 bytes"));
+    }
+    caller.may(vhost.name(), Operation::Configure, name)?;
+    let arguments = table_from_json(wanted.arguments.as_ref())?;
+    if let Some(exchange) = arguments
+        .get("x-dead-letter-exchange")
+        .and_then(Field::as_text)
+    {
+        caller.may(vhost.name(), Operation::Read, name)?;
+        caller.may(vhost.name(), Operation::Write, exchange)?;
+    }
+    let ticket = {
+        let mut turn = api.realm.turn();
+        let declare = plain(api, name, wanted.durable, wanted.auto_delete, arguments);
+        let declared = vhost.declare_queue(declare, &mut turn);
+        api.realm.end(turn);
+        declared?.ticket
+    };
+    super::kept(api, ticket).await
+}
+
+fn plain<'a>(
+    api: &Api,
+    name: &'a str,
+    durable: bool,
+    auto_delete: bool,
+    arguments: Table,
+) -> Declare<'a> {
+    Declare {
+        name,
+        durable,
+        exclusive: false,
+        auto_delete,
+        is_server_named: false,
+        arguments,
+        connection: 0,
+        limit: api.realm.limits.queues,
+    }
+}
+
+/// A transient queue without arguments, for a probe.
+pub(super) fn declare_plain(
+    api: &Api,
+    vhost: &Vhost,
+    name: &str,
+    turn: &mut Turn,
+) -> Result<Arc<Queue>, Refusal> {
+    Ok(vhost
+        .declare_queue(plain(api, name, false, false, Table::new()), turn)?
+        .queue)
+}
+
+async fn declare(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let vhost = caller.vhost(&api, &vhost)?;
+    let wanted = super::read_or_default(&body)?;
+    let was_there = vhost.queue(&name).is_some();
+    make(&api, &caller, &vhost, &name, wanted).await?;
+    Ok(super::made(was_there))
+}
+
+#[derive(Deserialize)]
+struct Conditions {
+    #[serde(rename = "if-unused", default)]
+    unused: Option<String>,
+    #[serde(rename = "if-empty", default)]
+    empty: Option<String>,
+}
+
+async fn delete(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    Query(only): Query<Conditions>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
+    caller.may(vhost.name(), Operation::Configure, &name)?;
+    queue.check_access(0)?;
+    let is_true = |text: &Option<String>| text.as_deref() == Some("true");
+    let condition = Condition {
+        unused: is_true(&only.unused),
+        empty: is_true(&only.empty),
+        connection: None,
+    };
+    let ticket = {
+        let mut turn = api.realm.turn();
+        let removed = vhost.remove_queue(&queue, condition, &mut turn);
+        api.realm.end(turn);
+        removed?.1
+    };
+    super::kept(&api, ticket).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn purge(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
+    caller.may(vhost.name(), Operation::Read, &name)?;
+    queue.check_access(0)?;
+    let mut turn = api.realm.turn();
+    let purged = queue.purge(&mut turn);
+    api.realm.end(turn);
+    purged.map_err(Fault::from)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn act(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    find(&api, &caller, &vhost, &name)?;
+    Ok(StatusCode::NO_CONTENT)
+}

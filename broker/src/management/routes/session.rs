@@ -1,0 +1,125 @@
+//! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie (SPEC §7.14).
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::management::auth::{self, Caller, Proof};
+use crate::management::refusal::Refusal;
+use crate::management::sessions::{SESSION_LIFE, TOKEN_LIFE};
+use crate::management::{Scheme, Shared};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .post(
+            "/api/session/token",
+            "a token that signs a browser in once, within a minute",
+            token,
+        )
+        .post(
+            "/api/session",
+            "sign in with a token, or with a name and password",
+            sign_in,
+        )
+        .get("/api/session", "who is signed in", show)
+        .delete("/api/session", "sign out", sign_out)
+}
+
+fn no_randomness(error: getrandom::Error) -> Refusal {
+    tracing::error!(%error, "the machine gives no random numbers");
+    Refusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "no random numbers",
+    )
+}
+
+/// For tools alone: a page has no use for a token but to hand it to another browser.
+async fn token(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+    if caller.by != Proof::Password {
+        return Err(Refusal::suspicious("a token is given for a password only"));
+    }
+    let token = api
+        .sessions()
+        .issue(&caller.name, Instant::now())
+        .map_err(no_randomness)?;
+    Ok(Json(
+        json!({ "token": token, "expires_in": TOKEN_LIFE.as_secs(), "path": format!("/#token={token}") }),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entrance {
+    Token { token: String },
+    Password { username: String, password: String },
+}
+
+async fn sign_in(
+    State(api): State<Shared>,
+    parts: Parts,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    // A form on a foreign page could post this without an Origin of its own in very old browsers: ours always has one.
+    if !parts.headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::suspicious("signing in happens at our own page"));
+    }
+    let user = match super::read(&body)? {
+        Entrance::Token { token } => api
+            .sessions()
+            .redeem(&token, Instant::now())
+            .ok_or_else(Refusal::login)?,
+        Entrance::Password { username, password } => {
+            auth::check_password(&parts, &api, &username, &password)?;
+            username.into()
+        }
+    };
+    let secret = api
+        .sessions()
+        .sign_in(&user, Instant::now())
+        .map_err(no_randomness)?;
+    api.mind_the_tap();
+    let cookie = set_cookie(api.scheme, &secret, SESSION_LIFE.as_secs());
+    Ok((
+        [(header::SET_COOKIE, cookie)],
+        Json(json!({ "name": &*user })),
+    )
+        .into_response())
+}
+
+fn set_cookie(scheme: Scheme, secret: &str, seconds: u64) -> HeaderValue {
+    let secure = if scheme == Scheme::Https {
+        "; Secure"
+    } else {
+        ""
+    };
+    let name = auth::cookie_name(scheme);
+    let text =
+        format!("{name}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+async fn show(caller: Caller) -> Json<Value> {
+    let tags: Vec<_> = caller.user.tags.iter().map(|tag| &tag.0).collect();
+    Json(json!({ "name": &*caller.name, "tags": tags }))
+}
+
+async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller) -> Response {
+    if let Some(secret) = auth::cookie(&headers, api.scheme) {
+        api.sessions().sign_out(secret);
+    }
+    api.mind_the_tap();
+    (
+        StatusCode::NO_CONTENT,
+        [(header::SET_COOKIE, set_cookie(api.scheme, "", 0))],
+    )
+        .into_response()
+}

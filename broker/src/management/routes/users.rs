@@ -1,0 +1,409 @@
+//! Users and permissions: for administrators. A changed or deleted user is signed out of the page.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Routes;
+use crate::lock::{read, write};
+use crate::management::auth::Caller;
+use crate::management::paging::Listing;
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared, views};
+use crate::persist::records::{Fact, PermissionFact, UserFact};
+use crate::users::{Operation, PasswordHash, Permissions, Tag, User};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get("/api/users", "users", list)
+        .get(
+            "/api/users/without-permissions",
+            "users who may enter no vhost",
+            without,
+        )
+        .post(
+            "/api/users/bulk-delete",
+            "delete several users",
+            delete_several,
+        )
+        .get("/api/users/{user}", "one user", show)
+        .put("/api/users/{user}", "make or change a user", put)
+        .delete("/api/users/{user}", "delete a user", delete)
+        .get(
+            "/api/users/{user}/permissions",
+            "what a user may touch",
+            permissions_of,
+        )
+        .get("/api/permissions", "all permissions", permissions)
+        .get(
+            "/api/permissions/{vhost}/{user}",
+            "a user's permissions in a vhost",
+            permission,
+        )
+        .put(
+            "/api/permissions/{vhost}/{user}",
+            "let a user into a vhost",
+            allow,
+        )
+        .delete(
+            "/api/permissions/{vhost}/{user}",
+            "shut a user out of a vhost",
+            forbid,
+        )
+        .get("/api/topic-permissions", "none", super::overview::none)
+        .get("/api/parameters", "none", super::overview::none)
+        .get("/api/global-parameters", "none", super::overview::none)
+        .get("/api/policies", "none", super::overview::none)
+        .get("/api/operator-policies", "none", super::overview::none)
+}
+
+async fn list(
+    State(api): State<Shared>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    let shown = read(&api.realm.users)
+        .iter()
+        .map(|(name, user)| views::user(name, user))
+        .collect();
+    Ok(Json(listing.show::<Value>(shown)?))
+}
+
+async fn without(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    let users = read(&api.realm.users);
+    let nowhere = users
+        .iter()
+        .filter(|(_, user)| user.permissions().next().is_none());
+    Ok(Json(
+        nowhere
+            .map(|(name, user)| views::user(name, user))
+            .collect(),
+    ))
+}
+
+async fn show(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    if *caller.name != name {
+        caller.administers()?;
+    }
+    let users = read(&api.realm.users);
+    users
+        .get(&name)
+        .map(|user| Json(views::user(&name, user)))
+        .ok_or_else(Refusal::not_found)
+}
+
+/// What a user is to be; also a line of the definitions.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    password: Option<String>,
+    password_hash: Option<String>,
+    hashing_algorithm: Option<String>,
+    tags: Option<Tags>,
+}
+
+/// Commas until RabbitMQ 3.8, a list since.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Tags {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Tags {
+    fn into_list(self) -> Vec<Tag> {
+        match self {
+            Self::Text(text) => text
+                .split(',')
+                .map(str::trim)
+                .filter(|tag| !tag.is_empty())
+                .map(|tag| Tag(tag.to_owned()))
+                .collect(),
+            Self::List(list) => list.into_iter().map(Tag).collect(),
+        }
+    }
+}
+
+impl Wanted {
+    fn hash(&self) -> Result<Option<PasswordHash>, Refusal> {
+        match (&self.password, self.password_hash.as_deref()) {
+            (Some(password), _) if password.is_empty() => Err(Refusal::bad("password is empty")),
+            (Some(password), _) => PasswordHash::new(password.as_bytes())
+                .map(Some)
+                .map_err(|error| Refusal::bad(error.to_string())),
+            (None, None | Some("")) => Ok(None),
+            (None, Some(_))
+                if self
+                    .hashing_algorithm
+                    .as_deref()
+                    .is_some_and(|name| name != "rabbit_password_hashing_sha256") =>
+            {
+                Err(Refusal::bad(
+                    "only rabbit_password_hashing_sha256 is supported",
+                ))
+            }
+            (None, Some(hash)) => PasswordHash::from_base64(hash)
+                .map(Some)
+                .ok_or_else(|| Refusal::bad("password_hash is no salted SHA-256")),
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether the user is so already: bringing definitions in must not sign anybody out.
+    pub(super) fn is_of(&self, user: Option<&User>) -> bool {
+        let Some(user) = user else { return false };
+        let tags = match &self.tags {
+            Some(Tags::List(list)) => list.clone(),
+            Some(Tags::Text(text)) => text.split(',').map(str::to_owned).collect(),
+            None => Vec::new(),
+        };
+        let hash = user.password.as_ref().map(PasswordHash::to_base64);
+        self.password.is_none()
+            && self.password_hash == hash
+            && user.tags.iter().map(|tag| &tag.0).eq(&tags)
+    }
+}
+
+/// Makes or changes a user; says whether it was there.
+pub(super) async fn make(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    wanted: Wanted,
+) -> Result<bool, Refusal> {
+    caller.administers()?;
+    if name.is_empty() || name.len() > 255 {
+        return Err(Refusal::bad("a user's name has 1 to 255 bytes"));
+    }
+    let password = wanted.hash()?;
+    let tags = wanted
+        .tags
+        .ok_or_else(|| Refusal::bad("tags_not_present"))?
+        .into_list();
+    let fact = UserFact {
+        name: name.to_owned(),
+        password: password
+            .as_ref()
+            .map(|hash| hash.as_bytes().to_vec())
+            .unwrap_or_default(),
+        tags: tags.iter().map(|tag| tag.0.clone()).collect(),
+    };
+    let was_there = {
+        let mut users = write(&api.realm.users);
+        let was_there = users.get(name).is_some();
+        users.put(name, password, tags);
+        was_there
+    };
+    api.sessions().forget(name);
+    save(api, &Fact::User(fact)).await?;
+    Ok(was_there)
+}
+
+async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
+    let ticket = api
+        .realm
+        .facts
+        .save(fact)
+        .map_err(crate::fault::Fault::from)?;
+    super::kept(api, ticket).await
+}
+
+async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
+    let ticket = api
+        .realm
+        .facts
+        .forget(fact)
+        .map_err(crate::fault::Fault::from)?;
+    super::kept(api, ticket).await
+}
+
+async fn put(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    let wanted = super::read(&body)?;
+    Ok(super::made(make(&api, &caller, &name, wanted).await?))
+}
+
+async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
+    caller.administers()?;
+    let vhosts: Vec<String> = {
+        let mut users = write(&api.realm.users);
+        let user = users.get(name).ok_or_else(Refusal::not_found)?;
+        let vhosts = user
+            .permissions()
+            .map(|(vhost, _)| vhost.to_owned())
+            .collect();
+        users.remove(name);
+        vhosts
+    };
+    api.sessions().forget(name);
+    for vhost in vhosts {
+        forget(api, &permission_fact(name, &vhost, &Permissions::all())).await?;
+    }
+    forget(
+        api,
+        &Fact::User(UserFact {
+            name: name.to_owned(),
+            password: Vec::new(),
+            tags: Vec::new(),
+        }),
+    )
+    .await
+}
+
+async fn delete(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    remove(&api, &caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+struct Several {
+    users: Vec<String>,
+}
+
+async fn delete_several(
+    State(api): State<Shared>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<StatusCode, Refusal> {
+    let several: Several = super::read(&body)?;
+    for name in several.users {
+        remove(&api, &caller, &name).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn permissions_of(
+    State(api): State<Shared>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    if *caller.name != name {
+        caller.administers()?;
+    }
+    let users = read(&api.realm.users);
+    let user = users.get(&name).ok_or_else(Refusal::not_found)?;
+    Ok(Json(all_of(&name, user).collect()))
+}
+
+fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a {
+    user.permissions()
+        .map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
+}
+
+async fn permissions(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    let users = read(&api.realm.users);
+    Ok(Json(
+        users
+            .iter()
+            .flat_map(|(name, user)| all_of(name, user))
+            .collect(),
+    ))
+}
+
+async fn permission(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    let users = read(&api.realm.users);
+    let found = users
+        .permissions(&name, &vhost)
+        .ok_or_else(Refusal::not_found)?;
+    Ok(Json(views::permission(&name, &vhost, found)))
+}
+
+/// Three expressions; also a line of the definitions.
+#[derive(Debug, Deserialize)]
+pub(super) struct Allowed {
+    configure: String,
+    write: String,
+    read: String,
+}
+
+impl Allowed {
+    pub(super) fn compile(&self) -> Result<Permissions, Refusal> {
+        Ok(Permissions::new(&self.configure, &self.write, &self.read)?)
+    }
+}
+
+fn permission_fact(user: &str, vhost: &str, permissions: &Permissions) -> Fact {
+    let source = |operation| permissions.source(operation).to_owned();
+    Fact::Permission(PermissionFact {
+        user: user.to_owned(),
+        vhost: vhost.to_owned(),
+        configure: source(Operation::Configure),
+        write: source(Operation::Write),
+        read: source(Operation::Read),
+    })
+}
+
+/// Lets a user into a vhost; waits until that is durable.
+pub(super) async fn permit(
+    api: &Api,
+    user: &str,
+    vhost: &str,
+    permissions: Permissions,
+) -> Result<(), Refusal> {
+    let fact = permission_fact(user, vhost, &permissions);
+    write(&api.realm.users)
+        .permit(user, vhost, permissions)
+        .map_err(|_| Refusal::not_found())?;
+    save(api, &fact).await
+}
+
+/// A vhost is gone: so is everybody's way into it.
+pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), Refusal> {
+    let names = write(&api.realm.users).forget_vhost(vhost);
+    for name in names {
+        forget(api, &permission_fact(&name, vhost, &Permissions::all())).await?;
+    }
+    Ok(())
+}
+
+async fn allow(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    caller.administers()?;
+    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    let allowed: Allowed = super::read(&body)?;
+    let was_there = read(&api.realm.users).may_enter(&name, &vhost);
+    permit(&api, &name, &vhost, allowed.compile()?).await?;
+    Ok(super::made(was_there))
+}
+
+async fn forbid(
+    State(api): State<Shared>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    if !write(&api.realm.users).forbid(&name, &vhost) {
+        return Err(Refusal::not_found());
+    }
+    forget(&api, &permission_fact(&name, &vhost, &Permissions::all())).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,174 @@
+//! One message, its properties and payload, as JSON and back.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::management::amqp_json::{table_from_json, table_to_json};
+use crate::management::refusal::Refusal;
+use crate::queue::message::Message;
+use crate::wire::properties::Properties;
+use crate::wire::table::Table;
+
+/// How a payload is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::management) enum Encoding {
+    /// As text where it is UTF-8.
+    #[default]
+    Auto,
+    /// Always so.
+    Base64,
+}
+
+/// A message with at most `limit_bytes` of its payload.
+pub(in crate::management) fn message(
+    message: &Message,
+    encoding: Encoding,
+    limit_bytes: Option<usize>,
+) -> Value {
+    let content = message.content();
+    let cut = &content.body[..content.body.len().min(limit_bytes.unwrap_or(usize::MAX))];
+    let (payload, encoding) = match std::str::from_utf8(cut) {
+        Ok(text) if encoding == Encoding::Auto => (text.to_owned(), "string"),
+        _ => (STANDARD.encode(cut), "base64"),
+    };
+    json!({
+        "payload_bytes": content.body.len(),
+        "redelivered": false,
+        "exchange": String::from_utf8_lossy(content.exchange),
+        "routing_key": String::from_utf8_lossy(content.routing_key),
+        "properties": properties(content.properties),
+        "payload": payload,
+        "payload_encoding": encoding,
+    })
+}
+
+/// The properties that are set.
+pub(in crate::management) fn properties(raw: &[u8]) -> Value {
+    let Ok(found) = Properties::scan(raw) else {
+        return json!({});
+    };
+    let mut shown = Map::new();
+    for (name, value) in [
+        ("content_type", found.content_type),
+        ("content_encoding", found.content_encoding),
+        ("correlation_id", found.correlation_id),
+        ("reply_to", found.reply_to),
+        ("expiration", found.expiration),
+        ("message_id", found.message_id),
+        ("type", found.kind),
+        ("user_id", found.user_id),
+        ("app_id", found.app_id),
+        ("cluster_id", found.cluster_id),
+    ] {
+        if let Some(bytes) = value {
+            shown.insert(name.to_owned(), json!(String::from_utf8_lossy(bytes)));
+        }
+    }
+    for (name, value) in [
+        ("delivery_mode", found.delivery_mode),
+        ("priority", found.priority),
+    ] {
+        if let Some(number) = value {
+            shown.insert(name.to_owned(), json!(number));
+        }
+    }
+    if let Some(seconds) = found.timestamp {
+        shown.insert("timestamp".to_owned(), json!(seconds));
+    }
+    if let Some(headers) = found.headers.and_then(|raw| Table::decode(raw).ok()) {
+        shown.insert("headers".to_owned(), table_to_json(&headers));
+    }
+    Value::Object(shown)
+}
+
+/// The same way back, as raw flags and values. `user_id` must be the caller's own.
+pub(in crate::management) fn properties_from_json(
+    json: &Value,
+    caller: &str,
+) -> Result<Vec<u8>, Refusal> {
+    let text = |name: &str| match json.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if text.len() <= 255 => Ok(Some(text.as_bytes())),
+        Some(_) => Err(Refusal::bad(format!(
+            "{name} must be a text of at most 255 bytes"
+        ))),
+    };
+    let octet = |name: &str| match json.get(name) {
+        None => Ok(None),
+        Some(value) => match value.as_u64().and_then(|number| u8::try_from(number).ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(Refusal::bad(format!("{name} must be a number below 256"))),
+        },
+    };
+    let headers = match json.get("headers") {
+        None => None,
+        some => Some(table_from_json(some)?.to_bytes()),
+    };
+    let user_id = text("user_id")?;
+    if user_id.is_some_and(|user| user != caller.as_bytes()) {
+        return Err(Refusal::bad(
+            "user_id must be the name of the user who publishes",
+        ));
+    }
+    let expiration = text("expiration")?;
+    if expiration.is_some_and(|text| text.is_empty() || !text.iter().all(u8::is_ascii_digit)) {
+        return Err(Refusal::bad("invalid expiration"));
+    }
+    let mut raw = Vec::new();
+    Properties {
+        content_type: text("content_type")?,
+        content_encoding: text("content_encoding")?,
+        headers: headers.as_deref(),
+        delivery_mode: octet("delivery_mode")?,
+        priority: octet("priority")?,
+        correlation_id: text("correlation_id")?,
+        reply_to: text("reply_to")?,
+        expiration,
+        message_id: text("message_id")?,
+        timestamp: json.get("timestamp").and_then(Value::as_u64),
+        kind: text("type")?,
+        user_id,
+        app_id: text("app_id")?,
+        cluster_id: text("cluster_id")?,
+    }
+    .encode(&mut raw);
+    Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use serde_json::json;
+
+    use super::{properties, properties_from_json};
+
+    #[test]
+    fn every_property_survives_the_way_there_and_back() {
+        let all = json!({
+            "content_type": "text/plain", "content_encoding": "gzip", "headers": { "a": 1 }, "delivery_mode": 2,
+            "priority": 5, "correlation_id": "c", "reply_to": "r", "expiration": "100", "message_id": "m",
+            "timestamp": 7, "type": "t", "user_id": "ada", "app_id": "p", "cluster_id": "k",
+        });
+        assert_eq!(properties(&properties_from_json(&all, "ada").unwrap()), all);
+        assert_eq!(
+            properties(&properties_from_json(&json!({}), "ada").unwrap()),
+            json!({})
+        );
+    }
+
+    #[test]
+    fn what_amqp_would_refuse_is_refused() {
+        for bad in [
+            json!({ "user_id": "bob" }),
+            json!({ "expiration": "soon" }),
+            json!({ "priority": 256 }),
+            json!({ "type": 7 }),
+        ] {
+            assert!(properties_from_json(&bad, "ada").is_err(), "{bad}");
+        }
+    }
+}

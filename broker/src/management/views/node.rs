@@ -1,0 +1,167 @@
+//! The broker as a whole as JSON: `overview`, and the one node that there is.
+
+use serde_json::{Map, Value, json};
+
+use super::rated;
+use crate::exchange::Kind;
+use crate::lock::lock;
+use crate::management::rates::QUEUE_FIELDS;
+use crate::management::{Api, Listening, figures};
+
+/// What tools compare with what they can speak to.
+const SPOKEN: &str = "3.10.8";
+const OWN: &str = env!("CARGO_PKG_VERSION");
+
+pub(in crate::management) fn overview(api: &Api) -> Value {
+    let kinds = [Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers];
+    let kinds =
+        kinds.map(|kind| json!({ "name": kind.as_str(), "description": "", "enabled": true }));
+    json!({
+        "management_version": SPOKEN,
+        "rabbitmq_version": SPOKEN,
+        "product_name": "cbroker",
+        "product_version": OWN,
+        "cbroker_version": OWN,
+        "rates_mode": "basic",
+        "sample_retention_policies": { "global": [300], "basic": [300], "detailed": [] },
+        "cluster_name": api.node,
+        "node": api.node,
+        "disable_stats": false,
+        "enable_queue_totals": false,
+        "statistics_db_event_queue": 0,
+        "exchange_types": kinds,
+        "message_stats": message_stats(api),
+        "churn_rates": churn(api),
+        "queue_totals": queue_totals(api),
+        "object_totals": object_totals(api),
+        "listeners": listeners(api),
+        "contexts": contexts(api),
+    })
+}
+
+fn message_stats(api: &Api) -> Map<String, Value> {
+    let overall = api.rates.overall();
+    let mut stats = rated(QUEUE_FIELDS, &overall.queues);
+    for field in &QUEUE_FIELDS[6..] {
+        stats.remove(*field);
+        stats.remove(&format!("{field}_details"));
+    }
+    // What was published is counted where it came in: a message may go to no queue, or to many.
+    let channels = rated(
+        [
+            "publish",
+            "confirm",
+            "return_unroutable",
+            "settled",
+            "gotten",
+        ],
+        &overall.channels,
+    );
+    for (field, value) in channels {
+        if ["publish", "confirm", "return_unroutable"]
+            .iter()
+            .any(|name| field.starts_with(name))
+        {
+            stats.insert(field, value);
+        }
+    }
+    stats
+}
+
+fn queue_totals(api: &Api) -> Map<String, Value> {
+    let mut totals = rated(QUEUE_FIELDS, &api.rates.overall().queues);
+    totals.retain(|field, _| field.starts_with("messages"));
+    totals
+}
+
+fn churn(api: &Api) -> Value {
+    let totals = &api.realm.totals;
+    json!({
+        "connection_created": totals.connections_opened.get(),
+        "connection_closed": totals.connections_closed.get(),
+        "channel_created": totals.channels_opened.get(),
+        "channel_closed": totals.channels_closed.get(),
+        "queue_declared": totals.queues_declared.get(),
+        "queue_created": totals.queues_declared.get(),
+        "queue_deleted": totals.queues_deleted.get(),
+    })
+}
+
+fn object_totals(api: &Api) -> Value {
+    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let (mut exchanges, mut queues, mut consumers) = (0, 0, 0);
+    for vhost in api.realm.vhosts() {
+        vhost.each_exchange(|_| exchanges += 1);
+        for queue in vhost.queues() {
+            queues += 1;
+            consumers += queue.counts().1;
+        }
+    }
+    json!({
+        "connections": links.len(),
+        "channels": links.iter().map(|link| link.channel_count()).sum::<usize>(),
+        "exchanges": exchanges,
+        "queues": queues,
+        "consumers": consumers,
+    })
+}
+
+fn listeners(api: &Api) -> Vec<Value> {
+    let shown = |listening: &Listening| {
+        let (address, port) = (listening.address.ip().to_string(), listening.address.port());
+        json!({ "node": api.node, "protocol": listening.protocol, "ip_address": address, "port": port, "socket_opts": {} })
+    };
+    api.about.listening.iter().map(shown).collect()
+}
+
+fn contexts(api: &Api) -> Vec<Value> {
+    let http = api
+        .about
+        .listening
+        .iter()
+        .filter(|listening| listening.protocol.starts_with("http"));
+    let shown = http.map(|listening| {
+        let (address, port) = (listening.address.ip().to_string(), listening.address.port().to_string());
+        json!({ "node": api.node, "description": "cbroker management", "path": "/", "ip": address, "port": port })
+    });
+    shown.collect()
+}
+
+pub(in crate::management) fn node(api: &Api) -> Value {
+    let (descriptors, most) = figures::descriptors();
+    let standing = api.realm.standing();
+    let limit = match api.about.memory_limit_bytes {
+        0 => figures::machine_memory_bytes(),
+        bytes => bytes,
+    };
+    json!({
+        "name": api.node,
+        "type": "disc",
+        "running": true,
+        "os_pid": std::process::id().to_string(),
+        "uptime": u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "processors": std::thread::available_parallelism().map_or(1, usize::from),
+        "mem_used": figures::memory_bytes(),
+        "mem_limit": limit,
+        "mem_alarm": standing.is_memory_high,
+        "disk_free": figures::disk_free_bytes(&api.about.data_dir),
+        "disk_free_alarm": standing.is_disk_full,
+        "store_bytes": api.realm.store.disk_bytes(),
+        "store_pending_bytes": api.realm.store.pending_bytes(),
+        "store_stopped": standing.is_stopped,
+        "fd_used": descriptors,
+        "fd_total": most,
+        "sockets_used": lock(&api.realm.links).len(),
+        "db_dir": api.about.data_dir.display().to_string(),
+        "partitions": [],
+        "applications": [],
+        "enabled_plugins": [],
+        "auth_mechanisms": [
+            { "name": "PLAIN", "description": "", "enabled": true },
+            { "name": "AMQPLAIN", "description": "", "enabled": true },
+        ],
+        "contexts": contexts(api),
+        "rates_mode": "basic",
+        "net_ticktime": 60,
+    })
+}

@@ -1,0 +1,312 @@
+//! Queues, exchanges, bindings, consumers, vhosts, users and permissions as JSON.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::rated;
+use crate::exchange::{Binding, Exchange};
+use crate::lock::lock;
+use crate::management::Api;
+use crate::management::amqp_json::table_to_json;
+use crate::management::rates::{self, QUEUE_FIELDS};
+use crate::queue::Queue;
+use crate::queue::consumer::Consumer;
+use crate::registry::Link;
+use crate::users::{Operation, Permissions, User};
+use crate::vhost::{Destination, Vhost};
+use crate::wire::table::{Table, Value as Field};
+
+/// A queue as it stands in listings.
+pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
+    let (is, snapshot) = (&queue.identity, queue.snapshot());
+    let mut track = api.rates.queue(&is.vhost, &is.name);
+    track.counts = rates::queue_counts(&snapshot);
+    let mut stats = rated(QUEUE_FIELDS, &track);
+    let mut shown = json!({
+        "name": &*is.name,
+        "vhost": &*is.vhost,
+        "node": api.node,
+        "state": "running",
+        "type": kind(&is.table),
+        "durable": is.durable,
+        "auto_delete": is.auto_delete,
+        "exclusive": is.owner.is_some(),
+        "arguments": table_to_json(&is.table),
+        "policy": null,
+        "operator_policy": null,
+        "effective_policy_definition": {},
+        "consumers": snapshot.consumers,
+        "message_bytes": snapshot.ready_bytes + snapshot.unsettled_bytes,
+        "message_bytes_ready": snapshot.ready_bytes,
+        "message_bytes_unacknowledged": snapshot.unsettled_bytes,
+        "expired": snapshot.counters.expired,
+        "dropped": snapshot.counters.dropped,
+    });
+    for field in &QUEUE_FIELDS[6..] {
+        for name in [(*field).to_owned(), format!("{field}_details")] {
+            shown[&name] = stats.remove(&name).unwrap_or_default();
+        }
+    }
+    shown["message_stats"] = Value::Object(stats);
+    if let Some(owner) = is.owner.and_then(|id| link(api, id)) {
+        shown["owner_pid_details"] = peer(&owner);
+    }
+    shown
+}
+
+/// A queue without a type is a classic one.
+fn kind(arguments: &Table) -> &str {
+    arguments
+        .get("x-queue-type")
+        .and_then(Field::as_text)
+        .unwrap_or("classic")
+}
+
+fn link(api: &Api, id: u64) -> Option<Arc<Link>> {
+    lock(&api.realm.links).get(&id).cloned()
+}
+
+fn peer(link: &Link) -> Value {
+    json!({ "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port })
+}
+
+/// A consumer of a queue.
+pub(in crate::management) fn consumer(
+    api: &Api,
+    queue: &Queue,
+    consumer: &Consumer,
+    is_active: bool,
+) -> Value {
+    let (vhost, name) = (queue.vhost(), queue.name());
+    let channel = match link(api, consumer.connection) {
+        None => json!({}),
+        Some(link) => json!({
+            "connection_name": link.name,
+            "name": super::channel_name(&link, consumer.lane.channel),
+            "node": api.node,
+            "number": consumer.lane.channel,
+            "peer_host": link.peer.host,
+            "peer_port": link.peer.port,
+            "user": link.session.get().map(|session| &*session.user),
+        }),
+    };
+    json!({
+        "consumer_tag": &*consumer.tag,
+        "queue": { "name": &**name, "vhost": &**vhost },
+        "channel_details": channel,
+        "ack_required": !consumer.no_ack,
+        "exclusive": consumer.exclusive,
+        "prefetch_count": consumer.prefetch,
+        "arguments": table_to_json(&consumer.arguments),
+        "active": is_active,
+        "activity_status": if is_active { "up" } else { "waiting" },
+    })
+}
+
+/// An exchange as it stands in listings.
+pub(in crate::management) fn exchange(vhost: &str, exchange: &Exchange<Destination>) -> Value {
+    let declaration = exchange.declaration();
+    json!({
+        "name": exchange.name(),
+        "vhost": vhost,
+        "type": declaration.kind.as_str(),
+        "durable": declaration.durable,
+        "auto_delete": declaration.auto_delete,
+        "internal": declaration.internal,
+        "arguments": table_to_json(&declaration.arguments),
+        "policy": null,
+        "user_who_performed_action": "",
+    })
+}
+
+/// A binding away from its exchange.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::management) struct BindingView {
+    pub(in crate::management) source: String,
+    pub(in crate::management) destination: Destination,
+    pub(in crate::management) key: Vec<u8>,
+    pub(in crate::management) arguments: Table,
+}
+
+impl BindingView {
+    pub(in crate::management) fn of(source: &str, binding: &Binding<'_, Destination>) -> Self {
+        Self {
+            source: source.to_owned(),
+            destination: binding.destination.clone(),
+            key: binding.key.to_vec(),
+            arguments: binding.arguments.clone(),
+        }
+    }
+
+    /// The binding by which the default exchange leads to every queue.
+    pub(in crate::management) fn default_of(queue: &Arc<str>) -> Self {
+        let destination = Destination::Queue(Arc::clone(queue));
+        Self {
+            source: String::new(),
+            destination,
+            key: queue.as_bytes().to_vec(),
+            arguments: Table::new(),
+        }
+    }
+
+    /// What tells bindings of the same two ends apart: the key in a form that paths can hold, and a hash of the arguments.
+    pub(in crate::management) fn properties_key(&self) -> String {
+        match (self.key.as_slice(), self.arguments.is_empty()) {
+            (b"", true) => "~".to_owned(),
+            (key, true) => quoted(key),
+            (key, false) => format!("{}~{}", quoted(key), hash(&self.arguments)),
+        }
+    }
+
+    /// Whether a properties key, percent-encoded once or not at all, means this binding.
+    pub(in crate::management) fn is_meant_by(&self, properties_key: &str) -> bool {
+        let own = self.properties_key();
+        own == properties_key || own == quoted_but_tilde(properties_key)
+    }
+
+    /// The name at its far end.
+    pub(in crate::management) fn destination_name(&self) -> (&'static str, &Arc<str>) {
+        match &self.destination {
+            Destination::Queue(name) => ("queue", name),
+            Destination::Exchange(name) => ("exchange", name),
+        }
+    }
+}
+
+fn hash(arguments: &Table) -> String {
+    let mut short = URL_SAFE_NO_PAD.encode(Sha256::digest(arguments.to_bytes()));
+    short.truncate(10);
+    short
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|&octet| {
+            if is_plain(octet) {
+                char::from(octet).to_string()
+            } else {
+                format!("%{octet:02X}")
+            }
+        })
+        .collect()
+}
+
+/// The same for a key that came decoded, hash and all.
+fn quoted_but_tilde(key: &str) -> String {
+    match key.rsplit_once('~') {
+        Some((key, hash)) if !hash.is_empty() => format!("{}~{hash}", quoted(key.as_bytes())),
+        _ => quoted(key.as_bytes()),
+    }
+}
+
+fn is_plain(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"-_.".contains(&octet)
+}
+
+/// A binding.
+pub(in crate::management) fn binding(vhost: &str, binding: &BindingView) -> Value {
+    let (kind, destination) = binding.destination_name();
+    json!({
+        "source": binding.source,
+        "vhost": vhost,
+        "destination": &**destination,
+        "destination_type": kind,
+        "routing_key": String::from_utf8_lossy(&binding.key),
+        "arguments": table_to_json(&binding.arguments),
+        "properties_key": binding.properties_key(),
+    })
+}
+
+/// A vhost with the messages that wait in it.
+pub(in crate::management) fn vhost(api: &Api, vhost: &Vhost) -> Value {
+    let (mut ready, mut unsettled) = (0, 0);
+    for queue in vhost.queues() {
+        let snapshot = queue.snapshot();
+        ready += snapshot.ready;
+        unsettled += snapshot.unsettled;
+    }
+    json!({
+        "name": &**vhost.name(),
+        "description": "",
+        "tags": [],
+        "default_queue_type": "classic",
+        "metadata": { "description": "", "tags": [] },
+        "tracing": false,
+        "cluster_state": { api.node.as_str(): "running" },
+        "messages": ready + unsettled,
+        "messages_ready": ready,
+        "messages_unacknowledged": unsettled,
+    })
+}
+
+/// A user, password hash included: this is for administrators.
+pub(in crate::management) fn user(name: &str, user: &User) -> Value {
+    let tags: Vec<_> = user.tags.iter().map(|tag| &tag.0).collect();
+    json!({
+        "name": name,
+        "password_hash": user.password.as_ref().map(crate::users::PasswordHash::to_base64).unwrap_or_default(),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": tags,
+        "limits": {},
+    })
+}
+
+/// What a user may touch in a vhost.
+pub(in crate::management) fn permission(
+    user: &str,
+    vhost: &str,
+    permissions: &Permissions,
+) -> Value {
+    json!({
+        "user": user,
+        "vhost": vhost,
+        "configure": permissions.source(Operation::Configure),
+        "write": permissions.source(Operation::Write),
+        "read": permissions.source(Operation::Read),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BindingView;
+    use crate::vhost::Destination;
+    use crate::wire::table::{Table, Value};
+
+    fn view(key: &str, arguments: Table) -> BindingView {
+        let destination = Destination::Queue("q".into());
+        BindingView {
+            source: "x".into(),
+            destination,
+            key: key.as_bytes().to_vec(),
+            arguments,
+        }
+    }
+
+    #[test]
+    fn a_properties_key_is_rabbitmqs_for_plain_bindings() {
+        assert_eq!(view("", Table::new()).properties_key(), "~");
+        assert_eq!(view("a.#", Table::new()).properties_key(), "a.%23");
+        assert_eq!(view("a~b", Table::new()).properties_key(), "a%7Eb");
+    }
+
+    #[test]
+    fn it_is_understood_encoded_or_not() {
+        let mut arguments = Table::new();
+        arguments.set("m", Value::Int(1));
+        for (binding, other) in [
+            (view("a.#", Table::new()), view("a.#", arguments.clone())),
+            (view("", arguments.clone()), view("", Table::new())),
+            (view("a b/", arguments), view("a b/", Table::new())),
+        ] {
+            let key = binding.properties_key();
+            assert!(binding.is_meant_by(&key));
+            assert!(!other.is_meant_by(&key));
+        }
+        assert!(view("a.#", Table::new()).is_meant_by("a.#"));
+    }
+}
