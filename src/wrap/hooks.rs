@@ -27,8 +27,9 @@ const TRANSCRIPT_WITHIN: Duration = Duration::from_secs(5);
 const TRANSCRIPT_EVERY: Duration = Duration::from_millis(100);
 /// What is read of the transcript's end each time.
 const TRANSCRIPT_TAIL: u64 = 4 << 20;
-/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes.
-const WAITER_SECONDS: u32 = 30 * 24 * 3600;
+/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes; in milliseconds this must fit
+/// 31 bits, or the timer fires at once.
+const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
 
 /// What the hooks tell the session.

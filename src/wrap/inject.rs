@@ -398,15 +398,13 @@ impl Injection {
         let Some(hold) = hold else {
             return Some(Way::Keyboard);
         };
+        let is_hook_time = may_go_by_hook(&hold);
+        // Time spent on what the hook does not help against does not count.
         let since = match &self.hold {
-            Some((_, since)) => *since,
-            None => now,
+            Some((before, since)) if may_go_by_hook(before) || !is_hook_time => *since,
+            _ => now,
         };
         let is_patient = now < since + PATIENCE && self.delivery != Delivery::Hook;
-        let is_hook_time = matches!(
-            hold,
-            Hold::Draft | Hold::Dialog(_) | Hold::Busy | Hold::NoWay
-        );
         self.hold = Some((hold, since));
         let may_hook =
             matches!(self.delivery, Delivery::Auto | Delivery::Hook) && !self.is_off(Way::Hook);
@@ -589,4 +587,12 @@ impl Injection {
     fn is_off(&self, way: Way) -> bool {
         self.failures[way as usize] >= FAILURES
     }
+}
+
+/// Rule 8: what the way without the keyboard gets past.
+fn may_go_by_hook(hold: &Hold) -> bool {
+    matches!(
+        hold,
+        Hold::Draft | Hold::Dialog(_) | Hold::Busy | Hold::NoWay
+    )
 }
