@@ -135,9 +135,12 @@ impl Modes {
             (Place::Command, 0x1b) => Place::CommandEscape,
             (Place::Text, 0x1b) => Place::TextEscape,
             (Place::Ground | Place::Escape | Place::Control, 0x1b) => self.begin(Place::Escape),
-            (Place::Escape, b'[') => self.begin(Place::Control),
-            (Place::Escape, b']') => self.begin(Place::Command),
+            // An ESC within a string that is no end of it begins a sequence too.
+            (Place::Escape | Place::CommandEscape | Place::TextEscape, b'[') => {
+                self.begin(Place::Control)
+            }
             (Place::Escape, b'P' | b'X' | b'^' | b'_') => Place::Text,
+            (Place::Escape, b']') => self.begin(Place::Command),
             (Place::Escape, 0x20..=0x2f) => Place::Escape,
             (Place::Escape, _) => self.end_escape(byte),
             (Place::Control, 0x20..=0x3f) => self.collect(byte, PARAMETERS_LIMIT),
@@ -145,8 +148,6 @@ impl Modes {
             (Place::Control, _) => Place::Control,
             (Place::Command, 0x07) | (Place::CommandEscape, b'\\') => self.end_command(),
             (Place::Command, _) => self.collect(byte, TEXT_LIMIT),
-            // An ESC within a string that is no end of it begins a sequence.
-            (Place::CommandEscape | Place::TextEscape, b'[') => self.begin(Place::Control),
             (Place::Ground | Place::TextEscape | Place::CommandEscape, _)
             | (Place::Text, 0x18 | 0x1a) => Place::Ground,
             (Place::Text, _) => self.place,

@@ -31,7 +31,7 @@ const NOT_FOUND: i32 = 127;
 
 /// What the monitor saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Report {
+pub enum Report {
     /// The program runs, in the foreground, under this process id (which is its group's too).
     Started(i32),
     /// A signal stopped it.
@@ -48,10 +48,10 @@ pub(super) enum Report {
 
 impl Report {
     /// Length of every report on the socket, in bytes.
-    pub(super) const LENGTH: usize = 5;
+    pub const LENGTH: usize = 5;
 
     /// The bytes of this report: a letter and a number, most significant byte first.
-    pub(super) fn encode(self) -> [u8; Self::LENGTH] {
+    pub fn encode(self) -> [u8; Self::LENGTH] {
         let (letter, number) = match self {
             Self::Started(pid) => (b'P', pid),
             Self::Stopped(signal) => (b'S', signal),
@@ -65,7 +65,7 @@ impl Report {
     }
 
     /// Reads what [`Report::encode`] wrote; `None` for bytes that are no report.
-    pub(super) fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
+    pub fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
         let number = i32::from_be_bytes([a, b, c, d]);
         match letter {
             b'P' => Some(Self::Started(number)),

@@ -18,7 +18,7 @@ use super::monitor::{self, Report, Reports};
 
 /// What to run, and with which additions to our own environment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CommandLine {
+pub struct CommandLine {
     /// The program's name or path.
     pub program: OsString,
     /// Its arguments.
@@ -29,7 +29,7 @@ pub(super) struct CommandLine {
 
 impl CommandLine {
     /// This command with the environment applied, ready for more.
-    pub(super) fn to_command(&self, program: &OsStr) -> Command {
+    pub fn to_command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         for (name, value) in &self.environment {
             match value {
@@ -43,7 +43,7 @@ impl CommandLine {
 
 /// Modes and size that a pseudo-terminal starts with.
 #[derive(Clone, Debug)]
-pub(super) struct Shape {
+pub struct Shape {
     /// Terminal modes; the system's own where there is none to copy.
     pub modes: Option<Termios>,
     /// Rows, columns and, where known, pixels.
@@ -52,7 +52,7 @@ pub(super) struct Shape {
 
 /// A running program, its terminal's master side and its monitor.
 #[derive(Debug)]
-pub(super) struct Program {
+pub struct Program {
     master: OwnedFd,
     reports: UnixStream,
     partial: Reports,
@@ -62,7 +62,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Starts `command` in a new pseudo-terminal.
-    pub(super) fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
+    pub fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
         let master =
             rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         rustix::pty::grantpt(&master)?;
@@ -97,17 +97,17 @@ impl Program {
     }
 
     /// The master side, non-blocking: what is written here the program reads as keys.
-    pub(super) fn master(&self) -> BorrowedFd<'_> {
+    pub fn master(&self) -> BorrowedFd<'_> {
         self.master.as_fd()
     }
 
     /// A socket that is readable when [`Program::reports`] has something to say.
-    pub(super) fn report_socket(&self) -> io::Result<UnixStream> {
+    pub fn report_socket(&self) -> io::Result<UnixStream> {
         self.reports.try_clone()
     }
 
     /// What the monitor reported since the last call; `None` once it is gone. Never blocks.
-    pub(super) fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
+    pub fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
         let reports = self.partial.read(&self.reports)?;
         for report in reports.iter().flatten() {
             match report {
@@ -121,26 +121,26 @@ impl Program {
     }
 
     /// Tells the program that its window changed.
-    pub(super) fn resize(&self, size: Winsize) -> io::Result<()> {
+    pub fn resize(&self, size: Winsize) -> io::Result<()> {
         Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
     }
 
     /// Sends a signal to the program alone; nothing once it has ended.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process(pid, signal);
         }
     }
 
     /// Lets the program and all in its process group run again after a stop.
-    pub(super) fn continue_group(&self) {
+    pub fn continue_group(&self) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process_group(pid, Signal::CONT);
         }
     }
 
     /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes (SPEC §7.9).
-    pub(super) fn reads_lines(&self) -> bool {
+    pub fn reads_lines(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.master);
         modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
     }
@@ -154,7 +154,7 @@ impl Drop for Program {
 }
 
 /// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none to execute.
-pub(super) fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
     };

@@ -1,0 +1,333 @@
+//! Drafts, the way without the keyboard, readiness, unknown programs, stops and pauses (rules 7 to 14).
+
+use super::*;
+
+#[test]
+fn rule_7_a_draft_on_the_screen_or_under_the_fingers_holds() {
+    let mut play = Play::claude_by(Delivery::Pty);
+    play.sees(holds("half"));
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Draft));
+    let mut play = Play::claude_by(Delivery::Pty);
+    play.press(Press::Text(1));
+    play.offer("x");
+    play.passes(ms(900));
+    assert_eq!(play.hold(), Some(Hold::Draft));
+    assert!(
+        !play.has_typed(),
+        "a key was pressed less than a second ago"
+    );
+    play.passes(ms(200));
+    assert!(play.has_typed(), "the screen shows an empty box");
+}
+
+#[test]
+fn rule_7_without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
+    let mut play = Play::unknown();
+    play.press(Press::Text(2));
+    play.press(Press::Backspace);
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Draft));
+    play.press(Press::Backspace);
+    play.passes(ms(3000));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn rule_8_after_two_seconds_of_draft_the_hook_carries_it_in() {
+    let mut play = Play::claude();
+    play.injection.arm();
+    play.sees(holds("half"));
+    let ticket = play.offer("x");
+    play.passes(ms(1999));
+    assert!(play.steps.is_empty());
+    play.passes(ms(1));
+    let line = "[cbroker peer message from=a id=m1] x [end]".to_owned();
+    assert_eq!(
+        play.steps,
+        [Step::Note(vec![ticket]), Step::Hand(vec![ticket], line)]
+    );
+    play.injection.handed(Handover::Taken);
+    play.run();
+    assert_eq!(
+        play.steps[2..],
+        [Step::Entered(vec![ticket]), Step::Begun(vec![ticket])]
+    );
+    assert!(!play.has_typed());
+}
+
+#[test]
+fn rule_8_patience_begins_where_the_hook_begins_to_help() {
+    let mut play = Play::claude();
+    play.injection.arm();
+    play.sees(Input::Shell);
+    play.offer("x");
+    play.passes(ms(10_000));
+    play.sees(holds("half"));
+    play.passes(ms(1999));
+    assert!(play.steps.is_empty());
+    play.passes(ms(1));
+    assert!(!play.steps.is_empty());
+}
+
+#[test]
+fn rule_8_the_hook_is_not_used_where_it_was_not_asked_for_or_does_not_wait() {
+    for (delivery, is_armed) in [(Delivery::Pty, true), (Delivery::Auto, false)] {
+        let mut play = Play::claude_by(delivery);
+        if is_armed {
+            play.injection.arm();
+        }
+        play.sees(holds("half"));
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert!(play.steps.is_empty(), "{delivery:?}");
+    }
+}
+
+#[test]
+fn rule_8_by_hook_alone_nothing_is_ever_typed() {
+    let mut play = Play::claude_by(Delivery::Hook);
+    let ticket = play.offer("x");
+    play.passes(ms(60_000));
+    assert!(play.steps.is_empty());
+    play.injection.arm();
+    play.run();
+    assert!(
+        matches!(&play.steps[..], [Step::Note(_), Step::Hand(tickets, _)] if *tickets == [ticket])
+    );
+}
+
+#[test]
+fn rule_8_a_hook_that_fails_twice_is_switched_off_and_the_message_is_marked() {
+    let mut play = Play::claude();
+    play.sees(holds("half"));
+    play.offer("x");
+    for _ in 0..2 {
+        play.injection.arm();
+        play.passes(ms(3000));
+        play.injection.handed(Handover::Refused);
+        play.run();
+    }
+    let hands = |play: &Play| {
+        play.steps
+            .iter()
+            .filter(|step| matches!(step, Step::Hand(..)))
+            .count()
+    };
+    assert_eq!(hands(&play), 2);
+    play.injection.arm();
+    play.passes(ms(60_000));
+    assert_eq!(hands(&play), 2);
+    play.sees(Input::Empty);
+    play.passes(ms(60));
+    assert!(play.typed()[0].contains("(possible repeat)"));
+}
+
+#[test]
+fn rule_8_a_keyboard_that_fails_twice_is_switched_off() {
+    let mut play = Play::claude();
+    for _ in 0..2 {
+        play.offer("x");
+        play.shows_text();
+        play.passes(ms(1000));
+        play.passes(ms(1000));
+        play.sees(Input::Empty);
+        play.passes(ms(5000));
+    }
+    let before = play.typed().len();
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.typed().len(), before);
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+}
+
+#[test]
+fn rule_10_nothing_is_typed_before_the_session_began_and_paste_is_on() {
+    let mut play = Play::with(&CLAUDE, Delivery::Auto);
+    play.sees(Input::Empty);
+    play.offer("x");
+    play.passes(ms(9000));
+    assert_eq!(play.hold(), Some(Hold::Starting));
+    play.event(&Event::SessionStart);
+    play.passes(ms(60));
+    assert!(play.has_typed());
+    let mut play = Play::claude();
+    play.output("\x1b[?2004l");
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Starting));
+}
+
+#[test]
+fn without_hooks_the_screen_alone_decides_after_ten_seconds_and_with_more_quiet() {
+    let mut play = Play::with(&CLAUDE, Delivery::Auto);
+    play.sees(Input::Empty);
+    play.offer("x");
+    play.passes(ms(9900));
+    play.output("something moves");
+    play.passes(ms(200));
+    assert!(
+        !play.has_typed(),
+        "ten seconds, but not quiet for 1.5 of them"
+    );
+    play.passes(ms(1400));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn rule_11_an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
+    let mut play = Play::unknown();
+    play.output("moving");
+    play.offer("x");
+    play.passes(ms(1400));
+    assert!(!play.has_typed());
+    play.passes(ms(100));
+    assert!(play.has_typed());
+    play.output("echo");
+    play.passes(ms(99));
+    assert_eq!(play.enters(), 0);
+    play.passes(ms(1));
+    assert_eq!(play.enters(), 1);
+    play.passes(ms(60_000));
+    assert_eq!(play.enters(), 1, "never a second Enter");
+    let mut play = Play::unknown();
+    play.press(Press::Text(1));
+    play.press(Press::Enter);
+    play.offer("x");
+    play.passes(ms(2900));
+    assert!(!play.has_typed());
+    play.passes(ms(100));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn rule_11_notify_types_nothing_ever() {
+    let mut play = Play::claude_by(Delivery::Notify);
+    play.injection.arm();
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert!(play.steps.is_empty());
+    assert_eq!(play.hold(), Some(Hold::Notify));
+}
+
+#[test]
+fn rule_13_a_stopped_program_gets_nothing() {
+    let mut play = Play::claude();
+    play.agent.suspend();
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Suspended));
+    play.agent.resume();
+    play.run();
+    assert!(play.has_typed());
+}
+
+#[test]
+fn shell_mode_and_vim_normal_mode_are_holds_of_their_own() {
+    for (input, hold) in [
+        (Input::Shell, Hold::ShellMode),
+        (Input::Command, Hold::VimNormal),
+    ] {
+        let mut play = Play::claude();
+        play.injection.arm();
+        play.sees(input);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(hold));
+        assert!(play.steps.is_empty());
+    }
+}
+
+#[test]
+fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
+    let mut play = Play::claude_by(Delivery::Pty);
+    play.event(&Event::PermissionAsked("Bash".into()));
+    play.reads(Reading {
+        dialog: Some("permission".into()),
+        ..Reading::default()
+    });
+    play.offer("x");
+    play.press(Press::Escape);
+    play.passes(ms(100));
+    play.sees(Input::Empty);
+    assert!(!play.has_typed());
+    play.passes(ms(1600));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
+    let mut play = Play::claude_by(Delivery::Pty);
+    play.event(&Event::PromptSubmitted("long".into()));
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert!(!play.has_typed(), "a quiet screen alone ends no turn");
+    play.press(Press::Escape);
+    play.sees(Input::Empty);
+    play.passes(ms(1600));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
+    let mut play = Play::claude();
+    play.injection.pause();
+    play.injection.offer(braked());
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert!(!play.has_typed());
+    let reasons: Vec<_> = play
+        .injection
+        .waiting()
+        .filter_map(|(_, hold)| hold)
+        .collect();
+    assert_eq!(reasons, [Hold::Loop, Hold::Paused]);
+    play.injection.resume();
+    play.run();
+    assert!(play.did(&Step::Note(vec![Ticket(9), Ticket(1)])));
+}
+
+#[test]
+fn what_the_brake_holds_keeps_nobody_else_waiting() {
+    let mut play = Play::claude();
+    play.injection.offer(braked());
+    let ticket = play.offer("x");
+    assert!(play.did(&Step::Note(vec![ticket])));
+}
+
+fn braked() -> Item {
+    Item {
+        ticket: Ticket(9),
+        id: "m9".into(),
+        line: "[x] y".into(),
+        line_again: "[x] y".into(),
+        may_repeat: false,
+        blocked: Some(Hold::Loop),
+    }
+}
+
+#[test]
+fn what_is_under_way_cannot_be_taken_back_and_what_waits_can() {
+    let mut play = Play::claude();
+    let one = play.offer("x");
+    let two = play.offer("y");
+    assert!(!play.injection.withdraw(one));
+    assert!(play.injection.withdraw(two));
+}
+
+#[test]
+fn neither_control_c_nor_escape_alone_is_ever_written() {
+    let mut play = Play::claude();
+    play.offer("\x03 \x1b x");
+    play.shows_text();
+    play.turn("m1");
+    for bytes in play.typed() {
+        let text = bytes
+            .strip_prefix("\x1b[200~")
+            .and_then(|text| text.strip_suffix("\x1b[201~"));
+        let text = text.unwrap_or(if bytes == "\r" { "" } else { "\x1b" });
+        assert!(!text.chars().any(char::is_control), "{bytes:?}");
+    }
+}
