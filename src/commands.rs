@@ -58,7 +58,10 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
         Action::Verb(Verb::Serve(_)) => Builder::new_multi_thread(),
         _ => Builder::new_current_thread(),
     };
-    builder.enable_all().build().map_err(|error| Error::new("cannot start").because(error))
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new("cannot start").because(error))
 }
 
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {

@@ -27,7 +27,10 @@ const TO_ALICE: &str = "Done. All 42 tests pass.";
 
 /// Plays the demo and ends with 0 if both messages arrived.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
-    let show = Show { output, began: Instant::now() };
+    let show = Show {
+        output,
+        began: Instant::now(),
+    };
     show.line("Two terminal programs talk to each other through a durable broker.")?;
     show.line("All of it lives in a temporary folder and is gone in a few seconds.")?;
     let mut stage = Stage::set(config)?;
@@ -35,14 +38,20 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     show.heading("1. A message is typed into a running session")?;
     let starting = Instant::now();
     stage.start_broker(STEP_WITHIN)?;
-    show.step(&format!("the broker starts on a free port ({} ms)", starting.elapsed().as_millis()))?;
+    show.step(&format!(
+        "the broker starts on a free port ({} ms)",
+        starting.elapsed().as_millis()
+    ))?;
     let alice = Session::open(&stage, "alice")?;
     let bob = Session::open(&stage, "bob")?;
     show.step("two sessions open: cbroker --name alice run -- …, cbroker --name bob run -- …")?;
     stage.wait_until_attached(&["alice", "bob"], STEP_WITHIN)?;
     let first = show.send(&stage, "alice", "bob", TO_BOB)?;
     let live = bob.wait_for(TO_BOB, STEP_WITHIN)?;
-    show.step(&format!("typed into bob's input and submitted {} later, at a quiet moment", seconds(first.elapsed())))?;
+    show.step(&format!(
+        "typed into bob's input and submitted {} later, at a quiet moment",
+        seconds(first.elapsed())
+    ))?;
     show.screens(&alice, &bob)?;
 
     show.heading("2. A message to a closed session waits, and survives a crash")?;
@@ -53,17 +62,25 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     show.step("the broker is killed with kill -9 while the message waits")?;
     let starting = Instant::now();
     stage.start_broker(STEP_WITHIN)?;
-    show.step(&format!("the broker starts again on the same store ({} ms)", starting.elapsed().as_millis()))?;
+    show.step(&format!(
+        "the broker starts again on the same store ({} ms)",
+        starting.elapsed().as_millis()
+    ))?;
     let opened = Instant::now();
     let alice = Session::open(&stage, "alice")?;
     let waited = alice.wait_for(TO_ALICE, STEP_WITHIN)?;
-    show.step(&format!("alice opens again: the message is there after {}", seconds(opened.elapsed())))?;
+    show.step(&format!(
+        "alice opens again: the message is there after {}",
+        seconds(opened.elapsed())
+    ))?;
     show.screens(&alice, &bob)?;
 
     alice.close(STEP_WITHIN)?;
     bob.close(STEP_WITHIN)?;
     let took = seconds(show.began.elapsed());
-    show.line(&format!("\nThat was all, in {took}. Now with your own agents, in two terminals:"))?;
+    show.line(&format!(
+        "\nThat was all, in {took}. Now with your own agents, in two terminals:"
+    ))?;
     show.line("  cbroker --name backend claude")?;
     show.line("  cbroker --name frontend claude")?;
     output.json(&json!({

@@ -36,7 +36,9 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let is_first = daemon::running(&config.home).is_none();
     let settings = settings(&args, config, is_first)?;
     let data_dir = settings.data_dir.clone();
-    let broker = Broker::start(settings).await.map_err(|error| explain(&error, &args))?;
+    let broker = Broker::start(settings)
+        .await
+        .map_err(|error| explain(&error, &args))?;
     let addresses = broker.addresses().clone();
     if is_first {
         register(&addresses, data_dir, config)?;
@@ -56,24 +58,33 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     if args.bind.is_loopback() || args.tls_cert.is_some() || args.insecure {
         return Ok(());
     }
-    Err(Error::usage(format!("{} is reachable from other machines", args.bind))
-        .because("whoever reads the traffic could type into your agents")
-        .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"))
+    Err(
+        Error::usage(format!("{} is reachable from other machines", args.bind))
+            .because("whoever reads the traffic could type into your agents")
+            .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"),
+    )
 }
 
 fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker::Config, Error> {
-    let login = Credentials::read_or_create(&config.home)
-        .map_err(|error| cannot_use(&config.home.credentials_file().display().to_string(), &error))?;
+    let login = Credentials::read_or_create(&config.home).map_err(|error| {
+        cannot_use(
+            &config.home.credentials_file().display().to_string(),
+            &error,
+        )
+    })?;
     let data_dir = match &args.data_dir {
         Some(folder) => std::path::absolute(folder)
             .map_err(|error| cannot_use(&folder.display().to_string(), &error))?,
         None => config.home.data(),
     };
-    private_folder(&data_dir).map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
+    private_folder(&data_dir)
+        .map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
     let tls = match (&args.tls_cert, &args.tls_key) {
-        (Some(certificate), Some(key)) => {
-            Some(Tls { certificate: certificate.clone(), key: key.clone(), port: args.tls_port })
-        }
+        (Some(certificate), Some(key)) => Some(Tls {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            port: args.tls_port,
+        }),
         _ => None,
     };
     Ok(broker::Config {
@@ -84,7 +95,10 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
         tls,
         unix_socket: is_first.then(|| config.home.socket(SOCKET)),
         allow_guest: args.allow_guest,
-        first_user: Some(FirstUser { name: login.user, password: login.password }),
+        first_user: Some(FirstUser {
+            name: login.user,
+            password: login.password,
+        }),
         memory_limit_bytes: args.memory_limit.map_or(0, |mebibytes| mebibytes << 20),
         ..broker::Config::default()
     })
@@ -96,7 +110,9 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
         Volume::Normal => "info",
         Volume::Verbose(_) => "debug",
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(level)).with_ansi(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(level))
+        .with_ansi(false);
     if args.background {
         let path = config.home.broker_log();
         let file = RotatingFile::open(path.clone())
@@ -113,13 +129,19 @@ fn register(addresses: &Addresses, data_dir: PathBuf, config: &Config) -> Result
     let pid = std::process::id();
     let local = LocalBroker {
         version: 1,
-        kind: Kind::Embedded { pid, began: daemon::began(pid).unwrap_or_default(), data_dir },
+        kind: Kind::Embedded {
+            pid,
+            began: daemon::began(pid).unwrap_or_default(),
+            data_dir,
+        },
         port: addresses.amqp.port(),
         management_port: addresses.management.map(|address| address.port()),
         guest: false,
     };
     let path = config.home.broker_file();
-    local.write(&config.home).map_err(|error| cannot_use(&path.display().to_string(), &error))
+    local
+        .write(&config.home)
+        .map_err(|error| cannot_use(&path.display().to_string(), &error))
 }
 
 fn forget_me(config: &Config) {
@@ -136,7 +158,9 @@ fn forget_me(config: &Config) {
 fn tell(addresses: &Addresses, output: &Output) -> Result<(), Error> {
     let url = format!("amqp://{}", addresses.amqp);
     let tls_url = addresses.amqps.map(|address| format!("amqps://{address}"));
-    let page = addresses.management.map(|address| format!("http://{address}"));
+    let page = addresses
+        .management
+        .map(|address| format!("http://{address}"));
     output.json(&json!({ "url": url, "tls_url": tls_url, "mgmt_url": page }))?;
     let mut line = format!("listening at {url}");
     for (name, at) in [("", tls_url), ("management page at ", page)] {
@@ -174,7 +198,9 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(|error| Error::new("cannot wait for signals").because(error));
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::new("cannot wait for signals").because(error))
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

@@ -37,7 +37,12 @@ struct Keys {
 /// Runs until Ctrl-C, Ctrl-D or the end of input.
 pub(super) fn run(args: &ToyArgs) -> Result<Exit, Error> {
     let failed = |error: io::Error| Error::new("the toy agent failed").because(error);
-    let record = args.record.as_deref().map(open).transpose().map_err(failed)?;
+    let record = args
+        .record
+        .as_deref()
+        .map(open)
+        .transpose()
+        .map_err(failed)?;
     let _raw = Raw::enter().map_err(failed)?;
     talk(record).map_err(failed)?;
     Ok(Exit::Done)
@@ -45,7 +50,10 @@ pub(super) fn run(args: &ToyArgs) -> Result<Exit, Error> {
 
 fn talk(mut record: Option<File>) -> io::Result<()> {
     let mut screen = io::stdout().lock();
-    write!(screen, "\x1b[?2004hToy agent. Type, or be written to.\r\n{PROMPT}")?;
+    write!(
+        screen,
+        "\x1b[?2004hToy agent. Type, or be written to.\r\n{PROMPT}"
+    )?;
     screen.flush()?;
     let (mut keys, mut line, mut bytes) = (Keys::default(), Vec::new(), [0; 4096]);
     loop {
@@ -59,7 +67,11 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
                 Key::Erase => drop(line.pop()),
                 Key::Submit => {
                     let text = String::from_utf8_lossy(&line).into_owned();
-                    write!(screen, "\r\x1b[K* received: {}\r\n", text.replace('\n', "\r\n"))?;
+                    write!(
+                        screen,
+                        "\r\x1b[K* received: {}\r\n",
+                        text.replace('\n', "\r\n")
+                    )?;
                     if let Some(record) = &mut record {
                         record.write_all(format!("{}\n", text.replace('\n', "\\n")).as_bytes())?;
                     }
@@ -126,7 +138,9 @@ struct Raw(Option<Termios>);
 
 impl Raw {
     fn enter() -> io::Result<Self> {
-        let Ok(before) = tcgetattr(io::stdin()) else { return Ok(Self(None)) };
+        let Ok(before) = tcgetattr(io::stdin()) else {
+            return Ok(Self(None));
+        };
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
@@ -158,6 +172,14 @@ mod tests {
         assert_eq!(seen, []);
         seen.extend(keys.take(b"0~a\rb\x1b[2"));
         seen.extend(keys.take(b"01~\r"));
-        assert_eq!(seen, [Key::Text(b'a'), Key::Text(b'\r'), Key::Text(b'b'), Key::Submit]);
+        assert_eq!(
+            seen,
+            [
+                Key::Text(b'a'),
+                Key::Text(b'\r'),
+                Key::Text(b'b'),
+                Key::Submit
+            ]
+        );
     }
 }

@@ -68,8 +68,16 @@ fn options(args: WrapArgs, program: Program, config: &Config) -> Result<WrapOpti
     Ok(WrapOptions {
         name,
         ttl_ms: args.ttl.unwrap_or(settings.ttl_ms),
-        fallback: if args.no_fallback { Fallback::Fail } else { Fallback::RunAnyway },
-        sharing: if args.exclusive { Sharing::Exclusive } else { Sharing::Shared },
+        fallback: if args.no_fallback {
+            Fallback::Fail
+        } else {
+            Fallback::RunAnyway
+        },
+        sharing: if args.exclusive {
+            Sharing::Exclusive
+        } else {
+            Sharing::Shared
+        },
         is_briefed: !args.no_brief && settings.brief,
         may_send: args.allow_send,
         delivery: args.delivery.map(|delivery| match delivery {
@@ -78,7 +86,11 @@ fn options(args: WrapArgs, program: Program, config: &Config) -> Result<WrapOpti
             Delivery::Hook => inject::Delivery::Hook,
             Delivery::Notify => inject::Delivery::Notify,
         }),
-        breaks: if args.multiline || settings.multiline { Breaks::Keep } else { Breaks::Flatten },
+        breaks: if args.multiline || settings.multiline {
+            Breaks::Keep
+        } else {
+            Breaks::Flatten
+        },
         batch: args.batch.unwrap_or(settings.batch).max(1) as usize,
         program,
         arguments,

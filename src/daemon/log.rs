@@ -50,7 +50,11 @@ impl RotatingFile {
 }
 
 fn append(path: &Path) -> io::Result<Open> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     let bytes = file.metadata()?.len();
     Ok(Open { file, bytes })
 }
@@ -96,10 +100,15 @@ mod tests {
         for _ in 0..6 {
             log.write_line(&line).unwrap();
         }
-        let mut names: Vec<_> =
-            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
         names.sort();
-        assert_eq!(names, ["broker.log", "broker.log.1", "broker.log.2", "broker.log.3"]);
+        assert_eq!(
+            names,
+            ["broker.log", "broker.log.1", "broker.log.2", "broker.log.3"]
+        );
         assert!(fs::metadata(&path).unwrap().len() <= ROTATE_BYTES);
     }
 }

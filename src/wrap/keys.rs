@@ -349,9 +349,9 @@ mod tests {
     #[test]
     fn a_draft_is_gone_when_all_of_it_is_deleted() {
         let mut draft = Draft::default();
-        presses(b"ab\x7f")
-            .into_iter()
-            .for_each(|press| draft.press(press));
+        for press in presses(b"ab\x7f") {
+            draft.press(press);
+        }
         assert!(draft.is_present());
         draft.press(Press::Backspace);
         assert!(!draft.is_present());

@@ -19,11 +19,17 @@ pub(super) fn side_by_side(left: &Screen, right: &Screen) -> Vec<String> {
 }
 
 fn used(screen: &Screen) -> usize {
-    screen.rows.iter().rposition(|row| !row.trim().is_empty()).map_or(0, |last| last + 1)
+    screen
+        .rows
+        .iter()
+        .rposition(|row| !row.trim().is_empty())
+        .map_or(0, |last| last + 1)
 }
 
 fn top(screen: &Screen) -> String {
-    let rest = screen.columns.saturating_sub(screen.name.chars().count() + 1);
+    let rest = screen
+        .columns
+        .saturating_sub(screen.name.chars().count() + 1);
     format!("┌ {} {}┐", screen.name, "─".repeat(rest))
 }
 
@@ -48,11 +54,14 @@ mod tests {
             rows: rows.iter().map(|row| (*row).to_owned()).collect(),
         };
         let lines = side_by_side(&screen("a", &["one", "two", ""]), &screen("bob", &["x"]));
-        assert_eq!(lines, [
-            "┌ a ───────┐ ┌ bob ─────┐",
-            "│ one      │ │ x        │",
-            "│ two      │ │          │",
-            "└──────────┘ └──────────┘",
-        ]);
+        assert_eq!(
+            lines,
+            [
+                "┌ a ───────┐ ┌ bob ─────┐",
+                "│ one      │ │ x        │",
+                "│ two      │ │          │",
+                "└──────────┘ └──────────┘",
+            ]
+        );
     }
 }

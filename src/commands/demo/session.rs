@@ -34,12 +34,21 @@ pub(super) struct Session {
 impl Session {
     /// Runs `cbroker --name NAME run -- cbroker toy` in a new terminal.
     pub(super) fn open(stage: &Stage, name: &str) -> Result<Self, Error> {
-        let failed = |error: io::Error| Error::new(format!("cannot open the session {name}")).because(error);
+        let failed =
+            |error: io::Error| Error::new(format!("cannot open the session {name}")).because(error);
         let (ours, theirs) = terminal().map_err(failed)?;
         let end = |terminal: &OwnedFd| terminal.try_clone().map(Stdio::from);
         let child = stage
             .command()
-            .args(["--name", name, "--no-fallback", "--delivery", "pty", "run", "--"])
+            .args([
+                "--name",
+                name,
+                "--no-fallback",
+                "--delivery",
+                "pty",
+                "run",
+                "--",
+            ])
             .arg(stage.program())
             .arg("toy")
             .stdin(end(&theirs).map_err(failed)?)
@@ -50,7 +59,13 @@ impl Session {
         let drawn = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let terminal = File::from(ours);
         draw(terminal.try_clone().map_err(failed)?, Arc::clone(&drawn));
-        Ok(Self { name: name.to_owned(), child, terminal, drawn, began: Instant::now() })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            terminal,
+            drawn,
+            began: Instant::now(),
+        })
     }
 
     /// Waits until the text was submitted in the session; gives back how long it has been open then.
@@ -63,8 +78,11 @@ impl Session {
                 return Ok(self.began.elapsed());
             }
             if Instant::now() > until {
-                return Err(Error::new(format!("the message did not reach {}", self.name))
-                    .because(format!("its screen shows: {}", self.screen().rows.join(" "))));
+                return Err(
+                    Error::new(format!("the message did not reach {}", self.name)).because(
+                        format!("its screen shows: {}", self.screen().rows.join(" ")),
+                    ),
+                );
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -74,17 +92,25 @@ impl Session {
     pub(super) fn screen(&self) -> Screen {
         let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = drawn.screen().rows(0, COLUMNS.get()).collect();
-        Screen { name: self.name.clone(), columns: usize::from(COLUMNS.get()), rows }
+        Screen {
+            name: self.name.clone(),
+            columns: usize::from(COLUMNS.get()),
+            rows,
+        }
     }
 
     /// Leaves the toy agent by its key, as a person would, and waits for the wrap to end.
     pub(super) fn close(mut self, limit: Duration) -> Result<(), Error> {
-        let failed = |error: io::Error| Error::new(format!("cannot close {}", self.name)).because(error);
+        let failed =
+            |error: io::Error| Error::new(format!("cannot close {}", self.name)).because(error);
         self.terminal.write_all(&[LEAVE]).map_err(failed)?;
         let until = Instant::now() + limit;
         while self.child.try_wait().map_err(failed)?.is_none() {
             if Instant::now() > until {
-                return Err(Error::new(format!("the session {} does not end", self.name)));
+                return Err(Error::new(format!(
+                    "the session {} does not end",
+                    self.name
+                )));
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -110,8 +136,17 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     grantpt(&ours)?;
     unlockpt(&ours)?;
     let name = ptsname(&ours, Vec::new())?;
-    let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-    let size = Winsize { ws_row: ROWS.get(), ws_col: COLUMNS.get(), ws_xpixel: 0, ws_ypixel: 0 };
+    let theirs = rustix::fs::open(
+        name,
+        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let size = Winsize {
+        ws_row: ROWS.get(),
+        ws_col: COLUMNS.get(),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     tcsetwinsize(ours.as_fd(), size)?;
     Ok((ours, theirs))
 }
@@ -121,7 +156,10 @@ fn draw(mut terminal: File, drawn: Arc<Mutex<vt100::Parser>>) {
     thread::spawn(move || {
         let mut bytes = [0; 8192];
         while let Ok(count @ 1..) = terminal.read(&mut bytes) {
-            drawn.lock().unwrap_or_else(PoisonError::into_inner).process(&bytes[..count]);
+            drawn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .process(&bytes[..count]);
         }
     });
 }

@@ -29,12 +29,24 @@ pub(super) struct Stage {
 impl Stage {
     /// A fresh folder; no broker yet.
     pub(super) fn set(config: &Config) -> Result<Self, Error> {
-        let temporary = config.environment.get("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+        let temporary = config
+            .environment
+            .get("TMPDIR")
+            .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
         let home = temporary.join(format!("cbroker-demo-{}", Ulid::generate()));
-        private_folder(&home).map_err(|error| Error::new(format!("cannot make {}", home.display())).because(error))?;
+        private_folder(&home).map_err(|error| {
+            Error::new(format!("cannot make {}", home.display())).because(error)
+        })?;
         let program = std::env::current_exe();
-        let program = program.map_err(|error| Error::new("cannot find this program's own file").because(error))?;
-        Ok(Self { home, program, broker: None, port: 0, management_port: 0 })
+        let program = program
+            .map_err(|error| Error::new("cannot find this program's own file").because(error))?;
+        Ok(Self {
+            home,
+            program,
+            broker: None,
+            port: 0,
+            management_port: 0,
+        })
     }
 
     pub(super) fn program(&self) -> &Path {
@@ -44,8 +56,18 @@ impl Stage {
     /// This program in the demo's home, whatever the environment of the user says.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.env("CBROKER_HOME", &self.home).env("TERM", "xterm-256color");
-        for name in ["URL", "MGMT_URL", "MGMT_USER", "MGMT_PASS", "NAME", "SESSION", "DISABLED"] {
+        command
+            .env("CBROKER_HOME", &self.home)
+            .env("TERM", "xterm-256color");
+        for name in [
+            "URL",
+            "MGMT_URL",
+            "MGMT_USER",
+            "MGMT_PASS",
+            "NAME",
+            "SESSION",
+            "DISABLED",
+        ] {
             command.env_remove(format!("CBROKER_{name}"));
         }
         command
@@ -57,7 +79,15 @@ impl Stage {
         let (port, management_port) = (self.port.to_string(), self.management_port.to_string());
         let mut child = self
             .command()
-            .args(["--json", "--quiet", "serve", "--port", &port, "--mgmt-port", &management_port])
+            .args([
+                "--json",
+                "--quiet",
+                "serve",
+                "--port",
+                &port,
+                "--mgmt-port",
+                &management_port,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -72,7 +102,8 @@ impl Stage {
             }
         }
         self.broker = Some(child);
-        let said: Value = serde_json::from_str(&said.unwrap_or_default()).map_err(|_| failed(complaint))?;
+        let said: Value =
+            serde_json::from_str(&said.unwrap_or_default()).map_err(|_| failed(complaint))?;
         self.port = port_of(&said["url"]).unwrap_or(self.port);
         self.management_port = port_of(&said["mgmt_url"]).unwrap_or(self.management_port);
         Ok(())
@@ -80,9 +111,13 @@ impl Stage {
 
     /// `kill -9`: no farewell, no flush.
     pub(super) fn kill_broker(&mut self) -> Result<(), Error> {
-        let Some(mut broker) = self.broker.take() else { return Ok(()) };
+        let Some(mut broker) = self.broker.take() else {
+            return Ok(());
+        };
         let killed = broker.kill().and_then(|()| broker.wait());
-        killed.map(|_| ()).map_err(|error| Error::new("cannot kill the demo's broker").because(error))
+        killed
+            .map(|_| ())
+            .map_err(|error| Error::new("cannot kill the demo's broker").because(error))
     }
 
     /// Waits until these sessions take messages.
@@ -90,9 +125,15 @@ impl Stage {
         let until = Instant::now() + limit;
         loop {
             let told = self.command().args(["--json", "--quiet", "list"]).output();
-            let rows: Value = told.ok().and_then(|told| serde_json::from_slice(&told.stdout).ok()).unwrap_or_default();
+            let rows: Value = told
+                .ok()
+                .and_then(|told| serde_json::from_slice(&told.stdout).ok())
+                .unwrap_or_default();
             let attached = |name: &&str| {
-                rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == **name && row["consumers"] == 1))
+                rows.as_array().is_some_and(|rows| {
+                    rows.iter()
+                        .any(|row| row["name"] == **name && row["consumers"] == 1)
+                })
             };
             if names.iter().all(attached) {
                 return Ok(());
@@ -140,7 +181,9 @@ fn first_line(child: &mut Child, limit: Duration) -> Option<String> {
         // Whoever writes on must find a reader.
         let _ = std::io::copy(&mut reader, &mut std::io::sink());
     });
-    told.recv_timeout(limit).ok().filter(|line| !line.trim().is_empty())
+    told.recv_timeout(limit)
+        .ok()
+        .filter(|line| !line.trim().is_empty())
 }
 
 fn port_of(url: &Value) -> Option<u16> {

@@ -1,0 +1,101 @@
+//! The fake agent's hooks: commands from `--settings`, run as the real one runs them.
+//!
+//! Relies on `sh` and on `serde_json`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::Sender;
+
+use serde_json::{Value, json};
+
+use super::Happening;
+
+/// What the settings say, and the transcript.
+pub struct Hooks {
+    settings: Value,
+    transcript: PathBuf,
+    tell: Sender<Happening>,
+    are_on: bool,
+}
+
+impl Hooks {
+    pub fn of(
+        arguments: &[OsString],
+        transcript: PathBuf,
+        tell: Sender<Happening>,
+        are_on: bool,
+    ) -> Self {
+        let mut words = arguments.iter();
+        let mut settings = Value::Null;
+        while let Some(word) = words.next() {
+            if word == "--settings" {
+                settings = serde_json::from_str(&words.next().unwrap().to_string_lossy()).unwrap();
+            }
+        }
+        Self {
+            settings,
+            transcript,
+            tell,
+            are_on,
+        }
+    }
+
+    /// Runs the hooks of an event: the plain ones to their end, the waiters in the background.
+    pub fn run(&self, event: &str, fields: &[(&str, &str)]) {
+        if !self.are_on {
+            return;
+        }
+        let mut input = json!({"hook_event_name": event, "transcript_path": self.transcript});
+        for (name, value) in fields {
+            input[*name] = json!(value);
+        }
+        let groups = self.settings["hooks"][event]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let calls = groups
+            .iter()
+            .flat_map(|group| group["hooks"].as_array().cloned().unwrap_or_default());
+        for call in calls {
+            let mut child = Command::new("sh")
+                .args(["-c", call["command"].as_str().unwrap()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(input.to_string().as_bytes())
+                .unwrap();
+            if call["asyncRewake"] == true {
+                let tell = self.tell.clone();
+                std::thread::spawn(move || {
+                    let output = child.wait_with_output().unwrap();
+                    if output.status.code() == Some(2) {
+                        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+                        let _agent_ended =
+                            tell.send(Happening::Reminder(words.trim_end().to_owned()));
+                    }
+                });
+            } else {
+                child.wait().unwrap();
+            }
+        }
+    }
+
+    /// What was said, where the real one writes it down.
+    pub fn transcribe(&self, words: &str) {
+        let line = json!({"content": words}).to_string();
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.transcript)
+            .unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! The rules of INJECTION, seen from outside: a wrap around an agent that looks and behaves like Claude Code.
+
+use cbroker::wrap::monitor::Report;
+
+use crate::stage::{CBROKER, Stage, Terminal, exists, wait_for};
+
+crate::tests![
+    at_a_free_prompt_a_message_is_submitted_once_and_alone,
+    a_dialog_is_never_answered_by_a_message,
+    a_draft_stays_and_the_hook_carries_the_message_in,
+    a_running_turn_is_not_disturbed_from_the_keyboard,
+    in_shell_mode_nothing_is_typed,
+    keys_during_an_injection_come_after_it,
+    a_slow_agent_gets_its_enter_when_it_has_drawn,
+    an_enter_that_was_lost_is_pressed_once_more,
+    messages_that_waited_at_the_start_are_all_submitted,
+    without_hooks_the_screen_decides,
+    the_agents_own_arguments_are_kept,
+    an_agent_that_suspends_itself_is_continued_with_the_wrap,
+    the_hooks_end_with_the_session,
+    a_run_that_answers_gets_its_arguments_untouched,
+];
+
+fn claude(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
+    let command = [&[CBROKER, "--name", "peer"], options, &["claude"]].concat();
+    stage.terminal_with(&command, &[("AGENT", quirks)])
+}
+
+fn ready(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
+    let terminal = claude(stage, options, quirks);
+    wait_for_log(stage, "started");
+    terminal
+}
+
+fn wait_for_log(stage: &Stage, text: &str) {
+    wait_for(&format!("`{text}` in the agent's log"), || {
+        stage.text("agent.log").contains(text)
+    });
+}
+
+fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
+    stage
+        .text("agent.log")
+        .lines()
+        .filter(|line| line.starts_with(word))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn wait_for_hold(stage: &Stage, reason: &str) {
+    wait_for(&format!("a hold: {reason}"), || {
+        let inbox = stage.cbroker(&["inbox", "peer"]).output().unwrap();
+        String::from_utf8_lossy(&inbox.stdout).contains(reason)
+    });
+}
+
+fn at_a_free_prompt_a_message_is_submitted_once_and_alone() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &[], "");
+    let said = stage.send("peer", "hello", &["--wait", "--timeout", "20"]);
+    assert!(said.contains("injected"), "{said}");
+    let submitted = log_lines(&stage, "submitted");
+    assert_eq!(submitted.len(), 1, "{submitted:?}");
+    assert!(submitted[0].ends_with("] hello [end]"), "{submitted:?}");
+}
+
+fn a_dialog_is_never_answered_by_a_message() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &["--delivery", "pty"], "");
+    terminal.keys(b"please ASK{danger}");
+    terminal.keys(b"\r");
+    terminal.wait_for_screen("Do you want to proceed?");
+    stage.send("peer", "1", &[]);
+    wait_for_hold(&stage, "dialog: Bash");
+    assert!(!stage.text("agent.log").contains("approved"));
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "rejected danger");
+    wait_for_log(&stage, "] 1 [end]");
+    assert!(!stage.text("agent.log").contains("approved"));
+}
+
+fn a_draft_stays_and_the_hook_carries_the_message_in() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    terminal.keys(b"half a draft");
+    terminal.wait_for_screen("half a draft");
+    let said = stage.send("peer", "by the hook", &["--wait", "--timeout", "20"]);
+    assert!(said.contains("injected (hook)"), "{said}");
+    wait_for_log(&stage, "reminder [cbroker peer message");
+    assert_eq!(log_lines(&stage, "submitted"), Vec::<String>::new());
+    assert!(
+        terminal.screen().contains("❯ half a draft"),
+        "{}",
+        terminal.screen()
+    );
+}
+
+fn a_running_turn_is_not_disturbed_from_the_keyboard() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &["--delivery", "pty"], "");
+    terminal.keys(b"work SLOW20");
+    terminal.keys(b"\r");
+    terminal.wait_for_screen("esc to interrupt");
+    stage.send("peer", "meanwhile", &[]);
+    wait_for_log(&stage, "] meanwhile [end]");
+    let log = stage.text("agent.log");
+    let (before, _) = log.split_once("] meanwhile [end]").unwrap();
+    assert!(before.contains("turn ended"), "{log}");
+}
+
+fn in_shell_mode_nothing_is_typed() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    terminal.keys(b"!");
+    terminal.wait_for_screen("! ");
+    let touched = stage.path("F");
+    stage.send("peer", &format!("; touch {}", touched.display()), &[]);
+    wait_for_hold(&stage, "shell mode");
+    terminal.keys(b"\x7f");
+    wait_for_log(&stage, "[cbroker peer message");
+    assert_eq!(log_lines(&stage, "shell"), Vec::<String>::new());
+    assert!(!exists(&touched));
+}
+
+fn keys_during_an_injection_come_after_it() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &["--delivery", "pty"], "slow");
+    stage.send("peer", "first", &[]);
+    terminal.wait_for("first [end]");
+    // Pasted, drawn late: these keys fall between the text and its Enter, or behind it.
+    terminal.keys(b"mine");
+    wait_for_log(&stage, "submitted");
+    terminal.wait_for_screen("❯ mine");
+    let submitted = log_lines(&stage, "submitted");
+    assert!(
+        submitted.len() == 1 && submitted[0].ends_with("] first [end]"),
+        "{submitted:?}"
+    );
+}
+
+fn a_slow_agent_gets_its_enter_when_it_has_drawn() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &["--delivery", "pty"], "slow");
+    let said = stage.send("peer", "patience", &["--wait", "--timeout", "20"]);
+    assert!(said.contains("injected"), "{said}");
+    assert_eq!(log_lines(&stage, "submitted").len(), 1);
+}
+
+fn an_enter_that_was_lost_is_pressed_once_more() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &["--delivery", "pty"], "lost");
+    let said = stage.send("peer", "twice", &["--wait", "--timeout", "20"]);
+    assert!(said.contains("injected"), "{said}");
+    let submitted = log_lines(&stage, "submitted");
+    assert!(
+        submitted.len() == 1 && submitted[0].ends_with("] twice [end]"),
+        "{submitted:?}"
+    );
+}
+
+fn messages_that_waited_at_the_start_are_all_submitted() {
+    let stage = Stage::new();
+    for number in 0..3 {
+        stage.send("peer", &format!("waited {number}"), &[]);
+    }
+    let _terminal = claude(&stage, &["--delivery", "pty", "--batch", "1"], "late");
+    wait_for_log(&stage, "] waited 2 [end]");
+    let submitted = log_lines(&stage, "submitted");
+    assert_eq!(submitted.len(), 3, "{submitted:?}");
+    for (number, line) in submitted.iter().enumerate() {
+        assert!(
+            line.ends_with(&format!("] waited {number} [end]")),
+            "{submitted:?}"
+        );
+    }
+}
+
+fn without_hooks_the_screen_decides() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &[], "nohooks notitle");
+    stage.send("peer", "by the screen", &[]);
+    wait_for_log(&stage, "] by the screen [end]");
+    assert_eq!(log_lines(&stage, "submitted").len(), 1);
+}
+
+fn the_agents_own_arguments_are_kept() {
+    let stage = Stage::new();
+    let theirs =
+        r#"{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"touch $STAGE/theirs"}]}]}}"#;
+    let command = [
+        CBROKER,
+        "--name",
+        "peer",
+        "claude",
+        "--settings",
+        theirs,
+        "--append-system-prompt",
+        "be brief",
+        "a prompt",
+    ];
+    let terminal = stage.terminal(&command);
+    wait_for_log(&stage, "started");
+    let arguments = stage.text("agent.log");
+    assert!(
+        arguments.contains("be brief\\n\\nYou run inside cbroker as the session `peer`"),
+        "{arguments}"
+    );
+    assert!(arguments.contains("\"a prompt\"]"), "{arguments}");
+    assert_eq!(arguments.matches("--settings").count(), 1, "{arguments}");
+    terminal.keys(b"hello");
+    terminal.keys(b"\r");
+    wait_for("their own hook", || exists(&stage.path("theirs")));
+}
+
+fn an_agent_that_suspends_itself_is_continued_with_the_wrap() {
+    let stage = Stage::new();
+    let mut terminal = ready(&stage, &["--delivery", "pty"], "");
+    terminal.wait_for_start();
+    terminal.keys(b"\x1a");
+    terminal.wait_for_report(|report| matches!(report, Report::Stopped(_)));
+    assert!(!terminal.is_raw());
+    stage.send("peer", "while away", &[]);
+    terminal.foreground();
+    wait_for_log(&stage, "] while away [end]");
+}
+
+fn the_hooks_end_with_the_session() {
+    let stage = Stage::new();
+    let mut terminal = ready(&stage, &[], "");
+    terminal.keys(b"/exit");
+    terminal.keys(b"\r");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    let socket = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".sock");
+    let left = std::fs::read_dir(stage.path("home/sessions"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| socket(&entry.file_name()));
+    assert_eq!(left.count(), 0);
+    let folder = stage.path("home").to_string_lossy().into_owned();
+    wait_for("the end of the waiters", || {
+        let processes = std::fs::read_dir("/proc")
+            .map(|entries| entries.flatten().collect::<Vec<_>>())
+            .unwrap_or_default();
+        !processes.iter().any(|process| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("hook\0wait") && line.contains(&folder)
+        })
+    });
+}
+
+fn a_run_that_answers_gets_its_arguments_untouched() {
+    let stage = Stage::new();
+    let mut terminal = stage.terminal(&[CBROKER, "--name", "peer", "claude", "-p", "question"]);
+    wait_for_log(&stage, "arguments [\"-p\", \"question\"]");
+    terminal.keys(b"\x04");
+    terminal.wait_for_end();
+}

@@ -1,0 +1,231 @@
+//! As if it were not there: bytes, size, signals, stops, codes and modes (SPEC §4, §7.10, §7.11).
+
+use rustix::process::Signal;
+
+use cbroker::wrap::monitor::Report;
+
+use crate::stage::{CBROKER, Stage, wait_for};
+
+crate::tests![
+    every_byte_passes_both_ways_unchanged,
+    a_flood_of_output_arrives_whole_and_in_order,
+    the_program_sees_the_window_and_every_change_of_it,
+    the_exit_code_comes_back_and_a_signal_as_128_and_its_number,
+    signals_to_the_wrap_go_to_the_program,
+    keys_of_the_terminal_become_signals_in_the_program,
+    a_stopped_program_stops_the_wrap_and_goes_on_with_it,
+    modes_that_the_program_left_on_are_switched_off,
+    the_terminal_is_as_before_after_every_end,
+    without_a_terminal_the_program_has_our_descriptors,
+    the_program_is_told_who_it_is_and_no_secret,
+    a_program_that_is_not_there_is_one_line_and_code_127,
+    a_background_process_does_not_keep_the_wrap,
+];
+
+fn wrapped(stage: &Stage, script: &str) -> crate::stage::Terminal {
+    stage.wrap(&[], &["sh", "-c", script])
+}
+
+fn every_byte_passes_both_ways_unchanged() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(
+        &stage,
+        "stty raw -echo; printf ready; head -c 256 | od -An -v -tx1 | tr -d ' \\n'; printf end; head -c 256 $STAGE/all",
+    );
+    let all: Vec<u8> = (0..=255).collect();
+    std::fs::write(stage.path("all"), &all).unwrap();
+    terminal.wait_for("ready");
+    terminal.keys(&all);
+    terminal.wait_for("end");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    let hex: String = all.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(terminal.shown().contains(&hex));
+    wait_for("all bytes", || {
+        terminal.output().windows(256).any(|window| window == all)
+    });
+}
+
+fn a_flood_of_output_arrives_whole_and_in_order() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(&stage, "stty -opost; seq 1 300000");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    wait_for("all lines", || terminal.output().len() >= expected.len());
+    assert!(terminal.shown() == expected);
+}
+
+fn the_program_sees_the_window_and_every_change_of_it() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(
+        &stage,
+        "stty size; trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done",
+    );
+    terminal.wait_for("24 100");
+    terminal.wait_for("ready");
+    terminal.resize(30, 90);
+    terminal.wait_for("30 90");
+    terminal.wait_for_end();
+}
+
+fn the_exit_code_comes_back_and_a_signal_as_128_and_its_number() {
+    let stage = Stage::new();
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -TERM $$", 143),
+        ("kill -SEGV $$", 139),
+        ("kill -KILL $$", 137),
+    ] {
+        assert_eq!(
+            wrapped(&stage, script).wait_for_end(),
+            Report::Exited(code),
+            "{script}"
+        );
+    }
+}
+
+fn signals_to_the_wrap_go_to_the_program() {
+    let stage = Stage::new();
+    for (signal, name, code) in [
+        (Signal::TERM, "TERM", 31),
+        (Signal::HUP, "HUP", 32),
+        (Signal::INT, "INT", 33),
+    ] {
+        let script = format!(
+            "trap 'echo got {name}; exit {code}' {name}; echo ready; while :; do sleep 0.05; done"
+        );
+        let mut terminal = wrapped(&stage, &script);
+        terminal.wait_for_start();
+        terminal.wait_for("ready");
+        terminal.signal(signal);
+        assert_eq!(terminal.wait_for_end(), Report::Exited(code), "{name}");
+    }
+}
+
+fn keys_of_the_terminal_become_signals_in_the_program() {
+    let stage = Stage::new();
+    for (key, code) in [(b"\x03", 130), (b"\x1c", 131)] {
+        let mut terminal = wrapped(&stage, "echo ready; exec sleep 60");
+        terminal.wait_for("ready");
+        terminal.keys(key);
+        assert_eq!(terminal.wait_for_end(), Report::Exited(code));
+    }
+}
+
+fn a_stopped_program_stops_the_wrap_and_goes_on_with_it() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(&stage, "echo ready; exec cat");
+    terminal.wait_for_start();
+    terminal.wait_for("ready");
+    for word in ["one", "two"] {
+        assert!(terminal.is_raw());
+        terminal.keys(b"\x1a");
+        let stopped = terminal.wait_for_report(|report| matches!(report, Report::Stopped(_)));
+        assert_eq!(stopped, Report::Stopped(Signal::TSTP.as_raw()));
+        assert!(!terminal.is_raw(), "a shell must find its own modes");
+        terminal.foreground();
+        wait_for("raw modes again", || terminal.is_raw());
+        terminal.keys(format!("{word}\r").as_bytes());
+        terminal.wait_for(&format!("{word}\r\n{word}\r\n"));
+    }
+    terminal.keys(b"\x04");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+}
+
+fn modes_that_the_program_left_on_are_switched_off() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(
+        &stage,
+        "printf '\\033[?1049h\\033[?25l\\033[?2004h\\033[>1u'; kill -KILL $$",
+    );
+    terminal.wait_for_end();
+    terminal.wait_for("\x1b[<1u\x1b[?2004l\x1b[?1049l\x1b[?25h");
+}
+
+fn the_terminal_is_as_before_after_every_end() {
+    let stage = Stage::new();
+    for script in ["true", "stty raw -echo", "kill -KILL $$"] {
+        let mut terminal = wrapped(&stage, script);
+        terminal.wait_for_end();
+        assert!(!terminal.is_raw(), "{script}");
+    }
+}
+
+fn without_a_terminal_the_program_has_our_descriptors() {
+    let stage = Stage::new();
+    let output = stage
+        .cbroker(&[
+            "--name",
+            "peer",
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "test -t 0 || echo no terminal; cat >&2; exit 5",
+        ])
+        .stdin(std::fs::File::open("/dev/null").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"no terminal\n");
+    assert_eq!(output.status.code(), Some(5));
+}
+
+fn the_program_is_told_who_it_is_and_no_secret() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(
+        &stage,
+        "env; echo; cat $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; stat -c %a $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; command -v cbroker",
+    );
+    terminal.wait_for_end();
+    let shown = terminal.shown();
+    assert!(
+        shown.contains("CBROKER_NAME=peer\r\n") && shown.contains("CBROKER_SESSION=01"),
+        "{shown}"
+    );
+    let (environment, credentials) = shown.split_once("\r\n\r\n").unwrap();
+    assert!(
+        environment.contains("CBROKER_URL=amqp://tester@127.0.0.1")
+            && !environment.contains("secret"),
+        "{environment}"
+    );
+    assert!(
+        credentials.contains("amqp://tester:secret@127.0.0.1") && credentials.contains("600\r\n"),
+        "{credentials}"
+    );
+    assert!(
+        credentials.contains(CBROKER),
+        "the program finds this cbroker"
+    );
+    let left: Vec<_> = std::fs::read_dir(stage.path("home/sessions"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().ends_with(".cred")),
+        "{left:?}"
+    );
+}
+
+fn a_program_that_is_not_there_is_one_line_and_code_127() {
+    let stage = Stage::new();
+    let output = stage
+        .cbroker(&["--name", "peer", "run", "--", "no-such-program"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "cbroker: no-such-program cannot be run: there is no such program on the PATH\n"
+    );
+}
+
+fn a_background_process_does_not_keep_the_wrap() {
+    let stage = Stage::new();
+    let mut terminal = wrapped(&stage, "sleep 60 & echo bye");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    terminal.wait_for("bye");
+}
