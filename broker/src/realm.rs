@@ -27,7 +27,6 @@ use crate::turn::{Turn, now_ms};
 use crate::users::Users;
 use crate::vhost::{Condition, Vhost};
 
-
 /// The broker as its connections see it.
 #[derive(Debug)]
 pub struct Realm {

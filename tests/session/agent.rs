@@ -12,9 +12,10 @@ mod hooks;
 mod input;
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::sink;
@@ -24,7 +25,7 @@ use input::{Key, Parser};
 const RULE_WIDTH: usize = 80;
 
 /// What reaches the agent's one loop.
-pub enum Happening {
+pub(crate) enum Happening {
     /// Bytes of one read.
     Bytes(Vec<u8>),
     /// A background hook ended with 2 and these words.
@@ -52,7 +53,7 @@ struct Agent {
 }
 
 /// Runs until `/exit`, Ctrl-D or the end of input.
-pub fn run(arguments: &[OsString]) -> ExitCode {
+pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let stage = std::env::var_os("STAGE")
         .map(std::path::PathBuf::from)
         .unwrap_or_default();
@@ -62,7 +63,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         .open(stage.join("agent.log"))
         .unwrap();
     let quirks = std::env::var("AGENT").unwrap_or_default();
-    let (tell, hear) = channel();
+    let (tell, hear) = sync_channel(1024);
     let hooks = Hooks::of(
         arguments,
         stage.join("transcript.jsonl"),
@@ -95,9 +96,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read_keys(tell: Sender<Happening>) {
+fn read_keys(tell: SyncSender<Happening>) {
     std::thread::spawn(move || {
-        let mut piece = [0; 65536];
+        let mut piece = vec![0; 65536];
         loop {
             let count = std::io::stdin().read(&mut piece).unwrap_or(0);
             let happening = if count == 0 {
@@ -118,7 +119,7 @@ impl Agent {
         loop {
             let wait = match self.state {
                 State::Turn { until } => until.saturating_duration_since(Instant::now()),
-                State::Idle | State::Dialog { .. } => Duration::from_secs(3600),
+                State::Idle | State::Dialog { .. } => Duration::from_hours(1),
             };
             match hear.recv_timeout(wait) {
                 Ok(Happening::Bytes(bytes)) => {
@@ -257,10 +258,13 @@ impl Agent {
                 .take(RULE_WIDTH)
                 .filter(|c| !c.is_control())
                 .collect();
-            out.push_str(&format!("> {line}\r\n"));
+            let _infallible = write!(out, "> {line}\r\n");
         }
         if let State::Dialog { word } = &self.state {
-            out.push_str(&format!("{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"));
+            let _infallible = write!(
+                out,
+                "{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"
+            );
         } else {
             let mark = if self.is_shell { '!' } else { '❯' };
             let shown = if self.box_text.len() > 800 {
@@ -273,9 +277,10 @@ impl Agent {
             } else {
                 "? for shortcuts"
             };
-            out.push_str(&format!(
+            let _infallible = write!(
+                out,
                 "{rule}\r\n{mark} {shown}\x1b7\r\n{rule}\r\n  {footer}\x1b8"
-            ));
+            );
         }
         if !self.quirks.contains("notitle") {
             let sign = if matches!(self.state, State::Turn { .. }) {
@@ -283,7 +288,7 @@ impl Agent {
             } else {
                 '✳'
             };
-            out.push_str(&format!("\x1b]0;{sign} Claude Code\x07"));
+            let _infallible = write!(out, "\x1b]0;{sign} Claude Code\x07");
         }
         out.push_str("\x1b[?2026l");
         sink::say(&out);

@@ -67,8 +67,7 @@ fn at_a_free_prompt_a_message_is_submitted_once_and_alone() {
 fn a_dialog_is_never_answered_by_a_message() {
     let stage = Stage::new();
     let terminal = ready(&stage, &["--delivery", "pty"], "");
-    terminal.keys(b"please ASK{danger}");
-    terminal.keys(b"\r");
+    terminal.submit("please ASK{danger}");
     terminal.wait_for_screen("Do you want to proceed?");
     stage.send("peer", "1", &[]);
     wait_for_hold(&stage, "dialog: Bash");
@@ -98,8 +97,7 @@ fn a_draft_stays_and_the_hook_carries_the_message_in() {
 fn a_running_turn_is_not_disturbed_from_the_keyboard() {
     let stage = Stage::new();
     let terminal = ready(&stage, &["--delivery", "pty"], "");
-    terminal.keys(b"work SLOW20");
-    terminal.keys(b"\r");
+    terminal.submit("work SLOW20");
     terminal.wait_for_screen("esc to interrupt");
     stage.send("peer", "meanwhile", &[]);
     wait_for_log(&stage, "] meanwhile [end]");
@@ -207,8 +205,7 @@ fn the_agents_own_arguments_are_kept() {
     );
     assert!(arguments.contains("\"a prompt\"]"), "{arguments}");
     assert_eq!(arguments.matches("--settings").count(), 1, "{arguments}");
-    terminal.keys(b"hello");
-    terminal.keys(b"\r");
+    terminal.submit("hello");
     wait_for("their own hook", || exists(&stage.path("theirs")));
 }
 
@@ -227,8 +224,7 @@ fn an_agent_that_suspends_itself_is_continued_with_the_wrap() {
 fn the_hooks_end_with_the_session() {
     let stage = Stage::new();
     let mut terminal = ready(&stage, &[], "");
-    terminal.keys(b"/exit");
-    terminal.keys(b"\r");
+    terminal.submit("/exit");
     assert_eq!(terminal.wait_for_end(), Report::Exited(0));
     let socket = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".sock");
     let left = std::fs::read_dir(stage.path("home/sessions"))

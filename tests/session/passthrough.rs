@@ -38,7 +38,9 @@ fn every_byte_passes_both_ways_unchanged() {
     terminal.keys(&all);
     terminal.wait_for("end");
     assert_eq!(terminal.wait_for_end(), Report::Exited(0));
-    let hex: String = all.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = all
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     assert!(terminal.shown().contains(&hex));
     wait_for("all bytes", || {
         terminal.output().windows(256).any(|window| window == all)
@@ -49,7 +51,9 @@ fn a_flood_of_output_arrives_whole_and_in_order() {
     let stage = Stage::new();
     let mut terminal = wrapped(&stage, "stty -opost; seq 1 300000");
     assert_eq!(terminal.wait_for_end(), Report::Exited(0));
-    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    let expected: String = (1..=300_000).fold(String::new(), |text, number| {
+        text + &number.to_string() + "\n"
+    });
     wait_for("all lines", || terminal.output().len() >= expected.len());
     assert!(terminal.shown() == expected);
 }

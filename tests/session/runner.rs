@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A test's name and what it does.
-pub type Test = (&'static str, fn());
+pub(crate) type Test = (&'static str, fn());
 
 /// Each test runs a broker, a wrap and a program.
 const THREADS: usize = 4;
@@ -19,7 +19,7 @@ const THREADS: usize = 4;
 macro_rules! tests {
     ($($name:ident),+ $(,)?) => {
         /// The tests of this file.
-        pub const TESTS: &[$crate::runner::Test] = &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
+        pub(crate) const TESTS: &[$crate::runner::Test] = &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
     };
 }
 
@@ -33,7 +33,7 @@ struct Wanted {
 }
 
 /// Runs those of `tests` that `arguments` ask for.
-pub fn run(tests: &[Test], arguments: &[OsString]) -> ExitCode {
+pub(crate) fn run(tests: &[Test], arguments: &[OsString]) -> ExitCode {
     let wanted = Wanted::of(arguments);
     let chosen: Vec<Test> = tests
         .iter()
@@ -91,7 +91,7 @@ impl Wanted {
                 "--list" => wanted.is_list = true,
                 "--skip" => wanted.skips.extend(words.next()),
                 "--test-threads" => {
-                    wanted.threads = words.next().and_then(|count| count.parse().ok())
+                    wanted.threads = words.next().and_then(|count| count.parse().ok());
                 }
                 "--format" | "--color" | "--logfile" => drop(words.next()),
                 word => {

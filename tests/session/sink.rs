@@ -15,7 +15,7 @@ const BEGIN: &[u8] = b"\x1b[200~";
 const END: &[u8] = b"\x1b[201~";
 
 /// Runs until Ctrl-C or the end of input.
-pub fn run(arguments: &[OsString]) -> ExitCode {
+pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let mut file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -25,7 +25,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     say("\x1b[?2004hsink is ready\r\n");
     let mut box_text = Vec::new();
     let mut bytes = Vec::new();
-    let mut piece = [0; 65536];
+    let mut piece = vec![0; 65536];
     loop {
         let count = std::io::stdin().read(&mut piece).unwrap_or(0);
         if count == 0 || piece[..count] == [3] {
@@ -56,7 +56,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
 }
 
 /// Every key, unread.
-pub fn raw() {
+pub(crate) fn raw() {
     let stdin = std::io::stdin();
     let mut modes = rustix::termios::tcgetattr(&stdin).unwrap();
     modes.make_raw();
@@ -64,7 +64,7 @@ pub fn raw() {
 }
 
 /// Written at once.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout();
     let _terminal_is_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -19,14 +19,14 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The program under test.
-pub const CBROKER: &str = env!("CARGO_BIN_EXE_cbroker");
+pub(crate) const CBROKER: &str = env!("CARGO_BIN_EXE_cbroker");
 /// Longest wait for anything.
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 const USER: &str = "tester";
 const PASSWORD: &str = "secret";
 
 /// Waits for something to become true.
-pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     let until = Instant::now() + LIMIT;
     while !is_true() {
         assert!(Instant::now() < until, "waited in vain for: {what}");
@@ -35,7 +35,7 @@ pub fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 /// A home, a broker, and programs to wrap.
-pub struct Stage {
+pub(crate) struct Stage {
     folder: TempDir,
     runtime: Runtime,
     broker: Option<broker::Broker>,
@@ -44,7 +44,7 @@ pub struct Stage {
 
 impl Stage {
     /// A stage with a broker that runs.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("cb")
             .tempdir_in("/tmp")
@@ -68,17 +68,17 @@ impl Stage {
     }
 
     /// A path in this stage's folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Text of a file; empty while there is none.
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
     /// Starts the broker, at the first time on a free port and then on the same.
-    pub fn start_broker(&mut self) {
+    pub(crate) fn start_broker(&mut self) {
         let config = broker::Config {
             port: self.address.port(),
             management_port: None,
@@ -98,19 +98,19 @@ impl Stage {
     }
 
     /// Stops the broker; what it has confirmed stays.
-    pub fn stop_broker(&mut self) {
+    pub(crate) fn stop_broker(&mut self) {
         if let Some(broker) = self.broker.take() {
             self.runtime.block_on(broker.shutdown());
         }
     }
 
     /// The broker's URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("amqp://{USER}:{PASSWORD}@{}", self.address)
     }
 
     /// Runs something against the broker with the library's own client.
-    pub fn with_channel<T, F: Future<Output = T>>(
+    pub(crate) fn with_channel<T, F: Future<Output = T>>(
         &self,
         work: impl FnOnce(lapin::Channel) -> F,
     ) -> T {
@@ -125,7 +125,7 @@ impl Stage {
     }
 
     /// Publishes any bytes to a session's queue.
-    pub fn publish(&self, queue: &str, body: &[u8]) {
+    pub(crate) fn publish(&self, queue: &str, body: &[u8]) {
         let options = lapin::options::BasicPublishOptions::default();
         self.with_channel(|channel| async move {
             let properties = lapin::BasicProperties::default().with_delivery_mode(2);
@@ -149,7 +149,7 @@ impl Stage {
     }
 
     /// The `cbroker` command with these arguments, its environment that of this stage.
-    pub fn cbroker(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn cbroker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CBROKER);
         command.args(arguments);
         for (name, value) in self.environment() {
@@ -162,7 +162,7 @@ impl Stage {
     }
 
     /// Sends a message; its output.
-    pub fn send(&self, to: &str, text: &str, more: &[&str]) -> String {
+    pub(crate) fn send(&self, to: &str, text: &str, more: &[&str]) -> String {
         let arguments = [&["send", "--to", to, "--from", "tester", "-m", text], more].concat();
         let output = self.cbroker(&arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -175,12 +175,12 @@ impl Stage {
     }
 
     /// Runs a command in a person's terminal.
-    pub fn terminal(&self, command: &[&str]) -> Terminal {
+    pub(crate) fn terminal(&self, command: &[&str]) -> Terminal {
         self.terminal_with(command, &[])
     }
 
     /// The same with more variables.
-    pub fn terminal_with(&self, command: &[&str], more: &[(&str, &str)]) -> Terminal {
+    pub(crate) fn terminal_with(&self, command: &[&str], more: &[(&str, &str)]) -> Terminal {
         let mut environment = self.environment();
         environment.extend(
             more.iter()
@@ -195,12 +195,17 @@ impl Stage {
     }
 
     /// A wrap of one of this stage's programs.
-    pub fn wrap(&self, options: &[&str], program: &[&str]) -> Terminal {
+    pub(crate) fn wrap(&self, options: &[&str], program: &[&str]) -> Terminal {
         self.wrap_with(options, program, &[])
     }
 
     /// The same with more variables.
-    pub fn wrap_with(&self, options: &[&str], program: &[&str], more: &[(&str, &str)]) -> Terminal {
+    pub(crate) fn wrap_with(
+        &self,
+        options: &[&str],
+        program: &[&str],
+        more: &[(&str, &str)],
+    ) -> Terminal {
         let command = [
             &[CBROKER, "--name", "peer"],
             options,
@@ -231,7 +236,7 @@ impl Stage {
 }
 
 /// A person's terminal: what it shows, and hands to type with.
-pub struct Terminal {
+pub(crate) struct Terminal {
     program: Program,
     output: Arc<Mutex<Vec<u8>>>,
     end: Option<Report>,
@@ -250,11 +255,11 @@ impl Terminal {
         let mut from = std::fs::File::from(program.master().try_clone_to_owned().unwrap());
         let into = Arc::clone(&output);
         std::thread::spawn(move || {
-            let mut piece = [0; 65536];
+            let mut piece = vec![0; 65536];
             while wait_readable(&from) {
                 match from.read(&mut piece) {
                     Ok(count) if count > 0 => {
-                        into.lock().unwrap().extend_from_slice(&piece[..count])
+                        into.lock().unwrap().extend_from_slice(&piece[..count]);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     _ => return,
@@ -269,24 +274,24 @@ impl Terminal {
     }
 
     /// Everything that was written to the terminal.
-    pub fn output(&self) -> Vec<u8> {
+    pub(crate) fn output(&self) -> Vec<u8> {
         self.output.lock().unwrap().clone()
     }
 
     /// The same as text.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.output()).into_owned()
     }
 
     /// What stands on the screen now.
-    pub fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         let mut parser = vt100::Parser::new(24.try_into().unwrap(), 100.try_into().unwrap(), 0);
         parser.process(&self.output());
         parser.screen().contents()
     }
 
     /// Waits until a text was written.
-    pub fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         wait_for(
             &format!("`{text}` on the terminal, which shows:\n{}", self.screen()),
             || self.shown().contains(text),
@@ -294,7 +299,7 @@ impl Terminal {
     }
 
     /// Waits until a text stands on the screen.
-    pub fn wait_for_screen(&self, text: &str) {
+    pub(crate) fn wait_for_screen(&self, text: &str) {
         let until = Instant::now() + LIMIT;
         while !self.screen().contains(text) {
             assert!(
@@ -307,7 +312,7 @@ impl Terminal {
     }
 
     /// Types.
-    pub fn keys(&self, bytes: &[u8]) {
+    pub(crate) fn keys(&self, bytes: &[u8]) {
         let mut to = std::fs::File::from(self.program.master().try_clone_to_owned().unwrap());
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -318,8 +323,15 @@ impl Terminal {
         }
     }
 
+    /// Types a line into a box and, when it is seen there, Enter.
+    pub(crate) fn submit(&self, line: &str) {
+        self.keys(line.as_bytes());
+        self.wait_for_screen(line);
+        self.keys(b"\r");
+    }
+
     /// Drags a corner of the window.
-    pub fn resize(&self, rows: u16, columns: u16) {
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
         self.program
             .resize(Winsize {
                 ws_row: rows,
@@ -331,17 +343,17 @@ impl Terminal {
     }
 
     /// Sends a signal to the program in the terminal: the wrap.
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         self.program.signal(signal);
     }
 
     /// Lets a stopped program run again, as a shell's `fg` does.
-    pub fn foreground(&self) {
+    pub(crate) fn foreground(&self) {
         self.program.continue_group();
     }
 
     /// Waits for a report of the monitor.
-    pub fn wait_for_report(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
+    pub(crate) fn wait_for_report(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
         let mut found = None;
         wait_for("a report of the monitor", || {
             let reports = match self.program.reports() {
@@ -355,12 +367,12 @@ impl Terminal {
     }
 
     /// Waits until the program is known to run, so that it can be signalled.
-    pub fn wait_for_start(&mut self) {
+    pub(crate) fn wait_for_start(&mut self) {
         self.wait_for_report(|report| matches!(report, Report::Started(_)));
     }
 
     /// Waits for the program's end: what the shell would see.
-    pub fn wait_for_end(&mut self) -> Report {
+    pub(crate) fn wait_for_end(&mut self) -> Report {
         let end =
             self.wait_for_report(|report| matches!(report, Report::Exited(_) | Report::Killed(_)));
         self.end = Some(end);
@@ -368,7 +380,7 @@ impl Terminal {
     }
 
     /// Modes of the terminal: whether a shell would find it as it left it.
-    pub fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         let modes = rustix::termios::tcgetattr(self.program.master()).unwrap();
         !modes
             .local_modes
@@ -394,6 +406,6 @@ fn wait_readable(from: &std::fs::File) -> bool {
 }
 
 /// Whether a path exists, for tests that look for what a text must not do.
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     path.exists()
 }

@@ -6,25 +6,25 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use serde_json::{Value, json};
 
 use super::Happening;
 
 /// What the settings say, and the transcript.
-pub struct Hooks {
+pub(crate) struct Hooks {
     settings: Value,
     transcript: PathBuf,
-    tell: Sender<Happening>,
+    tell: SyncSender<Happening>,
     are_on: bool,
 }
 
 impl Hooks {
-    pub fn of(
+    pub(crate) fn of(
         arguments: &[OsString],
         transcript: PathBuf,
-        tell: Sender<Happening>,
+        tell: SyncSender<Happening>,
         are_on: bool,
     ) -> Self {
         let mut words = arguments.iter();
@@ -43,7 +43,7 @@ impl Hooks {
     }
 
     /// Runs the hooks of an event: the plain ones to their end, the waiters in the background.
-    pub fn run(&self, event: &str, fields: &[(&str, &str)]) {
+    pub(crate) fn run(&self, event: &str, fields: &[(&str, &str)]) {
         if !self.are_on {
             return;
         }
@@ -89,7 +89,7 @@ impl Hooks {
     }
 
     /// What was said, where the real one writes it down.
-    pub fn transcribe(&self, words: &str) {
+    pub(crate) fn transcribe(&self, words: &str) {
         let line = json!({"content": words}).to_string();
         let mut file = std::fs::OpenOptions::new()
             .append(true)

@@ -4,7 +4,7 @@
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
+pub(crate) enum Key {
     /// Typed.
     Text(String),
     /// Pasted.
@@ -25,13 +25,13 @@ pub enum Key {
 
 /// Collects bytes into keys.
 #[derive(Default)]
-pub struct Parser {
+pub(crate) struct Parser {
     bytes: Vec<u8>,
 }
 
 impl Parser {
     /// The keys of one read.
-    pub fn read(&mut self, bytes: &[u8]) -> Vec<Key> {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Vec<Key> {
         self.bytes.extend_from_slice(bytes);
         let text = String::from_utf8_lossy(&self.bytes).into_owned();
         if text.contains("\x1b[200~") && !text.contains("\x1b[201~") {
