@@ -1,4 +1,4 @@
-//! The web page at `/`: three files in the binary, no build step, nothing from outside.
+//! The web page at `/`: a few files in the binary, no build step, nothing from outside.
 //!
 //! Public as they stand: they hold nothing, and everything that they show is asked from the API by a signed-in user.
 
@@ -8,20 +8,25 @@ use axum::response::{IntoResponse, Response};
 use super::routes::Routes;
 
 const HTML: &str = include_str!("index.html");
+const DOM: &str = include_str!("dom.js");
+const MODEL: &str = include_str!("model.js");
+const VIEWS: &str = include_str!("views.js");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
 pub(super) fn routes(routes: Routes) -> Routes {
+    let script = |text| move || async move { file("text/javascript; charset=utf-8", text) };
     routes
         .get("/", "the page", || async {
             file("text/html; charset=utf-8", HTML)
         })
-        .get("/page.js", "its script", || async {
-            file("text/javascript; charset=utf-8", SCRIPT)
-        })
         .get("/page.css", "its looks", || async {
             file("text/css; charset=utf-8", STYLE)
         })
+        .get("/page.js", "its script", script(SCRIPT))
+        .get("/views.js", "what it shows", script(VIEWS))
+        .get("/model.js", "what it knows", script(MODEL))
+        .get("/dom.js", "how it shows and asks", script(DOM))
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -34,21 +39,27 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{HTML, SCRIPT, STYLE};
+    use super::{DOM, HTML, MODEL, SCRIPT, STYLE, VIEWS};
+
+    const SVG: &str = "http://www.w3.org/2000/svg";
 
     #[test]
     fn the_page_is_small_and_asks_nobody_else() {
-        assert!(HTML.len() + SCRIPT.len() + STYLE.len() < 100 * 1024);
-        for text in [HTML, SCRIPT, STYLE] {
-            let outside =
-                text.matches("://").count() - text.matches("http://www.w3.org/2000/svg").count();
-            assert_eq!(outside, 0, "no address of another server");
+        let files = [HTML, STYLE, SCRIPT, VIEWS, MODEL, DOM];
+        assert!(files.iter().map(|file| file.len()).sum::<usize>() < 100 * 1024);
+        for text in files {
+            let addresses = text.matches("://").count();
+            assert_eq!(
+                addresses,
+                text.matches(SVG).count(),
+                "an address of another server"
+            );
         }
     }
 
     #[test]
-    fn the_script_never_writes_markup() {
-        for sink in [
+    fn the_scripts_never_write_markup() {
+        let sinks = [
             "innerHTML",
             "outerHTML",
             "insertAdjacentHTML",
@@ -56,8 +67,13 @@ mod tests {
             "eval(",
             "new Function",
             "srcdoc",
-        ] {
-            assert!(!SCRIPT.contains(sink), "{sink}");
+            "DOMParser",
+        ];
+        for (script, sink) in [SCRIPT, VIEWS, MODEL, DOM]
+            .iter()
+            .flat_map(|script| sinks.map(|sink| (script, sink)))
+        {
+            assert!(!script.contains(sink), "{sink}");
         }
     }
 }

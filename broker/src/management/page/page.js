@@ -1,0 +1,445 @@
+// The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
+
+import { $, Refused, ask, el, part, say, soon, toast } from "./dom.js";
+import { EXCHANGE, LISTENING, Model, PRESENCE, ulid } from "./model.js";
+import * as views from "./views.js";
+
+const model = new Model();
+const VIEWS = ["sessions", "talk", "queues", "broker"];
+let view = "sessions";
+let most = 200;
+let queuePage = 1;
+let opened; // what the drawer shows: { vhost, name }
+
+// ---------------------------------------------------------------- signing in
+
+async function enter() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) history.replaceState(null, "", location.pathname);
+  try {
+    if (token) await ask("POST", "/api/session", { token });
+    begin(await ask("GET", "/api/session"));
+  } catch (error) {
+    const spent = "This link was used already or is older than a minute. Run cbroker ui again.";
+    knock(token && error.status === 401 ? spent : error.status === 401 ? "" : error.message);
+  }
+}
+
+function knock(error) {
+  $("app").hidden = true;
+  $("door").hidden = false;
+  say($("door-error"), error);
+}
+
+$("door-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { username, password } = event.target.elements;
+  try {
+    await ask("POST", "/api/session", { username: username.value, password: password.value });
+    password.value = "";
+    begin(await ask("GET", "/api/session"));
+  } catch (error) {
+    say($("door-error"), error.status === 401 ? "Wrong name or password." : error.message);
+  }
+});
+
+$("leave").addEventListener("click", async () => {
+  await ask("DELETE", "/api/session").catch(() => {});
+  location.reload();
+});
+
+function begin(user) {
+  $("door").hidden = true;
+  $("app").hidden = false;
+  say($("who"), `Signed in as ${user.name}`);
+  show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
+  listen();
+  round();
+  setInterval(round, 3000);
+  setInterval(drawSessions, 5000);
+}
+
+// ---------------------------------------------------------------- the live stream
+
+const drawSessions = soon(() => views.sessions(model, openSession));
+const drawTalk = soon(() => {
+  const before = nearEnd();
+  views.talk(model, query(), most, jump);
+  if (view !== "talk") return;
+  if (before) scrollTo(0, document.body.scrollHeight);
+  else $("newest").hidden = false;
+});
+
+function nearEnd() {
+  return view !== "talk" || innerHeight + scrollY > document.body.scrollHeight - 160;
+}
+
+function listen() {
+  const tap = new EventSource("/api/tap");
+  tap.addEventListener("open", () => {
+    $("live").className = "live on";
+    say($("live"), "live");
+    who();
+  });
+  tap.addEventListener("seen", (event) => {
+    let changed = false;
+    const lines = JSON.parse(event.data);
+    for (const line of lines) changed = model.seen(line) || changed;
+    if (lines.length) model.skew = Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1 ? lines.at(-1).at_ms - Date.now() : model.skew;
+    if (!changed) return;
+    drawSessions();
+    drawTalk();
+    if (opened) redraw();
+  });
+  tap.addEventListener("missed", (event) => {
+    model.missed += Number(event.data) || 0;
+    drawTalk();
+  });
+  tap.addEventListener("error", () => {
+    $("live").className = "live off";
+    say($("live"), "reconnecting");
+    if (tap.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+  });
+}
+
+/** Asks every session to say how it is; the answers pass by on the tap. */
+async function who() {
+  const properties = { content_type: "application/json", reply_to: LISTENING };
+  const question = { properties, routing_key: "", payload: JSON.stringify({ kind: "who" }), payload_encoding: "string" };
+  // Without any session there is no such exchange yet.
+  await ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, question).catch(() => {});
+}
+
+// ---------------------------------------------------------------- rounds
+
+let asking = false;
+
+async function round() {
+  if (asking || document.hidden) return;
+  asking = true;
+  try {
+    await Promise.all([askSessions(), view === "queues" && askQueues(), askBroker()]);
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) location.reload();
+    $("live").className = "live off";
+    say($("live"), "no answer");
+  } finally {
+    asking = false;
+  }
+}
+
+const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
+
+async function askSessions() {
+  const bound = await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`).catch((error) => {
+    if (error.status === 404) return [];
+    throw error;
+  });
+  const names = new Set(bound.map((binding) => binding.destination));
+  const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
+  const mine = all.filter((queue) => names.has(queue.name));
+  const before = new Map([...model.sessions].map(([name, session]) => [name, session.queue?.messages]));
+  model.queues(mine);
+  const changed = mine.filter((queue) => queue.messages_ready > 0 && queue.messages !== before.get(queue.name));
+  for (const queue of changed.slice(0, 20)) {
+    const waiting = await ask("GET", `/api/queues/%2F/${part(queue.name)}/peek?count=50&truncate=4096`).catch(() => []);
+    model.peeked(queue.name, waiting);
+  }
+  for (const queue of mine) if (!queue.messages_ready) model.session(queue.name).oldest = undefined;
+  drawSessions();
+  if (changed.length) drawTalk();
+}
+
+async function askQueues() {
+  const form = { page: queuePage, page_size: 50, name: $("queue-search").value, sort: $("queue-sort").value, sort_reverse: $("queue-sort").value !== "name" };
+  try {
+    views.queues(await ask("GET", `/api/queues?${new URLSearchParams(form)}`), openQueue);
+  } catch (error) {
+    if (error.status !== 400 || queuePage === 1) throw error;
+    queuePage = 1;
+  }
+}
+
+async function askBroker() {
+  if (view !== "broker") return;
+  const [overview, nodes, past, links] = await Promise.all([ask("GET", "/api/overview"), ask("GET", "/api/nodes"), ask("GET", "/api/history"), ask("GET", "/api/connections")]);
+  views.facts(overview, nodes[0]);
+  views.plots(past);
+  views.links(links, (link) =>
+    sure({ title: "Close this connection?", text: `${link.name} (${link.user}). Most clients connect again at once.`, go: "Close it", act: () => ask("DELETE", `/api/connections/${part(link.name)}`) }),
+  );
+}
+
+// ---------------------------------------------------------------- views
+
+function show(name) {
+  view = name;
+  for (const other of VIEWS) {
+    $(other).hidden = other !== name;
+    $(`tab-${other}`).setAttribute("aria-selected", String(other === name));
+    $(`tab-${other}`).tabIndex = other === name ? 0 : -1;
+  }
+  $("newest").hidden = true;
+  history.replaceState(null, "", `#${name}`);
+  drawTalk();
+  round();
+  if (name === "talk") setTimeout(() => scrollTo(0, document.body.scrollHeight), 200);
+  else scrollTo(0, 0);
+}
+
+for (const name of VIEWS) $(`tab-${name}`).addEventListener("click", () => show(name));
+$("tabs").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!step) return;
+  const next = VIEWS[(VIEWS.indexOf(view) + step + VIEWS.length) % VIEWS.length];
+  show(next);
+  $(`tab-${next}`).focus();
+});
+
+const query = () => ({ text: $("talk-search").value, peer: $("talk-peer").value, state: $("talk-state").value });
+for (const form of ["talk-tools", "queue-tools"]) $(form).addEventListener("submit", (event) => event.preventDefault());
+for (const field of ["talk-search", "talk-peer", "talk-state"]) {
+  $(field).addEventListener("input", () => {
+    most = 200;
+    drawTalk();
+  });
+}
+$("older").addEventListener("click", () => {
+  most += 400;
+  drawTalk();
+});
+$("newest").addEventListener("click", () => scrollTo({ top: document.body.scrollHeight, behavior: "smooth" }));
+addEventListener("scroll", () => {
+  if (nearEnd()) $("newest").hidden = true;
+});
+
+const askQueuesSoon = soon(() => askQueues().catch((error) => toast(error.message)), 200);
+for (const field of ["queue-search", "queue-sort"]) {
+  $(field).addEventListener("input", () => {
+    queuePage = 1;
+    askQueuesSoon();
+  });
+}
+for (const [button, step] of [["queue-back", -1], ["queue-next", 1]]) {
+  $(button).addEventListener("click", () => {
+    queuePage = Math.max(1, queuePage + step);
+    askQueuesSoon();
+  });
+}
+
+/** Shows the message that another one answers. */
+function jump(id) {
+  const found = model.messages.get(id);
+  if (!found) return toast("That message went by before this page began to listen.");
+  $("talk-search").value = "";
+  $("talk-peer").value = "";
+  $("talk-state").value = "";
+  most = model.messages.size;
+  $("look").close();
+  show("talk");
+  views.talk(model, query(), most, jump);
+  const child = [...$("talk-list").children].find((item) => item.dataset.key === id);
+  setTimeout(() => {
+    child?.scrollIntoView({ block: "center" });
+    child?.classList.add("flash");
+  }, 250);
+}
+
+// ---------------------------------------------------------------- the drawer
+
+function openSession(name) {
+  opened = { vhost: "/", name, isSession: true };
+  drawer();
+}
+
+function openQueue(vhost, name) {
+  opened = { vhost, name, isSession: vhost === "/" && model.sessions.has(name) };
+  drawer();
+}
+
+function drawer() {
+  say($("look-title"), opened.name);
+  $("look-body").replaceChildren(el("p", { className: "muted" }, "Looking …"));
+  $("look").showModal();
+  redraw();
+}
+
+$("look").addEventListener("close", () => (opened = undefined));
+
+const redraw = soon(async () => {
+  const here = opened;
+  if (!here) return;
+  const path = `/api/queues/${part(here.vhost)}/${part(here.name)}`;
+  const waiting = await ask("GET", `${path}/peek?count=100&truncate=4096`).catch(() => undefined);
+  if (here !== opened) return;
+  $("look-body").replaceChildren(acts(here, path), ...(waiting ? inside(here, waiting) : [el("p", { className: "muted" }, "It has no queue (any more).")]));
+});
+
+function acts(here, path) {
+  const act = (text, kind, onclick) => el("button", { className: kind, type: "button", onclick }, text);
+  const gone = () => {
+    $("look").close();
+    round();
+  };
+  const made = [];
+  if (here.isSession) made.push(act("Send", "primary", () => compose(here.name)));
+  made.push(act("Purge …", "", () => sure({ title: `Purge ${here.name}?`, text: "Every waiting message is dropped. This cannot be undone.", go: "Purge", act: () => ask("DELETE", `${path}/contents`).then(() => redraw()) })));
+  made.push(act("Delete …", "", () => sure({ title: `Delete ${here.name}?`, text: "The queue goes with every message that waits in it. A session that is attached loses its queue.", go: "Delete", act: () => ask("DELETE", path).then(gone) })));
+  return el("p", { className: "acts" }, ...made);
+}
+
+function inside(here, waiting) {
+  const shown = [];
+  if (here.isSession) model.peeked(here.name, waiting);
+  const session = here.isSession ? model.sessions.get(here.name) : undefined;
+  const standing = session && model.standing(session);
+  for (const presence of standing?.presences ?? []) {
+    const reason = presence.reason ? `: ${presence.reason}` : "";
+    const line = `${presence.agent ?? "agent"} on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}, ${presence.state}${reason}`;
+    shown.push(el("p", { className: "muted" }, line));
+  }
+  const title = waiting.length ? `Waiting, oldest first (${waiting.length}${waiting.length === 100 ? " shown" : ""})` : "Nothing waits";
+  shown.push(el("section", {}, el("h3", {}, title), views.contents(waiting.map(plain))));
+  if (session) {
+    const said = model.search({ peer: here.name }).slice(-50).reverse();
+    const list = el("ol", { className: "talk" }, ...said.map((item) => withState(views.message(model, item, jump), item)));
+    shown.push(el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list));
+  }
+  return shown;
+}
+
+function withState(child, item) {
+  views.restate(child, item);
+  return child;
+}
+
+/** An envelope is shown by its text, anything else as it is. */
+function plain(message) {
+  try {
+    const { from, message: text } = JSON.parse(message.payload);
+    if (typeof from === "string" && typeof text === "string") return { ...message, routing_key: `from ${from}`, payload: text };
+  } catch {
+    // Not an envelope.
+  }
+  return message;
+}
+
+// ---------------------------------------------------------------- sending
+
+function compose(to = "") {
+  const form = $("send-form");
+  form.elements.to.value = to;
+  say($("send-error"), "");
+  $("names").replaceChildren(...[...model.sessions.keys()].sort().map((name) => el("option", { value: name })));
+  $("send-box").showModal();
+  form.elements[to ? "message" : "to"].focus();
+}
+
+$("send").addEventListener("click", () => compose());
+$("send-form").elements.message.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("send-form").requestSubmit($("send-go"));
+});
+$("send-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { to, from, message } = event.target.elements;
+  try {
+    await send(to.value, from.value, message.value);
+    message.value = "";
+    $("send-box").close();
+    toast(`Sent to ${to.value}.`);
+    round();
+  } catch (error) {
+    say($("send-error"), error.message);
+  }
+});
+
+/** What a session's queue is, exactly as the command line declares it. */
+const QUEUE = { durable: true, auto_delete: false, arguments: { "x-message-ttl": 86400000, "x-max-length": 1000, "x-overflow": "drop-head" } };
+
+async function send(to, from, text) {
+  const waiting = model.sessions.get(to)?.queue?.messages ?? 0;
+  if (waiting >= 1000) throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
+  const now = new Date();
+  const envelope = { id: ulid(), from, to, ts: now.toISOString(), message: text };
+  const properties = { content_type: "application/json", message_id: envelope.id, timestamp: Math.floor(now / 1000), priority: 5, delivery_mode: 2 };
+  const order = { properties, routing_key: to, payload: JSON.stringify(envelope), payload_encoding: "string" };
+  const publish = () => ask("POST", `/api/exchanges/%2F/${EXCHANGE}/publish`, order);
+  const sent = await publish().catch((error) => {
+    if (error.message.includes("NOT_FOUND")) return { routed: false };
+    throw error;
+  });
+  if (sent.routed) return;
+  const agreed = await sure({ title: `${to} is a new name`, text: "No session has had it yet. The message waits until one opens under it.", go: "Send all the same", act: () => make(to) });
+  if (!agreed) throw new Error("Not sent.");
+  if (!(await publish()).routed) throw new Error("No queue took the message.");
+}
+
+async function make(name) {
+  await ask("PUT", `/api/exchanges/%2F/${EXCHANGE}`, { type: "direct", durable: true });
+  await ask("PUT", `/api/queues/%2F/${part(name)}`, QUEUE);
+  await ask("POST", `/api/bindings/%2F/e/${EXCHANGE}/q/${part(name)}`, { routing_key: name });
+}
+
+// ---------------------------------------------------------------- asking back
+
+/** Resolves to whether it was done. */
+function sure({ title, text, go, act }) {
+  say($("sure-title"), title);
+  say($("sure-text"), text);
+  say($("sure-error"), "");
+  say($("sure-go"), go);
+  const box = $("sure");
+  box.showModal();
+  return new Promise((resolve) => {
+    let done = false;
+    $("sure-go").onclick = async (event) => {
+      event.preventDefault();
+      try {
+        await act();
+        done = true;
+        box.close();
+      } catch (error) {
+        say($("sure-error"), error.message);
+      }
+    };
+    box.onclose = () => resolve(done);
+  });
+}
+
+for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+
+// ---------------------------------------------------------------- looks and keys
+
+const looks = (theme) => {
+  if (theme) document.documentElement.dataset.theme = theme;
+};
+looks(localStorage.getItem("theme"));
+$("theme").addEventListener("click", () => {
+  const isDark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const theme = isDark ? "light" : "dark";
+  localStorage.setItem("theme", theme);
+  looks(theme);
+});
+$("keys").addEventListener("click", () => $("help").showModal());
+addEventListener("click", (event) => {
+  if (!$("menu").contains(event.target) || event.target.closest("#menu div button")) $("menu").open = false;
+});
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("app").hidden) return;
+  if (event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
+  const keys = { "?": () => $("help").showModal(), c: () => compose(), "/": () => $({ talk: "talk-search", queues: "queue-search" }[view] ?? "")?.focus(), j: () => step(1), k: () => step(-1) };
+  const act = VIEWS[Number(event.key) - 1] ? () => show(VIEWS[Number(event.key) - 1]) : keys[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+function step(by) {
+  const list = [...document.querySelectorAll(view === "queues" ? "#queue-rows tr" : "#session-list article")];
+  const here = list.indexOf(document.activeElement);
+  list[Math.min(list.length - 1, Math.max(0, here + by))]?.focus();
+}
+
+addEventListener("visibilitychange", () => round());
+enter();

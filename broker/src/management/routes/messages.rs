@@ -20,6 +20,8 @@ use crate::management::refusal::Refusal;
 use crate::management::views::{self, Encoding};
 use crate::queue::message::Message;
 use crate::queue::{Got, Queue, Settling, Taking};
+use crate::tap::{EXCERPT_BYTES, Seen, What};
+use crate::turn::now_ms;
 use crate::users::Operation;
 use crate::vhost::Published;
 
@@ -90,6 +92,7 @@ async fn publish(
         properties: &properties,
         body: &payload,
     };
+    show(&api, vhost.name(), &message);
     let mut turn = api.realm.turn();
     let routed = vhost.publish(message, &mut turn);
     api.realm.end(turn);
@@ -99,6 +102,25 @@ async fn publish(
         Err(fault) if fault.code == ReplyCode::NotFound => Err(Refusal::bad(fault.to_string())),
         Err(fault) => Err(fault.into()),
     }
+}
+
+/// The tap sees what comes this way too.
+fn show(api: &Shared, vhost: &str, message: &Published<'_>) {
+    if !api.realm.tap.is_open() {
+        return;
+    }
+    let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
+    api.realm.tap.note(Seen {
+        what: What::Published,
+        at_ms: now_ms(),
+        vhost: vhost.into(),
+        exchange: message.exchange.as_bytes().into(),
+        routing_key: message.routing_key.as_bytes().into(),
+        queue: None,
+        properties: message.properties.into(),
+        excerpt: excerpt.into(),
+        body_bytes: message.body.len() as u64,
+    });
 }
 
 #[derive(Deserialize)]

@@ -211,6 +211,7 @@ pub(super) async fn make(
 }
 
 async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
+    api.realm.permissions_changed();
     let ticket = api
         .realm
         .facts
@@ -220,6 +221,7 @@ async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
 }
 
 async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
+    api.realm.permissions_changed();
     let ticket = api
         .realm
         .facts

@@ -1,0 +1,106 @@
+// Elements, requests and words. Nothing here, and nothing that uses it, ever turns text into markup: every word that
+// came from a message goes through `textContent`.
+
+/** @returns an element; `on…` properties listen, `data` fills the dataset, the rest are properties or attributes. */
+export function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "data") Object.assign(made.dataset, value);
+    else if (name in made) made[name] = value;
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+export const $ = (id) => document.getElementById(id);
+
+/** Sets text only where it differs, so that a selection survives. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export class Refused extends Error {
+  constructor(status, reason) {
+    super(reason);
+    this.status = status;
+  }
+}
+
+/** One request to the API; JSON both ways. */
+export async function ask(method, path, body) {
+  const answer = await fetch(path, {
+    method,
+    credentials: "same-origin",
+    headers: body === undefined ? {} : { "content-type": "application/json" },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const text = await answer.text();
+  const json = text ? JSON.parse(text) : null;
+  if (!answer.ok) throw new Refused(answer.status, json?.reason ?? answer.statusText);
+  return json;
+}
+
+/** A name as a part of a path. */
+export const part = (name) => encodeURIComponent(name);
+
+export function number(value) {
+  if (value === undefined || value === null) return "–";
+  if (value >= 1e6) return `${(value / 1e6).toFixed(value >= 1e7 ? 0 : 1)} M`;
+  if (value >= 1e4) return `${(value / 1e3).toFixed(value >= 1e5 ? 0 : 1)} k`;
+  return value % 1 ? value.toFixed(value < 10 ? 1 : 0) : String(value);
+}
+
+export function bytes(value) {
+  let size = value ?? 0;
+  for (const unit of ["B", "KiB", "MiB", "GiB"]) {
+    if (size < 1024) return `${size < 10 && unit !== "B" ? size.toFixed(1) : Math.round(size)} ${unit}`;
+    size /= 1024;
+  }
+  return `${size.toFixed(1)} TiB`;
+}
+
+export function span(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d`;
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
+export function when(ms) {
+  const date = new Date(ms);
+  const today = new Date().toDateString() === date.toDateString();
+  return today ? clock.format(date) : `${day.format(date)} ${clock.format(date)}`;
+}
+
+/** A hue for a name, always the same one. */
+export function hue(name) {
+  let hash = 7;
+  for (const character of name) hash = (hash * 31 + character.codePointAt(0)) % 360;
+  return hash;
+}
+
+export function toast(text) {
+  const line = el("p", {}, text);
+  $("toasts").append(line);
+  setTimeout(() => line.remove(), 5000);
+}
+
+/** Calls `work` soon, once for many wishes. */
+export function soon(work, ms = 120) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    setTimeout(() => {
+      waiting = false;
+      work();
+    }, ms);
+  };
+}

@@ -1,0 +1,272 @@
+// What is shown: sessions, conversation, queues, broker. Elements are kept by key and changed in place, so that focus,
+// selection and scrolling survive an update.
+
+import { $, bytes, el, hue, number, say, span, when } from "./dom.js";
+
+/** Children of `parent` in the order of `keys`, made or updated one by one. */
+function keyed(parent, items, { key, make, update }) {
+  const there = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  let place = null;
+  for (const item of items) {
+    const name = String(key(item));
+    let child = there.get(name);
+    if (child) there.delete(name);
+    else {
+      child = make(item);
+      child.dataset.key = name;
+    }
+    update(child, item);
+    const wanted = place ? place.nextSibling : parent.firstChild;
+    if (wanted !== child) parent.insertBefore(child, wanted);
+    place = child;
+  }
+  for (const child of there.values()) child.remove();
+}
+
+const peer = (name) => {
+  const shown = el("span", { className: "peer" }, name);
+  shown.style.setProperty("--hue", hue(name));
+  return shown;
+};
+
+// ---------------------------------------------------------------- sessions
+
+export function sessions(model, open) {
+  const list = model.ordered();
+  keyed($("session-list"), list, {
+    key: (session) => session.name,
+    make: (session) => card(session, open),
+    update: (child, session) => fill(child, model, session),
+  });
+  $("no-sessions").hidden = list.length > 0;
+  const calling = list.filter((session) => model.standing(session).state === "held").length;
+  say($("count-sessions"), list.length ? String(calling || list.length) : "");
+  $("count-sessions").classList.toggle("alert", calling > 0);
+  $("count-sessions").title = calling ? `${calling} held` : `${list.length} sessions`;
+}
+
+function card(session, open) {
+  const child = el(
+    "article",
+    { className: "card session", tabIndex: 0, role: "button" },
+    el("h3", {}, el("span", {}, session.name), el("span", { className: "pill" })),
+    el("p", { className: "why" }),
+    el("p", { className: "last" }),
+    el("p", { className: "feet" }),
+  );
+  child.addEventListener("click", () => open(session.name));
+  child.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    open(session.name);
+  });
+  return child;
+}
+
+function fill(child, model, session) {
+  const standing = model.standing(session);
+  const [head, why, last, feet] = child.children;
+  child.className = `card session is-${standing.state}`;
+  say(head.lastChild, standing.label);
+  const since = standing.since ? ` for ${span(model.now() - standing.since)}` : "";
+  head.lastChild.title = standing.label + since;
+  const reason = standing.reason ?? "";
+  say(why, reason && standing.state === "held" ? `${reason}${since}` : reason);
+  why.hidden = !reason;
+  const message = session.last;
+  say(last, message ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}` : "nothing said yet");
+  const waiting = model.waiting(session);
+  const first = standing.presences[0];
+  const facts = [];
+  if (waiting) {
+    const age = session.oldest ? `, oldest ${span(model.now() - session.oldest)}` : "";
+    facts.push(["waits", String(waiting), ` waiting${age}`]);
+  }
+  if (standing.held) facts.push(["waits", String(standing.held), " held"]);
+  if (first?.agent) facts.push(["", "", first.agent]);
+  if (first?.since) facts.push(["", "", `up ${span(model.now() - Date.parse(first.since))}`]);
+  if (first?.host) facts.push(["", "", first.host]);
+  if (!first && session.queue?.consumers) facts.push(["", String(session.queue.consumers), session.queue.consumers === 1 ? " consumer" : " consumers"]);
+  if (standing.presences.length > 1) facts.push(["", String(standing.presences.length), " wraps share it"]);
+  const text = JSON.stringify(facts);
+  if (feet.dataset.text === text) return;
+  feet.dataset.text = text;
+  feet.replaceChildren(...facts.map(([kind, count, words]) => el("span", { className: kind }, count ? el("b", {}, count) : "", words)));
+}
+
+// ---------------------------------------------------------------- conversation
+
+const LABELS = { waiting: "waiting", held: "held", delivered: "delivered", refused: "dead-lettered" };
+
+export function message(model, item, jump) {
+  const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
+  return el(
+    "li",
+    { className: "message", data: { key: item.id } },
+    el("header", {}, peer(item.from), "→", peer(item.to), el("time", { title: new Date(item.at).toISOString() }, when(item.at)), id, el("span", { className: "pill" })),
+    el("p", { className: "text" }, item.text),
+    more(item, jump),
+  );
+}
+
+function more(item, jump) {
+  const parts = [];
+  if (item.answers) parts.push(el("button", { className: "quiet", type: "button", onclick: () => jump(item.answers) }, `↩ answers …${item.answers.slice(-6)}`));
+  if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
+  if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
+  for (const file of item.files) parts.push(el("code", {}, file));
+  if (item.cut) parts.push(el("span", {}, "long: only its beginning is shown"));
+  return parts.length ? el("p", { className: "more" }, ...parts) : null;
+}
+
+export function restate(child, item) {
+  child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused");
+  child.classList.add(`is-${item.state}`);
+  const took = item.state === "delivered" && item.done > item.at + 1000 ? ` after ${span(item.done - item.at)}` : "";
+  const why = item.reason ? `: ${item.reason}` : "";
+  say(child.querySelector(".pill"), `${LABELS[item.state]}${took}${why}`);
+}
+
+/** Brings the list up to date; only its last `most` are in the page. */
+export function talk(model, query, most, jump) {
+  const list = $("talk-list");
+  const found = model.search(query);
+  const shown = found.slice(-most);
+  keyed(list, shown, { key: (item) => item.id, make: (item) => message(model, item, jump), update: restate });
+  $("older").hidden = found.length <= shown.length;
+  $("no-talk").hidden = found.length > 0;
+  const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
+  say($("talk-count"), `${number(found.length)} of ${number(model.messages.size)}${missed}`);
+  say($("count-talk"), model.messages.size ? number(model.messages.size) : "");
+  const names = new Set([...model.messages.values()].flatMap((item) => [item.from, item.to]));
+  const choices = ["", ...[...names].sort()];
+  keyed($("talk-peer"), choices, {
+    key: (name) => name,
+    make: (name) => el("option", { value: name }, name || "Everybody"),
+    update: () => {},
+  });
+}
+
+// ---------------------------------------------------------------- queues
+
+export function queues(page, open) {
+  keyed($("queue-rows"), page.items, {
+    key: (queue) => `${queue.vhost} ${queue.name}`,
+    make: (queue) => row(queue, open),
+    update: (child, queue) => {
+      const stats = queue.message_stats ?? {};
+      const cells = [queue.name, queue.vhost, number(queue.messages_ready), number(queue.messages_unacknowledged), number(queue.consumers), number(stats.publish_details?.rate), number(stats.deliver_get_details?.rate)];
+      cells.forEach((text, place) => say(child.children[place], text));
+    },
+  });
+  say($("queue-count"), `${number(page.filtered_count)} of ${number(page.total_count)}`);
+  say($("queue-page"), `${page.page} / ${page.page_count}`);
+  $("queue-back").disabled = page.page <= 1;
+  $("queue-next").disabled = page.page >= page.page_count;
+}
+
+function row(queue, open) {
+  const go = () => open(queue.vhost, queue.name);
+  const made = el("tr", { tabIndex: 0, onclick: go }, ...Array.from({ length: 7 }, (_, place) => el("td", { className: place > 1 ? "num" : "" })));
+  made.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") go();
+  });
+  return made;
+}
+
+/** A queue's waiting messages, whatever they are. */
+export function contents(messages) {
+  const shown = messages.map((item) =>
+    el(
+      "li",
+      { className: "message" },
+      el("header", {}, el("span", { className: "mono" }, item.routing_key || "(no key)"), el("time", {}, when(item.published_ms)), el("span", { className: "id" }, bytes(item.payload_bytes)), item.redelivered ? el("span", { className: "id" }, "redelivered") : ""),
+      el("p", { className: "text mono" }, item.payload),
+    ),
+  );
+  return el("ol", { className: "talk" }, ...shown);
+}
+
+// ---------------------------------------------------------------- broker
+
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 300;
+const HEIGHT = 64;
+
+function path(values, top, kind) {
+  const step = WIDTH / Math.max(1, values.length - 1);
+  const at = (value, place) => `${(place * step).toFixed(1)},${(HEIGHT - (value / top) * HEIGHT).toFixed(1)}`;
+  const line = values.map(at).join("L");
+  const drawn = document.createElementNS(SVG, "path");
+  drawn.setAttribute("d", kind === "area" ? `M0,${HEIGHT}L${line}L${((values.length - 1) * step).toFixed(1)},${HEIGHT}Z` : `M${line}`);
+  drawn.setAttribute("class", kind);
+  return drawn;
+}
+
+function plot({ title, series, shown }) {
+  const top = Math.max(1, ...series.flatMap(([, values]) => values)) * 1.08;
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${title}, the last five minutes`);
+  series.forEach(([, values], place) => {
+    const group = document.createElementNS(SVG, "g");
+    group.setAttribute("class", `s${place}`);
+    if (series.length === 1) group.append(path(values, top, "area"));
+    group.append(path(values, top, "lines"));
+    svg.append(group);
+  });
+  const last = (values) => shown(values.at(-1) ?? 0);
+  const legend = series.map(([name, values], place) => el("span", { className: `s${place}` }, series.length > 1 ? `${name} ${last(values)}` : name));
+  return el("section", { className: "card plot" }, el("h2", {}, title), el("p", { className: "now" }, last(series[0][1])), svg, el("p", { className: "legend" }, ...legend));
+}
+
+export function plots(past) {
+  const rate = (value) => `${number(value)} /s`;
+  const five = `last ${span((past.at_ms.at(-1) ?? 0) - (past.at_ms[0] ?? 0))}`;
+  $("plots").replaceChildren(
+    plot({ title: "Messages", series: [["in", past.publish], ["out", past.deliver], ["acked", past.ack]], shown: rate }),
+    plot({ title: "Waiting", series: [["ready", past.ready], ["unacked", past.unsettled]], shown: number }),
+    plot({ title: "Connections", series: [[five, past.connections]], shown: number }),
+    plot({ title: "Memory", series: [[five, past.memory_bytes]], shown: bytes }),
+    plot({ title: "Store on disk", series: [[five, past.disk_bytes]], shown: bytes }),
+  );
+}
+
+export function facts(overview, node) {
+  const listeners = overview.listeners.map((listener) => `${listener.protocol} on ${listener.ip_address}:${listener.port}`);
+  const lines = [
+    ["Version", `cbroker ${overview.cbroker_version}`],
+    ["Up", span(node.uptime)],
+    ["Listens", listeners.join("\n")],
+    ["Queues", number(overview.object_totals.queues)],
+    ["Consumers", number(overview.object_totals.consumers)],
+    ["Memory", `${bytes(node.mem_used)} of ${bytes(node.mem_limit)}`],
+    ["Disk free", bytes(node.disk_free)],
+    ["Store", `${bytes(node.store_bytes)}, ${bytes(node.store_pending_bytes)} not yet on disk`],
+    ["Data in", node.db_dir],
+  ];
+  $("facts").replaceChildren(...lines.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, ...value.split("\n").flatMap((line, place) => (place ? [el("br"), line] : [line])))]));
+  const ringing = [];
+  if (node.store_stopped) ringing.push("The store has failed: nothing is kept any more. Look at the broker's log, then restart it.");
+  if (node.mem_alarm) ringing.push("Memory is above its limit: publishers wait.");
+  if (node.disk_free_alarm) ringing.push("The disk is full: publishers wait.");
+  say($("alarm"), ringing.join(" "));
+  $("alarm").hidden = ringing.length === 0;
+}
+
+export function links(list, close) {
+  keyed($("links"), list, {
+    key: (link) => link.name,
+    make: (link) => {
+      const cells = Array.from({ length: 5 }, (_, place) => el("td", { className: place > 1 ? "num" : "" }));
+      return el("tr", {}, ...cells, el("td", { className: "num" }, el("button", { className: "quiet", title: "Close this connection", "aria-label": `Close ${link.name}`, onclick: () => close(link) }, "✕")));
+    },
+    update: (child, link) => {
+      const cells = [link.user_provided_name ?? link.client_properties?.product ?? link.name, link.user ?? "…", number(link.channels), `${bytes(link.recv_oct)}`, `${bytes(link.send_oct)}`];
+      cells.forEach((text, place) => say(child.children[place], text));
+      child.children[0].title = `${link.name}, ${link.state}`;
+    },
+  });
+}
