@@ -171,8 +171,19 @@ export class Model {
     return { state, label, reason: isText(first.reason) ? first.reason : undefined, since: first.changed, held, presences };
   }
 
+  /** Messages in the queue that the session has not taken. */
   waiting(session) {
-    return session.queue?.messages ?? 0;
+    const held = this.standing(session).held ?? 0;
+    return Math.max(0, (session.queue?.messages ?? 0) - held);
+  }
+
+  /** What became of a message: one that waits for a session which takes nothing in is held, for that session's reason. */
+  fate(message) {
+    if (message.state !== "waiting") return { state: message.state, reason: message.reason };
+    const session = this.sessions.get(message.queue ?? message.to);
+    const standing = session && this.standing(session);
+    if (standing?.state !== "held" && standing?.state !== "paused") return { state: "waiting" };
+    return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
   }
 
   /** Those who need a person first, then by name. */
@@ -189,7 +200,7 @@ export class Model {
   search({ text = "", peer = "", state = "" }) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const matches = (message) =>
-      (!state || message.state === state) &&
+      (!state || this.fate(message).state === state) &&
       (!peer || message.from === peer || message.to === peer) &&
       words.every((word) => message.haystack.includes(word));
     return [...this.messages.values()].filter(matches);

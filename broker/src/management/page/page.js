@@ -309,7 +309,7 @@ function inside(here, waiting) {
 }
 
 function withState(child, item) {
-  views.restate(child, item);
+  views.restate(child, item, model);
   return child;
 }
 

@@ -119,12 +119,13 @@ function more(item, jump) {
   return parts.length ? el("p", { className: "more" }, ...parts) : null;
 }
 
-export function restate(child, item) {
+export function restate(child, item, model) {
+  const { state, reason } = model.fate(item);
   child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused");
-  child.classList.add(`is-${item.state}`);
-  const took = item.state === "delivered" && item.done > item.at + 1000 ? ` after ${span(item.done - item.at)}` : "";
-  const why = item.reason ? `: ${item.reason}` : "";
-  say(child.querySelector(".pill"), `${LABELS[item.state]}${took}${why}`);
+  child.classList.add(`is-${state}`);
+  const took = state === "delivered" && item.done > item.at + 1000 ? ` after ${span(item.done - item.at)}` : "";
+  const why = reason ? `: ${reason}` : "";
+  say(child.querySelector(".pill"), `${LABELS[state]}${took}${why}`);
 }
 
 /** Brings the list up to date; only its last `most` are in the page. */
@@ -132,7 +133,7 @@ export function talk(model, query, most, jump) {
   const list = $("talk-list");
   const found = model.search(query);
   const shown = found.slice(-most);
-  keyed(list, shown, { key: (item) => item.id, make: (item) => message(model, item, jump), update: restate });
+  keyed(list, shown, { key: (item) => item.id, make: (item) => message(model, item, jump), update: (child, item) => restate(child, item, model) });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
