@@ -28,8 +28,6 @@ mod rates;
 mod refusal;
 mod routes;
 mod sessions;
-#[cfg(test)]
-mod tests;
 mod views;
 
 use guard::Scheme;

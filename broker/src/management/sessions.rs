@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-pub(super) const TOKEN_LIFE: Duration = Duration::from_secs(60);
-pub(super) const SESSION_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
+pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
+pub(super) const SESSION_LIFE: Duration = Duration::from_hours(12);
 
 /// Tokens that may wait at once, and sessions that may live at once; the oldest goes.
 const MOST: usize = 256;
@@ -140,16 +140,16 @@ mod tests {
     fn a_session_lives_on_while_it_is_used() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         let cookie = sessions.sign_in("ada", now).unwrap();
-        let later = now + SESSION_LIFE - Duration::from_secs(1);
+        let later = now + SESSION_LIFE.saturating_sub(Duration::from_secs(1));
         assert_eq!(sessions.user(&cookie, later).as_deref(), Some("ada"));
         assert_eq!(
             sessions
-                .user(&cookie, later + Duration::from_secs(60))
+                .user(&cookie, later + Duration::from_mins(1))
                 .as_deref(),
             Some("ada")
         );
         assert_eq!(
-            sessions.user(&cookie, later + SESSION_LIFE + Duration::from_secs(60)),
+            sessions.user(&cookie, later + SESSION_LIFE + Duration::from_mins(1)),
             None
         );
     }

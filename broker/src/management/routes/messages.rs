@@ -203,7 +203,6 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
             got.map_err(Fault::from)?
         };
         match got {
-            Got::Empty => break,
             Got::Delivery {
                 message,
                 redelivered,
@@ -215,7 +214,7 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
                 patience -= 1;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            Got::Loading => break,
+            Got::Empty | Got::Loading => break,
         }
     }
     Ok(taken)

@@ -12,6 +12,7 @@ use crate::lock::lock;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::{Api, Shared, figures};
+use crate::queue::Snapshot;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.get("/metrics", "figures for Prometheus", metrics)
@@ -120,40 +121,55 @@ fn process(api: &Api, text: &mut Text) {
     }
 }
 
+type Sample = (&'static str, &'static str, u64);
+
 fn traffic(api: &Api, text: &mut Text) {
+    for (name, help, value) in counted(api) {
+        text.single(name, "counter", help, value);
+    }
+    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let channels = links.iter().map(|link| link.channel_count() as u64).sum();
+    let queues = api.rates.overall().queues.counts;
+    for (name, help, value) in [
+        ("connections", "Open connections.", links.len() as u64),
+        ("channels", "Open channels.", channels),
+        (
+            "messages_ready",
+            "Messages that wait for a consumer.",
+            queues[7],
+        ),
+        (
+            "messages_unacked",
+            "Messages in consumers' hands.",
+            queues[8],
+        ),
+    ] {
+        text.single(name, "gauge", help, value);
+    }
+}
+
+fn counted(api: &Api) -> [Sample; 14] {
     let (totals, overall) = (&api.realm.totals, api.rates.overall());
     let (queues, channels) = (overall.queues.counts, overall.channels.counts);
-    for (name, help, value) in [
+    let opened = totals.connections_opened.get();
+    let closed = totals.connections_closed.get();
+    let (entered, left) = (totals.channels_opened.get(), totals.channels_closed.get());
+    let (made, gone) = (totals.queues_declared.get(), totals.queues_deleted.get());
+    [
         (
             "connections_opened_total",
             "Connections ever opened.",
-            totals.connections_opened.get(),
+            opened,
         ),
         (
             "connections_closed_total",
             "Connections ever closed.",
-            totals.connections_closed.get(),
+            closed,
         ),
-        (
-            "channels_opened_total",
-            "Channels ever opened.",
-            totals.channels_opened.get(),
-        ),
-        (
-            "channels_closed_total",
-            "Channels ever closed.",
-            totals.channels_closed.get(),
-        ),
-        (
-            "queues_declared_total",
-            "Queues ever declared.",
-            totals.queues_declared.get(),
-        ),
-        (
-            "queues_deleted_total",
-            "Queues ever deleted.",
-            totals.queues_deleted.get(),
-        ),
+        ("channels_opened_total", "Channels ever opened.", entered),
+        ("channels_closed_total", "Channels ever closed.", left),
+        ("queues_declared_total", "Queues ever declared.", made),
+        ("queues_deleted_total", "Queues ever deleted.", gone),
         (
             "logins_refused_total",
             "Wrong names and passwords.",
@@ -190,31 +206,49 @@ fn traffic(api: &Api, text: &mut Text) {
             "Messages handed out again.",
             queues[5],
         ),
-    ] {
-        text.single(name, "counter", help, value);
-    }
-    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
-    let channels = links.iter().map(|link| link.channel_count() as u64).sum();
-    text.single(
-        "connections",
-        "gauge",
-        "Open connections.",
-        links.len() as u64,
-    );
-    text.single("channels", "gauge", "Open channels.", channels);
-    text.single(
-        "messages_ready",
-        "gauge",
-        "Messages that wait for a consumer.",
-        queues[7],
-    );
-    text.single(
-        "messages_unacked",
-        "gauge",
-        "Messages in consumers' hands.",
-        queues[8],
-    );
+    ]
 }
+
+/// What is told of each queue: name, type, meaning, and where it stands in a snapshot.
+type QueueFamily = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Snapshot) -> u64,
+);
+
+const QUEUE_FAMILIES: [QueueFamily; 5] = [
+    (
+        "queue_messages_ready",
+        "gauge",
+        "Messages that wait in a queue.",
+        |seen| seen.ready,
+    ),
+    (
+        "queue_messages_unacked",
+        "gauge",
+        "Messages of a queue in consumers' hands.",
+        |seen| seen.unsettled,
+    ),
+    (
+        "queue_message_bytes",
+        "gauge",
+        "Bytes of bodies that wait in a queue.",
+        |seen| seen.ready_bytes,
+    ),
+    (
+        "queue_consumers",
+        "gauge",
+        "Consumers of a queue.",
+        |seen| seen.consumers as u64,
+    ),
+    (
+        "queue_messages_published_total",
+        "counter",
+        "Messages that ever entered a queue.",
+        |seen| seen.counters.published,
+    ),
+];
 
 fn queues(api: &Api, text: &mut Text) {
     let all: Vec<_> = api
@@ -228,54 +262,11 @@ fn queues(api: &Api, text: &mut Text) {
         .iter()
         .map(|queue| (labels(queue.vhost(), queue.name()), queue.snapshot()))
         .collect();
-    let families: [(Family, fn(&crate::queue::Snapshot) -> u64); 5] = [
-        (
-            Family {
-                name: "queue_messages_ready",
-                kind: "gauge",
-                help: "Messages that wait in a queue.",
-            },
-            |seen| seen.ready,
-        ),
-        (
-            Family {
-                name: "queue_messages_unacked",
-                kind: "gauge",
-                help: "Messages of a queue in consumers' hands.",
-            },
-            |seen| seen.unsettled,
-        ),
-        (
-            Family {
-                name: "queue_message_bytes",
-                kind: "gauge",
-                help: "Bytes of bodies that wait in a queue.",
-            },
-            |seen| seen.ready_bytes,
-        ),
-        (
-            Family {
-                name: "queue_consumers",
-                kind: "gauge",
-                help: "Consumers of a queue.",
-            },
-            |seen| seen.consumers as u64,
-        ),
-        (
-            Family {
-                name: "queue_messages_published_total",
-                kind: "counter",
-                help: "Messages that ever entered a queue.",
-            },
-            |seen| seen.counters.published,
-        ),
-    ];
-    for (family, value) in families {
-        text.family(&family);
+    for (name, kind, help, value) in QUEUE_FAMILIES {
+        text.family(&Family { name, kind, help });
         for (labels, snapshot) in &seen {
             text.line(format_args!(
-                "cbroker_{}{{{labels}}} {}",
-                family.name,
+                "cbroker_{name}{{{labels}}} {}",
                 value(snapshot)
             ));
         }

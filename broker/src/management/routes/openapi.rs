@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the same list that the router is made from.
+//! The `OpenAPI` document, made from the same list that the router is made from.
 
 use serde_json::{Map, Value, json};
 

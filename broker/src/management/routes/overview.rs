@@ -27,7 +27,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/api/cluster-name", "the broker's name", cluster_name)
         .get("/api/nodes", "the one node that there is", nodes)
         .get("/api/nodes/{name}", "the same by its name", node)
-        .get("/api/extensions", "none", || none())
+        .get("/api/extensions", "none", none)
         .get("/api/auth", "no single sign-on", auth)
         .get("/api/whoami", "the caller's name and tags", whoami)
 }

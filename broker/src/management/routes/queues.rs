@@ -185,7 +185,7 @@ pub(super) async fn make(
     }
     let ticket = {
         let mut turn = api.realm.turn();
-        let declare = plain(api, name, wanted.durable, wanted.auto_delete, arguments);
+        let declare = plain(api, name, &wanted, arguments);
         let declared = vhost.declare_queue(declare, &mut turn);
         api.realm.end(turn);
         declared?.ticket
@@ -193,18 +193,12 @@ pub(super) async fn make(
     super::kept(api, ticket).await
 }
 
-fn plain<'a>(
-    api: &Api,
-    name: &'a str,
-    durable: bool,
-    auto_delete: bool,
-    arguments: Table,
-) -> Declare<'a> {
+fn plain<'a>(api: &Api, name: &'a str, wanted: &Wanted, arguments: Table) -> Declare<'a> {
     Declare {
         name,
-        durable,
+        durable: wanted.durable,
         exclusive: false,
-        auto_delete,
+        auto_delete: wanted.auto_delete,
         is_server_named: false,
         arguments,
         connection: 0,
@@ -220,7 +214,18 @@ pub(super) fn declare_plain(
     turn: &mut Turn,
 ) -> Result<Arc<Queue>, Refusal> {
     Ok(vhost
-        .declare_queue(plain(api, name, false, false, Table::new()), turn)?
+        .declare_queue(
+            plain(
+                api,
+                name,
+                &Wanted {
+                    durable: false,
+                    ..Wanted::default()
+                },
+                Table::new(),
+            ),
+            turn,
+        )?
         .queue)
 }
 
