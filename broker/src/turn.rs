@@ -51,6 +51,8 @@ pub(crate) struct Turn {
     pub(crate) sweeps: Vec<(Shelf, u8, u64, u64)>,
     /// Channels whose confirms may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
+    /// `basic.cancel` for the deleting client's own consumers: behind its `delete-ok`, as RabbitMQ has it.
+    pub(crate) farewells: Vec<u8>,
 }
 
 impl Turn {
@@ -64,6 +66,7 @@ impl Turn {
             loads: Vec::new(),
             sweeps: Vec::new(),
             confirms: Vec::new(),
+            farewells: Vec::new(),
         }
     }
 

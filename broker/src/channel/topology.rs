@@ -318,8 +318,13 @@ impl Channel {
         };
         let (count, ticket) = self.around.vhost.delete_queue(&name, condition, turn)?;
         self.around.realm.totals.queues_deleted.add(1);
+        let farewells = std::mem::take(&mut turn.farewells);
+        if no_wait {
+            self.send(turn, |out, _| out.extend_from_slice(&farewells));
+        }
         Ok(self.done(ticket, no_wait, turn, |out, channel| {
             reply::queue_count_ok(out, channel, 41, clamp(count));
+            out.extend_from_slice(&farewells);
         }))
     }
 }

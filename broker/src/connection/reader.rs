@@ -45,6 +45,16 @@ enum Outcome {
     Closed,
 }
 
+/// Why a connection is read no more.
+enum End {
+    /// The socket is gone, or is to go without a word.
+    Gone,
+    /// The client said goodbye and has its answer.
+    Closed,
+    /// The client must be told why.
+    Refused(Fault, (u16, u16)),
+}
+
 /// Reads until the connection ends, then lets go of everything it held.
 pub(super) async fn run(around: Surroundings, mut input: Input) {
     let mut ending = around.link.ending.subscribe();
@@ -54,8 +64,13 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
         open: 0,
         has_published: false,
     };
-    let Some((fault, cause)) = reader.read(&mut input, &mut ending).await else {
-        return reader.let_go(None);
+    let (fault, cause) = match reader.read(&mut input, &mut ending).await {
+        End::Gone => return reader.let_go(None),
+        End::Closed => {
+            reader.let_go(None);
+            return reader.linger(&mut input).await;
+        }
+        End::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause)));
@@ -67,12 +82,11 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
 }
 
 impl Reader {
-    /// Some fault when the client must be told why it ends.
     async fn read(
         &mut self,
         input: &mut Input,
         ending: &mut watch::Receiver<Option<Ending>>,
-    ) -> Option<(Fault, (u16, u16))> {
+    ) -> End {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -81,11 +95,11 @@ impl Reader {
             self.around.realm.end(turn);
             let needed = match outcome {
                 Outcome::Partial(needed) => needed,
-                Outcome::Fault(fault, cause) => return Some((fault, cause)),
-                Outcome::Closed => return None,
+                Outcome::Fault(fault, cause) => return End::Refused(fault, cause),
+                Outcome::Closed => return End::Closed,
                 Outcome::Wait(ticket, frames) => {
                     if !self.around.realm.durable(ticket).await {
-                        return Some((Fault::store_stopped(), (0, 0)));
+                        return End::Refused(Fault::store_stopped(), (0, 0));
                     }
                     self.send(|out| out.extend_from_slice(&frames));
                     continue;
@@ -106,7 +120,7 @@ impl Reader {
             tokio::select! {
                 count = input.fill(needed) => match count {
                     Ok(count) if count > 0 => self.around.link.received.add_alone(count as u64),
-                    _ => return None,
+                    _ => return End::Gone,
                 },
                 end = ended(ending) => return end,
                 _ = quiet.tick() => input.rest(),
@@ -340,6 +354,20 @@ impl Reader {
         self.around.realm.end(turn);
     }
 
+    /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a socket closed with bytes
+    /// unread is reset, and the reset can overtake our answer (amqplib writes `close` ahead of queued publishes).
+    async fn linger(&self, input: &mut Input) {
+        self.around.link.outbox.finish();
+        let emptied = async {
+            while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
+                let count = input.waiting().len();
+                input.consume(count);
+            }
+        };
+        // A client that neither writes nor closes is not waited for any longer.
+        let _ = tokio::time::timeout(CLOSING, emptied).await;
+    }
+
     /// Reads and drops until `connection.close-ok` or the end of the stream.
     async fn drain(&self, input: &mut Input) {
         let mut needed = frame::OVERHEAD;
@@ -372,9 +400,9 @@ impl Reader {
 }
 
 /// How the server ends the connection: with a fault to tell, or without a word.
-async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> Option<(Fault, (u16, u16))> {
+async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> End {
     match ending.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(Ending::Close(fault))) => Some((fault.clone(), (0, 0))),
-        _ => None,
+        Ok(Some(Ending::Close(fault))) => End::Refused(fault.clone(), (0, 0)),
+        _ => End::Gone,
     }
 }

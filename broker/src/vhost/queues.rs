@@ -195,7 +195,7 @@ impl Vhost {
             );
             self.note_change(ticket);
         }
-        Ok((close(queue, turn), ticket))
+        Ok((close(queue, condition.connection, turn), ticket))
     }
 
     /// Deletes an auto-delete queue unless somebody consumes from it again.
@@ -223,12 +223,17 @@ impl Vhost {
     }
 }
 
-/// Ends a queue that is in no table any more and tells its consumers.
-fn close(queue: &Arc<Queue>, turn: &mut Turn) -> u64 {
+/// Ends a queue that is in no table any more and tells its consumers; those of `deleter` once it has its answer.
+fn close(queue: &Arc<Queue>, deleter: Option<u64>, turn: &mut Turn) -> u64 {
     let (ready, consumers) = queue.close();
     for consumer in consumers {
         consumer.mark_cancelled();
-        if consumer.wants_cancel {
+        if !consumer.wants_cancel {
+            continue;
+        }
+        if deleter == Some(consumer.connection) {
+            reply::cancel(&mut turn.farewells, consumer.lane.channel, &consumer.tag);
+        } else {
             consumer.outbox.write(turn, |out| {
                 reply::cancel(out, consumer.lane.channel, &consumer.tag);
             });
