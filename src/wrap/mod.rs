@@ -12,6 +12,7 @@
 //! | when and how a line is typed | [`inject`]: pure, time as an argument |
 //! | the messages while the session has them | [`mail`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
+//! | which of all this an installed agent allows | [`probe`] |
 //!
 //! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for where things lie.
 
@@ -32,6 +33,7 @@ mod mail;
 pub mod modes;
 pub mod monitor;
 mod options;
+pub mod probe;
 pub mod pty;
 mod relay;
 mod screen;

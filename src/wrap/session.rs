@@ -53,10 +53,6 @@ pub(super) struct Parts {
 }
 
 /// A running session.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one thing that has happened, or not"
-)]
 pub(super) struct Session {
     terminal: Terminal,
     program: Program,
@@ -74,7 +70,6 @@ pub(super) struct Session {
     post: Post,
     log: Log,
     end: Option<Report>,
-    is_person_gone: bool,
     /// The program's side of the terminal is closed; the monitor will say why.
     is_program_silent: bool,
     /// The screen has changed since it was looked at.
@@ -125,7 +120,6 @@ impl Session {
             post,
             log,
             end: None,
-            is_person_gone: false,
             is_program_silent: false,
             is_stale: false,
             last_look: now,

@@ -20,6 +20,7 @@ crate::tests![
     the_program_is_told_who_it_is_and_no_secret,
     a_program_that_is_not_there_is_one_line_and_code_127,
     a_background_process_does_not_keep_the_wrap,
+    a_terminal_that_is_closed_closes_the_programs_too,
 ];
 
 fn wrapped(stage: &Stage, script: &str) -> crate::stage::Terminal {
@@ -232,4 +233,14 @@ fn a_background_process_does_not_keep_the_wrap() {
     let mut terminal = wrapped(&stage, "sleep 60 & echo bye");
     assert_eq!(terminal.wait_for_end(), Report::Exited(0));
     terminal.wait_for("bye");
+}
+
+fn a_terminal_that_is_closed_closes_the_programs_too() {
+    // vim at its question about a swap file ignored the hang-up and stayed for ever, and the wrap with it.
+    let stage = Stage::new();
+    let script = "trap '' HUP; echo $$ > $STAGE/pid; echo ready; while read line; do :; done; echo over > $STAGE/over";
+    let terminal = wrapped(&stage, script);
+    terminal.wait_for("ready");
+    terminal.close();
+    wait_for("the program's own end", || stage.text("over") == "over\n");
 }

@@ -6,9 +6,9 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -240,6 +240,8 @@ pub(crate) struct Terminal {
     program: Program,
     output: Arc<Mutex<Vec<u8>>>,
     end: Option<Report>,
+    reader: Option<std::thread::JoinHandle<()>>,
+    is_closing: Arc<AtomicBool>,
 }
 
 impl Terminal {
@@ -254,9 +256,11 @@ impl Terminal {
         let output = Arc::new(Mutex::new(Vec::new()));
         let mut from = std::fs::File::from(program.master().try_clone_to_owned().unwrap());
         let into = Arc::clone(&output);
-        std::thread::spawn(move || {
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let closing = Arc::clone(&is_closing);
+        let reader = std::thread::spawn(move || {
             let mut piece = vec![0; 65536];
-            while wait_readable(&from) {
+            while !closing.load(Ordering::Relaxed) && wait_readable(&from) {
                 match from.read(&mut piece) {
                     Ok(count) if count > 0 => {
                         into.lock().unwrap().extend_from_slice(&piece[..count]);
@@ -270,6 +274,8 @@ impl Terminal {
             program,
             output,
             end: None,
+            reader: Some(reader),
+            is_closing,
         }
     }
 
@@ -379,6 +385,14 @@ impl Terminal {
         end
     }
 
+    /// Closes the window.
+    pub(crate) fn close(mut self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        self.reader.take().unwrap().join().unwrap();
+        // Nothing is said to the wrap but what the system says: its terminal is gone.
+        self.end = Some(Report::Killed(rustix::process::Signal::HUP.as_raw()));
+    }
+
     /// Modes of the terminal: whether a shell would find it as it left it.
     pub(crate) fn is_raw(&self) -> bool {
         let modes = rustix::termios::tcgetattr(self.program.master()).unwrap();
@@ -397,12 +411,17 @@ impl Drop for Terminal {
     }
 }
 
+/// Waits until something may be there, but not for ever: whoever closes the terminal waits for this.
 fn wait_readable(from: &std::fs::File) -> bool {
+    let limit = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
     let mut descriptors = [rustix::event::PollFd::new(
         from,
         rustix::event::PollFlags::IN,
     )];
-    rustix::event::poll(&mut descriptors, None).is_ok() && from.as_fd().try_clone_to_owned().is_ok()
+    rustix::event::poll(&mut descriptors, Some(&limit)).is_ok()
 }
 
 /// Whether a path exists, for tests that look for what a text must not do.

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::peer::{Letter, Outcome, Peer};
+use crate::wrap;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
         findings.extend(docker(config).await);
     }
     findings.push(agent(args, config));
+    findings.extend(probe(args, config).await);
     findings.push(environment(config));
     findings
 }
@@ -206,6 +208,25 @@ fn agent(args: &DoctorArgs, config: &Config) -> Finding {
             format!("`{agent}` is not on PATH"),
             "install it, or wrap another program: cbroker --name NAME run -- PROGRAM",
         ),
+    }
+}
+
+/// What the installed agent shows of itself when it is started for a moment.
+async fn probe(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
+    let Some(agent) = &args.probe else {
+        return Vec::new();
+    };
+    match wrap::probe::probe(agent.as_ref(), config).await {
+        Ok(signs) => signs
+            .into_iter()
+            .map(|sign| Finding {
+                check: sign.what,
+                ok: sign.is_seen,
+                detail: sign.detail,
+                mend: sign.mend.filter(|_| !sign.is_seen).map(str::to_owned),
+            })
+            .collect(),
+        Err(error) => vec![told("probe", &error)],
     }
 }
 

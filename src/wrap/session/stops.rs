@@ -139,12 +139,10 @@ impl Session {
         }
     }
 
-    /// The person's terminal is gone: the program hears of it as it would without us.
+    /// The person's terminal is gone, and the program's goes with it: it hears of that as it would without us.
     pub(super) fn person_gone(&mut self) {
-        if !self.is_person_gone {
-            self.is_person_gone = true;
-            self.program.signal(Signal::HUP);
-        }
+        self.program.signal(Signal::HUP);
+        self.end.get_or_insert(Report::Killed(Signal::HUP.as_raw()));
     }
 
     /// After the end: the last output, the terminal as it was, the last acks.

@@ -1,0 +1,231 @@
+//! `cbroker doctor --probe AGENT`: starts the installed agent in a hidden terminal and looks which of the signals that
+//! the wrap relies on it gives on this machine. Nothing is submitted to it, and it is ended by hanging up.
+//!
+//! Relies on the same parts as a session, without a person.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::termios::Winsize;
+use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
+
+use super::agents::Profile;
+use super::agents::reading::{Input, Reading};
+use super::attention::Event;
+use super::hooks::{self, Hooks, Told};
+use super::modes::Modes;
+use super::pty::{CommandLine, Program, Shape, find_program};
+use super::screen::Screen;
+use crate::config::Config;
+use crate::error::Error;
+
+/// How long an agent may take to show all its signals.
+const WITHIN: Duration = Duration::from_secs(15);
+const EVERY: Duration = Duration::from_millis(20);
+const SIZE: Winsize = Winsize {
+    ws_row: 40,
+    ws_col: 120,
+    ws_xpixel: 0,
+    ws_ypixel: 0,
+};
+
+/// One signal, or one condition, and whether it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// What was looked for.
+    pub what: &'static str,
+    /// Whether it was seen.
+    pub is_seen: bool,
+    /// What was seen, or what its absence means.
+    pub detail: String,
+    /// What to do about its absence.
+    pub mend: Option<&'static str>,
+}
+
+/// Starts `agent` and watches it for at most fifteen seconds.
+///
+/// # Errors
+/// When the agent is not installed or cannot be started.
+pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<Sign>, Error> {
+    let profile = Profile::of(agent, &[]);
+    let shown = agent.to_string_lossy();
+    if find_program(agent, config.environment.get("PATH")).is_none() {
+        return Err(Error::new(format!("{shown} cannot be run"))
+            .because("there is no such program on the PATH"));
+    }
+    let failed =
+        |error: std::io::Error| Error::new(format!("{shown} cannot be probed")).because(error);
+    config.home.prepare().map_err(failed)?;
+    let socket = config
+        .home
+        .socket(&format!("{}.sock", ulid::Ulid::generate()));
+    let (hooks, told) = Hooks::listen(&socket).map_err(failed)?;
+    let mut command = CommandLine {
+        program: agent.to_owned(),
+        ..CommandLine::default()
+    };
+    if profile.has_hooks {
+        let binary = std::env::current_exe().map_err(failed)?;
+        command.arguments = vec![
+            "--settings".into(),
+            hooks::settings(&binary, &socket, None).to_string().into(),
+        ];
+    }
+    let program = Program::start(
+        &command,
+        &Shape {
+            modes: None,
+            size: SIZE,
+        },
+    )
+    .map_err(failed)?;
+    let mut watch = Watch {
+        profile,
+        modes: Modes::default(),
+        screen: Screen::new(SIZE.ws_row, SIZE.ws_col),
+        told,
+        began: false,
+        waits: false,
+        reading: Reading::default(),
+    };
+    watch.run(&program).await;
+    drop((program, hooks));
+    let mut signs = watch.signs();
+    if profile.has_hooks {
+        signs.extend(sandbox(config));
+    }
+    Ok(signs)
+}
+
+struct Watch {
+    profile: &'static Profile,
+    modes: Modes,
+    screen: Screen,
+    told: Receiver<Told>,
+    began: bool,
+    waits: bool,
+    reading: Reading,
+}
+
+impl Watch {
+    async fn run(&mut self, program: &Program) {
+        let until = Instant::now() + WITHIN;
+        let mut bytes = vec![0; 65536];
+        while Instant::now() < until && !self.is_complete() {
+            while let Ok(count) = rustix::io::read(program.master(), &mut bytes) {
+                if count == 0 {
+                    break;
+                }
+                self.modes.read(&bytes[..count]);
+                self.screen.write(&bytes[..count]);
+            }
+            while let Ok(told) = self.told.try_recv() {
+                self.began |= matches!(told, Told::Event(Event::SessionStart));
+                self.waits |= matches!(told, Told::Waiter(_));
+            }
+            self.reading = self.screen.read(self.profile);
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.signs().iter().all(|sign| sign.is_seen)
+    }
+
+    fn signs(&self) -> Vec<Sign> {
+        let paste = Sign {
+            what: "paste",
+            is_seen: self.modes.takes_paste(),
+            detail: "bracketed paste (rule 3)".to_owned(),
+            mend: Some("without it texts are typed, and nothing before it is switched on"),
+        };
+        if self.profile.prompt.is_none() {
+            return vec![paste];
+        }
+        let prompt = match (&self.reading.input, &self.reading.dialog) {
+            (Input::Absent, Some(dialog)) => format!("a dialog is open instead: {dialog}"),
+            (Input::Absent, None) => {
+                "the screen does not show the prompt that this version of cbroker knows".to_owned()
+            }
+            (input, _) => format!(
+                "{input:?} (rules 1 and 7, as seen in {} {})",
+                self.profile.name, self.profile.seen
+            ),
+        };
+        vec![
+            paste,
+            Sign {
+                what: "prompt",
+                is_seen: self.reading.input == Input::Empty,
+                detail: prompt,
+                mend: Some(
+                    "start the agent once by itself and answer its first questions; otherwise messages go by the hook",
+                ),
+            },
+            Sign {
+                what: "title",
+                is_seen: self.modes.title().is_some(),
+                detail: format!(
+                    "{:?} (rule 1; not asked for where there is none)",
+                    self.modes.title().unwrap_or_default()
+                ),
+                mend: Some("nothing: the other signals decide"),
+            },
+            Sign {
+                what: "hooks",
+                is_seen: self.began,
+                detail: "the hook SessionStart (rules 1, 8 and 10)".to_owned(),
+                mend: Some(
+                    "hooks are off (`disableAllHooks` or managed settings): the screen alone decides, with more quiet",
+                ),
+            },
+            Sign {
+                what: "second way",
+                is_seen: self.waits,
+                detail: "a hook waits to carry messages in without the keyboard (rule 8)"
+                    .to_owned(),
+                mend: Some("messages wait for a free prompt: drafts, dialogs and turns hold them"),
+            },
+        ]
+    }
+}
+
+/// Whether the agent's own sandbox would keep `cbroker send` from the broker (SPEC §7.13), by its settings.
+fn sandbox(config: &Config) -> Option<Sign> {
+    let home = PathBuf::from(config.environment.get("HOME")?);
+    let files = [
+        home.join(".claude/settings.json"),
+        ".claude/settings.json".into(),
+        ".claude/settings.local.json".into(),
+    ];
+    let settings = files
+        .iter()
+        .filter_map(|file| serde_json::from_slice::<Value>(&std::fs::read(file).ok()?).ok());
+    let mut is_on = false;
+    let mut is_excepted = false;
+    for settings in settings {
+        let sandbox = &settings["sandbox"];
+        is_on = sandbox["enabled"].as_bool().unwrap_or(is_on);
+        let excluded = sandbox["excludedCommands"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        is_excepted |= excluded.iter().any(|command| {
+            command
+                .as_str()
+                .is_some_and(|command| command.starts_with("cbroker"))
+        });
+    }
+    Some(Sign {
+        what: "sandbox",
+        is_seen: !is_on || is_excepted,
+        detail: if is_on {
+            "the agent's shell commands run in a sandbox".to_owned()
+        } else {
+            "off: `cbroker send` reaches the broker".to_owned()
+        },
+        mend: Some("add `cbroker` to `sandbox.excludedCommands` in the agent's settings"),
+    })
+}
