@@ -23,7 +23,7 @@ pub struct Config {
     pub allow_guest: bool,
     /// The first user, made an administrator with all permissions, or its password changed.
     pub first_user: Option<FirstUser>,
-    /// Memory above which publishers are told to wait, in bytes of resident memory; 0 for no limit.
+    /// Resident memory above which publishers are told to wait, in bytes; 0 for two fifths of the machine's, as RabbitMQ.
     pub memory_limit_bytes: u64,
     /// What one client may ask for.
     pub limits: Limits,

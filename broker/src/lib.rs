@@ -85,7 +85,11 @@ pub struct Addresses {
 
 impl Broker {
     /// Opens the store, takes the ports and serves. Must be called within a tokio runtime.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        if config.memory_limit_bytes == 0 {
+            config.memory_limit_bytes =
+                proc_bytes("/proc/meminfo", "MemTotal:").unwrap_or(0) / 5 * 2;
+        }
         let tcp = listener::bind((config.bind, config.port).into()).await?;
         let tls = match &config.tls {
             Some(tls) => Some(bind_tls(&config, tls).await?),
@@ -168,6 +172,12 @@ impl Broker {
                 FAREWELL,
             )
             .await;
+        if tokio::time::timeout(FAREWELL, self.realm.finish_sweeps())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a purge was cut short: some of its messages will be back");
+        }
         let store = self.realm.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         match closed {
@@ -296,10 +306,13 @@ async fn watch_memory(realm: Arc<Realm>, limit_bytes: u64) {
 }
 
 fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    proc_bytes("/proc/self/status", "VmRSS:")
+}
+
+/// A figure that the system gives in kibibytes.
+fn proc_bytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

@@ -190,11 +190,6 @@ impl Link {
             .send_if_modified(|ending| ending.replace(Ending::Cut) != Some(Ending::Cut));
     }
 
-    /// Octets of a frame that was agreed on.
-    pub(crate) fn frame_max(&self) -> u32 {
-        self.session.get().map_or(0, |session| session.frame_max)
-    }
-
     pub(crate) fn set_blocked(&self, is_blocked: bool) {
         self.is_blocked.store(is_blocked, Relaxed);
     }

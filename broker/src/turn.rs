@@ -49,6 +49,8 @@ pub(crate) struct Turn {
     pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
     /// Purged stretches that only the store holds: shelf, level, first position, one past the last.
     pub(crate) sweeps: Vec<(Shelf, u8, u64, u64)>,
+    /// A consumer's outbox that had no room: who feeds it should give it a moment.
+    pub(crate) crowded: Option<Arc<Outbox>>,
     /// Channels whose confirms may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// `basic.cancel` for the deleting client's own consumers: behind its `delete-ok`, as RabbitMQ has it.
@@ -65,8 +67,15 @@ impl Turn {
             timers: Vec::new(),
             loads: Vec::new(),
             sweeps: Vec::new(),
+            crowded: None,
             confirms: Vec::new(),
             farewells: Vec::new(),
+        }
+    }
+
+    pub(crate) fn crowd(&mut self, outbox: &Arc<Outbox>) {
+        if self.crowded.is_none() {
+            self.crowded = Some(Arc::clone(outbox));
         }
     }
 

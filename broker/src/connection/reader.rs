@@ -17,6 +17,8 @@ use crate::wire::reply;
 
 /// How long a client may take to answer `connection.close`.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long a publisher waits for its consumers' room, each time it has read.
+const CROWDED: Duration = Duration::from_millis(3);
 /// Longest look away from a queue that is loading.
 const LOADING: Duration = Duration::from_millis(20);
 /// How often a connection that nothing comes from is asked to make itself small.
@@ -92,7 +94,12 @@ impl Reader {
         loop {
             let mut turn = self.around.realm.turn();
             let outcome = self.take_frames(input, &mut turn);
+            let crowded = turn.crowded.take();
             self.around.realm.end(turn);
+            if let Some(outbox) = crowded {
+                // A consumer that keeps up in the long run gets the time to; one that does not costs no more than this.
+                let _ = tokio::time::timeout(CROWDED, outbox.room()).await;
+            }
             let needed = match outcome {
                 Outcome::Partial(needed) => needed,
                 Outcome::Fault(fault, cause) => return End::Refused(fault, cause),

@@ -119,11 +119,6 @@ impl Consumer {
         self.unsettled.fetch_sub(1, Relaxed);
     }
 
-    /// Deliveries that it has not settled.
-    pub(crate) fn unsettled(&self) -> u32 {
-        self.unsettled.load(Relaxed)
-    }
-
     /// The server cancelled it.
     pub(crate) fn mark_cancelled(&self) {
         self.is_cancelled.store(true, Relaxed);
@@ -228,20 +223,25 @@ impl Consumers {
     }
 
     /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps `queue` again.
-    pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
+    pub(crate) fn next_willing(
+        &mut self,
+        queue: &Arc<Queue>,
+        turn: &mut Turn,
+    ) -> Option<&Arc<Consumer>> {
         if let Choice::Single(active) = &self.choice {
-            return active.as_ref().filter(|active| is_willing(active, queue));
+            let active = active.as_ref();
+            return active.filter(|active| is_willing(active, queue, turn));
         }
-        let (group, at) = self.find_willing(queue)?;
+        let (group, at) = self.find_willing(queue, turn)?;
         let ring = &mut self.groups[group].1;
         ring.rotate_left(at + 1);
         ring.back()
     }
 
-    fn find_willing(&self, queue: &Arc<Queue>) -> Option<(usize, usize)> {
+    fn find_willing(&self, queue: &Arc<Queue>, turn: &mut Turn) -> Option<(usize, usize)> {
         for (group, (_, ring)) in self.groups.iter().enumerate() {
             for (at, consumer) in ring.iter().enumerate() {
-                if is_willing(consumer, queue) {
+                if is_willing(consumer, queue, turn) {
                     return Some((group, at));
                 }
             }
@@ -261,10 +261,16 @@ impl Consumers {
     }
 }
 
-fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
+fn is_willing(consumer: &Consumer, queue: &Arc<Queue>, turn: &mut Turn) -> bool {
     match consumer.standing() {
         Standing::Willing => true,
         Standing::NoCredit => false,
-        Standing::NoRoom => !consumer.outbox.turn_away(queue),
+        Standing::NoRoom => {
+            let has_room = !consumer.outbox.turn_away(queue);
+            if !has_room {
+                turn.crowd(&consumer.outbox);
+            }
+            has_room
+        }
     }
 }

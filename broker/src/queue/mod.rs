@@ -26,6 +26,8 @@ pub(crate) mod line;
 pub(crate) mod loading;
 pub mod message;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use arguments::QueueArguments;
 use consumer::Consumer;
@@ -344,7 +346,7 @@ impl State {
             if matches!(self.line.head(), Head::InStore) {
                 break;
             }
-            let Some(consumer) = self.consumers.next_willing(queue) else {
+            let Some(consumer) = self.consumers.next_willing(queue, turn) else {
                 break;
             };
             let Some(mut entry) = self.line.pop() else {

@@ -1,0 +1,323 @@
+//! One queue under random publishes, settles, cancels and the passing of time: every message is in one place.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::arguments::QueueArguments;
+use super::consumer::{Consumer, Subscription};
+use super::message::{Facts, Message};
+use super::{Asking, Got, Identity, Outcome, Queue, Settling, Taking};
+use crate::ledger::{Ledger, Which};
+use crate::outbox::Outbox;
+use crate::turn::Turn;
+use crate::wire::content::{Content, Lane};
+use crate::wire::frame::{self, Parsed};
+use crate::wire::table::{Table, Value};
+
+/// Where a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Ready,
+    Unsettled { tag: u64 },
+    Dead,
+    Gone,
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Publish { ttl_ms: Option<u64>, priority: u8 },
+    Settle { nth: usize, settling: Settling },
+    SettleAll(Settling),
+    Get,
+    Consume { no_ack: bool, prefetch: u32 },
+    Cancel { nth: usize },
+    Purge,
+    Pass { ms: u64 },
+}
+
+fn settling() -> impl Strategy<Value = Settling> {
+    prop_oneof![
+        Just(Settling::Ack),
+        Just(Settling::Reject),
+        Just(Settling::Requeue)
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => (proptest::option::of(0u64..40), 0u8..4)
+            .prop_map(|(ttl_ms, priority)| Act::Publish { ttl_ms, priority }),
+        4 => (0usize..8, settling()).prop_map(|(nth, settling)| Act::Settle { nth, settling }),
+        1 => settling().prop_map(Act::SettleAll),
+        2 => Just(Act::Get),
+        2 => (any::<bool>(), 0u32..3).prop_map(|(no_ack, prefetch)| Act::Consume { no_ack, prefetch }),
+        1 => (0usize..4).prop_map(|nth| Act::Cancel { nth }),
+        1 => Just(Act::Purge),
+        3 => (0u64..20).prop_map(|ms| Act::Pass { ms }),
+    ]
+}
+
+/// The queue, what a client sees of it, and where the model says that each message is.
+struct World {
+    queue: Arc<Queue>,
+    ledger: Arc<Ledger>,
+    outbox: Arc<Outbox>,
+    consumers: Vec<Arc<Consumer>>,
+    places: BTreeMap<u64, Place>,
+    now_ms: u64,
+}
+
+impl World {
+    fn new(arguments: &Table) -> Self {
+        let identity = Identity {
+            name: "q".into(),
+            vhost: "/".into(),
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: QueueArguments::parse(arguments).unwrap(),
+            table: arguments.clone(),
+        };
+        Self {
+            queue: Arc::new(Queue::new(identity, None, 0)),
+            ledger: Arc::default(),
+            outbox: Arc::default(),
+            consumers: Vec::new(),
+            places: BTreeMap::new(),
+            now_ms: 1000,
+        }
+    }
+
+    fn apply(&mut self, act: Act) {
+        let mut turn = Turn::new(self.now_ms);
+        match act {
+            Act::Publish { ttl_ms, priority } => self.publish(ttl_ms, priority, &mut turn),
+            Act::Settle { nth, settling } => {
+                let tags = self.tags();
+                if let Some(&tag) = tags.get(nth % tags.len().max(1)) {
+                    self.settle(Which::One(tag), settling, &mut turn);
+                }
+            }
+            Act::SettleAll(settling) => self.settle(Which::UpTo(0), settling, &mut turn),
+            Act::Get => self.get(&mut turn),
+            Act::Consume { no_ack, prefetch } => self.consume((no_ack, prefetch), &mut turn),
+            Act::Cancel { nth } => {
+                if nth < self.consumers.len() {
+                    let consumer = self.consumers.remove(nth);
+                    self.queue.unsubscribe(&consumer, &mut turn).unwrap();
+                }
+            }
+            Act::Purge => {
+                self.queue.purge(&mut turn).unwrap();
+                self.move_all(Place::Ready, Place::Gone);
+            }
+            Act::Pass { ms } => {
+                self.now_ms += ms;
+                turn.now_ms = self.now_ms;
+                self.queue.on_time(&mut turn).unwrap();
+            }
+        }
+        self.look(&turn);
+    }
+
+    fn publish(&mut self, ttl_ms: Option<u64>, priority: u8, turn: &mut Turn) {
+        let id = self.places.len() as u64;
+        let content = Content {
+            exchange: b"",
+            routing_key: b"q",
+            properties: &[0, 0],
+            body: &id.to_be_bytes(),
+        };
+        let facts = Facts {
+            persistent: false,
+            priority,
+            published_ms: turn.now_ms,
+            ttl_ms,
+        };
+        let message = Message::assemble(content, facts);
+        self.places.insert(id, Place::Ready);
+        let outcome = self.queue.publish(&message, Asking::Nothing, turn).unwrap();
+        if outcome == Outcome::Refused {
+            self.places.insert(id, Place::Gone);
+        }
+    }
+
+    fn tags(&self) -> Vec<u64> {
+        let tag = |place: &Place| match place {
+            Place::Unsettled { tag } => Some(*tag),
+            _ => None,
+        };
+        self.places.values().filter_map(tag).collect()
+    }
+
+    fn settle(&mut self, which: Which, settling: Settling, turn: &mut Turn) {
+        let mut taken = Vec::new();
+        self.ledger.take(which, &mut taken).unwrap();
+        for delivery in &taken {
+            let id = id_of(&delivery.entry.message);
+            let tag = delivery.tag;
+            assert_eq!(
+                self.places[&id],
+                Place::Unsettled { tag },
+                "only what is open can be settled"
+            );
+            let next = match settling {
+                Settling::Ack => Place::Gone,
+                Settling::Reject => Place::Unsettled { tag: 0 },
+                Settling::Requeue => Place::Ready,
+            };
+            self.places.insert(id, next);
+        }
+        self.queue
+            .settle(taken.into_iter(), settling, turn)
+            .unwrap();
+    }
+
+    fn get(&mut self, turn: &mut Turn) {
+        // What get expires on its way is dead before the message that it gives is looked at.
+        let got = self
+            .queue
+            .get(&self.ledger, Taking::Unsettled, turn)
+            .unwrap();
+        if let Got::Delivery { tag, message, .. } = got {
+            let place = self.places.get_mut(&id_of(&message)).unwrap();
+            assert_eq!(*place, Place::Ready, "only what is ready can be got");
+            *place = Place::Unsettled { tag };
+        }
+    }
+
+    fn consume(&mut self, (no_ack, prefetch): (bool, u32), turn: &mut Turn) {
+        let consumer = Arc::new(Consumer::new(Subscription {
+            tag: if no_ack { "none".into() } else { "some".into() },
+            lane: Lane {
+                channel: 1,
+                frame_max: 0,
+            },
+            outbox: Arc::clone(&self.outbox),
+            ledger: Arc::clone(&self.ledger),
+            no_ack,
+            exclusive: false,
+            priority: 0,
+            prefetch,
+            arguments: Table::new(),
+            wants_cancel: false,
+            connection: 1,
+        }));
+        self.consumers.push(Arc::clone(&consumer));
+        self.queue.subscribe(&consumer, turn).unwrap();
+    }
+
+    fn move_all(&mut self, from: Place, to: Place) {
+        for place in self.places.values_mut().filter(|place| **place == from) {
+            *place = to;
+        }
+    }
+
+    /// Reads what the client was sent and what died, and compares the queue with the model.
+    fn look(&mut self, turn: &Turn) {
+        for (tag, no_ack, id) in sent(&self.outbox) {
+            let place = self.places.get_mut(&id).unwrap();
+            assert_eq!(*place, Place::Ready, "only what is ready can be delivered");
+            *place = if no_ack {
+                Place::Gone
+            } else {
+                Place::Unsettled { tag }
+            };
+        }
+        for letter in &turn.dead {
+            let place = self.places.get_mut(&id_of(&letter.message)).unwrap();
+            assert!(
+                matches!(*place, Place::Ready | Place::Unsettled { tag: 0 }),
+                "{place:?} cannot die"
+            );
+            *place = Place::Dead;
+        }
+        let ready: Vec<u64> = self.queue.with(|state| {
+            let all = state.line.peek(usize::MAX);
+            all.iter().map(|entry| id_of(&entry.message)).collect()
+        });
+        let mut sorted = ready.clone();
+        sorted.sort_unstable();
+        let model: Vec<u64> = self
+            .places
+            .iter()
+            .filter(|(_, place)| **place == Place::Ready)
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(sorted, model, "ready messages");
+        let snapshot = self.queue.snapshot();
+        assert_eq!(snapshot.ready, ready.len() as u64);
+        assert_eq!(snapshot.unsettled, self.tags().len() as u64);
+        assert_eq!(self.ledger.len(), self.tags().len());
+    }
+}
+
+fn id_of(message: &Message) -> u64 {
+    u64::from_be_bytes(message.content().body.try_into().unwrap())
+}
+
+/// Deliveries in the outbox: tag, whether it needs no ack, id.
+fn sent(outbox: &Arc<Outbox>) -> Vec<(u64, bool, u64)> {
+    let mut bytes = Vec::new();
+    outbox.take(&mut bytes);
+    outbox.sent(bytes.len());
+    let (mut at, mut found, mut tag) = (0, Vec::new(), (0, false));
+    while let Ok(Parsed::Whole(whole)) = frame::parse(&bytes[at..], 0) {
+        match whole.kind {
+            frame::METHOD => {
+                let name = &whole.payload[5..9];
+                tag = (
+                    u64::from_be_bytes(whole.payload[9..17].try_into().unwrap()),
+                    name == b"none",
+                );
+            }
+            frame::BODY => {
+                let id = u64::from_be_bytes(whole.payload.try_into().unwrap());
+                found.push((tag.0, tag.1, id));
+            }
+            _ => {}
+        }
+        at += whole.total();
+    }
+    found
+}
+
+fn arguments() -> impl Strategy<Value = Table> {
+    let limit = proptest::option::of(0i64..6);
+    let ttl = proptest::option::of(0i64..60);
+    let overflow = proptest::option::of(prop_oneof![Just("drop-head"), Just("reject-publish")]);
+    (limit, ttl, overflow, any::<bool>()).prop_map(|(limit, ttl, overflow, has_priorities)| {
+        let mut table = Table::new();
+        table.set("x-dead-letter-exchange", Value::text("dead"));
+        if let Some(limit) = limit {
+            table.set("x-max-length", Value::Long(limit));
+        }
+        if let Some(ttl) = ttl {
+            table.set("x-message-ttl", Value::Long(ttl));
+        }
+        if let Some(overflow) = overflow {
+            table.set("x-overflow", Value::text(overflow));
+        }
+        if has_priorities {
+            table.set("x-max-priority", Value::Long(3));
+        }
+        table
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_message_is_ready_unsettled_dead_or_gone_and_never_two_of_them(
+        arguments in arguments(),
+        acts in proptest::collection::vec(act(), 1..120),
+    ) {
+        let mut world = World::new(&arguments);
+        for act in acts {
+            world.apply(act);
+        }
+    }
+}

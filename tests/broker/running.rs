@@ -1,0 +1,148 @@
+//! A broker of the test's own, in a folder of its own, and clients of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use broker::{Broker, Config, FirstUser, Limits};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+
+pub(crate) const USER: &str = "tester";
+pub(crate) const PASSWORD: &str = "sesame";
+
+/// How long any state is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker and its folder, which outlives restarts.
+pub(crate) struct Running {
+    broker: Option<Broker>,
+    folder: tempfile::TempDir,
+}
+
+pub(crate) fn config(folder: &Path) -> Config {
+    Config {
+        port: 0,
+        management_port: None,
+        data_dir: folder.join("data"),
+        first_user: Some(FirstUser {
+            name: USER.into(),
+            password: PASSWORD.into(),
+        }),
+        ..Config::default()
+    }
+}
+
+impl Running {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        let broker = Broker::start(config).await.unwrap();
+        Self {
+            broker: Some(broker),
+            folder,
+        }
+    }
+
+    pub(crate) async fn with_limits(limits: Limits) -> Self {
+        Self::with(|config| config.limits = limits).await
+    }
+
+    pub(crate) fn broker(&self) -> &Broker {
+        self.broker.as_ref().unwrap()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.broker().addresses().amqp.port()
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Ends the broker in order and starts it again in the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.broker = Some(Broker::start(config(self.folder.path())).await.unwrap());
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            broker.shutdown().await;
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Connection {
+        let url = format!("amqp://{USER}:{PASSWORD}@127.0.0.1:{}/%2f", self.port());
+        Connection::connect(&url, ConnectionProperties::default())
+            .await
+            .unwrap()
+    }
+}
+
+/// A channel with confirms on.
+pub(crate) async fn confirming(connection: &Connection) -> Channel {
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
+    channel
+}
+
+pub(crate) fn durable() -> QueueDeclareOptions {
+    QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    }
+}
+
+pub(crate) fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2)
+}
+
+pub(crate) async fn declare(channel: &Channel, name: &str, options: QueueDeclareOptions) -> u32 {
+    let queue = channel
+        .queue_declare(name.into(), options, FieldTable::default())
+        .await
+        .unwrap();
+    queue.message_count()
+}
+
+/// Publishes and waits for the confirm; true for an ack.
+pub(crate) async fn publish(
+    channel: &Channel,
+    queue: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> bool {
+    let sent = channel.basic_publish(
+        "".into(),
+        queue.into(),
+        BasicPublishOptions::default(),
+        body,
+        properties,
+    );
+    sent.await.unwrap().await.unwrap().is_ack()
+}
+
+/// One message by `basic.get`: body, redelivered flag, tag.
+pub(crate) async fn get(
+    channel: &Channel,
+    queue: &str,
+    no_ack: bool,
+) -> Option<(Vec<u8>, bool, u64)> {
+    let got = channel
+        .basic_get(queue.into(), BasicGetOptions { no_ack })
+        .await
+        .unwrap()?;
+    let delivery = got.delivery;
+    Some((delivery.data, delivery.redelivered, delivery.delivery_tag))
+}
