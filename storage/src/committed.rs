@@ -69,6 +69,8 @@ enum Sweep {
 pub(crate) struct Committed {
     queues: HashMap<QueueId, State>,
     sweeps: VecDeque<Sweep>,
+    /// The number of the last commit.
+    serial: u64,
     /// Queues whose summary goes out with the next commit that writes anything.
     riders: Vec<QueueId>,
     /// Facts whose value takes more than one row: how many.
@@ -140,6 +142,23 @@ impl Committed {
             self.plan_riders(&mut steps);
         }
         Ok(steps)
+    }
+
+    /// Gives a commit its number, in its last step.
+    pub(crate) fn number(&mut self, steps: &mut Steps) {
+        self.serial += 1;
+        steps.push(Change::Put(
+            key::SERIAL.to_vec(),
+            record::serial_row(self.serial),
+        ));
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) fn learn_serial(&mut self, serial: u64) {
+        self.serial = serial;
     }
 
     /// What would have ridden along with a later commit, for the last one.

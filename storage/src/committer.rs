@@ -26,6 +26,8 @@ const SETTLE_LATEST: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// After how long without work the store sees to its own affairs.
 const IDLE: Duration = Duration::from_millis(500);
+/// After how many bytes of rows the engine is given the time to make a snapshot.
+const REFRESH_BYTES: u64 = 64 << 20;
 /// And how long it rests after that, when still nothing comes.
 const TIDY: Duration = Duration::from_hours(1);
 
@@ -39,6 +41,8 @@ pub(crate) struct Committer {
     ripening: Option<(u64, Instant)>,
     /// The caller has been told that there is no room.
     is_short: bool,
+    /// Bytes of rows written since the engine was opened.
+    unsnapshotted: u64,
     /// The store has seen to its own affairs since the last work.
     is_tidy: bool,
     /// The disk is looked at now and then, not with every commit.
@@ -59,6 +63,7 @@ impl Committer {
             committed,
             ripening: None,
             is_short: false,
+            unsnapshotted: 0,
             is_tidy: false,
             next_look: Instant::now(),
         }
@@ -68,9 +73,13 @@ impl Committer {
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome = self.serve();
         match &outcome {
-            Ok(()) => self.inbox.end(),
+            Ok(()) => {
+                self.disk.witness(self.committed.serial());
+                self.inbox.end();
+            }
             Err(stopped) => {
                 tracing::error!("{stopped}");
+                self.disk.suspect();
                 self.inbox.stop(stopped);
             }
         }
@@ -86,7 +95,10 @@ impl Committer {
                 Wake::Tick => self.ripen()?,
                 Wake::Now => self.commit_all()?,
                 Wake::Sweep => self.commit(0, Group::default())?,
-                Wake::Idle => self.compact()?,
+                Wake::Idle => self.tidy()?,
+            }
+            if self.inbox.take_suspicion() {
+                self.disk.suspect();
             }
             if Instant::now() >= self.next_look {
                 self.look_at_disk();
@@ -172,10 +184,13 @@ impl Committer {
 
     /// Writes a plan, however long a full disk makes it wait.
     fn write(&mut self, steps: Steps) -> Result<(), Stopped> {
-        let steps = steps.finish();
         if steps.is_empty() {
             return Ok(());
         }
+        let mut steps = steps;
+        self.committed.number(&mut steps);
+        let bytes = steps.bytes();
+        let steps = steps.finish();
         loop {
             if self.disk.room() == Room::None {
                 self.wait_for_room()?;
@@ -183,6 +198,7 @@ impl Committer {
             let engine = self.engine.get();
             match engine.and_then(|engine| engine.commit(&steps).map(|()| engine.disk_bytes())) {
                 Ok(disk_bytes) => {
+                    self.unsnapshotted += bytes;
                     self.inbox.disk_bytes.store(disk_bytes, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -249,23 +265,29 @@ impl Committer {
         }
     }
 
-    /// Gives dead bytes back to the disk while nobody waits.
-    fn compact(&mut self) -> Result<(), Stopped> {
+    /// What can be done while nobody waits: dead bytes go back to the disk, and the engine makes its snapshot.
+    fn tidy(&mut self) -> Result<(), Stopped> {
+        self.disk.witness(self.committed.serial());
         let disk_bytes = self.inbox.disk_bytes.load(Ordering::Relaxed);
-        if !self
+        let tidied = if self
             .disk
             .wants_compaction(self.committed.live_bytes(), disk_bytes)
         {
+            self.disk.compact(&self.engine)
+        } else if self.unsnapshotted >= REFRESH_BYTES {
+            self.disk.refresh(&self.engine)
+        } else {
             return Ok(());
-        }
-        match self.disk.compact(&self.engine) {
+        };
+        match tidied {
             Ok(()) => {
+                self.unsnapshotted = 0;
                 let now = self
                     .engine
                     .get()
                     .map_or(disk_bytes, |engine| engine.disk_bytes());
                 self.inbox.disk_bytes.store(now, Ordering::Relaxed);
-                tracing::info!(before = disk_bytes, now, "the store's rows were compacted");
+                tracing::debug!(before = disk_bytes, now, "the store's rows were tidied up");
                 Ok(())
             }
             // The old rows are still the ones in use.

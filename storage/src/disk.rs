@@ -28,6 +28,13 @@ pub trait Disk: Send {
     fn room(&mut self) -> Room;
     /// There is plenty of room: makes good what a full disk used up.
     fn restore(&mut self);
+    /// Makes a note, beside the rows, of how far they have come: rows that come less far later have lost something.
+    fn witness(&mut self, serial: u64);
+    /// Rows could not be read: the next opening has to look at every one of them.
+    fn suspect(&mut self);
+    /// Closes the engine and opens it again, which lets it make a snapshot: what was written since the last one is the time of the
+    /// next start, and at risk from damage.
+    fn refresh(&mut self, engine: &Slot) -> Result<(), EngineError>;
     /// Whether so few of the engine's bytes are alive that the rows should be copied to a new place.
     fn wants_compaction(&self, live_bytes: u64, disk_bytes: u64) -> bool;
     /// Copies the rows to a new place, closes the old engine, and opens the new one in its stead.

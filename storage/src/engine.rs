@@ -50,7 +50,7 @@ pub trait Engine: Send + Sync {
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 /// Bytes of one segment of sled's file. Values of up to a quarter of it, sixteen together, stay inside the file.
-const SEGMENT_BYTES: usize = 512 * 1024;
+pub(crate) const SEGMENT_BYTES: usize = 512 * 1024;
 
 /// One page of sled's is relieved after so many bytes of rows: half of what a page can hold.
 const RELIEF_BYTES: usize = 48 * 1024;

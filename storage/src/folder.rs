@@ -4,6 +4,8 @@
 //! lock        the number of the process that uses the folder, under flock
 //! rows/       the engine's files                rows.new/   rows being copied; worth nothing until renamed
 //! reserve     room to give back on a full disk  rows.old/   rows that were copied whole; worth nothing any more
+//! witness     how far the rows had come            snapshot/   a copy of the engine's snapshot
+//! suspect     present when rows could not be read: the next opening looks at every row
 //! set-aside/  what could not be read, by date; nothing here is ever deleted by the store
 //! ```
 //! Relies on rustix for locks and free space.
@@ -20,7 +22,12 @@ use crate::disk::{Disk, Room, Slot, close};
 use crate::engine::{Engine, EngineError, Sled, sync_folder};
 use crate::error::OpenError;
 use crate::rewrite;
+use crate::segments::{self, Tip};
 
+/// How the note of the last commit begins, which is also the sign that the rows were a store once.
+const WITNESS_BEGINS: &str = "cbroker store, commit ";
+/// Present when rows could not be read.
+const SUSPECT: &str = "suspect";
 /// Given back when the disk is full, so that the engine can be opened again.
 const RESERVE_BYTES: u64 = 8 << 20;
 /// Below a quarter of the free bytes that are asked for, nothing is written at all.
@@ -36,6 +43,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     cache_bytes: u64,
     least_free_bytes: u64,
+    /// The last note of how far the rows have come.
+    witnessed: Option<u64>,
     /// What the engine occupied after the last compaction: below twice that, another one is pointless.
     compacted_bytes: u64,
     _lock: File,
@@ -83,6 +92,7 @@ impl Folder {
             path: path.to_owned(),
             cache_bytes,
             least_free_bytes,
+            witnessed: None,
             compacted_bytes: 0,
             _lock: lock,
         })
@@ -145,21 +155,39 @@ impl Folder {
         Ok(engine)
     }
 
-    /// Moves a file or folder to a dated place where it is kept. Returns the place.
-    pub(crate) fn set_aside(&self, what: &Path) -> io::Result<PathBuf> {
+    /// Moves the rows to a dated place where they are kept. Returns the place.
+    pub(crate) fn set_aside(&self) -> io::Result<PathBuf> {
+        let place = self.dated_place()?;
+        let kept = place.join("rows");
+        fs::rename(self.rows(), &kept)?;
+        sync_folder(&place)?;
+        sync_folder(&self.path)?;
+        Ok(kept)
+    }
+
+    /// Copies the engine's files to a dated place where they are kept. Returns the place.
+    pub(crate) fn copy_aside(&self) -> io::Result<PathBuf> {
+        let place = self.dated_place()?;
+        for entry in fs::read_dir(self.rows())? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let copy = place.join(entry.file_name());
+                fs::copy(entry.path(), &copy)?;
+                File::open(copy)?.sync_all()?;
+            }
+        }
+        sync_folder(&place)?;
+        Ok(place)
+    }
+
+    fn dated_place(&self) -> io::Result<PathBuf> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let place = self.path.join("set-aside").join(format!(
-            "{}-{:09}",
-            date(now.as_secs()),
-            now.subsec_nanos()
-        ));
+        let name = format!("{}-{:09}", date(now.as_secs()), now.subsec_nanos());
+        let place = self.path.join("set-aside").join(name);
         fs::create_dir_all(&place)?;
-        let kept = place.join(what.file_name().unwrap_or_default());
-        fs::rename(what, &kept)?;
-        sync_folder(&self.path)?;
-        Ok(kept)
+        Ok(place)
     }
 
     /// Puts fresh rows in the place of the old ones; `give_way` moves or removes those.
@@ -171,6 +199,100 @@ impl Folder {
         give_way(&self.rows())?;
         fs::rename(new, self.rows())?;
         sync_folder(&self.path)
+    }
+
+    /// How far the rows had come when that was last noted.
+    pub(crate) fn witnessed(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.path.join("witness")).ok()?;
+        text.strip_prefix(WITNESS_BEGINS)?.trim_end().parse().ok()
+    }
+
+    /// Keeps a copy of the engine's snapshot: without one the engine forgets most of what it holds.
+    pub(crate) fn keep_snapshot(&self) -> io::Result<()> {
+        let kept = self.path.join("snapshot");
+        let Some(snapshot) = snapshot_in(&self.rows())? else {
+            return Ok(());
+        };
+        let copy = kept.join(snapshot.file_name().unwrap_or_default());
+        if copy.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&kept)?;
+        let new = kept.join("new");
+        write_synced(&new, &fs::read(&snapshot)?)?;
+        let old = snapshot_in(&kept)?;
+        fs::rename(new, copy)?;
+        if let Some(old) = old {
+            fs::remove_file(old)?;
+        }
+        sync_folder(&kept)
+    }
+
+    /// Puts the copy in the place of the engine's snapshots. `false` where there is none.
+    pub(crate) fn restore_snapshot(&self) -> io::Result<bool> {
+        let Some(copy) = snapshot_in(&self.path.join("snapshot"))? else {
+            return Ok(false);
+        };
+        self.remove_snapshots()?;
+        write_synced(
+            &self.rows().join(copy.file_name().unwrap_or_default()),
+            &fs::read(&copy)?,
+        )?;
+        sync_folder(&self.rows())?;
+        Ok(true)
+    }
+
+    /// Takes out of the rows what came after their snapshot, of which all a copy was kept. `false` where there is no snapshot.
+    pub(crate) fn forget_log(&self) -> io::Result<bool> {
+        let snapshot = snapshot_in(&self.rows())?;
+        let Some(name) = snapshot
+            .as_deref()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str())
+        else {
+            return Ok(false);
+        };
+        segments::forget_log(&self.rows(), name)?;
+        Ok(true)
+    }
+
+    /// The part of the rows that the engine may overwrite while it is opened and fails.
+    pub(crate) fn tip(&self) -> io::Result<Option<Tip>> {
+        let snapshot = snapshot_in(&self.rows())?;
+        match snapshot
+            .as_deref()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str())
+        {
+            Some(name) if self.rows().join("db").exists() => segments::tip(&self.rows(), name),
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts that part back as it was.
+    pub(crate) fn restore_tip(&self, tip: &Tip) -> io::Result<()> {
+        segments::restore(&self.rows(), tip)
+    }
+
+    /// Removes the engine's snapshots, of which a copy was kept.
+    pub(crate) fn remove_snapshots(&self) -> io::Result<()> {
+        while let Some(snapshot) = snapshot_in(&self.rows())? {
+            fs::remove_file(snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// Whether rows could not be read since the folder was last found sound.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.path.join(SUSPECT).exists()
+    }
+
+    /// Every row was looked at, and what could not be read has been dealt with.
+    pub(crate) fn trust(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(SUSPECT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the reserve, where there is room for it.
@@ -225,6 +347,38 @@ impl Disk for Folder {
         self.keep_reserve();
     }
 
+    fn witness(&mut self, serial: u64) {
+        if self.witnessed == Some(serial) {
+            return;
+        }
+        let (new, witness) = (self.path.join("witness.new"), self.path.join("witness"));
+        let text = format!("{WITNESS_BEGINS}{serial}\n");
+        let written = write_synced(&new, text.as_bytes())
+            .and_then(|()| fs::rename(&new, &witness))
+            .and_then(|()| sync_folder(&self.path));
+        match written {
+            Ok(()) => self.witnessed = Some(serial),
+            // It is a second safety: an older note is still true.
+            Err(error) => tracing::warn!("how far the store has come could not be noted: {error}"),
+        }
+    }
+
+    fn suspect(&mut self) {
+        if let Err(error) = File::create(self.path.join(SUSPECT)) {
+            tracing::error!("the damaged store could not be marked for the next start: {error}");
+        }
+    }
+
+    fn refresh(&mut self, engine: &Slot) -> Result<(), EngineError> {
+        engine.replace(|rows| {
+            close(rows);
+            let rows = self.open_rows()?;
+            self.keep_snapshot()
+                .map_err(|error| EngineError::from(&error))?;
+            Ok(Arc::new(rows))
+        })
+    }
+
     fn wants_compaction(&self, live_bytes: u64, disk_bytes: u64) -> bool {
         disk_bytes >= COMPACT_FROM_BYTES
             && disk_bytes / COMPACT_SHARE > live_bytes
@@ -250,11 +404,37 @@ impl Disk for Folder {
             self.swap(&new, |rows| fs::rename(rows, &old))
                 .map_err(failed)?;
             let rows = self.open_rows()?;
+            self.keep_snapshot().map_err(failed)?;
             self.compacted_bytes = rows.disk_bytes();
             fs::remove_dir_all(&old).map_err(failed)?;
             Ok(Arc::new(rows))
         })
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The engine's snapshot in a folder, which may be absent.
+fn snapshot_in(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with("snap."))
+        {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
 }
 
 /// A day and time of UTC as `2026-11-22T21-45-09`: sortable, and a good file name.

@@ -50,6 +50,7 @@ pub(crate) struct Inbox {
     crossing: Mutex<()>,
     durable: AtomicU64,
     pub(crate) disk_bytes: AtomicU64,
+    is_suspect: AtomicBool,
     stopped: OnceLock<Stopped>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
@@ -70,6 +71,7 @@ impl Inbox {
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
+            is_suspect: AtomicBool::new(false),
             stopped: OnceLock::new(),
             progress,
         }
@@ -306,6 +308,16 @@ impl Inbox {
         self.durable.store(through, Ordering::Release);
         (self.progress)(Progress::Durable(Ticket(through)));
         self.release(freed);
+    }
+
+    /// A reader found damage: the committer makes a note of it for the next opening.
+    pub(crate) fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+        self.bell.raise(Demand::Now);
+    }
+
+    pub(crate) fn take_suspicion(&self) -> bool {
+        self.is_suspect.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn announce(&self, progress: Progress) {

@@ -14,6 +14,9 @@ pub const LAST_OF_FACTS: u8 = FACT;
 const FACT: u8 = 0x01;
 const SUMMARY: u8 = 0x02;
 const DROPPED: u8 = 0x03;
+/// The number of the last commit.
+pub const SERIAL: &[u8] = &[0x04];
+
 const ROW: u8 = 0x10;
 const MARKS: u8 = 0x11;
 const PART: u8 = 0x12;
@@ -34,6 +37,8 @@ pub enum Key {
     Summary(QueueId),
     /// A queue that was dropped and whose rows are still being deleted.
     Dropped(QueueId),
+    /// The number of the last commit.
+    Serial,
     /// A row of messages, keyed by the **last** sequence in it: the first key at or after a sequence holds it.
     Row(QueueId, Sequence),
     /// Which messages of that row are settled.
@@ -55,6 +60,7 @@ impl Key {
                     part: u16::from_be_bytes(*part),
                 })
             }
+            (0x04, 0) => Some(Self::Serial),
             (SUMMARY, 8) => Some(Self::Summary(queue_at(rest)?)),
             (DROPPED, 8) => Some(Self::Dropped(queue_at(rest)?)),
             (ROW, 16) => Some(Self::Row(queue_at(rest)?, sequence_at(rest)?)),

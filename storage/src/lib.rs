@@ -11,6 +11,7 @@
 //! reading    slices of a queue
 //! recovery   rows → facts and counts           folder     lock, room, place of the rows
 //! repair     opening after a fault, by steps   rewrite    copies of rows: compaction, salvage
+//! segments   sled's file, for repairs
 //! engine     what is asked of sled, and sled   disk       what the committer asks of the place
 //! key, record   every byte, see docs/storage.md
 //! ```
@@ -33,6 +34,7 @@ mod recovery;
 mod repair;
 mod rewrite;
 mod rows;
+mod segments;
 mod settling;
 mod steps;
 mod store;

@@ -130,8 +130,51 @@ impl Slice<'_> {
                 ControlFlow::Continue(())
             }
         });
-        scanned.map_err(from_engine)?;
-        outcome
+        match scanned {
+            Ok(()) => outcome,
+            Err(EngineError::NoRoom) => Err(ReadError::NoRoom),
+            Err(EngineError::Broken(reason)) => {
+                tracing::error!(
+                    queue = self.queue.0,
+                    from = next.0,
+                    "rows cannot be read: {reason}"
+                );
+                let next_readable = self.next_readable(next);
+                Err(ReadError::Damaged {
+                    queue: self.queue.0,
+                    first: next.0,
+                    next: next_readable,
+                })
+            }
+        }
+    }
+
+    /// The lowest sequence after damage from which the engine reads on: further and further, then halving the last leap.
+    fn next_readable(&self, from: Sequence) -> u64 {
+        let end = key::rows_end(self.queue);
+        let reads = |at: u64| {
+            let start = key::row(self.queue, Sequence(at));
+            self.engine
+                .scan(&start, &end, &mut |_, _| ControlFlow::Break(()))
+                .is_ok()
+        };
+        let mut low = from.0;
+        let mut leap = 1_u64;
+        let mut high = low.saturating_add(leap);
+        while high < u64::MAX && !reads(high) {
+            low = high;
+            leap = leap.saturating_mul(2);
+            high = low.saturating_add(leap);
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if reads(middle) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        high
     }
 
     /// Adds what is alive of a row.

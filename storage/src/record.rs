@@ -47,6 +47,28 @@ pub fn parse_format(value: &[u8]) -> Result<u16, Damaged> {
     Ok(u16::from_be_bytes(version.try_into().map_err(|_| Damaged)?))
 }
 
+/// The number of a commit.
+pub fn serial_row(serial: u64) -> Vec<u8> {
+    let mut value = vec![LAYOUT];
+    value.extend_from_slice(&serial.to_be_bytes());
+    let sum = crc32c::crc32c(&value);
+    value.extend_from_slice(&sum.to_be_bytes());
+    value
+}
+
+/// Reads it back.
+pub fn parse_serial(value: &[u8]) -> Result<u64, Damaged> {
+    let (content, sum) = value.split_last_chunk::<4>().ok_or(Damaged)?;
+    let (layout, serial) = content.split_first().ok_or(Damaged)?;
+    if *layout != LAYOUT || crc32c::crc32c(content) != u32::from_be_bytes(*sum) {
+        return Err(Damaged);
+    }
+    serial
+        .try_into()
+        .map(u64::from_be_bytes)
+        .map_err(|_| Damaged)
+}
+
 /// What is known of a queue without looking at its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {

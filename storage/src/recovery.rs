@@ -42,6 +42,12 @@ pub(crate) fn version(engine: &dyn Engine) -> Result<u16, EngineError> {
 /// Reads facts and summaries.
 pub(crate) fn find(engine: &dyn Engine) -> Result<Found, EngineError> {
     let mut found = Found::default();
+    if let Some(value) = engine.get(key::SERIAL)? {
+        match record::parse_serial(&value) {
+            Ok(serial) => found.committed.learn_serial(serial),
+            Err(damaged) => found.damage.push(format!("the commit's number: {damaged}")),
+        }
+    }
     find_facts(engine, &mut found)?;
     find_queues(engine, &mut found)?;
     Ok(found)

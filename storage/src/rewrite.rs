@@ -58,12 +58,41 @@ fn write(to: &dyn Engine, rows: Vec<(Vec<u8>, Bytes)>) -> Result<(), EngineError
     to.commit(&steps.finish())
 }
 
+/// Reads every row, for the sake of the errors, and compares what is there with the counts.
+pub(crate) fn look_at_all(engine: &dyn Engine) -> Result<(), EngineError> {
+    let mut damaged = 0;
+    let mut queues = BTreeMap::new();
+    let mut counts = Vec::new();
+    engine.scan(&[], END, &mut |name, value| {
+        let verdict = keep(engine, name, &value, &mut queues);
+        damaged += u64::from(matches!(verdict, Verdict::Damaged));
+        if let Some(Key::Summary(queue)) = Key::parse(name) {
+            counts.extend(Summary::parse(queue, &value).map(|summary| (queue, summary)));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let missing = counts.iter().filter(|(queue, summary)| {
+        let found = queues.get(queue).map_or((0, 0), |rebuilt: &Rebuilt| {
+            (rebuilt.summary.ready, rebuilt.summary.bytes)
+        });
+        found != (summary.ready, summary.bytes)
+    });
+    match (damaged, missing.count()) {
+        (0, 0) => Ok(()),
+        (damaged, missing) => Err(EngineError::Broken(format!(
+            "{damaged} rows are damaged, {missing} queues do not hold what they should"
+        ))),
+    }
+}
+
 /// What a salvage brought out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Salvaged {
     pub(crate) rows: u64,
     /// Places where rows could not be read.
     pub(crate) gaps: u64,
+    /// What the engine said at the first of them.
+    pub(crate) reason: Option<String>,
     /// Rows that were read but do not hold what they should.
     pub(crate) damaged: u64,
 }
@@ -91,8 +120,9 @@ pub(crate) fn salvage(from: &dyn Engine, to: &dyn Engine) -> Result<Salvaged, En
                 write(to, kept)?;
             }
             Err(EngineError::NoRoom) => return Err(EngineError::NoRoom),
-            Err(EngineError::Broken(_)) => {
+            Err(EngineError::Broken(reason)) => {
                 salvaged.gaps += 1;
+                salvaged.reason.get_or_insert(reason);
                 match one_by_one(from, &start, &mut queues, to, &mut salvaged)? {
                     Some(next) => start = next,
                     None => break,
@@ -219,6 +249,7 @@ fn keep(
 ) -> Verdict {
     let is_sound = match Key::parse(name) {
         Some(Key::Format) => return Verdict::Leave,
+        Some(Key::Serial) => record::parse_serial(value).is_ok(),
         Some(Key::Summary(queue)) => {
             // Rows come later in the order of the keys: floor and watermark are taken over, counts begin at zero.
             let Ok(old) = Summary::parse(queue, value) else {

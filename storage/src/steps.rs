@@ -38,6 +38,20 @@ impl Steps {
         }
     }
 
+    /// Bytes of all rows so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        let changes = self.ended.iter().flatten().chain(&self.open);
+        changes
+            .map(|change| {
+                if let Change::Put(_, value) = change {
+                    value.len() as u64
+                } else {
+                    0
+                }
+            })
+            .sum()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty() && self.ended.is_empty()
     }

@@ -73,8 +73,9 @@ impl Store {
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
+        let mut disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
         let repaired = repair::open(&disk)?;
+        disk.witness(repaired.found.committed.serial());
         log_report(&repaired.report);
         let ground = Ground {
             engine: Arc::new(repaired.engine),
@@ -207,7 +208,11 @@ impl Store {
         self.inner.inbox.check()?;
         let look = self.inner.inbox.look(queue, from, limit_bytes);
         let engine = self.inner.engine.get().map_err(|_| ReadError::NoRoom)?;
-        reading::read(engine.as_ref(), queue, (from, limit_bytes), look)
+        let slice = reading::read(engine.as_ref(), queue, (from, limit_bytes), look);
+        if matches!(slice, Err(ReadError::Damaged { .. })) {
+            self.inner.inbox.suspect();
+        }
+        slice
     }
 
     /// Everything up to here is on disk for good.

@@ -18,6 +18,7 @@ const CRATES: [Layers; 3] = [
             ("record", 2),
             ("bell", 2),
             ("engine", 3),
+            ("segments", 4),
             ("disk", 4),
             ("pending", 4),
             ("rows", 4),

@@ -3,6 +3,7 @@
 //! The parent starts this test binary again with [`FOLDER`] set. Each line of the journal is one write, so that what is in it
 //! when the process dies is what had happened.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -55,6 +56,7 @@ fn works_until_it_is_killed() {
         .open(folder.join("journal"))
         .unwrap();
     let journal = Arc::new(Mutex::new(journal));
+    note(&journal, "N");
     let heard = Arc::clone(&journal);
     let opened =
         Store::open(
@@ -86,6 +88,7 @@ fn works_until_it_is_killed() {
             scope.spawn(|| client.run(random, number(CALLS)));
         }
     });
+    opened.store.close().unwrap();
 }
 
 fn live(store: &Store, queue: QueueId) -> Vec<u64> {
@@ -206,6 +209,15 @@ pub(crate) fn follow(journal: &str, model: &mut Model) -> u64 {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |index: usize| words[index].parse::<u64>().unwrap();
         match words[0] {
+            "N" => {
+                // The session before was closed, or its end has been looked at: what was begun then is done.
+                durable = 0;
+                model
+                    .queues
+                    .values_mut()
+                    .flat_map(BTreeMap::values_mut)
+                    .for_each(Fate::is_past);
+            }
             "D" => durable = number(1),
             "A" => model.note(QueueId(number(1)), number(2), Fate::Appended(number(3))),
             "a" | "s" => model.note(QueueId(number(1)), number(2), Fate::Open),

@@ -6,20 +6,25 @@ use crate::child::{Random, command, follow, length_of};
 use crate::model::{Fate, Model, read_everything};
 use crate::support::open;
 
-/// Rounds in the suite; `CBROKER_SOAK_ROUNDS` asks for more (`just soak`).
+/// Rounds in the suite, and the longest life of a child; `just soak` asks for more of both.
 const ROUNDS: u64 = 12;
+const LIFE_MS: u64 = 250;
+
+fn asked(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |number| number.parse().unwrap())
+}
 
 #[test]
 fn nothing_confirmed_is_lost_when_the_process_is_killed() {
-    let rounds =
-        std::env::var("CBROKER_SOAK_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    let rounds = asked("CBROKER_SOAK_ROUNDS", ROUNDS);
+    let life_ms = asked("CBROKER_SOAK_LIFE_MS", LIFE_MS);
     let folder = tempfile::tempdir().unwrap();
     let mut model = Model::default();
     let mut random = Random(0x5EED);
     for round in 0..rounds {
         let mut child = command(folder.path(), round + 1, u64::MAX).spawn().unwrap();
         // At any moment, the opening included.
-        std::thread::sleep(Duration::from_millis(random.below(250)));
+        std::thread::sleep(Duration::from_millis(random.below(life_ms)));
         child.kill().unwrap();
         child.wait().unwrap();
 

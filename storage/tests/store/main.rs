@@ -8,6 +8,7 @@
 
 mod calls;
 mod child;
+mod damage;
 mod faults;
 mod kill;
 mod memory;

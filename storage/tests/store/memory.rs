@@ -95,6 +95,14 @@ impl Disk for MemoryDisk {
 
     fn restore(&mut self) {}
 
+    fn suspect(&mut self) {}
+
+    fn witness(&mut self, _serial: u64) {}
+
+    fn refresh(&mut self, _engine: &Slot) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn wants_compaction(&self, _live_bytes: u64, _disk_bytes: u64) -> bool {
         false
     }

@@ -19,6 +19,16 @@ pub(crate) enum Fate {
     Elided,
 }
 
+impl Fate {
+    /// The store was closed after it.
+    pub(crate) fn is_past(&mut self) {
+        match self {
+            Self::Appended(ticket) | Self::Settled(ticket) => *ticket = 0,
+            Self::Open | Self::Elided => {}
+        }
+    }
+}
+
 /// A fact's value from a ticket on.
 pub(crate) type Change = (u64, Option<Vec<u8>>);
 

@@ -245,14 +245,16 @@ fn shim() -> PathBuf {
     library
 }
 
-/// Runs the child to its end with the recorder in it.
+/// Runs the child to its end with the recorder in it, three times on the same folder.
 fn recorded(folder: &Path, seed: u64) -> Vec<Entry> {
-    let mut child = command(folder, seed, 900);
-    child
-        .env("LD_PRELOAD", shim())
-        .env("CBROKER_POWER_ROOT", folder)
-        .env("CBROKER_POWER_LOG", folder.join("../record"));
-    assert!(child.status().unwrap().success());
+    for session in 0..3 {
+        let mut child = command(folder, seed * 3 + session, 350);
+        child.env("LD_PRELOAD", shim());
+        child
+            .env("CBROKER_POWER_ROOT", folder)
+            .env("CBROKER_POWER_LOG", folder.join("../record"));
+        assert!(child.output().unwrap().status.success());
+    }
     parse(&std::fs::read(folder.join("../record")).unwrap())
 }
 
