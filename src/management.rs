@@ -64,6 +64,9 @@ pub struct Overview {
     /// The product.
     #[serde(default)]
     pub product_name: Option<String>,
+    /// The product's own version; RabbitMQ's below is the one that it speaks.
+    #[serde(default)]
+    pub product_version: Option<String>,
     /// LavinMQ's version.
     #[serde(default)]
     pub lavinmq_version: Option<String>,

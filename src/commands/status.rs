@@ -122,7 +122,7 @@ async fn product(config: &Config) -> Option<String> {
         overview.lavinmq_version,
         overview.rabbitmq_version,
     ) {
-        (Some(name), _, version) => (name, version),
+        (Some(name), _, spoken) => (name, overview.product_version.or(spoken)),
         (None, Some(version), _) => ("LavinMQ".to_owned(), Some(version)),
         (None, None, version) => ("RabbitMQ".to_owned(), version),
     };

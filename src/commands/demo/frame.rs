@@ -27,9 +27,7 @@ fn used(screen: &Screen) -> usize {
 }
 
 fn top(screen: &Screen) -> String {
-    let rest = screen
-        .columns
-        .saturating_sub(screen.name.chars().count() + 1);
+    let rest = screen.columns.saturating_sub(screen.name.chars().count());
     format!("┌ {} {}┐", screen.name, "─".repeat(rest))
 }
 
