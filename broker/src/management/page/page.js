@@ -258,21 +258,28 @@ function openQueue(vhost, name) {
 }
 
 function drawer() {
+  const path = `/api/queues/${part(opened.vhost)}/${part(opened.name)}`;
+  opened.path = path;
+  opened.rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Looking …"));
   say($("look-title"), opened.name);
-  $("look-body").replaceChildren(el("p", { className: "muted" }, "Looking …"));
+  $("look-body").replaceChildren(acts(opened, path), opened.rest);
   $("look").showModal();
   redraw();
 }
 
 $("look").addEventListener("close", () => (opened = undefined));
 
+/** Draws the drawer's contents anew where something in them has changed; the buttons above keep their focus. */
 const redraw = soon(async () => {
   const here = opened;
   if (!here) return;
-  const path = `/api/queues/${part(here.vhost)}/${part(here.name)}`;
-  const waiting = await ask("GET", `${path}/peek?count=100&truncate=4096`).catch(() => undefined);
+  const waiting = await ask("GET", `${here.path}/peek?count=100&truncate=4096`).catch(() => undefined);
   if (here !== opened) return;
-  $("look-body").replaceChildren(acts(here, path), ...(waiting ? inside(here, waiting) : [el("p", { className: "muted" }, "It has no queue (any more).")]));
+  const shown = waiting ? inside(here, waiting) : [el("p", { className: "muted" }, "It has no queue (any more).")];
+  const text = shown.map((child) => child.textContent).join("\n");
+  if (here.text === text) return;
+  here.text = text;
+  here.rest.replaceChildren(...shown);
 });
 
 function acts(here, path) {

@@ -1,0 +1,227 @@
+//! The page in headless Chromium: signed in by a link, live, and deaf to what messages would like it to do.
+
+use serde_json::json;
+
+use crate::fixture::Server;
+use crate::peers::Peer;
+use crate::tools::is_there;
+use crate::webdriver::{Browser, Screen};
+
+const DESK: Screen = Screen {
+    width: 1280,
+    height: 800,
+};
+
+/// A browser that is signed in, or nothing where none is installed.
+fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
+    if !is_there("chromedriver") {
+        return None;
+    }
+    let browser = Browser::open(screen);
+    browser.go(&format!(
+        "http://{}/#token={}",
+        server.management,
+        server.token()
+    ));
+    browser.until("!document.getElementById('app').hidden");
+    browser.until("document.getElementById('live').textContent === 'live'");
+    Some(browser)
+}
+
+fn card(name: &str, what: &str) -> String {
+    format!("(document.querySelector('article[data-key={name}] {what}')?.textContent ?? '')")
+}
+
+fn text(id: &str, what: &str) -> String {
+    format!(
+        "(document.querySelector('#talk-list li[data-key=\"{id}\"] {what}')?.textContent ?? '')"
+    )
+}
+
+#[test]
+fn two_sessions_are_seen_and_a_held_message_becomes_delivered() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        peer.declare_session(name);
+    }
+    let (mut backend, _frontend) = (peer.attach("backend"), peer.attach("frontend"));
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    assert_eq!(
+        browser.value("location.hash.includes('token')"),
+        false,
+        "the token is gone"
+    );
+    peer.announce("backend", "holding", Some("dialog: Bash"));
+    peer.announce("frontend", "ready", None);
+    browser.until(&format!("{} === 'Held'", card("backend", ".pill")));
+    browser.until(&format!(
+        "{}.startsWith('dialog: Bash')",
+        card("backend", ".why")
+    ));
+    browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
+
+    peer.say(("frontend", "backend"), "01MESSAGE", "please look");
+    browser.press("2");
+    browser.until(&format!("{} === 'please look'", text("01MESSAGE", ".text")));
+    browser.until(&format!(
+        "{} === 'held: dialog: Bash'",
+        text("01MESSAGE", ".pill")
+    ));
+    peer.ack_next(&mut backend);
+    browser.until(&format!(
+        "{}.startsWith('delivered')",
+        text("01MESSAGE", ".pill")
+    ));
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
+fn a_message_is_written_with_the_keyboard_alone_and_arrives() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.until(&format!("{} === 'Away'", card("backend", ".pill")));
+    browser.press("c");
+    browser.until("document.getElementById('send-box').open");
+    browser.press("backend\u{e004}\u{e004}hello there");
+    browser.click("#send-go");
+    browser.until("!document.getElementById('send-box').open");
+    let waiting = server.get("/api/queues/%2F/backend/peek").json();
+    let envelope: serde_json::Value =
+        serde_json::from_str(waiting[0]["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&envelope["from"], &envelope["to"], &envelope["message"]),
+        (&json!("operator"), &json!("backend"), &json!("hello there"))
+    );
+    assert_eq!(envelope["id"].as_str().unwrap().len(), 26);
+    browser.until(&format!(
+        "{}.includes('1 waiting')",
+        card("backend", ".feet")
+    ));
+}
+
+#[test]
+fn a_hostile_message_is_shown_as_text() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let hostile =
+        "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script><b id=bold>x</b>";
+    peer.say(("<svg/onload=pwned=1>", "backend"), "01HOSTILE", hostile);
+    peer.announce("backend", "holding", Some("<b id=bold>dialog</b>"));
+    browser.press("2");
+    browser.until(&format!(
+        "{} === {}",
+        text("01HOSTILE", ".text"),
+        json!(hostile)
+    ));
+    browser.press("1");
+    browser.click("article[data-key=backend]");
+    browser.until("document.querySelector('#look-body .rest .text') !== null");
+    assert_eq!(browser.value("window.pwned === undefined"), true);
+    assert_eq!(
+        browser.value("document.querySelectorAll('#bold, li img, li script, svg[onload]').length"),
+        0
+    );
+}
+
+#[test]
+fn purging_and_deleting_ask_first() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    peer.say(("frontend", "backend"), "01WAITING", "hello");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.until("document.querySelector('article[data-key=backend]') !== null");
+    browser.click("article[data-key=backend]");
+    browser.until("document.querySelector('#look-body .acts') !== null");
+    let ready = || server.get("/api/queues/%2F/backend").json()["messages"].clone();
+    browser.click("#look-body .acts button:nth-child(2)");
+    browser.until("document.getElementById('sure').open");
+    browser.click("#sure [data-close]");
+    assert_eq!(ready(), 1, "nothing was done yet");
+    browser.click("#look-body .acts button:nth-child(2)");
+    browser.click("#sure-go");
+    browser.until("!document.getElementById('sure').open");
+    assert_eq!(ready(), 0);
+    browser.click("#look-body .acts button:nth-child(3)");
+    browser.click("#sure-go");
+    browser.until("!document.getElementById('look').open");
+    assert_eq!(server.get("/api/queues/%2F/backend").status, 404);
+}
+
+#[test]
+fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
+    let server = Server::start();
+    let screen = Screen {
+        width: 500,
+        height: 900,
+    };
+    let Some(browser) = signed_in(&server, &screen) else {
+        return;
+    };
+    let narrow = "document.documentElement.scrollWidth <= innerWidth";
+    for key in ["1", "2", "3", "4"] {
+        browser.press(key);
+        browser.until(narrow);
+    }
+    let token = server.token();
+    let redeemed = server
+        .request("POST", "/api/session")
+        .header("origin", &server.origin())
+        .send(&json!({ "token": token }).to_string());
+    assert_eq!(redeemed.status, 200);
+    browser.value("fetch('/api/session', { method: 'DELETE' }) && true");
+    browser.go("about:blank");
+    browser.go(&format!("http://{}/#token={token}", server.management));
+    browser.until("!document.getElementById('door').hidden");
+    browser.until("document.getElementById('door-error').textContent.includes('used already')");
+}
+
+#[test]
+fn a_thousand_queues_and_ten_thousand_messages_leave_it_responsive() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let queues: Vec<_> = (0..1000)
+        .map(|number| json!({ "name": format!("q{number:04}"), "vhost": "/", "durable": false }))
+        .collect();
+    let document = json!({ "queues": queues }).to_string();
+    assert_eq!(
+        server.ask("POST", "/api/definitions", &document).status,
+        204
+    );
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    for number in 0..10_000 {
+        peer.say(
+            ("frontend", "backend"),
+            &format!("01M{number:05}"),
+            &format!("message {number}"),
+        );
+    }
+    browser.press("2");
+    browser.until(&format!("{} === 'message 9999'", text("01M09999", ".text")));
+    assert_eq!(
+        browser.value("document.querySelectorAll('#talk-list li').length <= 200"),
+        true
+    );
+    browser.press("/01M00042");
+    browser.until(&format!("{} === 'message 42'", text("01M00042", ".text")));
+    browser.value("document.activeElement.blur() ?? true");
+    browser.press("3");
+    browser.until("document.getElementById('queue-page').textContent === '1 / 21'");
+    browser.until("document.querySelectorAll('#queue-rows tr').length === 50");
+}

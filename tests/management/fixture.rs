@@ -1,0 +1,137 @@
+//! A broker of a test's own, with the user `ada` whose password is `secret`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use broker::{Broker, Config, FirstUser};
+use tokio::runtime::Runtime;
+
+use crate::http::{Answer, Request};
+
+pub(crate) const USER: &str = "ada";
+pub(crate) const PASSWORD: &str = "secret";
+
+pub(crate) struct Server {
+    runtime: Runtime,
+    broker: Option<Broker>,
+    folder: tempfile::TempDir,
+    pub(crate) amqp: SocketAddr,
+    pub(crate) management: SocketAddr,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(folder: tempfile::TempDir) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let config = Config {
+            port: 0,
+            management_port: Some(0),
+            data_dir: folder.path().join("data"),
+            first_user: Some(FirstUser {
+                name: USER.to_owned(),
+                password: PASSWORD.to_owned(),
+            }),
+            ..Config::default()
+        };
+        let broker = runtime.block_on(Broker::start(config)).unwrap();
+        let (amqp, management) = (
+            broker.addresses().amqp,
+            broker.addresses().management.unwrap(),
+        );
+        Self {
+            runtime,
+            broker: Some(broker),
+            folder,
+            amqp,
+            management,
+        }
+    }
+
+    /// The same store, opened by a new broker.
+    pub(crate) fn restart(mut self) -> Self {
+        self.stop();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        drop(self);
+        Self::start_in(folder)
+    }
+
+    fn stop(&mut self) {
+        if let Some(broker) = self.broker.take() {
+            self.runtime.block_on(broker.shutdown());
+        }
+    }
+
+    /// A request as `ada` with her password.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.request(method, path)
+            .password(USER, PASSWORD)
+            .send(body)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "")
+    }
+
+    /// A request without any proof of who sends it.
+    pub(crate) fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.management, method, path)
+    }
+
+    /// The `Origin` of our own page.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://{}", self.management)
+    }
+
+    /// A one-time token as `cbroker ui` gets it.
+    pub(crate) fn token(&self) -> String {
+        let answer = self.ask("POST", "/api/session/token", "");
+        answer.json()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A cookie as the page gets it.
+    pub(crate) fn cookie(&self) -> String {
+        let body = format!("{{\"token\":\"{}\"}}", self.token());
+        let answer = self
+            .request("POST", "/api/session")
+            .header("origin", &self.origin())
+            .send(&body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let cookie = answer.header("set-cookie").unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
+    /// Puts a message into a queue by way of the default exchange.
+    pub(crate) fn publish(&self, queue: &str, payload: &str) {
+        let body = serde_json::json!({
+            "properties": { "delivery_mode": 2 }, "routing_key": queue, "payload": payload, "payload_encoding": "string",
+        });
+        let path = "/api/exchanges/%2F/amq.default/publish";
+        let answer = self.ask("POST", path, &body.to_string());
+        assert_eq!(answer.json()["routed"], true, "{answer:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Waits until `look` finds something, for ten seconds at most.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < limit, "never seen: {what}");
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}

@@ -1,0 +1,134 @@
+//! AMQP clients beside the API: a publisher, and sessions that say who they are as a wrap does.
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, LongString, ShortString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::fixture::{PASSWORD, Server, USER};
+
+pub(crate) struct Peer {
+    runtime: Runtime,
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Peer {
+    pub(crate) fn connect(server: &Server) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let address = format!("amqp://{USER}:{PASSWORD}@{}/%2f", server.amqp);
+        let (connection, channel) = runtime.block_on(async {
+            let connection = Connection::connect(&address, ConnectionProperties::default())
+                .await
+                .unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            (connection, channel)
+        });
+        Self {
+            runtime,
+            channel,
+            _connection: connection,
+        }
+    }
+
+    pub(crate) fn publish(&self, exchange: &str, key: &str, body: &str) {
+        let published = self.channel.basic_publish(
+            exchange.into(),
+            key.into(),
+            BasicPublishOptions::default(),
+            body.as_bytes(),
+            BasicProperties::default(),
+        );
+        self.runtime.block_on(published).unwrap();
+    }
+
+    /// Gets one message and acks it.
+    pub(crate) fn take(&self, queue: &str) {
+        self.runtime.block_on(async {
+            let get = self
+                .channel
+                .basic_get(queue.into(), BasicGetOptions::default());
+            let got = get.await.unwrap().unwrap();
+            got.ack(BasicAckOptions::default()).await.unwrap();
+        });
+    }
+
+    /// The topology of a session, as the command line declares it.
+    pub(crate) fn declare_session(&self, name: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-message-ttl".into(), 86_400_000_i32.into());
+        arguments.insert("x-max-length".into(), 1000_i32.into());
+        arguments.insert("x-overflow".into(), LongString::from("drop-head").into());
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        let queue = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        let name = ShortString::from(name.to_owned());
+        self.runtime.block_on(async {
+            let channel = &self.channel;
+            for (exchange, kind) in [
+                ("claudeBroker", ExchangeKind::Direct),
+                ("claudeBroker.presence", ExchangeKind::Fanout),
+            ] {
+                let declared =
+                    channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default());
+                declared.await.unwrap();
+            }
+            channel
+                .queue_declare(name.clone(), queue, arguments)
+                .await
+                .unwrap();
+            let bound = channel.queue_bind(
+                name.clone(),
+                "claudeBroker".into(),
+                name,
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bound.await.unwrap();
+        });
+    }
+
+    /// Consumes a session's queue; nothing is acked yet.
+    pub(crate) fn attach(&self, name: &str) -> Consumer {
+        let consuming = self.channel.basic_consume(
+            name.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        self.runtime.block_on(consuming).unwrap()
+    }
+
+    /// Acks the next message of a consumer.
+    pub(crate) fn ack_next(&self, consumer: &mut Consumer) {
+        self.runtime.block_on(async {
+            let delivery = consumer.next().await.unwrap().unwrap();
+            delivery.ack(BasicAckOptions::default()).await.unwrap();
+        });
+    }
+
+    /// Says how a session is.
+    pub(crate) fn announce(&self, name: &str, state: &str, reason: Option<&str>) {
+        let presence = json!({
+            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude", "state": state,
+            "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
+        });
+        self.publish("claudeBroker.presence", "", &presence.to_string());
+    }
+
+    /// Sends an envelope from one session to another.
+    pub(crate) fn say(&self, (from, to): (&str, &str), id: &str, message: &str) {
+        let envelope = json!({ "id": id, "from": from, "to": to, "ts": "2026-01-01T00:00:00.000Z", "message": message });
+        self.publish("claudeBroker", to, &envelope.to_string());
+    }
+}

@@ -1,0 +1,214 @@
+//! The page is a target (SPEC §7.14): each line of its defence, tried as an attacker would.
+
+use serde_json::json;
+
+use crate::fixture::{PASSWORD, Server, USER};
+
+#[test]
+fn a_foreign_origin_is_refused_whatever_it_proves() {
+    let server = Server::start();
+    let cookie = server.cookie();
+    for origin in ["http://evil.example", "null", "http://127.0.0.1:1"] {
+        let with_cookie = server
+            .request("DELETE", "/api/queues/%2F/q")
+            .header("origin", origin)
+            .header("cookie", &cookie);
+        assert_eq!(with_cookie.send("").status, 403, "{origin}");
+        let reading = server
+            .request("GET", "/api/queues")
+            .header("origin", origin)
+            .header("cookie", &cookie);
+        assert_eq!(reading.send("").status, 403, "{origin}");
+    }
+}
+
+#[test]
+fn a_rebound_host_is_not_answered_not_even_with_the_page() {
+    let server = Server::start();
+    for path in ["/", "/api/overview", "/page.js"] {
+        for host in ["evil.example", "evil.example:15672", ""] {
+            let answer = server
+                .request("GET", path)
+                .header("host", host)
+                .password(USER, PASSWORD);
+            let status = answer.send("").status;
+            assert!(
+                status == 421 || status == 400,
+                "{path} for {host}: {status}"
+            );
+        }
+    }
+    let port = server.management.port();
+    for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}")] {
+        assert_eq!(
+            server
+                .request("GET", "/")
+                .header("host", &host)
+                .send("")
+                .status,
+            200
+        );
+    }
+}
+
+#[test]
+fn a_token_signs_in_once_and_a_replayed_one_does_not() {
+    let server = Server::start();
+    let token = server.token();
+    let redeem = || {
+        server
+            .request("POST", "/api/session")
+            .header("origin", &server.origin())
+            .send(&json!({ "token": token }).to_string())
+    };
+    let first = redeem();
+    assert_eq!((first.status, first.json()), (200, json!({ "name": USER })));
+    let replayed = redeem();
+    assert_eq!(replayed.status, 401);
+    assert_eq!(replayed.header("set-cookie"), None);
+}
+
+#[test]
+fn a_token_is_given_for_a_password_only() {
+    let server = Server::start();
+    let cookie = server.cookie();
+    let asked = server
+        .request("POST", "/api/session/token")
+        .header("origin", &server.origin())
+        .header("cookie", &cookie);
+    assert_eq!(asked.send("").status, 403);
+    assert_eq!(
+        server.request("POST", "/api/session/token").send("").status,
+        401
+    );
+}
+
+#[test]
+fn the_cookie_is_out_of_reach_of_scripts_and_other_sites() {
+    let server = Server::start();
+    let answer = server
+        .request("POST", "/api/session")
+        .header("origin", &server.origin())
+        .send(&json!({ "token": server.token() }).to_string());
+    let cookie = answer.header("set-cookie").unwrap();
+    for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+}
+
+#[test]
+fn basic_authentication_is_refused_to_pages() {
+    let server = Server::start();
+    let own = server
+        .request("GET", "/api/whoami")
+        .header("origin", &server.origin())
+        .password(USER, PASSWORD);
+    assert_eq!(own.send("").status, 403, "even to our own");
+    let asked = server.request("GET", "/api/whoami").send("");
+    assert!(
+        asked.header("www-authenticate").is_some(),
+        "a tool is asked"
+    );
+    let browser = server
+        .request("GET", "/api/whoami")
+        .header("sec-fetch-mode", "navigate")
+        .send("");
+    assert_eq!(
+        (browser.status, browser.header("www-authenticate")),
+        (401, None),
+        "a browser would remember"
+    );
+}
+
+#[test]
+fn a_change_by_cookie_needs_our_own_origin() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    let cookie = server.cookie();
+    let delete = || {
+        server
+            .request("DELETE", "/api/queues/%2F/q")
+            .header("cookie", &cookie)
+    };
+    assert_eq!(delete().send("").status, 403);
+    assert_eq!(
+        delete().header("origin", &server.origin()).send("").status,
+        204
+    );
+}
+
+#[test]
+fn signing_in_happens_at_our_own_page_alone() {
+    let server = Server::start();
+    let body = json!({ "token": server.token() }).to_string();
+    assert_eq!(
+        server.request("POST", "/api/session").send(&body).status,
+        403
+    );
+    let foreign = server
+        .request("POST", "/api/session")
+        .header("origin", "http://evil.example");
+    assert_eq!(foreign.send(&body).status, 403);
+}
+
+#[test]
+fn the_page_cannot_be_framed_sniffed_or_made_to_run_anything_else() {
+    let server = Server::start();
+    for path in ["/", "/page.js", "/api/whoami", "/nowhere"] {
+        let answer = server.request("GET", path).send("");
+        let policy = answer.header("content-security-policy").unwrap();
+        for rule in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.contains(rule), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        for (name, value) in [
+            ("x-frame-options", "DENY"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{path}");
+        }
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+}
+
+#[test]
+fn signing_out_and_a_new_password_end_every_session() {
+    let server = Server::start();
+    let (one, two) = (server.cookie(), server.cookie());
+    let who = |cookie: &str| {
+        server
+            .request("GET", "/api/session")
+            .header("cookie", cookie)
+            .send("")
+            .status
+    };
+    assert_eq!((who(&one), who(&two)), (200, 200));
+    let out = server
+        .request("DELETE", "/api/session")
+        .header("origin", &server.origin())
+        .header("cookie", &one);
+    assert_eq!(out.send("").status, 204);
+    assert_eq!((who(&one), who(&two)), (401, 200));
+    let body = r#"{"password":"other","tags":"administrator"}"#;
+    server.ask("PUT", &format!("/api/users/{USER}"), body);
+    assert_eq!(who(&two), 401);
+}
+
+#[test]
+fn guest_does_not_enter() {
+    let server = Server::start();
+    let guest = server
+        .request("GET", "/api/whoami")
+        .password("guest", "guest");
+    assert_eq!(guest.send("").status, 401);
+}

@@ -1,0 +1,150 @@
+//! Headless Chromium by way of chromedriver's plain HTTP.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::fixture::eventually;
+use crate::http::Request;
+
+/// Which screen the page is looked at on.
+pub(crate) struct Screen {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+}
+
+/// A browser and the driver that holds it; both end with this.
+pub(crate) struct Browser {
+    driver: Child,
+    address: SocketAddr,
+    session: String,
+}
+
+impl Browser {
+    pub(crate) fn open(screen: &Screen) -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(driver.stdout.take().unwrap());
+        let port = loop {
+            let mut line = String::new();
+            assert!(
+                output.read_line(&mut line).unwrap() > 0,
+                "chromedriver ended"
+            );
+            let told = line.trim().trim_end_matches('.').rsplit_once("on port ");
+            if let Some(port) = told
+                .and_then(|(_, port)| port.parse::<u16>().ok())
+                .filter(|port| *port > 0)
+            {
+                break port;
+            }
+        };
+        std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
+        let mut browser = Self {
+            driver,
+            address: ([127, 0, 0, 1], port).into(),
+            session: String::new(),
+        };
+        let window = format!("--window-size={},{}", screen.width, screen.height);
+        let options = json!({ "args": [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-dev-shm-usage", window,
+        ] });
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
+        } } });
+        let made = browser.call("POST", "/session", &wanted);
+        made["sessionId"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut browser.session);
+        browser
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = if method == "GET" {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let answer = Request::new(self.address, method, path)
+            .header("content-type", "application/json")
+            .send(&body);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        answer.json()["value"].clone()
+    }
+
+    fn command(&self, method: &str, what: &str, body: &Value) -> Value {
+        self.call(method, &format!("/session/{}/{what}", self.session), body)
+    }
+
+    pub(crate) fn go(&self, url: &str) {
+        self.command("POST", "url", &json!({ "url": url }));
+    }
+
+    /// What an expression in the page gives.
+    pub(crate) fn value(&self, expression: &str) -> Value {
+        let script = format!("return ({expression})");
+        self.command(
+            "POST",
+            "execute/sync",
+            &json!({ "script": script, "args": [] }),
+        )
+    }
+
+    /// Waits until an expression in the page is true.
+    pub(crate) fn until(&self, expression: &str) {
+        eventually(expression, || {
+            (self.value(expression) == true).then_some(())
+        });
+    }
+
+    /// Presses keys as a person would, wherever the focus is.
+    pub(crate) fn press(&self, keys: &str) {
+        let strokes: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key })))
+            .collect();
+        let actions = json!({ "actions": [{ "type": "key", "id": "keys", "actions": strokes }] });
+        self.command("POST", "actions", &actions);
+    }
+
+    /// Clicks the first element that a selector finds.
+    pub(crate) fn click(&self, selector: &str) {
+        let wanted = json!({ "using": "css selector", "value": selector });
+        let found = self.command("POST", "element", &wanted);
+        let id = found.as_object().unwrap().values().next().unwrap();
+        let id = id.as_str().unwrap().to_owned();
+        self.command("POST", &format!("element/{id}/click"), &json!({}));
+    }
+
+    /// Lines that the page or the browser logged as errors, refused requests that the test itself provokes left out.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let log = self.command("POST", "se/log", &json!({ "type": "browser" }));
+        let lines = log.as_array().unwrap().iter();
+        lines
+            .filter(|line| line["level"] == "SEVERE")
+            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
+            .filter(|line| !line.contains("status of 40"))
+            .collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() {
+            let path = format!("/session/{}", self.session);
+            Request::new(self.address, "DELETE", &path).send("");
+        }
+        // It may have ended by itself.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
