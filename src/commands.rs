@@ -85,7 +85,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Restart => restart::run(config, output).await,
         Verb::Status(args) => status::run(args, config, output).await,
         Verb::Logs(args) => logs::run(args, config, output).await,
-        Verb::Ui => ui::run(config, output),
+        Verb::Ui => ui::run(config, output).await,
         Verb::Nuke(args) => nuke::run(args, config, output).await,
         Verb::Move(args) => carry::run(args, config, output).await,
         Verb::Service(verb) => service::run(&verb, config, output),

@@ -107,6 +107,11 @@ pub struct Peeked {
 }
 
 #[derive(Deserialize)]
+struct SignIn {
+    path: String,
+}
+
+#[derive(Deserialize)]
 struct Binding {
     destination: String,
     destination_type: String,
@@ -190,6 +195,13 @@ impl Client {
             "count": count, "ackmode": "ack_requeue_true", "requeue": true, "encoding": "auto",
         });
         self.ask(path, Some(body.to_string())).await
+    }
+
+    /// The part of the page's address that signs a browser in, once; only the embedded broker has one.
+    pub async fn sign_in_path(&self) -> Result<String, ManagementError> {
+        let path = "/api/session/token".to_owned();
+        let token: SignIn = self.ask(path, Some(String::new())).await?;
+        Ok(token.path)
     }
 
     async fn get<T: DeserializeOwned + Send + 'static>(

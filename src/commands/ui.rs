@@ -1,28 +1,41 @@
-//! `cbroker ui`: open the management page in the browser, or print its address where none can be opened.
+//! `cbroker ui`: open the management page in the browser, signed in, or print its address where none can be opened.
+//!
+//! The embedded broker gives a token that signs a browser in once, within a minute. It stands in the printed address,
+//! for the person at this terminal; the browser gets it by way of a private file, because a program's arguments are
+//! for everybody on the machine to read (SPEC §7.12). Other brokers have no such token and a sign-in of their own.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::config::Config;
+use crate::config::{Config, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::management::Client;
 use crate::output::Output;
 
+const API_WITHIN: Duration = Duration::from_secs(3);
+
 /// Opens the page; prints the address in any case.
-pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
-    let url = &config.management.url;
-    let was_opened = !output.is_json() && open(config, url);
+pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
+    let base = config.management.url.trim_end_matches('/');
+    let token = Client::new(config, API_WITHIN)?.sign_in_path().await.ok();
+    let url = format!("{base}{}", token.as_deref().unwrap_or("/"));
+    let was_opened = !output.is_json() && open(config, &url, token.is_some());
     output.json(&json!({ "url": url }))?;
-    output.line(url)?;
+    output.line(&url)?;
     if !was_opened && !output.is_json() {
         output.notice("no browser could be opened here; open the address above");
+    } else if token.is_some() {
+        output.notice("the address works once, within a minute");
     }
     Ok(Exit::Done)
 }
 
 /// Only where there is a screen: a text browser would take the terminal over.
-fn open(config: &Config, url: &str) -> bool {
+fn open(config: &Config, url: &str, is_secret: bool) -> bool {
     let opener = if cfg!(target_os = "macos") {
         "open"
     } else if config.environment.get("DISPLAY").is_some()
@@ -32,11 +45,61 @@ fn open(config: &Config, url: &str) -> bool {
     } else {
         return false;
     };
+    let target = if is_secret {
+        match hand_over(config.home.folder(), url) {
+            Some(file) => file,
+            None => return false,
+        }
+    } else {
+        PathBuf::from(url)
+    };
     let opened = Command::new(opener)
-        .arg(url)
+        .arg(target)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
     opened.is_ok_and(|status| status.success())
+}
+
+/// A private file that leads to the address; what it holds is worth nothing a minute later.
+fn hand_over(home: &Path, url: &str) -> Option<PathBuf> {
+    let file = home.join("ui.html");
+    write_private(&file, leading_to(url).as_bytes()).ok()?;
+    Some(file)
+}
+
+fn leading_to(url: &str) -> String {
+    let url = url
+        .replace('&', "&amp;")
+        .replace('"', "&quot;")
+        .replace('<', "&lt;");
+    format!(
+        "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\
+         <meta http-equiv=\"refresh\" content=\"0;url={url}\"><title>cbroker</title>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hand_over, leading_to};
+
+    #[test]
+    fn the_address_cannot_break_out_of_the_file() {
+        let text = leading_to("http://h/#token=a\"><script>");
+        assert!(!text.contains("<script>"), "{text}");
+        assert!(
+            text.contains("url=http://h/#token=a&quot;>&lt;script>\""),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = hand_over(folder.path(), "http://h/#token=a").unwrap();
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }
