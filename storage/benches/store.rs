@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ const PARTS: &[Part] = &[
 ];
 
 fn main() {
+    if let Ok(stage) = std::env::var(STAGE) {
+        return run_stage(&stage);
+    }
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with("--"))
@@ -171,12 +175,10 @@ fn confirmed_consumed(folder: &Path) {
 fn caller(folder: &Path) {
     let (opened, _durable) = open(folder);
     let body = [7_u8; 16];
-    for _ in 0..3 {
-        let began = Instant::now();
+    for repeat in 0..3 {
         let (mut appending, mut settling) = (Duration::ZERO, Duration::ZERO);
-        let base = began.duration_since(began).as_secs();
         let rounds = 20_000_u64;
-        for round in base..rounds {
+        for round in rounds * repeat..rounds * (repeat + 1) {
             let at = Instant::now();
             for index in 0..64 {
                 let sequence = Sequence(round * 64 + index);
@@ -234,9 +236,35 @@ fn plain_log(folder: &Path) {
     }
 }
 
-/// A million messages: filling, opening again, draining.
+/// A million messages: a process fills and is killed, another one opens and drains.
 fn backlog(folder: &Path, length: usize) {
-    const MESSAGES: u64 = 1_000_000;
+    for stage in ["fill", "drain"] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
+            .env(STAGE, stage)
+            .env(FOLDER, folder)
+            .env(LENGTH, length.to_string());
+        let status = child.status().unwrap();
+        // The filling one ends itself by force.
+        assert_eq!(status.success(), stage == "drain");
+    }
+}
+
+const STAGE: &str = "CBROKER_BENCH_STAGE";
+const FOLDER: &str = "CBROKER_BENCH_FOLDER";
+const LENGTH: &str = "CBROKER_BENCH_LENGTH";
+const MESSAGES: u64 = 1_000_000;
+
+fn run_stage(stage: &str) {
+    let folder = std::env::var_os(FOLDER).unwrap();
+    let length: usize = std::env::var(LENGTH).unwrap().parse().unwrap();
+    match stage {
+        "fill" => fill(Path::new(&folder), length),
+        _ => drain(Path::new(&folder), length),
+    }
+}
+
+fn fill(folder: &Path, length: usize) {
     let body = vec![7_u8; length];
     let (opened, _durable) = open(folder);
     let span = Span::begin();
@@ -255,23 +283,20 @@ fn backlog(folder: &Path, length: usize) {
     }
     span.end("fill", MESSAGES, MESSAGES * length as u64);
     println!("  on disk: {} MiB", opened.store.disk_bytes() >> 20);
-    let began = Instant::now();
-    opened.store.close().unwrap();
-    println!(
-        "  close: {:.3} s, RSS {} MiB",
-        began.elapsed().as_secs_f64(),
-        figure("/proc/self/status", "VmRSS:") / 1024
-    );
+    let pid = std::process::id().to_string();
+    let _ = Command::new("kill").args(["-9", &pid]).status();
+}
 
+fn drain(folder: &Path, length: usize) {
     let began = Instant::now();
     let (opened, _durable) = open(folder);
     assert_eq!(opened.queues[0].ready, MESSAGES);
     println!(
-        "  open: {:.3} s, RSS {} MiB",
+        "  open after the kill: {:.3} s, RSS {} MiB, peak {} MiB",
         began.elapsed().as_secs_f64(),
-        figure("/proc/self/status", "VmRSS:") / 1024
+        figure("/proc/self/status", "VmRSS:") / 1024,
+        figure("/proc/self/status", "VmHWM:") / 1024,
     );
-
     let span = Span::begin();
     let (mut from, mut seen) = (Sequence(0), 0);
     loop {
@@ -286,8 +311,4 @@ fn backlog(folder: &Path, length: usize) {
     assert_eq!(seen, MESSAGES);
     span.end("drain", MESSAGES, MESSAGES * length as u64);
     opened.store.close().unwrap();
-    println!(
-        "  closed: RSS {} MiB",
-        figure("/proc/self/status", "VmRSS:") / 1024
-    );
 }
