@@ -220,9 +220,11 @@ impl Injection {
         self.waiting().next().and_then(|(_, hold)| hold)
     }
 
-    /// Ways that are switched off after failures, for the log.
-    pub fn keyboard_is_off(&self) -> bool {
-        self.is_off(Way::Keyboard)
+    /// Ways in that are switched off after failures, for the log.
+    pub fn ways_off(&self) -> Vec<&'static str> {
+        let ways = [(Way::Keyboard, "the keyboard"), (Way::Hook, "the hook")];
+        let off = ways.iter().filter(|(way, _)| self.is_off(*way));
+        off.map(|(_, name)| *name).collect()
     }
 
     /// A person's bytes: those to pass on now. `None` while they are kept back.

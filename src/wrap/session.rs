@@ -76,6 +76,8 @@ pub(super) struct Session {
     is_stale: bool,
     last_look: Instant,
     hooks_were_seen: bool,
+    /// Ways in that failed too often, as far as the log knows.
+    ways_off: Vec<&'static str>,
 }
 
 impl Session {
@@ -124,6 +126,7 @@ impl Session {
             is_stale: false,
             last_look: now,
             hooks_were_seen: false,
+            ways_off: Vec::new(),
             terminal,
             program,
         })
@@ -214,6 +217,7 @@ impl Session {
             Told::Handed(handover) => {
                 self.log.say(&format!("by the hook: {handover:?}"));
                 self.injection.handed(handover);
+                self.tell_of_ways();
             }
         }
     }
@@ -243,6 +247,7 @@ impl Session {
                         self.post.describe(&tickets)
                     ));
                     self.post.held(&tickets, &hold);
+                    self.tell_of_ways();
                 }
                 Step::Hand(tickets, text) => self.hand(&tickets, text),
                 Step::Replay(bytes) => self.pass_on(&bytes, now),
@@ -281,6 +286,15 @@ impl Session {
         None
     }
 
+    fn tell_of_ways(&mut self) {
+        let off = self.injection.ways_off();
+        if off != self.ways_off {
+            self.log
+                .say(&format!("switched off after failures: {}", off.join(", ")));
+            self.ways_off = off;
+        }
+    }
+
     fn tell_holds(&mut self, now: Instant) -> Option<Instant> {
         let waiting: Vec<_> = self
             .injection
@@ -288,7 +302,9 @@ impl Session {
             .filter_map(|(item, hold)| Some((item.ticket, hold?)))
             .collect();
         for (ticket, hold) in waiting {
-            self.post.hold(ticket, &hold, now);
+            if let Some(id) = self.post.hold(ticket, &hold, now) {
+                self.log.say(&format!("holds {id}: {hold}"));
+            }
         }
         self.post.next_news(now)
     }

@@ -15,7 +15,7 @@ pub(super) const LINE_LIMIT: usize = 64 * 1024;
 /// Longest line for a terminal that collects lines itself: the kernel cuts at 4,095 bytes (SPEC §7.9).
 pub(super) const CANONICAL_LIMIT: usize = 4_000;
 /// How long a spilled text is kept.
-const KEPT: Duration = Duration::from_hours(7 * 24);
+pub(super) const KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// Writes the text of `envelope` to a file in `folder`, and gives the envelope that points to it.
 pub(super) fn spill(folder: &Path, envelope: &Envelope) -> io::Result<Envelope> {
@@ -37,17 +37,22 @@ pub(super) fn spill(folder: &Path, envelope: &Envelope) -> io::Result<Envelope> 
     Ok(short)
 }
 
-/// Removes texts that were kept long enough. Failures are left to the next start.
-pub(super) fn sweep(folder: &Path, now: SystemTime) {
+/// Removes files of these kinds that were kept long enough. Failures are left to the next start.
+pub(super) fn sweep(folder: &Path, kinds: &[&str], kept: Duration, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
     };
-    for entry in entries.flatten() {
+    let is_of_kind = |entry: &fs::DirEntry| {
+        let path = entry.path();
+        path.extension()
+            .is_some_and(|kind| kinds.iter().any(|wanted| kind == *wanted))
+    };
+    for entry in entries.flatten().filter(is_of_kind) {
         let age = entry
             .metadata()
             .and_then(|file| file.modified())
             .map(|written| now.duration_since(written));
-        if matches!(age, Ok(Ok(age)) if age > KEPT) {
+        if matches!(age, Ok(Ok(age)) if age > kept) {
             let _next_time = fs::remove_file(entry.path());
         }
     }

@@ -32,6 +32,8 @@ use crate::peer::{Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerState, Pr
 const ATTACH_WITHIN: Duration = Duration::from_secs(3);
 /// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading.
 const PREFETCH: u16 = 100;
+/// Traces of sessions that were killed are removed after this; longer than any session lasts.
+const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
 const NOT_FOUND: Exit = Exit::Child(127);
 /// The longest path of a socket (SPEC §7.20).
@@ -54,7 +56,14 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     config.home.prepare().map_err(|error| {
         Error::new(format!("{} cannot be used", config.home.folder().display())).because(error)
     })?;
-    spill::sweep(&config.home.spill(), SystemTime::now());
+    let now = SystemTime::now();
+    spill::sweep(&config.home.spill(), &["txt"], spill::KEPT, now);
+    spill::sweep(
+        &config.home.sessions(),
+        &["cred", "hops", "sock"],
+        TRACES_KEPT,
+        now,
+    );
     let identity = identity(config).map_err(cannot)?;
     let terminal = Terminal::of_this_process().map_err(cannot)?;
     match terminal {

@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 use super::Session;
 use crate::envelope::{Breaks, Envelope, Mark};
 use crate::journal::Event as Story;
-use crate::peer::{Attached, Inbox, InboxEvent, Presence, Receipt, ReceiptState, Settled};
+use crate::peer::{
+    Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
+};
 use crate::wrap::brake::Brake;
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
@@ -30,8 +32,9 @@ use crate::wrap::spill;
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) inbox: Option<Inbox>,
-    pub(in crate::wrap) disk: Disk,
+    // Dropped before the disk: its thread ends when nobody hears it, even while the disk fails.
     pub(in crate::wrap) facts: Receiver<Fact>,
+    pub(in crate::wrap) disk: Disk,
     pub(in crate::wrap) brake: Brake,
     pub(in crate::wrap) breaks: Breaks,
     pub(in crate::wrap) body_limit_bytes: usize,
@@ -46,7 +49,7 @@ pub(in crate::wrap) struct Post {
     mail: Mail,
     acks: JoinSet<Settled>,
     handed: HashSet<Ticket>,
-    announced: Option<(crate::peer::PeerState, Option<Hold>, usize)>,
+    announced: Option<(PeerState, Option<Hold>, usize)>,
 }
 
 /// Something that happened to the post.
@@ -133,16 +136,13 @@ impl Post {
         }
     }
 
-    /// One is held; its sender hears of it when that is news.
-    pub(super) fn hold(&mut self, ticket: Ticket, hold: &Hold, now: Instant) {
-        if self.mail.is_news(ticket, hold, now) {
-            self.tell(
-                ticket,
-                Story::Held,
-                ReceiptState::Held,
-                Some(hold.to_string()),
-            );
+    /// One is held; its sender hears of it when that is news. Gives the id then.
+    pub(super) fn hold(&mut self, ticket: Ticket, hold: &Hold, now: Instant) -> Option<String> {
+        if !self.mail.is_news(ticket, hold, now) {
+            return None;
         }
+        self.held(&[ticket], hold);
+        Some(self.describe(&[ticket]))
     }
 
     pub(super) fn next_news(&self, now: Instant) -> Option<Instant> {
@@ -176,6 +176,11 @@ impl Post {
         };
         let _disk_or_broker_is_stuck = tokio::time::timeout(limit, finishing).await;
         if let Some(inbox) = self.parts.inbox.take() {
+            let gone = Presence {
+                state: PeerState::Gone,
+                ..self.parts.card.clone()
+            };
+            inbox.outlet().announce(gone);
             inbox.close(limit).await;
         }
     }

@@ -157,10 +157,12 @@ impl Post {
         self.parts.disk.ask(Job::Done(done));
     }
 
-    /// A message that is here already was delivered again, after the connection was lost.
+    /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
     pub(super) fn came_again(&mut self, ticket: Ticket, delivery: Delivery) {
         match self.mail.get_mut(ticket) {
-            Some(letter) if !letter.is_done => letter.delivery = Some(delivery),
+            Some(letter) if !letter.is_done && letter.delivery.is_none() => {
+                letter.delivery = Some(delivery);
+            }
             _ => self.ack(Some(delivery)),
         }
     }
