@@ -8,6 +8,7 @@ mod cut;
 mod told;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
@@ -31,6 +32,8 @@ pub enum Action {
     Wrap(WrapArgs, Program),
     /// Run a verb.
     Verb(Verb),
+    /// Be the toy agent of `demo`, and record each submission in this file. Not for people, so clap does not know it.
+    Toy(Option<PathBuf>),
 }
 
 /// What became of reading a command line.
@@ -95,7 +98,7 @@ struct Globals {
     mgmt_pass: Option<String>,
     /// Certificates (PEM) to trust beside the system's
     #[arg(long, global = true, value_name = "FILE")]
-    ca_cert: Option<std::path::PathBuf>,
+    ca_cert: Option<PathBuf>,
     /// Print results as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -131,14 +134,31 @@ impl Globals {
 
 /// Reads a command line, the program's own name first.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
-    let (ours, program) = cut::cut(argv.into_iter().collect());
-    let cli = match command()
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    if argv.get(1).is_some_and(|verb| verb == "toy") {
+        let record = argv
+            .get(2)
+            .filter(|option| *option == "--record")
+            .and(argv.get(3))
+            .map(PathBuf::from);
+        return Ok(Parsed::Invocation(Box::new(Invocation {
+            flags: Flags::default(),
+            action: Action::Toy(record),
+        })));
+    }
+    let (ours, program) = cut::cut(argv);
+    let command = command();
+    let verb = cut::first_command(&ours)
+        .and_then(|at| ours[at].to_str())
+        .filter(|verb| command.find_subcommand(verb).is_some());
+    let verb = verb.map(str::to_owned);
+    let cli = match command
         .try_get_matches_from(ours)
         .and_then(|mut seen| Cli::from_arg_matches_mut(&mut seen))
     {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => return Ok(Parsed::Text(error.render().to_string())),
-        Err(error) => return Err(told::in_our_words(&error)),
+        Err(error) => return Err(told::in_our_words(&error, verb.as_deref())),
     };
     let typed_wrap_option = cli.wrap.first_typed();
     let action = match (program, cli.verb, typed_wrap_option) {
@@ -154,7 +174,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
                 .because("neither `claude` nor `run` follows")
                 .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
-        (None, None, None) => return Ok(Parsed::Text(command().render_help().to_string())),
+        (None, None, None) => return Ok(Parsed::Text(self::command().render_help().to_string())),
     };
     Ok(Parsed::Invocation(Box::new(Invocation {
         flags: cli.globals.into_flags(),
@@ -162,9 +182,14 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
     })))
 }
 
-/// The whole command, for help, completions and the manual.
+/// The whole command, for help, completions and the manual. `claude` and `run` are cut off before clap reads a line;
+/// here they stand so that they are seen.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let claude =
+        clap::Command::new("claude").about("Wrap Claude Code: cbroker --name NAME claude [ARGS]");
+    let run = clap::Command::new("run")
+        .about("Wrap another program: cbroker --name NAME run -- PROGRAM [ARGS]");
+    Cli::command().subcommands([claude, run])
 }
 
 fn checked(wrap: WrapArgs, program: &Program) -> Result<WrapArgs, Error> {

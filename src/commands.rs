@@ -67,6 +67,7 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {
     let verb = match action {
         Action::Wrap(args, program) => return wrap::run(args, program, config, output).await,
+        Action::Toy(record) => return toy::run(record.as_deref()),
         Action::Verb(verb) => verb,
     };
     match verb {
@@ -91,7 +92,6 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Service(verb) => service::run(&verb, config, output),
         Verb::Doctor(args) => doctor::run(args, config, output).await,
         Verb::Brief(args) => brief::run(&args, config, output),
-        Verb::Toy(args) => toy::run(&args),
         Verb::Demo => demo::run(config, output),
         Verb::Serve(args) => serve::run(args, config, output).await,
         Verb::Config => config::run(config, output),

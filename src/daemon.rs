@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
-use tokio::net::TcpStream;
 
 pub use log::RotatingFile;
 pub use ports::in_use;
@@ -101,7 +100,7 @@ pub fn running(home: &Home) -> Option<(LocalBroker, Process)> {
 pub async fn start(config: &Config, ports: Ports) -> Result<Started, Error> {
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = running(&config.home) {
-        return already_runs(local, ports).await;
+        return already_runs(local, ports);
     }
     let port = ports.amqp.unwrap_or(DEFAULT_PORT);
     let management_port = ports.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
@@ -164,7 +163,7 @@ pub fn last_log_line(home: &Home) -> Option<String> {
         .map(str::to_owned)
 }
 
-async fn already_runs(local: LocalBroker, ports: Ports) -> Result<Started, Error> {
+fn already_runs(local: LocalBroker, ports: Ports) -> Result<Started, Error> {
     let other =
         |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
     if other(ports.amqp, Some(local.port)) || other(ports.management, local.management_port) {
@@ -174,7 +173,6 @@ async fn already_runs(local: LocalBroker, ports: Ports) -> Result<Started, Error
         ))
         .hint("`cbroker stop` first, then start it with the other ports"));
     }
-    accepts(local.port).await?;
     Ok(Started {
         local,
         was_running: true,
@@ -217,14 +215,13 @@ fn spawn(home: &Home, port: u16, management_port: u16) -> Result<Child, Error> {
         .map_err(cannot)
 }
 
-/// The broker writes `broker.json` once it accepts connections.
+/// The broker writes `broker.json` once it listens.
 async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker, Error> {
     let until = Instant::now() + READY_WITHIN;
     loop {
         if let Some((local, process)) = running(home)
             && process.pid() == child.id()
         {
-            accepts(local.port).await?;
             return Ok(local);
         }
         if let Ok(Some(status)) = child.try_wait() {
@@ -243,23 +240,6 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
                 .hint("`cbroker logs` shows how far it came"));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-async fn accepts(port: u16) -> Result<(), Error> {
-    let until = Instant::now() + READY_WITHIN;
-    loop {
-        match TcpStream::connect(("127.0.0.1", port)).await {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > until => {
-                return Err(
-                    Error::new(format!("the broker runs but port {port} does not answer"))
-                        .because(error)
-                        .hint("`cbroker restart`"),
-                );
-            }
-            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
-        }
     }
 }
 

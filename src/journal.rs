@@ -3,6 +3,7 @@
 //! Commands and wraps append one line an event; a line is one write in append mode, so that they do not mix. At 8 MiB
 //! the file becomes `messages.jsonl.1` and a new one begins.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -99,8 +100,26 @@ impl Journal {
         self.open_for_append()?.write_all(&line)
     }
 
-    /// All that is known of a message, oldest first. Lines that cannot be read are passed over.
+    /// All that is known of a message, oldest first.
     pub fn story(&self, id: &str) -> io::Result<Vec<Entry>> {
+        Ok(self
+            .entries()?
+            .into_iter()
+            .filter(|entry| entry.id == id)
+            .collect())
+    }
+
+    /// The sessions that messages of this machine were for.
+    pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
+        Ok(self
+            .entries()?
+            .into_iter()
+            .map(|entry| entry.session)
+            .collect())
+    }
+
+    /// Every line of both files; what cannot be read is passed over.
+    fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for path in [self.older(), self.path()] {
             let file = match File::open(path) {
@@ -109,8 +128,7 @@ impl Journal {
                 Err(error) => return Err(error),
             };
             for line in BufReader::new(file).split(b'\n') {
-                let entry = serde_json::from_slice::<Entry>(&line?).ok();
-                entries.extend(entry.filter(|entry| entry.id == id));
+                entries.extend(serde_json::from_slice::<Entry>(&line?).ok());
             }
         }
         Ok(entries)

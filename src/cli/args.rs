@@ -100,9 +100,6 @@ pub enum Verb {
     /// Print the manual page
     #[command(after_help = "Example:\n  cbroker man | man -l -")]
     Man,
-    /// A toy agent for `demo`; not for people
-    #[command(hide = true)]
-    Toy(ToyArgs),
 }
 
 const SEND_EXAMPLES: &str = "\
@@ -473,14 +470,6 @@ pub struct BriefArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
-}
-
-/// Arguments of `toy`.
-#[derive(Args, Debug)]
-pub struct ToyArgs {
-    /// A file that gets one line for each submission
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -54,7 +54,8 @@ pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
     (argv, Some(make(rest)))
 }
 
-fn first_command(argv: &[OsString]) -> Option<usize> {
+/// Where the command stands: the first argument that is neither an option nor an option's value.
+pub(super) fn first_command(argv: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = argv.get(at) {
         let text = argument.to_string_lossy();

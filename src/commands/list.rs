@@ -13,6 +13,7 @@ use super::reach::{self, Autostart};
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::journal::Journal;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, Style};
@@ -65,6 +66,7 @@ pub(super) async fn names(
         Ok(known) => names.extend(known),
         Err(error) => {
             names.extend(logged_names(config));
+            names.extend(Journal::of(&config.home).sessions().unwrap_or_default());
             output.notice(format!(
                 "{}; only names that are known without it are shown",
                 error.summary()

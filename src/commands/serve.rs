@@ -3,6 +3,7 @@
 //! The only file of the program that names the broker crate. A broker that serves writes itself into `broker.json`
 //! unless another one stands there and lives, so that every other command finds it.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
@@ -165,7 +166,7 @@ fn tell(addresses: &Addresses, output: &Output) -> Result<(), Error> {
     let mut line = format!("listening at {url}");
     for (name, at) in [("", tls_url), ("management page at ", page)] {
         if let Some(at) = at {
-            line.push_str(&format!(", {name}{at}"));
+            let _ = write!(line, ", {name}{at}");
         }
     }
     output.line(line)

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use crate::cli::ToyArgs;
 use crate::error::Error;
 use crate::exit::Exit;
 
@@ -35,14 +34,9 @@ struct Keys {
 }
 
 /// Runs until Ctrl-C, Ctrl-D or the end of input.
-pub(super) fn run(args: &ToyArgs) -> Result<Exit, Error> {
+pub(super) fn run(record: Option<&Path>) -> Result<Exit, Error> {
     let failed = |error: io::Error| Error::new("the toy agent failed").because(error);
-    let record = args
-        .record
-        .as_deref()
-        .map(open)
-        .transpose()
-        .map_err(failed)?;
+    let record = record.map(open).transpose().map_err(failed)?;
     let _raw = Raw::enter().map_err(failed)?;
     talk(record).map_err(failed)?;
     Ok(Exit::Done)

@@ -22,7 +22,7 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let autostart = Autostart::unless(args.no_start);
-    let options = options(args, program, config)?;
+    let options = options(&args, program, config)?;
     let started = start_broker(autostart, config, output).await;
     match started {
         Ok(config) => wrap::run(options, &config).await,
@@ -54,7 +54,7 @@ async fn start_broker(
     }
 }
 
-fn options(args: WrapArgs, program: Program, config: &Config) -> Result<WrapOptions, Error> {
+fn options(args: &WrapArgs, program: Program, config: &Config) -> Result<WrapOptions, Error> {
     let settings = &config.settings;
     let name = session_name(args.name.as_deref().unwrap_or_default(), "--name")?;
     if name.waits_for_answer() {

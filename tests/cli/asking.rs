@@ -1,0 +1,119 @@
+//! `ask`: a question, its answer, and nothing left behind.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::everywhere::everywhere;
+use crate::support::{Place, wait_until};
+
+/// The question that waits at a session.
+fn question(place: &Place, to: &str) -> Value {
+    let mut messages = Vec::new();
+    wait_until(
+        || {
+            if place.listed(to).is_some() {
+                messages = place.json(["tail", to, "--no-ack"]);
+            }
+            !messages.is_empty()
+        },
+        || "the question arrives".to_owned(),
+    );
+    messages.remove(0)
+}
+
+fn exists(place: &Place, queue: &str) -> bool {
+    !place
+        .run(["tail", queue, "--no-ack"])
+        .err
+        .contains("there is no queue")
+}
+
+#[test]
+fn the_answer_is_printed_and_the_queue_is_gone() {
+    everywhere(|place, name| {
+        let to = name("oracle");
+        let asking = place
+            .command()
+            .args(["ask", "--to", &to, "-m", "Which port?"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let question = question(place, &to);
+        let (id, reply_to) = (
+            question["id"].as_str().unwrap(),
+            question["reply_to"].as_str().unwrap(),
+        );
+        assert!(reply_to.starts_with("ask"));
+        place.ok([
+            "send",
+            "--to",
+            reply_to,
+            "--correlation-id",
+            "another",
+            "-m",
+            "not this",
+        ]);
+        place.ok([
+            "send",
+            "--to",
+            reply_to,
+            "--correlation-id",
+            id,
+            "-m",
+            "Port 8080\nof course",
+        ]);
+        let ended = asking.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(0));
+        assert_eq!(
+            String::from_utf8(ended.stdout).unwrap(),
+            "Port 8080\nof course\n"
+        );
+        assert!(!exists(place, reply_to));
+    });
+}
+
+#[test]
+fn no_answer_in_time_is_exit_4_and_leaves_no_queue() {
+    everywhere(|place, name| {
+        let to = name("silent");
+        place
+            .run(["ask", "--to", &to, "-m", "?", "--timeout", "1"])
+            .fails(4, &format!("no answer from `{to}` within 1 s"));
+        let reply_to = question(place, &to)["reply_to"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(!exists(place, &reply_to));
+        place
+            .run(["send", "--to", &reply_to, "-m", "too late"])
+            .fails(4, "nobody waits for an answer");
+    });
+}
+
+#[test]
+fn an_interrupted_question_leaves_no_queue() {
+    everywhere(|place, name| {
+        for (text, signal) in [("interrupted", Signal::INT), ("terminated", Signal::TERM)] {
+            let to = name(text);
+            let mut asking = place
+                .command()
+                .args(["ask", "--to", &to, "-m", text])
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let reply_to = question(place, &to)["reply_to"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+            kill_process(
+                Pid::from_raw(i32::try_from(asking.id()).unwrap()).unwrap(),
+                signal,
+            )
+            .unwrap();
+            assert_eq!(asking.wait().unwrap().code(), Some(4));
+            assert!(!exists(place, &reply_to), "{text}");
+        }
+    });
+}

@@ -1,0 +1,58 @@
+//! The program's own AMQP client, for what would take too many processes.
+
+use std::time::Duration;
+
+use cbroker::config::{Address, Endpoint, Login};
+use cbroker::envelope::Envelope;
+use cbroker::name::SessionName;
+use cbroker::peer::{Letter, Outcome, Peer};
+use ulid::Ulid;
+
+use crate::support::Place;
+
+/// The broker of a place, as `status --show-url` tells it.
+pub(crate) fn endpoint(place: &Place) -> Endpoint {
+    let address = Address::parse(&place.ok(["status", "--show-url"])).unwrap();
+    let login = Login {
+        user: address.user.clone().unwrap(),
+        password: address.password.clone().unwrap(),
+    };
+    Endpoint {
+        address,
+        login,
+        ca_cert: None,
+    }
+}
+
+/// Publishes one message each to a queue that exists, in order, confirmed.
+pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = String>) {
+    let endpoint = endpoint(place);
+    let to = SessionName::new(to).unwrap();
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        for text in texts {
+            let envelope = Envelope::new(Ulid::generate(), chrono::Utc::now(), &to, &to, text);
+            let letter = Letter {
+                envelope: &envelope,
+                expires_ms: None,
+                hops: 0,
+                receipt_to: None,
+            };
+            assert_eq!(
+                peer.publish(&letter, Duration::from_secs(30))
+                    .await
+                    .unwrap(),
+                Outcome::Confirmed
+            );
+        }
+        peer.close().await;
+    });
+}
+
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}

@@ -1,0 +1,223 @@
+//! The life-cycle on a real Docker engine. The image is our own broker in a LavinMQ's place: what is tested is what
+//! cbroker asks of Docker, not LavinMQ.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{Place, free_port, skip, wait_until};
+
+const IMAGE: &str = "cbroker-test:latest";
+const CONTAINER: &str = "cbroker-lavinmq";
+const VOLUME: &str = "cbroker-data";
+const PASSWORD: &str = "a-password-of-the-tests-only";
+
+/// The engine with nothing of ours in it; cleared again at the end.
+struct Engine;
+
+impl Engine {
+    fn find() -> Option<Self> {
+        if std::env::var_os("CBROKER_TEST_DOCKER").is_none() {
+            // CI starts an engine where the machine allows it, and says so where it does not.
+            eprintln!("skipped: CBROKER_TEST_DOCKER names no Docker engine");
+            return None;
+        }
+        if !docker(&["version"]).0 {
+            skip("the Docker engine does not answer");
+            return None;
+        }
+        Self::clear();
+        Some(Self)
+    }
+
+    fn clear() {
+        docker(&["rm", "--force", CONTAINER]);
+        docker(&["volume", "rm", "--force", VOLUME]);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        Self::clear();
+        docker(&["image", "rm", "--force", IMAGE]);
+    }
+}
+
+fn docker(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+/// An image of the binary under test, what it is linked with, and the credentials of the place.
+fn build_image(place: &Place) {
+    let root = place.path().join("image");
+    fs::create_dir_all(root.join("cb")).unwrap();
+    fs::create_dir_all(root.join("tmp")).unwrap();
+    fs::create_dir_all(place.home()).unwrap();
+    let credentials = format!("version = 1\nuser = \"cbroker\"\npassword = \"{PASSWORD}\"\n");
+    for folder in [place.home(), root.join("cb")] {
+        fs::write(folder.join("credentials"), &credentials).unwrap();
+    }
+    let binary = env!("CARGO_BIN_EXE_cbroker");
+    fs::copy(binary, root.join("cbroker")).unwrap();
+    let linked = Command::new("ldd").arg(binary).output().unwrap();
+    for path in String::from_utf8(linked.stdout)
+        .unwrap()
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
+        let inside = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(inside.parent().unwrap()).unwrap();
+        fs::copy(path, inside).unwrap();
+    }
+    let entry = r#"ENTRYPOINT ["/cbroker","serve","--bind","0.0.0.0","--insecure","--data-dir","/var/lib/lavinmq"]"#;
+    let archive = place.path().join("image.tar");
+    let packed = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".")
+        .status()
+        .unwrap();
+    assert!(packed.success());
+    let imported = Command::new("docker")
+        .args([
+            "import",
+            "--change",
+            entry,
+            "--change",
+            "ENV CBROKER_HOME=/cb",
+        ])
+        .arg(&archive)
+        .arg(IMAGE)
+        .output()
+        .unwrap();
+    assert!(imported.status.success(), "{imported:?}");
+}
+
+fn start(place: &Place, ports: (&str, &str)) -> String {
+    place.ok([
+        "start",
+        "--docker",
+        "--image",
+        IMAGE,
+        "--port",
+        ports.0,
+        "--mgmt-port",
+        ports.1,
+    ])
+}
+
+#[test]
+fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
+    let Some(_engine) = Engine::find() else {
+        return;
+    };
+    let place = Place::new();
+    build_image(&place);
+    let (port, management) = (free_port().to_string(), free_port().to_string());
+    let ports = (port.as_str(), management.as_str());
+    place
+        .run([
+            "start",
+            "--docker",
+            "--image",
+            "cbroker.invalid/none:absent",
+            "--port",
+            &port,
+            "--mgmt-port",
+            &management,
+        ])
+        .fails(1, "cannot pull cbroker.invalid/none:absent")
+        .hints("--image");
+
+    assert!(
+        start(&place, ports).starts_with(&format!("broker started at amqp://localhost:{port}"))
+    );
+    assert!(start(&place, ports).starts_with("broker runs already"));
+    on_loopback_and_without_a_password();
+    place.run(["start"]).fails(
+        1,
+        &format!("LavinMQ runs already in the container {CONTAINER}"),
+    );
+    let status = place.json(["status"]).remove(0);
+    assert_eq!(
+        (&status["kind"], &status["reachable"]),
+        (&"container".into(), &true.into()),
+        "{status}"
+    );
+    place.ok(["send", "--to", "kept", "-m", "in the volume"]);
+    wait_until(
+        || place.ok(["logs"]).contains("listening"),
+        || place.ok(["logs"]),
+    );
+
+    assert_eq!(place.ok(["stop"]), "broker stopped; its data stays\n");
+    assert_eq!(place.ok(["stop"]), "no local broker runs\n");
+    assert_eq!(place.run(["status"]).code, 3);
+    start(&place, ports);
+    assert_eq!(place.listed("kept").unwrap()["pending"], 1);
+    place.ok(["restart"]);
+    assert_eq!(place.listed("kept").unwrap()["pending"], 1);
+
+    place.ok(["nuke", "--yes"]);
+    assert!(!docker(&["volume", "inspect", VOLUME]).0 && !docker(&["inspect", CONTAINER]).0);
+    made_by_hand(&place, ports);
+}
+
+fn on_loopback_and_without_a_password() {
+    let bindings = docker(&[
+        "inspect",
+        "--format",
+        "{{json .HostConfig.PortBindings}}",
+        CONTAINER,
+    ])
+    .1;
+    assert_eq!(bindings.matches("127.0.0.1").count(), 2, "{bindings}");
+    assert_eq!(bindings.matches("HostIp").count(), 2, "{bindings}");
+    let all = docker(&["inspect", CONTAINER]).1;
+    assert!(
+        all.contains("LAVINMQ_DEFAULT_USER=cbroker") && all.contains("LAVINMQ_DEFAULT_PASSWORD="),
+        "{all}"
+    );
+    assert!(!all.contains(PASSWORD));
+}
+
+/// As `docker compose -f compose/lavinmq.compose.yml up` would make it.
+fn made_by_hand(place: &Place, (port, management): (&str, &str)) {
+    let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose/lavinmq.compose.yml");
+    let compose = fs::read_to_string(compose).unwrap();
+    assert!(
+        compose.contains(&format!("container_name: {CONTAINER}"))
+            && compose.contains(&format!("name: {VOLUME}"))
+    );
+    let (made, _) = docker(&[
+        "run",
+        "--env",
+        "LAVINMQ_DEFAULT_USER=cbroker",
+        "--detach",
+        "--name",
+        CONTAINER,
+        "--volume",
+        &format!("{VOLUME}:/var/lib/lavinmq"),
+        "--publish",
+        &format!("127.0.0.1:{port}:5672"),
+        "--publish",
+        &format!("127.0.0.1:{management}:15672"),
+        IMAGE,
+    ]);
+    assert!(made);
+    assert!(
+        start(place, (port, management)).starts_with("broker runs already"),
+        "it is recognised as the same one"
+    );
+    assert_eq!(place.ok(["stop"]), "broker stopped; its data stays\n");
+}

@@ -1,0 +1,338 @@
+//! `list`, `tail`, `purge`, `delete`, `why`, `inbox`, `pause`, `resume`, `config`, `status`.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::client;
+use crate::everywhere::everywhere;
+use crate::support::{Place, Server, Wrapped, wait_until};
+
+#[test]
+fn list_shows_who_is_there_and_what_waits() {
+    everywhere(|place, name| {
+        let (open, closed) = (name("open"), name("closed"));
+        place.ok(["send", "--to", &closed, "-m", "x"]);
+        let mut session = Wrapped::open(place, &open, &[]);
+        wait_until(
+            || {
+                place
+                    .listed(&open)
+                    .is_some_and(|row| row["state"] == "ready")
+            },
+            || format!("{:?}", place.listed(&open)),
+        );
+        let row = place.listed(&open).unwrap();
+        assert_eq!(
+            (&row["consumers"], &row["pending"], &row["held"]),
+            (&json!(1), &json!(0), &json!(0))
+        );
+        assert_eq!(row["agent"], "cbroker");
+        let row = place.listed(&closed).unwrap();
+        assert_eq!(
+            (&row["consumers"], &row["pending"], &row["state"]),
+            (&json!(0), &json!(1), &json!("closed"))
+        );
+        let table = place.ok(["list"]);
+        assert!(
+            table.starts_with("NAME ") && table.contains("CONSUMERS  PENDING"),
+            "{table}"
+        );
+        assert_eq!(session.leave(), 0);
+        wait_until(
+            || {
+                place
+                    .listed(&open)
+                    .is_some_and(|row| row["state"] == "closed")
+            },
+            || format!("{:?}", place.listed(&open)),
+        );
+    });
+}
+
+#[test]
+fn list_hides_the_queues_of_answers() {
+    everywhere(|place, name| {
+        let to = name("asked");
+        let mut asking = place
+            .command()
+            .args(["ask", "--to", &to, "-m", "?"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until(
+            || place.listed(&to).is_some(),
+            || "the question is asked".to_owned(),
+        );
+        let rows = place.json(["list", "-q"]).remove(0);
+        let names: Vec<&str> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|row| row["name"].as_str())
+            .collect();
+        assert!(
+            !names.iter().any(|name| name.starts_with("ask0")),
+            "{names:?}"
+        );
+        asking.kill().unwrap();
+        asking.wait().unwrap();
+    });
+}
+
+#[test]
+fn tail_takes_and_peeking_leaves_everything_in_its_place() {
+    everywhere(|place, name| {
+        let queue = name("tailed");
+        place.ok(["send", "--to", &queue, "-m", "m0"]);
+        client::publish(place, &queue, (1..5).map(|number| format!("m{number}")));
+        let texts = |lines: &[serde_json::Value]| -> Vec<String> {
+            lines
+                .iter()
+                .map(|line| line["message"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        for _ in 0..3 {
+            let peeked = place.json(["tail", &queue, "--no-ack"]);
+            assert_eq!(texts(&peeked), ["m0", "m1", "m2", "m3", "m4"]);
+        }
+        let taken = place.json(["tail", &queue, "-n", "2"]);
+        assert_eq!(texts(&taken), ["m0", "m1"]);
+        assert_eq!(
+            texts(&place.json(["tail", &queue, "--no-ack"])),
+            ["m2", "m3", "m4"]
+        );
+        let line = place.ok(["tail", &queue, "-n", "1"]);
+        assert!(
+            line.contains(&format!("-> {queue}")) && line.trim_end().ends_with("m2"),
+            "{line}"
+        );
+    });
+}
+
+#[test]
+fn peeking_without_an_api_refuses_while_a_session_is_attached() {
+    everywhere(|place, name| {
+        let queue = name("peeked");
+        place.ok(["send", "--to", &queue, "-m", "first"]);
+        client::publish(place, &queue, ["second".to_owned()].into_iter());
+        let nowhere = ["--mgmt-url", "http://localhost:1"];
+        for _ in 0..2 {
+            let peeked = place.json(["tail", &queue, "--no-ack"].into_iter().chain(nowhere));
+            let texts: Vec<_> = peeked.iter().map(|line| &line["message"]).collect();
+            assert_eq!(texts, ["first", "second"]);
+        }
+        let _session = Wrapped::open(place, &queue, &[]);
+        place
+            .run(["tail", &queue, "--no-ack"].into_iter().chain(nowhere))
+            .fails(1, &format!("cannot look into `{queue}` without taking"))
+            .hints("--mgmt-url");
+    });
+}
+
+#[test]
+fn tail_goes_on_until_it_is_interrupted() {
+    everywhere(|place, name| {
+        let queue = name("streamed");
+        let tail = place
+            .command()
+            .args(["tail", &queue, "--json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until(
+            || {
+                place
+                    .listed(&queue)
+                    .is_some_and(|row| row["consumers"] == 1)
+            },
+            || "tail makes the queue and consumes".to_owned(),
+        );
+        place.ok(["send", "--to", &queue, "-m", "as it comes"]);
+        wait_until(
+            || place.json(["tail", &queue, "--no-ack"]).is_empty(),
+            || "the message is taken".to_owned(),
+        );
+        kill_process(
+            Pid::from_raw(i32::try_from(tail.id()).unwrap()).unwrap(),
+            Signal::INT,
+        )
+        .unwrap();
+        let ended = tail.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(0));
+        assert!(
+            String::from_utf8(ended.stdout)
+                .unwrap()
+                .contains("as it comes")
+        );
+    });
+}
+
+#[test]
+fn purge_and_delete_need_a_yes_and_say_how_many() {
+    everywhere(|place, name| {
+        let queue = name("doomed");
+        place
+            .run(["purge", &queue, "--yes"])
+            .fails(1, &format!("there is no queue `{queue}`"));
+        place
+            .run(["delete", &queue, "--yes"])
+            .fails(1, &format!("there is no queue `{queue}`"));
+        place.ok(["send", "--to", &queue, "-m", "1"]);
+        place.ok(["send", "--to", &queue, "-m", "2"]);
+        place
+            .run(["purge", &queue])
+            .fails(2, "dropping all messages")
+            .hints("--yes");
+        place
+            .run(["delete", &queue])
+            .fails(2, "deleting")
+            .hints("--yes");
+        assert_eq!(
+            place.ok(["purge", &queue, "--yes"]),
+            format!("purged {queue}: 2 messages dropped\n")
+        );
+        place.ok(["send", "--to", &queue, "-m", "3"]);
+        assert_eq!(
+            place.json(["delete", &queue, "--yes"]),
+            [json!({ "name": queue, "messages": 1 })]
+        );
+        assert!(place.listed(&queue).is_none());
+    });
+}
+
+#[test]
+fn why_tells_a_message_s_story_on_this_machine() {
+    everywhere(|place, name| {
+        let to = name("storied");
+        let id = place.json(["send", "--to", &to, "-m", "x"])[0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let session = Wrapped::open(place, &to, &[]);
+        session.wait_for_submission(&id);
+        let events = || {
+            let story = place.json(["why", &id]).remove(0);
+            let events = story
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|entry| entry["event"].as_str().unwrap().to_owned());
+            events.collect::<Vec<_>>()
+        };
+        wait_until(
+            || events().contains(&"injected".to_owned()),
+            || format!("{:?}", events()),
+        );
+        assert_eq!(events()[..2], ["sent", "confirmed"]);
+        place
+            .run(["why", "unheard-of"])
+            .fails(1, "nothing is known of `unheard-of`");
+    });
+}
+
+#[test]
+fn inbox_shows_what_a_session_holds_and_can_take_it() {
+    everywhere(|place, name| {
+        let who = name("holder");
+        place
+            .run(["inbox", &who])
+            .fails(1, &format!("no session `{who}` is attached"));
+        place.run(["inbox"]).fails(2, "whose inbox?");
+        let session = Wrapped::open(place, &who, &[]);
+        assert_eq!(place.ok(["pause", &who]), format!("{who}: paused\n"));
+        place.ok(["send", "--to", &who, "-m", "read me"]);
+        wait_until(
+            || place.json(["inbox", &who])[0].as_array().unwrap().len() == 1,
+            || place.ok(["inbox", &who]),
+        );
+        let held = place.json(["inbox", &who])[0][0].clone();
+        assert_eq!(held["reason"], "paused");
+        assert!(held["line"].as_str().unwrap().contains("read me [end]"));
+        assert!(place.ok(["inbox", &who, "--take"]).contains("read me"));
+        place.ok(["resume", "--all"]);
+        place.ok(["send", "--to", &who, "-m", "type me"]);
+        session.wait_for_submission("type me");
+        assert!(
+            !session
+                .submitted()
+                .iter()
+                .any(|line| line.contains("read me")),
+            "what was taken is not typed"
+        );
+    });
+}
+
+#[test]
+fn only_an_open_session_can_be_paused() {
+    everywhere(|place, name| {
+        let who = name("nobody");
+        place
+            .run(["pause", &who])
+            .fails(1, &format!("no session `{who}` is attached"));
+        place
+            .run(["pause"])
+            .fails(2, "the following required arguments were not provided");
+    });
+}
+
+#[test]
+fn config_says_where_each_value_came_from() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.home()).unwrap();
+    std::fs::write(
+        place.home().join("config.toml"),
+        "ttl_ms = 5000\nurl_file = \"url\"\n",
+    )
+    .unwrap();
+    std::fs::write(
+        place.path().join("url"),
+        "amqps://me:topsecret@far.example/v\n",
+    )
+    .unwrap();
+    let rows = place.json(["config"]).remove(0);
+    let row = |key: &str| {
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["key"] == key)
+            .cloned()
+            .unwrap()
+    };
+    assert_eq!(
+        row("ttl_ms"),
+        json!({ "key": "ttl_ms", "value": "5000", "origin": "file" })
+    );
+    assert_eq!(row("url")["value"], "amqps://me:***@far.example:5671/v");
+    assert_eq!(row("mgmt_url")["value"], "https://far.example");
+    assert_eq!(row("home")["origin"], "environment");
+    let table = place.ok(["config", "--url", "amqp://elsewhere"]);
+    assert!(
+        table.contains("flag") && !table.contains("topsecret"),
+        "{table}"
+    );
+}
+
+#[test]
+fn status_shows_the_password_only_when_asked_for_the_url() {
+    let place = Place::new();
+    let gone = place.run(["status"]);
+    assert_eq!(gone.code, 3, "{gone:?}");
+    assert!(gone.out.contains("no local broker runs"), "{gone:?}");
+    let server = Server::start(&place);
+    let url = place.ok(["status", "--show-url"]);
+    let password = url.split(':').nth(2).unwrap().split('@').next().unwrap();
+    assert!(password.len() >= 24, "{url}");
+    let status = place.ok(["status"]);
+    assert!(
+        status.contains("running") && status.contains(&format!("process {}", server.pid())),
+        "{status}"
+    );
+    assert!(!status.contains(password));
+    let status = place.json(["status"]).remove(0);
+    assert_eq!(
+        (&status["kind"], &status["reachable"]),
+        (&json!("embedded"), &json!(true))
+    );
+}

@@ -1,0 +1,318 @@
+//! `send`: what is said, what is refused, what arrives.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::client;
+use crate::everywhere::everywhere;
+use crate::support::{Place, Server, Wrapped, wait_until};
+
+/// The envelopes that wait in a queue.
+fn waiting(place: &Place, name: &str) -> Vec<Value> {
+    place.json(["tail", name, "--no-ack"])
+}
+
+#[test]
+fn a_message_waits_whole_until_its_session_opens() {
+    everywhere(|place, name| {
+        let to = name("backend");
+        let said = place.ok([
+            "send",
+            "--to",
+            &to,
+            "-m",
+            "the API is live",
+            "--from",
+            "dev-ops",
+        ]);
+        assert!(
+            said.starts_with("sent 01") && said.contains(&format!("-> {to} (a new name")),
+            "{said}"
+        );
+        let said = place.ok([
+            "send",
+            "--to",
+            &to,
+            "-m",
+            "second",
+            "--reply-to",
+            "my-frontend",
+            "--correlation-id",
+            "c:1",
+            "--priority",
+            "high",
+            "--meta",
+            "intent=handoff",
+            "--meta",
+            "step=2",
+            "-f",
+            "/etc/hosts",
+        ]);
+        assert!(
+            said.contains("(no session attached, 2 of 1000 waiting)"),
+            "{said}"
+        );
+        let messages = waiting(place, &to);
+        assert_eq!(
+            (&messages[0]["message"], &messages[0]["from"]),
+            (&"the API is live".into(), &"devOps".into())
+        );
+        assert!(messages[0].get("files").is_none() && messages[0].get("reply_to").is_none());
+        let second = &messages[1];
+        assert_eq!(second["from"], "cli");
+        assert_eq!(second["to"], *to);
+        assert_eq!(second["reply_to"], "myFrontend");
+        assert_eq!(second["correlation_id"], "c:1");
+        assert_eq!(second["priority"], "high");
+        assert_eq!(
+            second["metadata"],
+            serde_json::json!({ "intent": "handoff", "step": "2" })
+        );
+        assert_eq!(second["files"], serde_json::json!(["/etc/hosts"]));
+    });
+}
+
+#[test]
+fn the_text_comes_from_an_option_a_file_or_standard_input() {
+    everywhere(|place, name| {
+        let to = name("texts");
+        fs::write(place.path().join("notes.md"), "from a file\nsecond line\n").unwrap();
+        place.ok(["send", "--to", &to, "--message-file", "notes.md"]);
+        assert_eq!(
+            place
+                .run_with_input(["send", "--to", &to], b"from a pipe\n")
+                .code,
+            0
+        );
+        let messages = waiting(place, &to);
+        assert_eq!(messages[0]["message"], "from a file\nsecond line");
+        assert_eq!(messages[1]["message"], "from a pipe");
+    });
+}
+
+#[test]
+fn a_relative_file_becomes_absolute_and_a_missing_one_is_said() {
+    everywhere(|place, name| {
+        let to = name("files");
+        fs::write(place.path().join("here.txt"), "x").unwrap();
+        let ran = place.run([
+            "send", "--to", &to, "-m", "x", "-f", "here.txt", "-f", "gone.txt",
+        ]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.err.contains("gone.txt does not exist"), "{ran:?}");
+        let folder = place.path().canonicalize().unwrap();
+        let files = &waiting(place, &to)[0]["files"];
+        assert_eq!(files[0], folder.join("here.txt").to_str().unwrap());
+        assert!(files[1].as_str().unwrap().starts_with('/'));
+    });
+}
+
+#[test]
+fn several_recipients_get_a_message_each() {
+    everywhere(|place, name| {
+        let (one, two) = (name("one"), name("two"));
+        let sent = place.json([
+            "send", "--to", &one, "--to", &two, "--to", &one, "-m", "to both",
+        ]);
+        assert_eq!(sent.len(), 2, "a name that is said twice counts once");
+        assert_ne!(sent[0]["id"], sent[1]["id"]);
+        assert_eq!(waiting(place, &one)[0]["id"], sent[0]["id"]);
+        assert_eq!(waiting(place, &two)[0]["id"], sent[1]["id"]);
+    });
+}
+
+#[test]
+fn a_slip_in_a_name_is_pointed_out_and_can_be_refused() {
+    everywhere(|place, name| {
+        let (known, slip) = (name("frontend"), name("fronteend"));
+        place.ok(["send", "--to", &known, "-m", "x"]);
+        place
+            .run(["send", "--to", &slip, "--must-exist", "-m", "x"])
+            .fails(1, &format!("no session has used the name `{slip}`"))
+            .hints(&format!("did you mean `{known}`?"));
+        let said = place.ok(["send", "--to", &slip, "-m", "x"]);
+        assert!(
+            said.contains(&format!("a new name; did you mean `{known}`?")),
+            "{said}"
+        );
+        place.ok([
+            "send",
+            "--to",
+            &slip,
+            "--must-exist",
+            "-m",
+            "it is known now",
+        ]);
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_and_loses_nothing_unless_told_so() {
+    everywhere(|place, name| {
+        let to = name("full");
+        place.ok(["send", "--to", &to, "-m", "0"]);
+        client::publish(place, &to, (1..1000).map(|number| number.to_string()));
+        place
+            .run(["send", "--to", &to, "-m", "one more"])
+            .fails(4, &format!("`{to}` is full: 1000 messages wait"))
+            .hints("--drop-oldest");
+        assert_eq!(waiting(place, &to)[0]["message"], "0");
+        place.ok(["send", "--to", &to, "-m", "newest", "--drop-oldest"]);
+        wait_until(
+            || {
+                let messages = waiting(place, &to);
+                messages.len() == 1000
+                    && messages[0]["message"] == "1"
+                    && messages[999]["message"] == "newest"
+            },
+            || "the oldest message goes, and only that one".to_owned(),
+        );
+    });
+}
+
+#[test]
+fn what_cannot_be_a_message_is_refused_before_anything_is_sent() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let long = "x".repeat((1 << 20) + 1);
+    fs::write(place.path().join("long"), &long).unwrap();
+    fs::write(place.path().join("binary"), b"\xff\xfe").unwrap();
+    place
+        .run(["send", "--to", "a", "-m", ""])
+        .fails(2, "the message is empty");
+    place
+        .run(["send", "--to", "a", "--message-file", "long"])
+        .fails(2, "the message is too long")
+        .hints("-f");
+    place
+        .run(["send", "--to", "a", "--message-file", "gone"])
+        .fails(2, "cannot read gone");
+    place
+        .run(["send", "--to", "a", "--message-file", "binary"])
+        .fails(2, "binary is not UTF-8");
+    place
+        .run(["send", "--to", "2", "-m", "x"])
+        .fails(2, "`2` in --to is no session name");
+    place
+        .run(["send", "--to", "a", "-m", "x", "--from", "!"])
+        .fails(2, "`!` in --from is no session name");
+    place
+        .run(["send", "--to", "a", "-m", "x", "--correlation-id", "a b"])
+        .fails(2, "`a b` is no message id");
+    place
+        .run(["send", "--to", "a", "-m", "x", "--meta", "novalue"])
+        .fails(2, "invalid value 'novalue'");
+    place
+        .run(["send", "--to", "a", "-m", "x", "--priority", "urgent"])
+        .fails(2, "invalid value 'urgent'");
+    assert!(place.listed("a").is_none());
+}
+
+#[test]
+fn nobody_waits_at_the_queue_of_an_answer_that_timed_out() {
+    everywhere(|place, _| {
+        place
+            .run([
+                "send",
+                "--to",
+                "ask01JD3ZQ8V4K2M6N8P0R2T4V6X8",
+                "-m",
+                "late",
+            ])
+            .fails(4, "nobody waits for an answer");
+    });
+}
+
+#[test]
+fn a_message_with_a_ttl_is_gone_after_it() {
+    everywhere(|place, name| {
+        let to = name("short");
+        place.ok(["send", "--to", &to, "-m", "short-lived", "--ttl", "300"]);
+        place.ok(["send", "--to", &to, "-m", "lasting"]);
+        wait_until(
+            || {
+                waiting(place, &to)
+                    .iter()
+                    .map(|message| &message["message"])
+                    .eq(["lasting"])
+            },
+            || format!("{:?}", waiting(place, &to)),
+        );
+    });
+}
+
+#[test]
+fn a_receipt_says_injected_held_or_that_none_came() {
+    everywhere(|place, name| {
+        let to = name("receiver");
+        place
+            .run([
+                "send",
+                "--to",
+                &to,
+                "-m",
+                "to nobody",
+                "--wait",
+                "--timeout",
+                "1",
+            ])
+            .fails(
+                4,
+                &format!("no final receipt from `{to}` within 1 s: no session has taken it"),
+            );
+        let session = Wrapped::open(place, &to, &[]);
+        session.wait_for_submission("to nobody");
+        let said = place.ok(["send", "--to", &to, "-m", "hello", "--wait"]);
+        assert!(
+            said.contains("(session attached") && said.trim_end().ends_with("injected"),
+            "{said}"
+        );
+        session.wait_for_submission("hello [end]");
+
+        place.ok(["pause", &to]);
+        let ran = place.run([
+            "send",
+            "--to",
+            &to,
+            "-m",
+            "later",
+            "--wait",
+            "--timeout",
+            "2",
+        ]);
+        ran.fails(
+            4,
+            &format!("no final receipt from `{to}` within 2 s: it is held: paused"),
+        );
+        assert!(ran.out.contains("held: paused"), "{ran:?}");
+        place.ok(["resume", &to]);
+        session.wait_for_submission("later");
+
+        let receipt = &place.json(["send", "--to", &to, "-m", "in JSON", "--wait"])[0]["receipt"];
+        assert_eq!(receipt["state"], "injected");
+    });
+}
+
+#[test]
+fn a_password_in_an_argument_is_warned_about_and_never_printed() {
+    let place = Place::new();
+    let ran = place.run([
+        "--url",
+        "amqp://user:topsecret@localhost:1",
+        "send",
+        "--to",
+        "a",
+        "-m",
+        "x",
+    ]);
+    ran.fails(
+        3,
+        "no broker answers at amqp://user:***@localhost:1: connection refused",
+    );
+    assert!(
+        ran.err.contains("CBROKER_URL") && ran.err.contains("url_file"),
+        "{ran:?}"
+    );
+    assert!(!ran.err.contains("topsecret") && !ran.out.contains("topsecret"));
+}

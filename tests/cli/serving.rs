@@ -1,0 +1,192 @@
+//! `serve`: who gets in, how it ends, what it refuses.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::support::{Place, Server, free_port, wait_until};
+
+#[test]
+fn the_first_start_makes_a_password_that_only_the_user_can_read() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let mode = |name: &str| {
+        fs::metadata(place.home().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode("credentials"), 0o600);
+    assert_eq!(mode(""), 0o700);
+    assert_eq!(mode("data"), 0o700);
+    let command_line = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap_or_default();
+    let credentials = fs::read_to_string(place.home().join("credentials")).unwrap();
+    let password = credentials
+        .lines()
+        .find_map(|line| line.strip_prefix("password = "))
+        .unwrap()
+        .trim_matches('"');
+    assert!(!String::from_utf8_lossy(&command_line).contains(password));
+    place.ok([
+        "send",
+        "--to",
+        "a",
+        "-m",
+        "the commands use it by themselves",
+    ]);
+}
+
+#[test]
+fn guest_and_strangers_are_refused_and_allow_guest_lets_guest_in() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    for login in ["guest:guest", "cbroker:wrong", "nobody:x"] {
+        let url = format!("amqp://{login}@localhost:{}", server.port);
+        let user = login.split(':').next().unwrap();
+        place
+            .run(["send", "--url", &url, "--to", "a", "-m", "x"])
+            .fails(
+                3,
+                &format!(
+                    "the broker at amqp://{user}:***@localhost:{} refused",
+                    server.port
+                ),
+            );
+    }
+    drop(server);
+    let server = Server::start_with(&place, 0, 0, &["--allow-guest"]);
+    place.ok([
+        "send",
+        "--url",
+        &format!("amqp://guest:guest@localhost:{}", server.port),
+        "--to",
+        "a",
+        "-m",
+        "x",
+    ]);
+}
+
+#[test]
+fn signals_end_it_cleanly_and_a_hangup_does_not() {
+    let place = Place::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = Server::start(&place);
+        server.signal(Signal::HUP);
+        place.ok(["send", "--to", "kept", "-m", "x"]);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(
+            !place.home().join("broker.json").exists(),
+            "a clean end takes its record away"
+        );
+    }
+    let _server = Server::start(&place);
+    assert_eq!(place.listed("kept").unwrap()["pending"], 2);
+}
+
+#[test]
+fn beyond_loopback_it_demands_tls_or_the_word_insecure() {
+    let place = Place::new();
+    place
+        .run([
+            "serve",
+            "--bind",
+            "0.0.0.0",
+            "--port",
+            "0",
+            "--mgmt-port",
+            "0",
+        ])
+        .fails(2, "0.0.0.0 is reachable from other machines")
+        .hints("--insecure");
+    let _server = Server::start_with(&place, 0, 0, &["--bind", "0.0.0.0", "--insecure"]);
+    place.ok(["send", "--to", "a", "-m", "x"]);
+}
+
+#[test]
+fn two_brokers_do_not_share_a_store_or_a_port() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    place
+        .run(["serve", "--port", "0", "--mgmt-port", "0"])
+        .fails(1, "the broker cannot start: cannot open the message store");
+    let port = server.port.to_string();
+    let other = Place::new();
+    other
+        .run(["serve", "--port", &port, "--mgmt-port", "0"])
+        .fails(1, &format!("port {port} is in use"))
+        .hints("--port");
+    assert!(
+        place.home().join("broker.json").exists(),
+        "the first one is still known"
+    );
+}
+
+#[test]
+fn the_store_may_lie_elsewhere() {
+    let place = Place::new();
+    let folder = place.path().join("elsewhere");
+    let (port, management) = (free_port(), free_port());
+    let more = ["--data-dir", folder.to_str().unwrap()];
+    let mut server = Server::start_with(&place, port, management, &more);
+    place.ok(["send", "--to", "a", "-m", "x"]);
+    server.kill();
+    assert!(folder.is_dir() && !place.home().join("data").exists());
+    let _server = Server::start_with(&place, port, management, &more);
+    assert_eq!(place.listed("a").unwrap()["pending"], 1);
+}
+
+#[test]
+fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
+    let place = Place::new();
+    let agents = place.path().join("bin");
+    fs::create_dir(&agents).unwrap();
+    fs::write(agents.join("claude"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(agents.join("claude"), fs::Permissions::from_mode(0o755)).unwrap();
+    let doctor = |path: &str| {
+        let mut command = place.command();
+        let output = command
+            .args(["doctor", "--json"])
+            .env("PATH", path)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let wrong: Vec<String> = findings
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|finding| finding["ok"] == false)
+            .map(|finding| {
+                assert!(finding["mend"].is_string(), "{finding}");
+                finding["check"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        (output.status.code().unwrap(), wrong)
+    };
+    let path = agents.to_str().unwrap();
+    let (code, wrong) = doctor(path);
+    assert_eq!(code, 1);
+    assert!(
+        ["broker", "round trip"]
+            .iter()
+            .all(|check| wrong.contains(&(*check).to_owned())),
+        "{wrong:?}"
+    );
+    let _server = Server::start(&place);
+    wait_until(
+        || doctor(path) == (0, vec![]),
+        || format!("{:?}", doctor(path)),
+    );
+    let (code, wrong) = doctor("/nowhere");
+    assert_eq!((code, wrong), (1, vec!["agent".to_owned()]));
+    fs::set_permissions(
+        place.home().join("credentials"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
+    assert_eq!(doctor(path), (1, vec!["credentials".to_owned()]));
+}

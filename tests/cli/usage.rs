@@ -1,0 +1,113 @@
+//! What makes no sense is told in one line and a hint, with exit 2; what cannot be reached, with exit 3.
+
+use crate::support::{Place, Terminal};
+
+#[test]
+fn every_error_is_one_line_and_a_hint() {
+    let place = Place::new();
+    place
+        .run(["frobnicate"])
+        .fails(2, "unrecognized subcommand 'frobnicate'");
+    place
+        .run(["send", "--too", "x"])
+        .fails(2, "unexpected argument '--too' found")
+        .hints("'--to'");
+    place.run(["send", "-m", "x"]).fails(
+        2,
+        "the following required arguments were not provided: --to <NAME>",
+    );
+    place
+        .run(["--name", "x", "list"])
+        .fails(2, "--name belongs to a wrap");
+    place.run(["--name", "x"]).fails(2, "nothing to wrap");
+    place
+        .run(["claude"])
+        .fails(2, "a wrap needs a name")
+        .hints("cbroker --name NAME claude");
+    place
+        .run(["run", "--", "sh"])
+        .fails(2, "a wrap needs a name");
+    place.run(["--name", "x", "run"]).fails(2, "nothing to run");
+    place
+        .run(["--url", "localhost", "list"])
+        .fails(2, "--url is no broker address")
+        .hints("amqp://");
+    place
+        .run(["--mgmt-url", "localhost", "list"])
+        .fails(2, "the management address is no URL");
+    place
+        .run(["--url", "amqp://far.example", "stop"])
+        .fails(2, "this acts on the local broker only");
+    place
+        .run(["move", "--to", "amqp://localhost"])
+        .fails(2, "both sides are the same broker");
+}
+
+#[test]
+fn a_slip_in_the_configuration_file_is_named_with_its_line() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.home()).unwrap();
+    let file = place.home().join("config.toml");
+    std::fs::write(&file, "ttl_ms = 1\nautostrat = false\n").unwrap();
+    place.run(["list"]).fails(
+        2,
+        &format!("{} line 2: unknown field `autostrat`", file.display()),
+    );
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_exit_3_for_every_command_that_needs_one() {
+    let place = Place::at("amqp://localhost:1", None);
+    for command in [
+        vec!["list"],
+        vec!["send", "--to", "a", "-m", "x"],
+        vec!["ask", "--to", "a", "-m", "x"],
+        vec!["tail", "a"],
+        vec!["purge", "a", "--yes"],
+        vec!["delete", "a", "--yes"],
+        vec!["pause", "a"],
+        vec!["inbox", "a"],
+        vec!["move", "--to", "amqp://localhost:2"],
+    ] {
+        place
+            .run(&command)
+            .fails(
+                3,
+                "no broker answers at amqp://localhost:1: connection refused",
+            )
+            .hints("cbroker start");
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_that_want_it() {
+    let place = Place::new();
+    assert!(!place.run(["status"]).out.contains('\u{1b}'));
+    let on_terminal = |no_colour: bool| {
+        let mut command = place.command();
+        command.arg("status");
+        if no_colour {
+            command.env("NO_COLOR", "1");
+        }
+        let mut terminal = Terminal::run(command);
+        terminal.ended();
+        terminal.wait_for("kind");
+        terminal.shown()
+    };
+    assert!(on_terminal(false).contains("\u{1b}[31mnot reachable"));
+    assert!(!on_terminal(true).contains('\u{1b}'));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let place = Place::new();
+    let mut command = std::process::Command::new("sh");
+    command.args([
+        "-c",
+        "\"$1\" man | head -c 10; \"$1\" completions bash | true",
+        "sh",
+        env!("CARGO_BIN_EXE_cbroker"),
+    ]);
+    let output = command.env("CBROKER_HOME", place.home()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}

@@ -1,0 +1,180 @@
+//! A temporary `CBROKER_HOME` and the binary run in it, without anything of the user's environment.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A home of one's own. Gone when it is dropped.
+pub(crate) struct Place {
+    folder: TempDir,
+    url: Option<String>,
+    management: Option<String>,
+}
+
+/// What a run of the binary came to.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        // A short path: sockets live in it.
+        let folder = tempfile::Builder::new()
+            .prefix("cb")
+            .tempdir_in("/tmp")
+            .unwrap();
+        Self {
+            folder,
+            url: None,
+            management: None,
+        }
+    }
+
+    /// The same, with every command sent to this broker by `CBROKER_URL` and `CBROKER_MGMT_URL`.
+    pub(crate) fn at(url: &str, management: Option<&str>) -> Self {
+        Self {
+            url: Some(url.to_owned()),
+            management: management.map(str::to_owned),
+            ..Self::new()
+        }
+    }
+
+    /// The folder that holds the home; tests may put files beside it.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// The binary with a clean environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .env_clear()
+            .env("CBROKER_HOME", self.home())
+            .env("HOME", self.folder.path());
+        command
+            .env("TERM", "xterm-256color")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        for name in ["PATH", "DOCKER_HOST"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if let Some(url) = &self.url {
+            command.env("CBROKER_URL", url);
+        }
+        if let Some(url) = &self.management {
+            command.env("CBROKER_MGMT_URL", url);
+        }
+        command
+    }
+
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
+        Ran::of(&self.command().args(arguments).output().unwrap())
+    }
+
+    pub(crate) fn run_with_input<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+        input: &[u8],
+    ) -> Ran {
+        let mut child = self
+            .command()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that refuses early does not read.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        Ran::of(&child.wait_with_output().unwrap())
+    }
+
+    /// Runs and expects success; gives back what was printed.
+    pub(crate) fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        let ran = self.run(arguments);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.out
+    }
+
+    /// Runs with `--json`, expects success, and gives back each line.
+    pub(crate) fn json<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Vec<Value> {
+        let mut all: Vec<_> = arguments
+            .into_iter()
+            .map(|argument| argument.as_ref().to_owned())
+            .collect();
+        all.push("--json".into());
+        self.ok(all)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The row of one session in `list --json`.
+    pub(crate) fn listed(&self, name: &str) -> Option<Value> {
+        let rows = self.json(["list", "-q"]).remove(0);
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["name"] == name)
+            .cloned()
+    }
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+
+    /// Expects a failure with this code whose message begins so. Every failure is one line, and at most one hint.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, beginning: &str) -> &Self {
+        assert_eq!(self.code, code, "{self:?}");
+        let lines: Vec<&str> = self.err.lines().collect();
+        let error = lines
+            .iter()
+            .position(|line| line.starts_with(&format!("cbroker: {beginning}")));
+        let error = error.unwrap_or_else(|| panic!("no `cbroker: {beginning}…` in {self:?}"));
+        let after = &lines[error + 1..];
+        assert!(
+            after.len() <= 1 && after.iter().all(|line| line.starts_with("hint: ")),
+            "{self:?}"
+        );
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn hints(&self, hint: &str) -> &Self {
+        assert!(
+            self.err
+                .lines()
+                .any(|line| line.starts_with("hint: ") && line.contains(hint)),
+            "{self:?}"
+        );
+        self
+    }
+}
+
+pub(crate) fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_cbroker")
+}

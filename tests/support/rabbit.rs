@@ -1,0 +1,104 @@
+//! A RabbitMQ with its management plugin: one that was named, or one of our own on free ports.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::{free_port, outside_is_required, skip, wait_until};
+
+const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// Where it answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Rabbit {
+    pub(crate) url: String,
+    pub(crate) management: String,
+}
+
+/// Started once for a test binary. Its keeper ends it when the pipe to the test process breaks, since nothing drops a
+/// static.
+struct Own {
+    rabbit: Rabbit,
+    _keeper: Child,
+}
+
+static OWN: OnceLock<Own> = OnceLock::new();
+
+/// Ends the node and its name server, and clears the folder away.
+const KEEPER: &str = r#"
+"$1" </dev/null >"$2/out" 2>/dev/null &
+read -r _
+[ ! -s "$2/pid" ] || kill "$(cat "$2/pid")"
+wait
+epmd -port "$ERL_EPMD_PORT" -kill >/dev/null 2>&1
+rm -rf "$2"
+"#;
+
+impl Rabbit {
+    /// `None`, and said so, where there is none. Tests share it and therefore use names of their own.
+    pub(crate) fn find() -> Option<Self> {
+        if let Ok(url) = std::env::var("CBROKER_TEST_RABBITMQ") {
+            let management = std::env::var("CBROKER_TEST_RABBITMQ_MGMT")
+                .unwrap_or_else(|_| "http://localhost:15672".into());
+            return Some(Self { url, management });
+        }
+        if !outside_is_required() {
+            skip("CBROKER_TEST_RABBITMQ names no RabbitMQ");
+            return None;
+        }
+        if !Path::new(SERVER).exists() {
+            skip("rabbitmq-server is not installed");
+            return None;
+        }
+        Some(OWN.get_or_init(start).rabbit.clone())
+    }
+}
+
+fn start() -> Own {
+    let folder = tempfile::Builder::new()
+        .prefix("rabbit")
+        .tempdir_in("/tmp")
+        .unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (port, distribution, management, names) =
+        (free_port(), free_port(), free_port(), free_port());
+    fs::write(path("plugins"), "[rabbitmq_management].").unwrap();
+    let keeper = Command::new("sh")
+        .args(["-c", KEEPER, "keeper", SERVER])
+        .arg(folder.path())
+        .env("HOME", folder.path())
+        .env("RABBITMQ_NODENAME", format!("test{port}@localhost"))
+        .env("RABBITMQ_NODE_PORT", port.to_string())
+        .env("RABBITMQ_DIST_PORT", distribution.to_string())
+        .env("ERL_EPMD_PORT", names.to_string())
+        .env("RABBITMQ_MNESIA_BASE", path("mnesia"))
+        .env("RABBITMQ_LOG_BASE", path("log"))
+        .env("RABBITMQ_PID_FILE", path("pid"))
+        .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins"))
+        .env(
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            format!("-rabbitmq_management listener [{{port,{management}}}]"),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = || fs::read_to_string(path("out")).unwrap_or_default();
+    wait_until(
+        || said().contains("completed with"),
+        || format!("RabbitMQ starts; it said {:?}", said()),
+    );
+    let rabbit = Rabbit {
+        url: format!("amqp://guest:guest@localhost:{port}"),
+        management: format!("http://localhost:{management}"),
+    };
+    // The keeper removes it.
+    let _ = folder.keep();
+    Own {
+        rabbit,
+        _keeper: keeper,
+    }
+}

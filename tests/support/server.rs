@@ -1,0 +1,94 @@
+//! `cbroker serve` in a process of its own, to be killed and started again on the same ports and store.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{PATIENCE, Place};
+
+/// A broker in a place. Killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: u16,
+    pub(crate) management_port: Option<u16>,
+}
+
+impl Server {
+    /// Starts on free ports and waits until it listens. The place's commands find it by themselves.
+    pub(crate) fn start(place: &Place) -> Self {
+        Self::start_with(place, 0, 0, &[])
+    }
+
+    pub(crate) fn start_with(
+        place: &Place,
+        port: u16,
+        management_port: u16,
+        more: &[&str],
+    ) -> Self {
+        let mut child = place
+            .command()
+            .args(["serve", "--json", "--quiet", "--port", &port.to_string()])
+            .args(["--mgmt-port", &management_port.to_string()])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (tell, told) = mpsc::sync_channel(1);
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = tell.send(line);
+        });
+        let line = told.recv_timeout(PATIENCE).unwrap();
+        let said: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("the broker did not start: {line:?}"));
+        let port_of = |url: &Value| url.as_str()?.rsplit_once(':')?.1.parse().ok();
+        Self {
+            child,
+            port: port_of(&said["url"]).unwrap(),
+            management_port: port_of(&said["mgmt_url"]),
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("amqp://localhost:{}", self.port)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// `kill -9`, and the remains are cleared away.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Kills it and starts it again on the same ports and store.
+    pub(crate) fn kill_and_restart(&mut self, place: &Place) {
+        self.kill();
+        *self = Self::start_with(place, self.port, self.management_port.unwrap_or(0), &[]);
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

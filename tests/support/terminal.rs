@@ -1,0 +1,168 @@
+//! A pseudo-terminal with something wrapped in it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::place::binary;
+use super::{Place, wait_until};
+
+/// A program in a terminal of 24 rows and 80 columns. Killed when it is dropped.
+pub(crate) struct Terminal {
+    child: Child,
+    keys: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    pub(crate) fn run(mut command: Command) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs: OwnedFd = rustix::fs::open(
+            name,
+            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .unwrap();
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(ours.as_fd(), size).unwrap();
+        let end = || Stdio::from(theirs.try_clone().unwrap());
+        let child = command
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap();
+        let keys = File::from(ours);
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut reader, sink) = (keys.try_clone().unwrap(), Arc::clone(&shown));
+        thread::spawn(move || {
+            let mut bytes = [0; 8192];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                sink.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        Self { child, keys, shown }
+    }
+
+    pub(crate) fn press(&mut self, keys: &[u8]) {
+        self.keys.write_all(keys).unwrap();
+    }
+
+    /// All bytes that were shown so far.
+    pub(crate) fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    pub(crate) fn wait_for(&self, text: &str) {
+        wait_until(
+            || self.shown().contains(text),
+            || format!("{text:?} in {:?}", self.shown()),
+        );
+    }
+
+    /// Waits until the program has ended and gives back its exit code.
+    pub(crate) fn ended(&mut self) -> i32 {
+        let mut code = None;
+        wait_until(
+            || {
+                code = self.child.try_wait().unwrap();
+                code.is_some()
+            },
+            || "the program ends".to_owned(),
+        );
+        code.unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A wrapped toy agent that records each submission as a line of a file.
+pub(crate) struct Wrapped {
+    pub(crate) terminal: Terminal,
+    record: PathBuf,
+}
+
+impl Wrapped {
+    /// `cbroker --name NAME OPTIONS run -- cbroker toy --record FILE`, attached before this returns.
+    pub(crate) fn open(place: &Place, name: &str, options: &[&str]) -> Self {
+        let wrapped = Self::open_unattached(place, name, options);
+        wait_until(
+            || {
+                place.listed(name).is_some_and(|row| {
+                    row["consumers"].as_u64() >= Some(1) && row["agent"].is_string()
+                })
+            },
+            || {
+                format!(
+                    "the session {name} attaches; its terminal shows {:?}",
+                    wrapped.terminal.shown()
+                )
+            },
+        );
+        wrapped
+    }
+
+    pub(crate) fn open_unattached(place: &Place, name: &str, options: &[&str]) -> Self {
+        let record = place.path().join(format!("{name}.record"));
+        let mut command = place.command();
+        command
+            .args(["--name", name, "--delivery", "pty"])
+            .args(options)
+            .args(["run", "--", binary(), "toy"]);
+        command.arg("--record").arg(&record);
+        Self {
+            terminal: Terminal::run(command),
+            record,
+        }
+    }
+
+    /// What was submitted so far, a line each.
+    pub(crate) fn submitted(&self) -> Vec<String> {
+        fs::read_to_string(&self.record)
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Waits until a submission holds this text.
+    pub(crate) fn wait_for_submission(&self, text: &str) -> String {
+        let find = || {
+            self.submitted()
+                .into_iter()
+                .find(|line| line.contains(text))
+        };
+        wait_until(
+            || find().is_some(),
+            || format!("{text:?} among {:?}", self.submitted()),
+        );
+        find().unwrap()
+    }
+
+    /// Leaves the toy agent by its key and gives back the exit code of the wrap.
+    pub(crate) fn leave(&mut self) -> i32 {
+        self.terminal.press(&[4]);
+        self.terminal.ended()
+    }
+}
