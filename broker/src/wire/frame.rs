@@ -69,8 +69,9 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError>
     };
     let [kind, c0, c1, s0, s1, s2, s3] = *head;
     let size = u32::from_be_bytes([s0, s1, s2, s3]);
-    let most = limit.saturating_sub(8);
-    if limit != 0 && size > most {
+    // As RabbitMQ does, a payload of the whole limit is let through: amqpstorm counts without the eight octets around it.
+    if limit != 0 && size > limit {
+        let most = limit.saturating_sub(8);
         return Err(FrameError(format!(
             "type {kind}, all octets = <<>>: {{frame_too_large,{size},{most}}}"
         )));
@@ -142,6 +143,12 @@ mod tests {
             error.0,
             "type 1, all octets = <<>>: {frame_too_large,9000,4088}"
         );
+    }
+
+    #[test]
+    fn a_payload_of_the_whole_limit_passes_and_one_octet_more_does_not() {
+        assert!(parse(&[3, 0, 1, 0, 0, 0x10, 0], 4096).is_ok());
+        assert!(parse(&[3, 0, 1, 0, 0, 0x10, 1], 4096).is_err());
     }
 
     #[test]

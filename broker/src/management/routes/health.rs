@@ -38,6 +38,8 @@ pub(super) fn routes(routes: Routes) -> Routes {
             protocol,
         )
         .get("/api/healthchecks/node", "no alarm", alarms)
+        .get("/api/healthchecks/node/", "the same", alarms)
+        .get("/api/healthchecks/node/{name}", "the same", alarms)
         .get(
             "/api/aliveness-test/{vhost}",
             "a message goes through a queue of the vhost",
