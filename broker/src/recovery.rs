@@ -75,12 +75,12 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
 
 fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) {
     if let Some(vhost) = vhosts.get(name) {
-        act(vhost)
+        act(vhost);
     } else {
         tracing::error!(
             vhost = name,
             "something in a vhost that is not there is left out"
-        )
+        );
     }
 }
 

@@ -1,6 +1,9 @@
 //! What was confirmed is kept, in order and with its flags, and nothing else comes back.
 
-use lapin::options::{BasicAckOptions, BasicNackOptions, ExchangeDeclareOptions, QueueBindOptions};
+use lapin::options::{
+    BasicAckOptions, BasicNackOptions, BasicPublishOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, ExchangeKind};
 
@@ -60,7 +63,7 @@ async fn durable_topology_comes_back_and_the_rest_does_not() {
         .await
         .unwrap();
     declare(&channel, "kept", durable()).await;
-    declare(&channel, "lost", Default::default()).await;
+    declare(&channel, "lost", QueueDeclareOptions::default()).await;
     let bind = channel.queue_bind(
         "kept".into(),
         "kept".into(),
@@ -75,7 +78,7 @@ async fn durable_topology_comes_back_and_the_rest_does_not() {
     let sent = channel.basic_publish(
         "kept".into(),
         "a.b".into(),
-        Default::default(),
+        BasicPublishOptions::default(),
         b"through",
         persistent(),
     );

@@ -13,9 +13,6 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 pub(crate) const USER: &str = "tester";
 pub(crate) const PASSWORD: &str = "sesame";
 
-/// How long any state is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
 /// A running broker and its folder, which outlives restarts.
 pub(crate) struct Running {
     broker: Option<Broker>,
@@ -61,10 +58,6 @@ impl Running {
 
     pub(crate) fn port(&self) -> u16 {
         self.broker().addresses().amqp.port()
-    }
-
-    pub(crate) fn folder(&self) -> PathBuf {
-        self.folder.path().to_owned()
     }
 
     /// Ends the broker in order and starts it again in the same folder.

@@ -10,8 +10,8 @@ const MAX_TTL_MS: u64 = 315_360_000_000;
 /// The names under which a header table may ask for more keys, with their lengths.
 const KEY_HEADERS: [&[u8]; 2] = [b"\x02CC", b"\x03BCC"];
 
-fn undecodable(error: impl ToString) -> Fault {
-    Fault::connection(ReplyCode::SyntaxError, error.to_string())
+fn undecodable(error: impl std::fmt::Display) -> Fault {
+    Fault::connection(ReplyCode::SyntaxError, format!("{error}"))
 }
 
 pub(super) fn properties(raw: &[u8]) -> Result<Properties<'_>, Fault> {

@@ -27,7 +27,7 @@ enum Place {
     Gone,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Act {
     Publish { ttl_ms: Option<u64>, priority: u8 },
     Settle { nth: usize, settling: Settling },
