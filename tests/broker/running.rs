@@ -1,7 +1,6 @@
 //! A broker of the test's own, in a folder of its own, and clients of it.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use broker::{Broker, Config, FirstUser, Limits};
 use lapin::options::{

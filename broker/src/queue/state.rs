@@ -176,6 +176,10 @@ impl State {
     }
 
     /// The message is done with: the store forgets it, and a confirm that waited for its commit may go.
+    #[expect(
+        clippy::unused_self,
+        reason = "to be called under the queue's lock alone"
+    )]
     pub(super) fn settle_kept(
         &mut self,
         queue: &Queue,
