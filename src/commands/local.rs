@@ -30,9 +30,13 @@ pub(super) async fn look(config: &Config) -> Result<Local, Error> {
     if !is_expected && !Engine::may_exist(&config.environment) {
         return Ok(Local::Nothing);
     }
-    let engine = Engine::new(&config.environment)?;
-    match engine.state().await {
-        Ok(Some(state)) => Ok(Local::Container(engine, state)),
+    let seen = async {
+        let engine = Engine::new(&config.environment)?;
+        let state = engine.state().await?;
+        Ok(state.map(|state| Local::Container(engine, state)))
+    };
+    match seen.await {
+        Ok(Some(container)) => Ok(container),
         // An engine that does not answer matters only where our broker should be in it.
         Err(error) if is_expected => Err(error),
         Ok(None) | Err(_) => Ok(Local::Nothing),

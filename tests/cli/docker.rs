@@ -121,7 +121,7 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
     let Some(_engine) = Engine::find() else {
         return;
     };
-    let place = Place::new();
+    let place = Place::with_docker();
     build_image(&place);
     let (port, management) = (free_port().to_string(), free_port().to_string());
     let ports = (port.as_str(), management.as_str());

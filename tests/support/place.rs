@@ -13,6 +13,7 @@ pub(crate) struct Place {
     folder: TempDir,
     url: Option<String>,
     management: Option<String>,
+    sees_docker: bool,
 }
 
 /// What a run of the binary came to.
@@ -34,6 +35,7 @@ impl Place {
             folder,
             url: None,
             management: None,
+            sees_docker: false,
         }
     }
 
@@ -42,6 +44,14 @@ impl Place {
         Self {
             url: Some(url.to_owned()),
             management: management.map(str::to_owned),
+            ..Self::new()
+        }
+    }
+
+    /// The same, with the Docker engine of `DOCKER_HOST` in sight.
+    pub(crate) fn with_docker() -> Self {
+        Self {
+            sees_docker: true,
             ..Self::new()
         }
     }
@@ -66,10 +76,22 @@ impl Place {
             .env("TERM", "xterm-256color")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
-        for name in ["PATH", "DOCKER_HOST"] {
+        // A container has one name on a machine: only the test that is about it may see the engine.
+        let visible: &[&str] = if self.sees_docker {
+            &["PATH", "DOCKER_HOST"]
+        } else {
+            &["PATH"]
+        };
+        for name in visible {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
+        }
+        if !self.sees_docker {
+            command.env(
+                "DOCKER_HOST",
+                format!("unix://{}", self.folder.path().join("no-docker").display()),
+            );
         }
         if let Some(url) = &self.url {
             command.env("CBROKER_URL", url);
