@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket, Urgency};
-use storage::{Options, QueueId, Sequence, Settled};
+use storage::{Options, QueueId, ReadError, Sequence, Settled};
 
 use crate::lock::lock;
 
@@ -192,21 +192,28 @@ impl Shelf {
         Ok(last)
     }
 
-    /// Reads a slice; blocks on the disk.
+    /// Reads a slice; blocks on the disk. Damaged messages are left where they are, told, and stepped over.
     pub(crate) fn read(
         &self,
         level: u8,
         from: u64,
         limit_bytes: usize,
     ) -> Result<Vec<(u64, bytes::Bytes)>, ReadFailed> {
-        let slice = self
-            .store
-            .read(self.queue(level), Sequence(from), limit_bytes)
-            .map_err(|error| ReadFailed(error.to_string()))?;
-        Ok(slice
+        let mut from = Sequence(from);
+        let slice = loop {
+            match self.store.read(self.queue(level), from, limit_bytes) {
+                Ok(slice) => break slice,
+                Err(ReadError::Damaged { queue, first, next }) => {
+                    tracing::error!(queue, first, next, "damaged messages are left out");
+                    from = Sequence(next);
+                }
+                Err(error) => return Err(ReadFailed(error.to_string())),
+            }
+        };
+        let numbered = slice
             .into_iter()
-            .map(|(sequence, bytes)| (sequence.0, bytes))
-            .collect())
+            .map(|(sequence, bytes)| (sequence.0, bytes));
+        Ok(numbered.collect())
     }
 
     /// Settles everything from `from` to before `through`; blocks on the disk.

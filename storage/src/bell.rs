@@ -22,6 +22,18 @@ pub(crate) enum Demand {
     Close = 4,
 }
 
+impl Demand {
+    fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Never,
+            1 => Self::Later,
+            2 => Self::Soon,
+            3 => Self::Now,
+            _ => Self::Close,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     demand: AtomicU8,
@@ -48,21 +60,15 @@ impl Bell {
     }
 
     /// Takes note of all demands so far. Called under the locks of all shards.
-    pub(crate) fn answer(&self) {
-        self.demand.store(Demand::Never as u8, Ordering::Release);
+    pub(crate) fn answer(&self) -> Demand {
+        Demand::from_number(self.demand.swap(Demand::Never as u8, Ordering::AcqRel))
     }
 
     pub(crate) fn demand(&self) -> Demand {
         if self.closing.load(Ordering::Acquire) {
             return Demand::Close;
         }
-        match self.demand.load(Ordering::Acquire) {
-            0 => Demand::Never,
-            1 => Demand::Later,
-            2 => Demand::Soon,
-            3 => Demand::Now,
-            _ => Demand::Close,
-        }
+        Demand::from_number(self.demand.load(Ordering::Acquire))
     }
 
     /// Waits until the demand is higher than `than`, or until the time.

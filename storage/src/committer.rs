@@ -148,14 +148,20 @@ impl Committer {
             self.commit(ripe, group)?;
         }
         if self.inbox.bell.demand() > Demand::Never {
-            self.ripening = Some((self.inbox.cut(), Instant::now() + GATHER));
+            let (closed, demand) = self.inbox.cut();
+            if demand >= Demand::Now {
+                // Somebody asked between the tick and the cut, and waits.
+                let group = self.inbox.take(closed);
+                return self.commit(closed, group);
+            }
+            self.ripening = Some((closed, Instant::now() + GATHER));
         }
         Ok(())
     }
 
     fn commit_all(&mut self) -> Result<(), Stopped> {
         self.ripening = None;
-        let through = self.inbox.cut();
+        let (through, _) = self.inbox.cut();
         let group = self.inbox.take(through);
         self.commit(through, group)
     }

@@ -123,7 +123,7 @@ impl Inbox {
         if line.is_dropped() {
             return Ok(ticket);
         }
-        let added = line.append(sequence, parts, *group, spare);
+        let added = line.append(sequence, (parts, urgency), *group, spare);
         if line.soil() {
             dirty.push(queue);
         }
@@ -153,7 +153,7 @@ impl Inbox {
             ..
         } = &mut *shard;
         let line = lines.entry(queue).or_default();
-        match line.elide(sequence, spare) {
+        match line.elide(sequence, *group, spare) {
             Elision::Done { freed } => {
                 drop(shard);
                 self.release(freed);
@@ -246,19 +246,19 @@ impl Inbox {
             .unwrap_or_default()
     }
 
-    /// Closes the group that gathers and returns its number. Everything later falls into the next one.
-    pub(crate) fn cut(&self) -> u64 {
+    /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything later falls into the next one.
+    pub(crate) fn cut(&self) -> (u64, Demand) {
         let mut shards = self
             .shards
             .each_ref()
             .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
         // Reset under all locks: work that comes later asks again, earlier work is in the group that was cut.
-        self.bell.answer();
+        let demand = self.bell.answer();
         let group = shards[0].group;
         for shard in &mut shards {
             shard.group = group + 1;
         }
-        group
+        (group, demand)
     }
 
     /// Takes all work of the groups up to `through`.

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::Sequence;
+use crate::terms::{Sequence, Urgency};
 
 /// A block takes no further message beyond this size.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -21,6 +21,8 @@ const SLOT_BYTES: usize = size_of::<Slot>();
 struct Slot {
     sequence: Sequence,
     end: u32,
+    /// A publisher waits for the group.
+    is_awaited: bool,
     is_settled: bool,
 }
 
@@ -38,14 +40,16 @@ impl Block {
         self.group == group && self.bytes.len() + length <= BLOCK_BYTES
     }
 
-    fn push(&mut self, sequence: Sequence, parts: &[&[u8]]) {
+    fn push(&mut self, sequence: Sequence, parts: &[&[u8]], urgency: Urgency) {
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
         let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        let is_awaited = urgency == Urgency::Confirmed;
         self.slots.push(Slot {
             sequence,
             end,
+            is_awaited,
             is_settled: false,
         });
         self.live += 1;
@@ -148,7 +152,7 @@ impl Line {
     pub(crate) fn append(
         &mut self,
         sequence: Sequence,
-        parts: &[&[u8]],
+        (parts, urgency): (&[&[u8]], Urgency),
         group: u64,
         spare: &mut Vec<Block>,
     ) -> usize {
@@ -163,14 +167,20 @@ impl Line {
             self.blocks.push_back(block);
         }
         if let Some(block) = self.blocks.back_mut() {
-            block.push(sequence, parts);
+            block.push(sequence, parts, urgency);
         }
         self.next = self.next.max(sequence.0.saturating_add(1));
         length + SLOT_BYTES
     }
 
-    /// Settles a message if it still waits.
-    pub(crate) fn elide(&mut self, sequence: Sequence, spare: &mut Vec<Block>) -> Elision {
+    /// Settles a message if it still waits. One that a publisher waits for is let go only while its own group still gathers: should it
+    /// live on elsewhere, as a dead letter, the publisher hears of neither before the other is safe.
+    pub(crate) fn elide(
+        &mut self,
+        sequence: Sequence,
+        group: u64,
+        spare: &mut Vec<Block>,
+    ) -> Elision {
         let Some(at) = self
             .blocks
             .partition_point(|block| block.first() <= sequence)
@@ -182,6 +192,9 @@ impl Line {
         let Some(index) = block.find(sequence) else {
             return Elision::TooLate;
         };
+        if block.slots[index].is_awaited && block.group < group {
+            return Elision::TooLate;
+        }
         if !std::mem::replace(&mut block.slots[index].is_settled, true) {
             block.live -= 1;
         }
@@ -361,5 +374,82 @@ pub(crate) fn recycle(mut block: Block, spare: &mut Vec<Block>) {
     if spare.len() < SPARE_BLOCKS && block.is_reusable() {
         block.clear();
         spare.push(block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(line: &mut Line, number: u64, urgency: Urgency, group: u64) {
+        line.append(
+            Sequence(number),
+            (&[b"text"], urgency),
+            group,
+            &mut Vec::new(),
+        );
+    }
+
+    #[test]
+    fn an_awaited_message_of_a_closed_group_is_written_and_another_is_not() {
+        let mut line = Line::default();
+        append(&mut line, 1, Urgency::Confirmed, 7);
+        append(&mut line, 2, Urgency::Eventually, 7);
+        assert_eq!(
+            line.elide(Sequence(1), 8, &mut Vec::new()),
+            Elision::TooLate
+        );
+        assert_eq!(
+            line.elide(Sequence(2), 8, &mut Vec::new()),
+            Elision::Done { freed: 0 }
+        );
+        line.settle(Sequence(1), 8);
+        let (taken, has_more) = line.take(7);
+        let written: Vec<_> = taken
+            .blocks
+            .iter()
+            .flat_map(Block::live)
+            .map(|(sequence, _)| sequence)
+            .collect();
+        assert_eq!((written, has_more), (vec![Sequence(1)], true));
+        assert_eq!(taken.work, []);
+    }
+
+    #[test]
+    fn a_block_whose_messages_are_all_settled_gives_its_memory_back() {
+        let mut line = Line::default();
+        let mut spare = Vec::new();
+        let mut held = 0;
+        for number in 0..10_000 {
+            held += line.append(
+                Sequence(number),
+                (&[&[7; 100]], Urgency::Eventually),
+                1,
+                &mut spare,
+            );
+            if let Elision::Done { freed } = line.elide(Sequence(number / 2), 1, &mut spare) {
+                held -= freed;
+            }
+        }
+        for number in 0..10_000 {
+            if let Elision::Done { freed } = line.elide(Sequence(number), 1, &mut spare) {
+                held -= freed;
+            }
+        }
+        assert_eq!(held, 0);
+        assert!(line.blocks.is_empty());
+    }
+
+    #[test]
+    fn ranges_that_touch_or_overlap_are_joined() {
+        let range = |first, last| (Sequence(first), Sequence(last));
+        let ranges = vec![
+            range(5, 6),
+            range(1, 2),
+            range(3, 3),
+            range(6, 9),
+            range(20, 20),
+        ];
+        assert_eq!(joined(ranges), [range(1, 3), range(5, 9), range(20, 20)]);
     }
 }
