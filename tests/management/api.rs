@@ -176,6 +176,24 @@ fn lists_come_in_pages() {
 }
 
 #[test]
+fn a_column_says_what_the_whole_says() {
+    let server = Server::start();
+    server.ask(
+        "PUT",
+        "/api/queues/%2F/q",
+        r#"{"arguments":{"x-max-length":9}}"#,
+    );
+    server.publish("q", "x");
+    let columns = "name,vhost,durable,auto_delete,arguments,consumers,messages_ready,messages_unacknowledged,messages,state";
+    let narrow = server.get(&format!("/api/queues?columns={columns}")).json();
+    let whole = server.get("/api/queues").json();
+    for column in columns.split(',') {
+        assert_eq!(narrow[0][column], whole[0][column], "{column}");
+        assert!(!whole[0][column].is_null(), "{column}");
+    }
+}
+
+#[test]
 fn users_and_permissions_rule_what_may_be_done() {
     let server = Server::start();
     let put = |path: &str, body: &str| server.ask("PUT", path, body).status;

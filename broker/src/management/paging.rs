@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -31,6 +32,11 @@ const MOST: usize = 500;
 pub(super) trait Listed {
     fn name(&self) -> &str;
     fn render(&self) -> Value;
+
+    /// One field, `a.b` for the field `b` of the object in `a`, without rendering the rest where that can be.
+    fn field(&self, path: &str) -> Option<Value> {
+        field(&self.render(), path).cloned()
+    }
 }
 
 impl Listed for Value {
@@ -66,47 +72,55 @@ impl Listing {
         let total = items.len();
         let filter = self.filter()?;
         items.retain(|item| filter.accepts(item.name()));
-        let by_field = self.sort.as_deref().filter(|field| *field != "name");
-        if by_field.is_none() && (self.sort.is_some() || page.is_some()) {
-            items.sort_by(|one, two| one.name().cmp(two.name()));
-            if self.is_reversed() {
-                items.reverse();
-            }
-        }
+        self.order(&mut items, page.is_some());
         let filtered = items.len();
         let Some((page, size)) = page else {
-            return Ok(Value::Array(
-                self.pick(self.order(render(&items), by_field)),
-            ));
+            return Ok(self.render(&items));
         };
         let pages = filtered.div_ceil(size).max(1);
         if page > pages {
             let reason =
                 format!("Page out of range, page: {page} page size: {size}, len: {filtered}");
             return Err(Refusal::new(
-                axum::http::StatusCode::BAD_REQUEST,
+                StatusCode::BAD_REQUEST,
                 "page_out_of_range",
                 reason,
             ));
         }
         let start = (page - 1) * size;
-        let end = filtered.min(start + size);
-        let shown = match by_field {
-            None => render(&items[start..end]),
-            Some(_) => self
-                .order(render(&items), by_field)
-                .drain(start..end)
-                .collect(),
-        };
+        let shown = &items[start..filtered.min(start + size)];
         Ok(json!({
             "filtered_count": filtered,
             "item_count": shown.len(),
-            "items": self.pick(shown),
+            "items": self.render(shown),
             "page": page,
             "page_count": pages,
             "page_size": size,
             "total_count": total,
         }))
+    }
+
+    /// Pages need an order; a plain list keeps the one that it came in unless another is asked for.
+    fn order<T: Listed>(&self, items: &mut [T], is_paged: bool) {
+        match self.sort.as_deref() {
+            Some(by) if by != "name" => {
+                items.sort_by_cached_key(|item| SortKey::of(item.field(by)));
+            }
+            None if !is_paged => return,
+            _ => items.sort_by(|one, two| one.name().cmp(two.name())),
+        }
+        if self.is_reversed() {
+            items.reverse();
+        }
+    }
+
+    fn render<T: Listed>(&self, items: &[T]) -> Value {
+        let Some(columns) = &self.columns else {
+            return items.iter().map(Listed::render).collect();
+        };
+        let columns: Vec<_> = columns.split(',').collect();
+        let narrow = |item: &T| chosen(&columns, |column| item.field(column));
+        items.iter().map(narrow).collect()
     }
 
     fn page(&self) -> Result<Option<(usize, usize)>, Refusal> {
@@ -139,37 +153,16 @@ impl Listing {
         self.sort_reverse.as_deref() == Some("true")
     }
 
-    fn order(&self, mut items: Vec<Value>, by: Option<&str>) -> Vec<Value> {
-        let Some(by) = by else { return items };
-        items.sort_by(|one, two| compare(field(one, by), field(two, by)));
-        if self.is_reversed() {
-            items.reverse();
-        }
-        items
-    }
-
-    fn pick(&self, items: Vec<Value>) -> Vec<Value> {
-        let Some(columns) = &self.columns else {
-            return items;
-        };
-        let columns: Vec<_> = columns.split(',').collect();
-        items
-            .into_iter()
-            .map(|item| narrowed(&item, &columns))
-            .collect()
-    }
-
     /// The same columns of a single object.
     pub(super) fn narrow(&self, item: Value) -> Value {
         match &self.columns {
             None => item,
-            Some(columns) => narrowed(&item, &columns.split(',').collect::<Vec<_>>()),
+            Some(columns) => {
+                let columns: Vec<_> = columns.split(',').collect();
+                chosen(&columns, |column| field(&item, column).cloned())
+            }
         }
     }
-}
-
-fn render<T: Listed>(items: &[T]) -> Vec<Value> {
-    items.iter().map(Listed::render).collect()
 }
 
 /// `a.b` is the field `b` of the object in `a`.
@@ -178,46 +171,75 @@ fn field<'a>(item: &'a Value, path: &str) -> Option<&'a Value> {
         .try_fold(item, |value, name| value.get(name))
 }
 
-fn narrowed(item: &Value, columns: &[&str]) -> Value {
+/// An object of these columns; those that are not there are left out.
+fn chosen(columns: &[&str], get: impl Fn(&str) -> Option<Value>) -> Value {
     let mut kept = Map::new();
     for column in columns {
-        let Some(value) = field(item, column) else {
-            continue;
-        };
+        let Some(value) = get(column) else { continue };
         let mut place = &mut kept;
         let mut names = column.split('.').peekable();
         while let Some(name) = names.next() {
             if names.peek().is_none() {
-                place.insert(name.to_owned(), value.clone());
-            } else if let Value::Object(inner) = place.entry(name).or_insert_with(|| json!({})) {
-                place = inner;
-            } else {
+                place.insert(name.to_owned(), value);
                 break;
+            }
+            match place.entry(name).or_insert_with(|| json!({})) {
+                Value::Object(inner) => place = inner,
+                _ => break,
             }
         }
     }
     Value::Object(kept)
 }
 
-fn compare(one: Option<&Value>, two: Option<&Value>) -> Ordering {
-    match (one, two) {
-        (Some(Value::Number(one)), Some(Value::Number(two))) => one
-            .as_f64()
-            .unwrap_or_default()
-            .total_cmp(&two.as_f64().unwrap_or_default()),
-        (Some(Value::String(one)), Some(Value::String(two))) => one.cmp(two),
-        (Some(Value::Bool(one)), Some(Value::Bool(two))) => one.cmp(two),
-        (one, two) => rank(one).cmp(&rank(two)),
+/// A value in the order of listings: nothing, numbers, claims, texts, the rest.
+#[derive(Debug, PartialEq)]
+enum SortKey {
+    Nothing,
+    Number(f64),
+    Claim(bool),
+    Text(String),
+    Other,
+}
+
+impl SortKey {
+    fn of(value: Option<Value>) -> Self {
+        match value {
+            None | Some(Value::Null) => Self::Nothing,
+            Some(Value::Number(number)) => Self::Number(number.as_f64().unwrap_or_default()),
+            Some(Value::Bool(claim)) => Self::Claim(claim),
+            Some(Value::String(text)) => Self::Text(text),
+            Some(Value::Array(_) | Value::Object(_)) => Self::Other,
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Nothing => 0,
+            Self::Number(_) => 1,
+            Self::Claim(_) => 2,
+            Self::Text(_) => 3,
+            Self::Other => 4,
+        }
     }
 }
 
-fn rank(value: Option<&Value>) -> u8 {
-    match value {
-        None | Some(Value::Null) => 0,
-        Some(Value::Number(_)) => 1,
-        Some(Value::Bool(_)) => 2,
-        Some(Value::String(_)) => 3,
-        Some(Value::Array(_) | Value::Object(_)) => 4,
+impl Eq for SortKey {}
+
+impl PartialOrd for SortKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SortKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Number(one), Self::Number(two)) => one.total_cmp(two),
+            (Self::Claim(one), Self::Claim(two)) => one.cmp(two),
+            (Self::Text(one), Self::Text(two)) => one.cmp(two),
+            _ => self.rank().cmp(&other.rank()),
+        }
     }
 }
 

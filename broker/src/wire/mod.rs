@@ -5,6 +5,8 @@
 //! folder ask: it loses the order of tables and refuses names that are not UTF-8 with less to say, so the server itself
 //! reads and writes by hand.
 
+#[cfg(any(test, fuzzing))]
+pub mod attempts;
 pub(crate) mod content;
 pub(crate) mod cursor;
 pub(crate) mod erlang;

@@ -106,8 +106,7 @@ function listen() {
 async function who() {
   const properties = { content_type: "application/json", reply_to: LISTENING };
   const question = { properties, routing_key: "", payload: JSON.stringify({ kind: "who" }), payload_encoding: "string" };
-  // Without any session there is no such exchange yet.
-  await ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, question).catch(() => {});
+  if (await isThere(PRESENCE).catch(() => false)) await ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, question).catch(() => {});
 }
 
 // ---------------------------------------------------------------- rounds
@@ -121,6 +120,7 @@ async function round() {
     await Promise.all([askSessions(), view === "queues" && askQueues(), askBroker()]);
   } catch (error) {
     if (error instanceof Refused && error.status === 401) location.reload();
+    found.clear();
     $("live").className = "live off";
     say($("live"), "no answer");
   } finally {
@@ -130,11 +130,16 @@ async function round() {
 
 const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
 
+/** Whether an exchange is there; asking for one that is not would stand in the browser's console as an error. */
+const found = new Set();
+async function isThere(exchange) {
+  if (found.has(exchange)) return true;
+  for (const { name } of await ask("GET", "/api/exchanges/%2F?columns=name")) found.add(name);
+  return found.has(exchange);
+}
+
 async function askSessions() {
-  const bound = await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`).catch((error) => {
-    if (error.status === 404) return [];
-    throw error;
-  });
+  const bound = (await isThere(EXCHANGE)) ? await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`) : [];
   const names = new Set(bound.map((binding) => binding.destination));
   const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
   const mine = all.filter((queue) => names.has(queue.name));

@@ -61,6 +61,10 @@ impl Listed for ListedQueue<'_> {
     fn render(&self) -> Value {
         views::queue(self.0, &self.1)
     }
+
+    fn field(&self, path: &str) -> Option<Value> {
+        views::queue_field(self.0, &self.1, path)
+    }
 }
 
 fn answer(

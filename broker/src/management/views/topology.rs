@@ -58,6 +58,35 @@ pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
     shown
 }
 
+/// One field of a queue, those that pages ask for without the rest.
+pub(in crate::management) fn queue_field(api: &Api, of: &Queue, path: &str) -> Option<Value> {
+    let is = &of.identity;
+    let snapshot = || of.snapshot();
+    Some(match path {
+        "name" => json!(&*is.name),
+        "vhost" => json!(&*is.vhost),
+        "durable" => json!(is.durable),
+        "auto_delete" => json!(is.auto_delete),
+        "arguments" => table_to_json(&is.table),
+        "consumers" => json!(snapshot().consumers),
+        "messages_ready" => json!(snapshot().ready),
+        "messages_unacknowledged" => json!(snapshot().unsettled),
+        "messages" => {
+            let snapshot = snapshot();
+            json!(snapshot.ready + snapshot.unsettled)
+        }
+        "message_stats.publish_details.rate" => {
+            json!(api.rates.queue(&is.vhost, &is.name).rates[0])
+        }
+        other => {
+            return other
+                .split('.')
+                .try_fold(&queue(api, of), |value, name| value.get(name))
+                .cloned();
+        }
+    })
+}
+
 /// A queue without a type is a classic one.
 fn kind(arguments: &Table) -> &str {
     arguments

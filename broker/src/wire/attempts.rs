@@ -1,0 +1,138 @@
+//! What must hold for any bytes at all: the questions that the fuzzers ask, and the property tests with them.
+//!
+//! Each panics where the code under it is wrong. Compiled for tests and fuzzers alone.
+
+use super::properties::Properties;
+use super::table::Table;
+use super::{frame, method};
+
+/// A stream of frames under any limit: no frame is larger than the limit, none is made up, and what is partial asks
+/// for more than there is.
+pub fn frames(bytes: &[u8]) {
+    for limit in [0, frame::MIN_LIMIT, 131_072] {
+        let mut rest = bytes;
+        loop {
+            match frame::parse(rest, limit) {
+                Ok(frame::Parsed::Whole(found)) => {
+                    assert!(limit == 0 || found.total() <= limit as usize);
+                    assert_eq!(rest[found.total() - 1], frame::END);
+                    assert_eq!(&rest[7..found.total() - 1], found.payload);
+                    if found.kind == frame::METHOD {
+                        method_payload(found.payload);
+                    }
+                    rest = &rest[found.total()..];
+                }
+                Ok(frame::Parsed::Partial { needed }) => {
+                    assert!(needed > rest.len());
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+/// The payload of a method frame: it decodes or it is refused, and its tables, which stay raw, are bounded.
+pub fn method_payload(bytes: &[u8]) {
+    match method::decode(bytes) {
+        Ok(decoded) => assert!(bytes.len() >= 4, "{decoded:?}"),
+        Err(refused) => assert!(!format!("{refused:?}").is_empty()),
+    }
+}
+
+/// A field table: measuring and reading agree, and what was read is written back to the same bytes but for the octets
+/// of booleans, so that reading it again gives the same.
+pub fn table(bytes: &[u8]) {
+    let measured = Table::measure(bytes);
+    let read = Table::split_from(bytes);
+    assert_eq!(
+        measured.is_ok(),
+        read.is_ok(),
+        "measuring and reading differ"
+    );
+    if let (Ok(length), Ok((found, rest))) = (measured, read) {
+        assert_eq!(length + rest.len(), bytes.len());
+        let again = found.to_bytes();
+        assert_eq!(again.len(), length);
+        assert_eq!(Table::decode(&again), Ok(found));
+    }
+}
+
+/// The properties of a content header.
+pub fn properties(bytes: &[u8]) {
+    let Ok(found) = Properties::scan(bytes) else {
+        return;
+    };
+    let mut again = Vec::new();
+    found.encode(&mut again);
+    assert_eq!(Properties::scan(&again), Ok(found));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    /// Bytes that are often nearly right.
+    fn nearly() -> impl Strategy<Value = Vec<u8>> {
+        let octet = || {
+            prop_oneof![
+                Just(0),
+                Just(1),
+                Just(0xCE),
+                Just(b'F'),
+                Just(b'S'),
+                any::<u8>()
+            ]
+        };
+        let whole = (1_u8..9, 0_u16..3, proptest::collection::vec(octet(), 0..80)).prop_map(
+            |(kind, channel, payload)| {
+                let mut frame = vec![kind];
+                frame.extend_from_slice(&channel.to_be_bytes());
+                frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+                frame.extend_from_slice(&payload);
+                frame.push(0xCE);
+                frame
+            },
+        );
+        prop_oneof![proptest::collection::vec(octet(), 0..200), whole]
+    }
+
+    fn method() -> impl Strategy<Value = Vec<u8>> {
+        let class = prop_oneof![
+            Just(10_u16),
+            Just(20),
+            Just(40),
+            Just(50),
+            Just(60),
+            Just(85),
+            Just(90)
+        ];
+        (class, 0_u16..130, nearly()).prop_map(|(class, method, rest)| {
+            [&class.to_be_bytes()[..], &method.to_be_bytes(), &rest].concat()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_bytes_are_frames_or_refused(bytes in nearly()) {
+            super::frames(&bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_a_method_or_refused(bytes in method()) {
+            super::method_payload(&bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_a_table_or_refused(bytes in nearly()) {
+            super::table(&bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_properties_or_refused(bytes in nearly()) {
+            super::properties(&bytes);
+        }
+    }
+}

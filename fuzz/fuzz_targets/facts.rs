@@ -1,0 +1,14 @@
+//! A stored fact of topology: the length of its key in one octet, the key, the value.
+
+#![no_main]
+
+use broker::persist::records::Fact;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Some((&length, rest)) = bytes.split_first() else { return };
+    let Some((key, value)) = rest.split_at_checked(length.into()) else { return };
+    if let Ok(fact) = Fact::decode(key, value) {
+        assert_eq!(fact.key(), key);
+        assert_eq!(Fact::decode(&fact.key(), &fact.value()), Ok(fact));
+    }
+});

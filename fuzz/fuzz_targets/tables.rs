@@ -1,0 +1,5 @@
+//! One field table.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| broker::wire::attempts::table(bytes));
