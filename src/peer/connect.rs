@@ -86,6 +86,15 @@ fn explain(address: &Address, error: &lapin::Error) -> PeerError {
             address,
             why: refusal.get_message().to_string(),
         },
+        ErrorKind::IOError(error) if error.to_string().contains("certificate") => {
+            PeerError::NotTrusted {
+                address,
+                why: plain(error),
+            }
+        }
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
+            PeerError::NotAmqp(address)
+        }
         ErrorKind::IOError(error) => PeerError::Unreachable {
             address,
             why: plain(error),

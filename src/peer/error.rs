@@ -25,6 +25,17 @@ pub enum PeerError {
         /// The broker's words.
         why: String,
     },
+    /// The broker's certificate is not signed by anybody we trust, or is for another name.
+    #[error("the certificate of {address} is not trusted: {why}")]
+    NotTrusted {
+        /// Where.
+        address: Box<Address>,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something answers, but not in AMQP.
+    #[error("{0} does not speak AMQP")]
+    NotAmqp(Box<Address>),
     /// The connection went away in the middle.
     #[error("the connection to the broker was lost: {0}")]
     Lost(String),
@@ -115,6 +126,12 @@ impl From<PeerError> for Error {
                     .hint(hint)
                     .exit_with(Exit::Unreachable)
             }
+            PeerError::NotTrusted { .. } => Self::new(error.to_string())
+                .hint("--ca-cert FILE trusts the certificates in FILE as well")
+                .exit_with(Exit::Unreachable),
+            PeerError::NotAmqp(_) => Self::new(error.to_string())
+                .hint("another program has that port, or it has TLS and wants amqps://")
+                .exit_with(Exit::Unreachable),
             PeerError::Lost(why) => Self::new("the connection to the broker was lost")
                 .because(why)
                 .exit_with(Exit::Unreachable),

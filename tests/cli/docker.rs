@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::everywhere;
 use crate::support::{Place, free_port, skip, wait_until};
 
 const IMAGE: &str = "cbroker-test:latest";
@@ -148,6 +149,7 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
         1,
         &format!("LavinMQ runs already in the container {CONTAINER}"),
     );
+    everywhere::a_working_day(&place, &str::to_owned);
     let status = place.json(["status"]).remove(0);
     assert_eq!(
         (&status["kind"], &status["reachable"]),

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{Place, Server, free_port, wait_until};
+use crate::support::{Place, Server, free_port, skip, wait_until};
 
 #[test]
 fn the_first_start_makes_a_password_that_only_the_user_can_read() {
@@ -189,4 +189,67 @@ fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
     )
     .unwrap();
     assert_eq!(doctor(path), (1, vec!["credentials".to_owned()]));
+}
+
+#[test]
+fn over_tls_the_certificate_must_be_trusted() {
+    let place = Place::new();
+    let file = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args([
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ])
+        .args(["-keyout", &key, "-out", &certificate])
+        .stderr(Stdio::null())
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        skip("openssl is not there");
+        return;
+    }
+    let port = free_port().to_string();
+    let more = [
+        "--tls-cert",
+        &certificate,
+        "--tls-key",
+        &key,
+        "--tls-port",
+        &port,
+    ];
+    let _server = Server::start_with(&place, 0, 0, &more);
+    let url = format!("amqps://localhost:{port}");
+    place.ok([
+        "send",
+        "--url",
+        &url,
+        "--ca-cert",
+        &certificate,
+        "--to",
+        "a",
+        "-m",
+        "under TLS",
+    ]);
+    place
+        .run(["send", "--url", &url, "--to", "a", "-m", "x"])
+        .fails(3, &format!("the certificate of {url} is not trusted"))
+        .hints("--ca-cert");
+    let plain = format!("amqp://localhost:{port}");
+    place
+        .run(["send", "--url", &plain, "--to", "a", "-m", "x"])
+        .fails(3, &format!("{plain} does not speak AMQP"))
+        .hints("amqps://");
 }
