@@ -53,10 +53,12 @@ export function ulid(now = Date.now()) {
 
 export class Model {
   constructor() {
-    /** name → { queue, presences: Map(session → presence), oldest, last } */
+    /** name → { queue, presences: Map(session → presence), oldest } */
     this.sessions = new Map();
     /** id → message, in the order in which they came. */
     this.messages = new Map();
+    /** name → what was said last to or by it. */
+    this.lasts = new Map();
     this.missed = 0;
     /** Wall-clock difference to the broker, ms. */
     this.skew = 0;
@@ -69,7 +71,7 @@ export class Model {
   session(name) {
     let session = this.sessions.get(name);
     if (!session) {
-      session = { name, queue: undefined, presences: new Map(), oldest: undefined, last: undefined };
+      session = { name, queue: undefined, presences: new Map(), oldest: undefined };
       this.sessions.set(name, session);
     }
     return session;
@@ -130,9 +132,9 @@ export class Model {
     const message = { ...pick(found), state, at, queue, done: state === "delivered" ? at : undefined, reason: undefined };
     this.messages.set(found.id, message);
     if (this.messages.size > KEEP) this.messages.delete(this.messages.keys().next().value);
-    const name = typeof queue === "string" ? queue : message.to;
-    if (this.sessions.has(name)) this.session(name).last = message;
-    if (this.sessions.has(message.from)) this.session(message.from).last = message;
+    if (this.lasts.size > KEEP) this.lasts.delete(this.lasts.keys().next().value);
+    this.lasts.set(queue, message);
+    this.lasts.set(message.from, message);
     return true;
   }
 

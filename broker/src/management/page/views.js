@@ -73,7 +73,7 @@ function fill(child, model, session) {
   const reason = standing.reason ?? "";
   say(why, reason && standing.state === "held" ? `${reason}${since}` : reason);
   why.hidden = !reason;
-  const message = session.last;
+  const message = model.lasts.get(session.name);
   say(last, message ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}` : "nothing said yet");
   const waiting = model.waiting(session);
   const first = standing.presences[0];
@@ -204,7 +204,7 @@ function path(values, top, kind) {
   return drawn;
 }
 
-function plot({ title, series, shown }) {
+function plot({ title, series, shown, brief = shown }) {
   const top = Math.max(1, ...series.flatMap(([, values]) => values)) * 1.08;
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
@@ -218,8 +218,8 @@ function plot({ title, series, shown }) {
     group.append(path(values, top, "lines"));
     svg.append(group);
   });
-  const last = (values) => shown(values.at(-1) ?? 0);
-  const legend = series.map(([name, values], place) => el("span", { className: `s${place}` }, series.length > 1 ? `${name} ${last(values)}` : name));
+  const last = (values, words = shown) => words(values.at(-1) ?? 0);
+  const legend = series.map(([name, values], place) => el("span", { className: `s${place}` }, series.length > 1 ? `${name} ${last(values, brief)}` : name));
   return el("section", { className: "card plot" }, el("h2", {}, title), el("p", { className: "now" }, last(series[0][1])), svg, el("p", { className: "legend" }, ...legend));
 }
 
@@ -227,7 +227,7 @@ export function plots(past) {
   const rate = (value) => `${number(value)} /s`;
   const five = `last ${span((past.at_ms.at(-1) ?? 0) - (past.at_ms[0] ?? 0))}`;
   $("plots").replaceChildren(
-    plot({ title: "Messages", series: [["in", past.publish], ["out", past.deliver], ["acked", past.ack]], shown: rate }),
+    plot({ title: "Messages", series: [["in", past.publish], ["out", past.deliver], ["acked", past.ack]], shown: rate, brief: number }),
     plot({ title: "Waiting", series: [["ready", past.ready], ["unacked", past.unsettled]], shown: number }),
     plot({ title: "Connections", series: [[five, past.connections]], shown: number }),
     plot({ title: "Memory", series: [[five, past.memory_bytes]], shown: bytes }),
