@@ -31,8 +31,6 @@ pub(crate) struct Outbox {
     /// Bytes in the buffer and in the writer's hands.
     pending: AtomicUsize,
     wake: Notify,
-    /// Rings when there is room again.
-    room: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -109,14 +107,6 @@ impl Outbox {
         true
     }
 
-    /// Waits until consumers here are served again.
-    pub(crate) async fn room(&self) {
-        let room = self.room.notified();
-        if !self.has_room() {
-            room.await;
-        }
-    }
-
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -149,7 +139,6 @@ impl Outbox {
             unsent.bytes = Vec::new();
         }
         if pending < LOW_BYTES {
-            self.room.notify_waiters();
             std::mem::take(&mut unsent.turned_away)
         } else {
             Vec::new()

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket, Urgency};
@@ -62,6 +63,7 @@ pub(crate) fn open(
             next,
             reserved: next,
         })),
+        budget: Arc::default(),
     };
     Ok(Found {
         store: opened.store,
@@ -76,6 +78,7 @@ pub(crate) fn open(
 pub struct Facts {
     store: Store,
     numbers: Arc<Mutex<Numbers>>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
@@ -107,12 +110,43 @@ impl Facts {
                 next: numbers.reserved,
             })?;
         }
-        Ok(Shelf::new(&self.store, base))
+        Ok(Shelf::new(self, base))
     }
 
     /// The place of a queue that was found.
     pub(crate) fn shelf_at(&self, base: u64) -> Shelf {
-        Shelf::new(&self.store, base)
+        Shelf::new(self, base)
+    }
+}
+
+/// Bytes of waiting messages that all queues together keep in memory although the store has them.
+///
+/// Levels report in steps, so that the one number is not fought over for every message.
+#[derive(Debug, Default)]
+pub(crate) struct Budget(AtomicUsize);
+
+/// What all windows together may hold.
+const BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// The step in which a level reports.
+const STEP_BYTES: usize = 16 * 1024;
+
+impl Budget {
+    /// Brings what a level last reported up to what it holds, where that is a step or more; 0 is always reported.
+    pub(crate) fn report(&self, reported: &mut usize, holds: usize) {
+        if holds.abs_diff(*reported) < STEP_BYTES && (holds > 0 || *reported == 0) {
+            return;
+        }
+        if holds > *reported {
+            self.0.fetch_add(holds - *reported, Relaxed);
+        } else {
+            self.0.fetch_sub(*reported - holds, Relaxed);
+        }
+        *reported = holds;
+    }
+
+    /// True when windows should not grow.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0.load(Relaxed) >= BUDGET_BYTES
     }
 }
 
@@ -121,6 +155,7 @@ impl Facts {
 pub(crate) struct Shelf {
     store: Store,
     base: u64,
+    budget: Arc<Budget>,
 }
 
 /// What a settle did in the store.
@@ -137,11 +172,17 @@ pub(crate) enum Gone {
 pub(crate) struct ReadFailed(String);
 
 impl Shelf {
-    fn new(store: &Store, base: u64) -> Self {
+    fn new(facts: &Facts, base: u64) -> Self {
+        let (store, budget) = (facts.store.clone(), Arc::clone(&facts.budget));
         Self {
-            store: store.clone(),
+            store,
             base,
+            budget,
         }
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// The store's number for priority 0; the others follow it.

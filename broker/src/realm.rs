@@ -28,6 +28,9 @@ use crate::turn::{Turn, now_ms};
 use crate::users::Users;
 use crate::vhost::{Condition, Vhost};
 
+/// What all queues together read at the start.
+const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
+
 /// The broker as its connections see it.
 #[derive(Debug)]
 pub struct Realm {
@@ -254,8 +257,14 @@ impl Realm {
     /// Asks for the first messages of every recovered queue.
     pub(crate) fn look_ahead(self: &Arc<Self>) {
         let mut turn = self.turn();
-        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
-            queue.look_ahead(&mut turn);
+        let queues: Vec<_> = self
+            .vhosts()
+            .iter()
+            .flat_map(|vhost| vhost.queues())
+            .collect();
+        let limit_bytes = (LOOK_AHEAD_BYTES / queues.len().max(1)).max(1);
+        for queue in queues {
+            queue.look_ahead(limit_bytes, &mut turn);
         }
         self.end(turn);
     }

@@ -49,8 +49,8 @@ pub(crate) struct Turn {
     pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
     /// Purged stretches that only the store holds: shelf, level, first position, one past the last.
     pub(crate) sweeps: Vec<(Shelf, u8, u64, u64)>,
-    /// A consumer's outbox that had no room: who feeds it should give it a moment.
-    pub(crate) crowded: Option<Arc<Outbox>>,
+    /// A queue that its consumers do not keep empty: who fills it should give them a moment.
+    pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels whose confirms may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// `basic.cancel` for the deleting client's own consumers: behind its `delete-ok`, as RabbitMQ has it.
@@ -73,10 +73,15 @@ impl Turn {
         }
     }
 
-    pub(crate) fn crowd(&mut self, outbox: &Arc<Outbox>) {
+    pub(crate) fn crowd(&mut self, queue: &Arc<Queue>) {
         if self.crowded.is_none() {
-            self.crowded = Some(Arc::clone(outbox));
+            self.crowded = Some(Arc::clone(queue));
         }
+    }
+
+    /// True when what was done so far has effects elsewhere that are still to come.
+    pub(crate) fn has_letters(&self) -> bool {
+        !self.dead.is_empty() || !self.unused.is_empty()
     }
 
     pub(crate) fn owe_wake(&mut self, outbox: &Arc<Outbox>) {

@@ -175,7 +175,13 @@ impl Channel {
                 requeue,
             } => self.nack((tag, multiple), requeue, turn),
             Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, turn),
-            other => self.receive_other(other, turn),
+            other => {
+                // Who asks for a queue's count sees the dead letters of what it rejected just before.
+                if turn.has_letters() {
+                    self.around.realm.pay(turn);
+                }
+                self.receive_other(other, turn)
+            }
         }
     }
 

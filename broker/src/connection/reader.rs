@@ -1,6 +1,6 @@
 //! The reading task: one read, all whole frames in it, one turn; then what must be waited for. Relies on `channel`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -17,8 +17,12 @@ use crate::wire::reply;
 
 /// How long a client may take to answer `connection.close`.
 const CLOSING: Duration = Duration::from_secs(5);
-/// How long a publisher waits for its consumers' room, each time it has read.
-const CROWDED: Duration = Duration::from_millis(3);
+/// How long a publisher in a hurry waits for the consumers of a crowded queue.
+const CROWDED: Duration = Duration::from_millis(20);
+/// How long it does not wait again after it waited in vain: consumers that do not keep up must not slow it down much.
+const IMPATIENT: Duration = Duration::from_millis(200);
+/// A read of this size says that more is coming.
+const HURRY_BYTES: usize = 32 * 1024;
 /// Longest look away from a queue that is loading.
 const LOADING: Duration = Duration::from_millis(20);
 /// How often a connection that nothing comes from is asked to make itself small.
@@ -91,14 +95,23 @@ impl Reader {
     ) -> End {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut patient_from = Instant::now();
         loop {
             let mut turn = self.around.realm.turn();
+            let brought = input.waiting().len();
             let outcome = self.take_frames(input, &mut turn);
             let crowded = turn.crowded.take();
+            let crowded =
+                crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
             self.around.realm.end(turn);
-            if let Some(outbox) = crowded {
-                // A consumer that keeps up in the long run gets the time to; one that does not costs no more than this.
-                let _ = tokio::time::timeout(CROWDED, outbox.room()).await;
+            if let Some(queue) = crowded {
+                // Consumers that keep up in the long run get the time to; those that do not cost no more than this.
+                if tokio::time::timeout(CROWDED, queue.drained())
+                    .await
+                    .is_err()
+                {
+                    patient_from = Instant::now() + IMPATIENT;
+                }
             }
             let needed = match outcome {
                 Outcome::Partial(needed) => needed,

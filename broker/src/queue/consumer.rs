@@ -223,25 +223,21 @@ impl Consumers {
     }
 
     /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps `queue` again.
-    pub(crate) fn next_willing(
-        &mut self,
-        queue: &Arc<Queue>,
-        turn: &mut Turn,
-    ) -> Option<&Arc<Consumer>> {
+    pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
         if let Choice::Single(active) = &self.choice {
             let active = active.as_ref();
-            return active.filter(|active| is_willing(active, queue, turn));
+            return active.filter(|active| is_willing(active, queue));
         }
-        let (group, at) = self.find_willing(queue, turn)?;
+        let (group, at) = self.find_willing(queue)?;
         let ring = &mut self.groups[group].1;
         ring.rotate_left(at + 1);
         ring.back()
     }
 
-    fn find_willing(&self, queue: &Arc<Queue>, turn: &mut Turn) -> Option<(usize, usize)> {
+    fn find_willing(&self, queue: &Arc<Queue>) -> Option<(usize, usize)> {
         for (group, (_, ring)) in self.groups.iter().enumerate() {
             for (at, consumer) in ring.iter().enumerate() {
-                if is_willing(consumer, queue, turn) {
+                if is_willing(consumer, queue) {
                     return Some((group, at));
                 }
             }
@@ -261,16 +257,10 @@ impl Consumers {
     }
 }
 
-fn is_willing(consumer: &Consumer, queue: &Arc<Queue>, turn: &mut Turn) -> bool {
+fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
     match consumer.standing() {
         Standing::Willing => true,
         Standing::NoCredit => false,
-        Standing::NoRoom => {
-            let has_room = !consumer.outbox.turn_away(queue);
-            if !has_room {
-                turn.crowd(&consumer.outbox);
-            }
-            has_room
-        }
+        Standing::NoRoom => !consumer.outbox.turn_away(queue),
     }
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use super::message::Message;
 use crate::confirms::Confirms;
-use crate::persist::Urgency;
+use crate::persist::{Budget, Urgency};
 
 /// Bodies kept in memory per level; beyond it persistent messages are left to the store.
-const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Below this the next slice is read before anybody waits for it.
-const REFILL_BYTES: usize = 6 * 1024 * 1024;
+const REFILL_BYTES: usize = 4 * 1024 * 1024;
+/// What every level may keep, however little is left for all.
+const LEAST_BYTES: usize = 64 * 1024;
 /// What an entry takes beside its bytes.
 const ENTRY_BYTES: usize = 96;
 
@@ -72,6 +74,8 @@ struct Level {
     returned: BTreeMap<u64, Entry>,
     head: VecDeque<Entry>,
     head_bytes: usize,
+    /// What the budget was last told of `head_bytes`.
+    reported_bytes: usize,
     gap: Gap,
     tail: VecDeque<Entry>,
 }
@@ -117,9 +121,11 @@ impl Level {
         Some(entry)
     }
 
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry, budget: &Budget) {
         let is_kept = entry.keeping == Keeping::Kept;
-        if is_kept && (self.gap.count > 0 || self.head_bytes >= WINDOW_BYTES) {
+        let is_full = self.head_bytes >= WINDOW_BYTES
+            || (self.head_bytes >= LEAST_BYTES && budget.is_spent());
+        if is_kept && (self.gap.count > 0 || is_full) {
             if self.gap.count == 0 {
                 self.gap.next = entry.position;
             }
@@ -131,6 +137,10 @@ impl Level {
             self.head_bytes += entry.footprint();
             self.head.push_back(entry);
         }
+    }
+
+    fn report(&mut self, budget: &Budget) {
+        budget.report(&mut self.reported_bytes, self.head_bytes);
     }
 
     fn wants(&mut self, level: u8) -> Option<Wanted> {
@@ -192,15 +202,17 @@ pub(crate) struct Line {
     ready: u64,
     /// Bodies of all ready messages.
     bytes: u64,
+    budget: Arc<Budget>,
 }
 
 impl Line {
     /// A line with the priorities 0 to `max_priority`.
-    pub(crate) fn new(max_priority: u8) -> Self {
+    pub(crate) fn new(max_priority: u8, budget: Arc<Budget>) -> Self {
         Self {
             levels: (0..=max_priority).map(|_| Level::default()).collect(),
             ready: 0,
             bytes: 0,
+            budget,
         }
     }
 
@@ -236,7 +248,9 @@ impl Line {
     pub(crate) fn push(&mut self, entry: Entry) {
         self.ready += 1;
         self.bytes += entry.message.body_len() as u64;
-        self.levels[usize::from(entry.level)].push(entry);
+        let level = &mut self.levels[usize::from(entry.level)];
+        level.push(entry, &self.budget);
+        level.report(&self.budget);
     }
 
     /// Puts a message back at its place.
@@ -266,6 +280,7 @@ impl Line {
             .rev()
             .find(|level| level.count() > 0)?;
         let entry = level.pop()?;
+        level.report(&self.budget);
         self.ready -= 1;
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         Some(entry)
@@ -282,6 +297,7 @@ impl Line {
                 Head::InStore | Head::Empty => false,
             })?;
         let entry = level.pop()?;
+        level.report(&self.budget);
         self.ready -= 1;
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         Some(entry)
@@ -324,6 +340,7 @@ impl Line {
         }
         let before = level.count();
         level.fill(slice);
+        level.report(&self.budget);
         self.ready = self.ready - before + level.count();
         true
     }
@@ -349,6 +366,8 @@ impl Line {
     pub(crate) fn clear(&mut self) -> u64 {
         for level in &mut self.levels {
             let epoch = level.gap.epoch + 1;
+            level.head_bytes = 0;
+            level.report(&self.budget);
             *level = Level::default();
             level.gap.epoch = epoch;
         }

@@ -26,8 +26,13 @@ impl Queue {
     }
 
     /// Asks for the first messages of a queue that was recovered, so that their deadlines are known.
-    pub(crate) fn look_ahead(self: &Arc<Self>, turn: &mut Turn) {
+    pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, turn: &mut Turn) {
         self.with(|state| state.want_load(self, turn));
+        if let Some((queue, wanted)) = turn.loads.last_mut()
+            && Arc::ptr_eq(queue, self)
+        {
+            wanted.limit_bytes = wanted.limit_bytes.min(limit_bytes);
+        }
     }
 
     /// Reads what `wanted` names and hands out what can be handed out.

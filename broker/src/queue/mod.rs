@@ -10,6 +10,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use crate::confirms::Confirms;
 use crate::fault::Fault;
 use crate::ledger::{Delivery, Ledger};
@@ -56,7 +58,13 @@ pub struct Queue {
     pub(crate) identity: Identity,
     shelf: Option<Shelf>,
     state: Mutex<State>,
+    /// Rings when consumers have nearly emptied the line.
+    drained: Notify,
 }
+
+/// Ready messages and bytes above which a publisher in a hurry gives the consumers a moment, and below which it goes on.
+const CROWDED: (u64, u64) = (512, 512 * 1024);
+const DRAINED: (u64, u64) = (128, 128 * 1024);
 
 /// What became of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,11 +122,15 @@ pub(crate) enum Taking {
 
 impl Queue {
     pub(crate) fn new(identity: Identity, shelf: Option<Shelf>, now_ms: u64) -> Self {
-        let state = State::new(&identity.arguments, now_ms);
+        let budget = shelf
+            .as_ref()
+            .map_or_else(Arc::default, |shelf| Arc::clone(shelf.budget()));
+        let state = State::new(&identity.arguments, budget, now_ms);
         Self {
             identity,
             shelf,
             state: Mutex::new(state),
+            drained: Notify::new(),
         }
     }
 
@@ -179,6 +191,9 @@ impl Queue {
             state.keep_last(self, level)?;
         }
         limits::enforce(self, &mut state, turn);
+        if state.is_above(CROWDED) && !state.consumers.is_empty() {
+            turn.crowd(self);
+        }
         Ok(state.kept_now.take().map_or(Outcome::Done, Outcome::Kept))
     }
 
@@ -259,7 +274,7 @@ impl Queue {
         state.note_delivered(self, &entry);
         let tag = match taking {
             Taking::Acked => {
-                state.settle_kept(self, &entry, turn)?;
+                State::settle_kept(self, &entry, turn)?;
                 ledger.opening(crate::ledger::Open::skip)
             }
             Taking::Unsettled => {
@@ -315,6 +330,18 @@ impl Queue {
         limits::arm(self, &mut state, turn);
     }
 
+    /// Waits until the consumers have nearly emptied the line.
+    pub(crate) async fn drained(&self) {
+        let drained = self.drained.notified();
+        let is_long = self.with(|state| {
+            state.is_awaited = state.is_above(DRAINED);
+            state.is_awaited
+        });
+        if is_long {
+            drained.await;
+        }
+    }
+
     /// Ready messages and consumers.
     pub(crate) fn counts(&self) -> (u64, usize) {
         let state = lock(&self.state);
@@ -337,6 +364,10 @@ impl Asking<'_> {
 }
 
 impl State {
+    fn is_above(&self, (messages, bytes): (u64, u64)) -> bool {
+        self.line.ready() > messages || self.line.bytes() > bytes
+    }
+
     /// Hands messages to consumers until one of the two runs out.
     fn pump(&mut self, queue: &Arc<Queue>, turn: &mut Turn) -> Result<(), Stopped> {
         while !self.line.is_empty() && !self.is_deleted {
@@ -346,7 +377,7 @@ impl State {
             if matches!(self.line.head(), Head::InStore) {
                 break;
             }
-            let Some(consumer) = self.consumers.next_willing(queue, turn) else {
+            let Some(consumer) = self.consumers.next_willing(queue) else {
                 break;
             };
             let Some(mut entry) = self.line.pop() else {
@@ -355,7 +386,7 @@ impl State {
             let consumer = Arc::clone(consumer);
             self.counters.delivered += 1;
             if consumer.no_ack {
-                self.settle_kept(queue, &entry, turn)?;
+                Self::settle_kept(queue, &entry, turn)?;
                 entry.keeping = Keeping::Never;
             } else {
                 self.keep(queue, &mut entry)?;
@@ -363,6 +394,10 @@ impl State {
                 self.open(&entry);
             }
             consumer.deliver(queue, entry, turn);
+        }
+        if self.is_awaited && !self.is_above(DRAINED) {
+            self.is_awaited = false;
+            queue.drained.notify_waiters();
         }
         self.flush_delivered(queue);
         self.want_load(queue, turn);

@@ -6,10 +6,10 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::dead_letter::Reason;
 use super::limits;
-use super::line::{Entry, Keeping, Line};
+use super::line::{Entry, Head, Keeping, Line};
 use super::message::Message;
 use super::{Asking, Queue, Settling};
-use crate::persist::{Gone, Stopped, Ticket};
+use crate::persist::{Budget, Gone, Stopped, Ticket};
 use crate::turn::{DeadLetter, Turn};
 
 /// Counted since the broker started.
@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) consumers: Consumers,
     pub(crate) counters: Counters,
     pub(crate) is_deleted: bool,
+    /// A publisher waits until the line is short.
+    pub(super) is_awaited: bool,
     /// When somebody last used it, for `x-expires`.
     pub(crate) used_ms: u64,
     /// When the clock has been asked to call, `u64::MAX` for never.
@@ -62,7 +64,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(super) fn new(arguments: &QueueArguments, now_ms: u64) -> Self {
+    pub(super) fn new(arguments: &QueueArguments, budget: Arc<Budget>, now_ms: u64) -> Self {
         let consumers = if arguments.single_active_consumer {
             Consumers::single_active()
         } else {
@@ -70,10 +72,11 @@ impl State {
         };
         let max_priority = arguments.max_priority.unwrap_or(0);
         Self {
-            line: Line::new(max_priority),
+            line: Line::new(max_priority, budget),
             consumers,
             counters: Counters::default(),
             is_deleted: false,
+            is_awaited: false,
             used_ms: now_ms,
             armed_ms: u64::MAX,
             may_expire: arguments.message_ttl_ms.is_some() || arguments.expires_ms.is_some(),
@@ -159,7 +162,7 @@ impl State {
         match settling {
             Settling::Ack => {
                 self.counters.acked += 1;
-                self.settle_kept(queue, &entry, turn)
+                Self::settle_kept(queue, &entry, turn)
             }
             Settling::Reject => {
                 self.counters.rejected += 1;
@@ -181,7 +184,6 @@ impl State {
         reason = "to be called under the queue's lock alone"
     )]
     pub(super) fn settle_kept(
-        &mut self,
         queue: &Queue,
         entry: &Entry,
         turn: &mut Turn,
@@ -213,7 +215,7 @@ impl State {
                 reason,
                 stored,
             });
-        } else if self.settle_kept(queue, &entry, turn).is_err() {
+        } else if Self::settle_kept(queue, &entry, turn).is_err() {
             // The store says so itself, once and loudly; the next publish is refused with it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
         }
@@ -243,6 +245,10 @@ impl State {
 
     /// Asks for the next slice when the line is running out of messages in memory.
     pub(super) fn want_load(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
+        // Nobody takes messages: the one at the head is enough to know when it expires.
+        if self.consumers.is_empty() && !matches!(self.line.head(), Head::InStore) {
+            return;
+        }
         if self.line.has_gap()
             && let Some(wanted) = self.line.wanted()
         {
@@ -255,7 +261,7 @@ impl State {
         let mut count = 0;
         if let Some(shelf) = &queue.shelf {
             while let Some(entry) = self.line.pop() {
-                self.settle_kept(queue, &entry, turn)?;
+                Self::settle_kept(queue, &entry, turn)?;
                 count += 1;
             }
             for (level, from, through) in self.line.gaps(self.next_position) {

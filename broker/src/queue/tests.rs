@@ -92,9 +92,9 @@ impl World {
         }
     }
 
-    fn apply(&mut self, act: Act) {
+    fn apply(&mut self, act: &Act) {
         let mut turn = Turn::new(self.now_ms);
-        match act {
+        match *act {
             Act::Publish { ttl_ms, priority } => self.publish(ttl_ms, priority, &mut turn),
             Act::Settle { nth, settling } => {
                 let tags = self.tags();
@@ -317,7 +317,7 @@ proptest! {
     ) {
         let mut world = World::new(&arguments);
         for act in acts {
-            world.apply(act);
+            world.apply(&act);
         }
     }
 }
