@@ -54,7 +54,7 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
         while is_over(state, arguments) {
             let Some(entry) = state.line.pop() else { break };
             state.counters.dropped += 1;
-            state.discard(queue, entry, Reason::MaxLength, turn);
+            State::discard(queue, entry, Reason::MaxLength, turn);
         }
     }
     state.want_load(queue, turn);
@@ -94,7 +94,7 @@ pub(super) fn expire(
         return false;
     };
     state.counters.expired += 1;
-    state.discard(queue, entry, Reason::Expired, turn);
+    State::discard(queue, entry, Reason::Expired, turn);
     true
 }
 

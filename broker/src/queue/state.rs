@@ -166,7 +166,7 @@ impl State {
             }
             Settling::Reject => {
                 self.counters.rejected += 1;
-                self.discard(queue, entry, Reason::Rejected, turn);
+                Self::discard(queue, entry, Reason::Rejected, turn);
                 Ok(())
             }
             Settling::Requeue => {
@@ -179,10 +179,6 @@ impl State {
     }
 
     /// The message is done with: the store forgets it, and a confirm that waited for its commit may go.
-    #[expect(
-        clippy::unused_self,
-        reason = "to be called under the queue's lock alone"
-    )]
     pub(super) fn settle_kept(
         queue: &Queue,
         entry: &Entry,
@@ -200,13 +196,7 @@ impl State {
     }
 
     /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it is gone.
-    pub(super) fn discard(
-        &mut self,
-        queue: &Arc<Queue>,
-        entry: Entry,
-        reason: Reason,
-        turn: &mut Turn,
-    ) {
+    pub(super) fn discard(queue: &Arc<Queue>, entry: Entry, reason: Reason, turn: &mut Turn) {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.keeping == Keeping::Kept).then_some((entry.level, entry.position));
             turn.dead.push_back(DeadLetter {
