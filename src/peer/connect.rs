@@ -10,6 +10,10 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use super::PeerError;
 use crate::config::{Address, Endpoint, Scheme};
 
+/// The smallest that every broker accepts. The client keeps buffers of 64 frames for as long as a session lives: at the
+/// usual 128 KiB they would be 8 MiB.
+const FRAME_BYTES: u32 = 8192;
+
 /// Half-open connections are noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 20;
 
@@ -60,6 +64,7 @@ fn uri(endpoint: &Endpoint) -> AMQPUri {
         vhost: address.vhost.clone(),
         query: AMQPQueryString {
             heartbeat: Some(HEARTBEAT_SECONDS),
+            frame_max: Some(FRAME_BYTES),
             ..AMQPQueryString::default()
         },
     }

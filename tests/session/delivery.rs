@@ -18,6 +18,8 @@ crate::tests![
     notify_announces_and_the_inbox_reads,
     a_long_text_goes_by_file_and_pointer,
     answers_without_end_are_held,
+    a_terminal_that_collects_lines_gets_a_long_text_by_file,
+    line_breaks_are_kept_on_request,
 ];
 
 /// A sink under a wrap, ready.
@@ -416,4 +418,30 @@ fn answers_without_end_are_held() {
             .success()
     );
     assert!(wait_for_messages(&stage, 2)[1].contains("id=many]"));
+}
+
+fn a_terminal_that_collects_lines_gets_a_long_text_by_file() {
+    let stage = Stage::new();
+    let script = "echo ready; while read -r line; do echo \"$line\" >> $STAGE/sink.txt; done";
+    let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    let text = "z".repeat(5000);
+    stage.publish("peer", &body("long", &text));
+    let lines = wait_for_messages(&stage, 1);
+    assert!(lines[0].ends_with("[end]"), "{lines:?}");
+    let path = lines[0]
+        .split_whitespace()
+        .find(|word| word.contains("/spill/"))
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+}
+
+fn line_breaks_are_kept_on_request() {
+    let stage = Stage::new();
+    let _terminal = sink_with(&stage, &["--multiline"]);
+    stage.publish("peer", &body("m", "one\r\ntwo"));
+    assert_eq!(
+        wait_for_messages(&stage, 2),
+        ["[cbroker peer message from=tester id=m] one", "two [end]"]
+    );
 }
