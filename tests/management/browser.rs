@@ -20,7 +20,7 @@ fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
     let browser = Browser::open(screen);
     browser.go(&format!(
         "http://{}/#token={}",
-        server.management,
+        server.page(),
         server.token()
     ));
     browser.until("!document.getElementById('app').hidden");
@@ -184,7 +184,7 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
     assert_eq!(redeemed.status, 200);
     browser.value("fetch('/api/session', { method: 'DELETE' }) && true");
     browser.go("about:blank");
-    browser.go(&format!("http://{}/#token={token}", server.management));
+    browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("!document.getElementById('door').hidden");
     browser.until("document.getElementById('door-error').textContent.includes('used already')");
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Config, FirstUser};
+use broker::{Broker, Config, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, Request};
@@ -16,7 +16,7 @@ pub(crate) struct Server {
     broker: Option<Broker>,
     folder: tempfile::TempDir,
     pub(crate) amqp: SocketAddr,
-    pub(crate) management: SocketAddr,
+    pub(crate) management: Option<SocketAddr>,
 }
 
 impl Server {
@@ -24,7 +24,21 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap())
     }
 
+    /// Beyond loopback; with a certificate where one is given.
+    pub(crate) fn start_beyond_loopback(tls: Option<Tls>) -> Self {
+        let changed = move |config: Config| Config {
+            bind: [0, 0, 0, 0].into(),
+            tls,
+            ..config
+        };
+        Self::start_with(tempfile::tempdir().unwrap(), changed)
+    }
+
     fn start_in(folder: tempfile::TempDir) -> Self {
+        Self::start_with(folder, |config| config)
+    }
+
+    fn start_with(folder: tempfile::TempDir, changed: impl FnOnce(Config) -> Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -40,11 +54,8 @@ impl Server {
             }),
             ..Config::default()
         };
-        let broker = runtime.block_on(Broker::start(config)).unwrap();
-        let (amqp, management) = (
-            broker.addresses().amqp,
-            broker.addresses().management.unwrap(),
-        );
+        let broker = runtime.block_on(Broker::start(changed(config))).unwrap();
+        let (amqp, management) = (broker.addresses().amqp, broker.addresses().management);
         Self {
             runtime,
             broker: Some(broker),
@@ -52,6 +63,11 @@ impl Server {
             amqp,
             management,
         }
+    }
+
+    /// Where the API and the page are.
+    pub(crate) fn page(&self) -> SocketAddr {
+        self.management.unwrap()
     }
 
     /// The same store, opened by a new broker.
@@ -81,12 +97,12 @@ impl Server {
 
     /// A request without any proof of who sends it.
     pub(crate) fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(self.management, method, path)
+        Request::new(self.page(), method, path)
     }
 
     /// The `Origin` of our own page.
     pub(crate) fn origin(&self) -> String {
-        format!("http://{}", self.management)
+        format!("http://{}", self.page())
     }
 
     /// A one-time token as `cbroker ui` gets it.

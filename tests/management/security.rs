@@ -1,8 +1,13 @@
 //! The page is a target (SPEC §7.14): each line of its defence, tried as an attacker would.
 
+use std::path::PathBuf;
+use std::process::Command;
+
+use broker::Tls;
 use serde_json::json;
 
 use crate::fixture::{PASSWORD, Server, USER};
+use crate::tools::is_there;
 
 #[test]
 fn a_foreign_origin_is_refused_whatever_it_proves() {
@@ -38,7 +43,7 @@ fn a_rebound_host_is_not_answered_not_even_with_the_page() {
             );
         }
     }
-    let port = server.management.port();
+    let port = server.page().port();
     for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}")] {
         assert_eq!(
             server
@@ -211,4 +216,35 @@ fn guest_does_not_enter() {
         .request("GET", "/api/whoami")
         .password("guest", "guest");
     assert_eq!(guest.send("").status, 401);
+}
+
+#[test]
+fn beyond_loopback_there_is_tls_or_nothing() {
+    let bare = Server::start_beyond_loopback(None);
+    assert_eq!(bare.management, None);
+    if !is_there("curl") {
+        return;
+    }
+    let file = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/broker/src/tls/");
+        PathBuf::from(format!("{folder}{name}"))
+    };
+    let server = Server::start_beyond_loopback(Some(Tls {
+        port: 0,
+        certificate: file("test-cert.pem"),
+        key: file("test-key.pem"),
+    }));
+    let port = server.page().port();
+    let asked = |scheme: &str| {
+        let url = format!("{scheme}://127.0.0.1:{port}/api/whoami");
+        let login = format!("{USER}:{PASSWORD}");
+        Command::new("curl")
+            .args(["-sk", "--max-time", "10", "-u", &login, &url])
+            .output()
+            .unwrap()
+    };
+    let secure = asked("https");
+    let told = String::from_utf8(secure.stdout).unwrap();
+    assert!(told.contains(USER), "{told}");
+    assert!(asked("http").stdout.is_empty(), "nothing is said in clear");
 }

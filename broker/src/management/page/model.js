@@ -184,7 +184,8 @@ export class Model {
     if (message.state !== "waiting") return { state: message.state, reason: message.reason };
     const session = this.sessions.get(message.queue ?? message.to);
     const standing = session && this.standing(session);
-    if (standing?.state !== "held" && standing?.state !== "paused") return { state: "waiting" };
+    const keepsBack = ["held", "paused"].includes(standing?.state) || (standing?.state === "notify" && standing.held > 0);
+    if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
   }
 
