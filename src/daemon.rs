@@ -37,13 +37,35 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 const LOCK_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Which ports are wanted; `None` takes the usual one.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ports {
-    /// AMQP.
+/// How the broker is wanted; `None` takes the usual port.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// AMQP port.
     pub amqp: Option<u16>,
-    /// Management.
+    /// Management port.
     pub management: Option<u16>,
+    /// Further options of `serve`.
+    pub arguments: Vec<String>,
+}
+
+impl Wishes {
+    /// A broker that was killed left its record: sessions wait for it at its ports, so it comes back there.
+    fn or_as_before(mut self, before: Option<LocalBroker>) -> Self {
+        if let Some(LocalBroker {
+            kind: Kind::Embedded { arguments, .. },
+            port,
+            management_port,
+            ..
+        }) = before
+        {
+            if self.amqp.is_none() && self.arguments.is_empty() {
+                self.arguments = arguments;
+            }
+            self.amqp = self.amqp.or(Some(port));
+            self.management = self.management.or(management_port);
+        }
+        self
+    }
 }
 
 /// A local broker that answers.
@@ -97,13 +119,14 @@ pub fn running(home: &Home) -> Option<(LocalBroker, Process)> {
 }
 
 /// Starts the broker unless it runs, and waits until it accepts connections.
-pub async fn start(config: &Config, ports: Ports) -> Result<Started, Error> {
+pub async fn start(config: &Config, wishes: Wishes) -> Result<Started, Error> {
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = running(&config.home) {
-        return already_runs(local, ports);
+        return already_runs(local, &wishes);
     }
-    let port = ports.amqp.unwrap_or(DEFAULT_PORT);
-    let management_port = ports.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
+    let wishes = wishes.or_as_before(LocalBroker::read(&config.home));
+    let port = wishes.amqp.unwrap_or(DEFAULT_PORT);
+    let management_port = wishes.management.unwrap_or(DEFAULT_MANAGEMENT_PORT);
     free(port, "--port")?;
     free(management_port, "--mgmt-port")?;
     Credentials::read_or_create(&config.home).map_err(|error| {
@@ -113,7 +136,7 @@ pub async fn start(config: &Config, ports: Ports) -> Result<Started, Error> {
         ))
         .because(error)
     })?;
-    let mut child = spawn(&config.home, port, management_port)?;
+    let mut child = spawn(&config.home, [port, management_port], &wishes.arguments)?;
     let local = wait_until_ready(&config.home, &mut child).await?;
     Ok(Started {
         local,
@@ -123,7 +146,7 @@ pub async fn start(config: &Config, ports: Ports) -> Result<Started, Error> {
 
 /// Starts the broker for a command that needs one, and says so in one line.
 pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, Error> {
-    let started = start(config, Ports::default()).await?;
+    let started = start(config, Wishes::default()).await?;
     if !started.was_running {
         let port = started.local.port;
         output.notice(format!(
@@ -163,10 +186,10 @@ pub fn last_log_line(home: &Home) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn already_runs(local: LocalBroker, ports: Ports) -> Result<Started, Error> {
+fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<Started, Error> {
     let other =
         |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
-    if other(ports.amqp, Some(local.port)) || other(ports.management, local.management_port) {
+    if other(wishes.amqp, Some(local.port)) || other(wishes.management, local.management_port) {
         return Err(Error::new(format!(
             "the local broker runs already, on port {}",
             local.port
@@ -188,7 +211,11 @@ fn free(port: u16, option: &str) -> Result<(), Error> {
         .hint(format!("choose another with {option}, or use that broker with --url amqp://guest:guest@localhost:{port}")))
 }
 
-fn spawn(home: &Home, port: u16, management_port: u16) -> Result<Child, Error> {
+fn spawn(
+    home: &Home,
+    [port, management_port]: [u16; 2],
+    arguments: &[String],
+) -> Result<Child, Error> {
     let cannot = |error: std::io::Error| Error::new("cannot start the broker").because(error);
     let program: PathBuf = std::env::current_exe().map_err(cannot)?;
     let log = OpenOptions::new()
@@ -206,6 +233,7 @@ fn spawn(home: &Home, port: u16, management_port: u16) -> Result<Child, Error> {
             "--mgmt-port",
             &management_port.to_string(),
         ])
+        .args(arguments)
         .env("CBROKER_HOME", home.folder())
         .current_dir("/")
         .stdin(Stdio::null())

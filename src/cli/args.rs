@@ -362,6 +362,9 @@ pub struct StartArgs {
     /// Keep the container's user guest, for peers of the TypeScript tool
     #[arg(long, requires = "docker")]
     pub guest: bool,
+    /// Options of `serve` that `restart` found in `broker.json`; never typed.
+    #[arg(skip)]
+    pub serve_arguments: Vec<String>,
 }
 
 /// Arguments of `status`.

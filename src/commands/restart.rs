@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Restarts on the same ports; a broker that is not running is just started.
+/// Restarts on the same ports and with the same options; a broker that is not running is just started.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let before = match local::look(config).await? {
@@ -23,7 +23,12 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
 fn as_before(before: Option<(LocalBroker, String)>) -> StartArgs {
     let (local, image) =
         before.map_or((None, String::new()), |(local, image)| (Some(local), image));
+    let serve_arguments = match local.as_ref().map(|local| &local.kind) {
+        Some(Kind::Embedded { arguments, .. }) => arguments.clone(),
+        _ => Vec::new(),
+    };
     StartArgs {
+        serve_arguments,
         port: local.as_ref().map(|local| local.port),
         mgmt_port: local.as_ref().and_then(|local| local.management_port),
         docker: local

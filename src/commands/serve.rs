@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use broker::{Addresses, Broker, FirstUser, StartError, Tls};
 use serde_json::json;
@@ -42,7 +42,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         .map_err(|error| explain(&error, &args))?;
     let addresses = broker.addresses().clone();
     if is_first {
-        register(&addresses, data_dir, config)?;
+        register(&addresses, &args, data_dir, config)?;
     }
     tell(&addresses, output)?;
     signals.end().await;
@@ -126,13 +126,19 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn register(addresses: &Addresses, data_dir: PathBuf, config: &Config) -> Result<(), Error> {
+fn register(
+    addresses: &Addresses,
+    args: &ServeArgs,
+    data_dir: PathBuf,
+    config: &Config,
+) -> Result<(), Error> {
     let pid = std::process::id();
     let local = LocalBroker {
         version: 1,
         kind: Kind::Embedded {
             pid,
             began: daemon::began(pid).unwrap_or_default(),
+            arguments: arguments(args, &data_dir),
             data_dir,
         },
         port: addresses.amqp.port(),
@@ -143,6 +149,45 @@ fn register(addresses: &Addresses, data_dir: PathBuf, config: &Config) -> Result
     local
         .write(&config.home)
         .map_err(|error| cannot_use(&path.display().to_string(), &error))
+}
+
+/// What `restart` gives to the next `serve`. It may run in another folder: paths are absolute.
+fn arguments(args: &ServeArgs, data_dir: &Path) -> Vec<String> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .unwrap_or_else(|_| path.to_owned())
+            .display()
+            .to_string()
+    };
+    let mut arguments = vec![
+        "--bind".into(),
+        args.bind.to_string(),
+        "--data-dir".into(),
+        absolute(data_dir),
+    ];
+    if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        arguments.extend([
+            "--tls-cert".into(),
+            absolute(certificate),
+            "--tls-key".into(),
+            absolute(key),
+        ]);
+        arguments.extend(["--tls-port".into(), args.tls_port.to_string()]);
+    }
+    if let Some(mebibytes) = args.memory_limit {
+        arguments.extend(["--memory-limit".into(), mebibytes.to_string()]);
+    }
+    let flags = [
+        (args.allow_guest, "--allow-guest"),
+        (args.insecure, "--insecure"),
+    ];
+    arguments.extend(
+        flags
+            .into_iter()
+            .filter(|(is_given, _)| *is_given)
+            .map(|(_, flag)| flag.to_owned()),
+    );
+    arguments
 }
 
 fn forget_me(config: &Config) {

@@ -9,7 +9,7 @@ use super::local::{self, Local};
 use crate::cli::StartArgs;
 use crate::config::{Config, Credentials, LocalBroker};
 use crate::container::{self, Engine, Plan};
-use crate::daemon::{self, Lock, Ports};
+use crate::daemon::{self, Lock, Wishes};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
@@ -26,9 +26,10 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
         refuse_beside_container(config).await?;
         let started = daemon::start(
             config,
-            Ports {
+            Wishes {
                 amqp: args.port,
                 management: args.mgmt_port,
+                arguments: args.serve_arguments.clone(),
             },
         )
         .await?;

@@ -39,6 +39,14 @@ impl Credentials {
         }))
     }
 
+    /// Before the first start: the user that there will be, with a password that nobody has.
+    pub fn none_yet() -> Login {
+        Login {
+            user: USER.into(),
+            password: String::new(),
+        }
+    }
+
     /// The stored login; made with a random password of 192 bits at the first start. Two first starts agree on one.
     pub fn read_or_create(home: &Home) -> io::Result<Login> {
         if let Some(login) = Self::read(home)? {

@@ -21,6 +21,9 @@ pub enum Kind {
         began: String,
         /// Its store.
         data_dir: PathBuf,
+        /// The options that `serve` was given beside its ports, paths made absolute: `restart` gives them again.
+        #[serde(default)]
+        arguments: Vec<String>,
     },
     /// A LavinMQ container.
     Container {

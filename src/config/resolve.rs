@@ -27,7 +27,7 @@ impl Config {
         };
         let local = LocalBroker::read(&home);
         let (address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
-        let login = login(&address, &home, &inside, local.as_ref())?;
+        let login = login(&address, endpoint_origin, &home, &inside, local.as_ref())?;
         let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {
             (Some(path), _) => (Some(path.clone()), Origin::Flag),
             (None, Some(path)) => (Some(path.clone()), Origin::File),
@@ -114,9 +114,11 @@ fn address(
     Ok((address, origin))
 }
 
-/// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest.
+/// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest; but where nobody named a
+/// broker, somebody else's on the usual port is not entered as guest (SPEC §7.18).
 fn login(
     address: &Address,
+    origin: Origin,
     home: &Home,
     inside: &Inside,
     local: Option<&LocalBroker>,
@@ -149,6 +151,9 @@ fn login(
         if let Some(login) = stored.filter(|login| is_wanted(&login.user)) {
             return Ok(login);
         }
+    }
+    if origin == Origin::Default {
+        return Ok(Credentials::none_yet());
     }
     let user = address.user.clone().unwrap_or_else(|| "guest".into());
     Ok(Login {
@@ -328,13 +333,8 @@ mod tests {
     fn the_password_of_the_local_broker_is_made_once_and_used_by_itself() {
         let place = Place::new();
         assert_eq!(
-            place
-                .config(&Flags::default(), &[])
-                .unwrap()
-                .endpoint
-                .login
-                .user,
-            "guest"
+            place.config(&Flags::default(), &[]).unwrap().endpoint.login,
+            Credentials::none_yet()
         );
         let made = Credentials::read_or_create(&place.home()).unwrap();
         assert_eq!(made, Credentials::read_or_create(&place.home()).unwrap());

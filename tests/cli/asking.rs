@@ -5,6 +5,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::client;
 use crate::everywhere::everywhere;
 use crate::support::{Place, wait_until};
 
@@ -115,5 +116,35 @@ fn an_interrupted_question_leaves_no_queue() {
             assert_eq!(asking.wait().unwrap().code(), Some(4));
             assert!(!exists(place, &reply_to), "{text}");
         }
+    });
+}
+
+#[test]
+fn what_a_killed_question_left_behind_goes_at_the_next_one() {
+    everywhere(|place, name| {
+        // A queue of the year 2020 that nobody consumes, and one that somebody does.
+        let old = |letter: &str| format!("ask01E00000000000000000000{letter}{letter}0");
+        let (left, used) = (old("A"), old("B"));
+        client::make_queue(place, &left);
+        client::make_queue(place, &used);
+        let mut tail = place
+            .command()
+            .args(["tail", &used])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until(
+            || client::consumers(place, &used) == Some(1),
+            || "tail consumes".to_owned(),
+        );
+        let to = name("next");
+        place
+            .run(["ask", "--to", &to, "-m", "?", "--timeout", "1"])
+            .fails(4, "no answer from");
+        assert_eq!(client::consumers(place, &left), None);
+        assert_eq!(client::consumers(place, &used), Some(1));
+        tail.kill().unwrap();
+        tail.wait().unwrap();
+        place.ok(["delete", &used, "--yes"]);
     });
 }

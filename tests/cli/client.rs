@@ -49,6 +49,39 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
     });
 }
 
+/// Makes a queue with the ordinary topology.
+pub(crate) fn make_queue(place: &Place, name: &str) {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        peer.ensure_queue(&name, 86_400_000).await.unwrap();
+        peer.close().await;
+    });
+}
+
+/// How many consume a queue; `None` where there is none.
+pub(crate) fn consumers(place: &Place, name: &str) -> Option<u32> {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        let state = peer.look(&name).await.unwrap();
+        peer.close().await;
+        state.map(|state| state.consumers)
+    })
+}
+
+/// Takes the first message of a queue and gives back how many hops it says it has.
+pub(crate) fn hops_of_the_first(place: &Place, name: &str) -> u32 {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let peer = Peer::connect(&endpoint, "test").await.unwrap();
+        let delivery = peer.get(&name).await.unwrap().unwrap();
+        delivery.ack().await;
+        peer.close().await;
+        delivery.hops()
+    })
+}
+
 pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -316,3 +316,23 @@ fn a_password_in_an_argument_is_warned_about_and_never_printed() {
     );
     assert!(!ran.err.contains("topsecret") && !ran.out.contains("topsecret"));
 }
+
+#[test]
+fn a_send_in_answer_to_a_message_has_one_hop_more() {
+    everywhere(|place, name| {
+        let to = name("hops");
+        let session = ulid::Ulid::generate().to_string();
+        let send = |text: &str| {
+            let mut command = place.command();
+            command
+                .args(["send", "--to", &to, "-m", text])
+                .env("CBROKER_SESSION", &session);
+            assert!(command.output().unwrap().status.success());
+            client::hops_of_the_first(place, &to)
+        };
+        assert_eq!(send("a person began"), 0);
+        fs::create_dir_all(place.home().join("sessions")).unwrap();
+        fs::write(place.home().join(format!("sessions/{session}.hops")), "4").unwrap();
+        assert_eq!(send("in answer to a message of four hops"), 5);
+    });
+}

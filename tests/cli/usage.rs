@@ -111,3 +111,46 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
     let output = command.env("CBROKER_HOME", place.home()).output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
+
+#[test]
+fn the_service_is_written_for_the_user_s_own_service_manager() {
+    let place = Place::new();
+    let bin = place.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let manager = if cfg!(target_os = "macos") {
+        "launchctl"
+    } else {
+        "systemctl"
+    };
+    std::fs::write(bin.join(manager), "#!/bin/sh\necho \"$@\" >> calls\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(bin.join(manager), executable).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let run = |verb: &str| {
+        let output = place
+            .command()
+            .args(["service", verb, "--json"])
+            .env("PATH", &path)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["file"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let file = run("install");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains(env!("CARGO_BIN_EXE_cbroker")) && text.contains("serve"),
+        "{text}"
+    );
+    assert!(text.contains(place.home().to_str().unwrap()), "{text}");
+    run("uninstall");
+    assert!(!std::path::Path::new(&file).exists());
+    let calls = std::fs::read_to_string(place.path().join("calls")).unwrap();
+    assert!(
+        calls.contains("enable --now") && calls.contains("disable --now") || manager == "launchctl",
+        "{calls}"
+    );
+}
