@@ -28,6 +28,7 @@ const PARTS: &[Part] = &[
     ("confirmed-1", |folder| confirmed(folder, 1, 1024)),
     ("confirmed-100", |folder| confirmed(folder, 100, 1024)),
     ("confirmed-1000", |folder| confirmed(folder, 1000, 1024)),
+    ("waiting", |folder| waiting(folder)),
     ("confirmed-1000-16B", |folder| confirmed(folder, 1000, 16)),
     ("confirmed-1000-consumed", confirmed_consumed),
     ("caller-16B", caller),
@@ -136,6 +137,25 @@ fn confirmed(folder: &Path, outstanding: u64, length: usize) {
         }
     }
     span.end("confirmed", confirmed, confirmed * length as u64);
+    opened.store.close().unwrap();
+}
+
+/// 100,000 messages of 1 KiB, confirmed 1,000 at a time: the memory is what matters.
+fn waiting(folder: &Path) {
+    let (opened, durable) = open(folder);
+    let body = vec![7_u8; 1024];
+    let span = Span::begin();
+    for group in 0..100_u64 {
+        let mut last = Ticket::NONE;
+        for number in group * 1000..(group + 1) * 1000 {
+            last = opened
+                .store
+                .append(QUEUE, Sequence(number), &[&body], Urgency::Confirmed)
+                .unwrap();
+        }
+        while durable.recv().unwrap() < last {}
+    }
+    span.end("waiting", 100_000, 100_000 * 1024);
     opened.store.close().unwrap();
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Committer {
     unsnapshotted: u64,
     /// The store has seen to its own affairs since the last work.
     is_tidy: bool,
+    /// The first look at the disk has been made.
+    has_settled_in: bool,
     /// The disk is looked at now and then, not with every commit.
     next_look: Instant,
 }
@@ -65,7 +67,8 @@ impl Committer {
             is_short: false,
             unsnapshotted: 0,
             is_tidy: false,
-            next_look: Instant::now(),
+            has_settled_in: false,
+            next_look: Instant::now() + LOOK_EVERY,
         }
     }
 
@@ -74,6 +77,7 @@ impl Committer {
         let outcome = self.serve();
         match &outcome {
             Ok(()) => {
+                self.look_at_disk();
                 self.disk.witness(self.committed.serial());
                 self.inbox.end();
             }
@@ -113,7 +117,7 @@ impl Committer {
         loop {
             let due = match known {
                 Demand::Never if self.committed.has_to_sweep() => return Wake::Sweep,
-                Demand::Never if self.is_short => since + LOOK_EVERY,
+                Demand::Never if self.is_short || !self.has_settled_in => since + LOOK_EVERY,
                 Demand::Never if self.is_tidy => since + TIDY,
                 Demand::Never => since + IDLE,
                 Demand::Later => since + SETTLE_LATEST,
@@ -258,6 +262,10 @@ impl Committer {
     }
 
     fn look_at_disk(&mut self) {
+        if !std::mem::replace(&mut self.has_settled_in, true) {
+            self.disk.settle_in();
+            self.disk.witness(self.committed.serial());
+        }
         self.next_look = Instant::now() + LOOK_EVERY;
         match self.disk.room() {
             Room::None | Room::Little => self.tell_shortage(),

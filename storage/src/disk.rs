@@ -28,6 +28,8 @@ pub trait Disk: Send {
     fn room(&mut self) -> Room;
     /// There is plenty of room: makes good what a full disk used up.
     fn restore(&mut self);
+    /// What an opening leaves to be done once work has begun: second safeties.
+    fn settle_in(&mut self);
     /// Makes a note, beside the rows, of how far they have come: rows that come less far later have lost something.
     fn witness(&mut self, serial: u64);
     /// Rows could not be read: the next opening has to look at every one of them.

@@ -347,6 +347,13 @@ impl Disk for Folder {
         self.keep_reserve();
     }
 
+    fn settle_in(&mut self) {
+        if let Err(error) = self.keep_snapshot() {
+            tracing::warn!("the engine's snapshot could not be copied: {error}");
+        }
+        self.keep_reserve();
+    }
+
     fn witness(&mut self, serial: u64) {
         if self.witnessed == Some(serial) {
             return;

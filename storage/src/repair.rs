@@ -50,11 +50,7 @@ pub(crate) fn open(folder: &Folder) -> Result<Repaired, OpenError> {
             "the rows end at commit {serial}, but had come to {witnessed} before: what came between is lost"
         ));
     }
-    folder
-        .trust()
-        .and_then(|()| folder.keep_snapshot())
-        .map_err(cleaned)?;
-    folder.keep_reserve();
+    folder.trust().map_err(cleaned)?;
     report.losses.extend(found.damage.iter().cloned());
     Ok(Repaired {
         engine,

@@ -73,9 +73,8 @@ impl Store {
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let mut disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
+        let disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
         let repaired = repair::open(&disk)?;
-        disk.witness(repaired.found.committed.serial());
         log_report(&repaired.report);
         let ground = Ground {
             engine: Arc::new(repaired.engine),

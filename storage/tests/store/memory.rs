@@ -97,6 +97,8 @@ impl Disk for MemoryDisk {
 
     fn suspect(&mut self) {}
 
+    fn settle_in(&mut self) {}
+
     fn witness(&mut self, _serial: u64) {}
 
     fn refresh(&mut self, _engine: &Slot) -> Result<(), EngineError> {
