@@ -88,7 +88,11 @@ mod tests {
             |(kind, channel, payload)| {
                 let mut frame = vec![kind];
                 frame.extend_from_slice(&channel.to_be_bytes());
-                frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+                frame.extend_from_slice(
+                    &u32::try_from(payload.len())
+                        .unwrap_or(u32::MAX)
+                        .to_be_bytes(),
+                );
                 frame.extend_from_slice(&payload);
                 frame.push(0xCE);
                 frame
