@@ -1,6 +1,8 @@
-//! The wrapped program in a pseudo-terminal of its own, under a [`monitor`](super::monitor).
+//! The wrapped program in a pseudo-terminal of its own, under a [`monitor`].
 //!
-//! Relies on `rustix` for the terminal and on the standard library for the processes.
+//! Relies on `portable-pty` to open the terminal, on `rustix` for its modes and size, and on the standard library for the
+//! processes: the monitor needs a socket beside the terminal and raw exit statuses, which `portable-pty`'s own spawning
+//! closes and loses.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -9,9 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use portable_pty::PtySize;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
-use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
 use super::monitor::{self, Report, Reports};
@@ -63,17 +65,10 @@ pub struct Program {
 impl Program {
     /// Starts `command` in a new pseudo-terminal.
     pub fn start(command: &CommandLine, shape: &Shape) -> io::Result<Self> {
-        let master =
-            rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        rustix::pty::grantpt(&master)?;
-        rustix::pty::unlockpt(&master)?;
-        let name = rustix::pty::ptsname(&master, Vec::new())?;
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
+        let (master, terminal) = open(shape.size)?;
         if let Some(modes) = &shape.modes {
             rustix::termios::tcsetattr(&terminal, OptionalActions::Now, modes)?;
         }
-        rustix::termios::tcsetwinsize(&terminal, shape.size)?;
         let (reports, theirs) = UnixStream::pair()?;
         let monitor = command
             .to_command(std::env::current_exe()?.as_os_str())
@@ -144,6 +139,29 @@ impl Program {
         let modes = rustix::termios::tcgetattr(&self.master);
         modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
     }
+}
+
+/// Both sides of a new pseudo-terminal of this size: the master, and the terminal itself.
+pub(crate) fn open(size: Winsize) -> io::Result<(OwnedFd, OwnedFd)> {
+    let size = PtySize {
+        rows: size.ws_row,
+        cols: size.ws_col,
+        pixel_width: size.ws_xpixel,
+        pixel_height: size.ws_ypixel,
+    };
+    let pair = portable_pty::native_pty_system()
+        .openpty(size)
+        .map_err(io::Error::other)?;
+    let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+    let master = pair.master.as_raw_fd().ok_or_else(unsupported)?;
+    // SAFETY: `pair.master` owns this descriptor and lives until the end of this function; the borrow is only
+    // duplicated here.
+    #[allow(unsafe_code)]
+    let master = unsafe { BorrowedFd::borrow_raw(master) }.try_clone_to_owned()?;
+    let name = pair.master.tty_name().ok_or_else(unsupported)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name, flags, Mode::empty())?;
+    Ok((master, terminal))
 }
 
 impl Drop for Program {

@@ -14,6 +14,8 @@ pub(crate) mod frame;
 pub(crate) mod method;
 pub mod properties;
 pub(crate) mod reply;
+#[cfg(test)]
+mod second_opinion;
 pub mod table;
 
 /// What a client sends first, and what it is answered when it sent something else.

@@ -3,19 +3,18 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZeroU16;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::Winsize;
 
 use super::frame::Screen;
 use super::stage::Stage;
 use crate::error::Error;
+use crate::wrap::pty;
 
 const ROWS: NonZeroU16 = NonZeroU16::new(14).unwrap();
 const COLUMNS: NonZeroU16 = NonZeroU16::new(52).unwrap();
@@ -132,23 +131,12 @@ fn squeezed(text: &str) -> String {
 }
 
 fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    grantpt(&ours)?;
-    unlockpt(&ours)?;
-    let name = ptsname(&ours, Vec::new())?;
-    let theirs = rustix::fs::open(
-        name,
-        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let size = Winsize {
+    pty::open(Winsize {
         ws_row: ROWS.get(),
         ws_col: COLUMNS.get(),
         ws_xpixel: 0,
         ws_ypixel: 0,
-    };
-    tcsetwinsize(ours.as_fd(), size)?;
-    Ok((ours, theirs))
+    })
 }
 
 /// Draws what the session prints until its terminal is closed.
