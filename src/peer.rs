@@ -36,6 +36,23 @@ use crate::name::SessionName;
 /// How long a first connection may take before the broker counts as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 
+/// How long a broker may take to answer anything but a publish.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The answer to one request. lapin leaves some unanswered for ever when the connection breaks at the wrong moment: a
+/// `send` whose broker was killed then waited without a socket, without end.
+async fn answered<T, E: Into<PeerError>>(
+    asking: impl Future<Output = Result<T, E>>,
+) -> Result<T, PeerError> {
+    match tokio::time::timeout(ANSWER_WITHIN, asking).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => {
+            let seconds = ANSWER_WITHIN.as_secs();
+            Err(PeerError::Lost(format!("no answer within {seconds} s")))
+        }
+    }
+}
+
 /// One connection with one channel, for one command.
 pub struct Peer {
     connection: Connection,
@@ -47,7 +64,7 @@ impl Peer {
     /// Connects and signs in. `purpose` is what the broker shows as the connection's name.
     pub async fn connect(endpoint: &Endpoint, purpose: &str) -> Result<Self, PeerError> {
         let connection = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
-        let channel = connection.create_channel().await?;
+        let channel = answered(connection.create_channel()).await?;
         Ok(Self {
             connection,
             channel,
@@ -57,7 +74,7 @@ impl Peer {
 
     /// Looks at a queue without changing anything. `None`: there is none of that name.
     pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
-        match topology::look(&self.channel, queue).await {
+        match answered(topology::look(&self.channel, queue)).await {
             Err(PeerError::NoSuchQueue) => {
                 self.renew_channel().await?;
                 Ok(None)
@@ -73,15 +90,15 @@ impl Peer {
         ttl_ms: u64,
     ) -> Result<QueueState, PeerError> {
         if let Some(state) = self.look(queue).await? {
-            topology::bind(&self.channel, queue).await?;
+            answered(topology::bind(&self.channel, queue)).await?;
             return Ok(state);
         }
-        match topology::declare(&self.channel, queue, ttl_ms).await {
+        match answered(topology::declare(&self.channel, queue, ttl_ms)).await {
             Err(PeerError::OtherArguments { .. }) => {
                 // Somebody else made it between our look and our declare.
                 self.renew_channel().await?;
-                topology::bind(&self.channel, queue).await?;
-                topology::look(&self.channel, queue).await
+                answered(topology::bind(&self.channel, queue)).await?;
+                answered(topology::look(&self.channel, queue)).await
             }
             other => other,
         }
@@ -133,27 +150,21 @@ impl Peer {
 
     /// Takes the first message of a queue, unsettled. `None`: it is empty.
     pub async fn get(&self, queue: &SessionName) -> Result<Option<Delivery>, PeerError> {
-        let got = self
-            .channel
-            .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: false })
-            .await?;
+        let options = BasicGetOptions { no_ack: false };
+        let got = answered(self.channel.basic_get(queue.as_str().into(), options)).await?;
         Ok(got.map(|message| Delivery::new(message.delivery)))
     }
 
     /// Drops the waiting messages of a queue and says how many there were.
     pub async fn purge(&self, queue: &SessionName) -> Result<u32, PeerError> {
-        Ok(self
-            .channel
-            .queue_purge(queue.as_str().into(), QueuePurgeOptions::default())
-            .await?)
+        let options = QueuePurgeOptions::default();
+        answered(self.channel.queue_purge(queue.as_str().into(), options)).await
     }
 
     /// Deletes a queue and says how many messages went with it.
     pub async fn delete(&self, queue: &SessionName) -> Result<u32, PeerError> {
-        Ok(self
-            .channel
-            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
-            .await?)
+        let options = QueueDeleteOptions::default();
+        answered(self.channel.queue_delete(queue.as_str().into(), options)).await
     }
 
     /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>` (SPEC §7.6).
@@ -163,7 +174,7 @@ impl Peer {
         ttl_ms: u64,
     ) -> Result<ReplyQueue, PeerError> {
         self.ensure_queue(name, ttl_ms).await?;
-        let channel = self.connection.create_channel().await?;
+        let channel = answered(self.connection.create_channel()).await?;
         ReplyQueue::consume(channel, name.as_str()).await
     }
 
@@ -173,7 +184,7 @@ impl Peer {
         queue: &SessionName,
         prefetch: u16,
     ) -> Result<ReplyQueue, PeerError> {
-        let channel = self.connection.create_channel().await?;
+        let channel = answered(self.connection.create_channel()).await?;
         ReplyQueue::consume_with(channel, queue.as_str(), prefetch).await
     }
 
@@ -191,14 +202,13 @@ impl Peer {
 
     /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out.
     pub async fn close(self) {
-        let _ = self.connection.close(200, "done".into()).await;
+        let _ = answered(self.connection.close(200, "done".into())).await;
     }
 
     async fn confirm(&mut self) -> Result<(), PeerError> {
         if !self.confirming {
-            self.channel
-                .confirm_select(lapin::options::ConfirmSelectOptions::default())
-                .await?;
+            let options = lapin::options::ConfirmSelectOptions::default();
+            answered(self.channel.confirm_select(options)).await?;
             self.confirming = true;
         }
         Ok(())
@@ -206,7 +216,7 @@ impl Peer {
 
     /// A refusal closes the channel that it came on.
     async fn renew_channel(&mut self) -> Result<(), PeerError> {
-        self.channel = self.connection.create_channel().await?;
+        self.channel = answered(self.connection.create_channel()).await?;
         self.confirming = false;
         Ok(())
     }
