@@ -44,13 +44,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 async fn answered<T, E: Into<PeerError>>(
     asking: impl Future<Output = Result<T, E>>,
 ) -> Result<T, PeerError> {
-    match tokio::time::timeout(ANSWER_WITHIN, asking).await {
-        Ok(answer) => answer.map_err(Into::into),
-        Err(_) => {
-            let seconds = ANSWER_WITHIN.as_secs();
-            Err(PeerError::Lost(format!("no answer within {seconds} s")))
-        }
-    }
+    let Ok(answer) = tokio::time::timeout(ANSWER_WITHIN, asking).await else {
+        let seconds = ANSWER_WITHIN.as_secs();
+        return Err(PeerError::Lost(format!("no answer within {seconds} s")));
+    };
+    answer.map_err(Into::into)
 }
 
 /// One connection with one channel, for one command.
