@@ -173,7 +173,7 @@ impl Peer {
     ) -> Result<ReplyQueue, PeerError> {
         self.ensure_queue(name, ttl_ms).await?;
         let channel = answered(self.connection.create_channel()).await?;
-        ReplyQueue::consume(channel, name.as_str()).await
+        answered(ReplyQueue::consume(channel, name.as_str())).await
     }
 
     /// Starts to consume a queue, at most `prefetch` unsettled at a time. The queue must exist.
@@ -183,7 +183,7 @@ impl Peer {
         prefetch: u16,
     ) -> Result<ReplyQueue, PeerError> {
         let channel = answered(self.connection.create_channel()).await?;
-        ReplyQueue::consume_with(channel, queue.as_str(), prefetch).await
+        answered(ReplyQueue::consume_with(channel, queue.as_str(), prefetch)).await
     }
 
     /// Asks the attached sessions something and collects what they answer within `wait` (SPEC §7.15).

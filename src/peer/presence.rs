@@ -9,12 +9,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection};
+use lapin::{BasicProperties, Channel, Connection, Consumer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::topology::{self, PRESENCE_EXCHANGE};
-use super::{PeerError, publish};
+use super::{PeerError, answered, publish};
 use futures_util::StreamExt;
 
 /// What a session does at the moment.
@@ -159,6 +159,24 @@ pub(super) async fn ask(
     wait: Duration,
     enough: impl Fn(&[Reply]) -> bool,
 ) -> Result<Vec<Reply>, PeerError> {
+    let (channel, mut answers) = answered(put(connection, request)).await?;
+    let until = Instant::now() + wait;
+    let mut replies = Vec::new();
+    while !enough(&replies) {
+        match tokio::time::timeout_at(until, answers.next()).await {
+            Ok(Some(Ok(answer))) => {
+                replies.extend(serde_json::from_slice::<Reply>(&answer.data).ok());
+            }
+            Ok(Some(Err(error))) => return Err(error.into()),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let _ = answered(channel.close(200, "done".into())).await;
+    Ok(replies)
+}
+
+/// Publishes the question; gives the consumer of its answers, and the channel that it lives on.
+async fn put(connection: &Connection, request: &Request) -> Result<(Channel, Consumer), PeerError> {
     let channel = connection.create_channel().await?;
     topology::declare_presence(&channel).await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
@@ -169,7 +187,7 @@ pub(super) async fn ask(
         no_ack: true,
         ..BasicConsumeOptions::default()
     };
-    let mut answers = channel
+    let answers = channel
         .basic_consume(
             queue.name().clone(),
             "".into(),
@@ -186,20 +204,7 @@ pub(super) async fn ask(
         properties,
     )
     .await?;
-
-    let until = Instant::now() + wait;
-    let mut replies = Vec::new();
-    while !enough(&replies) {
-        match tokio::time::timeout_at(until, answers.next()).await {
-            Ok(Some(Ok(answer))) => {
-                replies.extend(serde_json::from_slice::<Reply>(&answer.data).ok());
-            }
-            Ok(Some(Err(error))) => return Err(error.into()),
-            Ok(None) | Err(_) => break,
-        }
-    }
-    let _ = channel.close(200, "done".into()).await;
-    Ok(replies)
+    Ok((channel, answers))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause, again.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -9,11 +11,15 @@ use tokio::sync::{mpsc, watch};
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
 use crate::peer::presence::{Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
-use crate::peer::{CONNECT_WITHIN, Delivery, PeerError, connect, publish};
+use crate::peer::{CONNECT_WITHIN, Delivery, PeerError, answered, connect, publish};
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no question makes us publish
 /// into a session.
 const SERVER_NAMED: &str = "amq.";
+
+/// How often the connection itself is asked whether it is there. Its consumers usually say so first; one that lapin
+/// forgot to tell would leave the session deaf.
+const PULSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Link {
     pub(super) options: InboxOptions,
@@ -86,9 +92,13 @@ impl Link {
     }
 
     async fn attach(&self) -> Result<(Lines, Attached), PeerError> {
-        let name = &self.options.name;
-        let purpose = format!("session {name}");
+        let purpose = format!("session {}", self.options.name);
         let connection = connect::open(&self.options.endpoint, &purpose, CONNECT_WITHIN).await?;
+        answered(self.listen(connection)).await
+    }
+
+    async fn listen(&self, connection: Connection) -> Result<(Lines, Attached), PeerError> {
+        let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
         listening
             .basic_qos(self.options.prefetch, BasicQosOptions::default())
@@ -158,6 +168,7 @@ impl Link {
 
     async fn serve(&mut self, mut lines: Lines, closing: &mut watch::Receiver<bool>) -> Ended {
         self.presence.mark_changed();
+        let mut pulse = tokio::time::interval(PULSE);
         loop {
             tokio::select! {
                 () = asked_to_close(closing) => {
@@ -180,6 +191,11 @@ impl Link {
                 },
                 Some(outgoing) = self.outgoing.recv() => say(&lines, outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&lines).await,
+                _ = pulse.tick() => {
+                    if !lines.connection.status().connected() {
+                        return Ended::Lost(PeerError::Lost("the connection is gone".into()));
+                    }
+                }
             }
         }
     }
@@ -225,13 +241,13 @@ impl Link {
         if let Some(presence) = present {
             let body = Request::State(presence).to_json();
             // If the connection is gone, the message stream says so; the announcement is repeated on attaching.
-            let _ = publish::plain(
+            let _ = answered(publish::plain(
                 &lines.speaking,
                 PRESENCE_EXCHANGE,
                 "",
                 &body,
                 BasicProperties::default(),
-            )
+            ))
             .await;
         }
     }
@@ -287,5 +303,5 @@ async fn say(lines: &Lines, outgoing: Outgoing) {
         Outgoing::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
     };
     // The asker's queue may be gone; and if the connection is, the message stream says so.
-    let _ = publish::to_queue(&lines.speaking, &queue, &body).await;
+    let _ = answered(publish::to_queue(&lines.speaking, &queue, &body)).await;
 }
