@@ -297,10 +297,12 @@ async fn watch_memory(realm: Arc<Realm>, limit_bytes: u64) {
         } else {
             limit_bytes
         };
-        if (resident > line) != is_high {
-            is_high = !is_high;
+        // What was freed may stay resident for the allocator's sake: without messages there is nothing to wait for.
+        let is_over = resident > line && realm.memory_bytes() >= limit_bytes / 8;
+        if is_over != is_high {
+            is_high = is_over;
             tracing::warn!(resident, limit_bytes, is_high, "memory");
-            realm.alarms.set_memory_high(is_high);
+            realm.set_memory_high(is_high);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket, Urgency};
@@ -88,6 +88,11 @@ struct Numbers {
 }
 
 impl Facts {
+    /// What all queues may keep in memory.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Keeps a fact, in place of the one with its key.
     pub(crate) fn save(&self, fact: &Fact) -> Result<Ticket, Stopped> {
         self.store.put(&fact.key(), fact.value())
@@ -123,7 +128,10 @@ impl Facts {
 ///
 /// Levels report in steps, so that the one number is not fought over for every message.
 #[derive(Debug, Default)]
-pub(crate) struct Budget(AtomicUsize);
+pub(crate) struct Budget {
+    held_bytes: AtomicUsize,
+    is_memory_high: AtomicBool,
+}
 
 /// What all windows together may hold.
 const BUDGET_BYTES: usize = 64 * 1024 * 1024;
@@ -137,16 +145,26 @@ impl Budget {
             return;
         }
         if holds > *reported {
-            self.0.fetch_add(holds - *reported, Relaxed);
+            self.held_bytes.fetch_add(holds - *reported, Relaxed);
         } else {
-            self.0.fetch_sub(*reported - holds, Relaxed);
+            self.held_bytes.fetch_sub(*reported - holds, Relaxed);
         }
         *reported = holds;
     }
 
+    /// Says whether the broker has more memory than it should.
+    pub(crate) fn set_memory_high(&self, is_high: bool) {
+        self.is_memory_high.store(is_high, Relaxed);
+    }
+
+    /// True while consumers should settle what they have before they are given more.
+    pub(crate) fn is_memory_high(&self) -> bool {
+        self.is_memory_high.load(Relaxed)
+    }
+
     /// True when windows should not grow.
     pub(crate) fn is_spent(&self) -> bool {
-        self.0.load(Relaxed) >= BUDGET_BYTES
+        self.held_bytes.load(Relaxed) >= BUDGET_BYTES
     }
 }
 

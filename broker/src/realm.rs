@@ -269,6 +269,30 @@ impl Realm {
         self.end(turn);
     }
 
+    /// Octets that messages take in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let queues = self.vhosts().into_iter().flat_map(|vhost| vhost.queues());
+        queues
+            .map(|queue| queue.with(|state| state.memory_bytes()))
+            .sum()
+    }
+
+    /// Raises or ends the alarm about memory; at its end every queue may go on.
+    pub(crate) fn set_memory_high(self: &Arc<Self>, is_high: bool) {
+        self.alarms.set_memory_high(is_high);
+        self.facts.budget().set_memory_high(is_high);
+        if is_high {
+            return;
+        }
+        let mut turn = self.turn();
+        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+            if let Err(error) = queue.pump(&mut turn) {
+                tracing::debug!(queue = %queue.name(), %error, "not handed out");
+            }
+        }
+        self.end(turn);
+    }
+
     /// Every open connection.
     pub fn links(&self) -> Vec<Arc<Link>> {
         lock(&self.links).values().cloned().collect()

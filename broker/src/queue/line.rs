@@ -327,6 +327,20 @@ impl Line {
             .find_map(|number| self.levels[usize::from(number)].wants(number))
     }
 
+    /// Octets that ready messages take in memory.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let gaps = self.levels.iter().map(|level| &level.gap);
+        let (count, bytes) = gaps.fold((0, 0), |(count, bytes), gap| {
+            (count + gap.count, bytes + gap.bytes)
+        });
+        let bodies = self.bytes.saturating_sub(bytes);
+        bodies + self.ready.saturating_sub(count) * ENTRY_BYTES as u64
+    }
+
+    pub(crate) fn is_memory_high(&self) -> bool {
+        self.budget.is_memory_high()
+    }
+
     /// True when some level has messages that only the store holds.
     pub(crate) fn has_gap(&self) -> bool {
         self.levels.iter().any(|level| level.gap.count > 0)

@@ -374,7 +374,7 @@ impl State {
             if limits::expire(queue, self, turn, limits::Strictness::Past) {
                 continue;
             }
-            if matches!(self.line.head(), Head::InStore) {
+            if self.is_held() || matches!(self.line.head(), Head::InStore) {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue) else {

@@ -39,6 +39,9 @@ pub struct Snapshot {
     pub counters: Counters,
 }
 
+/// Unsettled bodies that the consumers of a queue may hold even while memory is short.
+const UNSETTLED_BYTES: u64 = 8 * 1024 * 1024;
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) line: Line,
@@ -265,6 +268,16 @@ impl State {
         count += self.line.clear();
         limits::arm(queue, self, turn);
         Ok(count)
+    }
+
+    /// Octets that messages of this queue take in memory, those in clients' hands included.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.line.memory_bytes() + self.unsettled_bytes
+    }
+
+    /// While memory is short, those who hold much already get no more.
+    pub(super) fn is_held(&self) -> bool {
+        self.unsettled_bytes >= UNSETTLED_BYTES && self.line.is_memory_high()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
