@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::agents::Profile;
-use super::agents::reading::{Input, Reading};
+use super::agents::reading::{Input, Reading, Vim};
 use super::hold::Hold;
 use super::keys::{Draft, Press};
 
@@ -85,6 +85,8 @@ pub struct Attention {
     last_key: Option<Instant>,
     draft: Draft,
     is_suspended: bool,
+    /// INSERT mode was seen: without its mark, keys are commands.
+    uses_vim: bool,
 }
 
 impl Attention {
@@ -103,6 +105,7 @@ impl Attention {
             last_key: None,
             draft: Draft::default(),
             is_suspended: false,
+            uses_vim: false,
         }
     }
 
@@ -138,6 +141,7 @@ impl Attention {
         if reading.input == Input::Empty && self.hands_are_idle(now) {
             self.draft.clear();
         }
+        self.uses_vim |= reading.vim == Vim::Insert;
         self.reading = reading;
     }
 
@@ -269,6 +273,9 @@ impl Attention {
         }
         if matches!(self.reading.input, Input::Holds(_)) {
             return Verdict::Hold(Hold::Draft, None);
+        }
+        if self.uses_vim && self.reading.vim == Vim::Plain {
+            return Verdict::Hold(Hold::VimNormal, None);
         }
         let pace = self.profile.pace;
         if let Some(free) = self

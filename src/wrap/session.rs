@@ -194,6 +194,8 @@ impl Session {
                     self.hooks_were_seen = true;
                     self.log.say("the agent's hooks work");
                 }
+                // A look at each event: what is seen while nothing waits explains what is seen later.
+                self.look(now);
                 self.attention.event(&event, now);
                 self.injection.event(&event);
                 if matches!(event, Event::SessionEnd) {

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Pace, Profile, Prompt, Usual};
+use super::{Pace, Profile, Prompt, Usual, VimFooter};
 
 /// Measured with the paste and redraw of INJECTION rule 3.
 const QUICK: Pace = Pace {
@@ -53,7 +53,11 @@ pub static CLAUDE: Profile = Profile {
         ("ctrl+o to toggle", "transcript"),
         ("Esc to exit", "menu"),
     ],
-    command_modes: &["-- NORMAL --", "-- VISUAL --"],
+    command_modes: &["-- NORMAL --", "-- VISUAL --", "-- VISUAL LINE --"],
+    vim: Some(VimFooter {
+        insert: "-- INSERT --",
+        plain: "? for shortcuts",
+    }),
     pace: QUICK,
 };
 
@@ -75,6 +79,7 @@ static CODEX: Profile = Profile {
         ("Press enter to continue", "menu"),
     ],
     command_modes: &[],
+    vim: None,
     pace: SLOW,
 };
 
@@ -93,6 +98,7 @@ static OPENCODE: Profile = Profile {
         ("enter accept", "permission"),
     ],
     command_modes: &[],
+    vim: None,
     pace: CAREFUL,
 };
 
@@ -114,6 +120,7 @@ static GEMINI: Profile = Profile {
         ("How would you like to authenticate", "sign-in"),
     ],
     command_modes: &["shell mode enabled", "[NORMAL]"],
+    vim: None,
     pace: CAREFUL,
 };
 
@@ -132,6 +139,7 @@ static AIDER: Profile = Profile {
         ("[No]:", "question"),
     ],
     command_modes: &[],
+    vim: None,
     pace: CAREFUL,
 };
 
@@ -147,6 +155,7 @@ pub static UNKNOWN: Profile = Profile {
     busy_titles: &[],
     dialogs: &[],
     command_modes: &[],
+    vim: None,
     pace: CAREFUL,
 };
 

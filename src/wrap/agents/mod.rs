@@ -39,6 +39,8 @@ pub struct Profile {
     pub dialogs: &'static [(&'static str, &'static str)],
     /// Texts below the box that say its keys are commands.
     pub command_modes: &'static [&'static str],
+    /// What stands below the box of somebody who uses vim's keys.
+    pub vim: Option<VimFooter>,
     /// How long to wait for what.
     pub pace: Pace,
 }
@@ -65,6 +67,16 @@ pub struct Prompt {
     pub rule: char,
     /// Colour (of 256) of text in it that nobody typed.
     pub placeholder_colour: u8,
+}
+
+/// vim's NORMAL mode shows nothing of its own: whoever was once seen in INSERT mode and now has the footer of everybody
+/// else is in it.
+#[derive(Clone, Copy, Debug)]
+pub struct VimFooter {
+    /// In INSERT mode.
+    pub insert: &'static str,
+    /// At rest, outside of it.
+    pub plain: &'static str,
 }
 
 /// Pauses of one injection.

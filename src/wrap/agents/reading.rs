@@ -22,6 +22,18 @@ pub enum Input {
     Command,
 }
 
+/// What the footer says of vim's modes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Vim {
+    /// Nothing.
+    #[default]
+    Unsaid,
+    /// INSERT mode.
+    Insert,
+    /// The footer of everybody who does not use vim's keys, or is in NORMAL mode.
+    Plain,
+}
+
 /// One look at the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -31,6 +43,8 @@ pub struct Reading {
     pub shows_busy: bool,
     /// A text says that a dialog is open: its name.
     pub dialog: Option<String>,
+    /// What the footer says of vim's modes.
+    pub vim: Vim,
 }
 
 impl Reading {
@@ -53,6 +67,7 @@ impl Reading {
                 input: Input::Absent,
                 shows_busy: shows(&rows, profile.busy),
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
+                vim: Vim::Unsaid,
             };
         };
         // What stands above the box is history, written by anybody; only the rows around it speak of now.
@@ -66,6 +81,15 @@ impl Reading {
             input,
             shows_busy: shows(around, profile.busy),
             dialog: None,
+            vim: profile.vim.map_or(Vim::Unsaid, |footer| {
+                if shows(around, &[footer.insert]) {
+                    Vim::Insert
+                } else if shows(around, &[footer.plain]) {
+                    Vim::Plain
+                } else {
+                    Vim::Unsaid
+                }
+            }),
         }
     }
 }
@@ -205,6 +229,13 @@ mod tests {
     fn modes_in_which_text_is_a_command_are_seen() {
         assert_eq!(boxed("", "! ", "  ! for shell mode").input, Input::Shell);
         assert_eq!(boxed("", "❯ ", "  -- NORMAL --").input, Input::Command);
+    }
+
+    #[test]
+    fn the_footer_tells_insert_mode_from_everybody_else() {
+        assert_eq!(boxed("", "❯ ", "  -- INSERT --").vim, Vim::Insert);
+        assert_eq!(boxed("", "❯ ", "  ? for shortcuts").vim, Vim::Plain);
+        assert_eq!(boxed("", "❯ ", "  paste again to expand").vim, Vim::Unsaid);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod holds;
 
 use super::*;
-use crate::wrap::agents::reading::{Input, Reading};
+use crate::wrap::agents::reading::{Input, Reading, Vim};
 use crate::wrap::agents::{CLAUDE, Profile, UNKNOWN};
 use crate::wrap::keys::Press;
 use crate::wrap::modes::Modes;

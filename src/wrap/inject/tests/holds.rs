@@ -241,6 +241,25 @@ fn shell_mode_and_vim_normal_mode_are_holds_of_their_own() {
 }
 
 #[test]
+fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
+    let footer = |vim| Reading {
+        input: Input::Empty,
+        vim,
+        ..Reading::default()
+    };
+    let mut play = Play::claude();
+    play.reads(footer(Vim::Plain));
+    play.reads(footer(Vim::Insert));
+    play.reads(footer(Vim::Plain));
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::VimNormal));
+    play.reads(footer(Vim::Insert));
+    play.passes(ms(60));
+    assert!(play.has_typed());
+}
+
+#[test]
 fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
     let mut play = Play::claude_by(Delivery::Pty);
     play.event(&Event::PermissionAsked("Bash".into()));
