@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fixture::{PASSWORD, Server, USER, eventually};
+use crate::peers::Peer;
 
 #[test]
 fn a_queue_is_declared_once_and_then_it_must_agree() {
@@ -284,6 +285,46 @@ fn users_vhosts_and_topology_survive_a_restart() {
         json!([]),
         "they went with the vhost"
     );
+}
+
+#[test]
+fn connections_channels_and_consumers_are_seen_and_can_be_closed() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let _consumer = peer.attach("backend");
+    let connection = eventually("the connection", || {
+        let list = server.get("/api/connections").json();
+        list.get(0)
+            .filter(|link| link["state"] == "running")
+            .cloned()
+    });
+    assert_eq!(
+        (&connection["user"], &connection["vhost"]),
+        (&json!(USER), &json!("/"))
+    );
+    assert_eq!(connection["channels"], 1);
+    let name = connection["name"].as_str().unwrap();
+    let channel = server.get("/api/channels").json()[0].clone();
+    assert_eq!(channel["name"], format!("{name} (1)"));
+    assert_eq!(channel["consumer_count"], 1);
+    let consumer = server.get("/api/consumers/%2F").json()[0].clone();
+    assert_eq!(
+        consumer["queue"],
+        json!({ "name": "backend", "vhost": "/" })
+    );
+    assert_eq!(consumer["channel_details"]["connection_name"], name);
+    let escaped = name.replace(' ', "%20").replace('>', "%3E");
+    let path = format!("/api/connections/{escaped}");
+    assert_eq!(
+        server.get(&format!("{path}/channels")).json()[0]["number"],
+        1
+    );
+    assert_eq!(server.ask("DELETE", &path, "").status, 204);
+    eventually("its end", || {
+        (server.get(&path).status == 404).then_some(())
+    });
+    assert_eq!(server.get("/api/consumers").json(), json!([]));
 }
 
 #[test]
