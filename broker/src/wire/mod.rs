@@ -1,8 +1,9 @@
 //! AMQP 0-9-1 as bytes: frames, methods, content, tables. Nothing here knows a queue or a socket.
 //!
 //! Relies on nothing but the standard library. Incoming data is borrowed from the read buffer; outgoing data is
-//! appended to the buffer that will be written. The crate `amq-protocol` is the second opinion that `tests` asks: it loses the order of tables and refuses names that are not UTF-8 with less to say, so the server itself
-//! reads and writes by hand.
+//! appended to the buffer that will be written. The crate `amq-protocol` is the second opinion that `tests` asks: it
+//! loses the order of tables and refuses names that are not UTF-8 with less to say, so the server itself reads and
+//! writes by hand.
 
 #[cfg(any(test, fuzzing))]
 pub mod attempts;
