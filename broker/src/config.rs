@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Everything that `Broker::start` needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Address to listen on.
-    pub bind: IpAddr,
+    /// Where to listen.
+    pub bind: Bind,
     /// AMQP port, 0 for a free one.
     pub port: u16,
     /// Management port, 0 for a free one; None for no management.
@@ -27,6 +27,26 @@ pub struct Config {
     pub memory_limit_bytes: u64,
     /// What one client may ask for.
     pub limits: Limits,
+}
+
+/// The addresses that every port is taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bind {
+    /// 127.0.0.1, and `[::1]` where the machine has it: `localhost` may mean either.
+    #[default]
+    Loopback,
+    /// This one alone.
+    At(IpAddr),
+}
+
+impl Bind {
+    /// Whether only this machine reaches it.
+    pub fn is_loopback(self) -> bool {
+        match self {
+            Self::Loopback => true,
+            Self::At(address) => address.is_loopback(),
+        }
+    }
 }
 
 /// A certificate and where to use it.
@@ -93,7 +113,7 @@ impl Default for Limits {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            bind: IpAddr::from([127, 0, 0, 1]),
+            bind: Bind::Loopback,
             port: 5672,
             management_port: Some(15672),
             data_dir: PathBuf::from("data"),

@@ -9,6 +9,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
+mod port;
+
+pub(crate) use port::Port;
+
 use crate::connection::{self, Accepted};
 use crate::error::StartError;
 use crate::lock::lock;
@@ -19,15 +23,6 @@ use crate::registry::Endpoint;
 const GREETING: usize = 256;
 /// Rest after a failed accept, which is mostly a lack of descriptors.
 const REST: Duration = Duration::from_millis(100);
-
-/// Takes a TCP port.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let listening = TcpListener::bind(address).await;
-    listening.map_err(|reason| StartError::Listen {
-        address: address.to_string(),
-        reason,
-    })
-}
 
 /// Serves clients that speak plainly.
 pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {

@@ -395,9 +395,9 @@ pub struct ServeArgs {
     /// Management port; 0 for a free one
     #[arg(long, value_name = "PORT", default_value_t = 15672)]
     pub mgmt_port: u16,
-    /// The address to listen on; beyond loopback it needs TLS or --insecure
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    pub bind: IpAddr,
+    /// The address to listen on; beyond loopback it needs TLS or --insecure [default: 127.0.0.1 and `::1`]
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<IpAddr>,
     /// Where the store lies [default: ~/.cbroker/data]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use broker::{Addresses, Broker, FirstUser, StartError, Tls};
+use broker::{Addresses, Bind, Broker, FirstUser, StartError, Tls};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -56,11 +56,12 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
 
 /// Whoever can publish can type into agents: beyond loopback passwords travel under TLS, or by explicit wish.
 fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
-    if args.bind.is_loopback() || args.tls_cert.is_some() || args.insecure {
+    let beyond = args.bind.filter(|address| !address.is_loopback());
+    let Some(address) = beyond.filter(|_| args.tls_cert.is_none() && !args.insecure) else {
         return Ok(());
-    }
+    };
     Err(
-        Error::usage(format!("{} is reachable from other machines", args.bind))
+        Error::usage(format!("{address} is reachable from other machines"))
             .because("whoever reads the traffic could type into your agents")
             .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"),
     )
@@ -89,7 +90,7 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
         _ => None,
     };
     Ok(broker::Config {
-        bind: args.bind,
+        bind: args.bind.map_or(Bind::Loopback, Bind::At),
         port: args.port,
         management_port: Some(args.mgmt_port),
         data_dir,
@@ -159,12 +160,10 @@ fn arguments(args: &ServeArgs, data_dir: &Path) -> Vec<String> {
             .display()
             .to_string()
     };
-    let mut arguments = vec![
-        "--bind".into(),
-        args.bind.to_string(),
-        "--data-dir".into(),
-        absolute(data_dir),
-    ];
+    let mut arguments = vec!["--data-dir".into(), absolute(data_dir)];
+    if let Some(address) = args.bind {
+        arguments.extend(["--bind".into(), address.to_string()]);
+    }
     if let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) {
         arguments.extend([
             "--tls-cert".into(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Config, FirstUser, Tls};
+use broker::{Bind, Broker, Config, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, Request};
@@ -27,7 +27,7 @@ impl Server {
     /// Beyond loopback; with a certificate where one is given.
     pub(crate) fn start_beyond_loopback(tls: Option<Tls>) -> Self {
         let changed = move |config: Config| Config {
-            bind: [0, 0, 0, 0].into(),
+            bind: Bind::At([0, 0, 0, 0].into()),
             tls,
             ..config
         };

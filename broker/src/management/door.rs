@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::listener::Port;
+
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Connections through their handshake that wait to be served.
@@ -86,14 +88,14 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn open(
-        listener: TcpListener,
-        tls: Option<Arc<rustls::ServerConfig>>,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    pub(super) fn open(port: Port, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let address = port.address();
+        let tls = tls.map(TlsAcceptor::from);
         let (enter, entered) = mpsc::channel(WAITING);
-        tokio::spawn(admit(listener, tls.map(TlsAcceptor::from), enter));
-        Ok(Self { address, entered })
+        for listener in port.into_listeners() {
+            tokio::spawn(admit(listener, tls.clone(), enter.clone()));
+        }
+        Self { address, entered }
     }
 }
 

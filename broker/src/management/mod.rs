@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::middleware::from_fn;
-use tokio::net::TcpListener;
 
+use crate::listener::Port;
 use crate::lock::lock;
 use crate::realm::Realm;
 
@@ -113,7 +113,7 @@ impl Api {
 pub(crate) async fn serve(
     realm: Arc<Realm>,
     about: About,
-    listener: TcpListener,
+    port: Port,
     tls: Option<Arc<rustls::ServerConfig>>,
 ) -> std::io::Result<()> {
     let scheme = if tls.is_some() {
@@ -130,7 +130,7 @@ pub(crate) async fn serve(
             api.tick();
         }
     };
-    let door = door::Door::open(listener, tls)?;
+    let door = door::Door::open(port, tls);
     tokio::select! {
         served = axum::serve(door, router) => served,
         () = ticking => Ok(()),
