@@ -47,13 +47,13 @@ pub mod users;
 pub mod vhost;
 pub mod wire;
 
-pub use config::{Config, FirstUser, Limits, Tls};
+pub use config::{Bind, Config, FirstUser, Limits, Tls};
 pub use error::StartError;
 pub use realm::Realm;
 
 use alarms::Alarms;
 use fault::{Fault, ReplyCode};
-use listener::UnixSocket;
+use listener::{Port, UnixSocket};
 use management::{About, Listening};
 use realm::Parts;
 
@@ -73,7 +73,7 @@ pub struct Broker {
 /// Where a broker can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// AMQP.
+    /// AMQP. On loopback `[::1]` is served at the same port, where the machine has it and nobody else had it first.
     pub amqp: SocketAddr,
     /// AMQP over TLS.
     pub amqps: Option<SocketAddr>,
@@ -90,34 +90,41 @@ impl Broker {
             config.memory_limit_bytes =
                 proc_bytes("/proc/meminfo", "MemTotal:").unwrap_or(0) / 5 * 2;
         }
-        let tcp = listener::bind((config.bind, config.port).into()).await?;
+        let tcp = Port::take(config.bind, config.port).await?;
         let tls = match &config.tls {
-            Some(tls) => Some(bind_tls(&config, tls).await?),
+            Some(tls) => Some(take_tls(&config, tls).await?),
             None => None,
         };
-        let amqp = local(&tcp)?;
-        let amqps = tls
-            .as_ref()
-            .map(|(listener, _)| local(listener))
-            .transpose()?;
+        let mut addresses = Addresses {
+            amqp: tcp.address(),
+            amqps: tls.as_ref().map(|(port, _)| port.address()),
+            management: None,
+            unix_socket: config.unix_socket.clone(),
+        };
+        let mut listening = listed("amqp", &tcp);
+        listening.extend(tls.iter().flat_map(|(port, _)| listed("amqp/ssl", port)));
         let realm = open(&config).await?;
         let mut tasks = vec![
             tokio::spawn(Arc::clone(&realm).run_confirms()),
             tokio::spawn(Arc::clone(&realm).run_clock()),
-            tokio::spawn(listener::serve_tcp(Arc::clone(&realm), tcp)),
         ];
+        for listener in tcp.into_listeners() {
+            tasks.push(tokio::spawn(listener::serve_tcp(
+                Arc::clone(&realm),
+                listener,
+            )));
+        }
         if config.memory_limit_bytes > 0 {
             tasks.push(tokio::spawn(watch_memory(
                 Arc::clone(&realm),
                 config.memory_limit_bytes,
             )));
         }
-        if let Some((listener, acceptor)) = tls {
-            tasks.push(tokio::spawn(listener::serve_tls(
-                Arc::clone(&realm),
-                listener,
-                acceptor,
-            )));
+        if let Some((port, acceptor)) = tls {
+            for listener in port.into_listeners() {
+                let serving = listener::serve_tls(Arc::clone(&realm), listener, acceptor.clone());
+                tasks.push(tokio::spawn(serving));
+            }
         }
         if let Some(path) = &config.unix_socket {
             tasks.push(tokio::spawn(listener::serve_unix(
@@ -125,20 +132,12 @@ impl Broker {
                 UnixSocket::bind(path)?,
             )));
         }
-        let management = match config.management_port {
-            Some(port) => open_management(&config, port, &realm, (amqp, amqps)).await?,
-            None => None,
-        };
-        let management = management.map(|(address, task)| {
+        if let Some(port) = config.management_port
+            && let Some((address, task)) = open_management(&config, port, &realm, listening).await?
+        {
+            addresses.management = Some(address);
             tasks.push(task);
-            address
-        });
-        let addresses = Addresses {
-            amqp,
-            amqps,
-            management,
-            unix_socket: config.unix_socket,
-        };
+        }
         Ok(Self {
             realm,
             addresses,
@@ -172,12 +171,6 @@ impl Broker {
                 FAREWELL,
             )
             .await;
-        if tokio::time::timeout(FAREWELL, self.realm.finish_sweeps())
-            .await
-            .is_err()
-        {
-            tracing::warn!("a purge was cut short: some of its messages will be back");
-        }
         let store = self.realm.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         match closed {
@@ -188,20 +181,16 @@ impl Broker {
     }
 }
 
-fn local(listener: &tokio::net::TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|reason| StartError::Listen {
-        address: "a socket of its own".to_owned(),
-        reason,
-    })
+fn listed(protocol: &'static str, port: &Port) -> Vec<Listening> {
+    port.addresses()
+        .map(|address| Listening { protocol, address })
+        .collect()
 }
 
-async fn bind_tls(
-    config: &Config,
-    tls: &Tls,
-) -> Result<(tokio::net::TcpListener, TlsAcceptor), StartError> {
+async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), StartError> {
     let server = tls::server_config(&tls.certificate, &tls.key, tls::Purpose::Amqp)?;
     Ok((
-        listener::bind((config.bind, tls.port).into()).await?,
+        Port::take(config.bind, tls.port).await?,
         TlsAcceptor::from(server),
     ))
 }
@@ -211,7 +200,7 @@ async fn open_management(
     config: &Config,
     port: u16,
     realm: &Arc<Realm>,
-    (amqp, amqps): (SocketAddr, Option<SocketAddr>),
+    mut listening: Vec<Listening>,
 ) -> Result<Option<(SocketAddr, JoinHandle<()>)>, StartError> {
     let server = match &config.tls {
         _ if config.bind.is_loopback() => None,
@@ -225,20 +214,10 @@ async fn open_management(
             return Ok(None);
         }
     };
-    let listener = listener::bind((config.bind, port).into()).await?;
-    let address = local(&listener)?;
+    let port = Port::take(config.bind, port).await?;
+    let address = port.address();
     let protocol = if server.is_some() { "https" } else { "http" };
-    let mut listening = vec![
-        Listening {
-            protocol: "amqp",
-            address: amqp,
-        },
-        Listening { protocol, address },
-    ];
-    listening.extend(amqps.map(|address| Listening {
-        protocol: "amqp/ssl",
-        address,
-    }));
+    listening.extend(listed(protocol, &port));
     let about = About {
         listening,
         data_dir: config.data_dir.clone(),
@@ -246,7 +225,7 @@ async fn open_management(
     };
     let realm = Arc::clone(realm);
     let task = tokio::spawn(async move {
-        if let Err(error) = management::serve(realm, about, listener, server).await {
+        if let Err(error) = management::serve(realm, about, port, server).await {
             tracing::error!(%error, "the management port is no longer served");
         }
     });

@@ -181,7 +181,8 @@ pub(crate) struct Shelf {
 pub(crate) enum Gone {
     /// The message was never written and never will be: its confirm need not wait.
     BeforeCommit,
-    Recorded,
+    /// It stays gone once this is durable.
+    Recorded(Ticket),
 }
 
 /// The store could not give a slice back.
@@ -227,7 +228,7 @@ impl Shelf {
         Ok(
             match self.store.settle(self.queue(level), Sequence(position))? {
                 Settled::Elided => Gone::BeforeCommit,
-                Settled::Recorded(_) => Gone::Recorded,
+                Settled::Recorded(ticket) => Gone::Recorded(ticket),
             },
         )
     }
@@ -240,6 +241,12 @@ impl Shelf {
     /// Forgets everything up to `through`, delivered or not.
     pub(crate) fn purge(&self, level: u8, through: u64) -> Result<Ticket, Stopped> {
         self.store.purge(self.queue(level), Sequence(through))
+    }
+
+    /// Forgets everything from `first` to `last`, and spares what stands around it.
+    pub(crate) fn settle_all(&self, level: u8, first: u64, last: u64) -> Result<Ticket, Stopped> {
+        self.store
+            .settle_all(self.queue(level), Sequence(first), Sequence(last))
     }
 
     /// Forgets the whole queue.
@@ -273,27 +280,5 @@ impl Shelf {
             .into_iter()
             .map(|(sequence, bytes)| (sequence.0, bytes));
         Ok(numbered.collect())
-    }
-
-    /// Settles everything from `from` to before `through`; blocks on the disk.
-    pub(crate) fn sweep(&self, level: u8, from: u64, through: u64) {
-        const SLICE_BYTES: usize = 1024 * 1024;
-        let mut from = from;
-        loop {
-            match self.read(level, from, SLICE_BYTES) {
-                Ok(slice) if slice.is_empty() => return,
-                Ok(slice) => {
-                    for (position, _) in slice {
-                        if position >= through || self.settle(level, position).is_err() {
-                            return;
-                        }
-                        from = position + 1;
-                    }
-                }
-                Err(error) => {
-                    return tracing::error!(queue = self.base, %error, "purged messages stay on disk");
-                }
-            }
-        }
     }
 }

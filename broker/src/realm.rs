@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use crate::alarms::{Alarms, Standing};
 use crate::clock::Clock;
@@ -50,8 +49,6 @@ pub struct Realm {
     next_id: AtomicU64,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
-    /// Purges that still read what they drop.
-    sweeps: Mutex<Vec<JoinHandle<()>>>,
     /// Rings whenever some queue has loaded a slice.
     pub(crate) loaded: Notify,
 }
@@ -86,7 +83,6 @@ impl Realm {
             links: Mutex::default(),
             next_id: AtomicU64::new(1),
             awaiting: Mutex::default(),
-            sweeps: Mutex::default(),
             loaded: Notify::new(),
         }
     }
@@ -147,12 +143,6 @@ impl Realm {
         }
         for (queue, wanted) in turn.loads.drain(..) {
             self.load(queue, wanted);
-        }
-        for (shelf, level, from, through) in turn.sweeps.drain(..) {
-            let sweep = tokio::task::spawn_blocking(move || shelf.sweep(level, from, through));
-            let mut sweeps = lock(&self.sweeps);
-            sweeps.retain(|sweep| !sweep.is_finished());
-            sweeps.push(sweep);
         }
     }
 
@@ -312,16 +302,6 @@ impl Realm {
         if tokio::time::timeout(patience, gone).await.is_err() {
             for link in self.links() {
                 link.cut();
-            }
-        }
-    }
-
-    /// Waits for purges that are under way.
-    pub(crate) async fn finish_sweeps(&self) {
-        let sweeps = std::mem::take(&mut *lock(&self.sweeps));
-        for sweep in sweeps {
-            if let Err(error) = sweep.await {
-                tracing::error!(%error, "a purge was not finished");
             }
         }
     }

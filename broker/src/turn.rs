@@ -10,7 +10,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::confirms::Confirms;
 use crate::outbox::Outbox;
-use crate::persist::Shelf;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::line::Wanted;
@@ -47,8 +46,6 @@ pub(crate) struct Turn {
     pub(crate) timers: Vec<(u64, Weak<Queue>)>,
     /// Queues whose next messages must be read from the store.
     pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
-    /// Purged stretches that only the store holds: shelf, level, first position, one past the last.
-    pub(crate) sweeps: Vec<(Shelf, u8, u64, u64)>,
     /// A queue that its consumers do not keep empty: who fills it should give them a moment.
     pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels whose confirms may be due.
@@ -66,7 +63,6 @@ impl Turn {
             unused: Vec::new(),
             timers: Vec::new(),
             loads: Vec::new(),
-            sweeps: Vec::new(),
             crowded: None,
             confirms: Vec::new(),
             farewells: Vec::new(),

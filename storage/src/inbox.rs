@@ -179,6 +179,17 @@ impl Inbox {
         }
     }
 
+    pub(crate) fn settle_all(
+        &self,
+        queue: QueueId,
+        first: Sequence,
+        last: Sequence,
+    ) -> Result<Ticket, Stopped> {
+        self.whole_queue(queue, |line, group, spare| {
+            line.settle_all((first, last), group, spare)
+        })
+    }
+
     pub(crate) fn delivered(&self, queue: QueueId, through: Sequence) {
         let mut shard = self.shard(queue);
         let Shard { lines, dirty, .. } = &mut *shard;

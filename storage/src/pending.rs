@@ -228,10 +228,27 @@ impl Line {
     pub(crate) fn purge(&mut self, through: Sequence, group: u64, spare: &mut Vec<Block>) -> usize {
         self.work.push_back((group, Work::Purge(through)));
         self.gone_below = self.gone_below.max(through.0.saturating_add(1));
+        self.let_go((Sequence(0), through), spare)
+    }
+
+    /// Settles everything from one sequence to another. Returns the bytes of memory that became free.
+    pub(crate) fn settle_all(
+        &mut self,
+        (first, last): (Sequence, Sequence),
+        group: u64,
+        spare: &mut Vec<Block>,
+    ) -> usize {
+        self.work.push_back((group, Work::Settle(first, last)));
+        self.let_go((first, last), spare)
+    }
+
+    /// Marks what waits of a range, awaited or not: it lives on nowhere, so a confirm promises nothing that is lost.
+    fn let_go(&mut self, (first, last): (Sequence, Sequence), spare: &mut Vec<Block>) -> usize {
         let mut freed = 0;
         self.blocks.retain_mut(|block| {
-            let passed = block.slots.partition_point(|slot| slot.sequence <= through);
-            let newly = block.slots[..passed]
+            let from = block.slots.partition_point(|slot| slot.sequence < first);
+            let until = block.slots.partition_point(|slot| slot.sequence <= last);
+            let newly = block.slots[from..until.max(from)]
                 .iter_mut()
                 .filter(|slot| !slot.is_settled);
             block.live -= newly.map(|slot| slot.is_settled = true).count();

@@ -181,6 +181,16 @@ impl Store {
         self.inner.inbox.settle(queue, sequence)
     }
 
+    /// Forgets every message from the first to the last of these, whichever of them there are.
+    pub fn settle_all(
+        &self,
+        queue: QueueId,
+        first: Sequence,
+        last: Sequence,
+    ) -> Result<Ticket, Stopped> {
+        self.inner.inbox.settle_all(queue, first, last)
+    }
+
     /// Notes that everything up to here was delivered at least once. It rides along with the next commit.
     pub fn delivered(&self, queue: QueueId, through: Sequence) {
         self.inner.inbox.delivered(queue, through);

@@ -9,6 +9,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 
+use crate::real::Real;
 use crate::running::{Running, confirming, declare, durable, get, persistent, publish};
 
 const COUNT: u32 = 1200;
@@ -128,4 +129,70 @@ async fn a_purge_empties_a_long_queue_but_keeps_what_is_unsettled() {
         left.insert(number(&body));
     }
     assert_eq!(left, HashSet::from([0, 7000]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_stays_away_after_a_kill_and_what_is_unsettled_comes_back() {
+    let mut real = Real::start();
+    let connection = real.connect().await;
+    let channel = confirming(&connection).await;
+    declare(&channel, "long", durable()).await;
+    fill(&channel, "long").await;
+    let mut held = HashSet::new();
+    for _ in 0..3 {
+        let (body, ..) = get(&channel, "long", false).await.unwrap();
+        held.insert(number(&body));
+    }
+    let purged = channel
+        .queue_purge("long".into(), QueuePurgeOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(purged, COUNT - 3);
+    real.kill_and_restart();
+    let connection = real.connect().await;
+    let channel = confirming(&connection).await;
+    let mut left = HashSet::new();
+    while let Some((body, ..)) = get(&channel, "long", true).await {
+        left.insert(number(&body));
+    }
+    assert_eq!(left, held);
+}
+
+/// A purge that looked at the highest priority only left the others' messages in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_empties_every_priority_of_a_long_queue() {
+    let mut running = Running::new().await;
+    let connection = running.connect().await;
+    let channel = confirming(&connection).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-priority".into(), 1.into());
+    channel
+        .queue_declare("long".into(), durable(), arguments)
+        .await
+        .unwrap();
+    assert!(publish(&channel, "long", &body(5000), persistent()).await);
+    let mut confirms = Vec::new();
+    for number in 0..COUNT / 2 {
+        let (body, urgent) = (body(number), persistent().with_priority(1));
+        let sent = channel.basic_publish(
+            "".into(),
+            "long".into(),
+            BasicPublishOptions::default(),
+            &body,
+            urgent,
+        );
+        confirms.push(sent.await.unwrap());
+    }
+    for confirm in confirms {
+        assert!(confirm.await.unwrap().is_ack());
+    }
+    let purged = channel
+        .queue_purge("long".into(), QueuePurgeOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(purged, COUNT / 2 + 1);
+    running.restart().await;
+    let connection = running.connect().await;
+    let channel = confirming(&connection).await;
+    assert!(get(&channel, "long", true).await.is_none());
 }

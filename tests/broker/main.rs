@@ -5,7 +5,12 @@
 mod backlog;
 mod blocked;
 mod doors;
+mod kills;
+mod loopback;
 mod promises;
 mod raw;
+mod real;
 mod refusals;
 mod running;
+#[path = "../support/mod.rs"]
+mod support;

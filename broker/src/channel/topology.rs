@@ -296,8 +296,8 @@ impl Channel {
         access::check_read_queue(&self.around, &name)?;
         let queue = self.around.vhost.queue_or_fault(&name)?;
         queue.check_access(self.around.link.id)?;
-        let count = queue.purge(turn)?;
-        Ok(self.done(Ticket::NONE, no_wait, turn, |out, channel| {
+        let (count, ticket) = queue.purge(turn)?;
+        Ok(self.done(ticket, no_wait, turn, |out, channel| {
             reply::queue_count_ok(out, channel, 31, clamp(count));
         }))
     }

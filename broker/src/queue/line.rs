@@ -367,26 +367,29 @@ impl Line {
         }
     }
 
-    /// Stretches of each level that only the store holds: level, first position, one past the last.
-    pub(crate) fn gaps(&self, next_position: u64) -> Vec<(u8, u64, u64)> {
+    /// Levels with messages that only the store holds, and where those begin. Behind them a level has none in memory that
+    /// the store has too.
+    pub(crate) fn gaps(&self) -> Vec<(u8, u64)> {
         let gaps = (0u8..)
             .zip(&self.levels)
             .filter(|(_, level)| level.gap.count > 0);
-        gaps.map(|(number, level)| (number, level.gap.next, next_position))
+        gaps.map(|(number, level)| (number, level.gap.next))
             .collect()
     }
 
-    /// Empties the line; gives the number of messages that went.
-    pub(crate) fn clear(&mut self) -> u64 {
+    /// Empties the line: how many messages went, and those of them that were in memory.
+    pub(crate) fn clear(&mut self) -> (u64, Vec<Entry>) {
+        let mut entries = Vec::new();
         for level in &mut self.levels {
             let epoch = level.gap.epoch + 1;
             level.head_bytes = 0;
             level.report(&self.budget);
-            *level = Level::default();
+            let old = std::mem::take(level);
             level.gap.epoch = epoch;
+            entries.extend(old.returned.into_values().chain(old.head).chain(old.tail));
         }
         self.bytes = 0;
-        std::mem::take(&mut self.ready)
+        (std::mem::take(&mut self.ready), entries)
     }
 
     /// The first messages, as far as they are in memory, without taking them.

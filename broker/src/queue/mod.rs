@@ -291,8 +291,8 @@ impl Queue {
         })
     }
 
-    /// Drops every ready message; gives their number.
-    pub(crate) fn purge(self: &Arc<Self>, turn: &mut Turn) -> Result<u64, Stopped> {
+    /// Drops every ready message; gives their number, and when they are gone for good.
+    pub(crate) fn purge(self: &Arc<Self>, turn: &mut Turn) -> Result<(u64, Ticket), Stopped> {
         let mut state = lock(&self.state);
         state.used_ms = turn.now_ms;
         state.purge(self, turn)
@@ -303,7 +303,7 @@ impl Queue {
         let mut state = lock(&self.state);
         state.is_deleted = true;
         let consumers = state.consumers.take_all();
-        (state.line.clear(), consumers)
+        (state.line.clear().0, consumers)
     }
 
     /// The clock has reached the time that this queue asked for. True when the queue has expired.

@@ -165,7 +165,7 @@ impl State {
         match settling {
             Settling::Ack => {
                 self.counters.acked += 1;
-                Self::settle_kept(queue, &entry, turn)
+                Self::settle_kept(queue, &entry, turn).map(drop)
             }
             Settling::Reject => {
                 self.counters.rejected += 1;
@@ -181,21 +181,24 @@ impl State {
         }
     }
 
-    /// The message is done with: the store forgets it, and a confirm that waited for its commit may go.
+    /// The message is done with: the store forgets it for good with the ticket, and a confirm that waited for its commit may go.
     pub(super) fn settle_kept(
         queue: &Queue,
         entry: &Entry,
         turn: &mut Turn,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Ticket, Stopped> {
         let gone = match (entry.keeping, &queue.shelf) {
             (Keeping::Kept, Some(shelf)) => shelf.settle(entry.level, entry.position)?,
             (Keeping::Due(_), _) => Gone::BeforeCommit,
-            _ => Gone::Recorded,
+            _ => Gone::Recorded(Ticket::NONE),
         };
         if let (Gone::BeforeCommit, Some((confirms, tag))) = (gone, &entry.confirm) {
             confirms.settled(*tag, turn);
         }
-        Ok(())
+        Ok(match gone {
+            Gone::Recorded(ticket) => ticket,
+            Gone::BeforeCommit => Ticket::NONE,
+        })
     }
 
     /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it is gone.
@@ -249,25 +252,30 @@ impl State {
         }
     }
 
-    /// Drops every ready message; those in clients' hands stay.
-    pub(super) fn purge(&mut self, queue: &Arc<Queue>, turn: &mut Turn) -> Result<u64, Stopped> {
-        let mut count = 0;
+    /// Drops every ready message, for good with the ticket; those in clients' hands stay.
+    pub(super) fn purge(
+        &mut self,
+        queue: &Arc<Queue>,
+        turn: &mut Turn,
+    ) -> Result<(u64, Ticket), Stopped> {
+        let gaps = self.line.gaps();
+        let (count, entries) = self.line.clear();
+        let mut gone = Ticket::NONE;
+        for entry in &entries {
+            gone = gone.max(Self::settle_kept(queue, entry, turn)?);
+        }
         if let Some(shelf) = &queue.shelf {
-            while let Some(entry) = self.line.pop() {
-                Self::settle_kept(queue, &entry, turn)?;
-                count += 1;
-            }
-            for (level, from, through) in self.line.gaps(self.next_position) {
-                if self.unsettled == 0 {
-                    shelf.purge(level, through - 1)?;
+            let last = self.next_position.saturating_sub(1);
+            for (level, first) in gaps {
+                gone = gone.max(if self.unsettled == 0 {
+                    shelf.purge(level, last)?
                 } else {
-                    turn.sweeps.push((shelf.clone(), level, from, through));
-                }
+                    shelf.settle_all(level, first, last)?
+                });
             }
         }
-        count += self.line.clear();
         limits::arm(queue, self, turn);
-        Ok(count)
+        Ok((count, gone))
     }
 
     /// Octets that messages of this queue take in memory, those in clients' hands included.

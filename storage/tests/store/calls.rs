@@ -142,6 +142,50 @@ fn a_partial_purge_leaves_the_rest() {
 }
 
 #[test]
+fn a_stretch_that_is_settled_at_once_is_gone_from_memory_and_disk_and_spares_its_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = open(folder.path());
+    // One message in 37 lies in parts; the last thousand may be settled before they reach the disk.
+    fill(&opened.store, QUEUE, 0..2_000, 400);
+    opened
+        .store
+        .append(
+            QUEUE,
+            Sequence(2_000),
+            &[&body(QUEUE, 2_000, 20_000)],
+            Urgency::Confirmed,
+        )
+        .unwrap();
+    fill(&opened.store, QUEUE, 2_001..3_000, 400);
+    opened.store.settle(QUEUE, Sequence(700)).unwrap();
+    let ticket = opened
+        .store
+        .settle_all(QUEUE, Sequence(5), Sequence(2_989))
+        .unwrap();
+    let left: Vec<u64> = (0..5).chain(2_990..3_000).collect();
+    assert_eq!(read_all(&opened.store, QUEUE, 400), left);
+    wait(&opened.store, ticket);
+    assert_eq!(read_all(&opened.store, QUEUE, 400), left);
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(
+        (opened.queues[0].ready, opened.queues[0].bytes),
+        (15, 15 * 400)
+    );
+    assert_eq!(read_all(&opened.store, QUEUE, 400), left);
+    opened
+        .store
+        .settle_all(QUEUE, Sequence(0), Sequence(9_999))
+        .unwrap();
+    opened.store.close().unwrap();
+    let opened = open(folder.path());
+    assert_eq!(
+        (opened.queues[0].ready, opened.queues[0].next),
+        (0, Sequence(3_000))
+    );
+}
+
+#[test]
 fn a_dropped_queue_is_gone_and_the_others_stay() {
     let folder = tempfile::tempdir().unwrap();
     let opened = open(folder.path());

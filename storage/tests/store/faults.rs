@@ -93,6 +93,18 @@ fn script(store: &Store, model: &mut Model) -> Result<(), Stopped> {
         store.delivered(QueueId(2), Sequence(round * 30));
         settle_down(store, last)?;
     }
+    let ticket = store.settle_all(QueueId(1), Sequence(150), Sequence(189))?;
+    for (_, fate) in model
+        .queues
+        .entry(QueueId(1))
+        .or_default()
+        .range_mut(150..190)
+    {
+        if matches!(fate, Fate::Appended(_)) {
+            *fate = Fate::Settled(ticket.number());
+        }
+    }
+    settle_down(store, ticket)?;
     let ticket = store.drop_queue(QueueId(3))?;
     model.dropped.insert(QueueId(3), ticket.number());
     settle_down(store, ticket)?;

@@ -287,10 +287,14 @@ async fn purge(
     let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     queue.check_access(0)?;
-    let mut turn = api.realm.turn();
-    let purged = queue.purge(&mut turn);
-    api.realm.end(turn);
-    purged.map_err(Fault::from)?;
+    let purged = {
+        let mut turn = api.realm.turn();
+        let purged = queue.purge(&mut turn);
+        api.realm.end(turn);
+        purged
+    };
+    let (_, ticket) = purged.map_err(Fault::from)?;
+    super::kept(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
