@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub use address::{Address, AddressError, Endpoint, Login, Scheme, escape};
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
-pub use file::Settings;
+pub use file::{Settings, Way};
 pub use home::{Home, private_folder, write_private};
 pub use local::{Kind, LocalBroker};
 
@@ -158,12 +158,15 @@ impl Config {
     pub fn for_url(&self, url: &str) -> Result<Self, Error> {
         let flags = Flags {
             url: Some(url.to_owned()),
-            mgmt_url: None,
-            mgmt_user: None,
-            mgmt_pass: None,
             ..self.flags.clone()
         };
-        Self::resolve(&flags, self.environment.clone())
+        let mut config = Self::resolve(&flags, self.environment.clone())?;
+        // Whatever names a management API names the one beside the usual broker.
+        config.management = Management {
+            url: resolve::derived_management_url(&config.endpoint.address, config.local.as_ref()),
+            login: config.endpoint.login.clone(),
+        };
+        Ok(config)
     }
 
     /// Whether the user named a broker; then nothing local is started, looked at or hinted at.

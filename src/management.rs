@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
@@ -16,6 +17,9 @@ use crate::config::{Config, Login, Management, escape};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::peer::EXCHANGE;
+
+/// Messages of one answer when a queue is looked at.
+const PAGE: usize = 500;
 
 /// A management API and who asks it.
 #[derive(Clone)]
@@ -75,23 +79,12 @@ pub struct Overview {
     pub rabbitmq_version: Option<String>,
 }
 
-/// One queue as `/api/queues` tells it. Counters are absent until the API has counted.
+/// One queue as `/api/queues` tells it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct QueueInfo {
-    /// Its name.
-    pub name: String,
-    /// Waiting and unsettled.
+    /// What it was declared with.
     #[serde(default)]
-    pub messages: u64,
-    /// Waiting.
-    #[serde(default)]
-    pub messages_ready: Option<u64>,
-    /// Handed out and not settled.
-    #[serde(default)]
-    pub messages_unacknowledged: Option<u64>,
-    /// Attached consumers.
-    #[serde(default)]
-    pub consumers: u64,
+    pub arguments: Map<String, Value>,
 }
 
 /// A message as `get` returns it.
@@ -101,9 +94,9 @@ pub struct Peeked {
     pub payload: String,
     /// `string` or `base64`.
     pub payload_encoding: String,
-    /// Whether it was handed out before.
+    /// Where it lies: what follows is asked for with it. Only our own broker tells.
     #[serde(default)]
-    pub redelivered: bool,
+    cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -146,12 +139,6 @@ impl Client {
         self.get("/api/overview".into()).await
     }
 
-    /// All queues of our vhost.
-    pub async fn queues(&self) -> Result<Vec<QueueInfo>, ManagementError> {
-        self.get(format!("/api/queues/{}", escape(&self.vhost)))
-            .await
-    }
-
     /// One queue, or `None`.
     pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>, ManagementError> {
         match self
@@ -188,13 +175,38 @@ impl Client {
     }
 
     /// The first `count` messages of a queue; each stays in its place.
-    pub async fn peek(&self, queue: &str, count: u32) -> Result<Vec<Peeked>, ManagementError> {
+    ///
+    /// Our own broker is only looked at. Others hand the messages out and take them back, which marks each as redelivered.
+    pub async fn peek(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
+        match self.look_at(queue, count).await {
+            Err(ManagementError::Status { .. }) => {}
+            looked => return looked,
+        }
         let path = format!("/api/queues/{}/{}/get", escape(&self.vhost), escape(queue));
         // `requeue` is what older RabbitMQ servers read.
         let body = serde_json::json!({
             "count": count, "ackmode": "ack_requeue_true", "requeue": true, "encoding": "auto",
         });
         self.ask(path, Some(body.to_string())).await
+    }
+
+    /// Page by page, since one answer with whole bodies has its limit.
+    async fn look_at(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
+        let path = format!("/api/queues/{}/{}/peek", escape(&self.vhost), escape(queue));
+        let mut seen: Vec<Peeked> = Vec::new();
+        loop {
+            let wanted = (count - seen.len()).min(PAGE);
+            let after = match seen.last().and_then(|last| last.cursor.as_deref()) {
+                Some(cursor) => format!("&after={}", escape(cursor)),
+                None => String::new(),
+            };
+            let page: Vec<Peeked> = self.get(format!("{path}?count={wanted}{after}")).await?;
+            let is_last = page.last().is_none_or(|last| last.cursor.is_none());
+            seen.extend(page);
+            if is_last || seen.len() >= count {
+                return Ok(seen);
+            }
+        }
     }
 
     /// The part of the page's address that signs a browser in, once; only the embedded broker has one.

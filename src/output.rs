@@ -48,11 +48,6 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Whether `-v` was given.
-    pub fn is_verbose(&self) -> bool {
-        matches!(self.volume, Volume::Verbose(_))
-    }
-
     /// One line of a result for a person; nothing under `--json`.
     pub fn line(&self, text: impl AsRef<str>) -> Result<(), Error> {
         if self.is_json() {
@@ -76,6 +71,13 @@ impl Output {
         if self.volume != Volume::Quiet {
             // Nobody can be told that stderr is closed.
             let _ = writeln!(io::stderr(), "cbroker: {}", text.as_ref());
+        }
+    }
+
+    /// One line on stderr about what happens behind the scenes, under `-v`.
+    pub fn detail(&self, text: impl AsRef<str>) {
+        if matches!(self.volume, Volume::Verbose(_)) {
+            self.notice(text);
         }
     }
 
@@ -143,6 +145,14 @@ pub fn raw(text: &str) -> Result<(), Error> {
 /// Whether the user and the terminal allow colour at all (<https://no-color.org>).
 pub fn allows_colour(environment: &Environment) -> bool {
     environment.get("NO_COLOR").is_none() && environment.text("TERM") != Some("dumb")
+}
+
+/// A number and what it counts: `1 message`, `2 messages`.
+pub fn counted(count: impl Into<u64>, what: &str) -> String {
+    match count.into() {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
 }
 
 fn print_line(text: &str) -> Result<(), Error> {

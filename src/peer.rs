@@ -4,7 +4,9 @@
 //! comes back by itself after every loss of the broker. What both declare is in `topology`; what they say to each
 //! other beside envelopes is in `presence` and `receipt`.
 
+mod arguments;
 mod backoff;
+mod blockage;
 mod connect;
 mod delivery;
 mod error;
@@ -20,9 +22,10 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::{Channel, Connection};
 
+pub use arguments::QueueArguments;
 pub use backoff::Backoff;
 pub use delivery::{Delivery, Settled};
-pub use error::PeerError;
+pub use error::{BLOCKED_HINT, PeerError};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing};
 pub use presence::{HeldMessage, PeerState, Presence, Reply, Request, Scope};
 pub use publish::{Letter, Outcome};
@@ -32,12 +35,16 @@ pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState};
 
 use crate::config::Endpoint;
 use crate::name::SessionName;
+use blockage::Blockage;
 
 /// How long a first connection may take before the broker counts as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 
 /// How long a broker may take to answer anything but a publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a broker may take no messages before its reason is told: a store that is catching up needs less.
+const UNBLOCKED_WITHIN: Duration = Duration::from_secs(3);
 
 /// The answer to one request. lapin leaves some unanswered for ever when the connection breaks at the wrong moment: a
 /// `send` whose broker was killed then waited without a socket, without end.
@@ -51,27 +58,43 @@ async fn answered<T, E: Into<PeerError>>(
     answer.map_err(Into::into)
 }
 
+/// A publish, given up early where the broker says that it takes no messages, and why.
+async fn unless_blocked(
+    blockage: &mut Blockage,
+    publishing: impl Future<Output = Result<Outcome, PeerError>>,
+) -> Result<Outcome, PeerError> {
+    tokio::select! {
+        biased;
+        sent = publishing => sent,
+        reason = blockage.lasts(UNBLOCKED_WITHIN) => Err(PeerError::Blocked(reason)),
+    }
+}
+
 /// One connection with one channel, for one command.
 pub struct Peer {
     connection: Connection,
     channel: Channel,
     confirming: bool,
+    blockage: Blockage,
 }
 
 impl Peer {
     /// Connects and signs in. `purpose` is what the broker shows as the connection's name.
     pub async fn connect(endpoint: &Endpoint, purpose: &str) -> Result<Self, PeerError> {
         let connection = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
+        let blockage = Blockage::of(&connection);
         let channel = answered(connection.create_channel()).await?;
         Ok(Self {
             connection,
             channel,
             confirming: false,
+            blockage,
         })
     }
 
     /// Looks at a queue without changing anything. `None`: there is none of that name.
     pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
+        self.blockage.check()?;
         match answered(topology::look(&self.channel, queue)).await {
             Err(PeerError::NoSuchQueue) => {
                 self.renew_channel().await?;
@@ -87,11 +110,21 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<QueueState, PeerError> {
+        let arguments = QueueArguments::of_session(ttl_ms);
+        self.ensure_queue_with(queue, &arguments).await
+    }
+
+    /// The same with arguments of any kind; a queue that exists is taken as it is.
+    pub async fn ensure_queue_with(
+        &mut self,
+        queue: &SessionName,
+        arguments: &QueueArguments,
+    ) -> Result<QueueState, PeerError> {
         if let Some(state) = self.look(queue).await? {
             answered(topology::bind(&self.channel, queue)).await?;
             return Ok(state);
         }
-        match answered(topology::declare(&self.channel, queue, ttl_ms)).await {
+        match answered(topology::declare(&self.channel, queue, arguments)).await {
             Err(PeerError::OtherArguments { .. }) => {
                 // Somebody else made it between our look and our declare.
                 self.renew_channel().await?;
@@ -102,9 +135,32 @@ impl Peer {
         }
     }
 
+    /// The arguments of a session's queue that lives, learned from what the broker refuses (SPEC §7.20). `None`: they
+    /// differ from every session's in more than the TTL.
+    pub async fn learn_arguments(
+        &mut self,
+        queue: &SessionName,
+        ttl_ms: u64,
+    ) -> Result<Option<QueueArguments>, PeerError> {
+        let mut ttl_ms = ttl_ms;
+        for _ in 0..2 {
+            let arguments = QueueArguments::of_session(ttl_ms);
+            match answered(topology::declare_alone(&self.channel, queue, &arguments)).await {
+                Ok(_) => return Ok(Some(arguments)),
+                Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
+                    self.renew_channel().await?;
+                    let Some(live_ms) = live_ttl_ms else { break };
+                    ttl_ms = live_ms;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// Publishes a letter and waits at most `within` for the broker's confirm.
     ///
-    /// [`PeerError::Lost`] and [`PeerError::TimedOut`] leave open whether the broker has it.
+    /// [`PeerError::Lost`], [`PeerError::TimedOut`] and [`PeerError::Blocked`] leave open whether the broker has it.
     pub async fn publish(
         &mut self,
         letter: &Letter<'_>,
@@ -113,14 +169,9 @@ impl Peer {
         self.confirm().await?;
         let properties = letter.properties();
         let to = letter.envelope.to.as_str();
-        let sent = publish::confirmed(
-            &self.channel,
-            to,
-            &letter.envelope.to_json(),
-            properties,
-            within,
-        )
-        .await;
+        let body = letter.envelope.to_json();
+        let publishing = publish::confirmed(&self.channel, to, &body, properties, within);
+        let sent = unless_blocked(&mut self.blockage, publishing).await;
         if matches!(sent, Err(PeerError::NoSuchExchange)) {
             self.renew_channel().await?;
             return Ok(Outcome::Unroutable);
@@ -136,14 +187,14 @@ impl Peer {
         within: Duration,
     ) -> Result<Outcome, PeerError> {
         self.confirm().await?;
-        publish::confirmed(
+        let publishing = publish::confirmed(
             &self.channel,
             queue.as_str(),
             &delivery.body,
             delivery.forwardable(),
             within,
-        )
-        .await
+        );
+        unless_blocked(&mut self.blockage, publishing).await
     }
 
     /// Takes the first message of a queue, unsettled. `None`: it is empty.
@@ -160,9 +211,30 @@ impl Peer {
     }
 
     /// Deletes a queue and says how many messages went with it.
-    pub async fn delete(&self, queue: &SessionName) -> Result<u32, PeerError> {
+    pub async fn delete(&mut self, queue: &SessionName) -> Result<u32, PeerError> {
+        self.blockage.check()?;
         let options = QueueDeleteOptions::default();
         answered(self.channel.queue_delete(queue.as_str().into(), options)).await
+    }
+
+    /// Deletes a queue that is empty and that nobody consumes. `Some`: it stays, for this reason.
+    pub async fn delete_unused(
+        &mut self,
+        queue: &SessionName,
+    ) -> Result<Option<String>, PeerError> {
+        let options = QueueDeleteOptions {
+            if_unused: true,
+            if_empty: true,
+            ..QueueDeleteOptions::default()
+        };
+        match answered(self.channel.queue_delete(queue.as_str().into(), options)).await {
+            Ok(_) => Ok(None),
+            Err(PeerError::OtherArguments { why, .. } | PeerError::InUse(why)) => {
+                self.renew_channel().await?;
+                Ok(Some(why))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>` (SPEC §7.6).
@@ -198,8 +270,12 @@ impl Peer {
         presence::ask(&self.connection, request, wait, enough).await
     }
 
-    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out.
-    pub async fn close(self) {
+    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out; one that
+    /// is blocked can only be dropped.
+    pub async fn close(mut self) {
+        if self.blockage.check().is_err() {
+            return;
+        }
         let _ = answered(self.connection.close(200, "done".into())).await;
     }
 

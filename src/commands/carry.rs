@@ -1,8 +1,10 @@
 //! `cbroker move`: carry queues and waiting messages from one broker to another.
 //!
-//! Each message is confirmed there before it is acked here, so that at every moment at least one of the two has it.
+//! Each message is confirmed there before it is acked here, so that at every moment at least one of the two has it. A queue
+//! goes with the arguments that it has; emptied, it is deleted here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,15 +14,21 @@ use crate::cli::MoveArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::management::Client;
 use crate::name::SessionName;
-use crate::output::Output;
-use crate::peer::{MAX_LENGTH, Outcome, Peer};
+use crate::output::{Output, counted};
+use crate::peer::{MAX_LENGTH, Outcome, Peer, QueueArguments};
+
+const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// One queue that was carried, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Carried {
     name: String,
     messages: u32,
+    /// Why the queue is still at the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stays: Option<String>,
 }
 
 /// Carries every session's queue and prints how many messages went.
@@ -43,11 +51,17 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         if source.look(name).await?.is_none() {
             continue;
         }
-        let messages = carry(&mut source, &mut target, name, to.settings.ttl_ms).await?;
-        output.line(format!("{name}: {messages} messages"))?;
+        let arguments = arguments(&mut source, name, &from, output).await?;
+        let messages = carry(&mut source, &mut target, name, &arguments).await?;
+        output.line(format!("{name}: {}", counted(messages, "message")))?;
+        let stays = source.delete_unused(name).await?;
+        if let Some(why) = &stays {
+            output.notice(format!("the queue `{name}` stays at the source: {why}"));
+        }
         carried.push(Carried {
             name: name.to_string(),
             messages,
+            stays,
         });
     }
     source.close().await;
@@ -56,8 +70,9 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
     let total: u32 = carried.iter().map(|carried| carried.messages).sum();
     let there = to.endpoint.address;
     output.line(format!(
-        "carried {} queues with {total} messages to {there}",
-        carried.len()
+        "carried {} with {} to {there}",
+        counted(carried.len() as u64, "queue"),
+        counted(total, "message")
     ))?;
     Ok(Exit::Done)
 }
@@ -74,21 +89,47 @@ async fn refuse_attached(source: &mut Peer, name: &SessionName) -> Result<(), Er
     }
 }
 
+/// What the queue was declared with: from the management API where there is one, else from what the broker refuses.
+async fn arguments(
+    source: &mut Peer,
+    name: &SessionName,
+    from: &Config,
+    output: &Output,
+) -> Result<QueueArguments, Error> {
+    if let Ok(Some(queue)) = Client::new(from, API_WITHIN)?.queue(name.as_str()).await {
+        return Ok(QueueArguments::from_json(&queue.arguments));
+    }
+    let ttl_ms = from.settings.ttl_ms;
+    if let Some(arguments) = source.learn_arguments(name, ttl_ms).await? {
+        return Ok(arguments);
+    }
+    output.notice(format!(
+        "the arguments of `{name}` cannot be learned without a management API; it gets the usual ones there"
+    ));
+    Ok(QueueArguments::of_session(ttl_ms))
+}
+
 async fn carry(
     source: &mut Peer,
     target: &mut Peer,
     name: &SessionName,
-    ttl_ms: u64,
+    arguments: &QueueArguments,
 ) -> Result<u32, Error> {
-    let there = target.ensure_queue(name, ttl_ms).await?;
-    let mut free = MAX_LENGTH.saturating_sub(there.messages);
+    // A queue that is there already keeps its own limit, which is every session's unless somebody else made it.
+    let limit = match target.look(name).await? {
+        Some(_) => MAX_LENGTH,
+        None => arguments.max_length().unwrap_or(u32::MAX),
+    };
+    let there = target.ensure_queue_with(name, arguments).await?;
+    let mut free = limit.saturating_sub(there.messages);
     let mut messages = 0;
     while let Some(delivery) = source.get(name).await? {
         if free == 0 && there.consumers == 0 {
             delivery.requeue().await;
             return Err(Error::new(format!("`{name}` is full there"))
                 .because(format!(
-                    "{messages} messages were carried; one more would drop the oldest"
+                    "after {}: one more would drop the oldest",
+                    counted(messages, "message")
                 ))
                 .exit_with(Exit::Unconfirmed));
         }
@@ -100,7 +141,8 @@ async fn carry(
                     "the other broker did not take a message for `{name}`"
                 ))
                 .because(format!(
-                    "{messages} messages were carried before it, and none is lost"
+                    "after {}, and none is lost",
+                    counted(messages, "message")
                 ))
                 .exit_with(Exit::Unconfirmed));
             }

@@ -9,7 +9,7 @@ use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 /// Deletes the queue and prints how many messages went with it.
 pub(super) async fn run(
@@ -24,6 +24,9 @@ pub(super) async fn run(
     let messages = peer.delete(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "messages": messages }))?;
-    output.line(format!("deleted {name}: {messages} messages went with it"))?;
+    output.line(format!(
+        "deleted {name}: {} went with it",
+        counted(messages, "message")
+    ))?;
     Ok(Exit::Done)
 }

@@ -8,7 +8,7 @@ use crate::cli::InboxArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, counted};
 use crate::peer::{HeldMessage, Reply, Request, Scope};
 
 /// A session answers at once, or it is not there.
@@ -37,7 +37,10 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     peer.close().await;
     if replies.is_empty() {
         return Err(Error::new(format!("no session `{name}` is attached"))
-            .because(format!("{waiting} messages wait in its queue"))
+            .because(format!(
+                "waiting in its queue: {}",
+                counted(waiting, "message")
+            ))
             .hint(format!("`cbroker tail {name} --no-ack` shows them")));
     }
     let held: Vec<HeldMessage> = replies
@@ -61,7 +64,10 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     if held.is_empty() {
         output.line(output.paint(
             Style::Dim,
-            &format!("`{name}` holds nothing; {waiting} messages wait in its queue"),
+            &format!(
+                "`{name}` holds nothing; waiting in its queue: {}",
+                counted(waiting, "message")
+            ),
         ))?;
     }
     Ok(Exit::Done)

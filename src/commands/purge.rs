@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::peer::Peer;
 
 /// Drops the waiting messages and prints how many there were.
@@ -25,7 +25,10 @@ pub(super) async fn run(
     let purged = peer.purge(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "purged": purged }))?;
-    output.line(format!("purged {name}: {purged} messages dropped"))?;
+    output.line(format!(
+        "purged {name}: {} dropped",
+        counted(purged, "message")
+    ))?;
     Ok(Exit::Done)
 }
 

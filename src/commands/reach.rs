@@ -1,6 +1,8 @@
 //! How a command comes to its broker, and what it does where none answers (SPEC §3).
 
-use crate::config::Config;
+use std::time::Instant;
+
+use crate::config::{Config, Endpoint};
 use crate::error::Error;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError};
@@ -28,13 +30,25 @@ pub(super) async fn peer(
     autostart: Autostart,
     output: &Output,
 ) -> Result<Peer, Error> {
-    match Peer::connect(&config.endpoint, purpose).await {
+    match connect(&config.endpoint, purpose, output).await {
         Err(PeerError::Unreachable { .. }) if may_start(config, autostart) => {
             let started = crate::daemon::start_quietly(config, output).await?;
-            Ok(Peer::connect(&started.endpoint, purpose).await?)
+            Ok(connect(&started.endpoint, purpose, output).await?)
         }
         other => Ok(other?),
     }
+}
+
+async fn connect(endpoint: &Endpoint, purpose: &str, output: &Output) -> Result<Peer, PeerError> {
+    let began = Instant::now();
+    let peer = Peer::connect(endpoint, purpose).await?;
+    output.detail(format!(
+        "connected to {} as {} in {} ms",
+        endpoint.address,
+        endpoint.login.user,
+        began.elapsed().as_millis()
+    ));
+    Ok(peer)
 }
 
 /// Nobody named a broker, the configuration does not forbid it, and the command is one of those.

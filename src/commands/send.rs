@@ -23,7 +23,7 @@ use crate::management::Client;
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
-use crate::peer::{Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt};
+use crate::peer::{BLOCKED_HINT, Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt};
 use receipts::Receipts;
 
 /// How long a broker may take to confirm: it may be blocked by a full disk.
@@ -81,7 +81,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         exit = receipts
             .wait_for(&mut sent, Duration::from_secs(args.timeout), output)
             .await;
-        receipts.close(&peer).await;
+        receipts.close(&mut peer).await;
     }
     peer.close().await;
     for message in &sent {
@@ -197,6 +197,9 @@ impl Sender<'_> {
             Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(..))) => {
                 not_confirmed(to, &error.to_string())
                     .hint("it may have arrived all the same; sent again, it may arrive twice")
+            }
+            Err(error @ PeerError::Blocked(_)) => {
+                not_confirmed(to, &error.to_string()).hint(BLOCKED_HINT)
             }
             Err(error) => error.into(),
         };

@@ -83,8 +83,8 @@ async fn peek(
         return Err(Error::new(format!("there is no queue `{name}`"))
             .hint("`cbroker list` shows those that are"));
     };
-    let count =
-        u32::try_from(limit.min(u64::from(MAX_LENGTH.max(state.messages)))).unwrap_or(MAX_LENGTH);
+    let most = usize::try_from(MAX_LENGTH.max(state.messages)).unwrap_or(usize::MAX);
+    let count = usize::try_from(limit).unwrap_or(usize::MAX).min(most);
     match Client::new(config, API_WITHIN)?
         .peek(name.as_str(), count)
         .await
@@ -117,11 +117,11 @@ async fn peek(
 async fn peek_by_returning(
     peer: &Peer,
     name: &SessionName,
-    count: u32,
+    count: usize,
     view: &View<'_>,
 ) -> Result<Exit, Error> {
     let mut taken: Vec<Delivery> = Vec::new();
-    while taken.len() < count as usize {
+    while taken.len() < count {
         let Some(delivery) = peer.get(name).await? else {
             break;
         };

@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{Effective, Home, Login, Origin};
 use crate::envelope::DEFAULT_LIMIT_BYTES;
@@ -31,10 +31,46 @@ pub(super) struct File {
     pub(super) body_limit_bytes: Option<usize>,
     pub(super) max_hops: Option<u32>,
     pub(super) max_messages_per_minute: Option<u32>,
-    pub(super) delivery: Option<String>,
+    pub(super) delivery: Option<Way>,
     pub(super) brief: Option<bool>,
     pub(super) multiline: Option<bool>,
+    #[serde(deserialize_with = "batch")]
     pub(super) batch: Option<u32>,
+}
+
+/// How messages reach an agent, as the option `--delivery` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The best way that the agent is known to take.
+    #[default]
+    Auto,
+    /// Typed into its prompt.
+    Pty,
+    /// Through its hooks.
+    Hook,
+    /// Nothing is typed.
+    Notify,
+}
+
+impl Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Pty => "pty",
+            Self::Hook => "hook",
+            Self::Notify => "notify",
+        })
+    }
+}
+
+/// The bounds of `--batch`.
+fn batch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let batch = u32::deserialize(from)?;
+    if (1..=100).contains(&batch) {
+        return Ok(Some(batch));
+    }
+    Err(serde::de::Error::custom("`batch` is not in 1 to 100"))
 }
 
 /// What the file sets beside the addresses, with defaults filled in. Flags of a single command still come first.
@@ -50,14 +86,21 @@ pub struct Settings {
     pub max_hops: u32,
     /// So many messages a minute from one peer are injected; more are held (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,
-    /// `auto`, `pty`, `hook` or `notify` (`delivery`).
-    pub delivery: String,
+    /// Which way messages go where the option `--delivery` does not say (`delivery`).
+    pub delivery: Way,
     /// Whether Claude is briefed (`brief`).
     pub brief: bool,
     /// Whether line breaks are kept where the agent takes bracketed paste (`multiline`).
     pub multiline: bool,
     /// How many waiting messages may share one submission (`batch`).
     pub batch: u32,
+}
+
+impl Settings {
+    /// What a text of `config.toml` sets beside the addresses, readable, each with its origin; an error names its line.
+    pub fn explain(text: &str, path: &Path) -> Result<Vec<Effective>, Error> {
+        Ok(File::parse(text, path)?.explain_settings())
+    }
 }
 
 impl File {
@@ -70,12 +113,18 @@ impl File {
                 return Err(Error::new(format!("cannot read {}", path.display())).because(error));
             }
         };
-        toml::from_str(&text).map_err(|error| {
+        Self::parse(&text, &path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| {
             let line = error
                 .span()
                 .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            // Some of its messages are two lines.
+            let why = error.message().lines().collect::<Vec<_>>().join(", ");
             Error::new(format!("{} line {line}", path.display()))
-                .because(error.message())
+                .because(why)
                 .exit_with(Exit::Usage)
         })
     }
@@ -87,7 +136,7 @@ impl File {
             body_limit_bytes: self.body_limit_bytes.unwrap_or(DEFAULT_LIMIT_BYTES),
             max_hops: self.max_hops.unwrap_or(20),
             max_messages_per_minute: self.max_messages_per_minute.unwrap_or(30),
-            delivery: self.delivery.clone().unwrap_or_else(|| "auto".into()),
+            delivery: self.delivery.unwrap_or_default(),
             brief: self.brief.unwrap_or(true),
             multiline: self.multiline.unwrap_or(false),
             batch: self.batch.unwrap_or(10),
@@ -146,5 +195,77 @@ impl File {
     pub(super) fn management_login(&self) -> Option<Login> {
         let (user, password) = (self.mgmt_user.clone()?, self.mgmt_pass.clone()?);
         Some(Login { user, password })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn explain(text: &str) -> Result<Vec<Effective>, Error> {
+        Settings::explain(text, Path::new("config.toml"))
+    }
+
+    /// The rows as a file that sets them all.
+    fn written(rows: &[Effective]) -> String {
+        rows.iter().fold(String::new(), |mut text, row| {
+            let quote = if row.key == "delivery" { "\"" } else { "" };
+            let _ = writeln!(text, "{} = {quote}{}{quote}", row.key, row.value);
+            text
+        })
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let key = prop_oneof![
+            Just("ttl_ms".to_owned()),
+            Just("batch".to_owned()),
+            Just("delivery".to_owned()),
+            Just("brief".to_owned()),
+            Just("url".to_owned()),
+            Just("max_hops".to_owned()),
+            "[a-z_.\\[\\]\"]{0,12}",
+        ];
+        let value = prop_oneof![
+            Just("true".to_owned()),
+            Just("\"pty\"".to_owned()),
+            (-3i64..200).prop_map(|number| number.to_string()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            "\\PC{0,12}",
+        ];
+        (key, value).prop_map(|(key, value)| format!("{key} = {value}\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_understood_is_understood_again_and_what_is_not_is_one_line(
+            lines in proptest::collection::vec(line(), 0..6),
+            noise in prop_oneof![Just(String::new()), any::<String>()],
+        ) {
+            match explain(&(lines.concat() + &noise)) {
+                Ok(rows) => {
+                    let values = |rows: Vec<Effective>| rows.into_iter().map(|row| row.value).collect::<Vec<_>>();
+                    let again = explain(&written(&rows)).map(values);
+                    prop_assert_eq!(again.ok(), Some(values(rows)));
+                }
+                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1, "{}", error),
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_no_option_would_take_is_refused() {
+        for text in [
+            "delivery = \"typed\"",
+            "batch = 0",
+            "batch = 101",
+            "ttl_ms = -1",
+        ] {
+            assert!(explain(text).is_err(), "{text}");
+        }
+        assert!(explain("delivery = \"notify\"\nbatch = 100").is_ok());
     }
 }

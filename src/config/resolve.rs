@@ -211,7 +211,7 @@ fn management(
 }
 
 /// Cloud brokers serve their management API by https on the standard port; a local one says its port in `broker.json`.
-fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
+pub(super) fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
     let host = if address.host.contains(':') {
         format!("[{}]", address.host)
     } else {

@@ -12,8 +12,6 @@ use crate::name::SessionName;
 pub struct Delivery {
     /// The bytes of the body, unchecked.
     pub body: Vec<u8>,
-    /// Whether the broker handed it out before.
-    pub redelivered: bool,
     properties: BasicProperties,
     acker: Acker,
 }
@@ -31,7 +29,6 @@ impl Delivery {
     pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
         Self {
             body: delivery.data,
-            redelivered: delivery.redelivered,
             properties: delivery.properties,
             acker: delivery.acker,
         }

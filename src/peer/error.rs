@@ -62,17 +62,23 @@ pub enum PeerError {
     /// No answer in time.
     #[error("no answer within {0} s{1}")]
     TimedOut(u64, String),
+    /// The broker takes no messages at the moment: low on disk or memory, in its own words.
+    #[error("the broker takes no messages: {0}")]
+    Blocked(String),
     /// A file that the connection needs cannot be used.
     #[error("{0}")]
     Setup(String),
 }
+
+/// What there is to do where a broker is low on disk or memory.
+pub const BLOCKED_HINT: &str = "free what it is low on, or purge queues; what was sent may still arrive then, so look before sending again";
 
 impl PeerError {
     /// Whether another attempt may succeed without anybody changing anything.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Lost(_) | Self::TimedOut(..)
+            Self::Unreachable { .. } | Self::Lost(_) | Self::TimedOut(..) | Self::Blocked(_)
         )
     }
 }
@@ -144,6 +150,10 @@ impl From<PeerError> for Error {
                     })
                     .exit_with(Exit::Unconfirmed)
             }
+            PeerError::Blocked(why) => Self::new("the broker takes no messages")
+                .because(why)
+                .hint(BLOCKED_HINT)
+                .exit_with(Exit::Unconfirmed),
             PeerError::Refused(why) | PeerError::InUse(why) => Self::new("the broker refused")
                 .because(why)
                 .exit_with(Exit::Unreachable),

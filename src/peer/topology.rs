@@ -1,10 +1,10 @@
 //! Exchanges and queues as SPEC §2 has them: the same on every broker, and the same as the TypeScript tool's.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 
-use super::PeerError;
+use super::{PeerError, QueueArguments};
 use crate::name::SessionName;
 
 /// The direct exchange that every session's queue is bound to.
@@ -36,18 +36,28 @@ pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<Queue
     })
 }
 
-/// Declares exchange and queue and binds them. [`PeerError::OtherArguments`] where the queue lives with another TTL.
+/// Declares exchange and queue and binds them. [`PeerError::OtherArguments`] where the queue lives with others.
 pub(super) async fn declare(
     channel: &Channel,
     queue: &SessionName,
-    ttl_ms: u64,
+    arguments: &QueueArguments,
 ) -> Result<QueueState, PeerError> {
     declare_exchange(channel, EXCHANGE, ExchangeKind::Direct).await?;
+    let state = declare_alone(channel, queue, arguments).await?;
+    bind_existing(channel, queue).await?;
+    Ok(state)
+}
+
+/// Declares the queue without its exchange and binding: on a queue that lives, this changes nothing.
+pub(super) async fn declare_alone(
+    channel: &Channel,
+    queue: &SessionName,
+    arguments: &QueueArguments,
+) -> Result<QueueState, PeerError> {
     let options = QueueDeclareOptions::durable();
     let declared = channel
-        .queue_declare(queue.as_str().into(), options, arguments(ttl_ms))
+        .queue_declare(queue.as_str().into(), options, arguments.0.clone())
         .await?;
-    bind_existing(channel, queue).await?;
     Ok(QueueState {
         messages: declared.message_count(),
         consumers: declared.consumer_count(),
@@ -89,23 +99,6 @@ async fn declare_exchange(
     Ok(channel
         .exchange_declare(name.into(), kind, options, FieldTable::default())
         .await?)
-}
-
-/// The arguments that every session's queue has, exactly (SPEC §2).
-fn arguments(ttl_ms: u64) -> FieldTable {
-    let mut table = FieldTable::default();
-    // amqplib writes whole numbers in the smallest signed type that holds them; brokers compare by value.
-    let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
-    table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
-    table.insert(
-        "x-max-length".into(),
-        AMQPValue::LongLongInt(i64::from(MAX_LENGTH)),
-    );
-    table.insert(
-        "x-overflow".into(),
-        AMQPValue::LongString("drop-head".into()),
-    );
-    table
 }
 
 /// The live TTL from the text of a 406, in the words of RabbitMQ and of our own broker (SPEC §7.20).

@@ -22,7 +22,7 @@ use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::surroundings::{self, Identity, Reach};
 use super::terminal::{self, Terminal};
-use crate::config::{Config, write_session_address};
+use crate::config::{Config, Way, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::journal::Journal;
@@ -92,11 +92,11 @@ struct Prepared {
 /// What `--delivery` means for this program (SPEC §7.1).
 fn delivery(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Delivery, Error> {
     let program = options.program.to_string_lossy();
-    let configured = match config.settings.delivery.as_str() {
-        "pty" => Some(Delivery::Pty),
-        "hook" => Some(Delivery::Hook),
-        "notify" => Some(Delivery::Notify),
-        _ => None,
+    let configured = match config.settings.delivery {
+        Way::Pty => Some(Delivery::Pty),
+        Way::Hook => Some(Delivery::Hook),
+        Way::Notify => Some(Delivery::Notify),
+        Way::Auto => None,
     };
     let asked = options
         .delivery

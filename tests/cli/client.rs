@@ -5,7 +5,7 @@ use std::time::Duration;
 use cbroker::config::{Address, Endpoint, Login};
 use cbroker::envelope::Envelope;
 use cbroker::name::SessionName;
-use cbroker::peer::{Letter, Outcome, Peer};
+use cbroker::peer::{Letter, Outcome, Peer, QueueArguments};
 use ulid::Ulid;
 
 use crate::support::Place;
@@ -51,12 +51,39 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
 
 /// Makes a queue with the ordinary topology.
 pub(crate) fn make_queue(place: &Place, name: &str) {
+    make_queue_with(place, name, 86_400_000);
+}
+
+/// The same as a wrap with `--ttl` makes it.
+pub(crate) fn make_queue_with(place: &Place, name: &str, ttl_ms: u64) {
     let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
     run(async {
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
-        peer.ensure_queue(&name, 86_400_000).await.unwrap();
+        peer.ensure_queue(&name, ttl_ms).await.unwrap();
         peer.close().await;
     });
+}
+
+/// What a queue was declared with, as its broker's refusals tell.
+pub(crate) fn arguments(place: &Place, name: &str) -> Option<QueueArguments> {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        let learned = peer.learn_arguments(&name, 1).await.unwrap();
+        peer.close().await;
+        learned
+    })
+}
+
+/// Deletes a queue unless something waits or listens there; the broker's reason where it stays.
+pub(crate) fn delete_unused(place: &Place, name: &str) -> Option<String> {
+    let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
+    run(async {
+        let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
+        let stays = peer.delete_unused(&name).await.unwrap();
+        peer.close().await;
+        stays
+    })
 }
 
 /// How many consume a queue; `None` where there is none.

@@ -112,6 +112,28 @@ fn tail_takes_and_peeking_leaves_everything_in_its_place() {
 }
 
 #[test]
+fn looking_into_our_own_broker_leaves_no_mark_however_much_waits() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    client::make_queue(&place, "long");
+    client::publish(&place, "long", (0..600).map(|number| format!("m{number}")));
+    let peeked = place.json(["tail", "long", "--no-ack"]);
+    assert!(
+        peeked
+            .iter()
+            .enumerate()
+            .all(|(number, line)| line["message"] == format!("m{number}")),
+        "{peeked:?}"
+    );
+    assert_eq!(peeked.len(), 600);
+    assert_eq!(place.json(["tail", "long", "--no-ack", "-n", "3"]).len(), 3);
+    let marks = server.api(&place, "/api/queues/%2F/long/peek?count=1000");
+    let marks = marks.as_array().unwrap();
+    assert_eq!(marks.len(), 600);
+    assert!(marks.iter().all(|message| message["redelivered"] == false));
+}
+
+#[test]
 fn peeking_without_an_api_refuses_while_a_session_is_attached() {
     everywhere(|place, name| {
         let queue = name("peeked");

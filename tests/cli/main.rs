@@ -18,6 +18,7 @@ mod help;
 mod lifecycle;
 mod looking;
 mod moving;
+mod remote;
 mod sending;
 mod serving;
 mod sessions;

@@ -1,9 +1,13 @@
-//! `move`: from one broker to another, nothing lost and nothing doubled.
+//! `move`: from one broker to another, nothing lost and nothing doubled, each queue as it was declared.
 
+use cbroker::peer::QueueArguments;
 use serde_json::Value;
 
 use crate::client;
+use crate::everywhere::everywhere;
 use crate::support::{Place, Rabbit, Server, Wrapped};
+
+const TTL_MS: u64 = 7_200_000;
 
 fn texts(messages: &[Value]) -> Vec<&str> {
     messages
@@ -14,6 +18,7 @@ fn texts(messages: &[Value]) -> Vec<&str> {
 
 /// Carries a queue from the place's broker to another and back, and looks at it at each station.
 fn there_and_back(here: &Place, there: &Place, queue: &str) {
+    client::make_queue_with(here, queue, TTL_MS);
     here.ok([
         "send",
         "--to",
@@ -33,7 +38,9 @@ fn there_and_back(here: &Place, there: &Place, queue: &str) {
         said.contains(&format!("{queue}: 4 messages")) && !said.contains(&url),
         "{said}"
     );
-    assert_eq!(here.listed(queue).unwrap()["pending"], 0);
+    assert!(here.listed(queue).is_none(), "the emptied queue goes");
+    let declared = Some(QueueArguments::of_session(TTL_MS));
+    assert_eq!(client::arguments(there, queue), declared);
     assert_eq!(
         there.json(["tail", queue, "--no-ack"]),
         before,
@@ -46,14 +53,19 @@ fn there_and_back(here: &Place, there: &Place, queue: &str) {
             .as_array()
             .unwrap()
             .iter()
-            .any(|row| row["name"] == *queue && row["messages"] == 4),
+            .any(|row| row["name"] == *queue && row["messages"] == 4 && row["stays"].is_null()),
         "{carried}"
     );
     assert_eq!(
         texts(&here.json(["tail", queue, "--no-ack"])),
         ["m0", "m1", "m2", "m3"]
     );
-    assert!(there.json(["tail", queue, "--no-ack"]).is_empty());
+    assert_eq!(client::arguments(here, queue), declared);
+    assert_eq!(
+        client::consumers(there, queue),
+        None,
+        "the emptied queue goes there too"
+    );
 }
 
 #[test]
@@ -66,22 +78,29 @@ fn messages_move_between_two_embedded_brokers() {
 #[test]
 fn messages_move_to_rabbitmq_and_back() {
     let Some(rabbit) = Rabbit::find() else { return };
+    let own = ulid::Ulid::generate().to_string().to_lowercase();
+    // A virtual host of one's own: `move --from` takes every session's queue.
+    let rabbit = rabbit.with_vhost(&own);
     let (here, there) = (
         Place::new(),
         Place::at(&rabbit.url, Some(&rabbit.management)),
     );
     let _server = Server::start(&here);
-    let own = ulid::Ulid::generate().to_string().to_lowercase();
-    here.ok(["send", "--to", &format!("moved{own}"), "-m", "m0"]);
-    client::publish(
-        &here,
-        &format!("moved{own}"),
-        (1..4).map(|number| format!("m{number}")),
-    );
-    let url = client::endpoint(&there).secret_url();
-    here.ok(["move", "--to", &url]);
-    let arrived = there.json(["tail", &format!("moved{own}"), "--no-ack"]);
-    assert_eq!(texts(&arrived), ["m0", "m1", "m2", "m3"]);
+    there_and_back(&here, &there, "moved");
+}
+
+#[test]
+fn a_queue_in_use_is_not_deleted_and_the_broker_says_why() {
+    everywhere(|place, name| {
+        let queue = name("inUse");
+        client::make_queue(place, &queue);
+        client::publish(place, &queue, ["waits".to_owned()].into_iter());
+        let stays = client::delete_unused(place, &queue).unwrap();
+        assert!(stays.contains(&queue), "{stays}");
+        place.ok(["purge", &queue, "--yes"]);
+        assert_eq!(client::delete_unused(place, &queue), None);
+        assert_eq!(client::consumers(place, &queue), None);
+    });
 }
 
 #[test]

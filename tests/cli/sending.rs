@@ -336,3 +336,28 @@ fn a_send_in_answer_to_a_message_has_one_hop_more() {
         assert_eq!(send("in answer to a message of four hops"), 5);
     });
 }
+
+#[test]
+fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
+    let place = Place::new();
+    let _server = Server::start_with(&place, 0, 0, &["--memory-limit", "1"]);
+    // More than the broker reads at once, so that it can stop in the middle.
+    let large = vec![b'x'; 400_000];
+    let send = || place.run_with_input(["send", "--to", "first", "--to", "other"], &large);
+    // It looks at its memory now and then: until then it takes everything.
+    let mut refused = None;
+    wait_until(
+        || {
+            let ran = send();
+            let is_refused = ran.code != 0;
+            refused = Some(ran);
+            is_refused
+        },
+        || "it runs low on memory".to_owned(),
+    );
+    let ran = refused.unwrap();
+    let why = "is not confirmed: the broker takes no messages: low on memory";
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains(why), "{ran:?}");
+    assert!(ran.err.contains("hint: free what it is low on"), "{ran:?}");
+}

@@ -144,8 +144,9 @@ fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
     let place = Place::new();
     let agents = place.path().join("bin");
     fs::create_dir(&agents).unwrap();
-    fs::write(agents.join("claude"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(agents.join("claude"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Any of the known agents will do.
+    fs::write(agents.join("codex"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(agents.join("codex"), fs::Permissions::from_mode(0o755)).unwrap();
     let doctor = |path: &str| {
         let mut command = place.command();
         let output = command

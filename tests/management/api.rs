@@ -81,27 +81,6 @@ fn messages_are_published_got_given_back_and_taken() {
 }
 
 #[test]
-fn peeking_changes_nothing() {
-    let server = Server::start();
-    server.ask("PUT", "/api/queues/%2F/q", "{}");
-    for text in ["one", "two"] {
-        server.publish("q", text);
-    }
-    for _ in 0..2 {
-        let seen = server.get("/api/queues/%2F/q/peek?truncate=2").json();
-        let payloads: Vec<_> = seen
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|message| message["payload"].clone())
-            .collect();
-        assert_eq!(payloads, ["on", "tw"]);
-        assert_eq!(seen[0]["redelivered"], false);
-    }
-    assert_eq!(server.get("/api/queues/%2F/q").json()["messages_ready"], 2);
-}
-
-#[test]
 fn a_message_for_nobody_is_not_routed_and_an_unknown_exchange_is_named() {
     let server = Server::start();
     let body = r#"{"properties":{},"routing_key":"x","payload":"","payload_encoding":"string"}"#;
@@ -386,6 +365,7 @@ fn the_openapi_document_is_what_is_served() {
         "/",
         "/page.css",
         "/page.js",
+        "/drawer.js",
         "/views.js",
         "/model.js",
         "/dom.js",

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::fixture::Server;
+use crate::fixture::{Server, eventually};
 use crate::peers::Peer;
 use crate::tools::is_there;
-use crate::webdriver::{Browser, Screen};
+use crate::webdriver::{Browser, Screen, processes};
 
 const DESK: Screen = Screen {
     width: 1280,
@@ -132,6 +132,62 @@ fn a_hostile_message_is_shown_as_text() {
         browser.value("document.querySelectorAll('#bold, li img, li script, svg[onload]').length"),
         0
     );
+}
+
+#[test]
+fn all_that_waits_is_looked_through_page_by_page() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    for number in 0..230 {
+        let (id, text) = (format!("01M{number:05}"), format!("message {number}"));
+        peer.say(("frontend", "backend"), &id, &text);
+    }
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.until("document.querySelector('article[data-key=backend]') !== null");
+    browser.click("article[data-key=backend]");
+    let first = "document.querySelector('#look-body .rest .text')?.textContent";
+    let pages = "document.querySelector('#look-body .pager span')?.textContent";
+    browser.until(&format!("{pages} === '1–100 of 230'"));
+    browser.click("#look-body .pager [aria-label='Later messages']");
+    browser.until(&format!("{pages} === '101–200 of 230'"));
+    browser.until(&format!("{first} === 'message 100'"));
+    browser.click("#look-body .pager [aria-label='Later messages']");
+    browser.until(&format!("{pages} === '201–230 of 230'"));
+    let last =
+        "document.querySelector('#look-body .pager [aria-label=\"Later messages\"]').disabled";
+    assert_eq!(browser.value(last), true);
+    browser.click("#look-body .pager [aria-label='Earlier messages']");
+    browser.until(&format!("{first} === 'message 100'"));
+    assert_eq!(
+        server.get("/api/queues/%2F/backend").json()["messages_ready"],
+        230
+    );
+}
+
+#[test]
+fn a_browser_ends_with_its_test_however_that_ends() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let browser = Browser::open(&DESK);
+    browser.go("about:blank");
+    let group = browser.process_group();
+    let alive = || {
+        let listed = processes("pgid=,stat=").into_iter();
+        listed
+            .filter(|one| one[0] == group && !one[1].starts_with('Z'))
+            .count()
+    };
+    assert!(alive() > 1, "the driver and the browser");
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _browser = browser;
+        panic!("as a failing test does");
+    }));
+    assert!(failed.is_err());
+    eventually("nothing of it is left", || (alive() == 0).then_some(()));
 }
 
 #[test]

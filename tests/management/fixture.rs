@@ -125,8 +125,17 @@ impl Server {
 
     /// Puts a message into a queue by way of the default exchange.
     pub(crate) fn publish(&self, queue: &str, payload: &str) {
+        self.publish_with(queue, payload, &serde_json::json!({ "delivery_mode": 2 }));
+    }
+
+    /// The same with priority 1, and for memory only.
+    pub(crate) fn publish_urgent(&self, queue: &str, payload: &str) {
+        self.publish_with(queue, payload, &serde_json::json!({ "priority": 1 }));
+    }
+
+    fn publish_with(&self, queue: &str, payload: &str, properties: &serde_json::Value) {
         let body = serde_json::json!({
-            "properties": { "delivery_mode": 2 }, "routing_key": queue, "payload": payload, "payload_encoding": "string",
+            "properties": properties, "routing_key": queue, "payload": payload, "payload_encoding": "string",
         });
         let path = "/api/exchanges/%2F/amq.default/publish";
         let answer = self.ask("POST", path, &body.to_string());

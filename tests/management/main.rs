@@ -9,6 +9,7 @@ mod browser;
 mod definitions;
 mod fixture;
 mod http;
+mod peeking;
 mod peers;
 mod security;
 mod tap;

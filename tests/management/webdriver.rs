@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -15,22 +16,40 @@ pub(crate) struct Screen {
     pub(crate) height: u32,
 }
 
+/// Ends the driver and its browser, one process group, when the pipe from the test breaks, however the test came to its
+/// end; and clears their folder away.
+const KEEPER: &str = r#"
+set -m
+TMPDIR=$1 chromedriver --port=0 </dev/null 2>/dev/null &
+set +m
+read -r _
+kill -KILL -- "-$!" 2>/dev/null
+wait
+rm -rf "$1"
+"#;
+
 /// A browser and the driver that holds it; both end with this.
 pub(crate) struct Browser {
-    driver: Child,
+    keeper: Child,
     address: SocketAddr,
     session: String,
 }
 
 impl Browser {
     pub(crate) fn open(screen: &Screen) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = Command::new("bash")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(driver.stdout.take().unwrap());
+        // The keeper removes it.
+        let _ = folder.keep();
+        let mut output = BufReader::new(keeper.stdout.take().unwrap());
         let port = loop {
             let mut line = String::new();
             assert!(
@@ -47,7 +66,7 @@ impl Browser {
         };
         std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
         let mut browser = Self {
-            driver,
+            keeper,
             address: ([127, 0, 0, 1], port).into(),
             session: String::new(),
         };
@@ -68,6 +87,14 @@ impl Browser {
         browser
     }
 
+    /// The process group of the driver and the browser.
+    pub(crate) fn process_group(&self) -> String {
+        let keeper = self.keeper.id().to_string();
+        let of_keeper = processes("ppid=,pgid=").into_iter();
+        let mut groups = of_keeper.filter(|process| process[0] == keeper);
+        groups.next().unwrap().remove(1)
+    }
+
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let body = if method == "GET" {
             String::new()
@@ -82,7 +109,8 @@ impl Browser {
     }
 
     fn command(&self, method: &str, what: &str, body: &Value) -> Value {
-        self.call(method, &format!("/session/{}/{what}", self.session), body)
+        let path = format!("/session/{}/{what}", self.session);
+        self.call(method, path.trim_end_matches('/'), body)
     }
 
     pub(crate) fn go(&self, url: &str) {
@@ -139,12 +167,18 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() {
-            let path = format!("/session/{}", self.session);
-            Request::new(self.address, "DELETE", &path).send("");
+        if !std::thread::panicking() {
+            self.command("DELETE", "", &json!({}));
         }
-        // It may have ended by itself.
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
+}
+
+/// The asked columns of every process.
+pub(crate) fn processes(columns: &str) -> Vec<Vec<String>> {
+    let listed = Command::new("ps").args(["-eo", columns]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    listed.lines().map(words).collect()
 }

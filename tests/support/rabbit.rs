@@ -53,6 +53,24 @@ impl Rabbit {
         }
         Some(OWN.get_or_init(start).rabbit.clone())
     }
+
+    /// The same with a new virtual host, for what would touch other tests' queues.
+    pub(crate) fn with_vhost(&self, name: &str) -> Self {
+        let put = |path: &str, body: &str| {
+            ureq::put(format!("{}/api/{path}", self.management))
+                .header("authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")
+                .header("content-type", "application/json")
+                .send(body)
+                .unwrap()
+        };
+        put(&format!("vhosts/{name}"), "{}");
+        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+        put(&format!("permissions/{name}/guest"), all);
+        Self {
+            url: format!("{}/{name}", self.url),
+            management: self.management.clone(),
+        }
+    }
 }
 
 fn start() -> Own {

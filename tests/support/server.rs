@@ -5,6 +5,8 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -58,6 +60,22 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         format!("amqp://localhost:{}", self.port)
+    }
+
+    /// What its management API answers, as JSON.
+    pub(crate) fn api(&self, place: &Place, path: &str) -> Value {
+        let url = place.ok(["status", "--show-url"]);
+        let login = url.trim().trim_start_matches("amqp://");
+        let login = login.rsplit_once('@').unwrap().0;
+        let port = self.management_port.unwrap();
+        let mut answer = ureq::get(format!("http://localhost:{port}{path}"))
+            .header(
+                "authorization",
+                format!("Basic {}", BASE64_STANDARD.encode(login)),
+            )
+            .call()
+            .unwrap();
+        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {

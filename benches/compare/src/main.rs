@@ -1,9 +1,8 @@
 //! Drives AMQP brokers through the same work, one after the other, and sets their figures side by side.
 //!
-//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--programs CBROKER] [--sink]
-//! LABEL=FOLDER|URL[,PID]…`; the first
-//! broker is ours, the others its peers. `run.sh` beside this crate starts them. Every body and sequence number that
-//! comes back is checked: a fast wrong answer is a failure.
+//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--programs CBROKER] [--management HOST:PORT]
+//! [--sink] LABEL=FOLDER|URL[,PID]…`; the first broker is ours, the others its peers. `run.sh` beside this crate starts
+//! them. Every body and sequence number that comes back is checked: a fast wrong answer is a failure.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -20,6 +19,7 @@ mod growth;
 mod handoff;
 mod histogram;
 mod load;
+mod management;
 mod message;
 mod peer;
 mod process;
@@ -46,6 +46,7 @@ struct Options {
     rounds: usize,
     growth: bool,
     programs: Option<PathBuf>,
+    management: Option<String>,
     peers: Vec<Peer>,
 }
 
@@ -66,6 +67,9 @@ fn main() -> ExitCode {
     };
     if let (Some(cbroker), Some(peer)) = (&options.programs, options.peers.first()) {
         return report_failure(programs::measure(cbroker, peer));
+    }
+    if let (Some(address), Some(peer)) = (&options.management, options.peers.first()) {
+        return report_failure(management::measure(peer, address));
     }
     let all_went_well = if options.growth {
         grow(&options)
@@ -96,6 +100,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
         rounds: 1,
         growth: false,
         programs: None,
+        management: None,
         peers: Vec::new(),
     };
     while let Some(argument) = arguments.next() {
@@ -109,6 +114,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
                 options.rounds = value()?.parse().map_err(|_| "--rounds needs a number")?;
             }
             "--programs" => options.programs = Some(value()?.into()),
+            "--management" => options.management = Some(value()?),
             "--growth" => options.growth = true,
             "--sink" => options.peers.push(start_sink()?),
             other => options

@@ -45,6 +45,11 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
     }
 
+    /// 500: our own trouble.
+    pub(super) fn failed(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", reason)
+    }
+
     /// 403 for a request that no page and no tool of ours would send.
     pub(super) fn suspicious(reason: &'static str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", reason)
@@ -57,11 +62,7 @@ impl From<Fault> for Refusal {
         match fault.code {
             ReplyCode::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", fault.reason),
             ReplyCode::AccessRefused => Self::forbidden("Access refused."),
-            ReplyCode::InternalError => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal_error",
-                fault.reason,
-            ),
+            ReplyCode::InternalError => Self::failed(fault.reason),
             _ => Self::bad(fault.reason),
         }
     }

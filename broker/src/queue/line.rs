@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::browse::Place;
 use super::message::Message;
 use crate::confirms::Confirms;
 use crate::persist::{Budget, Urgency};
@@ -46,6 +47,20 @@ impl Entry {
     fn footprint(&self) -> usize {
         self.message.footprint() + ENTRY_BYTES
     }
+
+    fn waiting(&self) -> (u64, (Message, bool)) {
+        (self.position, (self.message.clone(), self.redelivered))
+    }
+}
+
+/// A part of a level, looked at.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) level: u8,
+    /// By position: the message, and whether it was handed out before.
+    pub(crate) seen: BTreeMap<u64, (Message, bool)>,
+    /// From here on the store has messages that are not in memory.
+    pub(crate) gap: Option<u64>,
 }
 
 /// Messages that are in the store only.
@@ -177,6 +192,23 @@ impl Level {
         if self.gap.count == 0 {
             self.gap.bytes = 0;
             self.move_tail(u64::MAX);
+        }
+    }
+
+    fn stretch(&self, level: u8, from: u64, count: usize) -> Stretch {
+        let in_order = |line: &VecDeque<Entry>| {
+            let start = line.partition_point(|entry| entry.position < from);
+            let part = line.range(start..).take(count).map(Entry::waiting);
+            part.collect::<Vec<_>>()
+        };
+        let mut seen: BTreeMap<_, _> = in_order(&self.head).into_iter().collect();
+        seen.extend(in_order(&self.tail));
+        let returned = self.returned.range(from..).take(count);
+        seen.extend(returned.map(|(_, entry)| entry.waiting()));
+        Stretch {
+            level,
+            seen,
+            gap: (self.gap.count > 0).then(|| self.gap.next.max(from)),
         }
     }
 
@@ -392,22 +424,27 @@ impl Line {
         (std::mem::take(&mut self.ready), entries)
     }
 
-    /// The first messages, as far as they are in memory, without taking them.
-    pub(crate) fn peek(&self, count: usize) -> Vec<&Entry> {
+    /// What stands behind a place, without taking it: of each level, from the highest on, the next `count` messages in memory
+    /// and where those begin that only the store holds.
+    pub(crate) fn stretches(&self, after: Option<Place>, count: usize) -> Vec<Stretch> {
+        let top = after.map_or(self.max_priority(), |after| after.level);
+        let mut missing = count;
         let mut found = Vec::new();
-        for level in self.levels.iter().rev() {
-            let mut entries: Vec<&Entry> = level
-                .returned
-                .values()
-                .chain(level.head.iter().take(count))
-                .collect();
-            entries.sort_by_key(|entry| entry.position);
-            found.extend(entries);
-            if found.len() >= count {
+        for number in (0..=top.min(self.max_priority())).rev() {
+            if missing == 0 {
                 break;
             }
+            let from = match after {
+                Some(after) if after.level == number => after.position.saturating_add(1),
+                _ => 0,
+            };
+            let level = &self.levels[usize::from(number)];
+            let stretch = level.stretch(number, from, missing);
+            if stretch.gap.is_none() {
+                missing = missing.saturating_sub(stretch.seen.len());
+            }
+            found.push(stretch);
         }
-        found.truncate(count);
         found
     }
 }

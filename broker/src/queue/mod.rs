@@ -21,6 +21,7 @@ use crate::turn::Turn;
 use crate::wire::table::Table;
 
 pub mod arguments;
+pub(crate) mod browse;
 pub(crate) mod consumer;
 pub mod dead_letter;
 pub(crate) mod limits;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::arguments::QueueArguments;
+use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
 use super::message::{Facts, Message};
 use super::{Asking, Got, Identity, Outcome, Queue, Settling, Taking};
@@ -236,10 +237,12 @@ impl World {
             );
             *place = Place::Dead;
         }
-        let ready: Vec<u64> = self.queue.with(|state| {
-            let all = state.line.peek(usize::MAX);
-            all.iter().map(|entry| id_of(&entry.message)).collect()
-        });
+        let everything = Most {
+            messages: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let waiting = self.queue.browse(None, everything).unwrap();
+        let ready: Vec<u64> = waiting.iter().map(|one| id_of(&one.message)).collect();
         let mut sorted = ready.clone();
         sorted.sort_unstable();
         let model: Vec<u64> = self

@@ -25,13 +25,16 @@ const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
 /// The store needs room to commit and to clean up.
 const ROOM_BYTES: u64 = 256 << 20;
 
+/// The agents whose ways are known.
+const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
+
 pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     let mut findings = vec![program(), home(config)];
     findings.extend(credentials(config));
     findings.push(broker(config).await);
     findings.push(round_trip(config).await);
     findings.push(management(config).await);
-    if config.endpoint.address.is_local() {
+    if is_ours(config) {
         findings.push(store(config));
         findings.extend(docker(config).await);
     }
@@ -39,6 +42,11 @@ pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     findings.extend(probe(args, config).await);
     findings.push(environment(config));
     findings
+}
+
+/// Whether the broker is the one that `start` and `serve` run here, not one that the user named.
+fn is_ours(config: &Config) -> bool {
+    !config.names_a_broker() && config.endpoint.address.is_local()
 }
 
 fn program() -> Finding {
@@ -199,16 +207,26 @@ async fn docker(config: &Config) -> Option<Finding> {
     })
 }
 
+/// One of the agents that are known is enough.
 fn agent(args: &DoctorArgs, config: &Config) -> Finding {
-    let agent = args.probe.as_deref().unwrap_or("claude");
-    match on_path(agent, config) {
-        Some(path) => Finding::well("agent", path.display().to_string()),
-        None => Finding::wrong(
+    let known = args
+        .probe
+        .as_deref()
+        .map_or(AGENTS.to_vec(), |one| vec![one]);
+    let found: Vec<_> = known
+        .iter()
+        .filter_map(|agent| on_path(agent, config))
+        .map(|path| path.display().to_string())
+        .collect();
+    if found.is_empty() {
+        let known = known.join(", ");
+        return Finding::wrong(
             "agent",
-            format!("`{agent}` is not on PATH"),
-            "install it, or wrap another program: cbroker --name NAME run -- PROGRAM",
-        ),
+            format!("not on PATH: {known}"),
+            "install one, or wrap another program: cbroker --name NAME run -- PROGRAM",
+        );
     }
+    Finding::well("agent", found.join(", "))
 }
 
 /// What the installed agent shows of itself when it is started for a moment.

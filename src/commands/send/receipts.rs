@@ -55,7 +55,7 @@ impl Receipts {
         verdict(sent)
     }
 
-    pub(super) async fn close(&self, peer: &Peer) {
+    pub(super) async fn close(&self, peer: &mut Peer) {
         let _ = peer.delete(&self.name).await;
     }
 }

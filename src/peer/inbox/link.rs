@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, watch};
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
 use crate::peer::presence::{Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
-use crate::peer::{CONNECT_WITHIN, Delivery, PeerError, answered, connect, publish};
+use crate::peer::{
+    CONNECT_WITHIN, Delivery, PeerError, QueueArguments, answered, connect, publish,
+};
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no question makes us publish
 /// into a session.
@@ -138,7 +140,7 @@ impl Link {
     async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
         let (name, ttl_ms) = (&self.options.name, self.options.ttl_ms);
         let channel = connection.create_channel().await?;
-        match topology::declare(&channel, name, ttl_ms).await {
+        match topology::declare(&channel, name, &QueueArguments::of_session(ttl_ms)).await {
             Ok(state) => {
                 let attached = Attached {
                     waiting: state.messages,

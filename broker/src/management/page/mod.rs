@@ -11,6 +11,7 @@ const HTML: &str = include_str!("index.html");
 const DOM: &str = include_str!("dom.js");
 const MODEL: &str = include_str!("model.js");
 const VIEWS: &str = include_str!("views.js");
+const DRAWER: &str = include_str!("drawer.js");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
@@ -24,6 +25,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             file("text/css; charset=utf-8", STYLE)
         })
         .get("/page.js", "its script", script(SCRIPT))
+        .get("/drawer.js", "one queue, looked into", script(DRAWER))
         .get("/views.js", "what it shows", script(VIEWS))
         .get("/model.js", "what it knows", script(MODEL))
         .get("/dom.js", "how it shows and asks", script(DOM))
@@ -39,13 +41,13 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{DOM, HTML, MODEL, SCRIPT, STYLE, VIEWS};
+    use super::{DOM, DRAWER, HTML, MODEL, SCRIPT, STYLE, VIEWS};
 
     const SVG: &str = "http://www.w3.org/2000/svg";
 
     #[test]
     fn the_page_is_small_and_asks_nobody_else() {
-        let files = [HTML, STYLE, SCRIPT, VIEWS, MODEL, DOM];
+        let files = [HTML, STYLE, SCRIPT, DRAWER, VIEWS, MODEL, DOM];
         assert!(files.iter().map(|file| file.len()).sum::<usize>() < 100 * 1024);
         for text in files {
             let addresses = text.matches("://").count();
@@ -69,7 +71,7 @@ mod tests {
             "srcdoc",
             "DOMParser",
         ];
-        for (script, sink) in [SCRIPT, VIEWS, MODEL, DOM]
+        for (script, sink) in [SCRIPT, DRAWER, VIEWS, MODEL, DOM]
             .iter()
             .flat_map(|script| sinks.map(|sink| (script, sink)))
         {

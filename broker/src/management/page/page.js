@@ -1,6 +1,7 @@
 // The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
 
 import { $, Refused, ask, el, part, say, soon, toast } from "./dom.js";
+import { drawer } from "./drawer.js";
 import { EXCHANGE, LISTENING, Model, PRESENCE, ulid } from "./model.js";
 import * as views from "./views.js";
 
@@ -9,7 +10,7 @@ const VIEWS = ["sessions", "talk", "queues", "broker"];
 let view = "sessions";
 let most = 200;
 let queuePage = 1;
-let opened; // what the drawer shows: { vhost, name }
+const { openSession, openQueue, redraw } = drawer(model, { jump, compose, sure, round });
 
 // ---------------------------------------------------------------- signing in
 
@@ -89,7 +90,7 @@ function listen() {
     if (!changed) return;
     drawSessions();
     drawTalk();
-    if (opened) redraw();
+    redraw();
   });
   tap.addEventListener("missed", (event) => {
     model.missed += Number(event.data) || 0;
@@ -248,92 +249,6 @@ function jump(id) {
     child?.scrollIntoView({ block: "center" });
     child?.classList.add("flash");
   }, 250);
-}
-
-// ---------------------------------------------------------------- the drawer
-
-function openSession(name) {
-  opened = { vhost: "/", name, isSession: true };
-  drawer();
-}
-
-function openQueue(vhost, name) {
-  opened = { vhost, name, isSession: vhost === "/" && model.sessions.has(name) };
-  drawer();
-}
-
-function drawer() {
-  const path = `/api/queues/${part(opened.vhost)}/${part(opened.name)}`;
-  opened.path = path;
-  opened.rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Looking …"));
-  say($("look-title"), opened.name);
-  $("look-body").replaceChildren(acts(opened, path), opened.rest);
-  $("look").showModal();
-  redraw();
-}
-
-$("look").addEventListener("close", () => (opened = undefined));
-
-/** Draws the drawer's contents anew where something in them has changed; the buttons above keep their focus. */
-const redraw = soon(async () => {
-  const here = opened;
-  if (!here) return;
-  const waiting = await ask("GET", `${here.path}/peek?count=100&truncate=4096`).catch(() => undefined);
-  if (here !== opened) return;
-  const shown = waiting ? inside(here, waiting) : [el("p", { className: "muted" }, "It has no queue (any more).")];
-  const text = shown.map((child) => child.textContent).join("\n");
-  if (here.text === text) return;
-  here.text = text;
-  here.rest.replaceChildren(...shown);
-});
-
-function acts(here, path) {
-  const act = (text, kind, onclick) => el("button", { className: kind, type: "button", onclick }, text);
-  const gone = () => {
-    $("look").close();
-    round();
-  };
-  const made = [];
-  if (here.isSession) made.push(act("Send", "primary", () => compose(here.name)));
-  made.push(act("Purge …", "", () => sure({ title: `Purge ${here.name}?`, text: "Every waiting message is dropped. This cannot be undone.", go: "Purge", act: () => ask("DELETE", `${path}/contents`).then(() => redraw()) })));
-  made.push(act("Delete …", "", () => sure({ title: `Delete ${here.name}?`, text: "The queue goes with every message that waits in it. A session that is attached loses its queue.", go: "Delete", act: () => ask("DELETE", path).then(gone) })));
-  return el("p", { className: "acts" }, ...made);
-}
-
-function inside(here, waiting) {
-  const shown = [];
-  if (here.isSession) model.peeked(here.name, waiting);
-  const session = here.isSession ? model.sessions.get(here.name) : undefined;
-  const standing = session && model.standing(session);
-  for (const presence of standing?.presences ?? []) {
-    const reason = presence.reason ? `: ${presence.reason}` : "";
-    const line = `${presence.agent ?? "agent"} on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}, ${presence.state}${reason}`;
-    shown.push(el("p", { className: "muted" }, line));
-  }
-  const title = waiting.length ? `Waiting, oldest first (${waiting.length}${waiting.length === 100 ? " shown" : ""})` : "Nothing waits";
-  shown.push(el("section", {}, el("h3", {}, title), views.contents(waiting.map(plain))));
-  if (session) {
-    const said = model.search({ peer: here.name }).slice(-50).reverse();
-    const list = el("ol", { className: "talk" }, ...said.map((item) => withState(views.message(model, item, jump), item)));
-    shown.push(el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list));
-  }
-  return shown;
-}
-
-function withState(child, item) {
-  views.restate(child, item, model);
-  return child;
-}
-
-/** An envelope is shown by its text, anything else as it is. */
-function plain(message) {
-  try {
-    const { from, message: text } = JSON.parse(message.payload);
-    if (typeof from === "string" && typeof text === "string") return { ...message, routing_key: `from ${from}`, payload: text };
-  } catch {
-    // Not an envelope.
-  }
-  return message;
 }
 
 // ---------------------------------------------------------------- sending

@@ -18,6 +18,7 @@ use crate::management::Shared;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::views::{self, Encoding};
+use crate::queue::browse::{Most, Place};
 use crate::queue::message::Message;
 use crate::queue::{Got, Queue, Settling, Taking};
 use crate::tap::{EXCERPT_BYTES, Seen, What};
@@ -39,7 +40,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .get(
             "/api/queues/{vhost}/{name}/peek",
-            "look at the first messages of a queue without taking them",
+            "look at the messages of a queue without taking them; count, after=CURSOR, truncate",
             peek,
         )
 }
@@ -256,10 +257,16 @@ impl Drop for Taken<'_> {
 struct Peek {
     #[serde(default = "Peek::few")]
     count: usize,
+    /// The cursor of the last message that was seen.
+    after: Option<String>,
     truncate: Option<usize>,
 }
 
 impl Peek {
+    /// Messages in one answer, and their bodies together.
+    const MOST: usize = 1000;
+    const MOST_BYTES: usize = 16 * 1024 * 1024;
+
     fn few() -> usize {
         50
     }
@@ -274,18 +281,26 @@ async fn peek(
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = vhost.queue(&name).ok_or_else(Refusal::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
-    let seen: Vec<(Message, bool)> = queue.with(|state| {
-        state
-            .line
-            .peek(peek.count.min(1000))
-            .into_iter()
-            .map(|entry| (entry.message.clone(), entry.redelivered))
-            .collect()
-    });
-    let shown = seen.iter().map(|(message, redelivered)| {
-        let mut shown = views::message(message, Encoding::Auto, peek.truncate);
-        shown["redelivered"] = json!(redelivered);
-        shown["published_ms"] = json!(message.facts().published_ms);
+    let after: Option<Place> = peek
+        .after
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|()| Refusal::bad("after is not a cursor"))?;
+    let most = Most {
+        messages: peek.count.min(Peek::MOST),
+        bytes: Peek::MOST_BYTES,
+    };
+    // A long queue is read from the disk.
+    let browsing = tokio::task::spawn_blocking(move || queue.browse(after, most));
+    let seen = browsing
+        .await
+        .map_err(|error| Refusal::failed(error.to_string()))?
+        .map_err(|error| Refusal::failed(error.to_string()))?;
+    let shown = seen.iter().map(|waiting| {
+        let mut shown = views::message(&waiting.message, Encoding::Auto, peek.truncate);
+        shown["redelivered"] = json!(waiting.redelivered);
+        shown["published_ms"] = json!(waiting.message.facts().published_ms);
+        shown["cursor"] = json!(waiting.place.to_string());
         shown
     });
     Ok(Json(shown.collect()))

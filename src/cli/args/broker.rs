@@ -1,0 +1,119 @@
+//! What the verbs about brokers take.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Arguments of `start`.
+#[derive(Args, Debug)]
+pub struct StartArgs {
+    /// AMQP port [default: 5672]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Management port [default: 15672]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub mgmt_port: Option<u16>,
+    /// Run LavinMQ in a container instead
+    #[arg(long)]
+    pub docker: bool,
+    /// The image to run
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        requires = "docker",
+        default_value = "cloudamqp/lavinmq:latest"
+    )]
+    pub image: String,
+    /// Keep the container's user guest, for peers of the TypeScript tool
+    #[arg(long, requires = "docker")]
+    pub guest: bool,
+    /// Options of `serve` that `restart` found in `broker.json`; never typed.
+    #[arg(skip)]
+    pub serve_arguments: Vec<String>,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Print the full URL with its password
+    #[arg(long)]
+    pub show_url: bool,
+}
+
+/// Arguments of `logs`.
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// Go on as the log grows
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many lines to begin with
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
+    pub lines: usize,
+}
+
+/// Arguments of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// AMQP port; 0 for a free one
+    #[arg(long, value_name = "PORT", default_value_t = 5672)]
+    pub port: u16,
+    /// Management port; 0 for a free one
+    #[arg(long, value_name = "PORT", default_value_t = 15672)]
+    pub mgmt_port: u16,
+    /// The address to listen on; beyond loopback it needs TLS or --insecure [default: 127.0.0.1 and `::1`]
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// Where the store lies [default: ~/.cbroker/data]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+    /// The server's certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// AMQPS port; 0 for a free one
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 5671,
+        requires = "tls_cert"
+    )]
+    pub tls_port: u16,
+    /// Let the user guest in
+    #[arg(long)]
+    pub allow_guest: bool,
+    /// Listen beyond loopback without TLS
+    #[arg(long)]
+    pub insecure: bool,
+    /// Block publishers above so much memory, in MiB
+    #[arg(long, value_name = "MIB")]
+    pub memory_limit: Option<u64>,
+    /// Runs in the background: leaves the terminal and logs to a file that is rotated; `start` sets it
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
+/// Arguments of `move`.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub struct MoveArgs {
+    /// The broker to carry to [default: the local one]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// The broker to carry from [default: the local one]
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+}
+
+/// What to do with the service.
+#[derive(Subcommand)]
+pub enum ServiceVerb {
+    /// Start the broker with this user's session (systemd or launchd)
+    #[command(after_help = "Example:\n  cbroker service install")]
+    Install,
+    /// Undo `install`
+    #[command(after_help = "Example:\n  cbroker service uninstall")]
+    Uninstall,
+}

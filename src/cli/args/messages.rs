@@ -1,0 +1,154 @@
+//! What the verbs about messages, queues and sessions take.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::envelope::Priority;
+
+/// What `send` and `ask` have in common.
+#[derive(Args, Debug)]
+pub struct LetterArgs {
+    /// The text; without it and --message-file, standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "message_file")]
+    pub message: Option<String>,
+    /// A file that holds the text
+    #[arg(long, value_name = "PATH")]
+    pub message_file: Option<PathBuf>,
+    /// A file to point the recipient to; repeats
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Who sends [default: the session around us, else `cli`]
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// low, normal or high; information only, the order stays
+    #[arg(long, value_name = "LEVEL", value_parser = priority)]
+    pub priority: Option<Priority>,
+    /// Further information; repeats
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub meta: Vec<(String, String)>,
+    /// Give up on a message that waited so long, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub ttl: Option<u64>,
+    /// Do not start the local broker when none answers
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// Arguments of `send`.
+#[derive(Args, Debug)]
+pub struct SendArgs {
+    /// The recipient; repeats
+    #[arg(long, value_name = "NAME", required = true)]
+    pub to: Vec<String>,
+    /// What is said, and by whom.
+    #[command(flatten)]
+    pub letter: LetterArgs,
+    /// The session to answer
+    #[arg(long, value_name = "NAME")]
+    pub reply_to: Option<String>,
+    /// The id of the message that this one answers
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+    /// Refuse a name that no session has used
+    #[arg(long)]
+    pub must_exist: bool,
+    /// Send even when 1000 messages wait: the broker drops the oldest
+    #[arg(long)]
+    pub drop_oldest: bool,
+    /// Wait until the recipient's session says what became of it
+    #[arg(long)]
+    pub wait: bool,
+    /// How long --wait waits, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+    pub timeout: u64,
+}
+
+/// Arguments of `ask`.
+#[derive(Args, Debug)]
+pub struct AskArgs {
+    /// The recipient
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// What is said, and by whom.
+    #[command(flatten)]
+    pub letter: LetterArgs,
+    /// How long to wait for the answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
+}
+
+/// Arguments of `inbox`.
+#[derive(Args, Debug)]
+pub struct InboxArgs {
+    /// The session [default: the one around us]
+    pub name: Option<String>,
+    /// Count them as read: they are acked and will not be typed
+    #[arg(long)]
+    pub take: bool,
+}
+
+/// Arguments of `why`.
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// The message's id, as `send` printed it
+    pub id: String,
+}
+
+/// Arguments of `tail`.
+#[derive(Args, Debug)]
+pub struct TailArgs {
+    /// The queue
+    pub name: String,
+    /// Only look: every message stays in its place
+    #[arg(long)]
+    pub no_ack: bool,
+    /// End after so many messages
+    #[arg(long, short = 'n', value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// A queue and the word that it is meant.
+#[derive(Args, Debug)]
+pub struct ConfirmedArgs {
+    /// The queue
+    pub name: String,
+    /// Really
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// The word that it is meant.
+#[derive(Args, Debug)]
+pub struct YesArgs {
+    /// Really
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// One session or all.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct ScopeArgs {
+    /// The session
+    pub name: Option<String>,
+    /// Every attached session
+    #[arg(long)]
+    pub all: bool,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    match text {
+        "low" => Ok(Priority::Low),
+        "normal" => Ok(Priority::Normal),
+        "high" => Ok(Priority::High),
+        _ => Err("it is one of low, normal, high".into()),
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it looks like KEY=VALUE".into()),
+    }
+}

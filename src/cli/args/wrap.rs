@@ -1,0 +1,76 @@
+//! What stands before `claude` and `run`.
+
+use clap::{Args, ValueEnum};
+
+/// Options of a wrap, before `claude` or `run`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Options of a wrap (before `claude` or `run`)")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own on the command line"
+)]
+pub struct WrapArgs {
+    /// The session's name; `my-backend`, `my_backend` and `My Backend` are all `myBackend`
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// How long a message waits for the session, in milliseconds [default: 86400000, a day]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl: Option<u64>,
+    /// Exit with 3 when the broker cannot be reached, instead of running without it
+    #[arg(long)]
+    pub no_fallback: bool,
+    /// Refuse when another session of this name is attached
+    #[arg(long)]
+    pub exclusive: bool,
+    /// Do not tell Claude what peer messages are
+    #[arg(long)]
+    pub no_brief: bool,
+    /// Do not start the local broker when none answers
+    #[arg(long)]
+    pub no_start: bool,
+    /// How messages get in [default: auto]
+    #[arg(long, value_name = "WAY")]
+    pub delivery: Option<Delivery>,
+    /// Keep line breaks where the agent takes bracketed paste
+    #[arg(long)]
+    pub multiline: bool,
+    /// How many waiting messages may share one submission [default: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub batch: Option<u32>,
+    /// Let Claude run `cbroker send` without asking each time
+    #[arg(long)]
+    pub allow_send: bool,
+}
+
+/// How messages reach an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Delivery {
+    /// The best way that the agent is known to take
+    Auto,
+    /// Typed into its prompt
+    Pty,
+    /// Through its hooks, without the keyboard
+    Hook,
+    /// Nothing is typed: title and bell; `cbroker inbox` reads
+    Notify,
+}
+
+impl WrapArgs {
+    /// The first option that was typed, for the error where a wrap option stands before another verb.
+    pub(in crate::cli) fn first_typed(&self) -> Option<&'static str> {
+        [
+            (self.name.is_some(), "--name"),
+            (self.ttl.is_some(), "--ttl"),
+            (self.no_fallback, "--no-fallback"),
+            (self.exclusive, "--exclusive"),
+            (self.no_brief, "--no-brief"),
+            (self.no_start, "--no-start"),
+            (self.delivery.is_some(), "--delivery"),
+            (self.multiline, "--multiline"),
+            (self.batch.is_some(), "--batch"),
+            (self.allow_send, "--allow-send"),
+        ]
+        .into_iter()
+        .find_map(|(is_typed, option)| is_typed.then_some(option))
+    }
+}

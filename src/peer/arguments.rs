@@ -1,0 +1,88 @@
+//! The arguments of a queue: those that every session's has (SPEC §2), and those that another broker tells of one.
+
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use serde_json::{Map, Value};
+
+use super::MAX_LENGTH;
+
+const MAX_LENGTH_KEY: &str = "x-max-length";
+
+/// What a queue is declared with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueArguments(pub(super) FieldTable);
+
+impl QueueArguments {
+    /// Those of every session's queue, exactly.
+    pub fn of_session(ttl_ms: u64) -> Self {
+        let mut table = FieldTable::default();
+        // amqplib writes whole numbers in the smallest signed type that holds them; brokers compare by value.
+        let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
+        let length = i64::from(MAX_LENGTH);
+        table.insert(MAX_LENGTH_KEY.into(), AMQPValue::LongLongInt(length));
+        table.insert(
+            "x-overflow".into(),
+            AMQPValue::LongString("drop-head".into()),
+        );
+        Self(table)
+    }
+
+    /// As a management API tells them.
+    pub fn from_json(arguments: &Map<String, Value>) -> Self {
+        Self(table(arguments))
+    }
+
+    /// How many messages the queue takes; `None` where nothing bounds it.
+    pub fn max_length(&self) -> Option<u32> {
+        match self.0.inner().get(MAX_LENGTH_KEY)? {
+            AMQPValue::LongLongInt(length) => Some(u32::try_from(*length).unwrap_or(u32::MAX)),
+            _ => None,
+        }
+    }
+}
+
+fn table(object: &Map<String, Value>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in object {
+        table.insert(key.as_str().into(), field(value));
+    }
+    table
+}
+
+fn field(value: &Value) -> AMQPValue {
+    match value {
+        Value::Null => AMQPValue::Void,
+        Value::Bool(claim) => AMQPValue::Boolean(*claim),
+        Value::Number(number) => number.as_i64().map_or_else(
+            || AMQPValue::Double(number.as_f64().unwrap_or_default()),
+            AMQPValue::LongLongInt,
+        ),
+        Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+        Value::Array(values) => {
+            let mut array = FieldArray::default();
+            for value in values {
+                array.push(field(value));
+            }
+            AMQPValue::FieldArray(array)
+        }
+        Value::Object(object) => AMQPValue::FieldTable(table(object)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_api_tells_is_what_was_declared() {
+        let told =
+            json!({ "x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head" });
+        let told =
+            QueueArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
+        assert_eq!(told, QueueArguments::of_session(60_000));
+        assert_eq!(told.max_length(), Some(1000));
+        assert_eq!(QueueArguments::from_json(&Map::new()).max_length(), None);
+    }
+}

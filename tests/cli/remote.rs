@@ -1,0 +1,134 @@
+//! A broker that the user names: its management options, what is known without an API, what is not looked at.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::everywhere::everywhere;
+use crate::support::{Place, Server, wait_until};
+
+/// Address, user and password of a place's broker, apart.
+fn apart(place: &Place) -> (String, String, String) {
+    let url = place.ok(["status", "--show-url"]);
+    let (login, host) = url
+        .trim()
+        .trim_start_matches("amqp://")
+        .rsplit_once('@')
+        .unwrap();
+    let (user, password) = login.split_once(':').unwrap();
+    (host.to_owned(), user.to_owned(), password.to_owned())
+}
+
+#[test]
+fn list_takes_the_management_options_from_flags_and_environment() {
+    everywhere(|place, name| {
+        let queue = name("waiting");
+        place.ok(["send", "--to", &queue, "-m", "x"]);
+        let (_, user, password) = apart(place);
+        let status = place.json(["status"]).remove(0);
+        let management = status["mgmt_url"].as_str().unwrap();
+        // A home that knows nothing but the URL.
+        let stranger = Place::at(place.ok(["status", "--show-url"]).trim(), None);
+        let options = [
+            "--mgmt-url",
+            management,
+            "--mgmt-user",
+            &user,
+            "--mgmt-pass",
+            &password,
+        ];
+        let ran = stranger.run(["list"].into_iter().chain(options));
+        assert!(ran.code == 0 && ran.out.contains(&queue), "{ran:?}");
+        let by_environment = stranger
+            .command()
+            .args(["list"])
+            .env("CBROKER_MGMT_URL", management)
+            .env("CBROKER_MGMT_USER", &user)
+            .env("CBROKER_MGMT_PASS", &password)
+            .output()
+            .unwrap();
+        assert!(
+            String::from_utf8(by_environment.stdout)
+                .unwrap()
+                .contains(&queue)
+        );
+        let wrong = ["--mgmt-url", management, "--mgmt-pass", "wrong"];
+        let ran = stranger.run(["list"].into_iter().chain(wrong));
+        assert!(ran.code == 0 && !ran.out.contains(&queue), "{ran:?}");
+        assert!(ran.err.contains("refused the login"), "{ran:?}");
+    });
+}
+
+#[test]
+fn without_an_api_the_names_that_are_known_here_are_listed() {
+    everywhere(|place, name| {
+        let queue = name("known");
+        place.ok(["send", "--to", &queue, "-m", "x"]);
+        let ran = place.run(["list", "--mgmt-url", "http://localhost:1"]);
+        assert!(ran.code == 0 && ran.out.contains(&queue), "{ran:?}");
+        assert!(
+            ran.err.contains("only names that are known without it"),
+            "{ran:?}"
+        );
+    });
+}
+
+#[test]
+fn status_and_doctor_leave_out_what_is_not_on_this_machine() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let checks = |place: &Place| {
+        let found = place.run(["doctor", "--json"]);
+        let found: serde_json::Value = serde_json::from_str(&found.out).unwrap();
+        let names = found.as_array().unwrap().iter();
+        names
+            .map(|one| one["check"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert!(checks(&place).contains(&"store".to_owned()));
+    let named = Place::at(place.ok(["status", "--show-url"]).trim(), None);
+    let looked_at = checks(&named);
+    assert!(
+        !looked_at
+            .iter()
+            .any(|check| check == "store" || check == "docker"),
+        "{looked_at:?}"
+    );
+    let status = Place::at("amqp://far.invalid", None).run(["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!(status["kind"], "remote");
+}
+
+#[test]
+fn the_browser_is_given_a_private_file_and_never_the_token_in_its_arguments() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let programs = place.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    let (opener, opened) = (programs.join("xdg-open"), place.path().join("opened"));
+    fs::write(
+        &opener,
+        format!("#!/bin/sh\necho \"$@\" > {}\n", opened.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = place.command();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    command.args(["ui"]).env("PATH", path).env("DISPLAY", ":0");
+    let output = command.output().unwrap();
+    let url = String::from_utf8(output.stdout).unwrap();
+    let port = server.management_port.unwrap();
+    assert!(
+        url.starts_with(&format!("http://localhost:{port}/#token=")),
+        "{url}"
+    );
+    wait_until(|| opened.exists(), || "the browser is opened".to_owned());
+    let given = fs::read_to_string(&opened).unwrap();
+    assert!(!given.contains("token"), "{given}");
+    assert!(
+        fs::read_to_string(given.trim())
+            .unwrap()
+            .contains(url.trim())
+    );
+    let elsewhere = place.ok(["ui", "--mgmt-url", "https://far.invalid"]);
+    assert_eq!(elsewhere.trim(), "https://far.invalid/");
+}

@@ -1,0 +1,63 @@
+//! Looking into a queue: everything is seen, nothing is taken.
+
+use crate::fixture::Server;
+
+#[test]
+fn peeking_changes_nothing() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    for text in ["one", "two"] {
+        server.publish("q", text);
+    }
+    for _ in 0..2 {
+        let seen = server.get("/api/queues/%2F/q/peek?truncate=2").json();
+        let payloads: Vec<_> = seen
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| message["payload"].clone())
+            .collect();
+        assert_eq!(payloads, ["on", "tw"]);
+        assert_eq!(seen[0]["redelivered"], false);
+    }
+    assert_eq!(server.get("/api/queues/%2F/q").json()["messages_ready"], 2);
+}
+
+#[test]
+fn a_long_queue_is_looked_through_page_by_page_in_memory_and_on_disk() {
+    let server = Server::start();
+    let body = r#"{"durable":true,"arguments":{"x-max-priority":2}}"#;
+    server.ask("PUT", "/api/queues/%2F/q", body);
+    for number in 0..150 {
+        server.publish("q", &format!("kept {number}"));
+    }
+    // After a restart they lie in the store alone; what comes now stands in memory behind them.
+    let server = server.restart();
+    for number in 0..20 {
+        server.publish_urgent("q", &format!("new {number}"));
+    }
+    let mut seen: Vec<String> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let path = format!("/api/queues/%2F/q/peek?count=40{after}");
+        let page = server.get(&path).json();
+        let page = page.as_array().unwrap();
+        assert!(page.len() <= 40);
+        let Some(last) = page.last() else { break };
+        after = format!("&after={}", last["cursor"].as_str().unwrap());
+        seen.extend(
+            page.iter()
+                .map(|one| one["payload"].as_str().unwrap().to_owned()),
+        );
+        // Messages that go meanwhile move nothing: a place stays a place.
+        server.ask(
+            "POST",
+            "/api/queues/%2F/q/get",
+            r#"{"count":1,"ackmode":"ack_requeue_false"}"#,
+        );
+    }
+    let new = (0..20).map(|number| format!("new {number}"));
+    let kept = (0..150).map(|number| format!("kept {number}"));
+    assert_eq!(seen, new.chain(kept).collect::<Vec<_>>());
+    assert_eq!(server.get("/api/queues/%2F/q/peek?after=x").status, 400);
+}
