@@ -149,9 +149,9 @@ impl Drop for Server {
     }
 }
 
-/// Waits until `look` finds something, for ten seconds at most.
+/// Waits until `look` finds something, for a minute at most: test machines are busy.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let limit = Instant::now() + Duration::from_secs(10);
+    let limit = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(found) = look() {
             return found;
