@@ -55,7 +55,7 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         .await
     };
     let answer = interruptible(asked).await;
-    let _ = peer.delete(&answers_at).await;
+    reach::delete_answers(&mut peer, config, &answers_at).await;
     delete_left_behind(&mut peer, config).await;
     peer.close().await;
     print(&answer?, output)

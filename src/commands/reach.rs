@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::config::{Config, Endpoint};
 use crate::error::Error;
+use crate::name::SessionName;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError};
 
@@ -36,6 +37,18 @@ pub(super) async fn peer(
             Ok(connect(&started.endpoint, purpose, output).await?)
         }
         other => Ok(other?),
+    }
+}
+
+/// Deletes a queue of answers, as every way out has to (SPEC §7.6). Beside a connection that is blocked, one that has
+/// published nothing still does it.
+pub(super) async fn delete_answers(peer: &mut Peer, config: &Config, queue: &SessionName) {
+    let Err(PeerError::Blocked(_)) = peer.delete(queue).await else {
+        return;
+    };
+    if let Ok(mut other) = Peer::connect(&config.endpoint, "clearing up").await {
+        let _ = other.delete(queue).await;
+        other.close().await;
     }
 }
 

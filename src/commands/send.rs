@@ -81,7 +81,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         exit = receipts
             .wait_for(&mut sent, Duration::from_secs(args.timeout), output)
             .await;
-        receipts.close(&mut peer).await;
+        receipts.close(&mut peer, config).await;
     }
     peer.close().await;
     for message in &sent {

@@ -340,7 +340,7 @@ fn a_send_in_answer_to_a_message_has_one_hop_more() {
 #[test]
 fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
     let place = Place::new();
-    let _server = Server::start_with(&place, 0, 0, &["--memory-limit", "1"]);
+    let server = Server::start_with(&place, 0, 0, &["--memory-limit", "1"]);
     // More than the broker reads at once, so that it can stop in the middle.
     let large = vec![b'x'; 400_000];
     let send = || place.run_with_input(["send", "--to", "first", "--to", "other"], &large);
@@ -360,4 +360,16 @@ fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains(why), "{ran:?}");
     assert!(ran.err.contains("hint: free what it is low on"), "{ran:?}");
+    let waiting = ["send", "--to", "first", "--wait"];
+    let ran = place.run_with_input(waiting, &large);
+    assert!(ran.code == 4 && ran.err.contains(why), "{ran:?}");
+    place
+        .run_with_input(["ask", "--to", "first"], &large)
+        .fails(4, "the broker takes no messages: low on memory");
+    let queues = server.api(&place, "/api/queues?columns=name");
+    let names = queues.as_array().unwrap().iter();
+    let left: Vec<_> = names
+        .filter(|queue| queue["name"].as_str().unwrap().starts_with("ask"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -7,6 +7,8 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::Sent;
+use crate::commands::reach;
+use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
@@ -55,8 +57,8 @@ impl Receipts {
         verdict(sent)
     }
 
-    pub(super) async fn close(&self, peer: &mut Peer) {
-        let _ = peer.delete(&self.name).await;
+    pub(super) async fn close(&self, peer: &mut Peer, config: &Config) {
+        reach::delete_answers(peer, config, &self.name).await;
     }
 }
 
