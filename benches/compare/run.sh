@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets cbroker beside a RabbitMQ of its own (Debian's rabbitmq-server), on free ports, and prints the tables.
-#   benches/compare/run.sh [--growth] [--programs PATH] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
+#   benches/compare/run.sh [--growth] [--programs PATH] [--management] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
 # A LavinMQ that already runs is named as LavinMQ=amqp://user:password@host:port,PID. RABBITMQ=0 leaves RabbitMQ out.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
@@ -65,4 +65,9 @@ if [ "${RABBITMQ:-1}" != 0 ]; then
 fi
 echo "$(uname -sr), $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)"
 echo "cbroker $("$built/cbroker" --version | head -1), profile dist; $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server 2>/dev/null || echo 'no RabbitMQ'), $(date -u +%F)"
-"$built/cbroker-compare" "${peers[@]}" "$@"
+arguments=()
+for argument in "$@"; do
+    arguments+=("$argument")
+    [ "$argument" != --management ] || arguments+=("127.0.0.1:$mgmt")
+done
+"$built/cbroker-compare" "${peers[@]}" ${arguments[@]+"${arguments[@]}"}

@@ -132,3 +132,14 @@ fn the_browser_is_given_a_private_file_and_never_the_token_in_its_arguments() {
     let elsewhere = place.ok(["ui", "--mgmt-url", "https://far.invalid"]);
     assert_eq!(elsewhere.trim(), "https://far.invalid/");
 }
+
+#[test]
+fn somebody_else_s_broker_on_the_port_gets_a_line_and_two_ways_out() {
+    let theirs = Place::new();
+    let server = Server::start(&theirs);
+    let me = Place::at(&server.url(), None);
+    me.run(["send", "--to", "a", "-m", "x"])
+        .fails(3, &format!("the broker at {} refused", server.url()))
+        .hints("--url amqp://guest:guest@localhost")
+        .hints("cbroker start --port");
+}

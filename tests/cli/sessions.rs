@@ -83,11 +83,12 @@ fn without_a_broker_the_program_runs_all_the_same_or_not_as_the_user_wishes() {
     let place = Place::at("amqp://localhost:1", None);
     let output = place
         .command()
-        .args(["--name", "a", "run", "--", "sh", "-c", "echo ran; exit 5"])
+        .args(["--name", "a", "run", "--", "sh", "-c"])
+        .arg("echo ran, disabled: $CBROKER_DISABLED; exit 5")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("ran"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("ran, disabled: 1"));
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("no broker answers"),
         "{output:?}"

@@ -41,7 +41,6 @@ const REQUESTS: [(&str, &str); 3] = [
 pub(crate) fn measure(peer: &Peer, address: &str) -> io::Result<()> {
     peer.start_fresh()?;
     fill(peer)?;
-    let mut api = Api::connect(peer, address)?;
     println!(
         "| {QUEUES} queues, {} messages; load | messages/s | asked for | answers | median ms | p99 ms | slowest ms |\n|---|---|---|---|---|---|---|",
         QUEUES * WAITING_IN_EACH
@@ -59,6 +58,8 @@ pub(crate) fn measure(peer: &Peer, address: &str) -> io::Result<()> {
     ];
     for (name, pace) in loads {
         for (what, path) in REQUESTS {
+            // A connection for each: some servers end one after so many requests.
+            let mut api = Api::connect(peer, address)?;
             let (times, rate) = sample(peer, &mut api, path, pace)?;
             println!(
                 "| {name} | {rate} | {what} | {} | {:.2} | {:.2} | {:.2} |",
