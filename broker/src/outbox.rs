@@ -21,8 +21,8 @@ use crate::turn::Turn;
 const HIGH_BYTES: usize = 512 * 1024;
 /// Unsent bytes below which they are served again.
 const LOW_BYTES: usize = 128 * 1024;
-/// A buffer that grew beyond this is given back once it is empty.
-const KEEP_BYTES: usize = 64 * 1024;
+/// A buffer that grew beyond this is given back when the connection is quiet.
+pub(crate) const KEEP_BYTES: usize = 64 * 1024;
 
 /// The outgoing side of one connection.
 #[derive(Debug, Default)]
@@ -135,13 +135,23 @@ impl Outbox {
         let mut unsent = lock(&self.unsent);
         let pending = self.pending.load(Relaxed).saturating_sub(count);
         self.pending.store(pending, Relaxed);
-        if unsent.bytes.is_empty() && unsent.bytes.capacity() > KEEP_BYTES && pending == 0 {
-            unsent.bytes = Vec::new();
-        }
         if pending < LOW_BYTES {
             std::mem::take(&mut unsent.turned_away)
         } else {
             Vec::new()
+        }
+    }
+
+    /// The buffer that is filled next has grown beyond what an idle connection may keep.
+    pub(crate) fn is_large(&self) -> bool {
+        lock(&self.unsent).bytes.capacity() > KEEP_BYTES
+    }
+
+    /// Gives that buffer back if nothing is in it.
+    pub(crate) fn rest(&self) {
+        let mut unsent = lock(&self.unsent);
+        if unsent.bytes.is_empty() {
+            unsent.bytes = Vec::new();
         }
     }
 

@@ -1,17 +1,20 @@
 //! The writing task: everything unsent in one write, then the queues that waited for room. Relies on `outbox`.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use super::WriteHalf;
-use crate::outbox::Taken;
+use crate::outbox::{KEEP_BYTES, Taken};
 use crate::queue::Queue;
 use crate::realm::Realm;
 use crate::registry::{Ending, Link};
 
-/// A buffer that grew beyond this is given back when the connection is quiet.
-const KEEP_BYTES: usize = 64 * 1024;
+/// After so long without a byte to send, large buffers are given back. A busy connection uses them again: memory that
+/// comes and goes every turn costs more than the copies into it.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer takes nothing more.
 pub(super) async fn run(realm: Arc<Realm>, link: Arc<Link>, mut stream: WriteHalf) {
@@ -47,10 +50,12 @@ async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> s
                 }
             }
             Taken::Nothing => {
-                if buffer.capacity() > KEEP_BYTES {
+                if buffer.capacity() <= KEEP_BYTES && !link.outbox.is_large() {
+                    link.outbox.woken().await;
+                } else if timeout(QUIET, link.outbox.woken()).await.is_err() {
                     buffer = Vec::new();
+                    link.outbox.rest();
                 }
-                link.outbox.woken().await;
             }
             Taken::Ended => return stream.shutdown().await,
         }
