@@ -1,15 +1,21 @@
-//! The pieces that every message passes: routing by each kind of exchange, and the tables that headers are.
+//! The pieces that every message passes: decoding, routing by each kind of exchange, the hand-off to a consumer with
+//! and without the ledger, the outbox, confirms, and the tables that headers are.
 //!
-//! `cargo bench -p cbroker-broker`. The whole broker under load is `benches/compare`.
+//! `cargo bench -p cbroker-broker --features bench`. The commit is `cargo bench -p cbroker-storage`, the whole broker
+//! under load `benches/compare`.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot start may panic")]
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
 
+use broker::bench::{self, HandOff, Outgoing, Taking};
 use broker::exchange::{Declaration, Exchange, Kind};
 use broker::wire::table::{Table, Value};
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// Messages of one turn: what one read of a busy connection brings.
+const TURN: usize = 64;
 
 /// An exchange with `count` bindings to as many destinations, one of which `key(7)` reaches.
 fn exchange(kind: Kind, count: u32, key: impl Fn(u32) -> String) -> Exchange<u32> {
@@ -77,5 +83,39 @@ fn tables(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_path, route, tables);
+/// Each figure is for a turn; criterion's "elem/s" are messages.
+fn messages(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("turn of 64");
+    group.throughput(Throughput::Elements(TURN as u64));
+    for size in [16, 1024] {
+        let body = vec![b'x'; size];
+        let frames = bench::published(&body).repeat(TURN);
+        assert_eq!(bench::decode(&frames), TURN);
+        group.bench_function(BenchmarkId::new("decode", size), |bencher| {
+            bencher.iter(|| bench::decode(black_box(&frames)));
+        });
+        for (name, taking) in [
+            ("hand-off", Taking::Automatic),
+            ("hand-off and ledger", Taking::Acked),
+        ] {
+            let mut path = HandOff::new(taking);
+            assert!(path.run(TURN, &body) > TURN * size);
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter(|| path.run(TURN, black_box(&body)));
+            });
+        }
+        let mut outgoing = Outgoing::default();
+        assert_eq!(outgoing.run(TURN, &body), TURN * size);
+        group.bench_function(BenchmarkId::new("outbox", size), |bencher| {
+            bencher.iter(|| outgoing.run(TURN, black_box(&body)));
+        });
+    }
+    assert!(bench::confirms(TURN) > 0);
+    group.bench_function("confirms", |bencher| {
+        bencher.iter(|| bench::confirms(black_box(TURN)));
+    });
+    group.finish();
+}
+
+criterion_group!(hot_path, messages, route, tables);
 criterion_main!(hot_path);

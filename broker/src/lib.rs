@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 mod alarms;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod channel;
 mod clock;
 pub mod config;

@@ -1,0 +1,205 @@
+//! Single parts of the hot path, opened to `benches/hot_path.rs`. Only with the feature `bench`, so that they are no
+//! part of what the crate offers.
+//!
+//! Each drives the code that a connection drives, without its socket: no clock, no store, one thread.
+
+use std::sync::Arc;
+
+use crate::confirms::{Confirms, Waiting};
+use crate::ledger::{Ledger, Which};
+use crate::outbox::{Outbox, Taken};
+use crate::persist::Ticket;
+use crate::queue::arguments::QueueArguments;
+use crate::queue::consumer::{Consumer, Subscription};
+use crate::queue::message::{Draft, Facts};
+use crate::queue::{Asking, Identity, Queue, Settling};
+use crate::turn::Turn;
+use crate::wire::content::{self, Lane};
+use crate::wire::frame::{self, Parsed};
+use crate::wire::method::{self, Method};
+use crate::wire::table::Table;
+
+const FRAME_MAX: u32 = 131_072;
+const KEY: &[u8] = b"bench";
+/// Delivery mode 2 and nothing else.
+const PROPERTIES: &[u8] = &[0x10, 0x00, 2];
+const FACTS: Facts = Facts {
+    persistent: true,
+    priority: 0,
+    published_ms: 0,
+    ttl_ms: None,
+};
+
+/// How the consumer of a [`HandOff`] takes its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// Without acknowledgement.
+    Automatic,
+    /// One `basic.ack` with `multiple` a batch.
+    Acked,
+}
+
+/// A queue with one consumer that always has room.
+#[derive(Debug)]
+pub struct HandOff {
+    queue: Arc<Queue>,
+    ledger: Arc<Ledger>,
+    outbox: Arc<Outbox>,
+    taking: Taking,
+    turn: Turn,
+    draft: Draft,
+    sent: Vec<u8>,
+}
+
+impl HandOff {
+    /// A transient queue and its consumer.
+    pub fn new(taking: Taking) -> Self {
+        let identity = Identity {
+            name: "bench".into(),
+            vhost: "/".into(),
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: QueueArguments::default(),
+            table: Table::new(),
+        };
+        let queue = Arc::new(Queue::new(identity, None, 0));
+        let (ledger, outbox) = (Arc::<Ledger>::default(), Arc::<Outbox>::default());
+        let consumer = Consumer::new(Subscription {
+            tag: "bench".into(),
+            lane: Lane {
+                channel: 1,
+                frame_max: FRAME_MAX,
+            },
+            outbox: Arc::clone(&outbox),
+            ledger: Arc::clone(&ledger),
+            no_ack: taking == Taking::Automatic,
+            exclusive: false,
+            priority: 0,
+            prefetch: 0,
+            arguments: Table::new(),
+            wants_cancel: false,
+            connection: 1,
+        });
+        let mut turn = Turn::new(0);
+        let subscribed = queue.subscribe(&Arc::new(consumer), &mut turn);
+        assert!(subscribed.is_ok(), "a queue without a store cannot stop");
+        Self {
+            queue,
+            ledger,
+            outbox,
+            taking,
+            turn,
+            draft: Draft::default(),
+            sent: Vec::new(),
+        }
+    }
+
+    /// Publishes so many messages, takes their bytes as a writer would, and settles them. Gives the bytes that would
+    /// have been sent.
+    pub fn run(&mut self, messages: usize, body: &[u8]) -> usize {
+        for _ in 0..messages {
+            self.draft.begin(b"", KEY);
+            self.draft.properties(PROPERTIES);
+            self.draft.body(body);
+            let message = self.draft.finish(FACTS);
+            let outcome = self
+                .queue
+                .publish(&message, Asking::Nothing, &mut self.turn);
+            assert!(outcome.is_ok(), "a queue without a store cannot stop");
+        }
+        self.turn.wake_writers();
+        let sent = take(&self.outbox, &mut self.sent);
+        if self.taking == Taking::Acked {
+            let mut taken = Vec::with_capacity(messages);
+            let known = self.ledger.take(Which::UpTo(0), &mut taken);
+            let settled = self
+                .queue
+                .settle(taken.into_iter(), Settling::Ack, &mut self.turn);
+            assert!(known.is_ok() && settled.is_ok(), "all of them are open");
+        }
+        sent
+    }
+}
+
+/// What the writer does; gives the number of bytes.
+fn take(outbox: &Outbox, into: &mut Vec<u8>) -> usize {
+    into.clear();
+    if outbox.take(into) != Taken::Bytes {
+        return 0;
+    }
+    outbox.sent(into.len());
+    into.len()
+}
+
+/// The three frames of one publish to the default exchange, as a client sends them.
+pub fn published(body: &[u8]) -> Vec<u8> {
+    let mut method = vec![0, 60, 0, 40, 0, 0, 0];
+    method.push(u8::try_from(KEY.len()).unwrap_or_default());
+    method.extend_from_slice(KEY);
+    method.push(0);
+    let mut header = vec![0, 60, 0, 0];
+    header.extend_from_slice(&(body.len() as u64).to_be_bytes());
+    header.extend_from_slice(PROPERTIES);
+    let mut out = Vec::new();
+    for (kind, payload) in [
+        (frame::METHOD, &method[..]),
+        (frame::HEADER, &header),
+        (frame::BODY, body),
+    ] {
+        frame::head(&mut out, kind, 1, payload.len());
+        out.extend_from_slice(payload);
+        out.push(0xCE);
+    }
+    out
+}
+
+/// Reads frames as a connection does; gives the number of publishes.
+pub fn decode(mut bytes: &[u8]) -> usize {
+    let mut publishes = 0;
+    while let Ok(Parsed::Whole(front)) = frame::parse(bytes, FRAME_MAX) {
+        match front.kind {
+            frame::METHOD => {
+                let method = method::decode(front.payload);
+                publishes += usize::from(matches!(method, Ok(Method::BasicPublish(_))));
+            }
+            frame::HEADER => assert!(content::header(front.payload).is_ok(), "as we made it"),
+            _ => {}
+        }
+        bytes = &bytes[front.total()..];
+    }
+    publishes
+}
+
+/// Opens so many publisher confirms, lets all of them wait for the store's first commit, and releases them.
+pub fn confirms(count: usize) -> usize {
+    let outbox = Arc::<Outbox>::default();
+    let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1));
+    let mut turn = Turn::new(0);
+    for _ in 0..count {
+        let tag = confirms.open(&mut turn);
+        confirms.set(tag, Waiting::Ticket(Ticket::NONE));
+    }
+    confirms.release(Ticket::NONE, &mut turn);
+    take(&outbox, &mut Vec::new())
+}
+
+/// The bytes that one connection still has to send.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    outbox: Arc<Outbox>,
+    sent: Vec<u8>,
+}
+
+impl Outgoing {
+    /// Appends so many pieces and takes them in one go, as a turn and its writer do. Gives the bytes.
+    pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {
+        let mut turn = Turn::new(0);
+        for _ in 0..pieces {
+            self.outbox
+                .write(&mut turn, |out| out.extend_from_slice(piece));
+        }
+        turn.wake_writers();
+        take(&self.outbox, &mut self.sent)
+    }
+}
