@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets cbroker beside a RabbitMQ of its own (Debian's rabbitmq-server), on free ports, and prints the tables.
+#   benches/compare/run.sh        all of it: the rows and their aims, growth, whole processes and terminals, the API
 #   benches/compare/run.sh [--growth] [--programs PATH] [--management] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
 # A LavinMQ that already runs is named as LavinMQ=amqp://user:password@host:port,PID. RABBITMQ=0 leaves RabbitMQ out.
 set -euo pipefail
@@ -65,9 +66,24 @@ if [ "${RABBITMQ:-1}" != 0 ]; then
 fi
 echo "$(uname -sr), $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GiB", $2 / 1048576}' /proc/meminfo), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)"
 echo "cbroker $("$built/cbroker" --version | head -1), profile dist; $(dpkg-query -W -f 'RabbitMQ ${Version}' rabbitmq-server 2>/dev/null || echo 'no RabbitMQ'), $(date -u +%F)"
-arguments=()
-for argument in "$@"; do
-    arguments+=("$argument")
-    [ "$argument" != --management ] || arguments+=("127.0.0.1:$mgmt")
-done
-"$built/cbroker-compare" "${peers[@]}" ${arguments[@]+"${arguments[@]}"}
+
+# `--management` is followed by the address of the API, which only this script knows.
+compare() {
+    local arguments=() argument
+    for argument in "$@"; do
+        arguments+=("$argument")
+        [ "$argument" != --management ] || arguments+=("127.0.0.1:$mgmt")
+    done
+    "$built/cbroker-compare" "${peers[@]}" ${arguments[@]+"${arguments[@]}"}
+}
+
+if [ $# -gt 0 ]; then
+    compare "$@"
+else
+    failed=0
+    compare || failed=1
+    echo; compare --growth || failed=1
+    echo; compare --programs "$built/cbroker" || failed=1
+    echo; compare --management || failed=1
+    exit $failed
+fi
