@@ -33,6 +33,7 @@ mod wrap;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::allocator;
 use crate::cli::{Action, Invocation, Verb};
 use crate::config::{Config, Environment, Volume};
 use crate::error::Error;
@@ -55,7 +56,10 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
 /// A broker takes as many threads as there are cores; for all else one is enough, and the quickest to start.
 fn runtime(action: &Action) -> Result<Runtime, Error> {
     let mut builder = match action {
-        Action::Verb(Verb::Serve(_)) => Builder::new_multi_thread(),
+        Action::Verb(Verb::Serve(_)) => {
+            allocator::be_frugal();
+            Builder::new_multi_thread()
+        }
         _ => Builder::new_current_thread(),
     };
     builder

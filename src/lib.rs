@@ -1,5 +1,6 @@
 //! cbroker: terminal coding agents that talk to each other.
 
+mod allocator;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::allocator;
 use crate::cli::ServeArgs;
 use crate::config::{Config, Credentials, Kind, LocalBroker, Volume, private_folder};
 use crate::daemon::{self, RotatingFile};
@@ -45,6 +46,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         register(&addresses, &args, data_dir, config)?;
     }
     tell(&addresses, output)?;
+    allocator::give_back();
     signals.end().await;
     tracing::info!("stopping");
     broker.shutdown().await;

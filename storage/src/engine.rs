@@ -103,18 +103,8 @@ impl Sled {
 
 impl Engine for Sled {
     fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
+        self.apply(steps)?;
         guarded(|| {
-            for step in steps {
-                let mut batch = sled::Batch::default();
-                for change in step {
-                    match change {
-                        Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
-                        Change::Delete(key) => batch.remove(key.as_slice()),
-                    }
-                }
-                self.db()?.apply_batch(batch).map_err(from_sled)?;
-                self.relieve(step)?;
-            }
             self.db()?.flush().map_err(from_sled)?;
             self.file
                 .sync_data()
@@ -157,6 +147,24 @@ impl Engine for Sled {
 }
 
 impl Sled {
+    /// Applies steps in their order, each whole or not at all. The next commit makes them durable together with its own.
+    pub(crate) fn apply(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
+        guarded(|| {
+            for step in steps {
+                let mut batch = sled::Batch::default();
+                for change in step {
+                    match change {
+                        Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
+                        Change::Delete(key) => batch.remove(key.as_slice()),
+                    }
+                }
+                self.db()?.apply_batch(batch).map_err(from_sled)?;
+                self.relieve(step)?;
+            }
+            Ok(())
+        })
+    }
+
     fn db(&self) -> Result<&sled::Db, EngineError> {
         self.db
             .as_ref()

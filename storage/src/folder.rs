@@ -3,26 +3,28 @@
 //! ```text
 //! lock        the number of the process that uses the folder, under flock
 //! rows/       the engine's files                rows.new/   rows being copied; worth nothing until renamed
+//! journal     small commits that the rows do not have yet
 //! reserve     room to give back on a full disk  rows.old/   rows that were copied whole; worth nothing any more
 //! witness     how far the rows had come            snapshot/   a copy of the engine's snapshot
 //! suspect     present when rows could not be read: the next opening looks at every row
 //! set-aside/  what could not be read, by date; nothing here is ever deleted by the store
 //! ```
-//! Relies on rustix for locks and free space.
+//! [`mending`] is what a repair does to them. Relies on rustix for locks and free space.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
 
 use crate::disk::{Disk, Room, Slot, close};
 use crate::engine::{Engine, EngineError, Sled, sync_folder};
 use crate::error::OpenError;
+use crate::journaled::Journaled;
 use crate::rewrite;
-use crate::segments::{self, Tip};
+
+mod mending;
 
 /// How the note of the last commit begins, which is also the sign that the rows were a store once.
 const WITNESS_BEGINS: &str = "cbroker store, commit ";
@@ -106,36 +108,8 @@ impl Folder {
         self.path.join("rows")
     }
 
-    /// Finishes or undoes a copying that a crash interrupted. Returns what was done.
-    pub(crate) fn settle_copies(&self) -> io::Result<Option<&'static str>> {
-        let (rows, new, old) = (
-            self.rows(),
-            self.path.join("rows.new"),
-            self.path.join("rows.old"),
-        );
-        let done = match (rows.exists(), new.exists(), old.exists()) {
-            (false, true, true) => {
-                // The old rows were moved away only after the new ones had been synced.
-                fs::rename(&new, &rows)?;
-                fs::remove_dir_all(&old)?;
-                "finished a compaction that was interrupted"
-            }
-            (true, _, true) => {
-                fs::remove_dir_all(&old)?;
-                "removed the rows that a compaction had copied"
-            }
-            (true, true, false) => {
-                fs::remove_dir_all(&new)?;
-                "removed an unfinished copy of the rows"
-            }
-            (false, false, true) => {
-                fs::rename(&old, &rows)?;
-                "took back the rows before an interrupted compaction"
-            }
-            (false, true, false) | (_, false, false) => return Ok(None),
-        };
-        sync_folder(&self.path)?;
-        Ok(Some(done))
+    fn journal(&self) -> PathBuf {
+        self.path.join("journal")
     }
 
     /// Opens an engine in a folder that must not exist yet.
@@ -149,45 +123,10 @@ impl Folder {
     }
 
     /// Opens the engine as it is, without any repair.
-    pub(crate) fn open_rows(&self) -> Result<Sled, EngineError> {
-        let engine = Sled::open(&self.rows(), self.cache_bytes)?;
+    pub(crate) fn open_rows(&self) -> Result<Journaled, EngineError> {
+        let engine = Journaled::open(&self.rows(), &self.journal(), self.cache_bytes)?;
         sync_folder(&self.path).map_err(|error| EngineError::from(&error))?;
         Ok(engine)
-    }
-
-    /// Moves the rows to a dated place where they are kept. Returns the place.
-    pub(crate) fn set_aside(&self) -> io::Result<PathBuf> {
-        let place = self.dated_place()?;
-        let kept = place.join("rows");
-        fs::rename(self.rows(), &kept)?;
-        sync_folder(&place)?;
-        sync_folder(&self.path)?;
-        Ok(kept)
-    }
-
-    /// Copies the engine's files to a dated place where they are kept. Returns the place.
-    pub(crate) fn copy_aside(&self) -> io::Result<PathBuf> {
-        let place = self.dated_place()?;
-        for entry in fs::read_dir(self.rows())? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                let copy = place.join(entry.file_name());
-                fs::copy(entry.path(), &copy)?;
-                File::open(copy)?.sync_all()?;
-            }
-        }
-        sync_folder(&place)?;
-        Ok(place)
-    }
-
-    fn dated_place(&self) -> io::Result<PathBuf> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let name = format!("{}-{:09}", date(now.as_secs()), now.subsec_nanos());
-        let place = self.path.join("set-aside").join(name);
-        fs::create_dir_all(&place)?;
-        Ok(place)
     }
 
     /// Puts fresh rows in the place of the old ones; `give_way` moves or removes those.
@@ -226,60 +165,6 @@ impl Folder {
             fs::remove_file(old)?;
         }
         sync_folder(&kept)
-    }
-
-    /// Puts the copy in the place of the engine's snapshots. `false` where there is none.
-    pub(crate) fn restore_snapshot(&self) -> io::Result<bool> {
-        let Some(copy) = snapshot_in(&self.path.join("snapshot"))? else {
-            return Ok(false);
-        };
-        self.remove_snapshots()?;
-        write_synced(
-            &self.rows().join(copy.file_name().unwrap_or_default()),
-            &fs::read(&copy)?,
-        )?;
-        sync_folder(&self.rows())?;
-        Ok(true)
-    }
-
-    /// Takes out of the rows what came after their snapshot, of which all a copy was kept. `false` where there is no snapshot.
-    pub(crate) fn forget_log(&self) -> io::Result<bool> {
-        let snapshot = snapshot_in(&self.rows())?;
-        let Some(name) = snapshot
-            .as_deref()
-            .and_then(Path::file_name)
-            .and_then(|name| name.to_str())
-        else {
-            return Ok(false);
-        };
-        segments::forget_log(&self.rows(), name)?;
-        Ok(true)
-    }
-
-    /// The part of the rows that the engine may overwrite while it is opened and fails.
-    pub(crate) fn tip(&self) -> io::Result<Option<Tip>> {
-        let snapshot = snapshot_in(&self.rows())?;
-        match snapshot
-            .as_deref()
-            .and_then(Path::file_name)
-            .and_then(|name| name.to_str())
-        {
-            Some(name) if self.rows().join("db").exists() => segments::tip(&self.rows(), name),
-            _ => Ok(None),
-        }
-    }
-
-    /// Puts that part back as it was.
-    pub(crate) fn restore_tip(&self, tip: &Tip) -> io::Result<()> {
-        segments::restore(&self.rows(), tip)
-    }
-
-    /// Removes the engine's snapshots, of which a copy was kept.
-    pub(crate) fn remove_snapshots(&self) -> io::Result<()> {
-        while let Some(snapshot) = snapshot_in(&self.rows())? {
-            fs::remove_file(snapshot)?;
-        }
-        Ok(())
     }
 
     /// Whether rows could not be read since the folder was last found sound.
@@ -442,42 +327,4 @@ fn snapshot_in(folder: &Path) -> io::Result<Option<PathBuf>> {
         }
     }
     Ok(None)
-}
-
-/// A day and time of UTC as `2026-11-22T21-45-09`: sortable, and a good file name.
-fn date(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from 1 March of the year 0, so that a leap day ends a year (proleptic Gregorian calendar).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}-{:02}-{:02}",
-        rest / 3_600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(date(0), "1970-01-01T00-00-00");
-        assert_eq!(date(951_782_399), "2000-02-28T23-59-59");
-        assert_eq!(date(951_782_400), "2000-02-29T00-00-00");
-        assert_eq!(date(1_795_384_709), "2026-11-22T21-58-29");
-    }
 }

@@ -109,6 +109,32 @@ impl Inbox {
         parts: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
+        let (ticket, pending) = self.change_line(queue, |line, group, spare| {
+            let added = line.append(sequence, (parts, urgency), group, spare);
+            // Counted before the shard is free: nobody can release these bytes earlier.
+            self.pending.fetch_add(added, Ordering::SeqCst) + added
+        })?;
+        let Some(pending) = pending else {
+            return Ok(ticket);
+        };
+        let demand = match urgency {
+            Urgency::Confirmed => Demand::Now,
+            Urgency::Eventually if pending * 2 > self.limit => Demand::Now,
+            Urgency::Eventually => Demand::Soon,
+        };
+        self.bell.raise(demand);
+        if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
+            self.announce_backlog();
+        }
+        Ok(ticket)
+    }
+
+    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any more.
+    fn change_line<T>(
+        &self,
+        queue: QueueId,
+        change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> T,
+    ) -> Result<(Ticket, Option<T>), Stopped> {
         self.check()?;
         let mut shard = self.shard(queue);
         let Shard {
@@ -121,25 +147,13 @@ impl Inbox {
         let line = lines.entry(queue).or_default();
         let ticket = Ticket(*group);
         if line.is_dropped() {
-            return Ok(ticket);
+            return Ok((ticket, None));
         }
-        let added = line.append(sequence, (parts, urgency), *group, spare);
+        let outcome = change(line, *group, spare);
         if line.soil() {
             dirty.push(queue);
         }
-        // Counted before the shard is free: nobody can release these bytes earlier.
-        let pending = self.pending.fetch_add(added, Ordering::SeqCst) + added;
-        drop(shard);
-        let demand = match urgency {
-            Urgency::Confirmed => Demand::Now,
-            Urgency::Eventually if pending * 2 > self.limit => Demand::Now,
-            Urgency::Eventually => Demand::Soon,
-        };
-        self.bell.raise(demand);
-        if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
-            self.announce_backlog();
-        }
-        Ok(ticket)
+        Ok((ticket, Some(outcome)))
     }
 
     pub(crate) fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
@@ -215,27 +229,11 @@ impl Inbox {
         queue: QueueId,
         change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> usize,
     ) -> Result<Ticket, Stopped> {
-        self.check()?;
-        let mut shard = self.shard(queue);
-        let Shard {
-            group,
-            lines,
-            dirty,
-            spare,
-            ..
-        } = &mut *shard;
-        let line = lines.entry(queue).or_default();
-        let ticket = Ticket(*group);
-        if line.is_dropped() {
-            return Ok(ticket);
+        let (ticket, freed) = self.change_line(queue, change)?;
+        if let Some(freed) = freed {
+            self.release(freed);
+            self.bell.raise(Demand::Now);
         }
-        let freed = change(line, *group, spare);
-        if line.soil() {
-            dirty.push(queue);
-        }
-        drop(shard);
-        self.release(freed);
-        self.bell.raise(Demand::Now);
         Ok(ticket)
     }
 

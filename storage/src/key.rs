@@ -16,6 +16,8 @@ const SUMMARY: u8 = 0x02;
 const DROPPED: u8 = 0x03;
 /// The number of the last commit.
 pub const SERIAL: &[u8] = &[0x04];
+/// The number of the journal's round that the rows do not have yet.
+pub const ROUND: &[u8] = &[0x05];
 
 const ROW: u8 = 0x10;
 const MARKS: u8 = 0x11;
@@ -39,6 +41,8 @@ pub enum Key {
     Dropped(QueueId),
     /// The number of the last commit.
     Serial,
+    /// The journal's round.
+    Round,
     /// A row of messages, keyed by the **last** sequence in it: the first key at or after a sequence holds it.
     Row(QueueId, Sequence),
     /// Which messages of that row are settled.
@@ -61,6 +65,7 @@ impl Key {
                 })
             }
             (0x04, 0) => Some(Self::Serial),
+            (0x05, 0) => Some(Self::Round),
             (SUMMARY, 8) => Some(Self::Summary(queue_at(rest)?)),
             (DROPPED, 8) => Some(Self::Dropped(queue_at(rest)?)),
             (ROW, 16) => Some(Self::Row(queue_at(rest)?, sequence_at(rest)?)),

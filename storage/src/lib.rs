@@ -13,6 +13,7 @@
 //! repair     opening after a fault, by steps   rewrite    copies of rows: compaction, salvage
 //! segments   sled's file, for repairs
 //! engine     what is asked of sled, and sled   disk       what the committer asks of the place
+//! journal    a file of small commits           journaled  it and sled as one engine
 //! key, record   every byte, see docs/storage.md
 //! ```
 //! Knows no AMQP and no tokio.
@@ -28,6 +29,8 @@ mod committed;
 mod committer;
 mod folder;
 mod inbox;
+mod journal;
+mod journaled;
 mod pending;
 mod reading;
 mod recovery;

@@ -3,7 +3,7 @@
 //! 1. A copy that a crash interrupted is finished or undone. 2. Snapshots that were being written are deleted: the engine takes them for
 //!    whole ones. 3. The engine is opened and its counts are read, and every row where one could not be read before. Where it does not
 //!    open: 4. a copy of everything is kept, and it is opened with our copy of its snapshot, then with settings made anew, then without what came
-//!    after the snapshot, then without a snapshot. Where it opens and rows cannot be read: 5. what can be read is copied out, and the damaged rows are set aside
+//!    after the snapshot, then without a snapshot. Where it opens and rows cannot be read, or do not go with their journal: 5. what can be read is copied out, and the damaged rows are set aside
 //!    whole. 6. Where not even that is possible, they are set aside and the store begins empty. 7. Rows that come less far than they once
 //!    did have lost something, which is said. Nothing that holds a message is deleted without a copy, and nothing panics.
 
@@ -11,9 +11,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use crate::engine::{Engine, EngineError, Sled};
+use crate::engine::{Engine, EngineError};
 use crate::error::OpenError;
 use crate::folder::Folder;
+use crate::journaled::Journaled;
 use crate::key;
 use crate::record::FORMAT_VERSION;
 use crate::recovery::{self, Found};
@@ -27,7 +28,7 @@ const ALWAYS_CHECKED_BYTES: u64 = 32 << 20;
 
 /// A store's rows, opened and understood.
 pub(crate) struct Repaired {
-    pub(crate) engine: Sled,
+    pub(crate) engine: Journaled,
     pub(crate) found: Found,
     pub(crate) report: Report,
 }
@@ -76,7 +77,7 @@ enum Fault {
 }
 
 /// Opens and reads.
-fn attempt(folder: &Folder) -> Result<Result<(Sled, Found), Fault>, OpenError> {
+fn attempt(folder: &Folder) -> Result<Result<(Journaled, Found), Fault>, OpenError> {
     let no_room = || OpenError::NoRoom {
         folder: folder.path().to_owned(),
     };
@@ -85,6 +86,9 @@ fn attempt(folder: &Folder) -> Result<Result<(Sled, Found), Fault>, OpenError> {
         Err(EngineError::NoRoom) => return Err(no_room()),
         Err(EngineError::Broken(reason)) => return Ok(Err(Fault::Opening(reason))),
     };
+    if let Some(doubt) = engine.doubt() {
+        return Ok(Err(Fault::Reading(doubt.to_owned())));
+    }
     if folder.witnessed().is_some() && engine.get(key::FORMAT) == Ok(None) {
         return Ok(Err(Fault::Reading("what was a store is empty".to_owned())));
     }
@@ -147,7 +151,7 @@ fn mend(
     fault: &Fault,
     tip: Option<&Tip>,
     report: &mut Report,
-) -> Result<(Sled, Found), OpenError> {
+) -> Result<(Journaled, Found), OpenError> {
     match fault {
         Fault::Opening(reason) => {
             report
@@ -170,7 +174,7 @@ fn make_openable(
     folder: &Folder,
     tip: Option<&Tip>,
     report: &mut Report,
-) -> Result<Option<(Sled, Found)>, OpenError> {
+) -> Result<Option<(Journaled, Found)>, OpenError> {
     let repaired = |source| failed(folder, "repaired", source);
     let restore_tip = || {
         tip.map_or(Ok(()), |tip| folder.restore_tip(tip))
@@ -227,7 +231,7 @@ fn remove(folder: &Folder, name: &str) -> io::Result<()> {
     }
 }
 
-fn salvage(folder: &Folder, report: &mut Report) -> Result<(Sled, Found), OpenError> {
+fn salvage(folder: &Folder, report: &mut Report) -> Result<(Journaled, Found), OpenError> {
     let unreadable = |error: EngineError| match error {
         EngineError::NoRoom => OpenError::NoRoom {
             folder: folder.path().to_owned(),
@@ -257,6 +261,10 @@ fn salvage(folder: &Folder, report: &mut Report) -> Result<(Sled, Found), OpenEr
             ));
         }
     }
+    let void = folder
+        .void_journal()
+        .map_err(|source| failed(folder, "repaired", source))?;
+    copy.commit(&[vec![void]]).map_err(unreadable)?;
     drop(copy);
     let swapped = folder.swap(&new, |_| {
         let kept = folder.set_aside()?;

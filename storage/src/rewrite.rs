@@ -248,7 +248,7 @@ fn keep(
     queues: &mut BTreeMap<QueueId, Rebuilt>,
 ) -> Verdict {
     let is_sound = match Key::parse(name) {
-        Some(Key::Format) => return Verdict::Leave,
+        Some(Key::Format | Key::Round) => return Verdict::Leave,
         Some(Key::Serial) => record::parse_serial(value).is_ok(),
         Some(Key::Summary(queue)) => {
             // Rows come later in the order of the keys: floor and watermark are taken over, counts begin at zero.

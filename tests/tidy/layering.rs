@@ -18,12 +18,14 @@ const CRATES: [Layers; 3] = [
             ("record", 2),
             ("bell", 2),
             ("engine", 3),
+            ("journal", 4),
             ("segments", 4),
             ("disk", 4),
             ("pending", 4),
             ("rows", 4),
             ("steps", 4),
             ("inbox", 5),
+            ("journaled", 5),
             ("reading", 5),
             ("settling", 6),
             ("rewrite", 5),
@@ -71,6 +73,7 @@ const CRATES: [Layers; 3] = [
     Layers {
         folder: "src/",
         ranks: &[
+            ("allocator", 0),
             ("exit", 0),
             ("name", 0),
             ("nearest", 0),

@@ -13,9 +13,9 @@ use crate::confirms::Confirms;
 use crate::persist::{Budget, Urgency};
 
 /// Bodies kept in memory per level; beyond it persistent messages are left to the store.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 /// Below this the next slice is read before anybody waits for it.
-const REFILL_BYTES: usize = 4 * 1024 * 1024;
+const REFILL_BYTES: usize = 2 * 1024 * 1024;
 /// What every level may keep, however little is left for all.
 const LEAST_BYTES: usize = 64 * 1024;
 /// What an entry takes beside its bytes.

@@ -253,6 +253,49 @@ fn a_file_that_was_cut_short_gives_what_is_left() {
     }
 }
 
+/// What a kill leaves of a store whose last commits were small: their rows are in the journal alone.
+fn killed_after_small_commits() -> tempfile::TempDir {
+    let folder = filled();
+    let opened = open(folder.path());
+    for number in MESSAGES..MESSAGES + 20 {
+        fill(&opened.store, QUEUE, number..number + 1, LENGTH);
+    }
+    let killed = tempfile::tempdir().unwrap();
+    copy(folder.path(), killed.path());
+    killed
+}
+
+#[test]
+fn small_commits_outlive_a_kill_in_the_journal() {
+    let killed = killed_after_small_commits();
+    let opened = open(killed.path());
+    assert_eq!(opened.report, storage::Report::default());
+    assert_eq!(readable(&opened).len() as u64, MESSAGES + 20);
+    fill(&opened.store, QUEUE, MESSAGES + 20..MESSAGES + 21, LENGTH);
+    opened.store.close().unwrap();
+    // A clean stop has brought them to the rows.
+    fs::remove_file(killed.path().join("journal")).unwrap();
+    assert_eq!(readable(&open(killed.path())).len() as u64, MESSAGES + 21);
+}
+
+#[test]
+fn a_damaged_record_of_the_journal_is_told_and_kept() {
+    let killed = killed_after_small_commits();
+    let journal = killed.path().join("journal");
+    let mut bytes = fs::read(&journal).unwrap();
+    bytes[5_000] ^= 0xFF;
+    fs::write(&journal, &bytes).unwrap();
+    let opened = open(killed.path());
+    let found = readable(&opened).len() as u64;
+    assert!((MESSAGES..MESSAGES + 20).contains(&found), "{found}");
+    assert_ne!(opened.report.losses, [""; 0]);
+    let place = fs::read_dir(killed.path().join("set-aside")).unwrap();
+    let kept = place.last().unwrap().unwrap().path().join("journal");
+    assert_eq!(fs::read(kept).unwrap(), bytes);
+    opened.store.close().unwrap();
+    assert_eq!(readable(&open(killed.path())).len() as u64, found);
+}
+
 #[test]
 fn rows_that_are_no_rows_at_all_are_set_aside_whole() {
     let folder = filled();
