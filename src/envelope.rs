@@ -96,6 +96,12 @@ impl Envelope {
         }
     }
 
+    /// When its sender says that it was sent, where that is a time.
+    pub fn sent(&self) -> Option<DateTime<Utc>> {
+        let at = DateTime::parse_from_rfc3339(&self.ts).ok()?;
+        Some(at.to_utc())
+    }
+
     /// The bytes of the message body.
     pub fn to_json(&self) -> Vec<u8> {
         // Serialising strings, maps with string keys and JSON values into memory has no way to fail.

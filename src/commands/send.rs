@@ -100,7 +100,7 @@ struct Sender<'a> {
     args: &'a SendArgs,
     config: &'a Config,
     output: &'a Output,
-    hops: u32,
+    hops: Option<u32>,
     receipt_to: Option<String>,
 }
 
@@ -291,20 +291,17 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
     Ok(draft)
 }
 
-/// One more than the message that the session around us answers; 0 outside a session and after a person typed (SPEC §7.4).
-pub(super) fn hops(config: &Config) -> u32 {
-    let Some(session) = config
+/// One more than the message that the session around us answers, 0 after a person typed there; `None` outside of any
+/// session (SPEC §7.4).
+pub(super) fn hops(config: &Config) -> Option<u32> {
+    let session = config
         .inside
         .session
         .as_deref()
-        .filter(|session| Ulid::from_string(session).is_ok())
-    else {
-        return 0;
-    };
+        .filter(|session| Ulid::from_string(session).is_ok())?;
     let text = fs::read_to_string(config.home.session_hops(session)).unwrap_or_default();
-    text.trim()
-        .parse::<u32>()
-        .map_or(0, |hops| hops.saturating_add(1))
+    let answered = text.trim().parse::<u32>();
+    Some(answered.map_or(0, |hops| hops.saturating_add(1)))
 }
 
 fn not_confirmed(to: &SessionName, why: &str) -> Error {

@@ -82,7 +82,7 @@ pub struct Settings {
     pub ttl_ms: u64,
     /// The longest body that is sent or taken (`body_limit_bytes`).
     pub body_limit_bytes: usize,
-    /// From this many hops on the wrap holds a message (`max_hops`, SPEC §7.4).
+    /// Above this many hops the wrap holds a message (`max_hops`, SPEC §7.4).
     pub max_hops: u32,
     /// So many messages a minute from one peer are injected; more are held (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,

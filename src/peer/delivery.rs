@@ -51,19 +51,19 @@ impl Delivery {
         )
     }
 
-    /// How many sessions it has passed; 0 where the header is absent or no number.
-    pub fn hops(&self) -> u32 {
-        let number = match self.header(HOPS) {
-            Some(AMQPValue::LongInt(n)) => i64::from(*n),
-            Some(AMQPValue::LongLongInt(n)) => *n,
-            Some(AMQPValue::ShortInt(n)) => i64::from(*n),
-            Some(AMQPValue::ShortShortInt(n)) => i64::from(*n),
-            Some(AMQPValue::LongUInt(n)) => i64::from(*n),
-            Some(AMQPValue::ShortUInt(n)) => i64::from(*n),
-            Some(AMQPValue::ShortShortUInt(n)) => i64::from(*n),
+    /// How many sessions' messages led to it; `None` where it comes from no session of ours.
+    pub fn hops(&self) -> Option<u32> {
+        let number = match self.header(HOPS)? {
+            AMQPValue::LongInt(n) => i64::from(*n),
+            AMQPValue::LongLongInt(n) => *n,
+            AMQPValue::ShortInt(n) => i64::from(*n),
+            AMQPValue::ShortShortInt(n) => i64::from(*n),
+            AMQPValue::LongUInt(n) => i64::from(*n),
+            AMQPValue::ShortUInt(n) => i64::from(*n),
+            AMQPValue::ShortShortUInt(n) => i64::from(*n),
             _ => 0,
         };
-        u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+        Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
     }
 
     /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into another session.

@@ -10,7 +10,8 @@ use super::PeerError;
 use super::topology::EXCHANGE;
 use crate::envelope::Envelope;
 
-/// How many sessions a message has passed since a person said something (SPEC §7.4).
+/// How many messages lie between a session's message and a person's word; present on every message from a session
+/// and on no other (SPEC §7.4).
 pub(super) const HOPS: &str = "cbroker-hops";
 
 /// The queue that receives the recipient's receipts (SPEC §4).
@@ -25,8 +26,9 @@ pub struct Letter<'a> {
     pub envelope: &'a Envelope,
     /// Dropped by the broker when it waited longer than this (`send --ttl`).
     pub expires_ms: Option<u64>,
-    /// 0 when a person sends; one more than the message that it answers otherwise.
-    pub hops: u32,
+    /// From inside a session: 0 after a person spoke there, one more than the message that it answers otherwise.
+    /// `None` from outside, where a person or a script sends.
+    pub hops: Option<u32>,
     /// Where the recipient says what became of it.
     pub receipt_to: Option<&'a str>,
 }
@@ -46,10 +48,10 @@ impl Letter<'_> {
     pub(super) fn properties(&self) -> BasicProperties {
         let envelope = self.envelope;
         let mut headers = FieldTable::default();
-        if self.hops > 0 {
+        if let Some(hops) = self.hops {
             headers.insert(
                 HOPS.into(),
-                AMQPValue::LongInt(i32::try_from(self.hops).unwrap_or(i32::MAX)),
+                AMQPValue::LongInt(i32::try_from(hops).unwrap_or(i32::MAX)),
             );
         }
         if let Some(queue) = self.receipt_to {
@@ -59,7 +61,7 @@ impl Letter<'_> {
             .with_content_type("application/json".into())
             .with_delivery_mode(PERSISTENT)
             .with_message_id(envelope.id.as_str().into());
-        if let Ok(at) = chrono::DateTime::parse_from_rfc3339(&envelope.ts) {
+        if let Some(at) = envelope.sent() {
             properties =
                 properties.with_timestamp(u64::try_from(at.timestamp()).unwrap_or_default());
         }

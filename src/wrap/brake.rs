@@ -1,29 +1,44 @@
 //! The brake on agents that answer each other without end (SPEC §7.4). Pure: time is an argument.
 //!
-//! Only messages that were sent from a session in answer to another one count: those have hops. A person or a script
-//! that sends a hundred messages is no loop.
+//! Every message that was sent from inside a session counts, in answer to another one or not: those have hops. A person
+//! or a script outside that sends a hundred messages is no loop. What counts is when a message was sent, so that a night's
+//! backlog is none either, and each counts once, however often the broker delivers it.
 //!
-//! Relies on nothing.
+//! Relies on nothing but chrono.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
 
-const WINDOW: Duration = Duration::from_mins(1);
+use chrono::{DateTime, TimeDelta, Utc};
+
+const WINDOW: TimeDelta = TimeDelta::minutes(1);
 
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sessions that a message may have passed.
+    /// Sessions' messages that may have led to one.
     pub hops: u32,
-    /// Answers a minute from one peer.
+    /// Messages a minute from one peer.
     pub per_minute: u32,
 }
 
-/// Counts answers by their sender.
+/// A message as the brake sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// Its sender.
+    pub from: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// What `cbroker-hops` says; `None` where no session sent it.
+    pub hops: Option<u32>,
+    /// When it was sent.
+    pub sent: DateTime<Utc>,
+}
+
+/// Counts the messages of sessions by their sender.
 #[derive(Debug)]
 pub struct Brake {
     limits: Limits,
-    recent: HashMap<String, VecDeque<Instant>>,
+    recent: HashMap<String, VecDeque<(DateTime<Utc>, String)>>,
 }
 
 impl Brake {
@@ -35,18 +50,16 @@ impl Brake {
         }
     }
 
-    /// Counts a message that arrived at `now`; whether it has to be held.
-    pub fn holds(&mut self, from: &str, hops: u32, now: Instant) -> bool {
-        if hops == 0 {
+    /// Counts a message; whether it has to be held.
+    pub fn holds(&mut self, message: Passing<'_>) -> bool {
+        let Some(hops) = message.hops else {
             return false;
-        }
+        };
         let limit = self.limits.per_minute as usize;
-        let times = self.recent.entry(from.to_owned()).or_default();
-        times.retain(|&time| now < time + WINDOW);
-        times.push_back(now);
-        let is_many = times.len() > limit;
-        self.recent.retain(|_, times| !times.is_empty());
-        is_many || hops > self.limits.hops
+        let recent = self.recent.entry(message.from.to_owned()).or_default();
+        recent.retain(|(sent, id)| (message.sent - *sent).abs() < WINDOW && id != message.id);
+        recent.push_back((message.sent, message.id.to_owned()));
+        recent.len() > limit || hops > self.limits.hops
     }
 
     /// A person let everything through: counting begins anew.
@@ -64,28 +77,78 @@ mod tests {
         per_minute: 30,
     };
 
-    #[test]
-    fn a_message_that_passed_too_many_sessions_is_held() {
-        let mut brake = Brake::new(LIMITS);
-        let now = Instant::now();
-        assert!(!brake.holds("a", 20, now));
-        assert!(brake.holds("a", 21, now));
+    /// A brake, and a clock that counts seconds.
+    struct Road {
+        brake: Brake,
+        passed: u32,
+    }
+
+    impl Road {
+        fn new() -> Self {
+            Self {
+                brake: Brake::new(LIMITS),
+                passed: 0,
+            }
+        }
+
+        /// A new message of `from`, sent at this second.
+        fn holds(&mut self, from: &str, hops: Option<u32>, second: i64) -> bool {
+            self.passed += 1;
+            self.again(from, &format!("m{}", self.passed), hops, second)
+        }
+
+        fn again(&mut self, from: &str, id: &str, hops: Option<u32>, second: i64) -> bool {
+            let sent = DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
+            self.brake.holds(Passing {
+                from,
+                id,
+                hops,
+                sent,
+            })
+        }
     }
 
     #[test]
-    fn more_answers_a_minute_than_agreed_are_held_and_other_peers_are_not() {
-        let mut brake = Brake::new(LIMITS);
-        let now = Instant::now();
-        assert!((0..30).all(|_| !brake.holds("a", 1, now)));
-        assert!(brake.holds("a", 1, now));
-        assert!(!brake.holds("b", 1, now));
-        assert!(!brake.holds("a", 1, now + WINDOW + WINDOW));
+    fn a_message_that_passed_too_many_sessions_is_held() {
+        let mut road = Road::new();
+        assert!(!road.holds("a", Some(20), 0));
+        assert!(road.holds("a", Some(21), 0));
+    }
+
+    #[test]
+    fn more_messages_a_minute_than_agreed_are_held_and_other_peers_are_not() {
+        for hops in [Some(0), Some(1)] {
+            let mut road = Road::new();
+            assert!((0..30).all(|_| !road.holds("a", hops, 0)));
+            assert!(road.holds("a", hops, 59));
+            assert!(!road.holds("b", hops, 59));
+            assert!(!road.holds("a", hops, 120));
+        }
+    }
+
+    #[test]
+    fn what_was_sent_over_a_night_is_no_loop_though_it_arrives_at_once() {
+        let mut road = Road::new();
+        assert!((0..500).all(|message| !road.holds("a", Some(0), message * 10)));
+    }
+
+    #[test]
+    fn a_message_counts_once_however_often_it_is_delivered() {
+        let mut road = Road::new();
+        assert!((0..100).all(|_| !road.again("a", "same", Some(0), 0)));
+    }
+
+    #[test]
+    fn a_release_counts_anew() {
+        let mut road = Road::new();
+        assert_eq!((0..40).filter(|_| road.holds("a", Some(1), 0)).count(), 10);
+        road.brake.release();
+        assert!(!road.holds("a", Some(1), 0));
     }
 
     #[test]
     fn what_a_person_or_a_script_sends_is_no_loop() {
-        let mut brake = Brake::new(LIMITS);
-        let now = Instant::now();
-        assert!((0..1000).all(|_| !brake.holds("cli", 0, now)));
+        let mut road = Road::new();
+        assert!((0..1000).all(|_| !road.holds("cli", None, 0)));
     }
 }

@@ -51,7 +51,7 @@ impl fmt::Display for Hold {
             Self::Suspended => out.write_str("suspended"),
             Self::Paused => out.write_str("paused"),
             Self::Loop => out.write_str("loop?"),
-            Self::Notify => out.write_str("notify only: read it with `cbroker inbox`"),
+            Self::Notify => out.write_str("read it with `cbroker inbox`"),
             Self::NoWay => out.write_str("no way in works"),
             Self::EnterNotTaken => out.write_str("typed, but Enter was not taken"),
             Self::Mixed => out.write_str("typed, but not submitted: somebody typed on"),

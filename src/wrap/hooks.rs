@@ -305,4 +305,67 @@ mod tests {
         assert_eq!(understand("StopFailure", &input), Some(Event::TurnEnded));
         assert_eq!(understand("PreCompact", &input), None);
     }
+
+    /// A hook that connects and says this.
+    async fn hook(path: &Path, event: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        let message = format!("{event}\n{{}}");
+        let length = u32::try_from(message.len()).unwrap();
+        stream.write_u32(length).await.unwrap();
+        stream.write_all(message.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_goes_away_is_heard_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let (_hooks, mut told) = Hooks::listen(&path).unwrap();
+        let stream = hook(&path, hook::WAIT).await;
+        let Some(Told::Waiter(waiter)) = told.recv().await else {
+            panic!("no waiter");
+        };
+        drop(stream);
+        assert!(
+            matches!(told.recv().await, Some(Told::WaiterGone(number)) if number == waiter.number)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_nobody_needs_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let (_hooks, mut told) = Hooks::listen(&path).unwrap();
+        let mut stream = hook(&path, hook::WAIT).await;
+        drop(told.recv().await);
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, [hook::GO]);
+    }
+
+    #[test]
+    fn every_event_that_decides_something_is_asked_for_and_a_waiter_where_a_turn_can_end() {
+        let settings = settings(
+            Path::new("/c"),
+            Path::new("/s"),
+            Some("Bash(cbroker send:*)"),
+        );
+        let hooks = settings["hooks"].as_object().unwrap();
+        for (event, groups) in hooks {
+            assert!(understand(event, &json!({})).is_some(), "{event}");
+            let calls = groups[0]["hooks"].as_array().unwrap().len();
+            let has_waiter = matches!(event.as_str(), "SessionStart" | "Stop");
+            assert_eq!(calls, if has_waiter { 2 } else { 1 }, "{event}");
+        }
+        let events: Vec<&str> = hooks.keys().map(String::as_str).collect();
+        for event in [
+            "PermissionRequest",
+            "PostToolUse",
+            "StopFailure",
+            "UserPromptSubmit",
+        ] {
+            assert!(events.contains(&event), "{event}");
+        }
+        assert_eq!(settings["permissions"]["allow"][0], "Bash(cbroker send:*)");
+    }
 }

@@ -23,8 +23,8 @@ pub(super) struct Letter {
     pub(super) envelope: Envelope,
     /// The safe line.
     pub(super) line: String,
-    /// Sessions that it has passed.
-    pub(super) hops: u32,
+    /// Sessions' messages that led to it; `None` where no session sent it.
+    pub(super) hops: Option<u32>,
     /// Where its sender waits for receipts.
     pub(super) receipt_to: Option<String>,
     /// The broker's hand; `None` when the connection was lost.

@@ -119,13 +119,13 @@ impl Watch {
                     break;
                 }
                 self.modes.read(&bytes[..count]);
-                self.screen.write(&bytes[..count]);
+                self.screen.write(&bytes[..count], Instant::now());
             }
             while let Ok(told) = self.told.try_recv() {
                 self.began |= matches!(told, Told::Event(Event::SessionStart));
                 self.waits |= matches!(told, Told::Waiter(_));
             }
-            self.reading = self.screen.read(self.profile);
+            self.reading = self.screen.read(self.profile, Instant::now());
             tokio::time::sleep(EVERY).await;
         }
     }

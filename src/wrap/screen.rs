@@ -1,22 +1,33 @@
 //! The drawn screen of a program whose looks matter, kept only as up to date as somebody asks for.
 //!
-//! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen is looked at.
-//! What floods by between two looks is dropped from its middle: the last screens' worth of it decides what is shown.
+//! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen is looked at, or when
+//! enough of it has gathered. Only a flood is not drawn whole: of what pours in faster than a person reads, the last
+//! screens' worth decides what is shown.
 //!
-//! Relies on `vt100`.
+//! # Cost
+//! Without a flood every byte is drawn once, in large pieces. In a flood one copy a byte, and a drawing of at most
+//! [`BACKLOG`] bytes each [`CATCH_UP`].
+//!
+//! Relies on `vt100`. Time is an argument.
 
 use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
 
 use super::agents::Profile;
 use super::agents::reading::Reading;
 
 /// Kept undrawn at most; a full screen of coloured text is a tenth of it.
 const BACKLOG: usize = 512 * 1024;
+/// What an agent draws at once is far less; more than this between two looks is a flood.
+const FLOOD: usize = 64 * 1024;
+/// The backlog filling sooner than this after a drawing is a flood too.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// A screen and the output that is not drawn on it yet.
 pub(super) struct Screen {
     parser: vt100::Parser,
     undrawn: Vec<u8>,
+    drawn_at: Option<Instant>,
 }
 
 impl Screen {
@@ -25,6 +36,7 @@ impl Screen {
         Self {
             parser: vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0),
             undrawn: Vec::new(),
+            drawn_at: None,
         }
     }
 
@@ -37,24 +49,35 @@ impl Screen {
     }
 
     /// The program wrote this.
-    pub(super) fn write(&mut self, output: &[u8]) {
-        if self.undrawn.len() + output.len() > BACKLOG {
-            let excess = (self.undrawn.len() + output.len() - BACKLOG / 2).min(self.undrawn.len());
-            self.undrawn.drain(..excess);
-        }
+    pub(super) fn write(&mut self, output: &[u8], now: Instant) {
         self.undrawn.extend_from_slice(output);
+        if self.undrawn.len() <= BACKLOG {
+            return;
+        }
+        if self.drawn_at.is_none_or(|drawn| now >= drawn + CATCH_UP) {
+            self.draw();
+            self.drawn_at = Some(now);
+        } else {
+            self.undrawn.drain(..self.undrawn.len() - BACKLOG / 2);
+        }
+    }
+
+    /// So much waits to be drawn that a look now would be out of date before it is over.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.undrawn.len() > FLOOD
     }
 
     /// What the screen shows now.
-    pub(super) fn read(&mut self, profile: &Profile) -> Reading {
+    pub(super) fn read(&mut self, profile: &Profile, now: Instant) -> Reading {
         self.draw();
+        self.drawn_at = Some(now);
         Reading::of(profile, self.parser.screen())
     }
 
     fn draw(&mut self) {
         self.parser.process(&self.undrawn);
         self.undrawn.clear();
-        self.undrawn.shrink_to(BACKLOG / 8);
+        self.undrawn.shrink_to(FLOOD);
     }
 }
 
@@ -68,4 +91,40 @@ impl std::fmt::Debug for Screen {
 
 fn at_least_one(count: u16) -> NonZeroU16 {
     NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wrap::agents::CLAUDE;
+    use crate::wrap::agents::reading::Input;
+
+    const BOX: &str = "\x1b[H\x1b[2J────────\r\n❯ \x1b7\r\n────────\r\n\x1b8";
+
+    #[test]
+    fn what_an_agent_draws_over_hours_is_drawn_whole() {
+        // Its spinner alone wrote more than the backlog; the box was dropped with it and never drawn again.
+        let mut now = Instant::now();
+        let mut screen = Screen::new(24, 80);
+        screen.write(BOX.as_bytes(), now);
+        for _ in 0..3 * BACKLOG / 4096 {
+            now += Duration::from_millis(100);
+            screen.write(&b"\x1b[0m\x1b[0m".repeat(512), now);
+        }
+        assert_eq!(screen.read(&CLAUDE, now).input, Input::Empty);
+    }
+
+    #[test]
+    fn a_flood_is_not_kept_and_its_end_is_what_is_shown() {
+        let now = Instant::now();
+        let mut screen = Screen::new(24, 80);
+        for _ in 0..100 {
+            screen.write(&b"flood\r\n".repeat(9000), now);
+            assert!(screen.undrawn.len() <= BACKLOG);
+        }
+        assert!(screen.is_flooded());
+        screen.write(BOX.as_bytes(), now);
+        assert_eq!(screen.read(&CLAUDE, now).input, Input::Empty);
+        assert!(!screen.is_flooded());
+    }
 }

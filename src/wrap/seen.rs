@@ -258,4 +258,20 @@ mod tests {
         let text = fs::read_to_string(folder.path().join("q.seen")).unwrap();
         assert!(text.lines().count() <= REMEMBERED + 1);
     }
+
+    #[test]
+    fn two_wraps_of_one_name_write_one_after_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = SeenLog::open(folder.path(), "q").unwrap();
+        let mut second = SeenLog::open(folder.path(), "q").unwrap();
+        first.lock.lock().unwrap();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || tell.send(second.done(&ids(&["a"])).is_ok()));
+            let early = told.recv_timeout(std::time::Duration::from_millis(200));
+            first.lock.unlock().unwrap();
+            assert!(early.is_err(), "it wrote while the other had the lock");
+            assert_eq!(told.recv(), Ok(true));
+        });
+    }
 }

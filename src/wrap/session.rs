@@ -34,11 +34,20 @@ use stops::Signals;
 
 /// The screen is drawn at most this often.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// A frame that is never ended must not blind us.
-const FRAME_LIMIT: Duration = Duration::from_millis(200);
+/// A frame that is never ended, or a flood, must not blind us.
+const BLIND_LIMIT: Duration = Duration::from_millis(200);
 /// What the program wrote last is shown before the session ends; a background process that holds the terminal
 /// keeps nobody waiting longer.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// What was heard of the agent's hooks, as far as the log says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Hooks,
+    /// None, for so long that none is waited for.
+    Silence,
+}
 
 /// What a session is made of.
 pub(super) struct Parts {
@@ -75,7 +84,7 @@ pub(super) struct Session {
     /// The screen has changed since it was looked at.
     is_stale: bool,
     last_look: Instant,
-    hooks_were_seen: bool,
+    heard: Heard,
     /// Ways in that failed too often, as far as the log knows.
     ways_off: Vec<&'static str>,
 }
@@ -125,7 +134,7 @@ impl Session {
             is_program_silent: false,
             is_stale: false,
             last_look: now,
-            hooks_were_seen: false,
+            heard: Heard::Nothing,
             ways_off: Vec::new(),
             terminal,
             program,
@@ -159,7 +168,7 @@ impl Session {
             Moved::Output => {
                 self.modes.read(self.relay.seen());
                 if let Some(screen) = &mut self.screen {
-                    screen.write(self.relay.seen());
+                    screen.write(self.relay.seen(), now);
                     self.is_stale = true;
                 }
                 self.attention.output(&self.modes, now);
@@ -190,8 +199,8 @@ impl Session {
         let now = Instant::now();
         match told {
             Told::Event(event) => {
-                if !self.hooks_were_seen {
-                    self.hooks_were_seen = true;
+                if self.heard != Heard::Hooks {
+                    self.heard = Heard::Hooks;
                     self.log.say("the agent's hooks work");
                 }
                 // A look at each event: what is seen while nothing waits explains what is seen later.
@@ -236,6 +245,7 @@ impl Session {
             return None;
         }
         let look = self.look(now);
+        self.miss_hooks(now);
         let step = loop {
             match self.injection.step(&self.attention, now) {
                 Step::Note(tickets) => self.post.intend(&tickets),
@@ -276,16 +286,27 @@ impl Session {
     /// Draws the screen and reads it, if that is due; otherwise when it will be.
     fn look(&mut self, now: Instant) -> Option<Instant> {
         let screen = self.screen.as_mut().filter(|_| self.is_stale)?;
-        let is_frame = self.modes.is_within_frame() && now < self.last_look + FRAME_LIMIT;
-        let due = self.last_look + LOOK_EVERY;
-        if now < due || is_frame {
-            return Some(due.max(now + LOOK_EVERY / 2));
+        let is_moving = self.modes.is_within_frame() || screen.is_flooded();
+        let pause = if is_moving { BLIND_LIMIT } else { LOOK_EVERY };
+        let due = self.last_look + pause;
+        if now < due {
+            return Some(due.min(now + LOOK_EVERY));
         }
-        let reading = screen.read(self.attention.profile());
+        let reading = screen.read(self.attention.profile(), now);
         self.attention.screen(reading, now);
         self.is_stale = false;
         self.last_look = now;
         None
+    }
+
+    fn miss_hooks(&mut self, now: Instant) {
+        let has_hooks = self.attention.profile().has_hooks;
+        if has_hooks && self.heard == Heard::Nothing && self.attention.is_screen_only(now) {
+            self.heard = Heard::Silence;
+            self.log.say(
+                "no hook came within 10 s of the prompt: the screen alone decides, with more quiet",
+            );
+        }
     }
 
     fn tell_of_ways(&mut self) {

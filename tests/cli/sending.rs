@@ -318,22 +318,24 @@ fn a_password_in_an_argument_is_warned_about_and_never_printed() {
 }
 
 #[test]
-fn a_send_in_answer_to_a_message_has_one_hop_more() {
+fn every_send_from_a_session_has_hops_one_more_than_what_it_answers_and_no_other_send_has() {
     everywhere(|place, name| {
         let to = name("hops");
         let session = ulid::Ulid::generate().to_string();
-        let send = |text: &str| {
+        let send = |inside: bool| {
             let mut command = place.command();
-            command
-                .args(["send", "--to", &to, "-m", text])
-                .env("CBROKER_SESSION", &session);
+            command.args(["send", "--to", &to, "-m", "text"]);
+            if inside {
+                command.env("CBROKER_SESSION", &session);
+            }
             assert!(command.output().unwrap().status.success());
             client::hops_of_the_first(place, &to)
         };
-        assert_eq!(send("a person began"), 0);
+        assert_eq!(send(false), None, "a person or a script outside");
+        assert_eq!(send(true), Some(0), "a person began");
         fs::create_dir_all(place.home().join("sessions")).unwrap();
         fs::write(place.home().join(format!("sessions/{session}.hops")), "4").unwrap();
-        assert_eq!(send("in answer to a message of four hops"), 5);
+        assert_eq!(send(true), Some(5), "in answer to a message of four hops");
     });
 }
 

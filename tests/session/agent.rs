@@ -4,7 +4,7 @@
 //! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it: `SLOWn` makes a turn
 //! of n tenths of a second, `ASK{word}` opens a permission dialog whose approval is logged as `approved word`.
 //! `AGENT` in the environment lists quirks: `nohooks`, `notitle`, `slow` (late redraws), `lost` (swallows the first
-//! Enter of each prompt), `late` (starts after a second).
+//! Enter of each prompt), `swallow` (and the first paste), `late` (starts after a second), `forgetful` (writes no transcript).
 //!
 //! Relies on the sink's terminal mode.
 
@@ -49,6 +49,7 @@ struct Agent {
     hooks: Hooks,
     quirks: String,
     swallowed: bool,
+    swallowed_paste: bool,
     log: std::fs::File,
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         arguments,
         stage.join("transcript.jsonl"),
         tell.clone(),
-        !quirks.contains("nohooks"),
+        &quirks,
     );
     let mut agent = Agent {
         box_text: String::new(),
@@ -79,6 +80,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         hooks,
         quirks,
         swallowed: false,
+        swallowed_paste: false,
         log,
     };
     agent.note(&format!("arguments {arguments:?}"));
@@ -172,6 +174,7 @@ impl Agent {
         }
         match key {
             Key::Text(text) if text == "!" && self.box_text.is_empty() => self.is_shell = true,
+            Key::Paste(_) if self.swallows_paste() => self.swallowed_paste = true,
             Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
             Key::Backspace if self.box_text.is_empty() => self.is_shell = false,
             Key::Backspace => drop(self.box_text.pop()),
@@ -194,6 +197,10 @@ impl Agent {
             Key::End => return true,
         }
         false
+    }
+
+    fn swallows_paste(&self) -> bool {
+        self.quirks.contains("swallow") && !self.swallowed_paste
     }
 
     fn enter(&mut self) -> bool {

@@ -14,6 +14,11 @@ crate::tests![
     a_slow_agent_gets_its_enter_when_it_has_drawn,
     an_enter_that_was_lost_is_pressed_once_more,
     messages_that_waited_at_the_start_are_all_submitted,
+    a_text_that_was_swallowed_comes_again_and_says_so,
+    a_message_of_a_killed_wrap_is_back_in_its_queue_and_says_so,
+    what_stands_in_no_transcript_did_not_arrive,
+    one_waiter_waits_and_no_more,
+    unbriefed_and_allowed_to_send,
     without_hooks_the_screen_decides,
     the_agents_own_arguments_are_kept,
     an_agent_that_suspends_itself_is_continued_with_the_wrap,
@@ -179,6 +184,81 @@ fn without_hooks_the_screen_decides() {
     stage.send("peer", "by the screen", &[]);
     wait_for_log(&stage, "] by the screen [end]");
     assert_eq!(log_lines(&stage, "submitted").len(), 1);
+    let log = stage.text("home/logs/peer.log");
+    assert!(log.contains("the screen alone decides"), "{log}");
+}
+
+fn a_text_that_was_swallowed_comes_again_and_says_so() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &["--delivery", "pty"], "swallow");
+    stage.send("peer", "swallowed", &[]);
+    wait_for_log(&stage, "submitted");
+    let submitted = log_lines(&stage, "submitted");
+    assert_eq!(submitted.len(), 1, "{submitted:?}");
+    assert!(
+        submitted[0].ends_with("] (possible repeat) swallowed [end]"),
+        "{submitted:?}"
+    );
+}
+
+fn a_message_of_a_killed_wrap_is_back_in_its_queue_and_says_so() {
+    let stage = Stage::new();
+    let mut terminal = ready(&stage, &["--delivery", "pty"], "swallow");
+    terminal.wait_for_start();
+    stage.send("peer", "cut off", &[]);
+    wait_for("the intent on disk", || {
+        stage.text("home/sessions/peer.seen").contains("intent ")
+    });
+    terminal.signal(rustix::process::Signal::KILL);
+    wait_for("the message in its queue", || stage.waiting("peer") == 1);
+    let _terminal = claude(&stage, &["--delivery", "pty"], "");
+    wait_for_log(&stage, "] (possible repeat) cut off [end]");
+}
+
+fn what_stands_in_no_transcript_did_not_arrive() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "forgetful");
+    terminal.keys(b"half a draft");
+    terminal.wait_for_screen("half a draft");
+    stage.send("peer", "unseen", &[]);
+    wait_for("the hook to be given up", || {
+        let log = stage.text("home/logs/peer.log");
+        log.contains("switched off after failures: the hook")
+    });
+    assert_eq!(stage.says(&["inbox", "peer"]).matches("draft").count(), 1);
+    terminal.keys(b"\x15");
+    wait_for_log(&stage, "submitted [cbroker peer message");
+    let submitted = log_lines(&stage, "submitted");
+    assert!(
+        submitted[0].ends_with("] (possible repeat) unseen [end]"),
+        "{submitted:?}"
+    );
+}
+
+fn one_waiter_waits_and_no_more() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    for line in ["one", "two", "three"] {
+        terminal.submit(line);
+        wait_for_log(&stage, &format!("submitted {line}"));
+        wait_for(&format!("the end of `{line}`"), || {
+            log_lines(&stage, "turn ended").len() == log_lines(&stage, "submitted").len()
+        });
+    }
+    wait_for("a single waiter", || waiters(&stage) == 1);
+}
+
+fn unbriefed_and_allowed_to_send() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &["--no-brief", "--allow-send"], "");
+    let arguments = stage.text("agent.log");
+    assert!(!arguments.contains("--append-system-prompt"), "{arguments}");
+    assert!(arguments.contains("Bash(cbroker send:*)"), "{arguments}");
+    assert!(!stage.text("home/logs/peer.log").contains("--allow-send"));
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &[], "");
+    assert!(!stage.text("agent.log").contains("Bash(cbroker send:*)"));
+    assert!(stage.text("home/logs/peer.log").contains("--allow-send"));
 }
 
 fn the_agents_own_arguments_are_kept() {
@@ -232,23 +312,27 @@ fn the_hooks_end_with_the_session() {
         .flatten()
         .filter(|entry| socket(&entry.file_name()));
     assert_eq!(left.count(), 0);
+    wait_for("the end of the waiters", || waiters(&stage) == 0);
+}
+
+/// Hooks of this stage that wait to carry a message in.
+fn waiters(stage: &Stage) -> usize {
     let folder = stage.path("home").to_string_lossy().into_owned();
-    wait_for("the end of the waiters", || {
-        let processes = std::fs::read_dir("/proc")
-            .map(|entries| entries.flatten().collect::<Vec<_>>())
-            .unwrap_or_default();
-        !processes.iter().any(|process| {
-            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            line.contains("hook\0wait") && line.contains(&folder)
-        })
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.map(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).into_owned()
     });
+    lines
+        .filter(|line| line.contains("hook\0wait") && line.contains(&folder))
+        .count()
 }
 
 fn a_run_that_answers_gets_its_arguments_untouched() {
     let stage = Stage::new();
     let mut terminal = stage.terminal(&[CBROKER, "--name", "peer", "claude", "-p", "question"]);
     wait_for_log(&stage, "arguments [\"-p\", \"question\"]");
+    assert_eq!(stage.consumers("peer"), 0, "messages stay in the queue");
     terminal.keys(b"\x04");
     terminal.wait_for_end();
 }

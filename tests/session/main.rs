@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agent;
+mod brake;
 mod claude;
 mod delivery;
 mod passthrough;
@@ -29,7 +30,13 @@ fn main() -> ExitCode {
         Some("claude") => agent::run(&arguments),
         Some("sink") => sink::run(&arguments),
         _ => runner::run(
-            &[passthrough::TESTS, delivery::TESTS, claude::TESTS].concat(),
+            &[
+                passthrough::TESTS,
+                delivery::TESTS,
+                brake::TESTS,
+                claude::TESTS,
+            ]
+            .concat(),
             &arguments,
         ),
     }

@@ -8,15 +8,19 @@ use crate::stage::{CBROKER, Stage, wait_for};
 
 crate::tests![
     every_byte_passes_both_ways_unchanged,
+    answers_of_the_terminal_reach_the_program,
+    the_program_runs_in_our_folder,
     a_flood_of_output_arrives_whole_and_in_order,
     the_program_sees_the_window_and_every_change_of_it,
     the_exit_code_comes_back_and_a_signal_as_128_and_its_number,
     signals_to_the_wrap_go_to_the_program,
     keys_of_the_terminal_become_signals_in_the_program,
     a_stopped_program_stops_the_wrap_and_goes_on_with_it,
+    a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then,
     modes_that_the_program_left_on_are_switched_off,
     the_terminal_is_as_before_after_every_end,
     without_a_terminal_the_program_has_our_descriptors,
+    a_pipe_behind_the_wrap_is_the_programs_own,
     the_program_is_told_who_it_is_and_no_secret,
     a_program_that_is_not_there_is_one_line_and_code_127,
     a_background_process_does_not_keep_the_wrap,
@@ -46,6 +50,56 @@ fn every_byte_passes_both_ways_unchanged() {
     wait_for("all bytes", || {
         terminal.output().windows(256).any(|window| window == all)
     });
+}
+
+fn answers_of_the_terminal_reach_the_program() {
+    let stage = Stage::new();
+    let answers = b"\x1b[?62;22c\x1b[I\x1b]11;rgb:0/0/0\x07\x1b[<0;1;1M";
+    let script = format!(
+        "stty raw -echo; printf ready; head -c {} | od -An -v -c | tr -d ' \\n'; printf end",
+        answers.len()
+    );
+    let terminal = wrapped(&stage, &script);
+    terminal.wait_for("ready");
+    terminal.keys(answers);
+    terminal.wait_for("end");
+    terminal.wait_for("033[?62;22c033[I033]11;rgb:0/0/0\\a033[<0;1;1M");
+}
+
+fn the_program_runs_in_our_folder() {
+    let stage = Stage::new();
+    std::fs::create_dir(stage.path("here")).unwrap();
+    let script = format!("cd $STAGE/here && {CBROKER} --name peer run -- pwd");
+    let mut terminal = stage.terminal(&["sh", "-c", &script]);
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    let folder = stage.path("here").canonicalize().unwrap();
+    terminal.wait_for(folder.to_str().unwrap());
+}
+
+fn a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then() {
+    // While the shell has the foreground, nobody tells the wrap of a new size.
+    let stage = Stage::new();
+    let terminal = stage.terminal(&["bash", "--norc", "-i"]);
+    let program = "sh -c 'while read -r word; do stty size; done'";
+    terminal.keys(format!("{CBROKER} --name peer run -- {program}\r").as_bytes());
+    wait_for("the session", || {
+        stage.text("home/logs/peer.log").contains("session ")
+    });
+    terminal.keys(b"first\r");
+    terminal.wait_for("24 100");
+    terminal.keys(b"\x1a");
+    terminal.wait_for("Stopped");
+    terminal.keys(b"echo sh''ell\r");
+    terminal.wait_for("shell\r\n");
+    terminal.resize(30, 90);
+    let before = terminal.shown().matches(program).count();
+    terminal.keys(b"fg\r");
+    wait_for("the shell to name what it continues", || {
+        terminal.shown().matches(program).count() > before
+    });
+    terminal.keys(b"second\r");
+    terminal.wait_for("30 90");
+    terminal.close();
 }
 
 fn a_flood_of_output_arrives_whole_and_in_order() {
@@ -174,6 +228,16 @@ fn without_a_terminal_the_program_has_our_descriptors() {
         .unwrap();
     assert_eq!(output.stdout, b"no terminal\n");
     assert_eq!(output.status.code(), Some(5));
+    assert_eq!(stage.waiting("peer"), 0, "its queue is there");
+}
+
+fn a_pipe_behind_the_wrap_is_the_programs_own() {
+    let stage = Stage::new();
+    let script =
+        format!("{CBROKER} --name peer run -- sh -c 'test -t 1 || echo no terminal' | cat");
+    let mut terminal = stage.terminal(&["sh", "-c", &script]);
+    terminal.wait_for_end();
+    terminal.wait_for("no terminal");
 }
 
 fn the_program_is_told_who_it_is_and_no_secret() {

@@ -118,7 +118,7 @@ async fn round_trip(config: &Config) -> Finding {
         let letter = Letter {
             envelope: &envelope,
             expires_ms: None,
-            hops: 0,
+            hops: None,
             receipt_to: None,
         };
         let outcome = peer.publish(&letter, ROUND_TRIP_WITHIN).await?;

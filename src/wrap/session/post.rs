@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
@@ -20,7 +21,7 @@ use crate::journal::Event as Story;
 use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
 };
-use crate::wrap::brake::Brake;
+use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
 use crate::wrap::inject::{Item, Ticket};
@@ -91,15 +92,16 @@ impl Post {
 
     /// Their Enter was written.
     pub(super) fn entered(&mut self, tickets: &[Ticket]) {
+        // First what the agent's own `cbroker send` reads: the other waits for the disk.
+        let hops = tickets
+            .iter()
+            .filter_map(|ticket| Some(self.mail.get(*ticket)?.hops.unwrap_or(0)))
+            .max();
+        self.parts.disk.ask(Job::Hops(hops));
         let done = tickets
             .iter()
             .filter_map(|ticket| Some((*ticket, self.mail.get(*ticket)?.envelope.id.clone())));
         self.parts.disk.ask(Job::Done(done.collect()));
-        let hops = tickets
-            .iter()
-            .filter_map(|ticket| Some(self.mail.get(*ticket)?.hops))
-            .max();
-        self.parts.disk.ask(Job::Hops(hops));
     }
 
     /// They go in by the hook.
@@ -321,12 +323,12 @@ impl Session {
         let Some(letter) = self.post.mail.get_mut(ticket) else {
             return;
         };
-        let now = Instant::now();
-        let is_loop = self
-            .post
-            .parts
-            .brake
-            .holds(&letter.envelope.from, letter.hops, now);
+        let is_loop = self.post.parts.brake.holds(Passing {
+            from: &letter.envelope.from,
+            id: &letter.envelope.id,
+            hops: letter.hops,
+            sent: letter.envelope.sent().unwrap_or_else(Utc::now),
+        });
         let lines_only = self.program.reads_lines() && !self.modes.takes_paste();
         let limit = if lines_only {
             spill::CANONICAL_LIMIT

@@ -18,6 +18,7 @@ pub(crate) struct Hooks {
     transcript: PathBuf,
     tell: SyncSender<Happening>,
     are_on: bool,
+    are_written_down: bool,
 }
 
 impl Hooks {
@@ -25,7 +26,7 @@ impl Hooks {
         arguments: &[OsString],
         transcript: PathBuf,
         tell: SyncSender<Happening>,
-        are_on: bool,
+        quirks: &str,
     ) -> Self {
         let mut words = arguments.iter();
         let mut settings = Value::Null;
@@ -38,7 +39,8 @@ impl Hooks {
             settings,
             transcript,
             tell,
-            are_on,
+            are_on: !quirks.contains("nohooks"),
+            are_written_down: !quirks.contains("forgetful"),
         }
     }
 
@@ -90,6 +92,9 @@ impl Hooks {
 
     /// What was said, where the real one writes it down.
     pub(crate) fn transcribe(&self, words: &str) {
+        if !self.are_written_down {
+            return;
+        }
         let line = json!({"content": words}).to_string();
         let mut file = std::fs::OpenOptions::new()
             .append(true)

@@ -1,4 +1,4 @@
-//! Drafts, the way without the keyboard, readiness, unknown programs, stops and pauses (rules 7 to 14).
+//! Drafts, readiness, unknown programs, stops and pauses (rules 7 and 10 to 14).
 
 use super::*;
 
@@ -33,114 +33,6 @@ fn rule_7_without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
     play.press(Press::Backspace);
     play.passes(ms(3000));
     assert!(play.has_typed());
-}
-
-#[test]
-fn rule_8_after_two_seconds_of_draft_the_hook_carries_it_in() {
-    let mut play = Play::claude();
-    play.injection.arm();
-    play.sees(holds("half"));
-    let ticket = play.offer("x");
-    play.passes(ms(1999));
-    assert!(play.steps.is_empty());
-    play.passes(ms(1));
-    let line = "[cbroker peer message from=a id=m1] x [end]".to_owned();
-    assert_eq!(
-        play.steps,
-        [Step::Note(vec![ticket]), Step::Hand(vec![ticket], line)]
-    );
-    play.injection.handed(Handover::Taken);
-    play.run();
-    assert_eq!(
-        play.steps[2..],
-        [Step::Entered(vec![ticket]), Step::Begun(vec![ticket])]
-    );
-    assert!(!play.has_typed());
-}
-
-#[test]
-fn rule_8_patience_begins_where_the_hook_begins_to_help() {
-    let mut play = Play::claude();
-    play.injection.arm();
-    play.sees(Input::Shell);
-    play.offer("x");
-    play.passes(ms(10_000));
-    play.sees(holds("half"));
-    play.passes(ms(1999));
-    assert!(play.steps.is_empty());
-    play.passes(ms(1));
-    assert!(!play.steps.is_empty());
-}
-
-#[test]
-fn rule_8_the_hook_is_not_used_where_it_was_not_asked_for_or_does_not_wait() {
-    for (delivery, is_armed) in [(Delivery::Pty, true), (Delivery::Auto, false)] {
-        let mut play = Play::claude_by(delivery);
-        if is_armed {
-            play.injection.arm();
-        }
-        play.sees(holds("half"));
-        play.offer("x");
-        play.passes(ms(60_000));
-        assert!(play.steps.is_empty(), "{delivery:?}");
-    }
-}
-
-#[test]
-fn rule_8_by_hook_alone_nothing_is_ever_typed() {
-    let mut play = Play::claude_by(Delivery::Hook);
-    let ticket = play.offer("x");
-    play.passes(ms(60_000));
-    assert!(play.steps.is_empty());
-    play.injection.arm();
-    play.run();
-    assert!(
-        matches!(&play.steps[..], [Step::Note(_), Step::Hand(tickets, _)] if *tickets == [ticket])
-    );
-}
-
-#[test]
-fn rule_8_a_hook_that_fails_twice_is_switched_off_and_the_message_is_marked() {
-    let mut play = Play::claude();
-    play.sees(holds("half"));
-    play.offer("x");
-    for _ in 0..2 {
-        play.injection.arm();
-        play.passes(ms(3000));
-        play.injection.handed(Handover::Refused);
-        play.run();
-    }
-    let hands = |play: &Play| {
-        play.steps
-            .iter()
-            .filter(|step| matches!(step, Step::Hand(..)))
-            .count()
-    };
-    assert_eq!(hands(&play), 2);
-    play.injection.arm();
-    play.passes(ms(60_000));
-    assert_eq!(hands(&play), 2);
-    play.sees(Input::Empty);
-    play.passes(ms(60));
-    assert!(play.typed()[0].contains("(possible repeat)"));
-}
-
-#[test]
-fn rule_8_a_keyboard_that_fails_twice_is_switched_off() {
-    let mut play = Play::claude();
-    for _ in 0..2 {
-        play.offer("x");
-        play.shows_text();
-        play.passes(ms(1000));
-        play.passes(ms(1000));
-        play.sees(Input::Empty);
-        play.passes(ms(5000));
-    }
-    let before = play.typed().len();
-    play.offer("x");
-    play.passes(ms(60_000));
-    assert_eq!(play.typed().len(), before);
-    assert_eq!(play.hold(), Some(Hold::NoWay));
 }
 
 #[test]
@@ -348,5 +240,44 @@ fn neither_control_c_nor_escape_alone_is_ever_written() {
             .and_then(|text| text.strip_suffix("\x1b[201~"));
         let text = text.unwrap_or(if bytes == "\r" { "" } else { "\x1b" });
         assert!(!text.chars().any(char::is_control), "{bytes:?}");
+    }
+}
+
+#[test]
+fn rule_10_a_screen_without_cursor_or_paste_is_not_ready() {
+    let mut play = Play::unknown();
+    play.output("\x1b[?2004l\x1b[?25l");
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Starting));
+    assert!(!play.has_typed());
+    play.output("\x1b[?25h");
+    play.passes(ms(1500));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn rule_11_a_dialog_or_a_turn_that_the_screen_shows_holds_where_the_profile_knows_their_looks() {
+    let dialog = Reading {
+        dialog: Some("approval".into()),
+        ..Reading::default()
+    };
+    let turn = Reading {
+        shows_busy: true,
+        ..Reading::default()
+    };
+    for (reading, hold) in [
+        (dialog, Hold::Dialog("approval".into())),
+        (turn, Hold::Busy),
+    ] {
+        let mut play = Play::quiet("codex");
+        play.reads(reading);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(hold));
+        assert!(!play.has_typed());
+        play.reads(Reading::default());
+        play.passes(ms(1500));
+        assert!(play.has_typed());
     }
 }

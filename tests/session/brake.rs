@@ -1,0 +1,94 @@
+//! The brake: what a session, a script and a person may send, and how a person holds and releases (SPEC §7.4).
+
+use crate::stage::{Stage, body, wait_for};
+
+crate::tests![
+    a_paused_session_holds_until_it_is_resumed,
+    answers_without_end_are_held,
+    a_session_that_sends_too_much_is_held_and_a_script_is_not,
+    what_a_session_sends_counts_the_messages_since_a_person_spoke,
+];
+
+fn a_paused_session_holds_until_it_is_resumed() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    assert!(
+        stage
+            .cbroker(&["pause", "peer"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    stage.publish("peer", &body("p", "text"));
+    wait_for("the hold", || {
+        let list = stage.cbroker(&["inbox", "peer"]).output().unwrap();
+        String::from_utf8_lossy(&list.stdout).contains("paused")
+    });
+    assert_eq!(stage.arrived(), Vec::<String>::new());
+    assert!(
+        stage
+            .cbroker(&["resume", "peer"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    stage.wait_for_messages(1);
+}
+
+fn answers_without_end_are_held() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    for (id, hops) in [("few", 20), ("many", 21)] {
+        stage.publish_with_hops("peer", &body(id, "text"), hops);
+    }
+    let lines = stage.wait_for_messages(1);
+    assert!(lines[0].contains("id=few]"));
+    wait_for("the hold", || {
+        stage.says(&["inbox", "peer"]).contains("loop?")
+    });
+    stage.says(&["resume", "peer"]);
+    assert!(stage.wait_for_messages(2)[1].contains("id=many]"));
+}
+
+fn a_session_that_sends_too_much_is_held_and_a_script_is_not() {
+    let stage = Stage::new();
+    stage.configure("max_messages_per_minute = 3\nmax_hops = 1\n");
+    let _terminal = stage.sink(&[]);
+    for number in 0..4 {
+        stage.publish_with_hops("peer", &body(&format!("session{number}"), "text"), 0);
+    }
+    stage.publish_with_hops("peer", &body("far", "text"), 2);
+    for number in 0..5 {
+        stage.publish("peer", &body(&format!("script{number}"), "text"));
+    }
+    let lines = stage.wait_for_messages(8);
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.contains("id=session3]") || line.contains("id=far]"))
+    );
+    let held = stage.says(&["inbox", "peer"]);
+    assert_eq!(held.matches("loop?").count(), 2, "{held}");
+    stage.says(&["resume", "peer"]);
+    assert_eq!(stage.wait_for_messages(10).len(), 10);
+    // Counting began anew.
+    stage.publish_with_hops("peer", &body("later", "text"), 0);
+    stage.wait_for_messages(11);
+}
+
+fn what_a_session_sends_counts_the_messages_since_a_person_spoke() {
+    let stage = Stage::new();
+    let script = "echo ready; while read -r line; do cbroker send --to other -m \"$line\"; done";
+    let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    terminal.keys(b"a person speaks\r");
+    assert_eq!(stage.hops_of_next("other"), Some(0));
+    stage.publish_with_hops("peer", &body("m", "an agent speaks"), 6);
+    assert_eq!(stage.hops_of_next("other"), Some(7));
+    stage.publish("peer", &body("n", "a script speaks"));
+    assert_eq!(stage.hops_of_next("other"), Some(1));
+    terminal.keys(b"a person again\r");
+    assert_eq!(stage.hops_of_next("other"), Some(0));
+}
