@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::confirms::{Confirms, Waiting};
-use crate::ledger::{Ledger, Which};
+use crate::ledger::{Credit, Ledger, Which};
 use crate::outbox::{Outbox, Taken};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
@@ -112,7 +112,7 @@ impl HandOff {
         let sent = take(&self.outbox, &mut self.sent);
         if self.taking == Taking::Acked {
             let mut taken = Vec::with_capacity(messages);
-            let known = self.ledger.take(Which::UpTo(0), &mut taken);
+            let known = self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken);
             let settled = self
                 .queue
                 .settle(taken.into_iter(), Settling::Ack, &mut self.turn);

@@ -99,7 +99,12 @@ impl Ledger {
     }
 
     /// Takes the deliveries that an ack, nack or reject names; with `UpTo(0)` all of them.
-    pub(crate) fn take(&self, which: Which, into: &mut Vec<Delivery>) -> Result<(), UnknownTag> {
+    pub(crate) fn take(
+        &self,
+        which: Which,
+        credit: Credit,
+        into: &mut Vec<Delivery>,
+    ) -> Result<(), UnknownTag> {
         let mut open = lock(&self.open);
         let start = into.len();
         match which {
@@ -115,17 +120,16 @@ impl Ledger {
                 }
             }
         }
-        let mut settled = 0;
-        for consumer in into[start..]
-            .iter()
-            .filter_map(|delivery| delivery.consumer.as_ref())
-        {
-            consumer.credit();
-            settled += 1;
+        if credit == Credit::Now {
+            open.used -= credit_consumers(&into[start..]);
+            self.used.store(open.used, Relaxed);
         }
-        open.used -= settled;
-        self.used.store(open.used, Relaxed);
         Ok(())
+    }
+
+    /// Gives back what all consumers of the channel share, for so many deliveries that were taken with [`Credit::Later`].
+    pub(crate) fn repay(&self, settled: u32) {
+        self.opening(|open| open.used -= settled);
     }
 
     /// Deliveries that a rolled-back transaction gives back to the channel.
@@ -144,6 +148,25 @@ impl Ledger {
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).deliveries.len()
     }
+}
+
+/// When settled deliveries make room for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Credit {
+    Now,
+    /// When whoever took them says so: at the commit, or after the queues have taken them back.
+    Later,
+}
+
+/// Gives every consumer of these its own credit back; how many of them consumers had.
+pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
+    let consumers = deliveries
+        .iter()
+        .filter_map(|delivery| delivery.consumer.as_ref());
+    consumers.fold(0, |count, consumer| {
+        consumer.credit();
+        count + 1
+    })
 }
 
 /// Which deliveries a method settles.

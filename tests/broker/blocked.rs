@@ -1,6 +1,12 @@
-//! Publishers are told to wait when memory is short.
+//! Publishers are told to wait when memory or disk is short.
 
-use crate::raw::Raw;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::raw::{Raw, short};
+use crate::real::Real;
 use crate::running::Running;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,7 +24,7 @@ async fn a_publisher_is_told_that_memory_is_low_and_a_consumer_is_not() {
             if channel == 0 {
                 break payload;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         };
         bystander.method(1, (20, 20), b"\x01");
         bystander.expect(1, (20, 21));
@@ -27,4 +33,63 @@ async fn a_publisher_is_told_that_memory_is_low_and_a_consumer_is_not() {
     let blocked = told.await.unwrap();
     assert_eq!(&blocked[..4], [0, 10, 0, 60]);
     assert_eq!(&blocked[5..], b"low on memory");
+}
+
+/// Fills a disk but for so many MiB.
+fn fill_disk(file: &Path, left_mib: u64) {
+    let (mut ballast, block) = (File::create(file).unwrap(), vec![1; 1 << 20]);
+    loop {
+        let room = rustix::fs::statvfs(file).unwrap();
+        if (room.f_bavail * room.f_frsize) >> 20 <= left_mib {
+            return;
+        }
+        ballast.write_all(&block).unwrap();
+    }
+}
+
+/// A confirm for everything up to this tag.
+fn is_ack(frame: &(u8, u16, Vec<u8>), tag: u64) -> bool {
+    let (kind, channel, payload) = frame;
+    (*kind, *channel) == (1, 1)
+        && payload[..4] == [0, 60, 0, 80]
+        && payload[4..12] == tag.to_be_bytes()
+}
+
+#[test]
+fn a_full_disk_blocks_publishers_and_withholds_confirms_until_there_is_room() {
+    let Some(real) = Real::on_small_disk(160) else {
+        return;
+    };
+    let url = real.url();
+    let (_, login) = url.split_once("//").unwrap();
+    let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
+    let mut publisher = Raw::open_as(real.server.port, user, password);
+    let durable = [&b"\0\0"[..], &short("q"), b"\x02", b"\0\0\0\0"].concat();
+    publisher.method(1, (50, 10), &durable);
+    publisher.expect(1, (50, 11));
+    publisher.method(1, (85, 10), b"\0");
+    publisher.expect(1, (85, 11));
+    publisher.publish_persistent(1, "q", b"there is room");
+    assert!(is_ack(&publisher.next().unwrap(), 1));
+
+    let ballast = real.disk().join("ballast");
+    fill_disk(&ballast, 8);
+    publisher.publish_persistent(1, "q", b"there is none");
+    let (_, channel, blocked) = publisher.next().unwrap();
+    assert_eq!((channel, &blocked[..4]), (0, &[0, 10, 0, 60][..]));
+    assert_eq!(&blocked[5..], b"low on disk");
+    assert!(
+        publisher.is_silent_for(Duration::from_millis(700)),
+        "a confirm without a commit"
+    );
+
+    std::fs::remove_file(&ballast).unwrap();
+    let (first, second) = (publisher.next().unwrap(), publisher.next().unwrap());
+    let is_unblocked = |frame: &(u8, u16, Vec<u8>)| frame.1 == 0 && frame.2[..] == [0, 10, 0, 61];
+    assert!(
+        is_ack(&first, 2) && is_unblocked(&second) || is_unblocked(&first) && is_ack(&second, 2),
+        "{first:?} {second:?}"
+    );
+    publisher.publish_persistent(1, "q", b"there is room again");
+    assert!(is_ack(&publisher.next().unwrap(), 3));
 }

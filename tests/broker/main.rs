@@ -4,6 +4,7 @@
 
 mod backlog;
 mod blocked;
+mod credit;
 mod doors;
 mod kills;
 mod loopback;
@@ -14,3 +15,4 @@ mod refusals;
 mod running;
 #[path = "../support/mod.rs"]
 mod support;
+mod transactions;

@@ -49,13 +49,21 @@ impl Raw {
 
     /// Logged in to `/` with channel 1 open.
     pub(crate) fn open(port: u16) -> Self {
-        let mut raw = Self::logged_in(port, 0);
+        Self::open_as(port, USER, PASSWORD)
+    }
+
+    pub(crate) fn open_as(port: u16, user: &str, password: &str) -> Self {
+        let mut raw = Self::logged_in_as(port, user, password, 0);
         raw.method(1, (20, 10), &short(""));
         raw.expect(1, (20, 11));
         raw
     }
 
     pub(crate) fn logged_in(port: u16, heartbeat_s: u16) -> Self {
+        Self::logged_in_as(port, USER, PASSWORD, heartbeat_s)
+    }
+
+    fn logged_in_as(port: u16, user: &str, password: &str, heartbeat_s: u16) -> Self {
         let mut raw = Self::silent(port);
         raw.bytes(b"AMQP\0\0\x09\x01");
         raw.expect(0, (10, 10));
@@ -65,7 +73,7 @@ impl Raw {
             "connection.blocked",
         ]);
         ok.extend(short("PLAIN"));
-        ok.extend(long(format!("\0{USER}\0{PASSWORD}").as_bytes()));
+        ok.extend(long(format!("\0{user}\0{password}").as_bytes()));
         ok.extend(short("en_US"));
         raw.method(0, (10, 11), &ok);
         let tune = raw.expect(0, (10, 30));
@@ -108,6 +116,28 @@ impl Raw {
         if !body.is_empty() {
             self.frame(3, channel, body);
         }
+    }
+
+    /// The same with delivery mode 2.
+    pub(crate) fn publish_persistent(&mut self, channel: u16, queue: &str, body: &[u8]) {
+        let mut publish = b"\0\0\0".to_vec();
+        publish.extend(short(queue));
+        publish.push(0);
+        self.method(channel, (60, 40), &publish);
+        let mut header = b"\0\x3c\0\0".to_vec();
+        header.extend((body.len() as u64).to_be_bytes());
+        header.extend(b"\x10\0\x02");
+        self.frame(2, channel, &header);
+        self.frame(3, channel, body);
+    }
+
+    /// Whether nothing comes for so long.
+    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
+        let before = self.stream.read_timeout().unwrap();
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let is_silent = self.stream.peek(&mut [0]).is_err();
+        self.stream.set_read_timeout(before).unwrap();
+        is_silent
     }
 
     pub(crate) fn header(&mut self, channel: u16, size: u64) {

@@ -1,8 +1,11 @@
 //! The real `cbroker serve` in a process of its own, for what only a `kill -9` shows.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use lapin::{Connection, ConnectionProperties};
 
-use crate::support::{Place, Server};
+use crate::support::{Place, Server, skip};
 
 /// A server with its home, which outlives kills and restarts.
 pub(crate) struct Real {
@@ -15,6 +18,46 @@ impl Real {
         let place = Place::new();
         let server = Server::start(&place);
         Self { server, place }
+    }
+
+    /// With its store on a disk of so many MiB; None, said aloud, where this machine does not let a test mount one.
+    pub(crate) fn on_small_disk(size_mib: u32) -> Option<Self> {
+        let unshare = || {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--user", "--map-root-user", "--mount"]);
+            unshare
+        };
+        let may = unshare().arg("true").status();
+        if !may.is_ok_and(|status| status.success()) {
+            skip("unshare --user --mount is not allowed here");
+            return None;
+        }
+        let place = Place::new();
+        let disk = place.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let plain = place.command();
+        let script = format!(
+            "mount -t tmpfs -o size={size_mib}m none {disk} && exec {binary} \"$@\"",
+            disk = disk.display(),
+            binary = plain.get_program().display()
+        );
+        let mut command = unshare();
+        command.args(["sh", "-c", &script, "sh"]).env_clear();
+        command.envs(
+            plain
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let data = disk.join("data");
+        let server = Server::start_by(command, 0, 0, &["--data-dir", data.to_str().unwrap()]);
+        Some(Self { server, place })
+    }
+
+    /// The small disk, as this process reaches it.
+    pub(crate) fn disk(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.server.pid()));
+        root.join(self.place.path().strip_prefix("/").unwrap())
+            .join("disk")
     }
 
     /// With the password of the user that the first start has made.

@@ -1,7 +1,7 @@
 //! `cbroker serve` in a process of its own, to be killed and started again on the same ports and store.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -31,8 +31,17 @@ impl Server {
         management_port: u16,
         more: &[&str],
     ) -> Self {
-        let mut child = place
-            .command()
+        Self::start_by(place.command(), port, management_port, more)
+    }
+
+    /// The same by a command that runs the binary with the arguments behind its own, in the end as its own process.
+    pub(crate) fn start_by(
+        mut command: Command,
+        port: u16,
+        management_port: u16,
+        more: &[&str],
+    ) -> Self {
+        let mut child = command
             .args(["serve", "--json", "--quiet", "--port", &port.to_string()])
             .args(["--mgmt-port", &management_port.to_string()])
             .args(more)

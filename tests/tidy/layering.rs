@@ -67,6 +67,7 @@ const CRATES: [Layers; 3] = [
             ("channel", 7),
             ("connection", 8),
             ("management", 9),
+            ("bench", 9),
             ("listener", 9),
         ],
     },

@@ -95,6 +95,8 @@ pub(crate) struct Channel {
     /// What an empty queue name means.
     last_queue: String,
     prefetch: u32,
+    /// Whose queue is offered shared credit first, counted round.
+    first_pumped: usize,
     /// Used again for each settle.
     taken: Vec<Delivery>,
 }
@@ -121,6 +123,7 @@ impl Channel {
             replies: None,
             last_queue: String::new(),
             prefetch: 0,
+            first_pumped: 0,
             taken: Vec::new(),
             around,
         }

@@ -5,7 +5,7 @@
 
 use super::{Channel, Mode, Step};
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Delivery, UnknownTag, Which};
+use crate::ledger::{Credit, Delivery, UnknownTag, Which, credit_consumers};
 use crate::queue::Settling;
 use crate::tap::{EXCERPT_BYTES, Seen, What};
 use crate::turn::Turn;
@@ -53,13 +53,19 @@ impl Channel {
 
     fn settle(&mut self, which: Which, settling: Settling, turn: &mut Turn) -> Result<Step, Fault> {
         let mut taken = std::mem::take(&mut self.taken);
-        let known = self.ledger.take(which, &mut taken);
+        let is_direct = !matches!(self.mode, Mode::Transactional(_));
+        let credit = if is_direct && self.ledger.limit() == 0 {
+            Credit::Now
+        } else {
+            Credit::Later
+        };
+        let known = self.ledger.take(which, credit, &mut taken);
         if known.is_ok() {
             self.view.counters.settled.add_alone(taken.len() as u64);
             if let Mode::Transactional(transaction) = &mut self.mode {
                 transaction.settle(taken.drain(..), settling);
             } else {
-                self.hand_back(&mut taken, settling, turn)?;
+                self.hand_back(&mut taken, (settling, credit), turn)?;
             }
         }
         self.taken = taken;
@@ -68,12 +74,18 @@ impl Channel {
     }
 
     /// Gives deliveries to their queues, those that follow each other together, and leaves `taken` empty.
+    ///
+    /// Credit that all consumers share returns behind that: the queues ask for it in turn, not those that were settled first.
     pub(super) fn hand_back(
         &mut self,
         taken: &mut Vec<Delivery>,
-        settling: Settling,
+        (settling, credit): (Settling, Credit),
         turn: &mut Turn,
     ) -> Result<(), Fault> {
+        let owed = match credit {
+            Credit::Now => 0,
+            Credit::Later => credit_consumers(taken),
+        };
         if self.around.realm.tap.is_open() {
             self.show_settled(taken, settling, turn);
         }
@@ -86,15 +98,21 @@ impl Channel {
             queue.settle(run, settling, turn)?;
         }
         drop(rest);
+        if owed > 0 {
+            self.ledger.repay(owed);
+        }
         if self.ledger.limit() > 0 {
             self.pump_all(turn)?;
         }
         Ok(())
     }
 
-    /// Credit that all consumers share has grown: any of their queues may go on.
-    pub(super) fn pump_all(&self, turn: &mut Turn) -> Result<(), Fault> {
-        for (queue, _) in self.consumers.values() {
+    /// Credit that all consumers share has grown: any of their queues may go on, each first in its turn.
+    pub(super) fn pump_all(&mut self, turn: &mut Turn) -> Result<(), Fault> {
+        let count = self.consumers.len();
+        self.first_pumped = self.first_pumped.wrapping_add(1);
+        let first = self.first_pumped.checked_rem(count).unwrap_or(0);
+        for (queue, _) in self.consumers.values().cycle().skip(first).take(count) {
             queue.pump(turn)?;
         }
         Ok(())
@@ -113,8 +131,8 @@ impl Channel {
             ));
         }
         let mut taken = Vec::new();
-        self.ledger.take(Which::UpTo(0), &mut taken)?;
-        self.hand_back(&mut taken, Settling::Requeue, turn)?;
+        self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken)?;
+        self.hand_back(&mut taken, (Settling::Requeue, Credit::Now), turn)?;
         if answer == Answer::Expected {
             self.send(turn, |out, channel| reply::bare(out, channel, 60, 111));
         }
@@ -126,9 +144,10 @@ impl Channel {
         let mut taken = Vec::new();
         let outcome = self
             .ledger
-            .take(Which::UpTo(0), &mut taken)
+            .take(Which::UpTo(0), Credit::Now, &mut taken)
             .map_err(Fault::from);
-        let outcome = outcome.and_then(|()| self.hand_back(&mut taken, Settling::Requeue, turn));
+        let outcome = outcome
+            .and_then(|()| self.hand_back(&mut taken, (Settling::Requeue, Credit::Now), turn));
         if let Err(fault) = outcome {
             tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
         }

@@ -4,7 +4,7 @@ use super::routes::Targets;
 use super::{Channel, Mode, Step};
 use crate::confirms::Waiting;
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::Delivery;
+use crate::ledger::{Credit, Delivery};
 use crate::persist::Ticket;
 use crate::queue::message::Message;
 use crate::queue::{Asking, Settling};
@@ -82,8 +82,9 @@ impl Channel {
         let transaction = self.transaction()?;
         let mut last = Ticket::NONE;
         for publish in transaction.publishes {
+            // It lives from now on, whatever its own or its queue's time is.
             match self.hand_out(
-                &publish.message,
+                &publish.message.published_at(turn.now_ms),
                 &publish.targets,
                 (publish.is_mandatory, Asking::Ticket),
                 turn,
@@ -104,7 +105,7 @@ impl Channel {
             while let Some((delivery, _)) = settles.next_if(|(_, next)| *next == settling) {
                 run.push(delivery);
             }
-            self.hand_back(&mut run, settling, turn)?;
+            self.hand_back(&mut run, (settling, Credit::Later), turn)?;
         }
         Ok(self.reply_after(last, turn, |out, channel| reply::bare(out, channel, 90, 21)))
     }

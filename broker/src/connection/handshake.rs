@@ -17,8 +17,8 @@ use crate::wire::reply::{self, MethodFrame};
 use crate::wire::table::{Table, Value};
 use crate::wire::{PROTOCOL_HEADER, frame::MIN_LIMIT};
 
-/// The largest frame that is read before a client is known.
-const GREETING_BYTES: u32 = 16 * 1024;
+/// The largest frame that is read before a size was agreed on: the least that may be agreed on, as in RabbitMQ.
+const GREETING_BYTES: u32 = MIN_LIMIT;
 
 /// Why a handshake ended early.
 #[derive(Debug, thiserror::Error)]

@@ -79,10 +79,9 @@ impl Consumer {
         if !self.outbox.has_room() {
             return Standing::NoRoom;
         }
-        if self.no_ack {
-            return Standing::Willing;
-        }
-        let has_own = self.prefetch == 0 || self.unsettled.load(Relaxed) < self.prefetch;
+        // What the channel may hold binds also those that never hold anything: RabbitMQ's way.
+        let has_own =
+            self.no_ack || self.prefetch == 0 || self.unsettled.load(Relaxed) < self.prefetch;
         if has_own && self.ledger.has_credit() {
             Standing::Willing
         } else {

@@ -199,6 +199,13 @@ impl Message {
         self.u64_at(7)
     }
 
+    /// The same message, published at another time.
+    pub(crate) fn published_at(&self, now_ms: u64) -> Self {
+        let mut bytes = self.0.to_vec();
+        bytes[7..15].copy_from_slice(&now_ms.to_be_bytes());
+        Self(Arc::from(bytes))
+    }
+
     /// When this message dies in a queue that lets nothing live longer than `queue_ttl_ms`.
     pub(crate) fn deadline_ms(&self, queue_ttl_ms: Option<u64>) -> Option<u64> {
         let own = Some(self.u64_at(15)).filter(|&ttl| ttl != NO_TTL);

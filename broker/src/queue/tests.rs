@@ -12,7 +12,7 @@ use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
 use super::message::{Facts, Message};
 use super::{Asking, Got, Identity, Outcome, Queue, Settling, Taking};
-use crate::ledger::{Ledger, Which};
+use crate::ledger::{Credit, Ledger, Which};
 use crate::outbox::Outbox;
 use crate::turn::Turn;
 use crate::wire::content::{Content, Lane};
@@ -157,7 +157,7 @@ impl World {
 
     fn settle(&mut self, which: Which, settling: Settling, turn: &mut Turn) {
         let mut taken = Vec::new();
-        self.ledger.take(which, &mut taken).unwrap();
+        self.ledger.take(which, Credit::Now, &mut taken).unwrap();
         for delivery in &taken {
             let id = id_of(&delivery.entry.message);
             let tag = delivery.tag;

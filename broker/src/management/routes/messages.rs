@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Routes;
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Ledger, Which};
+use crate::ledger::{Credit, Ledger, Which};
 use crate::management::Shared;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
@@ -229,7 +229,11 @@ impl Taken<'_> {
             AckMode::RejectRequeueFalse => Settling::Reject,
         };
         let mut deliveries = Vec::new();
-        if self.ledger.take(Which::UpTo(0), &mut deliveries).is_err() {
+        if self
+            .ledger
+            .take(Which::UpTo(0), Credit::Now, &mut deliveries)
+            .is_err()
+        {
             return Ok(());
         }
         let Some(queue) = deliveries

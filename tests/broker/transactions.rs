@@ -1,0 +1,82 @@
+//! What waits for `tx.commit`, and what `tx.rollback` gives back.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
+
+use crate::running::{Running, confirming, declare, get, publish};
+
+async fn ready(channel: &Channel) -> u32 {
+    declare(channel, "q", QueueDeclareOptions::default()).await
+}
+
+/// An ack gave its credit back at once and for good, so that a rollback left the channel with more than it may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_makes_room_at_the_commit_and_not_before_and_not_through_a_rollback() {
+    let running = Running::new().await;
+    let connection = running.connect().await;
+    let publisher = confirming(&connection).await;
+    ready(&publisher).await;
+    for number in 0..3 {
+        assert!(publish(&publisher, "q", &[number], BasicProperties::default()).await);
+    }
+    for global in [false, true] {
+        let channel = connection.create_channel().await.unwrap();
+        channel.tx_select().await.unwrap();
+        channel
+            .basic_qos(1, BasicQosOptions { global })
+            .await
+            .unwrap();
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume("q".into(), "".into(), options, FieldTable::default());
+        let mut consumer = consumer.await.unwrap();
+        let first = consumer.next().await.unwrap().unwrap();
+        let left = ready(&channel).await;
+        for _ in 0..2 {
+            let ack = BasicAckOptions::default();
+            channel.basic_ack(first.delivery_tag, ack).await.unwrap();
+            assert_eq!(ready(&channel).await, left, "it waits for the commit");
+            channel.tx_rollback().await.unwrap();
+            assert_eq!(ready(&channel).await, left, "the delivery is open again");
+        }
+        let ack = BasicAckOptions::default();
+        channel.basic_ack(first.delivery_tag, ack).await.unwrap();
+        channel.tx_commit().await.unwrap();
+        let second = consumer.next().await.unwrap().unwrap();
+        assert_eq!(second.data[0], first.data[0] + 1);
+        // Left unsettled in a transaction: it returns with the channel's end.
+        let ack = BasicAckOptions::default();
+        channel.basic_ack(second.delivery_tag, ack).await.unwrap();
+        channel.close(200, "done".into()).await.unwrap();
+        assert_eq!(ready(&publisher).await, left);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_lives_from_its_commit_on() {
+    const LIFE_MS: u64 = 2000;
+    let running = Running::new().await;
+    let connection = running.connect().await;
+    let channel = connection.create_channel().await.unwrap();
+    ready(&channel).await;
+    channel.tx_select().await.unwrap();
+    let properties = BasicProperties::default().with_expiration(LIFE_MS.to_string().into());
+    channel
+        .basic_publish(
+            "".into(),
+            "q".into(),
+            BasicPublishOptions::default(),
+            b"it",
+            properties,
+        )
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(LIFE_MS + 100)).await;
+    channel.tx_commit().await.unwrap();
+    assert!(get(&channel, "q", true).await.is_some());
+}
