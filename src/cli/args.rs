@@ -135,8 +135,10 @@ const MOVE_EXAMPLES: &str = "\
 Examples:
   cbroker move --to amqp://guest:guest@localhost:5673    to another broker
   cbroker move --from amqp://guest:guest@localhost:5673  and back
-  CBROKER_URL=amqps://user:password@host/vhost cbroker move --from amqp://localhost
-                              to the cloud, with the password out of sight
+
+To the cloud, with the password out of sight:
+  CBROKER_URL=amqps://user:password@host/vhost \\
+    cbroker move --from amqp://localhost
 
 A message is confirmed there before it is acked here. A queue goes with its
 own arguments, and is deleted here once it is empty. Sessions that are attached

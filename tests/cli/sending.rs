@@ -339,6 +339,7 @@ fn every_send_from_a_session_has_hops_one_more_than_what_it_answers_and_no_other
     });
 }
 
+/// It was waited for 30 s, and then nothing was said but that it had not confirmed.
 #[test]
 fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
     let place = Place::new();

@@ -1,6 +1,6 @@
 //! What makes no sense is told in one line and a hint, with exit 2; what cannot be reached, with exit 3.
 
-use crate::support::{Place, Terminal};
+use crate::support::{Place, Server, Terminal};
 
 #[test]
 fn every_error_is_one_line_and_a_hint() {
@@ -96,6 +96,26 @@ fn colour_is_for_terminals_that_want_it() {
     };
     assert!(on_terminal(false).contains("\u{1b}[31mnot reachable"));
     assert!(!on_terminal(true).contains('\u{1b}'));
+}
+
+#[test]
+fn notices_are_as_many_as_the_user_wants() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let told = |more: &[&str]| {
+        let ran = place.run(
+            ["send", "--to", "a", "-m", "x", "-f", "no-such-file"]
+                .iter()
+                .chain(more),
+        );
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.err
+    };
+    assert_eq!(told(&[]).lines().count(), 1);
+    assert_eq!(told(&["-q"]), "");
+    let connected = format!("cbroker: connected to {} as cbroker in ", server.url());
+    assert!(told(&["-v"]).contains(&connected));
+    assert!(!told(&["-v"]).contains("DEBUG") && told(&["-vv"]).contains("DEBUG"));
 }
 
 #[test]
