@@ -47,6 +47,29 @@ fn pika_publishes_consumes_and_is_refused_in_the_words_it_knows() {
     }
 }
 
+/// The certificate is its own authority, which the system's roots do not know.
+#[test]
+fn pika_does_the_same_over_tls_when_it_trusts_the_certificate() {
+    let python = std::env::var("CBROKER_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    if !is_there("pika", Command::new(&python).args(["-c", "import pika"]))
+        || !is_there("openssl", Command::new("openssl").arg("version"))
+    {
+        return;
+    }
+    let (server, certificate) = Server::start_tls().unwrap();
+    let mut pika = Command::new(&python);
+    pika.arg(script("pika_client.py"));
+    let distrustful = pika.arg(&server.url).output().unwrap();
+    assert!(!distrustful.status.success());
+    assert!(String::from_utf8_lossy(&distrustful.stderr).contains("CERTIFICATE_VERIFY_FAILED"));
+    run(
+        Command::new(&python)
+            .arg(script("pika_client.py"))
+            .env("SSL_CERT_FILE", certificate),
+        &server,
+    );
+}
+
 #[test]
 fn amqplib_publishes_the_envelope_of_the_typescript_tool() {
     let modules = std::env::var("CBROKER_TEST_NODE_MODULES").unwrap_or_default();

@@ -1,6 +1,7 @@
 //! A broker of one test's own: the real binary on free ports with an empty store, ended with the test.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -20,13 +21,64 @@ impl Server {
         if let Ok(url) = std::env::var("CBROKER_INTEROP_URL") {
             return Self { url, own: None };
         }
+        Self::own(TempDir::new().unwrap(), &[])
+    }
+
+    /// A server of one's own that speaks TLS under the name `localhost`, and the certificate that it shows; None where
+    /// none can be made.
+    pub(crate) fn start_tls() -> Option<(Self, PathBuf)> {
         let folder = TempDir::new().unwrap();
+        let (certificate, key) = (
+            folder.path().join("certificate.pem"),
+            folder.path().join("key.pem"),
+        );
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ])
+            .args(["-addext", "subjectAltName=DNS:localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .stderr(Stdio::null())
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let port = free_port().to_string();
+        let paths = [&certificate, &key].map(|path| path.to_str().unwrap().to_owned());
+        let mut server = Self::own(
+            folder,
+            &[
+                "--tls-cert",
+                &paths[0],
+                "--tls-key",
+                &paths[1],
+                "--tls-port",
+                &port,
+            ],
+        );
+        server.url = format!("amqps://guest:guest@localhost:{port}");
+        Some((server, certificate))
+    }
+
+    fn own(folder: TempDir, more: &[&str]) -> Self {
         let (port, management) = (free_port(), free_port());
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_cbroker"))
             .args(["serve", "--allow-guest", "--port", &port.to_string()])
             .args(["--mgmt-port", &management.to_string(), "--data-dir"])
             .arg(folder.path().join("data"))
+            .args(more)
             .env("CBROKER_HOME", folder.path().join("home"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
