@@ -302,6 +302,10 @@ impl Attention {
         if self.reading.shows_busy {
             return Verdict::Hold(Hold::Busy, None);
         }
+        if !self.profile.resting.is_empty() && !self.reading.shows_rest && !self.draft.is_present()
+        {
+            return Verdict::Hold(Hold::UnknownScreen, None);
+        }
         if self.draft.is_present() {
             return Verdict::Hold(Hold::Draft, None);
         }

@@ -3,12 +3,12 @@
 //!
 //! Relies on the same parts as a session, without a person.
 
+mod sandbox;
+
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::termios::Winsize;
-use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 
 use super::agents::Profile;
@@ -94,7 +94,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<Sign>, Error> {
     drop((program, hooks));
     let mut signs = watch.signs();
     if profile.has_hooks {
-        signs.extend(sandbox(config));
+        signs.push(sandbox::send(config).await);
     }
     Ok(signs)
 }
@@ -190,42 +190,4 @@ impl Watch {
             },
         ]
     }
-}
-
-/// Whether the agent's own sandbox would keep `cbroker send` from the broker (SPEC §7.13), by its settings.
-fn sandbox(config: &Config) -> Option<Sign> {
-    let home = PathBuf::from(config.environment.get("HOME")?);
-    let files = [
-        home.join(".claude/settings.json"),
-        ".claude/settings.json".into(),
-        ".claude/settings.local.json".into(),
-    ];
-    let settings = files
-        .iter()
-        .filter_map(|file| serde_json::from_slice::<Value>(&std::fs::read(file).ok()?).ok());
-    let mut is_on = false;
-    let mut is_excepted = false;
-    for settings in settings {
-        let sandbox = &settings["sandbox"];
-        is_on = sandbox["enabled"].as_bool().unwrap_or(is_on);
-        let excluded = sandbox["excludedCommands"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        is_excepted |= excluded.iter().any(|command| {
-            command
-                .as_str()
-                .is_some_and(|command| command.starts_with("cbroker"))
-        });
-    }
-    Some(Sign {
-        what: "sandbox",
-        is_seen: !is_on || is_excepted,
-        detail: if is_on {
-            "the agent's shell commands run in a sandbox".to_owned()
-        } else {
-            "off: `cbroker send` reaches the broker".to_owned()
-        },
-        mend: Some("add `cbroker` to `sandbox.excludedCommands` in the agent's settings"),
-    })
 }

@@ -148,13 +148,11 @@ impl Relay {
             return Poll::Pending;
         }
         self.length = 0;
-        while self.length < PIECE {
-            match poll_read(&self.master, &mut self.piece[self.length..], context) {
-                Poll::Ready(Ok(count)) if count > 0 => self.length += count,
-                Poll::Pending if self.length == 0 => return Poll::Pending,
-                Poll::Ready(_) if self.length == 0 => return Poll::Ready(Moved::ProgramGone),
-                _ => break,
-            }
+        // One read: a second one at once would find nothing in most cases, and the wait for more that follows costs two
+        // calls a piece. By the time this piece is written, the next is often there.
+        match ready!(poll_read(&self.master, &mut self.piece, context)) {
+            Ok(count) if count > 0 => self.length = count,
+            _ => return Poll::Ready(Moved::ProgramGone),
         }
         let Some(output) = &self.output else {
             return Poll::Ready(Moved::Output);

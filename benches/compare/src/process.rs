@@ -102,6 +102,16 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     found
 }
 
+/// `root` and those of its descendants that run the same program: a wrap and its monitor, without what they wrap.
+pub(crate) fn own(root: u32) -> Vec<u32> {
+    let program = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let ours = program(root);
+    tree(root)
+        .into_iter()
+        .filter(|&pid| program(pid) == ours)
+        .collect()
+}
+
 /// The numbers behind the name in `/proc/PID/stat`; the first is the state and counts as 0.
 fn stat_fields(pid: u32) -> Option<Vec<u64>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

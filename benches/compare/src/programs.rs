@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +50,7 @@ pub(crate) fn measure(cbroker: &Path, peer: &Peer) -> io::Result<()> {
             "hello",
         ]),
     )?;
+    bench.hook()?;
     bench.terminals()
 }
 
@@ -98,13 +101,30 @@ impl Bench {
         Ok(())
     }
 
-    /// The wrap beside the smallest relay and `script`.
+    /// What each hook of a wrapped agent costs it, with somebody who listens as the wrap does.
+    fn hook(&self) -> io::Result<()> {
+        let socket = self.folder.join("hook.sock");
+        let listener = UnixListener::bind(&socket)?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _the_hook_is_gone = io::copy(&mut &stream, &mut io::sink());
+            }
+        });
+        let socket = socket.to_string_lossy().into_owned();
+        self.time(
+            "cbroker hook",
+            &words(&[&self.cbroker, "hook", "PreToolUse", "--socket", &socket]),
+        )
+    }
+
+    /// The wrap beside the smallest relay and `script`; as an agent, its screen is followed too.
     fn terminals(&self) -> io::Result<()> {
         let flood = self.folder.join("flood");
         File::create(&flood)?
             .write_all(&b"0123456789abcdef\x1b[31mred\x1b[0m text\r\n".repeat(FLOOD_BYTES / 35))?;
         let relay = std::env::current_exe()?.to_string_lossy().into_owned();
-        let wraps: [(&str, Vec<String>); 4] = [
+        self.make_agent()?;
+        let wraps: [(&str, Vec<String>); 5] = [
             ("nothing between", Vec::new()),
             ("smallest relay", words(&[&relay, "--relay"])),
             ("script -qfc", words(&["script", "-qfc"])),
@@ -120,19 +140,27 @@ impl Bench {
                     "--",
                 ]),
             ),
+            (
+                "cbroker claude",
+                words(&[&self.cbroker, "--name", "benchAgent", "claude"]),
+            ),
         ];
         println!(
-            "\n| terminal | MB/s | key echo, median ms | p99 ms | peak MiB | CPU in 3 idle s |\n|---|---|---|---|---|---|"
+            "\n| terminal | MB/s | key echo, median ms | p99 ms | peak MiB | its monitor's | CPU in 3 idle s |\n|---|---|---|---|---|---|---|"
         );
         for (name, wrap) in &wraps {
             let rate = self.throughput(wrap, &flood)?;
             let echo = self.echo(wrap)?;
-            let (peak, cpu) = self.idle(wrap)?;
+            let idle = self.idle(wrap)?;
             println!(
-                "| {name} | {} | {:.3} | {:.3} | {peak:.1} | {cpu:.2} s |",
+                "| {name} | {} | {:.3} | {:.3} | {:.1} | {} | {:.2} s |",
                 short(rate),
                 echo.0,
-                echo.1
+                echo.1,
+                idle.peak_mib,
+                idle.helper_mib
+                    .map_or_else(String::new, |mib| format!("{mib:.1}")),
+                idle.cpu_seconds
             );
         }
         fs::remove_dir_all(&self.folder)
@@ -141,10 +169,27 @@ impl Bench {
     fn start(&self, wrap: &[String], script: &str) -> io::Result<Terminal> {
         let inner = if wrap.first().is_some_and(|program| program == "script") {
             words(&[script, "/dev/null"])
+        } else if wrap.last().is_some_and(|program| program == "claude") {
+            Vec::new()
         } else {
             words(&["sh", "-c", script])
         };
-        Terminal::start(&[wrap, &inner].concat(), &self.environment())
+        let path = std::env::var("PATH").unwrap_or_default();
+        let agent = vec![
+            ("PATH", format!("{}:{path}", self.folder.display())),
+            ("BENCH_SCRIPT", script.to_owned()),
+        ];
+        Terminal::start(
+            &[wrap, &inner].concat(),
+            &[self.environment(), agent].concat(),
+        )
+    }
+
+    /// A `claude` that does what it is told: its name alone makes the wrap follow its screen.
+    fn make_agent(&self) -> io::Result<()> {
+        let agent = self.folder.join("claude");
+        fs::write(&agent, "#!/bin/sh\nexec sh -c \"$BENCH_SCRIPT\"\n")?;
+        fs::set_permissions(agent, fs::Permissions::from_mode(0o755))
     }
 
     fn throughput(&self, wrap: &[String], flood: &Path) -> io::Result<f64> {
@@ -178,21 +223,32 @@ impl Bench {
         Ok((times[KEYS / 2], times[KEYS * 99 / 100]))
     }
 
-    /// Peak memory of the wrap itself, and CPU seconds while nothing happens.
-    fn idle(&self, wrap: &[String]) -> io::Result<(f64, f64)> {
+    /// What the wrap itself, and a helper of its own, take while nothing happens.
+    fn idle(&self, wrap: &[String]) -> io::Result<Idle> {
         let mut terminal = self.start(wrap, "echo READY; exec sleep 60")?;
         terminal.wait_for(b"READY")?;
         thread::sleep(Duration::from_millis(1500));
-        let wrapped = process::tree(terminal.child.id())
-            .get(1)
-            .copied()
-            .unwrap_or(0);
-        let before = process::usage_of_one(wrapped);
+        let own = process::own(terminal.child.id());
+        let usage = || own.iter().copied().map(process::usage_of_one);
+        let cpu_seconds = || usage().map(|usage| usage.cpu_seconds).sum::<f64>();
+        let before = cpu_seconds();
         thread::sleep(Duration::from_secs(3));
-        let after = process::usage_of_one(wrapped);
+        let cpu_seconds = cpu_seconds() - before;
+        let mut peaks = usage().map(|usage| usage.peak_mib);
+        let idle = Idle {
+            peak_mib: peaks.next().unwrap_or_default(),
+            helper_mib: peaks.next(),
+            cpu_seconds,
+        };
         end(terminal)?;
-        Ok((after.peak_mib, after.cpu_seconds - before.cpu_seconds))
+        Ok(idle)
     }
+}
+
+struct Idle {
+    peak_mib: f64,
+    helper_mib: Option<f64>,
+    cpu_seconds: f64,
 }
 
 fn end(mut terminal: Terminal) -> io::Result<()> {

@@ -31,6 +31,8 @@ pub struct Profile {
     pub has_hooks: bool,
     /// The looks of its input box.
     pub prompt: Option<Prompt>,
+    /// Where the box itself is not described: texts of which one stands on the screen while it waits, empty.
+    pub resting: &'static [&'static str],
     /// Texts in the rows around the box while a turn runs.
     pub busy: &'static [&'static str],
     /// First characters of its title while a turn runs.

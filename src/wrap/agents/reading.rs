@@ -39,6 +39,8 @@ pub enum Vim {
 pub struct Reading {
     /// The input box; [`Input::Absent`] always where the profile describes none.
     pub input: Input,
+    /// A text says that the box waits; for profiles that know one.
+    pub shows_rest: bool,
     /// A text says that a turn runs.
     pub shows_busy: bool,
     /// A text says that a dialog is open: its name.
@@ -65,6 +67,7 @@ impl Reading {
                 .find(|(text, _)| rows.iter().any(|row| row.contains(text)));
             return Self {
                 input: Input::Absent,
+                shows_rest: shows(&rows, profile.resting),
                 shows_busy: shows(&rows, profile.busy),
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
@@ -79,6 +82,7 @@ impl Reading {
         };
         Self {
             input,
+            shows_rest: false,
             shows_busy: shows(around, profile.busy),
             dialog: None,
             vim: profile.vim.map_or(Vim::Unsaid, |footer| {
@@ -251,6 +255,25 @@ mod tests {
         ));
         assert_eq!(dialog.input, Input::Absent);
         assert_eq!(dialog.dialog.as_deref(), Some("permission"));
+    }
+
+    #[test]
+    fn gemini_rests_where_its_placeholder_stands_and_its_menus_are_dialogs() {
+        let gemini = Profile::of("gemini".as_ref(), &[]);
+        let read = |drawn: &str| {
+            let mut parser = vt100::Parser::new(20.try_into().unwrap(), 60.try_into().unwrap(), 0);
+            parser.process(drawn.replace('\n', "\r\n").as_bytes());
+            Reading::of(gemini, parser.screen())
+        };
+        let rest =
+            read(" Shift+Tab to accept edits\n >   Type your message or @path/to/file\n workspace");
+        assert!(rest.shows_rest && rest.dialog.is_none());
+        let trust = read(
+            " │ Do you trust the files in this folder?\n │ ● 1. Trust folder (work)\n │   2. Trust parent",
+        );
+        assert!(!trust.shows_rest && trust.dialog.is_some());
+        let menu = read(" │   1. Yes\n │ ● 2. No");
+        assert_eq!(menu.dialog.as_deref(), Some("menu"));
     }
 
     #[test]

@@ -95,6 +95,30 @@ fn rule_11_an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
 }
 
 #[test]
+fn rule_11_where_a_resting_screen_is_known_nothing_else_is_typed_into() {
+    // Gemini's question whether a folder is trusted was answered by a message.
+    let mut play = Play::quiet("gemini");
+    play.reads(Reading::default());
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::UnknownScreen));
+    assert!(!play.has_typed());
+    play.reads(Reading {
+        shows_rest: true,
+        ..Reading::default()
+    });
+    play.passes(ms(1500));
+    assert!(play.has_typed());
+    play.reads(Reading::default());
+    play.passes(ms(100));
+    assert_eq!(
+        play.enters(),
+        1,
+        "the text stands where the placeholder was"
+    );
+}
+
+#[test]
 fn rule_11_notify_types_nothing_ever() {
     let mut play = Play::claude_by(Delivery::Notify);
     play.injection.arm();

@@ -1,0 +1,244 @@
+//! Whether `cbroker send` works where the agent runs its commands (SPEC §7.13): tried, as far as it can be without a model.
+//!
+//! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a wrapped agent's shell
+//! has. Where the agent's settings switch its sandbox on and do not except `cbroker`, it runs inside bubblewrap with what
+//! that sandbox takes away: the network, and all writing outside of the working folder. The agent's own sandbox may take
+//! more (a filter of system calls), never less; what was tried is said with the result.
+//!
+//! Relies on the peer for the queue, and on `bwrap`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use ulid::Ulid;
+
+use super::Sign;
+use crate::config::{Config, write_session_address};
+use crate::error::Error;
+use crate::name::SessionName;
+use crate::peer::Peer;
+use crate::wrap::pty::find_program;
+
+const WITHIN: Duration = Duration::from_secs(15);
+const WHAT: &str = "send";
+const MEND: &str = "add `cbroker` to `sandbox.excludedCommands` in the agent's settings";
+
+/// What the settings say of the agent's sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rules {
+    /// The file that switched it on.
+    on_by: Option<PathBuf>,
+    /// `cbroker` runs outside of it all the same.
+    is_excepted: bool,
+    bwrap: Option<String>,
+}
+
+/// Tries a send as the agent's shell would do it.
+pub(super) async fn send(config: &Config) -> Sign {
+    let rules = Rules::of(&settings_files(config));
+    let Some(file) = rules.on_by.as_ref().filter(|_| !rules.is_excepted) else {
+        let place = if rules.is_excepted {
+            "outside of the agent's sandbox, as `sandbox.excludedCommands` says"
+        } else {
+            "as the agent's shell runs it (no sandbox is switched on)"
+        };
+        return sign(place, &attempt(config, Vec::new()).await);
+    };
+    let by = format!("`sandbox.enabled` in {}", file.display());
+    let bwrap = OsString::from(rules.bwrap.unwrap_or_else(|| "bwrap".to_owned()));
+    if find_program(&bwrap, config.environment.get("PATH")).is_none() {
+        return not_tried(&by, "there is no bwrap on the PATH to run one like it");
+    }
+    match attempt(config, sandboxed(bwrap)).await {
+        Err(error) if error.starts_with("bwrap:") => not_tried(&by, &error),
+        outcome => sign(
+            &format!("inside bwrap without network, as {by} has it"),
+            &outcome,
+        ),
+    }
+}
+
+fn sign(place: &str, outcome: &Result<(), String>) -> Sign {
+    let detail = match outcome {
+        Ok(()) => format!("`cbroker send` arrives: tried {place}"),
+        Err(error) => format!("`cbroker send` fails: tried {place}: {error}"),
+    };
+    Sign {
+        what: WHAT,
+        is_seen: outcome.is_ok(),
+        detail,
+        mend: Some(MEND),
+    }
+}
+
+fn not_tried(by: &str, why: &str) -> Sign {
+    Sign {
+        what: WHAT,
+        is_seen: false,
+        detail: format!("not tried: the agent's sandbox is on ({by}), and {why}"),
+        mend: Some(MEND),
+    }
+}
+
+fn sandboxed(bwrap: OsString) -> Vec<OsString> {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let mut command = vec![bwrap];
+    for word in ["--die-with-parent", "--unshare-net", "--ro-bind", "/", "/"] {
+        command.push(word.into());
+    }
+    for word in ["--dev", "/dev", "--proc", "/proc", "--bind"] {
+        command.push(word.into());
+    }
+    command.extend([here.clone().into(), here.into(), "--".into()]);
+    command
+}
+
+/// One send, behind `prefix`; why it did not arrive.
+async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), String> {
+    let tried = async {
+        let to = SessionName::for_answer(Ulid::generate());
+        let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
+        let mut answers = peer.answer_queue(&to, config.settings.ttl_ms).await?;
+        let sent = run(config, prefix, &to).await;
+        let arrived = match &sent {
+            Ok(()) => answers.next_within(WITHIN).await?.is_some(),
+            Err(_) => false,
+        };
+        peer.delete(&to).await?;
+        peer.close().await;
+        sent.and(if arrived {
+            Ok(())
+        } else {
+            Err(Error::new("it was confirmed and did not arrive"))
+        })
+    };
+    tried.await.map_err(|error: Error| error.summary())
+}
+
+/// Runs `cbroker send` with what a wrapped agent's shell has around it.
+async fn run(config: &Config, prefix: Vec<OsString>, to: &SessionName) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::new("it cannot be run").because(error);
+    let session = Ulid::generate().to_string();
+    write_session_address(&config.home, &session, &config.endpoint).map_err(failed)?;
+    let mut words = prefix;
+    words.push(std::env::current_exe().map_err(failed)?.into());
+    for word in [
+        "send",
+        "--from",
+        "doctor",
+        "--to",
+        to.as_str(),
+        "-m",
+        "a probe",
+    ] {
+        words.push(word.into());
+    }
+    let command = Command::new(&words[0])
+        .args(&words[1..])
+        .env("CBROKER_HOME", config.home.folder())
+        .env("CBROKER_SESSION", &session)
+        .env("CBROKER_NAME", "doctor")
+        .env(
+            "CBROKER_URL",
+            config.endpoint.address.without_password().to_string(),
+        )
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let outcome = tokio::time::timeout(WITHIN, command).await;
+    let _left_for_the_sweep = std::fs::remove_file(config.home.session_credentials(&session));
+    let output = outcome
+        .map_err(|_| Error::new(format!("no end within {} s", WITHIN.as_secs())))?
+        .map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::new(first_line(&output)))
+}
+
+fn first_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().next().unwrap_or("it failed without a word");
+    line.trim_start_matches("cbroker: ").to_owned()
+}
+
+/// The user's settings, then the project's, then its local ones: the last word counts.
+fn settings_files(config: &Config) -> Vec<PathBuf> {
+    let home = config.environment.get("HOME").map(PathBuf::from);
+    home.map(|home| home.join(".claude/settings.json"))
+        .into_iter()
+        .chain([
+            ".claude/settings.json".into(),
+            ".claude/settings.local.json".into(),
+        ])
+        .collect()
+}
+
+impl Rules {
+    fn of(files: &[PathBuf]) -> Self {
+        let mut rules = Self::default();
+        for file in files {
+            rules.add(file);
+        }
+        rules
+    }
+
+    fn add(&mut self, file: &Path) {
+        let Some(settings) = std::fs::read(file)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Value>(&text).ok())
+        else {
+            return;
+        };
+        let sandbox = &settings["sandbox"];
+        if let Some(is_on) = sandbox["enabled"].as_bool() {
+            self.on_by = is_on.then(|| file.to_owned());
+        }
+        if let Some(bwrap) = sandbox["bwrapPath"].as_str() {
+            self.bwrap = Some(bwrap.to_owned());
+        }
+        self.is_excepted |= sandbox["excludedCommands"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .any(|command| command.starts_with("cbroker"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_last_file_decides_and_an_exception_anywhere_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let on = write(
+            "on.json",
+            r#"{"sandbox":{"enabled":true,"bwrapPath":"/b"}}"#,
+        );
+        let off = write("off.json", r#"{"sandbox":{"enabled":false}}"#);
+        let excepted = write(
+            "excepted.json",
+            r#"{"sandbox":{"excludedCommands":["cbroker send:*"]}}"#,
+        );
+        let absent = folder.path().join("absent.json");
+        let rules = Rules::of(&[on.clone(), absent]);
+        assert_eq!(rules.on_by, Some(on.clone()));
+        assert_eq!(rules.bwrap.as_deref(), Some("/b"));
+        assert!(!rules.is_excepted);
+        assert_eq!(Rules::of(&[on.clone(), off]).on_by, None);
+        assert!(Rules::of(&[excepted, on]).is_excepted);
+    }
+}
