@@ -48,6 +48,7 @@ type Truncate = extern "C" fn(c_int, i64) -> c_int;
 type Sync = extern "C" fn(c_int) -> c_int;
 type Rename = extern "C" fn(*const c_char, *const c_char) -> c_int;
 type Unlink = extern "C" fn(*const c_char) -> c_int;
+type UnlinkAt = extern "C" fn(c_int, *const c_char, c_int) -> c_int;
 
 fn recorder() -> Option<&'static Recorder> {
     const APPEND_CREATE: c_int = 0o2000 | 0o100 | 1;
@@ -72,12 +73,14 @@ fn path_of(descriptor: c_int) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn path_at(path: *const c_char) -> Option<String> {
+fn text_at(text: *const c_char) -> Option<String> {
     // SAFETY: the caller of the C function promises a C string.
-    let path = unsafe { CStr::from_ptr(path) }.to_str().ok()?;
-    recorder()
-        .filter(|recorder| path.starts_with(&recorder.root))
-        .map(|_| path.to_owned())
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_str().ok().map(str::to_owned)
+}
+
+fn path_at(path: *const c_char) -> Option<String> {
+    text_at(path).filter(|path| recorder().is_some_and(|recorder| path.starts_with(&recorder.root)))
 }
 
 fn length_of(bytes: &[u8]) -> u32 {
@@ -237,6 +240,22 @@ pub extern "C" fn unlink(path: *const c_char) -> c_int {
         b'u',
         path_at(path),
         || real!(c"unlink", Unlink)(path),
+        |outcome| (outcome == 0).then(|| (0, Vec::new())),
+    )
+}
+
+/// The same, of a name in an open folder. Folders themselves are not followed.
+#[unsafe(no_mangle)]
+pub extern "C" fn unlinkat(folder: c_int, name: *const c_char, flags: c_int) -> c_int {
+    const OF_A_FOLDER: c_int = 0x200;
+    let is_file = flags & OF_A_FOLDER == 0;
+    let place = is_file
+        .then(|| path_of(folder).zip(text_at(name)))
+        .flatten();
+    record(
+        b'u',
+        place.map(|(folder, name)| format!("{folder}/{name}")),
+        || real!(c"unlinkat", UnlinkAt)(folder, name, flags),
         |outcome| (outcome == 0).then(|| (0, Vec::new())),
     )
 }

@@ -283,7 +283,7 @@ impl Committed {
     }
 }
 
-/// Deletes the parts of a big message whose row is gone.
+/// Deletes the parts of a big message. Its row was deleted, and the message named as unfinished, in the same step before.
 pub(crate) fn delete_parts(queue: QueueId, sequence: Sequence, length: u32, steps: &mut Steps) {
     for part in 0..record::parts_of(length) {
         steps.push(Change::Delete(key::part(queue, sequence, part)));
@@ -291,6 +291,15 @@ pub(crate) fn delete_parts(queue: QueueId, sequence: Sequence, length: u32, step
             steps.end();
         }
     }
+    steps.push(Change::Delete(key::unfinished(queue, sequence)));
+}
+
+/// Names a big message whose parts are being written or deleted, so that those which a crash leaves are found at the next opening.
+pub(crate) fn begin_parts(queue: QueueId, sequence: Sequence, steps: &mut Steps) {
+    steps.push(Change::Put(
+        key::unfinished(queue, sequence),
+        record::unfinished_row(),
+    ));
 }
 
 /// Deletes some dead rows of a range. Returns up to where, or nothing when the range is clean, and how many had marks.
@@ -311,6 +320,7 @@ fn sweep_rows(
     for (last, row) in &rows {
         steps.push(Change::Delete(key::row(queue, *last)));
         if let Ok(Row::Big { length }) = Row::parse(queue, *last, row) {
+            begin_parts(queue, *last, steps);
             delete_parts(queue, *last, length, steps);
         }
         if marked > 0 && engine.get(&key::marks(queue, *last))?.is_some() {
@@ -385,6 +395,7 @@ fn write_blocks(queue: QueueId, blocks: &[Block], state: &mut State, steps: &mut
 
 /// Writes a big message: its parts first, its head last, so that a head on disk has all of them.
 fn write_parts(queue: QueueId, sequence: Sequence, body: &[u8], steps: &mut Steps) {
+    begin_parts(queue, sequence, steps);
     for (part, bytes) in (0..).zip(body.chunks(PART_BYTES)) {
         let row = record::part_row(queue, sequence, part, bytes);
         steps.push(Change::Put(key::part(queue, sequence, part), row));
@@ -397,4 +408,5 @@ fn write_parts(queue: QueueId, sequence: Sequence, body: &[u8], steps: &mut Step
         key::row(queue, sequence),
         record::big_row(queue, sequence, length),
     ));
+    steps.push(Change::Delete(key::unfinished(queue, sequence)));
 }

@@ -5,11 +5,13 @@
 //! commit ends with a real sync of our own; values above about 7,500 bytes would leave the synced file, so none is written.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use bytes::Bytes;
 
@@ -36,7 +38,7 @@ pub enum EngineError {
 /// Ordered rows that change in atomic, durable commits.
 pub trait Engine: Send + Sync {
     /// Applies steps in their order, each whole or not at all, and returns when they have reached the disk for good. After a failure
-    /// or a crash the disk holds the first so many of them.
+    /// or a crash the disk holds the first so many of them. Without steps it brings to the disk what reading has tidied up.
     fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError>;
     /// One row.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
@@ -102,14 +104,17 @@ impl Sled {
 }
 
 impl Engine for Sled {
+    /// Synced after each step: sled takes what it has written for safe and writes over what that replaced. Where a power cut keeps the
+    /// second and not the first, rows are gone.
     fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
-        self.apply(steps)?;
-        guarded(|| {
-            self.db()?.flush().map_err(from_sled)?;
-            self.file
-                .sync_data()
-                .map_err(|error| EngineError::from(&error))
-        })
+        for step in steps {
+            self.apply(step)?;
+            self.sync()?;
+        }
+        if steps.is_empty() {
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -132,7 +137,10 @@ impl Engine for Sled {
                     self.touch(&key)?;
                     passed = 0;
                 }
-                if visit(&key, Bytes::from_owner(value)).is_break() {
+                IS_GUARDED.set(false);
+                let flow = visit(&key, Bytes::from_owner(value));
+                IS_GUARDED.set(true);
+                if flow.is_break() {
                     break;
                 }
             }
@@ -147,21 +155,26 @@ impl Engine for Sled {
 }
 
 impl Sled {
-    /// Applies steps in their order, each whole or not at all. The next commit makes them durable together with its own.
-    pub(crate) fn apply(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
+    fn apply(&self, step: &[Change]) -> Result<(), EngineError> {
         guarded(|| {
-            for step in steps {
-                let mut batch = sled::Batch::default();
-                for change in step {
-                    match change {
-                        Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
-                        Change::Delete(key) => batch.remove(key.as_slice()),
-                    }
+            let mut batch = sled::Batch::default();
+            for change in step {
+                match change {
+                    Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
+                    Change::Delete(key) => batch.remove(key.as_slice()),
                 }
-                self.db()?.apply_batch(batch).map_err(from_sled)?;
-                self.relieve(step)?;
             }
-            Ok(())
+            self.db()?.apply_batch(batch).map_err(from_sled)?;
+            self.relieve(step)
+        })
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        guarded(|| {
+            self.db()?.flush().map_err(from_sled)?;
+            self.file
+                .sync_data()
+                .map_err(|error| EngineError::from(&error))
         })
     }
 
@@ -203,9 +216,27 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+thread_local! {
+    /// This thread is in a call of sled's, whose panics come back as errors.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic comes back as an error, which whoever made the call reports: the text that a panic prints of itself would be a second,
+/// alarming one. Panics outside such calls, also on other threads at the same time, are printed as ever.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(EngineError::Broken(panic_text(panic.as_ref()))))
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let ordinary = panic::take_hook();
+        panic::set_hook(Box::new(move |about| {
+            if !IS_GUARDED.get() {
+                ordinary(about);
+            }
+        }));
+    });
+    let was_guarded = IS_GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    IS_GUARDED.set(was_guarded);
+    outcome.unwrap_or_else(|panic| Err(EngineError::Broken(panic_text(panic.as_ref()))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -5,7 +5,7 @@
 //! rows/       the engine's files                rows.new/   rows being copied; worth nothing until renamed
 //! journal     small commits that the rows do not have yet
 //! reserve     room to give back on a full disk  rows.old/   rows that were copied whole; worth nothing any more
-//! witness     how far the rows had come            snapshot/   a copy of the engine's snapshot
+//! witness     how far the rows had come         rows/copy/  a copy of the engine's snapshot
 //! suspect     present when rows could not be read: the next opening looks at every row
 //! set-aside/  what could not be read, by date; nothing here is ever deleted by the store
 //! ```
@@ -23,6 +23,7 @@ use crate::engine::{Engine, EngineError, Sled, sync_folder};
 use crate::error::OpenError;
 use crate::journaled::Journaled;
 use crate::rewrite;
+use crate::terms::Options;
 
 mod mending;
 
@@ -34,8 +35,7 @@ const SUSPECT: &str = "suspect";
 const RESERVE_BYTES: u64 = 8 << 20;
 /// Below a quarter of the free bytes that are asked for, nothing is written at all.
 const HOLD_SHARE: u64 = 4;
-/// Rows are copied to a new place when the engine occupies more than this, and so many times what is alive.
-const COMPACT_FROM_BYTES: u64 = 64 << 20;
+/// Rows are copied to a new place when the engine occupies so many times what is alive.
 const COMPACT_SHARE: u64 = 4;
 /// More is not copied while clients wait.
 const COMPACT_LIVE_BYTES: u64 = 32 << 20;
@@ -43,8 +43,7 @@ const COMPACT_LIVE_BYTES: u64 = 32 << 20;
 /// A folder that this process holds.
 pub(crate) struct Folder {
     path: PathBuf,
-    cache_bytes: u64,
-    least_free_bytes: u64,
+    options: Options,
     /// The last note of how far the rows have come.
     witnessed: Option<u64>,
     /// What the engine occupied after the last compaction: below twice that, another one is pointless.
@@ -54,11 +53,7 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// Creates the folder where it is missing, and takes its lock.
-    pub(crate) fn hold(
-        path: &Path,
-        cache_bytes: u64,
-        least_free_bytes: u64,
-    ) -> Result<Self, OpenError> {
+    pub(crate) fn hold(path: &Path, options: Options) -> Result<Self, OpenError> {
         let failed = |doing| {
             move |source| OpenError::Io {
                 folder: path.to_owned(),
@@ -92,8 +87,7 @@ impl Folder {
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
         Ok(Self {
             path: path.to_owned(),
-            cache_bytes,
-            least_free_bytes,
+            options,
             witnessed: None,
             compacted_bytes: 0,
             _lock: lock,
@@ -118,13 +112,13 @@ impl Folder {
         if new.exists() {
             fs::remove_dir_all(&new).map_err(|error| EngineError::from(&error))?;
         }
-        let engine = Sled::open(&new, self.cache_bytes)?;
+        let engine = Sled::open(&new, self.options.cache_bytes)?;
         Ok((new, engine))
     }
 
     /// Opens the engine as it is, without any repair.
     pub(crate) fn open_rows(&self) -> Result<Journaled, EngineError> {
-        let engine = Journaled::open(&self.rows(), &self.journal(), self.cache_bytes)?;
+        let engine = Journaled::open(&self.rows(), &self.journal(), self.options.cache_bytes)?;
         sync_folder(&self.path).map_err(|error| EngineError::from(&error))?;
         Ok(engine)
     }
@@ -146,25 +140,10 @@ impl Folder {
         text.strip_prefix(WITNESS_BEGINS)?.trim_end().parse().ok()
     }
 
-    /// Keeps a copy of the engine's snapshot: without one the engine forgets most of what it holds.
+    /// Keeps a copy of the engine's snapshot: without one the engine forgets most of what it holds. It lies among the rows, which may
+    /// be exchanged: a snapshot of other rows is worse than none.
     pub(crate) fn keep_snapshot(&self) -> io::Result<()> {
-        let kept = self.path.join("snapshot");
-        let Some(snapshot) = snapshot_in(&self.rows())? else {
-            return Ok(());
-        };
-        let copy = kept.join(snapshot.file_name().unwrap_or_default());
-        if copy.exists() {
-            return Ok(());
-        }
-        fs::create_dir_all(&kept)?;
-        let new = kept.join("new");
-        write_synced(&new, &fs::read(&snapshot)?)?;
-        let old = snapshot_in(&kept)?;
-        fs::rename(new, copy)?;
-        if let Some(old) = old {
-            fs::remove_file(old)?;
-        }
-        sync_folder(&kept)
+        keep_snapshot_of(&self.rows())
     }
 
     /// Whether rows could not be read since the folder was last found sound.
@@ -214,16 +193,11 @@ impl Disk for Folder {
     }
 
     fn room(&mut self) -> Room {
+        let least_free_bytes = self.options.least_free_bytes;
         match self.free_bytes() {
-            free if free < self.least_free_bytes / HOLD_SHARE => Room::None,
-            free if free < self.least_free_bytes => Room::Little,
-            free if free
-                < self
-                    .least_free_bytes
-                    .saturating_add(self.least_free_bytes / 4) =>
-            {
-                Room::Enough
-            }
+            free if free < least_free_bytes / HOLD_SHARE => Room::None,
+            free if free < least_free_bytes => Room::Little,
+            free if free < least_free_bytes.saturating_add(least_free_bytes / 4) => Room::Enough,
             _ => Room::Plenty,
         }
     }
@@ -272,7 +246,7 @@ impl Disk for Folder {
     }
 
     fn wants_compaction(&self, live_bytes: u64, disk_bytes: u64) -> bool {
-        disk_bytes >= COMPACT_FROM_BYTES
+        disk_bytes >= self.options.compact_from_bytes
             && disk_bytes / COMPACT_SHARE > live_bytes
             && disk_bytes / 2 > self.compacted_bytes
             && live_bytes <= COMPACT_LIVE_BYTES
@@ -286,6 +260,11 @@ impl Disk for Folder {
         let copied = rewrite::copy(rows.as_ref(), &copy);
         drop(copy);
         drop(rows);
+        // Opened once more it has a snapshot of all that was copied, and that one has a copy before anybody relies on it.
+        let copied = copied.and_then(|()| {
+            drop(Sled::open(&new, self.options.cache_bytes)?);
+            keep_snapshot_of(&new).map_err(failed)
+        });
         if let Err(error) = copied {
             fs::remove_dir_all(&new).map_err(failed)?;
             return Err(error);
@@ -302,6 +281,32 @@ impl Disk for Folder {
             Ok(Arc::new(rows))
         })
     }
+}
+
+/// Where the copy of the engine's snapshot lies in a folder of rows.
+fn kept_in(rows: &Path) -> PathBuf {
+    rows.join("copy")
+}
+
+fn keep_snapshot_of(rows: &Path) -> io::Result<()> {
+    let kept = kept_in(rows);
+    let Some(snapshot) = snapshot_in(rows)? else {
+        return Ok(());
+    };
+    let copy = kept.join(snapshot.file_name().unwrap_or_default());
+    if copy.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&kept)?;
+    let new = kept.join("new");
+    write_synced(&new, &fs::read(&snapshot)?)?;
+    let old = snapshot_in(&kept)?;
+    fs::rename(new, copy)?;
+    if let Some(old) = old {
+        fs::remove_file(old)?;
+    }
+    sync_folder(&kept)?;
+    sync_folder(rows)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

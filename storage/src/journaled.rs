@@ -153,7 +153,7 @@ impl Journaled {
         Ok(true)
     }
 
-    /// Brings the overlay and then the steps to the rows, with one sync.
+    /// Brings the overlay and then the steps to the rows.
     fn fold(&self, writing: &mut Writing, steps: &[Vec<Change>]) -> Result<(), EngineError> {
         let overlay = self.overlay();
         if overlay.is_empty() && writing.is_named {
@@ -175,8 +175,10 @@ impl Journaled {
             key::ROUND.to_vec(),
             record::serial_row(writing.round),
         ));
-        self.rows.apply(&folded.finish())?;
-        self.rows.commit(steps)?;
+        self.rows.commit(&folded.finish())?;
+        if !steps.is_empty() {
+            self.rows.commit(steps)?;
+        }
         *self.overlay.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
         writing.overlay_bytes = 0;
         writing.is_named = true;
@@ -191,7 +193,7 @@ impl Journaled {
         let is_small = length <= SMALL_BYTES && writing.is_named;
         let has_room =
             self.overlay().len() < FOLD_KEYS && writing.overlay_bytes + length <= FOLD_BYTES;
-        if is_small && has_room && self.note(writing, steps, length)? {
+        if !steps.is_empty() && is_small && has_room && self.note(writing, steps, length)? {
             return Ok(());
         }
         self.fold(writing, steps)

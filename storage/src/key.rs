@@ -19,6 +19,7 @@ pub const SERIAL: &[u8] = &[0x04];
 /// The number of the journal's round that the rows do not have yet.
 pub const ROUND: &[u8] = &[0x05];
 
+const UNFINISHED: u8 = 0x06;
 const ROW: u8 = 0x10;
 const MARKS: u8 = 0x11;
 const PART: u8 = 0x12;
@@ -43,6 +44,8 @@ pub enum Key {
     Serial,
     /// The journal's round.
     Round,
+    /// A big message whose parts are being written or deleted: without its row they are worth nothing.
+    Unfinished(QueueId, Sequence),
     /// A row of messages, keyed by the **last** sequence in it: the first key at or after a sequence holds it.
     Row(QueueId, Sequence),
     /// Which messages of that row are settled.
@@ -68,6 +71,7 @@ impl Key {
             (0x05, 0) => Some(Self::Round),
             (SUMMARY, 8) => Some(Self::Summary(queue_at(rest)?)),
             (DROPPED, 8) => Some(Self::Dropped(queue_at(rest)?)),
+            (UNFINISHED, 16) => Some(Self::Unfinished(queue_at(rest)?, sequence_at(rest)?)),
             (ROW, 16) => Some(Self::Row(queue_at(rest)?, sequence_at(rest)?)),
             (MARKS, 16) => Some(Self::Marks(queue_at(rest)?, sequence_at(rest)?)),
             (PART, 20) => {
@@ -112,6 +116,24 @@ pub fn summaries() -> ([u8; 1], [u8; 1]) {
 /// All queues that are being deleted.
 pub fn all_dropped() -> ([u8; 1], [u8; 1]) {
     ([DROPPED], [DROPPED + 1])
+}
+
+/// All big messages whose parts are being written or deleted.
+pub fn all_unfinished() -> ([u8; 1], [u8; 1]) {
+    ([UNFINISHED], [UNFINISHED + 1])
+}
+
+/// The key that says that a big message's parts are being written or deleted.
+pub fn unfinished(queue: QueueId, sequence: Sequence) -> Vec<u8> {
+    of_sequence(UNFINISHED, queue, sequence)
+}
+
+/// All parts of one big message: from, and up to but without.
+pub fn parts_at(queue: QueueId, sequence: Sequence) -> (Vec<u8>, Vec<u8>) {
+    (
+        part(queue, sequence, 0),
+        past(part(queue, sequence, u32::MAX)),
+    )
 }
 
 /// The key of a queue's counts.

@@ -47,6 +47,11 @@ pub fn parse_format(value: &[u8]) -> Result<u16, Damaged> {
     Ok(u16::from_be_bytes(version.try_into().map_err(|_| Damaged)?))
 }
 
+/// The value of a key that says everything by itself: a big message whose parts are being written or deleted.
+pub fn unfinished_row() -> Vec<u8> {
+    vec![LAYOUT]
+}
+
 /// The number of a commit.
 pub fn serial_row(serial: u64) -> Vec<u8> {
     let mut value = vec![LAYOUT];

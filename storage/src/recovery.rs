@@ -9,6 +9,7 @@ use crate::committed::Committed;
 use crate::engine::{Change, Engine, EngineError};
 use crate::key::{self, Key};
 use crate::record::{self, Summary};
+use crate::steps::Steps;
 use crate::terms::Recovered;
 use crate::{QueueId, Sequence};
 
@@ -37,6 +38,37 @@ pub(crate) fn version(engine: &dyn Engine) -> Result<u16, EngineError> {
     let format = Change::Put(key::FORMAT.to_vec(), record::format_row());
     engine.commit(&[vec![format]])?;
     Ok(record::FORMAT_VERSION)
+}
+
+/// Deletes what a crash left of big messages that were being written or deleted. Returns how many there were.
+pub(crate) fn finish_parts(engine: &dyn Engine) -> Result<usize, EngineError> {
+    let mut unfinished = Vec::new();
+    let (from, until) = key::all_unfinished();
+    engine.scan(&from, &until, &mut |row, _| {
+        if let Some(Key::Unfinished(queue, sequence)) = Key::parse(row) {
+            unfinished.push((queue, sequence));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut steps = Steps::default();
+    for (queue, sequence) in &unfinished {
+        if engine.get(&key::row(*queue, *sequence))?.is_none() {
+            let (from, until) = key::parts_at(*queue, *sequence);
+            engine.scan(&from, &until, &mut |part, _| {
+                steps.push(Change::Delete(part.to_vec()));
+                ControlFlow::Continue(())
+            })?;
+        }
+        // The name goes after the last of its parts.
+        steps.push(Change::Delete(key::unfinished(*queue, *sequence)));
+        if steps.is_full() {
+            steps.end();
+        }
+    }
+    if !steps.is_empty() {
+        engine.commit(&steps.finish())?;
+    }
+    Ok(unfinished.len())
 }
 
 /// Reads facts and summaries.

@@ -51,6 +51,24 @@ pub(crate) fn open(folder: &Folder) -> Result<Repaired, OpenError> {
             "the rows end at commit {serial}, but had come to {witnessed} before: what came between is lost"
         ));
     }
+    match recovery::finish_parts(&engine) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(
+            count,
+            "big messages that a crash cut short were cleared away"
+        ),
+        Err(EngineError::NoRoom) => {
+            return Err(OpenError::NoRoom {
+                folder: folder.path().to_owned(),
+            });
+        }
+        Err(EngineError::Broken(reason)) => {
+            return Err(OpenError::Unreadable {
+                folder: folder.path().to_owned(),
+                reason,
+            });
+        }
+    }
     folder.trust().map_err(cleaned)?;
     report.losses.extend(found.damage.iter().cloned());
     Ok(Repaired {

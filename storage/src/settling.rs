@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::committed::{State, delete_parts};
+use crate::committed::{State, begin_parts, delete_parts};
 use crate::engine::{Change, Engine, EngineError};
 use crate::pending::{Work, joined};
 use crate::record::{Entry, Marks, Row};
@@ -176,6 +176,7 @@ impl Settling<'_> {
                 self.steps.push(Change::Delete(key::row(self.queue, last)));
                 self.dead.push(last);
                 if let Row::Big { length } = row {
+                    begin_parts(self.queue, last, self.steps);
                     self.partless.push((last, *length));
                 }
                 if had_marks {

@@ -73,7 +73,7 @@ impl Store {
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let disk = Folder::hold(folder, options.cache_bytes, options.least_free_bytes)?;
+        let disk = Folder::hold(folder, options)?;
         let repaired = repair::open(&disk)?;
         log_report(&repaired.report);
         let ground = Ground {
@@ -99,6 +99,7 @@ impl Store {
     ) -> Result<Opened, EngineError> {
         let engine = disk.open()?;
         recovery::version(engine.as_ref())?;
+        recovery::finish_parts(engine.as_ref())?;
         let found = recovery::find(engine.as_ref())?;
         let opened = Self::start(
             Ground {

@@ -74,6 +74,8 @@ pub struct Options {
     pub pending_limit_bytes: usize,
     /// Bytes that must be free on the disk for commits to go on. 64 MiB.
     pub least_free_bytes: u64,
+    /// Bytes on the disk from which rows that are mostly dead are copied to a new place. 64 MiB.
+    pub compact_from_bytes: u64,
 }
 
 impl Default for Options {
@@ -82,6 +84,7 @@ impl Default for Options {
             cache_bytes: 16 << 20,
             pending_limit_bytes: 16 << 20,
             least_free_bytes: 64 << 20,
+            compact_from_bytes: 64 << 20,
         }
     }
 }

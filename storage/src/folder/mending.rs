@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Folder, snapshot_in, write_synced};
+use super::{Folder, kept_in, snapshot_in, write_synced};
 use crate::engine::{Change, sync_folder};
 use crate::segments::{self, Tip};
 use crate::{journal, key, record};
@@ -98,7 +98,7 @@ impl Folder {
 
     /// Puts the copy in the place of the engine's snapshots. `false` where there is none.
     pub(crate) fn restore_snapshot(&self) -> io::Result<bool> {
-        let Some(copy) = snapshot_in(&self.path.join("snapshot"))? else {
+        let Some(copy) = snapshot_in(&kept_in(&self.rows()))? else {
             return Ok(false);
         };
         self.remove_snapshots()?;

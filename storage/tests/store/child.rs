@@ -9,16 +9,19 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use storage::{Options, Progress, QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
 use crate::model::{Fate, Model};
-use crate::support::body;
+use crate::support::{LIMIT, body, wait};
 
 /// Names the folder whose `store` and `journal` the child works on.
 pub(crate) const FOLDER: &str = "CBROKER_STORE_CHILD";
 /// How many calls each of its clients makes.
 const CALLS: &str = "CBROKER_STORE_CHILD_CALLS";
+/// Names the folder of a child that is compacted.
+const COMPACTED: &str = "CBROKER_STORE_CHILD_COMPACTED";
 const SEED: &str = "CBROKER_STORE_CHILD_SEED";
 const CLIENTS: u64 = 3;
 
@@ -89,6 +92,64 @@ fn works_until_it_is_killed() {
         }
     });
     opened.store.close().unwrap();
+}
+
+/// The command that runs a child whose rows are copied to a new place while it rests.
+pub(crate) fn compacting(folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "child::rests_until_it_is_compacted",
+        "--nocapture",
+    ]);
+    command.env(COMPACTED, folder);
+    command
+}
+
+#[test]
+fn rests_until_it_is_compacted() {
+    // Only as the child of another test.
+    let Some(folder) = std::env::var_os(COMPACTED) else {
+        return;
+    };
+    let folder = Path::new(&folder);
+    let journal = Arc::new(Mutex::new(File::create(folder.join("journal")).unwrap()));
+    let heard = Arc::clone(&journal);
+    let options = Options {
+        compact_from_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let opened = Store::open(&folder.join("store"), options, move |progress| {
+        if let Progress::Durable(ticket) = progress {
+            note(&heard, &format!("D {}", ticket.number()));
+        }
+    });
+    let store = opened.unwrap().store;
+    let mut client = Client {
+        store: &store,
+        journal: &journal,
+        queue: QueueId(1),
+        next: 0,
+        live: Vec::new(),
+    };
+    let mut random = Random(11);
+    let durable = |ticket| wait(&store, ticket);
+    durable(
+        (0..3_000)
+            .map(|_| client.append(&mut random))
+            .last()
+            .unwrap(),
+    );
+    (0..2_900).for_each(|_| client.settle(&mut random));
+    durable(client.append(&mut random));
+    let before = store.disk_bytes();
+    let until = Instant::now() + LIMIT;
+    while store.disk_bytes() > before / 2 {
+        assert!(Instant::now() < until, "it was not compacted");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    durable((0..20).map(|_| client.append(&mut random)).last().unwrap());
+    store.close().unwrap();
 }
 
 fn live(store: &Store, queue: QueueId) -> Vec<u64> {

@@ -313,6 +313,38 @@ fn rows_that_are_no_rows_at_all_are_set_aside_whole() {
     );
 }
 
+/// Names a damaged store for a child that opens it.
+const DAMAGED: &str = "CBROKER_STORE_DAMAGED";
+
+#[test]
+fn opens_what_is_damaged() {
+    // Only as the child of another test.
+    if let Some(folder) = std::env::var_os(DAMAGED) {
+        println!("{:?}", open(Path::new(&folder)).report);
+    }
+}
+
+#[test]
+fn a_panic_of_the_engine_is_reported_and_not_printed_as_a_panic() {
+    let sound = filled();
+    let mut random = Random(5);
+    let mut reported = 0;
+    for round in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        copy(sound.path(), folder.path());
+        flip(folder.path(), &mut random, round % 2 + 1);
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "damage::opens_what_is_damaged", "--nocapture"]);
+        let ran = child.env(DAMAGED, folder.path()).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(ran.status.success(), "{said}");
+        assert!(!said.contains("panicked at"), "{said}");
+        let report = String::from_utf8(ran.stdout).unwrap();
+        reported += usize::from(report.contains("the engine panicked"));
+    }
+    assert!(reported > 0, "the engine panicked nowhere");
+}
+
 #[test]
 fn a_store_of_a_newer_program_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -141,7 +141,8 @@ fn fail_at_every_step(fault: Fault) {
     script(&opened.store, &mut Model::default()).unwrap();
     opened.store.close().unwrap();
     let steps = sound.steps() - begun;
-    assert!(steps > 15, "the script makes {steps} steps only");
+    // Two commits a round at least: on a busy machine no more come between the script's own waits.
+    assert!(steps >= 12, "the script makes {steps} steps only");
     for step in 1..=steps {
         let disk = MemoryDisk::default();
         let (opened, progress) = open_on(&disk);
@@ -162,6 +163,50 @@ fn fail_at_every_step(fault: Fault) {
         let (after, _progress) = open_on(&disk.after_the_fault());
         model.check(&after, durable, length_of);
     }
+}
+
+/// Parts were left behind until their queue was dropped.
+#[test]
+fn what_a_crash_leaves_of_a_big_message_is_cleared_away_at_the_next_opening() {
+    const BIG_BYTES: usize = 2 << 20;
+    let work = |store: &Store| -> Result<(), Stopped> {
+        for number in 0..2 {
+            let text = body(QueueId(1), number, BIG_BYTES);
+            let ticket =
+                store.append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)?;
+            settle_down(store, ticket)?;
+        }
+        if let Settled::Recorded(ticket) = store.settle(QueueId(1), Sequence(0))? {
+            settle_down(store, ticket)?;
+        }
+        store.clone().close()
+    };
+    let mut cut_short = 0;
+    for step in 1.. {
+        let disk = MemoryDisk::default();
+        let (opened, _progress) = open_on(&disk);
+        disk.fail_at(step, Fault::BrokenAfter);
+        let outcome = work(&opened.store);
+        if !disk.has_failed() {
+            outcome.unwrap();
+            assert!(step > 4, "each message takes more than one step");
+            break;
+        }
+        let left = disk.after_the_fault();
+        cut_short += left.rows_of_kind(0x06);
+        let (after, _progress) = open_on(&left);
+        let alive = after
+            .store
+            .read(QueueId(1), Sequence(0), usize::MAX)
+            .unwrap();
+        let parts: usize = alive
+            .iter()
+            .map(|(_, body)| body.len().div_ceil(storage::record::PART_BYTES))
+            .sum();
+        assert_eq!(left.rows_of_kind(0x12), parts, "after step {step}");
+        assert_eq!(left.rows_of_kind(0x06), 0, "after step {step}");
+    }
+    assert!(cut_short > 2, "some crashes came in the middle");
 }
 
 #[test]

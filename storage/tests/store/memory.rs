@@ -58,6 +58,11 @@ impl MemoryDisk {
         self.change(|shared| shared.steps)
     }
 
+    /// How many rows have a key of this kind.
+    pub(crate) fn rows_of_kind(&self, kind: u8) -> usize {
+        self.change(|shared| shared.rows.keys().filter(|key| key[0] == kind).count())
+    }
+
     pub(crate) fn set_little_room(&self, is_little: bool) {
         self.change(|shared| shared.little_room = is_little);
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::child::{Random, command, follow, length_of};
+use crate::child::{Random, command, compacting, follow, length_of};
 use crate::model::Model;
 use crate::support::open;
 
@@ -146,10 +146,22 @@ impl Platter {
                 self.names.remove(&entry.path);
                 self.possible.push(self.names.clone());
             }
+            (Op::Rename(target), None) => self.rename_folder(&entry.path, target),
             // A folder: all its names are certain now. Nested ones count as one, which the store syncs together.
             (Op::Sync, None) => self.possible = vec![self.names.clone()],
             (_, None) => panic!("{} was changed before it was there", entry.path),
         }
+    }
+
+    fn rename_folder(&mut self, from: &str, to: &str) {
+        let from = format!("{from}/");
+        let inside = |path: &str| Some(format!("{to}/{}", path.strip_prefix(&from)?));
+        let names = std::mem::take(&mut self.names);
+        self.names = names
+            .into_iter()
+            .map(|(path, inode)| (inside(&path).unwrap_or(path), inode))
+            .collect();
+        self.possible.push(self.names.clone());
     }
 
     /// Writes down one of the disks that a cut may leave.
@@ -245,15 +257,20 @@ fn shim() -> PathBuf {
     library
 }
 
+/// The same command with the recorder in it.
+fn under_record<'c>(child: &'c mut Command, folder: &Path) -> &'c mut Command {
+    child
+        .env("LD_PRELOAD", shim())
+        .env("CBROKER_POWER_ROOT", folder)
+        .env("CBROKER_POWER_LOG", folder.join("../record"))
+}
+
 /// Runs the child to its end with the recorder in it, three times on the same folder.
 fn recorded(folder: &Path, seed: u64) -> Vec<Entry> {
     for session in 0..3 {
         let mut child = command(folder, seed * 3 + session, 350);
-        child.env("LD_PRELOAD", shim());
-        child
-            .env("CBROKER_POWER_ROOT", folder)
-            .env("CBROKER_POWER_LOG", folder.join("../record"));
-        assert!(child.output().unwrap().status.success());
+        let ran = under_record(&mut child, folder).output();
+        assert!(ran.unwrap().status.success());
     }
     parse(&std::fs::read(folder.join("../record")).unwrap())
 }
@@ -270,21 +287,58 @@ fn cut_one_record(seed: u64) {
     let folder = work.path().join("folder");
     std::fs::create_dir(&folder).unwrap();
     let entries = recorded(&folder, 77 + seed);
-    let root = folder.to_str().unwrap();
-    // What the child wrote down of its own calls, which is no file of the store's.
-    let diary = format!("{root}/journal");
     let mut cuts = Random(0xC07 + seed);
     let mut at: Vec<u64> = (0..CUTS)
         .map(|_| cuts.below(entries.len() as u64))
         .collect();
     at.sort_unstable();
+    let confirmed = check_cuts(&folder, &entries, &at, seed);
+    assert!(confirmed > 0, "no cut came after a commit");
+}
 
+#[test]
+fn nothing_confirmed_is_lost_when_the_power_fails_during_a_compaction() {
+    let work = tempfile::tempdir().unwrap();
+    let folder = work.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let ran = under_record(&mut compacting(&folder), &folder).output();
+    assert!(ran.unwrap().status.success());
+    let entries = parse(&std::fs::read(work.path().join("record")).unwrap());
+    let touches = |entry: &Entry, name| entry.path.contains(name);
+    let begins = entries.iter().position(|entry| touches(entry, "/rows.new"));
+    let ends = entries
+        .iter()
+        .rposition(|entry| touches(entry, "/rows.old"));
+    let (begins, ends) = (begins.unwrap() as u64, ends.unwrap() as u64 + 1);
+    let is_exchange = |entry: &&Entry| matches!(&entry.op, Op::Rename(target) if target.ends_with("/rows") || target.ends_with("/rows.old"));
+    let renames = entries.iter().filter(is_exchange).count();
+    assert_eq!(
+        renames, 2,
+        "the rows give way and the copy takes their place"
+    );
+    // Every step of it, or as many as are tried, evenly spread; those around the renames more than once.
+    let step = ((ends - begins) / CUTS).max(1);
+    let mut at: Vec<u64> = (begins..=ends).step_by(step as usize).collect();
+    at.extend((ends.saturating_sub(40)..=ends).chain(ends.saturating_sub(40)..=ends));
+    at.sort_unstable();
+    let confirmed = check_cuts(&folder, &entries, &at, 5);
+    assert!(
+        confirmed > at.len() as u64,
+        "all of it was confirmed before"
+    );
+}
+
+/// Builds what each cut may leave and opens it. Returns how much was confirmed, over all of them.
+fn check_cuts(folder: &Path, entries: &[Entry], at: &[u64], seed: u64) -> u64 {
+    let root = folder.to_str().unwrap();
+    // What the child wrote down of its own calls, which is no file of the store's.
+    let diary = format!("{root}/journal");
     let mut platter = Platter::default();
     let mut journal = String::new();
     let mut done = 0;
     let mut confirmed = 0;
-    for (number, cut) in at.into_iter().enumerate() {
-        for entry in &entries[done..cut as usize] {
+    for (number, cut) in at.iter().enumerate() {
+        for entry in &entries[done..*cut as usize] {
             match &entry.op {
                 Op::Write { data, .. } if entry.path == diary => {
                     journal.push_str(std::str::from_utf8(data).unwrap());
@@ -293,18 +347,22 @@ fn cut_one_record(seed: u64) {
                 _ => platter.follow(entry),
             }
         }
-        done = cut as usize;
-        let target = work.path().join(format!("cut-{number}"));
+        done = *cut as usize;
+        let target = folder.join(format!("../cut-{number}"));
         std::fs::create_dir(&target).unwrap();
         platter.cut(&mut Random(number as u64 * 7 + 3 + seed), root, &target);
         let mut model = Model::default();
         let durable = follow(&journal, &mut model);
         confirmed += durable;
         let opened = open(&target.join("store"));
-        assert_eq!(opened.report.losses, [""; 0], "at cut {number}");
+        let last = &entries[(*cut as usize).saturating_sub(1)].path;
+        assert_eq!(
+            opened.report.losses, [""; 0],
+            "at cut {number}, after a change of {last}"
+        );
         model.check(&opened, durable, length_of);
         drop(opened);
         std::fs::remove_dir_all(target).unwrap();
     }
-    assert!(confirmed > 0, "no cut came after a commit");
+    confirmed
 }
