@@ -326,9 +326,8 @@ mod tests {
             panic!("no waiter");
         };
         drop(stream);
-        assert!(
-            matches!(told.recv().await, Some(Told::WaiterGone(number)) if number == waiter.number)
-        );
+        let heard = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
+        assert!(matches!(heard, Ok(Some(Told::WaiterGone(number))) if number == waiter.number));
     }
 
     #[tokio::test]

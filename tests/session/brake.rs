@@ -80,15 +80,34 @@ fn a_session_that_sends_too_much_is_held_and_a_script_is_not() {
 
 fn what_a_session_sends_counts_the_messages_since_a_person_spoke() {
     let stage = Stage::new();
-    let script = "echo ready; while read -r line; do cbroker send --to other -m \"$line\"; done";
+    // The program answers when it is told to: a real one takes longer than the disk.
+    let script = "echo ready; while read -r line; do \
+                  until rm $STAGE/go; do sleep 0.02; done 2> /dev/null; cbroker send --to other -m \"$line\"; done";
     let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
     terminal.wait_for("ready");
+    let answer = |noted: &str| {
+        wait_for("the number of hops on disk", || noted_hops(&stage) == noted);
+        std::fs::write(stage.path("go"), "").unwrap();
+        stage.hops_of_next("other")
+    };
     terminal.keys(b"a person speaks\r");
-    assert_eq!(stage.hops_of_next("other"), Some(0));
+    assert_eq!(answer(""), Some(0));
     stage.publish_with_hops("peer", &body("m", "an agent speaks"), 6);
-    assert_eq!(stage.hops_of_next("other"), Some(7));
+    assert_eq!(answer("6\n"), Some(7));
     stage.publish("peer", &body("n", "a script speaks"));
-    assert_eq!(stage.hops_of_next("other"), Some(1));
+    assert_eq!(answer("0\n"), Some(1));
     terminal.keys(b"a person again\r");
-    assert_eq!(stage.hops_of_next("other"), Some(0));
+    assert_eq!(answer(""), Some(0));
+}
+
+/// The hops of the message that the session answers now; empty after a person spoke.
+fn noted_hops(stage: &Stage) -> String {
+    let entries = std::fs::read_dir(stage.path("home/sessions")).into_iter();
+    let file = entries
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|kind| kind == "hops"));
+    file.and_then(|file| std::fs::read_to_string(file).ok())
+        .unwrap_or_default()
 }

@@ -191,7 +191,8 @@ fn without_hooks_the_screen_decides() {
 fn a_text_that_was_swallowed_comes_again_and_says_so() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "swallow");
-    stage.send("peer", "swallowed", &[]);
+    let said = stage.send("peer", "swallowed", &["--wait", "--timeout", "30"]);
+    assert!(said.contains("held: unknown screen"), "{said}");
     wait_for_log(&stage, "submitted");
     let submitted = log_lines(&stage, "submitted");
     assert_eq!(submitted.len(), 1, "{submitted:?}");
