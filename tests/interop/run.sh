@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the vendored AMQP kit against cbroker's own broker: a fresh server, store and ports for each runner.
-#   tests/interop/run.sh [RUNNER…]     default: blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin
+#   tests/interop/run.sh [RUNNER…]     default: blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin asked
+#   `asked` puts the questions of kit/features.txt that the runners before it leave out, and holds what a relay saw of all of
+#   them against that list; it needs blackbox, amqp-tools and celery-app to have run.
 #   STRICT=1 forbids skips; CBROKER names a built binary; KIT_WORK the scratch folder (default: a temporary one)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,8 +43,48 @@ exit 1
 END
 chmod +x "$KIT_WORK/restart"
 
+# Between a runner and its server: the kit's relay, which counts what is asked and answered.
+relay=''
+start_relay() {
+    local port
+    read -r port _ < <(free_ports)
+    python3 "$here/kit/tools/trace.py" "$port" "$KIT_WORK/asked-$1.json" &
+    relay=$!
+    for _ in $(seq 200); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+        sleep 0.05
+    done
+    export AMQP_PORT=$port
+}
+stop_relay() {
+    [ -n "$relay" ] || return 0
+    kill -TERM "$relay" 2>/dev/null || true
+    wait "$relay" || true
+    relay=''
+}
+
+ask_the_rest() {
+    local traces=("$KIT_WORK"/asked-{blackbox,amqp-tools,celery-app}.json)
+    start_relay rest
+    python3 "$here/asked.py" ask || return 1
+    stop_relay
+    python3 "$here/asked.py" compare "$here/kit/features.txt" "${traces[@]}" "$KIT_WORK/asked-rest.json"
+}
+
+run() {
+    case $1 in
+        asked) ask_the_rest ;;
+        blackbox | amqp-tools | celery-app)
+            start_relay "$1"
+            bash "$here/kit/$1.sh"
+            ;;
+        *) bash "$here/kit/$1.sh" ;;
+    esac
+}
+
 running=''
 stop_server() {
+    stop_relay
     [ -z "$running" ] || kill -TERM "$(cat "$running/pid")" 2>/dev/null || true
     running=''
 }
@@ -84,11 +126,11 @@ RABBITMQADMIN=$(find /usr/lib/rabbitmq/lib -name rabbitmqadmin -path '*managemen
 export RABBITMQADMIN
 
 failed=()
-[ $# -gt 0 ] || set -- blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin
+[ $# -gt 0 ] || set -- blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin asked
 for runner in "$@"; do
     echo "kit: $runner"
     start_server "$runner"
-    if ! bash "$here/kit/$runner.sh"; then
+    if ! run "$runner"; then
         failed+=("$runner")
         for list in failed skipped missing; do
             [ ! -s "$KIT_WORK/results/$runner/$list" ] || sed "s/^/kit: $runner $list: /" "$KIT_WORK/results/$runner/$list"
