@@ -171,11 +171,13 @@ impl Level {
         })
     }
 
-    fn fill(&mut self, slice: Vec<Entry>) {
+    /// Gives how many messages were counted and are not in the store.
+    fn fill(&mut self, slice: Vec<Entry>) -> u64 {
         self.gap.is_loading = false;
+        let mut missing = 0;
         if slice.is_empty() {
             // The store has nothing after all: the count was wrong, and waiting for it would stall the line.
-            self.gap.count = 0;
+            missing = std::mem::take(&mut self.gap.count);
             self.gap.bytes = 0;
         }
         for entry in slice {
@@ -193,6 +195,7 @@ impl Level {
             self.gap.bytes = 0;
             self.move_tail(u64::MAX);
         }
+        missing
     }
 
     fn stretch(&self, level: u8, from: u64, count: usize) -> Stretch {
@@ -378,17 +381,17 @@ impl Line {
         self.levels.iter().any(|level| level.gap.count > 0)
     }
 
-    /// Takes what a read brought; false when it is no longer wanted.
-    pub(crate) fn fill(&mut self, wanted: Wanted, slice: Vec<Entry>) -> bool {
+    /// Takes what a read brought; None when it is no longer wanted, else how many messages turned out to be missing.
+    pub(crate) fn fill(&mut self, wanted: Wanted, slice: Vec<Entry>) -> Option<u64> {
         let level = &mut self.levels[usize::from(wanted.level)];
         if level.gap.epoch != wanted.epoch {
-            return false;
+            return None;
         }
         let before = level.count();
-        level.fill(slice);
+        let missing = level.fill(slice);
         level.report(&self.budget);
         self.ready = self.ready - before + level.count();
-        true
+        Some(missing)
     }
 
     /// A read failed; another may be made.

@@ -70,7 +70,10 @@ impl Queue {
             };
             let slice: Vec<Entry> = slice.filter_map(entry).collect();
             state.may_expire |= slice.iter().any(|entry| entry.message.has_ttl());
-            if state.line.fill(wanted, slice) {
+            if let Some(missing) = state.line.fill(wanted, slice) {
+                if missing > 0 {
+                    tracing::error!(queue = %self.name(), missing, "messages that were counted are not in the store");
+                }
                 limits::enforce(self, state, turn);
             }
         });
