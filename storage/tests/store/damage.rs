@@ -329,7 +329,11 @@ fn a_panic_of_the_engine_is_reported_and_not_printed_as_a_panic() {
     let sound = filled();
     let mut random = Random(5);
     let mut reported = 0;
-    for round in 0..8 {
+    // Where a flipped bit makes the engine panic depends on where its rows came to lie: tried until it has, more than once.
+    for round in 0..400 {
+        if reported == 3 {
+            break;
+        }
         let folder = tempfile::tempdir().unwrap();
         copy(sound.path(), folder.path());
         flip(folder.path(), &mut random, round % 2 + 1);
