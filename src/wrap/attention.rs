@@ -299,17 +299,20 @@ impl Attention {
         if let Some(open) = self.obstacle() {
             return Verdict::Hold(open, None);
         }
-        if self.reading.shows_busy {
+        if self.is_busy() {
             return Verdict::Hold(Hold::Busy, None);
         }
-        if !self.profile.resting.is_empty() && !self.reading.shows_rest && !self.draft.is_present()
-        {
-            return Verdict::Hold(Hold::UnknownScreen, None);
-        }
-        if self.draft.is_present() {
+        let pace = self.profile.pace;
+        if self.has_draft() {
             return Verdict::Hold(Hold::Draft, None);
         }
-        let pace = self.profile.pace;
+        if self.profile.line.is_some() && self.reading.input == Input::Absent {
+            // A program that writes is at work; one that is silent shows something that nobody described.
+            return match self.quiet(pace.quiet_before_text, now) {
+                Verdict::Free => Verdict::Hold(Hold::UnknownScreen, None),
+                moving @ Verdict::Hold(..) => moving,
+            };
+        }
         if let Some(free) = self
             .last_key
             .map(|key| key + pace.idle_hands)
@@ -329,6 +332,17 @@ impl Attention {
             Verdict::Hold(Hold::Busy, Some(quiet_at))
         } else {
             Verdict::Free
+        }
+    }
+
+    /// What the screen shows of the input counts more than what the keys suggest, once it was drawn after them.
+    fn has_draft(&self) -> bool {
+        match self.reading.input {
+            Input::Holds(_) => true,
+            Input::Empty => {
+                self.draft.is_present() && self.last_key.is_some_and(|key| key > self.last_output)
+            }
+            Input::Absent | Input::Shell | Input::Command => self.draft.is_present(),
         }
     }
 

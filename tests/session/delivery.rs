@@ -16,6 +16,7 @@ crate::tests![
     a_second_session_of_the_name_is_told_and_exclusive_refuses_it,
     a_queue_with_another_ttl_is_taken_as_it_is,
     notify_announces_and_the_inbox_reads,
+    what_is_taken_from_the_inbox_is_delivered,
     a_long_text_goes_by_file_and_pointer,
     a_terminal_that_collects_lines_gets_a_long_text_by_file,
     line_breaks_are_kept_on_request,
@@ -321,6 +322,26 @@ fn notify_announces_and_the_inbox_reads() {
     });
     assert!(stage.says(&["inbox", "peer"]).contains("read me"));
     assert_eq!(stage.arrived(), Vec::<String>::new());
+}
+
+fn what_is_taken_from_the_inbox_is_delivered() {
+    let stage = Stage::new();
+    let mut terminal = stage.wrap(&[], &["sink", stage.path("sink.txt").to_str().unwrap()]);
+    terminal.wait_for("sink is ready");
+    stage.publish("peer", &body("taken", "read me"));
+    wait_for("it in the inbox", || {
+        stage.says(&["inbox", "peer"]).contains("read me")
+    });
+    assert!(stage.says(&["inbox", "peer", "--take"]).contains("read me"));
+    assert!(!stage.says(&["inbox", "peer"]).contains("read me"));
+    wait_for("its story", || {
+        stage
+            .says(&["why", "taken"])
+            .contains("peer injected: inbox")
+    });
+    terminal.keys(b"\x03");
+    terminal.wait_for_end();
+    assert_eq!(stage.waiting("peer"), 0, "it was acked");
 }
 
 fn a_long_text_goes_by_file_and_pointer() {

@@ -17,11 +17,11 @@
 //! | 3 paste, redraw, Enter, one more | `rule_3_…` (`enter.rs`), `a_slow_agent_…`, `an_enter_that_was_lost_…`, `a_text_that_was_swallowed_…` |
 //! | 4 one at a time, batches | `rule_4_…`, `messages_arrive_whole_once_and_in_order` |
 //! | 5, 6 the line, made safe | `envelope/line.rs`, `inject/text.rs`, `neither_control_c_…`, `hostile_texts_press_no_key`, `line_breaks_are_kept_on_request` |
-//! | 7 a draft is sacred | `rule_7_…`, `keys.rs`, `agents/reading.rs`, `a_draft_holds_…` |
+//! | 7 a draft is sacred | `rule_7_…`, `keys.rs`, `agents/reading.rs`, `agents/line.rs`, `a_draft_holds_…` |
 //! | 8 the hook | `rule_8_…` (`hook.rs`), `hooks.rs`, `a_draft_stays_and_the_hook_…`, `what_stands_in_no_transcript_…`, `one_waiter_waits_and_no_more`, `the_hooks_end_with_the_session` |
 //! | 9 answers are no keys | `keys.rs`, `answers_of_the_terminal_reach_the_program` |
 //! | 10 ready | `rule_10_…`, `without_hooks_the_screen_alone_decides_…` |
-//! | 11 unknown programs, notify | `rule_11_…`, `notify_announces_and_the_inbox_reads` |
+//! | 11 unknown programs, notify | `rule_11_…`, `agents/line.rs`, `notify_announces_and_the_inbox_reads`, `what_is_taken_from_the_inbox_is_delivered` |
 //! | 12 arguments | `agents/arguments.rs`, `the_agents_own_arguments_are_kept`, `unbriefed_and_allowed_to_send`, `a_run_that_answers_…` |
 //! | 13 suspension | `rule_13_…`, `a_stopped_program_stops_the_wrap_…`, `a_shell_stops_and_continues_…`, `an_agent_that_suspends_itself_…` |
 //! | 14 reasons in words | `a_draft_holds_the_message_and_the_sender_hears_why`, `whoever_watches_hears_of_a_hold` |

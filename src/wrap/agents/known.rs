@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
+use super::line::{Line, More};
 use super::{Pace, Profile, Prompt, Usual, VimFooter};
 
 /// Measured with the paste and redraw of INJECTION rule 3.
@@ -41,7 +42,7 @@ pub static CLAUDE: Profile = Profile {
         rule: '─',
         placeholder_colour: 246,
     }),
-    resting: &[],
+    line: None,
     busy: &["esc to interrupt", "esc to cancel"],
     busy_titles: &['⠂', '⠐'],
     dialogs: &[
@@ -69,9 +70,16 @@ static CODEX: Profile = Profile {
     usual: Usual::Typing,
     has_hooks: false,
     prompt: None,
-    resting: &[],
+    line: Some(Line {
+        marks: &["› "],
+        shell_mark: None,
+        placeholders: &["Ask Codex to do anything"],
+        more: More::Indented("  "),
+        has_cursor: true,
+        is_asked_in: false,
+    }),
     busy: &["esc to interrupt"],
-    busy_titles: &[],
+    busy_titles: &['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'],
     dialogs: &[
         ("Would you like to ", "approval"),
         ("Allow command?", "approval"),
@@ -92,7 +100,14 @@ static OPENCODE: Profile = Profile {
     usual: Usual::Typing,
     has_hooks: false,
     prompt: None,
-    resting: &[],
+    line: Some(Line {
+        marks: &["┃  "],
+        shell_mark: None,
+        placeholders: &["Ask anything"],
+        more: More::Framed("╹"),
+        has_cursor: true,
+        is_asked_in: false,
+    }),
     busy: &["esc interrupt", "esc to interrupt"],
     busy_titles: &[],
     dialogs: &[
@@ -112,9 +127,16 @@ static GEMINI: Profile = Profile {
     usual: Usual::Typing,
     has_hooks: false,
     prompt: None,
-    resting: &["Type your message"],
+    line: Some(Line {
+        marks: &[" > ", " * "],
+        shell_mark: Some(" ! "),
+        placeholders: &["Type your message"],
+        more: More::Indented("   "),
+        has_cursor: false,
+        is_asked_in: false,
+    }),
     busy: &["esc to cancel"],
-    busy_titles: &[],
+    busy_titles: &['✦'],
     dialogs: &[
         ("Apply this change?", "permission"),
         ("Allow execution", "permission"),
@@ -139,14 +161,33 @@ static AIDER: Profile = Profile {
     usual: Usual::Typing,
     has_hooks: false,
     prompt: None,
-    resting: &[],
-    busy: &[],
+    // Its name of a mode stands before the mark; in `multi> ` Enter is only a new line.
+    line: Some(Line {
+        marks: &[
+            "> ",
+            "ask> ",
+            "architect> ",
+            "context> ",
+            "help> ",
+            "diff> ",
+            "diff-fenced> ",
+            "whole> ",
+            "udiff> ",
+            "udiff-simple> ",
+            "patch> ",
+            "editor-diff> ",
+            "editor-diff-fenced> ",
+            "editor-whole> ",
+        ],
+        shell_mark: None,
+        placeholders: &[],
+        more: More::Marked,
+        has_cursor: true,
+        is_asked_in: true,
+    }),
+    busy: &["Waiting for "],
     busy_titles: &[],
-    dialogs: &[
-        ("(Y)es/(N)o", "question"),
-        ("[Yes]:", "question"),
-        ("[No]:", "question"),
-    ],
+    dialogs: &[("[Yes]:", "question"), ("[No]:", "question")],
     command_modes: &[],
     vim: None,
     pace: CAREFUL,
@@ -160,7 +201,7 @@ pub static UNKNOWN: Profile = Profile {
     usual: Usual::Notice,
     has_hooks: false,
     prompt: None,
-    resting: &[],
+    line: None,
     busy: &[],
     busy_titles: &[],
     dialogs: &[],

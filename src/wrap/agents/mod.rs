@@ -8,6 +8,7 @@
 
 pub mod arguments;
 mod known;
+mod line;
 pub mod reading;
 
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use known::{CLAUDE, UNKNOWN};
+pub use line::Line;
 
 /// One kind of wrapped program.
 #[derive(Debug)]
@@ -31,15 +33,15 @@ pub struct Profile {
     pub has_hooks: bool,
     /// The looks of its input box.
     pub prompt: Option<Prompt>,
-    /// Where the box itself is not described: texts of which one stands on the screen while it waits, empty.
-    pub resting: &'static [&'static str],
-    /// Texts in the rows around the box while a turn runs.
+    /// Where there is no such box: the looks of the line that it types in.
+    pub line: Option<Line>,
+    /// Texts in the rows around its input while a turn runs.
     pub busy: &'static [&'static str],
     /// First characters of its title while a turn runs.
     pub busy_titles: &'static [char],
     /// Texts that only its dialogs show, with the dialog's name.
     pub dialogs: &'static [(&'static str, &'static str)],
-    /// Texts below the box that say its keys are commands.
+    /// Texts below its input that say its keys are commands.
     pub command_modes: &'static [&'static str],
     /// What stands below the box of somebody who uses vim's keys.
     pub vim: Option<VimFooter>,

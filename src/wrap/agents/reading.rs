@@ -4,19 +4,22 @@
 
 use vt100::Screen;
 
-use super::{Profile, Prompt};
+use super::{Line, Profile, Prompt};
 
-/// The state of the input box.
+/// Where a line has its status: so many rows above it, at most.
+const STATUS_ROWS: usize = 8;
+
+/// The state of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Input {
-    /// No box has the focus.
+    /// It has not the focus.
     #[default]
     Absent,
-    /// The box waits, empty.
+    /// It waits, empty.
     Empty,
-    /// The box holds this text (its visible part).
+    /// It holds this text (its visible part, or its first row).
     Holds(String),
-    /// The box is in shell mode.
+    /// It is in shell mode.
     Shell,
     /// Keys are commands.
     Command,
@@ -37,10 +40,8 @@ pub enum Vim {
 /// One look at the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The input box; [`Input::Absent`] always where the profile describes none.
+    /// The input; [`Input::Absent`] always where the profile describes none.
     pub input: Input,
-    /// A text says that the box waits; for profiles that know one.
-    pub shows_rest: bool,
     /// A text says that a turn runs.
     pub shows_busy: bool,
     /// A text says that a dialog is open: its name.
@@ -57,38 +58,42 @@ impl Reading {
             .rows(0, columns.get())
             .map(|row| row.trim_end().to_owned())
             .collect();
-        let found = profile
-            .prompt
-            .and_then(|prompt| InputBox::find(prompt, screen, &rows));
+        let found = match (profile.prompt, profile.line) {
+            (Some(prompt), _) => Found::in_box(prompt, screen, &rows),
+            (None, Some(line)) => Found::on_line(&line, screen, &rows),
+            (None, None) => None,
+        };
         let Some(found) = found else {
-            let dialog = profile
-                .dialogs
-                .iter()
-                .find(|(text, _)| rows.iter().any(|row| row.contains(text)));
+            let is_asked_in = profile.line.is_some_and(|line| line.is_asked_in);
+            let dialog = profile.dialogs.iter().find(|(text, _)| {
+                if is_asked_in {
+                    Line::asks(text, screen)
+                } else {
+                    rows.iter().any(|row| row.contains(text))
+                }
+            });
             return Self {
                 input: Input::Absent,
-                shows_rest: shows(&rows, profile.resting),
                 shows_busy: shows(&rows, profile.busy),
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
             };
         };
-        // What stands above the box is history, written by anybody; only the rows around it speak of now.
-        let around = &rows[found.last + 1..];
-        let input = if shows(around, profile.command_modes) {
+        // What stands above is history, written by anybody; only the rows around the input speak of now.
+        let below = &rows[found.last + 1..];
+        let input = if shows(below, profile.command_modes) {
             Input::Command
         } else {
             found.input
         };
         Self {
             input,
-            shows_rest: false,
-            shows_busy: shows(around, profile.busy),
+            shows_busy: shows(below, profile.busy) || shows(&rows[found.status], profile.busy),
             dialog: None,
             vim: profile.vim.map_or(Vim::Unsaid, |footer| {
-                if shows(around, &[footer.insert]) {
+                if shows(below, &[footer.insert]) {
                     Vim::Insert
-                } else if shows(around, &[footer.plain]) {
+                } else if shows(below, &[footer.plain]) {
                     Vim::Plain
                 } else {
                     Vim::Unsaid
@@ -103,15 +108,27 @@ fn shows(rows: &[String], texts: &[&str]) -> bool {
         .any(|row| texts.iter().any(|text| row.contains(text)))
 }
 
-/// The input box that holds the cursor.
-struct InputBox {
-    /// The row of its lower rule.
+/// The input that holds the cursor.
+struct Found {
+    /// Its last row.
     last: usize,
+    /// Rows above it that speak of now as well.
+    status: std::ops::Range<usize>,
     input: Input,
 }
 
-impl InputBox {
-    fn find(prompt: Prompt, screen: &Screen, rows: &[String]) -> Option<Self> {
+impl Found {
+    fn on_line(line: &Line, screen: &Screen, rows: &[String]) -> Option<Self> {
+        let (cursor, _) = screen.cursor_position();
+        let (first, input) = line.find(screen, rows)?;
+        Some(Self {
+            last: usize::from(cursor),
+            status: first.saturating_sub(STATUS_ROWS)..first,
+            input,
+        })
+    }
+
+    fn in_box(prompt: Prompt, screen: &Screen, rows: &[String]) -> Option<Self> {
         let (cursor, cursor_column) = screen.cursor_position();
         let cursor = usize::from(cursor);
         let is_rule = |row: &String| row.chars().take(3).filter(|&c| c == prompt.rule).count() == 3;
@@ -124,6 +141,7 @@ impl InputBox {
         if first.starts_with(prompt.shell_mark) {
             return Some(Self {
                 last: below,
+                status: 0..0,
                 input: Input::Shell,
             });
         }
@@ -135,6 +153,7 @@ impl InputBox {
         let is_empty = text.trim().is_empty() && cursor == above + 1 && cursor_column <= 2;
         Some(Self {
             last: below,
+            status: 0..0,
             input: if is_empty {
                 Input::Empty
             } else {
@@ -255,25 +274,6 @@ mod tests {
         ));
         assert_eq!(dialog.input, Input::Absent);
         assert_eq!(dialog.dialog.as_deref(), Some("permission"));
-    }
-
-    #[test]
-    fn gemini_rests_where_its_placeholder_stands_and_its_menus_are_dialogs() {
-        let gemini = Profile::of("gemini".as_ref(), &[]);
-        let read = |drawn: &str| {
-            let mut parser = vt100::Parser::new(20.try_into().unwrap(), 60.try_into().unwrap(), 0);
-            parser.process(drawn.replace('\n', "\r\n").as_bytes());
-            Reading::of(gemini, parser.screen())
-        };
-        let rest =
-            read(" Shift+Tab to accept edits\n >   Type your message or @path/to/file\n workspace");
-        assert!(rest.shows_rest && rest.dialog.is_none());
-        let trust = read(
-            " │ Do you trust the files in this folder?\n │ ● 1. Trust folder (work)\n │   2. Trust parent",
-        );
-        assert!(!trust.shows_rest && trust.dialog.is_some());
-        let menu = read(" │   1. Yes\n │ ● 2. No");
-        assert_eq!(menu.dialog.as_deref(), Some("menu"));
     }
 
     #[test]

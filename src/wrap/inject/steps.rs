@@ -158,8 +158,13 @@ impl Injection {
         if now < ready {
             return Step::Wait(Some(ready));
         }
-        if agent.obstacle().is_some() || agent.is_busy() || !shows_it {
+        let obstacle = agent
+            .obstacle()
+            .or(agent.is_busy().then_some(Hold::Busy))
+            .or((!shows_it).then_some(Hold::UnknownScreen));
+        if let Some(obstacle) = obstacle {
             // Whatever opened took the text or hides it. No Enter: it would be an answer.
+            self.hold = Some((obstacle, now));
             let is_lost =
                 matches!(agent.input(), Input::Empty) && agent.verdict(now) == Verdict::Free;
             if is_lost && now >= out + LOST {
@@ -168,6 +173,7 @@ impl Injection {
             }
             return Step::Wait(Some(too_long.unwrap_or(now + TURN_SIGN)));
         }
+        self.hold = None;
         let tickets = std::mem::take(tickets);
         self.phase = Phase::Entered {
             tickets,

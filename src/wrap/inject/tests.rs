@@ -60,9 +60,13 @@ impl Play {
         Self::quiet("a-program-of-ours")
     }
 
-    /// A program without a known prompt, at rest.
+    /// A program without a box, at rest.
     fn quiet(program: &str) -> Self {
-        let mut play = Self::with(Profile::of(program.as_ref(), &[]), Delivery::Pty);
+        let profile = Profile::of(program.as_ref(), &[]);
+        let mut play = Self::with(profile, Delivery::Pty);
+        if profile.line.is_some() {
+            play.sees(Input::Empty);
+        }
         play.passes(ms(5000));
         play
     }

@@ -38,6 +38,11 @@ fn rule_3_a_dialog_that_opens_after_the_paste_is_never_answered() {
         ..Reading::default()
     });
     play.passes(ms(60_000));
+    assert_eq!(
+        play.hold(),
+        Some(Hold::Dialog("Bash".into())),
+        "and it is said why"
+    );
     assert_eq!(play.enters(), 0);
 }
 

@@ -24,14 +24,9 @@ impl Session {
         }
         self.notify(held);
         if let (Some(inbox), Some((state, hold, _))) = (&self.post.parts.inbox, &news) {
-            let reason = hold.as_ref().map(ToString::to_string);
-            let held = u32::try_from(held).unwrap_or(u32::MAX);
-            inbox.outlet().announce(Presence {
-                state: *state,
-                reason,
-                held,
-                ..self.post.parts.card.clone()
-            });
+            inbox
+                .outlet()
+                .announce(self.presence(*state, hold.as_ref()));
         }
         self.post.announced = news;
     }
@@ -101,12 +96,16 @@ impl Session {
 
     fn present(&self, now: Instant) -> Reply {
         let hold = self.injection.hold();
-        Reply::State(Presence {
-            state: self.state(hold.as_ref(), now),
-            reason: hold.map(|hold| hold.to_string()),
+        Reply::State(self.presence(self.state(hold.as_ref(), now), hold.as_ref()))
+    }
+
+    fn presence(&self, state: PeerState, hold: Option<&Hold>) -> Presence {
+        Presence {
+            state,
+            reason: hold.map(ToString::to_string),
             held: u32::try_from(self.post.mail.len()).unwrap_or(u32::MAX),
             ..self.post.parts.card.clone()
-        })
+        }
     }
 
     fn show_inbox(&mut self, take: bool) -> Reply {

@@ -1,0 +1,347 @@
+//! The line that text goes to in agents that draw no box between two rules: whether it has the cursor, and is empty.
+//!
+//! Only the rows at the cursor speak of now. What stands elsewhere on the screen is history, written by anybody: a
+//! question that was answered stays there, and so does an answer that reads like a question.
+//!
+//! Relies on `vt100` for the cursor.
+
+use vt100::Screen;
+
+use super::reading::Input;
+
+/// The looks of such a line.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// What begins its first row, up to where the cursor waits. One of them.
+    pub marks: &'static [&'static str],
+    /// What begins it instead when the text would run in a shell.
+    pub shell_mark: Option<&'static str>,
+    /// What stands behind the cursor though nobody typed it, where it is not dim.
+    pub placeholders: &'static [&'static str],
+    /// How it goes on where a text needs more rows.
+    pub more: More,
+    /// Whether the terminal's cursor is shown there.
+    pub has_cursor: bool,
+    /// Its questions are asked on the line itself: a dialog's text counts only where the cursor stands behind it.
+    pub is_asked_in: bool,
+}
+
+/// The rows of a long text.
+#[derive(Clone, Copy, Debug)]
+pub enum More {
+    /// They begin with the mark again, or with anything where the terminal wraps them: none is known but at the cursor.
+    Marked,
+    /// They begin with this.
+    Indented(&'static str),
+    /// All begin with the mark, as do a blank row above and others below, down to a row that begins with this.
+    Framed(&'static str),
+}
+
+impl Line {
+    /// Its first row and what it holds; `None` where something else has the cursor.
+    pub(super) fn find(&self, screen: &Screen, rows: &[String]) -> Option<(usize, Input)> {
+        if self.has_cursor && screen.hide_cursor() {
+            return None;
+        }
+        let at = Cursor::of(screen, rows)?;
+        match self.more {
+            More::Marked => self.begun(at.row, &at),
+            More::Indented(blank) => {
+                let is_further =
+                    |row: &String| !self.begins(row) && (row.is_empty() || row.starts_with(blank));
+                let further = rows[..=at.row]
+                    .iter()
+                    .rev()
+                    .take_while(|row| is_further(row));
+                self.begun(at.row.checked_sub(further.count())?, &at)
+            }
+            More::Framed(foot) => self.framed(foot, &at),
+        }
+    }
+
+    /// Whether the cursor stands behind `question`, on a line that holds nothing else of interest.
+    pub(super) fn asks(question: &str, screen: &Screen) -> bool {
+        let (row, column) = screen.cursor_position();
+        let left = screen.rows(0, column).nth(usize::from(row));
+        left.is_some_and(|left| left.trim_end().ends_with(question))
+    }
+
+    fn begins(&self, row: &str) -> bool {
+        let mut marks = self.marks.iter().chain(&self.shell_mark);
+        marks.any(|mark| row.starts_with(mark) || row == mark.trim_end())
+    }
+
+    fn begun(&self, first: usize, at: &Cursor<'_>) -> Option<(usize, Input)> {
+        let row = at.rows.get(first).filter(|row| self.begins(row))?;
+        let is_shell = self
+            .shell_mark
+            .is_some_and(|mark| row.starts_with(mark.trim_end()));
+        let input = if is_shell {
+            Input::Shell
+        } else if first == at.row && self.waits(at) {
+            Input::Empty
+        } else {
+            Input::Holds(row.clone())
+        };
+        Some((first, input))
+    }
+
+    fn framed(&self, foot: &str, at: &Cursor<'_>) -> Option<(usize, Input)> {
+        let mark = self.marks.first()?.trim_end();
+        let is_inside = |row: &&String| row.trim_start().starts_with(mark);
+        let above = at.rows[..at.row].iter().rev().take_while(is_inside).count();
+        let below = at.rows[at.row..].iter().take_while(is_inside).count();
+        let end = at.rows.get(at.row + below)?;
+        if below == 0 || !end.trim_start().starts_with(foot) {
+            return None;
+        }
+        let is_blank = |row: &String| {
+            let inside = row.trim_start().strip_prefix(mark);
+            inside.is_some_and(is_nothing)
+        };
+        // One blank row above, one below, and what the foot says of itself.
+        let is_alone = above == 1
+            && below == 3
+            && is_blank(&at.rows[at.row - 1])
+            && is_blank(&at.rows[at.row + 1]);
+        let input = if is_alone && self.waits(at) {
+            Input::Empty
+        } else {
+            Input::Holds(at.rows[at.row].clone())
+        };
+        Some((at.row - above, input))
+    }
+
+    /// The cursor stands right behind a mark, and nobody's text behind the cursor.
+    fn waits(&self, at: &Cursor<'_>) -> bool {
+        let left = match self.more {
+            More::Framed(_) => at.left.trim_start(),
+            More::Marked | More::Indented(_) => &at.left,
+        };
+        let is_further = matches!(self.more, More::Marked)
+            && at
+                .row
+                .checked_sub(1)
+                .is_some_and(|above| self.begins(&at.rows[above]));
+        let is_behind_mark = self.marks.contains(&left);
+        let is_suggested = at.is_dim
+            || self
+                .placeholders
+                .iter()
+                .any(|text| at.right.starts_with(text));
+        is_behind_mark && !is_further && (is_suggested || is_nothing(&at.right))
+    }
+}
+
+/// Blank, at least up to whatever else shares the row at some distance.
+fn is_nothing(text: &str) -> bool {
+    text.trim().is_empty() || text.starts_with("  ")
+}
+
+/// Where the cursor stands.
+struct Cursor<'a> {
+    rows: &'a [String],
+    row: usize,
+    /// Its row up to it, with all blanks.
+    left: String,
+    /// And from it on.
+    right: String,
+    /// What it stands on is a suggestion.
+    is_dim: bool,
+}
+
+impl<'a> Cursor<'a> {
+    fn of(screen: &Screen, rows: &'a [String]) -> Option<Self> {
+        let (row, column) = screen.cursor_position();
+        let is_dim = screen.cell(row, column).is_some_and(vt100::Cell::dim);
+        let row = usize::from(row);
+        let (_, columns) = screen.size();
+        rows.get(row)?;
+        let mut left = screen.rows(0, column).nth(row)?;
+        let missing = usize::from(column).saturating_sub(left.chars().count());
+        left.extend(std::iter::repeat_n(' ', missing));
+        let right = screen
+            .rows(column, columns.get().saturating_sub(column))
+            .nth(row)?;
+        Some(Self {
+            rows,
+            row,
+            left,
+            right,
+            is_dim,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The screens were captured from the agents themselves, in the versions that their profiles name.
+    #![allow(clippy::unwrap_used)]
+
+    use crate::wrap::agents::Profile;
+    use crate::wrap::agents::reading::{Input, Reading};
+
+    /// `program` drew these rows, `¦` marks its cursor; without one it is hidden in a corner.
+    fn read(program: &str, rows: &str) -> Reading {
+        let mut parser = vt100::Parser::new(20.try_into().unwrap(), 80.try_into().unwrap(), 0);
+        let cursor = if rows.contains('¦') { "\x1b7" } else { "" };
+        parser.process(rows.replace('\n', "\r\n").replace('¦', cursor).as_bytes());
+        let after: &[u8] = if cursor.is_empty() {
+            b"\x1b[?25l\x1b[20;80H"
+        } else {
+            b"\x1b8"
+        };
+        parser.process(after);
+        Reading::of(Profile::of(program.as_ref(), &[]), parser.screen())
+    }
+
+    fn is_draft(reading: &Reading) -> bool {
+        matches!(reading.input, Input::Holds(_)) && reading.dialog.is_none()
+    }
+
+    fn asks(reading: &Reading, name: &str) -> bool {
+        reading.input == Input::Absent && reading.dialog.as_deref() == Some(name)
+    }
+
+    #[test]
+    fn aiders_question_counts_at_the_cursor_and_no_longer_when_it_is_answered() {
+        // An answered question held all messages until it had scrolled away.
+        let question = "https://aider.chat/HISTORY.html#release-notes\n\
+            Would you like to see what's new in this version? (Y)es/(N)o [Yes]: ";
+        assert!(asks(&read("aider", &format!("{question}¦")), "question"));
+        let answered = format!("{question}n\n────────────\n");
+        for mark in ["> ", "ask> ", "architect> "] {
+            let rest = read("aider", &format!("{answered}{mark}¦"));
+            assert_eq!((rest.input, rest.dialog), (Input::Empty, None), "{mark}");
+        }
+        assert!(is_draft(&read("aider", &format!("{answered}> half¦"))));
+        assert!(is_draft(&read("aider", &format!("{answered}> ¦half"))));
+        assert!(is_draft(&read("aider", &format!("{answered}> half\n> ¦"))));
+    }
+
+    #[test]
+    fn aider_at_work_or_in_a_mode_where_enter_is_a_new_line_does_not_wait() {
+        let busy = read("aider", "> hello\n░█        Waiting for openai/fake¦");
+        assert_eq!(busy.input, Input::Absent);
+        assert!(busy.shows_busy);
+        let lines = read(
+            "aider",
+            "Multiline mode: Enabled.\n────────────\nask multi> ¦",
+        );
+        assert_eq!((lines.input, lines.dialog), (Input::Absent, None));
+        let answer = read("aider", "> hello\n> a quotation of the model\nand more¦");
+        assert_eq!(answer.input, Input::Absent);
+    }
+
+    const GEMINI_FOOT: &str = "\n\n workspace (/directory)       sandbox       /model\n /work       no sandbox       Auto";
+
+    #[test]
+    fn geminis_tool_dialogs_hold_and_what_is_left_of_them_does_not() {
+        let dialog = "> TOOLBASH{touch ran}\n╭────────────╮\n│ ? Shell  touch ran │\n\
+            │ Allow execution of [Shell]?  │\n│ ● 1. Allow once  │\n│   2. Allow for this session │\n\
+            │   3. No, suggest changes (esc)  │\n╰────────────╯\n¦";
+        assert!(asks(&read("gemini", dialog), "permission"));
+        let question = "│ Answer Questions │\n│ Which one? │\n│ ● 1.  Alpha │\n│   2.  Beta │\n\
+            │ Enter to select · ↑/↓ to navigate · Esc to cancel │\n╰────────────╯\n¦";
+        assert!(asks(&read("gemini", question), "menu"));
+        let trust = "│ Do you trust the files in this folder? │\n│ ● 1. Trust folder (work) │\n¦";
+        assert!(asks(&read("gemini", trust), "trust"));
+        let history = " > may I?\n\n✦ Say: Allow once. Do you want to proceed?\n\n────────────\n Shift+Tab to accept edits\n\n";
+        let rest = read(
+            "gemini",
+            &format!("{history} > ¦  Type your message or @path/to/file{GEMINI_FOOT}"),
+        );
+        assert_eq!((rest.input, rest.dialog), (Input::Empty, None));
+        assert!(!rest.shows_busy);
+        assert!(is_draft(&read(
+            "gemini",
+            &format!("{history} > half draft¦{GEMINI_FOOT}")
+        )));
+        assert!(is_draft(&read(
+            "gemini",
+            &format!("{history} > half\n   draft¦{GEMINI_FOOT}")
+        )));
+        assert_eq!(
+            read("gemini", &format!("{history} ! ¦{GEMINI_FOOT}")).input,
+            Input::Shell
+        );
+        let busy = format!(
+            "⠏ Thinking… (esc to cancel, 3s)\n────────────\n Shift+Tab to accept edits\n\n > ¦  Type your message{GEMINI_FOOT}"
+        );
+        assert!(read("gemini", &busy).shows_busy);
+    }
+
+    const CODEX_FOOT: &str = "\n\n  gpt-5 default · /work\n  ← for agents · ? for shortcuts";
+
+    #[test]
+    fn codex_asks_in_place_of_its_line_and_its_answers_may_read_like_questions() {
+        let dialog = "  Would you like to run the following command?\n\n  $ touch ran\n\n\
+            › 1. Yes, proceed (y)\n  3. No, and tell Codex what to do differently (esc)\n\n\
+            \u{20} Press enter to confirm or esc to cancel";
+        assert!(asks(&read("codex", dialog), "approval"));
+        // Messages were taken for the choice of a model.
+        let menu =
+            "  Select Model and Effort\n\n› 1. GPT\n  2. GPT-6-Astra\n\n  enter select · esc back";
+        assert_eq!(read("codex", menu).input, Input::Absent);
+        // Its answer held all messages until it had scrolled away.
+        let history = "› hello\n\n• Would you like to see more?\n\n";
+        let rest = read(
+            "codex",
+            &format!("{history}› ¦\x1b[2mAsk Codex to do anything\x1b[m{CODEX_FOOT}"),
+        );
+        assert_eq!((rest.input, rest.dialog), (Input::Empty, None));
+        let other = read(
+            "codex",
+            &format!("{history}› ¦\x1b[2mExplain this\x1b[m{CODEX_FOOT}"),
+        );
+        assert_eq!(other.input, Input::Empty);
+        for draft in [
+            "› half¦",
+            "› ¦half",
+            "› one\n  two¦",
+            "› Would you like to …¦",
+            "› one\n  ¦",
+        ] {
+            assert!(
+                is_draft(&read("codex", &format!("{history}{draft}{CODEX_FOOT}"))),
+                "{draft}"
+            );
+        }
+        let busy = format!("• Working (3s • esc to interrupt)\n\n\n› ¦{CODEX_FOOT}");
+        assert!(read("codex", &busy).shows_busy);
+    }
+
+    /// opencode's box with these rows in it.
+    fn boxed(history: &str, inside: &str) -> Reading {
+        let foot = "  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀▀▀▀▀\n   /work          15  ctrl+p commands";
+        read("opencode", &format!("{history}\n\n  ┃\n{inside}\n{foot}"))
+    }
+
+    #[test]
+    fn opencode_asks_without_its_box_and_a_blank_row_of_a_draft_is_not_an_empty_box() {
+        let history = "  ┃\n  ┃  hello\n  ┃\n\n     Allow once. Permission required";
+        let rest = boxed(history, "  ┃  ¦");
+        assert_eq!((rest.input, rest.dialog), (Input::Empty, None));
+        assert_eq!(
+            boxed("", "  ┃  ¦Ask anything… \"Fix a bug\"").input,
+            Input::Empty
+        );
+        for draft in [
+            "  ┃  half¦",
+            "  ┃  ¦half",
+            "  ┃  one\n  ┃  ¦",
+            "  ┃  one\n  ┃\n  ┃  ¦",
+            "  ┃  ¦\n  ┃  two",
+        ] {
+            assert!(is_draft(&boxed(history, draft)), "{draft}");
+        }
+        let dialog = "  ┃  △ Permission required\n  ┃    # Shell command\n  ┃\n  ┃  $ touch ran\n  ┃\n\
+            \u{20} ┃   Allow once   Allow always   Reject       ⇆ select  enter confirm";
+        assert!(asks(&read("opencode", dialog), "permission"));
+        let menu =
+            "        Select model          esc\n\n  ┃     ¦Search\n        o3-pro\n  ┃     GPT-4.1";
+        assert_eq!(read("opencode", menu).input, Input::Absent);
+        let busy = "  ┃\n  ┃  ¦\n  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀\n   ■■⬝⬝  esc interrupt      ctrl+p commands";
+        assert!(read("opencode", busy).shows_busy);
+    }
+}
