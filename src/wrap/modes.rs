@@ -260,6 +260,8 @@ fn numbers_of(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn after(output: &str) -> Modes {
@@ -288,6 +290,34 @@ mod tests {
             assert!(modes.takes_paste(), "cut at {cut}");
             assert_eq!(modes.title(), Some("✳ Claude Code"), "cut at {cut}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn however_output_is_cut_it_means_the_same(
+            output in prop::collection::vec(prop::sample::select(b"\x1b\x1b[[]?;2004hlmu>< q0\x07\\P\x18a\xe2\x94\x80\xf0c".to_vec()), 0..200),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let read = |pieces: &[&[u8]]| {
+                let mut modes = Modes::default();
+                for piece in pieces {
+                    modes.read(piece);
+                }
+                format!("{modes:?}")
+            };
+            let whole = read(&[&output]);
+            let (first, second) = output.split_at(cut.index(output.len() + 1));
+            prop_assert_eq!(&read(&[first, second]), &whole);
+            prop_assert_eq!(&read(&output.chunks(1).collect::<Vec<_>>()), &whole);
+        }
+    }
+
+    #[test]
+    fn a_parameter_list_that_never_ends_is_not_kept() {
+        let mut modes = after(&format!("\x1b[?2004h\x1b[{}h", "1".repeat(100_000)));
+        assert!(modes.collected.len() <= PARAMETERS_LIMIT + 1);
+        modes.read(b"\x1b[?2004l");
+        assert!(!modes.takes_paste());
     }
 
     #[test]

@@ -36,10 +36,6 @@ use stops::Signals;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A frame that is never ended, or a flood, must not blind us.
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
-/// What the program wrote last is shown before the session ends; a background process that holds the terminal
-/// keeps nobody waiting longer.
-const DRAIN: Duration = Duration::from_secs(1);
-
 /// What was heard of the agent's hooks, as far as the log says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {

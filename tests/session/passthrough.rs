@@ -11,6 +11,7 @@ crate::tests![
     answers_of_the_terminal_reach_the_program,
     the_program_runs_in_our_folder,
     a_flood_of_output_arrives_whole_and_in_order,
+    a_slow_line_gets_all_that_the_program_wrote_last,
     the_program_sees_the_window_and_every_change_of_it,
     the_exit_code_comes_back_and_a_signal_as_128_and_its_number,
     signals_to_the_wrap_go_to_the_program,
@@ -111,6 +112,17 @@ fn a_flood_of_output_arrives_whole_and_in_order() {
     });
     wait_for("all lines", || terminal.output().len() >= expected.len());
     assert!(terminal.shown() == expected);
+}
+
+fn a_slow_line_gets_all_that_the_program_wrote_last() {
+    // A second after the program's end the rest was dropped, however steadily the terminal took it.
+    let stage = Stage::new();
+    let mut terminal = wrapped(&stage, "stty -opost; echo ready; read -r go; seq 1 10000");
+    terminal.wait_for("ready");
+    terminal.slow_down();
+    terminal.keys(b"\r");
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    wait_for("the last line", || terminal.shown().ends_with("\n10000\n"));
 }
 
 fn the_program_sees_the_window_and_every_change_of_it() {

@@ -57,6 +57,12 @@ pub(crate) fn usage_of_one(pid: u32) -> Usage {
     }
 }
 
+/// Memory of `pid` that no other process shares: what it adds to that of a process of the same program.
+pub(crate) fn private_mib(pid: u32) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    (kib_of(&rollup, "Private_Clean:") + kib_of(&rollup, "Private_Dirty:")) / 1024.0
+}
+
 /// Ends `pid` at once; it may be gone already.
 pub(crate) fn kill(pid: u32) {
     if let Some(pid) = as_pid(pid) {

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::signal::unix::{self, SignalKind};
 
-use super::{DRAIN, Session};
+use super::Session;
 use crate::wrap::monitor::Report;
 use crate::wrap::relay::Moved;
 
@@ -18,6 +18,12 @@ use crate::wrap::relay::Moved;
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
 /// Acks and goodbyes after the program's end.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// What the program wrote last is shown before the session ends; a background process that holds the terminal, and is silent
+/// for so long, keeps nobody waiting. Nor does one that writes more than the system can have kept of the program's.
+const SILENCE: Duration = Duration::from_secs(1);
+const TERMINAL_HOLDS: usize = 128 * 1024;
+/// A terminal that has not taken one piece in this time takes none.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// The signals that a session answers to.
 pub(super) struct Signals {
@@ -147,20 +153,9 @@ impl Session {
 
     /// After the end: the last output, the terminal as it was, the last acks.
     pub(super) async fn finish(mut self) {
-        let drained = async {
-            while !self.is_program_silent {
-                let moved = self.relay.next().await;
-                if matches!(moved, Moved::ProgramGone | Moved::PersonGone) {
-                    break;
-                }
-                if matches!(moved, Moved::Output) {
-                    self.modes.read(self.relay.seen());
-                }
-            }
-        };
-        let _held_by_a_background_process = tokio::time::timeout(DRAIN, drained).await;
+        self.show_rest().await;
         self.relay.show(&self.modes.resets());
-        let _terminal_is_stuck = tokio::time::timeout(DRAIN, self.relay.drain()).await;
+        let _terminal_is_stuck = tokio::time::timeout(STUCK, self.relay.drain()).await;
         self.terminal.leave_raw();
         let Self {
             post,
@@ -170,5 +165,22 @@ impl Session {
         } = self;
         drop((hooks, waiter));
         post.close(GOODBYE).await;
+    }
+
+    /// What the program wrote before its end, in the time that a slow line takes.
+    async fn show_rest(&mut self) {
+        let mut left = TERMINAL_HOLDS;
+        while !self.is_program_silent && left > 0 {
+            let shown = tokio::time::timeout(STUCK, self.relay.drain()).await;
+            let moved = tokio::time::timeout(SILENCE, self.relay.next()).await;
+            match moved {
+                Ok(Moved::Output) if shown.is_ok() => {
+                    self.modes.read(self.relay.seen());
+                    left = left.saturating_sub(self.relay.seen().len());
+                }
+                Ok(Moved::Input(_) | Moved::Written) if shown.is_ok() => {}
+                _ => return,
+            }
+        }
     }
 }

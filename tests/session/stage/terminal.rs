@@ -20,7 +20,12 @@ pub(crate) struct Terminal {
     end: Option<Report>,
     reader: Option<std::thread::JoinHandle<()>>,
     is_closing: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
 }
+
+/// What a slow line brings in each [`SLOW_PAUSE`].
+const SLOW_PIECE: usize = 1000;
+const SLOW_PAUSE: Duration = Duration::from_millis(100);
 
 impl Terminal {
     pub(super) fn open(command: &CommandLine) -> Self {
@@ -36,10 +41,17 @@ impl Terminal {
         let into = Arc::clone(&output);
         let is_closing = Arc::new(AtomicBool::new(false));
         let closing = Arc::clone(&is_closing);
+        let is_slow = Arc::new(AtomicBool::new(false));
+        let slow = Arc::clone(&is_slow);
         let reader = std::thread::spawn(move || {
             let mut piece = vec![0; 65536];
             while !closing.load(Ordering::Relaxed) && wait_readable(&from) {
-                match from.read(&mut piece) {
+                let mut room = piece.len();
+                if slow.load(Ordering::Relaxed) {
+                    std::thread::sleep(SLOW_PAUSE);
+                    room = SLOW_PIECE;
+                }
+                match from.read(&mut piece[..room]) {
                     Ok(count) if count > 0 => {
                         into.lock().unwrap().extend_from_slice(&piece[..count]);
                     }
@@ -54,7 +66,13 @@ impl Terminal {
             end: None,
             reader: Some(reader),
             is_closing,
+            is_slow,
         }
+    }
+
+    /// From now on the line behind the terminal brings 10 KB a second.
+    pub(crate) fn slow_down(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
     }
 
     /// Everything that was written to the terminal.
