@@ -6,6 +6,7 @@
 mod pull;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -274,6 +275,7 @@ fn state(told: &ContainerInspectResponse) -> State {
             kind: Kind::Container {
                 name: CONTAINER.into(),
             },
+            host: Ipv4Addr::LOCALHOST.into(),
             port: host_port(&bindings, AMQP).unwrap_or(5672),
             management_port: host_port(&bindings, MANAGEMENT),
             guest: is_guest,

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use broker::{Addresses, Bind, Broker, FirstUser, StartError, Tls};
@@ -144,6 +145,7 @@ fn register(
             arguments: arguments(args, &data_dir),
             data_dir,
         },
+        host: reachable(addresses.amqp.ip()),
         port: addresses.amqp.port(),
         management_port: addresses.management.map(|address| address.port()),
         guest: false,
@@ -152,6 +154,15 @@ fn register(
     local
         .write(&config.home)
         .map_err(|error| cannot_use(&path.display().to_string(), &error))
+}
+
+/// Where a client of this machine comes to a broker that listens there.
+fn reachable(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
 }
 
 /// What `restart` gives to the next `serve`. It may run in another folder: paths are absolute.

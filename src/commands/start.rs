@@ -1,6 +1,7 @@
 //! `cbroker start`: the embedded broker in the background, or LavinMQ in a container.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -131,11 +132,12 @@ fn show_progress(line: &str, output: &Output) {
 }
 
 fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<Exit, Error> {
-    let url = format!("amqp://localhost:{}", local.port);
+    let url = local.address();
     let page = local
         .management_port
-        .map(|port| format!("http://localhost:{port}"));
-    output.json(&json!({ "url": url, "mgmt_url": page, "was_running": was_running }))?;
+        .map(|port| format!("http://{}", SocketAddr::new(local.host, port)));
+    output
+        .json(&json!({ "url": url.to_string(), "mgmt_url": page, "was_running": was_running }))?;
     let word = if was_running {
         "runs already"
     } else {

@@ -82,7 +82,7 @@ async fn status(config: &Config) -> Result<Status, Error> {
 
 async fn kind(config: &Config) -> Result<(&'static str, Option<String>), Error> {
     let address = &config.endpoint.address;
-    if !address.is_local() {
+    if config.names_a_broker() && !address.is_local() {
         return Ok(("remote", None));
     }
     Ok(match local::look(config).await? {

@@ -1,7 +1,7 @@
 //! `amqp(s)://user:password@host:port/vhost`: read, shown without its password, and completed with a login.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 /// With or without TLS.
@@ -85,11 +85,16 @@ impl Scheme {
 }
 
 impl Address {
-    /// A plain address on this machine.
+    /// A plain address on this machine. Not `localhost`: that may lead to another program on `[::1]`, login and all.
     pub fn local(port: u16) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST.into(), port)
+    }
+
+    /// A plain address.
+    pub fn at(host: IpAddr, port: u16) -> Self {
         Self {
             scheme: Scheme::Amqp,
-            host: "localhost".into(),
+            host: host.to_string(),
             port,
             vhost: "/".into(),
             user: None,
@@ -293,15 +298,15 @@ mod tests {
     #[test]
     fn what_is_left_out_gets_its_default() {
         assert_eq!(
-            Address::parse("amqp://localhost").unwrap(),
+            Address::parse("amqp://127.0.0.1").unwrap(),
             Address::local(5672)
         );
         assert_eq!(
-            Address::parse("amqp://localhost/").unwrap(),
+            Address::parse("amqp://127.0.0.1/").unwrap(),
             Address::local(5672)
         );
         assert_eq!(
-            Address::parse("amqp://localhost:5672/%2F?heartbeat=1").unwrap(),
+            Address::parse("amqp://127.0.0.1:5672/%2F?heartbeat=1").unwrap(),
             Address::local(5672)
         );
         let six = Address::parse("amqp://[::1]:7000").unwrap();

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Home;
 use super::home::{private_folder, write_private};
+use super::{Address, Home};
 
 /// What runs the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,16 +41,28 @@ pub struct LocalBroker {
     /// What runs it.
     #[serde(flatten)]
     pub kind: Kind,
-    /// AMQP port on loopback.
+    /// Where both ports are to be reached; records of earlier versions do not say it.
+    #[serde(default = "loopback")]
+    pub host: IpAddr,
+    /// AMQP port.
     pub port: u16,
-    /// Management port on loopback, where it has one.
+    /// Management port, where it has one.
     pub management_port: Option<u16>,
     /// Whether peers sign in as guest (`start --docker --guest`).
     #[serde(default)]
     pub guest: bool,
 }
 
+fn loopback() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
 impl LocalBroker {
+    /// Where it takes messages.
+    pub fn address(&self) -> Address {
+        Address::at(self.host, self.port)
+    }
+
     /// What the file says; a file that cannot be read is as good as none.
     pub fn read(home: &Home) -> Option<Self> {
         let text = fs::read(home.broker_file()).ok()?;

@@ -102,7 +102,7 @@ fn address(
     } else if let Some(url) = file.url()? {
         (url, Origin::File, "the url of config.toml")
     } else if let Some(local) = local {
-        return Ok((Address::local(local.port), Origin::LocalBroker));
+        return Ok((local.address(), Origin::LocalBroker));
     } else {
         return Ok((Address::local(DEFAULT_PORT), Origin::Default));
     };
@@ -144,7 +144,7 @@ fn login(
         return Ok(Login { user, password });
     }
     let guest_there = local.is_some_and(|local| local.guest && local.port == address.port);
-    if address.is_local() && !guest_there {
+    if (address.is_local() || origin == Origin::LocalBroker) && !guest_there {
         let stored = Credentials::read(home).map_err(|error| {
             Error::new(format!("cannot read {}", home.credentials_file().display())).because(error)
         })?;
@@ -245,6 +245,7 @@ fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::net::Ipv4Addr;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -292,6 +293,7 @@ mod tests {
         let local = LocalBroker {
             version: 1,
             kind,
+            host: Ipv4Addr::LOCALHOST.into(),
             port: 7001,
             management_port: Some(7002),
             guest: false,

@@ -86,6 +86,11 @@ fn an_address_that_was_named_is_the_only_one() {
         let server = Server::start_with(&place, 0, 0, &named_so);
         let management = server.management_port.unwrap();
         assert!(speaks_amqp(named, server.port) && speaks_http(named, management));
+        place.ok(["send", "--to", "a", "-m", "x"]);
+        assert!(
+            place.ok(["list"]).contains('a'),
+            "and by the management API"
+        );
         assert!(!speaks_amqp(other, server.port) && !speaks_http(other, management));
     }
 }
@@ -110,4 +115,21 @@ fn somebody_else_on_the_second_address_costs_one_line_of_the_log() {
     place.ok(["stop"]);
     assert!(spoke);
     assert_eq!(log.matches(&format!("[::1]:{port}")).count(), 1, "{log}");
+}
+
+#[test]
+fn our_commands_bring_their_login_to_our_broker_alone() {
+    // They went to `localhost`, which means `[::1]` first: whoever had the port there was given the password.
+    if !has_v6() {
+        return;
+    }
+    let place = Place::new();
+    let port = port_free_on_both();
+    let somebody = TcpListener::bind((V6, port)).unwrap();
+    somebody.set_nonblocking(true).unwrap();
+    let _server = Server::start_with(&place, port, 0, &[]);
+    place.ok(["send", "--to", "a", "-m", "x"]);
+    place.ok(["list"]);
+    let asked = somebody.accept().map(|(_, address)| address);
+    assert!(asked.is_err(), "{asked:?}");
 }

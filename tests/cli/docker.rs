@@ -141,7 +141,7 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
         .hints("--image");
 
     assert!(
-        start(&place, ports).starts_with(&format!("broker started at amqp://localhost:{port}"))
+        start(&place, ports).starts_with(&format!("broker started at amqp://127.0.0.1:{port}"))
     );
     assert!(start(&place, ports).starts_with("broker runs already"));
     on_loopback_and_without_a_password();

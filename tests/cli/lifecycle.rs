@@ -49,7 +49,7 @@ fn the_broker_runs_in_the_background_until_it_is_stopped_and_keeps_what_waits() 
     assert!(
         started
             .out
-            .starts_with("broker started at amqp://localhost:"),
+            .starts_with("broker started at amqp://127.0.0.1:"),
         "{started:?}"
     );
     let first = own.record();
@@ -255,7 +255,7 @@ fn the_page_is_printed_where_no_browser_can_be_opened() {
     let port = own.record()["management_port"].clone();
     let ran = own.0.run(["ui"]);
     assert!(
-        ran.code == 0 && ran.out.contains(&format!("http://localhost:{port}")),
+        ran.code == 0 && ran.out.contains(&format!("http://127.0.0.1:{port}")),
         "{ran:?}"
     );
 }
@@ -269,7 +269,7 @@ fn send_starts_the_broker_by_itself_unless_it_must_not() {
     // The record of the broker that was killed names its port: nothing answers there now.
     place
         .run(["send", "--to", "a", "-m", "x", "--no-start"])
-        .fails(3, &format!("no broker answers at amqp://localhost:{port}"));
+        .fails(3, &format!("no broker answers at amqp://127.0.0.1:{port}"));
     fs::write(place.home().join("config.toml"), "autostart = false\n").unwrap();
     place
         .run(["send", "--to", "a", "-m", "x"])

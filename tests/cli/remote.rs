@@ -118,7 +118,7 @@ fn the_browser_is_given_a_private_file_and_never_the_token_in_its_arguments() {
     let url = String::from_utf8(output.stdout).unwrap();
     let port = server.management_port.unwrap();
     assert!(
-        url.starts_with(&format!("http://localhost:{port}/#token=")),
+        url.starts_with(&format!("http://127.0.0.1:{port}/#token=")),
         "{url}"
     );
     wait_until(|| opened.exists(), || "the browser is opened".to_owned());

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{Place, Server, free_port, skip, wait_until};
+use crate::support::{Place, Server, certificate, free_port, skip, wait_until};
 
 #[test]
 fn the_first_start_makes_a_password_that_only_the_user_can_read() {
@@ -195,33 +195,11 @@ fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
 #[test]
 fn over_tls_the_certificate_must_be_trusted() {
     let place = Place::new();
-    let file = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
-    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-        ])
-        .args([
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-        ])
-        .args(["-keyout", &key, "-out", &certificate])
-        .stderr(Stdio::null())
-        .status();
-    if !made.is_ok_and(|status| status.success()) {
+    let Some(paths) = certificate(place.path()) else {
         skip("openssl is not there");
         return;
-    }
+    };
+    let [certificate, key] = [paths.0, paths.1].map(|path| path.to_str().unwrap().to_owned());
     let port = free_port().to_string();
     let more = [
         "--tls-cert",

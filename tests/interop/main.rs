@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/certificate.rs"]
+mod certificate;
 mod lapin_client;
 mod scripts;
 mod server;

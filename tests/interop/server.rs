@@ -8,6 +8,8 @@ use std::{fs, thread};
 
 use tempfile::TempDir;
 
+use crate::certificate::certificate;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the broker under test answers, and the broker itself unless it was given.
@@ -28,32 +30,7 @@ impl Server {
     /// none can be made.
     pub(crate) fn start_tls() -> Option<(Self, PathBuf)> {
         let folder = TempDir::new().unwrap();
-        let (certificate, key) = (
-            folder.path().join("certificate.pem"),
-            folder.path().join("key.pem"),
-        );
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-            ])
-            .args(["-addext", "subjectAltName=DNS:localhost"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .stderr(Stdio::null())
-            .status();
-        if !made.is_ok_and(|status| status.success()) {
-            return None;
-        }
+        let (certificate, key) = certificate(folder.path())?;
         let port = free_port().to_string();
         let paths = [&certificate, &key].map(|path| path.to_str().unwrap().to_owned());
         let mut server = Self::own(

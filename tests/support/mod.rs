@@ -14,6 +14,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+mod certificate;
 mod place;
 mod rabbit;
 mod server;
@@ -21,6 +22,7 @@ mod terminal;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use certificate::certificate;
 pub(crate) use place::{Place, Ran};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;

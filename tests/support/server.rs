@@ -68,7 +68,7 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("amqp://localhost:{}", self.port)
+        format!("amqp://127.0.0.1:{}", self.port)
     }
 
     /// What its management API answers, as JSON.
