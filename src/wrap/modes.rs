@@ -1,12 +1,21 @@
 //! What the program's output says about the terminal: modes that it switched on, and its title.
 //!
-//! Only escape sequences are looked at; everything between two of them is skipped, so this is cheap enough to run
-//! over every byte of every session. It knows nothing of what is drawn (that is [`super::screen`]).
+//! Only escape sequences are looked at; everything between two of them is skipped. It knows nothing of what is drawn (that is
+//! [`super::screen`]).
 //!
-//! Relies on nothing.
+//! # Cost
+//! It reads every byte of every session, on a machine that the program and the terminal share: text is skipped at memory's
+//! speed, and so are the sequences that only draw, which are nearly all. (`bash benches/compare/run.sh --programs`)
+//!
+//! Relies on `memchr` alone.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+
+use memchr::memchr;
+
+const ESCAPE: u8 = 0x1b;
+const NEAR: usize = 16;
 
 /// Longest parameter list and longest title that are remembered; what is longer is skipped, not cut.
 const PARAMETERS_LIMIT: usize = 64;
@@ -62,18 +71,15 @@ pub struct Modes {
 impl Modes {
     /// Reads one piece of output, cut anywhere.
     pub fn read(&mut self, mut bytes: &[u8]) {
-        while let Some((&byte, rest)) = bytes.split_first() {
-            if self.place == Place::Ground {
-                let plain = bytes.iter().position(|&b| b == 0x1b).unwrap_or(bytes.len());
-                if plain > 0 {
-                    self.follow_characters(&bytes[..plain]);
-                    bytes = &bytes[plain..];
-                    continue;
-                }
-                self.character_left = 0;
+        while let Some(&byte) = bytes.first() {
+            let passed = match self.place {
+                Place::Ground => self.pass(bytes),
+                _ => 0,
+            };
+            if passed == 0 {
+                self.step(byte);
             }
-            self.step(byte);
-            bytes = rest;
+            bytes = &bytes[passed.max(1)..];
         }
     }
 
@@ -129,12 +135,27 @@ impl Modes {
         out.into_bytes()
     }
 
+    /// Passes over what changes no mode at the front of `bytes`; how much that is.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        match length_of_text(bytes) {
+            // Only here the end of a piece may have cut a character.
+            text if text == bytes.len() => {
+                self.follow_characters(bytes);
+                text
+            }
+            text => {
+                self.character_left = 0;
+                text + length_of_drawing(&bytes[text..])
+            }
+        }
+    }
+
     fn step(&mut self, byte: u8) {
         self.place = match (self.place, byte) {
             // ESC begins anew wherever it stands, but for strings, where it may be half of their end.
-            (Place::Command, 0x1b) => Place::CommandEscape,
-            (Place::Text, 0x1b) => Place::TextEscape,
-            (Place::Ground | Place::Escape | Place::Control, 0x1b) => self.begin(Place::Escape),
+            (Place::Command, ESCAPE) => Place::CommandEscape,
+            (Place::Text, ESCAPE) => Place::TextEscape,
+            (Place::Ground | Place::Escape | Place::Control, ESCAPE) => self.begin(Place::Escape),
             // An ESC within a string that is no end of it begins a sequence too.
             (Place::Escape | Place::CommandEscape | Place::TextEscape, b'[') => {
                 self.begin(Place::Control)
@@ -200,6 +221,7 @@ impl Modes {
             }
         }
         self.collected = collected;
+        self.collected.clear();
         Place::Ground
     }
 
@@ -229,6 +251,7 @@ impl Modes {
         {
             self.title = Some(String::from_utf8_lossy(title).into_owned());
         }
+        self.collected.clear();
         Place::Ground
     }
 
@@ -250,6 +273,31 @@ impl Modes {
             0xf0..=0xf7 => 3,
             _ => 0,
         };
+    }
+}
+
+/// How far it is to the next escape sequence. Most are near, and a search that is quick over much text is slow to begin.
+fn length_of_text(bytes: &[u8]) -> usize {
+    let near = bytes.len().min(NEAR);
+    let found = bytes[..near].iter().position(|&byte| byte == ESCAPE);
+    found
+        .or_else(|| Some(near + memchr(ESCAPE, &bytes[near..])?))
+        .unwrap_or(bytes.len())
+}
+
+/// Length of a whole control sequence at the front that only draws (colours, cursor, erasing); 0 where there is none.
+fn length_of_drawing(bytes: &[u8]) -> usize {
+    let [ESCAPE, b'[', rest @ ..] = bytes else {
+        return 0;
+    };
+    let parameters = rest
+        .iter()
+        .take_while(|byte| matches!(byte, 0x20..=0x3f))
+        .count();
+    match (rest.first(), rest.get(parameters)) {
+        (_, None | Some(b'h' | b'l' | b'u' | b'q')) | (Some(b'>'), Some(b'm')) => 0,
+        (_, Some(0x40..=0x7e)) => parameters + 3,
+        _ => 0,
     }
 }
 

@@ -30,9 +30,10 @@ mod sink;
 mod startup;
 mod terminal;
 mod wire;
+mod wraps;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use peer::Peer;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         }
     };
     if let (Some(cbroker), Some(peer)) = (&options.programs, options.peers.first()) {
-        return report_failure(programs::measure(cbroker, peer));
+        return report_failure(measure_programs(cbroker, peer));
     }
     if let (Some(address), Some(peer)) = (&options.management, options.peers.first()) {
         return report_failure(management::measure(peer, address));
@@ -81,6 +82,13 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+fn measure_programs(cbroker: &Path, peer: &Peer) -> io::Result<()> {
+    let bench = programs::Bench::new(cbroker, peer)?;
+    programs::measure(&bench)?;
+    wraps::measure(&bench)?;
+    bench.end()
 }
 
 fn report_failure(outcome: io::Result<()>) -> ExitCode {

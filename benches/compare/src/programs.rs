@@ -1,28 +1,19 @@
-//! Whole processes: what a person waits for when a command is typed, and what the wrap adds to a terminal.
+//! Whole processes: what a person waits for when a command is typed, and what a hook costs an agent.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::peer::Peer;
-use crate::process;
-use crate::report::short;
-use crate::terminal::{Terminal, run_quietly};
-use crate::wire::fault;
+use crate::terminal::run_quietly;
 
 const RUNS: usize = 41;
-const KEYS: usize = 2_000;
-const FLOOD_BYTES: usize = 200 * 1024 * 1024;
-/// Floods through each terminal, one after the other in turn: a machine that slows down slows all of them.
-const FLOODS: usize = 5;
 
-/// Prints the table for the binary `cbroker`, with `peer` as the broker that it talks to.
-pub(crate) fn measure(cbroker: &Path, peer: &Peer) -> io::Result<()> {
-    let bench = Bench::new(cbroker, peer)?;
+/// Prints the table.
+pub(crate) fn measure(bench: &Bench) -> io::Result<()> {
     println!("| whole process | median ms | slowest of {RUNS} |\n|---|---|---|");
     let own = |arguments: &[&str]| words(&[&[bench.cbroker.as_str()], arguments].concat());
     bench.time("true (fork and exec alone)", &words(&["true"]))?;
@@ -52,18 +43,19 @@ pub(crate) fn measure(cbroker: &Path, peer: &Peer) -> io::Result<()> {
             "hello",
         ]),
     )?;
-    bench.hook()?;
-    bench.terminals()
+    bench.hook()
 }
 
-struct Bench {
-    cbroker: String,
+/// The binary, its broker and a folder for what is measured.
+pub(crate) struct Bench {
+    pub(crate) cbroker: String,
     url: String,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Bench {
-    fn new(cbroker: &Path, peer: &Peer) -> io::Result<Self> {
+    /// For the binary `cbroker`, with `peer` as the broker that it talks to.
+    pub(crate) fn new(cbroker: &Path, peer: &Peer) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("cbroker-programs.{}", std::process::id()));
         fs::create_dir_all(folder.join("home"))?;
         let place = &peer.address;
@@ -79,7 +71,13 @@ impl Bench {
         })
     }
 
-    fn environment(&self) -> Vec<(&'static str, String)> {
+    /// Takes the folder away.
+    pub(crate) fn end(self) -> io::Result<()> {
+        fs::remove_dir_all(self.folder)
+    }
+
+    /// What makes the binary use this broker, and a home of its own.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let home = self.folder.join("home").to_string_lossy().into_owned();
         vec![("CBROKER_URL", self.url.clone()), ("CBROKER_HOME", home)]
     }
@@ -118,155 +116,8 @@ impl Bench {
             &words(&[&self.cbroker, "hook", "PreToolUse", "--socket", &socket]),
         )
     }
-
-    /// The wrap beside the smallest relay and `script`; as an agent, its screen is followed too.
-    fn terminals(&self) -> io::Result<()> {
-        let flood = self.folder.join("flood");
-        File::create(&flood)?
-            .write_all(&b"0123456789abcdef\x1b[31mred\x1b[0m text\r\n".repeat(FLOOD_BYTES / 35))?;
-        let relay = std::env::current_exe()?.to_string_lossy().into_owned();
-        self.make_agent()?;
-        let wraps: [(&str, Vec<String>); 5] = [
-            ("nothing between", Vec::new()),
-            ("smallest relay", words(&[&relay, "--relay"])),
-            ("script -qfc", words(&["script", "-qfc"])),
-            (
-                "cbroker run",
-                words(&[
-                    &self.cbroker,
-                    "--name",
-                    "benchWrap",
-                    "--delivery",
-                    "notify",
-                    "run",
-                    "--",
-                ]),
-            ),
-            (
-                "cbroker claude",
-                words(&[&self.cbroker, "--name", "benchAgent", "claude"]),
-            ),
-        ];
-        println!(
-            "\n| terminal | MB/s, median of {FLOODS} | key echo, median ms | p99 ms | peak MiB | its monitor adds | CPU in 3 idle s |\n|---|---|---|---|---|---|---|"
-        );
-        let mut rates = vec![Vec::new(); wraps.len()];
-        for _ in 0..FLOODS {
-            for ((_, wrap), rates) in wraps.iter().zip(&mut rates) {
-                rates.push(self.throughput(wrap, &flood)?);
-            }
-        }
-        for ((name, wrap), mut rates) in wraps.iter().zip(rates) {
-            rates.sort_by(f64::total_cmp);
-            let rate = rates[FLOODS / 2];
-            let echo = self.echo(wrap)?;
-            let idle = self.idle(wrap)?;
-            println!(
-                "| {name} | {} | {:.3} | {:.3} | {:.1} | {} | {:.2} s |",
-                short(rate),
-                echo.0,
-                echo.1,
-                idle.peak_mib,
-                idle.helper_mib
-                    .map_or_else(String::new, |mib| format!("{mib:.1}")),
-                idle.cpu_seconds
-            );
-        }
-        fs::remove_dir_all(&self.folder)
-    }
-
-    fn start(&self, wrap: &[String], script: &str) -> io::Result<Terminal> {
-        let inner = if wrap.first().is_some_and(|program| program == "script") {
-            words(&[script, "/dev/null"])
-        } else if wrap.last().is_some_and(|program| program == "claude") {
-            Vec::new()
-        } else {
-            words(&["sh", "-c", script])
-        };
-        let path = std::env::var("PATH").unwrap_or_default();
-        let agent = vec![
-            ("PATH", format!("{}:{path}", self.folder.display())),
-            ("BENCH_SCRIPT", script.to_owned()),
-        ];
-        Terminal::start(
-            &[wrap, &inner].concat(),
-            &[self.environment(), agent].concat(),
-        )
-    }
-
-    /// A `claude` that does what it is told: its name alone makes the wrap follow its screen.
-    fn make_agent(&self) -> io::Result<()> {
-        let agent = self.folder.join("claude");
-        fs::write(&agent, "#!/bin/sh\nexec sh -c \"$BENCH_SCRIPT\"\n")?;
-        fs::set_permissions(agent, fs::Permissions::from_mode(0o755))
-    }
-
-    fn throughput(&self, wrap: &[String], flood: &Path) -> io::Result<f64> {
-        let began = Instant::now();
-        let bytes = self
-            .start(wrap, &format!("cat {}", flood.display()))?
-            .drain()?;
-        if (bytes as usize) < FLOOD_BYTES / 35 * 35 {
-            return Err(fault(format!("{bytes} bytes came through")));
-        }
-        Ok(bytes as f64 / 1e6 / began.elapsed().as_secs_f64())
-    }
-
-    fn echo(&self, wrap: &[String]) -> io::Result<(f64, f64)> {
-        let mut terminal = self.start(wrap, "stty raw -echo; echo READY; exec cat")?;
-        terminal.wait_for(b"READY")?;
-        thread::sleep(Duration::from_millis(300));
-        let mut times = Vec::new();
-        let mut key = [0];
-        for _ in 0..KEYS {
-            let began = Instant::now();
-            terminal.master.write_all(b"k")?;
-            while key[0] != b'k' {
-                terminal.master.read_exact(&mut key)?;
-            }
-            key[0] = 0;
-            times.push(began.elapsed().as_secs_f64() * 1e3);
-        }
-        end(terminal)?;
-        times.sort_by(f64::total_cmp);
-        Ok((times[KEYS / 2], times[KEYS * 99 / 100]))
-    }
-
-    /// What the wrap itself, and a helper of its own, take while nothing happens.
-    fn idle(&self, wrap: &[String]) -> io::Result<Idle> {
-        let mut terminal = self.start(wrap, "echo READY; exec sleep 60")?;
-        terminal.wait_for(b"READY")?;
-        thread::sleep(Duration::from_millis(1500));
-        let own = process::own(terminal.child.id());
-        let usage = || own.iter().copied().map(process::usage_of_one);
-        let cpu_seconds = || usage().map(|usage| usage.cpu_seconds).sum::<f64>();
-        let before = cpu_seconds();
-        thread::sleep(Duration::from_secs(3));
-        let cpu_seconds = cpu_seconds() - before;
-        let peak_mib = usage().next().map_or(0.0, |usage| usage.peak_mib);
-        let idle = Idle {
-            peak_mib,
-            helper_mib: own.get(1).copied().map(process::private_mib),
-            cpu_seconds,
-        };
-        end(terminal)?;
-        Ok(idle)
-    }
 }
 
-struct Idle {
-    peak_mib: f64,
-    helper_mib: Option<f64>,
-    cpu_seconds: f64,
-}
-
-fn end(mut terminal: Terminal) -> io::Result<()> {
-    for pid in process::tree(terminal.child.id()).into_iter().rev() {
-        process::kill(pid);
-    }
-    terminal.child.wait().map(drop)
-}
-
-fn words(words: &[&str]) -> Vec<String> {
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
