@@ -8,11 +8,14 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cbroker::wrap::pty::CommandLine;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -35,12 +38,23 @@ pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
+/// A socket that holds a port, and does not listen: whoever also allows the address to be reused can listen there.
+fn keep_a_port() -> (OwnedFd, SocketAddr) {
+    let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    set_socket_reuseaddr(&port, true).unwrap();
+    bind(&port, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = getsockname(&port).unwrap().try_into().unwrap();
+    (port, address)
+}
+
 /// A home, a broker, and programs to wrap.
 pub(crate) struct Stage {
     folder: TempDir,
     runtime: Runtime,
     broker: Option<broker::Broker>,
     address: SocketAddr,
+    /// While the broker is down, nobody else gets its port: neither a broker of another stage nor an outgoing connection.
+    _port: OwnedFd,
 }
 
 impl Stage {
@@ -55,11 +69,13 @@ impl Stage {
             .enable_all()
             .build()
             .unwrap();
+        let (port, address) = keep_a_port();
         let mut stage = Self {
             folder,
             runtime,
             broker: None,
-            address: ([127, 0, 0, 1], 0).into(),
+            address,
+            _port: port,
         };
         for role in ["claude", "sink"] {
             std::os::unix::fs::symlink(std::env::current_exe().unwrap(), stage.path(role)).unwrap();
@@ -78,7 +94,7 @@ impl Stage {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// Starts the broker, at the first time on a free port and then on the same.
+    /// Starts the broker on this stage's port.
     pub(crate) fn start_broker(&mut self) {
         let config = broker::Config {
             port: self.address.port(),
@@ -90,17 +106,8 @@ impl Stage {
             }),
             ..broker::Config::default()
         };
-        // A port that was free a moment ago may be somebody's outgoing connection for a moment.
-        wait_for("the broker's port", || {
-            self.broker = self
-                .runtime
-                .block_on(broker::Broker::start(config.clone()))
-                .ok();
-            self.broker.is_some()
-        });
-        if let Some(broker) = &self.broker {
-            self.address = broker.addresses().amqp;
-        }
+        let started = self.runtime.block_on(broker::Broker::start(config));
+        self.broker = Some(started.unwrap());
     }
 
     /// Stops the broker; what it has confirmed stays.
