@@ -13,9 +13,17 @@ use crate::turn::Turn;
 use crate::wire::content::{self, Lane};
 use crate::wire::table::Table;
 
-/// One `basic.consume`.
+/// One `basic.consume` and what has become of it.
 #[derive(Debug)]
 pub(crate) struct Consumer {
+    pub(crate) terms: Subscription,
+    unsettled: AtomicU32,
+    is_cancelled: AtomicBool,
+}
+
+/// What a consumer asked for, and what it is served through.
+#[derive(Debug)]
+pub(crate) struct Subscription {
     pub(crate) tag: Arc<str>,
     pub(crate) lane: Lane,
     pub(crate) outbox: Arc<Outbox>,
@@ -29,23 +37,6 @@ pub(crate) struct Consumer {
     /// The client wants to hear when its queue goes.
     pub(crate) wants_cancel: bool,
     pub(crate) connection: u64,
-    unsettled: AtomicU32,
-    is_cancelled: AtomicBool,
-}
-
-/// What a new consumer is made of.
-pub(crate) struct Subscription {
-    pub(crate) tag: Arc<str>,
-    pub(crate) lane: Lane,
-    pub(crate) outbox: Arc<Outbox>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) no_ack: bool,
-    pub(crate) exclusive: bool,
-    pub(crate) priority: i32,
-    pub(crate) prefetch: u32,
-    pub(crate) arguments: Table,
-    pub(crate) wants_cancel: bool,
-    pub(crate) connection: u64,
 }
 
 /// Why a consumer can or cannot be given a message now.
@@ -57,32 +48,23 @@ enum Standing {
 }
 
 impl Consumer {
-    pub(crate) fn new(s: Subscription) -> Self {
+    pub(crate) fn new(terms: Subscription) -> Self {
         Self {
-            tag: s.tag,
-            lane: s.lane,
-            outbox: s.outbox,
-            ledger: s.ledger,
-            no_ack: s.no_ack,
-            exclusive: s.exclusive,
-            priority: s.priority,
-            prefetch: s.prefetch,
-            arguments: s.arguments,
-            wants_cancel: s.wants_cancel,
-            connection: s.connection,
+            terms,
             unsettled: AtomicU32::new(0),
             is_cancelled: AtomicBool::new(false),
         }
     }
 
     fn standing(&self) -> Standing {
-        if !self.outbox.has_room() {
+        if !self.terms.outbox.has_room() {
             return Standing::NoRoom;
         }
         // What the channel may hold binds also those that never hold anything: RabbitMQ's way.
-        let has_own =
-            self.no_ack || self.prefetch == 0 || self.unsettled.load(Relaxed) < self.prefetch;
-        if has_own && self.ledger.has_credit() {
+        let has_own = self.terms.no_ack
+            || self.terms.prefetch == 0
+            || self.unsettled.load(Relaxed) < self.terms.prefetch;
+        if has_own && self.terms.ledger.has_credit() {
             Standing::Willing
         } else {
             Standing::NoCredit
@@ -94,18 +76,18 @@ impl Consumer {
     pub(crate) fn deliver(self: &Arc<Self>, queue: &Arc<Queue>, entry: Entry, turn: &mut Turn) {
         let message = entry.message.clone();
         let redelivered = entry.redelivered;
-        self.ledger.opening(|open| {
-            let tag = if self.no_ack {
+        self.terms.ledger.opening(|open| {
+            let tag = if self.terms.no_ack {
                 open.skip()
             } else {
                 self.unsettled.fetch_add(1, Relaxed);
                 open.open(queue, entry, Some(self))
             };
-            self.outbox.write(turn, |out| {
+            self.terms.outbox.write(turn, |out| {
                 content::deliver(
                     out,
-                    self.lane,
-                    self.tag.as_bytes(),
+                    self.terms.lane,
+                    self.terms.tag.as_bytes(),
                     (tag, redelivered),
                     message.content(),
                 );
@@ -165,7 +147,7 @@ impl Consumers {
     }
 
     pub(crate) fn has_exclusive(&self) -> bool {
-        self.iter().any(|consumer| consumer.exclusive)
+        self.iter().any(|consumer| consumer.terms.exclusive)
     }
 
     /// True for every consumer unless only one may be active.
@@ -181,13 +163,14 @@ impl Consumers {
     pub(crate) fn add(&mut self, consumer: Arc<Consumer>) {
         let at = self
             .groups
-            .partition_point(|(priority, _)| *priority > consumer.priority);
+            .partition_point(|(priority, _)| *priority > consumer.terms.priority);
         if self
             .groups
             .get(at)
-            .is_none_or(|(priority, _)| *priority != consumer.priority)
+            .is_none_or(|(priority, _)| *priority != consumer.terms.priority)
         {
-            self.groups.insert(at, (consumer.priority, VecDeque::new()));
+            self.groups
+                .insert(at, (consumer.terms.priority, VecDeque::new()));
         }
         self.groups[at].1.push_back(consumer);
         self.choose();
@@ -260,6 +243,6 @@ fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
     match consumer.standing() {
         Standing::Willing => true,
         Standing::NoCredit => false,
-        Standing::NoRoom => !consumer.outbox.turn_away(queue),
+        Standing::NoRoom => !consumer.terms.outbox.turn_away(queue),
     }
 }

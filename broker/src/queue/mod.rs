@@ -386,7 +386,7 @@ impl State {
             };
             let consumer = Arc::clone(consumer);
             self.counters.delivered += 1;
-            if consumer.no_ack {
+            if consumer.terms.no_ack {
                 Self::settle_kept(queue, &entry, turn)?;
                 entry.keeping = Keeping::Never;
             } else {

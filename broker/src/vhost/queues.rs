@@ -228,14 +228,18 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, turn: &mut Turn) -> u64 {
     let (ready, consumers) = queue.close();
     for consumer in consumers {
         consumer.mark_cancelled();
-        if !consumer.wants_cancel {
+        if !consumer.terms.wants_cancel {
             continue;
         }
-        if deleter == Some(consumer.connection) {
-            reply::cancel(&mut turn.farewells, consumer.lane.channel, &consumer.tag);
+        if deleter == Some(consumer.terms.connection) {
+            reply::cancel(
+                &mut turn.farewells,
+                consumer.terms.lane.channel,
+                &consumer.terms.tag,
+            );
         } else {
-            consumer.outbox.write(turn, |out| {
-                reply::cancel(out, consumer.lane.channel, &consumer.tag);
+            consumer.terms.outbox.write(turn, |out| {
+                reply::cancel(out, consumer.terms.lane.channel, &consumer.terms.tag);
             });
         }
     }

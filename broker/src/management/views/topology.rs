@@ -111,26 +111,26 @@ pub(in crate::management) fn consumer(
     is_active: bool,
 ) -> Value {
     let (vhost, name) = (queue.vhost(), queue.name());
-    let channel = match link(api, consumer.connection) {
+    let channel = match link(api, consumer.terms.connection) {
         None => json!({}),
         Some(link) => json!({
             "connection_name": link.name,
-            "name": super::channel_name(&link, consumer.lane.channel),
+            "name": super::channel_name(&link, consumer.terms.lane.channel),
             "node": api.node,
-            "number": consumer.lane.channel,
+            "number": consumer.terms.lane.channel,
             "peer_host": link.peer.host,
             "peer_port": link.peer.port,
             "user": link.session.get().map(|session| &*session.user),
         }),
     };
     json!({
-        "consumer_tag": &*consumer.tag,
+        "consumer_tag": &*consumer.terms.tag,
         "queue": { "name": &**name, "vhost": &**vhost },
         "channel_details": channel,
-        "ack_required": !consumer.no_ack,
-        "exclusive": consumer.exclusive,
-        "prefetch_count": consumer.prefetch,
-        "arguments": table_to_json(&consumer.arguments),
+        "ack_required": !consumer.terms.no_ack,
+        "exclusive": consumer.terms.exclusive,
+        "prefetch_count": consumer.terms.prefetch,
+        "arguments": table_to_json(&consumer.terms.arguments),
         "active": is_active,
         "activity_status": if is_active { "up" } else { "waiting" },
     })
