@@ -8,7 +8,7 @@
 //! bell       how soon a commit is wanted       committer  the one thread that writes
 //! committed  a group of work → changes         settling   floors, marks, deletions
 //! steps      changes in a safe order           rows       slices of the engine
-//! reading    slices of a queue
+//! reading    slices of a queue                 gap        the way over what cannot be read
 //! recovery   rows → facts and counts           folder     lock, room, place of the rows
 //! repair     opening after a fault, by steps   rewrite    copies of rows: compaction, salvage
 //! segments   sled's file, for repairs
@@ -28,6 +28,7 @@ mod bell;
 mod committed;
 mod committer;
 mod folder;
+mod gap;
 mod inbox;
 mod journal;
 mod journaled;

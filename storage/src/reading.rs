@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::engine::{Engine, EngineError};
 use crate::error::ReadError;
+use crate::gap::end_of_gap;
 use crate::key::{self, Key};
 use crate::pending::Look;
 use crate::record::{self, Damaged, Entry, Marks, Row, Summary};
@@ -149,7 +150,7 @@ impl Slice<'_> {
         }
     }
 
-    /// The lowest sequence after damage from which the engine reads on: further and further, then halving the last leap.
+    /// The lowest sequence after damage from which the engine reads on.
     fn next_readable(&self, from: Sequence) -> u64 {
         let end = key::rows_end(self.queue);
         let reads = |at: u64| {
@@ -158,23 +159,10 @@ impl Slice<'_> {
                 .scan(&start, &end, &mut |_, _| ControlFlow::Break(()))
                 .is_ok()
         };
-        let mut low = from.0;
-        let mut leap = 1_u64;
-        let mut high = low.saturating_add(leap);
-        while high < u64::MAX && !reads(high) {
-            low = high;
-            leap = leap.saturating_mul(2);
-            high = low.saturating_add(leap);
-        }
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if reads(middle) {
-                high = middle;
-            } else {
-                low = middle;
-            }
-        }
-        high
+        // Behind the last sequence of all there is nothing to be damaged.
+        end_of_gap(from.0.into(), |at| u64::try_from(at).map_or(true, reads))
+            .and_then(|at| u64::try_from(at).ok())
+            .unwrap_or(u64::MAX)
     }
 
     /// Adds what is alive of a row.

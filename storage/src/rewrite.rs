@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::engine::{Change, Engine, EngineError};
+use crate::gap::end_of_gap;
 use crate::key::{self, Key};
 use crate::record::{self, Marks, Row, Summary};
 use crate::steps::Steps;
@@ -190,31 +191,10 @@ fn one_by_one(
     Ok(next_readable(from, &reached))
 }
 
-/// The lowest key from which the engine can read on: further and further, then halving the last leap.
+/// The lowest key from which the engine can read on.
 fn next_readable(from: &dyn Engine, reached: &[u8]) -> Option<Vec<u8>> {
-    let reads = |at: u128| first_from(from, &from_number(at)).is_ok();
-    let origin = to_number(reached);
-    let mut leap = 1_u128;
-    let mut high = loop {
-        let at = origin.saturating_add(leap);
-        if reads(at) {
-            break at;
-        }
-        if at == u128::MAX {
-            return None;
-        }
-        leap = leap.saturating_mul(2);
-    };
-    let mut low = origin;
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if reads(middle) {
-            high = middle;
-        } else {
-            low = middle;
-        }
-    }
-    Some(from_number(high))
+    let reads = |at| first_from(from, &from_number(at)).is_ok();
+    end_of_gap(to_number(reached), reads).map(from_number)
 }
 
 fn first_from(from: &dyn Engine, start: &[u8]) -> Result<(), EngineError> {

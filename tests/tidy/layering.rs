@@ -14,6 +14,7 @@ const CRATES: [Layers; 3] = [
         ranks: &[
             ("error", 0),
             ("terms", 1),
+            ("gap", 1),
             ("key", 2),
             ("record", 2),
             ("bell", 2),
