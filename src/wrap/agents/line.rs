@@ -224,6 +224,8 @@ mod tests {
         let busy = read("aider", "> hello\n░█        Waiting for openai/fake¦");
         assert_eq!(busy.input, Input::Absent);
         assert!(busy.shows_busy);
+        let later = read("aider", "See what's new? (Y)es/(N)o [Yes]: n\n> hello\n¦");
+        assert_eq!((later.input, later.dialog), (Input::Absent, None));
         let lines = read(
             "aider",
             "Multiline mode: Enabled.\n────────────\nask multi> ¦",
