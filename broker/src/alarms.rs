@@ -1,9 +1,10 @@
 //! How far the store is, and what forbids publishing: one watched value that the store's thread writes and connections
-//! wait for. Relies on `persist`.
+//! wait for, and a ring for the one who releases confirms. Relies on `persist` and `ring`.
 
 use tokio::sync::watch;
 
 use crate::persist::{Progress, Ticket};
+use crate::ring::Ring;
 
 /// The store's progress and the state of disk and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +43,12 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     standing: watch::Sender<Standing>,
+    /// Rings whenever more is durable.
+    pub(crate) durable: Ring,
 }
 
 impl Alarms {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(durable: Ring) -> Self {
         let standing = Standing {
             durable: Ticket::NONE,
             is_backlogged: false,
@@ -55,6 +58,7 @@ impl Alarms {
         };
         Self {
             standing: watch::Sender::new(standing),
+            durable,
         }
     }
 
@@ -68,6 +72,9 @@ impl Alarms {
             Progress::Room => standing.is_disk_full = false,
             Progress::Stopped(_) => standing.is_stopped = true,
         });
+        if let Progress::Durable(_) = progress {
+            self.durable.ring();
+        }
     }
 
     /// Says whether more memory is used than allowed.

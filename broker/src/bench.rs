@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::confirms::{Confirms, Waiting};
 use crate::ledger::{Credit, Ledger, Which};
-use crate::outbox::{Outbox, Taken};
+use crate::outbox::{Frames, Outbox, Taken};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
 use crate::queue::consumer::{Consumer, Subscription};
@@ -48,7 +48,7 @@ pub struct HandOff {
     taking: Taking,
     turn: Turn,
     draft: Draft,
-    sent: Vec<u8>,
+    sent: Frames,
 }
 
 impl HandOff {
@@ -91,7 +91,7 @@ impl HandOff {
             taking,
             turn,
             draft: Draft::default(),
-            sent: Vec::new(),
+            sent: Frames::default(),
         }
     }
 
@@ -123,9 +123,9 @@ impl HandOff {
 }
 
 /// What the writer does; gives the number of bytes.
-fn take(outbox: &Outbox, into: &mut Vec<u8>) -> usize {
+fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.clear();
-    if outbox.take(into) != Taken::Bytes {
+    if outbox.take(into) != Taken::Frames {
         return 0;
     }
     outbox.sent(into.len());
@@ -181,14 +181,14 @@ pub fn confirms(count: usize) -> usize {
         confirms.set(tag, Waiting::Ticket(Ticket::NONE));
     }
     confirms.release(Ticket::NONE, &mut turn);
-    take(&outbox, &mut Vec::new())
+    take(&outbox, &mut Frames::default())
 }
 
-/// The bytes that one connection still has to send.
+/// The frames that one connection still has to send.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     outbox: Arc<Outbox>,
-    sent: Vec<u8>,
+    sent: Frames,
 }
 
 impl Outgoing {

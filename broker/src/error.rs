@@ -27,6 +27,9 @@ pub enum StartError {
     /// The certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+    /// The system gives no pipe for the store's thread to wake the others with.
+    #[error("cannot make a pipe: {0}")]
+    Wake(std::io::Error),
     /// The machine gives no random bytes for a password's salt.
     #[error("the system gives no randomness")]
     NoRandomness,

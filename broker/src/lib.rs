@@ -41,6 +41,8 @@ pub mod queue;
 pub mod realm;
 mod recovery;
 pub mod registry;
+mod ring;
+mod spare;
 pub mod stats;
 pub mod tap;
 pub mod tls;
@@ -58,6 +60,7 @@ use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
 use management::{About, Listening};
 use realm::Parts;
+use ring::Ring;
 
 /// How long clients have to take their leave.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -105,9 +108,10 @@ impl Broker {
         };
         let mut listening = listed("amqp", &tcp);
         listening.extend(tls.iter().flat_map(|(port, _)| listed("amqp/ssl", port)));
-        let realm = open(&config).await?;
+        let (ring, durable) = ring::ring().map_err(StartError::Wake)?;
+        let realm = open(&config, ring).await?;
         let mut tasks = vec![
-            tokio::spawn(Arc::clone(&realm).run_confirms()),
+            tokio::spawn(Arc::clone(&realm).run_confirms(durable)),
             tokio::spawn(Arc::clone(&realm).run_clock()),
         ];
         for listener in tcp.into_listeners() {
@@ -116,12 +120,10 @@ impl Broker {
                 listener,
             )));
         }
-        if config.memory_limit_bytes > 0 {
-            tasks.push(tokio::spawn(watch_memory(
-                Arc::clone(&realm),
-                config.memory_limit_bytes,
-            )));
-        }
+        tasks.push(tokio::spawn(watch_memory(
+            Arc::clone(&realm),
+            config.memory_limit_bytes,
+        )));
         if let Some((port, acceptor)) = tls {
             for listener in port.into_listeners() {
                 let serving = listener::serve_tls(Arc::clone(&realm), listener, acceptor.clone());
@@ -235,8 +237,8 @@ async fn open_management(
 }
 
 /// Opens the store and builds everything in it.
-async fn open(config: &Config) -> Result<Arc<Realm>, StartError> {
-    let alarms = Arc::new(Alarms::new());
+async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> {
+    let alarms = Arc::new(Alarms::new(durable));
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
     let opening = tokio::task::spawn_blocking(move || {
         persist::open(&folder, move |progress| told.on_progress(&progress))
@@ -265,12 +267,13 @@ async fn open(config: &Config) -> Result<Arc<Realm>, StartError> {
     Ok(realm)
 }
 
-/// Raises the alarm while more memory is resident than allowed, until a tenth is free again.
+/// Raises the alarm while more memory is resident than allowed, until a tenth is free again; a limit of 0 is none.
 async fn watch_memory(realm: Arc<Realm>, limit_bytes: u64) {
     let mut is_high = false;
     loop {
         tokio::time::sleep(LOOK).await;
-        let Some(resident) = resident_bytes() else {
+        spare::age();
+        let Some(resident) = resident_bytes().filter(|_| limit_bytes > 0) else {
             continue;
         };
         let line = if is_high {

@@ -1,4 +1,4 @@
-//! Bytes that one connection still has to send, shared by everybody who writes to it. Relies on `queue` for those that
+//! Frames that one connection still has to send, shared by everybody who writes to it. Relies on `queue` for those that
 //! wait for room (weakly) and on tokio's `Notify` for the writer's sleep.
 //!
 //! Whole frames are appended under the lock and the writer takes all of them in one swap. Above the high-water mark the
@@ -6,7 +6,7 @@
 //! turned away.
 //!
 //! # Cost
-//! One uncontended lock and the copy of the frames; no allocation once the buffer has grown.
+//! One uncontended lock and the copy of the frames; no allocation once the buffer has grown. Large bodies are not copied.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -16,6 +16,10 @@ use tokio::sync::Notify;
 use crate::lock::lock;
 use crate::queue::Queue;
 use crate::turn::Turn;
+
+mod frames;
+
+pub(crate) use frames::Frames;
 
 /// Unsent bytes above which consumers are turned away.
 const HIGH_BYTES: usize = 512 * 1024;
@@ -28,14 +32,14 @@ pub(crate) const KEEP_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     unsent: Mutex<Unsent>,
-    /// Bytes in the buffer and in the writer's hands.
+    /// Bytes of the frames here and in the writer's hands.
     pending: AtomicUsize,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Unsent {
-    bytes: Vec<u8>,
+    frames: Frames,
     /// Somebody has promised to wake the writer.
     wake_owed: bool,
     /// What the writer does once the bytes are gone.
@@ -48,7 +52,7 @@ enum Ending {
     #[default]
     Open,
     /// Send what is here, then close the socket.
-    AfterBytes,
+    AfterFrames,
     /// Nothing more can be sent.
     Broken,
 }
@@ -56,7 +60,7 @@ enum Ending {
 /// What the writer found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    Bytes,
+    Frames,
     Nothing,
     /// Nothing, and nothing will come.
     Ended,
@@ -69,13 +73,22 @@ impl Outbox {
         turn: &mut Turn,
         append: impl FnOnce(&mut Vec<u8>) -> R,
     ) -> R {
+        self.add(turn, |frames| append(frames.bytes()))
+    }
+
+    /// The same for frames that may lend bodies.
+    pub(crate) fn add<R>(
+        self: &Arc<Self>,
+        turn: &mut Turn,
+        append: impl FnOnce(&mut Frames) -> R,
+    ) -> R {
         let mut unsent = lock(&self.unsent);
         if unsent.ending == Ending::Broken {
-            return append(&mut Vec::new());
+            return append(&mut Frames::default());
         }
-        let before = unsent.bytes.len();
-        let result = append(&mut unsent.bytes);
-        let added = unsent.bytes.len() - before;
+        let before = unsent.frames.len();
+        let result = append(&mut unsent.frames);
+        let added = unsent.frames.len() - before;
         self.pending
             .store(self.pending.load(Relaxed) + added, Relaxed);
         if !unsent.wake_owed && added > 0 {
@@ -117,17 +130,17 @@ impl Outbox {
     }
 
     /// Swaps everything unsent into `into`, which must be empty.
-    pub(crate) fn take(&self, into: &mut Vec<u8>) -> Taken {
+    pub(crate) fn take(&self, into: &mut Frames) -> Taken {
         let mut unsent = lock(&self.unsent);
         unsent.wake_owed = false;
-        if unsent.bytes.is_empty() {
+        if unsent.frames.is_empty() {
             return match unsent.ending {
                 Ending::Open => Taken::Nothing,
-                Ending::AfterBytes | Ending::Broken => Taken::Ended,
+                Ending::AfterFrames | Ending::Broken => Taken::Ended,
             };
         }
-        std::mem::swap(&mut unsent.bytes, into);
-        Taken::Bytes
+        std::mem::swap(&mut unsent.frames, into);
+        Taken::Frames
     }
 
     /// The writer has sent `count` bytes; gives the queues that may be pumped again.
@@ -144,14 +157,14 @@ impl Outbox {
 
     /// The buffer that is filled next has grown beyond what an idle connection may keep.
     pub(crate) fn is_large(&self) -> bool {
-        lock(&self.unsent).bytes.capacity() > KEEP_BYTES
+        lock(&self.unsent).frames.capacity() > KEEP_BYTES
     }
 
     /// Gives that buffer back if nothing is in it.
     pub(crate) fn rest(&self) {
         let mut unsent = lock(&self.unsent);
-        if unsent.bytes.is_empty() {
-            unsent.bytes = Vec::new();
+        if unsent.frames.is_empty() {
+            unsent.frames = Frames::default();
         }
     }
 
@@ -159,7 +172,7 @@ impl Outbox {
     pub(crate) fn finish(&self) {
         let mut unsent = lock(&self.unsent);
         if unsent.ending == Ending::Open {
-            unsent.ending = Ending::AfterBytes;
+            unsent.ending = Ending::AfterFrames;
         }
         drop(unsent);
         self.wake();
@@ -169,7 +182,7 @@ impl Outbox {
     pub(crate) fn break_off(&self) {
         let mut unsent = lock(&self.unsent);
         unsent.ending = Ending::Broken;
-        unsent.bytes = Vec::new();
+        unsent.frames = Frames::default();
         unsent.turned_away = Vec::new();
         drop(unsent);
         self.wake();

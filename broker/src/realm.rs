@@ -21,6 +21,7 @@ use crate::persist::{Facts, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::line::Wanted;
 use crate::registry::Link;
+use crate::ring::Ear;
 use crate::stats::Totals;
 use crate::tap::Tap;
 use crate::turn::{Turn, now_ms};
@@ -307,9 +308,11 @@ impl Realm {
     }
 
     /// Releases confirms for as long as the broker runs.
-    pub(crate) async fn run_confirms(self: Arc<Self>) {
-        let mut watch = self.alarms.watch();
-        while watch.changed().await.is_ok() {
+    pub(crate) async fn run_confirms(self: Arc<Self>, durable: Ear) {
+        loop {
+            if let Err(error) = durable.heard(&self.alarms.durable).await {
+                return tracing::error!(%error, "confirms are no longer sent");
+            }
             self.release_all();
         }
     }

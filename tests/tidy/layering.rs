@@ -45,6 +45,8 @@ const CRATES: [Layers; 3] = [
             ("config", 0),
             ("stats", 0),
             ("lock", 0),
+            ("ring", 0),
+            ("spare", 1),
             ("fault", 1),
             ("tap", 1),
             ("tls", 1),

@@ -1,8 +1,8 @@
 //! Publishing: method, header, body, then routing. Relies on `routes`, `vhost` and `queue`.
 //!
 //! # Cost
-//! The message is put together in a buffer that is used again and copied once into its final place. No formatting, no
-//! log line, no table look-up for a place that was published to before.
+//! The message is put together in a buffer that is used again and copied once into its final place; a large one stays where
+//! it was put together. No formatting, no log line, no table look-up for a place that was published to before.
 
 use std::sync::Arc;
 
@@ -109,6 +109,8 @@ impl Channel {
         if header.body_size == 0 {
             return self.publish(turn);
         }
+        let body_size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
+        self.publishing.draft.expect(body_size);
         self.publishing.phase = Phase::AwaitingBody {
             missing: header.body_size,
         };

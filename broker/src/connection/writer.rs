@@ -1,4 +1,4 @@
-//! The writing task: everything unsent in one write, then the queues that waited for room. Relies on `outbox`.
+//! The writing task: everything unsent in one go, then the queues that waited for room. Relies on `outbox`.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::WriteHalf;
-use crate::outbox::{KEEP_BYTES, Taken};
+use crate::outbox::{Frames, KEEP_BYTES, Taken};
 use crate::queue::Queue;
 use crate::realm::Realm;
 use crate::registry::{Ending, Link};
@@ -36,24 +36,24 @@ pub(super) async fn run(realm: Arc<Realm>, link: Arc<Link>, mut stream: WriteHal
 }
 
 async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> std::io::Result<()> {
-    let mut buffer = Vec::new();
+    let mut frames = Frames::default();
     loop {
-        match link.outbox.take(&mut buffer) {
-            Taken::Bytes => {
-                stream.write_all(&buffer).await?;
+        match link.outbox.take(&mut frames) {
+            Taken::Frames => {
+                stream.write_all_buf(&mut frames.sending()).await?;
                 stream.flush().await?;
-                link.sent.add_alone(buffer.len() as u64);
-                let waiting = link.outbox.sent(buffer.len());
-                buffer.clear();
+                link.sent.add_alone(frames.len() as u64);
+                let waiting = link.outbox.sent(frames.len());
+                frames.clear();
                 if !waiting.is_empty() {
                     pump(realm, &waiting);
                 }
             }
             Taken::Nothing => {
-                if buffer.capacity() <= KEEP_BYTES && !link.outbox.is_large() {
+                if frames.capacity() <= KEEP_BYTES && !link.outbox.is_large() {
                     link.outbox.woken().await;
                 } else if timeout(QUIET, link.outbox.woken()).await.is_err() {
-                    buffer = Vec::new();
+                    frames = Frames::default();
                     link.outbox.rest();
                 }
             }

@@ -10,7 +10,7 @@ use super::line::Entry;
 use crate::ledger::Ledger;
 use crate::outbox::Outbox;
 use crate::turn::Turn;
-use crate::wire::content::{self, Lane};
+use crate::wire::content::Lane;
 use crate::wire::table::Table;
 
 /// One `basic.consume` and what has become of it.
@@ -83,14 +83,9 @@ impl Consumer {
                 self.unsettled.fetch_add(1, Relaxed);
                 open.open(queue, entry, Some(self))
             };
-            self.terms.outbox.write(turn, |out| {
-                content::deliver(
-                    out,
-                    self.terms.lane,
-                    self.terms.tag.as_bytes(),
-                    (tag, redelivered),
-                    message.content(),
-                );
+            self.terms.outbox.add(turn, |frames| {
+                let tags = (self.terms.tag.as_bytes(), tag);
+                frames.deliver(self.terms.lane, tags, redelivered, &message);
             });
         });
     }

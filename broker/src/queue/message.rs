@@ -1,4 +1,5 @@
-//! A message as it was published: one allocation, immutable, shared by every queue that holds it. Relies on `wire`.
+//! A message as it was published: one allocation, immutable, shared by every queue that holds it. Relies on `wire`, and on
+//! `spare` for the memory of large ones.
 //!
 //! The bytes are laid out as they are stored and as they will leave again, so neither a delivery nor the store encodes
 //! anything:
@@ -16,10 +17,11 @@
 //! | 25 | exchange, routing key, properties (flags and values), body |
 //!
 //! # Cost
-//! One allocation and one copy a message.
+//! One allocation and one copy a message; a large one is put together where it stays.
 
 use std::sync::Arc;
 
+use crate::spare::{self, LARGE_BYTES};
 use crate::wire::content::Content;
 
 const VERSION: u8 = 1;
@@ -64,6 +66,25 @@ impl std::fmt::Debug for Message {
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     bytes: Vec<u8>,
+    large: Option<Large>,
+}
+
+/// A large message, which nobody else has yet, and how much of it is here.
+#[derive(Debug)]
+struct Large {
+    whole: Arc<[u8]>,
+    here: usize,
+}
+
+impl Large {
+    /// No more comes than was announced: the channel sees to that.
+    fn add(&mut self, part: &[u8]) {
+        let free = Arc::get_mut(&mut self.whole).and_then(|whole| whole.get_mut(self.here..));
+        if let Some(place) = free.and_then(|free| free.get_mut(..part.len())) {
+            place.copy_from_slice(part);
+            self.here += part.len();
+        }
+    }
 }
 
 /// A draft's buffer that grew beyond this is given back.
@@ -77,6 +98,7 @@ impl Draft {
     )]
     pub(crate) fn begin(&mut self, exchange: &[u8], routing_key: &[u8]) {
         self.bytes.clear();
+        self.large = None;
         let mut head = [0; HEAD];
         head[0] = VERSION;
         head[NAMES] = exchange.len() as u8;
@@ -95,8 +117,24 @@ impl Draft {
         self.bytes.extend_from_slice(raw);
     }
 
+    /// A body of so many octets is announced, which is no more than a body may have. A large one gets its place now; memory is
+    /// what has come of it.
+    pub(crate) fn expect(&mut self, body_size: usize) {
+        if body_size >= LARGE_BYTES {
+            let mut large = Large {
+                whole: spare::take(self.bytes.len() + body_size),
+                here: 0,
+            };
+            large.add(&self.bytes);
+            self.large = Some(large);
+        }
+    }
+
     pub(crate) fn body(&mut self, part: &[u8]) {
-        self.bytes.extend_from_slice(part);
+        match &mut self.large {
+            None => self.bytes.extend_from_slice(part),
+            Some(large) => large.add(part),
+        }
     }
 
     /// Both lengths, exchange and routing key: what a route depends on.
@@ -106,21 +144,36 @@ impl Draft {
     }
 
     pub(crate) fn view(&self) -> Content<'_> {
-        content(&self.bytes)
+        match &self.large {
+            None => content(&self.bytes),
+            Some(large) => content(&large.whole),
+        }
     }
 
     /// Makes the message and keeps the buffer.
     pub(crate) fn finish(&mut self, facts: Facts) -> Message {
-        self.bytes[1] = if facts.persistent { PERSISTENT } else { 0 };
-        self.bytes[2] = facts.priority;
-        self.bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());
-        self.bytes[15..23].copy_from_slice(&facts.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
+        if let Some(Large { mut whole, .. }) = self.large.take() {
+            if let Some(bytes) = Arc::get_mut(&mut whole) {
+                note(facts, bytes);
+            }
+            spare::lend(&whole);
+            return Message(whole);
+        }
+        note(facts, &mut self.bytes);
         let message = Message(Arc::from(&self.bytes[..]));
         if self.bytes.capacity() > KEEP_BYTES {
             self.bytes = Vec::new();
         }
         message
     }
+}
+
+/// Writes the facts where the layout has them.
+fn note(facts: Facts, bytes: &mut [u8]) {
+    bytes[1] = if facts.persistent { PERSISTENT } else { 0 };
+    bytes[2] = facts.priority;
+    bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());
+    bytes[15..23].copy_from_slice(&facts.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
 }
 
 fn content(bytes: &[u8]) -> Content<'_> {
@@ -264,6 +317,44 @@ mod tests {
         assert_eq!(back.content().routing_key, b"a.b");
         assert!(back.is_persistent());
         assert_eq!(back.priority(), 7);
+    }
+
+    #[test]
+    fn a_large_message_is_what_a_small_one_is_and_its_memory_serves_the_next() {
+        let (mut draft, body) = (Draft::default(), vec![7; 3_141_593]);
+        let mut publish = || {
+            draft.begin(b"ex", b"a.b");
+            draft.properties(b"\x10\0\x02");
+            draft.expect(body.len());
+            body.chunks(1000).for_each(|part| draft.body(part));
+            draft.finish(sample().facts())
+        };
+        let message = publish();
+        assert_eq!(message.facts(), sample().facts());
+        assert_eq!(message.content().properties, b"\x10\0\x02");
+        assert!(message.content().body == body);
+        assert!(Message::from_stored(message.stored()).unwrap() == message);
+        let before = message.stored().as_ptr();
+        let other = publish();
+        assert_ne!(other.stored().as_ptr(), before, "it is still in use");
+        drop(message);
+        assert_eq!(publish().stored().as_ptr(), before);
+    }
+
+    #[test]
+    fn a_small_message_follows_a_large_one_that_was_broken_off() {
+        let mut draft = Draft::default();
+        draft.begin(b"ex", b"a.b");
+        draft.properties(b"\0\0");
+        draft.expect(1 << 20);
+        draft.body(&[1; 1000]);
+        draft.begin(b"", b"b");
+        draft.properties(b"\0\0");
+        draft.expect(3);
+        draft.body(b"end");
+        let message = draft.finish(sample().facts());
+        assert_eq!(message.content().routing_key, b"b");
+        assert_eq!(message.content().body, b"end");
     }
 
     #[test]

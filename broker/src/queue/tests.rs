@@ -13,7 +13,7 @@ use super::consumer::{Consumer, Subscription};
 use super::message::{Facts, Message};
 use super::{Asking, Got, Identity, Outcome, Queue, Settling, Taking};
 use crate::ledger::{Credit, Ledger, Which};
-use crate::outbox::Outbox;
+use crate::outbox::{Frames, Outbox};
 use crate::turn::Turn;
 use crate::wire::content::{Content, Lane};
 use crate::wire::frame::{self, Parsed};
@@ -265,9 +265,10 @@ fn id_of(message: &Message) -> u64 {
 
 /// Deliveries in the outbox: tag, whether it needs no ack, id.
 fn sent(outbox: &Arc<Outbox>) -> Vec<(u64, bool, u64)> {
-    let mut bytes = Vec::new();
-    outbox.take(&mut bytes);
-    outbox.sent(bytes.len());
+    let mut frames = Frames::default();
+    outbox.take(&mut frames);
+    outbox.sent(frames.len());
+    let bytes = frames.bytes();
     let (mut at, mut found, mut tag) = (0, Vec::new(), (0, false));
     while let Ok(Parsed::Whole(whole)) = frame::parse(&bytes[at..], 0) {
         match whole.kind {

@@ -3,6 +3,8 @@
 //! # Cost
 //! A delivery is appended to the outgoing buffer in one pass, with its body cut to the peer's frame-max.
 
+use std::ops::Range;
+
 use super::cursor::{Cursor, Malformed};
 use super::{BASIC, frame};
 
@@ -73,6 +75,24 @@ pub(crate) fn deliver(
     header_and_body(out, lane, content);
 }
 
+/// A delivery up to its body, which follows.
+pub(crate) fn announce(
+    out: &mut Vec<u8>,
+    lane: Lane,
+    consumer_tag: &[u8],
+    tags: (u64, bool),
+    content: Content<'_>,
+) {
+    let bodiless = Content {
+        body: &[],
+        ..content
+    };
+    deliver(out, lane, consumer_tag, tags, bodiless);
+    // The header frame ends with the body's size, the properties and the end octet.
+    let size_at = out.len() - 1 - content.properties.len() - 8;
+    out[size_at..size_at + 8].copy_from_slice(&(content.body.len() as u64).to_be_bytes());
+}
+
 pub(crate) fn get_ok(
     out: &mut Vec<u8>,
     lane: Lane,
@@ -118,16 +138,24 @@ fn header_and_body(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     out.extend_from_slice(&(content.body.len() as u64).to_be_bytes());
     out.extend_from_slice(content.properties);
     out.push(frame::END);
-    let most = match lane.frame_max {
-        0 => usize::MAX,
-        limit => limit as usize - frame::OVERHEAD,
-    };
-    if content.body.is_empty() {
-        return;
-    }
-    for part in content.body.chunks(most) {
+    for part in content.body.chunks(most(lane)) {
         frame::head(out, frame::BODY, lane.channel, part.len());
         out.extend_from_slice(part);
         out.push(frame::END);
     }
+}
+
+/// Octets of a body that go into one frame.
+fn most(lane: Lane) -> usize {
+    match lane.frame_max {
+        0 => usize::MAX,
+        limit => limit as usize - frame::OVERHEAD,
+    }
+}
+
+/// How a body of so many octets is cut.
+pub(crate) fn parts(lane: Lane, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = most(lane);
+    let starts = (0..size).step_by(most);
+    starts.map(move |start| start..size.min(start.saturating_add(most)))
 }

@@ -1,0 +1,251 @@
+//! Frames in the order in which they leave: bytes, and between them parts of large bodies that lie where their messages
+//! are. Relies on `queue` for messages and on `wire`.
+//!
+//! # Cost
+//! Small bodies are copied: one run of bytes is cheaper to send than many. A large body costs its message's count of owners and a
+//! few words for each frame; sending takes what the system takes at once.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use bytes::Buf;
+
+use crate::queue::message::Message;
+use crate::wire::content::{self, Lane};
+use crate::wire::frame;
+
+/// A part of a body is lent from this size on.
+const LENT_BYTES: usize = 32 * 1024;
+
+/// What an outbox holds and a writer sends.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+    lent: Vec<Lent>,
+    lent_bytes: usize,
+}
+
+/// A part of a body that belongs between two of the bytes.
+#[derive(Debug)]
+struct Lent {
+    /// Bytes before it.
+    at: usize,
+    message: Message,
+    part: Range<usize>,
+}
+
+impl Lent {
+    fn octets(&self) -> &[u8] {
+        &self.message.content().body[self.part.clone()]
+    }
+}
+
+impl Frames {
+    /// Where whole frames are appended.
+    pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Octets on the wire.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.lent_bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Octets that this takes in memory, without what is lent.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.lent.capacity() * size_of::<Lent>()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.lent.clear();
+        self.lent_bytes = 0;
+    }
+
+    /// Appends a `basic.deliver` to the consumer with this tag, under this number.
+    pub(crate) fn deliver(
+        &mut self,
+        lane: Lane,
+        (consumer_tag, tag): (&[u8], u64),
+        redelivered: bool,
+        message: &Message,
+    ) {
+        let (content, tags) = (message.content(), (tag, redelivered));
+        let is_cut_small = || lane.frame_max != 0 && (lane.frame_max as usize) < LENT_BYTES;
+        if content.body.len() < LENT_BYTES || is_cut_small() {
+            return content::deliver(&mut self.bytes, lane, consumer_tag, tags, content);
+        }
+        content::announce(&mut self.bytes, lane, consumer_tag, tags, content);
+        for part in content::parts(lane, content.body.len()) {
+            frame::head(&mut self.bytes, frame::BODY, lane.channel, part.len());
+            self.lent_bytes += part.len();
+            self.lent.push(Lent {
+                at: self.bytes.len(),
+                message: message.clone(),
+                part,
+            });
+            self.bytes.push(frame::END);
+        }
+    }
+
+    /// All of it, as a writer takes it off piece by piece.
+    pub(crate) fn sending(&self) -> Sending<'_> {
+        Sending {
+            frames: self,
+            at: 0,
+            next: 0,
+            done: 0,
+        }
+    }
+}
+
+/// How far frames have been sent.
+pub(crate) struct Sending<'a> {
+    frames: &'a Frames,
+    /// Bytes that are gone.
+    at: usize,
+    /// Which lent part comes next, and how much of it is gone.
+    next: usize,
+    done: usize,
+}
+
+impl<'a> Sending<'a> {
+    /// The unsent rest of the run of bytes or the lent part at the front; empty only at the end.
+    fn front(&self) -> &'a [u8] {
+        match self.frames.lent.get(self.next) {
+            Some(lent) if lent.at == self.at => &lent.octets()[self.done..],
+            Some(lent) => &self.frames.bytes[self.at..lent.at],
+            None => &self.frames.bytes[self.at..],
+        }
+    }
+
+    /// Steps over `count` octets of the front.
+    fn step(&mut self, count: usize) {
+        match self.frames.lent.get(self.next) {
+            Some(lent) if lent.at == self.at => {
+                self.done += count;
+                if self.done == lent.part.len() {
+                    (self.next, self.done) = (self.next + 1, 0);
+                }
+            }
+            _ => self.at += count,
+        }
+    }
+}
+
+impl Buf for Sending<'_> {
+    fn remaining(&self) -> usize {
+        let lent = self.frames.lent[self.next..].iter();
+        let lent: usize = lent.map(|lent| lent.part.len()).sum();
+        self.frames.bytes.len() - self.at + lent - self.done
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.front()
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        let mut ahead = Sending { ..*self };
+        let mut filled = 0;
+        for slot in into {
+            let front = ahead.front();
+            if front.is_empty() {
+                break;
+            }
+            *slot = IoSlice::new(front);
+            ahead.step(front.len());
+            filled += 1;
+        }
+        filled
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let step = self.front().len().min(count);
+            assert!(step > 0, "more was sent than there is");
+            self.step(step);
+            count -= step;
+        }
+    }
+
+    fn has_remaining(&self) -> bool {
+        !self.front().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::queue::message::Facts;
+    use crate::wire::content::Content;
+
+    fn message(body: &[u8]) -> Message {
+        let content = Content {
+            exchange: b"ex",
+            routing_key: b"key",
+            properties: &[0, 0],
+            body,
+        };
+        let facts = Facts {
+            persistent: false,
+            priority: 0,
+            published_ms: 0,
+            ttl_ms: None,
+        };
+        Message::assemble(content, facts)
+    }
+
+    /// What a socket gets that takes at most `at_once` octets in a write.
+    fn written(frames: &Frames, at_once: usize, is_vectored: bool) -> Vec<u8> {
+        let (mut sending, mut written) = (frames.sending(), Vec::new());
+        while sending.has_remaining() {
+            assert_eq!(sending.remaining() + written.len(), frames.len());
+            let before = written.len();
+            if is_vectored {
+                let mut slices = [IoSlice::new(&[]); 3];
+                let filled = sending.chunks_vectored(&mut slices);
+                let offered = slices[..filled].iter().flat_map(|slice| slice.iter());
+                written.extend(offered.take(at_once));
+            } else {
+                let chunk = sending.chunk();
+                written.extend_from_slice(&chunk[..chunk.len().min(at_once)]);
+            }
+            sending.advance(written.len() - before);
+        }
+        assert_eq!(sending.remaining(), 0);
+        written
+    }
+
+    #[test]
+    fn lent_bodies_leave_as_copied_ones_do_however_little_a_write_takes() {
+        let body: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        for frame_max in [0, 4096, 40_000, 131_072] {
+            let lane = Lane {
+                channel: 7,
+                frame_max,
+            };
+            let (mut frames, mut copied) = (Frames::default(), Vec::new());
+            for (tag, size) in [(1, 100_000), (2, 5), (3, 300_000), (4, 32 * 1024), (5, 0)] {
+                let message = message(&body[..size]);
+                frames.deliver(lane, (b"tag", tag), false, &message);
+                content::deliver(&mut copied, lane, b"tag", (tag, false), message.content());
+            }
+            let is_lent = !frames.lent.is_empty();
+            assert_eq!(is_lent, frame_max != 4096, "frames of {frame_max}");
+            assert_eq!(frames.len(), copied.len());
+            for at_once in [1, 7, 1000, 65_536, usize::MAX] {
+                for is_vectored in [false, true] {
+                    assert!(written(&frames, at_once, is_vectored) == copied);
+                }
+            }
+            frames.clear();
+            assert!(frames.is_empty() && frames.lent.is_empty());
+            assert_eq!(frames.len(), 0);
+        }
+    }
+}
