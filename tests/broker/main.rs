@@ -4,6 +4,7 @@
 
 mod backlog;
 mod blocked;
+mod bodies;
 mod credit;
 mod doors;
 mod kills;
