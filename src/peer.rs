@@ -43,6 +43,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 /// How long a broker may take to answer anything but a publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often a consumer's connection is asked whether it is there. Its consumers usually say so first; one that lapin forgot
+/// to tell would wait for ever.
+const PULSE: Duration = Duration::from_secs(5);
+
 /// How long a broker may take no messages before its reason is told: a store that is catching up needs less.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(3);
 

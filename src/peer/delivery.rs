@@ -4,6 +4,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
+use super::answered;
 use super::publish::{HOPS, RECEIPT_TO};
 use crate::name::SessionName;
 
@@ -36,19 +37,16 @@ impl Delivery {
 
     /// The message is done with.
     pub async fn ack(&self) -> Settled {
-        settled(self.acker.ack(BasicAckOptions::default()).await)
+        settled(self.acker.ack(BasicAckOptions::default())).await
     }
 
     /// Back to its place in the queue, to be handed out again.
     pub async fn requeue(&self) -> Settled {
-        settled(
-            self.acker
-                .nack(BasicNackOptions {
-                    multiple: false,
-                    requeue: true,
-                })
-                .await,
-        )
+        let back = BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        };
+        settled(self.acker.nack(back)).await
     }
 
     /// How many sessions' messages led to it; `None` where it comes from no session of ours.
@@ -100,11 +98,10 @@ impl Delivery {
     }
 }
 
-fn settled(result: lapin::Result<bool>) -> Settled {
-    if result.unwrap_or(false) {
-        Settled::Sent
-    } else {
-        Settled::Gone
+async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> Settled {
+    match answered(asking).await {
+        Ok(true) => Settled::Sent,
+        Ok(false) | Err(_) => Settled::Gone,
     }
 }
 

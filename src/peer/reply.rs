@@ -7,14 +7,14 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use super::{Delivery, PeerError};
+use super::{Delivery, PULSE, PeerError};
 
 const PREFETCH: u16 = 100;
 
 /// A consumer without recovery: the command that has it ends with its connection.
 pub struct ReplyQueue {
     // Dropping the channel would close it.
-    _channel: Channel,
+    channel: Channel,
     consumer: Consumer,
 }
 
@@ -35,15 +35,16 @@ impl ReplyQueue {
         let consumer = channel
             .basic_consume(queue.into(), "".into(), options, FieldTable::default())
             .await?;
-        Ok(Self {
-            _channel: channel,
-            consumer,
-        })
+        Ok(Self { channel, consumer })
     }
 
     /// The next message. [`PeerError::Lost`] when the connection or the queue is gone.
     pub async fn next(&mut self) -> Result<Delivery, PeerError> {
-        match self.consumer.next().await {
+        let next = tokio::select! {
+            next = self.consumer.next() => next,
+            () = end_of(&self.channel) => return Err(PeerError::Lost("the connection is gone".into())),
+        };
+        match next {
             Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
             Some(Err(error)) => Err(error.into()),
             None => Err(PeerError::Lost("the queue was deleted".into())),
@@ -56,5 +57,13 @@ impl ReplyQueue {
             Ok(delivery) => delivery.map(Some),
             Err(_) => Ok(None),
         }
+    }
+}
+
+/// Waits until the channel is gone. Its consumers usually say so first; see [`PULSE`].
+async fn end_of(channel: &Channel) {
+    let mut pulse = tokio::time::interval(PULSE);
+    while channel.status().connected() {
+        pulse.tick().await;
     }
 }

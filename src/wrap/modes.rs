@@ -173,6 +173,10 @@ impl Modes {
             | (Place::Text, 0x18 | 0x1a) => Place::Ground,
             (Place::Text, _) => self.place,
         };
+        if self.place == Place::Ground {
+            // A sequence that is passed over leaves nothing behind; neither does one that is read byte by byte.
+            self.collected.clear();
+        }
     }
 
     fn begin(&mut self, place: Place) -> Place {
@@ -221,7 +225,6 @@ impl Modes {
             }
         }
         self.collected = collected;
-        self.collected.clear();
         Place::Ground
     }
 
@@ -251,7 +254,6 @@ impl Modes {
         {
             self.title = Some(String::from_utf8_lossy(title).into_owned());
         }
-        self.collected.clear();
         Place::Ground
     }
 

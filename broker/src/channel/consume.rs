@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Channel, Step, access};
+use super::{Channel, Step};
 use crate::fault::{Fault, ReplyCode};
 use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{Got, Queue, Taking};
@@ -44,10 +44,7 @@ impl Channel {
             return self.consume_replies(consume, turn);
         }
         let tag = self.consumer_tag(consume.consumer_tag)?;
-        let name = self.queue_name(consume.queue)?;
-        access::check_read_queue(&self.around, &name)?;
-        let queue = self.around.vhost.queue_or_fault(&name)?;
-        queue.check_access(self.around.link.id)?;
+        let queue = self.readable_queue(consume.queue)?;
         let arguments = decode(consume.arguments)?;
         let priority = priority(&arguments, &queue)?;
         let is_taken = queue.with(|state| {
@@ -55,7 +52,8 @@ impl Channel {
         });
         if is_taken {
             return Err(Fault::refused(format!(
-                "queue '{name}' in vhost '{}' in exclusive use",
+                "queue '{}' in vhost '{}' in exclusive use",
+                queue.name(),
                 self.around.vhost.name()
             )));
         }
@@ -168,10 +166,7 @@ impl Channel {
         no_ack: bool,
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
-        let name = self.queue_name(queue)?;
-        access::check_read_queue(&self.around, &name)?;
-        let queue = self.around.vhost.queue_or_fault(&name)?;
-        queue.check_access(self.around.link.id)?;
+        let queue = self.readable_queue(queue)?;
         let taking = if no_ack {
             Taking::Acked
         } else {

@@ -1,10 +1,13 @@
 //! Exchanges, queues and bindings as a client declares and deletes them. Relies on `vhost`.
 
+use std::sync::Arc;
+
 use super::consume::decode;
 use super::{Channel, Step, access};
 use crate::exchange::{Declaration, Kind};
 use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
+use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
 use crate::turn::Turn;
 use crate::vhost::{Bind, Condition, Declare, Destination, strip_breaks};
@@ -47,6 +50,15 @@ impl Channel {
             ));
         }
         Ok(self.last_queue.clone())
+    }
+
+    /// The queue meant, which this connection may read from.
+    pub(super) fn readable_queue(&self, name: &str) -> Result<Arc<Queue>, Fault> {
+        let name = self.queue_name(name)?;
+        access::check_read_queue(&self.around, &name)?;
+        let queue = self.around.vhost.queue_or_fault(&name)?;
+        queue.check_access(self.around.link.id)?;
+        Ok(queue)
     }
 
     /// A reply that the client may have declined and that may wait for the store.
@@ -292,10 +304,7 @@ impl Channel {
         no_wait: bool,
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
-        let name = self.queue_name(queue)?;
-        access::check_read_queue(&self.around, &name)?;
-        let queue = self.around.vhost.queue_or_fault(&name)?;
-        queue.check_access(self.around.link.id)?;
+        let queue = self.readable_queue(queue)?;
         let (count, ticket) = queue.purge(turn)?;
         Ok(self.done(ticket, no_wait, turn, |out, channel| {
             reply::queue_count_ok(out, channel, 31, clamp(count));

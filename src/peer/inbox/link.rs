@@ -1,7 +1,5 @@
 //! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause, again.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -12,16 +10,12 @@ use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Shar
 use crate::peer::presence::{Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
-    CONNECT_WITHIN, Delivery, PeerError, QueueArguments, answered, connect, publish,
+    CONNECT_WITHIN, Delivery, PULSE, PeerError, QueueArguments, answered, connect, publish,
 };
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no question makes us publish
 /// into a session.
 const SERVER_NAMED: &str = "amq.";
-
-/// How often the connection itself is asked whether it is there. Its consumers usually say so first; one that lapin
-/// forgot to tell would leave the session deaf.
-const PULSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Link {
     pub(super) options: InboxOptions,
