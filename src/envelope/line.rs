@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::Envelope;
 
 const OPENING: &str = "[cbroker peer message";
+const OPENING_WORDS: [&str; 3] = ["cbroker", "peer", "message"];
 
 /// What becomes of the line breaks inside a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,20 +122,18 @@ fn disarm_openings(text: &str) -> String {
     out
 }
 
-/// Case and the width of gaps do not matter: an agent would read them all as the same words.
-fn opens_a_message(rest: &str) -> bool {
-    let mut words = rest.split_whitespace();
-    let mut is = |word: &str| {
-        words
-            .next()
-            .is_some_and(|next| next.eq_ignore_ascii_case(word))
-    };
-    is("cbroker")
-        && is("peer")
-        && words
-            .next()
-            .and_then(|next| next.get(..7))
-            .is_some_and(|next| next.eq_ignore_ascii_case("message"))
+/// Case and the width of gaps do not matter: an agent would read them all as the same words. Looks no further than it must:
+/// a text may hold a million brackets.
+fn opens_a_message(mut rest: &str) -> bool {
+    for (place, word) in OPENING_WORDS.into_iter().enumerate() {
+        let trimmed = rest.trim_start();
+        let is_apart = place == 0 || trimmed.len() < rest.len();
+        match trimmed.split_at_checked(word.len()) {
+            Some((next, after)) if is_apart && next.eq_ignore_ascii_case(word) => rest = after,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// An `@` that begins a token would attach a file or open a completion; after an apostrophe it is a letter (INJECTION rule 5).
@@ -242,6 +241,17 @@ mod tests {
             assert!(line.contains("] ("), "{line}");
         }
         assert!(line("[cbroker] is fine").contains("] [cbroker] is fine"));
+    }
+
+    #[test]
+    fn a_text_of_brackets_is_read_once() {
+        // Each bracket was followed by a look at the whole rest: a mebibyte of JSON held the session's terminal for minutes.
+        let (told, heard) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || told.send(line(&"[".repeat(1 << 20))));
+        let line = heard
+            .recv_timeout(std::time::Duration::from_secs(60))
+            .unwrap();
+        assert!(line.ends_with("[[[ [end]"));
     }
 
     #[test]
