@@ -30,12 +30,16 @@ enum Place {
     #[default]
     Ground,
     Escape,
+    /// An Escape that came alone: the key, most likely.
+    EscapeKey,
     Control,
     /// `ESC O x`: a function key.
     Function,
     /// The three bytes after `ESC [ M`.
     OldMouse(u8),
-    /// A string (`ESC ]`, `ESC P`, `ESC _`): an answer. Ends with BEL or `ESC \`.
+    /// `ESC ]`, `ESC P` or `ESC _`, and nothing yet behind it.
+    AnswerBegins,
+    /// A string that began so: an answer. Ends with BEL or `ESC \`.
     Answer,
     AnswerEscape,
     Paste,
@@ -61,9 +65,19 @@ impl Keys {
                 join(&mut presses, press);
             }
         }
-        if self.place == Place::Escape {
+        match self.place {
             // Most likely the Escape key; half an answer at worst.
-            join(&mut presses, Press::Escape);
+            Place::Escape => {
+                self.place = Place::EscapeKey;
+                join(&mut presses, Press::Escape);
+            }
+            // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer, it would hide all that
+            // the person types from here on.
+            Place::AnswerBegins => {
+                self.place = Place::Ground;
+                join(&mut presses, Press::Other);
+            }
+            _ => {}
         }
         if self.place == Place::Paste {
             join(&mut presses, Press::Text(1));
@@ -75,6 +89,11 @@ impl Keys {
         match self.place {
             Place::Ground => self.ground(byte),
             Place::Escape => self.escape(byte),
+            Place::EscapeKey if matches!(byte, b'[' | b'O') => self.escape(byte),
+            Place::EscapeKey => {
+                self.place = Place::Ground;
+                self.ground(byte)
+            }
             Place::Control => self.control(byte),
             Place::Function => {
                 self.place = Place::Ground;
@@ -92,7 +111,8 @@ impl Keys {
                 };
                 None
             }
-            Place::Answer => {
+            Place::AnswerBegins | Place::Answer => {
+                self.place = Place::Answer;
                 match byte {
                     0x07 => self.place = Place::Ground,
                     0x1b => self.place = Place::AnswerEscape,
@@ -142,7 +162,7 @@ impl Keys {
                 None
             }
             b']' | b'P' | b'_' => {
-                self.place = Place::Answer;
+                self.place = Place::AnswerBegins;
                 None
             }
             0x1b => {
@@ -343,6 +363,18 @@ mod tests {
             let mut keys = Keys::default();
             assert_eq!(keys.read(&answer[..cut]), []);
             assert_eq!(keys.read(&answer[cut..]), []);
+        }
+    }
+
+    #[test]
+    fn what_is_typed_after_escape_or_alt_is_typed() {
+        // Alt-_ was the beginning of an answer without end: no draft was seen from there on, and messages were typed into it.
+        for before in [&b"\x1b"[..], b"\x1b]", b"\x1bP", b"\x1b_"] {
+            for text in [&b"]draft"[..], b"P_ours", b"0;text"] {
+                let mut keys = Keys::default();
+                assert_ne!(keys.read(before), [], "{}", before.escape_ascii());
+                assert_eq!(keys.read(text), [Press::Text(6)]);
+            }
         }
     }
 
