@@ -14,6 +14,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -41,9 +43,9 @@ pub(super) enum Moved {
 /// The three descriptors and what waits for each.
 #[derive(Debug)]
 pub(super) struct Relay {
-    input: Option<AsyncFd<OwnedFd>>,
-    output: Option<AsyncFd<OwnedFd>>,
-    master: AsyncFd<OwnedFd>,
+    input: Option<Watched>,
+    output: Option<Watched>,
+    master: Watched,
     to_person: Pending,
     to_program: Pending,
     owes_notice: bool,
@@ -52,7 +54,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A relay between these; each is non-blocking.
+    /// A relay between these. Each should be non-blocking; one that is not costs a call more for each read and write.
     pub(super) fn new(
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
@@ -160,9 +162,35 @@ impl Relay {
             return Poll::Ready(Moved::Output);
         };
         // Anything but a short write comes again at the next flush.
-        let shown = rustix::io::write(output.get_ref(), &self.piece[..self.length]).unwrap_or(0);
+        let shown = match output.may_block {
+            true => 0,
+            false => rustix::io::write(output.as_fd(), &self.piece[..self.length]).unwrap_or(0),
+        };
         self.to_person.push(&self.piece[shown..self.length]);
         Poll::Ready(Moved::Output)
+    }
+}
+
+/// A descriptor and what wakes us for it.
+#[derive(Debug)]
+struct Watched {
+    ready: AsyncFd<OwnedFd>,
+    /// It is shared with others who would not understand `O_NONBLOCK`, so a call with nothing to do would wait.
+    may_block: bool,
+}
+
+impl Watched {
+    /// Whether a call would find nothing to do, and wait.
+    fn would_wait(&self, for_what: PollFlags) -> bool {
+        let now = Timespec::default();
+        self.may_block
+            && rustix::event::poll(&mut [PollFd::new(self, for_what)], Some(&now)) == Ok(0)
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.get_ref().as_fd()
     }
 }
 
@@ -170,21 +198,28 @@ impl Relay {
     unsafe_code,
     reason = "tokio asks for the promise that a descriptor stays what it is"
 )]
-fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<Watched> {
     let own = descriptor.try_clone_to_owned()?;
+    let may_block = !rustix::fs::fcntl_getfl(&own)?.contains(OFlags::NONBLOCK);
     // SAFETY: an `OwnedFd` always gives the same descriptor, and the `AsyncFd` that takes it keeps it open until it
     // has deregistered it; nothing here takes it out again.
-    unsafe { AsyncFd::register_with_interest(own, interest) }.map_err(io::Error::from)
+    let ready =
+        unsafe { AsyncFd::register_with_interest(own, interest) }.map_err(io::Error::from)?;
+    Ok(Watched { ready, may_block })
 }
 
 fn poll_read(
-    from: &AsyncFd<OwnedFd>,
+    from: &Watched,
     into: &mut [u8],
     context: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     loop {
-        let mut guard = ready!(from.poll_read_ready(context))?;
-        match rustix::io::read(from.get_ref(), &mut *into) {
+        let mut guard = ready!(from.ready.poll_read_ready(context))?;
+        if from.would_wait(PollFlags::IN) {
+            guard.clear_ready();
+            continue;
+        }
+        match rustix::io::read(from, &mut *into) {
             Err(Errno::AGAIN) => guard.clear_ready(),
             Err(Errno::INTR) => {}
             other => return Poll::Ready(other.map_err(io::Error::from)),
@@ -209,14 +244,14 @@ impl Pending {
     }
 
     /// Ready when nothing waits.
-    fn poll_flush(
-        &mut self,
-        to: &AsyncFd<OwnedFd>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, to: &Watched, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
-            let mut guard = ready!(to.poll_write_ready(context))?;
-            match rustix::io::write(to.get_ref().as_fd(), &self.bytes[self.sent..]) {
+            let mut guard = ready!(to.ready.poll_write_ready(context))?;
+            if to.would_wait(PollFlags::OUT) {
+                guard.clear_ready();
+                continue;
+            }
+            match rustix::io::write(to, &self.bytes[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(Errno::INTR) => {}
@@ -227,5 +262,46 @@ impl Pending {
         self.bytes.shrink_to(PIECE);
         self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_cannot_be_opened_again_keeps_nobody_waiting() {
+        // After `su` the terminal belongs to somebody else and is used as it was inherited: blocking. After the first key the
+        // session waited for the next, and showed nothing meanwhile.
+        let (told, heard) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            told.send(runtime.block_on(a_key_and_output()))
+        });
+        let shown = heard.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(shown, *b"shown");
+    }
+
+    async fn a_key_and_output() -> [u8; 5] {
+        let (person, ours) = UnixStream::pair().unwrap();
+        let (program, master) = UnixStream::pair().unwrap();
+        master.set_nonblocking(true).unwrap();
+        let mut relay = Relay::new(ours.as_fd(), ours.as_fd(), master.as_fd()).unwrap();
+        rustix::io::write(&person, b"k").unwrap();
+        assert!(matches!(relay.next().await, Moved::Input(keys) if keys == b"k"));
+        rustix::io::write(&program, b"shown").unwrap();
+        assert!(matches!(relay.next().await, Moved::Output));
+        relay.drain().await;
+        let mut shown = [0; 5];
+        rustix::io::read(&person, &mut shown).unwrap();
+        shown
     }
 }
