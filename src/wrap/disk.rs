@@ -6,7 +6,8 @@
 //! Relies on the seen log, the dead letters and the journal.
 
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::journal::{Entry, Event, Journal};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
+/// So many may wait before what only informs is left out: a failing disk must not make the session wait.
+const JOBS_WITH_NEWS: usize = JOBS / 2;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Something to write or to look up.
@@ -88,6 +91,7 @@ pub(super) struct Places {
 #[derive(Debug)]
 pub(super) struct Disk {
     jobs: Option<mpsc::SyncSender<Job>>,
+    waiting: Arc<AtomicUsize>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -98,6 +102,8 @@ impl Disk {
     ) -> std::io::Result<(Self, tokio::sync::mpsc::Receiver<Fact>)> {
         let (jobs, todo) = mpsc::sync_channel(JOBS);
         let (facts, out) = tokio::sync::mpsc::channel(JOBS);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&waiting);
         let thread = thread::Builder::new()
             .name("disk".into())
             .stack_size(256 * 1024)
@@ -108,6 +114,7 @@ impl Disk {
                     facts,
                 };
                 while let Ok(job) = todo.recv() {
+                    left.fetch_sub(1, Ordering::Relaxed);
                     // After the session's end the rest is still written where the disk works.
                     let _told = worker.work(job);
                 }
@@ -116,6 +123,7 @@ impl Disk {
         Ok((
             Self {
                 jobs: Some(jobs),
+                waiting,
                 thread: Some(thread),
             },
             out,
@@ -124,7 +132,12 @@ impl Disk {
 
     /// Adds a job. Blocks only when the disk has been failing for thousands of messages.
     pub(super) fn ask(&self, job: Job) {
+        let is_news = matches!(job, Job::Tell { .. } | Job::Hops(_));
+        if is_news && self.waiting.load(Ordering::Relaxed) >= JOBS_WITH_NEWS {
+            return;
+        }
         if let Some(jobs) = &self.jobs {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             let _thread_ended = jobs.send(job);
         }
     }

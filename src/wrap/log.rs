@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
@@ -17,30 +17,65 @@ const LIMIT: u64 = 4 << 20;
 /// One session's log. What cannot be written is not said: nothing may appear on the agent's screen.
 #[derive(Debug)]
 pub(super) struct Log {
+    path: PathBuf,
     file: Option<File>,
+    length: u64,
 }
 
 impl Log {
     /// Appends to `path`.
     pub(super) fn open(path: &Path) -> Self {
-        if std::fs::metadata(path).is_ok_and(|file| file.len() > LIMIT) {
-            let _keep_appending = std::fs::rename(path, path.with_extension("log.1"));
+        let mut log = Self {
+            path: path.to_owned(),
+            file: None,
+            length: 0,
+        };
+        log.begin();
+        log
+    }
+
+    fn begin(&mut self) {
+        if std::fs::metadata(&self.path).is_ok_and(|file| file.len() > LIMIT) {
+            let _keep_appending = std::fs::rename(&self.path, self.path.with_extension("log.1"));
         }
-        Self {
-            file: OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)
-                .ok(),
-        }
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        self.file = options.open(&self.path).ok();
+        let length = self.file.as_ref().and_then(|file| file.metadata().ok());
+        self.length = length.map_or(0, |file| file.len());
     }
 
     /// One line with its time.
     pub(super) fn say(&mut self, what: &str) {
-        if let Some(file) = &mut self.file {
-            let _disk_is_full =
-                file.write_all(format!("{} {what}\n", timestamp(Utc::now())).as_bytes());
+        if self.length > LIMIT {
+            self.begin();
         }
+        if let Some(file) = &mut self.file {
+            let line = format!("{} {what}\n", timestamp(Utc::now()));
+            self.length += line.len() as u64;
+            let _disk_is_full = file.write_all(line.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_written_for_days_is_begun_anew() {
+        // Only the start of a session looked at its length.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peer.log");
+        let mut log = Log::open(&path);
+        for _ in 0..12 {
+            log.say(&"x".repeat(1 << 20));
+        }
+        log.say("last");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with(" last\n") && text.len() as u64 <= LIMIT + (2 << 20));
+        assert!(path.with_extension("log.1").exists());
     }
 }

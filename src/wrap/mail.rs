@@ -15,6 +15,8 @@ use crate::peer::Delivery;
 
 /// A hold shorter than this is no news for a sender.
 const NEWS_AFTER: Duration = Duration::from_millis(500);
+/// A reason that comes back within this is none either: some change with every blink of the screen.
+const NEWS_AGAIN: Duration = Duration::from_mins(1);
 
 /// One message.
 #[derive(Debug)]
@@ -34,7 +36,8 @@ pub(super) struct Letter {
     /// Nothing more is said about it.
     is_over: bool,
     since: Instant,
-    told: Option<Hold>,
+    /// Reasons that were told, the present one last.
+    told: Vec<(Hold, Instant)>,
 }
 
 /// All of them.
@@ -68,7 +71,7 @@ impl Mail {
             is_done: false,
             is_over: false,
             since: now,
-            told: None,
+            told: Vec::new(),
             envelope,
         };
         self.letters.insert(ticket, letter);
@@ -167,7 +170,7 @@ impl Mail {
     pub(super) fn next_news(&self, now: Instant) -> Option<Instant> {
         self.letters
             .values()
-            .filter(|letter| letter.told.is_none())
+            .filter(|letter| letter.told.is_empty())
             .map(|letter| letter.since + NEWS_AFTER)
             .filter(|&at| at > now)
             .min()
@@ -178,11 +181,14 @@ impl Mail {
         let Some(letter) = self.letters.get_mut(&ticket) else {
             return false;
         };
-        let is_news = !letter.is_done
-            && now >= letter.since + NEWS_AFTER
-            && letter.told.as_ref() != Some(hold);
+        let is_last = letter.told.last().is_some_and(|(told, _)| told == hold);
+        if letter.is_done || now < letter.since + NEWS_AFTER || is_last {
+            return false;
+        }
+        letter.told.retain(|(_, at)| now < *at + NEWS_AGAIN);
+        let is_news = letter.told.iter().all(|(told, _)| told != hold);
         if is_news {
-            letter.told = Some(hold.clone());
+            letter.told.push((hold.clone(), now));
         }
         is_news
     }
