@@ -51,6 +51,8 @@ pub(in crate::wrap) struct Post {
     acks: JoinSet<Settled>,
     handed: HashSet<Ticket>,
     announced: Option<(PeerState, Option<Hold>, usize)>,
+    /// How many waiting messages title and bell have told of.
+    noticed: usize,
 }
 
 /// Something that happened to the post.
@@ -68,6 +70,7 @@ impl Post {
             acks: JoinSet::new(),
             handed: HashSet::new(),
             announced: None,
+            noticed: 0,
         }
     }
 
@@ -365,7 +368,7 @@ fn compose(letter: &Letter, parts: &PostParts, limit: usize, log: &mut Log) -> (
     if lines.0.len() <= limit {
         return lines;
     }
-    match spill::spill(&parts.spill, &letter.envelope) {
+    match spill::spill(&parts.spill, &letter.envelope, limit) {
         Ok(short) => both(&short),
         Err(error) => {
             log.say(&format!(

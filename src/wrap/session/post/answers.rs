@@ -18,11 +18,11 @@ impl Session {
         let hold = self.injection.hold();
         let state = self.state(hold.as_ref(), now);
         let held = self.post.mail.len();
+        self.notify(held);
         let news = Some((state, hold, held));
         if self.post.announced == news {
             return;
         }
-        self.notify(held);
         if let (Some(inbox), Some((state, hold, _))) = (&self.post.parts.inbox, &news) {
             inbox
                 .outlet()
@@ -48,9 +48,10 @@ impl Session {
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait (INJECTION rule 11).
+    /// Where nothing is typed, title and bell say that messages wait (INJECTION rule 11). In the middle of a sequence of the
+    /// program's this has to wait for the next turn.
     fn notify(&mut self, held: usize) {
-        let last = self.post.announced.as_ref().map_or(0, |(_, _, held)| *held);
+        let last = self.post.noticed;
         if self.delivery != inject::Delivery::Notify || held == last || !self.modes.is_at_boundary()
         {
             return;
@@ -70,6 +71,7 @@ impl Session {
         if held > last {
             self.relay.show(b"\x07");
         }
+        self.post.noticed = held;
     }
 
     pub(super) fn answer(&mut self, request: &Request, to: ReplyTo) {
