@@ -229,9 +229,18 @@ impl Injection {
 
     /// A person's bytes: those to pass on now. `None` while they are kept back.
     pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        let passed = self.reports(bytes);
+        if passed.is_none() {
+            self.kept.is_waited_for(now);
+        }
+        passed
+    }
+
+    /// The same for answers and reports of the terminal: nobody waits for their echo, and nobody typed on (INJECTION rule 9).
+    pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let is_open = matches!(&self.phase, Phase::Pasted { .. } | Phase::Entered { .. });
         if (is_open || !self.kept.is_empty()) && self.kept.has_room() {
-            self.kept.keep(bytes, now);
+            self.kept.keep(bytes);
             return None;
         }
         Some(bytes)

@@ -49,7 +49,7 @@ const PASTE_END: &[u8] = b"\x1b[201~";
 const COLLECT_LIMIT: usize = 64;
 
 /// Splits the bytes of a terminal into presses, however they are cut.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Keys {
     place: Place,
     collected: Vec<u8>,
@@ -83,6 +83,12 @@ impl Keys {
             join(&mut presses, Press::Text(1));
         }
         presses
+    }
+
+    /// Whether `bytes` would be answers and reports of the terminal, whole ones, and no key among them.
+    pub fn are_the_terminals(&self, bytes: &[u8]) -> bool {
+        let mut ahead = self.clone();
+        ahead.read(bytes).is_empty() && ahead.place == Place::Ground
     }
 
     fn step(&mut self, byte: u8) -> Option<Press> {
@@ -354,6 +360,15 @@ mod tests {
             [Press::Text(1), Press::Enter]
         );
         assert_eq!(presses(b"\x1b[1;2R"), [Press::Other]);
+    }
+
+    #[test]
+    fn whole_answers_are_the_terminals_and_half_ones_may_be_keys() {
+        let keys = Keys::default();
+        assert!(keys.are_the_terminals(b"\x1b[I\x1b[<35;10;5M"));
+        for doubtful in [&b"\x1b[I\x1b["[..], b"\x1b[Ix", b"\x1b"] {
+            assert!(!keys.are_the_terminals(doubtful));
+        }
     }
 
     #[test]

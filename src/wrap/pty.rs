@@ -120,7 +120,12 @@ impl Program {
         Ok(rustix::termios::tcsetwinsize(&self.master, size)?)
     }
 
-    /// Sends a signal to the program alone; nothing once it has ended.
+    /// There is a program to signal.
+    pub fn has_started(&self) -> bool {
+        self.pid.is_some()
+    }
+
+    /// Sends a signal to the program alone; nothing before it runs and once it has ended.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
             let _already_gone = rustix::process::kill_process(pid, signal);

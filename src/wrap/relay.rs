@@ -93,6 +93,11 @@ impl Relay {
         self.to_person.push(bytes);
     }
 
+    /// Leaves the person's keys from now on to whoever reads the terminal next.
+    pub(super) fn leave_keys(&mut self) {
+        self.input = None;
+    }
+
     /// The next movement. Safe to drop half-way in a select.
     pub(super) async fn next(&mut self) -> Moved {
         poll_fn(|context| self.poll(context)).await
@@ -162,9 +167,10 @@ impl Relay {
             return Poll::Ready(Moved::Output);
         };
         // Anything but a short write comes again at the next flush.
-        let shown = match output.may_block {
-            true => 0,
-            false => rustix::io::write(output.as_fd(), &self.piece[..self.length]).unwrap_or(0),
+        let shown = if output.may_block {
+            0
+        } else {
+            rustix::io::write(output, &self.piece[..self.length]).unwrap_or(0)
         };
         self.to_person.push(&self.piece[shown..self.length]);
         Poll::Ready(Moved::Output)
@@ -286,7 +292,7 @@ mod tests {
                 .unwrap();
             told.send(runtime.block_on(a_key_and_output()))
         });
-        let shown = heard.recv_timeout(Duration::from_secs(60)).unwrap();
+        let shown = heard.recv_timeout(Duration::from_mins(1)).unwrap();
         assert_eq!(shown, *b"shown");
     }
 

@@ -12,6 +12,7 @@ mod stops;
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
@@ -64,6 +65,8 @@ pub(super) struct Session {
     relay: Relay,
     reports: UnixStream,
     signals: Signals,
+    /// Signals that came before there was a program to send them to.
+    early: Vec<Signal>,
     modes: Modes,
     keys: Keys,
     screen: Option<Screen>,
@@ -86,7 +89,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Puts the parts together; the program runs already, the terminal is raw.
+    /// Puts the parts together; the program runs already. From here on the terminal is raw: no signal may end us before it
+    /// is given back.
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
         let cannot =
             |error: std::io::Error| Error::new("the terminal cannot be watched").because(error);
@@ -101,6 +105,8 @@ impl Session {
             log,
         } = parts;
         let now = Instant::now();
+        let signals = Signals::new().map_err(cannot)?;
+        terminal.enter_raw().map_err(cannot)?;
         let size = terminal.size().map_err(cannot)?;
         let is_drawn = delivery != Delivery::Notify
             && (profile.prompt.is_some()
@@ -115,7 +121,8 @@ impl Session {
         Ok(Self {
             relay,
             reports,
-            signals: Signals::new().map_err(cannot)?,
+            signals,
+            early: Vec::new(),
             modes: Modes::default(),
             keys: Keys::default(),
             screen: is_drawn.then(|| Screen::new(size.ws_row, size.ws_col)),
@@ -154,6 +161,9 @@ impl Session {
                 () = tokio::time::sleep_until(wake), if again.is_some() => {}
             }
         };
+        // What is typed from here on is for the shell.
+        self.relay.leave_keys();
+        self.log.say(&format!("the program ended: {end:?}"));
         self.finish().await;
         end
     }
@@ -170,7 +180,12 @@ impl Session {
                 self.attention.output(&self.modes, now);
             }
             Moved::Input(bytes) => {
-                if self.injection.keys(&bytes, now).is_some() {
+                let passed = if self.keys.are_the_terminals(&bytes) {
+                    self.injection.reports(&bytes)
+                } else {
+                    self.injection.keys(&bytes, now)
+                };
+                if passed.is_some() {
                     self.pass_on(&bytes, now);
                 }
             }

@@ -255,7 +255,7 @@ fn post(
     }))
 }
 
-/// Starts the program with the terminal's modes, and only then makes the terminal raw.
+/// Starts the program with the terminal's modes, before the session makes the terminal raw.
 fn start(command: &super::pty::CommandLine, terminal: &Terminal) -> Result<Program, Error> {
     let failed = |error: std::io::Error| {
         Error::new(format!(
@@ -269,9 +269,7 @@ fn start(command: &super::pty::CommandLine, terminal: &Terminal) -> Result<Progr
         modes: Some(terminal.original().clone()),
         size,
     };
-    let program = Program::start(command, &shape).map_err(failed)?;
-    terminal.enter_raw().map_err(failed)?;
-    Ok(program)
+    Program::start(command, &shape).map_err(failed)
 }
 
 fn exit(end: Report, program: &str) -> Result<Exit, Error> {

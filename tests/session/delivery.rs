@@ -16,6 +16,9 @@ crate::tests![
     a_second_session_of_the_name_is_told_and_exclusive_refuses_it,
     a_queue_with_another_ttl_is_taken_as_it_is,
     notify_announces_and_the_inbox_reads,
+    a_notice_waits_for_the_end_of_the_programs_sequence,
+    a_reason_that_comes_and_goes_is_told_once,
+    a_disk_that_fails_keeps_no_keys_from_the_program,
     what_is_taken_from_the_inbox_is_delivered,
     a_long_text_goes_by_file_and_pointer,
     a_terminal_that_collects_lines_gets_a_long_text_by_file,
@@ -322,6 +325,59 @@ fn notify_announces_and_the_inbox_reads() {
     });
     assert!(stage.says(&["inbox", "peer"]).contains("read me"));
     assert_eq!(stage.arrived(), Vec::<String>::new());
+}
+
+fn a_notice_waits_for_the_end_of_the_programs_sequence() {
+    // One that came within a sequence was dropped, and nobody heard of the message.
+    let stage = Stage::new();
+    let script =
+        "stty raw -echo; printf 'ready\\033[3'; head -c 1 >/dev/null; printf '0m'; head -c 1";
+    let terminal = stage.wrap(&[], &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    stage.publish("peer", &body("n1", "unheard"));
+    wait_for("the message", || {
+        stage.says(&["inbox", "peer"]).contains("unheard")
+    });
+    terminal.keys(b"x");
+    terminal.wait_for("0m\x1b]2;peer: 1 message (cbroker inbox)\x07\x07");
+}
+
+fn a_reason_that_comes_and_goes_is_told_once() {
+    // A screen that blinks changed the reason each time, and the log and the journal grew by a line for each message.
+    let stage = Stage::new();
+    let terminal = stage.sink(&[]);
+    terminal.keys(b"half a line");
+    terminal.wait_for("the box holds");
+    stage.publish("peer", &body("m1", "waits"));
+    let log = || stage.text("home/logs/peer.log");
+    wait_for("a hold", || log().contains("holds m1: draft"));
+    for _ in 0..3 {
+        stage.says(&["pause", "peer"]);
+        stage.says(&["resume", "peer"]);
+    }
+    assert_eq!(log().matches("resumed").count(), 3);
+    assert_eq!(log().matches("holds m1: draft").count(), 1);
+    assert_eq!(log().matches("holds m1: paused").count(), 1);
+}
+
+fn a_disk_that_fails_keeps_no_keys_from_the_program() {
+    // What each Enter of the person notes down waited for the disk, until the session waited too.
+    let stage = Stage::new();
+    std::fs::create_dir_all(stage.path("home/sessions/peer.seen")).unwrap();
+    let terminal = stage.wrap(&[], &["cat"]);
+    wait_for("the session", || {
+        stage.text("home/logs/peer.log").contains("session ")
+    });
+    stage.publish("peer", &body("m1", "waits"));
+    wait_for("a failure", || {
+        stage.text("home/logs/peer.log").contains("the disk failed")
+    });
+    for piece in 1..=120 {
+        terminal.keys(&b"\r".repeat(50));
+        wait_for("the echo, and the program's answer", || {
+            terminal.shown().matches("\r\n").count() >= 100 * piece
+        });
+    }
 }
 
 fn what_is_taken_from_the_inbox_is_delivered() {

@@ -25,6 +25,7 @@ crate::tests![
     the_program_is_told_who_it_is_and_no_secret,
     a_program_that_is_not_there_is_one_line_and_code_127,
     a_background_process_does_not_keep_the_wrap,
+    keys_after_the_programs_end_are_the_shells,
     a_terminal_that_is_closed_closes_the_programs_too,
 ];
 
@@ -319,4 +320,19 @@ fn a_terminal_that_is_closed_closes_the_programs_too() {
     terminal.wait_for("ready");
     terminal.close();
     wait_for("the program's own end", || stage.text("over") == "over\n");
+}
+
+fn keys_after_the_programs_end_are_the_shells() {
+    // While the last output was waited for, the command that a person typed ahead was read and thrown away.
+    let stage = Stage::new();
+    let program = "sh -c '(trap \"\" HUP; exec sleep 20) & echo started'";
+    let script = format!("{CBROKER} --name peer run -- {program}; read -r next; echo got:$next:");
+    let terminal = stage.terminal(&["sh", "-c", &script]);
+    wait_for("the program's end", || {
+        stage
+            .text("home/logs/peer.log")
+            .contains("the program ended")
+    });
+    terminal.keys(b"ahead\n");
+    terminal.wait_for("got:ahead:");
 }

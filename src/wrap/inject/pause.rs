@@ -9,17 +9,26 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// More than a person types or pastes in that time; what does not fit is passed on.
 const ROOM: usize = 1 << 20;
 
-/// Keys in the order in which they were pressed.
+/// Keys in the order in which they were pressed, and what the terminal itself said between them.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
+    /// When a person pressed the first of them.
     since: Option<Instant>,
 }
 
 impl Kept {
-    pub(super) fn keep(&mut self, bytes: &[u8], now: Instant) {
-        self.since.get_or_insert(now);
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A person's key is among them.
+    pub(super) fn is_waited_for(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    pub(super) fn has_keys(&self) -> bool {
+        self.since.is_some()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -229,7 +229,7 @@ impl Injection {
         }
         let is_still_ours = matches!(agent.input(), Input::Holds(_))
             && agent.obstacle().is_none()
-            && self.kept.is_empty();
+            && !self.kept.has_keys();
         if is_still_ours && *presses == 1 {
             self.phase = Phase::Entered {
                 tickets: std::mem::take(tickets),

@@ -271,6 +271,21 @@ fn rule_2_keys_pressed_between_text_and_enter_come_after_the_enter_in_order() {
 }
 
 #[test]
+fn rule_9_what_the_terminal_reports_is_kept_in_order_and_is_nobodys_typing() {
+    // A window that got the focus counted as a person who typed on: slow agents were given up on, and no second Enter came.
+    let mut play = Play::claude();
+    play.offer("x");
+    assert_eq!(play.injection.reports(b"\x1b[I"), None);
+    play.passes(ms(3000));
+    play.shows_text();
+    assert_eq!(play.enters(), 1);
+    play.passes(ms(1000));
+    assert_eq!(play.enters(), 2);
+    play.turn("m1");
+    assert_eq!(play.steps.last(), Some(&Step::Replay(b"\x1b[I".to_vec())));
+}
+
+#[test]
 fn rule_2_keys_are_given_back_when_the_agent_takes_too_long_and_enter_is_not_pressed_then() {
     let mut play = Play::claude();
     let ticket = play.offer("x");

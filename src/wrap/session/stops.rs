@@ -64,7 +64,8 @@ impl Session {
         match signal {
             Signal::WINCH => self.fit(),
             Signal::CONT => self.come_back(),
-            other => self.program.signal(other),
+            other if self.program.has_started() => self.program.signal(other),
+            other => self.early.push(other),
         }
     }
 
@@ -109,7 +110,11 @@ impl Session {
 
     async fn hear(&mut self, report: Report) {
         match report {
-            Report::Started(_) => {}
+            Report::Started(_) => {
+                for signal in std::mem::take(&mut self.early) {
+                    self.program.signal(signal);
+                }
+            }
             Report::Continued => self.attention.resume(),
             Report::Stopped(signal) => self.stop_too(signal).await,
             Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.end = Some(report),
@@ -178,7 +183,7 @@ impl Session {
                     self.modes.read(self.relay.seen());
                     left = left.saturating_sub(self.relay.seen().len());
                 }
-                Ok(Moved::Input(_) | Moved::Written) if shown.is_ok() => {}
+                Ok(Moved::Written) if shown.is_ok() => {}
                 _ => return,
             }
         }
