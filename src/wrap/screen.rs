@@ -22,6 +22,8 @@ const BACKLOG: usize = 512 * 1024;
 const FLOOD: usize = 64 * 1024;
 /// The backlog filling sooner than this after a drawing is a flood too.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// More rows or columns than any person's window has; what is beyond them is not read.
+const LARGEST: u16 = 1000;
 
 /// A screen and the output that is not drawn on it yet.
 pub(super) struct Screen {
@@ -34,7 +36,7 @@ impl Screen {
     /// An empty screen.
     pub(super) fn new(rows: u16, columns: u16) -> Self {
         Self {
-            parser: vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0),
+            parser: vt100::Parser::new(drawable(rows), drawable(columns), 0),
             undrawn: Vec::new(),
             drawn_at: None,
         }
@@ -45,7 +47,7 @@ impl Screen {
         self.draw();
         self.parser
             .screen_mut()
-            .set_size(at_least_one(rows), at_least_one(columns));
+            .set_size(drawable(rows), drawable(columns));
     }
 
     /// The program wrote this.
@@ -89,8 +91,9 @@ impl std::fmt::Debug for Screen {
     }
 }
 
-fn at_least_one(count: u16) -> NonZeroU16 {
-    NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN)
+/// A window may claim any size: none at all, or cells for a hundred gigabytes.
+fn drawable(count: u16) -> NonZeroU16 {
+    NonZeroU16::new(count.min(LARGEST)).unwrap_or(NonZeroU16::MIN)
 }
 
 #[cfg(test)]
@@ -112,6 +115,16 @@ mod tests {
             screen.write(&b"\x1b[0m\x1b[0m".repeat(512), now);
         }
         assert_eq!(screen.read(&CLAUDE, now).input, Input::Empty);
+    }
+
+    #[test]
+    fn a_window_of_any_size_can_be_drawn() {
+        // Some scripts claim the largest there is; memory ran out.
+        let mut screen = Screen::new(u16::MAX, u16::MAX);
+        screen.resize(0, 0);
+        screen.resize(u16::MAX, 80);
+        screen.write(BOX.as_bytes(), Instant::now());
+        assert_eq!(screen.read(&CLAUDE, Instant::now()).input, Input::Empty);
     }
 
     #[test]
