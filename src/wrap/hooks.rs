@@ -22,6 +22,8 @@ use super::inject::Handover;
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
 /// A hook that does not finish its sentence is no hook.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The socket is asked again so long after it gave no connection.
+const AGAIN: Duration = Duration::from_millis(100);
 /// SPEC §7.7.
 const TRANSCRIPT_WITHIN: Duration = Duration::from_secs(5);
 const TRANSCRIPT_EVERY: Duration = Duration::from_millis(100);
@@ -82,9 +84,15 @@ impl Hooks {
         let (tell, told) = mpsc::channel(256);
         let task = tokio::spawn(async move {
             let mut number = 0;
-            while let Ok((stream, _)) = listener.accept().await {
-                number += 1;
-                tokio::spawn(serve(stream, number, tell.clone()));
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        number += 1;
+                        tokio::spawn(serve(stream, number, tell.clone()));
+                    }
+                    // No descriptor is free, for one; that passes.
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                }
             }
         });
         Ok((

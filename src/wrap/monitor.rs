@@ -184,7 +184,10 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     let [program, arguments @ ..] = command else {
         return CANNOT_RUN;
     };
-    if rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err() {
+    if bind_to_monitor().is_err()
+        || rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err()
+        || let_go_of_monitor().is_err()
+    {
         return CANNOT_RUN;
     }
     let error = Command::new(program).args(arguments).exec();
@@ -198,6 +201,37 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     } else {
         CANNOT_RUN
     }
+}
+
+/// Nobody would continue a gate whose monitor has died before it stopped: it would be there for ever.
+#[cfg(target_os = "linux")]
+fn bind_to_monitor() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that. While it lives it is our parent, and leads our session.
+    let leader = rustix::process::getsid(None)?;
+    if rustix::process::getppid() == Some(leader) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// The program outlives the monitor, where it wants to.
+#[cfg(target_os = "linux")]
+fn let_go_of_monitor() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(None)?)
+}
+
+/// Other systems do not tell.
+#[cfg(not(target_os = "linux"))]
+fn bind_to_monitor() -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing was asked for.
+#[cfg(not(target_os = "linux"))]
+fn let_go_of_monitor() -> io::Result<()> {
+    Ok(())
 }
 
 /// Splits the stream from a monitor into reports, however the bytes arrive.

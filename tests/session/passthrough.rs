@@ -24,6 +24,7 @@ crate::tests![
     a_pipe_behind_the_wrap_is_the_programs_own,
     the_program_is_told_who_it_is_and_no_secret,
     a_program_that_is_not_there_is_one_line_and_code_127,
+    a_gate_without_its_monitor_does_not_wait,
     a_background_process_does_not_keep_the_wrap,
     keys_after_the_programs_end_are_the_shells,
     a_terminal_that_is_closed_closes_the_programs_too,
@@ -303,6 +304,20 @@ fn a_program_that_is_not_there_is_one_line_and_code_127() {
         String::from_utf8_lossy(&output.stderr),
         "cbroker: no-such-program cannot be run: there is no such program on the PATH\n"
     );
+}
+
+fn a_gate_without_its_monitor_does_not_wait() {
+    // A wrap killed in its first milliseconds left a stopped process behind, for ever.
+    let mut gate = std::process::Command::new(CBROKER)
+        .args(["__gate", "sh", "-c", "exit 0"])
+        .spawn()
+        .unwrap();
+    let mut status = None;
+    wait_for("the gate's end", || {
+        status = gate.try_wait().unwrap();
+        status.is_some()
+    });
+    assert!(!status.unwrap().success(), "the program was not run");
 }
 
 fn a_background_process_does_not_keep_the_wrap() {

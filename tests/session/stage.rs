@@ -132,7 +132,8 @@ impl Stage {
             let properties = lapin::ConnectionProperties::default();
             let connection = lapin::Connection::connect(&url, properties).await.unwrap();
             let done = work(connection.create_channel().await.unwrap()).await;
-            let _closing = connection.close(200, "done".into()).await;
+            // Once in some ten thousand times lapin does not hear that it is closed.
+            let _closed = tokio::time::timeout(LIMIT, connection.close(200, "done".into())).await;
             done
         })
     }

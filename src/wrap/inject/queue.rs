@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 
 use crate::wrap::hold::Hold;
 
+/// The longest paste that was seen to arrive whole in the agents (INJECTION).
+const PASTE_BYTES: usize = 64 * 1024;
+
 /// Names one delivery of one message for as long as this session has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -85,11 +88,17 @@ impl Queue {
         self.items().find(|item| item.blocked.is_none())
     }
 
-    /// The first `count` of those, in order. They stay in the line.
+    /// The first of those, in order: `count` at most, and as many as fit into one paste. They stay in the line.
     pub(super) fn next(&self, count: usize) -> Vec<Ticket> {
+        let mut bytes = 0;
         self.items()
             .filter(|item| item.blocked.is_none())
             .take(count)
+            .take_while(|item| {
+                let is_first = bytes == 0;
+                bytes += item.text().len() + 1;
+                is_first || bytes <= PASTE_BYTES
+            })
             .map(|item| item.ticket)
             .collect()
     }

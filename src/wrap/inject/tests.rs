@@ -332,6 +332,17 @@ fn rule_4_what_waited_together_shares_a_paste_up_to_the_batch() {
 }
 
 #[test]
+fn rule_4_no_more_shares_a_paste_than_was_seen_to_arrive_whole() {
+    let mut play = Play::claude();
+    play.event(&Event::PromptSubmitted("busy".into()));
+    let long = "x".repeat(25_000);
+    let tickets: Vec<Ticket> = (0..4).map(|_| play.offer(&long)).collect();
+    play.event(&Event::TurnEnded);
+    play.passes(ms(60));
+    assert!(play.did(&Step::Note(tickets[..2].to_vec())));
+}
+
+#[test]
 fn rule_1_a_screen_that_says_busy_holds_though_nothing_else_does() {
     let mut play = Play::claude();
     play.reads(Reading {

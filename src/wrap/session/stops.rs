@@ -138,10 +138,17 @@ impl Session {
         }
     }
 
-    /// What the program wrote before it stopped belongs before the shell's prompt.
+    /// What the program wrote before it stopped belongs before the shell's prompt; what others in the background write on does
+    /// not.
     async fn show_all_output(&mut self) {
         let quiet = Duration::from_millis(20);
-        while let Ok(moved) = tokio::time::timeout(quiet, self.relay.next()).await {
+        let mut left = TERMINAL_HOLDS;
+        while left > 0
+            && let Ok(moved) = tokio::time::timeout(quiet, self.relay.next()).await
+        {
+            if matches!(moved, Moved::Output) {
+                left = left.saturating_sub(self.relay.seen().len());
+            }
             let is_over = matches!(moved, Moved::ProgramGone | Moved::PersonGone);
             self.moved(moved);
             if is_over {
