@@ -58,12 +58,24 @@ pub(crate) fn deliver(
     out: &mut Vec<u8>,
     lane: Lane,
     consumer_tag: &[u8],
+    tags: (u64, bool),
+    content: Content<'_>,
+) {
+    announce(out, lane, consumer_tag, tags, content);
+    content_body(out, lane, content.body);
+}
+
+/// A delivery up to its body, which follows.
+pub(crate) fn announce(
+    out: &mut Vec<u8>,
+    lane: Lane,
+    consumer_tag: &[u8],
     (tag, redelivered): (u64, bool),
     content: Content<'_>,
 ) {
     let size =
         4 + 1 + consumer_tag.len() + 9 + 2 + content.exchange.len() + content.routing_key.len();
-    out.reserve(size + content.properties.len() + content.body.len() + 64);
+    out.reserve(size + content.properties.len() + 64);
     frame::head(out, frame::METHOD, lane.channel, size);
     out.extend_from_slice(&[0, 60, 0, 60]);
     short(out, consumer_tag);
@@ -72,25 +84,7 @@ pub(crate) fn deliver(
     short(out, content.exchange);
     short(out, content.routing_key);
     out.push(frame::END);
-    header_and_body(out, lane, content);
-}
-
-/// A delivery up to its body, which follows.
-pub(crate) fn announce(
-    out: &mut Vec<u8>,
-    lane: Lane,
-    consumer_tag: &[u8],
-    tags: (u64, bool),
-    content: Content<'_>,
-) {
-    let bodiless = Content {
-        body: &[],
-        ..content
-    };
-    deliver(out, lane, consumer_tag, tags, bodiless);
-    // The header frame ends with the body's size, the properties and the end octet.
-    let size_at = out.len() - 1 - content.properties.len() - 8;
-    out[size_at..size_at + 8].copy_from_slice(&(content.body.len() as u64).to_be_bytes());
+    content_header(out, lane, content);
 }
 
 pub(crate) fn get_ok(
@@ -109,7 +103,8 @@ pub(crate) fn get_ok(
     short(out, content.routing_key);
     out.extend_from_slice(&left.to_be_bytes());
     out.push(frame::END);
-    header_and_body(out, lane, content);
+    content_header(out, lane, content);
+    content_body(out, lane, content.body);
 }
 
 /// `basic.return` with 312 `NO_ROUTE`, the only reason there is without `immediate`.
@@ -123,10 +118,11 @@ pub(crate) fn no_route(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     short(out, content.exchange);
     short(out, content.routing_key);
     out.push(frame::END);
-    header_and_body(out, lane, content);
+    content_header(out, lane, content);
+    content_body(out, lane, content.body);
 }
 
-fn header_and_body(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
+fn content_header(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     frame::head(
         out,
         frame::HEADER,
@@ -138,7 +134,11 @@ fn header_and_body(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     out.extend_from_slice(&(content.body.len() as u64).to_be_bytes());
     out.extend_from_slice(content.properties);
     out.push(frame::END);
-    for part in content.body.chunks(most(lane)) {
+}
+
+fn content_body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
+    out.reserve(body.len() + frame::OVERHEAD);
+    for part in body.chunks(most(lane)) {
         frame::head(out, frame::BODY, lane.channel, part.len());
         out.extend_from_slice(part);
         out.push(frame::END);
