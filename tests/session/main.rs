@@ -46,6 +46,7 @@ mod claude;
 mod delivery;
 mod passthrough;
 mod runner;
+mod signals;
 mod sink;
 mod stage;
 
@@ -63,15 +64,18 @@ fn main() -> ExitCode {
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("claude") => agent::run(&arguments),
         Some("sink") => sink::run(&arguments),
-        _ => runner::run(
-            &[
-                passthrough::TESTS,
-                delivery::TESTS,
-                brake::TESTS,
-                claude::TESTS,
-            ]
-            .concat(),
-            &arguments,
-        ),
+        _ => {
+            signals::restore_defaults();
+            runner::run(
+                &[
+                    passthrough::TESTS,
+                    delivery::TESTS,
+                    brake::TESTS,
+                    claude::TESTS,
+                ]
+                .concat(),
+                &arguments,
+            )
+        }
     }
 }
