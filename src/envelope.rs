@@ -3,6 +3,7 @@
 //! [`Envelope::parse`] is the only door for what arrives; what it refuses is a dead letter with the [`Invalid`] as its
 //! reason. [`Envelope::to_line`] is the only form in which a message may reach an agent's input (`line`).
 
+mod forgery;
 mod line;
 mod parse;
 
@@ -11,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
-pub use line::{Breaks, Mark, clean};
+pub use crate::clean::{Breaks, clean};
+pub use line::Mark;
 pub use parse::{DEFAULT_LIMIT_BYTES, Invalid, is_id};
 
 use crate::name::SessionName;
 
-/// One message between sessions (SPEC §2).
+/// One message between sessions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Envelope {
     /// A ULID from our own sender; any `[A-Za-z0-9._:-]{1,128}` from others.
@@ -38,7 +40,7 @@ pub struct Envelope {
     /// The id of the message that this one answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Information only; it does not reorder (SPEC §7.5).
+    /// Information only; it does not reorder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// Strings from `--meta`; any JSON object from others.
@@ -47,6 +49,9 @@ pub struct Envelope {
     /// Fields that this version does not know: kept and ignored.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+    /// The first hex digits of the SHA-256 of a text that was moved to a file; never from the wire.
+    #[serde(skip)]
+    pub spilled: Option<String>,
 }
 
 /// How urgent the sender finds it.
@@ -93,6 +98,7 @@ impl Envelope {
             priority: None,
             metadata: None,
             unknown: Map::new(),
+            spilled: None,
         }
     }
 

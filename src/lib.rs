@@ -1,6 +1,7 @@
 //! cbroker: terminal coding agents that talk to each other.
 
 mod allocator;
+pub mod clean;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -1,4 +1,4 @@
-//! From the bytes of a message body to an [`Envelope`], or to the reason why it is a dead letter (SPEC §2, §7.2).
+//! From the bytes of a message body to an [`Envelope`], or to the reason why it is a dead letter.
 
 use serde_json::{Map, Value};
 
@@ -44,10 +44,10 @@ pub enum Invalid {
         /// What it should be, with its article.
         expected: &'static str,
     },
-    /// A field that becomes part of a command line is not a session name (SPEC §7.2).
+    /// A field of the line's head is not a session name.
     #[error("`{0}` is not a session name")]
     NotAName(&'static str),
-    /// A field that becomes part of a command line holds other characters than an id may (SPEC §7.2).
+    /// A field of the line's head holds other characters than an id may.
     #[error("`{0}` is not an id")]
     NotAnId(&'static str),
 }
@@ -79,12 +79,13 @@ impl Envelope {
             priority: priority(&mut fields)?,
             metadata: metadata(&mut fields)?,
             unknown: fields,
+            spilled: None,
         };
         envelope.check()?;
         Ok(envelope)
     }
 
-    /// The reply hint is a command line, so what goes into it must be harmless there (SPEC §7.2).
+    /// These fields stand in the head of the line and are arguments of an answer, so they must be harmless there.
     fn check(&self) -> Result<(), Invalid> {
         if !SessionName::is_exact(&self.from) {
             return Err(Invalid::NotAName("from"));

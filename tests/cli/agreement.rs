@@ -49,9 +49,9 @@ fn an_envelope_of_the_typescript_tool_is_injected() {
         let session = Wrapped::open(place, &who, &[]);
         assert_eq!(
             session.wait_for_submission("01HZ7K8M2N3P4Q5R6S7T8U9V"),
-            "[cbroker peer message from=myPythonBackend id=01HZ7K8M2N3P4Q5R6S7T8U9V] GET /users/:id/preferences is \
-             live. See the OpenAPI file. (files: /repo/api/openapi.yaml) (metadata: {\"intent\":\"feature-handoff\"}) \
-             (reply via: cbroker send --to myPythonBackend --correlation-id 01HZ7K8M2N3P4Q5R6S7T8U9V -m \"...\")"
+            "[cbroker peer message from=myPythonBackend id=01HZ7K8M2N3P4Q5R6S7T8U9V \
+             reply_to=myPythonBackend correlation_id=01HZ7K8M2N3P4Q5R6S7T8U9V] GET /users/:id/preferences is \
+             live. See the OpenAPI file. (files: /repo/api/openapi.yaml) (metadata: {\"intent\":\"feature-handoff\"}) [end]"
         );
         // It declares the same queue as we do: a difference would have been refused.
         typescript(place, "publish", &who);

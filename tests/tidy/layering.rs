@@ -78,6 +78,7 @@ const CRATES: [Layers; 3] = [
         folder: "src/",
         ranks: &[
             ("allocator", 0),
+            ("clean", 0),
             ("exit", 0),
             ("name", 0),
             ("nearest", 0),
