@@ -10,6 +10,7 @@
 //! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`screen`] and [`agents::reading`] (what is drawn) |
 //! | what is known of the agent | [`agents`] (always), [`attention`] (now), [`hooks`] (from itself) |
 //! | when and how a line is typed | [`inject`]: pure, time as an argument |
+//! | the ways in, all with one interface | [`ways`] |
 //! | the messages while the session has them | [`mail`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | which of all this an installed agent allows | [`probe`] |
@@ -43,6 +44,7 @@ mod spill;
 mod start;
 mod surroundings;
 mod terminal;
+pub mod ways;
 
 pub use hidden::run as hidden;
 pub use options::{Fallback, WrapOptions};

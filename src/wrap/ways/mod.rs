@@ -1,0 +1,168 @@
+//! Ways into an agent: one file each, all with one interface.
+//!
+//! A way is an actor. The session hands it a [`Submission`] with [`WayIn::deliver`] and hears from it through
+//! one channel of `(Way, Report)`, whichever way reports. A way decides nothing about order, retries or acks:
+//! the session's deliveries do, for all of them in one place.
+//!
+//! ```text
+//! deliver(submission) ── true: handed over ──┬─▶ InContext   the proof: acked now, and only now
+//!                     │                      ├─▶ NotTaken    certain: it never entered; another way may have it
+//!                     └─ false: nothing      └─▶ Lost        the agent ended first: it may have been read
+//! ```
+//!
+//! There is no time limit between the hand-over and its report: a dialog may stand for an hour.
+//!
+//! Relies on nothing of the session.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+
+/// A way in, in the order in which `--delivery auto` prefers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// Our plugin inside Claude Code: the person's own words.
+    Plugin,
+    /// Codex's control socket or `codex queue`, opencode's HTTP API: the person's own words.
+    Api,
+    /// Claude Code's inbox socket: a teammate's request.
+    Inbox,
+    /// Claude Code's `asyncRewake` hook: a notification.
+    Hook,
+    /// Bracketed paste and Enter: the person's own words.
+    Keyboard,
+    /// A person read it with `cbroker inbox --take`.
+    InboxCommand,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Plugin => "plugin",
+            Self::Api => "api",
+            Self::Inbox => "inbox",
+            Self::Hook => "hook",
+            Self::Keyboard => "keyboard",
+            Self::InboxCommand => "inbox-command",
+        })
+    }
+}
+
+/// When a message shall come in (`send --when`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timing {
+    /// As a turn of its own after the current one.
+    #[default]
+    Idle,
+    /// Between two tools of the running turn, where the way can; otherwise as [`Timing::Idle`].
+    Next,
+    /// As [`Timing::Next`], and also after the person pressed Escape.
+    Now,
+}
+
+/// One text on its way in; it may hold several messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// Names it in reports. Never used twice in a session.
+    pub key: u64,
+    /// The ids of the messages in it: what a proof looks for.
+    pub ids: Vec<String>,
+    /// Safe lines, one a message.
+    pub text: String,
+    /// When it shall come in.
+    pub timing: Timing,
+}
+
+/// What a way says, of itself, of a submission, or of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The way takes submissions from now on.
+    Open,
+    /// It takes none, and why; for the log and for `cbroker doctor`.
+    Closed(String),
+    /// The proof: this submission is in the model's context.
+    InContext(u64),
+    /// It did not enter the session and never will.
+    NotTaken {
+        /// Which submission.
+        key: u64,
+        /// Why, in the agent's words where it gave some.
+        why: String,
+        /// What that means for the next attempt.
+        refusal: Refusal,
+    },
+    /// The agent's process ended before its proof: it may have been read, or not.
+    Lost(u64),
+    /// Something was seen in the agent.
+    Sign(Sign),
+}
+
+/// Why a submission was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The person pressed Escape: nothing is taken before they send something.
+    Stopped,
+    /// A hook or a setting of the person's refused this text: no other way may try it.
+    Refused,
+    /// The way failed: counted as a failure of the way, and the next way may try.
+    Failed,
+}
+
+/// What a way knows of the agent's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// A turn began.
+    TurnBegan,
+    /// The turn ended.
+    TurnEnded,
+    /// The person sent a prompt.
+    PersonSpoke,
+    /// The person pressed Escape.
+    Stopped,
+    /// A dialog asks for permission to use this tool.
+    Asks(String),
+    /// No such dialog is open any more.
+    Answered,
+    /// A menu or another view is open: its name.
+    Menu(String),
+    /// It is closed.
+    MenuClosed,
+    /// Whether the input box holds a draft.
+    Draft(bool),
+    /// The session writes this transcript from now on.
+    Transcript(PathBuf),
+}
+
+/// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.
+pub trait WayIn: fmt::Debug + Send {
+    /// Which one it is.
+    fn way(&self) -> Way;
+
+    /// Whether it can bring a text in between two tools of a running turn.
+    fn can_steer(&self) -> bool {
+        false
+    }
+
+    /// Hands a submission over. `false`: it was not taken, and nothing will be reported about it.
+    fn deliver(&self, submission: Submission) -> bool;
+}
+
+/// Where one way reports to.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    way: Way,
+    to: mpsc::Sender<(Way, Report)>,
+}
+
+impl Reports {
+    /// Reports of `way`, to the channel that all ways of a session share.
+    pub fn new(way: Way, to: mpsc::Sender<(Way, Report)>) -> Self {
+        Self { way, to }
+    }
+
+    /// Says it; `false` when the session has ended.
+    pub async fn tell(&self, report: Report) -> bool {
+        self.to.send((self.way, report)).await.is_ok()
+    }
+}
