@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 use crate::queue::Queue;
-use crate::turn::now_ms;
+use crate::time::now_ms;
 
-/// Longest sleep, so that a wall clock that was set forward is noticed.
+/// Longest sleep: the timer of the runtime does not count while the machine is suspended.
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// Times at which queues asked to be called.

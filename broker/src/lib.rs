@@ -45,6 +45,7 @@ mod ring;
 mod spare;
 pub mod stats;
 pub mod tap;
+mod time;
 pub mod tls;
 mod turn;
 pub mod users;
@@ -251,7 +252,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         .await
         .map_err(|error| refuse(error.to_string()))?
         .map_err(|error| refuse(error.to_string()))?;
-    let recovery = recovery::recover(&found, config, turn::now_ms())?;
+    let recovery = recovery::recover(&found, config, time::now_ms())?;
     let realm = Arc::new(Realm::new(Parts {
         limits: config.limits,
         store: found.store,

@@ -24,7 +24,8 @@ use crate::registry::Link;
 use crate::ring::Ear;
 use crate::stats::Totals;
 use crate::tap::Tap;
-use crate::turn::{Turn, now_ms};
+use crate::time::now_ms;
+use crate::turn::Turn;
 use crate::users::Users;
 use crate::vhost::{Condition, Vhost};
 

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::confirms::Confirms;
 use crate::outbox::Outbox;
@@ -23,14 +22,6 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: Reason,
     /// Level and position to settle in the store once the letter has its new place.
     pub(crate) stored: Option<(u8, u64)>,
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Debts of the work in hand. Must be ended by the realm.

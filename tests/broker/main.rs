@@ -5,6 +5,7 @@
 mod backlog;
 mod blocked;
 mod bodies;
+mod clocks;
 mod credit;
 mod doors;
 mod kills;

@@ -44,6 +44,7 @@ const CRATES: [Layers; 3] = [
             ("wire", 0),
             ("config", 0),
             ("stats", 0),
+            ("time", 0),
             ("lock", 0),
             ("ring", 0),
             ("spare", 1),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::lock::lock;
 use crate::realm::Realm;
 use crate::registry::{Endpoint, Link};
-use crate::turn::now_ms;
+use crate::time::wall_ms;
 use crate::users::Origin;
 
 mod handshake;
@@ -53,7 +53,7 @@ pub(crate) async fn serve(realm: Arc<Realm>, accepted: Accepted) {
         realm.next_id(),
         (accepted.peer, accepted.local),
         accepted.is_tls,
-        now_ms(),
+        wall_ms(),
     ));
     lock(&realm.links).insert(link.id, Arc::clone(&link));
     realm.totals.connections_opened.add(1);

@@ -239,7 +239,7 @@ impl Looks {
             self.points.pop_front();
         }
         self.points.push_back(Point {
-            at_ms: crate::turn::now_ms(),
+            at_ms: crate::time::now_ms(),
             publish: self.channels_overall.rates[0].max(0.0),
             deliver: self.overall.rates[1].max(0.0),
             ack: self.overall.rates[4].max(0.0),

@@ -6,7 +6,17 @@ use std::sync::Arc;
 use super::line::{Entry, Keeping, Wanted};
 use super::message::Message;
 use super::{Queue, limits};
+use crate::time::not_in_the_future;
 use crate::turn::Turn;
+
+/// A stamp lies in the future when the wall clock was set back before this process started.
+fn with_possible_stamp(message: Message, now_ms: u64) -> Message {
+    let stamp_ms = not_in_the_future(message.published_ms(), now_ms);
+    if stamp_ms == message.published_ms() {
+        return message;
+    }
+    message.published_at(stamp_ms)
+}
 
 impl Queue {
     /// Takes over what the store holds of a level: positions from and to before, count and bytes, and how far it was
@@ -58,6 +68,7 @@ impl Queue {
                         |error| tracing::error!(queue = %self.name(), position, %error, "left out"),
                     )
                     .ok()?;
+                let message = with_possible_stamp(message, turn.now_ms);
                 let redelivered = before.is_some_and(|through| position <= through);
                 Some(Entry {
                     position,

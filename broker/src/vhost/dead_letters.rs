@@ -6,6 +6,7 @@ use crate::persist::Stopped;
 use crate::queue::dead_letter::{Death, is_cycle};
 use crate::queue::message::{Facts, Message};
 use crate::queue::{Asking, Outcome};
+use crate::time::wall_ms;
 use crate::turn::{DeadLetter, Turn};
 use crate::wire::content::Content;
 use crate::wire::properties::Properties;
@@ -45,7 +46,7 @@ impl Vhost {
             queue: letter.queue.name(),
             exchange: content.exchange,
             routing_key: content.routing_key,
-            time_s: turn.now_ms / 1000,
+            time_s: wall_ms() / 1000,
             expiration: properties.expiration,
         };
         death.record(&mut headers);

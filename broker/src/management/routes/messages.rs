@@ -22,7 +22,7 @@ use crate::queue::browse::{Most, Place};
 use crate::queue::message::Message;
 use crate::queue::{Got, Queue, Settling, Taking};
 use crate::tap::{EXCERPT_BYTES, Seen, What};
-use crate::turn::now_ms;
+use crate::time::now_ms;
 use crate::users::Operation;
 use crate::vhost::Published;
 

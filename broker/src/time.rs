@@ -1,0 +1,65 @@
+//! The broker's time: milliseconds since 1970 that never step backwards or forwards.
+//!
+//! The wall clock is read once per process. From then on the system's boot clock counts, which
+//! includes time spent suspended and cannot be set. So a wall clock that is set back or forward
+//! moves no running time to live and no `x-expires`.
+//!
+//! Stored messages carry this time. After a restart the new process starts from its own wall
+//! clock: a stamp that lies in its future is then moved to its start ([`not_in_the_future`]), so
+//! such a message lives at most its whole time to live again.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A clock that counts while the machine is suspended and that nobody can set.
+#[cfg(target_os = "linux")]
+const STEADY: ClockId = ClockId::Boottime;
+/// On macOS the monotonic clock goes on during sleep.
+#[cfg(not(target_os = "linux"))]
+const STEADY: ClockId = ClockId::Monotonic;
+
+/// One moment, read from both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    wall_ms: u64,
+    steady_ms: u64,
+}
+
+fn start() -> Start {
+    static START: OnceLock<Start> = OnceLock::new();
+    *START.get_or_init(|| Start {
+        wall_ms: wall_ms(),
+        steady_ms: steady_ms(),
+    })
+}
+
+fn steady_ms() -> u64 {
+    let time = clock_gettime(STEADY);
+    let part = |number: i64| u64::try_from(number).unwrap_or_default();
+    part(time.tv_sec) * 1000 + part(time.tv_nsec) / 1_000_000
+}
+
+/// Milliseconds since 1970 by the wall clock, for times that people and other programs read.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The broker's time in milliseconds. Use this for every deadline.
+pub(crate) fn now_ms() -> u64 {
+    let start = start();
+    start.wall_ms + (steady_ms() - start.steady_ms)
+}
+
+/// The stamp of a stored message, moved to the start of this process where it lies in the future.
+pub(crate) fn not_in_the_future(stamp_ms: u64, now_ms: u64) -> u64 {
+    if stamp_ms > now_ms {
+        start().wall_ms
+    } else {
+        stamp_ms
+    }
+}
