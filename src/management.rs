@@ -87,6 +87,15 @@ pub struct QueueInfo {
     pub arguments: Map<String, Value>,
 }
 
+/// What `/api/nodes` tells of one node.
+#[derive(Deserialize)]
+struct Node {
+    #[serde(default)]
+    disk_free_alarm: bool,
+    #[serde(default)]
+    mem_alarm: bool,
+}
+
 /// A message as `get` returns it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Peeked {
@@ -137,6 +146,23 @@ impl Client {
     /// Which broker it is.
     pub async fn overview(&self) -> Result<Overview, ManagementError> {
         self.get("/api/overview".into()).await
+    }
+
+    /// Why the broker lets publishers wait, in the words of `connection.blocked`; `None` while it
+    /// does not.
+    pub async fn alarm(&self) -> Result<Option<&'static str>, ManagementError> {
+        let nodes: Vec<Node> = self.get("/api/nodes".into()).await?;
+        let is_any = |is_on: fn(&Node) -> bool| nodes.iter().any(is_on);
+        let alarms = (
+            is_any(|node| node.disk_free_alarm),
+            is_any(|node| node.mem_alarm),
+        );
+        Ok(match alarms {
+            (true, true) => Some("low on memory & disk"),
+            (true, false) => Some("low on disk"),
+            (false, true) => Some("low on memory"),
+            (false, false) => None,
+        })
     }
 
     /// One queue, or `None`.

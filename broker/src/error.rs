@@ -1,6 +1,19 @@
-//! Why a broker cannot start. Relies on nothing.
+//! Why a broker cannot start. Relies on `persist`.
 
 use std::path::PathBuf;
+
+use crate::persist::Stopped;
+
+/// A broker ended, but not cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The last commit failed.
+    #[error("the last changes are not on the disk: {0}")]
+    NotCommitted(#[source] Stopped),
+    /// The store's thread panicked.
+    #[error("the message store failed while it was closed")]
+    Panicked,
+}
 
 /// What stands in the way of a start.
 #[derive(Debug, thiserror::Error)]

@@ -53,7 +53,7 @@ pub mod vhost;
 pub mod wire;
 
 pub use config::{Bind, Config, FirstUser, Limits, Tls};
-pub use error::StartError;
+pub use error::{StartError, StopError};
 pub use realm::Realm;
 
 use alarms::Alarms;
@@ -160,8 +160,12 @@ impl Broker {
         &self.realm
     }
 
-    /// Takes leave of every client, commits everything and ends, within five seconds.
-    pub async fn shutdown(self) {
+    /// Closes every connection, commits everything and ends, within five seconds.
+    ///
+    /// # Errors
+    /// What could not be brought to the disk, and why. Nothing that was confirmed is lost by it;
+    /// acks and unconfirmed messages of the last moment may be.
+    pub async fn shutdown(self) -> Result<(), StopError> {
         for task in &self.tasks {
             task.abort();
         }
@@ -178,11 +182,9 @@ impl Broker {
             .await;
         let store = self.realm.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
-        match closed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the store was not closed cleanly"),
-            Err(error) => tracing::error!(%error, "the store was not closed"),
-        }
+        closed
+            .map_err(|_| StopError::Panicked)?
+            .map_err(StopError::NotCommitted)
     }
 }
 
@@ -261,7 +263,8 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         users: recovery.users,
         vhosts: recovery.vhosts,
     }));
-    if !realm.durable(recovery.ticket).await {
+    // A full disk is no reason to be unreachable: who asks is told, and publishers wait.
+    if !realm.durable_or_out_of_room(recovery.ticket).await {
         return Err(StartError::Store("before it was ready".to_owned()));
     }
     realm.look_ahead();

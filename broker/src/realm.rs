@@ -196,6 +196,19 @@ impl Realm {
         reached.is_ok_and(|standing| standing.durable >= ticket)
     }
 
+    /// Waits until the ticket is durable or the disk has no room for it; `false` when the store
+    /// stopped before.
+    pub(crate) async fn durable_or_out_of_room(&self, ticket: Ticket) -> bool {
+        if ticket <= self.store.durable() {
+            return true;
+        }
+        let mut watch = self.alarms.watch();
+        let reached = watch.wait_for(|standing| {
+            standing.durable >= ticket || standing.is_disk_full || standing.is_stopped
+        });
+        reached.await.is_ok_and(|standing| !standing.is_stopped)
+    }
+
     /// Makes a vhost; one that is there already stays.
     pub fn add_vhost(&self, name: &str) -> Result<Ticket, Fault> {
         if let Some(vhost) = self.vhost(name) {

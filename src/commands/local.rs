@@ -1,9 +1,16 @@
-//! Which local broker there is: the embedded one, a container, or none (SPEC §3: the life-cycle commands act on whichever runs).
+//! Which local broker there is: the embedded one, a container, or none, and how it is.
+//!
+//! `start`, `stop`, `restart`, `status` and `logs` act on whichever of them runs.
+
+use std::time::Duration;
 
 use crate::config::{Config, Kind, LocalBroker};
 use crate::container::{Engine, State};
 use crate::daemon::{self, Process};
 use crate::error::Error;
+use crate::management::Client;
+
+const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// The local broker as it is now.
 pub(super) enum Local {
@@ -41,6 +48,11 @@ pub(super) async fn look(config: &Config) -> Result<Local, Error> {
         Err(error) if is_expected => Err(error),
         Ok(None) | Err(_) => Ok(Local::Nothing),
     }
+}
+
+/// Why the broker lets publishers wait; `None` also where its management API does not answer.
+pub(super) async fn alarm(config: &Config) -> Option<&'static str> {
+    Client::new(config, API_WITHIN).ok()?.alarm().await.ok()?
 }
 
 /// Fails where the user named a broker that is not ours to start or stop.

@@ -39,9 +39,10 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let is_first = daemon::running(&config.home).is_none();
     let settings = settings(&args, config, is_first)?;
     let data_dir = settings.data_dir.clone();
-    let broker = Broker::start(settings)
-        .await
-        .map_err(|error| explain(&error, &args))?;
+    let broker = tokio::select! {
+        started = Broker::start(settings) => started.map_err(|error| explain(&error, &args))?,
+        () = signals.end() => return Ok(Exit::Done),
+    };
     let addresses = broker.addresses().clone();
     if is_first {
         register(&addresses, &args, data_dir, config)?;
@@ -50,10 +51,15 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     allocator::give_back();
     signals.end().await;
     tracing::info!("stopping");
-    broker.shutdown().await;
+    let stopped = broker.shutdown().await;
     if is_first {
         forget_me(config);
     }
+    stopped.map_err(|error| {
+        Error::new("the broker did not stop cleanly")
+            .because(error)
+            .hint("confirmed messages are safe; make room on the disk before the next start")
+    })?;
     Ok(Exit::Done)
 }
 

@@ -36,7 +36,23 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
         .await?;
         (started.local, started.was_running)
     };
-    tell(&local, was_running, output)
+    tell(&local, was_running, output)?;
+    warn_of_alarm(config, output).await?;
+    Ok(Exit::Done)
+}
+
+/// A broker on a full disk runs, but nobody can publish.
+async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
+    match local::alarm(&config.again()?).await {
+        Some("low on disk") => output.notice(
+            "the disk is nearly full: messages wait with their senders until there is room",
+        ),
+        Some(alarm) => output.notice(format!(
+            "the broker is {alarm}: messages wait with their senders"
+        )),
+        None => {}
+    }
+    Ok(())
 }
 
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
@@ -131,7 +147,7 @@ fn show_progress(line: &str, output: &Output) {
     }
 }
 
-fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<Exit, Error> {
+fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<(), Error> {
     let url = local.address();
     let page = local
         .management_port
@@ -147,6 +163,5 @@ fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<Exit,
     output.line(format!(
         "{} at {url}{at}",
         output.paint(Style::Good, &format!("broker {word}"))
-    ))?;
-    Ok(Exit::Done)
+    ))
 }

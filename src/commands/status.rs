@@ -28,6 +28,9 @@ struct Status {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// Why publishers have to wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked: Option<&'static str>,
     /// What the management API calls itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     product: Option<String>,
@@ -63,10 +66,10 @@ async fn status(config: &Config) -> Result<Status, Error> {
         Err(error) => Some(error),
     };
     let (kind, detail) = kind(config).await?;
-    let product = if error.is_none() {
-        product(config).await
+    let (product, blocked) = if error.is_none() {
+        (product(config).await, local::alarm(config).await)
     } else {
-        None
+        (None, None)
     };
     Ok(Status {
         url: address.to_string(),
@@ -75,6 +78,7 @@ async fn status(config: &Config) -> Result<Status, Error> {
         error: error.map(|error| error.to_string()),
         kind,
         detail,
+        blocked,
         product,
         mgmt_url: config.management.url.clone(),
     })
@@ -135,6 +139,12 @@ fn print(status: &Status, output: &Output) -> Result<(), Error> {
         (Some(error), _) => format!("{} ({error})", output.paint(Style::Bad, "not reachable")),
     };
     output.line(format!("broker      {word}"))?;
+    if let Some(blocked) = status.blocked {
+        let blocked = output.paint(Style::Bad, blocked);
+        output.line(format!(
+            "blocked     {blocked}: messages wait with their senders"
+        ))?;
+    }
     output.line(format!("url         {} as {}", status.url, status.user))?;
     output.line(format!("management  {}", status.mgmt_url))?;
     let kind = match (&status.detail, status.kind) {

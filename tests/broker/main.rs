@@ -8,6 +8,7 @@ mod bodies;
 mod clocks;
 mod credit;
 mod doors;
+mod full_at_start;
 mod kills;
 mod loopback;
 mod promises;

@@ -20,8 +20,14 @@ impl Real {
         Self { server, place }
     }
 
-    /// With its store on a disk of so many MiB; None, said aloud, where this machine does not let a test mount one.
+    /// With its store on a disk of so many MiB; None, said aloud, where this machine does not let a
+    /// test mount one.
     pub(crate) fn on_small_disk(size_mib: u32) -> Option<Self> {
+        Self::on_small_disk_after(size_mib, "true")
+    }
+
+    /// The same, with a shell command that is run in the new, empty disk before the broker starts.
+    pub(crate) fn on_small_disk_after(size_mib: u32, first: &str) -> Option<Self> {
         let unshare = || {
             let mut unshare = Command::new("unshare");
             unshare.args(["--user", "--map-root-user", "--mount"]);
@@ -37,7 +43,8 @@ impl Real {
         std::fs::create_dir(&disk).unwrap();
         let plain = place.command();
         let script = format!(
-            "mount -t tmpfs -o size={size_mib}m none {disk} && exec {binary} \"$@\"",
+            "mount -t tmpfs -o size={size_mib}m none {disk} && (cd {disk} && {first}) && \
+             exec {binary} \"$@\"",
             disk = disk.display(),
             binary = plain.get_program().display()
         );

@@ -67,7 +67,7 @@ impl Running {
 
     pub(crate) async fn stop(&mut self) {
         if let Some(broker) = self.broker.take() {
-            broker.shutdown().await;
+            broker.shutdown().await.unwrap();
         }
     }
 

@@ -80,7 +80,8 @@ impl Server {
 
     fn stop(&mut self) {
         if let Some(broker) = self.broker.take() {
-            self.runtime.block_on(broker.shutdown());
+            let ended = self.runtime.block_on(broker.shutdown());
+            assert!(std::thread::panicking() || ended.is_ok(), "{ended:?}");
         }
     }
 

@@ -113,7 +113,8 @@ impl Stage {
     /// Stops the broker; what it has confirmed stays.
     pub(crate) fn stop_broker(&mut self) {
         if let Some(broker) = self.broker.take() {
-            self.runtime.block_on(broker.shutdown());
+            let ended = self.runtime.block_on(broker.shutdown());
+            assert!(std::thread::panicking() || ended.is_ok(), "{ended:?}");
         }
     }
 

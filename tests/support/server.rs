@@ -108,6 +108,11 @@ impl Server {
         *self = Self::start_with(place, self.port, self.management_port.unwrap_or(0), &[]);
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn try_wait(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for it to end by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()

@@ -1,0 +1,67 @@
+//! A broker that is started on a disk that is nearly full.
+//!
+//! It used to wait for room before it listened: `status` and `stop` did not see it, SIGTERM did not
+//! end it, and `start` gave up after a minute without saying why.
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::real::Real;
+
+/// Leaves 4 of 96 MiB.
+const FILL: &str = "head -c 92M /dev/zero > ballast";
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn wait_for_end(real: &mut Real) -> ExitStatus {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = real.server.try_wait() {
+            return status;
+        }
+        assert!(Instant::now() < until, "SIGTERM did not end the broker");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn it_listens_says_that_the_disk_is_nearly_full_and_stops_on_a_signal() {
+    // Reaching the next line means that it listens.
+    let Some(mut real) = Real::on_small_disk_after(96, FILL) else {
+        return;
+    };
+    let status = real.place.ok(["status"]);
+    assert!(status.contains("low on disk"), "{status}");
+    assert!(status.contains("running"), "{status}");
+    real.server.signal(Signal::TERM);
+    let ended = wait_for_end(&mut real);
+    assert_eq!(ended.code(), Some(1), "what it was told is not on the disk");
+}
+
+#[test]
+fn it_goes_on_as_soon_as_there_is_room() {
+    let Some(mut real) = Real::on_small_disk_after(96, FILL) else {
+        return;
+    };
+    std::fs::remove_file(real.disk().join("ballast")).unwrap();
+    let until = Instant::now() + LIMIT;
+    while real.place.ok(["status"]).contains("low on disk") {
+        assert!(
+            Instant::now() < until,
+            "the alarm stays though there is room"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    real.place.ok([
+        "send",
+        "--to",
+        "later",
+        "-m",
+        "there is room",
+        "--from",
+        "test",
+    ]);
+    real.server.signal(Signal::TERM);
+    assert_eq!(wait_for_end(&mut real).code(), Some(0));
+}
