@@ -2,7 +2,7 @@
 //!
 //! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never block or break the
 //! agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a text: that goes to standard error, and
-//! the exit code 2 makes Claude Code take it in (INJECTION, "a way in without the keyboard").
+//! the exit code 2 makes Claude Code take it in.
 //!
 //! Relies on the standard library alone; at most 5 ms from start to end.
 
@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use super::ways::claude_plugin::stream;
 
 /// First argument that makes this binary a hook.
 pub(super) const VERB: &str = "hook";
@@ -40,6 +42,9 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     let Some(event) = event.to_str() else {
         return 0;
     };
+    if event == stream::STREAM {
+        return stream::run(path);
+    }
     let Ok(mut wrap) = UnixStream::connect(path) else {
         return 0;
     };

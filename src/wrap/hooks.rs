@@ -1,5 +1,5 @@
 //! The session's end of the hooks: a private socket on which the agent's hooks say what happens in it, and on which
-//! one waiter carries a message in without the keyboard (INJECTION rule 8).
+//! one waiter carries a message in without the keyboard.
 //!
 //! Relies on tokio for the socket and on `serde_json` for what the hooks say.
 
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::attention::Event;
 use super::hook;
 use super::inject::Handover;
+use super::ways::claude_hook::Carried;
 
 /// Larger than the client sends.
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
@@ -24,11 +24,6 @@ const INPUT_LIMIT: u32 = (1 << 20) + 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The socket is asked again so long after it gave no connection.
 const AGAIN: Duration = Duration::from_millis(100);
-/// SPEC §7.7.
-const TRANSCRIPT_WITHIN: Duration = Duration::from_secs(5);
-const TRANSCRIPT_EVERY: Duration = Duration::from_millis(100);
-/// What is read of the transcript's end each time.
-const TRANSCRIPT_TAIL: u64 = 4 << 20;
 /// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes; in milliseconds this must fit
 /// 31 bits, or the timer fires at once.
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
@@ -202,47 +197,20 @@ async fn wait(mut stream: UnixStream, number: u64, input: &Value, tell: mpsc::Se
         let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
         return;
     };
+    let transcript = input.get("transcript_path").and_then(Value::as_str);
+    let carried = transcript.map(|path| Carried::expect(parcel.ids, Path::new(path)));
     let mut bytes = vec![hook::TAKE];
     bytes.extend_from_slice(parcel.text.as_bytes());
     bytes.push(b'\n');
-    let written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
-    let transcript = input
-        .get("transcript_path")
-        .and_then(Value::as_str)
-        .map(PathBuf::from);
-    let handover = match transcript {
-        Some(transcript) if written && stands_in(&transcript, &parcel.ids).await => Handover::Taken,
+    let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
+    let handover = match carried {
+        Some(carried) if is_written => tokio::select! {
+            is_taken = carried.is_in_context() => if is_taken { Handover::Taken } else { Handover::Refused },
+            () = tell.closed() => return,
+        },
         _ => Handover::Refused,
     };
     let _session_ended = tell.send(Told::Handed(handover)).await;
-}
-
-async fn stands_in(transcript: &Path, ids: &[String]) -> bool {
-    let until = Instant::now() + TRANSCRIPT_WITHIN;
-    loop {
-        let (path, ids) = (transcript.to_owned(), ids.to_vec());
-        let found = tokio::task::spawn_blocking(move || {
-            let text = tail(&path).unwrap_or_default();
-            ids.iter().all(|id| text.contains(&format!("id={id}]")))
-        });
-        if found.await.unwrap_or(false) {
-            return true;
-        }
-        if Instant::now() >= until {
-            return false;
-        }
-        tokio::time::sleep(TRANSCRIPT_EVERY).await;
-    }
-}
-
-fn tail(path: &Path) -> io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TRANSCRIPT_TAIL)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// What a hook's name and input mean; `None` for what is of no interest.

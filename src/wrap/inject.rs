@@ -32,8 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TURN_SIGN: Duration = Duration::from_secs(1);
 /// A text that the screen has not shown after so long was swallowed.
 const LOST: Duration = Duration::from_secs(10);
-/// SPEC §7.7: the transcript must hold the message by then.
-const HAND_OVER: Duration = Duration::from_secs(6);
 /// A way in that failed so often is switched off for the session.
 const FAILURES: u8 = 2;
 
@@ -111,7 +109,7 @@ enum Phase {
         since: Instant,
     },
     /// The hook has it; the transcript will tell.
-    Handed { tickets: Vec<Ticket>, at: Instant },
+    Handed { tickets: Vec<Ticket> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,21 +321,15 @@ impl Injection {
         }
         match &self.phase {
             Phase::Waiting => self.step_waiting(agent, now),
-            Phase::Noting {
+            // A handed text has no time limit: a dialog may stand for an hour before the agent reads on.
+            Phase::Handed { .. }
+            | Phase::Noting {
                 is_synced: false, ..
             } => Step::Wait(None),
             Phase::Noting { .. } => self.step_noted(agent, now),
             Phase::Pasted { .. } => self.step_pasted(agent, now),
             Phase::Entered { .. } => self.step_entered(agent, now),
             Phase::Stranded { .. } => self.step_stranded(agent, now),
-            Phase::Handed { at, .. } => {
-                let late = *at + HAND_OVER;
-                if now >= late {
-                    self.handed(Handover::Refused);
-                    return self.step(agent, now);
-                }
-                Step::Wait(Some(late))
-            }
         }
     }
 

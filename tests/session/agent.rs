@@ -135,7 +135,8 @@ impl Agent {
                     }
                 }
                 Ok(Happening::Reminder(words)) => {
-                    self.hooks.transcribe(&words);
+                    self.hooks.enqueue(&words);
+                    self.note(&format!("accepted {words}"));
                     self.reminders.push(words);
                 }
                 Ok(Happening::Closed) | Err(RecvTimeoutError::Disconnected) => return,
@@ -144,6 +145,7 @@ impl Agent {
             if matches!(self.state, State::Idle) && !self.reminders.is_empty() {
                 let words = self.reminders.remove(0);
                 self.note(&format!("reminder {words}"));
+                self.hooks.transcribe(&words);
                 self.begin_turn(&words);
             }
             self.draw();

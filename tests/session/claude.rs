@@ -17,6 +17,7 @@ crate::tests![
     a_text_that_was_swallowed_comes_again_and_says_so,
     a_message_of_a_killed_wrap_is_back_in_its_queue_and_says_so,
     what_stands_in_no_transcript_did_not_arrive,
+    a_message_that_was_accepted_but_not_read_is_not_lost_with_the_agent,
     one_waiter_waits_and_no_more,
     unbriefed_and_allowed_to_send,
     without_hooks_the_screen_decides,
@@ -234,6 +235,34 @@ fn what_stands_in_no_transcript_did_not_arrive() {
         submitted[0].ends_with("] (possible repeat) unseen [end]"),
         "{submitted:?}"
     );
+}
+
+fn a_message_that_was_accepted_but_not_read_is_not_lost_with_the_agent() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    terminal.submit("please ASK{something}");
+    terminal.wait_for_screen("Do you want to proceed?");
+    stage.send("peer", "not read yet", &[]);
+    wait_for_log(&stage, "accepted [cbroker peer message");
+    // Another waits behind it in vain: time enough for an ack that comes too early.
+    let behind = [
+        "send",
+        "--to",
+        "peer",
+        "-m",
+        "behind",
+        "--wait",
+        "--timeout",
+        "2",
+    ];
+    let said = stage.cbroker(&behind).output().unwrap();
+    assert_eq!(said.status.code(), Some(4));
+    terminal.close();
+    wait_for("the message in its queue", || {
+        stage.consumers("peer") == 0 && stage.waiting("peer") == 2
+    });
+    let _terminal = claude(&stage, &["--delivery", "pty"], "");
+    wait_for_log(&stage, "] (possible repeat) not read yet [end]");
 }
 
 fn one_waiter_waits_and_no_more() {

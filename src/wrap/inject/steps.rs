@@ -49,7 +49,6 @@ impl Injection {
                 self.hook_is_armed = false;
                 self.phase = Phase::Handed {
                     tickets: tickets.clone(),
-                    at: now,
                 };
                 Step::Hand(tickets, text)
             }

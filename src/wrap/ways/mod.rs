@@ -19,6 +19,12 @@ use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
+pub mod claude_hook;
+pub mod claude_plugin;
+pub mod process;
+pub mod proof;
+pub mod transcript;
+
 /// A way in, in the order in which `--delivery auto` prefers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {

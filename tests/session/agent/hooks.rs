@@ -90,17 +90,27 @@ impl Hooks {
         }
     }
 
-    /// What was said, where the real one writes it down.
+    /// A prompt that the model reads from now on.
     pub(crate) fn transcribe(&self, words: &str) {
+        self.write_row(&json!({"type": "user", "message": {"role": "user", "content": words}}));
+    }
+
+    /// A text that was accepted and that the model has not read.
+    pub(crate) fn enqueue(&self, words: &str) {
+        self.write_row(
+            &json!({"type": "queue-operation", "operation": "enqueue", "content": words}),
+        );
+    }
+
+    fn write_row(&self, row: &Value) {
         if !self.are_written_down {
             return;
         }
-        let line = json!({"content": words}).to_string();
         let mut file = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
             .open(&self.transcript)
             .unwrap();
-        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+        file.write_all(format!("{row}\n").as_bytes()).unwrap();
     }
 }

@@ -127,15 +127,17 @@ fn rule_8_a_dialog_and_a_turn_keep_nobody_waiting_either() {
 }
 
 #[test]
-fn rule_8_a_hook_that_never_answers_counts_as_failed() {
+fn a_text_that_was_handed_over_waits_for_its_proof_without_limit() {
     let mut play = Play::claude();
     play.injection.arm();
     play.sees(holds("half"));
     play.offer("x");
     play.passes(ms(2000));
     play.sees(Input::Empty);
-    play.passes(ms(5_999));
-    assert!(!play.has_typed());
-    play.passes(ms(1));
+    play.passes(ms(3_600_000));
+    assert_eq!(play.steps.len(), 2);
+    play.injection.handed(Handover::Refused);
+    play.run();
+    play.passes(ms(60));
     assert!(play.typed()[0].contains("(possible repeat)"));
 }

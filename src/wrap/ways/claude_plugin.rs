@@ -1,0 +1,460 @@
+//! Our plugin inside Claude Code: messages are submitted as the person's own words, without a key.
+//!
+//! The module (`claude_plugin/module`) says hello from each process that loads it; [`choice`]
+//! decides which of them holds the session. A message is handed over with `$.prompt.submit`, whose
+//! result comes back as an event:
+//!
+//! - dropped or refused (the person pressed Escape, a hook of the person's refused it, the session
+//!   moved away): the text did not enter the session and never will;
+//! - submitted: its turn has begun. That is no proof yet: a process killed now has asked the model
+//!   nothing. The proof is the row in the [`transcript`](super::transcript).
+//!
+//! Both may take as long as a dialog stands. Seen with Claude Code 2.1.332; versions without
+//! function hooks ignore the plugin, so only a hello opens this way.
+
+mod choice;
+mod folder;
+mod listener;
+pub mod stream;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::time::Instant;
+
+use super::Way;
+use super::proof::Proof;
+use super::transcript::Stage;
+use super::{Refusal, Report, Reports, Sign, Submission, WayIn, process};
+use choice::{Choice, Instance, Role};
+use listener::{Event, Heard, Listener};
+
+/// A text with a proof outstanding is looked for this often while a turn has just begun.
+const LOOK_SOON: Duration = Duration::from_millis(10);
+/// And this often while it waits, behind a turn or a dialog.
+const LOOK_LATER: Duration = Duration::from_millis(250);
+/// From "submitted" to the row: 0.2 s as measured; after this the looks become rare again.
+const SOON: Duration = Duration::from_secs(3);
+/// A session that moves to another process has arrived there by then.
+const MOVE: Duration = Duration::from_secs(10);
+/// Why the way is closed.
+const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
+/// The longest path of a socket that Claude Code connects to.
+const SOCKET_PATH: usize = 100;
+/// Texts handed over at once.
+const ORDERS: usize = 64;
+
+/// What Claude Code is given so that the module finds its session.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// The plugin's folder.
+    pub folder: PathBuf,
+    /// The session's socket for it.
+    pub socket: PathBuf,
+    /// What the socket asks for.
+    pub token: String,
+}
+
+impl Given {
+    /// A plugin below `base` for a session that listens on `socket`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, or no random token can be made.
+    pub fn new(base: &Path, socket: PathBuf) -> io::Result<Self> {
+        if socket.as_os_str().len() > SOCKET_PATH {
+            return Err(io::Error::other("the path of its socket would be too long"));
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        Ok(Self {
+            folder: folder::ensure(base)?,
+            socket,
+            token: format!("{:032x}", u128::from_be_bytes(random)),
+        })
+    }
+
+    /// The settings that hand the module its options. They follow the session when it moves to
+    /// another process; the environment would not.
+    pub fn settings(&self, program: &Path) -> Value {
+        json!({"pluginConfigs": {format!("{}@inline", folder::NAME): {"options": {
+            "program": program.to_string_lossy(),
+            "socket": self.socket.to_string_lossy(),
+            "token": self.token,
+        }}}})
+    }
+}
+
+/// The session's hold of this way. Its task ends when this is dropped.
+#[derive(Debug)]
+pub struct Plugin {
+    texts: Sender<Submission>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Plugin {
+    /// Listens on `socket` for modules that know the token. Nothing is open before a hello.
+    ///
+    /// # Errors
+    /// When there cannot be a socket at that path.
+    pub fn listen(socket: &Path, token: String, reports: Reports) -> io::Result<Self> {
+        let (listener, heard) = Listener::bind(socket, token)?;
+        let (texts, given) = mpsc::channel(ORDERS);
+        let work = Work {
+            _listener: listener,
+            choice: Choice::default(),
+            streams: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            proof: Proof::default(),
+            open_calls: BTreeMap::new(),
+            is_stopped: false,
+            is_open: false,
+            reports,
+        };
+        let task = tokio::spawn(work.run(heard, given));
+        Ok(Self { texts, task })
+    }
+}
+
+impl WayIn for Plugin {
+    fn way(&self) -> Way {
+        Way::Plugin
+    }
+
+    fn deliver(&self, submission: Submission) -> bool {
+        self.texts.try_send(submission).is_ok()
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A text that was handed over.
+#[derive(Debug)]
+struct InFlight {
+    instance: Instance,
+    order: Bytes,
+    stage: Progress,
+}
+
+/// How far a text got, as far as its module said.
+#[derive(Debug)]
+enum Progress {
+    /// The module has it.
+    Sent,
+    /// Its turn has begun.
+    Submitted(Instant),
+    /// The session left the process that has it.
+    Left(Instant),
+    /// The process refused it because it holds no session: the one that the session moved to gets it.
+    Homeless(Instant),
+}
+
+struct Work {
+    _listener: Listener,
+    choice: Choice,
+    /// How orders reach each module.
+    streams: BTreeMap<String, Sender<Bytes>>,
+    in_flight: BTreeMap<u64, InFlight>,
+    proof: Proof,
+    /// Tool calls whose permission dialog is open, with the tool's name.
+    open_calls: BTreeMap<String, String>,
+    /// The person pressed Escape and has sent nothing since.
+    is_stopped: bool,
+    is_open: bool,
+    reports: Reports,
+}
+
+impl Work {
+    async fn run(mut self, mut heard: Receiver<Heard>, mut texts: Receiver<Submission>) {
+        loop {
+            let due = self.next_look();
+            let stream = self.stream().cloned();
+            let gone = async {
+                match &stream {
+                    Some(stream) => stream.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(heard) = heard.recv() => self.hear(heard).await,
+                text = texts.recv() => match text {
+                    Some(text) => self.deliver(text).await,
+                    None => return,
+                },
+                () = gone => self.tell_open().await,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.look().await;
+                }
+            }
+        }
+    }
+
+    /// The way to the process that holds the session, while it listens.
+    fn stream(&self) -> Option<&Sender<Bytes>> {
+        let stream = self.streams.get(&self.choice.current()?.name)?;
+        (!stream.is_closed()).then_some(stream)
+    }
+
+    async fn tell(&self, report: Report) {
+        let _session_ended = self.reports.tell(report).await;
+    }
+
+    async fn tell_open(&mut self) {
+        let is_open = self.stream().is_some();
+        if is_open != std::mem::replace(&mut self.is_open, is_open) {
+            self.tell(if is_open {
+                Report::Open
+            } else {
+                Report::Closed(NO_PROCESS.to_owned())
+            })
+            .await;
+        }
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Orders { instance, orders } => {
+                self.streams.retain(|_, stream| !stream.is_closed());
+                self.streams.insert(instance, orders);
+                self.tell_open().await;
+                self.send_homeless();
+            }
+            Heard::Events {
+                instance,
+                pid,
+                events,
+            } => {
+                for event in events {
+                    self.happened(&instance, pid, event).await;
+                }
+            }
+        }
+    }
+
+    async fn happened(&mut self, instance: &str, pid: Option<i32>, event: Event) {
+        match event {
+            Event::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
+            Event::Submitted { key, transcript } => {
+                self.follow(instance, transcript).await;
+                if let Some(text) = self.in_flight.get_mut(&key) {
+                    text.stage = Progress::Submitted(Instant::now());
+                }
+            }
+            Event::Dropped { key, why } => {
+                let refusal = if self.is_stopped {
+                    Refusal::Stopped
+                } else {
+                    Refusal::Refused
+                };
+                self.not_taken(key, why, refusal).await;
+            }
+            Event::Failed { key, .. } => {
+                // The session may be on its way to another process, which has not said hello yet.
+                if let Some(text) = self.in_flight.get_mut(&key) {
+                    text.stage = Progress::Homeless(Instant::now());
+                }
+                self.send_homeless();
+            }
+            event if self.choice.is_current(instance) => self.observe(instance, event).await,
+            _ => {}
+        }
+    }
+
+    async fn greet(&mut self, name: &str, pid: Option<i32>, transcript: &Path) {
+        let Some(pid) = pid else { return };
+        let arguments = process::look(pid).map_or_else(Vec::new, |process| process.arguments);
+        let us = i32::try_from(std::process::id()).unwrap_or_default();
+        let is_ours = process::descends_from(pid, us);
+        let name = name.to_owned();
+        let role = self.choice.hello(
+            Instance {
+                name: name.clone(),
+                pid,
+            },
+            &arguments,
+            is_ours,
+            process::is_alive,
+        );
+        if role == Role::Foreign {
+            return;
+        }
+        self.open_calls.clear();
+        self.is_stopped = false;
+        let elsewhere = |text: &&mut InFlight| text.instance.name != name;
+        for text in self.in_flight.values_mut().filter(elsewhere) {
+            if matches!(text.stage, Progress::Sent) {
+                text.stage = Progress::Left(Instant::now());
+            }
+        }
+        self.follow(&name, Some(transcript.to_owned())).await;
+        self.tell_open().await;
+    }
+
+    /// The process that holds the session writes this transcript now.
+    async fn follow(&mut self, instance: &str, transcript: Option<PathBuf>) {
+        let Some(transcript) = transcript.filter(|_| self.choice.is_current(instance)) else {
+            return;
+        };
+        if self.choice.moves_to(&transcript) {
+            self.proof.follow(&transcript);
+            self.tell(Report::Sign(Sign::Transcript(transcript))).await;
+        }
+    }
+
+    /// An event of the process that holds the session.
+    async fn observe(&mut self, instance: &str, event: Event) {
+        let sign = match event {
+            Event::Turn { transcript } => {
+                self.follow(instance, transcript).await;
+                Sign::TurnBegan
+            }
+            Event::Rest { .. } => {
+                self.open_calls.clear();
+                Sign::TurnEnded
+            }
+            Event::Person => {
+                self.is_stopped = false;
+                Sign::PersonSpoke
+            }
+            Event::Stopped => {
+                self.is_stopped = true;
+                Sign::Stopped
+            }
+            Event::Ask { call, tool } => {
+                self.open_calls.insert(call, tool.clone());
+                Sign::Asks(tool)
+            }
+            Event::Called { call } => {
+                if self.open_calls.remove(&call).is_none() {
+                    return;
+                }
+                match self.open_calls.values().next() {
+                    Some(tool) => Sign::Asks(tool.clone()),
+                    None => Sign::Answered,
+                }
+            }
+            Event::Menu {
+                name: Some(name), ..
+            } => Sign::Menu(name),
+            Event::Menu {
+                name: None,
+                transcript,
+            } => {
+                self.follow(instance, transcript).await;
+                Sign::MenuClosed
+            }
+            _ => return,
+        };
+        self.tell(Report::Sign(sign)).await;
+    }
+
+    async fn deliver(&mut self, submission: Submission) {
+        let Submission { key, ids, text, .. } = submission;
+        let order = json!({"do": "submit", "key": key, "text": text});
+        let order = Bytes::from(format!("{order}\n"));
+        self.proof.expect(key, ids, self.choice.transcript());
+        let instance = self.choice.current().cloned();
+        if let Some(instance) = instance.filter(|_| self.send(order.clone())) {
+            let stage = Progress::Sent;
+            let in_flight = InFlight {
+                instance,
+                order,
+                stage,
+            };
+            self.in_flight.insert(key, in_flight);
+        } else {
+            self.proof.forget(key);
+            let (why, refusal) = (NO_PROCESS.to_owned(), Refusal::Failed);
+            self.tell(Report::NotTaken { key, why, refusal }).await;
+        }
+    }
+
+    /// Sends an order to the process that holds the session.
+    fn send(&self, order: Bytes) -> bool {
+        self.stream()
+            .is_some_and(|stream| stream.try_send(order).is_ok())
+    }
+
+    /// Texts that a process without a session refused go to the one that the session moved to.
+    fn send_homeless(&mut self) {
+        let Some(current) = self.choice.current().cloned() else {
+            return;
+        };
+        let stream = self.stream().cloned();
+        for text in self.in_flight.values_mut() {
+            let is_due = matches!(text.stage, Progress::Homeless(..)) && text.instance != current;
+            let sent = |stream: &Sender<Bytes>| stream.try_send(text.order.clone()).is_ok();
+            if is_due && stream.as_ref().is_some_and(sent) {
+                text.instance = current.clone();
+                text.stage = Progress::Sent;
+            }
+        }
+    }
+
+    async fn not_taken(&mut self, key: u64, why: String, refusal: Refusal) {
+        if self.in_flight.remove(&key).is_some() {
+            self.proof.forget(key);
+            self.tell(Report::NotTaken { key, why, refusal }).await;
+        }
+    }
+
+    /// When to look for proofs again.
+    fn next_look(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let is_soon = |text: &InFlight| match text.stage {
+            Progress::Submitted(at) => now < at + SOON,
+            _ => false,
+        };
+        let pause = if self.in_flight.values().any(is_soon) {
+            LOOK_SOON
+        } else {
+            LOOK_LATER
+        };
+        (!self.in_flight.is_empty()).then(|| now + pause)
+    }
+
+    async fn look(&mut self) {
+        let now = Instant::now();
+        // Before the transcripts are read: what a process wrote before its end is found then.
+        let is_lost = |text: &InFlight| match text.stage {
+            Progress::Left(at) => now >= at + SOON,
+            Progress::Homeless(..) => false,
+            _ => !process::is_alive(text.instance.pid),
+        };
+        let lost: Vec<u64> = keys(&self.in_flight, is_lost);
+        for (key, stage) in self.proof.look().await {
+            if stage == Stage::InContext && self.in_flight.remove(&key).is_some() {
+                self.tell(Report::InContext(key)).await;
+            }
+        }
+        for key in lost {
+            if self.in_flight.remove(&key).is_some() {
+                self.proof.forget(key);
+                self.tell(Report::Lost(key)).await;
+            }
+        }
+        self.send_homeless();
+        let is_given_up =
+            |text: &InFlight| matches!(text.stage, Progress::Homeless(at) if now >= at + MOVE);
+        for key in keys(&self.in_flight, is_given_up) {
+            self.not_taken(key, NO_PROCESS.to_owned(), Refusal::Failed)
+                .await;
+        }
+    }
+}
+
+fn keys(texts: &BTreeMap<u64, InFlight>, is_meant: impl Fn(&InFlight) -> bool) -> Vec<u64> {
+    let meant = texts.iter().filter(|(_, text)| is_meant(text));
+    meant.map(|(&key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests;

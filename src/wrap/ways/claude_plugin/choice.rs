@@ -1,0 +1,206 @@
+//! Which of the processes that said hello holds the session.
+//!
+//! Claude Code starts more processes with the same plugin than the one in the terminal:
+//!
+//! - one press of Left at an empty prompt moves the session to a new background process, whose
+//!   arguments hold `--fork-session --resume <the transcript>`; the old one refuses prompts;
+//! - pre-warmed spare processes (`--bg-spare`) wait for a task. A prompt there starts a session of
+//!   its own, so they must never get one.
+
+use std::path::{Path, PathBuf};
+
+/// A process's part in the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The process in the terminal.
+    Main,
+    /// The process that the session moved to.
+    Moved,
+    /// A spare or another session.
+    Foreign,
+}
+
+/// A process that said hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Instance {
+    /// The name that its module gave itself.
+    pub(super) name: String,
+    /// Its process.
+    pub(super) pid: i32,
+}
+
+/// The processes that hold the session or held it.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    current: Option<Instance>,
+    /// Transcripts of the session, the newest last.
+    transcripts: Vec<PathBuf>,
+}
+
+impl Choice {
+    /// The process that holds the session.
+    pub(super) fn current(&self) -> Option<&Instance> {
+        self.current.as_ref()
+    }
+
+    /// Whether this module's process holds the session.
+    pub(super) fn is_current(&self, name: &str) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|instance| instance.name == name)
+    }
+
+    /// The transcript that the session writes.
+    pub(super) fn transcript(&self) -> Option<&Path> {
+        self.transcripts.last().map(PathBuf::as_path)
+    }
+
+    /// The session writes this transcript from now on. `true` when that is new.
+    pub(super) fn moves_to(&mut self, transcript: &Path) -> bool {
+        if transcript.as_os_str().is_empty() || self.transcript() == Some(transcript) {
+            return false;
+        }
+        self.transcripts.retain(|known| known != transcript);
+        self.transcripts.push(transcript.to_owned());
+        true
+    }
+
+    /// A process said hello. `is_ours` says that it descends from this wrap, and `is_alive` whether
+    /// the process that holds the session still runs.
+    pub(super) fn hello(
+        &mut self,
+        instance: Instance,
+        arguments: &[String],
+        is_ours: bool,
+        is_alive: impl Fn(i32) -> bool,
+    ) -> Role {
+        let is_spare = arguments.iter().any(|argument| argument == "--bg-spare");
+        let role = if is_spare {
+            Role::Foreign
+        } else if self.resumes_ours(arguments) {
+            Role::Moved
+        } else {
+            let is_free =
+                |current: &Instance| current.pid == instance.pid || !is_alive(current.pid);
+            match &self.current {
+                _ if !is_ours => Role::Foreign,
+                None => Role::Main,
+                Some(current) if is_free(current) => Role::Main,
+                Some(_) => Role::Foreign,
+            }
+        };
+        if role != Role::Foreign {
+            self.current = Some(instance);
+        }
+        role
+    }
+
+    fn resumes_ours(&self, arguments: &[String]) -> bool {
+        let mut resumed = None;
+        let mut forks = false;
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            forks |= word == "--fork-session";
+            if word == "--resume" {
+                resumed = words.next().map(String::as_str);
+            } else if let Some(value) = word.strip_prefix("--resume=") {
+                resumed = Some(value);
+            }
+        }
+        forks && resumed.is_some_and(|resumed| self.is_transcript(resumed))
+    }
+
+    /// A transcript is named by its path or by the session's id, which is its file's name.
+    fn is_transcript(&self, name: &str) -> bool {
+        let is_named = |path: &PathBuf| {
+            path.as_os_str() == name || path.file_stem().is_some_and(|stem| stem == name)
+        };
+        self.transcripts.iter().any(is_named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    fn instance(name: &str, pid: i32) -> Instance {
+        Instance {
+            name: name.to_owned(),
+            pid,
+        }
+    }
+
+    fn started() -> Choice {
+        let mut choice = Choice::default();
+        let role = choice.hello(instance("a", 10), &words("claude"), true, |_| true);
+        assert_eq!(role, Role::Main);
+        assert!(choice.moves_to(Path::new("/p/one.jsonl")));
+        choice
+    }
+
+    #[test]
+    fn the_first_process_below_us_holds_the_session() {
+        let choice = started();
+        assert!(choice.is_current("a"));
+        let mut other = Choice::default();
+        let role = other.hello(instance("x", 9), &words("claude"), false, |_| true);
+        assert_eq!((role, other.current()), (Role::Foreign, None));
+    }
+
+    #[test]
+    fn the_session_moves_to_the_process_that_resumes_its_transcript() {
+        let mut choice = started();
+        let line = words("claude --session-id two --fork-session --resume /p/one.jsonl");
+        assert_eq!(
+            choice.hello(instance("b", 20), &line, false, |_| true),
+            Role::Moved
+        );
+        assert!(choice.is_current("b"));
+        choice.moves_to(Path::new("/p/two.jsonl"));
+        let line = words("claude --fork-session --resume=two");
+        assert_eq!(
+            choice.hello(instance("c", 30), &line, false, |_| true),
+            Role::Moved
+        );
+    }
+
+    #[test]
+    fn a_spare_and_another_session_hold_nothing() {
+        let mut choice = started();
+        for line in [
+            "claude bg-spare --bg-spare /tmp/x.sock",
+            "claude bg-spare --bg-spare /tmp/x.sock --fork-session --resume /p/one.jsonl",
+            "claude --fork-session --resume /p/other.jsonl",
+            "claude --resume /p/one.jsonl",
+            "claude --session-id three",
+        ] {
+            let role = choice.hello(instance("b", 20), &words(line), true, |_| true);
+            assert_eq!(role, Role::Foreign, "{line}");
+        }
+        assert!(choice.is_current("a"));
+    }
+
+    #[test]
+    fn a_module_that_was_loaded_again_replaces_the_one_before() {
+        let mut choice = started();
+        let again = choice.hello(instance("b", 10), &words("claude"), true, |_| true);
+        assert_eq!(again, Role::Main);
+        let after_its_end = choice.hello(instance("c", 11), &words("claude"), true, |_| false);
+        assert_eq!(after_its_end, Role::Main);
+        assert!(choice.is_current("c"));
+    }
+
+    #[test]
+    fn only_a_new_transcript_is_news() {
+        let mut choice = started();
+        assert!(!choice.moves_to(Path::new("/p/one.jsonl")));
+        assert!(!choice.moves_to(Path::new("")));
+        assert!(choice.moves_to(Path::new("/p/two.jsonl")));
+        assert!(choice.moves_to(Path::new("/p/one.jsonl")));
+        assert_eq!(choice.transcript(), Some(Path::new("/p/one.jsonl")));
+    }
+}

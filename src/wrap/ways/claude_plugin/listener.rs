@@ -1,0 +1,232 @@
+//! The session's end of the plugin's socket: a small HTTP server for this user and this session.
+//!
+//! | request | from | answer |
+//! |---|---|---|
+//! | `POST /events`, body `{token, instance, events}` | the module | empty |
+//! | `GET /orders`, headers `token` and `instance` | `cbroker hook stream` | orders, a JSON object a line, until the end of the session or of that process |
+//!
+//! The socket's folder is private to the user; the random token keeps out other programs of the
+//! same user that found the path. A request without it is answered with 403 and changes nothing.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc};
+
+/// Bytes of one request. Events are small; a tool's name or an error may be long.
+const BODY_LIMIT: usize = 1 << 20;
+/// Connections at once. Claude Code uses one or two a process.
+const CONNECTIONS: usize = 64;
+/// Orders that wait for the child process.
+const ORDERS: usize = 256;
+/// The socket is asked again so long after it gave no connection.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// One thing that the module tells.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub(super) enum Event {
+    /// The module runs.
+    Hello {
+        version: String,
+        transcript: PathBuf,
+    },
+    /// A prompt entered the session: its turn has begun.
+    Submitted {
+        key: u64,
+        transcript: Option<PathBuf>,
+    },
+    /// The person or a hook of theirs kept a prompt out of the session; it never enters it.
+    Dropped { key: u64, why: String },
+    /// The call failed, and the prompt never enters the session: no session is bound, for one.
+    Failed { key: u64, why: String },
+    /// A turn has begun.
+    Turn { transcript: Option<PathBuf> },
+    /// A turn has ended.
+    Rest { why: String },
+    /// The person sent a prompt.
+    Person,
+    /// The person pressed Escape, or Ctrl-C.
+    Stopped,
+    /// A dialog asks for a permission.
+    Ask { call: String, tool: String },
+    /// A tool call has ended, and with it its dialog.
+    Called { call: String },
+    /// A command opened its menu, or (without a name) closed it.
+    Menu {
+        name: Option<String>,
+        transcript: Option<PathBuf>,
+    },
+    /// What stands in the input box, in UTF-16 units.
+    Draft { length: usize },
+    /// The conversation has ended (`clear`, `resume`) or the program has.
+    End { why: String },
+    /// Something that a newer module tells.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the listener heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A module's events, in order.
+    Events {
+        instance: String,
+        /// The process that holds the module, as the kernel names it.
+        pid: Option<i32>,
+        events: Vec<Event>,
+    },
+    /// A child of a module's process waits for orders.
+    Orders {
+        instance: String,
+        orders: mpsc::Sender<Bytes>,
+    },
+}
+
+/// The socket. Removed when dropped.
+#[derive(Debug)]
+pub(super) struct Listener {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Listener {
+    /// Listens on `path`, for this user and for requests with this token.
+    pub(super) fn bind(path: &Path, token: String) -> io::Result<(Self, mpsc::Receiver<Heard>)> {
+        let _left_by_a_crash = std::fs::remove_file(path);
+        let socket = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let (tell, heard) = mpsc::channel(256);
+        let server = Arc::new(Server { token, tell });
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let task = tokio::spawn(async move {
+            while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+                match socket.accept().await {
+                    Ok((stream, _)) => {
+                        let server = Arc::clone(&server);
+                        tokio::spawn(async move {
+                            server.serve(stream).await;
+                            drop(place);
+                        });
+                    }
+                    // No descriptor is free, for one; that passes.
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                }
+            }
+        });
+        let path = path.to_owned();
+        Ok((Self { path, task }, heard))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _already_gone = std::fs::remove_file(&self.path);
+    }
+}
+
+struct Server {
+    token: String,
+    tell: mpsc::Sender<Heard>,
+}
+
+/// The body of `POST /events`.
+#[derive(Deserialize)]
+struct Post {
+    token: String,
+    instance: String,
+    events: Vec<Event>,
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+impl Server {
+    async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let service = service_fn(|request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.answer(request, pid).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service);
+        let _how_it_ended = connection.await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, pid: Option<i32>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/events") => self.events(request, pid).await,
+            (&Method::GET, "/orders") => self.orders(&request).await,
+            _ => status(StatusCode::NOT_FOUND),
+        }
+    }
+
+    async fn events(&self, request: Request<Incoming>, pid: Option<i32>) -> Answer {
+        let Ok(body) = Limited::new(request.into_body(), BODY_LIMIT)
+            .collect()
+            .await
+        else {
+            return status(StatusCode::PAYLOAD_TOO_LARGE);
+        };
+        let Ok(post) = serde_json::from_slice::<Post>(&body.to_bytes()) else {
+            return status(StatusCode::BAD_REQUEST);
+        };
+        if post.token != self.token {
+            return status(StatusCode::FORBIDDEN);
+        }
+        let _session_ended = self
+            .tell
+            .send(Heard::Events {
+                instance: post.instance,
+                pid,
+                events: post.events,
+            })
+            .await;
+        status(StatusCode::NO_CONTENT)
+    }
+
+    async fn orders(&self, request: &Request<Incoming>) -> Answer {
+        let header = |name: &str| request.headers().get(name)?.to_str().ok();
+        let (Some(token), Some(instance)) = (header("token"), header("instance")) else {
+            return status(StatusCode::BAD_REQUEST);
+        };
+        if token != self.token {
+            return status(StatusCode::FORBIDDEN);
+        }
+        let (orders, mut given) = mpsc::channel::<Bytes>(ORDERS);
+        let instance = instance.to_owned();
+        if self
+            .tell
+            .send(Heard::Orders { instance, orders })
+            .await
+            .is_err()
+        {
+            return status(StatusCode::GONE);
+        }
+        let lines = futures_util::stream::poll_fn(move |context| {
+            given
+                .poll_recv(context)
+                .map(|line| line.map(|line| Ok(Frame::data(line))))
+        });
+        Response::new(BoxBody::new(StreamBody::new(lines)))
+    }
+}
+
+fn status(status: StatusCode) -> Answer {
+    let mut answer = Response::new(BoxBody::new(Empty::new()));
+    *answer.status_mut() = status;
+    answer
+}

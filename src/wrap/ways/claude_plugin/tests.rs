@@ -1,0 +1,219 @@
+//! The way with a module that this test plays.
+
+#![allow(clippy::unwrap_used)]
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use super::super::Timing;
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
+
+struct Stage {
+    folder: tempfile::TempDir,
+    plugin: Plugin,
+    reports: Receiver<(Way, Report)>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("plugin.sock");
+        let (to, reports) = mpsc::channel(64);
+        let reports_to = Reports::new(Way::Plugin, to);
+        let plugin = Plugin::listen(&socket, "secret".into(), reports_to).unwrap();
+        Self {
+            folder,
+            plugin,
+            reports,
+        }
+    }
+
+    fn transcript(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_row(&self, name: &str) {
+        let row = json!({"type": "user", "message": {"content": LINE}});
+        std::fs::write(self.transcript(name), format!("{row}\n")).unwrap();
+    }
+
+    async fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.folder.path().join("plugin.sock"))
+            .await
+            .unwrap()
+    }
+
+    /// Posts events; the status of the answer.
+    async fn post(&self, token: &str, events: Value) -> String {
+        let body = json!({"token": token, "instance": "one", "events": events}).to_string();
+        let mut stream = self.connect().await;
+        let head = format!(
+            "POST /events HTTP/1.1\r\nhost: cbroker\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    async fn tell(&self, events: Value) {
+        assert_eq!(self.post("secret", events).await, "204");
+    }
+
+    /// Asks for orders as `cbroker hook stream` does.
+    async fn listen(&self, token: &str) -> BufReader<UnixStream> {
+        let mut stream = self.connect().await;
+        let request =
+            format!("GET /orders HTTP/1.0\r\nhost: x\r\ntoken: {token}\r\ninstance: one\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        BufReader::new(stream)
+    }
+
+    /// A module that said hello and listens; its orders after the answer's head.
+    async fn greeted(&mut self) -> BufReader<UnixStream> {
+        let hello = json!([{"is": "hello", "version": "1", "transcript": self.transcript("t")}]);
+        self.tell(hello).await;
+        let transcript = Report::Sign(Sign::Transcript(self.transcript("t")));
+        assert_eq!(self.next().await, transcript);
+        let mut orders = self.listen("secret").await;
+        while line(&mut orders).await != "\r\n" {}
+        assert_eq!(self.next().await, Report::Open);
+        orders
+    }
+
+    async fn next(&mut self) -> Report {
+        let report = tokio::time::timeout(LIMIT, self.reports.recv()).await;
+        report.unwrap().unwrap().1
+    }
+
+    fn deliver(&self) {
+        let text = Submission {
+            key: 7,
+            ids: vec!["01".into()],
+            text: LINE.into(),
+            timing: Timing::Idle,
+        };
+        assert!(self.plugin.deliver(text));
+    }
+}
+
+async fn line(orders: &mut BufReader<UnixStream>) -> String {
+    let mut line = String::new();
+    tokio::time::timeout(LIMIT, orders.read_line(&mut line))
+        .await
+        .unwrap()
+        .unwrap();
+    line
+}
+
+#[tokio::test]
+async fn a_text_is_in_the_context_when_the_transcript_says_so() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    let order: Value = serde_json::from_str(&line(&mut orders).await).unwrap();
+    assert_eq!(order, json!({"do": "submit", "key": 7, "text": LINE}));
+    stage
+        .tell(json!([{"is": "turn"}, {"is": "submitted", "key": 7}]))
+        .await;
+    assert_eq!(stage.next().await, Report::Sign(Sign::TurnBegan));
+    stage.write_row("t");
+    assert_eq!(stage.next().await, Report::InContext(7));
+}
+
+#[tokio::test]
+async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    line(&mut orders).await;
+    stage.write_row("u");
+    let transcript = stage.transcript("u");
+    stage
+        .tell(json!([{"is": "submitted", "key": 7, "transcript": transcript}]))
+        .await;
+    assert_eq!(
+        stage.next().await,
+        Report::Sign(Sign::Transcript(transcript))
+    );
+    assert_eq!(stage.next().await, Report::InContext(7));
+}
+
+#[tokio::test]
+async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    line(&mut orders).await;
+    stage
+        .tell(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
+        .await;
+    assert_eq!(stage.next().await, Report::Sign(Sign::Stopped));
+    let dropped = |refusal| Report::NotTaken {
+        key: 7,
+        why: "no".into(),
+        refusal,
+    };
+    assert_eq!(stage.next().await, dropped(Refusal::Stopped));
+    stage.tell(json!([{"is": "person"}])).await;
+    assert_eq!(stage.next().await, Report::Sign(Sign::PersonSpoke));
+    stage.deliver();
+    line(&mut orders).await;
+    stage
+        .tell(json!([{"is": "dropped", "key": 7, "why": "no"}]))
+        .await;
+    assert_eq!(stage.next().await, dropped(Refusal::Refused));
+}
+
+#[tokio::test]
+async fn nothing_is_open_without_the_token_or_a_hello() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.post("wrong", json!([])).await, "403");
+    let mut refused = stage.listen("wrong").await;
+    assert!(line(&mut refused).await.contains(" 403 "));
+    let _silent = stage.listen("secret").await;
+    stage.deliver();
+    assert!(matches!(
+        stage.next().await,
+        Report::NotTaken {
+            key: 7,
+            refusal: Refusal::Failed,
+            ..
+        }
+    ));
+}
+
+#[tokio::test]
+async fn a_module_that_ends_closes_the_way() {
+    let mut stage = Stage::new();
+    let orders = stage.greeted().await;
+    drop(orders);
+    assert!(matches!(stage.next().await, Report::Closed(_)));
+}
+
+#[tokio::test]
+async fn a_dialog_is_open_until_its_tool_call_has_ended() {
+    let mut stage = Stage::new();
+    let _orders = stage.greeted().await;
+    let asked = json!([{"is": "ask", "call": "1", "tool": "Bash"}, {"is": "called", "call": "0"},
+        {"is": "ask", "call": "2", "tool": "Write"}, {"is": "called", "call": "2"},
+        {"is": "called", "call": "1"}, {"is": "of a later version", "x": 1},
+        {"is": "menu", "name": "model"}, {"is": "menu"}, {"is": "rest", "why": "answer"}]);
+    stage.tell(asked).await;
+    for sign in [
+        Sign::Asks("Bash".into()),
+        Sign::Asks("Write".into()),
+        Sign::Asks("Bash".into()),
+        Sign::Answered,
+        Sign::Menu("model".into()),
+        Sign::MenuClosed,
+        Sign::TurnEnded,
+    ] {
+        assert_eq!(stage.next().await, Report::Sign(sign));
+    }
+}

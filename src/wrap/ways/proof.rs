@@ -1,0 +1,119 @@
+//! Messages that were handed to Claude Code and are looked for in its transcripts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::transcript::{Stage, Transcript};
+
+/// Transcripts and the messages that are looked for in them.
+#[derive(Debug, Default)]
+pub struct Proof {
+    transcripts: Vec<Transcript>,
+    waiting: BTreeMap<u64, Vec<String>>,
+}
+
+impl Proof {
+    /// Looks for a text with these messages from now on, in what is written from now on. Called
+    /// before the text is handed over.
+    pub fn expect(&mut self, key: u64, ids: Vec<String>, transcript: Option<&Path>) {
+        if self.waiting.is_empty() {
+            self.transcripts.clear();
+        }
+        if let Some(path) = transcript.filter(|path| !self.reads(path)) {
+            self.transcripts.push(Transcript::from_end(path));
+        }
+        self.waiting.insert(key, ids);
+    }
+
+    /// The session writes another transcript now: `/clear`, `/resume` and a move to the background
+    /// begin one. It is read from its start, because it may hold what was handed over before.
+    pub fn follow(&mut self, path: &Path) {
+        if !self.waiting.is_empty() && !self.reads(path) {
+            self.transcripts.push(Transcript::from_start(path));
+        }
+    }
+
+    /// Stops looking for a text.
+    pub fn forget(&mut self, key: u64) {
+        self.waiting.remove(&key);
+    }
+
+    /// Reads what was written since the last look: how far each text got. A text that is in the
+    /// context is not looked for any more.
+    ///
+    /// A transcript that cannot be read proves nothing.
+    pub async fn look(&mut self) -> Vec<(u64, Stage)> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut transcripts = std::mem::take(&mut self.transcripts);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut rows = Vec::new();
+            for transcript in &mut transcripts {
+                rows.extend(transcript.read().unwrap_or_default());
+            }
+            (transcripts, rows)
+        });
+        let Ok((transcripts, rows)) = reading.await else {
+            return Vec::new();
+        };
+        self.transcripts = transcripts;
+        let mut found = Vec::new();
+        for row in rows {
+            let named = |ids: &Vec<String>| ids.iter().all(|id| row.ids.contains(id));
+            let keys = self.waiting.iter().filter(|(_, ids)| named(ids));
+            found.extend(keys.map(|(&key, _)| (key, row.stage)));
+        }
+        for (key, stage) in &found {
+            if *stage == Stage::InContext {
+                self.waiting.remove(key);
+            }
+        }
+        found
+    }
+
+    fn reads(&self, path: &Path) -> bool {
+        self.transcripts.iter().any(|known| known.path() == path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn row(id: &str) -> String {
+        let line = format!("[cbroker peer message from=a id={id}] x [end]");
+        let row = serde_json::json!({"type": "user", "message": {"content": line}});
+        format!("{row}\n")
+    }
+
+    #[tokio::test]
+    async fn a_text_is_found_once_all_its_messages_are_in_the_context() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one.jsonl");
+        std::fs::write(&path, row("01")).unwrap();
+        let mut proof = Proof::default();
+        proof.expect(7, vec!["01".into()], Some(&path));
+        assert_eq!(proof.look().await, [], "written before it was handed over");
+        std::fs::write(&path, row("00") + &row("01") + &row("01")).unwrap();
+        assert_eq!(
+            proof.look().await,
+            [(7, Stage::InContext), (7, Stage::InContext)]
+        );
+        assert!(proof.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_transcript_that_begins_meanwhile_is_read_from_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        let mut proof = Proof::default();
+        proof.expect(7, vec!["01".into()], Some(&one));
+        std::fs::write(&two, row("01")).unwrap();
+        assert_eq!(proof.look().await, []);
+        proof.follow(&two);
+        assert_eq!(proof.look().await, [(7, Stage::InContext)]);
+    }
+}

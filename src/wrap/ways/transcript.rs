@@ -1,0 +1,368 @@
+//! Claude Code's transcript as proof: rows that say that a message is in the model's context.
+//!
+//! A transcript is a file of JSON objects, a line each, that grows while the session runs.
+//!
+//! | row | meaning |
+//! |---|---|
+//! | `type: "user"` | its text is in the model's context |
+//! | `type: "attachment"` with `attachment.type: "queued_command"` | the same, in a running turn |
+//! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory |
+//! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
+//!
+//! The path comes from the agent, so it may name anything: only a regular file is opened, without
+//! waiting for a FIFO's other end, and only from an offset onwards.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// What begins the line of each message.
+const OPENING: &str = "[cbroker peer message from=";
+/// Bytes of one read.
+const PIECE: usize = 64 * 1024;
+/// Bytes of one call of [`Transcript::read`]; the rest is left for the next call.
+const READ_LIMIT: u64 = 8 << 20;
+/// A longer row is skipped. A message of 1 MiB has at most 6 MiB as a JSON string.
+const ROW_LIMIT: usize = 16 << 20;
+
+/// What a row says about messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// How far the messages got.
+    pub stage: Stage,
+    /// The ids of the messages in the row's text, in order.
+    pub ids: Vec<String>,
+}
+
+/// How far the messages of a row got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Accepted, and not yet in the model's context.
+    Enqueued,
+    /// In the model's context.
+    InContext,
+}
+
+/// A transcript that is read as it grows.
+#[derive(Debug)]
+pub struct Transcript {
+    path: PathBuf,
+    offset: u64,
+    /// The beginning of a row whose end is not written yet.
+    partial: Vec<u8>,
+    /// The row under way is too long and is skipped.
+    is_skipping: bool,
+}
+
+impl Transcript {
+    /// Reads what is written from now on. A file that does not exist yet is read from its start.
+    pub fn from_end(path: &Path) -> Self {
+        let offset = open(path)
+            .and_then(|file| file.metadata())
+            .map_or(0, |metadata| metadata.len());
+        Self {
+            offset,
+            ..Self::from_start(path)
+        }
+    }
+
+    /// Reads the whole file.
+    pub fn from_start(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            offset: 0,
+            partial: Vec::new(),
+            is_skipping: false,
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The rows about messages that were written since the last call, oldest first.
+    ///
+    /// A file that does not exist yet has no rows. A file that shrank is read from its start.
+    ///
+    /// # Errors
+    /// When the path names something else than a regular file, or cannot be read.
+    pub fn read(&mut self) -> io::Result<Vec<Row>> {
+        let mut file = match open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        if length < self.offset {
+            *self = Self::from_start(&self.path);
+        }
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut file = file.take(READ_LIMIT);
+        let mut piece = vec![0; PIECE];
+        let mut rows = Vec::new();
+        loop {
+            let count = file.read(&mut piece)?;
+            if count == 0 {
+                return Ok(rows);
+            }
+            self.offset += count as u64;
+            self.take_piece(&piece[..count], &mut rows);
+        }
+    }
+
+    fn take_piece(&mut self, mut piece: &[u8], rows: &mut Vec<Row>) {
+        while let Some(end) = memchr::memchr(b'\n', piece) {
+            self.partial.extend_from_slice(&piece[..end]);
+            if !self.is_skipping {
+                rows.extend(understand(&self.partial));
+            }
+            self.is_skipping = false;
+            self.partial.clear();
+            piece = &piece[end + 1..];
+        }
+        if !self.is_skipping {
+            self.partial.extend_from_slice(piece);
+        }
+        if self.partial.len() > ROW_LIMIT {
+            self.is_skipping = true;
+            self.partial = Vec::new();
+        }
+    }
+}
+
+/// Opens a regular file, without waiting for the other end of a FIFO.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
+/// A row that names messages, or nothing.
+fn understand(line: &[u8]) -> Option<Row> {
+    // Most rows have nothing to do with messages, and some are megabytes long.
+    memchr::memmem::find(line, OPENING.as_bytes())?;
+    let row: Value = serde_json::from_slice(line).ok()?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (stage, text) = match row["type"].as_str()? {
+        "user" => (Stage::InContext, prompt_of(&row["message"]["content"])),
+        "attachment" if row["attachment"]["type"] == "queued_command" => {
+            (Stage::InContext, prompt_of(&row["attachment"]["prompt"]))
+        }
+        "queue-operation" if row["operation"] == "enqueue" => {
+            (Stage::Enqueued, text(&row["content"]))
+        }
+        _ => return None,
+    };
+    let ids = ids_in(&text);
+    (!ids.is_empty()).then_some(Row { stage, ids })
+}
+
+/// The text of a prompt: a string, or blocks of which only text counts.
+fn prompt_of(content: &Value) -> String {
+    let Some(blocks) = content.as_array() else {
+        return content.as_str().unwrap_or_default().to_owned();
+    };
+    let texts = blocks
+        .iter()
+        .filter(|block| block["type"] == "text")
+        .filter_map(|block| block["text"].as_str());
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// The ids in the openings of message lines. No text of a message can hold an opening.
+pub fn ids_in(text: &str) -> Vec<String> {
+    text.match_indices(OPENING)
+        .filter_map(|(at, _)| {
+            let head = text[at + OPENING.len()..].split_once(']')?.0;
+            let (_, id) = head.split_once(" id=")?;
+            Some(id.split(' ').next()?.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Write;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
+
+    struct Written {
+        folder: tempfile::TempDir,
+    }
+
+    impl Written {
+        fn new() -> Self {
+            Self {
+                folder: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("transcript.jsonl")
+        }
+
+        fn append(&self, text: &str) {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(self.path())
+                .unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+
+        fn row(&self, row: &Value) {
+            self.append(&format!("{row}\n"));
+        }
+    }
+
+    fn in_context(ids: &[&str]) -> Row {
+        Row {
+            stage: Stage::InContext,
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_prompt_of_the_plugin_is_in_the_context() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        written.row(
+            &json!({"type": "user", "origin": {"kind": "plugin", "name": "cbroker"},
+            "message": {"role": "user", "content": LINE}}),
+        );
+        let rows = transcript.read().unwrap();
+        assert_eq!(rows, [in_context(&["01"])]);
+        assert_eq!(transcript.read().unwrap(), []);
+    }
+
+    #[test]
+    fn messages_that_shared_a_submission_are_all_named() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        let text = format!("{LINE}\n{}", LINE.replace("id=01", "id=02 reply_to=b"));
+        let blocks = json!([{"type": "text", "text": text}]);
+        written.row(&json!({"type": "user", "message": {"content": blocks}}));
+        let rows = transcript.read().unwrap();
+        assert_eq!(rows, [in_context(&["01", "02"])]);
+    }
+
+    #[test]
+    fn a_command_that_was_taken_into_a_turn_is_in_the_context() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        written.row(&json!({"type": "attachment",
+            "attachment": {"type": "queued_command", "prompt": LINE}}));
+        assert_eq!(transcript.read().unwrap(), [in_context(&["01"])]);
+    }
+
+    #[test]
+    fn an_enqueued_message_is_not_in_the_context() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        written.row(&json!({"type": "queue-operation", "operation": "enqueue", "content": LINE}));
+        written.row(&json!({"type": "queue-operation", "operation": "remove", "content": LINE}));
+        let rows = transcript.read().unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].stage, Stage::Enqueued);
+    }
+
+    #[test]
+    fn a_quoted_message_proves_nothing() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        let result = json!([{"type": "tool_result", "content": LINE}]);
+        written.row(&json!({"type": "user", "message": {"content": result}}));
+        written.row(&json!({"type": "api-request-blob", "message": {"content": LINE}}));
+        written.row(&json!({"type": "last-prompt", "lastPrompt": LINE}));
+        written.row(&json!({"type": "user", "message": {"content": "about id=01] again"}}));
+        assert_eq!(transcript.read().unwrap(), []);
+    }
+
+    #[test]
+    fn only_what_is_written_after_the_beginning_counts() {
+        let written = Written::new();
+        let row = json!({"type": "user", "message": {"content": LINE}});
+        written.row(&row);
+        assert_eq!(Transcript::from_end(&written.path()).read().unwrap(), []);
+        let mut transcript = Transcript::from_start(&written.path());
+        assert_eq!(transcript.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_row_counts_once_it_is_whole() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_start(&written.path());
+        let row = json!({"type": "user", "message": {"content": LINE}}).to_string();
+        written.append(&row[..20]);
+        assert_eq!(transcript.read().unwrap(), []);
+        written.append(&row[20..]);
+        assert_eq!(transcript.read().unwrap(), []);
+        written.append("\n");
+        assert_eq!(transcript.read().unwrap(), [in_context(&["01"])]);
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_is_skipped_and_the_next_is_read() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_start(&written.path());
+        written.append(&"x".repeat(ROW_LIMIT + PIECE));
+        written.append("\n");
+        written.row(&json!({"type": "user", "message": {"content": LINE}}));
+        let mut rows = Vec::new();
+        for _ in 0..4 {
+            rows.extend(transcript.read().unwrap());
+        }
+        assert_eq!(rows, [in_context(&["01"])]);
+        assert!(transcript.partial.capacity() <= ROW_LIMIT + PIECE);
+    }
+
+    #[test]
+    fn a_file_that_begins_anew_is_read_from_its_start() {
+        let written = Written::new();
+        written.append(&"{}\n".repeat(100));
+        let mut transcript = Transcript::from_end(&written.path());
+        std::fs::write(written.path(), "").unwrap();
+        written.row(&json!({"type": "user", "message": {"content": LINE}}));
+        assert_eq!(transcript.read().unwrap(), [in_context(&["01"])]);
+    }
+
+    #[test]
+    fn a_fifo_a_device_and_a_folder_are_refused_and_wait_for_nothing() {
+        let written = Written::new();
+        let made = std::process::Command::new("mkfifo")
+            .arg(written.path())
+            .status();
+        assert!(made.unwrap().success());
+        for path in [
+            written.path(),
+            "/dev/zero".into(),
+            written.folder.path().into(),
+        ] {
+            assert!(Transcript::from_end(&path).read().is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_does_not_exist_yet_has_no_rows() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        assert_eq!(transcript.read().unwrap(), []);
+    }
+}
