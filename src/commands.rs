@@ -19,6 +19,7 @@ mod pause;
 mod purge;
 mod reach;
 mod restart;
+mod rotate;
 mod send;
 mod serve;
 mod service;
@@ -88,6 +89,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Start(args) => start::run(args, config, output).await,
         Verb::Stop => stop::run(config, output).await,
         Verb::Restart => restart::run(config, output).await,
+        Verb::Rotate => rotate::run(config, output).await,
         Verb::Status(args) => status::run(args, config, output).await,
         Verb::Logs(args) => logs::run(args, config, output).await,
         Verb::Ui => ui::run(config, output).await,

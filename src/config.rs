@@ -1,6 +1,6 @@
 //! Flags, environment and file become one [`Config`]: what a command may rely on, and where each value came from.
 //!
-//! Precedence: flag, environment, `config.toml`, what `start` wrote to `broker.json`, default (SPEC §3). This is the
+//! Precedence: flag, environment, `config.toml`, what `start` wrote to `broker.json`, default. This is the
 //! only reader of the environment; everything else is handed the [`Environment`] that was read here.
 
 mod address;
@@ -13,7 +13,7 @@ mod resolve;
 
 use std::path::PathBuf;
 
-pub use address::{Address, AddressError, Endpoint, Login, Scheme, escape};
+pub use address::{Address, AddressError, Endpoint, Guard, Login, Scheme, escape};
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
 pub use file::{Settings, Way};
@@ -99,6 +99,8 @@ pub struct Management {
     pub url: String,
     /// Who signs in.
     pub login: Login,
+    /// Whose login it is, and so whom it may be sent to.
+    pub guard: Guard,
 }
 
 /// The session that this command runs inside, when it runs inside one.
@@ -165,6 +167,7 @@ impl Config {
         config.management = Management {
             url: resolve::derived_management_url(&config.endpoint.address, config.local.as_ref()),
             login: config.endpoint.login.clone(),
+            guard: config.endpoint.guard.clone(),
         };
         Ok(config)
     }

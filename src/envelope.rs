@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
-pub use crate::clean::{Breaks, clean};
+pub use crate::clean::Breaks;
 pub use line::Mark;
 pub use parse::{DEFAULT_LIMIT_BYTES, Invalid, is_id};
 

@@ -1,6 +1,6 @@
 //! What a user can be told when something fails: what happened, why, and what to do about it.
 //!
-//! Every failure ends here and is printed once, by `main`, as one line and at most one hint (SPEC §3).
+//! Every failure ends here and is printed once, by `main`, as one line and at most one hint.
 
 use std::fmt;
 
@@ -95,6 +95,7 @@ impl fmt::Display for Error {
 fn flat(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {
+        let part = crate::clean::line(part);
         let part = part.trim();
         if !part.is_empty() {
             if !line.is_empty() {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::clean;
 use crate::config::{Home, private_folder};
 use crate::envelope::timestamp;
 
@@ -91,7 +92,7 @@ impl Journal {
 
     /// Appends one event. A journal that cannot be written stops nothing: the caller may ignore the result.
     pub fn note(&self, entry: &Entry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
+        let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
         let path = self.path();
         if fs::metadata(&path).is_ok_and(|file| file.len() > ROTATE_BYTES) {

@@ -16,4 +16,5 @@ pub mod name;
 mod nearest;
 pub mod output;
 pub mod peer;
+pub mod transport;
 pub mod wrap;

@@ -1,22 +1,32 @@
 //! Client of the management API: LavinMQ's, RabbitMQ's and the embedded broker's are the same for what we ask.
 //!
-//! Requests block, so each runs on tokio's blocking pool; none may take longer than its limit.
+//! The local broker's is reached through a socket in the private home folder, where no password is needed. A stored
+//! login goes by TCP only to a listener that is proven ours; none may take longer than its limit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use crate::config::{Config, Login, Management, escape};
+use crate::config::{Config, Management, escape};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::peer::EXCHANGE;
+use crate::transport::{self, Proof, Route, TransportError};
+
+/// The socket of the local broker's API in its home folder.
+const SOCKET: &str = "management.sock";
+
+/// The longest answer that is read.
+const ANSWER_BYTES: usize = 256 << 20;
 
 /// Messages of one answer when a queue is looked at.
 const PAGE: usize = 500;
@@ -24,9 +34,11 @@ const PAGE: usize = 500;
 /// A management API and who asks it.
 #[derive(Clone)]
 pub struct Client {
-    agent: Agent,
-    base: String,
-    login: Login,
+    management: Management,
+    route: Route,
+    /// The path of the API's own URL, mostly empty.
+    prefix: String,
+    limit: Duration,
     vhost: String,
 }
 
@@ -40,6 +52,14 @@ pub enum ManagementError {
         url: String,
         /// What the system says.
         why: String,
+    },
+    /// Another user's program listens there. It was told nothing.
+    #[error("{owner} listens at {url}; no password was sent")]
+    Foreign {
+        /// Where.
+        url: String,
+        /// The program, its process and its user, as far as the system tells.
+        owner: String,
     },
     /// It does not know us.
     #[error("the management API at {0} refused the login")]
@@ -122,25 +142,20 @@ struct Binding {
 impl Client {
     /// A client for the configured API. Nothing is asked yet.
     pub fn new(config: &Config, limit: Duration) -> Result<Self, Error> {
-        let Management { url, login } = config.management.clone();
-        let mut settings = Agent::config_builder()
-            .timeout_global(Some(limit))
-            .http_status_as_error(false);
-        if url.starts_with("https://") {
-            settings = settings.tls_config(tls(config)?);
-        }
-        let vhost = config.endpoint.address.vhost.clone();
+        let management = config.management.clone();
+        let url = parsed(&management)?;
         Ok(Self {
-            agent: settings.build().new_agent(),
-            base: url,
-            login,
-            vhost,
+            route: route(&url, &management, config),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            management,
+            limit,
+            vhost: config.endpoint.address.vhost.clone(),
         })
     }
 
     /// The address that is asked.
     pub fn url(&self) -> &str {
-        &self.base
+        &self.management.url
     }
 
     /// Which broker it is.
@@ -242,57 +257,108 @@ impl Client {
         Ok(token.path)
     }
 
-    async fn get<T: DeserializeOwned + Send + 'static>(
-        &self,
-        path: String,
-    ) -> Result<T, ManagementError> {
+    async fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, ManagementError> {
         self.ask(path, None).await
     }
 
-    async fn ask<T: DeserializeOwned + Send + 'static>(
+    /// Gives a user another password; only with our own broker through its socket, or with the right login.
+    pub async fn set_password(&self, user: &str, password: &str) -> Result<(), ManagementError> {
+        let path = format!("/api/users/{}", escape(user));
+        let body = serde_json::json!({ "password": password, "tags": "administrator" });
+        self.send(Method::PUT, &path, Some(body.to_string()))
+            .await
+            .map(drop)
+    }
+
+    async fn ask<T: DeserializeOwned>(
         &self,
         path: String,
         body: Option<String>,
     ) -> Result<T, ManagementError> {
-        let client = self.clone();
-        let asked = tokio::task::spawn_blocking(move || client.ask_blocking(&path, body)).await;
-        asked.unwrap_or_else(|error| {
-            Err(ManagementError::Unreachable {
-                url: self.base.clone(),
-                why: error.to_string(),
-            })
+        let method = if body.is_some() {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        let answer = self.send(method, &path, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| ManagementError::Answer {
+            path,
+            why: error.to_string(),
         })
     }
 
-    fn ask_blocking<T: DeserializeOwned>(
+    async fn send(
         &self,
+        method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<T, ManagementError> {
-        let unreachable = |error: ureq::Error| ManagementError::Unreachable {
-            url: self.base.clone(),
-            why: error.to_string(),
-        };
-        let url = format!("{}{path}", self.base);
-        let login = BASE64_STANDARD.encode(format!("{}:{}", self.login.user, self.login.password));
-        let authorization = format!("Basic {login}");
-        let mut response = match body {
-            None => self
-                .agent
-                .get(&url)
-                .header("authorization", &authorization)
-                .call(),
-            Some(body) => self
-                .agent
-                .post(&url)
-                .header("authorization", &authorization)
-                .header("content-type", "application/json")
-                .send(body),
+    ) -> Result<Bytes, ManagementError> {
+        let sent = tokio::time::timeout(self.limit, self.exchange(method, path, body)).await;
+        sent.unwrap_or_else(|_| {
+            let seconds = self.limit.as_secs();
+            Err(self.unreachable(format!("no answer within {seconds} s")))
+        })
+    }
+
+    /// One connection a request: commands ask once or twice.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Bytes, ManagementError> {
+        let link = transport::open(&self.route)
+            .await
+            .map_err(|error| self.no_way(error))?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header("content-type", "application/json");
+        if link.is_socket {
+            request = request.header("host", "localhost");
+        } else {
+            request = request
+                .header("host", host_header(&self.route))
+                .header("authorization", self.authorization(link.proof)?);
         }
-        .map_err(unreachable)?;
-        match response.status().as_u16() {
+        let request = request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        let why = |error: hyper::Error| self.unreachable(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(link.stream))
+            .await
+            .map_err(why)?;
+        let driving = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(why);
+        let read = match answer {
+            Ok(answer) => self.read(path, answer).await,
+            Err(error) => Err(error),
+        };
+        driving.abort();
+        read
+    }
+
+    /// HTTP Basic sends the password itself.
+    fn authorization(&self, proof: Proof) -> Result<String, ManagementError> {
+        if proof == Proof::Unknown {
+            return Err(self.unreachable(
+                "the system does not tell who listens, so the stored password is not sent".into(),
+            ));
+        }
+        let Management { guard, login, .. } = &self.management;
+        let login = guard.login().unwrap_or_else(|| login.clone());
+        let login = BASE64_STANDARD.encode(format!("{}:{}", login.user, login.password));
+        Ok(format!("Basic {login}"))
+    }
+
+    async fn read(
+        &self,
+        path: &str,
+        answer: hyper::Response<hyper::body::Incoming>,
+    ) -> Result<Bytes, ManagementError> {
+        match answer.status().as_u16() {
             200..=299 => {}
-            401 | 403 => return Err(ManagementError::Login(self.base.clone())),
+            401 | 403 => return Err(ManagementError::Login(self.url().to_owned())),
             status => {
                 return Err(ManagementError::Status {
                     status,
@@ -300,16 +366,28 @@ impl Client {
                 });
             }
         }
-        let text = response
-            .body_mut()
-            .with_config()
-            .limit(256 << 20)
-            .read_to_vec()
-            .map_err(unreachable)?;
-        serde_json::from_slice(&text).map_err(|error| ManagementError::Answer {
-            path: path.to_owned(),
-            why: error.to_string(),
-        })
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        Ok(body.to_bytes())
+    }
+
+    fn unreachable(&self, why: String) -> ManagementError {
+        ManagementError::Unreachable {
+            url: self.url().to_owned(),
+            why,
+        }
+    }
+
+    fn no_way(&self, error: TransportError) -> ManagementError {
+        match error {
+            TransportError::Foreign(owner) => ManagementError::Foreign {
+                url: self.url().to_owned(),
+                owner: owner.to_string(),
+            },
+            error => self.unreachable(error.to_string()),
+        }
     }
 }
 
@@ -327,6 +405,8 @@ impl From<ManagementError> for Error {
     fn from(error: ManagementError) -> Self {
         let told = Self::new(error.to_string()).exit_with(Exit::Unreachable);
         match error {
+            ManagementError::Foreign { .. } => told
+                .hint("no password was sent; `cbroker start --mgmt-port PORT` takes another port"),
             ManagementError::Unreachable { .. } => {
                 told.hint("name it with --mgmt-url, or CBROKER_MGMT_URL")
             }
@@ -338,31 +418,35 @@ impl From<ManagementError> for Error {
     }
 }
 
-/// The system's certificates, and those of `--ca-cert`.
-fn tls(config: &Config) -> Result<TlsConfig, Error> {
-    let mut roots: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-        .certs
-        .iter()
-        .map(|certificate| Certificate::from_der(certificate).to_owned())
-        .collect();
-    if let Some(path) = &config.endpoint.ca_cert {
-        let cannot = || {
-            Error::new(format!(
-                "cannot read the certificates in {}",
-                path.display()
-            ))
-        };
-        let pem = std::fs::read(path).map_err(|error| cannot().because(error))?;
-        for item in parse_pem(&pem) {
-            if let PemItem::Certificate(certificate) =
-                item.map_err(|error| cannot().because(error))?
-            {
-                roots.push(certificate);
-            }
-        }
+fn parsed(management: &Management) -> Result<Uri, Error> {
+    let no_url = |why: &str| Error::usage("the management address is no URL").because(why);
+    let url: Result<Uri, _> = management.url.parse();
+    let url = url.map_err(|error| no_url(&error.to_string()))?;
+    match url.host() {
+        Some(_) => Ok(url),
+        None => Err(no_url("it names no host")),
     }
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
+}
+
+/// Where the API's URL leads.
+fn route(url: &Uri, management: &Management, config: &Config) -> Route {
+    let is_tls = url.scheme_str() == Some("https");
+    let host = url.host().unwrap_or_default();
+    Route {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: url.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+        is_tls,
+        ca_cert: config.endpoint.ca_cert.clone(),
+        socket: management.guard.socket(SOCKET),
+        is_guarded: management.guard.is_stored(),
+    }
+}
+
+fn host_header(route: &Route) -> String {
+    let Route { host, port, .. } = route;
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }

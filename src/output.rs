@@ -1,11 +1,17 @@
 //! What is printed: results on stdout for a person or a program, notices on stderr.
 //!
+//! Every text is made safe here, whoever wrote it, so that no peer reaches the terminal: controls and hidden characters
+//! go, a line stays one line, and JSON spells them as escapes. Colours are put around a text after that. Nothing else in
+//! the program writes to stdout or stderr but those who own the terminal; a test of the tree holds that.
+//!
 //! A reader that goes away (`cbroker list | head`) ends the command quietly, as it does for every good tool.
 
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
+use ulid::Ulid;
 
+use crate::clean::{self, Breaks};
 use crate::config::{Config, Environment, Format, Volume};
 use crate::error::Error;
 
@@ -30,6 +36,8 @@ pub struct Output {
     format: Format,
     volume: Volume,
     has_colour: bool,
+    /// Begins a change of style inside a text. Random, so that no text of a peer can hold it.
+    style_mark: String,
 }
 
 impl Output {
@@ -40,6 +48,7 @@ impl Output {
             format: config.format,
             volume: config.volume,
             has_colour,
+            style_mark: format!("\u{1b}{};", Ulid::generate()),
         }
     }
 
@@ -53,7 +62,7 @@ impl Output {
         if self.is_json() {
             return Ok(());
         }
-        print_line(text.as_ref())
+        print_line(&self.safe(text.as_ref()))
     }
 
     /// One JSON value on a line of its own under `--json`; nothing otherwise.
@@ -63,14 +72,14 @@ impl Output {
         }
         let text = serde_json::to_string(value)
             .map_err(|error| Error::new("cannot print as JSON").because(error))?;
-        print_line(&text)
+        print_line(&clean::json(&text))
     }
 
     /// One line on stderr about what happens beside the result; nothing under `--quiet`.
     pub fn notice(&self, text: impl AsRef<str>) {
         if self.volume != Volume::Quiet {
             // Nobody can be told that stderr is closed.
-            let _ = writeln!(io::stderr(), "cbroker: {}", text.as_ref());
+            let _ = writeln!(io::stderr(), "cbroker: {}", clean::line(text.as_ref()));
         }
     }
 
@@ -86,7 +95,7 @@ impl Output {
         let _ = writeln!(io::stderr(), "{error}");
     }
 
-    /// The text in a style, where the terminal shows it.
+    /// The text in a style, where the terminal shows it. For [`Self::line`] alone.
     pub fn paint(&self, style: Style, text: &str) -> String {
         if !self.has_colour {
             return text.to_owned();
@@ -98,7 +107,22 @@ impl Output {
             Style::Dim => "2",
             Style::Bold => "1",
         };
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        let mark = &self.style_mark;
+        format!("{mark}{code}m{text}{mark}0m")
+    }
+
+    /// One line without anything that acts on a terminal but our own styles.
+    fn safe(&self, text: &str) -> String {
+        let mut parts = text.split(self.style_mark.as_str());
+        let mut out = clean::line(parts.next().unwrap_or_default());
+        for part in parts {
+            let (code, text) = part.split_once('m').unwrap_or(("0", part));
+            out.push_str("\u{1b}[");
+            out.push_str(code);
+            out.push('m');
+            out.push_str(&clean::line(text));
+        }
+        out
     }
 
     /// Rows as columns, the first row as heading. Widths count characters.
@@ -106,6 +130,10 @@ impl Output {
         if self.is_json() {
             return Ok(());
         }
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|row| row.iter().map(|cell| clean::line(cell)).collect())
+            .collect();
         let widths: Vec<usize> = (0..heading.len())
             .map(|column| {
                 let cells = rows
@@ -132,7 +160,12 @@ impl Output {
     }
 }
 
-/// Text that is the same for a person and a program: help, a completion script, a manual page.
+/// The text of a peer over several lines, and of logs, which hold such texts: line breaks stay, all else that acts goes.
+pub fn foreign(text: &str) -> Result<(), Error> {
+    raw(&clean::clean(text, Breaks::Keep))
+}
+
+/// Our own text, the same for a person and a program: help, a completion script, a manual page.
 pub fn raw(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     through(
@@ -169,4 +202,39 @@ fn through(written: io::Result<()>) -> Result<(), Error> {
         io::ErrorKind::BrokenPipe => Error::silent(),
         _ => Error::new("cannot write the result").because(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(has_colour: bool) -> Output {
+        Output {
+            format: Format::Text,
+            volume: Volume::Normal,
+            has_colour,
+            style_mark: "\u{1b}0123;".into(),
+        }
+    }
+
+    #[test]
+    fn a_peer_s_escape_sequences_do_not_reach_the_terminal_and_our_styles_do() {
+        let nasty = "a\u{1b}]0;title\u{7}b\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}c\nROW  d\u{1b}[1me";
+        let output = output(true);
+        let shown = output.safe(&format!("{} {nasty}", output.paint(Style::Good, nasty)));
+        assert_eq!(shown.matches('\u{1b}').count(), 2, "{shown:?}");
+        assert!(
+            shown.starts_with("\u{1b}[32ma") && shown.contains("\u{1b}[0m a"),
+            "{shown:?}"
+        );
+        let acts = |c: char| c != '\u{1b}' && (c.is_control() || clean::is_hidden(c));
+        assert!(!shown.contains(acts), "{shown:?}");
+    }
+
+    #[test]
+    fn without_colour_a_line_holds_no_escape_at_all() {
+        let output = output(false);
+        let shown = output.safe(&output.paint(Style::Bad, "\u{1b}[1mx"));
+        assert_eq!(shown, "[1mx");
+    }
 }

@@ -15,6 +15,8 @@ mod presence;
 mod publish;
 mod receipt;
 mod reply;
+mod runtime;
+mod scram;
 mod topology;
 
 use std::time::Duration;
@@ -77,6 +79,8 @@ async fn unless_blocked(
 /// One connection with one channel, for one command.
 pub struct Peer {
     connection: Connection,
+    /// Who signed in.
+    user: String,
     channel: Channel,
     confirming: bool,
     blockage: Blockage,
@@ -85,11 +89,12 @@ pub struct Peer {
 impl Peer {
     /// Connects and signs in. `purpose` is what the broker shows as the connection's name.
     pub async fn connect(endpoint: &Endpoint, purpose: &str) -> Result<Self, PeerError> {
-        let connection = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
+        let (connection, user) = connect::open(endpoint, purpose, CONNECT_WITHIN).await?;
         let blockage = Blockage::of(&connection);
         let channel = answered(connection.create_channel()).await?;
         Ok(Self {
             connection,
+            user,
             channel,
             confirming: false,
             blockage,
@@ -139,7 +144,7 @@ impl Peer {
         }
     }
 
-    /// The arguments of a session's queue that lives, learned from what the broker refuses (SPEC §7.20). `None`: they
+    /// The arguments of a session's queue that lives, learned from what the broker refuses. `None`: they
     /// differ from every session's in more than the TTL.
     pub async fn learn_arguments(
         &mut self,
@@ -241,7 +246,7 @@ impl Peer {
         }
     }
 
-    /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>` (SPEC §7.6).
+    /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>`.
     pub async fn answer_queue(
         &mut self,
         name: &SessionName,
@@ -262,7 +267,7 @@ impl Peer {
         answered(ReplyQueue::consume_with(channel, queue.as_str(), prefetch)).await
     }
 
-    /// Asks the attached sessions something and collects what they answer within `wait` (SPEC §7.15).
+    /// Asks the attached sessions something and collects what they answer within `wait`.
     ///
     /// Returns early once `enough` of the answers so far says so.
     pub async fn ask_sessions(
@@ -271,7 +276,7 @@ impl Peer {
         wait: Duration,
         enough: impl Fn(&[Reply]) -> bool,
     ) -> Result<Vec<Reply>, PeerError> {
-        presence::ask(&self.connection, request, wait, enough).await
+        presence::ask((&self.connection, &self.user), request, wait, enough).await
     }
 
     /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out; one that

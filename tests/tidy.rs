@@ -105,6 +105,38 @@ fn unsafe_code_carries_its_proof() {
     ));
 }
 
+/// Who owns the terminal, or speaks before there is an output.
+const WRITERS: [&str; 11] = [
+    "src/output.rs",
+    "src/main.rs",
+    "src/commands/start.rs",
+    "src/commands/toy.rs",
+    "src/commands/serve.rs",
+    "src/commands.rs",
+    "src/wrap/hook.rs",
+    "src/wrap/monitor.rs",
+    "src/wrap/start.rs",
+    "src/wrap/terminal.rs",
+    "src/wrap/ways/claude_plugin/stream.rs",
+];
+
+/// Text of a peer is made safe in one place, so nothing may print beside it.
+#[test]
+fn only_the_output_prints() {
+    let prints = |source: &Source| {
+        let is_ours = source.path.starts_with("src/") && !WRITERS.contains(&&*source.path);
+        let words = ["print!(", "println!(", "io::stdout()", "io::stderr()"];
+        is_ours
+            && source
+                .code_before_tests()
+                .any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    assert_none(&sources::complain(
+        prints,
+        "writes to stdout or stderr beside src/output.rs",
+    ));
+}
+
 #[test]
 fn nothing_depends_upwards() {
     assert_none(&layering::upward_uses(&sources::all()));

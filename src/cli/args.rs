@@ -63,6 +63,9 @@ pub enum Verb {
         after_help = "Examples:\n  cbroker status\n  cbroker status --show-url    the full URL with its password, for other clients"
     )]
     Status(StatusArgs),
+    /// Give the local broker a new password
+    #[command(after_help = "Example:\n  cbroker rotate")]
+    Rotate,
     /// Show the log of the local broker
     #[command(after_help = "Examples:\n  cbroker logs\n  cbroker logs -f")]
     Logs(LogsArgs),

@@ -1,9 +1,8 @@
-//! `cbroker ask`: send, wait for the answer with that correlation id, print it (SPEC §7.6).
+//! `cbroker ask`: send, wait for the answer with that correlation id, print it.
 //!
 //! The answer comes to a queue `ask<ULID>` of the ordinary topology, which is deleted on every way out. What a killed
 //! `ask` left behind goes at the next one.
 
-use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +14,7 @@ use super::reach::{self, Autostart};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
 use crate::config::Config;
-use crate::envelope::{Breaks, Envelope, clean};
+use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
@@ -159,16 +158,11 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
     }
 }
 
-/// On a terminal the text is made harmless; a program gets it as it is.
+/// The text is made safe for a program too: that may be an agent, which would read what a person cannot see.
 fn print(answer: &Envelope, output: &Output) -> Result<Exit, Error> {
     output.json(answer)?;
     if !output.is_json() {
-        let text = if std::io::stdout().is_terminal() {
-            clean(&answer.message, Breaks::Keep)
-        } else {
-            answer.message.clone()
-        };
-        output::raw(&format!("{text}\n"))?;
+        output::foreign(&format!("{}\n", answer.message))?;
     }
     Ok(Exit::Done)
 }

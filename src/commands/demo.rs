@@ -104,7 +104,8 @@ impl Show<'_> {
     }
 
     fn heading(&self, text: &str) -> Result<(), Error> {
-        self.line(&format!("\n{}", self.output.paint(Style::Bold, text)))
+        self.line("")?;
+        self.line(&self.output.paint(Style::Bold, text))
     }
 
     fn step(&self, text: &str) -> Result<(), Error> {

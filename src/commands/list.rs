@@ -1,7 +1,7 @@
 //! `cbroker list`: the sessions, from the management API where there is one, and from the sessions themselves.
 //!
 //! Names come from the API's bindings, from who answers on the presence exchange, and from the logs of sessions that
-//! ran here; counts always come from the broker itself, since an API may lag behind (SPEC §3, §7.15).
+//! ran here; counts always come from the broker itself, since an API may lag behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
 
-/// How long sessions have to say who they are (SPEC §7.15).
+/// How long sessions have to say who they are.
 const WHO_WITHIN: Duration = Duration::from_millis(150);
 const API_WITHIN: Duration = Duration::from_secs(3);
 

@@ -39,7 +39,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
 async fn container(engine: &Engine, args: &LogsArgs) -> Result<(), Error> {
     let mut parts = Box::pin(engine.logs(args.lines, args.follow));
     while let Some(part) = parts.next().await {
-        output::raw(&part?)?;
+        output::foreign(&part?)?;
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error
     };
     let mut reader = BufReader::new(file);
     for line in last_lines(&mut reader, args.lines).map_err(cannot)? {
-        output::raw(&line)?;
+        output::foreign(&line)?;
     }
     if !args.follow {
         return Ok(());
@@ -76,7 +76,7 @@ async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         } else {
-            output::raw(&grown)?;
+            output::foreign(&grown)?;
         }
     }
 }

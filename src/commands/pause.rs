@@ -1,4 +1,4 @@
-//! `cbroker pause` and `cbroker resume`: hold back messages in sessions by hand (SPEC §7.4).
+//! `cbroker pause` and `cbroker resume`: hold back messages in sessions by hand.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How a command comes to its broker, and what it does where none answers (SPEC §3).
+//! How a command comes to its broker, and what it does where none answers.
 
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ pub(super) async fn peer(
     }
 }
 
-/// Deletes a queue of answers, as every way out has to (SPEC §7.6). Beside a connection that is blocked, one that has
+/// Deletes a queue of answers, as every way out has to. Beside a connection that is blocked, one that has
 /// published nothing still does it.
 pub(super) async fn delete_answers(peer: &mut Peer, config: &Config, queue: &SessionName) {
     let Err(PeerError::Blocked(_)) = peer.delete(queue).await else {

@@ -31,6 +31,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         .prepare()
         .map_err(|error| cannot_use(&config.home.folder().display().to_string(), &error))?;
     log(&args, config)?;
+    refuse_taken_ports(&args)?;
     if args.background {
         // Already the leader of a session is as good.
         let _ = rustix::process::setsid();
@@ -74,6 +75,23 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
             .because("whoever reads the traffic could type into your agents")
             .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"),
     )
+}
+
+/// Without `--bind` the broker has its ports on `127.0.0.1` and `[::1]`: a program of somebody else on either would be
+/// taken for it by whoever says `localhost`.
+fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
+    let ports = [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")];
+    for (port, option) in ports {
+        if port != 0
+            && args.bind.is_none()
+            && let Some(holder) = daemon::in_use(port)
+        {
+            return Err(Error::new(format!("port {port} is in use"))
+                .because(holder)
+                .hint(format!("choose another with {option}")));
+        }
+    }
+    Ok(())
 }
 
 fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker::Config, Error> {

@@ -143,6 +143,7 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
 /// One line that is drawn over on a terminal; nothing elsewhere, where it would only fill a log.
 fn show_progress(line: &str, output: &Output) {
     if !output.is_json() && std::io::stderr().is_terminal() {
+        let line = crate::clean::line(line);
         let _ = write!(std::io::stderr(), "\r\u{1b}[K{line}");
     }
 }

@@ -1,4 +1,4 @@
-//! `cbroker tail`: the messages of a queue as they come; or, with `--no-ack`, as they lie (SPEC §7.5).
+//! `cbroker tail`: the messages of a queue as they come; or, with `--no-ack`, as they lie.
 //!
 //! Taking acks each message after it was printed. Peeking goes through the management API where there is one; over
 //! plain AMQP it takes all and gives all back, which a session that is attached would disturb.
@@ -12,7 +12,7 @@ use super::letter::session_name;
 use super::reach::{self, Autostart};
 use crate::cli::TailArgs;
 use crate::config::Config;
-use crate::envelope::{Breaks, Envelope, clean};
+use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::{Client, ManagementError};
@@ -148,31 +148,24 @@ impl View<'_> {
                 let raw = String::from_utf8_lossy(body);
                 self.output
                     .json(&json!({ "error": reason.to_string(), "raw": Value::from(&*raw) }))?;
-                let line = format!(
-                    "not an envelope ({reason}): {}",
-                    clean(&raw, Breaks::Flatten)
-                );
+                let line = format!("not an envelope ({reason}): {raw}");
                 self.output.line(self.output.paint(Style::Bad, &line))
             }
         }
     }
 
     fn line(&self, envelope: &Envelope) -> String {
-        let safe = |text: &str| clean(text, Breaks::Flatten);
-        let head = format!(
-            "{} {} -> {} {}",
-            safe(&envelope.ts),
-            safe(&envelope.from),
-            safe(&envelope.to),
-            safe(&envelope.id)
-        );
+        let Envelope {
+            ts, from, to, id, ..
+        } = envelope;
+        let head = format!("{ts} {from} -> {to} {id}");
         let mut line = format!(
             "{} {}",
             self.output.paint(Style::Dim, &head),
-            safe(&envelope.message)
+            envelope.message
         );
         if let Some(files) = &envelope.files {
-            let _ = write!(line, " (files: {})", safe(&files.join(", ")));
+            let _ = write!(line, " (files: {})", files.join(", "));
         }
         line
     }

@@ -2,7 +2,7 @@
 //!
 //! The embedded broker gives a token that signs a browser in once, within a minute. It stands in the printed address,
 //! for the person at this terminal; the browser gets it by way of a private file, because a program's arguments are
-//! for everybody on the machine to read (SPEC §7.12). Other brokers have no such token and a sign-in of their own.
+//! for everybody on the machine to read. Other brokers have no such token and a sign-in of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -4,6 +4,21 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::{Credentials, Home};
+use crate::transport::Route;
+
+/// The socket of the local broker in its home folder.
+const SOCKET: &str = "broker.sock";
+
+/// Everything but the unreserved characters of RFC 3986.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
 /// With or without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
@@ -48,6 +63,22 @@ pub struct Endpoint {
     pub login: Login,
     /// A PEM file with certificates to trust beside the system's.
     pub ca_cert: Option<PathBuf>,
+    /// Whose login it is, and so whom it may be sent to.
+    pub guard: Guard,
+}
+
+/// Whom a login may be sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    /// Whoever listens where the user said: the user gave the login too.
+    AsGiven,
+    /// It is stored in this home: it goes to a listener that is proven to be this user's, and nowhere else.
+    Stored {
+        /// Where it is stored.
+        home: Home,
+        /// Whether the broker is the one of this home, which also listens at sockets in it.
+        has_sockets: bool,
+    },
 }
 
 /// Why a text is no broker address. Never repeats the text: it may hold a password.
@@ -141,7 +172,7 @@ impl Address {
             || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// The same address without its password: what a child process may see (SPEC §7.12).
+    /// The same address without its password: what a child process may see.
     #[must_use]
     pub fn without_password(&self) -> Self {
         Self {
@@ -181,7 +212,50 @@ impl Address {
     }
 }
 
+impl Guard {
+    /// The login as it is stored now; `None` where it is not a stored one.
+    pub fn login(&self) -> Option<Login> {
+        match self {
+            Self::AsGiven => None,
+            Self::Stored { home, .. } => Credentials::read(home).ok().flatten(),
+        }
+    }
+
+    /// The socket of this name, where the broker has one.
+    pub fn socket(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Stored {
+                home,
+                has_sockets: true,
+            } => Some(home.socket(name)),
+            _ => None,
+        }
+    }
+
+    /// Whether the other end has to be proven.
+    pub fn is_stored(&self) -> bool {
+        *self != Self::AsGiven
+    }
+}
+
 impl Endpoint {
+    /// How to get there.
+    pub fn route(&self) -> Route {
+        Route {
+            host: self.address.host.clone(),
+            port: self.address.port,
+            is_tls: self.address.scheme == Scheme::Amqps,
+            ca_cert: self.ca_cert.clone(),
+            socket: self.guard.socket(SOCKET),
+            is_guarded: self.guard.is_stored(),
+        }
+    }
+
+    /// Who signs in: a stored login as it is now, since it may have been changed.
+    pub fn login_now(&self) -> Login {
+        self.guard.login().unwrap_or_else(|| self.login.clone())
+    }
+
     /// The full URL **with its password**: for `status --show-url` and for files with mode 0600 only.
     pub fn secret_url(&self) -> String {
         let address = Address {
@@ -238,33 +312,18 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), AddressError> {
 }
 
 fn unescape(text: &str) -> Result<String, AddressError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        if byte == b'%' {
-            let digits = after.get(..2).ok_or(AddressError::Escape)?;
-            let digits = std::str::from_utf8(digits).map_err(|_| AddressError::Escape)?;
-            bytes.push(u8::from_str_radix(digits, 16).map_err(|_| AddressError::Escape)?);
-            rest = &after[2..];
-        } else {
-            bytes.push(byte);
-            rest = after;
-        }
+    let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+    let broken = |(at, _): (usize, &str)| !text.as_bytes().get(at + 1..at + 3).is_some_and(is_hex);
+    if text.match_indices('%').any(broken) {
+        return Err(AddressError::Escape);
     }
-    String::from_utf8(bytes).map_err(|_| AddressError::Escape)
+    let decoded = percent_decode_str(text).decode_utf8();
+    Ok(decoded.map_err(|_| AddressError::Escape)?.into_owned())
 }
 
 /// Percent-encodes everything but the unreserved characters of RFC 3986.
 pub fn escape(text: &str) -> String {
-    text.bytes()
-        .fold(String::with_capacity(text.len()), |mut out, byte| {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                let _ = write!(out, "%{byte:02X}");
-            }
-            out
-        })
+    utf8_percent_encode(text, &RESERVED).to_string()
 }
 
 #[cfg(test)]
@@ -339,7 +398,7 @@ mod tests {
         fn any_login_survives_the_secret_url(user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}") {
             let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
             let login = Login { user: user.clone(), password: password.clone() };
-            let again = Address::parse(&Endpoint { address, login, ca_cert: None }.secret_url()).unwrap();
+            let again = Address::parse(&Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven }.secret_url()).unwrap();
             prop_assert_eq!((again.user, again.password, again.vhost), (Some(user), Some(password), vhost));
         }
     }

@@ -1,4 +1,4 @@
-//! Passwords on disk: `credentials` of the local broker, and the address of a session's broker (SPEC §5, §7.12).
+//! Passwords on disk: `credentials` of the local broker, and the address of a session's broker.
 //!
 //! Both files have mode 0600. A password is never in an argument list and never printed but by `status --show-url`.
 
@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::home::{private_folder, write_private, write_private_once};
-use super::{Address, Endpoint, Home, Login};
+use super::{Address, Endpoint, Guard, Home, Login};
 
 const USER: &str = "cbroker";
 
@@ -53,24 +53,38 @@ impl Credentials {
             return Ok(login);
         }
         private_folder(home.folder())?;
+        let login = Self::fresh(USER)?;
+        write_private_once(&home.credentials_file(), content(&login).as_bytes())?;
+        Self::read(home)?.ok_or_else(|| damaged("credentials"))
+    }
+
+    /// A login with a new random password of 192 bits, not stored yet.
+    pub fn fresh(user: &str) -> io::Result<Login> {
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let text = format!(
-            "# The user of the local broker. Whoever knows this can type into your agents.\n\
-             version = 1\nuser = \"{USER}\"\npassword = \"{}\"\n",
-            BASE64_URL_SAFE_NO_PAD.encode(random)
-        );
-        write_private_once(&home.credentials_file(), text.as_bytes())?;
-        Self::read(home)?.ok_or_else(|| damaged("credentials"))
+        Ok(Login {
+            user: user.to_owned(),
+            password: BASE64_URL_SAFE_NO_PAD.encode(random),
+        })
+    }
+
+    /// Puts another login in the place of the stored one: a reader sees the old or the new, never a part.
+    pub fn replace(home: &Home, login: &Login) -> io::Result<()> {
+        write_private(&home.credentials_file(), content(login).as_bytes())
     }
 }
 
-/// Writes the address that commands inside a session use; its password is not in their environment.
+/// Writes the address that commands inside a session use; its password is not in their environment. A stored login stays
+/// where it is stored, so that a new password reaches them too.
 pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
     private_folder(&home.sessions())?;
+    let url = match &endpoint.guard {
+        Guard::Stored { .. } => endpoint.address.without_password().to_string(),
+        Guard::AsGiven => endpoint.secret_url(),
+    };
     write_private(
         &home.session_credentials(session),
-        format!("{}\n", endpoint.secret_url()).as_bytes(),
+        format!("{url}\n").as_bytes(),
     )
 }
 
@@ -80,6 +94,16 @@ pub fn read_session_address(home: &Home, session: &str) -> Option<Address> {
     ulid::Ulid::from_string(session).ok()?;
     let text = fs::read_to_string(home.session_credentials(session)).ok()?;
     Address::parse(&text).ok()
+}
+
+fn content(login: &Login) -> String {
+    let (user, password) = (&login.user, &login.password);
+    format!(
+        "# The user of the local broker. Whoever knows this can type into your agents.\n\
+         version = 1\nuser = {}\npassword = {}\n",
+        serde_json::Value::from(user.as_str()),
+        serde_json::Value::from(password.as_str())
+    )
 }
 
 fn damaged(file: &str) -> io::Error {

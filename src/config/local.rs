@@ -63,6 +63,11 @@ impl LocalBroker {
         Address::at(self.host, self.port)
     }
 
+    /// Whether it is a `cbroker serve` process, which also listens at sockets in its home.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.kind, Kind::Embedded { .. })
+    }
+
     /// What the file says; a file that cannot be read is as good as none.
     pub fn read(home: &Home) -> Option<Self> {
         let text = fs::read(home.broker_file()).ok()?;

@@ -3,7 +3,7 @@
 use super::address::Scheme;
 use super::file::File;
 use super::{
-    Address, Config, Credentials, Effective, Endpoint, Environment, Flags, Home, Inside,
+    Address, Config, Credentials, Effective, Endpoint, Environment, Flags, Guard, Home, Inside,
     LocalBroker, Login, Management, Origin, read_session_address,
 };
 use crate::error::Error;
@@ -28,6 +28,7 @@ impl Config {
         let local = LocalBroker::read(&home);
         let (address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
         let login = login(&address, endpoint_origin, &home, &inside, local.as_ref())?;
+        let guard = guard(&address, endpoint_origin, &home, &inside, &login);
         let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {
             (Some(path), _) => (Some(path.clone()), Origin::Flag),
             (None, Some(path)) => (Some(path.clone()), Origin::File),
@@ -37,6 +38,7 @@ impl Config {
             address,
             login,
             ca_cert,
+            guard,
         };
         let (management, management_origin) =
             management(flags, &environment, &file, &endpoint, local.as_ref())?;
@@ -114,8 +116,29 @@ fn address(
     Ok((address, origin))
 }
 
+/// A login that is the stored one is guarded, whichever way it came here, also inside a password of a URL.
+fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login: &Login) -> Guard {
+    let is_stored = matches!(Credentials::read(home), Ok(Some(stored)) if stored == *login);
+    if !is_stored {
+        return Guard::AsGiven;
+    }
+    let local = LocalBroker::read(home);
+    let is_embedded = local.as_ref().is_none_or(LocalBroker::is_embedded);
+    let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
+    let is_around_us = inside
+        .session
+        .as_deref()
+        .and_then(|session| read_session_address(home, session))
+        .is_some_and(|around_us| around_us.is_same_place(address));
+    let is_unnamed = matches!(origin, Origin::LocalBroker | Origin::Default);
+    Guard::Stored {
+        home: home.clone(),
+        has_sockets: is_embedded && (is_unnamed || is_its_place || is_around_us),
+    }
+}
+
 /// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest; but where nobody named a
-/// broker, somebody else's on the usual port is not entered as guest (SPEC §7.18).
+/// broker, somebody else's on the usual port is not entered as guest.
 fn login(
     address: &Address,
     origin: Origin,
@@ -144,7 +167,8 @@ fn login(
         return Ok(Login { user, password });
     }
     let guest_there = local.is_some_and(|local| local.guest && local.port == address.port);
-    if (address.is_local() || origin == Origin::LocalBroker) && !guest_there {
+    let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
+    if (address.is_local() || is_its_place) && !guest_there {
         let stored = Credentials::read(home).map_err(|error| {
             Error::new(format!("cannot read {}", home.credentials_file().display())).because(error)
         })?;
@@ -207,7 +231,28 @@ fn management(
     {
         password.clone_into(&mut login.password);
     }
-    Ok((Management { url, login }, origin))
+    let guard = management_guard(endpoint, &login, origin, local);
+    Ok((Management { url, login, guard }, origin))
+}
+
+/// The stored login is guarded here too. The socket belongs to the API that nobody named.
+fn management_guard(
+    endpoint: &Endpoint,
+    login: &Login,
+    origin: Origin,
+    local: Option<&LocalBroker>,
+) -> Guard {
+    match &endpoint.guard {
+        Guard::Stored { home, has_sockets } if *login == endpoint.login => {
+            let is_derived =
+                origin == Origin::Derived && local.is_none_or(LocalBroker::is_embedded);
+            Guard::Stored {
+                home: home.clone(),
+                has_sockets: *has_sockets && is_derived,
+            }
+        }
+        _ => Guard::AsGiven,
+    }
 }
 
 /// Cloud brokers serve their management API by https on the standard port; a local one says its port in `broker.json`.

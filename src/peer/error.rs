@@ -33,6 +33,14 @@ pub enum PeerError {
         /// What is wrong with it.
         why: String,
     },
+    /// Another user's program listens there. It was told nothing.
+    #[error("{owner} listens at {address}; no password was sent")]
+    Foreign {
+        /// Where.
+        address: Box<Address>,
+        /// The program, its process and its user, as far as the system tells.
+        owner: String,
+    },
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]
     NotAmqp(Box<Address>),
@@ -45,7 +53,7 @@ pub enum PeerError {
     /// There is no exchange of that name.
     #[error("there is no exchange of that name")]
     NoSuchExchange,
-    /// The queue lives with other arguments than ours (SPEC §2).
+    /// The queue lives with other arguments than ours.
     #[error("the queue was declared with other arguments: {why}")]
     OtherArguments {
         /// Its TTL, where the broker's text tells.
@@ -78,7 +86,11 @@ impl PeerError {
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Lost(_) | Self::TimedOut(..) | Self::Blocked(_)
+            Self::Unreachable { .. }
+                | Self::Foreign { .. }
+                | Self::Lost(_)
+                | Self::TimedOut(..)
+                | Self::Blocked(_)
         )
     }
 }
@@ -132,6 +144,16 @@ impl From<PeerError> for Error {
                     .hint(hint)
                     .exit_with(Exit::Unreachable)
             }
+            PeerError::Foreign { address, owner } => Self::new(format!(
+                "another user's program listens at {address}"
+            ))
+            .because(format!("{owner}; no password was sent to it"))
+            .hint(format!(
+                "`cbroker start --port PORT` starts your broker elsewhere; if that one is meant, \
+                 name it with its login: --url amqp://guest:guest@localhost:{}",
+                address.port
+            ))
+            .exit_with(Exit::Unreachable),
             PeerError::NotTrusted { .. } => Self::new(error.to_string())
                 .hint("--ca-cert FILE trusts the certificates in FILE as well")
                 .exit_with(Exit::Unreachable),

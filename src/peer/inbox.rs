@@ -1,4 +1,4 @@
-//! The consumer of a wrapped session: it attaches, yields deliveries and comes back by itself, for days (SPEC §4).
+//! The consumer of a wrapped session: it attaches, yields deliveries and comes back by itself, for days.
 //!
 //! A task of its own owns the connection (`link`); the session hears of it through [`InboxEvent`]s and speaks through
 //! an [`Outlet`]. Nothing here waits for the session: at most `prefetch` deliveries are on their way, and what the
@@ -50,7 +50,7 @@ pub struct Attached {
     pub waiting: u32,
     /// Other sessions on the same queue.
     pub others: u32,
-    /// The queue lives with other arguments than asked for: its TTL, where the broker tells it (SPEC §2).
+    /// The queue lives with other arguments than asked for: its TTL, where the broker tells it.
     pub other_ttl: Option<Option<u64>>,
 }
 
@@ -65,7 +65,9 @@ pub enum InboxEvent {
     Lost(PeerError),
     /// The broker refuses for good, or somebody has the queue for themselves: there will be no more events.
     Refused(PeerError),
-    /// Somebody asks something that only the session knows; answer with [`Outlet::answer`].
+    /// A question was not answered, because it does not come from this session's own user. Said once.
+    Ignored(String),
+    /// A question that only the session can answer; answer with [`Outlet::answer`].
     Asked(Request, ReplyTo),
 }
 
@@ -134,6 +136,7 @@ impl Inbox {
             events: events_in,
             outgoing: outgoing_out,
             presence: presence_out,
+            has_told_of_stranger: false,
         };
         let task = tokio::spawn(link.run(closing_out));
         Self {

@@ -1,8 +1,12 @@
-//! Who is there: what wraps announce on the presence exchange, and the questions they answer (SPEC §7.15).
+//! Who is there: what wraps announce on the presence exchange, and the questions they answer.
 //!
 //! The exchange is a fanout, so every wrap hears every question and answers those that are meant for it, to the
 //! asker's temporary queue. Pausing and the look into a session's held messages travel the same way, and therefore
 //! work from any machine.
+//!
+//! Whoever may write to the exchange can ask who is there. All else needs the property `user-id`, which brokers check
+//! against the login: a session obeys its own user alone. Answers carry it too and count only from the asker's own
+//! user, one a session, so nobody else answers for a session.
 
 use std::time::Duration;
 
@@ -121,14 +125,31 @@ pub enum Reply {
     State(Presence),
     /// What it holds, oldest first.
     Inbox {
-        /// Which session.
+        /// The session's name.
         name: String,
+        /// Its ULID.
+        session: String,
         /// The held messages.
         messages: Vec<HeldMessage>,
     },
 }
 
+impl Reply {
+    /// The ULID of the session that answers.
+    fn session(&self) -> &str {
+        match self {
+            Self::State(presence) => &presence.session,
+            Self::Inbox { session, .. } => session,
+        }
+    }
+}
+
 impl Request {
+    /// Whether it makes a session do something or show what others sent it.
+    pub(super) fn is_control(&self) -> bool {
+        !matches!(self, Self::Who | Self::State(_))
+    }
+
     /// Whether a session of this name should answer.
     pub fn concerns(&self, name: &str) -> bool {
         match self {
@@ -154,18 +175,24 @@ impl Request {
 
 /// Publishes a question with a temporary queue for the answers and collects them.
 pub(super) async fn ask(
-    connection: &Connection,
+    (connection, user): (&Connection, &str),
     request: &Request,
     wait: Duration,
     enough: impl Fn(&[Reply]) -> bool,
 ) -> Result<Vec<Reply>, PeerError> {
-    let (channel, mut answers) = answered(put(connection, request)).await?;
+    let (channel, mut answers) = answered(put(connection, user, request)).await?;
     let until = Instant::now() + wait;
-    let mut replies = Vec::new();
+    let mut replies: Vec<Reply> = Vec::new();
     while !enough(&replies) {
         match tokio::time::timeout_at(until, answers.next()).await {
             Ok(Some(Ok(answer))) => {
-                replies.extend(serde_json::from_slice::<Reply>(&answer.data).ok());
+                let reply = serde_json::from_slice::<Reply>(&answer.data).ok();
+                replies.extend(reply.filter(|reply| {
+                    is_from(&answer, user)
+                        && replies
+                            .iter()
+                            .all(|other| other.session() != reply.session())
+                }));
             }
             Ok(Some(Err(error))) => return Err(error.into()),
             Ok(None) | Err(_) => break,
@@ -175,8 +202,18 @@ pub(super) async fn ask(
     Ok(replies)
 }
 
+/// Whether the broker vouches that this user published it.
+pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str) -> bool {
+    let claimed = delivery.properties.user_id().as_ref();
+    claimed.is_some_and(|claimed| claimed.as_str() == user)
+}
+
 /// Publishes the question; gives the consumer of its answers, and the channel that it lives on.
-async fn put(connection: &Connection, request: &Request) -> Result<(Channel, Consumer), PeerError> {
+async fn put(
+    connection: &Connection,
+    user: &str,
+    request: &Request,
+) -> Result<(Channel, Consumer), PeerError> {
     let channel = connection.create_channel().await?;
     topology::declare_presence(&channel).await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
@@ -195,7 +232,9 @@ async fn put(connection: &Connection, request: &Request) -> Result<(Channel, Con
             FieldTable::default(),
         )
         .await?;
-    let properties = BasicProperties::default().with_reply_to(queue.name().clone());
+    let properties = BasicProperties::default()
+        .with_reply_to(queue.name().clone())
+        .with_user_id(user.into());
     publish::plain(
         &channel,
         PRESENCE_EXCHANGE,

@@ -120,8 +120,15 @@ pub(super) async fn confirmed(
 }
 
 /// Publishes straight to one queue without waiting for a confirm: receipts, presence, answers to questions.
-pub(super) async fn to_queue(channel: &Channel, queue: &str, body: &[u8]) -> Result<(), PeerError> {
-    plain(channel, "", queue, body, BasicProperties::default()).await
+/// `user` is the one that the connection signed in as: the broker refuses any other, so a reader may rely on it.
+pub(super) async fn to_queue(
+    channel: &Channel,
+    queue: &str,
+    body: &[u8],
+    user: &str,
+) -> Result<(), PeerError> {
+    let properties = BasicProperties::default().with_user_id(user.into());
+    plain(channel, "", queue, body, properties).await
 }
 
 pub(super) async fn plain(

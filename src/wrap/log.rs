@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 
+use crate::clean;
 use crate::envelope::timestamp;
 
 /// A file that grew beyond this is begun anew; one older file is kept.
@@ -51,7 +52,7 @@ impl Log {
             self.begin();
         }
         if let Some(file) = &mut self.file {
-            let line = format!("{} {what}\n", timestamp(Utc::now()));
+            let line = format!("{} {}\n", timestamp(Utc::now()), clean::line(what));
             self.length += line.len() as u64;
             let _disk_is_full = file.write_all(line.as_bytes());
         }

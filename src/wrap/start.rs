@@ -306,7 +306,10 @@ async fn attach(options: &WrapOptions, config: &Config) -> Result<(Option<Inbox>
         Ok(Some(InboxEvent::Refused(error))) => {
             Ok((None, without_broker(options, config, error.into())?))
         }
-        Ok(Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..)) | None) | Err(_) => Ok((
+        Ok(
+            Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..) | InboxEvent::Ignored(_)) | None,
+        )
+        | Err(_) => Ok((
             Some(inbox),
             without_broker(options, config, silent(config))?,
         )),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cbroker::config::{Address, Endpoint, Login};
+use cbroker::config::{Address, Endpoint, Guard, Login};
 use cbroker::envelope::Envelope;
 use cbroker::name::SessionName;
 use cbroker::peer::{Letter, Outcome, Peer, QueueArguments};
@@ -21,6 +21,7 @@ pub(crate) fn endpoint(place: &Place) -> Endpoint {
         address,
         login,
         ca_cert: None,
+        guard: Guard::AsGiven,
     }
 }
 

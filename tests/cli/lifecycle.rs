@@ -193,7 +193,7 @@ fn a_port_in_use_is_named_with_its_holder() {
         assert!(
             refused
                 .err
-                .contains(&format!("(process {})", std::process::id())),
+                .contains(&format!("(process {} of", std::process::id())),
             "{refused:?}"
         );
     }

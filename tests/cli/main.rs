@@ -22,4 +22,5 @@ mod remote;
 mod sending;
 mod serving;
 mod sessions;
+mod strangers;
 mod usage;

@@ -85,6 +85,7 @@ const CRATES: [Layers; 3] = [
             ("nearest", 0),
             ("error", 1),
             ("envelope", 1),
+            ("transport", 1),
             ("config", 2),
             ("cli", 3),
             ("journal", 3),
@@ -101,8 +102,9 @@ const CRATES: [Layers; 3] = [
 ];
 
 /// A crate from outside and the only paths that may name it.
-const OWNED: [(&str, &str, &[&str]); 6] = [
+const OWNED: [(&str, &str, &[&str]); 7] = [
     ("lapin", "src/", &["src/peer"]),
+    ("hyper", "src/", &["src/management", "src/wrap/ways"]),
     ("bollard", "src/", &["src/container"]),
     ("portable_pty", "src/", &["src/wrap/pty"]),
     ("storage", "broker/src/", &["broker/src/persist"]),

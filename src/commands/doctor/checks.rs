@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::peer::{Letter, Outcome, Peer};
+use crate::transport::{Owner, listeners};
 use crate::wrap;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
@@ -31,6 +32,7 @@ const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     let mut findings = vec![program(), home(config)];
     findings.extend(credentials(config));
+    findings.extend(listener(config));
     findings.push(broker(config).await);
     findings.push(round_trip(config).await);
     findings.push(management(config).await);
@@ -85,6 +87,25 @@ fn credentials(config: &Config) -> Option<Finding> {
             format!("chmod 600 {}", path.display()),
         )
     })
+}
+
+/// Who has the port of a broker of this machine.
+fn listener(config: &Config) -> Option<Finding> {
+    let address = &config.endpoint.address;
+    if !address.is_local() {
+        return None;
+    }
+    let owners = listeners(address.port);
+    let told = |owner: &Owner| format!("port {}: {owner}", address.port);
+    let stranger = owners.iter().find(|owner| !owner.is_ours());
+    match (stranger, config.endpoint.guard.is_stored()) {
+        (Some(stranger), true) => Some(Finding::wrong(
+            "listener",
+            told(stranger),
+            "end it, or `cbroker start --port PORT`; the stored password is not sent to it",
+        )),
+        _ => Some(Finding::well("listener", told(owners.first()?))),
+    }
 }
 
 async fn broker(config: &Config) -> Finding {

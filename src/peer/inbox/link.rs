@@ -7,7 +7,7 @@ use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
-use crate::peer::presence::{Presence, Reply, Request};
+use crate::peer::presence::{self, Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
     CONNECT_WITHIN, Delivery, PULSE, PeerError, QueueArguments, answered, connect, publish,
@@ -22,11 +22,15 @@ pub(super) struct Link {
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
+    /// Whether a question of another user was told of already.
+    pub(super) has_told_of_stranger: bool,
 }
 
 /// A live connection with its consumers.
 struct Lines {
     connection: Connection,
+    /// Who signed in.
+    user: String,
     speaking: Channel,
     messages: Consumer,
     questions: Consumer,
@@ -89,11 +93,16 @@ impl Link {
 
     async fn attach(&self) -> Result<(Lines, Attached), PeerError> {
         let purpose = format!("session {}", self.options.name);
-        let connection = connect::open(&self.options.endpoint, &purpose, CONNECT_WITHIN).await?;
-        answered(self.listen(connection)).await
+        let (connection, user) =
+            connect::open(&self.options.endpoint, &purpose, CONNECT_WITHIN).await?;
+        answered(self.listen(connection, user)).await
     }
 
-    async fn listen(&self, connection: Connection) -> Result<(Lines, Attached), PeerError> {
+    async fn listen(
+        &self,
+        connection: Connection,
+        user: String,
+    ) -> Result<(Lines, Attached), PeerError> {
         let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
         listening
@@ -123,6 +132,7 @@ impl Link {
         Ok((
             Lines {
                 connection,
+                user,
                 speaking,
                 messages,
                 questions,
@@ -143,7 +153,7 @@ impl Link {
                 };
                 Ok((channel, attached))
             }
-            // It lives with another TTL: we go on with that one (SPEC §2). The refusal closed the channel.
+            // It lives with another TTL: we go on with that one. The refusal closed the channel.
             Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
                 let channel = connection.create_channel().await?;
                 topology::bind(&channel, name).await?;
@@ -197,7 +207,7 @@ impl Link {
     }
 
     /// Answers who we are; what only the session knows goes to the session.
-    async fn hear(&self, lines: &Lines, question: &lapin::message::Delivery) {
+    async fn hear(&mut self, lines: &Lines, question: &lapin::message::Delivery) {
         let Some(request) = Request::parse(&question.data) else {
             return;
         };
@@ -210,6 +220,10 @@ impl Link {
             return;
         };
         if !request.concerns(self.options.name.as_str()) || !to.starts_with(SERVER_NAMED) {
+            return;
+        }
+        if request.is_control() && !presence::is_from(question, &lines.user) {
+            self.tell_of_stranger(question);
             return;
         }
         if request == Request::Who {
@@ -230,6 +244,17 @@ impl Link {
                 .events
                 .try_send(InboxEvent::Asked(request, ReplyTo(to)));
         }
+    }
+
+    /// Pausing and reading a session is for its own user, in the broker's words and not the question's.
+    fn tell_of_stranger(&mut self, question: &lapin::message::Delivery) {
+        if self.has_told_of_stranger {
+            return;
+        }
+        let user = question.properties.user_id().as_ref();
+        let who = user.map_or("nobody named", |user| user.as_str());
+        let what = format!("a question that controls this session came from {who}: ignored");
+        self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }
 
     async fn announce(&mut self, lines: &Lines) {
@@ -299,5 +324,11 @@ async fn say(lines: &Lines, outgoing: Outgoing) {
         Outgoing::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
     };
     // The asker's queue may be gone; and if the connection is, the message stream says so.
-    let _ = answered(publish::to_queue(&lines.speaking, &queue, &body)).await;
+    let _ = answered(publish::to_queue(
+        &lines.speaking,
+        &queue,
+        &body,
+        &lines.user,
+    ))
+    .await;
 }

@@ -263,6 +263,7 @@ impl Session {
             InboxEvent::Refused(error) => self
                 .log
                 .say(&format!("no messages in this session: {error}")),
+            InboxEvent::Ignored(what) => self.log.say(&what),
             InboxEvent::Asked(request, to) => self.answer(&request, to),
         }
     }

@@ -134,6 +134,7 @@ impl Session {
         }
         Reply::Inbox {
             name: self.post.parts.card.name.clone(),
+            session: self.post.parts.card.session.clone(),
             messages,
         }
     }

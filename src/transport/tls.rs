@@ -1,0 +1,59 @@
+//! TLS as a client: the system's certificates and those that the user adds, with ring.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::TransportError;
+
+/// Speaks TLS on a connection to `host`.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    host: &str,
+    ca_cert: Option<&Path>,
+) -> Result<TlsStream<TcpStream>, TransportError> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| TransportError::Setup(format!("`{host}` is no name of a TLS server")))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TransportError::Setup(error.to_string()))?
+        .with_root_certificates(roots(ca_cert)?)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    connector
+        .connect(name, stream)
+        .await
+        .map_err(|error| match error.get_ref() {
+            Some(inner) if inner.to_string().contains("certificate") => {
+                TransportError::NotTrusted(inner.to_string())
+            }
+            _ => error.into(),
+        })
+}
+
+fn roots(ca_cert: Option<&Path>) -> Result<RootCertStore, TransportError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let Some(path) = ca_cert else {
+        return Ok(roots);
+    };
+    let cannot = |why: String| {
+        let path = path.display();
+        TransportError::Setup(format!("cannot read the certificates in {path}: {why}"))
+    };
+    let pem = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| cannot(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| cannot(error.to_string()))?;
+    }
+    Ok(roots)
+}

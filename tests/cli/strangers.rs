@@ -1,0 +1,440 @@
+//! Attacks of another user of the same machine, and of whoever may publish a little: each test is named after one.
+
+use std::fmt::Write;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use crate::support::{Place, Wrapped, free_port, skip, wait_until};
+
+/// A user that is nobody's.
+const STRANGER: &str = "65534";
+
+/// Listens, says hello as a broker does, and prints what it hears in hexadecimal, a line a piece.
+const LISTENER: &str = r#"
+import socket, sys, threading
+host, port, hello = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+server = socket.socket(family)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind((host, port))
+server.listen()
+print("ready", flush=True)
+def hear(peer):
+    print("peer", flush=True)
+    peer.sendall(hello)
+    while True:
+        heard = peer.recv(65536)
+        if not heard:
+            return
+        print(heard.hex(), flush=True)
+while True:
+    threading.Thread(target=hear, args=(server.accept()[0],), daemon=True).start()
+"#;
+
+/// `connection.start` of a broker that offers PLAIN.
+fn hello() -> String {
+    let mut payload = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 0];
+    for text in ["PLAIN AMQPLAIN", "en_US"] {
+        payload.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+        payload.extend(text.as_bytes());
+    }
+    let mut frame = vec![1, 0, 0];
+    frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    frame.extend(payload);
+    frame.push(0xCE);
+    frame.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A listener of another user. Ends when it is dropped.
+struct Stranger {
+    child: Child,
+    heard: Option<std::thread::JoinHandle<Vec<String>>>,
+    peers: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Stranger {
+    /// `None`, said aloud, where this is not root: nobody else can start a program of another user.
+    fn listen(host: &str, port: u16) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: a listener of another user can only be started by root");
+            return None;
+        }
+        let mut child = Command::new("setpriv")
+            .args([
+                "--reuid",
+                STRANGER,
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-I",
+                "-c",
+                LISTENER,
+            ])
+            .args([host, &port.to_string(), &hello()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.next().and_then(Result::ok);
+        if ready.as_deref() != Some("ready") {
+            child.wait().unwrap();
+            skip("setpriv and python3 to listen as another user");
+            return None;
+        }
+        let peers = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+        let counted = std::sync::Arc::clone(&peers);
+        let heard = std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            for line in lines.map_while(Result::ok) {
+                if line == "peer" {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                } else {
+                    heard.push(line);
+                }
+            }
+            heard
+        });
+        Some(Self {
+            child,
+            heard: Some(heard),
+            peers,
+        })
+    }
+
+    fn peers(&self) -> usize {
+        self.peers.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn end(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
+    /// Everything that it was sent, as bytes.
+    fn ended(mut self) -> Vec<u8> {
+        self.end();
+        let text = self.heard.take().unwrap().join().unwrap().concat();
+        let pairs = text.as_bytes().chunks_exact(2);
+        pairs
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn password(place: &Place) -> String {
+    let url = place.ok(["status", "--show-url"]);
+    let (_, rest) = url.split_once("://cbroker:").unwrap();
+    rest.split_once('@').unwrap().0.to_owned()
+}
+
+/// Neither in clear text nor as HTTP Basic has it.
+fn assert_kept(password: &str, heard: &[u8]) {
+    let basic = BASE64_STANDARD.encode(format!("cbroker:{password}"));
+    for secret in [password, &basic] {
+        let found = heard
+            .windows(secret.len())
+            .any(|part| part == secret.as_bytes());
+        assert!(
+            !found,
+            "the stranger heard {secret}: {:?}",
+            String::from_utf8_lossy(heard)
+        );
+    }
+}
+
+/// A home whose broker was killed a moment ago, as its record says still.
+fn crashed(place: &Place, [port, management]: [u16; 2]) -> String {
+    let ports = [port.to_string(), management.to_string()];
+    place.ok(["start", "--port", &ports[0], "--mgmt-port", &ports[1]]);
+    let password = password(place);
+    kill_broker(place);
+    password
+}
+
+fn kill_broker(place: &Place) {
+    let record = std::fs::read(place.home().join("broker.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let alive = || std::path::Path::new(&format!("/proc/{}/fd/0", pid.as_raw_pid())).exists();
+    wait_until(|| !alive(), || "the broker does not end".into());
+}
+
+#[test]
+fn another_user_who_takes_the_ports_after_a_crash_gets_no_password() {
+    let place = Place::new();
+    let [port, management] = [free_port(), free_port()];
+    let password = crashed(&place, [port, management]);
+    let Some(amqp) = Stranger::listen("127.0.0.1", port) else {
+        return;
+    };
+    let Some(http) = Stranger::listen("127.0.0.1", management) else {
+        return;
+    };
+    for arguments in [
+        &["list"][..],
+        &["send", "--to", "a", "-m", "x"],
+        &["send", "--to", "a", "-m", "x", "--no-start"],
+        &["inbox", "a"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(ran.code, 3, "{arguments:?} {ran:?}");
+        assert!(ran.err.contains("python3 (process "), "{ran:?}");
+        assert!(ran.err.contains("of user nobody"), "{ran:?}");
+    }
+    place.run(["ui"]);
+    place.run(["status"]);
+    let doctor = place.run(["doctor"]);
+    assert!(
+        doctor.out.contains("listener") && doctor.out.contains("of user nobody"),
+        "{doctor:?}"
+    );
+    assert!(http.peers() > 0);
+    let heard = [amqp.ended(), http.ended()].concat();
+    assert_kept(&password, &heard);
+}
+
+#[test]
+fn an_attached_session_tells_another_user_on_the_port_nothing() {
+    let place = Place::new();
+    let [port, management] = [free_port(), free_port()];
+    place.ok([
+        "start",
+        "--port",
+        &port.to_string(),
+        "--mgmt-port",
+        &management.to_string(),
+    ]);
+    let password = password(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    kill_broker(&place);
+    let Some(stranger) = Stranger::listen("127.0.0.1", port) else {
+        return;
+    };
+    wait_until(
+        || stranger.peers() > 1,
+        || "the session does not try again".into(),
+    );
+    assert_kept(&password, &stranger.ended());
+    drop(session);
+}
+
+#[test]
+fn a_loopback_port_that_a_url_merely_names_gets_no_stored_password() {
+    let place = Place::new();
+    let password = crashed(&place, [free_port(), free_port()]);
+    for host in ["127.0.0.1", "::1"] {
+        let port = free_port();
+        let Some(stranger) = Stranger::listen(host, port) else {
+            return;
+        };
+        let written = if host == "::1" { "[::1]" } else { host };
+        let url = format!("amqp://{written}:{port}");
+        let ran = place.run(["list", "--url", &url]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let http = format!("http://{written}:{port}");
+        let _refused = place.run(["ui", "--url", &url, "--mgmt-url", &http]);
+        assert_kept(&password, &stranger.ended());
+    }
+}
+
+#[test]
+fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
+    let place = Place::new();
+    let [port, management] = [free_port(), free_port()];
+    let Some(_stranger) = Stranger::listen("::1", port) else {
+        return;
+    };
+    let ports = [port.to_string(), management.to_string()];
+    for verb in ["start", "serve"] {
+        let ran = place.run([verb, "--port", &ports[0], "--mgmt-port", &ports[1]]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("of user nobody"), "{ran:?}");
+    }
+}
+
+/// Asks the management API as whoever may publish there does.
+fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    let status = &place.json(["status"])[0];
+    let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
+    let mut answer = ureq::post(format!(
+        "{}/api/{path}",
+        status["mgmt_url"].as_str().unwrap()
+    ))
+    .header("authorization", &format!("Basic {login}"))
+    .header("content-type", "application/json")
+    .send(body.to_string())
+    .unwrap();
+    let text = answer.body_mut().read_to_string().unwrap();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+fn publish(place: &Place, exchange: &str, key: &str, reply_to: &str, payload: &serde_json::Value) {
+    let body = json!({
+        "routing_key": key, "payload": payload.to_string(), "payload_encoding": "string",
+        "properties": {"reply_to": reply_to},
+    });
+    api(place, &format!("exchanges/%2f/{exchange}/publish"), &body);
+}
+
+fn started(place: &Place) {
+    let [port, management] = [free_port().to_string(), free_port().to_string()];
+    place.ok(["start", "--port", &port, "--mgmt-port", &management]);
+}
+
+#[test]
+fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
+    let place = Place::new();
+    started(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let log = || std::fs::read_to_string(place.home().join("logs/backend.log")).unwrap_or_default();
+    for question in [
+        json!({"kind": "pause", "scope": "all"}),
+        json!({"kind": "inbox", "scope": {"name": "backend"}, "take": true}),
+    ] {
+        publish(
+            &place,
+            "claudeBroker.presence",
+            "",
+            "amq.gen-stranger",
+            &question,
+        );
+    }
+    place.ok(["send", "--to", "backend", "-m", "not held"]);
+    session.wait_for_submission("not held");
+    wait_until(|| log().contains("ignored"), log);
+    assert_eq!(
+        log().matches("a question that controls").count(),
+        1,
+        "{}",
+        log()
+    );
+    assert_eq!(place.json(["pause", "backend"])[0][0]["state"], "paused");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn an_impostor_answers_for_no_session() {
+    let place = Place::new();
+    started(&place);
+    place.ok(["send", "--to", "ghost", "-m", "x"]);
+    place.ok(["list"]);
+    // The presence exchange shows the impostor every question.
+    api(
+        &place,
+        "bindings/%2f/e/claudeBroker.presence/q/ghost",
+        &json!({"routing_key": ""}),
+    );
+    let asking = place
+        .command()
+        .args(["inbox", "ghost"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let look = json!({"count": 10, "ackmode": "ack_requeue_false", "encoding": "auto"});
+    let mut reply_to = None;
+    wait_until(
+        || {
+            let seen = api(&place, "queues/%2f/ghost/get", &look);
+            let mut questions = seen.as_array().into_iter().flatten();
+            reply_to = questions
+                .find_map(|seen| seen["properties"]["reply_to"].as_str().map(str::to_owned));
+            reply_to.is_some()
+        },
+        || "no question came".into(),
+    );
+    let held = json!({"id": "1", "from": "a", "ts": "t", "reason": "forged", "line": "forged"});
+    let answer = json!({"kind": "inbox", "name": "ghost", "session": "s", "messages": [held]});
+    publish(&place, "amq.default", &reply_to.unwrap(), "", &answer);
+    let ran = asking.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{told}");
+    assert!(told.contains("no session `ghost` is attached"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn escape_sequences_of_a_peer_reach_neither_terminal_nor_json_nor_log() {
+    let nasty = "a\u{1b}]0;title\u{7}\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}b\nforged  row";
+    let place = Place::new();
+    started(&place);
+    let body = json!({"id": "m1", "from": "a", "to": "ghost", "ts": nasty, "message": nasty,
+        "files": [nasty], "metadata": {nasty: nasty}});
+    place.ok(["send", "--to", "ghost", "-m", "x"]);
+    publish(&place, "claudeBroker", "ghost", "", &body);
+    publish(&place, "claudeBroker", "ghost", "", &json!(nasty));
+    let session = Wrapped::open(&place, "ghost2", &[]);
+    publish(&place, "claudeBroker", "ghost2", "", &json!([nasty]));
+    place.ok(["pause", "ghost2"]);
+    publish(&place, "claudeBroker", "ghost2", "", &body);
+    wait_until(
+        || {
+            !place.json(["inbox", "ghost2"])[0]
+                .as_array()
+                .unwrap()
+                .is_empty()
+        },
+        || "it is not held".into(),
+    );
+    let acts = |c: char| c != '\n' && (c.is_control() || cbroker::clean::is_hidden(c));
+    for arguments in [
+        &["tail", "ghost", "--no-ack"][..],
+        &["tail", "ghost", "--no-ack", "--json"],
+        &["inbox", "ghost2"],
+        &["inbox", "ghost2", "--json"],
+        &["list"],
+        &["list", "--json"],
+        &["why", "m1"],
+        &["why", "m1", "--json"],
+        &["logs"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?} {ran:?}");
+        let shown = format!("{}{}", ran.out, ran.err);
+        assert!(!shown.contains(acts), "{arguments:?} {shown:?}");
+        assert!(
+            !shown.lines().any(|line| line.starts_with("forged")),
+            "{shown:?}"
+        );
+    }
+    let log = std::fs::read_to_string(place.home().join("logs/ghost2.log")).unwrap();
+    assert!(!log.contains(acts), "{log:?}");
+    drop(session);
+    place.ok(["stop"]);
+}
+
+#[test]
+fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
+    let place = Place::new();
+    started(&place);
+    let old = place.ok(["status", "--show-url"]);
+    let session = Wrapped::open(&place, "backend", &[]);
+    place.ok(["rotate"]);
+    let new = place.ok(["status", "--show-url"]);
+    assert_ne!(old, new);
+    let refused = place.run(["list", "--url", old.trim()]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    place.ok(["send", "--to", "backend", "-m", "still here"]);
+    session.wait_for_submission("still here");
+    place.ok(["restart"]);
+    place.ok(["send", "--to", "backend", "-m", "after a restart"]);
+    session.wait_for_submission("after a restart");
+    place.ok(["stop"]);
+}
