@@ -71,7 +71,9 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
 
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {
     let verb = match action {
-        Action::Wrap(args, program) => return wrap::run(args, program, config, output).await,
+        Action::Wrap(args, program) => {
+            return Box::pin(wrap::run(args, program, config, output)).await;
+        }
         Action::Toy(record) => return toy::run(record.as_deref()),
         Action::Verb(verb) => verb,
     };

@@ -7,9 +7,12 @@ mod forgery;
 mod line;
 mod parse;
 
+use std::fmt::Write;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 pub use crate::clean::Breaks;
@@ -52,6 +55,9 @@ pub struct Envelope {
     /// The first hex digits of the SHA-256 of a text that was moved to a file; never from the wire.
     #[serde(skip)]
     pub spilled: Option<String>,
+    /// Hexadecimal digits of the SHA-256 of the body as it arrived; empty in a message that did not arrive.
+    #[serde(skip)]
+    pub digest: String,
 }
 
 /// How urgent the sender finds it.
@@ -99,6 +105,7 @@ impl Envelope {
             metadata: None,
             unknown: Map::new(),
             spilled: None,
+            digest: String::new(),
         }
     }
 
@@ -108,11 +115,26 @@ impl Envelope {
         Some(at.to_utc())
     }
 
+    /// What makes it this message and no other: its id, its sender and what it says. An id alone may be used again.
+    pub fn identity(&self) -> String {
+        format!("{} {} {}", self.id, self.from, self.digest)
+    }
+
     /// The bytes of the message body.
     pub fn to_json(&self) -> Vec<u8> {
         // Serialising strings, maps with string keys and JSON values into memory has no way to fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
+}
+
+/// The first hexadecimal digits of a SHA-256.
+pub fn digest(bytes: &[u8], digits: usize) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text.truncate(digits);
+    text
 }
 
 /// RFC 3339 in UTC with milliseconds and `Z`, as `ts` has it.

@@ -176,7 +176,7 @@ impl Peer {
         within: Duration,
     ) -> Result<Outcome, PeerError> {
         self.confirm().await?;
-        let properties = letter.properties();
+        let properties = letter.properties().with_user_id(self.user.as_str().into());
         let to = letter.envelope.to.as_str();
         let body = letter.envelope.to_json();
         let publishing = publish::confirmed(&self.channel, to, &body, properties, within);

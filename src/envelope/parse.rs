@@ -10,6 +10,9 @@ pub const DEFAULT_LIMIT_BYTES: usize = 1 << 20;
 
 const LONGEST_ID: usize = 128;
 
+/// Nobody finds another body with the same 128 bits.
+const IDENTITY_DIGITS: usize = 32;
+
 /// Why a body never reaches the agent. Its text is the `error` of the dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
@@ -80,6 +83,7 @@ impl Envelope {
             metadata: metadata(&mut fields)?,
             unknown: fields,
             spilled: None,
+            digest: super::digest(body, IDENTITY_DIGITS),
         };
         envelope.check()?;
         Ok(envelope)
@@ -346,6 +350,7 @@ mod tests {
             envelope.files = files;
             envelope.id = id.clone();
             envelope.correlation_id = Some(id);
+            envelope.digest = crate::envelope::digest(&envelope.to_json(), IDENTITY_DIGITS);
             prop_assert_eq!(parse(&envelope.to_json()), Ok(envelope));
         }
     }

@@ -75,6 +75,12 @@ impl Delivery {
             .then_some(queue)
     }
 
+    /// The user who published it; brokers refuse one that is not the connection's.
+    pub fn user(&self) -> Option<&str> {
+        let user = self.properties.user_id().as_ref();
+        user.map(lapin::types::ShortString::as_str)
+    }
+
     /// The property `correlation_id`.
     pub fn correlation_id(&self) -> Option<&str> {
         self.properties

@@ -1,16 +1,19 @@
-//! The brake on agents that answer each other without end (SPEC §7.4). Pure: time is an argument.
+//! The brake on agents that answer each other without end. Pure: time is an argument.
 //!
 //! Every message that was sent from inside a session counts, in answer to another one or not: those have hops. A person
-//! or a script outside that sends a hundred messages is no loop. What counts is when a message was sent, so that a night's
-//! backlog is none either, and each counts once, however often the broker delivers it.
+//! or a script outside that sends a hundred messages is no loop. Nothing that a message claims holds another one's mail:
+//! what counts is when it arrived, and whom the broker says it is from; a claimed name without the broker's word for it
+//! counts apart. What waited before the session opened is no loop either, and each message counts once. What is held
+//! goes in by itself after a minute: two agents without end are slowed down, and nobody's mail stays.
 //!
-//! Relies on nothing but chrono.
+//! Relies on nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
-
-const WINDOW: TimeDelta = TimeDelta::minutes(1);
+const WINDOW: Duration = Duration::from_mins(1);
+/// So many senders are told apart; more share one count, so that made-up names take no memory.
+const SENDERS: usize = 1024;
 
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
@@ -24,21 +27,29 @@ pub struct Limits {
 /// A message as the brake sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Passing<'a> {
-    /// Its sender.
+    /// Its sender, as it claims.
     pub from: &'a str,
+    /// The user who published it, where the broker vouches for it.
+    pub user: Option<&'a str>,
     /// Its id.
     pub id: &'a str,
     /// What `cbroker-hops` says; `None` where no session sent it.
     pub hops: Option<u32>,
-    /// When it was sent.
-    pub sent: DateTime<Utc>,
 }
+
+/// The user whom the broker vouches for, and the name that a message claims.
+type Sender = (Option<String>, String);
 
 /// Counts the messages of sessions by their sender.
 #[derive(Debug)]
 pub struct Brake {
     limits: Limits,
-    recent: HashMap<String, VecDeque<(DateTime<Utc>, String)>>,
+    /// Arrivals by user and claimed name.
+    recent: HashMap<Sender, VecDeque<(Instant, String)>>,
+    /// Messages that waited when the session attached and have not come yet.
+    backlog: u32,
+    /// When what is held goes in.
+    release_at: Option<Instant>,
 }
 
 impl Brake {
@@ -47,24 +58,70 @@ impl Brake {
         Self {
             limits,
             recent: HashMap::new(),
+            backlog: 0,
+            release_at: None,
         }
     }
 
-    /// Counts a message; whether it has to be held.
-    pub fn holds(&mut self, message: Passing<'_>) -> bool {
+    /// So many messages wait in the queue: they were sent over whatever time.
+    pub fn expect_backlog(&mut self, waiting: u32) {
+        self.backlog = waiting;
+    }
+
+    /// Counts a message that arrived now; whether it has to be held for a while.
+    pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
+        let is_backlog = self.backlog > 0;
+        self.backlog = self.backlog.saturating_sub(1);
         let Some(hops) = message.hops else {
             return false;
         };
-        let limit = self.limits.per_minute as usize;
-        let recent = self.recent.entry(message.from.to_owned()).or_default();
-        recent.retain(|(sent, id)| (message.sent - *sent).abs() < WINDOW && id != message.id);
-        recent.push_back((message.sent, message.id.to_owned()));
-        recent.len() > limit || hops > self.limits.hops
+        let is_far = hops > self.limits.hops;
+        let is_many = !is_backlog && self.count(message, now) > self.limits.per_minute as usize;
+        if is_far || is_many {
+            self.release_at.get_or_insert(now + WINDOW);
+        }
+        is_far || is_many
     }
 
-    /// A person let everything through: counting begins anew.
+    /// When [`Self::is_due`] has to be asked again.
+    pub fn release_at(&self) -> Option<Instant> {
+        self.release_at
+    }
+
+    /// Whether what is held goes in now. Counting begins anew then.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.release_at.is_some_and(|at| now >= at);
+        if is_due {
+            self.release();
+        }
+        is_due
+    }
+
+    /// Everything was let through: counting begins anew.
     pub fn release(&mut self) {
         self.recent.clear();
+        self.release_at = None;
+    }
+
+    /// How many different messages of this sender arrived within a minute.
+    fn count(&mut self, message: Passing<'_>, now: Instant) -> usize {
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
+        let mut sender = (message.user.map(str::to_owned), message.from.to_owned());
+        if self.recent.len() >= SENDERS && !self.recent.contains_key(&sender) {
+            self.recent
+                .retain(|_, arrivals| arrivals.back().is_some_and(|(at, _)| is_recent(at)));
+            if self.recent.len() >= SENDERS {
+                sender.1.clear();
+            }
+        }
+        let recent = self.recent.entry(sender).or_default();
+        recent.retain(|(at, id)| is_recent(at) && id != message.id);
+        recent.push_back((now, message.id.to_owned()));
+        // More than this is held anyway.
+        while recent.len() > self.limits.per_minute as usize + 1 {
+            recent.pop_front();
+        }
+        recent.len()
     }
 }
 
@@ -76,10 +133,12 @@ mod tests {
         hops: 20,
         per_minute: 30,
     };
+    const OURS: Option<&str> = Some("cbroker");
 
     /// A brake, and a clock that counts seconds.
     struct Road {
         brake: Brake,
+        began: Instant,
         passed: u32,
     }
 
@@ -87,68 +146,125 @@ mod tests {
         fn new() -> Self {
             Self {
                 brake: Brake::new(LIMITS),
+                began: Instant::now(),
                 passed: 0,
             }
         }
 
-        /// A new message of `from`, sent at this second.
-        fn holds(&mut self, from: &str, hops: Option<u32>, second: i64) -> bool {
-            self.passed += 1;
-            self.again(from, &format!("m{}", self.passed), hops, second)
+        fn at(&self, second: u64) -> Instant {
+            self.began + Duration::from_secs(second)
         }
 
-        fn again(&mut self, from: &str, id: &str, hops: Option<u32>, second: i64) -> bool {
-            let sent = DateTime::UNIX_EPOCH + TimeDelta::seconds(second);
-            self.brake.holds(Passing {
+        /// A new message of `from`, that arrives at this second.
+        fn holds(
+            &mut self,
+            from: &str,
+            user: Option<&str>,
+            hops: Option<u32>,
+            second: u64,
+        ) -> bool {
+            self.passed += 1;
+            let id = format!("m{}", self.passed);
+            self.again((from, user, &id), hops, second)
+        }
+
+        fn again(
+            &mut self,
+            (from, user, id): (&str, Option<&str>, &str),
+            hops: Option<u32>,
+            second: u64,
+        ) -> bool {
+            let now = self.at(second);
+            let message = Passing {
                 from,
+                user,
                 id,
                 hops,
-                sent,
-            })
+            };
+            self.brake.holds(message, now)
         }
     }
 
     #[test]
-    fn a_message_that_passed_too_many_sessions_is_held() {
+    fn a_message_that_passed_too_many_sessions_is_held_and_goes_in_by_itself() {
         let mut road = Road::new();
-        assert!(!road.holds("a", Some(20), 0));
-        assert!(road.holds("a", Some(21), 0));
+        assert!(!road.holds("a", OURS, Some(20), 0));
+        assert!(road.holds("a", OURS, Some(21), 0));
+        let (early, late) = (road.at(59), road.at(60));
+        assert!(!road.brake.is_due(early));
+        assert!(road.brake.is_due(late) && !road.brake.is_due(late));
+    }
+
+    #[test]
+    fn huge_hops_of_a_stranger_hold_that_message_and_no_other() {
+        let mut road = Road::new();
+        assert!(road.holds("a", None, Some(u32::MAX), 0));
+        assert!(!road.holds("a", OURS, Some(0), 0));
+    }
+
+    #[test]
+    fn thirty_one_messages_under_a_claimed_name_do_not_hold_the_one_who_has_it() {
+        let mut road = Road::new();
+        assert_eq!(
+            (0..40)
+                .filter(|_| road.holds("a", None, Some(0), 0))
+                .count(),
+            10
+        );
+        assert!(!road.holds("a", OURS, Some(0), 0));
     }
 
     #[test]
     fn more_messages_a_minute_than_agreed_are_held_and_other_peers_are_not() {
         for hops in [Some(0), Some(1)] {
             let mut road = Road::new();
-            assert!((0..30).all(|_| !road.holds("a", hops, 0)));
-            assert!(road.holds("a", hops, 59));
-            assert!(!road.holds("b", hops, 59));
-            assert!(!road.holds("a", hops, 120));
+            assert!((0..30).all(|_| !road.holds("a", OURS, hops, 0)));
+            assert!(road.holds("a", OURS, hops, 59));
+            assert!(!road.holds("b", OURS, hops, 59));
+            assert!(!road.holds("a", OURS, hops, 120));
         }
     }
 
     #[test]
-    fn what_was_sent_over_a_night_is_no_loop_though_it_arrives_at_once() {
+    fn what_waited_over_a_night_is_no_loop_though_it_arrives_at_once() {
         let mut road = Road::new();
-        assert!((0..500).all(|message| !road.holds("a", Some(0), message * 10)));
+        road.brake.expect_backlog(500);
+        assert!((0..500).all(|_| !road.holds("a", OURS, Some(0), 0)));
+        assert_eq!(
+            (0..31)
+                .filter(|_| road.holds("a", OURS, Some(0), 1))
+                .count(),
+            1
+        );
     }
 
     #[test]
     fn a_message_counts_once_however_often_it_is_delivered() {
         let mut road = Road::new();
-        assert!((0..100).all(|_| !road.again("a", "same", Some(0), 0)));
+        assert!((0..100).all(|_| !road.again(("a", OURS, "same"), Some(0), 0)));
     }
 
     #[test]
     fn a_release_counts_anew() {
         let mut road = Road::new();
-        assert_eq!((0..40).filter(|_| road.holds("a", Some(1), 0)).count(), 10);
+        let held = (0..40).filter(|_| road.holds("a", OURS, Some(1), 0));
+        assert_eq!(held.count(), 10);
         road.brake.release();
-        assert!(!road.holds("a", Some(1), 0));
+        assert!(!road.holds("a", OURS, Some(1), 0));
     }
 
     #[test]
     fn what_a_person_or_a_script_sends_is_no_loop() {
         let mut road = Road::new();
-        assert!((0..1000).all(|_| !road.holds("cli", None, 0)));
+        assert!((0..1000).all(|_| !road.holds("cli", OURS, None, 0)));
+    }
+
+    #[test]
+    fn made_up_names_take_no_memory_without_end() {
+        let mut road = Road::new();
+        for name in 0..5000 {
+            road.holds(&format!("name{name}"), None, Some(0), 0);
+        }
+        assert!(road.brake.recent.len() <= SENDERS + 1);
     }
 }

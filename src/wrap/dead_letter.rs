@@ -1,8 +1,9 @@
-//! Messages that are none: kept in a file for a person, so that neither they nor the session are lost (SPEC §2).
+//! Messages that are none: kept in a file for a person, so that neither they nor the session are lost. Of each at most
+//! the first 64 KiB are kept, and of each queue at most two files of 8 MiB: whoever may publish fills no disk.
 //!
 //! Relies on the standard library, and on `base64` for bytes that are no text.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,6 +11,11 @@ use std::path::Path;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
+
+/// So much of a body is kept.
+const BODY_BYTES: usize = 64 << 10;
+/// A file that grew beyond this is begun anew; one older file is kept.
+const FILE_BYTES: u64 = 8 << 20;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -19,24 +25,34 @@ struct Line<'a> {
     /// Present when `raw` is no text but base64 of the bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     encoding: Option<&'static str>,
+    /// Present when `raw` is only the beginning: how many bytes the body had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut_from: Option<usize>,
 }
 
 /// Appends one dead letter to `file`. On disk when this returns, so that the broker may forget the message.
 pub(super) fn append(file: &Path, ts: &str, error: &str, body: &[u8]) -> io::Result<()> {
     let encoded;
-    let (raw, encoding) = if let Ok(text) = std::str::from_utf8(body) {
+    let kept = kept(body);
+    let cut_from = (kept.len() < body.len()).then_some(body.len());
+    let (raw, encoding) = if let Ok(text) = std::str::from_utf8(kept) {
         (text, None)
     } else {
-        encoded = BASE64_STANDARD.encode(body);
+        encoded = BASE64_STANDARD.encode(kept);
         (encoded.as_str(), Some("base64"))
     };
-    let mut line = serde_json::to_vec(&Line {
+    let line = serde_json::to_string(&Line {
         ts,
         error,
         raw,
         encoding,
+        cut_from,
     })?;
+    let mut line = crate::clean::json(&line).into_bytes();
     line.push(b'\n');
+    if fs::metadata(file).is_ok_and(|file| file.len() > FILE_BYTES) {
+        fs::rename(file, file.with_extension("jsonl.1"))?;
+    }
     let mut out = OpenOptions::new()
         .append(true)
         .create(true)
@@ -46,6 +62,17 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &[u8]) -> io::Res
     out.sync_data()
 }
 
+/// The beginning of a body, whole characters where it is text.
+fn kept(body: &[u8]) -> &[u8] {
+    let kept = &body[..body.len().min(BODY_BYTES)];
+    match std::str::from_utf8(kept) {
+        Err(error) if error.error_len().is_none() && kept.len() < body.len() => {
+            &kept[..error.valid_up_to()]
+        }
+        _ => kept,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -53,12 +80,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dead_letters_without_end_fill_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("q.jsonl");
+        let body = "é".repeat(1 << 20);
+        for _ in 0..400 {
+            append(&file, "t", "no JSON", body.as_bytes()).unwrap();
+        }
+        let sizes = fs::read_dir(folder.path()).unwrap();
+        let sizes: Vec<u64> = sizes
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), 2, "{sizes:?}");
+        assert!(
+            sizes.iter().sum::<u64>() < 2 * FILE_BYTES + (1 << 20),
+            "{sizes:?}"
+        );
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.lines().all(|line| line.len() < BODY_BYTES + 200));
+        assert!(
+            text.lines()
+                .all(|line| line.ends_with(",\"cut_from\":2097152}"))
+        );
+    }
+
+    #[test]
     fn a_dead_letter_keeps_every_byte() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
         append(&file, "2026-01-01T00:00:00.000Z", "no JSON", b"{half").unwrap();
         append(&file, "2026-01-01T00:00:01.000Z", "no UTF-8", b"\xff\x00").unwrap();
-        let text = std::fs::read_to_string(&file).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
         assert_eq!(
             text,
             "{\"ts\":\"2026-01-01T00:00:00.000Z\",\"error\":\"no JSON\",\"raw\":\"{half\"}\n\

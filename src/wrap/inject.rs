@@ -178,6 +178,11 @@ impl Injection {
     /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its own.
     pub fn resume(&mut self) {
         self.is_paused = false;
+        self.unblock();
+    }
+
+    /// Lets in what was held back for a reason of its own.
+    pub fn unblock(&mut self) {
         self.queue.unblock();
     }
 

@@ -97,12 +97,25 @@ impl Mail {
         self.letters.remove(&ticket)
     }
 
-    /// The message of this id that is here already: it came again.
-    pub(super) fn again(&self, id: &str) -> Option<Ticket> {
+    /// The message of this identity that is here already: it came again.
+    pub(super) fn again(&self, identity: &str) -> Option<Ticket> {
         self.letters
             .iter()
-            .find(|(_, letter)| letter.envelope.id == id)
+            .find(|(_, letter)| letter.envelope.identity() == identity)
             .map(|(ticket, _)| *ticket)
+    }
+
+    /// Whether a message under this id is here.
+    pub(super) fn has_id(&self, id: &str) -> bool {
+        self.letters.values().any(|letter| letter.envelope.id == id)
+    }
+
+    /// Identities of these messages.
+    pub(super) fn identities(&self, tickets: &[Ticket]) -> Vec<String> {
+        tickets
+            .iter()
+            .filter_map(|ticket| Some(self.letters.get(ticket)?.envelope.identity()))
+            .collect()
     }
 
     /// Ids of these messages.

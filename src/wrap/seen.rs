@@ -1,7 +1,8 @@
-//! The ids that went into the agent of one queue, on disk, so that a crash neither loses nor repeats (SPEC §7.7).
+//! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor repeats.
 //!
-//! `intent <id>` is synced before Enter is written, `done <id>` after it and before the ack. `done` is never injected
-//! again on this machine; `intent` alone is, marked as a possible repetition. Two wraps of one name share the file and
+//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before the ack. `done` is never
+//! injected again on this machine; `intent` alone is, marked as a possible repetition. The same id with another sender or
+//! body is another message under a used id, and must not make the first one's fate its own. Two wraps of one name share the file and
 //! lock it; each reads what the other appended before it answers.
 //!
 //! Relies on the standard library.
@@ -13,7 +14,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// So many ids are remembered (SPEC §4).
+/// So many ids are remembered.
 const REMEMBERED: usize = 10_000;
 /// So many lines make the file worth writing anew.
 const LINES_LIMIT: usize = 4 * REMEMBERED;
@@ -28,6 +29,8 @@ pub(super) enum Seen {
     Intended,
     /// It was injected.
     Done,
+    /// Its id was used, by another message.
+    OtherContent,
 }
 
 /// The log of one queue.
@@ -39,7 +42,8 @@ pub(super) struct SeenLog {
     /// How far the file was read.
     read: u64,
     lines: usize,
-    known: HashMap<String, Seen>,
+    /// What is known of an id: of which sender and digest, and how far it came.
+    known: HashMap<String, (String, Seen)>,
     order: VecDeque<String>,
 }
 
@@ -62,9 +66,16 @@ impl SeenLog {
         Ok(log)
     }
 
-    /// What is known of `id`, by this wrap or another.
-    pub(super) fn look(&mut self, id: &str) -> io::Result<Seen> {
-        self.locked(|log| Ok(log.known.get(id).copied().unwrap_or(Seen::Never)))
+    /// What is known of a message by its identity, by this wrap or another.
+    pub(super) fn look(&mut self, identity: &str) -> io::Result<Seen> {
+        let (id, rest) = parts(identity);
+        self.locked(|log| {
+            Ok(match log.known.get(id) {
+                None => Seen::Never,
+                Some((known, seen)) if is_same(known, rest) => *seen,
+                Some(_) => Seen::OtherContent,
+            })
+        })
     }
 
     /// Their Enter will be written now. On disk when this returns.
@@ -146,12 +157,14 @@ impl SeenLog {
         Ok(())
     }
 
-    fn learn(&mut self, id: &str, seen: Seen) {
+    /// The first message under an id keeps it.
+    fn learn(&mut self, identity: &str, seen: Seen) {
+        let (id, rest) = parts(identity);
         match self.known.get_mut(id) {
-            Some(Seen::Done) => {}
-            Some(known) => *known = seen,
+            Some((known, was)) if is_same(known, rest) && *was != Seen::Done => *was = seen,
+            Some(_) => {}
             None => {
-                self.known.insert(id.to_owned(), seen);
+                self.known.insert(id.to_owned(), (rest.to_owned(), seen));
                 self.order.push_back(id.to_owned());
                 if self.order.len() > REMEMBERED
                     && let Some(oldest) = self.order.pop_front()
@@ -167,12 +180,15 @@ impl SeenLog {
         let draft = self.path.with_extension("seen.new");
         let mut text = format!("{HEADER}\n");
         for id in &self.order {
-            let word = if self.known.get(id) == Some(&Seen::Done) {
+            let Some((rest, seen)) = self.known.get(id) else {
+                continue;
+            };
+            let word = if *seen == Seen::Done {
                 "done"
             } else {
                 "intent"
             };
-            let _infallible = writeln!(text, "{word} {id}");
+            let _infallible = writeln!(text, "{word} {id} {rest}");
         }
         let mut file = private(&draft)?;
         file.set_len(0)?;
@@ -184,6 +200,16 @@ impl SeenLog {
         }
         self.catch_up()
     }
+}
+
+/// A line of an earlier version has the id alone.
+fn is_same(known: &str, rest: &str) -> bool {
+    known.is_empty() || known == rest
+}
+
+/// The id, and what makes it this message.
+fn parts(identity: &str) -> (&str, &str) {
+    identity.split_once(' ').unwrap_or((identity, ""))
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -216,6 +242,19 @@ mod tests {
         assert_eq!(log.look("a").unwrap(), Seen::Done);
         assert_eq!(log.look("b").unwrap(), Seen::Intended);
         assert_eq!(log.look("c").unwrap(), Seen::Never);
+    }
+
+    #[test]
+    fn a_reused_id_does_not_make_the_genuine_message_vanish() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.done(&ids(&["a mallory 11"])).unwrap();
+        assert_eq!(log.look("a mallory 11").unwrap(), Seen::Done);
+        assert_eq!(log.look("a backend 11").unwrap(), Seen::OtherContent);
+        assert_eq!(log.look("a mallory 22").unwrap(), Seen::OtherContent);
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        assert_eq!(log.look("a backend 11").unwrap(), Seen::OtherContent);
     }
 
     #[test]

@@ -7,6 +7,7 @@ crate::tests![
     nothing_is_typed_into_what_executes_its_input,
     hostile_texts_press_no_key,
     what_is_no_message_is_a_dead_letter_and_harms_nobody,
+    a_reused_id_makes_no_message_vanish,
     a_draft_holds_the_message_and_the_sender_hears_why,
     whoever_watches_hears_of_a_hold,
     a_message_that_was_injected_before_is_not_injected_again,
@@ -104,6 +105,24 @@ fn hostile_texts_press_no_key() {
         assert_eq!(line.matches("[cbroker peer message").count(), 1, "{line}");
     }
     assert!(!terminal.shown().contains("suspended"));
+}
+
+fn a_reused_id_makes_no_message_vanish() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    stage.publish("peer", &body("m", "the first"));
+    stage.wait_for_messages(1);
+    stage.publish("peer", &body("m", "another"));
+    wait_for("the dead letter", || {
+        stage.text("home/dlq/peer.jsonl").contains("id used twice")
+    });
+    assert!(stage.text("home/dlq/peer.jsonl").contains("another"));
+    // The same message again is no other one, and is delivered once.
+    stage.publish("peer", &body("m", "the first"));
+    stage.publish("peer", &body("n", "the last"));
+    let lines = stage.wait_for_messages(2);
+    assert!(lines[0].ends_with("] the first [end]"), "{lines:?}");
+    assert!(lines[1].ends_with("] the last [end]"), "{lines:?}");
 }
 
 fn what_is_no_message_is_a_dead_letter_and_harms_nobody() {

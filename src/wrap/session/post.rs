@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
@@ -19,7 +18,7 @@ use super::Session;
 use crate::envelope::{Breaks, Envelope, Mark};
 use crate::journal::Event as Story;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
+    Attached, Delivery, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
 };
 use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::disk::{Disk, Fact, Job};
@@ -29,6 +28,9 @@ use crate::wrap::log::Log;
 use crate::wrap::mail::{Letter, Mail};
 use crate::wrap::seen::Seen;
 use crate::wrap::spill;
+
+/// Another message under an id that is known: taking it for that one would make one of them vanish.
+const ID_USED_TWICE: &str = "id used twice";
 
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
@@ -90,7 +92,9 @@ impl Post {
     }
 
     pub(super) fn intend(&mut self, tickets: &[Ticket]) {
-        self.parts.disk.ask(Job::Intend(self.mail.ids(tickets)));
+        self.parts
+            .disk
+            .ask(Job::Intend(self.mail.identities(tickets)));
     }
 
     /// Their Enter was written.
@@ -103,7 +107,7 @@ impl Post {
         self.parts.disk.ask(Job::Hops(hops));
         let done = tickets
             .iter()
-            .filter_map(|ticket| Some((*ticket, self.mail.get(*ticket)?.envelope.id.clone())));
+            .filter_map(|ticket| Some((*ticket, self.mail.get(*ticket)?.envelope.identity())));
         self.parts.disk.ask(Job::Done(done.collect()));
     }
 
@@ -151,7 +155,8 @@ impl Post {
     }
 
     pub(super) fn next_news(&self, now: Instant) -> Option<Instant> {
-        self.mail.next_news(now)
+        let release = self.parts.brake.release_at();
+        self.mail.next_news(now).into_iter().chain(release).min()
     }
 
     /// A person submitted something: what the agent sends next answers nobody.
@@ -207,7 +212,7 @@ impl Post {
         self.mail.drop_finished(ticket);
     }
 
-    fn ack(&mut self, delivery: Option<crate::peer::Delivery>) {
+    fn ack(&mut self, delivery: Option<Delivery>) {
         if let Some(delivery) = delivery {
             self.acks.spawn(async move { delivery.ack().await });
         }
@@ -249,6 +254,7 @@ impl Session {
         match event {
             InboxEvent::Attached(attached) => {
                 self.log.say(&describe(&attached));
+                self.post.parts.brake.expect_backlog(attached.waiting);
                 self.post.announced = None;
             }
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
@@ -268,28 +274,23 @@ impl Session {
         }
     }
 
-    fn receive(&mut self, delivery: crate::peer::Delivery) {
+    fn receive(&mut self, delivery: Delivery) {
         let ticket = self.post.mail.ticket();
         match Envelope::parse(&delivery.body, self.post.parts.body_limit_bytes) {
             Ok(envelope) => {
-                let id = envelope.id.clone();
+                let id = envelope.identity();
                 if let Some(known) = self.post.mail.again(&id) {
                     return self.post.came_again(known, delivery);
+                }
+                if self.post.mail.has_id(&envelope.id) {
+                    return self.bury(ticket, delivery, ID_USED_TWICE.to_owned());
                 }
                 self.post
                     .mail
                     .keep(ticket, delivery, envelope, Instant::now());
                 self.post.parts.disk.ask(Job::Look(ticket, id));
             }
-            Err(invalid) => {
-                let job = Job::DeadLetter {
-                    ticket,
-                    error: invalid.to_string(),
-                    body: delivery.body.clone(),
-                };
-                self.post.mail.keep_dead(ticket, delivery);
-                self.post.parts.disk.ask(job);
-            }
+            Err(invalid) => self.bury(ticket, delivery, invalid.to_string()),
         }
     }
 
@@ -310,8 +311,26 @@ impl Session {
         }
     }
 
+    /// A message that must not reach the agent: acked once it is on disk.
+    fn bury(&mut self, ticket: Ticket, delivery: Delivery, error: String) {
+        let body = delivery.body.clone();
+        self.post.mail.keep_dead(ticket, delivery);
+        self.post.parts.disk.ask(Job::DeadLetter {
+            ticket,
+            error,
+            body,
+        });
+    }
+
     /// A message that was looked up joins the line, or is known already.
     fn admit(&mut self, ticket: Ticket, seen: Seen) {
+        if seen == Seen::OtherContent {
+            let letter = self.post.mail.take(ticket);
+            if let Some(delivery) = letter.and_then(|letter| letter.delivery) {
+                self.bury(ticket, delivery, ID_USED_TWICE.to_owned());
+            }
+            return;
+        }
         if seen == Seen::Done {
             self.post.tell(
                 ticket,
@@ -327,12 +346,13 @@ impl Session {
         let Some(letter) = self.post.mail.get_mut(ticket) else {
             return;
         };
-        let is_loop = self.post.parts.brake.holds(Passing {
+        let passing = Passing {
             from: &letter.envelope.from,
+            user: letter.delivery.as_ref().and_then(Delivery::user),
             id: &letter.envelope.id,
             hops: letter.hops,
-            sent: letter.envelope.sent().unwrap_or_else(Utc::now),
-        });
+        };
+        let is_loop = self.post.parts.brake.holds(passing, Instant::now());
         let lines_only = self.program.reads_lines() && !self.modes.takes_paste();
         let limit = if lines_only {
             spill::CANONICAL_LIMIT
@@ -369,7 +389,7 @@ fn compose(letter: &Letter, parts: &PostParts, limit: usize, log: &mut Log) -> (
     if lines.0.len() <= limit {
         return lines;
     }
-    match spill::spill(&parts.spill, &letter.envelope, limit) {
+    match spill::spill((&parts.spill, &parts.card.name), &letter.envelope, limit) {
         Ok(short) => both(&short),
         Err(error) => {
             log.say(&format!(

@@ -15,6 +15,9 @@ use crate::wrap::inject;
 impl Session {
     /// Says what the session does now, where that has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
+        if self.post.parts.brake.is_due(now) {
+            self.injection.unblock();
+        }
         let hold = self.injection.hold();
         let state = self.state(hold.as_ref(), now);
         let held = self.post.mail.len();
