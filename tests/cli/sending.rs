@@ -376,3 +376,18 @@ fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_text_may_begin_with_a_dash() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "--to", "list", "-m", "- fix the tests"]);
+    place.ok(["send", "--to", "list", "--message", "--all of them"]);
+    for text in ["- fix the tests", "--all of them"] {
+        let taken = place.json(["tail", "list", "-n", "1"]);
+        assert_eq!(taken[0]["message"], text);
+    }
+    place
+        .run(["ask", "--to", "list", "-m", "- why?", "--timeout", "1"])
+        .fails(4, "");
+}

@@ -10,7 +10,13 @@ use crate::envelope::Priority;
 #[derive(Args, Debug)]
 pub struct LetterArgs {
     /// The text; without it and --message-file, standard input
-    #[arg(short, long, value_name = "TEXT", conflicts_with = "message_file")]
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "message_file"
+    )]
     pub message: Option<String>,
     /// A file that holds the text
     #[arg(long, value_name = "PATH")]
