@@ -18,6 +18,7 @@ mod nuke;
 mod pause;
 mod purge;
 mod reach;
+mod removal;
 mod restart;
 mod rotate;
 mod send;

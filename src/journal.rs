@@ -38,6 +38,10 @@ pub enum Event {
     Repeated,
     /// It was refused; the detail says why.
     DeadLettered,
+    /// Somebody purged its queue, or what a session held of it.
+    Purged,
+    /// It went with its queue.
+    Deleted,
 }
 
 /// One line of the journal.

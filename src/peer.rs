@@ -29,7 +29,7 @@ pub use backoff::Backoff;
 pub use delivery::{Delivery, Settled};
 pub use error::{BLOCKED_HINT, PeerError};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing};
-pub use presence::{HeldMessage, PeerState, Presence, Reply, Request, Scope};
+pub use presence::{HeldMessage, PeerState, Presence, Removal, Reply, Request, Scope};
 pub use publish::{Letter, Outcome};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;

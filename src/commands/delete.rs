@@ -1,15 +1,16 @@
-//! `cbroker delete`: remove a queue with what waits in it.
+//! `cbroker delete`: remove a queue with what waits in it, and with `--force` what a session holds.
 
 use serde_json::json;
 
 use super::letter::session_name;
-use super::purge::{confirmed, existing};
 use super::reach::{self, Autostart};
+use super::removal::{self, Removed};
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, counted};
+use crate::peer::Removal;
 
 /// Deletes the queue and prints how many messages went with it.
 pub(super) async fn run(
@@ -18,10 +19,22 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    confirmed(args.yes, &format!("deleting `{name}`"))?;
+    removal::confirmed(args.yes, &format!("deleting `{name}`"))?;
     let mut peer = reach::peer(config, "delete", Autostart::Never, output).await?;
-    existing(&mut peer, &name).await?;
-    let messages = peer.delete(&name).await?;
+    let queue = removal::existing(&mut peer, &name).await?;
+    if !args.force {
+        removal::unattended(&peer, &name, &queue).await?;
+    }
+    let removed = Removed {
+        name: &name,
+        removal: Removal::Deleted,
+        config,
+    };
+    let mut messages = removed.take_waiting(&peer, queue.messages).await?;
+    if args.force {
+        messages += removed.take_held(&peer, queue.consumers).await?;
+    }
+    messages += peer.delete(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "messages": messages }))?;
     output.line(format!(

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use super::local::{self, Local};
-use super::purge::confirmed;
+use super::removal::confirmed;
 use crate::cli::YesArgs;
 use crate::config::{Config, Kind, LocalBroker};
 use crate::daemon::{self, Lock};

@@ -1,28 +1,40 @@
-//! `cbroker purge`: drop what waits in a queue.
+//! `cbroker purge`: drop what waits in a queue, and with `--force` what a session holds of it.
 
 use serde_json::json;
 
 use super::letter::session_name;
 use super::reach::{self, Autostart};
+use super::removal::{self, Removed};
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::Peer;
+use crate::peer::Removal;
 
-/// Drops the waiting messages and prints how many there were.
+/// Drops the messages and prints how many there were.
 pub(super) async fn run(
     args: ConfirmedArgs,
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    confirmed(args.yes, &format!("dropping all messages of `{name}`"))?;
+    removal::confirmed(args.yes, &format!("dropping all messages of `{name}`"))?;
     let mut peer = reach::peer(config, "purge", Autostart::Never, output).await?;
-    existing(&mut peer, &name).await?;
-    let purged = peer.purge(&name).await?;
+    let queue = removal::existing(&mut peer, &name).await?;
+    if !args.force {
+        removal::unattended(&peer, &name, &queue).await?;
+    }
+    let removed = Removed {
+        name: &name,
+        removal: Removal::Purged,
+        config,
+    };
+    let mut purged = removed.take_waiting(&peer, queue.messages).await?;
+    if args.force {
+        purged += removed.take_held(&peer, queue.consumers).await?;
+    }
+    purged += peer.purge(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "purged": purged }))?;
     output.line(format!(
@@ -30,21 +42,4 @@ pub(super) async fn run(
         counted(purged, "message")
     ))?;
     Ok(Exit::Done)
-}
-
-/// What cannot be undone is done only with `--yes`.
-pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
-    if is_meant {
-        return Ok(());
-    }
-    Err(Error::usage(format!("{what} cannot be undone")).hint("say --yes if you mean it"))
-}
-
-/// Fails where there is no such queue.
-pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<(), Error> {
-    match peer.look(name).await? {
-        Some(_) => Ok(()),
-        None => Err(Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows those that are")),
-    }
 }

@@ -27,6 +27,8 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
             Event::Injected => ("injected", Style::Good),
             Event::Repeated => ("came again, was injected before", Style::Dim),
             Event::DeadLettered => ("dead-lettered", Style::Bad),
+            Event::Purged => ("purged", Style::Bad),
+            Event::Deleted => ("deleted with its queue", Style::Bad),
         };
         let detail = entry
             .detail

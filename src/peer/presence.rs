@@ -113,8 +113,26 @@ pub enum Request {
         /// Whether the messages count as read: they are acked, and will not be injected.
         take: bool,
     },
+    /// Let go of what is held, for good: an operator removed it. Answered with [`Reply::Inbox`],
+    /// which lists what went.
+    Discard {
+        /// Whose.
+        scope: Scope,
+        /// How it was removed.
+        removal: Removal,
+    },
     /// A session changed. Not a question; wraps ignore it.
     State(Presence),
+}
+
+/// How an operator removed messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removal {
+    /// `purge`: the queue stays.
+    Purged,
+    /// `delete`: they go with their queue.
+    Deleted,
 }
 
 /// What a session answers.
@@ -154,12 +172,13 @@ impl Request {
     pub fn concerns(&self, name: &str) -> bool {
         match self {
             Self::Who => true,
-            Self::Pause { scope } | Self::Resume { scope } | Self::Inbox { scope, .. } => {
-                match scope {
-                    Scope::All => true,
-                    Scope::Name(wanted) => wanted == name,
-                }
-            }
+            Self::Pause { scope }
+            | Self::Resume { scope }
+            | Self::Inbox { scope, .. }
+            | Self::Discard { scope, .. } => match scope {
+                Scope::All => true,
+                Scope::Name(wanted) => wanted == name,
+            },
             Self::State(_) => false,
         }
     }

@@ -45,6 +45,7 @@ mod brake;
 mod claude;
 mod delivery;
 mod passthrough;
+mod removal;
 mod runner;
 mod signals;
 mod sink;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
                     delivery::TESTS,
                     brake::TESTS,
                     claude::TESTS,
+                    removal::TESTS,
                 ]
                 .concat(),
                 &arguments,

@@ -122,6 +122,9 @@ pub struct ConfirmedArgs {
     /// Really
     #[arg(long)]
     pub yes: bool,
+    /// Also while a session is attached; what it holds goes too
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// The word that it is meant.

@@ -1,4 +1,4 @@
-//! What a session says of itself, and what it answers (SPEC §7.4, §7.15).
+//! What a session says of itself, and what it answers.
 //!
 //! Relies on the peer's presence.
 
@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::{Job, Mail, Post, Session, Story, Ticket};
 use crate::peer::{
-    Delivery, HeldMessage, PeerState, Presence, Receipt, ReceiptState, Reply, ReplyTo, Request,
+    Delivery, HeldMessage, PeerState, Presence, Receipt, ReceiptState, Removal, Reply, ReplyTo,
+    Request,
 };
 use crate::wrap::attention::Verdict;
 use crate::wrap::hold::Hold;
@@ -51,7 +52,7 @@ impl Session {
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait (INJECTION rule 11). In the middle of a sequence of the
+    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence of the
     /// program's this has to wait for the next turn.
     fn notify(&mut self, held: usize) {
         let last = self.post.noticed;
@@ -92,6 +93,7 @@ impl Session {
                 self.present(now)
             }
             Request::Inbox { take, .. } => self.show_inbox(*take),
+            Request::Discard { removal, .. } => self.discard(*removal),
             Request::Who | Request::State(_) => self.present(now),
         };
         if let Some(inbox) = &self.post.parts.inbox {
@@ -114,32 +116,52 @@ impl Session {
     }
 
     fn show_inbox(&mut self, take: bool) -> Reply {
-        let waiting: Vec<(Ticket, Option<Hold>)> = self
-            .injection
-            .waiting()
-            .map(|(item, hold)| (item.ticket, hold))
-            .collect();
         let mut messages = Vec::new();
-        for (ticket, hold) in waiting {
-            let Some(letter) = self.post.mail.get(ticket) else {
-                continue;
-            };
-            messages.push(HeldMessage {
-                id: letter.envelope.id.clone(),
-                from: letter.envelope.from.clone(),
-                ts: letter.envelope.ts.clone(),
-                reason: hold.map(|hold| hold.to_string()).unwrap_or_default(),
-                line: letter.line.clone(),
-            });
+        for (ticket, message) in self.held() {
+            messages.push(message);
             if take && self.injection.withdraw(ticket) {
                 self.post.was_read(ticket);
             }
         }
+        self.listed(messages)
+    }
+
+    /// Lets go of what is not with the agent yet.
+    fn discard(&mut self, removal: Removal) -> Reply {
+        let mut messages = Vec::new();
+        for (ticket, message) in self.held() {
+            if self.injection.withdraw(ticket) {
+                self.post.was_removed(ticket, removal);
+                messages.push(message);
+            }
+        }
+        self.log
+            .say(&format!("{removal:?}: {} held messages", messages.len()));
+        self.listed(messages)
+    }
+
+    fn listed(&self, messages: Vec<HeldMessage>) -> Reply {
         Reply::Inbox {
             name: self.post.parts.card.name.clone(),
             session: self.post.parts.card.session.clone(),
             messages,
         }
+    }
+
+    /// The messages that wait, oldest first.
+    fn held(&self) -> Vec<(Ticket, HeldMessage)> {
+        let waiting = self.injection.waiting().filter_map(|(item, hold)| {
+            let letter = self.post.mail.get(item.ticket)?;
+            let message = HeldMessage {
+                id: letter.envelope.id.clone(),
+                from: letter.envelope.from.clone(),
+                ts: letter.envelope.ts.clone(),
+                reason: hold.map(|hold| hold.to_string()).unwrap_or_default(),
+                line: letter.line.clone(),
+            };
+            Some((item.ticket, message))
+        });
+        waiting.collect()
     }
 }
 
@@ -160,6 +182,23 @@ impl Post {
             .map(|id| (ticket, id))
             .collect();
         self.parts.disk.ask(Job::Done(done));
+    }
+
+    /// An operator removed it.
+    fn was_removed(&mut self, ticket: Ticket, removal: Removal) {
+        let Some(letter) = self.mail.take(ticket) else {
+            return;
+        };
+        let event = match removal {
+            Removal::Purged => Story::Purged,
+            Removal::Deleted => Story::Deleted,
+        };
+        self.parts.disk.ask(Job::Tell {
+            id: letter.envelope.id,
+            event,
+            detail: None,
+        });
+        self.ack(letter.delivery);
     }
 
     /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
