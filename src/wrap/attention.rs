@@ -1,8 +1,9 @@
-//! What is known of the agent at this moment, from five sources: its hooks, its title, its screen, its output's
-//! rhythm and the person's keys. Pure: no clock, no terminal.
+//! What is known of the agent at this moment, from six sources: its hooks, its title, its screen,
+//! its output's rhythm, the person's keys, and what the terminal's foreground runs. Pure: no clock,
+//! no terminal.
 //!
-//! One question is answered, [`Attention::verdict`]: may a line be typed now? Rule 1 of INJECTION decides it for
-//! agents whose prompt is known, rule 11 for all others. Any doubt is a hold.
+//! One question is answered, [`Attention::verdict`]: may a line be typed now? The prompt decides it
+//! for agents whose prompt is known, quiet for all others. When uncertain, do not type.
 //!
 //! Relies on the profile and the reading of the screen.
 
@@ -13,10 +14,12 @@ use super::agents::reading::{Input, Reading, Vim};
 use super::hold::Hold;
 use super::keys::{Draft, Press};
 
-/// SPEC §7.8: no hook so long after the prompt was drawn means that none will come.
+/// No hook so long after the prompt was drawn means that none will come.
 const HOOKS_LATE: Duration = Duration::from_secs(10);
-/// SPEC §7.8: what must pass without output where only the screen speaks.
+/// What must pass without output where only the screen speaks.
 const SCREEN_ONLY_QUIET: Duration = Duration::from_millis(1500);
+/// What executes its input in the terminal's foreground is looked for again after this.
+const FOREGROUND_AGAIN: Duration = Duration::from_secs(1);
 /// A permission event whose dialog was never drawn is taken back after this.
 const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,8 @@ pub struct Attention {
     last_key: Option<Instant>,
     draft: Draft,
     is_suspended: bool,
+    /// What executes its input in the terminal's foreground, and when it was seen there.
+    executes: Option<(String, Instant)>,
     /// INSERT mode was seen: without its mark, keys are commands.
     uses_vim: bool,
 }
@@ -105,6 +110,7 @@ impl Attention {
             last_key: None,
             draft: Draft::default(),
             is_suspended: false,
+            executes: None,
             uses_vim: false,
         }
     }
@@ -193,6 +199,18 @@ impl Attention {
         self.is_suspended = false;
     }
 
+    /// What the terminal's foreground runs was looked at: what executes its input there.
+    pub fn foreground(&mut self, executes: Option<String>, now: Instant) {
+        self.executes = executes.map(|program| (program, now));
+    }
+
+    /// Whether a line could be typed now, were it not for what the foreground runs, and that is to
+    /// be looked at.
+    pub fn asks_for_foreground(&self, now: Instant) -> bool {
+        let is_old = |(_, seen): &(String, Instant)| now >= *seen + FOREGROUND_AGAIN;
+        self.executes.as_ref().is_none_or(is_old) && self.verdict_of_agent(now) == Verdict::Free
+    }
+
     /// Pasted text is marked as such for this program.
     pub fn takes_paste(&self) -> bool {
         self.takes_paste
@@ -217,9 +235,17 @@ impl Attention {
 
     /// Something is open that takes Enter for an answer, or a key for a command.
     pub fn obstacle(&self) -> Option<Hold> {
-        if self.is_suspended {
-            return Some(Hold::Suspended);
-        }
+        let executes = self.executes.as_ref();
+        self.suspension()
+            .or_else(|| executes.map(|(program, _)| Hold::Executes(program.clone())))
+            .or_else(|| self.obstacle_of_agent())
+    }
+
+    fn suspension(&self) -> Option<Hold> {
+        self.is_suspended.then_some(Hold::Suspended)
+    }
+
+    fn obstacle_of_agent(&self) -> Option<Hold> {
         if let Some(open) = &self.dialog {
             return Some(Hold::Dialog(open.name.clone()));
         }
@@ -245,6 +271,19 @@ impl Attention {
 
     /// May a line be typed now?
     pub fn verdict(&self, now: Instant) -> Verdict {
+        match (self.verdict_of_agent(now), &self.executes) {
+            (Verdict::Free, Some((program, seen))) => {
+                let again = *seen + FOREGROUND_AGAIN;
+                Verdict::Hold(
+                    Hold::Executes(program.clone()),
+                    Some(again).filter(|&again| again > now),
+                )
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    fn verdict_of_agent(&self, now: Instant) -> Verdict {
         if self.profile.knows_its_prompt() {
             self.by_prompt(now)
         } else {
@@ -261,7 +300,7 @@ impl Attention {
                 .map(|first| first + HOOKS_LATE);
             return Verdict::Hold(Hold::Starting, again.filter(|&again| again > now));
         }
-        if let Some(open) = self.obstacle() {
+        if let Some(open) = self.suspension().or_else(|| self.obstacle_of_agent()) {
             let again = self
                 .dialog
                 .as_ref()
@@ -296,7 +335,7 @@ impl Attention {
     }
 
     fn by_quiet(&self, now: Instant) -> Verdict {
-        if let Some(open) = self.obstacle() {
+        if let Some(open) = self.suspension().or_else(|| self.obstacle_of_agent()) {
             return Verdict::Hold(open, None);
         }
         if self.is_busy() {

@@ -21,6 +21,8 @@ pub enum Hold {
     VimNormal,
     /// The screen shows something that is not the prompt.
     UnknownScreen,
+    /// The terminal's foreground runs this, which would execute the text.
+    Executes(String),
     /// A person stopped the program (Ctrl-Z).
     Suspended,
     /// A person said `cbroker pause`.
@@ -48,6 +50,7 @@ impl fmt::Display for Hold {
             Self::ShellMode => out.write_str("shell mode"),
             Self::VimNormal => out.write_str("vim normal mode"),
             Self::UnknownScreen => out.write_str("unknown screen"),
+            Self::Executes(program) => write!(out, "{program} executes what is typed"),
             Self::Suspended => out.write_str("suspended"),
             Self::Paused => out.write_str("paused"),
             Self::Loop => out.write_str("loop?"),

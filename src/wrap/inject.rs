@@ -13,6 +13,7 @@
 //!
 //! Relies on [`super::attention`] for whether the agent is free.
 
+mod foreground;
 mod pause;
 mod queue;
 mod steps;

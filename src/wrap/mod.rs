@@ -8,7 +8,7 @@
 //! | the person's terminal | [`terminal`] |
 //! | bytes between the two | [`relay`] |
 //! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`screen`] and [`agents::reading`] (what is drawn) |
-//! | what is known of the agent | [`agents`] (always), [`attention`] (now), [`hooks`] (from itself) |
+//! | what is known of the agent | [`agents`] (always), [`attention`] (now), [`hooks`] (from itself), [`foreground`] (from the system) |
 //! | when and how a line is typed | [`inject`]: pure, time as an argument |
 //! | the ways in, all with one interface | [`ways`] |
 //! | the messages while the session has them | [`mail`] |
@@ -23,6 +23,7 @@ pub mod brake;
 pub mod briefing;
 mod dead_letter;
 mod disk;
+pub mod foreground;
 mod hidden;
 pub mod hold;
 mod hook;

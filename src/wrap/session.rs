@@ -18,6 +18,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::agents::Profile;
 use super::attention::{Attention, Event};
+use super::foreground;
 use super::hooks::{Hooks, Told, Waiter};
 use super::inject::{Delivery, Handover, Injection, Step, Ticket};
 use super::keys::{Keys, Press};
@@ -258,6 +259,7 @@ impl Session {
         let look = self.look(now);
         self.miss_hooks(now);
         let step = loop {
+            self.look_at_foreground(now);
             match self.injection.step(&self.attention, now) {
                 Step::Note(tickets) => self.post.intend(&tickets),
                 Step::Write(bytes) => self.relay.send_and_tell(&bytes),
@@ -308,6 +310,14 @@ impl Session {
         self.is_stale = false;
         self.last_look = now;
         None
+    }
+
+    /// What executes its input may be in the foreground by now, whatever was started.
+    fn look_at_foreground(&mut self, now: Instant) {
+        if self.injection.may_type(&self.attention, now) {
+            let executes = foreground::look(self.program.master());
+            self.attention.foreground(executes, now);
+        }
     }
 
     fn miss_hooks(&mut self, now: Instant) {

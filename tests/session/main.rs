@@ -44,6 +44,7 @@ mod agent;
 mod brake;
 mod claude;
 mod delivery;
+mod launchers;
 mod passthrough;
 mod removal;
 mod runner;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
                     delivery::TESTS,
                     brake::TESTS,
                     claude::TESTS,
+                    launchers::TESTS,
                     removal::TESTS,
                 ]
                 .concat(),

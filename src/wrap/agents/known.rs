@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::line::{Line, More};
 use super::{Pace, Profile, Prompt, Usual, VimFooter};
 
-/// Measured with the paste and redraw of INJECTION rule 3.
+/// Measured with a paste and its redraw.
 const QUICK: Pace = Pace {
     before_enter: Duration::from_millis(25),
     quiet_before_enter: Duration::from_millis(50),
@@ -15,7 +15,7 @@ const QUICK: Pace = Pace {
     idle_hands: Duration::from_secs(1),
 };
 
-/// INJECTION rule 11.
+/// For programs that show no sign of what they do.
 const CAREFUL: Pace = Pace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
@@ -285,6 +285,10 @@ static WAY_TO_A_SHELL: Profile = Profile {
         "ssh",
         "mosh",
         "telnet",
+        "socat",
+        "nc",
+        "ncat",
+        "netcat",
         "rlogin",
         "et",
         "tmux",
@@ -297,6 +301,9 @@ static WAY_TO_A_SHELL: Profile = Profile {
         "doas",
         "env",
         "nice",
+        "runuser",
+        "newgrp",
+        "sg",
         "nohup",
         "setsid",
         "stdbuf",
@@ -338,10 +345,27 @@ pub(super) static ALL: [&Profile; 8] = [
 
 /// Options of shells and interpreters that take their value from the next argument.
 const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
-/// Options that come instead of a script: a command, a module, an expression.
-const WITH_COMMAND: [&str; 6] = ["-c", "-m", "-e", "--eval", "--command", "-lc"];
+/// Long options that come instead of a script.
+const WITH_COMMAND: [&str; 3] = ["--eval", "--command", "--print"];
+/// Modules of Python that read commands.
+const PROMPTS: [&str; 9] = [
+    "code",
+    "asyncio",
+    "pdb",
+    "IPython",
+    "ipython",
+    "bpython",
+    "ptpython",
+    "ptipython",
+    "xonsh",
+];
+/// Interpreters that take a script in place of commands from the keyboard, beside the shells.
+const INTERPRETERS: [&str; 11] = [
+    "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
+];
 
-/// A shell or interpreter that was given its program by its arguments, and does not read it from the keyboard.
+/// A shell or interpreter that was given its program by its arguments, and does not read it from
+/// the keyboard.
 pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
     let name = Path::new(program)
         .file_name()
@@ -350,43 +374,36 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
     let bare = name
         .trim_start_matches('-')
         .trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    let is_interpreter = SHELL.programs.contains(&bare)
-        || [
-            "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua",
-            "luajit",
-        ]
-        .contains(&bare);
-    if !is_interpreter || bare == "busybox" {
+    let is_shell = SHELL.programs.contains(&bare) && bare != "busybox";
+    if !is_shell && !INTERPRETERS.contains(&bare) {
         return false;
     }
-    let mut found = false;
-    let mut words = arguments.iter().map(|argument| argument.to_string_lossy());
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let is_prompt_wanted = |word: &&str| matches!(*word, "-i" | "-s" | "--interactive");
+    let mut words = words.iter().map(AsRef::as_ref);
     while let Some(word) = words.next() {
-        if word == "-i" || word == "-s" || word == "--interactive" {
-            return false;
-        }
-        if WITH_COMMAND.contains(&word.as_ref()) {
-            return words.next().is_some() && found_no_interactive(arguments);
-        }
-        if WITH_VALUE.contains(&word.as_ref()) {
+        let letters = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
+        let is_eval = letters
+            .is_some_and(|letters| letters.ends_with('c') || (!is_shell && letters.ends_with('e')));
+        if WITH_VALUE.contains(&word) {
             words.next();
+        } else if word == "--interactive"
+            || letters
+                .is_some_and(|letters| letters.contains('i') || (is_shell && letters.contains('s')))
+        {
+            return false;
+        } else if is_eval || WITH_COMMAND.contains(&word) {
+            return words.next().is_some() && !words.any(|word| is_prompt_wanted(&word));
+        } else if !is_shell && letters.is_some_and(|letters| letters.ends_with('m')) {
+            return words
+                .next()
+                .is_some_and(|module| !PROMPTS.contains(&module));
         } else if !word.starts_with(['-', '+']) {
-            found = true;
-            break;
+            return word != "repl";
         }
     }
-    found
-        && !matches!(
-            arguments
-                .first()
-                .map(|first| first.to_string_lossy())
-                .as_deref(),
-            Some("repl")
-        )
-}
-
-fn found_no_interactive(arguments: &[OsString]) -> bool {
-    !arguments
-        .iter()
-        .any(|argument| argument == "-i" || argument == "-s" || argument == "--interactive")
+    false
 }

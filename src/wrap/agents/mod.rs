@@ -29,7 +29,7 @@ pub struct Profile {
     pub seen: &'static str,
     /// What `--delivery auto` means for it.
     pub usual: Usual,
-    /// Whether it says what happens in it through hooks (INJECTION rule 8).
+    /// Whether it says what happens in it through hooks.
     pub has_hooks: bool,
     /// The looks of its input box.
     pub prompt: Option<Prompt>,
@@ -54,7 +54,7 @@ pub struct Profile {
 pub enum Usual {
     /// It is typed where that is safe.
     Typing,
-    /// It is announced by title and bell (SPEC §7.1), and typing is possible on request.
+    /// It is announced by title and bell, and typing is possible on request.
     Notice,
     /// It is announced, and typing is refused: this program executes what is typed.
     NoticeOnly,
@@ -97,7 +97,7 @@ pub struct Pace {
 }
 
 impl Profile {
-    /// Whether the input box can be recognised on the screen (INJECTION rule 1 against rule 11).
+    /// Whether the input box can be recognised on the screen.
     pub fn knows_its_prompt(&self) -> bool {
         self.prompt.is_some()
     }
@@ -114,6 +114,19 @@ impl Profile {
             .unwrap_or(&UNKNOWN)
     }
 
+    /// The profile of a program of this file name; no file is looked at.
+    pub fn named(name: &str, arguments: &[OsString]) -> &'static Self {
+        known::ALL
+            .iter()
+            .copied()
+            .find(|profile| profile.has_name(name))
+            .filter(|profile| {
+                profile.usual != Usual::NoticeOnly
+                    || !known::runs_a_script(OsStr::new(name), arguments)
+            })
+            .unwrap_or(&UNKNOWN)
+    }
+
     fn matches(&self, program: &OsStr) -> bool {
         let path = Path::new(program);
         let real = path.canonicalize().ok();
@@ -121,13 +134,13 @@ impl Profile {
             .into_iter()
             .flatten()
             .filter_map(Path::file_name)
-            .any(|name| {
-                let name = name.to_string_lossy();
-                let name = name.trim_start_matches('-');
-                let bare =
-                    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
-                self.programs.contains(&name) || self.programs.contains(&bare)
-            })
+            .any(|name| self.has_name(&name.to_string_lossy()))
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        let name = name.trim_start_matches('-');
+        let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+        self.programs.contains(&name) || self.programs.contains(&bare)
     }
 }
 
@@ -142,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_executes_its_input_is_never_typed_into() {
-        let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|bash --|nu|mosh host|lua|python3 -q|claudette";
+        let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|bash --|nu|mosh host|lua|python3 -q|python3 -m code|python3 -Im asyncio|python3 -um pdb x.py|bash -l -i|sh -es|socat - EXEC:sh|nc -l 1|claudette";
         for line in shells.split('|').filter(|line| *line != "claudette") {
             assert_eq!(of(line).usual, Usual::NoticeOnly, "{line}");
         }
@@ -157,6 +170,9 @@ mod tests {
             "sh -c true",
             "my-tool",
             "python3 -m http",
+            "python3 -um http.server",
+            "bash -euc true",
+            "bash -lc true",
         ] {
             assert_eq!(of(line).name, "unknown", "{line}");
         }

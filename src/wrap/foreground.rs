@@ -1,0 +1,357 @@
+//! What the terminal's foreground runs at this moment: whether a text that is typed there would be
+//! executed.
+//!
+//! The command line at the start of a session says little about it. A launcher becomes a shell, or
+//! starts one on another terminal and passes keys on; a shell follows the program that ended. So
+//! the processes are looked at right before a text is typed, and before its Enter:
+//!
+//! ```text
+//! terminal ── foreground process group ── each process of it ── all their descendants
+//! ```
+//!
+//! - A shell or interpreter that reads commands, or a way to one elsewhere (`ssh`, `tmux`), holds
+//!   the text.
+//! - What an agent started matters only if it reads a terminal: its tools and servers read pipes.
+//! - Of anything else the descendants are looked at.
+//!
+//! The decision is pure ([`executes`]); [`look`] reads `/proc` for it, and is a few milliseconds
+//! of work. Where there is no `/proc` it knows nothing, and the command line alone has to serve.
+//!
+//! Relies on the profiles for what executes its input.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use super::agents::{Profile, Usual};
+
+/// One process, as the system describes it.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Who started it.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// The name by which the system lists it.
+    pub name: String,
+    /// The file that it runs, where that can be seen: not of another user's programs.
+    pub program: Option<String>,
+    /// Its command line, as far as it has not changed it.
+    pub arguments: Vec<OsString>,
+    /// Its standard input is a terminal.
+    pub reads_terminal: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Executes,
+    Agent,
+    Other,
+}
+
+/// What would execute a text that is typed into the terminal behind `master`; `None` for nothing
+/// that is known to.
+pub fn look(master: BorrowedFd<'_>) -> Option<String> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    match rustix::termios::tcgetpgrp(master) {
+        Ok(group) => executes(&read_all(), group.as_raw_nonzero().get()),
+        Err(_) => Some("what runs in the terminal cannot be seen and perhaps".to_owned()),
+    }
+}
+
+/// The program in the foreground group, or started from it, that executes its input.
+pub fn executes(processes: &BTreeMap<i32, Process>, foreground: i32) -> Option<String> {
+    processes
+        .iter()
+        .find(|(pid, process)| {
+            let Some(has_agent) = descends(processes, **pid, foreground) else {
+                return false;
+            };
+            kind(process) == Kind::Executes && (!has_agent || process.reads_terminal)
+        })
+        .map(|(_, process)| shown(process).to_owned())
+}
+
+/// Whether an agent stands above this process; `None` where it is not of the foreground.
+fn descends(processes: &BTreeMap<i32, Process>, pid: i32, foreground: i32) -> Option<bool> {
+    let mut process = processes.get(&pid)?;
+    let mut is_of_it = process.group == foreground;
+    let mut has_agent = false;
+    // No chain of parents is longer than there are processes; what changes meanwhile must not
+    // make it endless.
+    for _ in 0..processes.len() {
+        let Some(parent) = processes.get(&process.parent) else {
+            break;
+        };
+        // The shell that started us all is not of the foreground, and nor is what is above it.
+        if parent.group == foreground {
+            is_of_it = true;
+        }
+        has_agent |= kind(parent) == Kind::Agent && !is_above(processes, parent, foreground);
+        process = parent;
+    }
+    is_of_it.then_some(has_agent)
+}
+
+/// Whether the foreground is among what this process started: it is around us, not within.
+fn is_above(processes: &BTreeMap<i32, Process>, process: &Process, foreground: i32) -> bool {
+    let mut process = process;
+    if process.group == foreground {
+        return false;
+    }
+    for _ in 0..processes.len() {
+        let Some(parent) = processes.get(&process.parent) else {
+            return true;
+        };
+        if parent.group == foreground {
+            return false;
+        }
+        process = parent;
+    }
+    true
+}
+
+fn kind(process: &Process) -> Kind {
+    let words = &process.arguments;
+    let first = words.first().map(base).unwrap_or_default();
+    // A file that many programs share says nothing, and neither does a command line that an
+    // interpreter's program has replaced by a title of its own.
+    let file = process.program.as_deref().unwrap_or(&process.name);
+    let is_title = !words.is_empty() && is_interpreter(file) && !is_interpreter(&first);
+    if is_title {
+        return of_name(&first, &[], Kind::Other);
+    }
+    let rest = words.get(1..).unwrap_or_default();
+    if file == "busybox" && first != "busybox" {
+        return of_name(&first, rest, Kind::Other);
+    }
+    if is_ours(file) {
+        return wrapped(rest);
+    }
+    let by_file = of_name(file, rest, Kind::Other);
+    if by_file != Kind::Other {
+        return by_file;
+    }
+    let is_script = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
+    let script = rest.iter().position(|word| is_script(&word));
+    let by_script = match script {
+        // An interpreter's script may be a shell, or an agent.
+        Some(at) if is_interpreter(file) => of_name(&base(&rest[at]), &rest[at + 1..], Kind::Other),
+        _ => Kind::Other,
+    };
+    if by_script == Kind::Other {
+        of_name(&first, rest, Kind::Other)
+    } else {
+        by_script
+    }
+}
+
+/// What a wrap within the wrap is about to run: its own program may not have started yet.
+fn wrapped(arguments: &[OsString]) -> Kind {
+    let is_verb = |word: &OsString| word == "run" || word == "__monitor" || word == "__gate";
+    let Some(at) = arguments.iter().position(is_verb) else {
+        return Kind::Other;
+    };
+    let rest = &arguments[at + 1..];
+    let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
+    match rest.split_first() {
+        // An agent within must not hide what another wrap around it runs beside it.
+        Some((program, arguments))
+            if of_name(&base(program), arguments, Kind::Other) == Kind::Executes =>
+        {
+            Kind::Executes
+        }
+        _ => Kind::Other,
+    }
+}
+
+fn of_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
+    let profile = Profile::named(name, arguments);
+    match profile.usual {
+        Usual::NoticeOnly => Kind::Executes,
+        Usual::Typing => Kind::Agent,
+        Usual::Notice => otherwise,
+    }
+}
+
+/// Whether a program of this name runs programs of others, under their names.
+fn is_interpreter(name: &str) -> bool {
+    const INTERPRETERS: [&str; 9] = [
+        "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php",
+    ];
+    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    INTERPRETERS.contains(&bare)
+}
+
+fn is_ours(name: &str) -> bool {
+    let binary = std::env::current_exe().ok();
+    let ours = binary.as_deref().and_then(Path::file_name);
+    name == "cbroker" || ours.is_some_and(|ours| ours == name)
+}
+
+fn base(word: &OsString) -> String {
+    let name = Path::new(word).file_name().unwrap_or(word);
+    name.to_string_lossy().into_owned()
+}
+
+fn shown(process: &Process) -> &str {
+    process.program.as_deref().unwrap_or(&process.name)
+}
+
+/// All processes of this machine that can be seen from here.
+fn read_all() -> BTreeMap<i32, Process> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, read(&entry.path())?))
+        })
+        .collect()
+}
+
+/// `None`: it has ended meanwhile.
+fn read(folder: &Path) -> Option<Process> {
+    let stat = std::fs::read(folder.join("stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name is in parentheses, and may hold some.
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    let mut fields = after.split_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let link = |name: &str| std::fs::read_link(folder.join(name)).ok();
+    let program = link("exe").and_then(|path| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    });
+    let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
+    let words = line
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty());
+    let reads_terminal = link("fd/0")
+        .is_some_and(|path| path.starts_with("/dev/pts") || path.starts_with("/dev/tty"));
+    Some(Process {
+        parent,
+        group,
+        name: name.to_owned(),
+        program,
+        arguments: words.map(as_os_string).collect(),
+        reads_terminal,
+    })
+}
+
+fn as_os_string(bytes: &[u8]) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec(bytes.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOREGROUND: i32 = 10;
+
+    /// `pid parent group flags: file | command line`; the flag `t` is a terminal as its input.
+    fn processes(lines: &[&str]) -> BTreeMap<i32, Process> {
+        lines
+            .iter()
+            .map(|line| {
+                let (numbers, rest) = line.split_once(": ").unwrap_or_default();
+                let (file, words) = rest.split_once(" | ").unwrap_or_default();
+                let mut numbers = numbers.split(' ');
+                let mut number = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+                let (pid, parent, group) = (number(), number(), number());
+                let process = Process {
+                    parent,
+                    group,
+                    name: file.to_owned(),
+                    program: Some(file.to_owned()),
+                    arguments: words.split(' ').map(OsString::from).collect(),
+                    reads_terminal: line.contains(" t: "),
+                };
+                (pid, process)
+            })
+            .collect()
+    }
+
+    fn held(lines: &[&str]) -> Option<String> {
+        executes(&processes(lines), FOREGROUND)
+    }
+
+    #[test]
+    fn what_executes_its_input_is_found_in_the_foreground_and_below_it() {
+        for lines in [
+            &["10 1 10 t: bash | bash"][..],
+            &["10 1 10 t: sh | sh -c x", "11 10 10 t: bash | -bash"],
+            &["10 1 10 t: socat | socat - EXEC:bash,pty"],
+            &[
+                "10 1 10: tool | tool",
+                "11 10 11: sh | sh -c x",
+                "12 11 12 t: bash | bash -i",
+            ],
+            &["10 1 10 t: python3.12 | python3 -m code"],
+            &["10 1 10 t: python3.12 | python3 /usr/bin/ipython"],
+            &["10 1 10 t: cbroker | cbroker --name a run -- bash --norc"],
+            &["10 1 10 t: cbroker | cbroker __gate bash"],
+            &["10 1 10 t: busybox | sh"],
+            &["10 1 10 t: bash | claude"],
+            &["10 1 10: claude | claude", "11 10 10 t: bash | bash"],
+            &["10 1 10: tool | tool", "11 10 10: bash | bash"],
+        ] {
+            assert!(held(lines).is_some(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn programs_and_what_an_agent_runs_on_its_pipes_are_no_reason() {
+        for lines in [
+            &["10 1 10 t: tool | tool"][..],
+            &["9 1 9 t: bash | bash", "10 9 10 t: tool | tool"],
+            &[
+                "9 1 9 t: bash | bash",
+                "10 9 10 t: sh | sh run.sh",
+                "11 10 10 t: tool | tool",
+            ],
+            &[
+                "10 1 10 t: node | claude",
+                "11 10 10: bash | bash",
+                "12 10 10: python3.12 | python3",
+            ],
+            &[
+                "10 1 10 t: node | node /usr/bin/gemini",
+                "11 10 11: bash | bash",
+            ],
+            &["10 1 10 t: 2.1.332 | claude", "11 10 10: bash | bash"],
+            &["10 1 10 t: cbroker | cbroker toy --record x"],
+            &["10 1 10 t: python3.12 | python3 app.py"],
+            &["10 1 10 t: busybox | vi file"],
+            &["10 1 10 t: tool | tool", "20 1 20 t: bash | bash"],
+        ] {
+            assert_eq!(held(lines), None, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_around_the_wrap_excuses_nothing_within_it() {
+        let lines = [
+            "5 1 5 t: claude | claude",
+            "9 5 5: cbroker | cbroker --name a run -- tool",
+            "10 9 10: tool | tool",
+            "11 10 11: bash | bash",
+        ];
+        assert_eq!(held(&lines).as_deref(), Some("bash"));
+    }
+
+    #[test]
+    fn this_process_is_seen_as_it_is() {
+        let all = read_all();
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        if let Some(us) = all.get(&pid) {
+            assert!(!us.arguments.is_empty());
+            assert!(us.group > 0 && us.parent > 0);
+        }
+    }
+}
