@@ -1,8 +1,9 @@
-//! `cbroker hook EVENT --socket PATH` (hidden): what an agent's hook runs.
+//! `cbroker hook EVENT --socket PATH --token TOKEN` (hidden): what an agent's hook runs.
 //!
-//! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never block or break the
-//! agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a text: that goes to standard error, and
-//! the exit code 2 makes Claude Code take it in.
+//! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never
+//! block or break the agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a
+//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. The token
+//! tells the wrap that the caller is a hook of its own agent.
 //!
 //! Relies on the standard library alone; at most 5 ms from start to end.
 
@@ -33,22 +34,26 @@ const DELIVER: i32 = 2;
 
 /// Runs the hook.
 pub(super) fn run(arguments: &[OsString]) -> i32 {
-    let [event, option, path] = arguments else {
+    let [event, socket, path, secret @ ..] = arguments else {
         return 0;
     };
-    if option != "--socket" {
-        return 0;
-    }
-    let Some(event) = event.to_str() else {
+    let Some(event) = event.to_str().filter(|_| socket == "--socket") else {
         return 0;
     };
     if event == stream::STREAM {
         return stream::run(path);
     }
+    let token = match secret {
+        [option, token] if option == "--token" => token.to_str(),
+        _ => None,
+    };
+    let Some(token) = token else {
+        return 0;
+    };
     let Ok(mut wrap) = UnixStream::connect(path) else {
         return 0;
     };
-    let told = tell(&mut wrap, event);
+    let told = tell(&mut wrap, token, event);
     if event == WAIT && told.is_ok() {
         wait(&mut wrap)
     } else {
@@ -56,10 +61,12 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     }
 }
 
-/// Four bytes of length, then event, line break, input.
-fn tell(wrap: &mut UnixStream, event: &str) -> io::Result<()> {
+/// Four bytes of length, then token, line break, event, line break, input.
+fn tell(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
     wrap.set_write_timeout(Some(PATIENCE))?;
     let mut message = vec![0; LENGTH];
+    message.extend_from_slice(token.as_bytes());
+    message.push(b'\n');
     message.extend_from_slice(event.as_bytes());
     message.push(b'\n');
     let mut input = io::stdin().lock();

@@ -1,11 +1,16 @@
-//! The session's end of the hooks: a private socket on which the agent's hooks say what happens in it, and on which
-//! one waiter carries a message in without the keyboard.
+//! The session's end of the hooks: a private socket on which the agent's hooks say what happens in
+//! it, and on which one waiter carries a message in without the keyboard.
+//!
+//! Who speaks there begins with the session's token, which only the commands of its hooks hold:
+//! another program of the user's that finds the socket is given no message and believed nothing.
 //!
 //! Relies on tokio for the socket and on `serde_json` for what the hooks say.
 
+use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -71,19 +76,20 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    /// Listens on `path`, for this user alone.
-    pub(super) fn listen(path: &Path) -> io::Result<(Self, mpsc::Receiver<Told>)> {
+    /// Listens on `path`, for this user alone and for hooks that know `token`.
+    pub(super) fn listen(path: &Path, token: String) -> io::Result<(Self, mpsc::Receiver<Told>)> {
         let _left_by_a_crash = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let (tell, told) = mpsc::channel(256);
+        let token = Arc::new(token);
         let task = tokio::spawn(async move {
             let mut number = 0;
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         number += 1;
-                        tokio::spawn(serve(stream, number, tell.clone()));
+                        tokio::spawn(serve(stream, Arc::clone(&token), number, tell.clone()));
                     }
                     // No descriptor is free, for one; that passes.
                     Err(_) => tokio::time::sleep(AGAIN).await,
@@ -107,11 +113,38 @@ impl Drop for Hooks {
     }
 }
 
-/// The hooks of `--settings`, each a call of `program` (this binary) with this socket.
-pub(super) fn settings(program: &Path, socket: &Path, permission: Option<&str>) -> Value {
+/// What the hooks of one session have to know: 128 random bits in hexadecimal digits.
+pub(super) fn token() -> io::Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(random.iter().fold(String::new(), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// Takes the same time wherever the two differ.
+fn is_same(token: &[u8], claimed: &[u8]) -> bool {
+    let differences = token
+        .iter()
+        .zip(claimed)
+        .fold(0, |seen, (one, other)| seen | (one ^ other));
+    token.len() == claimed.len() && std::hint::black_box(differences) == 0
+}
+
+/// The hooks of `--settings`, each a call of `program` (this binary) with this socket and token.
+pub(super) fn settings(
+    program: &Path,
+    socket: &Path,
+    token: &str,
+    permission: Option<&str>,
+) -> Value {
     let call = |event: &str| {
         let (program, socket) = (quoted(program), quoted(socket));
-        format!("{program} {} {event} --socket {socket}", hook::VERB)
+        format!(
+            "{program} {} {event} --socket {socket} --token {token}",
+            hook::VERB
+        )
     };
     let plain =
         |event: &str| json!({"type": "command", "command": call(event), "timeout": HOOK_SECONDS});
@@ -148,11 +181,14 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }
 
-async fn serve(mut stream: UnixStream, number: u64, tell: mpsc::Sender<Told>) {
+async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mpsc::Sender<Told>) {
     let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
         return;
     };
-    let mut parts = message.splitn(2, |&byte| byte == b'\n');
+    let mut parts = message.splitn(3, |&byte| byte == b'\n');
+    if !is_same(token.as_bytes(), parts.next().unwrap_or_default()) {
+        return;
+    }
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
     let input: Value = parts
         .next()
@@ -240,11 +276,24 @@ mod tests {
 
     use super::*;
 
+    const TOKEN: &str = "00ff";
+
+    #[test]
+    fn tokens_are_the_same_only_as_a_whole() {
+        let (one, other) = (token().unwrap(), token().unwrap());
+        assert_eq!(one.len(), 32);
+        assert!(is_same(one.as_bytes(), one.as_bytes()));
+        for claimed in [other.as_str(), "", &one[1..], &format!("{one}0")] {
+            assert!(!is_same(one.as_bytes(), claimed.as_bytes()), "{claimed}");
+        }
+    }
+
     #[test]
     fn hooks_are_calls_of_this_binary_that_a_shell_cannot_misread() {
         let settings = settings(
             Path::new("/opt/it's here/cbroker"),
             Path::new("/run/s.sock"),
+            TOKEN,
             None,
         );
         let command = settings["hooks"]["Stop"][0]["hooks"][0]["command"]
@@ -252,7 +301,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             command,
-            r"'/opt/it'\''s here/cbroker' hook Stop --socket '/run/s.sock'"
+            r"'/opt/it'\''s here/cbroker' hook Stop --socket '/run/s.sock' --token 00ff"
         );
         assert_eq!(
             settings["hooks"]["Stop"][0]["hooks"][1]["asyncRewake"],
@@ -285,7 +334,7 @@ mod tests {
     /// A hook that connects and says this.
     async fn hook(path: &Path, event: &str) -> UnixStream {
         let mut stream = UnixStream::connect(path).await.unwrap();
-        let message = format!("{event}\n{{}}");
+        let message = format!("{TOKEN}\n{event}\n{{}}");
         let length = u32::try_from(message.len()).unwrap();
         stream.write_u32(length).await.unwrap();
         stream.write_all(message.as_bytes()).await.unwrap();
@@ -296,7 +345,7 @@ mod tests {
     async fn a_waiter_that_goes_away_is_heard_of() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        let (_hooks, mut told) = Hooks::listen(&path).unwrap();
+        let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
         let stream = hook(&path, hook::WAIT).await;
         let Some(Told::Waiter(waiter)) = told.recv().await else {
             panic!("no waiter");
@@ -310,7 +359,7 @@ mod tests {
     async fn a_waiter_that_nobody_needs_is_let_go() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        let (_hooks, mut told) = Hooks::listen(&path).unwrap();
+        let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
         let mut stream = hook(&path, hook::WAIT).await;
         drop(told.recv().await);
         let mut answer = Vec::new();
@@ -323,6 +372,7 @@ mod tests {
         let settings = settings(
             Path::new("/c"),
             Path::new("/s"),
+            TOKEN,
             Some("Bash(cbroker send:*)"),
         );
         let hooks = settings["hooks"].as_object().unwrap();

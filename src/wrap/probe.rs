@@ -61,7 +61,8 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<Sign>, Error> {
     let socket = config
         .home
         .socket(&format!("{}.sock", ulid::Ulid::generate()));
-    let (hooks, told) = Hooks::listen(&socket).map_err(failed)?;
+    let token = hooks::token().map_err(failed)?;
+    let (hooks, told) = Hooks::listen(&socket, token.clone()).map_err(failed)?;
     let mut command = CommandLine {
         program: agent.to_owned(),
         ..CommandLine::default()
@@ -70,7 +71,9 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<Sign>, Error> {
         let binary = std::env::current_exe().map_err(failed)?;
         command.arguments = vec![
             "--settings".into(),
-            hooks::settings(&binary, &socket, None).to_string().into(),
+            hooks::settings(&binary, &socket, &token, None)
+                .to_string()
+                .into(),
         ];
     }
     let program = Program::start(

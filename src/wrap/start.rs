@@ -12,7 +12,7 @@ use chrono::Utc;
 use super::agents::{Profile, Usual};
 use super::brake::{Brake, Limits};
 use super::disk::{Disk, Places};
-use super::hooks::Hooks;
+use super::hooks::{self, Hooks};
 use super::inject::Delivery;
 use super::log::Log;
 use super::monitor::Report;
@@ -130,6 +130,7 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
     Ok(Identity {
         session,
         socket,
+        token: hooks::token()?,
         binary: std::env::current_exe()?,
     })
 }
@@ -185,7 +186,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
             config.home.session_hops(&identity.session),
         ],
     };
-    let hooks = Hooks::listen(&identity.socket)
+    let hooks = Hooks::listen(&identity.socket, identity.token.clone())
         .map_err(|error| {
             log.say(&format!(
                 "no socket for hooks at {}: {error}",

@@ -31,6 +31,8 @@ pub(super) struct Identity {
     pub session: String,
     /// The socket of its hooks.
     pub socket: PathBuf,
+    /// What its hooks say first on that socket.
+    pub token: String,
     /// This binary.
     pub binary: PathBuf,
 }
@@ -100,6 +102,7 @@ fn arguments_of(
         settings: hooks::settings(
             &identity.binary,
             &identity.socket,
+            &identity.token,
             options.may_send.then_some(SEND_PERMISSION),
         ),
     };

@@ -44,6 +44,7 @@ mod agent;
 mod brake;
 mod claude;
 mod delivery;
+mod hooks;
 mod launchers;
 mod passthrough;
 mod removal;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
                     delivery::TESTS,
                     brake::TESTS,
                     claude::TESTS,
+                    hooks::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
                 ]
