@@ -22,6 +22,11 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
+    /// The names of all variables, those of empty ones too.
+    pub fn names(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.keys().map(OsString::as_os_str)
+    }
+
     /// A variable that is set, not empty and UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.to_str()

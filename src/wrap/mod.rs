@@ -21,6 +21,7 @@ pub mod agents;
 pub mod attention;
 pub mod brake;
 pub mod briefing;
+mod child_env;
 mod dead_letter;
 mod disk;
 pub mod foreground;
@@ -43,7 +44,6 @@ mod seen;
 mod session;
 mod spill;
 mod start;
-mod surroundings;
 mod terminal;
 pub mod ways;
 

@@ -139,7 +139,7 @@ impl Program {
         }
     }
 
-    /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes (SPEC §7.9).
+    /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes.
     pub fn reads_lines(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.master);
         modes.is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
@@ -176,7 +176,11 @@ impl Drop for Program {
     }
 }
 
-/// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none to execute.
+/// Where `execvp` looks when there is no `PATH`.
+const PATH_OF_EXECVP: &str = "/bin:/usr/bin";
+
+/// The file that `program` names, looked for as `execvp` does in `path`; `None` when there is none
+/// to execute.
 pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
@@ -185,7 +189,7 @@ pub fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
         let candidate = PathBuf::from(program);
         return executable(&candidate).then_some(candidate);
     }
-    std::env::split_paths(path?)
+    std::env::split_paths(path.unwrap_or(OsStr::new(PATH_OF_EXECVP)))
         .map(|folder| folder.join(program))
         .find(|candidate| executable(candidate))
 }

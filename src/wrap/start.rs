@@ -11,6 +11,7 @@ use chrono::Utc;
 
 use super::agents::{Profile, Usual};
 use super::brake::{Brake, Limits};
+use super::child_env::{self, Identity, Reach};
 use super::disk::{Disk, Places};
 use super::hooks::{self, Hooks};
 use super::inject::Delivery;
@@ -20,7 +21,6 @@ use super::options::{Fallback, WrapOptions};
 use super::pty::{Program, Shape, find_program};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
-use super::surroundings::{self, Identity, Reach};
 use super::terminal::{self, Terminal};
 use crate::config::{Config, Way, write_session_address};
 use crate::error::Error;
@@ -67,7 +67,7 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     let identity = identity(config).map_err(cannot)?;
     let terminal = Terminal::of_this_process().map_err(cannot)?;
     match terminal {
-        Some(terminal) if surroundings::is_session(&options) => {
+        Some(terminal) if child_env::is_session(&options) => {
             let prepared = Prepared {
                 options,
                 delivery,
@@ -154,7 +154,7 @@ async fn become_program(
         Err(_) => without_broker(options, config, silent(config))?,
     };
     let _told_in_the_log = write_session_address(&config.home, &identity.session, &config.endpoint);
-    let (command, _) = surroundings::command(options, config, identity, reach);
+    let (command, _) = child_env::command(options, config, identity, reach);
     let error = command
         .to_command(&command.program)
         .args(&command.arguments)
@@ -195,7 +195,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         })
         .ok()
         .filter(|_| profile.has_hooks);
-    let (command, remark) = surroundings::command(&options, config, &identity, reach);
+    let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
         "session {} of {}: {}, {delivery:?}",
         identity.session, options.name, profile.name
@@ -203,7 +203,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     if profile.has_hooks && !options.may_send {
         log.say("with `--allow-send` the agent may call `cbroker send` without asking each time");
     }
-    if let Some(remark) = remark {
+    for remark in remarks {
         log.say(&remark);
     }
     let post = post(inbox, &options, config, card(&options, profile, &identity))?;

@@ -42,6 +42,7 @@
 
 mod agent;
 mod brake;
+mod child_env;
 mod claude;
 mod delivery;
 mod hooks;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
                     delivery::TESTS,
                     brake::TESTS,
                     claude::TESTS,
+                    child_env::TESTS,
                     hooks::TESTS,
                     launchers::TESTS,
                     removal::TESTS,

@@ -1,0 +1,238 @@
+//! What the wrapped program finds around it: its environment, and for Claude Code its arguments.
+//!
+//! Nothing of another session reaches it, and no folder is searched for programs that others can
+//! write to.
+//!
+//! Relies on the profile, the hooks' settings and the configuration.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::WrapOptions;
+use super::agents::Profile;
+use super::agents::arguments::{self, Additions, Run};
+use super::hooks;
+use super::pty::{CommandLine, find_program};
+use crate::config::{Config, Environment};
+
+/// The permission that lets an agent answer without a question each time.
+const SEND_PERMISSION: &str = "Bash(cbroker send:*)";
+
+/// Variables that are not for the program: a Claude Code with those of another one takes itself
+/// for a part of that session, and the password is the person's.
+const REMOVED: [&str; 4] = [
+    "CLAUDECODE",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_PID",
+    "CBROKER_MGMT_PASS",
+];
+/// What begins the names of more of them.
+const REMOVED_PREFIX: &str = "CLAUDE_CODE_MESSAGING_";
+
+/// Where programs are looked for when nothing else says it: what login programs set.
+const STANDARD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Others than the owner may write here.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Whether the broker could be reached when the session began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// It was.
+    Attached,
+    /// It was not; the program is told, for its information.
+    Away,
+}
+
+/// A session's own marks.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    /// Its ULID.
+    pub session: String,
+    /// The socket of its hooks.
+    pub socket: PathBuf,
+    /// What its hooks say first on that socket.
+    pub token: String,
+    /// This binary.
+    pub binary: PathBuf,
+}
+
+/// The program's command, and what the log should say about it.
+pub(super) fn command(
+    options: &WrapOptions,
+    config: &Config,
+    identity: &Identity,
+    reach: Reach,
+) -> (CommandLine, Vec<String>) {
+    let profile = Profile::of(&options.program, &options.arguments);
+    let (arguments, remark) = arguments_of(options, profile, identity);
+    let mut remarks: Vec<String> = remark.into_iter().collect();
+    let mut environment = removed(&config.environment);
+    let mut set = |name: &str, value: Option<OsString>| environment.push((name.into(), value));
+    let url = config.endpoint.address.without_password().to_string();
+    set("CBROKER_NAME", Some(options.name.as_str().into()));
+    set("CBROKER_URL", Some(url.into()));
+    set("CBROKER_SESSION", Some(identity.session.clone().into()));
+    set(
+        "CBROKER_DISABLED",
+        (reach == Reach::Away).then(|| "1".into()),
+    );
+    match path_with_us(config.environment.get("PATH"), &identity.binary) {
+        Ok(Some(path)) => set("PATH", Some(path)),
+        Ok(None) => {}
+        Err(remark) => remarks.push(remark),
+    }
+    let command = CommandLine {
+        program: options.program.clone(),
+        arguments,
+        environment,
+    };
+    (command, remarks)
+}
+
+/// Whether these arguments make a session at the terminal.
+pub(super) fn is_session(options: &WrapOptions) -> bool {
+    let profile = Profile::of(&options.program, &options.arguments);
+    !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Answer
+}
+
+fn arguments_of(
+    options: &WrapOptions,
+    profile: &Profile,
+    identity: &Identity,
+) -> (Vec<OsString>, Option<String>) {
+    if !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Session {
+        return (options.arguments.clone(), None);
+    }
+    let additions = Additions {
+        briefing: options
+            .is_briefed
+            .then(|| super::briefing::text(options.name.as_str())),
+        settings: hooks::settings(
+            &identity.binary,
+            &identity.socket,
+            &identity.token,
+            options.may_send.then_some(SEND_PERMISSION),
+        ),
+    };
+    match arguments::join(&options.arguments, &additions) {
+        Ok(joined) => (joined, None),
+        Err(why) => (
+            options.arguments.clone(),
+            Some(format!(
+                "no hooks and no briefing: the settings given to the agent cannot be merged: {why}"
+            )),
+        ),
+    }
+}
+
+/// What of this process's environment the program does not get.
+fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
+    let is_removed = |name: &&OsStr| {
+        REMOVED.iter().any(|removed| name == removed)
+            || name
+                .as_encoded_bytes()
+                .starts_with(REMOVED_PREFIX.as_bytes())
+    };
+    environment
+        .names()
+        .filter(is_removed)
+        .map(|name| (name.to_owned(), None))
+        .collect()
+}
+
+/// The search path with our folder in front, where `cbroker` would be another program or none;
+/// an error, for the log, where others could put their programs there too.
+fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>, String> {
+    let Ok(binary) = binary.canonicalize() else {
+        return Ok(None);
+    };
+    let is_us = |found: PathBuf| found.canonicalize().is_ok_and(|found| found == binary);
+    if find_program(OsStr::new("cbroker"), path).is_some_and(is_us) {
+        return Ok(None);
+    }
+    let Some(ours) = binary.parent() else {
+        return Ok(None);
+    };
+    if let Some(open) = open_to_others(ours) {
+        return Err(format!(
+            "the program may not find `cbroker`: {} is not put on its PATH, since others can \
+             write to {}",
+            ours.display(),
+            open.display()
+        ));
+    }
+    let rest = path.unwrap_or(OsStr::new(STANDARD_PATH));
+    let folders = std::iter::once(ours.to_owned()).chain(std::env::split_paths(rest));
+    Ok(std::env::join_paths(folders).ok())
+}
+
+/// The first of `folder` and those above it that somebody else than root and this user can change:
+/// either could put another program into it, or another folder in its place.
+fn open_to_others(folder: &Path) -> Option<&Path> {
+    let us = rustix::process::geteuid().as_raw();
+    folder.ancestors().find(|folder| {
+        let is_closed = folder
+            .symlink_metadata()
+            .is_ok_and(|found| found.is_dir() && is_closed(found.uid(), found.mode(), us));
+        !is_closed
+    })
+}
+
+/// The sticky bit is no help: a new file may be put there all the same.
+fn is_closed(owner: u32, mode: u32, us: u32) -> bool {
+    (owner == 0 || owner == us) && mode & OTHERS_WRITE == 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_a_folder_that_root_and_we_alone_can_change_is_closed() {
+        for (owner, mode) in [(0, 0o755), (7, 0o700), (7, 0o2755)] {
+            assert!(is_closed(owner, mode, 7), "{owner} {mode:o}");
+        }
+        for (owner, mode) in [(7, 0o1777), (7, 0o775), (7, 0o757), (0, 0o777), (8, 0o700)] {
+            assert!(!is_closed(owner, mode, 7), "{owner} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_folder_within_one_that_is_open_is_open_too() {
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let inner = folder.path().join("bin");
+        std::fs::create_dir(&inner).unwrap();
+        assert_eq!(open_to_others(&inner), Some(Path::new("/tmp")));
+        assert_eq!(open_to_others(Path::new("/")), None);
+    }
+
+    #[test]
+    fn what_belongs_to_another_session_is_removed_and_the_persons_own_settings_stay() {
+        let environment = Environment::from_iter([
+            ("CLAUDECODE", "1"),
+            ("CLAUDE_CODE_MESSAGING_TOKEN", ""),
+            ("CLAUDE_CODE_USE_VERTEX", "1"),
+            ("CBROKER_MGMT_PASS", "hush"),
+            ("PATH", "/bin"),
+        ]);
+        let names: Vec<_> = removed(&environment)
+            .into_iter()
+            .map(|(name, value)| {
+                assert_eq!(value, None);
+                name.into_string().unwrap()
+            })
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "CBROKER_MGMT_PASS",
+                "CLAUDECODE",
+                "CLAUDE_CODE_MESSAGING_TOKEN"
+            ]
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! What the program finds around it: nothing that belongs to another session, and a search path
+//! that leads to nobody else's programs.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use cbroker::wrap::monitor::Report;
+
+use crate::stage::{CBROKER, Stage};
+
+crate::tests![
+    nothing_of_an_outer_session_reaches_the_program,
+    without_a_search_path_the_program_runs_and_finds_others,
+    a_folder_that_others_can_write_to_is_not_searched,
+];
+
+/// What a Claude Code around the wrap, and the person's shell, may have set.
+const OUTER: [(&str, &str); 7] = [
+    ("CLAUDECODE", "1"),
+    ("CLAUDE_CODE_SESSION_ID", "outer"),
+    ("CLAUDE_CODE_MESSAGING_SOCKET", "/tmp/outer.sock"),
+    ("CLAUDE_CODE_MESSAGING_TOKEN", "outer"),
+    ("CLAUDE_CODE_MESSAGING_ANYTHING", "outer"),
+    ("CLAUDE_PID", "1"),
+    ("CBROKER_MGMT_PASS", "hush"),
+];
+
+fn nothing_of_an_outer_session_reaches_the_program() {
+    // A Claude that was started in a hook or a tool of another took itself for a part of it.
+    let stage = Stage::new();
+    let environment = [&OUTER[..], &[("CLAUDE_CODE_USE_BEDROCK", "1")]].concat();
+    let mut terminal = stage.wrap_with(&[], &["sh", "-c", "env; echo over"], &environment);
+    terminal.wait_for_end();
+    let without_terminal = stage
+        .cbroker(&["--name", "peer", "run", "--", "env"])
+        .envs(environment)
+        .output()
+        .unwrap();
+    for shown in [
+        terminal.shown(),
+        String::from_utf8_lossy(&without_terminal.stdout).into_owned(),
+    ] {
+        for (name, _) in OUTER {
+            assert!(!shown.contains(&format!("{name}=")), "{name} in {shown}");
+        }
+        assert!(shown.contains("CLAUDE_CODE_USE_BEDROCK=1"), "{shown}");
+    }
+}
+
+fn without_a_search_path_the_program_runs_and_finds_others() {
+    let stage = Stage::new();
+    let script = "command -v ls; command -v cbroker; echo over";
+    let mut terminal = stage.terminal(&[
+        "env", "-u", "PATH", CBROKER, "--name", "peer", "run", "--", "sh", "-c", script,
+    ]);
+    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    let shown = terminal.shown();
+    assert!(shown.contains("/ls\r\n"), "{shown}");
+    assert!(shown.contains(CBROKER), "{shown}");
+}
+
+fn a_folder_that_others_can_write_to_is_not_searched() {
+    // Whoever could write there had the agent run a program under any name, such as `git`.
+    let stage = Stage::new();
+    let folder = stage.path("shared");
+    std::fs::create_dir(&folder).unwrap();
+    let set_mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::copy(CBROKER, folder.join("cbroker")).unwrap();
+    std::fs::write(folder.join("planted-tool"), "#!/bin/sh\necho it ran\n").unwrap();
+    set_mode(&folder.join("planted-tool"), 0o755);
+    set_mode(&folder, 0o1777);
+    let binary = folder.join("cbroker");
+    let script = "planted-tool; echo over";
+    let mut terminal = stage.terminal(&[
+        binary.to_str().unwrap(),
+        "--name",
+        "peer",
+        "run",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    terminal.wait_for("over");
+    terminal.wait_for_end();
+    assert!(!terminal.shown().contains("it ran"), "{}", terminal.shown());
+    let log = stage.text("home/logs/peer.log");
+    assert!(log.contains("others can write to"), "{log}");
+}
