@@ -28,7 +28,7 @@ pub use arguments::QueueArguments;
 pub use backoff::Backoff;
 pub use delivery::{Delivery, Settled};
 pub use error::{BLOCKED_HINT, PeerError};
-pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing};
+pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
 pub use presence::{HeldMessage, PeerState, Presence, Removal, Reply, Request, Scope};
 pub use publish::{Letter, Outcome};
 pub use receipt::{Receipt, ReceiptState};

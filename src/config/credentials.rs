@@ -2,6 +2,7 @@
 //!
 //! Both files have mode 0600. A password is never in an argument list and never printed but by `status --show-url`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 
@@ -75,25 +76,60 @@ impl Credentials {
 }
 
 /// Writes the address that commands inside a session use; its password is not in their environment. A stored login stays
-/// where it is stored, so that a new password reaches them too.
+/// where it is stored, so that a new password reaches them too. Earlier addresses of the session
+/// follow it, a line each, without their passwords.
 pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
     private_folder(&home.sessions())?;
     let url = match &endpoint.guard {
         Guard::Stored { .. } => endpoint.address.without_password().to_string(),
         Guard::AsGiven => endpoint.secret_url(),
     };
-    write_private(
-        &home.session_credentials(session),
-        format!("{url}\n").as_bytes(),
-    )
+    let mut text = format!("{url}\n");
+    if let Some(known) = SessionAddress::read(home, session) {
+        let before = std::iter::once(&known.now).chain(&known.before);
+        for address in before.filter(|before| !endpoint.address.is_same_place(before)) {
+            let _infallible = writeln!(text, "{}", address.without_password());
+        }
+    }
+    write_private(&home.session_credentials(session), text.as_bytes())
 }
 
 /// The address that the wrap around us wrote, if it did.
 pub fn read_session_address(home: &Home, session: &str) -> Option<Address> {
-    // A session id comes from the environment: it must not lead to another folder.
-    ulid::Ulid::from_string(session).ok()?;
-    let text = fs::read_to_string(home.session_credentials(session)).ok()?;
-    Address::parse(&text).ok()
+    SessionAddress::read(home, session).map(|known| known.now)
+}
+
+/// Where the broker of a session has moved to since the session's program was told `address`.
+pub(super) fn moved_session_address(
+    home: &Home,
+    session: &str,
+    address: &Address,
+) -> Option<Address> {
+    let known = SessionAddress::read(home, session)?;
+    let has_moved = known
+        .before
+        .iter()
+        .any(|before| before.is_same_place(address));
+    has_moved.then_some(known.now)
+}
+
+/// The addresses of a session's broker.
+struct SessionAddress {
+    now: Address,
+    before: Vec<Address>,
+}
+
+impl SessionAddress {
+    fn read(home: &Home, session: &str) -> Option<Self> {
+        // A session id comes from the environment: it must not lead to another folder.
+        ulid::Ulid::from_string(session).ok()?;
+        let text = fs::read_to_string(home.session_credentials(session)).ok()?;
+        let mut addresses = text.lines().filter_map(|line| Address::parse(line).ok());
+        Some(Self {
+            now: addresses.next()?,
+            before: addresses.collect(),
+        })
+    }
 }
 
 fn content(login: &Login) -> String {

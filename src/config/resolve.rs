@@ -1,6 +1,7 @@
 //! From flags, environment and files to a [`Config`]: each value with the first source that names it.
 
 use super::address::Scheme;
+use super::credentials::moved_session_address;
 use super::file::File;
 use super::{
     Address, Config, Credentials, Effective, Endpoint, Environment, Flags, Guard, Home, Inside,
@@ -26,7 +27,12 @@ impl Config {
             session: environment.text("CBROKER_SESSION").map(str::to_owned),
         };
         let local = LocalBroker::read(&home);
-        let (address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
+        let (mut address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
+        if let (Origin::Environment, Some(session)) = (endpoint_origin, &inside.session)
+            && let Some(moved) = moved_session_address(&home, session, &address)
+        {
+            address = moved;
+        }
         let login = login(&address, endpoint_origin, &home, &inside, local.as_ref())?;
         let guard = guard(&address, endpoint_origin, &home, &inside, &login);
         let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {

@@ -6,6 +6,8 @@
 
 mod link;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -41,6 +43,25 @@ pub struct InboxOptions {
     pub prefetch: u16,
     /// Alone or not.
     pub sharing: Sharing,
+    /// Where the broker has moved to, where that can be known.
+    pub whereabouts: Option<Whereabouts>,
+}
+
+/// Says where the broker is now; asked before each attempt to reach it. `None`: where it was.
+#[derive(Clone)]
+pub struct Whereabouts(Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>);
+
+impl Whereabouts {
+    /// Asks `find`, which may read files but not wait for anything else.
+    pub fn new(find: impl Fn() -> Option<Endpoint> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+}
+
+impl fmt::Debug for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Whereabouts")
+    }
 }
 
 /// How the queue was found when the inbox attached.

@@ -22,11 +22,13 @@ use super::pty::{Program, Shape, find_program};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::terminal::{self, Terminal};
-use crate::config::{Config, Way, write_session_address};
+use crate::config::{Config, Way, read_session_address, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::journal::Journal;
-use crate::peer::{Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerState, Presence};
+use crate::peer::{
+    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerState, Presence, Whereabouts,
+};
 
 /// How long the start waits for the broker before the program runs without it.
 const ATTACH_WITHIN: Duration = Duration::from_secs(3);
@@ -176,7 +178,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         terminal,
     } = prepared;
     let mut log = Log::open(&config.home.session_log(options.name.as_str()));
-    let (inbox, reach) = attach(&options, config).await?;
+    let (inbox, reach) = attach(&options, config, &identity).await?;
     write_session_address(&config.home, &identity.session, &config.endpoint).map_err(|error| {
         Error::new("the session's credentials cannot be written").because(error)
     })?;
@@ -285,13 +287,18 @@ fn exit(end: Report, program: &str) -> Result<Exit, Error> {
 }
 
 /// Attaches to the queue, or decides to go on without; the inbox keeps trying then.
-async fn attach(options: &WrapOptions, config: &Config) -> Result<(Option<Inbox>, Reach), Error> {
+async fn attach(
+    options: &WrapOptions,
+    config: &Config,
+    identity: &Identity,
+) -> Result<(Option<Inbox>, Reach), Error> {
     let mut inbox = Inbox::open(InboxOptions {
         endpoint: config.endpoint.clone(),
         name: options.name.clone(),
         ttl_ms: options.ttl_ms,
         prefetch: PREFETCH,
         sharing: options.sharing,
+        whereabouts: whereabouts(config, &identity.session),
     });
     match tokio::time::timeout(ATTACH_WITHIN, inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
@@ -315,6 +322,24 @@ async fn attach(options: &WrapOptions, config: &Config) -> Result<(Option<Inbox>
             without_broker(options, config, silent(config))?,
         )),
     }
+}
+
+/// A local broker may come back on another port: `broker.json` says on which, and the session's
+/// own commands are told.
+fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
+    if config.names_a_broker() {
+        return None;
+    }
+    let (config, session) = (config.clone(), session.to_owned());
+    Some(Whereabouts::new(move || {
+        let now = config.again().ok().filter(|now| now.local.is_some())?;
+        let told = read_session_address(&now.home, &session);
+        if told.is_some_and(|told| !told.is_same_place(&now.endpoint.address)) {
+            let _next_attempt_tries_again =
+                write_session_address(&now.home, &session, &now.endpoint);
+        }
+        Some(now.endpoint)
+    }))
 }
 
 fn silent(config: &Config) -> Error {

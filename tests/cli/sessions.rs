@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::everywhere::everywhere;
-use crate::support::{Place, Server, Terminal, Wrapped, wait_until};
+use crate::support::{Place, Server, Terminal, Wrapped, binary, free_port, wait_until};
 
 #[test]
 fn a_name_is_normalised_everywhere_alike() {
@@ -172,4 +172,32 @@ fn a_session_sends_in_its_own_name_without_a_password_in_its_environment() {
             "{url}"
         );
     });
+}
+
+#[test]
+fn a_session_and_its_program_follow_a_broker_that_came_back_on_another_port() {
+    // The session dialled the old port for ever, and commands in it did too.
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    let script = "read -r go; $0 send --to answers -m 'from within' && echo it was sent";
+    let mut command = place.command();
+    command.args(["--name", "mover", "run", "--", "sh", "-c", script, binary()]);
+    let mut terminal = Terminal::run(command);
+    let is_attached = || {
+        place
+            .listed("mover")
+            .is_some_and(|row| row["consumers"] == 1)
+    };
+    wait_until(is_attached, || "the session attaches".to_owned());
+    let before = server.port;
+    server.kill();
+    let mut other = free_port();
+    while other == before {
+        other = free_port();
+    }
+    let _server = Server::start_with(&place, other, 0, &[]);
+    wait_until(is_attached, || "the session follows".to_owned());
+    terminal.press(b"\r");
+    terminal.wait_for("it was sent");
+    assert_eq!(terminal.ended(), 0);
 }

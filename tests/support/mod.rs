@@ -23,7 +23,7 @@ mod terminal;
 use std::time::{Duration, Instant};
 
 pub(crate) use certificate::certificate;
-pub(crate) use place::{Place, Ran};
+pub(crate) use place::{Place, Ran, binary};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;
 pub(crate) use terminal::{Terminal, Wrapped};

@@ -49,6 +49,10 @@ impl Link {
         let mut was_attached = false;
         let mut told: Option<PeerError> = None;
         loop {
+            let whereabouts = self.options.whereabouts.as_ref();
+            if let Some(endpoint) = whereabouts.and_then(|whereabouts| whereabouts.0()) {
+                self.options.endpoint = endpoint;
+            }
             let attached = tokio::select! {
                 () = asked_to_close(&mut closing) => return,
                 attached = self.attach() => attached,
