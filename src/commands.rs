@@ -44,7 +44,17 @@ use crate::output::Output;
 
 /// Resolves the configuration and does what was meant.
 pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit, Error> {
-    let config = Config::resolve(&invocation.flags, environment)?;
+    let flags = &invocation.flags;
+    let (config, action) = match (
+        Config::resolve(flags, environment.clone()),
+        invocation.action,
+    ) {
+        (Ok(config), action) => (config, action),
+        (Err(error), Action::Wrap(args, program)) => {
+            return wrap::without_configuration(&args, program, flags, environment, error);
+        }
+        (Err(error), _) => return Err(error),
+    };
     let output = Output::new(&config);
     for warning in &config.warnings {
         output.notice(warning);
@@ -52,7 +62,7 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
     if let Volume::Verbose(2..) = config.volume {
         log_to_stderr();
     }
-    runtime(&invocation.action)?.block_on(act(invocation.action, &config, &output))
+    runtime(&action)?.block_on(act(action, &config, &output))
 }
 
 /// A broker takes as many threads as there are cores; for all else one is enough, and the quickest to start.

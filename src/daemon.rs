@@ -31,7 +31,7 @@ const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 /// A start that recovers a big store takes its time; one that hangs longer is broken.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// `serve` ends within 5 s of a SIGTERM (SPEC §3); after twice that it is ended.
+/// `serve` ends within 5 s of a SIGTERM; after twice that it is ended.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 const LOCK_WITHIN: Duration = Duration::from_secs(90);
@@ -148,12 +148,14 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<Started, Error> {
 pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, Error> {
     let started = start(config, Wishes::default()).await?;
     if !started.was_running {
-        let port = started.local.port;
-        output.notice(format!(
-            "no broker answered; started one on port {port} (`cbroker stop` ends it)"
-        ));
+        output.notice(started_quietly(started.local.port));
     }
     config.again()
+}
+
+/// What is said when a command has started the broker that it needed.
+pub fn started_quietly(port: u16) -> String {
+    format!("no broker answered; started one on port {port} (`cbroker stop` ends it)")
 }
 
 /// Stops the embedded broker cleanly; `false` when none ran.

@@ -1,18 +1,22 @@
 //! `cbroker --name NAME … claude|run`: from the options to a wrapped session.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use super::letter::session_name;
 use super::reach::{Autostart, may_start};
 use crate::cli::{Delivery, Program, WrapArgs};
-use crate::config::Config;
-use crate::daemon;
+use crate::config::{Config, Environment, Flags};
+use crate::daemon::{self, Wishes};
 use crate::envelope::Breaks;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError, Sharing};
-use crate::wrap::{self, Fallback, WrapOptions, inject};
+use crate::wrap::{self, Alone, BrokerStart, Fallback, WrapOptions, inject};
+
+/// The program waits for the broker's start no longer than this.
+const START_WITHIN: Duration = Duration::from_secs(2);
 
 /// Wraps the program and ends with its exit code.
 pub(super) async fn run(
@@ -22,10 +26,30 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let autostart = Autostart::unless(args.no_start);
-    let options = options(&args, program, config)?;
-    let started = start_broker(autostart, config, output).await;
+    let mut options = options(&args, program, config)?;
+    if !may_start(config, autostart) {
+        return wrap::run(options, config).await;
+    }
+    // A task of its own: what takes long goes on behind the session.
+    let mut starting = tokio::spawn(start_broker(config.clone()));
+    let started = match options.fallback {
+        Fallback::RunAnyway => tokio::time::timeout(START_WITHIN, &mut starting).await,
+        Fallback::Fail => Ok(starting.await),
+    };
+    let Ok(started) = started else {
+        options.broker_start = BrokerStart::GoesOn;
+        return wrap::run(options, config).await;
+    };
+    let started = started
+        .map_err(|error| Error::new("the broker did not start").because(error))
+        .flatten();
     match started {
-        Ok(config) => wrap::run(options, &config).await,
+        Ok(Started { config, port }) => {
+            if let Some(port) = port {
+                output.notice(daemon::started_quietly(port));
+            }
+            wrap::run(options, &config).await
+        }
         // The wrap itself says that it goes on without a broker, or refuses to.
         Err(error) if options.fallback == Fallback::RunAnyway => {
             output.error(&error);
@@ -35,22 +59,67 @@ pub(super) async fn run(
     }
 }
 
-/// Starts the local broker where none answers and that is allowed. The configuration may be another one afterwards.
-async fn start_broker(
-    autostart: Autostart,
-    config: &Config,
-    output: &Output,
-) -> Result<Config, Error> {
-    if !may_start(config, autostart) {
-        return Ok(config.clone());
-    }
+/// Runs the program though the configuration makes no sense: that keeps nobody from working. What
+/// was typed wrong on this command line does.
+pub(super) fn without_configuration(
+    args: &WrapArgs,
+    program: Program,
+    flags: &Flags,
+    environment: Environment,
+    error: Error,
+) -> Result<Exit, Error> {
+    let empty = Environment::from_iter([("CBROKER_HOME", "/nonexistent")]);
+    Config::resolve(flags, empty)?;
+    let (program, arguments) = command_line(program)?;
+    let alone = Alone {
+        program,
+        arguments,
+        environment,
+        fallback: fallback(args),
+    };
+    wrap::run_without_messages(alone, error)
+}
+
+/// A broker that answers.
+struct Started {
+    /// The configuration, which may be another one than before.
+    config: Config,
+    /// Its port, where it was started now.
+    port: Option<u16>,
+}
+
+/// Starts the local broker where none answers.
+async fn start_broker(config: Config) -> Result<Started, Error> {
     match Peer::connect(&config.endpoint, "wrap").await {
-        Ok(peer) => {
-            peer.close().await;
-            Ok(config.clone())
+        Ok(peer) => peer.close().await,
+        Err(PeerError::Unreachable { .. }) => {
+            let started = daemon::start(&config, Wishes::default()).await?;
+            return Ok(Started {
+                config: config.again()?,
+                port: (!started.was_running).then_some(started.local.port),
+            });
         }
-        Err(PeerError::Unreachable { .. }) => daemon::start_quietly(config, output).await,
-        Err(_) => Ok(config.clone()),
+        // Whatever is wrong there, a second broker is no help.
+        Err(_) => {}
+    }
+    Ok(Started { config, port: None })
+}
+
+fn fallback(args: &WrapArgs) -> Fallback {
+    if args.no_fallback {
+        Fallback::Fail
+    } else {
+        Fallback::RunAnyway
+    }
+}
+
+fn command_line(program: Program) -> Result<(OsString, Vec<OsString>), Error> {
+    match program {
+        Program::Claude(arguments) => Ok((OsString::from("claude"), arguments)),
+        Program::Other(mut arguments) if !arguments.is_empty() => {
+            Ok((arguments.remove(0), arguments))
+        }
+        Program::Other(_) => Err(Error::usage("nothing to run")),
     }
 }
 
@@ -60,19 +129,12 @@ fn options(args: &WrapArgs, program: Program, config: &Config) -> Result<WrapOpt
     if name.waits_for_answer() {
         return Err(Error::usage(format!("`{name}` is a name of `cbroker ask`")));
     }
-    let (program, arguments) = match program {
-        Program::Claude(arguments) => (OsString::from("claude"), arguments),
-        Program::Other(mut arguments) if !arguments.is_empty() => (arguments.remove(0), arguments),
-        Program::Other(_) => return Err(Error::usage("nothing to run")),
-    };
+    let (program, arguments) = command_line(program)?;
     Ok(WrapOptions {
         name,
         ttl_ms: args.ttl.unwrap_or(settings.ttl_ms),
-        fallback: if args.no_fallback {
-            Fallback::Fail
-        } else {
-            Fallback::RunAnyway
-        },
+        fallback: fallback(args),
+        broker_start: BrokerStart::Over,
         sharing: if args.exclusive {
             Sharing::Exclusive
         } else {

@@ -91,6 +91,21 @@ pub(super) fn command(
     (command, remarks)
 }
 
+/// The program's command where nothing of ours works.
+pub(super) fn bare_command(
+    program: OsString,
+    arguments: Vec<OsString>,
+    environment: &Environment,
+) -> CommandLine {
+    let mut environment = removed(environment);
+    environment.push(("CBROKER_DISABLED".into(), Some("1".into())));
+    CommandLine {
+        program,
+        arguments,
+        environment,
+    }
+}
+
 /// Whether these arguments make a session at the terminal.
 pub(super) fn is_session(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);

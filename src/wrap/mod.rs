@@ -48,5 +48,5 @@ mod terminal;
 pub mod ways;
 
 pub use hidden::run as hidden;
-pub use options::{Fallback, WrapOptions};
-pub use start::run;
+pub use options::{BrokerStart, Fallback, WrapOptions};
+pub use start::{Alone, run, run_without_messages};

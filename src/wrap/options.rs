@@ -16,6 +16,15 @@ pub enum Fallback {
     Fail,
 }
 
+/// What is known of the broker's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerStart {
+    /// Nothing keeps it from answering.
+    Over,
+    /// It goes on behind the session, and takes longer than the program should wait.
+    GoesOn,
+}
+
 /// One wrap, as it was asked for.
 #[derive(Clone, Debug)]
 pub struct WrapOptions {
@@ -25,6 +34,8 @@ pub struct WrapOptions {
     pub ttl_ms: u64,
     /// Without a broker.
     pub fallback: Fallback,
+    /// Whether the local broker is still being started.
+    pub broker_start: BrokerStart,
     /// Beside another session of the name.
     pub sharing: Sharing,
     /// Whether the agent is briefed where it can be.

@@ -1,8 +1,13 @@
-//! The beginning and the end of a wrap: what is checked, made and told before the program starts, and what is taken
-//! away after it.
+//! The beginning and the end of a wrap: what is checked, made and told before the program starts,
+//! and what is taken away after it.
+//!
+//! The program runs whatever happens to what is ours. Where the home cannot be used, or no
+//! terminal can be made, it takes this process's place, without messages, and one line says so.
 //!
 //! Relies on everything in this folder.
 
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -17,28 +22,30 @@ use super::hooks::{self, Hooks};
 use super::inject::Delivery;
 use super::log::Log;
 use super::monitor::Report;
-use super::options::{Fallback, WrapOptions};
-use super::pty::{Program, Shape, find_program};
+use super::options::{BrokerStart, Fallback, WrapOptions};
+use super::pty::{CommandLine, Program, Shape, find_program};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::terminal::{self, Terminal};
-use crate::config::{Config, Way, read_session_address, write_session_address};
+use crate::config::{
+    Config, Environment, Volume, Way, read_session_address, write_session_address,
+};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerState, Presence, Whereabouts,
+    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerError, PeerState, Presence, Whereabouts,
 };
 
 /// How long the start waits for the broker before the program runs without it.
-const ATTACH_WITHIN: Duration = Duration::from_secs(3);
+const ATTACH_WITHIN: Duration = Duration::from_secs(2);
 /// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading.
 const PREFETCH: u16 = 100;
 /// Traces of sessions that were killed are removed after this; longer than any session lasts.
 const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
 const NOT_FOUND: Exit = Exit::Child(127);
-/// The longest path of a socket (SPEC §7.20).
+/// The longest path of a socket.
 const SOCKET_PATH: usize = 104;
 
 /// Wraps a program and returns its exit code.
@@ -54,10 +61,34 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
             .because("there is no such program on the PATH")
             .exit_with(NOT_FOUND));
     }
+    let alone = Alone::of(&options, config);
+    let (identity, terminal) = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(why) => return run_without_messages(alone, why),
+    };
+    match terminal {
+        Some(terminal) if child_env::is_session(&options) => {
+            let prepared = Prepared {
+                options,
+                delivery,
+                profile,
+                identity,
+                terminal,
+                alone,
+            };
+            session(prepared, config).await
+        }
+        terminal => become_program(&options, config, &identity, terminal.is_some()).await,
+    }
+}
+
+/// Makes what a session needs on disk, and finds its terminal where it has one.
+fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     let cannot = |error: std::io::Error| Error::new("the session cannot start").because(error);
-    config.home.prepare().map_err(|error| {
+    let home_cannot = |error: std::io::Error| {
         Error::new(format!("{} cannot be used", config.home.folder().display())).because(error)
-    })?;
+    };
+    config.home.prepare().map_err(home_cannot)?;
     let now = SystemTime::now();
     spill::sweep(&config.home.spill(), &["txt"], spill::KEPT, now);
     spill::sweep(
@@ -67,20 +98,65 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
         now,
     );
     let identity = identity(config).map_err(cannot)?;
-    let terminal = Terminal::of_this_process().map_err(cannot)?;
-    match terminal {
-        Some(terminal) if child_env::is_session(&options) => {
-            let prepared = Prepared {
-                options,
-                delivery,
-                profile,
-                identity,
-                terminal,
-            };
-            session(prepared, config).await
+    // Also shows whether anything can be written at all.
+    write_session_address(&config.home, &identity.session, &config.endpoint)
+        .map_err(home_cannot)?;
+    Ok((identity, Terminal::of_this_process().map_err(cannot)?))
+}
+
+/// A program that has to run though nothing of ours works.
+#[derive(Clone, Debug)]
+pub struct Alone {
+    /// The program.
+    pub program: OsString,
+    /// Its arguments, untouched.
+    pub arguments: Vec<OsString>,
+    /// The environment of this process.
+    pub environment: Environment,
+    /// Whether it may run without messages.
+    pub fallback: Fallback,
+}
+
+impl Alone {
+    fn of(options: &WrapOptions, config: &Config) -> Self {
+        Self {
+            program: options.program.clone(),
+            arguments: options.arguments.clone(),
+            environment: config.environment.clone(),
+            fallback: options.fallback,
         }
-        _ => become_program(&options, config, &identity).await,
     }
+}
+
+/// Gives this process to the program, and says on standard error why it gets no messages.
+///
+/// # Errors
+/// `why`, where the program is not wanted without messages; else that it cannot be run.
+pub fn run_without_messages(alone: Alone, why: Error) -> Result<Exit, Error> {
+    if alone.fallback == Fallback::Fail {
+        return Err(why);
+    }
+    eprintln!(
+        "cbroker: {} (the program runs without messages)",
+        why.summary()
+    );
+    let command = child_env::bare_command(alone.program, alone.arguments, &alone.environment);
+    match exec(&command) {
+        Ok(never) => match never {},
+        Err(error) => Err(error),
+    }
+}
+
+/// The program takes this process's place, descriptors and all.
+fn exec(command: &CommandLine) -> Result<Infallible, Error> {
+    let error = command
+        .to_command(&command.program)
+        .args(&command.arguments)
+        .exec();
+    let program = command.program.to_string_lossy();
+    Err(Error::new(format!("{program} cannot be run"))
+        .because(error)
+        .exit_with(NOT_FOUND))
 }
 
 struct Prepared {
@@ -89,9 +165,10 @@ struct Prepared {
     profile: &'static Profile,
     identity: Identity,
     terminal: Terminal,
+    alone: Alone,
 }
 
-/// What `--delivery` means for this program (SPEC §7.1).
+/// What `--delivery` means for this program.
 fn delivery(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Delivery, Error> {
     let program = options.program.to_string_lossy();
     let configured = match config.settings.delivery {
@@ -137,12 +214,13 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
     })
 }
 
-/// No terminal, no pseudo-terminal (SPEC §7.11): the program takes this process's place, descriptors and all.
+/// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
 /// Its queue is made, so that messages wait for a session of this name; nobody consumes them.
 async fn become_program(
     options: &WrapOptions,
     config: &Config,
     identity: &Identity,
+    has_terminal: bool,
 ) -> Result<Exit, Error> {
     let made = async {
         let mut peer = Peer::connect(&config.endpoint, &format!("run {}", options.name)).await?;
@@ -150,23 +228,31 @@ async fn become_program(
         peer.close().await;
         state.map(|_| ())
     };
-    let reach = match tokio::time::timeout(ATTACH_WITHIN, made).await {
-        Ok(Ok(())) => Reach::Attached,
+    let reach = match tokio::time::timeout(attach_within(options), made).await {
+        Ok(Ok(())) => {
+            say_that_messages_stay(options, config, has_terminal);
+            Reach::Attached
+        }
         Ok(Err(error)) => without_broker(options, config, error.into())?,
-        Err(_) => without_broker(options, config, silent(config))?,
+        Err(_) => without_broker(options, config, silent(options, config))?,
     };
-    let _told_in_the_log = write_session_address(&config.home, &identity.session, &config.endpoint);
     let (command, _) = child_env::command(options, config, identity, reach);
-    let error = command
-        .to_command(&command.program)
-        .args(&command.arguments)
-        .exec();
-    Err(Error::new(format!(
-        "{} cannot be run",
-        command.program.to_string_lossy()
-    ))
-    .because(error)
-    .exit_with(NOT_FOUND))
+    match exec(&command)? {}
+}
+
+fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: bool) {
+    if config.volume == Volume::Quiet {
+        return;
+    }
+    let why = if has_terminal {
+        "the arguments make no interactive session"
+    } else {
+        "there is no terminal to type into"
+    };
+    eprintln!(
+        "cbroker: messages for `{}` stay queued: {why}",
+        options.name
+    );
 }
 
 async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
@@ -176,12 +262,10 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         profile,
         identity,
         terminal,
+        alone,
     } = prepared;
     let mut log = Log::open(&config.home.session_log(options.name.as_str()));
     let (inbox, reach) = attach(&options, config, &identity).await?;
-    write_session_address(&config.home, &identity.session, &config.endpoint).map_err(|error| {
-        Error::new("the session's credentials cannot be written").because(error)
-    })?;
     let _traces = Traces {
         files: vec![
             config.home.session_credentials(&identity.session),
@@ -208,8 +292,12 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     for remark in remarks {
         log.say(&remark);
     }
-    let post = post(inbox, &options, config, card(&options, profile, &identity))?;
-    let program = start(&command, &terminal)?;
+    let parts = post(inbox, &options, config, card(&options, profile, &identity))
+        .and_then(|post| Ok((post, start(&command, &terminal)?)));
+    let (post, program) = match parts {
+        Ok(parts) => parts,
+        Err(why) => return run_without_messages(alone, why),
+    };
     restore_on_panic();
     let parts = Parts {
         terminal,
@@ -259,7 +347,7 @@ fn post(
 }
 
 /// Starts the program with the terminal's modes, before the session makes the terminal raw.
-fn start(command: &super::pty::CommandLine, terminal: &Terminal) -> Result<Program, Error> {
+fn start(command: &CommandLine, terminal: &Terminal) -> Result<Program, Error> {
     let failed = |error: std::io::Error| {
         Error::new(format!(
             "{} cannot be started",
@@ -300,7 +388,7 @@ async fn attach(
         sharing: options.sharing,
         whereabouts: whereabouts(config, &identity.session),
     });
-    match tokio::time::timeout(ATTACH_WITHIN, inbox.next()).await {
+    match tokio::time::timeout(attach_within(options), inbox.next()).await {
         Ok(Some(InboxEvent::Attached(attached))) => {
             tell_of_others(options, &attached);
             Ok((Some(inbox), Reach::Attached))
@@ -308,9 +396,7 @@ async fn attach(
         Ok(Some(InboxEvent::Lost(error))) => {
             Ok((Some(inbox), without_broker(options, config, error.into())?))
         }
-        Ok(Some(InboxEvent::Refused(error @ crate::peer::PeerError::InUse(_)))) => {
-            Err(error.into())
-        }
+        Ok(Some(InboxEvent::Refused(error @ PeerError::InUse(_)))) => Err(error.into()),
         Ok(Some(InboxEvent::Refused(error))) => {
             Ok((None, without_broker(options, config, error.into())?))
         }
@@ -319,7 +405,7 @@ async fn attach(
         )
         | Err(_) => Ok((
             Some(inbox),
-            without_broker(options, config, silent(config))?,
+            without_broker(options, config, silent(options, config))?,
         )),
     }
 }
@@ -342,10 +428,21 @@ fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
     }))
 }
 
-fn silent(config: &Config) -> Error {
-    Error::new(format!("no broker answers at {}", config.endpoint.address))
-        .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs()))
-        .exit_with(Exit::Unreachable)
+fn attach_within(options: &WrapOptions) -> Duration {
+    match options.broker_start {
+        BrokerStart::Over => ATTACH_WITHIN,
+        BrokerStart::GoesOn => Duration::ZERO,
+    }
+}
+
+fn silent(options: &WrapOptions, config: &Config) -> Error {
+    let address = &config.endpoint.address;
+    let error = match options.broker_start {
+        BrokerStart::Over => Error::new(format!("no broker answers at {address}"))
+            .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs())),
+        BrokerStart::GoesOn => Error::new("the local broker takes long to start"),
+    };
+    error.exit_with(Exit::Unreachable)
 }
 
 /// One line for the person, or the end with exit code 3.
@@ -353,7 +450,7 @@ fn without_broker(options: &WrapOptions, config: &Config, error: Error) -> Resul
     if options.fallback == Fallback::Fail {
         return Err(error.exit_with(Exit::Unreachable));
     }
-    if config.volume != crate::config::Volume::Quiet {
+    if config.volume != Volume::Quiet {
         eprintln!(
             "cbroker: {} (the program runs without messages until the broker answers)",
             error.summary()

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::everywhere::everywhere;
 use crate::support::{Place, Server, Terminal, Wrapped, binary, free_port, wait_until};
 
@@ -200,4 +202,53 @@ fn a_session_and_its_program_follow_a_broker_that_came_back_on_another_port() {
     terminal.press(b"\r");
     terminal.wait_for("it was sent");
     assert_eq!(terminal.ended(), 0);
+}
+
+#[test]
+fn a_broker_that_takes_long_to_start_keeps_nobody_waiting() {
+    // With a full disk or a start that hung, the agent appeared after a minute.
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    server.kill();
+    // Whoever holds this lock keeps every start waiting.
+    let lock = fs::File::create(place.home().join("start.lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let session = Wrapped::open_unattached(&place, "early", &[]);
+    session.terminal.wait_for("Toy agent");
+    session.terminal.wait_for("runs without messages");
+    drop(lock);
+    let is_attached = || {
+        place.run(["status"]).code == 0
+            && place
+                .listed("early")
+                .is_some_and(|row| row["consumers"] == 1)
+    };
+    wait_until(is_attached, || {
+        format!("the session attaches: {:?}", session.terminal.shown())
+    });
+    let shown = session.terminal.shown();
+    let (_, on_its_screen) = shown.split_once("Toy agent").unwrap();
+    assert!(!on_its_screen.contains("cbroker:"), "{shown}");
+    place.ok(["send", "--to", "early", "-m", "better late"]);
+    session.wait_for_submission("better late");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn without_a_terminal_one_line_says_that_messages_stay_queued() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let run = |more: &[&str]| {
+        let arguments = [&["--name", "piped"], more, &["run", "--", "echo", "hello"]].concat();
+        let ran = place.run(arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (0, "hello\n"), "{ran:?}");
+        ran.err
+    };
+    let said = run(&[]);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.starts_with("cbroker: messages for `piped` stay queued: "),
+        "{said}"
+    );
+    assert_eq!(run(&["--quiet"]), "");
 }

@@ -53,6 +53,7 @@ mod runner;
 mod signals;
 mod sink;
 mod stage;
+mod starting;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
                     hooks::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
+                    starting::TESTS,
                 ]
                 .concat(),
                 &arguments,

@@ -1,0 +1,90 @@
+//! The program runs whatever happens to what is ours: its home, its disk, its configuration.
+
+use std::process::Command;
+
+use cbroker::wrap::monitor::Report;
+
+use crate::stage::{CBROKER, Stage};
+
+crate::tests![
+    a_configuration_that_cannot_be_read_keeps_nobody_from_working,
+    a_home_that_is_a_file_keeps_nobody_from_working,
+    a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working,
+    whoever_wants_no_program_without_messages_gets_none,
+];
+
+const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
+
+/// The program runs in a terminal and without one, and the person hears why it gets no messages.
+fn runs_and_says(stage: &Stage, why: &str) {
+    let mut terminal = stage.wrap(&[], &PROGRAM);
+    assert_eq!(terminal.wait_for_end(), Report::Exited(5));
+    let shown = terminal.shown();
+    assert!(shown.contains("it ran") && shown.contains(why), "{shown}");
+    assert!(shown.contains("runs without messages"), "{shown}");
+    let arguments = [&["--name", "peer", "run", "--"][..], &PROGRAM].concat();
+    let output = stage.cbroker(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert_eq!(output.stdout, b"it ran\n");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains(why) && said.contains("runs without messages"),
+        "{said}"
+    );
+}
+
+fn a_configuration_that_cannot_be_read_keeps_nobody_from_working() {
+    let stage = Stage::new();
+    stage.configure("autostrat = true\n");
+    runs_and_says(&stage, "config.toml line 1: unknown field");
+}
+
+fn a_home_that_is_a_file_keeps_nobody_from_working() {
+    let stage = Stage::new();
+    std::fs::write(stage.path("home"), "").unwrap();
+    runs_and_says(&stage, "home");
+}
+
+fn whoever_wants_no_program_without_messages_gets_none() {
+    let stage = Stage::new();
+    stage.configure("autostrat = true\n");
+    let arguments = [
+        &["--name", "peer", "--no-fallback", "run", "--"][..],
+        &PROGRAM,
+    ]
+    .concat();
+    let output = stage.cbroker(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(output.stdout, b"");
+}
+
+fn a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working() {
+    let alone = ["--map-root-user", "--mount"];
+    let may_mount = Command::new("unshare").args(alone).arg("true").output();
+    if !may_mount.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no mount namespaces here");
+        return;
+    }
+    let full = "mount -t tmpfs -o size=64k none $CBROKER_HOME && mkdir $CBROKER_HOME/sessions \
+        && head -c 1M /dev/zero 2>/dev/null > $CBROKER_HOME/fill";
+    let read_only = "mount -t tmpfs -o ro none $CBROKER_HOME";
+    for setup in [full, read_only] {
+        let stage = Stage::new();
+        std::fs::create_dir(stage.path("home")).unwrap();
+        let script = format!(
+            "({setup}); df $CBROKER_HOME | grep -q ^none || exit 99; \
+             exec {CBROKER} --name peer run -- sh -c 'echo it ran; exit 5'"
+        );
+        let command = [&["unshare"][..], &alone, &["sh", "-c", &script]].concat();
+        let mut terminal = stage.terminal(&command);
+        assert_eq!(
+            terminal.wait_for_end(),
+            Report::Exited(5),
+            "{}",
+            terminal.shown()
+        );
+        let shown = terminal.shown();
+        assert!(shown.contains("it ran"), "{setup}: {shown}");
+        assert!(shown.contains("runs without messages"), "{setup}: {shown}");
+    }
+}
