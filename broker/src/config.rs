@@ -19,6 +19,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Also listen on this socket, for sandboxes without TCP.
     pub unix_socket: Option<PathBuf>,
+    /// Also serve the management API on this socket: a client that runs as the same user of the machine needs no password
+    /// there and acts as the first user.
+    pub management_socket: Option<PathBuf>,
     /// Let `guest`/`guest` in, as RabbitMQ does on loopback.
     pub allow_guest: bool,
     /// The first user, made an administrator with all permissions, or its password changed.
@@ -119,6 +122,7 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             tls: None,
             unix_socket: None,
+            management_socket: None,
             allow_guest: false,
             first_user: None,
             memory_limit_bytes: 0,

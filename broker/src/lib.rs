@@ -24,6 +24,7 @@ mod alarms;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod channel;
+mod clean_text;
 mod clock;
 pub mod config;
 mod confirms;
@@ -34,6 +35,7 @@ pub mod fault;
 mod ledger;
 mod listener;
 mod lock;
+mod login_throttle;
 mod management;
 mod outbox;
 pub mod persist;
@@ -41,6 +43,7 @@ pub mod queue;
 pub mod realm;
 mod recovery;
 pub mod registry;
+mod revocation;
 mod ring;
 mod spare;
 pub mod stats;
@@ -59,7 +62,7 @@ pub use realm::Realm;
 use alarms::Alarms;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
-use management::{About, Listening};
+use management::{About, Doors, Listening};
 use realm::Parts;
 use ring::Ring;
 
@@ -131,18 +134,13 @@ impl Broker {
                 tasks.push(tokio::spawn(serving));
             }
         }
-        if let Some(path) = &config.unix_socket {
-            tasks.push(tokio::spawn(listener::serve_unix(
-                Arc::clone(&realm),
-                UnixSocket::bind(path)?,
-            )));
+        if let Some(socket) = config.unix_socket.as_deref().and_then(UnixSocket::bind) {
+            let serving = listener::serve_unix(Arc::clone(&realm), socket);
+            tasks.push(tokio::spawn(serving));
         }
-        if let Some(port) = config.management_port
-            && let Some((address, task)) = open_management(&config, port, &realm, listening).await?
-        {
-            addresses.management = Some(address);
-            tasks.push(task);
-        }
+        let (address, task) = open_management(&config, &realm, listening).await?;
+        addresses.management = address;
+        tasks.extend(task);
         Ok(Self {
             realm,
             addresses,
@@ -202,14 +200,39 @@ async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), Sta
     ))
 }
 
-/// Beyond loopback the management port is served with TLS or not at all (SPEC §7.14).
+/// Serves the management API where it is wanted; gives the port's address.
 async fn open_management(
     config: &Config,
-    port: u16,
     realm: &Arc<Realm>,
     mut listening: Vec<Listening>,
-) -> Result<Option<(SocketAddr, JoinHandle<()>)>, StartError> {
-    let server = match &config.tls {
+) -> Result<(Option<SocketAddr>, Option<JoinHandle<()>>), StartError> {
+    let (port, tls) = take_management(config).await?;
+    let socket = config.management_socket.as_deref();
+    let socket = socket.and_then(UnixSocket::bind);
+    if port.is_none() && socket.is_none() {
+        return Ok((None, None));
+    }
+    let address = port.as_ref().map(Port::address);
+    let protocol = if tls.is_some() { "https" } else { "http" };
+    listening.extend(port.iter().flat_map(|port| listed(protocol, port)));
+    let about = About {
+        listening,
+        data_dir: config.data_dir.clone(),
+        memory_limit_bytes: config.memory_limit_bytes,
+        local_user: config.first_user.as_ref().map(|first| first.name.clone()),
+    };
+    let serving = management::serve(Arc::clone(realm), about, Doors { port, tls, socket });
+    Ok((address, Some(tokio::spawn(serving))))
+}
+
+/// The management port with its TLS. Beyond loopback it is served with TLS or not at all.
+async fn take_management(
+    config: &Config,
+) -> Result<(Option<Port>, Option<Arc<rustls::ServerConfig>>), StartError> {
+    let Some(port) = config.management_port else {
+        return Ok((None, None));
+    };
+    let tls = match &config.tls {
         _ if config.bind.is_loopback() => None,
         Some(tls) => Some(tls::server_config(
             &tls.certificate,
@@ -218,25 +241,10 @@ async fn open_management(
         )?),
         None => {
             tracing::warn!("no management port: beyond loopback it needs TLS");
-            return Ok(None);
+            return Ok((None, None));
         }
     };
-    let port = Port::take(config.bind, port).await?;
-    let address = port.address();
-    let protocol = if server.is_some() { "https" } else { "http" };
-    listening.extend(listed(protocol, &port));
-    let about = About {
-        listening,
-        data_dir: config.data_dir.clone(),
-        memory_limit_bytes: config.memory_limit_bytes,
-    };
-    let realm = Arc::clone(realm);
-    let task = tokio::spawn(async move {
-        if let Err(error) = management::serve(realm, about, port, server).await {
-            tracing::error!(%error, "the management port is no longer served");
-        }
-    });
-    Ok(Some((address, task)))
+    Ok((Some(Port::take(config.bind, port).await?), tls))
 }
 
 /// Opens the store and builds everything in it.
@@ -261,6 +269,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         facts: found.facts,
         alarms,
         users: recovery.users,
+        sessions: recovery.sessions,
         vhosts: recovery.vhosts,
     }));
     // A full disk is no reason to be unreachable: who asks is told, and publishers wait.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 mod port;
@@ -14,7 +14,6 @@ mod port;
 pub(crate) use port::Port;
 
 use crate::connection::{self, Accepted};
-use crate::error::StartError;
 use crate::lock::lock;
 use crate::realm::Realm;
 use crate::registry::Endpoint;
@@ -88,12 +87,7 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
 /// Serves clients on the Unix socket.
 pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
     loop {
-        if let Some(stream) = accept(
-            &realm,
-            socket.listener.accept().await.map(|(stream, _)| stream),
-        )
-        .await
-        {
+        if let Some(stream) = accept(&realm, socket.accept().await).await {
             let (realm, host) = (Arc::clone(&realm), socket.path.display().to_string());
             tokio::spawn(async move {
                 let (read, write) = stream.into_split();
@@ -143,29 +137,42 @@ fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
 }
 
 /// A Unix socket for this user alone, removed with the broker.
+#[derive(Debug)]
 pub(crate) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl UnixSocket {
-    /// Takes the path; a socket that a killed broker left behind is replaced.
-    pub(crate) fn bind(path: &Path) -> Result<Self, StartError> {
-        let refuse = |reason| StartError::Listen {
-            address: path.display().to_string(),
-            reason,
-        };
+    /// The next client.
+    pub(crate) async fn accept(&self) -> std::io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+
+    /// Takes the path; a socket that a killed broker left behind is replaced. `None`, with a warning, where that fails:
+    /// the ports still serve.
+    pub(crate) fn bind(path: &Path) -> Option<Self> {
+        match Self::listen(path) {
+            Ok(listener) => Some(Self {
+                listener,
+                path: path.to_owned(),
+            }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "not listening there");
+                None
+            }
+        }
+    }
+
+    fn listen(path: &Path) -> std::io::Result<UnixListener> {
         match std::fs::remove_file(path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(refuse(error)),
+            Err(error) => return Err(error),
         }
-        let listener = UnixListener::bind(path).map_err(refuse)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(refuse)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
     }
 }
 

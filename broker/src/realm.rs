@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::alarms::{Alarms, Standing};
 use crate::clock::Clock;
@@ -16,7 +16,8 @@ use crate::config::Limits;
 use crate::confirms::{Confirms, Left};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
-use crate::persist::records::{Fact, VhostFact};
+use crate::login_throttle::LoginThrottle;
+use crate::persist::records::{Fact, SessionFact, VhostFact};
 use crate::persist::{Facts, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::line::Wanted;
@@ -42,6 +43,12 @@ pub struct Realm {
     pub(crate) clock: Clock,
     /// Who may enter, and what they may touch.
     pub users: RwLock<Users>,
+    /// Who guesses passwords has to wait.
+    pub(crate) throttle: LoginThrottle,
+    /// Who was signed in at the management page before the start; taken by that page.
+    pub(crate) sessions: Mutex<Vec<SessionFact>>,
+    /// Counts changes of users and permissions.
+    pub(crate) access_changes: watch::Sender<u64>,
     /// Counted since the start.
     pub totals: Totals,
     /// The last messages, for whoever listens.
@@ -62,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) facts: Facts,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) users: Users,
+    pub(crate) sessions: Vec<SessionFact>,
     pub(crate) vhosts: Vec<Vhost>,
 }
 
@@ -79,6 +87,9 @@ impl Realm {
             alarms: parts.alarms,
             clock: Clock::default(),
             users: RwLock::new(parts.users),
+            throttle: LoginThrottle::default(),
+            access_changes: watch::Sender::default(),
+            sessions: Mutex::new(parts.sessions),
             totals: Totals::default(),
             tap: Arc::default(),
             vhosts: RwLock::new(vhosts),
@@ -252,8 +263,9 @@ impl Realm {
         Ok(emptied?.max(self.facts.forget(&Fact::Vhost(fact))?))
     }
 
-    /// Permissions have changed: channels ask again where they remembered that they may publish.
+    /// Permissions have changed: channels ask again where they remembered that they may publish, and so do taps.
     pub fn permissions_changed(&self) {
+        self.access_changes.send_modify(|count| *count += 1);
         for vhost in self.vhosts() {
             vhost.move_on();
         }

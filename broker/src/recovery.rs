@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::config::{Config, FirstUser};
 use crate::error::StartError;
-use crate::persist::records::{Fact, PermissionFact, UserFact, VhostFact};
+use crate::persist::records::{Fact, PermissionFact, SessionFact, UserFact, VhostFact};
 use crate::persist::{Facts, Found, Stopped, Ticket};
-use crate::users::{GUEST, GuestPolicy, PasswordHash, Permissions, Tag, Users};
+use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
 use crate::vhost::Vhost;
 
 /// The vhost that always exists.
@@ -17,6 +17,8 @@ const ADMINISTRATOR: &str = "administrator";
 pub(crate) struct Recovery {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) users: Users,
+    /// Who was signed in at the management page.
+    pub(crate) sessions: Vec<SessionFact>,
     /// What was added; the broker is ready when it is durable.
     pub(crate) ticket: Ticket,
 }
@@ -66,9 +68,14 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
     if let Some(first) = &config.first_user {
         ticket = ticket.max(install(&mut users, &found.facts, first)?);
     }
+    let sessions = found.topology.iter().filter_map(|fact| match fact {
+        Fact::Session(session) => Some(session.clone()),
+        _ => None,
+    });
     Ok(Recovery {
         vhosts: vhosts.into_values().collect(),
         users,
+        sessions: sessions.collect(),
         ticket,
     })
 }
@@ -93,7 +100,8 @@ fn users(facts: &[Fact], config: &Config) -> Users {
     for fact in facts {
         if let Fact::User(fact) = fact {
             let tags = fact.tags.iter().cloned().map(Tag).collect();
-            users.put(&fact.name, PasswordHash::from_bytes(&fact.password), tags);
+            let password = Credential::from_stored(&fact.password, &fact.scram);
+            users.put(&fact.name, password, tags);
         }
     }
     for fact in facts {
@@ -111,9 +119,9 @@ fn users(facts: &[Fact], config: &Config) -> Users {
     }
     // Nothing of guest is stored: the flag of this start alone decides.
     if config.allow_guest
-        && let Ok(hash) = PasswordHash::new(GUEST.as_bytes())
+        && let Ok(password) = Credential::new(GUEST.as_bytes())
     {
-        users.put(GUEST, Some(hash), vec![Tag(ADMINISTRATOR.to_owned())]);
+        users.put(GUEST, Some(password), vec![Tag(ADMINISTRATOR.to_owned())]);
         if users.permit(GUEST, ROOT, Permissions::all()).is_err() {
             tracing::error!("guest has no permissions");
         }
@@ -126,19 +134,21 @@ fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket
     let is_current = users
         .get(&first.name)
         .and_then(|user| user.password.as_ref())
-        .is_some_and(|hash| hash.is_of(first.password.as_bytes()));
+        .is_some_and(|known| known.hash.is_of(first.password.as_bytes()) && known.scram.is_some());
     if is_current {
         return Ok(Ticket::NONE);
     }
-    let hash =
-        PasswordHash::new(first.password.as_bytes()).map_err(|_| StartError::NoRandomness)?;
+    let password =
+        Credential::new(first.password.as_bytes()).map_err(|_| StartError::NoRandomness)?;
     let tags = vec![ADMINISTRATOR.to_owned()];
     let fact = UserFact {
         name: first.name.clone(),
-        password: hash.as_bytes().to_vec(),
+        password: password.hash.as_bytes().to_vec(),
+        scram: password.stored_scram(),
         tags: tags.clone(),
     };
-    users.put(&first.name, Some(hash), tags.into_iter().map(Tag).collect());
+    let tags = tags.into_iter().map(Tag).collect();
+    users.put(&first.name, Some(password), tags);
     if users.permit(&first.name, ROOT, Permissions::all()).is_err() {
         tracing::error!(user = %first.name, "the first user has no permissions");
     }

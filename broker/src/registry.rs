@@ -69,7 +69,7 @@ pub struct Session {
     pub user: Arc<str>,
     /// Where.
     pub vhost: Arc<str>,
-    /// PLAIN or AMQPLAIN.
+    /// PLAIN, AMQPLAIN or SCRAM-SHA-256.
     pub mechanism: &'static str,
     /// What the client says of itself.
     pub client_properties: Table,

@@ -15,7 +15,13 @@ use crate::lock::lock;
 pub const KEPT: usize = 10_000;
 /// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
+/// Excerpts that are kept, together.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
 const BUFFERED: usize = 1024;
+/// Listeners at once.
+const LISTENERS: usize = 32;
+/// Queues that a line names.
+pub const QUEUES: usize = 16;
 
 /// What happened to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct Seen {
     pub routing_key: Box<[u8]>,
     /// The queue that it was settled in.
     pub queue: Option<Box<str>>,
+    /// The queues that a published message went to, the first [`QUEUES`] of them.
+    pub routed: Box<[Arc<str>]>,
     /// Raw properties: flags and values.
     pub properties: Box<[u8]>,
     /// The first [`EXCERPT_BYTES`] of the body.
@@ -55,9 +63,20 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Tap {
     listeners: AtomicUsize,
-    kept: Mutex<VecDeque<Seen>>,
-    live: broadcast::Sender<Seen>,
+    kept: Mutex<Kept>,
+    live: broadcast::Sender<Arc<Seen>>,
 }
+
+#[derive(Debug, Default)]
+struct Kept {
+    lines: VecDeque<Arc<Seen>>,
+    excerpt_bytes: usize,
+}
+
+/// As many listen as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the tap has as many listeners as it takes")]
+pub struct TapBusy;
 
 impl Default for Tap {
     fn default() -> Self {
@@ -74,7 +93,7 @@ impl Default for Tap {
 pub struct Listener {
     tap: Arc<Tap>,
     /// What comes from here on; a slow listener misses the oldest.
-    pub live: broadcast::Receiver<Seen>,
+    pub live: broadcast::Receiver<Arc<Seen>>,
 }
 
 impl Tap {
@@ -84,24 +103,26 @@ impl Tap {
     }
 
     /// Begins to listen, and gives what was seen before.
-    pub fn listen(self: &Arc<Self>) -> (Listener, Vec<Seen>) {
-        self.listeners.fetch_add(1, Relaxed);
+    pub fn listen(self: &Arc<Self>) -> Result<(Listener, Vec<Arc<Seen>>), TapBusy> {
+        if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
+            self.listeners.fetch_sub(1, Relaxed);
+            return Err(TapBusy);
+        }
         let live = self.live.subscribe();
-        (
-            Listener {
-                tap: Arc::clone(self),
-                live,
-            },
-            lock(&self.kept).iter().cloned().collect(),
-        )
+        let before = lock(&self.kept).lines.iter().cloned().collect();
+        let tap = Arc::clone(self);
+        Ok((Listener { tap, live }, before))
     }
 
     pub(crate) fn note(&self, seen: Seen) {
+        let seen = Arc::new(seen);
         let mut kept = lock(&self.kept);
-        if kept.len() >= KEPT {
-            kept.pop_front();
+        kept.excerpt_bytes += seen.excerpt.len();
+        kept.lines.push_back(Arc::clone(&seen));
+        while kept.lines.len() > KEPT || kept.excerpt_bytes > KEPT_BYTES {
+            let oldest = kept.lines.pop_front();
+            kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
         }
-        kept.push_back(seen.clone());
         drop(kept);
         // Nobody being there any more is no failure.
         let _ = self.live.send(seen);

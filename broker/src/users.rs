@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 
 mod password;
 mod permissions;
+mod scram;
 #[cfg(test)]
 mod tests;
 
-pub use password::PasswordHash;
+pub use password::{Credential, PasswordHash};
 pub use permissions::{BadPattern, Operation, Permissions};
+pub(crate) use scram::ScramExchange;
+pub use scram::ScramKeys;
 
 /// The name that every AMQP client tries first.
 pub const GUEST: &str = "guest";
@@ -58,7 +61,7 @@ pub enum Rank {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// `None`: nobody can log in with a password.
-    pub password: Option<PasswordHash>,
+    pub password: Option<Credential>,
     /// In the order in which they were set.
     pub tags: Vec<Tag>,
     permissions: BTreeMap<String, Permissions>,
@@ -102,16 +105,24 @@ pub struct NoSuchUser;
 /// All users of a broker.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
-    users: BTreeMap<String, User>,
+    by_name: BTreeMap<String, User>,
     guest: GuestPolicy,
+    /// Makes SCRAM challenges for names that nobody has.
+    decoy: [u8; 32],
 }
 
 impl Users {
     /// Nobody yet.
     pub fn new(guest: GuestPolicy) -> Self {
+        let mut decoy = [0; 32];
+        if getrandom::fill(&mut decoy).is_err() {
+            // Then strangers can tell who exists, and nothing else.
+            decoy = [0x5a; 32];
+        }
         Self {
-            users: BTreeMap::new(),
+            by_name: BTreeMap::new(),
             guest,
+            decoy,
         }
     }
 
@@ -122,16 +133,20 @@ impl Users {
         password: &[u8],
         origin: Origin,
     ) -> Result<(), LoginRefused> {
-        let user = self.users.get(name);
+        let user = self.by_name.get(name);
         let known = user.and_then(|user| user.password.as_ref());
-        let fits = known.unwrap_or(&PasswordHash::NOBODY).is_of(password) && known.is_some();
-        let is_welcome = name != GUEST
-            || (self.guest == GuestPolicy::LoopbackOnly && origin == Origin::Loopback);
-        if fits && is_welcome {
+        let hash = known.map_or(&PasswordHash::NOBODY, |known| &known.hash);
+        let fits = hash.is_of(password) && known.is_some();
+        if fits && self.is_welcome(name, origin) {
             Ok(())
         } else {
             Err(LoginRefused)
         }
+    }
+
+    /// Whether the name may enter from there at all.
+    fn is_welcome(&self, name: &str, origin: Origin) -> bool {
+        name != GUEST || (self.guest == GuestPolicy::LoopbackOnly && origin == Origin::Loopback)
     }
 
     /// Whether the user may enter the vhost.
@@ -147,27 +162,29 @@ impl Users {
 
     /// The user's permissions in a vhost; a connection may keep them as long as [`Users`] is not changed.
     pub fn permissions(&self, name: &str, vhost: &str) -> Option<&Permissions> {
-        self.users.get(name)?.permissions.get(vhost)
+        self.by_name.get(name)?.permissions.get(vhost)
     }
 
     /// One user.
     pub fn get(&self, name: &str) -> Option<&User> {
-        self.users.get(name)
+        self.by_name.get(name)
     }
 
     /// Everybody, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
-        self.users.iter().map(|(name, user)| (name.as_str(), user))
+        self.by_name
+            .iter()
+            .map(|(name, user)| (name.as_str(), user))
     }
 
     /// Adds a user, or changes password and tags of one that exists; permissions stay.
-    pub fn put(&mut self, name: &str, password: Option<PasswordHash>, tags: Vec<Tag>) {
+    pub fn put(&mut self, name: &str, password: Option<Credential>, tags: Vec<Tag>) {
         let permissions = self
-            .users
+            .by_name
             .remove(name)
             .map(|user| user.permissions)
             .unwrap_or_default();
-        self.users.insert(
+        self.by_name.insert(
             name.to_owned(),
             User {
                 password,
@@ -179,7 +196,7 @@ impl Users {
 
     /// Forgets a user and every permission; false when there was none.
     pub fn remove(&mut self, name: &str) -> bool {
-        self.users.remove(name).is_some()
+        self.by_name.remove(name).is_some()
     }
 
     /// Lets a user enter a vhost.
@@ -189,14 +206,14 @@ impl Users {
         vhost: &str,
         permissions: Permissions,
     ) -> Result<(), NoSuchUser> {
-        let user = self.users.get_mut(name).ok_or(NoSuchUser)?;
+        let user = self.by_name.get_mut(name).ok_or(NoSuchUser)?;
         user.permissions.insert(vhost.to_owned(), permissions);
         Ok(())
     }
 
     /// Shuts a user out of a vhost; false when it was not allowed in.
     pub fn forbid(&mut self, name: &str, vhost: &str) -> bool {
-        self.users
+        self.by_name
             .get_mut(name)
             .is_some_and(|user| user.permissions.remove(vhost).is_some())
     }
@@ -206,6 +223,6 @@ impl Users {
         let lost = |(name, user): (&String, &mut User)| {
             user.permissions.remove(vhost).map(|_| name.clone())
         };
-        self.users.iter_mut().filter_map(lost).collect()
+        self.by_name.iter_mut().filter_map(lost).collect()
     }
 }

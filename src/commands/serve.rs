@@ -22,6 +22,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 const SOCKET: &str = "broker.sock";
+const MANAGEMENT_SOCKET: &str = "management.sock";
 
 /// Serves until SIGTERM or Ctrl-C; a SIGHUP is ignored.
 pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -123,6 +124,7 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
         data_dir,
         tls,
         unix_socket: is_first.then(|| config.home.socket(SOCKET)),
+        management_socket: is_first.then(|| config.home.socket(MANAGEMENT_SOCKET)),
         allow_guest: args.allow_guest,
         first_user: Some(FirstUser {
             name: login.user,

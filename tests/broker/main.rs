@@ -10,6 +10,7 @@ mod credit;
 mod doors;
 mod full_at_start;
 mod kills;
+mod login;
 mod loopback;
 mod promises;
 mod raw;

@@ -35,7 +35,16 @@ impl Server {
     }
 
     fn start_in(folder: tempfile::TempDir) -> Self {
-        Self::start_with(folder, |config| config)
+        let socket = folder.path().join("management.sock");
+        Self::start_with(folder, |config| Config {
+            management_socket: Some(socket),
+            ..config
+        })
+    }
+
+    /// The API's Unix socket.
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("management.sock")
     }
 
     fn start_with(folder: tempfile::TempDir, changed: impl FnOnce(Config) -> Config) -> Self {
@@ -76,6 +85,20 @@ impl Server {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         drop(self);
         Self::start_in(folder)
+    }
+
+    /// The same, whose first user has another password now.
+    pub(crate) fn restart_with_password(mut self, password: &str) -> Self {
+        self.stop();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        drop(self);
+        Self::start_with(folder, |config| Config {
+            first_user: Some(FirstUser {
+                name: USER.to_owned(),
+                password: password.to_owned(),
+            }),
+            ..config
+        })
     }
 
     fn stop(&mut self) {

@@ -11,6 +11,7 @@ mod fixture;
 mod http;
 mod peeking;
 mod peers;
+mod revocation;
 mod security;
 mod tap;
 mod tools;

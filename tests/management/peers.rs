@@ -15,13 +15,17 @@ use crate::fixture::{PASSWORD, Server, USER};
 pub(crate) struct Peer {
     runtime: Runtime,
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Peer {
     pub(crate) fn connect(server: &Server) -> Self {
+        Self::connect_as(server, USER, PASSWORD)
+    }
+
+    pub(crate) fn connect_as(server: &Server, user: &str, password: &str) -> Self {
         let runtime = Runtime::new().unwrap();
-        let address = format!("amqp://{USER}:{PASSWORD}@{}/%2f", server.amqp);
+        let address = format!("amqp://{user}:{password}@{}/%2f", server.amqp);
         let (connection, channel) = runtime.block_on(async {
             let connection = Connection::connect(&address, ConnectionProperties::default())
                 .await
@@ -32,7 +36,7 @@ impl Peer {
         Self {
             runtime,
             channel,
-            _connection: connection,
+            connection,
         }
     }
 
@@ -45,6 +49,16 @@ impl Peer {
             BasicProperties::default(),
         );
         self.runtime.block_on(published).unwrap();
+    }
+
+    /// Whether the broker has closed the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        !self.connection.status().connected()
+    }
+
+    /// Whether the broker has closed the channel.
+    pub(crate) fn has_closed_channel(&self) -> bool {
+        !self.channel.status().connected()
     }
 
     /// Gets one message and acks it.
@@ -107,6 +121,12 @@ impl Peer {
             FieldTable::default(),
         );
         self.runtime.block_on(consuming).unwrap()
+    }
+
+    /// The next body that a consumer gets; `None` when the broker has cancelled it.
+    pub(crate) fn next(&self, consumer: &mut Consumer) -> Option<String> {
+        let delivery = self.runtime.block_on(consumer.next())?.ok()?;
+        Some(String::from_utf8(delivery.data).unwrap())
     }
 
     /// Acks the next message of a consumer.

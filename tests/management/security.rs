@@ -1,5 +1,9 @@
-//! The page is a target (SPEC §7.14): each line of its defence, tried as an attacker would.
+//! The page is a target: each line of its defence, tried as an attacker would.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -207,6 +211,152 @@ fn signing_out_and_a_new_password_end_every_session() {
     let body = r#"{"password":"other","tags":"administrator"}"#;
     server.ask("PUT", &format!("/api/users/{USER}"), body);
     assert_eq!(who(&two), 401);
+}
+
+fn who(server: &Server, cookie: &str) -> u16 {
+    let asked = server
+        .request("GET", "/api/session")
+        .header("cookie", cookie);
+    asked.send("").status
+}
+
+#[test]
+fn a_cookie_tossed_from_another_port_signs_nobody_out() {
+    let server = Server::start();
+    let own = server.cookie();
+    for tossed in ["cbroker=evil", "cbroker=", "cbroker=a; cbroker=b; other=c"] {
+        assert_eq!(
+            who(&server, &format!("{tossed}; {own}")),
+            200,
+            "{tossed} first"
+        );
+        assert_eq!(
+            who(&server, &format!("{own}; {tossed}")),
+            200,
+            "{tossed} last"
+        );
+        assert_eq!(who(&server, tossed), 401, "{tossed} alone");
+    }
+}
+
+#[test]
+fn a_session_of_the_page_survives_a_restart_and_its_secret_is_not_on_the_disk() {
+    let server = Server::start();
+    let (stays, goes) = (server.cookie(), server.cookie());
+    let out = server
+        .request("DELETE", "/api/session")
+        .header("origin", &server.origin())
+        .header("cookie", &goes);
+    assert_eq!(out.send("").status, 204);
+    let server = server.restart();
+    assert_eq!(who(&server, &stays), 200);
+    assert_eq!(who(&server, &goes), 401, "signing out lasts");
+    let secret = stays.split_once('=').unwrap().1.as_bytes();
+    let mut folders = vec![server.socket().with_file_name("data")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                let is_there = bytes.windows(secret.len()).any(|part| part == secret);
+                assert!(!is_there, "{}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_changed_while_the_broker_was_down_ends_the_sessions() {
+    let server = Server::start();
+    let cookie = server.cookie();
+    let server = server.restart_with_password("other");
+    assert_eq!(who(&server, &cookie), 401);
+}
+
+#[test]
+fn a_thousand_idle_connections_keep_nobody_out() {
+    let server = Server::start();
+    let mut idle = Vec::new();
+    for number in 0..1000 {
+        let mut stream = TcpStream::connect(server.page()).unwrap();
+        if number % 2 == 0 {
+            // In the middle of a head, for as long as it may.
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: loc").unwrap();
+        }
+        idle.push(stream);
+    }
+    assert_eq!(server.get("/api/whoami").status, 200);
+    let held = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    // Each connection has two ends in this process; the broker's may be a quarter of ours.
+    assert!(held < 1700, "{held} descriptors");
+}
+
+#[test]
+fn guessing_over_http_is_slowed_down_as_over_amqp() {
+    let server = Server::start();
+    for _ in 0..10 {
+        let guess = server.request("GET", "/api/whoami").password(USER, "guess");
+        assert_eq!(guess.send("").status, 401);
+    }
+    let tries: Vec<_> = (0..40)
+        .map(|_| {
+            let right = server
+                .request("GET", "/api/whoami")
+                .password(USER, PASSWORD);
+            std::thread::spawn(move || right.send("").status)
+        })
+        .collect();
+    let outcomes: Vec<_> = tries
+        .into_iter()
+        .map(|tried| tried.join().unwrap())
+        .collect();
+    assert!(outcomes.contains(&429), "{outcomes:?}");
+    assert!(outcomes.contains(&200), "{outcomes:?}");
+}
+
+#[test]
+fn our_own_commands_need_no_password_on_the_unix_socket() {
+    let server = Server::start();
+    let mode = std::fs::metadata(server.socket())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let ask = |more: &str| {
+        let mut stream = UnixStream::connect(server.socket()).unwrap();
+        let head = format!(
+            "GET /api/whoami HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{more}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask("");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(USER),
+        "{answer}"
+    );
+    let wrong = ask("authorization: Basic YWRhOndyb25n\r\n");
+    assert!(
+        wrong.starts_with("HTTP/1.1 401"),
+        "a password that is sent is checked: {wrong}"
+    );
+    let page = ask("origin: http://localhost\r\n");
+    assert!(
+        page.starts_with("HTTP/1.1 401"),
+        "no page comes this way: {page}"
+    );
+}
+
+#[test]
+fn looking_whether_the_broker_is_alive_changes_nothing() {
+    let server = Server::start();
+    assert_eq!(server.get("/api/aliveness-test/%2F").json()["status"], "ok");
+    assert_eq!(server.get("/api/queues").json(), json!([]));
+    assert_eq!(server.get("/api/aliveness-test/nowhere").status, 404);
 }
 
 #[test]

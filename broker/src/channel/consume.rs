@@ -80,6 +80,8 @@ impl Channel {
             Relaxed,
         );
         queue.subscribe(&consumer, turn)?;
+        // The permission may have been withdrawn before the queue knew the consumer.
+        super::access::check_read_queue(&self.around, queue.name())?;
         Ok(Step::On)
     }
 

@@ -31,6 +31,8 @@ mod settle;
 mod topology;
 mod transaction;
 
+pub(crate) use topology::random_name;
+
 use publish::Publishing;
 use routes::Routes;
 use settle::Answer;

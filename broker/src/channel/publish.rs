@@ -13,7 +13,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
 use crate::queue::message::{Draft, Facts, Message};
 use crate::queue::{Asking, Outcome};
-use crate::tap::{EXCERPT_BYTES, Seen, What};
+use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
 use crate::turn::Turn;
 use crate::vhost::REPLY_TO_PREFIX;
 use crate::wire::content;
@@ -222,7 +222,8 @@ impl Channel {
         let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let generation = vhost.generation();
+        // As of before the permission was checked: a change since then must not be remembered over.
+        let generation = self.routes.generation();
         let route = vhost
             .route(exchange, &keys, headers)
             .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
@@ -290,7 +291,7 @@ impl Channel {
         turn: &mut Turn,
     ) -> Result<Waiting, Fault> {
         if self.around.realm.tap.is_open() {
-            self.show(message, turn);
+            self.show(message, targets, turn);
         }
         let mut waiting = Waiting::Ticket(Ticket::NONE);
         let mut was_routed = false;
@@ -329,7 +330,7 @@ impl Channel {
         self.around.vhost.reply(address, message, turn)
     }
 
-    fn show(&self, message: &Message, turn: &Turn) {
+    fn show(&self, message: &Message, targets: &Targets, turn: &Turn) {
         let content = message.content();
         self.around.realm.tap.note(Seen {
             what: What::Published,
@@ -338,6 +339,11 @@ impl Channel {
             exchange: content.exchange.into(),
             routing_key: content.routing_key.into(),
             queue: None,
+            routed: targets
+                .iter()
+                .take(QUEUES)
+                .map(|queue| Arc::clone(queue.name()))
+                .collect(),
             properties: content.properties.into(),
             excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
             body_bytes: content.body.len() as u64,

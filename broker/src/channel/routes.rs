@@ -41,6 +41,11 @@ impl Routes {
         Some(Arc::clone(targets))
     }
 
+    /// The generation that the last [`Self::find`] was asked for.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub(super) fn remember(&mut self, place: &[u8], targets: &Targets) {
         if self.places.len() >= KEPT {
             self.places.clear();

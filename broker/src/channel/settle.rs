@@ -167,6 +167,7 @@ impl Channel {
                 exchange: content.exchange.into(),
                 routing_key: content.routing_key.into(),
                 queue: Some((&**delivery.queue.name()).into()),
+                routed: Box::default(),
                 properties: content.properties.into(),
                 excerpt: content.body[..content.body.len().min(EXCERPT_BYTES)].into(),
                 body_bytes: content.body.len() as u64,

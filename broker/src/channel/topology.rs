@@ -15,7 +15,7 @@ use crate::wire::method::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::wire::reply;
 
 /// Twenty-two characters that nobody guesses and nobody has.
-pub(super) fn random_name() -> String {
+pub(crate) fn random_name() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = [0; 22];
     if getrandom::fill(&mut random).is_err() {

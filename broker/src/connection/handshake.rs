@@ -2,15 +2,17 @@
 //!
 //! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and nothing else is kept.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Input;
 use crate::channel::Surroundings;
+use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
 use crate::realm::Realm;
 use crate::registry::{Link, Session};
-use crate::users::Origin;
+use crate::users::{Credential, Origin, ScramExchange};
 use crate::wire::frame::{self, Parsed};
 use crate::wire::method::{self, Method};
 use crate::wire::reply::{self, MethodFrame};
@@ -39,10 +41,19 @@ impl From<Fault> for End {
 
 /// What `connection.start-ok` brought.
 struct Claim {
-    user: String,
-    password: Vec<u8>,
+    proof: Proof,
     mechanism: &'static str,
     properties: Table,
+}
+
+/// How the client says who it is.
+enum Proof {
+    Password {
+        user: String,
+        password: Vec<u8>,
+    },
+    /// The first message of an exchange.
+    Scram(Vec<u8>),
 }
 
 impl Claim {
@@ -54,10 +65,16 @@ impl Claim {
     }
 }
 
+/// A user and the password that it knew.
+type Proved = (String, Credential);
+
 struct Greeting<'a> {
     realm: &'a Arc<Realm>,
     link: &'a Arc<Link>,
     input: &'a mut Input,
+    origin: Origin,
+    /// Where the client is; `None` on a Unix socket.
+    address: Option<IpAddr>,
 }
 
 /// Runs the handshake; on refusal the client has been told what may be told.
@@ -67,38 +84,30 @@ pub(super) async fn run(
     origin: Origin,
     input: &mut Input,
 ) -> Result<Surroundings, End> {
-    let mut greeting = Greeting { realm, link, input };
+    let mut greeting = Greeting {
+        realm,
+        link,
+        input,
+        origin,
+        address: link.peer.host.parse().ok(),
+    };
     greeting.protocol_header().await?;
     greeting.send(|out| {
         MethodFrame::new(out, 0, 10, 10)
             .u8(0)
             .u8(9)
             .raw(&server_properties().to_bytes())
-            .long(b"PLAIN AMQPLAIN")
+            .long(b"PLAIN AMQPLAIN SCRAM-SHA-256")
             .long(b"en_US")
             .end();
     });
     let claim = greeting.claim().await?;
-    if read(&realm.users)
-        .authenticate(&claim.user, &claim.password, origin)
-        .is_err()
-    {
-        realm.totals.logins_refused.add(1);
-        let reason = format!(
-            "Login was refused using authentication mechanism {}. For details see the broker logfile.",
-            claim.mechanism
-        );
-        let fault = Fault::connection(ReplyCode::AccessRefused, reason);
-        if claim.can("authentication_failure_close") {
-            greeting.tell(&fault, (0, 0)).await;
-        }
-        return Err(fault.into());
-    }
+    let (user, proved_with) = greeting.log_in(&claim).await?;
     let agreed = greeting.tune().await;
     let agreed = greeting.told(agreed, (10, 31)).await?;
-    let opened = greeting.open(&claim.user).await;
+    let opened = greeting.open(&user).await;
     let vhost = greeting.told(opened, (10, 40)).await?;
-    let user: Arc<str> = claim.user.as_str().into();
+    let user: Arc<str> = user.into();
     let around = Surroundings {
         realm: Arc::clone(realm),
         link: Arc::clone(link),
@@ -119,8 +128,24 @@ pub(super) async fn run(
     };
     // Set once, here: nobody else knows the link's session.
     let _ = link.session.set(session);
+    // A change of the user before this line found no session to end.
+    let is_welcome = is_still_welcome(&around, &proved_with);
+    greeting.told(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);
     Ok(around)
+}
+
+/// Whether the user still has this password and may still enter the vhost.
+fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(), End> {
+    let users = read(&around.realm.users);
+    let now = users
+        .get(&around.user)
+        .and_then(|user| user.password.as_ref());
+    if now == Some(proved_with) && users.may_enter(&around.user, around.vhost.name()) {
+        return Ok(());
+    }
+    let reason = format!("user '{}' has changed", clean(&around.user));
+    Err(Fault::connection(ReplyCode::ConnectionForced, reason).into())
 }
 
 impl Greeting<'_> {
@@ -207,6 +232,74 @@ impl Greeting<'_> {
         self.told(claimed, (10, 11)).await
     }
 
+    /// The user who proved who it is; a client is told of a refusal where it can understand that.
+    async fn log_in(&mut self, claim: &Claim) -> Result<Proved, End> {
+        if let Some(proved) = self.authenticate(&claim.proof).await? {
+            return Ok(proved);
+        }
+        self.realm.totals.logins_refused.add(1);
+        let reason = format!(
+            "Login was refused using authentication mechanism {}. For details see the broker \
+             logfile.",
+            claim.mechanism
+        );
+        let fault = Fault::connection(ReplyCode::AccessRefused, reason);
+        if claim.can("authentication_failure_close") {
+            self.tell(&fault, (0, 0)).await;
+        }
+        Err(fault.into())
+    }
+
+    /// The user who proved who it is, and by which password; `None` where the proof is wrong, or must not be looked at now.
+    async fn authenticate(&mut self, proof: &Proof) -> Result<Option<Proved>, End> {
+        let (realm, origin) = (Arc::clone(self.realm), self.origin);
+        if realm.throttle.pace(self.address).await.is_err() {
+            return Ok(None);
+        }
+        let proved = match proof {
+            Proof::Password { user, password } => {
+                let users = read(&realm.users);
+                let outcome = users.authenticate(user, password, origin);
+                let known = users.get(user).and_then(|user| user.password.clone());
+                known
+                    .filter(|_| outcome.is_ok())
+                    .map(|known| (user.clone(), known))
+            }
+            Proof::Scram(first) => self.scram(first).await?,
+        };
+        if proved.is_none() {
+            realm.throttle.wrong(self.address);
+        }
+        Ok(proved)
+    }
+
+    /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the client answers with
+    /// nothing: AMQP has no place for it in the outcome.
+    async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, End> {
+        let nonce = crate::channel::random_name();
+        let begun = ScramExchange::begin(&read(&self.realm.users), first, &nonce, self.origin);
+        let Ok(exchange) = begun else {
+            return Ok(None);
+        };
+        let answer = self.challenge(exchange.challenge()).await?;
+        let Ok((proved, signature)) = exchange.finish(&answer) else {
+            return Ok(None);
+        };
+        self.challenge(&signature).await?;
+        Ok(Some(proved))
+    }
+
+    /// The answer to a `connection.secure`.
+    async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, End> {
+        self.send(|out| MethodFrame::new(out, 0, 10, 20).long(challenge).end());
+        let answered = self.method(|method| match method {
+            Method::ConnectionSecureOk { response } => Ok(response.to_vec()),
+            _ => Err(out_of_place()),
+        });
+        let answered = answered.await;
+        self.told(answered, (10, 21)).await
+    }
+
     /// Channels, octets of a frame, seconds between heartbeats.
     async fn tune(&mut self) -> Result<(u16, u32, u16), End> {
         let limits = self.realm.limits;
@@ -238,9 +331,15 @@ impl Greeting<'_> {
         self.method(|method| match method {
             Method::ConnectionOpen { vhost: name } => {
                 let vhost = realm.vhost(name).ok_or_else(|| {
-                    Fault::connection(ReplyCode::NotAllowed, format!("vhost {name} not found"))
+                    Fault::connection(
+                        ReplyCode::NotAllowed,
+                        format!("vhost {} not found", clean(name)),
+                    )
                 })?;
-                let place = || format!("access to vhost '{name}' refused for user '{user}'");
+                let place = || {
+                    let (name, user) = (clean(name), clean(user));
+                    format!("access to vhost '{name}' refused for user '{user}'")
+                };
                 if !read(&realm.users).may_enter(user, name) {
                     return Err(Fault::connection(ReplyCode::NotAllowed, place()));
                 }
@@ -299,14 +398,15 @@ fn not_negotiable(reason: String) -> Fault {
 fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<Claim, Fault> {
     let properties = Table::decode(properties)
         .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
-    let (mechanism, user, password) = match mechanism {
+    let password = |user: &[u8], password: &[u8]| Proof::Password {
+        user: String::from_utf8_lossy(user).into_owned(),
+        password: password.to_vec(),
+    };
+    let (mechanism, proof) = match mechanism {
         "PLAIN" => {
             let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
-            (
-                "PLAIN",
-                parts.next().unwrap_or_default().to_vec(),
-                parts.next().unwrap_or_default().to_vec(),
-            )
+            let mut next = || parts.next().unwrap_or_default();
+            ("PLAIN", password(next(), next()))
         }
         "AMQPLAIN" => {
             let mut table = u32::try_from(response.len())
@@ -321,20 +421,19 @@ fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<Claim, F
                     .get(name)
                     .and_then(Value::as_bytes)
                     .unwrap_or_default()
-                    .to_vec()
             };
-            ("AMQPLAIN", field("LOGIN"), field("PASSWORD"))
+            ("AMQPLAIN", password(field("LOGIN"), field("PASSWORD")))
         }
+        "SCRAM-SHA-256" => ("SCRAM-SHA-256", Proof::Scram(response.to_vec())),
         other => {
             return Err(Fault::connection(
                 ReplyCode::CommandInvalid,
-                format!("unknown authentication mechanism '{other}'"),
+                format!("unknown authentication mechanism '{}'", clean(other)),
             ));
         }
     };
     Ok(Claim {
-        user: String::from_utf8_lossy(&user).into_owned(),
-        password,
+        proof,
         mechanism,
         properties,
     })

@@ -2,12 +2,12 @@
 //!
 //! Tools come with basic authentication, the page with a cookie. The two never mix: basic authentication is refused to
 //! requests with an `Origin`, so that a browser's remembered password is of no use to a page, and a cookie changes
-//! nothing unless our own `Origin` came with it (SPEC §7.14).
+//! nothing unless our own `Origin` came with it .
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,8 +16,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::door::Peer;
 use super::refusal::Refusal;
+use super::sessions::{self, Fingerprint, SignedIn};
 use super::{Api, Scheme, Shared};
 use crate::lock::read;
+use crate::persist::records::Fact;
+use crate::time::now_ms;
 use crate::users::{Operation, Origin, Rank, User};
 use crate::vhost::Vhost;
 
@@ -29,11 +32,17 @@ pub(super) struct Caller {
     pub(super) by: Proof,
 }
 
+/// Cookies of our name that are looked at: a page on another port of this machine can add some of its own.
+const COOKIES: usize = 16;
+
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
     Password,
-    Cookie,
+    /// Of this session.
+    Cookie(Fingerprint),
+    /// It runs as the same user of the machine, on the Unix socket.
+    Socket,
 }
 
 /// A caller who is not let in. A tool is asked for a password; a browser is not, for it would remember it.
@@ -61,17 +70,20 @@ impl FromRequestParts<Shared> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Unwelcome> {
         let from_browser = parts.headers.contains_key(header::ORIGIN)
             || parts.headers.contains_key("sec-fetch-mode");
-        identify(parts, api).map_err(|refusal| {
+        identify(parts, api).await.map_err(|refusal| {
             let asks = refusal.status == StatusCode::UNAUTHORIZED && !from_browser;
             Unwelcome { refusal, asks }
         })
     }
 }
 
-fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
+async fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
     let (name, by) = match parts.headers.get(header::AUTHORIZATION) {
-        Some(value) => (by_password(parts, api, value)?, Proof::Password),
-        None => (by_cookie(parts, api)?, Proof::Cookie),
+        Some(value) => (by_password(parts, api, value).await?, Proof::Password),
+        None => match by_socket(parts, api) {
+            Some(name) => (name, Proof::Socket),
+            None => by_cookie(parts, api)?,
+        },
     };
     let user = read(&api.realm.users)
         .get(&name)
@@ -80,32 +92,51 @@ fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
     if user.rank() < Rank::Management {
         return Err(Refusal::forbidden("Not management user"));
     }
+    if let Some(peer) = parts.extensions.get::<Peer>() {
+        peer.signed_in(&name);
+    }
     Ok(Caller { name, user, by })
 }
 
-fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Arc<str>, Refusal> {
+/// The first user, for a peer on the Unix socket that could read its password as well.
+fn by_socket(parts: &Parts, api: &Api) -> Option<Arc<str>> {
+    let is_local = parts.extensions.get::<Peer>()?.is_same_user;
+    // No page comes this way.
+    let is_tool = is_local && !parts.headers.contains_key(header::ORIGIN);
+    is_tool.then_some(api.about.local_user.as_deref()?.into())
+}
+
+async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Arc<str>, Refusal> {
     if parts.headers.contains_key(header::ORIGIN) {
         return Err(Refusal::suspicious(
             "a page signs in with a token, not with a password in a header",
         ));
     }
     let (name, password) = credentials(value).ok_or_else(Refusal::login)?;
-    check_password(parts, api, &name, &password)?;
+    check_password(parts, api, &name, &password).await?;
     Ok(name.into())
 }
 
 /// Whether this name and password may enter from where the request came from.
-pub(super) fn check_password(
+pub(super) async fn check_password(
     parts: &Parts,
     api: &Api,
     name: &str,
     password: &str,
 ) -> Result<(), Refusal> {
-    let peer = parts
-        .extensions
-        .get::<ConnectInfo<Peer>>()
-        .map(|ConnectInfo(peer)| peer.0.ip());
-    let origin = if peer.is_some_and(|address| address.to_canonical().is_loopback()) {
+    let peer = parts.extensions.get::<Peer>();
+    let is_local = peer.is_some_and(|peer| peer.address.is_none());
+    let peer = peer.and_then(|peer| Some(peer.address?.ip()));
+    let paced = api.realm.throttle.pace(peer).await;
+    paced.map_err(|error| {
+        Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            error.to_string(),
+        )
+    })?;
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    let origin = if is_local || peer.is_some_and(is_loopback) {
         Origin::Loopback
     } else {
         Origin::Elsewhere
@@ -114,6 +145,7 @@ pub(super) fn check_password(
         .authenticate(name, password.as_bytes(), origin)
         .map_err(|_| {
             api.realm.totals.logins_refused.add(1);
+            api.realm.throttle.wrong(peer);
             Refusal::login()
         })
 }
@@ -129,18 +161,28 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
-fn by_cookie(parts: &Parts, api: &Api) -> Result<Arc<str>, Refusal> {
-    let secret = cookie(&parts.headers, api.scheme).ok_or_else(Refusal::login)?;
-    let name = api
-        .sessions()
-        .user(secret, Instant::now())
-        .ok_or_else(Refusal::login)?;
+fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, Proof), Refusal> {
+    let found = cookies(&parts.headers, api.scheme).find_map(|secret| signed_in(api, secret));
+    let found = found.ok_or_else(Refusal::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
         return Err(Refusal::suspicious(
             "a change by cookie must come from our own page",
         ));
     }
-    Ok(name)
+    if let Some(renewed) = found.renewed
+        && let Err(error) = api.realm.facts.save(&Fact::Session(renewed))
+    {
+        tracing::warn!(%error, "a session of the page may end with the broker");
+    }
+    Ok((found.user, Proof::Cookie(found.id)))
+}
+
+/// The session of this secret, while its user has the password that it signed in with.
+fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
+    let found = api.sessions().user(secret, now_ms())?;
+    let users = read(&api.realm.users);
+    let credential = users.get(&found.user)?.password.as_ref();
+    (sessions::digest(credential) == found.credential).then_some(found)
 }
 
 /// The name tells ports apart only by scheme: cookies know no ports.
@@ -151,27 +193,46 @@ pub(super) const fn cookie_name(scheme: Scheme) -> &'static str {
     }
 }
 
-pub(super) fn cookie(headers: &HeaderMap, scheme: Scheme) -> Option<&str> {
+/// Every cookie of our name. A page on another port of this machine can set some too, and the browser sends them first:
+/// any that is valid counts.
+pub(super) fn cookies(headers: &HeaderMap, scheme: Scheme) -> impl Iterator<Item = &str> {
     let pairs = headers
         .get_all(header::COOKIE)
         .iter()
         .filter_map(|value| value.to_str().ok());
-    let mut pairs = pairs
+    let pairs = pairs
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
     pairs
-        .find(|(name, _)| *name == cookie_name(scheme))
+        .filter(move |(name, _)| *name == cookie_name(scheme))
         .map(|(_, secret)| secret)
+        .take(COOKIES)
 }
 
 impl Caller {
-    /// The same caller as it is now.
-    pub(super) fn anew(self, api: &Api) -> Result<Self, Refusal> {
-        let user = read(&api.realm.users)
-            .get(&self.name)
-            .cloned()
-            .ok_or_else(Refusal::login)?;
+    /// The same caller with the tags and permissions of now.
+    pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, Refusal> {
+        let users = read(&api.realm.users);
+        let user = users.get(&self.name).cloned();
+        drop(users);
+        let user = user.ok_or_else(Refusal::login)?;
         Ok(Self { user, ..self })
+    }
+
+    /// The same caller as it is now; refused where the user is gone, has another password, or has signed out.
+    pub(super) fn anew(self, api: &Api) -> Result<Self, Refusal> {
+        let before = self.user.password.clone();
+        let caller = self.with_rights_of_now(api)?;
+        let is_in = match caller.by {
+            Proof::Password => caller.user.password == before,
+            Proof::Cookie(id) => api.sessions().is_in(&id),
+            Proof::Socket => true,
+        };
+        if is_in {
+            Ok(caller)
+        } else {
+            Err(Refusal::login())
+        }
     }
 
     pub(super) fn rank(&self) -> Rank {

@@ -1,158 +1,312 @@
-//! Where connections of the management port come in, with TLS or without.
+//! Where connections of the management API come in: TCP with TLS or without, and the Unix socket.
 //!
-//! Handshakes run beside one another and are given up after [`HANDSHAKE`], so that nobody who stops in the middle of
-//! one keeps the next client waiting.
+//! Nobody keeps others out by doing nothing. A TLS handshake and the head of each request have a time limit, which also
+//! ends idle connections. At most [`STRANGERS`] connections on which nobody has signed in yet are held, and at most
+//! [`OF_ONE_USER`] of each user; one more makes the oldest of them end.
 
-use std::io;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use axum::Router;
+use axum::http::Uri;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
-use crate::listener::Port;
+use crate::listener::UnixSocket;
+use crate::lock::lock;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// Connections through their handshake that wait to be served.
-const WAITING: usize = 64;
+/// From the moment that a request could come to the end of its head.
+const HEAD: Duration = Duration::from_secs(30);
+/// Connections on which nobody has signed in.
+const STRANGERS: usize = 256;
+const OF_ONE_USER: usize = 256;
+/// Rest after a failed accept, which is mostly a lack of descriptors.
+const REST: Duration = Duration::from_millis(100);
 
 /// The far end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// `None` on the Unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// The peer runs as the same user of the machine as this broker, which the kernel says of a Unix socket.
+    pub(super) is_same_user: bool,
+    visit: Arc<Visit>,
+}
 
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
+impl Peer {
+    /// Somebody has signed in on this connection.
+    pub(super) fn signed_in(&self, user: &str) {
+        self.visit.visitors.promote(self.visit.id, user);
     }
 }
 
-/// Either kind of stream.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+/// Open connections.
+#[derive(Debug, Default)]
+struct Visitors(Mutex<Inside>);
+
+#[derive(Debug, Default)]
+struct Inside {
+    /// Numbers grow, so the least is the oldest.
+    next: u64,
+    visits: HashMap<u64, Place>,
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, into),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, into),
+#[derive(Debug)]
+struct Place {
+    user: Option<Arc<str>>,
+    end: Arc<Notify>,
+}
+
+/// One connection; its place is free again when this is dropped.
+#[derive(Debug)]
+struct Visit {
+    visitors: Arc<Visitors>,
+    id: u64,
+    end: Arc<Notify>,
+}
+
+impl Visitors {
+    /// A place for a new connection.
+    fn admit(self: &Arc<Self>) -> Arc<Visit> {
+        let mut inside = lock(&self.0);
+        let (id, end) = (inside.next, Arc::new(Notify::new()));
+        inside.next += 1;
+        let place = Place {
+            user: None,
+            end: Arc::clone(&end),
+        };
+        inside.visits.insert(id, place);
+        inside.thin_out(None, STRANGERS);
+        drop(inside);
+        Arc::new(Visit {
+            visitors: Arc::clone(self),
+            id,
+            end,
+        })
+    }
+
+    fn promote(&self, id: u64, user: &str) {
+        let mut inside = lock(&self.0);
+        let Some(place) = inside.visits.get_mut(&id) else {
+            return;
+        };
+        if place.user.as_deref() != Some(user) {
+            place.user = Some(user.into());
+            inside.thin_out(Some(user), OF_ONE_USER);
         }
     }
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+impl Inside {
+    /// Ends the oldest connection of a group that has become too large.
+    fn thin_out(&mut self, user: Option<&str>, most: usize) {
+        let group = || {
+            let visits = self.visits.iter();
+            visits.filter(|(_, place)| place.user.as_deref() == user)
+        };
+        if group().count() <= most {
+            return;
         }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        if let Some(oldest) = group().map(|(id, _)| *id).min()
+            && let Some(place) = self.visits.remove(&oldest)
+        {
+            place.end.notify_one();
         }
     }
 }
 
-/// The listener that axum serves from.
+impl Drop for Visit {
+    fn drop(&mut self) {
+        lock(&self.visitors.0).visits.remove(&self.id);
+    }
+}
+
+/// What is served, and to whom it is shown.
+#[derive(Clone)]
 pub(super) struct Door {
-    address: SocketAddr,
-    entered: mpsc::Receiver<(Stream, SocketAddr)>,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    visitors: Arc<Visitors>,
 }
 
 impl Door {
-    pub(super) fn open(port: Port, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let address = port.address();
-        let tls = tls.map(TlsAcceptor::from);
-        let (enter, entered) = mpsc::channel(WAITING);
-        for listener in port.into_listeners() {
-            tokio::spawn(admit(listener, tls.clone(), enter.clone()));
+    pub(super) fn new(router: Router, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        Self {
+            router,
+            tls: tls.map(TlsAcceptor::from),
+            visitors: Arc::default(),
         }
-        Self { address, entered }
     }
-}
 
-/// Accepts until the door is dropped.
-async fn admit(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    enter: mpsc::Sender<(Stream, SocketAddr)>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = enter.closed() => return,
+    /// Serves a TCP port until the future is dropped.
+    pub(super) async fn serve_tcp(self, listener: TcpListener) {
+        let mut serving = JoinSet::new();
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    serving.spawn(self.clone().greet(stream, address));
+                }
+                Err(error) => cannot_accept(&error).await,
+            }
+            while serving.try_join_next().is_some() {}
+        }
+    }
+
+    /// Serves the Unix socket until the future is dropped.
+    pub(super) async fn serve_unix(self, socket: UnixSocket) {
+        let mut serving = JoinSet::new();
+        loop {
+            match socket.accept().await {
+                Ok(stream) => {
+                    serving.spawn(self.clone().greet_local(stream));
+                }
+                Err(error) => cannot_accept(&error).await,
+            }
+            while serving.try_join_next().is_some() {}
+        }
+    }
+
+    async fn greet(self, stream: TcpStream, address: SocketAddr) {
+        let visit = self.visitors.admit();
+        let peer = Peer {
+            address: Some(address),
+            is_same_user: false,
+            visit,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                tokio::spawn(greet(stream, peer, tls.clone(), enter.clone()));
+        let Some(tls) = self.tls.clone() else {
+            return self.converse(stream, peer).await;
+        };
+        let end = Arc::clone(&peer.visit.end);
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)) => greeted,
+            () = end.notified() => return,
+        };
+        match greeted {
+            Ok(Ok(stream)) => self.converse(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn greet_local(self, stream: UnixStream) {
+        let own = rustix::process::geteuid().as_raw();
+        let peer = Peer {
+            address: None,
+            is_same_user: stream.peer_cred().is_ok_and(|peer| peer.uid() == own),
+            visit: self.visitors.admit(),
+        };
+        self.converse(stream, peer).await;
+    }
+
+    /// Requests and answers until either side has enough.
+    async fn converse(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+    ) {
+        let end = Arc::clone(&peer.visit.end);
+        let routes = TowerToHyperService::new(self.router);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            if let Some(uri) = without_trailing_slash(request.uri()) {
+                *request.uri_mut() = uri;
             }
-            Err(error) => {
-                // Too many open files, most likely: the next accept would fail at once too.
-                tracing::warn!(%error, "the management port cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            request.extensions_mut().insert(peer.clone());
+            routes.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = connection => if let Err(error) = served {
+                tracing::debug!(%error, "a connection of the management API broke");
+            },
+            () = end.notified() => {}
         }
     }
 }
 
-async fn greet(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    enter: mpsc::Sender<(Stream, SocketAddr)>,
-) {
-    let stream = match tls {
-        None => Stream::Plain(stream),
-        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
-            Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
-        },
+async fn cannot_accept(error: &std::io::Error) {
+    tracing::warn!(%error, "the management API cannot accept");
+    tokio::time::sleep(REST).await;
+}
+
+/// `/api/queues/` means `/api/queues`, as at RabbitMQ; `None` where there is nothing to change.
+fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || !trimmed.starts_with("/api/") {
+        return None;
+    }
+    let text = match uri.query() {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
     };
-    // Nobody serves any more when this fails.
-    let _ = enter.send((stream, peer)).await;
+    text.parse().ok()
 }
 
-impl Listener for Door {
-    type Io = Stream;
-    type Addr = SocketAddr;
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        match self.entered.recv().await {
-            Some(entered) => entered,
-            None => std::future::pending().await,
-        }
+    use std::sync::Arc;
+
+    use super::{OF_ONE_USER, STRANGERS, Visitors, without_trailing_slash};
+    use crate::lock::lock;
+
+    fn count(visitors: &Visitors) -> usize {
+        lock(&visitors.0).visits.len()
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    #[test]
+    fn a_stranger_too_many_ends_the_oldest_and_no_user() {
+        let visitors = Arc::<Visitors>::default();
+        let user = visitors.admit();
+        visitors.promote(user.id, "ada");
+        let strangers: Vec<_> = (0..=STRANGERS).map(|_| visitors.admit()).collect();
+        assert_eq!(count(&visitors), STRANGERS + 1);
+        let inside = lock(&visitors.0);
+        assert!(!inside.visits.contains_key(&strangers[0].id));
+        assert!(inside.visits.contains_key(&user.id));
+        drop(inside);
+        drop(strangers);
+        assert_eq!(count(&visitors), 1);
+    }
+
+    #[test]
+    fn one_user_keeps_no_other_out() {
+        let visitors = Arc::<Visitors>::default();
+        let bob = visitors.admit();
+        visitors.promote(bob.id, "bob");
+        let many: Vec<_> = (0..2 * OF_ONE_USER).map(|_| visitors.admit()).collect();
+        for visit in &many {
+            visitors.promote(visit.id, "ada");
+        }
+        assert!(lock(&visitors.0).visits.contains_key(&bob.id));
+        assert!(count(&visitors) <= OF_ONE_USER + STRANGERS + 1);
+    }
+
+    #[test]
+    fn slashes_at_the_end_of_a_path_of_the_api_mean_nothing() {
+        let changed =
+            |uri: &str| without_trailing_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(changed("/api/queues/").as_deref(), Some("/api/queues"));
+        assert_eq!(
+            changed("/api/queues/%2F//?page=1").as_deref(),
+            Some("/api/queues/%2F?page=1")
+        );
+        assert_eq!(changed("/api/queues/%2F/a%2F"), None);
+        assert_eq!(changed("/"), None);
     }
 }

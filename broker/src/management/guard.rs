@@ -1,6 +1,6 @@
 //! Which requests may come in at all, before anybody asks who sent them, and the headers that go out with every answer.
 //!
-//! A page of somebody else's must not be able to reach this API through the browser of a person who can (SPEC §7.14).
+//! A page of somebody else's must not be able to reach this API through the browser of a person who can.
 //! So the `Host` must be an address or a name of this machine, which a rebound name is not; an `Origin`, where a browser
 //! sends one, must be this server's own; and the answer may not be framed, sniffed, or run anything but our own script.
 

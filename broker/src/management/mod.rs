@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::middleware::from_fn;
 
-use crate::listener::Port;
+use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
+use crate::persist::records::{Fact, SessionFact};
 use crate::realm::Realm;
+use crate::time::now_ms;
 
 mod amqp_json;
 mod auth;
@@ -30,9 +32,8 @@ mod routes;
 mod sessions;
 mod views;
 
-use guard::Scheme;
-
-use guard::Guard;
+use door::Door;
+use guard::{Guard, Scheme};
 use rates::Rates;
 use routes::Routes;
 use sessions::Sessions;
@@ -55,6 +56,17 @@ pub(crate) struct About {
     pub(crate) data_dir: PathBuf,
     /// 0 for none.
     pub(crate) memory_limit_bytes: u64,
+    /// Who a client on the Unix socket acts as, where it runs as the same user of the machine.
+    pub(crate) local_user: Option<String>,
+}
+
+/// Where the API is served.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) port: Option<Port>,
+    /// Of the port.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) socket: Option<UnixSocket>,
 }
 
 /// What every route works with.
@@ -76,16 +88,36 @@ pub(super) type Shared = Arc<Api>;
 impl Api {
     fn new(realm: Arc<Realm>, about: About, scheme: Scheme) -> Shared {
         let node = format!("cbroker@{}", figures::host_name());
-        Arc::new(Self {
+        let mut sessions = Sessions::default();
+        let ended = sessions.restore(std::mem::take(&mut *lock(&realm.sessions)), now_ms());
+        let api = Arc::new(Self {
             realm,
             about,
             scheme,
             node,
             started: Instant::now(),
-            sessions: Mutex::default(),
+            sessions: Mutex::new(sessions),
             rates: Rates::default(),
             ear: Mutex::default(),
-        })
+        });
+        api.forget_sessions(ended);
+        api
+    }
+
+    /// Takes sessions out of the store. That need not be waited for: what is gone from memory is worth nothing, and a
+    /// session that a crash brings back is checked against its user's password.
+    fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionFact>) {
+        for session in sessions {
+            if let Err(error) = self.realm.facts.forget(&Fact::Session(session)) {
+                tracing::warn!(%error, "a session of the page stays in the store");
+            }
+        }
+    }
+
+    /// Signs a user out everywhere.
+    fn sign_out_everywhere(&self, user: &str) {
+        let ended = self.sessions().forget(user);
+        self.forget_sessions(ended);
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -94,10 +126,10 @@ impl Api {
 
     /// Opens the tap for as long as somebody is signed in, and closes it after the last one.
     fn mind_the_tap(&self) {
-        let is_wanted = self.sessions().is_anybody_in(Instant::now());
+        let is_wanted = self.sessions().is_anybody_in(now_ms());
         let mut ear = lock(&self.ear);
         match (is_wanted, ear.is_some()) {
-            (true, false) => *ear = Some(self.realm.tap.listen().0),
+            (true, false) => *ear = self.realm.tap.listen().ok().map(|(listener, _)| listener),
             (false, true) => *ear = None,
             _ => {}
         }
@@ -110,36 +142,33 @@ impl Api {
 }
 
 /// Serves until the future is dropped.
-pub(crate) async fn serve(
-    realm: Arc<Realm>,
-    about: About,
-    port: Port,
-    tls: Option<Arc<rustls::ServerConfig>>,
-) -> std::io::Result<()> {
-    let scheme = if tls.is_some() {
+pub(crate) async fn serve(realm: Arc<Realm>, about: About, doors: Doors) {
+    let scheme = if doors.tls.is_some() {
         Scheme::Https
     } else {
         Scheme::Http
     };
     let api = Api::new(realm, about, scheme);
-    let router = router(&api).into_make_service_with_connect_info::<door::Peer>();
-    let ticking = async {
-        let mut ticks = tokio::time::interval(EVERY);
-        loop {
-            ticks.tick().await;
-            api.tick();
-        }
-    };
-    let door = door::Door::open(port, tls);
-    tokio::select! {
-        served = axum::serve(door, router) => served,
-        () = ticking => Ok(()),
+    let mut serving = tokio::task::JoinSet::new();
+    let router = router(&api, scheme);
+    let door = Door::new(router.clone(), doors.tls);
+    for listener in doors.port.into_iter().flat_map(Port::into_listeners) {
+        serving.spawn(door.clone().serve_tcp(listener));
+    }
+    if let Some(socket) = doors.socket {
+        let local = Door::new(router, None);
+        serving.spawn(local.serve_unix(socket));
+    }
+    let mut ticks = tokio::time::interval(EVERY);
+    loop {
+        ticks.tick().await;
+        api.tick();
     }
 }
 
-fn router(api: &Shared) -> Router {
+fn router(api: &Shared, scheme: Scheme) -> Router {
     let guard = Guard {
-        scheme: api.scheme,
+        scheme,
         names: vec![figures::host_name().to_ascii_lowercase()],
     };
     Routes::all()

@@ -1,8 +1,9 @@
 //! Who is signed in at the page: one-time tokens that a tool asks for, and the cookies that a browser gets for them.
 //!
-//! A token lives for [`TOKEN_LIFE`] and is gone when it is first shown, right or wrong; a session lives for
-//! [`SESSION_LIFE`] after it was last used. Both are 256 random bits, kept only as their SHA-256, in memory, bounded in
-//! number: a restart of the broker signs everybody out. Time is an argument.
+//! A token lives for [`TOKEN_LIFE`] in memory and is gone when it is first shown, right or wrong. A session lives for
+//! [`SESSION_LIFE_MS`] after it was last used and survives a restart of the broker: the store keeps the SHA-256 of its
+//! secret, its user and a digest of the user's password, so that another password ends it. Both are 256 random bits,
+//! bounded in number. What must be stored or forgotten is returned; time is an argument.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,24 +13,68 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
-pub(super) const SESSION_LIFE: Duration = Duration::from_hours(12);
+use crate::persist::records::SessionFact;
+use crate::users::Credential;
 
+pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
+pub(super) const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
+
+/// A session's new end is stored when it has moved this far, not at each request.
+const RENEWAL_MS: u64 = 60 * 60 * 1000;
 /// Tokens that may wait at once, and sessions that may live at once; the oldest goes.
 const MOST: usize = 256;
 
-type Fingerprint = [u8; 32];
+pub(super) type Fingerprint = [u8; 32];
 
 #[derive(Debug, Clone)]
-struct Grant {
+struct Token {
     user: Arc<str>,
     ends: Instant,
 }
 
+#[derive(Debug, Clone)]
+struct Session {
+    user: Arc<str>,
+    credential: Vec<u8>,
+    ends_ms: u64,
+    stored_ends_ms: u64,
+}
+
+impl Session {
+    fn fact(&self, id: &Fingerprint) -> SessionFact {
+        SessionFact {
+            id: URL_SAFE_NO_PAD.encode(id),
+            user: self.user.to_string(),
+            credential: self.credential.clone(),
+            ends_ms: self.ends_ms,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    tokens: HashMap<Fingerprint, Grant>,
-    signed_in: HashMap<Fingerprint, Grant>,
+    tokens: HashMap<Fingerprint, Token>,
+    signed_in: HashMap<Fingerprint, Session>,
+}
+
+/// A session that a cookie belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SignedIn {
+    pub(super) id: Fingerprint,
+    pub(super) user: Arc<str>,
+    /// Of the password that the user had when signing in.
+    pub(super) credential: Vec<u8>,
+    /// To be stored, where the session's end has moved far enough.
+    pub(super) renewed: Option<SessionFact>,
+}
+
+/// A new session.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The cookie's value.
+    pub(super) secret: String,
+    pub(super) stored: SessionFact,
+    pub(super) forgotten: Vec<SessionFact>,
 }
 
 /// A secret as text, 43 characters of base64url.
@@ -43,73 +88,145 @@ fn fingerprint(secret: &str) -> Fingerprint {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-fn admit(grants: &mut HashMap<Fingerprint, Grant>, secret: &str, grant: Grant, now: Instant) {
-    grants.retain(|_, grant| grant.ends > now);
-    if grants.len() >= MOST
-        && let Some(oldest) = grants
-            .iter()
-            .min_by_key(|(_, grant)| grant.ends)
-            .map(|(key, _)| *key)
-    {
-        grants.remove(&oldest);
-    }
-    grants.insert(fingerprint(secret), grant);
+/// What a session remembers of its user's password.
+pub(super) fn digest(credential: Option<&Credential>) -> Vec<u8> {
+    let hash = credential.map_or(&[][..], |credential| credential.hash.as_bytes());
+    let digest = Sha256::new()
+        .chain_update("page session")
+        .chain_update(hash);
+    digest.finalize().to_vec()
 }
 
 impl Sessions {
+    /// What a broker before this one has stored; gives what has ended since.
+    pub(super) fn restore(&mut self, facts: Vec<SessionFact>, now_ms: u64) -> Vec<SessionFact> {
+        let mut ended = Vec::new();
+        for fact in facts {
+            let id = URL_SAFE_NO_PAD.decode(&fact.id).ok();
+            match id.and_then(|id| Fingerprint::try_from(id).ok()) {
+                Some(id) if fact.ends_ms > now_ms && self.signed_in.len() < MOST => {
+                    let session = Session {
+                        user: fact.user.as_str().into(),
+                        credential: fact.credential,
+                        ends_ms: fact.ends_ms,
+                        stored_ends_ms: fact.ends_ms,
+                    };
+                    self.signed_in.insert(id, session);
+                }
+                _ => ended.push(fact),
+            }
+        }
+        ended
+    }
+
     /// A token for this user, to be shown once.
     pub(super) fn issue(&mut self, user: &str, now: Instant) -> Result<String, getrandom::Error> {
         let token = secret()?;
-        let grant = Grant {
-            user: user.into(),
-            ends: now + TOKEN_LIFE,
-        };
-        admit(&mut self.tokens, &token, grant, now);
+        self.tokens.retain(|_, token| token.ends > now);
+        if self.tokens.len() >= MOST {
+            let oldest = self.tokens.iter().min_by_key(|(_, token)| token.ends);
+            if let Some(id) = oldest.map(|(id, _)| *id) {
+                self.tokens.remove(&id);
+            }
+        }
+        let ends = now + TOKEN_LIFE;
+        let user = user.into();
+        self.tokens
+            .insert(fingerprint(&token), Token { user, ends });
         Ok(token)
     }
 
     /// Whom a token was issued for; it is gone afterwards.
     pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<Arc<str>> {
-        let grant = self.tokens.remove(&fingerprint(token))?;
-        (grant.ends > now).then_some(grant.user)
+        let token = self.tokens.remove(&fingerprint(token))?;
+        (token.ends > now).then_some(token.user)
     }
 
-    /// The value of a cookie for this user.
-    pub(super) fn sign_in(&mut self, user: &str, now: Instant) -> Result<String, getrandom::Error> {
-        let cookie = secret()?;
-        let grant = Grant {
+    /// A session for this user, whose password has this digest.
+    pub(super) fn sign_in(
+        &mut self,
+        user: &str,
+        credential: Vec<u8>,
+        now_ms: u64,
+    ) -> Result<Opened, getrandom::Error> {
+        let secret = secret()?;
+        let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
+        if self.signed_in.len() >= MOST {
+            let oldest = self
+                .signed_in
+                .iter()
+                .min_by_key(|(_, session)| session.ends_ms);
+            if let Some(id) = oldest.map(|(id, _)| *id) {
+                forgotten.extend(self.remove(&id));
+            }
+        }
+        let ends_ms = now_ms + SESSION_LIFE_MS;
+        let session = Session {
             user: user.into(),
-            ends: now + SESSION_LIFE,
+            credential,
+            ends_ms,
+            stored_ends_ms: ends_ms,
         };
-        admit(&mut self.signed_in, &cookie, grant, now);
-        Ok(cookie)
+        let id = fingerprint(&secret);
+        let stored = session.fact(&id);
+        self.signed_in.insert(id, session);
+        Ok(Opened {
+            secret,
+            stored,
+            forgotten,
+        })
     }
 
-    /// Who a cookie belongs to; using it makes it live on.
-    pub(super) fn user(&mut self, cookie: &str, now: Instant) -> Option<Arc<str>> {
-        let grant = self
-            .signed_in
-            .get_mut(&fingerprint(cookie))
-            .filter(|grant| grant.ends > now)?;
-        grant.ends = now + SESSION_LIFE;
-        Some(Arc::clone(&grant.user))
+    /// Whose a cookie is; using it makes it live on.
+    pub(super) fn user(&mut self, cookie: &str, now_ms: u64) -> Option<SignedIn> {
+        let id = fingerprint(cookie);
+        let session = self.signed_in.get_mut(&id)?;
+        if session.ends_ms <= now_ms {
+            return None;
+        }
+        session.ends_ms = session.ends_ms.max(now_ms + SESSION_LIFE_MS);
+        let is_due = session.ends_ms >= session.stored_ends_ms + RENEWAL_MS;
+        if is_due {
+            session.stored_ends_ms = session.ends_ms;
+        }
+        Some(SignedIn {
+            id,
+            user: Arc::clone(&session.user),
+            credential: session.credential.clone(),
+            renewed: is_due.then(|| session.fact(&id)),
+        })
+    }
+
+    /// Whether this session goes on.
+    pub(super) fn is_in(&self, id: &Fingerprint) -> bool {
+        self.signed_in.contains_key(id)
     }
 
     /// The cookie is worth nothing any more.
-    pub(super) fn sign_out(&mut self, cookie: &str) {
-        self.signed_in.remove(&fingerprint(cookie));
+    pub(super) fn sign_out(&mut self, cookie: &str) -> Option<SessionFact> {
+        self.remove(&fingerprint(cookie))
     }
 
-    /// The user is gone or has another password: so are their tokens and sessions.
-    pub(super) fn forget(&mut self, user: &str) {
-        for grants in [&mut self.tokens, &mut self.signed_in] {
-            grants.retain(|_, grant| &*grant.user != user);
-        }
+    fn remove(&mut self, id: &Fingerprint) -> Option<SessionFact> {
+        let session = self.signed_in.remove(id)?;
+        Some(session.fact(id))
+    }
+
+    /// The user is gone or has another password: so are the tokens and sessions.
+    pub(super) fn forget(&mut self, user: &str) -> Vec<SessionFact> {
+        self.tokens.retain(|_, token| &*token.user != user);
+        self.take(|session| &*session.user == user)
+    }
+
+    fn take(&mut self, is_over: impl Fn(&Session) -> bool) -> Vec<SessionFact> {
+        let over = self.signed_in.extract_if(|_, session| is_over(session));
+        over.map(|(id, session)| session.fact(&id)).collect()
     }
 
     /// Whether somebody is signed in.
-    pub(super) fn is_anybody_in(&self, now: Instant) -> bool {
-        self.signed_in.values().any(|grant| grant.ends > now)
+    pub(super) fn is_anybody_in(&self, now_ms: u64) -> bool {
+        let mut sessions = self.signed_in.values();
+        sessions.any(|session| session.ends_ms > now_ms)
     }
 }
 
@@ -117,9 +234,21 @@ impl Sessions {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
-    use super::{MOST, SESSION_LIFE, Sessions, TOKEN_LIFE};
+    use super::{MOST, RENEWAL_MS, SESSION_LIFE_MS, Sessions, TOKEN_LIFE};
+
+    const NOW: u64 = 1_000_000;
+
+    fn opened(sessions: &mut Sessions, user: &str, now_ms: u64) -> String {
+        sessions.sign_in(user, vec![1], now_ms).unwrap().secret
+    }
+
+    fn user(sessions: &mut Sessions, cookie: &str, now_ms: u64) -> Option<String> {
+        sessions
+            .user(cookie, now_ms)
+            .map(|found| found.user.to_string())
+    }
 
     #[test]
     fn a_token_works_once_and_for_a_minute() {
@@ -138,47 +267,52 @@ mod tests {
 
     #[test]
     fn a_session_lives_on_while_it_is_used() {
-        let (mut sessions, now) = (Sessions::default(), Instant::now());
-        let cookie = sessions.sign_in("ada", now).unwrap();
-        let later = now + SESSION_LIFE.saturating_sub(Duration::from_secs(1));
-        assert_eq!(sessions.user(&cookie, later).as_deref(), Some("ada"));
-        assert_eq!(
-            sessions
-                .user(&cookie, later + Duration::from_mins(1))
-                .as_deref(),
-            Some("ada")
-        );
-        assert_eq!(
-            sessions.user(&cookie, later + SESSION_LIFE + Duration::from_mins(1)),
-            None
-        );
+        let mut sessions = Sessions::default();
+        let cookie = opened(&mut sessions, "ada", NOW);
+        let later = NOW + SESSION_LIFE_MS - 1;
+        assert_eq!(user(&mut sessions, &cookie, later).as_deref(), Some("ada"));
+        let after = later + 60_000;
+        assert_eq!(user(&mut sessions, &cookie, after).as_deref(), Some("ada"));
+        assert_eq!(user(&mut sessions, &cookie, after + SESSION_LIFE_MS), None);
+    }
+
+    #[test]
+    fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
+        let mut sessions = Sessions::default();
+        let open = sessions.sign_in("ada", vec![1], NOW).unwrap();
+        let found = sessions.user(&open.secret, NOW + 1000).unwrap();
+        assert_eq!(found.renewed, None, "not at each request");
+        let found = sessions.user(&open.secret, NOW + RENEWAL_MS).unwrap();
+        let stored = found.renewed.unwrap();
+        assert!(!stored.id.contains(&open.secret), "only its hash is stored");
+        let mut later = Sessions::default();
+        assert_eq!(later.restore(vec![stored], NOW), []);
+        assert_eq!(user(&mut later, &open.secret, NOW).as_deref(), Some("ada"));
+        let ended = Sessions::default().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
+        assert_eq!(ended.len(), 1);
     }
 
     #[test]
     fn signing_out_and_a_changed_password_end_it() {
-        let (mut sessions, now) = (Sessions::default(), Instant::now());
-        let (one, two) = (
-            sessions.sign_in("ada", now).unwrap(),
-            sessions.sign_in("ada", now).unwrap(),
-        );
-        let bob = sessions.sign_in("bob", now).unwrap();
-        sessions.sign_out(&one);
-        assert_eq!(sessions.user(&one, now), None);
-        sessions.forget("ada");
-        assert_eq!(sessions.user(&two, now), None);
-        assert!(sessions.is_anybody_in(now));
-        assert_eq!(sessions.user(&bob, now).as_deref(), Some("bob"));
+        let mut sessions = Sessions::default();
+        let one = opened(&mut sessions, "ada", NOW);
+        let two = opened(&mut sessions, "ada", NOW);
+        let bob = opened(&mut sessions, "bob", NOW);
+        assert!(sessions.sign_out(&one).is_some());
+        assert_eq!(user(&mut sessions, &one, NOW), None);
+        assert_eq!(sessions.forget("ada").len(), 1);
+        assert_eq!(user(&mut sessions, &two, NOW), None);
+        assert!(sessions.is_anybody_in(NOW));
+        assert_eq!(user(&mut sessions, &bob, NOW).as_deref(), Some("bob"));
     }
 
     #[test]
     fn the_number_of_sessions_is_bounded() {
-        let (mut sessions, now) = (Sessions::default(), Instant::now());
-        let first = sessions.sign_in("ada", now).unwrap();
-        for second in 1..=MOST as u64 {
-            sessions
-                .sign_in("ada", now + Duration::from_secs(second))
-                .unwrap();
+        let mut sessions = Sessions::default();
+        let first = opened(&mut sessions, "ada", NOW);
+        for later in 1..=MOST as u64 {
+            opened(&mut sessions, "ada", NOW + later);
         }
-        assert_eq!(sessions.user(&first, now), None, "the oldest went");
+        assert_eq!(user(&mut sessions, &first, NOW), None, "the oldest went");
     }
 }

@@ -33,6 +33,8 @@ pub enum Fact {
     User(UserFact),
     /// What a user may touch in a vhost.
     Permission(PermissionFact),
+    /// Somebody who is signed in at the management page.
+    Session(SessionFact),
     /// A number by name: what was counted must not be given out twice.
     Counter {
         /// Which.
@@ -118,8 +120,23 @@ pub struct UserFact {
     pub name: String,
     /// Salt and SHA-256, or nothing for a user without a password.
     pub password: Vec<u8>,
+    /// Keys for SCRAM, or nothing for a user who has none.
+    pub scram: Vec<u8>,
     /// As they were set.
     pub tags: Vec<String>,
+}
+
+/// Somebody who is signed in at the management page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionFact {
+    /// The SHA-256 of the cookie's secret, in base64url.
+    pub id: String,
+    /// Who.
+    pub user: String,
+    /// A digest of the user's password hash: another password ends the session.
+    pub credential: Vec<u8>,
+    /// Milliseconds since 1970.
+    pub ends_ms: u64,
 }
 
 /// What a user may touch in a vhost, as regular expressions.
@@ -161,6 +178,7 @@ impl Fact {
             Self::Binding(fact) => fact.key(),
             Self::User(fact) => key(b'u', &[&fact.name]),
             Self::Permission(fact) => key(b'p', &[&fact.user, &fact.vhost]),
+            Self::Session(fact) => key(b's', &[&fact.id]),
             Self::Counter { name, .. } => key(b'n', &[name]),
         }
     }
@@ -187,12 +205,17 @@ impl Fact {
             Self::Binding(fact) => fact.write(&mut out),
             Self::User(fact) => {
                 out.short(&fact.name).long(&fact.password).texts(&fact.tags);
+                out.long(&fact.scram);
             }
             Self::Permission(fact) => {
                 out.short(&fact.user).short(&fact.vhost);
                 out.long(fact.configure.as_bytes())
                     .long(fact.write.as_bytes())
                     .long(fact.read.as_bytes());
+            }
+            Self::Session(fact) => {
+                out.short(&fact.id).short(&fact.user);
+                out.long(&fact.credential).number(fact.ends_ms);
             }
             Self::Counter { name, next } => {
                 out.short(name).number(*next);
@@ -204,7 +227,7 @@ impl Fact {
     /// Reads a fact back.
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, FactError> {
         let kind = *key.first().ok_or(FactError::Damaged)?;
-        if !b"vxqbupn".contains(&kind) {
+        if !b"vxqbupsn".contains(&kind) {
             return Err(FactError::UnknownKind(kind));
         }
         let mut fields = Fields::new(value);
@@ -249,6 +272,13 @@ impl Fact {
                 name: fields.short()?,
                 password: fields.long()?,
                 tags: fields.texts()?,
+                scram: fields.long_or_nothing()?,
+            }),
+            b's' => Self::Session(SessionFact {
+                id: fields.short()?,
+                user: fields.short()?,
+                credential: fields.long()?,
+                ends_ms: fields.number()?,
             }),
             b'p' => Self::Permission(PermissionFact {
                 user: fields.short()?,

@@ -1,11 +1,54 @@
-//! A password as RabbitMQ keeps it: four octets of salt, then the SHA-256 of the salt and the password.
+//! A password as RabbitMQ keeps it: four octets of salt, then the SHA-256 of the salt and the password. Beside it stand
+//! the keys for SCRAM, where the password itself was known when it was set.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::scram::ScramKeys;
+
 const SALT: usize = 4;
 const LENGTH: usize = SALT + 32;
+
+/// What a user's password is checked against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// For PLAIN, AMQPLAIN and HTTP.
+    pub hash: PasswordHash,
+    /// For SCRAM; `None` where only the hash was brought in.
+    pub scram: Option<ScramKeys>,
+}
+
+impl Credential {
+    /// Of a password in plain text; fails only where the machine has no randomness.
+    pub fn new(password: &[u8]) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            hash: PasswordHash::new(password)?,
+            scram: Some(ScramKeys::new(password)?),
+        })
+    }
+
+    /// Of a hash that somebody else made: enough for every way but SCRAM.
+    pub fn imported(hash: PasswordHash) -> Self {
+        Self { hash, scram: None }
+    }
+
+    /// The keys for SCRAM as the store keeps them; nothing where there are none.
+    pub fn stored_scram(&self) -> Vec<u8> {
+        self.scram
+            .as_ref()
+            .map(ScramKeys::to_bytes)
+            .unwrap_or_default()
+    }
+
+    /// From what the store keeps; `None` where that is no password.
+    pub fn from_stored(hash: &[u8], scram: &[u8]) -> Option<Self> {
+        Some(Self {
+            hash: PasswordHash::from_bytes(hash)?,
+            scram: ScramKeys::from_bytes(scram),
+        })
+    }
+}
 
 /// A salted SHA-256.
 #[derive(Clone, PartialEq, Eq)]

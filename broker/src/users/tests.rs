@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use super::{
-    GUEST, GuestPolicy, LoginRefused, Operation, Origin, PasswordHash, Permissions, Rank, Tag,
-    Users,
+    Credential, GUEST, GuestPolicy, LoginRefused, Operation, Origin, PasswordHash, Permissions,
+    Rank, Tag, Users,
 };
 
 fn users(guest: GuestPolicy) -> Users {
@@ -12,7 +12,10 @@ fn users(guest: GuestPolicy) -> Users {
     for name in ["cbroker", GUEST] {
         users.put(
             name,
-            Some(PasswordHash::with_salt(b"secret", [1, 2, 3, 4])),
+            Some(Credential::imported(PasswordHash::with_salt(
+                b"secret",
+                [1, 2, 3, 4],
+            ))),
             vec![Tag("administrator".into())],
         );
         users.permit(name, "/", Permissions::all()).unwrap();

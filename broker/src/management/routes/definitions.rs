@@ -227,7 +227,7 @@ async fn import(
         users::permit(&api, &line.user, &line.vhost, line.rest.compile()?).await?;
     }
     // The caller's own permissions may have changed with all that.
-    let caller = caller.anew(&api)?;
+    let caller = caller.with_rights_of_now(&api)?;
     bring_in(&api, &caller, document, None).await
 }
 

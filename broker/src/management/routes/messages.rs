@@ -21,10 +21,12 @@ use crate::management::views::{self, Encoding};
 use crate::queue::browse::{Most, Place};
 use crate::queue::message::Message;
 use crate::queue::{Got, Queue, Settling, Taking};
-use crate::tap::{EXCERPT_BYTES, Seen, What};
+use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
 use crate::time::now_ms;
 use crate::users::Operation;
-use crate::vhost::Published;
+use crate::vhost::{Published, Vhost};
+use crate::wire::properties::Properties;
+use crate::wire::table::Table;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -93,7 +95,7 @@ async fn publish(
         properties: &properties,
         body: &payload,
     };
-    show(&api, vhost.name(), &message);
+    show(&api, &vhost, &message);
     let mut turn = api.realm.turn();
     let routed = vhost.publish(message, &mut turn);
     api.realm.end(turn);
@@ -106,18 +108,25 @@ async fn publish(
 }
 
 /// The tap sees what comes this way too.
-fn show(api: &Shared, vhost: &str, message: &Published<'_>) {
+fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
     if !api.realm.tap.is_open() {
         return;
     }
+    let headers = Properties::scan(message.properties).ok();
+    let headers = headers.and_then(|found| Table::decode(found.headers?).ok());
+    let keys = [message.routing_key.as_bytes()];
+    let route = vhost.route(message.exchange, &keys, headers.as_ref());
+    let queues = route.iter().flat_map(|route| &route.queues);
+    let routed = queues.take(QUEUES).map(|queue| Arc::clone(queue.name()));
     let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
     api.realm.tap.note(Seen {
         what: What::Published,
         at_ms: now_ms(),
-        vhost: vhost.into(),
+        vhost: (&**vhost.name()).into(),
         exchange: message.exchange.as_bytes().into(),
         routing_key: message.routing_key.as_bytes().into(),
         queue: None,
+        routed: routed.collect(),
         properties: message.properties.into(),
         excerpt: excerpt.into(),
         body_bytes: message.body.len() as u64,

@@ -19,7 +19,6 @@ use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::Refusal;
 use crate::management::{Api, Shared, views};
 use crate::queue::Queue;
-use crate::turn::Turn;
 use crate::users::Operation;
 use crate::vhost::{Condition, Declare, Vhost, check_name};
 use crate::wire::table::{Table, Value as Field};
@@ -208,29 +207,6 @@ fn plain<'a>(api: &Api, name: &'a str, wanted: &Wanted, arguments: Table) -> Dec
         connection: 0,
         limit: api.realm.limits.queues,
     }
-}
-
-/// A transient queue without arguments, for a probe.
-pub(super) fn declare_plain(
-    api: &Api,
-    vhost: &Vhost,
-    name: &str,
-    turn: &mut Turn,
-) -> Result<Arc<Queue>, Refusal> {
-    Ok(vhost
-        .declare_queue(
-            plain(
-                api,
-                name,
-                &Wanted {
-                    durable: false,
-                    ..Wanted::default()
-                },
-                Table::new(),
-            ),
-            turn,
-        )?
-        .queue)
 }
 
 async fn declare(

@@ -1,4 +1,4 @@
-//! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie (SPEC §7.14).
+//! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie .
 
 use std::time::Instant;
 
@@ -12,10 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Routes;
+use crate::fault::Fault;
+use crate::lock::read;
 use crate::management::auth::{self, Caller, Proof};
 use crate::management::refusal::Refusal;
-use crate::management::sessions::{SESSION_LIFE, TOKEN_LIFE};
+use crate::management::sessions::{self, SESSION_LIFE_MS, TOKEN_LIFE};
 use crate::management::{Scheme, Shared};
+use crate::persist::records::Fact;
+use crate::time::now_ms;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -44,7 +48,7 @@ fn no_randomness(error: getrandom::Error) -> Refusal {
 
 /// For tools alone: a page has no use for a token but to hand it to another browser.
 async fn token(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
-    if caller.by != Proof::Password {
+    if matches!(caller.by, Proof::Cookie(_)) {
         return Err(Refusal::suspicious("a token is given for a password only"));
     }
     let token = api
@@ -78,16 +82,22 @@ async fn sign_in(
             .redeem(&token, Instant::now())
             .ok_or_else(Refusal::login)?,
         Entrance::Password { username, password } => {
-            auth::check_password(&parts, &api, &username, &password)?;
+            auth::check_password(&parts, &api, &username, &password).await?;
             username.into()
         }
     };
-    let secret = api
-        .sessions()
-        .sign_in(&user, Instant::now())
-        .map_err(no_randomness)?;
+    let credential = {
+        let users = read(&api.realm.users);
+        let user = users.get(&user).ok_or_else(Refusal::login)?;
+        sessions::digest(user.password.as_ref())
+    };
+    let opened = api.sessions().sign_in(&user, credential, now_ms());
+    let opened = opened.map_err(no_randomness)?;
+    api.forget_sessions(opened.forgotten);
+    let saved = api.realm.facts.save(&Fact::Session(opened.stored));
+    super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
-    let cookie = set_cookie(api.scheme, &secret, SESSION_LIFE.as_secs());
+    let cookie = set_cookie(api.scheme, &opened.secret, SESSION_LIFE_MS / 1000);
     Ok((
         [(header::SET_COOKIE, cookie)],
         Json(json!({ "name": &*user })),
@@ -113,9 +123,12 @@ async fn show(caller: Caller) -> Json<Value> {
 }
 
 async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller) -> Response {
-    if let Some(secret) = auth::cookie(&headers, api.scheme) {
-        api.sessions().sign_out(secret);
+    for secret in auth::cookies(&headers, api.scheme) {
+        let ended = api.sessions().sign_out(secret);
+        api.forget_sessions(ended);
     }
+    // A tap that the session opened ends too.
+    api.realm.permissions_changed();
     api.mind_the_tap();
     (
         StatusCode::NO_CONTENT,

@@ -1,13 +1,17 @@
-//! The tap as server-sent events: what was seen lately, then everything as it happens (SPEC §7.15).
+//! The tap as server-sent events: what was seen lately, then everything as it happens.
 //!
 //! Two kinds of event: `seen`, an array of lines, and `missed`, how many went by while this listener was too slow.
-//! Lines of vhosts that the caller may not enter are left out. Nothing here knows an envelope.
+//! Lines of vhosts that the caller may not enter are left out, and a body is shown to those alone who may read a queue
+//! that the message went to. The stream ends when the caller loses its tag, its password or its session. Nothing here
+//! knows an envelope.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use base64::Engine;
@@ -15,12 +19,14 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::Stream;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::watch;
 
 use super::Routes;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::{Shared, views};
 use crate::tap::{Listener, Seen, What};
+use crate::users::Operation;
 
 /// Lines in one event at most.
 const BATCH: usize = 200;
@@ -34,19 +40,28 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 struct Tapping {
+    api: Shared,
     caller: Caller,
     listener: Listener,
-    before: VecDeque<Seen>,
+    before: VecDeque<Arc<Seen>>,
+    changes: watch::Receiver<u64>,
 }
 
 async fn listen(
     State(api): State<Shared>,
     caller: Caller,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+    let changes = api.realm.access_changes.subscribe();
+    // As of after the subscription: no change is missed.
+    let caller = caller.anew(&api)?;
     caller.monitors()?;
-    let (listener, before) = api.realm.tap.listen();
+    let (listener, before) = api.realm.tap.listen().map_err(|error| {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
+    })?;
     let tapping = Tapping {
+        api,
         caller,
+        changes,
         listener,
         before: before.into(),
     };
@@ -61,10 +76,19 @@ impl Tapping {
     /// The next event; `None` when the broker ends.
     async fn next(&mut self) -> Option<Event> {
         if !self.before.is_empty() {
-            let batch: Vec<Seen> = self.before.drain(..self.before.len().min(BATCH)).collect();
-            return Some(self.event(&batch));
+            let batch: Vec<_> = self.before.drain(..self.before.len().min(BATCH)).collect();
+            return self.event(&batch);
         }
-        let mut batch = match self.listener.live.recv().await {
+        let received = loop {
+            tokio::select! {
+                received = self.listener.live.recv() => break received,
+                changed = self.changes.changed() => {
+                    changed.ok()?;
+                    self.look_again()?;
+                }
+            }
+        };
+        let mut batch = match received {
             Ok(seen) => vec![seen],
             Err(RecvError::Lagged(count)) => {
                 return Some(Event::default().event("missed").data(count.to_string()));
@@ -78,28 +102,57 @@ impl Tapping {
                 Err(TryRecvError::Lagged(_) | TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        Some(self.event(&batch))
+        self.event(&batch)
     }
 
-    fn event(&self, batch: &[Seen]) -> Event {
+    /// The caller as it is now; `None` when it may listen no more.
+    fn look_again(&mut self) -> Option<()> {
+        self.changes.borrow_and_update();
+        let caller = self.caller.clone().anew(&self.api).ok()?;
+        caller.monitors().ok()?;
+        self.caller = caller;
+        Some(())
+    }
+
+    fn event(&mut self, batch: &[Arc<Seen>]) -> Option<Event> {
+        if self.changes.has_changed().ok()? {
+            self.look_again()?;
+        }
         let lines: Value = batch
             .iter()
             .filter(|seen| self.caller.sees(&seen.vhost))
-            .map(line)
+            .map(|seen| line(seen, may_read(&self.caller, seen)))
             .collect();
-        Event::default().event("seen").data(lines.to_string())
+        Some(Event::default().event("seen").data(lines.to_string()))
     }
 }
 
-fn line(seen: &Seen) -> Value {
+/// Whether the caller could have had the message from a queue. One that went to no queue belongs to those who could have
+/// bound one to its exchange.
+fn may_read(caller: &Caller, seen: &Seen) -> bool {
+    let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
+    match &seen.queue {
+        Some(queue) => may(queue),
+        None if seen.routed.is_empty() => may(&String::from_utf8_lossy(&seen.exchange)),
+        None => seen.routed.iter().any(|queue| may(queue)),
+    }
+}
+
+fn line(seen: &Seen, is_open: bool) -> Value {
     let what = match seen.what {
         What::Published => "published",
         What::Acked => "acked",
         What::Returned => "returned",
     };
     let (excerpt, encoding) = match shown(&seen.excerpt) {
+        _ if !is_open => (String::new(), "hidden"),
         Some(text) => (text.to_owned(), "string"),
         None => (STANDARD.encode(&seen.excerpt), "base64"),
+    };
+    let properties = if is_open {
+        views::properties(&seen.properties)
+    } else {
+        json!({})
     };
     json!({
         "what": what,
@@ -108,7 +161,7 @@ fn line(seen: &Seen) -> Value {
         "exchange": String::from_utf8_lossy(&seen.exchange),
         "routing_key": String::from_utf8_lossy(&seen.routing_key),
         "queue": seen.queue,
-        "properties": views::properties(&seen.properties),
+        "properties": properties,
         "excerpt": excerpt,
         "encoding": encoding,
         "body_bytes": seen.body_bytes,

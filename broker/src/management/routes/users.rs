@@ -1,4 +1,4 @@
-//! Users and permissions: for administrators. A changed or deleted user is signed out of the page.
+//! Users and permissions: for administrators. What a user loses ends at once, at the page and on its connections.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -15,7 +15,8 @@ use crate::management::paging::Listing;
 use crate::management::refusal::Refusal;
 use crate::management::{Api, Shared, views};
 use crate::persist::records::{Fact, PermissionFact, UserFact};
-use crate::users::{Operation, PasswordHash, Permissions, Tag, User};
+use crate::revocation::{self, Loss};
+use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -135,10 +136,10 @@ impl Tags {
 }
 
 impl Wanted {
-    fn hash(&self) -> Result<Option<PasswordHash>, Refusal> {
+    fn credential(&self) -> Result<Option<Credential>, Refusal> {
         match (&self.password, self.password_hash.as_deref()) {
             (Some(password), _) if password.is_empty() => Err(Refusal::bad("password is empty")),
-            (Some(password), _) => PasswordHash::new(password.as_bytes())
+            (Some(password), _) => Credential::new(password.as_bytes())
                 .map(Some)
                 .map_err(|error| Refusal::bad(error.to_string())),
             (None, None | Some("")) => Ok(None),
@@ -153,7 +154,7 @@ impl Wanted {
                 ))
             }
             (None, Some(hash)) => PasswordHash::from_base64(hash)
-                .map(Some)
+                .map(|hash| Some(Credential::imported(hash)))
                 .ok_or_else(|| Refusal::bad("password_hash is no salted SHA-256")),
         }
     }
@@ -168,7 +169,7 @@ impl Wanted {
             Some(Tags::Text(text)) => text.split(',').map(str::to_owned).collect(),
             None => Vec::new(),
         };
-        let hash = user.password.as_ref().map(PasswordHash::to_base64);
+        let hash = user.password.as_ref().map(|known| known.hash.to_base64());
         self.password.is_none()
             && self.password_hash == hash
             && user.tags.iter().map(|tag| &tag.0).eq(&tags)
@@ -186,7 +187,15 @@ pub(super) async fn make(
     if name.is_empty() || name.len() > 255 {
         return Err(Refusal::bad("a user's name has 1 to 255 bytes"));
     }
-    let password = wanted.hash()?;
+    let known = read(&api.realm.users).get(name).cloned();
+    let known = known.and_then(|user| user.password);
+    let password = match (known, &wanted.password) {
+        // The password that the user has already: nobody is signed out for it.
+        (Some(known), Some(same)) if known.scram.is_some() && known.hash.is_of(same.as_bytes()) => {
+            Some(known)
+        }
+        _ => wanted.credential()?,
+    };
     let tags = wanted
         .tags
         .ok_or_else(|| Refusal::bad("tags_not_present"))?
@@ -195,23 +204,32 @@ pub(super) async fn make(
         name: name.to_owned(),
         password: password
             .as_ref()
-            .map(|hash| hash.as_bytes().to_vec())
+            .map(|password| password.hash.as_bytes().to_vec())
+            .unwrap_or_default(),
+        scram: password
+            .as_ref()
+            .map(Credential::stored_scram)
             .unwrap_or_default(),
         tags: tags.iter().map(|tag| tag.0.clone()).collect(),
     };
-    let was_there = {
+    let before = {
         let mut users = write(&api.realm.users);
-        let was_there = users.get(name).is_some();
-        users.put(name, password, tags);
-        was_there
+        let before = users.get(name).map(|user| user.password.clone());
+        users.put(name, password.clone(), tags);
+        before
     };
-    api.sessions().forget(name);
+    match &before {
+        Some(old) if *old != password => {
+            api.sign_out_everywhere(name);
+            revocation::end_connections(&api.realm, name, Loss::Password);
+        }
+        _ => api.realm.permissions_changed(),
+    }
     save(api, &Fact::User(fact)).await?;
-    Ok(was_there)
+    Ok(before.is_some())
 }
 
 async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
-    api.realm.permissions_changed();
     let ticket = api
         .realm
         .facts
@@ -221,7 +239,6 @@ async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
 }
 
 async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
-    api.realm.permissions_changed();
     let ticket = api
         .realm
         .facts
@@ -252,7 +269,8 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
         users.remove(name);
         vhosts
     };
-    api.sessions().forget(name);
+    api.sign_out_everywhere(name);
+    revocation::end_connections(&api.realm, name, Loss::Deleted);
     for vhost in vhosts {
         forget(api, &permission_fact(name, &vhost, &Permissions::all())).await?;
     }
@@ -261,6 +279,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
         &Fact::User(UserFact {
             name: name.to_owned(),
             password: Vec::new(),
+            scram: Vec::new(),
             tags: Vec::new(),
         }),
     )
@@ -371,12 +390,14 @@ pub(super) async fn permit(
     write(&api.realm.users)
         .permit(user, vhost, permissions)
         .map_err(|_| Refusal::not_found())?;
+    revocation::restrict(&api.realm, user, vhost);
     save(api, &fact).await
 }
 
 /// A vhost is gone: so is everybody's way into it.
 pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), Refusal> {
     let names = write(&api.realm.users).forget_vhost(vhost);
+    api.realm.permissions_changed();
     for name in names {
         forget(api, &permission_fact(&name, vhost, &Permissions::all())).await?;
     }
@@ -406,6 +427,7 @@ async fn forbid(
     if !write(&api.realm.users).forbid(&name, &vhost) {
         return Err(Refusal::not_found());
     }
+    revocation::restrict(&api.realm, &name, &vhost);
     forget(&api, &permission_fact(&name, &vhost, &Permissions::all())).await?;
     Ok(StatusCode::NO_CONTENT)
 }

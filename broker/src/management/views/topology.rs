@@ -278,7 +278,7 @@ pub(in crate::management) fn user(name: &str, user: &User) -> Value {
     let tags: Vec<_> = user.tags.iter().map(|tag| &tag.0).collect();
     json!({
         "name": name,
-        "password_hash": user.password.as_ref().map(crate::users::PasswordHash::to_base64).unwrap_or_default(),
+        "password_hash": user.password.as_ref().map(|password| password.hash.to_base64()).unwrap_or_default(),
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": tags,
         "limits": {},

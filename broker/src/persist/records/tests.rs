@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     BindingFact, DestinationKind, ExchangeFact, Fact, FactError, PermissionFact, QueueFact,
-    UserFact, VhostFact,
+    SessionFact, UserFact, VhostFact,
 };
 use crate::wire::table::{Table, Value};
 
@@ -84,8 +84,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         3 => any_topology(),
         1 => vhost.prop_map(|(name, description, tags)| Fact::Vhost(VhostFact { name, description, tags })),
-        1 => (name(), octets(40), tags())
-            .prop_map(|(name, password, tags)| Fact::User(UserFact { name, password, tags })),
+        1 => (name(), octets(40), octets(90), tags())
+            .prop_map(|(name, password, scram, tags)| Fact::User(UserFact { name, password, scram, tags })),
+        1 => (name(), name(), octets(32), any::<u64>()).prop_map(|(id, user, credential, ends_ms)| {
+            Fact::Session(SessionFact { id, user, credential, ends_ms })
+        }),
         1 => permission.prop_map(|(user, vhost, configure, write, read)| {
             Fact::Permission(PermissionFact { user, vhost, configure, write, read })
         }),

@@ -1,0 +1,43 @@
+//! Untrusted text made fit for a log line or a reply. Relies on nothing.
+
+/// Characters of a cleaned text at most.
+const LONGEST: usize = 255;
+
+/// The text with every character that could move a cursor, hide text or begin a new line replaced by `?`, cut to 255
+/// characters.
+///
+/// ```text
+/// "PLAIN\r\n\x1b[2J"  →  "PLAIN???[2J"
+/// ```
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .take(LONGEST)
+        .map(
+            |character| {
+                if is_plain(character) { character } else { '?' }
+            },
+        )
+        .collect()
+}
+
+/// No control, no line separator, no bidirectional override, nothing invisible.
+fn is_plain(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn escapes_line_breaks_and_overrides_are_replaced_and_words_stay() {
+        assert_eq!(clean("my vhost/ä 日本"), "my vhost/ä 日本");
+        assert_eq!(clean("a\x1b[2J\r\nb\u{9b}c\x7f"), "a?[2J??b?c?");
+        assert_eq!(clean("x\u{202e}y\u{2028}z\u{e0041}"), "x?y?z?");
+        assert_eq!(clean(&"n".repeat(400)).len(), 255);
+    }
+}

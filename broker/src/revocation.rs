@@ -1,0 +1,125 @@
+//! What a change of a user does to those who are connected already: nobody keeps what was taken away.
+//!
+//! | change | effect |
+//! |---|---|
+//! | user deleted, another password | every connection of the user is closed with 320 |
+//! | shut out of a vhost | the user's connections to it are closed with 320 |
+//! | narrower permissions | consumers of queues that the user may no longer read are cancelled |
+//!
+//! Publishes, declares and gets ask for permission each time, or again after every change
+//! ([`Realm::permissions_changed`]). The users must have been changed before these functions are called; whoever logs in
+//! or subscribes at the same time looks again afterwards. Relies on `realm`.
+
+use std::sync::Arc;
+
+use crate::fault::{Fault, ReplyCode};
+use crate::lock::read;
+use crate::queue::Queue;
+use crate::queue::consumer::Consumer;
+use crate::realm::Realm;
+use crate::registry::Link;
+use crate::turn::Turn;
+use crate::users::Operation;
+use crate::wire::reply;
+
+/// Why a user's connections end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The user is gone.
+    Deleted,
+    /// Whoever knew the old password may not know the new one.
+    Password,
+}
+
+/// Ends every connection of this user.
+pub(crate) fn end_connections(realm: &Arc<Realm>, user: &str, loss: Loss) {
+    let reason = match loss {
+        Loss::Deleted => format!("user '{user}' is deleted"),
+        Loss::Password => format!("user '{user}' has another password"),
+    };
+    let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
+    for link in links_of(realm, user) {
+        link.end(fault.clone());
+    }
+    realm.permissions_changed();
+}
+
+/// Ends or restricts this user's connections to a vhost as its permissions there now say.
+pub(crate) fn restrict(realm: &Arc<Realm>, user: &str, vhost: &str) {
+    realm.permissions_changed();
+    let mut links = links_of(realm, user);
+    links.retain(|link| {
+        let session = link.session.get();
+        session.is_some_and(|session| *session.vhost == *vhost)
+    });
+    if links.is_empty() {
+        return;
+    }
+    if !read(&realm.users).may_enter(user, vhost) {
+        let reason = format!("access to vhost '{vhost}' is withdrawn from user '{user}'");
+        let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
+        for link in links {
+            link.end(fault.clone());
+        }
+        return;
+    }
+    cancel_consumers(realm, user, vhost, &links);
+}
+
+fn links_of(realm: &Realm, user: &str) -> Vec<Arc<Link>> {
+    let mut links = realm.links();
+    links.retain(|link| {
+        let session = link.session.get();
+        session.is_some_and(|session| *session.user == *user)
+    });
+    links
+}
+
+/// Cancels what these connections consume from queues that the user may not read.
+fn cancel_consumers(realm: &Arc<Realm>, user: &str, vhost: &str, links: &[Arc<Link>]) {
+    let Some(vhost) = realm.vhost(vhost) else {
+        return;
+    };
+    let mut turn = realm.turn();
+    for queue in vhost.queues() {
+        let held: Vec<_> = queue.with(|state| {
+            let consumers = state.consumers.iter();
+            consumers
+                .filter(|consumer| owner(links, consumer).is_some())
+                .map(Arc::clone)
+                .collect()
+        });
+        let may_read = || read(&realm.users).may(user, vhost.name(), Operation::Read, queue.name());
+        if held.is_empty() || may_read() {
+            continue;
+        }
+        for consumer in held {
+            cancel(&queue, &consumer, links, &mut turn);
+        }
+    }
+    realm.end(turn);
+}
+
+fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link>> {
+    links
+        .iter()
+        .find(|link| link.id == consumer.terms.connection)
+}
+
+/// Cancels one consumer and tells its client; one that does not understand that loses its connection.
+fn cancel(queue: &Arc<Queue>, consumer: &Arc<Consumer>, links: &[Arc<Link>], turn: &mut Turn) {
+    consumer.mark_cancelled();
+    if let Err(error) = queue.unsubscribe(consumer, turn) {
+        tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+    }
+    let terms = &consumer.terms;
+    if terms.wants_cancel {
+        let outbox = &terms.outbox;
+        outbox.write(turn, |out| {
+            reply::cancel(out, terms.lane.channel, &terms.tag);
+        });
+    } else if let Some(link) = owner(links, consumer) {
+        let reason = format!("reading from queue '{}' is no longer allowed", queue.name());
+        link.end(Fault::connection(ReplyCode::ConnectionForced, reason));
+    }
+}

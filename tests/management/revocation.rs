@@ -1,0 +1,199 @@
+//! What a user loses ends at once: connections, consumers, page sessions and taps that were there before.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+
+use crate::fixture::{Server, USER, eventually};
+use crate::peers::Peer;
+
+const ALL: &str = r#"{"configure":".*","write":".*","read":".*"}"#;
+const NO_READ: &str = r#"{"configure":".*","write":".*","read":"^$"}"#;
+
+/// A broker with the queue `q` and the user `bob`, who may do everything in `/`.
+fn with_bob(tags: &str) -> Server {
+    let server = Server::start();
+    let body = format!(r#"{{"password":"pw","tags":"{tags}"}}"#);
+    assert_eq!(server.ask("PUT", "/api/users/bob", &body).status, 201);
+    permit(&server, ALL);
+    server.ask("PUT", "/api/queues/%2F/q", r#"{"durable":true}"#);
+    server
+}
+
+fn permit(server: &Server, permissions: &str) {
+    let path = "/api/permissions/%2F/bob";
+    assert!(server.ask("PUT", path, permissions).status < 300);
+}
+
+fn closed(peer: &Peer, what: &str) {
+    eventually(what, || peer.is_closed().then_some(()));
+}
+
+#[test]
+fn a_deleted_user_loses_connections_and_consumers() {
+    let server = with_bob("");
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    let mut consumer = bob.attach("q");
+    let ada = Peer::connect(&server);
+    server.ask("DELETE", "/api/users/bob", "");
+    closed(&bob, "bob's connection is closed");
+    server.publish("q", "secret");
+    assert_eq!(bob.next(&mut consumer), None);
+    assert!(!ada.is_closed(), "others stay");
+}
+
+#[test]
+fn a_changed_password_ends_what_was_opened_with_the_old_one() {
+    let server = with_bob("management");
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    let same = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", same).status, 204);
+    bob.publish("", "q", "still here");
+    assert!(!bob.is_closed(), "the same password changes nothing");
+    let other = r#"{"password":"other","tags":"management"}"#;
+    server.ask("PUT", "/api/users/bob", other);
+    closed(&bob, "the connection with the old password is closed");
+}
+
+#[test]
+fn a_user_who_is_shut_out_of_a_vhost_loses_its_connections_there() {
+    let server = with_bob("");
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    server.ask("DELETE", "/api/permissions/%2F/bob", "");
+    closed(&bob, "bob's connection to the vhost is closed");
+}
+
+#[test]
+fn a_withdrawn_read_permission_cancels_the_consumer_and_nothing_else() {
+    let server = with_bob("");
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    let mut consumer = bob.attach("q");
+    server.publish("q", "before");
+    assert_eq!(bob.next(&mut consumer).as_deref(), Some("before"));
+    permit(&server, NO_READ);
+    server.publish("q", "after");
+    assert_eq!(bob.next(&mut consumer), None, "cancelled");
+    assert!(!bob.is_closed(), "what is still allowed goes on");
+    bob.publish("", "q", "one more");
+    let consumers = server.get("/api/queues/%2F/q").json()["consumers"].clone();
+    assert_eq!(consumers, 0);
+}
+
+#[test]
+fn a_withdrawn_write_permission_stops_a_publisher_that_published_before() {
+    let server = with_bob("");
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    bob.publish("", "q", "one");
+    eventually("the first message is there", || {
+        (server.get("/api/queues/%2F/q").json()["messages"] == 1).then_some(())
+    });
+    permit(&server, r#"{"configure":".*","write":"^$","read":".*"}"#);
+    bob.publish("", "q", "two");
+    eventually("the channel of the publisher is closed", || {
+        bob.has_closed_channel().then_some(())
+    });
+    assert_eq!(server.get("/api/queues/%2F/q").json()["messages"], 1);
+}
+
+/// The tap as `bob` hears it, past the head of the answer.
+fn tap(server: &Server) -> BufReader<TcpStream> {
+    let asked = server.request("GET", "/api/tap").password("bob", "pw");
+    let mut stream = BufReader::new(asked.open(""));
+    let mut head = String::new();
+    while head != "\r\n" {
+        head.clear();
+        stream.read_line(&mut head).unwrap();
+    }
+    stream
+}
+
+/// Reads to the end of the stream, which the broker must bring about.
+fn rest(mut stream: BufReader<TcpStream>) -> String {
+    let mut rest = String::new();
+    while stream.read_line(&mut rest).expect("the stream ends") > 0 {}
+    rest
+}
+
+#[test]
+fn a_tap_ends_with_its_user_its_password_and_its_tag() {
+    for change in ["delete", "password", "tag"] {
+        let server = with_bob("monitoring");
+        let stream = tap(&server);
+        match change {
+            "delete" => server.ask("DELETE", "/api/users/bob", ""),
+            "password" => {
+                let body = r#"{"password":"other","tags":"monitoring"}"#;
+                server.ask("PUT", "/api/users/bob", body)
+            }
+            _ => {
+                let body = r#"{"password":"pw","tags":"management"}"#;
+                server.ask("PUT", "/api/users/bob", body)
+            }
+        };
+        server.publish("q", "secret");
+        assert!(!rest(stream).contains("secret"), "{change}");
+    }
+}
+
+#[test]
+fn a_tap_shows_no_body_to_who_may_not_read_the_queue() {
+    let server = with_bob("monitoring");
+    let mut stream = tap(&server);
+    server.publish("q", "for bob");
+    permit(&server, NO_READ);
+    server.publish("q", "hidden one");
+    server.ask("PUT", "/api/queues/%2F/marker", "{}");
+    permit(
+        &server,
+        r#"{"configure":".*","write":".*","read":"^marker$"}"#,
+    );
+    server.publish("marker", "the end");
+    let mut heard = String::new();
+    while !heard.contains("the end") {
+        assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+    }
+    assert!(heard.contains("for bob"), "{heard}");
+    assert!(!heard.contains("hidden one"), "{heard}");
+    let kept = tap(&server);
+    drop(kept);
+}
+
+#[test]
+fn what_the_tap_kept_is_shown_by_the_rights_of_now() {
+    let server = with_bob("monitoring");
+    let first = tap(&server);
+    server.publish("q", "kept one");
+    permit(
+        &server,
+        r#"{"configure":".*","write":".*","read":"^marker$"}"#,
+    );
+    server.ask("PUT", "/api/queues/%2F/marker", "{}");
+    let mut stream = tap(&server);
+    drop(first);
+    server.publish("marker", "the end");
+    let mut heard = String::new();
+    while !heard.contains("the end") {
+        assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+    }
+    assert!(!heard.contains("kept one"), "{heard}");
+}
+
+#[test]
+fn the_page_of_a_user_who_lost_its_tag_shows_nothing_more() {
+    let server = with_bob("management");
+    let signed_in = server
+        .request("POST", "/api/session")
+        .header("origin", &server.origin())
+        .send(r#"{"username":"bob","password":"pw"}"#);
+    let cookie = signed_in.header("set-cookie").unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let ask = || {
+        let asked = server
+            .request("GET", "/api/queues")
+            .header("cookie", &cookie);
+        asked.send("").status
+    };
+    assert_eq!(ask(), 200);
+    server.ask("PUT", "/api/users/bob", r#"{"password":"pw","tags":""}"#);
+    assert_eq!(ask(), 401);
+    assert_eq!(server.get("/api/whoami").json()["name"], USER);
+}
