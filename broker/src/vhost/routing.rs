@@ -24,8 +24,35 @@ struct Walk<'a> {
     headers: Option<&'a Table>,
     exchanges: Vec<&'a Exchange<Destination>>,
     seen: HashSet<&'a str>,
-    found: Vec<Arc<Queue>>,
+    found: Found,
     is_lasting: bool,
+}
+
+/// Queues, each once, in the order in which they were found.
+#[derive(Default)]
+struct Found {
+    queues: Vec<Arc<Queue>>,
+    /// The same by address; empty while there are few.
+    seen: HashSet<*const Queue>,
+}
+
+/// Up to so many queues are compared one by one.
+const FEW: usize = 16;
+
+impl Found {
+    fn add(&mut self, queue: &Arc<Queue>) {
+        let is_new = if self.queues.len() < FEW {
+            !self.queues.iter().any(|other| Arc::ptr_eq(other, queue))
+        } else {
+            if self.seen.is_empty() {
+                self.seen.extend(self.queues.iter().map(Arc::as_ptr));
+            }
+            self.seen.insert(Arc::as_ptr(queue))
+        };
+        if is_new {
+            self.queues.push(Arc::clone(queue));
+        }
+    }
 }
 
 impl Vhost {
@@ -44,14 +71,14 @@ impl Vhost {
             headers,
             exchanges: vec![first],
             seen: HashSet::from([exchange]),
-            found: Vec::new(),
+            found: Found::default(),
             is_lasting: keys.len() == 1,
         };
         while let Some(exchange) = walk.exchanges.pop() {
             walk.visit(exchange, keys);
         }
         Some(Route {
-            queues: walk.found,
+            queues: walk.found.queues,
             is_lasting: walk.is_lasting,
         })
     }
@@ -88,11 +115,8 @@ impl<'a> Walk<'a> {
             }
         }
         for name in queues {
-            let Some(queue) = self.tables.queues.get(name) else {
-                continue;
-            };
-            if !self.found.iter().any(|other| Arc::ptr_eq(other, queue)) {
-                self.found.push(Arc::clone(queue));
+            if let Some(queue) = self.tables.queues.get(name) {
+                self.found.add(queue);
             }
         }
     }
