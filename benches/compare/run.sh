@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets cbroker beside a RabbitMQ of its own (Debian's rabbitmq-server), on free ports, and prints the tables.
 #   benches/compare/run.sh        all of it: the rows and their aims, growth, whole processes and terminals, the API
-#   benches/compare/run.sh [--growth] [--programs PATH] [--management] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
+#   benches/compare/run.sh [--growth] [--fanout] [--programs PATH] [--management] [--only TEXT] [--seconds S] [--rounds N] [LABEL=URL,PID …]
 # A LavinMQ that already runs is named as LavinMQ=amqp://user:password@host:port,PID. RABBITMQ=0 leaves RabbitMQ out.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
@@ -83,6 +83,7 @@ else
     failed=0
     compare || failed=1
     echo; compare --growth || failed=1
+    echo; compare --fanout || failed=1
     echo; compare --programs "$built/cbroker" || failed=1
     echo; compare --management || failed=1
     exit $failed

@@ -1,6 +1,6 @@
 //! Drives AMQP brokers through the same work, one after the other, and sets their figures side by side.
 //!
-//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--programs CBROKER] [--management HOST:PORT]
+//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--fanout] [--programs CBROKER] [--management HOST:PORT]
 //! [--sink] LABEL=FOLDER|URL[,PID]…`; the first broker is ours, the others its peers. `run.sh` beside this crate starts
 //! them. Every body and sequence number that comes back is checked: a fast wrong answer is a failure.
 
@@ -15,6 +15,7 @@ mod backlog;
 mod churn;
 mod client;
 mod confirms;
+mod fanout;
 mod growth;
 mod handoff;
 mod histogram;
@@ -46,6 +47,7 @@ struct Options {
     seconds: f64,
     rounds: usize,
     growth: bool,
+    fanout: bool,
     programs: Option<PathBuf>,
     management: Option<String>,
     peers: Vec<Peer>,
@@ -71,6 +73,9 @@ fn main() -> ExitCode {
     }
     if let (Some(address), Some(peer)) = (&options.management, options.peers.first()) {
         return report_failure(management::measure(peer, address));
+    }
+    if options.fanout {
+        return report_failure(fanout::measure(&options.peers, options.seconds));
     }
     let all_went_well = if options.growth {
         grow(&options)
@@ -107,6 +112,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
         seconds: 3.0,
         rounds: 1,
         growth: false,
+        fanout: false,
         programs: None,
         management: None,
         peers: Vec::new(),
@@ -124,6 +130,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
             "--programs" => options.programs = Some(value()?.into()),
             "--management" => options.management = Some(value()?),
             "--growth" => options.growth = true,
+            "--fanout" => options.fanout = true,
             "--sink" => options.peers.push(start_sink()?),
             other => options
                 .peers
