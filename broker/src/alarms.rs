@@ -4,7 +4,7 @@
 use tokio::sync::watch;
 
 use crate::persist::{Progress, Ticket};
-use crate::ring::Ring;
+use crate::ring::{Ear, Ring};
 
 /// The store's progress and the state of disk and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +77,20 @@ impl Alarms {
         }
     }
 
-    /// Says whether more memory is used than allowed.
-    pub(crate) fn set_memory_high(&self, is_high: bool) {
+    /// Says whether more memory is used than allowed; true when that is new.
+    pub(crate) fn set_memory_high(&self, is_high: bool) -> bool {
         self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
-        });
+        })
+    }
+
+    /// What the task waits on that releases confirms.
+    pub(crate) fn progress(&self, durable: Ear) -> Awaited<'_> {
+        Awaited {
+            alarms: self,
+            ear: Some(durable),
+            standing: self.standing.subscribe(),
+        }
     }
 
     pub(crate) fn now(&self) -> Standing {
@@ -90,5 +99,54 @@ impl Alarms {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+}
+
+/// Waits for more to be durable: by the ring, or, once that has failed, by the watched value, which costs a little more.
+pub(crate) struct Awaited<'a> {
+    alarms: &'a Alarms,
+    ear: Option<Ear>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Awaited<'_> {
+    /// Returns when more may be durable than at the last return.
+    pub(crate) async fn made(&mut self) {
+        if let Some(ear) = &self.ear {
+            match ear.heard(&self.alarms.durable).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the wake-up pipe has failed; confirms go on without it");
+                    self.ear = None;
+                    return;
+                }
+            }
+        }
+        // An error says that the sender is gone; `alarms` is here.
+        let _ = self.standing.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ring::ring;
+
+    #[tokio::test]
+    async fn progress_is_seen_after_the_wake_up_pipe_has_failed() {
+        let alarms = Alarms::new(ring().unwrap().0);
+        // The other end of this one is gone, as after an error of the pipe.
+        let (gone, ear) = ring().unwrap();
+        drop(gone);
+        let mut progress = alarms.progress(ear);
+        progress.made().await;
+        for _ in 0..3 {
+            alarms.on_progress(&Progress::Durable(Ticket::NONE));
+            let seen = tokio::time::timeout(Duration::from_secs(20), progress.made()).await;
+            assert!(seen.is_ok());
+        }
     }
 }

@@ -174,11 +174,11 @@ pub fn decode(mut bytes: &[u8]) -> usize {
 /// Opens so many publisher confirms, lets all of them wait for the store's first commit, and releases them.
 pub fn confirms(count: usize) -> usize {
     let outbox = Arc::<Outbox>::default();
-    let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1));
+    let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
     let mut turn = Turn::new(0);
     for _ in 0..count {
         let tag = confirms.open(&mut turn);
-        confirms.set(tag, Waiting::Ticket(Ticket::NONE));
+        confirms.set(tag, Waiting::Ticket(Ticket::NONE), &mut turn);
     }
     confirms.release(Ticket::NONE, &mut turn);
     take(&outbox, &mut Frames::default())

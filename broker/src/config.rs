@@ -97,6 +97,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// From the socket's opening to `connection.open`.
     pub handshake: Duration,
+    /// How long a client may take less than a mebibyte while more than that waits for it; then it is cut off.
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -109,6 +111,7 @@ impl Default for Limits {
             queues: 1_000_000,
             body_bytes: 128 * 1024 * 1024,
             handshake: Duration::from_secs(10),
+            unread: Duration::from_mins(1),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use crate::lock::lock;
 use crate::outbox::Outbox;
 use crate::persist::Ticket;
+use crate::stats::ChannelCounters;
 use crate::turn::Turn;
 use crate::wire::reply;
 
@@ -30,6 +31,7 @@ pub(crate) struct Confirms {
     window: Mutex<Window>,
     outbox: Arc<Outbox>,
     channel: u16,
+    counters: Arc<ChannelCounters>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub(crate) enum Left {
 }
 
 impl Confirms {
-    pub(crate) fn new(outbox: Arc<Outbox>, channel: u16) -> Self {
+    pub(crate) fn new(outbox: Arc<Outbox>, channel: u16, counters: Arc<ChannelCounters>) -> Self {
         let window = Window {
             first: 1,
             waiting: VecDeque::new(),
@@ -64,6 +66,7 @@ impl Confirms {
             window: Mutex::new(window),
             outbox,
             channel,
+            counters,
         }
     }
 
@@ -76,12 +79,14 @@ impl Confirms {
     }
 
     /// Says what the publish with this tag waits for. An earlier [`Confirms::settled`] wins.
-    pub(crate) fn set(&self, tag: u64, waiting: Waiting) {
+    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: Waiting, turn: &mut Turn) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag)
             && *slot == Waiting::Routing
         {
             *slot = waiting;
+            // Routing may have taken more than one turn.
+            window.owe(self, turn);
         }
     }
 
@@ -98,11 +103,22 @@ impl Confirms {
     pub(crate) fn release(&self, durable: Ticket, turn: &mut Turn) -> Left {
         let mut window = lock(&self.window);
         window.release_owed = false;
+        let mut acked = 0;
         while let Some(run) = window.take_run(durable) {
             self.outbox.write(turn, |out| match run {
-                Run::Acks { last, multiple } => reply::ack(out, self.channel, last, multiple),
+                Run::Acks {
+                    last,
+                    multiple,
+                    count,
+                } => {
+                    acked += count;
+                    reply::ack(out, self.channel, last, multiple);
+                }
                 Run::Nacks { last, multiple } => reply::nack(out, self.channel, last, multiple),
             });
+        }
+        if acked > 0 {
+            self.counters.confirmed.add(acked);
         }
         if window.waiting.is_empty() {
             Left::Nothing
@@ -143,8 +159,15 @@ impl Confirms {
 
 /// Confirms that leave in one frame.
 enum Run {
-    Acks { last: u64, multiple: bool },
-    Nacks { last: u64, multiple: bool },
+    Acks {
+        last: u64,
+        multiple: bool,
+        count: u64,
+    },
+    Nacks {
+        last: u64,
+        multiple: bool,
+    },
 }
 
 impl Window {
@@ -183,7 +206,11 @@ impl Window {
         Some(if is_refusal {
             Run::Nacks { last, multiple }
         } else {
-            Run::Acks { last, multiple }
+            Run::Acks {
+                last,
+                multiple,
+                count: count as u64,
+            }
         })
     }
 }

@@ -8,6 +8,7 @@
 //! ledger, outbox, confirms, turn   what deliveries, bytes and acks are owed to whom
 //! persist       queue ↔ store
 //! realm         what all connections share, and the end of every turn
+//! memory, block what clients make the broker hold, and the bytes of messages
 //! wire          bytes
 //! ```
 //! Knows no peer, envelope or terminal.
@@ -23,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 mod alarms;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod block;
 mod channel;
 mod clean_text;
 mod clock;
@@ -37,6 +39,7 @@ mod listener;
 mod lock;
 mod login_throttle;
 mod management;
+mod memory;
 mod outbox;
 pub mod persist;
 pub mod queue;
@@ -45,7 +48,6 @@ mod recovery;
 pub mod registry;
 mod revocation;
 mod ring;
-mod spare;
 pub mod stats;
 pub mod tap;
 mod time;
@@ -70,6 +72,8 @@ use ring::Ring;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often resident memory is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same while much of the limit is held.
+const CLOSE_LOOK: Duration = Duration::from_millis(50);
 
 /// A running broker.
 #[derive(Debug)]
@@ -99,6 +103,9 @@ impl Broker {
             config.memory_limit_bytes =
                 proc_bytes("/proc/meminfo", "MemTotal:").unwrap_or(0) / 5 * 2;
         }
+        memory::set_limit(config.memory_limit_bytes);
+        config.limits.body_bytes =
+            memory::largest_body(config.memory_limit_bytes, config.limits.body_bytes);
         let tcp = Port::take(config.bind, config.port).await?;
         let tls = match &config.tls {
             Some(tls) => Some(take_tls(&config, tls).await?),
@@ -124,10 +131,9 @@ impl Broker {
                 listener,
             )));
         }
-        tasks.push(tokio::spawn(watch_memory(
-            Arc::clone(&realm),
-            config.memory_limit_bytes,
-        )));
+        if config.memory_limit_bytes > 0 {
+            tasks.push(tokio::spawn(watch_memory(Arc::clone(&realm))));
+        }
         if let Some((port, acceptor)) = tls {
             for listener in port.into_listeners() {
                 let serving = listener::serve_tls(Arc::clone(&realm), listener, acceptor.clone());
@@ -265,6 +271,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
     let recovery = recovery::recover(&found, config, time::now_ms())?;
     let realm = Arc::new(Realm::new(Parts {
         limits: config.limits,
+        memory_limit: config.memory_limit_bytes,
         store: found.store,
         facts: found.facts,
         alarms,
@@ -280,26 +287,21 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
     Ok(realm)
 }
 
-/// Raises the alarm while more memory is resident than allowed, until a tenth is free again; a limit of 0 is none.
-async fn watch_memory(realm: Arc<Realm>, limit_bytes: u64) {
-    let mut is_high = false;
+/// Looks at resident memory from time to time, and often while much of the limit is held.
+async fn watch_memory(realm: Arc<Realm>) {
+    let (mut since_aged, mut is_much_resident) = (Duration::ZERO, false);
     loop {
-        tokio::time::sleep(LOOK).await;
-        spare::age();
-        let Some(resident) = resident_bytes().filter(|_| limit_bytes > 0) else {
-            continue;
-        };
-        let line = if is_high {
-            limit_bytes / 10 * 9
-        } else {
-            limit_bytes
-        };
-        // What was freed may stay resident for the allocator's sake: without messages there is nothing to wait for.
-        let is_over = resident > line && realm.memory_bytes() >= limit_bytes / 8;
-        if is_over != is_high {
-            is_high = is_over;
-            tracing::warn!(resident, limit_bytes, is_high, "memory");
-            realm.set_memory_high(is_high);
+        memory::refresh();
+        let is_watched = memory::level() > memory::Level::Calm || is_much_resident;
+        let look = if is_watched { CLOSE_LOOK } else { LOOK };
+        tokio::time::sleep(look).await;
+        since_aged += look;
+        if since_aged >= LOOK {
+            since_aged = Duration::ZERO;
+            block::pool::age();
+        }
+        if let Some(resident) = resident_bytes() {
+            is_much_resident = realm.watch_memory(resident);
         }
     }
 }

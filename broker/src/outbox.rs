@@ -3,7 +3,7 @@
 //!
 //! Whole frames are appended under the lock and the writer takes all of them in one swap. Above the high-water mark the
 //! connection's consumers are unwilling; when the writer has brought it below the low one it pumps the queues that were
-//! turned away.
+//! turned away. Above [`UNREAD_BYTES`] the client is not read from until half of that is sent.
 //!
 //! # Cost
 //! One uncontended lock and the copy of the frames; no allocation once the buffer has grown. Large bodies are not copied.
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Notify;
 
 use crate::lock::lock;
+use crate::memory;
 use crate::queue::Queue;
 use crate::turn::Turn;
 
@@ -21,10 +22,9 @@ mod frames;
 
 pub(crate) use frames::Frames;
 
-/// Unsent bytes above which consumers are turned away.
-const HIGH_BYTES: usize = 512 * 1024;
-/// Unsent bytes below which they are served again.
-const LOW_BYTES: usize = 128 * 1024;
+/// Unsent bytes above which the client is not read from: it does not take what it is sent. Its consumers are turned away
+/// earlier, so a client that only consumes and publishes does not come here.
+pub(crate) const UNREAD_BYTES: usize = 1024 * 1024;
 /// A buffer that grew beyond this is given back when the connection is quiet.
 pub(crate) const KEEP_BYTES: usize = 64 * 1024;
 
@@ -35,6 +35,10 @@ pub(crate) struct Outbox {
     /// Bytes of the frames here and in the writer's hands.
     pending: AtomicUsize,
     wake: Notify,
+    /// The client may be read from again.
+    readable: Notify,
+    /// Others have filled this beyond its share.
+    overfull: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +92,7 @@ impl Outbox {
         }
         let before = unsent.frames.len();
         let result = append(&mut unsent.frames);
+        unsent.frames.recharge();
         let added = unsent.frames.len() - before;
         self.pending
             .store(self.pending.load(Relaxed) + added, Relaxed);
@@ -100,7 +105,47 @@ impl Outbox {
 
     /// True while consumers of this connection should be given more.
     pub(crate) fn has_room(&self) -> bool {
-        self.pending.load(Relaxed) < HIGH_BYTES
+        self.pending_bytes() < memory::outbox_room()
+    }
+
+    /// Octets that are not sent yet.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending.load(Relaxed)
+    }
+
+    /// True while the client may be read from.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.pending_bytes() < UNREAD_BYTES
+    }
+
+    /// Waits until the client may be read from, or nothing can be sent any more.
+    pub(crate) async fn readable(&self) {
+        loop {
+            let readable = self.readable.notified();
+            tokio::pin!(readable);
+            // Registered before the look, so that nothing between the two is missed.
+            readable.as_mut().enable();
+            if self.pending_bytes() < UNREAD_BYTES / 2
+                || lock(&self.unsent).ending == Ending::Broken
+            {
+                return;
+            }
+            readable.await;
+        }
+    }
+
+    /// True when others may add to it. Where they may not, the connection ends: its client takes nothing.
+    pub(crate) fn admits_others(&self) -> bool {
+        let admits = self.pending_bytes() < memory::outbox_share();
+        if !admits {
+            self.overfull.notify_one();
+        }
+        admits
+    }
+
+    /// Waits until others were refused.
+    pub(crate) async fn overfull(&self) {
+        self.overfull.notified().await;
     }
 
     /// Notes that `queue` had something for a consumer here. False when there is room after all, so try again.
@@ -148,7 +193,10 @@ impl Outbox {
         let mut unsent = lock(&self.unsent);
         let pending = self.pending.load(Relaxed).saturating_sub(count);
         self.pending.store(pending, Relaxed);
-        if pending < LOW_BYTES {
+        if pending < UNREAD_BYTES / 2 {
+            self.readable.notify_waiters();
+        }
+        if pending < memory::outbox_room() / 4 {
             std::mem::take(&mut unsent.turned_away)
         } else {
             Vec::new()
@@ -185,6 +233,7 @@ impl Outbox {
         unsent.frames = Frames::default();
         unsent.turned_away = Vec::new();
         drop(unsent);
+        self.readable.notify_waiters();
         self.wake();
     }
 }

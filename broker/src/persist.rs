@@ -12,6 +12,7 @@ pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket,
 use storage::{Options, QueueId, ReadError, Sequence, Settled};
 
 use crate::lock::lock;
+use crate::memory;
 
 pub mod records;
 
@@ -133,8 +134,6 @@ pub(crate) struct Budget {
     is_memory_high: AtomicBool,
 }
 
-/// What all windows together may hold.
-const BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// The step in which a level reports.
 const STEP_BYTES: usize = 16 * 1024;
 
@@ -164,7 +163,7 @@ impl Budget {
 
     /// True when windows should not grow.
     pub(crate) fn is_spent(&self) -> bool {
-        self.held_bytes.load(Relaxed) >= BUDGET_BYTES
+        self.held_bytes.load(Relaxed) >= memory::windows_bytes()
     }
 }
 

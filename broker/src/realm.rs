@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::alarms::{Alarms, Standing};
 use crate::clock::Clock;
@@ -17,6 +17,7 @@ use crate::confirms::{Confirms, Left};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::login_throttle::LoginThrottle;
+use crate::memory;
 use crate::persist::records::{Fact, SessionFact, VhostFact};
 use crate::persist::{Facts, Store, Ticket};
 use crate::queue::Queue;
@@ -33,6 +34,9 @@ use crate::vhost::{Condition, Vhost};
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 
+/// Reads of the store at once: each brings a slice of a queue into memory.
+const LOADS: usize = 8;
+
 /// The broker as its connections see it.
 #[derive(Debug)]
 pub struct Realm {
@@ -41,6 +45,10 @@ pub struct Realm {
     pub(crate) facts: Facts,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
+    /// Bytes that may be held before publishers are told to wait, 0 for any number.
+    memory_limit: u64,
+    /// Reads of the store that may be under way at once.
+    loads: Arc<Semaphore>,
     /// Who may enter, and what they may touch.
     pub users: RwLock<Users>,
     /// Who guesses passwords has to wait.
@@ -65,6 +73,7 @@ pub struct Realm {
 /// What a realm is made of.
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
+    pub(crate) memory_limit: u64,
     pub(crate) store: Store,
     pub(crate) facts: Facts,
     pub(crate) alarms: Arc<Alarms>,
@@ -86,6 +95,8 @@ impl Realm {
             facts: parts.facts,
             alarms: parts.alarms,
             clock: Clock::default(),
+            memory_limit: parts.memory_limit,
+            loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             throttle: LoginThrottle::default(),
             access_changes: watch::Sender::default(),
@@ -187,11 +198,20 @@ impl Realm {
     /// Brings the next slice of a long queue back, on a thread that may wait for the disk.
     fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: Wanted) {
         let realm = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let mut turn = realm.turn();
-            queue.load(wanted, &mut turn);
-            realm.end(turn);
-            realm.loaded.notify_waiters();
+        tokio::spawn(async move {
+            // An error says that the semaphore was closed, which nobody does.
+            let Ok(_permit) = Arc::clone(&realm.loads).acquire_owned().await else {
+                return;
+            };
+            let loading = tokio::task::spawn_blocking(move || {
+                let mut turn = realm.turn();
+                queue.load(wanted, &mut turn);
+                realm.end(turn);
+                realm.loaded.notify_waiters();
+            });
+            if let Err(error) = loading.await {
+                tracing::error!(%error, "a queue could not be loaded");
+            }
         });
     }
 
@@ -286,20 +306,37 @@ impl Realm {
         self.end(turn);
     }
 
-    /// Octets that messages take in memory.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        let queues = self.vhosts().into_iter().flat_map(|vhost| vhost.queues());
-        queues
-            .map(|queue| queue.with(|state| state.memory_bytes()))
-            .sum()
+    /// Raises the alarm if the account has reached the limit.
+    pub(crate) fn look_at_memory(self: &Arc<Self>) {
+        if self.memory_limit > 0 && memory::held() >= self.memory_limit {
+            self.set_memory_high(true);
+        }
+    }
+
+    /// Raises or ends the alarm, now that so much of the process is resident. Publishers wait while the limit is held or
+    /// resident, until a tenth is free again. What was freed may stay resident for the allocator's sake: while little is
+    /// held there is nothing to wait for. True when it is worth looking again soon.
+    pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
+        let limit = self.memory_limit;
+        let is_high = self.standing().is_memory_high;
+        let line = if is_high { limit / 10 * 9 } else { limit };
+        let held = memory::held();
+        let is_over = held >= line || (resident > line && held >= limit / 8);
+        if is_over != is_high {
+            tracing::warn!(held, resident, limit, is_over, "memory");
+            self.set_memory_high(is_over);
+        }
+        is_over || resident > limit / 2
     }
 
     /// Raises or ends the alarm about memory; at its end every queue may go on.
     pub(crate) fn set_memory_high(self: &Arc<Self>, is_high: bool) {
-        self.alarms.set_memory_high(is_high);
+        if !self.alarms.set_memory_high(is_high) {
+            return;
+        }
         self.facts.budget().set_memory_high(is_high);
         if is_high {
-            return;
+            return crate::block::pool::empty();
         }
         let mut turn = self.turn();
         for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
@@ -335,10 +372,9 @@ impl Realm {
 
     /// Releases confirms for as long as the broker runs.
     pub(crate) async fn run_confirms(self: Arc<Self>, durable: Ear) {
+        let mut progress = self.alarms.progress(durable);
         loop {
-            if let Err(error) = durable.heard(&self.alarms.durable).await {
-                return tracing::error!(%error, "confirms are no longer sent");
-            }
+            progress.made().await;
             self.release_all();
         }
     }

@@ -11,6 +11,7 @@ use crate::confirms::Confirms;
 use crate::fault::Fault;
 use crate::ledger::Ledger;
 use crate::lock::lock;
+use crate::memory::Share;
 use crate::outbox::Outbox;
 use crate::stats::{ChannelCounters, Counter};
 use crate::wire::table::Table;
@@ -38,6 +39,10 @@ pub struct Link {
     pub sent: Counter,
     /// Publishers are told to wait, and this is one.
     pub is_blocked: AtomicBool,
+    /// Nothing is read for the moment, so silence says nothing about the peer.
+    pub(crate) is_paused: AtomicBool,
+    /// What it makes the broker hold beside its outbox.
+    pub(crate) share: Arc<Share>,
     pub(crate) outbox: Arc<Outbox>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
     /// How the server wants to end it.
@@ -87,7 +92,7 @@ pub struct ChannelView {
     /// Its number on the connection.
     pub number: u16,
     /// What it did.
-    pub counters: ChannelCounters,
+    pub counters: Arc<ChannelCounters>,
     /// `basic.qos` for new consumers.
     pub prefetch: AtomicU32,
     /// Publisher confirms are on.
@@ -104,7 +109,7 @@ impl ChannelView {
     pub(crate) fn new(number: u16, ledger: Arc<Ledger>) -> Self {
         Self {
             number,
-            counters: ChannelCounters::default(),
+            counters: Arc::default(),
             prefetch: AtomicU32::new(0),
             is_confirming: AtomicBool::new(false),
             is_transactional: AtomicBool::new(false),
@@ -153,6 +158,8 @@ impl Link {
             received: Counter::default(),
             sent: Counter::default(),
             is_blocked: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
+            share: Arc::default(),
             outbox: Arc::default(),
             channels: Mutex::default(),
             ending: watch::Sender::new(None),
@@ -188,6 +195,12 @@ impl Link {
     pub(crate) fn cut(&self) {
         self.ending
             .send_if_modified(|ending| ending.replace(Ending::Cut) != Some(Ending::Cut));
+    }
+
+    /// Bytes of memory that the broker holds for this connection alone: unsent frames, bytes that were read, unfinished
+    /// publishes and transactions.
+    pub fn held_bytes(&self) -> u64 {
+        (self.outbox.pending_bytes() + self.share.total()) as u64
     }
 
     pub(crate) fn set_blocked(&self, is_blocked: bool) {

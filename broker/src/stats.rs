@@ -34,9 +34,11 @@ pub struct Totals {
     pub queues_declared: Counter,
     pub queues_deleted: Counter,
     pub logins_refused: Counter,
+    /// What channels did that are closed now.
+    pub closed_channels: ChannelCounters,
 }
 
-/// What one channel did. Written by its connection's reader alone.
+/// What one channel did. Its connection's reader alone writes all but `confirmed`.
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ChannelCounters {
@@ -45,4 +47,23 @@ pub struct ChannelCounters {
     pub returned: Counter,
     pub settled: Counter,
     pub got: Counter,
+}
+
+impl ChannelCounters {
+    /// Adds what a channel did that is closing.
+    pub(crate) fn absorb(&self, other: &Self) {
+        for (total, count) in self.each().into_iter().zip(other.each()) {
+            total.add(count.get());
+        }
+    }
+
+    fn each(&self) -> [&Counter; 5] {
+        [
+            &self.published,
+            &self.confirmed,
+            &self.returned,
+            &self.settled,
+            &self.got,
+        ]
+    }
 }

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 
 use crate::lock::lock;
+use crate::memory;
 
 /// Entries that are kept.
 pub const KEPT: usize = 10_000;
 /// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// Excerpts that are kept, together.
-const KEPT_BYTES: usize = 16 * 1024 * 1024;
 const BUFFERED: usize = 1024;
 /// Listeners at once.
 const LISTENERS: usize = 32;
@@ -119,7 +118,7 @@ impl Tap {
         let mut kept = lock(&self.kept);
         kept.excerpt_bytes += seen.excerpt.len();
         kept.lines.push_back(Arc::clone(&seen));
-        while kept.lines.len() > KEPT || kept.excerpt_bytes > KEPT_BYTES {
+        while kept.lines.len() > KEPT || kept.excerpt_bytes > memory::tap_bytes() {
             let oldest = kept.lines.pop_front();
             kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
         }

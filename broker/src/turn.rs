@@ -24,6 +24,9 @@ pub(crate) struct DeadLetter {
     pub(crate) stored: Option<(u8, u64)>,
 }
 
+/// What one turn may do before others go: about a millisecond.
+const BUDGET: u32 = 8192;
+
 /// Debts of the work in hand. Must be ended by the realm.
 #[derive(Debug)]
 pub(crate) struct Turn {
@@ -41,6 +44,8 @@ pub(crate) struct Turn {
     pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels whose confirms may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
+    /// Work done so far, in units of one cheap step.
+    spent: u32,
     /// `basic.cancel` for the deleting client's own consumers: behind its `delete-ok`, as RabbitMQ has it.
     pub(crate) farewells: Vec<u8>,
 }
@@ -56,8 +61,24 @@ impl Turn {
             loads: Vec::new(),
             crowded: None,
             confirms: Vec::new(),
+            spent: 0,
             farewells: Vec::new(),
         }
+    }
+
+    /// Counts work, in units of one cheap step such as one delivery.
+    pub(crate) fn spend(&mut self, units: u32) {
+        self.spent += units;
+    }
+
+    /// True when others should go first before the rest of the work is done.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent >= BUDGET
+    }
+
+    /// True when some work was done.
+    pub(crate) fn has_spent(&self) -> bool {
+        self.spent > 0
     }
 
     pub(crate) fn crowd(&mut self, queue: &Arc<Queue>) {

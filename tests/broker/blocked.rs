@@ -36,7 +36,7 @@ async fn a_publisher_is_told_that_memory_is_low_and_a_consumer_is_not() {
 }
 
 /// Fills a disk but for so many MiB.
-fn fill_disk(file: &Path, left_mib: u64) {
+pub(crate) fn fill_disk(file: &Path, left_mib: u64) {
     let (mut ballast, block) = (File::create(file).unwrap(), vec![1; 1 << 20]);
     loop {
         let room = rustix::fs::statvfs(file).unwrap();

@@ -12,6 +12,7 @@ mod full_at_start;
 mod kills;
 mod login;
 mod loopback;
+mod memory;
 mod promises;
 mod raw;
 mod real;
@@ -20,3 +21,4 @@ mod running;
 #[path = "../support/mod.rs"]
 mod support;
 mod transactions;
+mod truths;

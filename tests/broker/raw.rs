@@ -87,6 +87,11 @@ impl Raw {
         raw
     }
 
+    /// The socket, for another thread.
+    pub(crate) fn stream(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }

@@ -87,6 +87,22 @@ impl Server {
         serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
+    /// Deletes something by its management API.
+    #[allow(dead_code, reason = "one of the test programs uses it")]
+    pub(crate) fn delete(&self, place: &Place, path: &str) {
+        let url = place.ok(["status", "--show-url"]);
+        let login = url.trim().trim_start_matches("amqp://");
+        let login = login.rsplit_once('@').unwrap().0;
+        let port = self.management_port.unwrap();
+        ureq::delete(format!("http://localhost:{port}{path}"))
+            .header(
+                "authorization",
+                format!("Basic {}", BASE64_STANDARD.encode(login)),
+            )
+            .call()
+            .unwrap();
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

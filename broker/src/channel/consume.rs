@@ -9,7 +9,6 @@ use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{Got, Queue, Taking};
 use crate::turn::Turn;
 use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
-use crate::wire::content;
 use crate::wire::method::Consume;
 use crate::wire::reply;
 use crate::wire::table::Table;
@@ -177,6 +176,13 @@ impl Channel {
         match queue.get(&self.ledger, taking, turn)? {
             Got::Empty => self.send(turn, reply::get_empty),
             Got::Loading => return Ok(Step::Again),
+            Got::Unreadable => {
+                let (name, vhost) = (queue.name(), queue.vhost());
+                let reason = format!(
+                    "the messages of queue '{name}' in vhost '{vhost}' cannot be read from the store"
+                );
+                return Err(Fault::channel(ReplyCode::InternalError, reason));
+            }
             Got::Delivery {
                 tag,
                 message,
@@ -185,8 +191,8 @@ impl Channel {
             } => {
                 self.view.counters.got.add_alone(1);
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
-                self.outbox.write(turn, |out| {
-                    content::get_ok(out, self.lane, (tag, redelivered), left, message.content());
+                self.outbox.add(turn, |frames| {
+                    frames.get_ok(self.lane, (tag, redelivered), left, &message);
                 });
             }
         }

@@ -25,6 +25,7 @@ use crate::wire::reply;
 mod access;
 mod asked;
 mod consume;
+mod fan_out;
 mod publish;
 mod routes;
 mod settle;
@@ -33,6 +34,7 @@ mod transaction;
 
 pub(crate) use topology::random_name;
 
+use fan_out::Unfinished;
 use publish::Publishing;
 use routes::Routes;
 use settle::Answer;
@@ -60,6 +62,8 @@ pub(crate) enum Step {
     Wait(Ticket, Vec<u8>),
     /// The same frame again once a queue has loaded its next messages.
     Again,
+    /// The turn was too short: [`Channel::go_on`] before any other frame of the connection.
+    Unfinished,
     /// The channel is closed.
     Closed,
 }
@@ -90,6 +94,7 @@ pub(crate) struct Channel {
     phase: Phase,
     mode: Mode,
     publishing: Publishing,
+    unfinished: Option<Unfinished>,
     routes: Routes,
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
     /// Token and tag of the consumer of direct replies.
@@ -119,7 +124,8 @@ impl Channel {
             view,
             phase: Phase::Open,
             mode: Mode::Plain,
-            publishing: Publishing::default(),
+            publishing: Publishing::new(&around.link.share),
+            unfinished: None,
             routes: Routes::default(),
             consumers: HashMap::new(),
             replies: None,
@@ -269,7 +275,11 @@ impl Channel {
             }
             Mode::Confirming(_) => {}
             Mode::Plain => {
-                let confirms = Arc::new(Confirms::new(Arc::clone(&self.outbox), self.lane.channel));
+                let confirms = Arc::new(Confirms::new(
+                    Arc::clone(&self.outbox),
+                    self.lane.channel,
+                    Arc::clone(&self.view.counters),
+                ));
                 *lock(&self.view.confirms) = Some(Arc::clone(&confirms));
                 self.view.is_confirming.store(true, Relaxed);
                 self.mode = Mode::Confirming(confirms);
@@ -316,6 +326,7 @@ impl Channel {
         if self.phase == Phase::Closing {
             return;
         }
+        self.finish_work();
         self.phase = Phase::Closing;
         for (queue, consumer) in std::mem::take(&mut self.consumers).into_values() {
             if let Err(error) = queue.unsubscribe(&consumer, turn) {
@@ -330,12 +341,16 @@ impl Channel {
         }
         self.return_everything(turn);
         if let Mode::Confirming(confirms) = &self.mode {
+            // Publishes that are safe already were accepted, whatever comes after them.
+            confirms.release(self.around.realm.store.durable(), turn);
             confirms.abandon();
         }
         self.mode = Mode::Plain;
         *lock(&self.view.confirms) = None;
         self.around.link.remove_channel(self.lane.channel);
-        self.around.realm.totals.channels_closed.add(1);
+        let totals = &self.around.realm.totals;
+        totals.closed_channels.absorb(&self.view.counters);
+        totals.channels_closed.add(1);
     }
 }
 

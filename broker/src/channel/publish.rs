@@ -6,27 +6,26 @@
 
 use std::sync::Arc;
 
+use super::fan_out::{FanOut, Told};
 use super::routes::Targets;
 use super::{Channel, Mode, Step, access, asked};
-use crate::confirms::Waiting;
 use crate::fault::{Fault, ReplyCode};
-use crate::persist::Ticket;
+use crate::memory::{self, Holding, Kind, Level, Share};
 use crate::queue::message::{Draft, Facts, Message};
-use crate::queue::{Asking, Outcome};
 use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
 use crate::turn::Turn;
-use crate::vhost::REPLY_TO_PREFIX;
 use crate::wire::content;
 use crate::wire::method;
 use crate::wire::table::Table;
 use crate::wire::{BASIC, erlang};
 
 /// A publish as it arrives: method, then header, then as many body frames as it takes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Publishing {
     phase: Phase,
     draft: Draft,
     is_mandatory: bool,
+    holding: Holding,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +43,15 @@ fn unexpected(reason: impl Into<String>) -> Fault {
 }
 
 impl Publishing {
+    pub(super) fn new(share: &Arc<Share>) -> Self {
+        Self {
+            phase: Phase::default(),
+            draft: Draft::default(),
+            is_mandatory: false,
+            holding: Holding::new(share, Kind::Unfinished),
+        }
+    }
+
     /// A method may come now.
     pub(super) fn check_idle(&self) -> Result<(), Fault> {
         match self.phase {
@@ -140,9 +148,37 @@ impl Channel {
         self.publishing.draft.body(payload);
         if left > 0 {
             self.publishing.phase = Phase::AwaitingBody { missing: left };
-            return Ok(Step::On);
+            return self.hold_draft();
         }
         self.publish(turn)
+    }
+
+    /// Puts what has come of the draft on the account. A connection that fills its share with parts of publishes would
+    /// be held with all others until it has sent the rest, which it then cannot.
+    fn hold_draft(&mut self) -> Result<Step, Fault> {
+        let publishing = &mut self.publishing;
+        let (bytes, charged) = publishing.draft.held_bytes();
+        publishing.holding.set(bytes, charged);
+        if publishing.holding.is_within_share() {
+            return Ok(Step::On);
+        }
+        let reason = format!(
+            "unfinished publishes of more than {} bytes on one connection",
+            memory::connection_share()
+        );
+        Err(Fault::connection(ReplyCode::ResourceError, reason))
+    }
+
+    /// Makes the message of the draft; its buffer is kept for the next one.
+    fn finish_draft(&mut self, facts: Facts) -> Message {
+        let publishing = &mut self.publishing;
+        let message = publishing.draft.finish(facts);
+        if memory::level() > Level::Calm {
+            publishing.draft.rest();
+        }
+        let (bytes, charged) = publishing.draft.held_bytes();
+        publishing.holding.set(bytes, charged);
+        message
     }
 
     /// The message is whole.
@@ -166,11 +202,13 @@ impl Channel {
             ttl_ms: properties.expiration.map(asked::ttl_ms).transpose()?,
         };
         let is_plain = asked::is_nothing(&properties)?;
-        if let (Some(targets), true) = (&known, is_plain) {
-            let message = self.publishing.draft.finish(facts);
-            return self.route_out(message, targets, turn);
+        match known {
+            Some(targets) if is_plain => {
+                let message = self.finish_draft(facts);
+                self.route_out(message, targets, turn)
+            }
+            known => self.publish_slowly(known, facts, turn),
         }
-        self.publish_slowly(known, facts, turn)
     }
 
     /// Headers, reply addresses and places that are not known: everything that may change the message or its way.
@@ -208,9 +246,9 @@ impl Channel {
                     facts,
                 )
             }
-            None => self.publishing.draft.finish(facts),
+            None => self.finish_draft(facts),
         };
-        self.route_out(message, &targets, turn)
+        self.route_out(message, targets, turn)
     }
 
     /// Asks the tables, and remembers the answer where it lasts.
@@ -254,83 +292,24 @@ impl Channel {
     fn route_out(
         &mut self,
         message: Message,
-        targets: &Targets,
+        targets: Targets,
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
-        if let Mode::Transactional(transaction) = &mut self.mode {
-            transaction.publish(message, Arc::clone(targets), self.publishing.is_mandatory);
-            return Ok(Step::On);
-        }
-        let confirm = match &self.mode {
-            Mode::Confirming(confirms) => Some((Arc::clone(confirms), confirms.open(turn))),
-            _ => None,
-        };
-        let asking = match &confirm {
-            Some((confirms, tag)) if targets.len() == 1 => Asking::Confirm(confirms, *tag),
-            Some(_) => Asking::Ticket,
-            None => Asking::Nothing,
-        };
-        let waiting = self.hand_out(
-            &message,
-            targets,
-            (self.publishing.is_mandatory, asking),
-            turn,
-        )?;
-        if let Some((confirms, tag)) = &confirm {
-            confirms.set(*tag, waiting);
-        }
-        Ok(Step::On)
-    }
-
-    /// Puts a message into its queues, or sends it back when it is mandatory and has none.
-    pub(super) fn hand_out(
-        &mut self,
-        message: &Message,
-        targets: &Targets,
-        (is_mandatory, asking): (bool, Asking<'_>),
-        turn: &mut Turn,
-    ) -> Result<Waiting, Fault> {
-        if self.around.realm.tap.is_open() {
-            self.show(message, targets, turn);
-        }
-        let mut waiting = Waiting::Ticket(Ticket::NONE);
-        let mut was_routed = false;
-        for queue in targets.iter() {
-            was_routed = true;
-            match (queue.publish(message, asking, turn)?, waiting) {
-                (Outcome::Kept(ticket), Waiting::Ticket(before)) => {
-                    waiting = Waiting::Ticket(before.max(ticket));
-                }
-                (Outcome::Refused, _) => waiting = Waiting::Refused,
-                (Outcome::Gone, _) => was_routed = false,
-                _ => {}
+        let is_mandatory = self.publishing.is_mandatory;
+        let told = match &mut self.mode {
+            Mode::Transactional(transaction) => {
+                transaction.publish(message, targets, is_mandatory)?;
+                return Ok(Step::On);
             }
-        }
-        if !was_routed {
-            was_routed = self.hand_to_replier(message, turn);
-        }
-        if !was_routed && is_mandatory {
-            self.view.counters.returned.add_alone(1);
-            self.outbox.write(turn, |out| {
-                content::no_route(out, self.lane, message.content());
-            });
-        }
-        Ok(waiting)
+            Mode::Confirming(confirms) => {
+                Told::ByConfirm(Arc::clone(confirms), confirms.open(turn))
+            }
+            Mode::Plain => Told::Never,
+        };
+        self.fan_out(FanOut::new(message, targets, is_mandatory, told), turn)
     }
 
-    /// An answer to a direct reply address, which is no queue.
-    fn hand_to_replier(&self, message: &Message, turn: &mut Turn) -> bool {
-        let content = message.content();
-        if !content.exchange.is_empty()
-            || !content.routing_key.starts_with(REPLY_TO_PREFIX.as_bytes())
-        {
-            return false;
-        }
-        let address = std::str::from_utf8(content.routing_key).unwrap_or_default();
-        self.around.vhost.reply(address, message, turn)
-    }
-
-    fn show(&self, message: &Message, targets: &Targets, turn: &Turn) {
+    pub(super) fn show(&self, message: &Message, targets: &Targets, turn: &Turn) {
         let content = message.content();
         self.around.realm.tap.note(Seen {
             what: What::Published,

@@ -10,7 +10,9 @@ use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
 use crate::turn::Turn;
-use crate::vhost::{Bind, Condition, Declare, Destination, strip_breaks};
+use crate::vhost::{
+    Bind, Condition, Declare, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
+};
 use crate::wire::method::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::wire::reply;
 
@@ -233,10 +235,11 @@ impl Channel {
         declare: QueueDeclare<'_>,
         turn: &mut Turn,
     ) -> Result<Step, Fault> {
-        if declare.passive {
+        let asked = strip_breaks(declare.queue);
+        // No queue, but clients ask for it by this method to learn whether there are direct replies.
+        if declare.passive || asked == REPLY_TO || asked.starts_with(REPLY_TO_PREFIX) {
             return self.queue_declare_passive(declare, turn);
         }
-        let asked = strip_breaks(declare.queue);
         let is_server_named = asked.is_empty();
         let name = if is_server_named {
             format!("amq.gen-{}", random_name())
@@ -282,7 +285,7 @@ impl Channel {
     ) -> Result<Step, Fault> {
         let name = self.queue_name(declare.queue)?;
         let vhost = &self.around.vhost;
-        let (ready, consumers) = if vhost.has_reply_consumer(&name) {
+        let (ready, consumers) = if name == REPLY_TO || vhost.has_reply_consumer(&name) {
             (0, 1)
         } else {
             let queue = vhost.queue_or_fault(&name)?;

@@ -1,21 +1,26 @@
 //! Transactions: publishes and settles that wait for a commit. Relies on `publish` and `settle` for what a commit does.
 
+use std::sync::Arc;
+
+use super::fan_out::{FanOut, Told, Unfinished};
 use super::routes::Targets;
 use super::{Channel, Mode, Step};
 use crate::confirms::Waiting;
 use crate::fault::{Fault, ReplyCode};
 use crate::ledger::{Credit, Delivery};
+use crate::memory::{self, Holding, Kind, Share};
 use crate::persist::Ticket;
+use crate::queue::Settling;
 use crate::queue::message::Message;
-use crate::queue::{Asking, Settling};
 use crate::turn::Turn;
 use crate::wire::reply;
 
 /// What a commit will do, in its order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transaction {
     publishes: Vec<Publish>,
     settles: Vec<(Delivery, Settling)>,
+    holding: Holding,
 }
 
 #[derive(Debug)]
@@ -25,13 +30,40 @@ struct Publish {
     is_mandatory: bool,
 }
 
+/// A commit and how far it is.
+#[derive(Debug)]
+pub(super) struct Commit {
+    publishes: std::vec::IntoIter<Publish>,
+    current: Option<FanOut>,
+    settles: Vec<(Delivery, Settling)>,
+    last: Ticket,
+    /// Kept until the end: what is committed is still in memory.
+    _holding: Holding,
+}
+
 impl Transaction {
-    pub(super) fn publish(&mut self, message: Message, targets: Targets, is_mandatory: bool) {
+    pub(super) fn new(share: &Arc<Share>) -> Self {
+        Self {
+            publishes: Vec::new(),
+            settles: Vec::new(),
+            holding: Holding::new(share, Kind::Transaction),
+        }
+    }
+
+    /// Adds a publish, unless the transaction would be larger than its connection's share of memory.
+    pub(super) fn publish(
+        &mut self,
+        message: Message,
+        targets: Targets,
+        is_mandatory: bool,
+    ) -> Result<(), Fault> {
+        self.hold(message.footprint(), size_of::<Publish>());
         self.publishes.push(Publish {
             message,
             targets,
             is_mandatory,
         });
+        self.check()
     }
 
     pub(super) fn settle(
@@ -39,13 +71,33 @@ impl Transaction {
         deliveries: impl Iterator<Item = Delivery>,
         settling: Settling,
     ) {
+        let before = self.settles.len();
         self.settles
             .extend(deliveries.map(|delivery| (delivery, settling)));
+        let added = self.settles.len() - before;
+        self.hold(0, added * size_of::<(Delivery, Settling)>());
+    }
+
+    /// Adds `bytes` that are on the account already and `more` that are not.
+    fn hold(&mut self, bytes: usize, more: usize) {
+        let (all, charged) = (self.holding.bytes(), self.holding.charged());
+        self.holding.set(all + bytes + more, charged + more);
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.holding.is_within_share() {
+            return Ok(());
+        }
+        Err(Fault::precondition(format!(
+            "a transaction may hold {} bytes, and all together twice as much",
+            memory::connection_share()
+        )))
     }
 
     /// Deliveries whose settles are given up.
     pub(super) fn take_settled(&mut self) -> Vec<Delivery> {
-        self.publishes.clear();
+        self.publishes = Vec::new();
+        self.holding.set(0, 0);
         std::mem::take(&mut self.settles)
             .into_iter()
             .map(|(delivery, _)| delivery)
@@ -61,7 +113,7 @@ impl Channel {
             }
             Mode::Transactional(_) => {}
             Mode::Plain => {
-                self.mode = Mode::Transactional(Transaction::default());
+                self.mode = Mode::Transactional(Transaction::new(&self.around.link.share));
                 self.view
                     .is_transactional
                     .store(true, std::sync::atomic::Ordering::Relaxed);
@@ -71,35 +123,53 @@ impl Channel {
         Ok(Step::On)
     }
 
+    /// Takes the open transaction; the next one has begun.
     fn transaction(&mut self) -> Result<Transaction, Fault> {
+        let share = &self.around.link.share;
         match &mut self.mode {
-            Mode::Transactional(transaction) => Ok(std::mem::take(transaction)),
+            Mode::Transactional(transaction) => {
+                Ok(std::mem::replace(transaction, Transaction::new(share)))
+            }
             _ => Err(Fault::precondition("channel is not transactional")),
         }
     }
 
     pub(super) fn tx_commit(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
         let transaction = self.transaction()?;
-        let mut last = Ticket::NONE;
-        for publish in transaction.publishes {
-            // It lives from now on, whatever its own or its queue's time is.
-            match self.hand_out(
-                &publish.message.published_at(turn.now_ms),
-                &publish.targets,
-                (publish.is_mandatory, Asking::Ticket),
-                turn,
-            )? {
-                Waiting::Ticket(ticket) => last = last.max(ticket),
-                Waiting::Refused => {
+        let commit = Commit {
+            publishes: transaction.publishes.into_iter(),
+            current: None,
+            settles: transaction.settles,
+            last: Ticket::NONE,
+            _holding: transaction.holding,
+        };
+        self.commit(Box::new(commit), turn)
+    }
+
+    /// Commits as far as the turn allows.
+    pub(super) fn commit(
+        &mut self,
+        mut commit: Box<Commit>,
+        turn: &mut Turn,
+    ) -> Result<Step, Fault> {
+        while let Some(mut publish) = commit.next_publish(turn) {
+            match self.advance_commit(&mut publish, turn)? {
+                None => {
+                    commit.current = Some(publish);
+                    self.unfinished = Some(Unfinished::Commit(commit));
+                    return Ok(Step::Unfinished);
+                }
+                Some(Waiting::Ticket(ticket)) => commit.last = commit.last.max(ticket),
+                Some(Waiting::Refused) => {
                     return Err(Fault::channel(
                         ReplyCode::PreconditionFailed,
                         "partial tx completion",
                     ));
                 }
-                Waiting::Routing => {}
+                Some(Waiting::Routing) => {}
             }
         }
-        let mut settles = transaction.settles.into_iter().peekable();
+        let mut settles = commit.settles.into_iter().peekable();
         while let Some((first, settling)) = settles.next() {
             let mut run = vec![first];
             while let Some((delivery, _)) = settles.next_if(|(_, next)| *next == settling) {
@@ -107,6 +177,7 @@ impl Channel {
             }
             self.hand_back(&mut run, (settling, Credit::Later), turn)?;
         }
+        let last = commit.last;
         Ok(self.reply_after(last, turn, |out, channel| reply::bare(out, channel, 90, 21)))
     }
 
@@ -115,5 +186,22 @@ impl Channel {
         self.ledger.put_back(transaction.take_settled());
         self.send(turn, |out, channel| reply::bare(out, channel, 90, 31));
         Ok(Step::On)
+    }
+}
+
+impl Commit {
+    /// The publish that goes on, or the next one. It lives from now on, whatever its own or its queue's time is.
+    fn next_publish(&mut self, turn: &Turn) -> Option<FanOut> {
+        self.current.take().or_else(|| {
+            let publish = self.publishes.next()?;
+            let message = publish.message.published_at(turn.now_ms);
+            let told = Told::ByCommit;
+            Some(FanOut::new(
+                message,
+                publish.targets,
+                publish.is_mandatory,
+                told,
+            ))
+        })
     }
 }

@@ -42,9 +42,10 @@ async fn beat(realm: &Arc<Realm>, link: &Arc<Link>, half: Duration) {
             link.outbox.write(&mut turn, frame::heartbeat);
             realm.end(turn);
         }
-        // A connection that is not read from, because publishers wait, cannot be heard either.
+        // A connection that is not read from cannot be heard either.
         if std::mem::replace(&mut received, link.received.get()) != link.received.get()
             || link.is_blocked.load(Relaxed)
+            || link.is_paused.load(Relaxed)
         {
             silent = 0;
             continue;

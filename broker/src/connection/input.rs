@@ -2,30 +2,41 @@
 //!
 //! # Cost
 //! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill it, and shrinks when the
-//! connection is quiet.
+//! connection is quiet or memory is short.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
+use crate::memory::{self, Holding, Kind, Level, Share};
+use crate::stats::Counter;
 use crate::wire::frame::{self, FrameError, Parsed};
 
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 256 * 1024;
+/// How long a client that has closed its side is still served what it sent before.
+const LINGER: Duration = Duration::from_secs(2);
 
 pub(super) struct Input {
     stream: ReadHalf,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    holding: Holding,
 }
 
 impl Input {
-    pub(super) fn new(stream: ReadHalf) -> Self {
+    pub(super) fn new(stream: ReadHalf, share: &Arc<Share>) -> Self {
+        let mut holding = Holding::new(share, Kind::Read);
+        holding.set(SMALL, SMALL);
         Self {
             stream,
             buffer: vec![0; SMALL],
             start: 0,
             end: 0,
+            holding,
         }
     }
 
@@ -46,16 +57,36 @@ impl Input {
         }
     }
 
-    /// Reads once, with room for at least `needed` bytes from the front; 0 at the end of the stream.
+    /// Reads once, with room for a frame of `needed` bytes, or for twice what is here of it; 0 at the end of the stream.
     pub(super) async fn fill(&mut self, needed: usize) -> std::io::Result<usize> {
-        self.make_room(needed);
+        self.make_room(needed.min((2 * self.waiting().len()).max(SMALL)));
+        if self.end == self.buffer.len() {
+            // A read without room would look like the end of the stream.
+            self.resize(self.end + SMALL);
+        }
         let count = self.stream.read(&mut self.buffer[self.end..]).await?;
         self.end += count;
-        if self.end == self.buffer.len() && self.buffer.len() < LARGE {
-            let larger = (self.buffer.len() * 4).min(LARGE);
-            self.buffer.resize(larger, 0);
+        let (is_full, size) = (self.end == self.buffer.len(), self.buffer.len());
+        if is_full && size < LARGE && memory::level() == Level::Calm {
+            self.resize((size * 4).min(LARGE));
         }
         Ok(count)
+    }
+
+    /// Reads on while something else is waited for, as far as there is room, and returns when the client is gone: at once
+    /// when the connection broke, after [`LINGER`] when the client has closed its side. May be dropped at any time.
+    pub(super) async fn gone(&mut self, received: &Counter) {
+        while self.end < self.buffer.len() {
+            match self.stream.read(&mut self.buffer[self.end..]).await {
+                Ok(0) => return tokio::time::sleep(LINGER).await,
+                Ok(count) => {
+                    self.end += count;
+                    received.add_alone(count as u64);
+                }
+                Err(_) => return,
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     fn make_room(&mut self, needed: usize) {
@@ -66,8 +97,14 @@ impl Input {
             (self.start, self.end) = (0, self.end - self.start);
         }
         if self.buffer.len() - self.start < needed {
-            self.buffer.resize(self.start + needed, 0);
+            self.resize(self.start + needed);
         }
+    }
+
+    fn resize(&mut self, size: usize) {
+        self.buffer.resize(size, 0);
+        let capacity = self.buffer.capacity();
+        self.holding.set(capacity, capacity);
     }
 
     /// Gives a large buffer back while nothing is in it.
@@ -75,6 +112,7 @@ impl Input {
         if self.start == self.end && self.buffer.len() > SMALL {
             self.buffer = vec![0; SMALL];
             (self.start, self.end) = (0, 0);
+            self.holding.set(SMALL, SMALL);
         }
     }
 }

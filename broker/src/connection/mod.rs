@@ -62,7 +62,7 @@ pub(crate) async fn serve(realm: Arc<Realm>, accepted: Accepted) {
         Arc::clone(&link),
         accepted.write,
     ));
-    let mut input = Input::new(accepted.read);
+    let mut input = Input::new(accepted.read, &link.share);
     let greeting = handshake::run(&realm, &link, origin, &mut input);
     match tokio::time::timeout(realm.limits.handshake, greeting).await {
         Ok(Ok(around)) => {

@@ -1,5 +1,10 @@
 //! The reading task: one read, all whole frames in it, one turn; then what must be waited for. Relies on `channel`.
+//!
+//! A turn ends early when it has done much (others go first), when the client does not take what it is sent, and when
+//! memory is short and it publishes. Every wait also ends with the connection.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -8,8 +13,9 @@ use tokio::time::MissedTickBehavior;
 use super::Input;
 use crate::channel::{Channel, Step, Surroundings};
 use crate::fault::{Fault, ReplyCode, Scope};
+use crate::memory::{self, Level};
 use crate::persist::Ticket;
-use crate::registry::Ending;
+use crate::registry::{Ending, Link};
 use crate::turn::Turn;
 use crate::wire::frame::{self, Frame, Parsed};
 use crate::wire::method::{self, Method};
@@ -35,6 +41,8 @@ struct Reader {
     open: usize,
     /// It has published, so it is held when publishers are.
     has_published: bool,
+    /// The channel whose work goes on before the next frame.
+    unfinished: Option<u16>,
 }
 
 /// Why a turn ended.
@@ -45,6 +53,12 @@ enum Outcome {
     Wait(Ticket, Vec<u8>),
     /// A queue is loading; the same frame again afterwards.
     Loading,
+    /// Enough for one turn: others go first.
+    Spent,
+    /// The client does not take what it is sent.
+    Unread,
+    /// There is no memory for more of what it publishes.
+    Short,
     /// Refused; the client must be told.
     Fault(Fault, (u16, u16)),
     /// The client closed the connection.
@@ -69,6 +83,7 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
         channels: Vec::new(),
         open: 0,
         has_published: false,
+        unfinished: None,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
         End::Gone => return reader.let_go(None),
@@ -87,6 +102,28 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
     }
 }
 
+/// What a connection watches for while it waits for something else.
+struct Watched<'a> {
+    input: &'a mut Input,
+    ending: &'a mut watch::Receiver<Option<Ending>>,
+    link: &'a Link,
+}
+
+impl Watched<'_> {
+    /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
+    async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, End> {
+        self.link.is_paused.store(true, Relaxed);
+        let outcome = tokio::select! {
+            biased;
+            value = until => Ok(value),
+            end = ended(self.ending) => Err(end),
+            () = self.input.gone(&self.link.received) => Err(End::Gone),
+        };
+        self.link.is_paused.store(false, Relaxed);
+        outcome
+    }
+}
+
 impl Reader {
     async fn read(
         &mut self,
@@ -96,6 +133,7 @@ impl Reader {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
+        let link = Arc::clone(&self.around.link);
         loop {
             let mut turn = self.around.realm.turn();
             let brought = input.waiting().len();
@@ -104,48 +142,78 @@ impl Reader {
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
             self.around.realm.end(turn);
+            let seen = input.waiting().len();
+            let mut watched = Watched {
+                input: &mut *input,
+                ending: &mut *ending,
+                link: &link,
+            };
             if let Some(queue) = crowded {
                 // Consumers that keep up in the long run get the time to; those that do not cost no more than this.
-                if tokio::time::timeout(CROWDED, queue.drained())
-                    .await
-                    .is_err()
-                {
-                    patient_from = Instant::now() + IMPATIENT;
+                let drained = tokio::time::timeout(CROWDED, queue.drained());
+                match watched.wait(drained).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => patient_from = Instant::now() + IMPATIENT,
+                    Err(end) => return end,
                 }
             }
-            let needed = match outcome {
-                Outcome::Partial(needed) => needed,
-                Outcome::Fault(fault, cause) => return End::Refused(fault, cause),
-                Outcome::Closed => return End::Closed,
-                Outcome::Wait(ticket, frames) => {
-                    if !self.around.realm.durable(ticket).await {
-                        return End::Refused(Fault::store_stopped(), (0, 0));
-                    }
-                    self.send(|out| out.extend_from_slice(&frames));
-                    continue;
-                }
-                Outcome::Loading => {
-                    let loaded = self.around.realm.loaded.notified();
-                    // Either way the frame is looked at again.
-                    let _ = tokio::time::timeout(LOADING, loaded).await;
-                    continue;
-                }
+            let needed = match self.pause(outcome, &mut watched).await {
+                Ok(needed) => needed,
+                Err(end) => return end,
             };
-            if self.has_published && self.around.realm.standing().holds_publishers() {
-                tokio::select! {
-                    () = self.hold() => {}
-                    end = ended(ending) => return end,
-                }
+            if self.has_published
+                && self.around.realm.standing().holds_publishers()
+                && let Err(end) = watched.wait(self.hold()).await
+            {
+                return end;
             }
+            // What came during a wait may be what is needed.
+            let Some(needed) = needed.filter(|_| input.waiting().len() == seen) else {
+                continue;
+            };
             tokio::select! {
                 count = input.fill(needed) => match count {
-                    Ok(count) if count > 0 => self.around.link.received.add_alone(count as u64),
+                    Ok(count) if count > 0 => link.received.add_alone(count as u64),
                     _ => return End::Gone,
                 },
                 end = ended(ending) => return end,
                 _ = quiet.tick() => input.rest(),
             }
         }
+    }
+
+    /// Waits for what a turn ended for. Gives how much must be read before the next one, None when there is enough.
+    async fn pause(
+        &mut self,
+        outcome: Outcome,
+        watched: &mut Watched<'_>,
+    ) -> Result<Option<usize>, End> {
+        let realm = &self.around.realm;
+        match outcome {
+            Outcome::Partial(needed) => return Ok(Some(needed)),
+            Outcome::Fault(fault, cause) => return Err(End::Refused(fault, cause)),
+            Outcome::Closed => return Err(End::Closed),
+            Outcome::Wait(ticket, frames) => {
+                if !watched.wait(realm.durable(ticket)).await? {
+                    return Err(End::Refused(Fault::store_stopped(), (0, 0)));
+                }
+                self.send(|out| out.extend_from_slice(&frames));
+            }
+            Outcome::Loading => {
+                let loaded = realm.loaded.notified();
+                // Either way the frame is looked at again.
+                let _ = watched.wait(tokio::time::timeout(LOADING, loaded)).await?;
+            }
+            Outcome::Spent => {
+                tokio::task::yield_now().await;
+                if watched.ending.borrow().is_some() {
+                    return Err(ended(watched.ending).await);
+                }
+            }
+            Outcome::Unread => watched.wait(watched.link.outbox.readable()).await?,
+            Outcome::Short => realm.look_at_memory(),
+        }
+        Ok(None)
     }
 
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
@@ -186,6 +254,19 @@ impl Reader {
         let frame_max = self.around.frame_max;
         let mut used = 0;
         let outcome = loop {
+            if let Some(outcome) = self.must_pause(turn) {
+                break outcome;
+            }
+            if let Some(number) = self.unfinished.take() {
+                let step = match self.channel(number) {
+                    Some(channel) => channel.go_on(turn),
+                    None => Ok(Step::On),
+                };
+                match self.after(step, number, || (60, 40), turn) {
+                    Some(outcome) => break outcome,
+                    None => continue,
+                }
+            }
             let front = match frame::parse(&input.waiting()[used..], frame_max) {
                 Ok(Parsed::Whole(front)) => front,
                 Ok(Parsed::Partial { needed }) => break Outcome::Partial(needed),
@@ -196,37 +277,65 @@ impl Reader {
                     );
                 }
             };
-            let total = front.total();
-            match self.receive(front, turn) {
-                Ok(Step::On) => used += total,
-                Ok(Step::Closed) => {
-                    used += total;
-                    if front.channel == 0 {
-                        break Outcome::Closed;
-                    }
-                    self.forget(front.channel);
+            let step = self.receive(front, turn);
+            if matches!(step, Ok(Step::Again)) {
+                break Outcome::Loading;
+            }
+            used += front.total();
+            let cause = || {
+                if front.kind == frame::METHOD {
+                    method::ids(front.payload)
+                } else {
+                    (60, 40)
                 }
-                Ok(Step::Wait(ticket, frames)) => {
-                    used += total;
-                    break Outcome::Wait(ticket, frames);
-                }
-                Ok(Step::Again) => break Outcome::Loading,
-                Err(fault) => {
-                    used += total;
-                    let cause = if front.kind == frame::METHOD {
-                        method::ids(front.payload)
-                    } else {
-                        (60, 40)
-                    };
-                    match (fault.scope, self.channel(front.channel)) {
-                        (Scope::Channel, Some(channel)) => channel.fail(&fault, cause, turn),
-                        _ => break Outcome::Fault(fault, cause),
-                    }
-                }
+            };
+            if let Some(outcome) = self.after(step, front.channel, cause, turn) {
+                break outcome;
             }
         };
         input.consume(used);
         outcome
+    }
+
+    /// Why no further frame may be acted on now.
+    fn must_pause(&self, turn: &Turn) -> Option<Outcome> {
+        if turn.is_spent() {
+            return Some(Outcome::Spent);
+        }
+        if !self.around.link.outbox.is_readable() {
+            return Some(Outcome::Unread);
+        }
+        // A publish that has begun to reach its queues is finished.
+        let is_short = memory::level() == Level::Short;
+        (is_short && self.has_published && self.unfinished.is_none() && turn.has_spent())
+            .then_some(Outcome::Short)
+    }
+
+    /// What a step on a channel means for the turn; None to go on.
+    fn after(
+        &mut self,
+        step: Result<Step, Fault>,
+        number: u16,
+        cause: impl FnOnce() -> (u16, u16),
+        turn: &mut Turn,
+    ) -> Option<Outcome> {
+        match step {
+            Ok(Step::On) => {}
+            Ok(Step::Closed) => {
+                if number == 0 {
+                    return Some(Outcome::Closed);
+                }
+                self.forget(number);
+            }
+            Ok(Step::Wait(ticket, frames)) => return Some(Outcome::Wait(ticket, frames)),
+            Ok(Step::Again) => return Some(Outcome::Loading),
+            Ok(Step::Unfinished) => self.unfinished = Some(number),
+            Err(fault) => match (fault.scope, self.channel(number)) {
+                (Scope::Channel, Some(channel)) => channel.fail(&fault, cause(), turn),
+                _ => return Some(Outcome::Fault(fault, cause())),
+            },
+        }
+        None
     }
 
     fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {

@@ -1,13 +1,16 @@
 //! The writing task: everything unsent in one go, then the queues that waited for room. Relies on `outbox`.
 
+use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::WriteHalf;
-use crate::outbox::{Frames, KEEP_BYTES, Taken};
+use crate::memory::{self, Level};
+use crate::outbox::{Frames, KEEP_BYTES, Taken, UNREAD_BYTES};
 use crate::queue::Queue;
 use crate::realm::Realm;
 use crate::registry::{Ending, Link};
@@ -30,23 +33,34 @@ pub(super) async fn run(realm: Arc<Realm>, link: Arc<Link>, mut stream: WriteHal
                 link.cut();
             }
         }
+        () = link.outbox.overfull() => {
+            tracing::warn!(connection = %link.name, "cut: it does not take the replies it is sent");
+            link.cut();
+        }
         () = cut => {}
     }
     link.outbox.break_off();
 }
 
-async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> std::io::Result<()> {
+async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> io::Result<()> {
     let mut frames = Frames::default();
+    let mut pace = Pace::new(realm.limits.unread);
     loop {
         match link.outbox.take(&mut frames) {
             Taken::Frames => {
-                stream.write_all_buf(&mut frames.sending()).await?;
+                let mut sending = frames.sending();
+                while sending.has_remaining() {
+                    let count = pace.write(link, stream.write_buf(&mut sending)).await?;
+                    link.sent.add_alone(count as u64);
+                    let waiting = link.outbox.sent(count);
+                    if !waiting.is_empty() {
+                        pump(realm, &waiting);
+                    }
+                }
                 stream.flush().await?;
-                link.sent.add_alone(frames.len() as u64);
-                let waiting = link.outbox.sent(frames.len());
                 frames.clear();
-                if !waiting.is_empty() {
-                    pump(realm, &waiting);
+                if frames.capacity() > KEEP_BYTES && memory::level() > Level::Calm {
+                    frames = Frames::default();
                 }
             }
             Taken::Nothing => {
@@ -59,6 +73,55 @@ async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> s
             }
             Taken::Ended => return stream.shutdown().await,
         }
+    }
+}
+
+/// How fast a client takes what it is sent.
+struct Pace {
+    patience: Duration,
+    /// Since when more than [`UNREAD_BYTES`] wait and fewer than that were taken.
+    since: Instant,
+    taken: usize,
+}
+
+impl Pace {
+    fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            since: Instant::now(),
+            taken: 0,
+        }
+    }
+
+    /// One write. Fails when the client has taken less than [`UNREAD_BYTES`] in all the time that it may, while more than
+    /// that waits for it.
+    async fn write(
+        &mut self,
+        link: &Link,
+        write: impl Future<Output = io::Result<usize>>,
+    ) -> io::Result<usize> {
+        let is_late = |pace: &Self| {
+            let is_late = pace.since.elapsed() >= pace.patience;
+            is_late && link.outbox.pending_bytes() >= UNREAD_BYTES
+        };
+        tokio::pin!(write);
+        let count = loop {
+            match timeout(self.patience, &mut write).await {
+                Ok(count) => break count?,
+                Err(_) if is_late(self) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(_) => {}
+            }
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.taken += count;
+        if self.taken >= UNREAD_BYTES || link.outbox.is_readable() {
+            (self.since, self.taken) = (Instant::now(), 0);
+        } else if is_late(self) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(count)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::lock::lock;
 use crate::queue::Snapshot;
 use crate::realm::Realm;
 use crate::registry::{ChannelView, Link};
+use crate::stats::ChannelCounters;
 
 /// Younger looks are good enough.
 const STALE: Duration = Duration::from_secs(1);
@@ -83,7 +84,10 @@ pub(super) fn link_counts(link: &Link) -> [u64; 2] {
 }
 
 pub(super) fn channel_counts(channel: &ChannelView) -> [u64; 5] {
-    let counters = &channel.counters;
+    counted(&channel.counters)
+}
+
+fn counted(counters: &ChannelCounters) -> [u64; 5] {
     [
         counters.published.get(),
         counters.confirmed.get(),
@@ -206,7 +210,7 @@ impl Looks {
     fn look_at_links(&mut self, realm: &Realm, seconds: f64) -> usize {
         let all: Vec<Arc<Link>> = lock(&realm.links).values().cloned().collect();
         let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
-        let mut overall = self.channels_overall.counts;
+        let mut overall = counted(&realm.totals.closed_channels);
         for link in &all {
             follow(
                 &mut self.links,
@@ -217,19 +221,18 @@ impl Looks {
             );
             for channel in link.channels() {
                 let key = (link.id, channel.number);
-                let grown = follow(
-                    &mut self.channels,
-                    &mut channels,
-                    key,
-                    channel_counts(&channel),
-                    seconds,
-                );
-                for (total, grown) in overall.iter_mut().zip(grown) {
-                    *total += grown;
+                let counts = channel_counts(&channel);
+                follow(&mut self.channels, &mut channels, key, counts, seconds);
+                for (total, count) in overall.iter_mut().zip(counts) {
+                    *total += count;
                 }
             }
         }
         (self.links, self.channels) = (links, channels);
+        // A channel that closed between the two looks is in neither or in both for a moment: totals never fall.
+        for (total, before) in overall.iter_mut().zip(self.channels_overall.counts) {
+            *total = before.max(*total);
+        }
         self.channels_overall.step(overall, seconds);
         all.len()
     }

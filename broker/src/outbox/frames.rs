@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use bytes::Buf;
 
+use crate::memory::Charge;
 use crate::queue::message::Message;
 use crate::wire::content::{self, Lane};
 use crate::wire::frame;
@@ -23,6 +24,8 @@ pub(crate) struct Frames {
     bytes: Vec<u8>,
     lent: Vec<Lent>,
     lent_bytes: usize,
+    /// For the capacity; what is lent is on its message's account.
+    charge: Charge,
 }
 
 /// A part of a body that belongs between two of the bytes.
@@ -60,6 +63,14 @@ impl Frames {
         self.bytes.capacity() + self.lent.capacity() * size_of::<Lent>()
     }
 
+    /// Brings the charge up to what this takes now.
+    pub(crate) fn recharge(&mut self) {
+        let capacity = self.capacity();
+        if capacity != self.charge.bytes() {
+            self.charge.set(capacity);
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.lent.clear();
@@ -75,12 +86,41 @@ impl Frames {
         message: &Message,
     ) {
         let (content, tags) = (message.content(), (tag, redelivered));
-        let is_cut_small = || lane.frame_max != 0 && (lane.frame_max as usize) < LENT_BYTES;
-        if content.body.len() < LENT_BYTES || is_cut_small() {
+        if !Self::is_lent(lane, message) {
             return content::deliver(&mut self.bytes, lane, consumer_tag, tags, content);
         }
         content::announce(&mut self.bytes, lane, consumer_tag, tags, content);
-        for part in content::parts(lane, content.body.len()) {
+        self.lend_body(lane, message);
+    }
+
+    /// Appends a `basic.get-ok` under this tag, with the number of messages that are left.
+    pub(crate) fn get_ok(&mut self, lane: Lane, tags: (u64, bool), left: u32, message: &Message) {
+        let content = message.content();
+        content::announce_get(&mut self.bytes, lane, tags, left, content);
+        self.body(lane, message);
+    }
+
+    /// Appends a `basic.return` of a message that no queue took.
+    pub(crate) fn no_route(&mut self, lane: Lane, message: &Message) {
+        content::announce_return(&mut self.bytes, lane, message.content());
+        self.body(lane, message);
+    }
+
+    fn is_lent(lane: Lane, message: &Message) -> bool {
+        let is_cut_small = || lane.frame_max != 0 && (lane.frame_max as usize) < LENT_BYTES;
+        message.body_len() >= LENT_BYTES && !is_cut_small()
+    }
+
+    fn body(&mut self, lane: Lane, message: &Message) {
+        if Self::is_lent(lane, message) {
+            self.lend_body(lane, message);
+        } else {
+            content::body(&mut self.bytes, lane, message.content().body);
+        }
+    }
+
+    fn lend_body(&mut self, lane: Lane, message: &Message) {
+        for part in content::parts(lane, message.body_len()) {
             frame::head(&mut self.bytes, frame::BODY, lane.channel, part.len());
             self.lent_bytes += part.len();
             self.lent.push(Lent {

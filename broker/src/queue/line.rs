@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::browse::Place;
 use super::message::Message;
 use crate::confirms::Confirms;
+use crate::memory::EntryCharge;
 use crate::persist::{Budget, Urgency};
 
 /// Bodies kept in memory per level; beyond it persistent messages are left to the store.
@@ -21,6 +22,9 @@ const LEAST_BYTES: usize = 64 * 1024;
 /// What an entry takes beside its bytes.
 const ENTRY_BYTES: usize = 96;
 
+/// Room for entries that an empty level keeps.
+const KEPT_ENTRIES: usize = 4096;
+
 /// One place in a line.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -31,6 +35,7 @@ pub(crate) struct Entry {
     pub(crate) keeping: Keeping,
     /// The publisher's open confirm, released early when this message is settled before its commit.
     pub(crate) confirm: Option<(Arc<Confirms>, u64)>,
+    pub(crate) _charge: EntryCharge,
 }
 
 /// What the store has to do with an entry.
@@ -133,6 +138,9 @@ impl Level {
         }
         let entry = self.head.pop_front()?;
         self.head_bytes -= entry.footprint();
+        if self.head.is_empty() && self.head.capacity() > KEPT_ENTRIES {
+            self.head = VecDeque::new();
+        }
         Some(entry)
     }
 
@@ -360,16 +368,6 @@ impl Line {
         (0..=self.max_priority())
             .rev()
             .find_map(|number| self.levels[usize::from(number)].wants(number))
-    }
-
-    /// Octets that ready messages take in memory.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        let gaps = self.levels.iter().map(|level| &level.gap);
-        let (count, bytes) = gaps.fold((0, 0), |(count, bytes), gap| {
-            (count + gap.count, bytes + gap.bytes)
-        });
-        let bodies = self.bytes.saturating_sub(bytes);
-        bodies + self.ready.saturating_sub(count) * ENTRY_BYTES as u64
     }
 
     pub(crate) fn is_memory_high(&self) -> bool {

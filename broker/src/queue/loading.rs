@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::line::{Entry, Keeping, Wanted};
 use super::message::Message;
 use super::{Queue, limits};
+use crate::memory::EntryCharge;
 use crate::time::not_in_the_future;
 use crate::turn::Turn;
 
@@ -54,6 +55,7 @@ impl Queue {
                 Ok(slice) => slice.into_iter(),
                 Err(error) => {
                     tracing::error!(queue = %self.name(), %error, "a long queue stands still");
+                    state.set_unreadable(self, turn);
                     return state.line.load_failed(wanted);
                 }
             };
@@ -77,6 +79,7 @@ impl Queue {
                     keeping: Keeping::Kept,
                     confirm: None,
                     message,
+                    _charge: EntryCharge::new(),
                 })
             };
             let slice: Vec<Entry> = slice.filter_map(entry).collect();

@@ -1,5 +1,5 @@
 //! A message as it was published: one allocation, immutable, shared by every queue that holds it. Relies on `wire`, and on
-//! `spare` for the memory of large ones.
+//! `block` for its memory.
 //!
 //! The bytes are laid out as they are stored and as they will leave again, so neither a delivery nor the store encodes
 //! anything:
@@ -19,9 +19,7 @@
 //! # Cost
 //! One allocation and one copy a message; a large one is put together where it stays.
 
-use std::sync::Arc;
-
-use crate::spare::{self, LARGE_BYTES};
+use crate::block::{Block, Filling, LARGE_BYTES};
 use crate::wire::content::Content;
 
 const VERSION: u8 = 1;
@@ -51,7 +49,7 @@ pub struct Facts {
 
 /// A published message.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Message(Arc<[u8]>);
+pub struct Message(Block);
 
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,22 +67,11 @@ pub(crate) struct Draft {
     large: Option<Large>,
 }
 
-/// A large message, which nobody else has yet, and how much of it is here.
+/// A large message and how much of it will come.
 #[derive(Debug)]
 struct Large {
-    whole: Arc<[u8]>,
-    here: usize,
-}
-
-impl Large {
-    /// No more comes than was announced: the channel sees to that.
-    fn add(&mut self, part: &[u8]) {
-        let free = Arc::get_mut(&mut self.whole).and_then(|whole| whole.get_mut(self.here..));
-        if let Some(place) = free.and_then(|free| free.get_mut(..part.len())) {
-            place.copy_from_slice(part);
-            self.here += part.len();
-        }
-    }
+    filling: Filling,
+    expected: usize,
 }
 
 /// A draft's buffer that grew beyond this is given back.
@@ -117,24 +104,36 @@ impl Draft {
         self.bytes.extend_from_slice(raw);
     }
 
-    /// A body of so many octets is announced, which is no more than a body may have. A large one gets its place now; memory is
-    /// what has come of it.
+    /// A body of `body_size` octets is announced, no more than a body may have. A large one is put together in a block of
+    /// its own, which grows as the octets come.
     pub(crate) fn expect(&mut self, body_size: usize) {
         if body_size >= LARGE_BYTES {
-            let mut large = Large {
-                whole: spare::take(self.bytes.len() + body_size),
-                here: 0,
-            };
-            large.add(&self.bytes);
-            self.large = Some(large);
+            let expected = self.bytes.len() + body_size;
+            let mut filling = Filling::new(expected);
+            filling.push(&self.bytes, expected);
+            self.large = Some(Large { filling, expected });
         }
     }
 
     pub(crate) fn body(&mut self, part: &[u8]) {
         match &mut self.large {
             None => self.bytes.extend_from_slice(part),
-            Some(large) => large.add(part),
+            Some(large) => large.filling.push(part, large.expected),
         }
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn rest(&mut self) {
+        self.bytes = Vec::new();
+    }
+
+    /// Octets of memory that the draft takes, and how many of them are its buffer's: a large message's block is on the
+    /// account itself.
+    pub(crate) fn held_bytes(&self) -> (usize, usize) {
+        let buffer = self.bytes.capacity();
+        let large = self.large.as_ref();
+        let large = large.map_or(0, |large| large.filling.capacity());
+        (buffer + large, buffer)
     }
 
     /// Both lengths, exchange and routing key: what a route depends on.
@@ -146,21 +145,18 @@ impl Draft {
     pub(crate) fn view(&self) -> Content<'_> {
         match &self.large {
             None => content(&self.bytes),
-            Some(large) => content(&large.whole),
+            Some(large) => content(large.filling.bytes()),
         }
     }
 
     /// Makes the message and keeps the buffer.
     pub(crate) fn finish(&mut self, facts: Facts) -> Message {
-        if let Some(Large { mut whole, .. }) = self.large.take() {
-            if let Some(bytes) = Arc::get_mut(&mut whole) {
-                note(facts, bytes);
-            }
-            spare::lend(&whole);
-            return Message(whole);
+        if let Some(Large { mut filling, .. }) = self.large.take() {
+            note(facts, filling.bytes_mut());
+            return Message(filling.finish());
         }
         note(facts, &mut self.bytes);
-        let message = Message(Arc::from(&self.bytes[..]));
+        let message = Message(Block::copy_of(&self.bytes));
         if self.bytes.capacity() > KEEP_BYTES {
             self.bytes = Vec::new();
         }
@@ -212,7 +208,7 @@ impl Message {
         {
             return Err(DamagedMessage);
         }
-        Ok(Self(Arc::from(bytes)))
+        Ok(Self(Block::copy_of(bytes)))
     }
 
     /// The bytes that the store keeps.
@@ -256,7 +252,7 @@ impl Message {
     pub(crate) fn published_at(&self, now_ms: u64) -> Self {
         let mut bytes = self.0.to_vec();
         bytes[7..15].copy_from_slice(&now_ms.to_be_bytes());
-        Self(Arc::from(bytes))
+        Self(Block::copy_of(&bytes))
     }
 
     /// When this message dies in a queue that lets nothing live longer than `queue_ttl_ms`.
@@ -320,25 +316,19 @@ mod tests {
     }
 
     #[test]
-    fn a_large_message_is_what_a_small_one_is_and_its_memory_serves_the_next() {
+    fn a_large_message_is_what_a_small_one_is_though_it_grew_as_it_came() {
         let (mut draft, body) = (Draft::default(), vec![7; 3_141_593]);
-        let mut publish = || {
+        for _ in 0..2 {
             draft.begin(b"ex", b"a.b");
             draft.properties(b"\x10\0\x02");
             draft.expect(body.len());
             body.chunks(1000).for_each(|part| draft.body(part));
-            draft.finish(sample().facts())
-        };
-        let message = publish();
-        assert_eq!(message.facts(), sample().facts());
-        assert_eq!(message.content().properties, b"\x10\0\x02");
-        assert!(message.content().body == body);
-        assert!(Message::from_stored(message.stored()).unwrap() == message);
-        let before = message.stored().as_ptr();
-        let other = publish();
-        assert_ne!(other.stored().as_ptr(), before, "it is still in use");
-        drop(message);
-        assert_eq!(publish().stored().as_ptr(), before);
+            let message = draft.finish(sample().facts());
+            assert_eq!(message.facts(), sample().facts());
+            assert_eq!(message.content().properties, b"\x10\0\x02");
+            assert!(message.content().body == body);
+            assert!(Message::from_stored(message.stored()).unwrap() == message);
+        }
     }
 
     #[test]

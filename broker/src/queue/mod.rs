@@ -76,7 +76,7 @@ pub(crate) enum Outcome {
     Kept(Ticket),
     /// The queue is full and refuses.
     Refused,
-    /// The queue was deleted meanwhile: route again.
+    /// The queue was deleted since the message was routed, so it has not taken the message.
     Gone,
 }
 
@@ -105,6 +105,8 @@ pub(crate) enum Got {
     Empty,
     /// The next message is being read from the store; ask again when the load is done.
     Loading,
+    /// The store failed to give the next message a moment ago.
+    Unreadable,
     Delivery {
         tag: u64,
         message: Message,
@@ -264,10 +266,10 @@ impl Queue {
         state.used_ms = turn.now_ms;
         let Some(entry) = state.line.pop() else {
             state.want_load(self, turn);
-            return Ok(if state.line.is_empty() {
-                Got::Empty
-            } else {
-                Got::Loading
+            return Ok(match state.line.is_empty() {
+                true => Got::Empty,
+                false if state.is_unreadable(turn) => Got::Unreadable,
+                false => Got::Loading,
             });
         };
         let (message, redelivered) = (entry.message.clone(), entry.redelivered);
@@ -294,9 +296,7 @@ impl Queue {
 
     /// Drops every ready message; gives their number, and when they are gone for good.
     pub(crate) fn purge(self: &Arc<Self>, turn: &mut Turn) -> Result<(u64, Ticket), Stopped> {
-        let mut state = lock(&self.state);
-        state.used_ms = turn.now_ms;
-        state.purge(self, turn)
+        lock(&self.state).purge(self, turn)
     }
 
     /// Marks the queue as gone and empties it; gives the number of ready messages and its consumers.
@@ -385,6 +385,7 @@ impl State {
                 break;
             };
             let consumer = Arc::clone(consumer);
+            turn.spend(1);
             self.counters.delivered += 1;
             if consumer.terms.no_ack {
                 Self::settle_kept(queue, &entry, turn)?;

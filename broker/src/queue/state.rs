@@ -9,6 +9,7 @@ use super::limits;
 use super::line::{Entry, Head, Keeping, Line};
 use super::message::Message;
 use super::{Asking, Queue, Settling};
+use crate::memory::{self, EntryCharge};
 use crate::persist::{Budget, Gone, Stopped, Ticket};
 use crate::turn::{DeadLetter, Turn};
 
@@ -39,8 +40,8 @@ pub struct Snapshot {
     pub counters: Counters,
 }
 
-/// Unsettled bodies that the consumers of a queue may hold even while memory is short.
-const UNSETTLED_BYTES: u64 = 8 * 1024 * 1024;
+/// How long a queue is left alone whose messages could not be read.
+const UNREADABLE_MS: u64 = 1000;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -64,6 +65,8 @@ pub(crate) struct State {
     delivered_now: Option<(u8, u64)>,
     unsettled: u64,
     unsettled_bytes: u64,
+    /// Until then the store is not asked again, 0 where it has not failed.
+    unreadable_until_ms: u64,
 }
 
 impl State {
@@ -89,6 +92,7 @@ impl State {
             delivered_now: None,
             unsettled: 0,
             unsettled_bytes: 0,
+            unreadable_until_ms: 0,
         }
     }
 
@@ -114,6 +118,7 @@ impl State {
                 Keeping::Never
             },
             confirm,
+            _charge: EntryCharge::new(),
         }
     }
 
@@ -241,6 +246,9 @@ impl State {
 
     /// Asks for the next slice when the line is running out of messages in memory.
     pub(super) fn want_load(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
+        if self.is_unreadable(turn) {
+            return;
+        }
         // Nobody takes messages: the one at the head is enough to know when it expires.
         if self.consumers.is_empty() && !matches!(self.line.head(), Head::InStore) {
             return;
@@ -278,14 +286,21 @@ impl State {
         Ok((count, gone))
     }
 
-    /// Octets that messages of this queue take in memory, those in clients' hands included.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.line.memory_bytes() + self.unsettled_bytes
-    }
-
     /// While memory is short, those who hold much already get no more.
     pub(super) fn is_held(&self) -> bool {
-        self.unsettled_bytes >= UNSETTLED_BYTES && self.line.is_memory_high()
+        self.unsettled_bytes >= memory::unsettled_bytes() && self.line.is_memory_high()
+    }
+
+    /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
+    pub(super) fn set_unreadable(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
+        let until_ms = turn.now_ms + UNREADABLE_MS;
+        self.unreadable_until_ms = until_ms;
+        turn.timers.push((until_ms, Arc::downgrade(queue)));
+    }
+
+    /// True while the store is not asked for the next messages, because it has just failed to give them.
+    pub(super) fn is_unreadable(&self, turn: &Turn) -> bool {
+        turn.now_ms < self.unreadable_until_ms
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

@@ -325,3 +325,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_queue_that_cannot_be_read_says_so_and_is_asked_again_later() {
+    let world = World::new(&Table::new());
+    world.queue.with(|state| state.line.recovered(0, 1, 1, 10));
+    let get = |now_ms| {
+        let mut turn = Turn::new(now_ms);
+        let got = world.queue.get(&world.ledger, Taking::Acked, &mut turn);
+        got.unwrap()
+    };
+    assert!(matches!(get(1000), Got::Loading));
+    let mut turn = Turn::new(1000);
+    world
+        .queue
+        .with(|state| state.set_unreadable(&world.queue, &mut turn));
+    assert_eq!(turn.timers.len(), 1, "the clock asks again");
+    assert!(matches!(get(1500), Got::Unreadable));
+    assert!(matches!(get(3000), Got::Loading));
+}

@@ -9,7 +9,7 @@ use crate::lock::lock;
 use crate::outbox::Outbox;
 use crate::queue::message::Message;
 use crate::turn::Turn;
-use crate::wire::content::{self, Lane};
+use crate::wire::content::Lane;
 
 /// The name that a client consumes from and puts into `reply-to`.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -41,7 +41,8 @@ impl Vhost {
             .is_some_and(|token| lock(&self.replies).contains_key(token))
     }
 
-    /// Hands a reply to the consumer whose address is the routing key; false when there is none.
+    /// Hands a reply to the consumer whose address is the routing key; false when there is none, or when it has taken so
+    /// little of what it was sent that its connection is cut.
     pub(crate) fn reply(&self, address: &str, message: &Message, turn: &mut Turn) -> bool {
         let Some(token) = address.strip_prefix(REPLY_TO_PREFIX) else {
             return false;
@@ -49,16 +50,13 @@ impl Vhost {
         let Some(consumer) = lock(&self.replies).get(token).cloned() else {
             return false;
         };
+        if !consumer.outbox.admits_others() {
+            return false;
+        }
         consumer.ledger.opening(|open: &mut Open| {
-            let tag = open.skip();
-            consumer.outbox.write(turn, |out| {
-                content::deliver(
-                    out,
-                    consumer.lane,
-                    consumer.tag.as_bytes(),
-                    (tag, false),
-                    message.content(),
-                );
+            let tags = (consumer.tag.as_bytes(), open.skip());
+            consumer.outbox.add(turn, |frames| {
+                frames.deliver(consumer.lane, tags, false, message);
             });
         });
         true

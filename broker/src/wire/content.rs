@@ -62,7 +62,7 @@ pub(crate) fn deliver(
     content: Content<'_>,
 ) {
     announce(out, lane, consumer_tag, tags, content);
-    content_body(out, lane, content.body);
+    body(out, lane, content.body);
 }
 
 /// A delivery up to its body, which follows.
@@ -87,7 +87,8 @@ pub(crate) fn announce(
     content_header(out, lane, content);
 }
 
-pub(crate) fn get_ok(
+/// A `basic.get-ok` up to its body, which follows.
+pub(crate) fn announce_get(
     out: &mut Vec<u8>,
     lane: Lane,
     (tag, redelivered): (u64, bool),
@@ -104,11 +105,10 @@ pub(crate) fn get_ok(
     out.extend_from_slice(&left.to_be_bytes());
     out.push(frame::END);
     content_header(out, lane, content);
-    content_body(out, lane, content.body);
 }
 
-/// `basic.return` with 312 `NO_ROUTE`, the only reason there is without `immediate`.
-pub(crate) fn no_route(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
+/// `basic.return` with 312 `NO_ROUTE`, the only reason there is without `immediate`, up to the body, which follows.
+pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     const TEXT: &[u8] = b"NO_ROUTE";
     let size = 4 + 2 + 1 + TEXT.len() + 2 + content.exchange.len() + content.routing_key.len();
     frame::head(out, frame::METHOD, lane.channel, size);
@@ -119,7 +119,6 @@ pub(crate) fn no_route(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     short(out, content.routing_key);
     out.push(frame::END);
     content_header(out, lane, content);
-    content_body(out, lane, content.body);
 }
 
 fn content_header(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
@@ -136,7 +135,8 @@ fn content_header(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     out.push(frame::END);
 }
 
-fn content_body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
+/// A body, cut into frames.
+pub(crate) fn body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
     out.reserve(body.len() + frame::OVERHEAD);
     for part in body.chunks(most(lane)) {
         frame::head(out, frame::BODY, lane.channel, part.len());

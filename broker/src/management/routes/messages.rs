@@ -224,7 +224,7 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
                 patience -= 1;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            Got::Empty | Got::Loading => break,
+            Got::Empty | Got::Loading | Got::Unreadable => break,
         }
     }
     Ok(taken)

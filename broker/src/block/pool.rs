@@ -1,0 +1,146 @@
+//! Freed large blocks that wait for the next one of about their size.
+//!
+//! # Cost
+//! One lock when a message of [`super::LARGE_BYTES`] or more begins and when it is freed. Nothing is locked under it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::{LARGE_BYTES, Raw};
+use crate::lock::lock;
+use crate::memory;
+
+static POOL: Mutex<Pool> = Mutex::new(Pool::new());
+
+struct Pool {
+    /// The one that was freed last is the last.
+    blocks: VecDeque<Pooled>,
+    bytes: usize,
+}
+
+struct Pooled {
+    raw: Raw,
+    /// It was here when [`age`] was last called.
+    is_old: bool,
+}
+
+/// A block with room for `bytes` and not much more.
+pub(super) fn take(bytes: usize) -> Option<Raw> {
+    if bytes < LARGE_BYTES {
+        return None;
+    }
+    lock(&POOL).take(bytes)
+}
+
+/// Keeps a block, or frees it where there is no room.
+pub(super) fn give(raw: Raw) {
+    // What has to go is freed when the lock is gone: that asks the system.
+    let freed = lock(&POOL).give(raw, memory::pool_bytes());
+    drop(freed);
+}
+
+/// Frees what nobody has asked for since the last call.
+pub(crate) fn age() {
+    let freed = lock(&POOL).age();
+    drop(freed);
+}
+
+/// Frees everything: memory is short.
+pub(crate) fn empty() {
+    let freed = std::mem::replace(&mut *lock(&POOL), Pool::new());
+    drop(freed.blocks);
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self {
+            blocks: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> Option<Raw> {
+        let fits = bytes..=bytes + bytes / 8;
+        let at = self
+            .blocks
+            .iter()
+            .rposition(|pooled| fits.contains(&pooled.raw.header().capacity))?;
+        let pooled = self.blocks.remove(at)?;
+        self.bytes -= pooled.raw.header().capacity;
+        Some(pooled.raw)
+    }
+
+    /// Returns what has to go.
+    fn give(&mut self, raw: Raw, most_bytes: usize) -> Vec<Raw> {
+        let capacity = raw.header().capacity;
+        if capacity > most_bytes {
+            return vec![raw];
+        }
+        let mut freed = Vec::new();
+        while self.bytes + capacity > most_bytes {
+            let Some(first) = self.blocks.pop_front() else {
+                break;
+            };
+            self.bytes -= first.raw.header().capacity;
+            freed.push(first.raw);
+        }
+        self.bytes += capacity;
+        self.blocks.push_back(Pooled { raw, is_old: false });
+        freed
+    }
+
+    fn age(&mut self) -> Vec<Raw> {
+        // They stand in the order in which they were freed.
+        let old = self.blocks.partition_point(|pooled| pooled.is_old);
+        let freed: Vec<_> = self.blocks.drain(..old).map(|old| old.raw).collect();
+        let freed_bytes: usize = freed.iter().map(|raw| raw.header().capacity).sum();
+        self.bytes -= freed_bytes;
+        for pooled in &mut self.blocks {
+            pooled.is_old = true;
+        }
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 1 << 20;
+    const MOST: usize = 40 * SIZE;
+
+    #[test]
+    fn a_block_serves_again_for_about_the_same_size() {
+        let mut pool = Pool::new();
+        assert!(pool.give(Raw::new(SIZE), MOST).is_empty());
+        assert!(pool.take(SIZE + 1).is_none(), "it is too small");
+        assert!(pool.take(SIZE / 2).is_none(), "it is much too large");
+        assert!(pool.take(SIZE - 100).is_some());
+        assert!(pool.take(SIZE).is_none(), "it was given away");
+        assert_eq!(pool.bytes, 0);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let mut pool = Pool::new();
+        for _ in 0..MOST / SIZE {
+            assert!(pool.give(Raw::new(SIZE), MOST).is_empty());
+        }
+        assert_eq!(pool.give(Raw::new(2 * SIZE), MOST).len(), 2);
+        assert_eq!(pool.bytes, MOST);
+        assert_eq!(pool.give(Raw::new(MOST + 1), MOST).len(), 1, "itself");
+        assert_eq!(pool.bytes, MOST);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_between_two_looks_is_freed() {
+        let mut pool = Pool::new();
+        pool.give(Raw::new(SIZE), MOST);
+        assert!(pool.age().is_empty(), "it was freed a moment ago");
+        pool.give(Raw::new(2 * SIZE), MOST);
+        assert_eq!(pool.age().len(), 1);
+        assert_eq!(pool.bytes, 2 * SIZE);
+        assert_eq!(pool.age().len(), 1);
+        assert_eq!(pool.bytes, 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! A message on its way into its queues. One that has many of them stops when its turn is spent and goes on in the next,
+//! before anything else of its connection, so that each queue sees a channel's messages in order.
+//!
+//! # Cost
+//! A message for one queue is moved through, nothing is allocated.
+
+use std::sync::Arc;
+
+use super::routes::Targets;
+use super::transaction::Commit;
+use super::{Channel, Step};
+use crate::confirms::{Confirms, Waiting};
+use crate::fault::Fault;
+use crate::persist::Ticket;
+use crate::queue::message::Message;
+use crate::queue::{Asking, Outcome};
+use crate::turn::Turn;
+use crate::vhost::REPLY_TO_PREFIX;
+
+/// What one of many queues costs, in units of a turn: it wakes a writer of its own.
+const ONE_OF_MANY: u32 = 4;
+
+/// How the publisher hears of its message.
+#[derive(Debug)]
+pub(super) enum Told {
+    Never,
+    /// A commit waits for the ticket.
+    ByCommit,
+    ByConfirm(Arc<Confirms>, u64),
+}
+
+#[derive(Debug)]
+pub(super) struct FanOut {
+    message: Message,
+    targets: Targets,
+    /// The first queue that has not been offered the message.
+    next: usize,
+    is_mandatory: bool,
+    told: Told,
+    waiting: Waiting,
+    was_taken: bool,
+}
+
+/// Work of a channel that its turn was too short for.
+#[derive(Debug)]
+pub(super) enum Unfinished {
+    Publish(FanOut),
+    Commit(Box<Commit>),
+}
+
+impl FanOut {
+    pub(super) fn new(message: Message, targets: Targets, is_mandatory: bool, told: Told) -> Self {
+        Self {
+            message,
+            targets,
+            next: 0,
+            is_mandatory,
+            told,
+            waiting: Waiting::Ticket(Ticket::NONE),
+            was_taken: false,
+        }
+    }
+
+    /// Offers the message to the next queues; true when all have been offered it.
+    fn advance(&mut self, turn: &mut Turn) -> Result<bool, Fault> {
+        let is_alone = self.targets.len() == 1;
+        let asking = match &self.told {
+            Told::Never => Asking::Nothing,
+            Told::ByConfirm(confirms, tag) if is_alone => Asking::Confirm(confirms, *tag),
+            Told::ByCommit | Told::ByConfirm(..) => Asking::Ticket,
+        };
+        while let Some(queue) = self.targets.get(self.next) {
+            if !is_alone {
+                if turn.is_spent() {
+                    return Ok(false);
+                }
+                turn.spend(ONE_OF_MANY);
+            }
+            self.next += 1;
+            let outcome = queue.publish(&self.message, asking, turn)?;
+            self.was_taken |= outcome != Outcome::Gone;
+            match (outcome, self.waiting) {
+                (Outcome::Kept(ticket), Waiting::Ticket(before)) => {
+                    self.waiting = Waiting::Ticket(before.max(ticket));
+                }
+                (Outcome::Refused, _) => self.waiting = Waiting::Refused,
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Channel {
+    /// Hands a publish out as far as the turn allows.
+    pub(super) fn fan_out(&mut self, mut publish: FanOut, turn: &mut Turn) -> Result<Step, Fault> {
+        turn.spend(1);
+        if !self.advance(&mut publish, turn)? {
+            self.unfinished = Some(Unfinished::Publish(publish));
+            return Ok(Step::Unfinished);
+        }
+        if let Told::ByConfirm(confirms, tag) = &publish.told {
+            confirms.set(*tag, publish.waiting, turn);
+        }
+        Ok(Step::On)
+    }
+
+    /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
+    fn advance(&mut self, publish: &mut FanOut, turn: &mut Turn) -> Result<bool, Fault> {
+        if publish.next == 0 && self.around.realm.tap.is_open() {
+            self.show(&publish.message, &publish.targets, turn);
+        }
+        if !publish.advance(turn)? {
+            return Ok(false);
+        }
+        let was_routed = publish.was_taken || self.hand_to_replier(&publish.message, turn);
+        if !was_routed && publish.is_mandatory {
+            self.view.counters.returned.add_alone(1);
+            self.outbox
+                .add(turn, |frames| frames.no_route(self.lane, &publish.message));
+        }
+        Ok(true)
+    }
+
+    /// The same for a publish of a transaction: what it waits for at its end, None before.
+    pub(super) fn advance_commit(
+        &mut self,
+        publish: &mut FanOut,
+        turn: &mut Turn,
+    ) -> Result<Option<Waiting>, Fault> {
+        turn.spend(1);
+        Ok(self.advance(publish, turn)?.then_some(publish.waiting))
+    }
+
+    /// Goes on with what the turn before was too short for.
+    pub(crate) fn go_on(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+        match self.unfinished.take() {
+            None => Ok(Step::On),
+            Some(Unfinished::Publish(publish)) => self.fan_out(publish, turn),
+            Some(Unfinished::Commit(commit)) => self.commit(commit, turn),
+        }
+    }
+
+    /// The channel ends: a publish that has reached some of its queues reaches all.
+    pub(super) fn finish_work(&mut self) {
+        while self.unfinished.is_some() {
+            let mut own = self.around.realm.turn();
+            let outcome = self.go_on(&mut own);
+            self.around.realm.end(own);
+            if let Err(fault) = outcome {
+                tracing::debug!(%fault, "a publish of a closed channel was not finished");
+            }
+        }
+    }
+
+    /// An answer to a direct reply address, which is no queue.
+    fn hand_to_replier(&self, message: &Message, turn: &mut Turn) -> bool {
+        let content = message.content();
+        if !content.exchange.is_empty()
+            || !content.routing_key.starts_with(REPLY_TO_PREFIX.as_bytes())
+        {
+            return false;
+        }
+        let address = std::str::from_utf8(content.routing_key).unwrap_or_default();
+        self.around.vhost.reply(address, message, turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::queue::arguments::QueueArguments;
+    use crate::queue::message::Facts;
+    use crate::queue::{Identity, Queue};
+    use crate::wire::content::Content;
+    use crate::wire::table::Table;
+
+    fn queue() -> Arc<Queue> {
+        let identity = Identity {
+            name: "q".into(),
+            vhost: "/".into(),
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: QueueArguments::default(),
+            table: Table::new(),
+        };
+        Arc::new(Queue::new(identity, None, 0))
+    }
+
+    fn to(targets: Vec<Arc<Queue>>) -> FanOut {
+        let content = Content {
+            exchange: b"",
+            routing_key: b"q",
+            properties: &[0, 0],
+            body: b"x",
+        };
+        let facts = Facts {
+            persistent: false,
+            priority: 0,
+            published_ms: 0,
+            ttl_ms: None,
+        };
+        let message = Message::assemble(content, facts);
+        FanOut::new(message, targets.into(), true, Told::Never)
+    }
+
+    #[test]
+    fn a_message_that_one_queue_took_is_routed_though_another_was_deleted() {
+        let (open, deleted) = (queue(), queue());
+        deleted.close();
+        for targets in [
+            vec![open.clone(), deleted.clone()],
+            vec![deleted.clone(), open.clone()],
+        ] {
+            let mut fan_out = to(targets);
+            assert!(fan_out.advance(&mut Turn::new(0)).unwrap());
+            assert!(fan_out.was_taken);
+        }
+        let mut lost = to(vec![deleted]);
+        assert!(lost.advance(&mut Turn::new(0)).unwrap());
+        assert!(!lost.was_taken);
+    }
+
+    #[test]
+    fn thousands_of_queues_take_more_than_one_turn_and_get_one_copy_each() {
+        let queues: Vec<_> = (0..5_000).map(|_| queue()).collect();
+        let mut fan_out = to(queues.clone());
+        let mut turns = 1;
+        while !fan_out.advance(&mut Turn::new(0)).unwrap() {
+            turns += 1;
+        }
+        assert!(turns > 1, "nobody else had a turn");
+        assert!(queues.iter().all(|queue| queue.counts().0 == 1));
+    }
+}

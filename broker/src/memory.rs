@@ -1,0 +1,366 @@
+//! The account of memory that clients make the broker hold, and the limits that follow from it.
+//!
+//! Every holder charges what it allocates and releases it when it is freed: messages ([`crate::block`]), entries of
+//! queues, outgoing frames, read buffers, unfinished publishes, transactions, the tap. Charges are values that release
+//! themselves when they are dropped. What one connection alone holds is counted in its [`Share`] too.
+//!
+//! The account is the process's, as resident memory is; the limit is the largest of the brokers that run in it.
+//!
+//! # Cost
+//! A charge adds to a number of its own thread. A thread reports to the shared account in steps of [`STEP`] bytes, so
+//! the account is wrong by at most that much for each thread. Looking at the level is one relaxed load.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Bytes that a thread may be ahead of or behind the account.
+const STEP: u64 = 32 * 1024;
+/// What an allocation costs beside its bytes.
+pub(crate) const ALLOCATION_BYTES: usize = 16;
+/// What a message costs in each queue or channel that holds it: the entry, its place in a collection that may be twice
+/// as large as needed, and its delivery.
+const ENTRY_BYTES: usize = 128;
+
+static HELD: AtomicI64 = AtomicI64::new(0);
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+static TRANSACTIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static UNREPORTED: Unreported = const { Unreported(Cell::new(0)) };
+}
+
+/// What this thread has not reported yet.
+struct Unreported(Cell<i64>);
+
+impl Drop for Unreported {
+    fn drop(&mut self) {
+        report(self.0.get());
+    }
+}
+
+/// How much of the limit is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Less than half.
+    Calm,
+    /// Half or more: buffers stay small.
+    Tight,
+    /// All of it: nothing more is taken from publishers.
+    Short,
+}
+
+/// Adds `bytes` to the account.
+pub(crate) fn charge(bytes: usize) {
+    add(signed(bytes));
+}
+
+/// Takes `bytes` off the account.
+pub(crate) fn release(bytes: usize) {
+    add(-signed(bytes));
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn add(bytes: i64) {
+    let is_added = UNREPORTED.try_with(|Unreported(unreported)| {
+        let sum = unreported.get() + bytes;
+        if sum.unsigned_abs() < STEP {
+            unreported.set(sum);
+        } else {
+            unreported.set(0);
+            report(sum);
+        }
+    });
+    // The thread is ending and has reported already.
+    if is_added.is_err() {
+        report(bytes);
+    }
+}
+
+#[cold]
+fn report(bytes: i64) {
+    let held = HELD.fetch_add(bytes, Relaxed) + bytes;
+    set_level(u64::try_from(held).unwrap_or(0));
+}
+
+fn set_level(held: u64) {
+    let limit = LIMIT.load(Relaxed);
+    let level = match held {
+        _ if limit == 0 => Level::Calm,
+        held if held >= limit => Level::Short,
+        held if held >= limit / 2 => Level::Tight,
+        _ => Level::Calm,
+    };
+    LEVEL.store(level as u8, Relaxed);
+}
+
+/// A broker with this limit starts; 0 is none.
+pub(crate) fn set_limit(bytes: u64) {
+    LIMIT.fetch_max(bytes, Relaxed);
+    refresh();
+}
+
+/// Works the level out anew: two threads that report at once may leave the older one's.
+pub(crate) fn refresh() {
+    set_level(held());
+}
+
+/// Bytes that are held.
+pub(crate) fn held() -> u64 {
+    u64::try_from(HELD.load(Relaxed)).unwrap_or(0)
+}
+
+/// How much of the limit is held.
+pub(crate) fn level() -> Level {
+    match LEVEL.load(Relaxed) {
+        0 => Level::Calm,
+        1 => Level::Tight,
+        _ => Level::Short,
+    }
+}
+
+/// A part of the limit between two bounds; the upper one where there is no limit.
+fn part(divisor: u64, least: usize, most: usize) -> usize {
+    match LIMIT.load(Relaxed) {
+        0 => most,
+        limit => usize::try_from(limit / divisor)
+            .unwrap_or(usize::MAX)
+            .clamp(least, most),
+    }
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// Unsent bytes of a connection above which its consumers are given nothing more.
+pub(crate) fn outbox_room() -> usize {
+    match level() {
+        Level::Calm => 512 * 1024,
+        Level::Tight => 64 * 1024,
+        Level::Short => 16 * 1024,
+    }
+}
+
+/// Unsent bytes of a connection above which others may not add to them.
+pub(crate) fn outbox_share() -> usize {
+    part(16, 4 * MIB, 256 * MIB)
+}
+
+/// What one connection may hold in publishes that are not whole, and in one transaction.
+pub(crate) fn connection_share() -> usize {
+    part(4, MIB, usize::MAX)
+}
+
+/// What all transactions together may hold.
+fn transactions_share() -> usize {
+    part(2, 2 * MIB, usize::MAX)
+}
+
+/// The largest body, where `configured` is not less.
+pub(crate) fn largest_body(limit: u64, configured: u64) -> u64 {
+    match limit {
+        0 => configured,
+        limit => configured.min((limit / 4).max(MIB as u64)),
+    }
+}
+
+/// What may be kept of messages that the store has.
+pub(crate) fn windows_bytes() -> usize {
+    part(4, MIB, 64 * MIB)
+}
+
+/// Unsettled bodies that the consumers of a queue may hold even while memory is short.
+pub(crate) fn unsettled_bytes() -> u64 {
+    part(16, MIB, 8 * MIB) as u64
+}
+
+/// What may be kept of freed large blocks.
+pub(crate) fn pool_bytes() -> usize {
+    part(8, MIB, 40 * MIB)
+}
+
+/// What the tap may remember.
+pub(crate) fn tap_bytes() -> usize {
+    part(32, MIB, 16 * MIB)
+}
+
+/// Bytes on the account, released when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Charge(usize);
+
+impl Charge {
+    /// Changes the charge to `bytes`.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        if bytes > self.0 {
+            charge(bytes - self.0);
+        } else if bytes < self.0 {
+            release(self.0 - bytes);
+        }
+        self.0 = bytes;
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.0
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        release(self.0);
+    }
+}
+
+/// The charge of one entry: a message in one queue, or in a client's hands.
+#[derive(Debug)]
+pub(crate) struct EntryCharge(());
+
+impl EntryCharge {
+    pub(crate) fn new() -> Self {
+        charge(ENTRY_BYTES);
+        Self(())
+    }
+}
+
+impl Drop for EntryCharge {
+    fn drop(&mut self) {
+        release(ENTRY_BYTES);
+    }
+}
+
+/// What one connection alone makes the broker hold, beside what waits in its outbox.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    unfinished: AtomicUsize,
+    transactions: AtomicUsize,
+    read: AtomicUsize,
+}
+
+/// What a [`Holding`] is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Publishes of which parts are missing.
+    Unfinished,
+    /// Publishes and settles that wait for a commit.
+    Transaction,
+    /// Bytes that were read and not used yet.
+    Read,
+}
+
+impl Share {
+    fn of(&self, kind: Kind) -> &AtomicUsize {
+        match kind {
+            Kind::Unfinished => &self.unfinished,
+            Kind::Transaction => &self.transactions,
+            Kind::Read => &self.read,
+        }
+    }
+
+    /// Bytes held for this reason.
+    pub(crate) fn bytes(&self, kind: Kind) -> usize {
+        self.of(kind).load(Relaxed)
+    }
+
+    /// Bytes held for any reason.
+    pub(crate) fn total(&self) -> usize {
+        [Kind::Unfinished, Kind::Transaction, Kind::Read]
+            .into_iter()
+            .map(|kind| self.bytes(kind))
+            .sum()
+    }
+}
+
+/// A charge to a connection and to the account.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    share: Arc<Share>,
+    kind: Kind,
+    bytes: usize,
+    charge: Charge,
+}
+
+impl Holding {
+    pub(crate) fn new(share: &Arc<Share>, kind: Kind) -> Self {
+        Self {
+            share: Arc::clone(share),
+            kind,
+            bytes: 0,
+            charge: Charge::default(),
+        }
+    }
+
+    /// Changes what is held to `bytes`, of which `charged` are not on the account otherwise: blocks are.
+    pub(crate) fn set(&mut self, bytes: usize, charged: usize) {
+        self.charge.set(charged);
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes == before {
+            return;
+        }
+        let counters = [
+            Some(self.share.of(self.kind)),
+            (self.kind == Kind::Transaction).then_some(&TRANSACTIONS),
+        ];
+        for counter in counters.into_iter().flatten() {
+            if bytes > before {
+                counter.fetch_add(bytes - before, Relaxed);
+            } else {
+                counter.fetch_sub(before - bytes, Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn charged(&self) -> usize {
+        self.charge.bytes()
+    }
+
+    /// True while this connection and all together hold no more of this kind than they may.
+    pub(crate) fn is_within_share(&self) -> bool {
+        self.share.bytes(self.kind) <= connection_share()
+            && (self.kind != Kind::Transaction
+                || TRANSACTIONS.load(Relaxed) <= transactions_share())
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.set(0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large enough to stand out from what other tests hold meanwhile.
+    const LARGE: usize = 1 << 40;
+
+    #[test]
+    fn a_charge_is_on_the_account_until_it_is_dropped_wherever_that_is() {
+        let mut charge = Charge::default();
+        charge.set(LARGE);
+        charge.set(3 * LARGE);
+        assert!(held() > 2 * LARGE as u64);
+        let elsewhere = std::thread::spawn(move || drop(charge));
+        assert!(elsewhere.join().is_ok());
+        assert!(held() < LARGE as u64);
+    }
+
+    #[test]
+    fn a_connection_gives_back_what_it_held_of_each_kind() {
+        let share = Arc::<Share>::default();
+        let mut unfinished = Holding::new(&share, Kind::Unfinished);
+        let mut read = Holding::new(&share, Kind::Read);
+        unfinished.set(1000, 10);
+        read.set(10, 10);
+        unfinished.set(700, 0);
+        assert_eq!((share.bytes(Kind::Unfinished), share.total()), (700, 710));
+        drop(unfinished);
+        assert_eq!(share.total(), 10);
+    }
+}

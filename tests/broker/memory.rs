@@ -1,0 +1,360 @@
+//! Every way in which clients can make the broker hold memory, each against the real `cbroker serve` with a small limit:
+//! resident memory stays under the ceiling, and the management API answers.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::raw::{Raw, long, short};
+use crate::support::{Place, Server};
+
+const LIMIT_MIB: u64 = 64;
+/// What the broker promises: a quarter more than the limit, and what the program takes by itself.
+const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
+/// How long a load runs; each brought the broker far beyond the ceiling within this time before it had an account.
+const LOAD: Duration = Duration::from_secs(3);
+/// How long the API may take, with room for a machine that runs other tests.
+const ANSWER: Duration = Duration::from_secs(10);
+
+struct Loaded {
+    server: Server,
+    place: Place,
+    user: String,
+    password: String,
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Loaded {
+    fn start() -> Self {
+        let place = Place::new();
+        let limit = LIMIT_MIB.to_string();
+        let server = Server::start_with(&place, 0, 0, &["--memory-limit", &limit]);
+        let url = place.ok(["status", "--show-url"]);
+        let (_, login) = url.trim().split_once("//").unwrap();
+        let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
+        Self {
+            user: user.to_owned(),
+            password: password.to_owned(),
+            server,
+            place,
+            stop: Arc::default(),
+            threads: Vec::new(),
+        }
+    }
+
+    fn client(&self) -> Raw {
+        Raw::open_as(self.server.port, &self.user, &self.password)
+    }
+
+    /// Writes the same bytes again and again from a thread of its own, until the load ends or the broker has had enough.
+    fn flood(&mut self, client: &Raw, bytes: Vec<u8>) {
+        let (mut stream, stop) = (client.stream(), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) && stream.write_all(&bytes).is_ok() {}
+        }));
+    }
+
+    /// A request to the management API whose answer is not read yet.
+    fn ask(&self, path: &str) -> TcpStream {
+        let login = BASE64_STANDARD.encode(format!("{}:{}", self.user, self.password));
+        let port = self.server.management_port.unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(ANSWER)).unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost:{port}\r\nauthorization: Basic {login}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    /// Waits until the load has had its time, with the API asked all the while; then the peak is under the ceiling.
+    #[track_caller]
+    fn is_borne(mut self, what: &str, clients: Vec<Raw>) {
+        let started = Instant::now();
+        while started.elapsed() < LOAD {
+            let mut head = [0; 12];
+            let mut stream = self.ask("/api/overview");
+            let answered = stream.read_exact(&mut head);
+            answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
+            assert_eq!(&head, b"HTTP/1.1 200");
+        }
+        let peak = self.peak_mib();
+        println!("{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB");
+        assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
+        self.stop.store(true, Ordering::Relaxed);
+        for client in &clients {
+            // It may be closed already.
+            let _ = client.stream().shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        // Who behaves is served as before.
+        let mut client = self.client();
+        client.method(1, (50, 10), &declaring("after", b"\0"));
+        client.expect(1, (50, 11));
+        drop(self.place);
+    }
+
+    fn peak_mib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .unwrap()
+            / 1024
+    }
+}
+
+fn declaring(queue: &str, bits: &[u8]) -> Vec<u8> {
+    [&b"\0\0"[..], &short(queue), bits, b"\0\0\0\0"].concat()
+}
+
+fn declare(client: &mut Raw, queue: &str) {
+    client.method(1, (50, 10), &declaring(queue, b"\0"));
+    client.expect(1, (50, 11));
+}
+
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    [&[kind][..], &channel.to_be_bytes(), &long(payload), b"\xCE"].concat()
+}
+
+fn method(channel: u16, (class, method): (u16, u16), arguments: &[u8]) -> Vec<u8> {
+    let ids = [class.to_be_bytes(), method.to_be_bytes()].concat();
+    frame(1, channel, &[&ids[..], arguments].concat())
+}
+
+/// A whole publish: exchange, key, bits, properties, body.
+fn publishing(
+    channel: u16,
+    place: (&str, &str),
+    bits: u8,
+    properties: &[u8],
+    body: &[u8],
+) -> Vec<u8> {
+    let arguments = [&b"\0\0"[..], &short(place.0), &short(place.1), &[bits]].concat();
+    let size = (body.len() as u64).to_be_bytes();
+    let mut all = method(channel, (60, 40), &arguments);
+    all.extend(frame(
+        2,
+        channel,
+        &[&b"\0\x3c\0\0"[..], &size, properties].concat(),
+    ));
+    for part in body.chunks(100_000) {
+        all.extend(frame(3, channel, part));
+    }
+    all
+}
+
+const PLAIN: &[u8] = b"\0\0";
+const PERSISTENT: &[u8] = b"\x10\0\x02";
+
+#[test]
+fn gets_and_nacks_whose_answers_nobody_reads() {
+    let mut loaded = Loaded::start();
+    let mut client = loaded.client();
+    declare(&mut client, "q");
+    client.bytes(&publishing(1, ("", "q"), 0, PLAIN, &vec![7; 1_000_000]));
+    let get = method(1, (60, 70), &[&b"\0\0"[..], &short("q"), b"\0"].concat());
+    let nack = method(1, (60, 120), &[&0_u64.to_be_bytes()[..], b"\x03"].concat());
+    loaded.flood(&client, [get, nack].concat().repeat(100));
+    loaded.is_borne("gets and nacks", vec![client]);
+}
+
+#[test]
+fn mandatory_returns_that_nobody_reads() {
+    let mut loaded = Loaded::start();
+    let client = loaded.client();
+    let publish = publishing(1, ("", "no such queue"), 1, PLAIN, &[7; 20_000]);
+    loaded.flood(&client, publish.repeat(10));
+    loaded.is_borne("returns", vec![client]);
+}
+
+#[test]
+fn direct_replies_that_nobody_reads() {
+    let mut loaded = Loaded::start();
+    let (mut asking, mut answering) = (loaded.client(), loaded.client());
+    let consume = [
+        &b"\0\0"[..],
+        &short("amq.rabbitmq.reply-to"),
+        &short("t"),
+        b"\x02\0\0\0\0",
+    ];
+    asking.method(1, (60, 20), &consume.concat());
+    asking.expect(1, (60, 21));
+    declare(&mut answering, "requests");
+    let reply_to = [&b"\x02\0"[..], &short("amq.rabbitmq.reply-to")].concat();
+    asking.bytes(&publishing(1, ("", "requests"), 0, &reply_to, b"?"));
+    let address = loop {
+        answering.method(
+            1,
+            (60, 70),
+            &[&b"\0\0"[..], &short("requests"), b"\x01"].concat(),
+        );
+        let (_, _, got) = answering.next().unwrap();
+        if got[..4] == [0, 60, 0, 72] {
+            continue;
+        }
+        let (_, _, header) = answering.next().unwrap();
+        answering.next().unwrap();
+        break String::from_utf8(header[15..].to_vec()).unwrap();
+    };
+    let reply = publishing(1, ("", &address), 0, PLAIN, &[7; 20_000]);
+    loaded.flood(&answering, reply.repeat(10));
+    loaded.is_borne("direct replies", vec![asking, answering]);
+}
+
+#[test]
+fn a_transaction_that_is_never_committed() {
+    let mut loaded = Loaded::start();
+    let mut client = loaded.client();
+    declare(&mut client, "q");
+    client.method(1, (90, 10), b"");
+    client.expect(1, (90, 11));
+    let publish = publishing(1, ("", "q"), 0, PLAIN, &[7; 5_000]);
+    loaded.flood(&client, publish.repeat(50));
+    let (code, text) = client.closed().unwrap();
+    assert_eq!(code, 406, "{text}");
+    assert!(text.contains("a transaction may hold"), "{text}");
+    loaded.is_borne("a transaction", vec![client]);
+}
+
+#[test]
+fn transient_messages_that_nobody_takes() {
+    for size in [16, 1_000, 50_000, 1_000_000] {
+        let mut loaded = Loaded::start();
+        let mut clients = Vec::new();
+        for number in 0..8 {
+            let mut client = loaded.client();
+            declare(&mut client, &format!("q{number}"));
+            let publish = publishing(1, ("", &format!("q{number}")), 0, PLAIN, &vec![7; size]);
+            loaded.flood(&client, publish.repeat((200_000 / size).max(1)));
+            clients.push(client);
+        }
+        loaded.is_borne(&format!("transient messages of {size} bytes"), clients);
+    }
+}
+
+#[test]
+fn persistent_messages_that_nobody_takes() {
+    let mut loaded = Loaded::start();
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        let (mut client, queue) = (loaded.client(), format!("q{number}"));
+        client.method(1, (50, 10), &declaring(&queue, b"\x02"));
+        client.expect(1, (50, 11));
+        let publish = publishing(1, ("", &queue), 0, PERSISTENT, &[7; 5_000]);
+        loaded.flood(&client, publish.repeat(50));
+        clients.push(client);
+    }
+    loaded.is_borne("persistent messages", clients);
+}
+
+#[test]
+fn bodies_that_are_announced_or_begun_and_do_not_come() {
+    let loaded = Loaded::start();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = loaded.client();
+        for channel in 2..200_u16 {
+            client.method(channel, (20, 10), &short(""));
+            client.expect(channel, (20, 11));
+        }
+        let mut begun = Vec::new();
+        for channel in 1..200_u16 {
+            let whole = publishing(channel, ("", "q"), 0, PLAIN, b"");
+            let announced = frame(
+                2,
+                channel,
+                &[&b"\0\x3c\0\0"[..], &(16_u64 << 20).to_be_bytes(), PLAIN].concat(),
+            );
+            begun.extend(&whole[..whole.len() - 22]);
+            begun.extend(announced);
+            begun.extend(frame(3, channel, &vec![7; 20_000]));
+        }
+        // The broker may close it at any time.
+        let _ = client.stream().write_all(&begun);
+        clients.push(client);
+    }
+    loaded.is_borne("announced bodies", clients);
+}
+
+#[test]
+fn taps_that_nobody_reads() {
+    let mut loaded = Loaded::start();
+    let mut taps: Vec<TcpStream> = (0..20).map(|_| loaded.ask("/api/tap")).collect();
+    let mut client = loaded.client();
+    declare(&mut client, "q");
+    let consume = [&b"\0\0"[..], &short("q"), &short("t"), b"\x02\0\0\0\0"].concat();
+    client.method(1, (60, 20), &consume);
+    client.expect(1, (60, 21));
+    let mut reading = client.stream();
+    loaded.threads.push(thread::spawn(move || {
+        let mut sink = vec![0; 1 << 16];
+        while matches!(reading.read(&mut sink), Ok(count) if count > 0) {}
+    }));
+    let body = [b'x'; 4096];
+    loaded.flood(
+        &client,
+        publishing(1, ("", "q"), 0, PLAIN, &body).repeat(50),
+    );
+    // Others come while lines go by.
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(20));
+        taps.push(loaded.ask("/api/tap"));
+    }
+    loaded.is_borne("taps", vec![client]);
+    drop(taps);
+}
+
+#[test]
+fn a_fanout_to_many_queues_whose_consumers_are_slow() {
+    const QUEUES: u16 = 1_000;
+    let mut loaded = Loaded::start();
+    let mut consuming = loaded.client();
+    let exchange = [&b"\0\0"[..], &short("all"), &short("fanout"), b"\0\0\0\0\0"].concat();
+    consuming.method(1, (40, 10), &exchange);
+    consuming.expect(1, (40, 11));
+    for number in 0..QUEUES {
+        let name = short(&format!("q{number}"));
+        declare(&mut consuming, &format!("q{number}"));
+        let bind = [
+            &b"\0\0"[..],
+            &name,
+            &short("all"),
+            &short(""),
+            b"\0\0\0\0\0",
+        ]
+        .concat();
+        consuming.method(1, (50, 20), &bind);
+        consuming.expect(1, (50, 21));
+        let consume = [&b"\0\0"[..], &name, &name, b"\x02\0\0\0\0"].concat();
+        consuming.method(1, (60, 20), &consume);
+        consuming.expect(1, (60, 21));
+    }
+    let mut reading = consuming.stream();
+    loaded.threads.push(thread::spawn(move || {
+        let mut sink = vec![0; 1 << 16];
+        while matches!(reading.read(&mut sink), Ok(count) if count > 0) {}
+    }));
+    let mut clients = vec![consuming];
+    for _ in 0..50 {
+        let client = loaded.client();
+        loaded.flood(
+            &client,
+            publishing(1, ("all", ""), 0, PLAIN, &[7; 16]).repeat(500),
+        );
+        clients.push(client);
+    }
+    loaded.is_borne("a fanout", clients);
+}
