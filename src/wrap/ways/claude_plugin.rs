@@ -4,8 +4,10 @@
 //! decides which of them holds the session. A message is handed over with `$.prompt.submit`, whose
 //! result comes back as an event:
 //!
-//! - dropped or refused (the person pressed Escape, a hook of the person's refused it, the session
-//!   moved away): the text did not enter the session and never will;
+//! - dropped or refused (the person pressed Escape, a hook of the person's refused it): the text did
+//!   not enter the session and never will;
+//! - no session is bound (the person opened the agents view): it is offered again until the session
+//!   is back, in this process or in the one that it moved to;
 //! - submitted: its turn has begun. That is no proof yet: a process killed now has asked the model
 //!   nothing. The proof is the row in the [`transcript`](super::transcript).
 //!
@@ -40,8 +42,10 @@ const LOOK_SOON: Duration = Duration::from_millis(10);
 const LOOK_LATER: Duration = Duration::from_millis(250);
 /// From "submitted" to the row: 0.2 s as measured; after this the looks become rare again.
 const SOON: Duration = Duration::from_secs(3);
-/// A session that moves to another process has arrived there by then.
-const MOVE: Duration = Duration::from_secs(10);
+/// A text that found no session is offered to the same process again after this.
+const OFFER_AGAIN: Duration = Duration::from_secs(1);
+/// How Claude Code says that the process holds no session: nothing of the text is with it.
+const UNBOUND: &str = "no session is bound";
 /// Why the way is closed.
 const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
 /// The longest path of a socket that Claude Code connects to.
@@ -153,7 +157,8 @@ enum Progress {
     Submitted(Instant),
     /// The session left the process that has it.
     Left(Instant),
-    /// The process refused it because it holds no session: the one that the session moved to gets it.
+    /// The process refused it because it holds no session: the person looks at the agents view. It is offered
+    /// again until the session is back, here or in the process that it moved to.
     Homeless(Instant),
 }
 
@@ -225,7 +230,6 @@ impl Work {
                 self.streams.retain(|_, stream| !stream.is_closed());
                 self.streams.insert(instance, orders);
                 self.tell_open().await;
-                self.send_homeless();
             }
             Heard::Events {
                 instance,
@@ -256,13 +260,12 @@ impl Work {
                 };
                 self.not_taken(key, why, refusal).await;
             }
-            Event::Failed { key, .. } => {
-                // The session may be on its way to another process, which has not said hello yet.
+            Event::Failed { key, why } if why.contains(UNBOUND) => {
                 if let Some(text) = self.in_flight.get_mut(&key) {
                     text.stage = Progress::Homeless(Instant::now());
                 }
-                self.send_homeless();
             }
+            Event::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
             event if self.choice.is_current(instance) => self.observe(instance, event).await,
             _ => {}
         }
@@ -383,14 +386,17 @@ impl Work {
             .is_some_and(|stream| stream.try_send(order).is_ok())
     }
 
-    /// Texts that a process without a session refused go to the one that the session moved to.
+    /// Texts that a process without a session refused are offered again, wherever the session is now.
     fn send_homeless(&mut self) {
         let Some(current) = self.choice.current().cloned() else {
             return;
         };
         let stream = self.stream().cloned();
         for text in self.in_flight.values_mut() {
-            let is_due = matches!(text.stage, Progress::Homeless(..)) && text.instance != current;
+            let is_due = match text.stage {
+                Progress::Homeless(at) => text.instance != current || at.elapsed() >= OFFER_AGAIN,
+                _ => false,
+            };
             let sent = |stream: &Sender<Bytes>| stream.try_send(text.order.clone()).is_ok();
             if is_due && stream.as_ref().is_some_and(sent) {
                 text.instance = current.clone();
@@ -442,12 +448,6 @@ impl Work {
             }
         }
         self.send_homeless();
-        let is_given_up =
-            |text: &InFlight| matches!(text.stage, Progress::Homeless(at) if now >= at + MOVE);
-        for key in keys(&self.in_flight, is_given_up) {
-            self.not_taken(key, NO_PROCESS.to_owned(), Refusal::Failed)
-                .await;
-        }
     }
 }
 

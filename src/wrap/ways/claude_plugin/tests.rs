@@ -171,6 +171,28 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
 }
 
 #[tokio::test]
+async fn a_text_that_found_no_session_is_offered_again_and_another_error_fails() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    let order = line(&mut orders).await;
+    let why = "prompt.submit: no session is bound";
+    stage
+        .tell(json!([{"is": "failed", "key": 7, "why": why}]))
+        .await;
+    assert_eq!(line(&mut orders).await, order);
+    stage
+        .tell(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
+        .await;
+    let failed = Report::NotTaken {
+        key: 7,
+        why: "no such call".into(),
+        refusal: Refusal::Failed,
+    };
+    assert_eq!(stage.next().await, failed);
+}
+
+#[tokio::test]
 async fn nothing_is_open_without_the_token_or_a_hello() {
     let mut stage = Stage::new();
     assert_eq!(stage.post("wrong", json!([])).await, "403");
