@@ -14,6 +14,7 @@ mod scram;
 mod tests;
 
 pub use password::{Credential, PasswordHash};
+pub(crate) use permissions::bounded_regex;
 pub use permissions::{BadPattern, Operation, Permissions};
 pub(crate) use scram::ScramExchange;
 pub use scram::ScramKeys;

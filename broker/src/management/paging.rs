@@ -4,12 +4,14 @@
 //! A listing comes as lean keys first; only what is shown is turned into JSON, unless the order is by a field of it.
 
 use std::cmp::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
+use crate::users::bounded_regex;
 
 /// The query of a listing.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +29,15 @@ pub(super) struct Listing {
 
 const DEFAULT_SIZE: usize = 100;
 const MOST: usize = 500;
+/// Columns that may be asked for, and names in the path of one.
+const COLUMNS: usize = 64;
+const DEPTH: usize = 8;
+/// Characters of a name, of a path in `sort` and of each column.
+const LONGEST: usize = 256;
+/// So many columns are looked up one by one; for more an item is rendered once.
+const FEW: usize = 4;
+/// How long names are matched with an expression.
+const MATCHING: Duration = Duration::from_secs(1);
 
 /// Something that can be listed: known by name before it is rendered.
 pub(super) trait Listed {
@@ -70,8 +81,17 @@ impl Listing {
     pub(super) fn show<T: Listed>(&self, mut items: Vec<T>) -> Result<Value, Refusal> {
         let page = self.page()?;
         let total = items.len();
+        self.check_size()?;
         let filter = self.filter()?;
-        items.retain(|item| filter.accepts(item.name()));
+        let until = Instant::now() + MATCHING;
+        let mut is_late = false;
+        items.retain(|item| {
+            is_late = is_late || Instant::now() > until;
+            !is_late && filter.accepts(item.name())
+        });
+        if is_late {
+            return Err(Refusal::bad("the expression takes too long"));
+        }
         self.order(&mut items, page.is_some());
         let filtered = items.len();
         let Some((page, size)) = page else {
@@ -119,8 +139,26 @@ impl Listing {
             return items.iter().map(Listed::render).collect();
         };
         let columns: Vec<_> = columns.split(',').collect();
-        let narrow = |item: &T| chosen(&columns, |column| item.field(column));
+        let narrow = |item: &T| {
+            if columns.len() <= FEW {
+                return chosen(&columns, |column| item.field(column));
+            }
+            let whole = item.render();
+            chosen(&columns, |column| field(&whole, column).cloned())
+        };
         items.iter().map(narrow).collect()
+    }
+
+    /// Refuses a query that would cost more than any tool has a use for.
+    fn check_size(&self) -> Result<(), Refusal> {
+        let columns = || self.columns.iter().flat_map(|columns| columns.split(','));
+        let is_long = |text: &str| text.len() > LONGEST || text.split('.').count() > DEPTH;
+        let mut paths = columns().chain(self.sort.as_deref());
+        let name_bytes = self.name.as_ref().map_or(0, String::len);
+        if columns().count() > COLUMNS || paths.any(is_long) || name_bytes > 4 * LONGEST {
+            return Err(Refusal::bad("columns, sort or name are too long"));
+        }
+        Ok(())
     }
 
     fn page(&self) -> Result<Option<(usize, usize)>, Refusal> {
@@ -141,9 +179,7 @@ impl Listing {
         match self.name.as_deref().filter(|name| !name.is_empty()) {
             None => Ok(Filter::All),
             Some(pattern) if self.use_regex.as_deref() == Some("true") => {
-                regex_lite::Regex::new(pattern)
-                    .map(Filter::Matches)
-                    .map_err(|error| Refusal::bad(error.to_string()))
+                Ok(Filter::Matches(bounded_regex(pattern)?))
             }
             Some(part) => Ok(Filter::Contains(part.to_lowercase())),
         }
@@ -158,7 +194,7 @@ impl Listing {
         match &self.columns {
             None => item,
             Some(columns) => {
-                let columns: Vec<_> = columns.split(',').collect();
+                let columns: Vec<_> = columns.split(',').take(COLUMNS).collect();
                 chosen(&columns, |column| field(&item, column).cloned())
             }
         }
@@ -322,6 +358,19 @@ mod tests {
                 .show(items())
                 .is_err()
         );
+    }
+
+    #[test]
+    fn two_requests_of_a_user_do_not_stop_the_broker() {
+        let costly = json!({ "name": "(((a?){30}){30}){30}x", "use_regex": "true" });
+        let many = json!({ "columns": vec!["a.b"; 1600].join(",") });
+        let deep = json!({ "sort": ["a"; 9].join(".") });
+        for query in [costly, many, deep] {
+            assert!(listing(query.clone()).show(items()).is_err(), "{query}");
+        }
+        let five = json!({ "columns": "name,messages,owner.pid,owner.name,nothing" });
+        let answer = listing(five).show(items()).unwrap();
+        assert_eq!(answer[0]["owner"], json!({ "pid": 5, "name": "o" }));
     }
 
     #[test]

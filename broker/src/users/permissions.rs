@@ -1,6 +1,6 @@
 //! What a user may configure, write and read in one vhost, each as a regular expression over names.
 
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 
 /// What an AMQP method does to a queue or exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,26 @@ pub enum Operation {
 pub struct BadPattern {
     pattern: String,
     reason: String,
+}
+
+/// The longest expression that is taken, in characters.
+const LONGEST: usize = 256;
+/// Octets of a compiled expression: this bounds what matching one name costs.
+const COMPILED_BYTES: usize = 64 * 1024;
+
+/// Compiles somebody's regular expression, within bounds: an expression that grows when it is compiled, such as
+/// `((a?){30}){30}`, is refused.
+pub(crate) fn bounded_regex(source: &str) -> Result<Regex, BadPattern> {
+    let refuse = |reason: String| BadPattern {
+        pattern: source.chars().take(LONGEST).collect(),
+        reason,
+    };
+    if source.chars().count() > LONGEST {
+        return Err(refuse(format!("it is longer than {LONGEST} characters")));
+    }
+    let mut builder = RegexBuilder::new(source);
+    let built = builder.size_limit(COMPILED_BYTES).build();
+    built.map_err(|error| refuse(error.to_string()))
 }
 
 /// One expression and its compiled form.
@@ -41,16 +61,10 @@ impl Pattern {
             "" => "^$",
             other => other,
         };
-        match Regex::new(expression) {
-            Ok(regex) => Ok(Self {
-                source: source.to_owned(),
-                regex: Some(regex),
-            }),
-            Err(error) => Err(BadPattern {
-                pattern: source.to_owned(),
-                reason: error.to_string(),
-            }),
-        }
+        Ok(Self {
+            source: source.to_owned(),
+            regex: Some(bounded_regex(expression)?),
+        })
     }
 
     fn matches(&self, name: &str) -> bool {

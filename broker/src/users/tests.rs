@@ -116,6 +116,14 @@ fn the_default_exchange_goes_by_its_full_name() {
 }
 
 #[test]
+fn an_expression_that_grows_when_it_is_compiled_is_refused() {
+    for costly in ["(((a?){30}){30}){30}x".to_owned(), "a".repeat(257)] {
+        assert!(Permissions::new("", "", &costly).is_err(), "{costly}");
+    }
+    assert!(Permissions::new("", "", &"a".repeat(256)).is_ok());
+}
+
+#[test]
 fn the_highest_tag_ranks_a_user() {
     let mut users = Users::default();
     for (tags, rank) in [
