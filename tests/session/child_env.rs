@@ -30,6 +30,7 @@ fn nothing_of_an_outer_session_reaches_the_program() {
     let stage = Stage::new();
     let environment = [&OUTER[..], &[("CLAUDE_CODE_USE_BEDROCK", "1")]].concat();
     let mut terminal = stage.wrap_with(&[], &["sh", "-c", "env; echo over"], &environment);
+    terminal.wait_for("over");
     terminal.wait_for_end();
     let without_terminal = stage
         .cbroker(&["--name", "peer", "run", "--", "env"])
@@ -54,6 +55,7 @@ fn without_a_search_path_the_program_runs_and_finds_others() {
         "env", "-u", "PATH", CBROKER, "--name", "peer", "run", "--", "sh", "-c", script,
     ]);
     assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    terminal.wait_for("over");
     let shown = terminal.shown();
     assert!(shown.contains("/ls\r\n"), "{shown}");
     assert!(shown.contains(CBROKER), "{shown}");
