@@ -76,7 +76,7 @@ impl Loaded {
 
     /// Waits until the load has had its time, with the API asked all the while; then the peak is under the ceiling.
     #[track_caller]
-    fn is_borne(mut self, what: &str, clients: Vec<Raw>) {
+    fn bear(mut self, what: &str, clients: Vec<Raw>) {
         let started = Instant::now();
         while started.elapsed() < LOAD {
             let mut head = [0; 12];
@@ -89,7 +89,7 @@ impl Loaded {
         println!("{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB");
         assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
         self.stop.store(true, Ordering::Relaxed);
-        for client in &clients {
+        for client in clients {
             // It may be closed already.
             let _ = client.stream().shutdown(Shutdown::Both);
         }
@@ -168,16 +168,16 @@ fn gets_and_nacks_whose_answers_nobody_reads() {
     let get = method(1, (60, 70), &[&b"\0\0"[..], &short("q"), b"\0"].concat());
     let nack = method(1, (60, 120), &[&0_u64.to_be_bytes()[..], b"\x03"].concat());
     loaded.flood(&client, [get, nack].concat().repeat(100));
-    loaded.is_borne("gets and nacks", vec![client]);
+    loaded.bear("gets and nacks", vec![client]);
 }
 
 #[test]
 fn mandatory_returns_that_nobody_reads() {
     let mut loaded = Loaded::start();
     let client = loaded.client();
-    let publish = publishing(1, ("", "no such queue"), 1, PLAIN, &[7; 20_000]);
+    let publish = publishing(1, ("", "no such queue"), 1, PLAIN, &vec![7; 20_000]);
     loaded.flood(&client, publish.repeat(10));
-    loaded.is_borne("returns", vec![client]);
+    loaded.bear("returns", vec![client]);
 }
 
 #[test]
@@ -209,9 +209,9 @@ fn direct_replies_that_nobody_reads() {
         answering.next().unwrap();
         break String::from_utf8(header[15..].to_vec()).unwrap();
     };
-    let reply = publishing(1, ("", &address), 0, PLAIN, &[7; 20_000]);
+    let reply = publishing(1, ("", &address), 0, PLAIN, &vec![7; 20_000]);
     loaded.flood(&answering, reply.repeat(10));
-    loaded.is_borne("direct replies", vec![asking, answering]);
+    loaded.bear("direct replies", vec![asking, answering]);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_transaction_that_is_never_committed() {
     let (code, text) = client.closed().unwrap();
     assert_eq!(code, 406, "{text}");
     assert!(text.contains("a transaction may hold"), "{text}");
-    loaded.is_borne("a transaction", vec![client]);
+    loaded.bear("a transaction", vec![client]);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn transient_messages_that_nobody_takes() {
             loaded.flood(&client, publish.repeat((200_000 / size).max(1)));
             clients.push(client);
         }
-        loaded.is_borne(&format!("transient messages of {size} bytes"), clients);
+        loaded.bear(&format!("transient messages of {size} bytes"), clients);
     }
 }
 
@@ -257,7 +257,7 @@ fn persistent_messages_that_nobody_takes() {
         loaded.flood(&client, publish.repeat(50));
         clients.push(client);
     }
-    loaded.is_borne("persistent messages", clients);
+    loaded.bear("persistent messages", clients);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn bodies_that_are_announced_or_begun_and_do_not_come() {
         let _ = client.stream().write_all(&begun);
         clients.push(client);
     }
-    loaded.is_borne("announced bodies", clients);
+    loaded.bear("announced bodies", clients);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn taps_that_nobody_reads() {
         thread::sleep(Duration::from_millis(20));
         taps.push(loaded.ask("/api/tap"));
     }
-    loaded.is_borne("taps", vec![client]);
+    loaded.bear("taps", vec![client]);
     drop(taps);
 }
 
@@ -356,5 +356,5 @@ fn a_fanout_to_many_queues_whose_consumers_are_slow() {
         );
         clients.push(client);
     }
-    loaded.is_borne("a fanout", clients);
+    loaded.bear("a fanout", clients);
 }
