@@ -29,8 +29,11 @@ impl Source {
 
     /// Its lines up to the first test module.
     pub(crate) fn code_before_tests(&self) -> impl Iterator<Item = &str> {
-        self.code()
-            .take_while(|line| !line.trim_start().starts_with("#[cfg(test)]"))
+        const BEGINNINGS: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test,"];
+        self.code().take_while(|line| {
+            let line = line.trim_start();
+            !BEGINNINGS.iter().any(|begins| line.starts_with(begins))
+        })
     }
 }
 
