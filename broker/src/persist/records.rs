@@ -272,7 +272,7 @@ impl Fact {
                 name: fields.short()?,
                 password: fields.long()?,
                 tags: fields.texts()?,
-                scram: fields.long_or_nothing()?,
+                scram: fields.long()?,
             }),
             b's' => Self::Session(SessionFact {
                 id: fields.short()?,

@@ -85,14 +85,6 @@ impl<'a> Fields<'a> {
         self.take(length).map(<[u8]>::to_vec)
     }
 
-    /// As [`Self::long`], for a last field that values of older versions lack.
-    pub(super) fn long_or_nothing(&mut self) -> Result<Vec<u8>, FactError> {
-        if self.0.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.long()
-    }
-
     pub(super) fn text(&mut self) -> Result<String, FactError> {
         utf8(self.long()?)
     }
