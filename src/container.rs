@@ -1,7 +1,7 @@
 //! LavinMQ in Docker: the container `cbroker-lavinmq` with its data in the volume `cbroker-data`.
 //!
 //! A container that `docker compose -f compose/lavinmq.compose.yml up` made has the same name and volume, and is the
-//! same to us. Its default user is ours, by the salted hash of our password (SPEC §7.18); `--guest` keeps guest.
+//! same to us. Its default user is ours, by the salted hash of our password; `--guest` keeps guest.
 
 mod pull;
 

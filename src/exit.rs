@@ -1,4 +1,4 @@
-//! The numbers that scripts rely on (SPEC §3). Relies on nothing.
+//! The numbers that scripts rely on. Relies on nothing.
 
 use std::process::ExitCode;
 

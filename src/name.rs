@@ -1,6 +1,6 @@
 //! The name of a session, which is also the name of its queue and its routing key.
 //!
-//! A [`SessionName`] cannot be wrong: it can only be made by normalising what a person typed (SPEC §2).
+//! A [`SessionName`] cannot be wrong: it can only be made by normalising what a person typed.
 
 use std::fmt;
 
@@ -39,12 +39,12 @@ impl SessionName {
         }
     }
 
-    /// Whether a text is already a session name, letter for letter (SPEC §7.2).
+    /// Whether a text is already a session name, letter for letter.
     pub fn is_exact(text: &str) -> bool {
         Self::new(text).is_ok_and(|name| name.0 == text)
     }
 
-    /// The name of a queue that waits for one answer (SPEC §7.6).
+    /// The name of a queue that waits for one answer.
     pub fn for_answer(id: Ulid) -> Self {
         Self(format!("{ASK}{id}"))
     }

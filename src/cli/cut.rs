@@ -1,4 +1,4 @@
-//! Where our own arguments end and those of the wrapped program begin (SPEC §7.19).
+//! Where our own arguments end and those of the wrapped program begin.
 //!
 //! Only a `claude` or `run` in the place of a command counts: `send --to claude` and `--name run` mean names.
 

@@ -1,4 +1,4 @@
-//! clap's errors in our form: one line of what is wrong, one of what to do (SPEC §3).
+//! clap's errors in our form: one line of what is wrong, one of what to do.
 
 use crate::error::Error;
 

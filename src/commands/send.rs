@@ -1,6 +1,6 @@
 //! `cbroker send`: publish, wait for the broker's confirm, and say what the recipient's queue looks like.
 //!
-//! Nothing is lost silently (SPEC §7.5): a full queue refuses, and "sent" is said of confirmed messages only.
+//! Nothing is lost silently: a full queue refuses, and "sent" is said of confirmed messages only.
 
 mod receipts;
 
@@ -292,7 +292,7 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
 }
 
 /// One more than the message that the session around us answers, 0 after a person typed there; `None` outside of any
-/// session (SPEC §7.4).
+/// session.
 pub(super) fn hops(config: &Config) -> Option<u32> {
     let session = config
         .inside

@@ -12,7 +12,7 @@ use crate::envelope::DEFAULT_LIMIT_BYTES;
 use crate::error::Error;
 use crate::exit::Exit;
 
-/// 24 hours: the TTL of a queue that we declare (SPEC §2).
+/// 24 hours: the TTL of a queue that we declare.
 const DEFAULT_TTL_MS: u64 = 86_400_000;
 
 /// The file as it is written. Every key may be absent.
@@ -82,7 +82,7 @@ pub struct Settings {
     pub ttl_ms: u64,
     /// The longest body that is sent or taken (`body_limit_bytes`).
     pub body_limit_bytes: usize,
-    /// Above this many hops the wrap holds a message (`max_hops`, SPEC §7.4).
+    /// Above this many hops the wrap holds a message (`max_hops`).
     pub max_hops: u32,
     /// So many messages a minute from one peer are injected; more are held (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,

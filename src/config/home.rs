@@ -1,4 +1,4 @@
-//! The folder `~/.cbroker` (SPEC §6): where everything lies, and that only its owner can read it.
+//! The folder `~/.cbroker`: where everything lies, and that only its owner can read it.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Environment;
 
-/// `sun_path` holds 104 bytes on the smallest system that we run on (SPEC §7.20).
+/// `sun_path` holds 104 bytes on the smallest system that we run on.
 const LONGEST_SOCKET_PATH: usize = 104;
 
 /// The paths under `~/.cbroker`.
@@ -85,18 +85,18 @@ impl Home {
         self.folder.join("sessions")
     }
 
-    /// The broker's URL with its password, for commands inside a session (SPEC §7.12).
+    /// The broker's URL with its password, for commands inside a session.
     pub fn session_credentials(&self, session: &str) -> PathBuf {
         self.sessions().join(format!("{session}.cred"))
     }
 
     /// How many hops the message had that the session now answers: a decimal number, written by the wrap when it injects,
-    /// removed when the person types (SPEC §7.4). `send` adds one.
+    /// removed when the person types. `send` adds one.
     pub fn session_hops(&self, session: &str) -> PathBuf {
         self.sessions().join(format!("{session}.hops"))
     }
 
-    /// `spill/`: texts too long to type (SPEC §7.20).
+    /// `spill/`: texts too long to type.
     pub fn spill(&self) -> PathBuf {
         self.folder.join("spill")
     }

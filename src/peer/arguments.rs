@@ -1,4 +1,4 @@
-//! The arguments of a queue: those that every session's has (SPEC §2), and those that another broker tells of one.
+//! The arguments of a queue: those that every session's has, and those that another broker tells of one.
 
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt to reach a broker: 0.1 s doubling to 5 s, with jitter (SPEC §4).
+//! How long to wait before the next attempt to reach a broker: 0.1 s doubling to 5 s, with jitter.
 
 use std::time::Duration;
 

@@ -11,10 +11,10 @@ use super::topology::EXCHANGE;
 use crate::envelope::Envelope;
 
 /// How many messages lie between a session's message and a person's word; present on every message from a session
-/// and on no other (SPEC §7.4).
+/// and on no other.
 pub(super) const HOPS: &str = "cbroker-hops";
 
-/// The queue that receives the recipient's receipts (SPEC §4).
+/// The queue that receives the recipient's receipts.
 pub(super) const RECEIPT_TO: &str = "cbroker-receipt-to";
 
 const PERSISTENT: u8 = 2;

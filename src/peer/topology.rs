@@ -1,4 +1,4 @@
-//! Exchanges and queues as SPEC §2 has them: the same on every broker, and the same as the TypeScript tool's.
+//! Exchanges and queues of sessions: the same on every broker, and the same as the TypeScript tool's.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -10,7 +10,7 @@ use crate::name::SessionName;
 /// The direct exchange that every session's queue is bound to.
 pub const EXCHANGE: &str = "claudeBroker";
 
-/// The fanout exchange on which sessions say who is there (SPEC §7.15).
+/// The fanout exchange on which sessions say who is there.
 pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
 
 /// A queue holds at most so many messages; then its oldest would be dropped.
@@ -101,7 +101,7 @@ async fn declare_exchange(
         .await?)
 }
 
-/// The live TTL from the text of a 406, in the words of RabbitMQ and of our own broker (SPEC §7.20).
+/// The live TTL from the text of a 406, in the words of RabbitMQ and of our own broker.
 pub(super) fn live_ttl_ms(text: &str) -> Option<u64> {
     let (_, after) = text.split_once("x-message-ttl")?;
     let (_, current) = after.split_once("but current is")?;

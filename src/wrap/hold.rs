@@ -1,4 +1,4 @@
-//! Why a message is not typed now, in words that a person reads (INJECTION rule 14).
+//! Why a message is not typed now, in words that a person reads.
 //!
 //! The same words stand in `cbroker list`, in receipts and in the session's log. Relies on nothing.
 

@@ -1,4 +1,4 @@
-//! When a line may be typed, and every step of typing it (INJECTION rules 1 to 8). Pure: no terminal, no clock.
+//! When a line may be typed, and every step of typing it. Pure: no terminal, no clock.
 //!
 //! ```text
 //! Waiting ──Free──▶ Noting ──synced, still Free──▶ Pasted ──redrawn, quiet, nothing open──▶ Entered ──▶ Waiting
@@ -27,9 +27,9 @@ use super::hold::Hold;
 use queue::Queue;
 pub use queue::{Item, Ticket};
 
-/// INJECTION rule 8: what a message waits for the keyboard before the hook delivers it.
+/// What a message waits for the keyboard before the hook delivers it.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// INJECTION rule 3: without a sign of a turn for so long, Enter was not taken.
+/// Without a sign of a turn for so long, Enter was not taken.
 const TURN_SIGN: Duration = Duration::from_secs(1);
 /// A text that the screen has not shown after so long was swallowed.
 const LOST: Duration = Duration::from_secs(10);
@@ -240,7 +240,7 @@ impl Injection {
         passed
     }
 
-    /// The same for answers and reports of the terminal: nobody waits for their echo, and nobody typed on (INJECTION rule 9).
+    /// The same for answers and reports of the terminal: nobody waits for their echo, and nobody typed on.
     pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let is_open = matches!(&self.phase, Phase::Pasted { .. } | Phase::Entered { .. });
         if (is_open || !self.kept.is_empty()) && self.kept.has_room() {

@@ -1,4 +1,4 @@
-//! What arrives on the person's terminal: keys, or answers of the terminal itself (INJECTION rule 9).
+//! What arrives on the person's terminal: keys, or answers of the terminal itself.
 //!
 //! A program asks its terminal things (its name, its colours, the cursor's place), and the answers come in on the
 //! same wire as keys, as do focus and mouse reports. All of them pass on unchanged; this file only decides which

@@ -1,4 +1,4 @@
-//! The small session leader between the wrap and the program that it wraps (SPEC §7.10).
+//! The small session leader between the wrap and the program that it wraps.
 //!
 //! The leader of a fresh session is an orphaned process group, which the kernel never stops; a wrapped program
 //! must be stoppable all the same. So this binary is started twice more: as the *monitor*, which leads the

@@ -25,7 +25,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// The terminal of this process, or `None` where standard input or output is none (SPEC §7.11).
+    /// The terminal of this process, or `None` where standard input or output is none.
     pub(super) fn of_this_process() -> io::Result<Option<Self>> {
         let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
         if !rustix::termios::isatty(stdin) || !rustix::termios::isatty(stdout) {

@@ -1,4 +1,4 @@
-//! The real binary, row by row of SPEC §3 and of the TypeScript tool's README.
+//! The real binary, verb by verb, and row by row of the TypeScript tool's README.
 //!
 //! What speaks AMQP runs against the embedded broker and, where there is one, against RabbitMQ (`everywhere`).
 

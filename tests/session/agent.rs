@@ -1,4 +1,4 @@
-//! A fake agent that looks and behaves like Claude Code where INJECTION measured it: an input box between two rules,
+//! A fake agent that looks and behaves like Claude Code where it was measured: an input box between two rules,
 //! drafts, paste detection, shell mode, a permission dialog, busy turns, a title, hooks and the way without a keyboard.
 //!
 //! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it: `SLOWn` makes a turn

@@ -1,4 +1,4 @@
-//! The brake: what a session, a script and a person may send, and how a person holds and releases (SPEC §7.4).
+//! The brake: what a session, a script and a person may send, and how a person holds and releases.
 
 use crate::stage::{Stage, body, wait_for};
 

@@ -10,7 +10,7 @@
 //! none did. `rule_N_…` are unit tests of the pure machine in `src/wrap/inject/tests*`; names with a file are unit tests of
 //! that file; the rest is in this folder.
 //!
-//! | rule of INJECTION | tests |
+//! | rule of delivery | tests |
 //! |---|---|
 //! | 1 a known, empty prompt | `rule_1_…`, `rule_2_a_running_turn_…`, `escape_in_a_turn_…`, `agents/reading.rs`, `a_dialog_is_never_answered_by_a_message` |
 //! | 2 keys only at idle, kept and replayed | `rule_2_…`, `nothing_is_typed_before_the_intent_is_on_disk_…`, `keys_during_an_injection_come_after_it` |
@@ -26,17 +26,17 @@
 //! | 13 suspension | `rule_13_…`, `a_stopped_program_stops_the_wrap_…`, `a_shell_stops_and_continues_…`, `an_agent_that_suspends_itself_…` |
 //! | 14 reasons in words | `a_draft_holds_the_message_and_the_sender_hears_why`, `whoever_watches_hears_of_a_hold` |
 //!
-//! | SPEC | tests |
+//! | promise of the wrap | tests |
 //! |---|---|
-//! | §7.1 what executes its input | `nothing_is_typed_into_what_executes_its_input`, `notify_announces_…`, `in_shell_mode_nothing_is_typed`, `agents/mod.rs` |
-//! | §7.2 the reply hint | `envelope/parse.rs`, `envelope/line.rs`, `what_is_no_message_is_a_dead_letter_…` |
-//! | §7.4 the brake, pause | `brake.rs` in both places, `pause_holds_…`; the header: `tests/cli/sending.rs` |
-//! | §7.7 acks, intents, repeats, the lock | `a_message_that_was_injected_before_…`, `a_message_of_a_killed_wrap_…`, `messages_arrive_…`, `what_stands_in_no_transcript_…`, `seen.rs` |
-//! | §7.8 without hooks, `!`, vim | `without_hooks_…` in both places, `hooks.rs`, `shell_mode_and_vim_normal_mode_…`, `whoever_was_in_insert_mode_…`, `agents/reading.rs` |
-//! | §7.9 no second Enter, long lines | `rule_11_an_unknown_program_…`, `a_terminal_that_collects_lines_…`, `a_long_text_goes_by_file_and_pointer` |
-//! | §7.10 monitor, statuses, modes | `a_stopped_program_…`, `the_exit_code_comes_back_…`, `the_program_runs_in_our_folder`, `modes_that_the_program_left_on_…` |
-//! | §7.11 no terminal | `without_a_terminal_…`, `a_pipe_behind_the_wrap_…`, `a_run_that_answers_…` |
-//! | §7.13 answering | `the_program_is_told_who_it_is_and_no_secret` (the path), `unbriefed_and_allowed_to_send`, `probe/sandbox.rs` (the settings) |
+//! | what executes its input | `nothing_is_typed_into_what_executes_its_input`, `notify_announces_…`, `in_shell_mode_nothing_is_typed`, `agents/mod.rs` |
+//! | the reply hint | `envelope/parse.rs`, `envelope/line.rs`, `what_is_no_message_is_a_dead_letter_…` |
+//! | the brake, pause | `brake.rs` in both places, `pause_holds_…`; the header: `tests/cli/sending.rs` |
+//! | acks, intents, repeats, the lock | `a_message_that_was_injected_before_…`, `a_message_of_a_killed_wrap_…`, `messages_arrive_…`, `what_stands_in_no_transcript_…`, `seen.rs` |
+//! | without hooks, `!`, vim | `without_hooks_…` in both places, `hooks.rs`, `shell_mode_and_vim_normal_mode_…`, `whoever_was_in_insert_mode_…`, `agents/reading.rs` |
+//! | no second Enter, long lines | `rule_11_an_unknown_program_…`, `a_terminal_that_collects_lines_…`, `a_long_text_goes_by_file_and_pointer` |
+//! | monitor, statuses, modes | `a_stopped_program_…`, `the_exit_code_comes_back_…`, `the_program_runs_in_our_folder`, `modes_that_the_program_left_on_…` |
+//! | no terminal | `without_a_terminal_…`, `a_pipe_behind_the_wrap_…`, `a_run_that_answers_…` |
+//! | answering | `the_program_is_told_who_it_is_and_no_secret` (the path), `unbriefed_and_allowed_to_send`, `probe/sandbox.rs` (the settings) |
 
 #![allow(clippy::unwrap_used)]
 

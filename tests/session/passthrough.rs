@@ -1,4 +1,4 @@
-//! As if it were not there: bytes, size, signals, stops, codes and modes (SPEC §4, §7.10, §7.11).
+//! As if it were not there: bytes, size, signals, stops, codes and modes.
 
 use rustix::process::Signal;
 

@@ -1,4 +1,4 @@
-//! `send --wait`: what the recipients' sessions say became of the messages, on a queue of its own (SPEC §7.6).
+//! `send --wait`: what the recipients' sessions say became of the messages, on a queue of its own.
 
 use std::fmt::Write;
 use std::time::Duration;

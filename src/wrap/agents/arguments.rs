@@ -1,4 +1,4 @@
-//! The arguments of `claude`: whether they make an interactive session, and how ours join them (INJECTION rule 12).
+//! The arguments of `claude`: whether they make an interactive session, and how ours join them.
 //!
 //! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values are merged with
 //! ours and the result stands in front, where a subcommand cannot take offence at it.
@@ -81,7 +81,7 @@ pub enum Run {
     Session,
     /// A session at the terminal in which hooks do not run.
     BareSession,
-    /// No session at the terminal: nothing is typed and nothing is added (SPEC §7.11).
+    /// No session at the terminal: nothing is typed and nothing is added.
     Answer,
 }
 

@@ -1,4 +1,4 @@
-//! A person's keys, kept back for the milliseconds of one injection (INJECTION rule 2).
+//! A person's keys, kept back for the milliseconds of one injection.
 //!
 //! Relies on nothing.
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use crate::wrap::hold::Hold;
 
-/// The longest paste that was seen to arrive whole in the agents (INJECTION).
+/// The longest paste that was seen to arrive whole in the agents.
 const PASTE_BYTES: usize = 64 * 1024;
 
 /// Names one delivery of one message for as long as this session has it.
@@ -20,9 +20,9 @@ pub struct Item {
     pub ticket: Ticket,
     /// Its sender's name for it.
     pub id: String,
-    /// What will be typed: one safe line (SPEC §4).
+    /// What will be typed: one safe line.
     pub line: String,
-    /// The same, marked as a possible repetition (SPEC §7.7).
+    /// The same, marked as a possible repetition.
     pub line_again: String,
     /// It may have reached the agent before.
     pub may_repeat: bool,

@@ -1,4 +1,4 @@
-//! The steps of each phase (INJECTION rules 3, 4, 7, 8 and 11). One function a phase; each looks at what is known of the
+//! The steps of each phase. One function a phase; each looks at what is known of the
 //! agent at `now` and either does the next thing or says when to ask again.
 //!
 //! Relies on the types of [`super`].
@@ -209,7 +209,7 @@ impl Injection {
             return Step::Entered(unheard);
         }
         if !agent.profile().knows_its_prompt() {
-            // No sign to wait for, and never a second Enter (SPEC §7.9).
+            // No sign to wait for, and never a second Enter.
             let settled = out + agent.profile().pace.before_enter;
             if now < settled {
                 return Step::Wait(Some(settled));

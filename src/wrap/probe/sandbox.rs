@@ -1,4 +1,4 @@
-//! Whether `cbroker send` works where the agent runs its commands (SPEC §7.13): tried, as far as it can be without a model.
+//! Whether `cbroker send` works where the agent runs its commands: tried, as far as it can be without a model.
 //!
 //! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a wrapped agent's shell
 //! has. Where the agent's settings switch its sandbox on and do not except `cbroker`, it runs inside bubblewrap with what

@@ -1,7 +1,7 @@
 //! Signals, stops and ends: what happens to the wrap happens to the program, and the other way round.
 //!
 //! When the program stops, the terminal is given back and the wrap stops too, so that the shell takes over; when the
-//! shell continues the wrap, it continues the program (INJECTION rule 13).
+//! shell continues the wrap, it continues the program.
 
 use std::io;
 use std::time::Duration;
