@@ -232,8 +232,30 @@ impl Outbox {
         unsent.ending = Ending::Broken;
         unsent.frames = Frames::default();
         unsent.turned_away = Vec::new();
+        // What is dropped waits for nobody: the reader must not wait for it either.
+        self.pending.store(0, Relaxed);
         drop(unsent);
         self.readable.notify_waiters();
         self.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_lost_client_did_not_take_holds_its_reader_no_more() {
+        // The reader looked, waited, and found at once that the wait was over: for ever, with the
+        // whole broker standing still.
+        let outbox = Arc::new(Outbox::default());
+        let mut turn = Turn::new(0);
+        outbox.write(&mut turn, |out| out.resize(2 * UNREAD_BYTES, 0));
+        assert!(!outbox.is_readable());
+        outbox.break_off();
+        outbox.readable().await;
+        assert!(outbox.is_readable());
+        outbox.write(&mut turn, |out| out.resize(2 * UNREAD_BYTES, 0));
+        assert!(outbox.is_readable(), "nothing is kept for a lost client");
     }
 }

@@ -115,8 +115,9 @@ impl Watched<'_> {
         self.link.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
-            value = until => Ok(value),
+            // First: a wait that is over at once must not hide the end from a reader that waits again.
             end = ended(self.ending) => Err(end),
+            value = until => Ok(value),
             () = self.input.gone(&self.link.received) => Err(End::Gone),
         };
         self.link.is_paused.store(false, Relaxed);
@@ -211,7 +212,11 @@ impl Reader {
                 }
             }
             Outcome::Unread => watched.wait(watched.link.outbox.readable()).await?,
-            Outcome::Short => realm.look_at_memory(),
+            Outcome::Short => {
+                realm.look_at_memory();
+                // Others must get their turn even while the alarm is not raised.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(None)
     }
