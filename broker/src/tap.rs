@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 
 use crate::lock::lock;
 use crate::memory;
@@ -16,7 +16,6 @@ use crate::memory;
 pub const KEPT: usize = 10_000;
 /// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
-const BUFFERED: usize = 1024;
 /// Listeners at once.
 const LISTENERS: usize = 32;
 /// Queues that a line names.
@@ -63,7 +62,8 @@ pub struct Seen {
 pub struct Tap {
     listeners: AtomicUsize,
     kept: Mutex<Kept>,
-    live: broadcast::Sender<Arc<Seen>>,
+    /// Number of the next line.
+    next: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -82,17 +82,56 @@ impl Default for Tap {
         Self {
             listeners: AtomicUsize::new(0),
             kept: Mutex::default(),
-            live: broadcast::Sender::new(BUFFERED),
+            next: watch::Sender::new(0),
         }
     }
 }
 
-/// Somebody who listens; the tap runs while one exists.
+/// A place in the tap's lines; the tap runs while one exists.
+///
+/// Nothing is kept for a listener: it reads the lines that the tap keeps, at its own pace.
 #[derive(Debug)]
 pub struct Listener {
     tap: Arc<Tap>,
-    /// What comes from here on; a slow listener misses the oldest.
-    pub live: broadcast::Receiver<Arc<Seen>>,
+    /// Number of the next line to read.
+    position: u64,
+    next: watch::Receiver<u64>,
+}
+
+/// What a listener reads at once.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Lines in order; none when there is nothing new.
+    Lines(Vec<Arc<Seen>>),
+    /// So many lines were dropped before this listener read them.
+    Missed(u64),
+}
+
+impl Listener {
+    /// Up to `limit` lines that were not read yet, the oldest first.
+    pub fn take(&mut self, limit: usize) -> Batch {
+        self.next.mark_unchanged();
+        let kept = lock(&self.tap.kept);
+        let next = *self.tap.next.borrow();
+        let first = next - kept.lines.len() as u64;
+        if self.position < first {
+            let missed = first - self.position;
+            self.position = first;
+            return Batch::Missed(missed);
+        }
+        let read = usize::try_from(self.position - first).unwrap_or(usize::MAX);
+        let lines: Vec<_> = kept.lines.iter().skip(read).take(limit).cloned().collect();
+        self.position += lines.len() as u64;
+        Batch::Lines(lines)
+    }
+
+    /// Waits until a line comes that [`take`](Self::take) has not looked for.
+    pub async fn wait(&mut self) {
+        if self.next.changed().await.is_err() {
+            // The tap lives as long as its listener, so the sender does too.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Tap {
@@ -101,35 +140,88 @@ impl Tap {
         self.listeners.load(Relaxed) > 0
     }
 
-    /// Begins to listen, and gives what was seen before.
-    pub fn listen(self: &Arc<Self>) -> Result<(Listener, Vec<Arc<Seen>>), TapBusy> {
+    /// Begins to listen, with the oldest line that is kept.
+    pub fn listen(self: &Arc<Self>) -> Result<Listener, TapBusy> {
         if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
             self.listeners.fetch_sub(1, Relaxed);
             return Err(TapBusy);
         }
-        let live = self.live.subscribe();
-        let before = lock(&self.kept).lines.iter().cloned().collect();
+        let kept = lock(&self.kept);
+        let next = self.next.subscribe();
+        let position = *next.borrow() - kept.lines.len() as u64;
+        drop(kept);
         let tap = Arc::clone(self);
-        Ok((Listener { tap, live }, before))
+        Ok(Listener {
+            tap,
+            position,
+            next,
+        })
     }
 
     pub(crate) fn note(&self, seen: Seen) {
-        let seen = Arc::new(seen);
         let mut kept = lock(&self.kept);
         kept.excerpt_bytes += seen.excerpt.len();
-        kept.lines.push_back(Arc::clone(&seen));
+        kept.lines.push_back(Arc::new(seen));
         while kept.lines.len() > KEPT || kept.excerpt_bytes > memory::tap_bytes() {
             let oldest = kept.lines.pop_front();
             kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
         }
-        drop(kept);
-        // Nobody being there any more is no failure.
-        let _ = self.live.send(seen);
+        // Under the lock, so that the number always fits the lines.
+        self.next.send_modify(|next| *next += 1);
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         self.tap.listeners.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+    use super::*;
+
+    fn seen(number: u64) -> Seen {
+        Seen {
+            what: What::Published,
+            at_ms: 0,
+            vhost: "/".into(),
+            exchange: Box::default(),
+            routing_key: Box::default(),
+            queue: None,
+            routed: Box::default(),
+            properties: Box::default(),
+            excerpt: Box::default(),
+            body_bytes: number,
+        }
+    }
+
+    fn numbers(batch: Batch) -> Vec<u64> {
+        match batch {
+            Batch::Lines(lines) => lines.iter().map(|seen| seen.body_bytes).collect(),
+            Batch::Missed(count) => panic!("{count} missed"),
+        }
+    }
+
+    #[test]
+    fn a_slow_listener_reads_every_line_that_is_kept() {
+        let tap = Arc::new(Tap::default());
+        let mut listener = tap.listen().unwrap();
+        (0..5000).for_each(|number| tap.note(seen(number)));
+        assert_eq!(numbers(listener.take(2)), [0, 1]);
+        assert_eq!(numbers(listener.take(9000)), (2..5000).collect::<Vec<_>>());
+        assert!(numbers(listener.take(2)).is_empty());
+    }
+
+    #[test]
+    fn a_listener_hears_how_many_lines_were_dropped_before_it_read_them() {
+        let tap = Arc::new(Tap::default());
+        let mut listener = tap.listen().unwrap();
+        let kept = KEPT as u64;
+        (0..kept + 3).for_each(|number| tap.note(seen(number)));
+        assert_eq!(listener.take(1), Batch::Missed(3));
+        assert_eq!(numbers(listener.take(1)), [3]);
+        assert_eq!(numbers(tap.listen().unwrap().take(1)), [3]);
     }
 }

@@ -129,7 +129,7 @@ impl Api {
         let is_wanted = self.sessions().is_anybody_in(now_ms());
         let mut ear = lock(&self.ear);
         match (is_wanted, ear.is_some()) {
-            (true, false) => *ear = self.realm.tap.listen().ok().map(|(listener, _)| listener),
+            (true, false) => *ear = self.realm.tap.listen().ok(),
             (false, true) => *ear = None,
             _ => {}
         }

@@ -5,7 +5,6 @@
 //! that the message went to. The stream ends when the caller loses its tag, its password or its session. Nothing here
 //! knows an envelope.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +17,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::Stream;
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
 
 use super::Routes;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::{Shared, views};
-use crate::tap::{Listener, Seen, What};
+use crate::tap::{Batch, Listener, Seen, What};
 use crate::users::Operation;
 
 /// Lines in one event at most.
@@ -43,7 +41,6 @@ struct Tapping {
     api: Shared,
     caller: Caller,
     listener: Listener,
-    before: VecDeque<Arc<Seen>>,
     changes: watch::Receiver<u64>,
 }
 
@@ -55,15 +52,14 @@ async fn listen(
     // As of after the subscription: no change is missed.
     let caller = caller.anew(&api)?;
     caller.monitors()?;
-    let (listener, before) = api.realm.tap.listen().map_err(|error| {
+    let listener = api.realm.tap.listen().map_err(|error| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
     })?;
     let tapping = Tapping {
         api,
         caller,
-        changes,
         listener,
-        before: before.into(),
+        changes,
     };
     let events = futures_util::stream::unfold(tapping, |mut tapping| async move {
         let event = tapping.next().await?;
@@ -73,36 +69,24 @@ async fn listen(
 }
 
 impl Tapping {
-    /// The next event; `None` when the broker ends.
+    /// The next event; `None` when the caller may listen no more.
     async fn next(&mut self) -> Option<Event> {
-        if !self.before.is_empty() {
-            let batch: Vec<_> = self.before.drain(..self.before.len().min(BATCH)).collect();
-            return self.event(&batch);
-        }
-        let received = loop {
+        loop {
+            match self.listener.take(BATCH) {
+                Batch::Missed(count) => {
+                    return Some(Event::default().event("missed").data(count.to_string()));
+                }
+                Batch::Lines(lines) if !lines.is_empty() => return self.event(&lines),
+                Batch::Lines(_) => {}
+            }
             tokio::select! {
-                received = self.listener.live.recv() => break received,
+                () = self.listener.wait() => {}
                 changed = self.changes.changed() => {
                     changed.ok()?;
                     self.look_again()?;
                 }
             }
-        };
-        let mut batch = match received {
-            Ok(seen) => vec![seen],
-            Err(RecvError::Lagged(count)) => {
-                return Some(Event::default().event("missed").data(count.to_string()));
-            }
-            Err(RecvError::Closed) => return None,
-        };
-        // What else is there already travels along.
-        while batch.len() < BATCH {
-            match self.listener.live.try_recv() {
-                Ok(seen) => batch.push(seen),
-                Err(TryRecvError::Lagged(_) | TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
         }
-        self.event(&batch)
     }
 
     /// The caller as it is now; `None` when it may listen no more.
