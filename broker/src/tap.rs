@@ -16,6 +16,8 @@ use crate::memory;
 pub const KEPT: usize = 10_000;
 /// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
+/// Bytes of excerpts that a listener reads at once: each listener's next event is held for it.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Listeners at once.
 const LISTENERS: usize = 32;
 /// Queues that a line names.
@@ -108,7 +110,8 @@ pub enum Batch {
 }
 
 impl Listener {
-    /// Up to `limit` lines that were not read yet, the oldest first.
+    /// Up to `limit` lines that were not read yet, the oldest first, with excerpts of about
+    /// [`BATCH_BYTES`] at most.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
         let kept = lock(&self.tap.kept);
@@ -120,7 +123,14 @@ impl Listener {
             return Batch::Missed(missed);
         }
         let read = usize::try_from(self.position - first).unwrap_or(usize::MAX);
-        let lines: Vec<_> = kept.lines.iter().skip(read).take(limit).cloned().collect();
+        let mut room = BATCH_BYTES;
+        let has_room = |seen: &&Arc<Seen>| {
+            let had_room = room > 0;
+            room = room.saturating_sub(seen.excerpt.len());
+            had_room
+        };
+        let unread = kept.lines.iter().skip(read).take(limit);
+        let lines: Vec<_> = unread.take_while(has_room).cloned().collect();
         self.position += lines.len() as u64;
         Batch::Lines(lines)
     }
