@@ -182,6 +182,16 @@ pub(crate) fn pool_bytes() -> usize {
     part(8, MIB, 40 * MIB)
 }
 
+/// Messages that wait in the store for their commit. The store holds copies, which are not charged.
+pub(crate) fn store_pending_bytes() -> usize {
+    part(8, MIB, 16 * MIB)
+}
+
+/// What the store's engine may keep in its cache.
+pub(crate) fn store_cache_bytes() -> usize {
+    part(8, 4 * MIB, 16 * MIB)
+}
+
 /// What the tap may remember.
 pub(crate) fn tap_bytes() -> usize {
     part(32, MIB, 16 * MIB)

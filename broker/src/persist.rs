@@ -36,7 +36,12 @@ pub(crate) fn open(
     folder: &Path,
     progress: impl Fn(Progress) + Send + Sync + 'static,
 ) -> Result<Found, OpenError> {
-    let opened = Store::open(folder, Options::default(), progress)?;
+    let options = Options {
+        pending_limit_bytes: memory::store_pending_bytes(),
+        cache_bytes: memory::store_cache_bytes() as u64,
+        ..Options::default()
+    };
+    let opened = Store::open(folder, options, progress)?;
     for repair in &opened.report.repairs {
         tracing::warn!(%repair, "the store was mended");
     }
