@@ -91,11 +91,16 @@ fn set_level(held: u64) {
     let limit = LIMIT.load(Relaxed);
     let level = match held {
         _ if limit == 0 => Level::Calm,
-        held if held >= limit => Level::Short,
+        held if held >= mark(limit) => Level::Short,
         held if held >= limit / 2 => Level::Tight,
         _ => Level::Calm,
     };
     LEVEL.store(level as u8, Relaxed);
+}
+
+/// Held bytes at which publishers wait. The rest of the limit is for what is under way meanwhile.
+pub(crate) fn mark(limit: u64) -> u64 {
+    limit - limit / 16
 }
 
 /// A broker with this limit starts; 0 is none.

@@ -308,20 +308,24 @@ impl Realm {
 
     /// Raises the alarm if the account has reached the limit.
     pub(crate) fn look_at_memory(self: &Arc<Self>) {
-        if self.memory_limit > 0 && memory::held() >= self.memory_limit {
+        if self.memory_limit > 0 && memory::held() >= memory::mark(self.memory_limit) {
             self.set_memory_high(true);
         }
     }
 
-    /// Raises or ends the alarm, now that so much of the process is resident. Publishers wait while the limit is held or
-    /// resident, until a tenth is free again. What was freed may stay resident for the allocator's sake: while little is
+    /// Raises or ends the alarm, now that so much of the process is resident. Publishers wait while fifteen sixteenths
+    /// of the limit are held or all of it is resident, until a fifth or a tenth is free again. What was freed may stay resident for the allocator's sake: while little is
     /// held there is nothing to wait for. True when it is worth looking again soon.
     pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
         let limit = self.memory_limit;
         let is_high = self.standing().is_memory_high;
-        let line = if is_high { limit / 10 * 9 } else { limit };
         let held = memory::held();
-        let is_over = held >= line || (resident > line && held >= limit / 8);
+        let (held_line, resident_line) = if is_high {
+            (limit / 10 * 8, limit / 10 * 9)
+        } else {
+            (memory::mark(limit), limit)
+        };
+        let is_over = held >= held_line || (resident > resident_line && held >= limit / 8);
         if is_over != is_high {
             tracing::warn!(held, resident, limit, is_over, "memory");
             self.set_memory_high(is_over);

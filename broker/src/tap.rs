@@ -16,8 +16,9 @@ use crate::memory;
 pub const KEPT: usize = 10_000;
 /// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// Bytes of excerpts that a listener reads at once: each listener's next event is held for it.
-const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of excerpts that a listener reads at once. The next event of each listener is held for it, and
+/// JSON writes a control character as six bytes.
+const BATCH_BYTES: usize = 16 * 1024;
 /// Listeners at once.
 const LISTENERS: usize = 32;
 /// Queues that a line names.
