@@ -35,6 +35,8 @@ const STANDARD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 
 /// Others than the owner may write here.
 const OTHERS_WRITE: u32 = 0o022;
+/// In a folder with this bit only the owner of an entry, or of the folder, renames or removes it.
+const STICKY: u32 = 0o1000;
 
 /// Whether the broker could be reached when the session began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,37 +185,66 @@ fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>,
     Ok(std::env::join_paths(folders).ok())
 }
 
-/// The first of `folder` and those above it that somebody else than root and this user can change:
-/// either could put another program into it, or another folder in its place.
+/// The first of `folder` and those above it that lets somebody else than root and this user put
+/// another program into it, or another folder in its place.
 fn open_to_others(folder: &Path) -> Option<&Path> {
     let us = rustix::process::geteuid().as_raw();
+    let mut holds = Holds::Programs;
     folder.ancestors().find(|folder| {
         let is_closed = folder
             .symlink_metadata()
-            .is_ok_and(|found| found.is_dir() && is_closed(found.uid(), found.mode(), us));
+            .is_ok_and(|found| found.is_dir() && holds.is_closed(found.uid(), found.mode(), us));
+        holds = Holds::Folder;
         !is_closed
     })
 }
 
-/// The sticky bit is no help: a new file may be put there all the same.
-fn is_closed(owner: u32, mode: u32, us: u32) -> bool {
-    (owner == 0 || owner == us) && mode & OTHERS_WRITE == 0
+/// What must not be changed by others in a folder.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    /// Programs: a new file is already too much, and the sticky bit does not prevent it.
+    Programs,
+    /// A folder of root or of this user: with the sticky bit, as in `/tmp`, others can neither
+    /// rename nor remove it.
+    Folder,
+}
+
+impl Holds {
+    fn is_closed(self, owner: u32, mode: u32, us: u32) -> bool {
+        let is_kept = match self {
+            Self::Programs => false,
+            Self::Folder => mode & STICKY != 0,
+        };
+        (owner == 0 || owner == us) && (mode & OTHERS_WRITE == 0 || is_kept)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn only_a_folder_that_root_and_we_alone_can_change_is_closed() {
-        for (owner, mode) in [(0, 0o755), (7, 0o700), (7, 0o2755)] {
-            assert!(is_closed(owner, mode, 7), "{owner} {mode:o}");
+        for holds in [Holds::Programs, Holds::Folder] {
+            for (owner, mode) in [(0, 0o755), (7, 0o700), (7, 0o2755)] {
+                assert!(
+                    holds.is_closed(owner, mode, 7),
+                    "{holds:?} {owner} {mode:o}"
+                );
+            }
+            for (owner, mode) in [(7, 0o775), (7, 0o757), (0, 0o777), (8, 0o700), (8, 0o1777)] {
+                assert!(
+                    !holds.is_closed(owner, mode, 7),
+                    "{holds:?} {owner} {mode:o}"
+                );
+            }
         }
-        for (owner, mode) in [(7, 0o1777), (7, 0o775), (7, 0o757), (0, 0o777), (8, 0o700)] {
-            assert!(!is_closed(owner, mode, 7), "{owner} {mode:o}");
-        }
+        assert!(!Holds::Programs.is_closed(0, 0o1777, 7));
+        assert!(Holds::Folder.is_closed(0, 0o1777, 7));
     }
 
     #[test]
@@ -221,8 +252,11 @@ mod tests {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         let inner = folder.path().join("bin");
         std::fs::create_dir(&inner).unwrap();
-        assert_eq!(open_to_others(&inner), Some(Path::new("/tmp")));
-        assert_eq!(open_to_others(Path::new("/")), None);
+        assert_eq!(open_to_others(&inner), None, "/tmp has the sticky bit");
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        assert_eq!(open_to_others(&inner), Some(folder.path()));
+        assert_eq!(open_to_others(Path::new("/tmp")), Some(Path::new("/tmp")));
     }
 
     #[test]
