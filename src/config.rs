@@ -9,6 +9,7 @@ mod environment;
 mod file;
 mod home;
 mod local;
+mod own_folder;
 mod resolve;
 
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ pub use address::{Address, AddressError, Endpoint, Guard, Login, Scheme, escape}
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
 pub use file::{Settings, Way};
-pub use home::{Home, private_folder, write_private};
+pub use home::{Home, write_private};
 pub use local::{Kind, LocalBroker};
+pub use own_folder::{NotOurs, claim_store, private_folder};
 
 use crate::error::Error;
 

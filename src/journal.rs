@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::clean;
-use crate::config::{Home, private_folder};
+use crate::config::Home;
 use crate::envelope::timestamp;
 
 const ROTATE_BYTES: u64 = 8 << 20;
@@ -63,7 +63,7 @@ pub struct Entry {
 /// The journal of this machine.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    folder: PathBuf,
+    home: Home,
 }
 
 impl Entry {
@@ -89,9 +89,7 @@ impl Entry {
 impl Journal {
     /// The journal in this home.
     pub fn of(home: &Home) -> Self {
-        Self {
-            folder: home.logs(),
-        }
+        Self { home: home.clone() }
     }
 
     /// Appends one event. A journal that cannot be written stops nothing: the caller may ignore the result.
@@ -140,11 +138,11 @@ impl Journal {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join("messages.jsonl")
+        self.home.logs().join("messages.jsonl")
     }
 
     fn older(&self) -> PathBuf {
-        self.folder.join("messages.jsonl.1")
+        self.home.logs().join("messages.jsonl.1")
     }
 
     fn open_for_append(&self) -> io::Result<File> {
@@ -152,7 +150,7 @@ impl Journal {
         options.append(true).create(true).mode(0o600);
         match options.open(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                private_folder(&self.folder)?;
+                self.home.prepare()?;
                 options.open(self.path())
             }
             opened => opened,

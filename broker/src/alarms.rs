@@ -1,14 +1,12 @@
-//! The store's progress and the alarms that block publishers (disk, memory, backlog).
-//!
-//! The store's thread writes them into one watched value that connections await, and wakes the task
-//! that releases confirms. Depends on `persist` and `ring`.
+//! How far the store is, and what forbids publishing: one watched value that the store's thread writes and connections
+//! wait for, and a ring for the one who releases confirms. Relies on `persist` and `ring`.
 
 use tokio::sync::watch;
 
 use crate::persist::{Progress, Ticket};
 use crate::ring::{Ear, Ring};
 
-/// The store's progress and the alarms.
+/// The store's progress and the state of disk and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -16,16 +14,16 @@ use crate::ring::{Ear, Ring};
 )]
 pub(crate) struct Standing {
     pub(crate) durable: Ticket,
-    /// Too many changes are waiting for their commit.
+    /// More is waiting for its commit than may wait.
     pub(crate) is_backlogged: bool,
     pub(crate) is_disk_full: bool,
     pub(crate) is_memory_high: bool,
-    /// The store has stopped: nothing more becomes durable.
+    /// The store has stopped: nothing more is promised.
     pub(crate) is_stopped: bool,
 }
 
 impl Standing {
-    /// The reason for `connection.blocked`, in RabbitMQ's words.
+    /// Why publishers are told to wait, in RabbitMQ's words.
     pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
         match (self.is_disk_full, self.is_memory_high) {
             (true, true) => Some("low on memory & disk"),
@@ -35,7 +33,7 @@ impl Standing {
         }
     }
 
-    /// Whether connections that publish must not be read from.
+    /// True when a publisher must not be read from.
     pub(crate) fn holds_publishers(&self) -> bool {
         !self.is_stopped && (self.is_backlogged || self.is_disk_full || self.is_memory_high)
     }
@@ -45,7 +43,7 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     standing: watch::Sender<Standing>,
-    /// Woken whenever more is durable.
+    /// Rings whenever more is durable.
     pub(crate) durable: Ring,
 }
 
@@ -64,7 +62,7 @@ impl Alarms {
         }
     }
 
-    /// Records what the store's thread reports.
+    /// What the store's thread reports.
     pub(crate) fn on_progress(&self, progress: &Progress) {
         self.standing.send_modify(|standing| match progress {
             Progress::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
@@ -79,14 +77,14 @@ impl Alarms {
         }
     }
 
-    /// Sets the memory alarm. Returns true if it changed.
+    /// Says whether more memory is used than allowed; true when that is new.
     pub(crate) fn set_memory_high(&self, is_high: bool) -> bool {
         self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
         })
     }
 
-    /// Returns what the task that releases confirms awaits.
+    /// What the task waits on that releases confirms.
     pub(crate) fn progress(&self, durable: Ear) -> Awaited<'_> {
         Awaited {
             alarms: self,
@@ -104,8 +102,7 @@ impl Alarms {
     }
 }
 
-/// Waits for progress of the store: through the wakeup pipe, or, once that has failed, through the
-/// watched value, which costs a little more.
+/// Waits for more to be durable: by the ring, or, once that has failed, by the watched value, which costs a little more.
 pub(crate) struct Awaited<'a> {
     alarms: &'a Alarms,
     ear: Option<Ear>,
@@ -119,16 +116,13 @@ impl Awaited<'_> {
             match ear.heard(&self.alarms.durable).await {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::error!(
-                        %error,
-                        "the wakeup pipe failed; confirms are sent without it from now on"
-                    );
+                    tracing::error!(%error, "the wake-up pipe has failed; confirms go on without it");
                     self.ear = None;
                     return;
                 }
             }
         }
-        // An error means that the sender is gone, but `alarms` holds it.
+        // An error says that the sender is gone; `alarms` is here.
         let _ = self.standing.changed().await;
     }
 }
@@ -144,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn progress_is_seen_after_the_wake_up_pipe_has_failed() {
         let alarms = Alarms::new(ring().unwrap().0);
-        // The other end of this pipe is closed, as after an error.
+        // The other end of this one is gone, as after an error of the pipe.
         let (gone, ear) = ring().unwrap();
         drop(gone);
         let mut progress = alarms.progress(ear);

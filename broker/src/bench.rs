@@ -1,7 +1,7 @@
-//! Parts of the hot path, made public for `benches/hot_path.rs`. Compiled only with the feature
-//! `bench`, so that they are not part of the crate's API.
+//! Single parts of the hot path, opened to `benches/hot_path.rs`. Only with the feature `bench`, so that they are no
+//! part of what the crate offers.
 //!
-//! Each runs the code that a connection runs, without a socket, a clock or a store, on one thread.
+//! Each drives the code that a connection drives, without its socket: no clock, no store, one thread.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::wire::table::Table;
 
 const FRAME_MAX: u32 = 131_072;
 const KEY: &[u8] = b"bench";
-/// Delivery mode 2 and no other property.
+/// Delivery mode 2 and nothing else.
 const PROPERTIES: &[u8] = &[0x10, 0x00, 2];
 const FACTS: Facts = Facts {
     persistent: true,
@@ -30,16 +30,16 @@ const FACTS: Facts = Facts {
     ttl_ms: None,
 };
 
-/// How the consumer of a [`HandOff`] acknowledges its messages.
+/// How the consumer of a [`HandOff`] takes its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
-    /// Without acknowledgement (`no-ack`).
+    /// Without acknowledgement.
     Automatic,
-    /// With one `basic.ack` with `multiple` for each batch.
+    /// One `basic.ack` with `multiple` a batch.
     Acked,
 }
 
-/// A queue with one consumer without a prefetch limit.
+/// A queue with one consumer that always has room.
 #[derive(Debug)]
 pub struct HandOff {
     queue: Arc<Queue>,
@@ -52,7 +52,7 @@ pub struct HandOff {
 }
 
 impl HandOff {
-    /// Creates a transient queue and its consumer.
+    /// A transient queue and its consumer.
     pub fn new(taking: Taking) -> Self {
         let identity = Identity {
             name: "bench".into(),
@@ -95,8 +95,8 @@ impl HandOff {
         }
     }
 
-    /// Publishes `messages` messages, takes their frames as a writer does, and settles them.
-    /// Returns the number of bytes to send.
+    /// Publishes so many messages, takes their bytes as a writer would, and settles them. Gives the bytes that would
+    /// have been sent.
     pub fn run(&mut self, messages: usize, body: &[u8]) -> usize {
         for _ in 0..messages {
             self.draft.begin(b"", KEY);
@@ -122,7 +122,7 @@ impl HandOff {
     }
 }
 
-/// Takes the frames as the writer does. Returns the number of bytes.
+/// What the writer does; gives the number of bytes.
 fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.clear();
     if outbox.take(into) != Taken::Frames {
@@ -132,7 +132,7 @@ fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.len()
 }
 
-/// Encodes the three frames of one publish to the default exchange, as a client sends them.
+/// The three frames of one publish to the default exchange, as a client sends them.
 pub fn published(body: &[u8]) -> Vec<u8> {
     let mut method = vec![0, 60, 0, 40, 0, 0, 0];
     method.push(u8::try_from(KEY.len()).unwrap_or_default());
@@ -154,7 +154,7 @@ pub fn published(body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Parses frames as a connection does. Returns the number of publishes.
+/// Reads frames as a connection does; gives the number of publishes.
 pub fn decode(mut bytes: &[u8]) -> usize {
     let mut publishes = 0;
     while let Ok(Parsed::Whole(front)) = frame::parse(bytes, FRAME_MAX) {
@@ -163,12 +163,7 @@ pub fn decode(mut bytes: &[u8]) -> usize {
                 let method = method::decode(front.payload);
                 publishes += usize::from(matches!(method, Ok(Method::BasicPublish(_))));
             }
-            frame::HEADER => {
-                assert!(
-                    content::header(front.payload).is_ok(),
-                    "it is our own header"
-                );
-            }
+            frame::HEADER => assert!(content::header(front.payload).is_ok(), "as we made it"),
             _ => {}
         }
         bytes = &bytes[front.total()..];
@@ -176,8 +171,7 @@ pub fn decode(mut bytes: &[u8]) -> usize {
     publishes
 }
 
-/// Opens `count` publisher confirms, makes them wait for the store, and releases them. Returns the
-/// number of bytes to send.
+/// Opens so many publisher confirms, lets all of them wait for the store's first commit, and releases them.
 pub fn confirms(count: usize) -> usize {
     let outbox = Arc::<Outbox>::default();
     let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
@@ -190,7 +184,7 @@ pub fn confirms(count: usize) -> usize {
     take(&outbox, &mut Frames::default())
 }
 
-/// The frames that one connection has yet to send.
+/// The frames that one connection still has to send.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     outbox: Arc<Outbox>,
@@ -198,8 +192,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Appends `pieces` pieces and takes them at once, as a turn and its writer do. Returns the
-    /// number of bytes.
+    /// Appends so many pieces and takes them in one go, as a turn and its writer do. Gives the bytes.
     pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {
         let mut turn = Turn::new(0);
         for _ in 0..pieces {

@@ -1,14 +1,11 @@
-//! Shared bytes in one allocation, charged to the account of [`crate::memory`] until the last owner
-//! drops them.
+//! Shared bytes in one allocation that is on the account of [`crate::memory`] for as long as anybody has it.
 //!
-//! A [`Filling`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a copy; a
-//! block is shared and immutable. The allocator maps each large block separately and returns it to
-//! the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
-//! therefore go into a pool (`pool`) and serve the next block of about the same size.
+//! A [`Filling`] has one owner and grows as bytes come; it becomes a [`Block`], which is shared and never changes, without
+//! a copy. The allocator takes a large block from the system and gives it back at once, which costs a page fault for
+//! every four KiB; so freed large blocks wait in a pool (`pool`) for the next one of about the same size.
 //!
 //! # Cost
-//! One allocation for each block, like `Arc<[u8]>`. When a large block grows, the system moves its
-//! pages without copying.
+//! One allocation a block, as `Arc<[u8]>` has; a large one that grows is moved by the system, not copied.
 
 use std::alloc::{self, Layout};
 use std::ops::Deref;
@@ -19,15 +16,15 @@ use crate::memory;
 
 pub(crate) mod pool;
 
-/// From this size on, the allocator maps each block separately.
+/// From this size on the allocator asks the system for each block.
 pub(crate) const LARGE_BYTES: usize = 128 * 1024;
 
 #[repr(C)]
 struct Header {
     owners: AtomicUsize,
-    /// The initialised bytes after the header.
+    /// Bytes behind the header that have been written.
     len: usize,
-    /// The allocated bytes after the header.
+    /// Bytes behind the header.
     capacity: usize,
 }
 
@@ -35,28 +32,27 @@ const HEADER: usize = size_of::<Header>();
 
 #[expect(
     clippy::expect_used,
-    reason = "fails only for sizes near the whole address space, and bodies are limited"
+    reason = "only a capacity near the whole address space fails, and no body is announced as that large"
 )]
 fn layout(capacity: usize) -> Layout {
     Layout::from_size_align(HEADER + capacity, align_of::<Header>()).expect("a possible size")
 }
 
-/// Returns what a block of this capacity charges to the account.
+/// What a block of this capacity takes of memory.
 const fn cost(capacity: usize) -> usize {
     HEADER + capacity + memory::ALLOCATION_BYTES
 }
 
 /// An allocation with one owner.
 ///
-/// Invariant: the pointer refers to an allocation made with `layout(capacity)` whose header is
-/// valid. The first `len <= capacity` bytes after the header are initialised.
+/// Invariant: the pointer is to an allocation made with `layout(capacity)` whose header is valid, and of whose
+/// bytes behind the header the first `len <= capacity` have been written.
 struct Raw(NonNull<Header>);
 
-// SAFETY: a `Raw` is the only owner of its allocation, and header and bytes are plain memory that
-// any thread may use.
+// SAFETY: a `Raw` owns its allocation alone, and a header and bytes may be used from any thread.
 #[expect(unsafe_code, reason = "it owns plain memory")]
 unsafe impl Send for Raw {}
-// SAFETY: through a `&Raw`, only the number of owners is written, and it is atomic.
+// SAFETY: nothing is written through a `&Raw`, but the number of owners, which is atomic.
 #[expect(unsafe_code, reason = "it owns plain memory")]
 unsafe impl Sync for Raw {}
 
@@ -71,7 +67,7 @@ unsafe impl Sync for Raw {}
 impl Raw {
     fn new(capacity: usize) -> Self {
         let layout = layout(capacity);
-        // SAFETY: the layout includes the header, so its size is not 0.
+        // SAFETY: the layout is not of size 0, as it has the header in it.
         let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }.cast::<Header>()) else {
             alloc::handle_alloc_error(layout);
         };
@@ -80,8 +76,7 @@ impl Raw {
             len: 0,
             capacity,
         };
-        // SAFETY: the new allocation is large enough and aligned for the header, and has no other
-        // owner.
+        // SAFETY: the place is large enough for the header and aligned for it, and nobody else has it.
         unsafe { place.write(header) };
         memory::charge(cost(capacity));
         Self(place)
@@ -93,8 +88,7 @@ impl Raw {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes after the header are initialised, and only `&mut self` writes to
-        // them.
+        // SAFETY: `len` bytes behind the header have been written, and only `&mut self` writes.
         unsafe {
             std::slice::from_raw_parts(self.0.as_ptr().add(1).cast::<u8>(), self.header().len)
         }
@@ -102,16 +96,16 @@ impl Raw {
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.header().len;
-        // SAFETY: as in `bytes`, and `&mut self` is the only access to this allocation.
+        // SAFETY: as in `bytes`, and `&mut self` is the only way to this allocation.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().add(1).cast::<u8>(), len) }
     }
 
-    /// Appends `part`. Panics if the capacity is too small for it.
+    /// Appends what there is room for, which must be all of it.
     fn push(&mut self, part: &[u8]) {
         let (len, capacity) = (self.header().len, self.header().capacity);
         assert!(part.len() <= capacity - len, "a part without room");
-        // SAFETY: `len + part.len()` is within the capacity, so the target lies in this allocation.
-        // No other slice covers it, because `&mut self` is the only access to it.
+        // SAFETY: `len + part.len()` is within the capacity, so the target lies in this allocation; it is not part of
+        // any slice that others have, as `&mut self` is the only way to it.
         unsafe {
             let target = self.0.as_ptr().add(1).cast::<u8>().add(len);
             target.copy_from_nonoverlapping(part.as_ptr(), part.len());
@@ -124,13 +118,13 @@ impl Raw {
         unsafe { self.0.as_mut() }.len = 0;
     }
 
-    /// Changes the capacity. Panics if the new one is smaller than `len`.
+    /// Changes the capacity to one that is no smaller than what has been written.
     fn resize(&mut self, capacity: usize) {
         let old = self.header().capacity;
         assert!(capacity >= self.header().len, "bytes would be cut off");
         let new = layout(capacity);
-        // SAFETY: the allocation was made with `layout(old)`. The new size is not 0 and comes from
-        // a valid layout with the same alignment.
+        // SAFETY: the allocation was made with `layout(old)`, and the new size is that of a valid layout with the same
+        // alignment and not 0.
         let moved = unsafe { alloc::realloc(self.0.as_ptr().cast(), layout(old), new.size()) };
         let Some(place) = NonNull::new(moved.cast::<Header>()) else {
             alloc::handle_alloc_error(new);
@@ -148,16 +142,16 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let capacity = self.header().capacity;
         memory::release(cost(capacity));
-        // SAFETY: the allocation was made with this layout, and its only owner is being dropped.
+        // SAFETY: the allocation was made with this layout, and its one owner ends here.
         unsafe { alloc::dealloc(self.0.as_ptr().cast(), layout(capacity)) };
     }
 }
 
-/// A block under construction.
+/// Bytes that are still coming.
 pub(crate) struct Filling(Raw);
 
 impl Filling {
-    /// Prepares for `expected` bytes. A new block grows as they arrive.
+    /// For `expected` bytes, of which memory is taken as they come.
     pub(crate) fn new(expected: usize) -> Self {
         if let Some(mut raw) = pool::take(expected) {
             raw.clear();
@@ -166,7 +160,7 @@ impl Filling {
         Self(Raw::new(expected.min(LARGE_BYTES)))
     }
 
-    /// Appends a part. `expected` is the size of the finished block.
+    /// Appends a part; `expected` bytes are all that will come.
     pub(crate) fn push(&mut self, part: &[u8], expected: usize) {
         let header = self.0.header();
         let needed = header.len + part.len();
@@ -184,12 +178,12 @@ impl Filling {
         self.0.bytes_mut()
     }
 
-    /// Returns the allocated bytes.
+    /// Bytes of memory that this takes.
     pub(crate) fn capacity(&self) -> usize {
         self.0.header().capacity
     }
 
-    /// Turns this into an immutable, shared block.
+    /// From now on it is shared.
     pub(crate) fn finish(self) -> Block {
         Block::from_raw(self.0)
     }
@@ -201,26 +195,26 @@ impl std::fmt::Debug for Filling {
     }
 }
 
-/// Immutable bytes with any number of owners.
+/// Bytes that never change and may have many owners.
 pub(crate) struct Block(NonNull<Header>);
 
-// SAFETY: the bytes do not change while a `Block` exists, and the number of owners is atomic. The
-// last owner has exclusive access, on whatever thread.
+// SAFETY: the bytes do not change while a `Block` exists, and the number of owners is atomic; the last owner, on
+// whatever thread, has them alone.
 #[expect(unsafe_code, reason = "shared bytes that do not change")]
 unsafe impl Send for Block {}
-// SAFETY: as for `Send`.
+// SAFETY: the same.
 #[expect(unsafe_code, reason = "shared bytes that do not change")]
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Creates a block with a copy of `bytes`.
+    /// A copy of `bytes`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
         let mut raw = Raw::new(bytes.len());
         raw.push(bytes);
         Self::from_raw(raw)
     }
 
-    /// Takes over the only owner of `raw`.
+    /// `raw` has one owner, and this is it now.
     fn from_raw(raw: Raw) -> Self {
         Self(std::mem::ManuallyDrop::new(raw).0)
     }
@@ -242,8 +236,7 @@ impl Deref for Block {
 #[expect(unsafe_code, reason = "the number of owners")]
 impl Clone for Block {
     fn clone(&self) -> Self {
-        // SAFETY: `self` is an owner, so the header is valid. `Relaxed` suffices, as in `Arc`: the
-        // caller already has access through an owner.
+        // SAFETY: `self` is an owner, so the header is there. Relaxed, as in `Arc`: who clones is an owner already.
         let before = unsafe { self.0.as_ref() }
             .owners
             .fetch_add(1, Ordering::Relaxed);
@@ -255,16 +248,16 @@ impl Clone for Block {
 #[expect(unsafe_code, reason = "the number of owners")]
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `self` is still an owner, so the header is valid.
+        // SAFETY: `self` is still an owner, so the header is there.
         let before = unsafe { self.0.as_ref() }
             .owners
             .fetch_sub(1, Ordering::Release);
         if before > 1 {
             return;
         }
-        // Orders all use of the bytes by other owners before the reuse of the memory.
+        // What other owners did with the bytes comes before what is done with the memory now.
         fence(Ordering::Acquire);
-        // SAFETY: this was the last owner, so nothing else refers to the allocation.
+        // SAFETY: this was the last owner, so nobody else has the allocation.
         let header = unsafe { self.0.as_mut() };
         *header.owners.get_mut() = 1;
         let raw = Raw(self.0);

@@ -1,5 +1,4 @@
-//! The timers of queues: a heap of deadlines, and a sleep until the first. Depends on `queue`
-//! (weakly).
+//! When queues want to be looked at: a heap of times, and the sleep until the first. Relies on `queue` (weakly).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,11 +11,10 @@ use crate::lock::lock;
 use crate::queue::Queue;
 use crate::time::now_ms;
 
-/// The longest sleep. The runtime's timer stops while the machine is suspended, so the deadlines
-/// are checked again after this time.
+/// Longest sleep: the timer of the runtime does not count while the machine is suspended.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// The deadlines that queues have set.
+/// Times at which queues asked to be called.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     times: Mutex<Times>,
@@ -31,7 +29,7 @@ struct Times {
 }
 
 impl Clock {
-    /// Sets a deadline for a queue.
+    /// Asks for a call at `at_ms`.
     pub(crate) fn arm(&self, at_ms: u64, queue: Weak<Queue>) {
         let mut times = lock(&self.times);
         let is_first = times
@@ -48,7 +46,7 @@ impl Clock {
         }
     }
 
-    /// Removes and returns the queues whose deadline is at or before `now_ms`.
+    /// Those whose time has come by `now_ms`.
     fn due(&self, now_ms: u64) -> Vec<Weak<Queue>> {
         let mut times = lock(&self.times);
         let mut due = Vec::new();
@@ -69,7 +67,7 @@ impl Clock {
         })
     }
 
-    /// Sleeps until a deadline is reached, and returns its queues.
+    /// Sleeps until somebody is due.
     pub(crate) async fn next_due(&self) -> Vec<Weak<Queue>> {
         loop {
             let now = now_ms();

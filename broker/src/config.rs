@@ -1,51 +1,49 @@
-//! The configuration of a broker. Depends on nothing.
+//! What a broker is started with. Relies on nothing.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// All settings for `Broker::start`.
+/// Everything that `Broker::start` needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The addresses to listen on.
+    /// Where to listen.
     pub bind: Bind,
-    /// The AMQP port; 0 selects a free one.
+    /// AMQP port, 0 for a free one.
     pub port: u16,
-    /// The management port; 0 selects a free one, `None` disables it.
+    /// Management port, 0 for a free one; None for no management.
     pub management_port: Option<u16>,
-    /// The folder of the store. It is created if it is missing.
+    /// Folder of the store; made when it is missing.
     pub data_dir: PathBuf,
-    /// AMQP over TLS, in addition to the plain port.
+    /// AMQP over TLS beside the plain port.
     pub tls: Option<Tls>,
-    /// A Unix socket for AMQP, for sandboxes without TCP.
+    /// Also listen on this socket, for sandboxes without TCP.
     pub unix_socket: Option<PathBuf>,
-    /// A Unix socket for the management API. A client that runs as the same system user needs no
-    /// password there and acts as the first user.
+    /// Also serve the management API on this socket: a client that runs as the same user of the machine needs no password
+    /// there and acts as the first user.
     pub management_socket: Option<PathBuf>,
-    /// Whether `guest`/`guest` can log in from loopback, as in RabbitMQ.
+    /// Let `guest`/`guest` in, as RabbitMQ does on loopback.
     pub allow_guest: bool,
-    /// A user that is created with administrator rights and all permissions, or whose password is
-    /// updated.
+    /// The first user, made an administrator with all permissions, or its password changed.
     pub first_user: Option<FirstUser>,
-    /// Resident memory in bytes above which publishers are blocked. 0 selects two fifths of the
-    /// machine's memory, as RabbitMQ does.
+    /// Resident memory above which publishers are told to wait, in bytes; 0 for two fifths of the machine's, as RabbitMQ.
     pub memory_limit_bytes: u64,
-    /// Limits for clients.
+    /// What one client may ask for.
     pub limits: Limits,
 }
 
-/// The addresses that every port is bound to.
+/// The addresses that every port is taken on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bind {
-    /// 127.0.0.1, and `[::1]` if the machine has it, because `localhost` can mean either.
+    /// 127.0.0.1, and `[::1]` where the machine has it: `localhost` may mean either.
     #[default]
     Loopback,
-    /// One address.
+    /// This one alone.
     At(IpAddr),
 }
 
 impl Bind {
-    /// Whether only this machine can reach it.
+    /// Whether only this machine reaches it.
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Loopback => true,
@@ -54,23 +52,23 @@ impl Bind {
     }
 }
 
-/// A certificate and its port.
+/// A certificate and where to use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// The port of AMQP over TLS; 0 selects a free one.
+    /// Port of AMQP over TLS, 0 for a free one.
     pub port: u16,
-    /// The certificate chain in PEM, leaf first.
+    /// Certificate chain, PEM, leaf first.
     pub certificate: PathBuf,
-    /// The private key in PEM.
+    /// Its private key, PEM.
     pub key: PathBuf,
 }
 
-/// The user that exists from the first start.
+/// The user that exists from the start.
 #[derive(Clone)]
 pub struct FirstUser {
-    /// The name.
+    /// Its name.
     pub name: String,
-    /// The password in plain text. Only a salted hash is stored.
+    /// Its password in plain text; kept as a salted hash.
     pub password: String,
 }
 
@@ -82,25 +80,24 @@ impl std::fmt::Debug for FirstUser {
     }
 }
 
-/// Limits for clients.
+/// Bounds on what clients may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The maximum number of open connections.
+    /// Open connections.
     pub connections: usize,
-    /// Channels for each connection, as offered in `connection.tune`.
+    /// Channels of one connection, as offered in `connection.tune`.
     pub channels: u16,
-    /// The frame size in bytes, as offered in `connection.tune`.
+    /// Octets of one frame, as offered in `connection.tune`.
     pub frame_bytes: u32,
-    /// The heartbeat interval as offered, 0 for none.
+    /// Heartbeat as offered, 0 for none.
     pub heartbeat_s: u16,
-    /// The maximum number of queues in a vhost.
+    /// Queues of one vhost.
     pub queues: usize,
-    /// The maximum size of a message body in bytes.
+    /// Octets of one body.
     pub body_bytes: u64,
-    /// The time from accepting the socket to `connection.open`.
+    /// From the socket's opening to `connection.open`.
     pub handshake: Duration,
-    /// A client that has more than a mebibyte to read and reads less than that in this time is
-    /// disconnected.
+    /// How long a client may take less than a mebibyte while more than that waits for it; then it is cut off.
     pub unread: Duration,
 }
 

@@ -1,11 +1,10 @@
-//! Protocol errors sent to a client: the reply code, what it closes, and the text, in RabbitMQ's
-//! words. Depends on nothing.
+//! Failures towards a client: the reply code, how much it closes, and RabbitMQ's words. Relies on nothing.
 //!
-//! Only `connection` turns a `Fault` into frames.
+//! A `Fault` becomes frames in `connection` alone.
 
 use std::fmt;
 
-/// The reply codes of AMQP 0-9-1, section 1.8.
+/// Reply codes of AMQP 0-9-1, 1.8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the protocol's own")]
 pub enum ReplyCode {
@@ -27,7 +26,7 @@ pub enum ReplyCode {
 }
 
 impl ReplyCode {
-    /// Returns the number on the wire.
+    /// The number on the wire.
     pub fn number(self) -> u16 {
         self as u16
     }
@@ -53,28 +52,28 @@ impl ReplyCode {
     }
 }
 
-/// What a fault closes.
+/// What a failure closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The channel of the method.
+    /// The channel that the method came on.
     Channel,
     /// The whole connection.
     Connection,
 }
 
-/// One protocol error.
+/// One failure, ready to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What it closes.
     pub scope: Scope,
-    /// The reply code.
+    /// Why.
     pub code: ReplyCode,
-    /// The text after the code's name.
+    /// The words after the code's name.
     pub reason: String,
 }
 
 impl Fault {
-    /// Creates a fault that closes the channel.
+    /// Closes the channel.
     pub fn channel(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
             scope: Scope::Channel,
@@ -83,7 +82,7 @@ impl Fault {
         }
     }
 
-    /// Creates a fault that closes the connection.
+    /// Closes the connection.
     pub fn connection(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
             scope: Scope::Connection,
@@ -92,7 +91,7 @@ impl Fault {
         }
     }
 
-    /// 404 for a queue that does not exist.
+    /// 404 for a queue.
     pub fn no_queue(queue: &str, vhost: &str) -> Self {
         Self::channel(
             ReplyCode::NotFound,
@@ -100,7 +99,7 @@ impl Fault {
         )
     }
 
-    /// 404 for an exchange that does not exist.
+    /// 404 for an exchange.
     pub fn no_exchange(exchange: &str, vhost: &str) -> Self {
         Self::channel(
             ReplyCode::NotFound,
@@ -121,19 +120,18 @@ impl Fault {
     /// 405: the queue belongs to another connection.
     pub fn locked(queue: &str, vhost: &str) -> Self {
         let reason = format!(
-            "cannot obtain exclusive access to locked queue '{queue}' in vhost '{vhost}'. \
-             It could be originally declared on another connection or the exclusive property \
-             value does not match that of the original declaration."
+            "cannot obtain exclusive access to locked queue '{queue}' in vhost '{vhost}'. It could be originally declared on \
+             another connection or the exclusive property value does not match that of the original declaration."
         );
         Self::channel(ReplyCode::ResourceLocked, reason)
     }
 
-    /// 541: the store has stopped, so nothing can become durable any more.
+    /// 541: the store has stopped, nothing durable can be promised any more.
     pub fn store_stopped() -> Self {
         Self::connection(ReplyCode::InternalError, "the message store has stopped")
     }
 
-    /// Formats the reply text, cut to 255 bytes as RabbitMQ does.
+    /// The reply text: at most 255 bytes, cut as RabbitMQ cuts.
     pub fn text(&self) -> String {
         let mut text = format!("{} - {}", self.code.word(), self.reason);
         if text.len() > 255 {

@@ -1,12 +1,10 @@
-//! The unsettled deliveries and delivery tags of one channel. Depends on `queue` for the messages.
+//! Tags and open deliveries of one channel. Relies on `queue` for what is delivered.
 //!
-//! Queues add deliveries from any thread, and the channel's reader settles them, both under one
-//! lock. The lock is also held while a delivery's frames are appended to the outbox, so that tags
-//! are sent in ascending order.
+//! Queues open deliveries from any thread, the channel's reader settles them; both under one lock, which is held while a
+//! delivery's bytes go to the outbox so that tags leave in rising order.
 //!
 //! # Cost
-//! A delivery is added at the back and usually taken from the front. One in the middle is found by
-//! binary search.
+//! A delivery is pushed at the back and mostly taken from the front; one in the middle is found by its tag.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -17,47 +15,46 @@ use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::queue::line::Entry;
 
-/// One delivered message that is not settled.
+/// One message in a client's hands.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) tag: u64,
     pub(crate) queue: Arc<Queue>,
     pub(crate) entry: Entry,
-    /// `None` for `basic.get`.
+    /// None for `basic.get`.
     pub(crate) consumer: Option<Arc<Consumer>>,
 }
 
-/// The channel has no unsettled delivery with this tag.
+/// No delivery with this tag is open.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownTag(pub(crate) u64);
 
-/// The unsettled deliveries of a channel.
+/// The open deliveries of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     open: Mutex<Open>,
-    /// The prefetch count of `basic.qos` with `global`: how many unsettled deliveries all consumers
-    /// of the channel may have together. 0 for no limit.
+    /// `basic.qos` with `global`: unsettled deliveries that all consumers together may have, 0 for any number.
     limit: AtomicU32,
     used: AtomicU32,
 }
 
-/// The state behind the lock.
+/// What the lock guards.
 #[derive(Debug, Default)]
 pub(crate) struct Open {
     last_tag: u64,
-    /// Ordered by ascending tag.
+    /// Rising tags.
     deliveries: VecDeque<Delivery>,
     used: u32,
 }
 
 impl Open {
-    /// Returns a tag for a delivery without acknowledgement.
+    /// A tag for a delivery that nobody will settle.
     pub(crate) fn skip(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
     }
 
-    /// Adds a delivery that must be settled and returns its tag.
+    /// A tag for a delivery that must be settled.
     pub(crate) fn open(
         &mut self,
         queue: &Arc<Queue>,
@@ -79,7 +76,7 @@ impl Open {
 }
 
 impl Ledger {
-    /// Calls `with` under the lock.
+    /// Runs `with` under the lock.
     pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut Open) -> R) -> R {
         let mut open = lock(&self.open);
         let result = with(&mut open);
@@ -87,7 +84,7 @@ impl Ledger {
         result
     }
 
-    /// Whether the channel-wide prefetch limit allows another delivery.
+    /// True while the channel as a whole may be given more.
     pub(crate) fn has_credit(&self) -> bool {
         let limit = self.limit.load(Relaxed);
         limit == 0 || self.used.load(Relaxed) < limit
@@ -101,7 +98,7 @@ impl Ledger {
         self.limit.load(Relaxed)
     }
 
-    /// Removes the deliveries that an ack, nack or reject names. `UpTo(0)` means all.
+    /// Takes the deliveries that an ack, nack or reject names; with `UpTo(0)` all of them.
     pub(crate) fn take(
         &self,
         which: Which,
@@ -130,13 +127,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Returns the channel-wide credit for `settled` deliveries that were taken with
-    /// [`Credit::Later`].
+    /// Gives back what all consumers of the channel share, for so many deliveries that were taken with [`Credit::Later`].
     pub(crate) fn repay(&self, settled: u32) {
         self.opening(|open| open.used -= settled);
     }
 
-    /// Restores the deliveries of a rolled-back transaction.
+    /// Deliveries that a rolled-back transaction gives back to the channel.
     pub(crate) fn put_back(&self, deliveries: Vec<Delivery>) {
         self.opening(|open| {
             for delivery in deliveries {
@@ -148,23 +144,21 @@ impl Ledger {
         });
     }
 
-    /// Returns the number of unsettled deliveries.
+    /// Number of open deliveries.
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).deliveries.len()
     }
 }
 
-/// When settled deliveries return their credit.
+/// When settled deliveries make room for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Credit {
     Now,
-    /// On a call of [`Ledger::repay`]: at the commit, or after the queues have requeued the
-    /// messages.
+    /// When whoever took them says so: at the commit, or after the queues have taken them back.
     Later,
 }
 
-/// Returns the credit of each delivery to its consumer. Returns how many deliveries belong to
-/// consumers.
+/// Gives every consumer of these its own credit back; how many of them consumers had.
 pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
     let consumers = deliveries
         .iter()
@@ -179,7 +173,7 @@ pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     One(u64),
-    /// This tag and all before it.
+    /// This one and all before it.
     UpTo(u64),
 }
 

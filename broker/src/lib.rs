@@ -1,20 +1,17 @@
-//! An AMQP 0-9-1 server that behaves like RabbitMQ, in one process, with a durable store.
+//! An AMQP 0-9-1 server: RabbitMQ as seen from outside, in one process, with a durable store.
 //!
 //! ```text
 //! listener      sockets → connection (handshake, reader, writer, heartbeat)
-//! channel       the methods of one channel; publish and settle are the hot path
+//! channel       methods of one channel; publish and settle are the hot path
 //! vhost         names → exchanges and queues; routing, bindings, dead letters
-//! queue         ready messages and their consumers
-//! ledger        unsettled deliveries of a channel
-//! outbox        unsent frames of a connection
-//! confirms      unsent publisher confirms of a channel
-//! turn          side effects of one unit of work, carried out after all locks are released
+//! queue         a line, its consumers, one exit
+//! ledger, outbox, confirms, turn   what deliveries, bytes and acks are owed to whom
 //! persist       queue ↔ store
-//! realm         the state that all connections share
-//! memory, block the memory account, and the bytes of messages
-//! wire          the AMQP wire format
+//! realm         what all connections share, and the end of every turn
+//! memory, block what clients make the broker hold, and the bytes of messages
+//! wire          bytes
 //! ```
-//! This crate knows nothing of peers, envelopes or terminals.
+//! Knows no peer, envelope or terminal.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,11 +68,11 @@ use management::{About, Doors, Listening};
 use realm::Parts;
 use ring::Ring;
 
-/// How long clients have to close their connections at a shutdown.
+/// How long clients have to take their leave.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How often resident memory is read.
+/// How often resident memory is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often resident memory is read while much of the limit is used.
+/// The same while much of the limit is held.
 const CLOSE_LOOK: Duration = Duration::from_millis(50);
 
 /// A running broker.
@@ -86,11 +83,10 @@ pub struct Broker {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// The addresses of a broker.
+/// Where a broker can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// AMQP. On loopback, `[::1]` is served on the same port if the machine has it and the port is
-    /// free there.
+    /// AMQP. On loopback `[::1]` is served at the same port, where the machine has it and nobody else had it first.
     pub amqp: SocketAddr,
     /// AMQP over TLS.
     pub amqps: Option<SocketAddr>,
@@ -101,7 +97,7 @@ pub struct Addresses {
 }
 
 impl Broker {
-    /// Opens the store, binds the ports and starts serving. Must be called in a tokio runtime.
+    /// Opens the store, takes the ports and serves. Must be called within a tokio runtime.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         if config.memory_limit_bytes == 0 {
             config.memory_limit_bytes =
@@ -158,27 +154,27 @@ impl Broker {
         })
     }
 
-    /// Returns the bound addresses, with the real port where 0 was configured.
+    /// Where it listens; ports that were 0 are known now.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Returns the state behind the sockets.
+    /// The state behind the sockets.
     pub fn realm(&self) -> &Arc<Realm> {
         &self.realm
     }
 
-    /// Closes every connection, commits everything and stops, within five seconds.
+    /// Closes every connection, commits everything and ends, within five seconds.
     ///
     /// # Errors
-    /// The last commit failed, or the store's thread panicked. Confirmed messages are safe. Recent
-    /// acks and unconfirmed messages may be lost.
+    /// What could not be brought to the disk, and why. Nothing that was confirmed is lost by it;
+    /// acks and unconfirmed messages of the last moment may be.
     pub async fn shutdown(self) -> Result<(), StopError> {
         for task in &self.tasks {
             task.abort();
         }
         for task in self.tasks {
-            // Any result is fine: the task has just been aborted.
+            // Every end is fine: the task was aborted a moment ago.
             let _ = task.await;
         }
         let reason = "broker forced connection closure with reason 'shutdown'";
@@ -210,7 +206,7 @@ async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), Sta
     ))
 }
 
-/// Serves the management API if it is configured. Returns the address of its port.
+/// Serves the management API where it is wanted; gives the port's address.
 async fn open_management(
     config: &Config,
     realm: &Arc<Realm>,
@@ -235,7 +231,7 @@ async fn open_management(
     Ok((address, Some(tokio::spawn(serving))))
 }
 
-/// Binds the management port. Beyond loopback it requires TLS.
+/// The management port with its TLS. Beyond loopback it is served with TLS or not at all.
 async fn take_management(
     config: &Config,
 ) -> Result<(Option<Port>, Option<Arc<rustls::ServerConfig>>), StartError> {
@@ -250,14 +246,14 @@ async fn take_management(
             tls::Purpose::Http,
         )?),
         None => {
-            tracing::warn!("the management port is disabled: beyond loopback it needs TLS");
+            tracing::warn!("no management port: beyond loopback it needs TLS");
             return Ok((None, None));
         }
     };
     Ok((Some(Port::take(config.bind, port).await?), tls))
 }
 
-/// Opens the store and restores everything from it.
+/// Opens the store and builds everything in it.
 async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> {
     let alarms = Arc::new(Alarms::new(durable));
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
@@ -283,7 +279,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         sessions: recovery.sessions,
         vhosts: recovery.vhosts,
     }));
-    // A full disk must not make the broker unreachable: it starts, and publishers are blocked.
+    // A full disk is no reason to be unreachable: who asks is told, and publishers wait.
     if !realm.durable_or_out_of_room(recovery.ticket).await {
         return Err(StartError::Store("before it was ready".to_owned()));
     }
@@ -291,7 +287,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
     Ok(realm)
 }
 
-/// Reads resident memory at intervals, more often while much of the limit is used.
+/// Looks at resident memory from time to time, and often while much of the limit is held.
 async fn watch_memory(realm: Arc<Realm>) {
     let (mut since_aged, mut is_much_resident) = (Duration::ZERO, false);
     loop {
@@ -314,7 +310,7 @@ fn resident_bytes() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmRSS:")
 }
 
-/// Reads a number that the system gives in kibibytes.
+/// A figure that the system gives in kibibytes.
 fn proc_bytes(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

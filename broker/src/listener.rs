@@ -1,4 +1,4 @@
-//! Accepts AMQP clients on TCP, TLS and Unix sockets. Depends on `connection`.
+//! Sockets that clients come to: TCP, TLS and a Unix socket. Relies on `connection`.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -18,13 +18,12 @@ use crate::lock::lock;
 use crate::realm::Realm;
 use crate::registry::Endpoint;
 
-/// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
-/// them with an error instead of a closed socket.
+/// Sockets beyond the connection limit that may be in their handshake, so that they can be told.
 const GREETING: usize = 256;
-/// The pause after a failed accept, which usually means that file descriptors ran out.
+/// Rest after a failed accept, which is mostly a lack of descriptors.
 const REST: Duration = Duration::from_millis(100);
 
-/// Accepts clients without TLS.
+/// Serves clients that speak plainly.
 pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
     loop {
         if let Some(stream) =
@@ -51,7 +50,7 @@ pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
     }
 }
 
-/// Accepts clients with TLS.
+/// Serves clients that speak TLS.
 pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor: TlsAcceptor) {
     loop {
         if let Some(stream) =
@@ -77,9 +76,7 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
                         )
                         .await;
                     }
-                    Ok(Err(error)) => {
-                        tracing::info!(peer = %peer.host, %error, "the TLS handshake failed");
-                    }
+                    Ok(Err(error)) => tracing::info!(peer = %peer.host, %error, "no TLS"),
                     Err(_) => tracing::info!(peer = %peer.host, "the TLS handshake took too long"),
                 }
             });
@@ -87,7 +84,7 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
     }
 }
 
-/// Accepts clients on the Unix socket.
+/// Serves clients on the Unix socket.
 pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
     loop {
         if let Some(stream) = accept(&realm, socket.accept().await).await {
@@ -108,26 +105,25 @@ pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
     }
 }
 
-/// Returns the accepted socket, or `None` after an error or above the limit.
+/// A socket that was accepted, unless there are too many already.
 async fn accept<S>(realm: &Realm, accepted: std::io::Result<S>) -> Option<S> {
     match accepted {
         Ok(stream) if lock(&realm.links).len() < realm.limits.connections + GREETING => {
             Some(stream)
         }
         Ok(_) => {
-            tracing::warn!("closed a connection: too many connections are open");
+            tracing::warn!("a connection beyond the limit was closed at once");
             None
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot accept a connection");
+            tracing::warn!(%error, "cannot accept");
             tokio::time::sleep(REST).await;
             None
         }
     }
 }
 
-/// Sets `TCP_NODELAY` and reads the addresses. Small writes should leave at once, because the
-/// writer has already gathered what can be sent together.
+/// Small writes leave at once: the writer has gathered what belongs together.
 fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
     let end = |address: SocketAddr| Endpoint {
         host: address.ip().to_canonical().to_string(),
@@ -140,7 +136,7 @@ fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
     ))
 }
 
-/// A Unix socket that only this system user can open. Its file is removed on drop.
+/// A Unix socket for this user alone, removed with the broker.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     listener: UnixListener,
@@ -148,13 +144,13 @@ pub(crate) struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Accepts the next client.
+    /// The next client.
     pub(crate) async fn accept(&self) -> std::io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Listens on `path` and replaces the file that a killed broker left behind. If that fails,
-    /// logs a warning and returns `None`: the ports still work.
+    /// Takes the path; a socket that a killed broker left behind is replaced. `None`, with a warning, where that fails:
+    /// the ports still serve.
     pub(crate) fn bind(path: &Path) -> Option<Self> {
         match Self::listen(path) {
             Ok(listener) => Some(Self {
@@ -162,7 +158,7 @@ impl UnixSocket {
                 path: path.to_owned(),
             }),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot listen on this socket");
+                tracing::warn!(path = %path.display(), %error, "not listening there");
                 None
             }
         }
@@ -183,10 +179,7 @@ impl UnixSocket {
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(
-                path = %self.path.display(), %error,
-                "the file of the socket could not be removed"
-            );
+            tracing::debug!(path = %self.path.display(), %error, "the socket's file stays");
         }
     }
 }

@@ -1,10 +1,8 @@
-//! Slows down password guessing. After ten wrong passwords within a minute from one address, each
-//! further attempt waits a second.
+//! Slows password guessing: after ten wrong passwords within a minute from one address, each further try waits a second.
 //!
-//! A correct password waits too; otherwise a quick answer would reveal it. At most [`WAITING`]
-//! attempts of an address wait at once, and the others are refused unchecked, so the rate stays
-//! bounded for any number of connections. Clients on the Unix sockets have no address and never
-//! wait. Depends on `lock`.
+//! A right password waits too, otherwise the lack of an answer would already say "wrong". At most [`WAITING`] tries of an
+//! address wait at once and the rest are refused unchecked, so the rate stays bounded however many connections there are.
+//! Clients on the Unix sockets have no address and never wait. Relies on `lock`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// How many wrong passwords within [`WINDOW`] cause no delay.
+/// Wrong passwords within [`WINDOW`] that cost nothing.
 const FREE: usize = 10;
 const WINDOW: Duration = Duration::from_mins(1);
-/// The delay of each further attempt.
+/// What each further try costs.
 const DELAY: Duration = Duration::from_secs(1);
-/// How many attempts of one address may wait at once.
+/// Tries of one address that may wait at once.
 const WAITING: usize = 8;
-/// How many addresses are remembered. The one with the oldest wrong password is forgotten first.
+/// Addresses that are remembered; the one that was wrong longest ago is forgotten first.
 const ADDRESSES: usize = 4096;
 
 /// Wrong passwords by address.
@@ -29,24 +27,24 @@ pub(crate) struct LoginThrottle(Mutex<HashMap<IpAddr, Record>>);
 
 #[derive(Debug, Default)]
 struct Record {
-    /// The times of the last wrong passwords, oldest first, at most [`FREE`].
+    /// When the last wrong passwords came, oldest first, at most [`FREE`].
     wrong: Vec<Instant>,
     waiting: usize,
 }
 
-/// Too many attempts of this address are waiting.
+/// Too many tries wait already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many wrong passwords from this address")]
 pub(crate) struct TooManyTries;
 
-/// One waiting attempt, counted until it is dropped.
+/// A place among those that wait; given back when it is dropped.
 struct Place<'a> {
     throttle: &'a LoginThrottle,
     from: IpAddr,
 }
 
 impl LoginThrottle {
-    /// Delays an attempt if necessary. Must be called before the password is checked.
+    /// Waits as long as a try from there has to. To be called before the password is looked at.
     pub(crate) async fn pace(&self, from: Option<IpAddr>) -> Result<(), TooManyTries> {
         let Some(from) = from.map(network) else {
             return Ok(());
@@ -62,7 +60,7 @@ impl LoginThrottle {
         Ok(())
     }
 
-    /// Returns whether the address must wait, and counts a waiting attempt if so.
+    /// Takes a place among the waiting where the address has to wait.
     fn must_wait(&self, from: IpAddr, now: Instant) -> Result<bool, TooManyTries> {
         let mut records = lock(&self.0);
         let Some(record) = records.get_mut(&from).filter(|record| record.is_slow(now)) else {
@@ -75,7 +73,7 @@ impl LoginThrottle {
         Ok(true)
     }
 
-    /// Records a wrong password.
+    /// A password from there was wrong.
     pub(crate) fn wrong(&self, from: Option<IpAddr>) {
         if let Some(from) = from {
             self.note(network(from), Instant::now());
@@ -124,8 +122,7 @@ fn forget_one(records: &mut HashMap<IpAddr, Record>) {
     }
 }
 
-/// Maps the addresses of one owner to one: an IPv6 network of 64 bits is what a single machine
-/// gets.
+/// One owner's addresses count as one: an IPv6 network of 64 bits is what a single machine gets.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

@@ -1,5 +1,4 @@
-//! Restores vhosts and users from the store when the broker starts. Depends on `persist`, `vhost`
-//! and `users`.
+//! From facts to vhosts and users when the broker starts. Relies on `persist`, `vhost` and `users`.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +13,17 @@ use crate::vhost::Vhost;
 const ROOT: &str = "/";
 const ADMINISTRATOR: &str = "administrator";
 
-/// Everything that was restored.
+/// Everything that the facts say.
 pub(crate) struct Recovery {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) users: Users,
-    /// The open sessions of the management page.
+    /// Who was signed in at the management page.
     pub(crate) sessions: Vec<SessionFact>,
-    /// Covers the records that were added. The broker is ready when it is durable.
+    /// What was added; the broker is ready when it is durable.
     pub(crate) ticket: Ticket,
 }
 
-/// Restores vhosts and users, and adds the default vhost and the first user.
+/// Builds vhosts and users from the facts, and adds what every broker has.
 pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Recovery, StartError> {
     let mut ticket = Ticket::NONE;
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
@@ -48,7 +47,7 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
             Vhost::new(ROOT.into(), found.facts.clone()),
         );
     }
-    // Bindings come last, because both of their ends must exist.
+    // Bindings last: both of their ends must be there.
     for fact in &found.topology {
         match fact {
             Fact::Exchange(fact) => {
@@ -87,7 +86,7 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
     } else {
         tracing::error!(
             vhost = name,
-            "a record of a vhost that does not exist was not restored"
+            "something in a vhost that is not there is left out"
         );
     }
 }
@@ -112,30 +111,25 @@ fn users(facts: &[Fact], config: &Config) -> Users {
         match Permissions::new(&fact.configure, &fact.write, &fact.read) {
             Ok(permissions) => {
                 if users.permit(&fact.user, &fact.vhost, permissions).is_err() {
-                    tracing::warn!(
-                        user = %fact.user,
-                        "permissions of a user who does not exist were not restored"
-                    );
+                    tracing::warn!(user = %fact.user, "permissions of nobody are left out");
                 }
             }
-            Err(error) => {
-                tracing::error!(user = %fact.user, %error, "permissions were not restored");
-            }
+            Err(error) => tracing::error!(user = %fact.user, %error, "permissions are left out"),
         }
     }
-    // Nothing of `guest` is stored; only the setting of this start counts.
+    // Nothing of guest is stored: the flag of this start alone decides.
     if config.allow_guest
         && let Ok(password) = Credential::new(GUEST.as_bytes())
     {
         users.put(GUEST, Some(password), vec![Tag(ADMINISTRATOR.to_owned())]);
         if users.permit(GUEST, ROOT, Permissions::all()).is_err() {
-            tracing::error!("the permissions of guest could not be set");
+            tracing::error!("guest has no permissions");
         }
     }
     users
 }
 
-/// Creates the first user, or updates its password.
+/// Makes the first user, or brings its password up to date.
 fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket, StartError> {
     let is_current = users
         .get(&first.name)
@@ -156,7 +150,7 @@ fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket
     let tags = tags.into_iter().map(Tag).collect();
     users.put(&first.name, Some(password), tags);
     if users.permit(&first.name, ROOT, Permissions::all()).is_err() {
-        tracing::error!(user = %first.name, "the permissions of the first user could not be set");
+        tracing::error!(user = %first.name, "the first user has no permissions");
     }
     let all = || ".*".to_owned();
     let permission = PermissionFact {

@@ -1,5 +1,5 @@
-//! Open connections and channels as other parts of the broker see them: to list, notify and close
-//! them. Depends on `outbox`, `ledger` and `stats`.
+//! Open connections and channels as others see them: to be listed, told, closed. Relies on `outbox`, `ledger` and
+//! `stats`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -19,33 +19,33 @@ use crate::wire::table::Table;
 /// One connection.
 #[derive(Debug)]
 pub struct Link {
-    /// Unique while the broker runs.
+    /// Never used twice while the broker runs.
     pub id: u64,
-    /// `peer -> local`, as RabbitMQ names connections.
+    /// `peer -> here`, RabbitMQ's name for a connection.
     pub name: String,
-    /// The client's address.
+    /// Where the client is.
     pub peer: Endpoint,
-    /// The address that the client connected to.
+    /// Where it connected to.
     pub local: Endpoint,
-    /// Whether the connection uses TLS.
+    /// It speaks TLS.
     pub is_tls: bool,
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since 1970.
     pub connected_at_ms: u64,
-    /// Set after the handshake.
+    /// Known once the handshake is through.
     pub session: OnceLock<Session>,
     /// Bytes read from the socket.
     pub received: Counter,
-    /// Bytes written to the socket.
+    /// Bytes written to it.
     pub sent: Counter,
-    /// Whether this is a publisher that was sent `connection.blocked`.
+    /// Publishers are told to wait, and this is one.
     pub is_blocked: AtomicBool,
-    /// Whether reading is paused, so that silence says nothing about the peer.
+    /// Nothing is read for the moment, so silence says nothing about the peer.
     pub(crate) is_paused: AtomicBool,
-    /// The memory charged to this connection, except for its outbox.
+    /// What it makes the broker hold beside its outbox.
     pub(crate) share: Arc<Share>,
     pub(crate) outbox: Arc<Outbox>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
-    /// Set when the server decides to end the connection.
+    /// How the server wants to end it.
     pub(crate) ending: watch::Sender<Option<Ending>>,
 }
 
@@ -58,48 +58,48 @@ pub(crate) enum Ending {
     Cut,
 }
 
-/// One end of a connection.
+/// An end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// An IP address, or the path of a Unix socket.
+    /// An address, or the path of a socket.
     pub host: String,
     /// 0 for a Unix socket.
     pub port: u16,
 }
 
-/// The result of the handshake.
+/// What the handshake agreed on.
 #[derive(Debug)]
 pub struct Session {
-    /// The user.
+    /// Who.
     pub user: Arc<str>,
-    /// The vhost.
+    /// Where.
     pub vhost: Arc<str>,
     /// PLAIN, AMQPLAIN or SCRAM-SHA-256.
     pub mechanism: &'static str,
-    /// The client's own description of itself.
+    /// What the client says of itself.
     pub client_properties: Table,
-    /// The negotiated maximum number of channels.
+    /// Channels that it may open.
     pub channel_max: u16,
-    /// The negotiated maximum frame size in bytes.
+    /// Octets of a frame.
     pub frame_max: u32,
-    /// The negotiated heartbeat in seconds, 0 for none.
+    /// Seconds, 0 for none.
     pub heartbeat_s: u16,
 }
 
 /// One channel.
 #[derive(Debug)]
 pub struct ChannelView {
-    /// The number on its connection.
+    /// Its number on the connection.
     pub number: u16,
-    /// What the channel did.
+    /// What it did.
     pub counters: Arc<ChannelCounters>,
-    /// The `basic.qos` prefetch count for new consumers.
+    /// `basic.qos` for new consumers.
     pub prefetch: AtomicU32,
-    /// Whether publisher confirms are on.
+    /// Publisher confirms are on.
     pub is_confirming: AtomicBool,
-    /// Whether the channel is transactional.
+    /// Transactions are on.
     pub is_transactional: AtomicBool,
-    /// The number of consumers.
+    /// Its consumers.
     pub consumers: AtomicU32,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) confirms: Mutex<Option<Arc<Confirms>>>,
@@ -119,19 +119,19 @@ impl ChannelView {
         }
     }
 
-    /// Returns the number of deliveries that the client has not settled.
+    /// Deliveries that the client has not settled.
     pub fn unsettled(&self) -> usize {
         self.ledger.len()
     }
 
-    /// Returns the number of publishes that are not confirmed.
+    /// Publishes that are not confirmed.
     pub fn unconfirmed(&self) -> usize {
         lock(&self.confirms)
             .as_ref()
             .map_or(0, |confirms| confirms.len())
     }
 
-    /// Returns the prefetch count of `basic.qos` with `global`.
+    /// `basic.qos` with `global`.
     pub fn global_prefetch(&self) -> u32 {
         self.ledger.limit()
     }
@@ -166,12 +166,12 @@ impl Link {
         }
     }
 
-    /// Returns the open channels, ordered by number.
+    /// Open channels by number.
     pub fn channels(&self) -> Vec<Arc<ChannelView>> {
         lock(&self.channels).values().cloned().collect()
     }
 
-    /// Returns the number of open channels.
+    /// Number of open channels.
     pub fn channel_count(&self) -> usize {
         lock(&self.channels).len()
     }
@@ -184,22 +184,21 @@ impl Link {
         lock(&self.channels).remove(&number);
     }
 
-    /// Ends the connection with a `connection.close` that carries the fault.
+    /// Ends the connection from the server's side, with a `connection.close` that gives the fault.
     pub fn end(&self, fault: Fault) {
         self.ending.send_if_modified(|ending| {
             ending.is_none() && ending.replace(Ending::Close(fault)).is_none()
         });
     }
 
-    /// Ends the connection by closing its socket: the peer is gone, or does not read what it is
-    /// sent.
+    /// Ends the connection without a word: the peer is gone, or does not take what it is sent.
     pub(crate) fn cut(&self) {
         self.ending
             .send_if_modified(|ending| ending.replace(Ending::Cut) != Some(Ending::Cut));
     }
 
-    /// Returns the bytes of memory held for this connection: unsent frames, received bytes,
-    /// incomplete publishes and transactions.
+    /// Bytes of memory that the broker holds for this connection alone: unsent frames, bytes that were read, unfinished
+    /// publishes and transactions.
     pub fn held_bytes(&self) -> u64 {
         (self.outbox.pending_bytes() + self.share.total()) as u64
     }

@@ -1,8 +1,7 @@
-//! A view of the last publishes and settlements, for `cbroker tail` and the management page.
-//! Depends on nothing.
+//! The last publishes and settles, for whoever listens. Relies on nothing.
 //!
 //! # Cost
-//! One relaxed load for each publish while there are no listeners.
+//! One relaxed load a publish while nobody listens.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,16 +12,16 @@ use tokio::sync::watch;
 use crate::lock::lock;
 use crate::memory;
 
-/// The maximum number of lines kept.
+/// Entries that are kept.
 pub const KEPT: usize = 10_000;
-/// How many bytes of a body a line shows.
+/// Bytes of a body that an entry shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// How many bytes of excerpts a listener reads at once. The next event of each listener is kept in
-/// memory, and JSON can write one byte as six.
+/// Bytes of excerpts that a listener reads at once. The next event of each listener is held for it, and
+/// JSON writes a control character as six bytes.
 const BATCH_BYTES: usize = 16 * 1024;
-/// The maximum number of listeners.
+/// Listeners at once.
 const LISTENERS: usize = 32;
-/// The maximum number of queues that a line names.
+/// Queues that a line names.
 pub const QUEUES: usize = 16;
 
 /// What happened to a message.
@@ -30,9 +29,9 @@ pub const QUEUES: usize = 16;
 pub enum What {
     /// It was published.
     Published,
-    /// A consumer acknowledged it.
+    /// A consumer acked it.
     Acked,
-    /// A consumer rejected or requeued it.
+    /// A consumer rejected it or gave it back.
     Returned,
 }
 
@@ -41,32 +40,32 @@ pub enum What {
 pub struct Seen {
     /// What happened.
     pub what: What,
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since 1970.
     pub at_ms: u64,
     /// The vhost.
     pub vhost: Box<str>,
-    /// The exchange that it was published to.
+    /// The exchange it was published to.
     pub exchange: Box<[u8]>,
     /// The routing key.
     pub routing_key: Box<[u8]>,
-    /// The queue in which it was settled.
+    /// The queue that it was settled in.
     pub queue: Option<Box<str>>,
-    /// The first [`QUEUES`] queues that a published message was routed to.
+    /// The queues that a published message went to, the first [`QUEUES`] of them.
     pub routed: Box<[Arc<str>]>,
-    /// Encoded properties: flags and values.
+    /// Raw properties: flags and values.
     pub properties: Box<[u8]>,
     /// The first [`EXCERPT_BYTES`] of the body.
     pub excerpt: Box<[u8]>,
-    /// The size of the whole body in bytes.
+    /// Octets of the whole body.
     pub body_bytes: u64,
 }
 
-/// The recent traffic of the broker.
+/// A window on the traffic.
 #[derive(Debug)]
 pub struct Tap {
     listeners: AtomicUsize,
     kept: Mutex<Kept>,
-    /// The number of the next line.
+    /// Number of the next line.
     next: watch::Sender<u64>,
 }
 
@@ -76,9 +75,9 @@ struct Kept {
     excerpt_bytes: usize,
 }
 
-/// The tap has as many listeners as it allows.
+/// As many listen as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the tap already has the maximum number of listeners")]
+#[error("the tap has as many listeners as it takes")]
 pub struct TapBusy;
 
 impl Default for Tap {
@@ -91,29 +90,29 @@ impl Default for Tap {
     }
 }
 
-/// A listener's position in the tap. The tap records while at least one listener exists.
+/// A place in the tap's lines; the tap runs while one exists.
 ///
-/// Nothing is queued for a listener: it reads the lines that the tap keeps, at its own pace.
+/// Nothing is kept for a listener: it reads the lines that the tap keeps, at its own pace.
 #[derive(Debug)]
 pub struct Listener {
     tap: Arc<Tap>,
-    /// The number of the next line to read.
+    /// Number of the next line to read.
     position: u64,
     next: watch::Receiver<u64>,
 }
 
-/// The result of one read.
+/// What a listener reads at once.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// Lines in order; empty if there is nothing new.
+    /// Lines in order; none when there is nothing new.
     Lines(Vec<Arc<Seen>>),
-    /// This many lines were dropped before this listener read them.
+    /// So many lines were dropped before this listener read them.
     Missed(u64),
 }
 
 impl Listener {
-    /// Returns up to `limit` unread lines, oldest first, with at most about [`BATCH_BYTES`] of
-    /// excerpts.
+    /// Up to `limit` lines that were not read yet, the oldest first, with excerpts of about
+    /// [`BATCH_BYTES`] at most.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
         let kept = lock(&self.tap.kept);
@@ -137,22 +136,22 @@ impl Listener {
         Batch::Lines(lines)
     }
 
-    /// Waits for a line newer than the last [`take`](Self::take).
+    /// Waits until a line comes that [`take`](Self::take) has not looked for.
     pub async fn wait(&mut self) {
         if self.next.changed().await.is_err() {
-            // The tap lives as long as its listener, and holds the sender.
+            // The tap lives as long as its listener, so the sender does too.
             std::future::pending::<()>().await;
         }
     }
 }
 
 impl Tap {
-    /// Whether there are listeners.
+    /// True while somebody listens.
     pub fn is_open(&self) -> bool {
         self.listeners.load(Relaxed) > 0
     }
 
-    /// Adds a listener that starts with the oldest line kept.
+    /// Begins to listen, with the oldest line that is kept.
     pub fn listen(self: &Arc<Self>) -> Result<Listener, TapBusy> {
         if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
             self.listeners.fetch_sub(1, Relaxed);
@@ -178,7 +177,7 @@ impl Tap {
             let oldest = kept.lines.pop_front();
             kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
         }
-        // Under the lock, so that the number always agrees with the lines.
+        // Under the lock, so that the number always fits the lines.
         self.next.send_modify(|next| *next += 1);
     }
 }

@@ -1,7 +1,6 @@
-//! Builds rustls server configurations from a certificate and a private key in PEM files.
+//! The server's certificate and key, from PEM files to what rustls serves with.
 //!
-//! TLS 1.2 and 1.3 with the ring provider, without client certificates. Errors name the file and
-//! the reason.
+//! TLS 1.2 and 1.3 by way of ring, no client certificates. Errors name the file and what is wrong with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,43 +9,42 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Which application protocols a connection can negotiate with ALPN.
+/// Which protocols a connection may choose by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// AMQP. Clients that do not offer ALPN are accepted too.
+    /// AMQP; clients that ask for none are served too.
     Amqp,
     /// The management API.
     Http,
 }
 
-/// Why the files cannot be used for TLS.
+/// Why the files cannot serve TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file is missing, unreadable or not PEM.
+    /// Missing, unreadable or no PEM.
     #[error("cannot read the {what} {}: {reason}", path.display())]
     Unreadable {
-        /// `TLS certificate` or `TLS key`.
+        /// `TLS certificate` or `TLS key`
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// The error of the system or of the PEM reader.
+        /// What the system or the PEM reader says.
         reason: String,
     },
-    /// The PEM file has no certificate, or no key.
+    /// A PEM file without the part that was looked for.
     #[error("there is no {what} in {}", path.display())]
     Absent {
-        /// `TLS certificate` or `TLS key`.
+        /// `TLS certificate` or `TLS key`
         what: &'static str,
         /// The file.
         path: PathBuf,
     },
-    /// Certificate and key do not match, or rustls cannot use them.
+    /// The two do not belong together, or rustls cannot use them.
     #[error("the TLS certificate and key cannot be used together: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Reads a certificate chain (leaf first) and its private key (PKCS#8, PKCS#1 or SEC1), both in
-/// PEM.
+/// Reads a certificate chain, leaf first, and its private key (PKCS#8, PKCS#1 or SEC1), both in PEM.
 pub fn server_config(
     certificate: &Path,
     key: &Path,

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::allocator;
 use crate::cli::ServeArgs;
-use crate::config::{Config, Credentials, Kind, LocalBroker, Volume, private_folder};
+use crate::config::{Config, Credentials, Kind, LocalBroker, Volume, claim_store};
 use crate::daemon::{self, RotatingFile};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -107,8 +107,7 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
             .map_err(|error| cannot_use(&folder.display().to_string(), &error))?,
         None => config.home.data(),
     };
-    private_folder(&data_dir)
-        .map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
+    claim_store(&data_dir).map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => Some(Tls {
             certificate: certificate.clone(),

@@ -9,7 +9,8 @@ use std::io;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use super::home::{private_folder, write_private, write_private_once};
+use super::home::{write_private, write_private_once};
+use super::own_folder::private_folder;
 use super::{Address, Endpoint, Guard, Home, Login};
 
 const USER: &str = "cbroker";
@@ -53,7 +54,7 @@ impl Credentials {
         if let Some(login) = Self::read(home)? {
             return Ok(login);
         }
-        private_folder(home.folder())?;
+        home.claim()?;
         let login = Self::fresh(USER)?;
         write_private_once(&home.credentials_file(), content(&login).as_bytes())?;
         Self::read(home)?.ok_or_else(|| damaged("credentials"))
@@ -79,6 +80,7 @@ impl Credentials {
 /// where it is stored, so that a new password reaches them too. Earlier addresses of the session
 /// follow it, a line each, without their passwords.
 pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
+    home.claim()?;
     private_folder(&home.sessions())?;
     let url = match &endpoint.guard {
         Guard::Stored { .. } => endpoint.address.without_password().to_string(),

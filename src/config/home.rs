@@ -1,11 +1,12 @@
 //! The folder `~/.cbroker`: where everything lies, and that only its owner can read it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Environment;
+use super::own_folder::{self, NotOurs, private_folder};
 
 /// `sun_path` holds 104 bytes on the smallest system that we run on.
 const LONGEST_SOCKET_PATH: usize = 104;
@@ -112,10 +113,21 @@ impl Home {
         }
     }
 
-    /// Creates the folder and those in it, each readable by its owner only.
+    /// Why the folder is not ours to use; see [`NotOurs`]. Changes nothing.
+    pub fn objection(&self) -> Option<NotOurs> {
+        // What cannot be read is told by whoever needs it.
+        own_folder::objection(&self.folder, own_folder::HOME).ok()?
+    }
+
+    /// Creates the folder, readable by its owner only; refuses one that is not ours.
+    pub fn claim(&self) -> io::Result<()> {
+        own_folder::claim(&self.folder, own_folder::HOME)
+    }
+
+    /// Creates the folder and those in it; refuses one that is not ours.
     pub fn prepare(&self) -> io::Result<()> {
+        self.claim()?;
         for folder in [
-            self.folder.clone(),
             self.logs(),
             self.folder.join("dlq"),
             self.sessions(),
@@ -125,20 +137,6 @@ impl Home {
         }
         Ok(())
     }
-}
-
-/// Creates a folder with mode 0700, and takes others' rights away from one that exists.
-pub fn private_folder(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
-        Ok(()) => {}
-        Err(_) if folder.is_dir() => {}
-        Err(error) => return Err(error),
-    }
-    let mode = fs::metadata(folder)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
 }
 
 /// Writes a file with mode 0600 so that a reader sees the old or the new content, never a part.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::home::{private_folder, write_private};
+use super::home::write_private;
 use super::{Address, Home};
 
 /// What runs the broker.
@@ -76,7 +76,7 @@ impl LocalBroker {
 
     /// Writes the file, whole or not at all.
     pub fn write(&self, home: &Home) -> io::Result<()> {
-        private_folder(home.folder())?;
+        home.claim()?;
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
         write_private(&home.broker_file(), &text)

@@ -21,6 +21,11 @@ impl Config {
                 .because("neither CBROKER_HOME nor HOME is set")
                 .exit_with(Exit::Usage)
         })?;
+        // Before anything in it is believed.
+        if let Some(objection) = home.objection() {
+            let folder = home.folder().display();
+            return Err(Error::new(format!("cannot use {folder}")).because(objection));
+        }
         let file = File::read(&home)?;
         let inside = Inside {
             name: environment.text("CBROKER_NAME").map(str::to_owned),

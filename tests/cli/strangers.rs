@@ -1,14 +1,16 @@
 //! Attacks of another user of the same machine, and of whoever may publish a little: each test is named after one.
 
 use std::fmt::Write;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::support::{Place, Wrapped, free_port, skip, wait_until};
+use crate::support::{Place, Ran, Wrapped, free_port, skip, wait_until};
 
 /// A user that is nobody's.
 const STRANGER: &str = "65534";
@@ -437,4 +439,72 @@ fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
     place.ok(["send", "--to", "backend", "-m", "after a restart"]);
     session.wait_for_submission("after a restart");
     place.ok(["stop"]);
+}
+
+/// A folder that everybody may read, with a file of somebody's in it.
+fn foreign_folder(place: &Place) -> std::path::PathBuf {
+    let folder = place.path().join("shared");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("notes.txt"), "mine").unwrap();
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
+    folder
+}
+
+fn assert_untouched(folder: &std::path::Path) {
+    let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777, "its rights are as before");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
+}
+
+#[test]
+fn a_data_dir_of_somebody_else_s_files_is_refused_and_keeps_its_rights() {
+    let place = Place::new();
+    let folder = foreign_folder(&place);
+    let name = folder.to_str().unwrap();
+    let ran = place.run([
+        "serve",
+        "--port",
+        "0",
+        "--mgmt-port",
+        "0",
+        "--data-dir",
+        name,
+    ]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
+    assert!(
+        ran.err.contains(name) && ran.err.contains("it holds `notes.txt`"),
+        "{ran:?}"
+    );
+    assert_untouched(&folder);
+}
+
+#[test]
+fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rights() {
+    let place = Place::new();
+    let folder = foreign_folder(&place);
+    for arguments in [
+        &["serve", "--port", "0", "--mgmt-port", "0"][..],
+        &["start"],
+        &["send", "--to", "a", "-m", "x"],
+        &["list"],
+        &["doctor"],
+        &["nuke", "--yes"],
+        &["--name", "a", "--no-fallback", "run", "--", "true"],
+    ] {
+        let mut command = place.command();
+        command.env("CBROKER_HOME", &folder).args(arguments);
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, 1, "{arguments:?} {ran:?}");
+        assert_eq!(ran.err.lines().count(), 1, "{arguments:?} {ran:?}");
+        assert!(ran.err.contains("it holds `notes.txt`"), "{ran:?}");
+        assert_untouched(&folder);
+    }
+    let mut wrap = place.command();
+    let wrap = wrap
+        .env("CBROKER_HOME", &folder)
+        .args(["--name", "a", "run", "--", "sh", "-c", "exit 7"]);
+    let ran = Ran::of(&wrap.output().unwrap());
+    assert_eq!(ran.code, 7, "the program runs without messages: {ran:?}");
+    assert_untouched(&folder);
 }

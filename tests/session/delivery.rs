@@ -382,6 +382,7 @@ fn a_reason_that_comes_and_goes_is_told_once() {
 fn a_disk_that_fails_keeps_no_keys_from_the_program() {
     // What each Enter of the person notes down waited for the disk, until the session waited too.
     let stage = Stage::new();
+    stage.configure("");
     std::fs::create_dir_all(stage.path("home/sessions/peer.seen")).unwrap();
     let terminal = stage.wrap(&[], &["cat"]);
     wait_for("the session", || {

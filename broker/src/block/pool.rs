@@ -1,8 +1,7 @@
-//! A pool of freed large blocks, reused for new blocks of about the same size.
+//! Freed large blocks that wait for the next one of about their size.
 //!
 //! # Cost
-//! One lock when a message of [`super::LARGE_BYTES`] or more begins, and one when it is freed. No
-//! other lock is taken while it is held.
+//! One lock when a message of [`super::LARGE_BYTES`] or more begins and when it is freed. Nothing is locked under it.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -14,18 +13,18 @@ use crate::memory;
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 struct Pool {
-    /// Ordered by the time of freeing; the last one was freed last.
+    /// The one that was freed last is the last.
     blocks: VecDeque<Pooled>,
     bytes: usize,
 }
 
 struct Pooled {
     raw: Raw,
-    /// Whether it was in the pool at the last [`age`].
+    /// It was here when [`age`] was last called.
     is_old: bool,
 }
 
-/// Takes a block with room for `bytes` and little more.
+/// A block with room for `bytes` and not much more.
 pub(super) fn take(bytes: usize) -> Option<Raw> {
     if bytes < LARGE_BYTES {
         return None;
@@ -33,20 +32,20 @@ pub(super) fn take(bytes: usize) -> Option<Raw> {
     lock(&POOL).take(bytes)
 }
 
-/// Returns a block to the pool, or frees it if the pool is full.
+/// Keeps a block, or frees it where there is no room.
 pub(super) fn give(raw: Raw) {
-    // Frees outside the lock, because freeing calls the system.
+    // What has to go is freed when the lock is gone: that asks the system.
     let freed = lock(&POOL).give(raw, memory::pool_bytes());
     drop(freed);
 }
 
-/// Frees the blocks that were not reused since the last call.
+/// Frees what nobody has asked for since the last call.
 pub(crate) fn age() {
     let freed = lock(&POOL).age();
     drop(freed);
 }
 
-/// Frees all blocks. Called when memory is short.
+/// Frees everything: memory is short.
 pub(crate) fn empty() {
     let freed = std::mem::replace(&mut *lock(&POOL), Pool::new());
     drop(freed.blocks);
@@ -71,7 +70,7 @@ impl Pool {
         Some(pooled.raw)
     }
 
-    /// Returns the blocks that must be freed.
+    /// Returns what has to go.
     fn give(&mut self, raw: Raw, most_bytes: usize) -> Vec<Raw> {
         let capacity = raw.header().capacity;
         if capacity > most_bytes {
@@ -91,7 +90,7 @@ impl Pool {
     }
 
     fn age(&mut self) -> Vec<Raw> {
-        // The blocks are ordered by the time of freeing, so the old ones come first.
+        // They stand in the order in which they were freed.
         let old = self.blocks.partition_point(|pooled| pooled.is_old);
         let freed: Vec<_> = self.blocks.drain(..old).map(|old| old.raw).collect();
         let freed_bytes: usize = freed.iter().map(|raw| raw.header().capacity).sum();

@@ -1,14 +1,12 @@
 //! Exchanges: which destinations a message goes to, by its routing key or headers.
 //!
-//! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
-//! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
-//! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
-//! depends on the bindings that match, not on the number of bindings. Depends on field tables only.
+//! Pure: a destination is any key that can be compared and hashed, and nothing here sends, stores or locks. A binding is
+//! the triple of destination, routing key and arguments, and an exchange holds each triple once. Every kind keeps an
+//! index, so that publishing costs by what matches and not by what is bound. Relies on field tables alone.
 //!
 //! # Cost
-//! Direct and fanout: one hash look-up, no allocation. Topic: the active trie nodes for each word
-//! of the key. Headers: one look-up for each header, then the bindings that share a value with the
-//! message.
+//! Direct and fanout: one hash look-up, no allocation. Topic: the active nodes of its trie for each word. Headers: one
+//! look-up a header, then the bindings that share a value with the message.
 
 use std::fmt;
 use std::hash::Hash;
@@ -28,21 +26,21 @@ use headers::HeadersIndex;
 use targets::{KeyedTargets, Targets};
 use topic::Trie;
 
-/// The four exchange types of AMQP 0-9-1.
+/// The four kinds that AMQP 0-9-1 names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Matches when the message's routing key equals the binding's.
+    /// The routing key equals the binding's.
     Direct,
-    /// Matches every message.
+    /// Everything.
     Fanout,
-    /// Matches when the routing key fits the binding's pattern of words, `*` and `#`.
+    /// The routing key matches the binding's pattern of words, `*` and `#`.
     Topic,
-    /// Matches when the message's headers fit the binding's arguments.
+    /// The message's headers match the binding's arguments.
     Headers,
 }
 
 impl Kind {
-    /// Looks a type up by its name in `exchange.declare`. `None` means an unknown type (503).
+    /// By its name in `exchange.declare`; `None` means 503, unknown exchange type.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "direct" => Some(Self::Direct),
@@ -53,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// Returns the type's name in `exchange.declare`.
+    /// Its name in `exchange.declare`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -70,30 +68,30 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The fields of `exchange.declare`, except the name.
+/// What `exchange.declare` says of an exchange, besides its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// The exchange type.
+    /// How it routes.
     pub kind: Kind,
-    /// Whether the exchange survives a restart.
+    /// Survives a restart.
     pub durable: bool,
-    /// Whether the exchange is deleted with its last binding.
+    /// Goes with its last binding.
     pub auto_delete: bool,
-    /// Whether clients are forbidden to publish to it.
+    /// Takes no publishes from clients.
     pub internal: bool,
-    /// All arguments; only `alternate-exchange` has a meaning.
+    /// `alternate-exchange`, and whatever else was sent.
     pub arguments: Table,
 }
 
 impl Declaration {
-    /// Returns the name in the `alternate-exchange` argument.
+    /// The name in `alternate-exchange`.
     pub fn alternate(&self) -> Option<&str> {
         self.arguments
             .get("alternate-exchange")
             .and_then(Value::as_text)
     }
 
-    /// Refuses an `alternate-exchange` that is not a string.
+    /// Refuses an `alternate-exchange` that is no text.
     pub fn check(&self) -> Result<(), DeclareError> {
         match self.arguments.get("alternate-exchange") {
             Some(value) if value.as_text().is_none() => {
@@ -103,7 +101,7 @@ impl Declaration {
         }
     }
 
-    /// Checks that a second declare with `received` is equivalent to this one.
+    /// Whether `received` may declare again what this one declared.
     pub fn check_equivalent(&self, received: &Self) -> Result<(), DeclareError> {
         let differs = |name, received: &dyn fmt::Display, current: &dyn fmt::Display| {
             DeclareError::Inequivalent {
@@ -131,14 +129,14 @@ impl Declaration {
     }
 }
 
-/// Why `exchange.declare` is refused with 406 `PRECONDITION_FAILED`.
+/// Why a declare is refused, 406 `PRECONDITION_FAILED`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeclareError {
-    /// `alternate-exchange` is not a string; holds the name of its type.
+    /// The type of an `alternate-exchange` that is no text.
     AlternateType(&'static str),
-    /// An exchange of this name exists with a different property.
+    /// An exchange of this name exists with other properties.
     Inequivalent {
-        /// The name of the property.
+        /// The property.
         name: &'static str,
         /// `received … but current is …`
         difference: String,
@@ -146,7 +144,7 @@ pub enum DeclareError {
 }
 
 impl DeclareError {
-    /// Formats the reply text for the client, without the name of the reply code.
+    /// The text for the client, without the name of the reply code.
     pub fn text(&self, exchange: &str, vhost: &str) -> String {
         let place = format!("exchange '{exchange}' in vhost '{vhost}'");
         match self {
@@ -160,41 +158,41 @@ impl DeclareError {
     }
 }
 
-/// Why a binding is refused with 406 `PRECONDITION_FAILED`. Displays as the reply text.
+/// Why a binding is refused, 406 `PRECONDITION_FAILED`; shown as the text for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
-    /// `x-match` is a string, but not one of the four modes.
+    /// A word that names no way of matching.
     #[error("Invalid x-match field value <<{0:?}>>; expected all, any, all-with-x, or any-with-x")]
     MatchValue(String),
-    /// `x-match` is not a string.
+    /// No word at all.
     #[error("Invalid x-match field type {kind} (value {value}); expected longstr")]
     MatchType {
-        /// The type of the value.
+        /// The type that it had.
         kind: &'static str,
         /// The value as RabbitMQ prints it.
         value: String,
     },
 }
 
-/// The result of a bind.
+/// What a bind changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// The binding was added.
+    /// It was not there before.
     New,
-    /// An identical binding exists.
+    /// The same triple is bound already.
     AlreadyThere,
 }
 
-/// The result of an unbind.
+/// What an unbind changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unbound {
-    /// The binding was removed.
+    /// It is gone.
     Removed,
-    /// No such binding exists.
+    /// There was no such triple.
     NotThere,
 }
 
-/// The routing index of an exchange, one variant for each type.
+/// The index of one kind.
 #[derive(Debug)]
 enum Router<D> {
     Direct(KeyedTargets<D>),
@@ -203,7 +201,7 @@ enum Router<D> {
     Headers(HeadersIndex<D>),
 }
 
-/// A named exchange and its bindings to destinations of type `D`.
+/// A named exchange with its bindings to destinations of type `D`.
 #[derive(Debug)]
 pub struct Exchange<D> {
     name: String,
@@ -213,7 +211,7 @@ pub struct Exchange<D> {
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {
-    /// Creates an exchange without bindings.
+    /// An exchange without bindings.
     pub fn new(name: impl Into<String>, declaration: Declaration) -> Self {
         let router = match declaration.kind {
             Kind::Direct => Router::Direct(KeyedTargets::default()),
@@ -229,32 +227,32 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// Returns the name; the default exchange has the empty name.
+    /// Its name; empty for the default exchange.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns what the exchange was declared with.
+    /// What it was declared as.
     pub fn declaration(&self) -> &Declaration {
         &self.declaration
     }
 
-    /// Returns the exchange type.
+    /// How it routes.
     pub fn kind(&self) -> Kind {
         self.declaration.kind
     }
 
-    /// Returns the exchange that receives messages which match no binding here.
+    /// Where messages go that match nothing here.
     pub fn alternate(&self) -> Option<&str> {
         self.declaration.alternate()
     }
 
-    /// Whether the exchange is the source of no binding.
+    /// Whether nothing is bound to it as a source.
     pub fn is_unused(&self) -> bool {
         self.bindings.is_empty()
     }
 
-    /// Adds a binding, or reports that an identical one exists.
+    /// Adds a binding.
     pub fn bind(
         &mut self,
         destination: &D,
@@ -281,7 +279,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         Ok(Bound::New)
     }
 
-    /// Removes the binding with this destination, key and arguments (in any order).
+    /// Takes the binding away that has exactly this key and these arguments, in any order.
     pub fn unbind(&mut self, destination: &D, key: impl AsRef<[u8]>, arguments: &Table) -> Unbound {
         match self.bindings.find(destination, key.as_ref(), arguments) {
             Some(slot) => {
@@ -292,7 +290,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// Removes every binding to `destination` and returns their keys and arguments.
+    /// Takes every binding to `destination` away and gives them back as key and arguments.
     pub fn remove_destination(&mut self, destination: &D) -> Vec<(Box<[u8]>, Table)> {
         let slots = self.bindings.slots_of(destination);
         slots
@@ -313,12 +311,12 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         Some(held)
     }
 
-    /// Iterates over all bindings with this exchange as their source, in no particular order.
+    /// All bindings that have this exchange as their source, in no particular order.
     pub fn bindings(&self) -> impl Iterator<Item = Binding<'_, D>> {
         self.bindings.iter()
     }
 
-    /// Iterates over the bindings to one destination.
+    /// All bindings to one destination.
     pub fn bindings_to(&self, destination: &D) -> impl Iterator<Item = Binding<'_, D>> {
         self.bindings
             .slots_of(destination)
@@ -326,8 +324,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             .filter_map(|slot| self.bindings.get(slot))
     }
 
-    /// Calls `hit` for each destination of a message. A destination may be reported more than once.
-    /// Only a headers exchange evaluates `headers`.
+    /// Calls `hit` for each destination of a message; the same one may come more than once. `headers` is asked only by a
+    /// headers exchange.
     pub fn route<'a>(
         &'a self,
         key: impl AsRef<[u8]>,

@@ -1,17 +1,16 @@
-//! Destinations that share a routing key. Each is stored once, with the number of its bindings.
+//! Destinations that share a routing key, each held once however many bindings lead to it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Above this many destinations, a map finds each one's position, so that removing a fanout of
-/// thousands of destinations stays fast.
+/// Above this many destinations their places are kept in a map, so that a fanout of thousands can be taken down quickly.
 const FEW: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Targets<D> {
-    /// Each destination with the number of bindings to it.
+    /// With the number of bindings that lead there.
     entries: Vec<(D, usize)>,
-    /// The position of each destination in `entries`; empty for up to [`FEW`] destinations.
+    /// Where each one stands; empty while there are few.
     places: HashMap<D, usize>,
 }
 
@@ -82,7 +81,7 @@ impl<D: Clone + Eq + Hash> Targets<D> {
     }
 }
 
-/// Destinations by routing key.
+/// Targets by routing key.
 #[derive(Debug)]
 pub(super) struct KeyedTargets<D>(HashMap<Box<[u8]>, Targets<D>>);
 

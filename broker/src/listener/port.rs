@@ -1,4 +1,4 @@
-//! A TCP port, bound to one address or to both loopback addresses. Depends on tokio.
+//! A TCP port, taken on one address or on both of loopback. Relies on tokio.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use crate::config::Bind;
 use crate::error::StartError;
 
-/// How many free ports are tried to find one that is free on both loopback addresses.
+/// How many free ports are looked at until one is free on both addresses.
 const TRIES: usize = 32;
 
-/// A bound port, with one or two listeners.
+/// What a client of this machine can come to; never empty.
 #[derive(Debug)]
 pub(crate) struct Port {
     first: TcpListener,
@@ -20,7 +20,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Binds the port; 0 selects a free one.
+    /// Takes the port, or a free one for 0.
     pub(crate) async fn take(bind: Bind, port: u16) -> std::result::Result<Self, StartError> {
         let taken = match bind {
             Bind::At(address) => listen(address, port).await.map(|first| (first, None)),
@@ -44,18 +44,18 @@ impl Port {
         })
     }
 
-    /// Returns the address; on loopback the IPv4 one.
+    /// Where it is told to be; the only address but on loopback.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Returns every address that the port is bound to.
+    /// Every address that it is taken on.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         let second = self.second.as_ref().map(|_| at_v6(self.address.port()));
         std::iter::once(self.address).chain(second)
     }
 
-    /// Returns the listeners, one for each address.
+    /// One listener an address.
     pub(crate) fn into_listeners(self) -> impl Iterator<Item = TcpListener> {
         std::iter::once(self.first).chain(self.second)
     }
@@ -63,8 +63,7 @@ impl Port {
 
 type Taken = (TcpListener, Option<TcpListener>);
 
-/// Binds a given port on 127.0.0.1 and, if possible, on `[::1]`. If another program has it on
-/// `[::1]`, logs a warning and continues without.
+/// A given port belongs to us when 127.0.0.1 does; somebody else on `[::1]` is told of and left alone.
 async fn take_both(port: u16) -> Result<Taken> {
     let first = listen(Ipv4Addr::LOCALHOST.into(), port).await?;
     let second = listen_v6(port).await;
@@ -74,8 +73,7 @@ async fn take_both(port: u16) -> Result<Taken> {
     ))
 }
 
-/// Binds a port that is free on both addresses. A port that is free only on 127.0.0.1 stays bound
-/// until the search ends, so that the system does not offer it again.
+/// Ports that are free on 127.0.0.1 alone are kept until one is free on both, so that none comes twice.
 async fn take_free() -> Result<Taken> {
     let mut halves = Vec::new();
     loop {
@@ -93,17 +91,14 @@ async fn take_free() -> Result<Taken> {
     }
 }
 
-/// Logs that the port is bound to 127.0.0.1 only.
+/// Says in one line that a port is ours on 127.0.0.1 alone.
 fn without_v6(port: u16, error: &Error) -> Option<TcpListener> {
     let address = at_v6(port);
-    tracing::warn!(
-        %address, %error,
-        "cannot listen on this address: clients that use localhost may reach another program"
-    );
+    tracing::warn!(%address, %error, "not listening there: localhost may lead clients to another program");
     None
 }
 
-/// Binds the port on `[::1]`. Returns `None` if the machine has no IPv6.
+/// None where the machine has no IPv6.
 async fn listen_v6(port: u16) -> Result<Option<TcpListener>> {
     match listen(Ipv6Addr::LOCALHOST.into(), port).await {
         Ok(listener) => Ok(Some(listener)),

@@ -6,9 +6,8 @@
 //! client  c=biws,r=CLIENT+SERVER,p=proof
 //! server  v=signature
 //! ```
-//! The password is never sent. The proof shows the server that the client knows the password, and
-//! the signature shows the client that the server holds keys derived from it. Names and passwords
-//! are compared as UTF-8 bytes, without `SASLprep`.
+//! The password never travels: the proof shows the server that the client knows it, the signature shows the client that
+//! the server holds keys made from it. Names and passwords are compared as UTF-8 bytes, without `SASLprep`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,21 +16,19 @@ use sha2::{Digest, Sha256};
 
 use super::{Credential, LoginRefused, Origin, Users};
 
-/// PBKDF2 iterations: the minimum of RFC 7677. More would add little, because the hash stored for
-/// PLAIN is a single round of SHA-256.
+/// Rounds of PBKDF2: RFC 7677's least. The stored hash for PLAIN is one round anyway.
 const ITERATIONS: u32 = 4096;
 const SALT: usize = 16;
 const KEY: usize = 32;
 const LENGTH: usize = SALT + 4 + 2 * KEY;
-/// The longest client message that is parsed, in bytes.
+/// The longest message of a client that is looked at.
 const LONGEST: usize = 1024;
-/// The GS2 header `n,,` in base64, which the client repeats. It means no channel binding.
+/// The header `n,,` in base64, which the client repeats: no channel binding.
 const NO_BINDING: &str = "biws";
 
 type Key = [u8; KEY];
 
-/// What the server stores of a password for SCRAM. It can verify a proof, but it cannot be used to
-/// log in to another server.
+/// What the server keeps of a password for SCRAM: it can check a proof with it but cannot log in elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
     salt: [u8; SALT],
@@ -41,7 +38,7 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// Derives keys from a password with a random salt. Fails only if the system has no randomness.
+    /// Keys of a password with fresh salt; fails only where the machine has no randomness.
     pub fn new(password: &[u8]) -> Result<Self, getrandom::Error> {
         let mut salt = [0; SALT];
         getrandom::fill(&mut salt)?;
@@ -58,8 +55,7 @@ impl ScramKeys {
         }
     }
 
-    /// Returns keys that no password fits. They are the same every time for one name, so that a
-    /// client cannot find out which users exist.
+    /// Keys that no password fits, the same each time for one name, so that a stranger cannot tell who exists.
     fn of_nobody(name: &str, decoy: &Key) -> Self {
         let [salt, stored, server] = ["salt", "stored", "server"]
             .map(|what| mac(decoy, format!("{what} {name}").as_bytes()));
@@ -73,13 +69,13 @@ impl ScramKeys {
         }
     }
 
-    /// Encodes salt, iterations (big-endian), stored key and server key.
+    /// Salt, iterations (big-endian), stored key, server key.
     pub fn to_bytes(&self) -> Vec<u8> {
         let iterations = self.iterations.to_be_bytes();
         [&self.salt[..], &iterations, &self.stored, &self.server].concat()
     }
 
-    /// Decodes what [`Self::to_bytes`] encodes.
+    /// The same way back.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != LENGTH {
             return None;
@@ -102,12 +98,12 @@ impl std::fmt::Debug for ScramKeys {
     }
 }
 
-/// A SCRAM exchange after the client's first message.
+/// An exchange whose first half is done.
 #[derive(Debug)]
 pub(crate) struct ScramExchange {
     user: String,
     keys: ScramKeys,
-    /// The credential, if the user exists and can log in from this origin.
+    /// Of a user who exists, has keys and may enter from there.
     known: Option<Credential>,
     client_first_bare: String,
     server_first: String,
@@ -115,8 +111,7 @@ pub(crate) struct ScramExchange {
 }
 
 impl ScramExchange {
-    /// Reads the client's first message and prepares the challenge. `server_nonce` must be
-    /// printable and never be used twice.
+    /// From the client's first message to the server's; `server_nonce` is printable and never used twice.
     pub(crate) fn begin(
         users: &Users,
         client_first: &[u8],
@@ -150,13 +145,12 @@ impl ScramExchange {
         })
     }
 
-    /// Returns the server's first message.
+    /// The server's first message.
     pub(crate) fn challenge(&self) -> &[u8] {
         self.server_first.as_bytes()
     }
 
-    /// Verifies the client's proof. Returns the user with its credential, and the server's
-    /// signature.
+    /// From the client's proof to the user with its password, and the server's signature.
     pub(crate) fn finish(
         self,
         client_final: &[u8],
@@ -195,7 +189,7 @@ fn readable(message: &[u8]) -> Result<&str, LoginRefused> {
         .ok_or(LoginRefused)
 }
 
-/// Decodes a name: `=2C` is a comma and `=3D` an equals sign. Any other `=` is an error.
+/// `=2C` is a comma and `=3D` an equals sign in a name; nothing else may follow `=`.
 fn unescaped(name: &str) -> Option<String> {
     let mut parts = name.split('=');
     let mut plain = parts.next()?.to_owned();
@@ -213,14 +207,14 @@ fn unescaped(name: &str) -> Option<String> {
 
 /// HMAC-SHA-256.
 fn mac(key: &Key, message: &[u8]) -> Key {
-    // HMAC accepts a key of any length, so this does not fail. A key of zeros would only refuse.
+    // A key of any length is taken, so this cannot fail; a key of zeros would only refuse.
     Hmac::<Sha256>::new_from_slice(key).map_or([0; KEY], |mut mac| {
         mac.update(message);
         mac.finalize().into_bytes().into()
     })
 }
 
-/// Compares in constant time.
+/// How long it takes says nothing of how much was right.
 fn is_same(one: &Key, two: &Key) -> bool {
     let differing = one
         .iter()
@@ -313,7 +307,7 @@ mod tests {
                 .to_vec()
         };
         assert_eq!(challenge(), challenge());
-        // Even a client that knows the decoy's stored key is refused.
+        // Even whoever knew the decoy's stored key would not get in.
         let exchange = begun(&users, b"n,,n=nobody,r=a").unwrap();
         let unproved = format!("c=biws,r=a{SERVER}");
         let proof = STANDARD.encode(mac(&exchange.keys.stored, b"x"));

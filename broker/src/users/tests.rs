@@ -1,4 +1,4 @@
-//! Passwords, `guest` and permissions, compared with RabbitMQ's behaviour.
+//! Passwords, `guest` and permissions, as RabbitMQ judges them.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -1,5 +1,4 @@
-//! Messages that no channel publishes: dead letters, and those sent with the management API.
-//! Depends on `routing`.
+//! Messages that the server itself publishes: dead letters, and what comes by the management API. Relies on `routing`.
 
 use super::{Route, Vhost};
 use crate::fault::Fault;
@@ -13,27 +12,20 @@ use crate::wire::content::Content;
 use crate::wire::properties::Properties;
 use crate::wire::table::{Table, Value};
 
-/// The header with additional routing keys.
+/// Routing keys beyond the first.
 const CC: &str = "CC";
 
 impl Vhost {
-    /// Publishes a dead letter, then settles the original in the store. In this order, a crash can
-    /// duplicate the message but never lose it.
+    /// Routes a dead letter, then lets the store forget the original: in this order a crash repeats it, never loses it.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
         if let Err(error) = self.route_dead_letter(letter, turn) {
-            tracing::debug!(
-                queue = %letter.queue.name(), %error,
-                "a message could not be dead-lettered and stays in its queue"
-            );
+            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter stays where it was");
             return;
         }
         if let (Some((level, position)), Some(shelf)) = (letter.stored, letter.queue.shelf())
             && let Err(error) = shelf.settle(level, position)
         {
-            tracing::debug!(
-                queue = %letter.queue.name(), %error,
-                "the original of a dead letter could not be settled"
-            );
+            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter's original could not be settled");
         }
     }
 
@@ -84,7 +76,7 @@ impl Vhost {
         Ok(())
     }
 
-    /// Publishes a message that did not come by a channel. Returns true if a queue accepted it.
+    /// Publishes a message that came by another way than a channel; true when some queue took it.
     pub(crate) fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
         let properties = Properties::scan(content.properties)
             .map_err(|error| Fault::precondition(error.to_string()))?;
@@ -109,16 +101,16 @@ impl Vhost {
     }
 }
 
-/// A message from outside the AMQP protocol.
+/// A message from outside the protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Published<'a> {
-    /// The exchange.
+    /// Where to.
     pub exchange: &'a str,
-    /// The routing key.
+    /// With which key.
     pub routing_key: &'a str,
-    /// Encoded property flags and values.
+    /// Flags and values.
     pub properties: &'a [u8],
-    /// The body.
+    /// Any bytes.
     pub body: &'a [u8],
 }
 
@@ -175,7 +167,7 @@ fn restamped(
     )
 }
 
-/// Returns the message's own routing key and those of its CC header.
+/// The message's own key and those of its CC header.
 pub(crate) fn routing_keys(own: &[u8], headers: &Table) -> Vec<Vec<u8>> {
     let mut keys = vec![own.to_vec()];
     if let Some(Value::Array(further)) = headers.get(CC) {

@@ -1,8 +1,7 @@
-//! One vhost: its exchanges, queues and bindings by name.
+//! Names of one vhost → its exchanges and queues; the only registry. Relies on `exchange`, `queue` and `persist`.
 //!
-//! Look-ups take the read lock of the tables, declares and deletes the write lock. Every change
-//! increments a generation, which tells channels that the routes they have cached are stale. While
-//! the write lock is held, a queue's lock is taken only to read its counters.
+//! Lookups read, declares write; a generation that every change moves on tells channels when a route that they remember is
+//! no longer to be trusted. No queue's lock is taken while the tables are written to, but for looking at its counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -32,12 +31,12 @@ pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
 pub(crate) use routing::Route;
 
-/// What a binding routes to.
+/// Where a binding leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Destination {
-    /// A queue in the same vhost.
+    /// A queue of the same vhost.
     Queue(Arc<str>),
-    /// Another exchange in the same vhost.
+    /// Another exchange of the same vhost.
     Exchange(Arc<str>),
 }
 
@@ -46,7 +45,7 @@ pub enum Destination {
 pub struct Vhost {
     name: Arc<str>,
     tables: RwLock<Tables>,
-    /// Incremented by every change that can make a cached route wrong.
+    /// Moves on with every change that a remembered route could miss.
     generation: AtomicU64,
     replies: Mutex<HashMap<Box<str>, ReplyConsumer>>,
     facts: Facts,
@@ -58,11 +57,11 @@ pub struct Vhost {
 struct Tables {
     exchanges: HashMap<Arc<str>, Exchange<Destination>>,
     queues: HashMap<Arc<str>, Arc<Queue>>,
-    /// For each destination, the exchanges that have bindings to it.
+    /// Exchanges that have bindings to a destination.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
 }
 
-/// The exchanges that every vhost has.
+/// Exchanges that every vhost has.
 const PREDECLARED: [(&str, Kind); 7] = [
     ("", Kind::Direct),
     ("amq.direct", Kind::Direct),
@@ -74,7 +73,7 @@ const PREDECLARED: [(&str, Kind); 7] = [
 ];
 
 impl Vhost {
-    /// Creates a vhost with the predeclared exchanges.
+    /// A vhost with the exchanges that each has.
     pub(crate) fn new(name: Arc<str>, facts: Facts) -> Self {
         let mut tables = Tables::default();
         for (exchange, kind) in PREDECLARED {
@@ -100,7 +99,7 @@ impl Vhost {
         }
     }
 
-    /// Returns the name.
+    /// The name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -109,46 +108,45 @@ impl Vhost {
         self.generation.load(Relaxed)
     }
 
-    /// Returns the ticket of the newest change to durable topology.
+    /// The ticket of the newest change to what is durable here.
     pub(crate) fn changed(&self) -> Ticket {
         *lock(&self.changed)
     }
 
-    /// Marks every cached route as stale.
+    /// No remembered route is to be trusted any more.
     pub(crate) fn move_on(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
 
-    /// Records a durable change. Returns the newest ticket; replies about durable objects wait for
-    /// it.
+    /// Remembers the newest durable change; replies about durable things wait for it.
     fn note_change(&self, ticket: Ticket) -> Ticket {
         let mut changed = lock(&self.changed);
         *changed = (*changed).max(ticket);
         *changed
     }
 
-    /// Returns the queue of this name.
+    /// The queue with this name.
     pub fn queue(&self, name: &str) -> Option<Arc<Queue>> {
         read(&self.tables).queues.get(name).cloned()
     }
 
-    /// Returns the queue of this name, or the fault for a 404.
+    /// The same, or 404.
     pub(crate) fn queue_or_fault(&self, name: &str) -> Result<Arc<Queue>, Fault> {
         self.queue(name)
             .ok_or_else(|| Fault::no_queue(name, &self.name))
     }
 
-    /// Returns all queues, in no particular order.
+    /// Every queue, in no order.
     pub fn queues(&self) -> Vec<Arc<Queue>> {
         read(&self.tables).queues.values().cloned().collect()
     }
 
-    /// Returns the number of queues.
+    /// Number of queues.
     pub fn queue_count(&self) -> usize {
         read(&self.tables).queues.len()
     }
 
-    /// Calls `with` on the exchange of this name.
+    /// Runs `with` on the exchange of that name.
     pub fn with_exchange<R>(
         &self,
         name: &str,
@@ -157,7 +155,7 @@ impl Vhost {
         read(&self.tables).exchanges.get(name).map(with)
     }
 
-    /// Calls `with` on every exchange, in no particular order.
+    /// Runs `with` on every exchange, in no order.
     pub fn each_exchange(&self, mut with: impl FnMut(&Exchange<Destination>)) {
         read(&self.tables).exchanges.values().for_each(&mut with);
     }
@@ -169,12 +167,12 @@ impl From<Stopped> for Fault {
     }
 }
 
-/// Removes line breaks from a name, as RabbitMQ does before it looks at one.
+/// RabbitMQ strips line breaks off names before it looks at them.
 pub(crate) fn strip_breaks(name: &str) -> String {
     name.replace(['\r', '\n'], "")
 }
 
-/// Refuses a name with the prefix that is reserved for the server.
+/// Refuses to make what only the server makes.
 pub(crate) fn check_name(kind: &str, name: &str) -> Result<(), Fault> {
     if name.starts_with("amq.") {
         return Err(Fault::refused(format!(

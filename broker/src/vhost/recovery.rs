@@ -1,4 +1,4 @@
-//! Restores a vhost's topology from the store when the broker starts. Depends on `persist`.
+//! What a vhost takes back from the store when the broker starts. Relies on `persist`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +12,10 @@ use crate::queue::arguments::QueueArguments;
 use crate::queue::{Identity, Queue};
 
 impl Vhost {
-    /// Restores an exchange. One of an unknown type is skipped.
+    /// Takes an exchange back; one of unknown kind is left out.
     pub(crate) fn recover_exchange(&self, fact: &ExchangeFact) {
         let Some(kind) = Kind::parse(&fact.kind) else {
-            return tracing::error!(
-                exchange = %fact.name, kind = %fact.kind,
-                "an exchange of unknown type was not restored"
-            );
+            return tracing::error!(exchange = %fact.name, kind = %fact.kind, "left out: unknown kind");
         };
         let declaration = Declaration {
             kind,
@@ -33,7 +30,7 @@ impl Vhost {
         );
     }
 
-    /// Restores a queue and its message counts. The bodies stay in the store.
+    /// Takes a queue back with the messages that wait in the store, whose bodies stay there.
     pub(crate) fn recover_queue(
         &self,
         fact: &QueueFact,
@@ -43,10 +40,7 @@ impl Vhost {
         let arguments = match QueueArguments::parse(&fact.arguments) {
             Ok(arguments) => arguments,
             Err(error) => {
-                return tracing::error!(
-                    queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost),
-                    "a queue was not restored"
-                );
+                return tracing::error!(queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost), "left out");
             }
         };
         let levels = arguments.max_priority.unwrap_or(0);
@@ -76,7 +70,7 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Restores a binding if both its ends exist.
+    /// Takes a binding back whose ends are there.
     pub(crate) fn recover_binding(&self, fact: &BindingFact) {
         let mut tables = write(&self.tables);
         let is_there = match fact.kind {
@@ -92,15 +86,10 @@ impl Vhost {
             .get_mut(fact.source.as_str())
             .filter(|_| is_there)
         else {
-            return tracing::warn!(
-                source = %fact.source, destination = %fact.destination,
-                "a binding was not restored: its source or destination is missing"
-            );
+            return tracing::warn!(source = %fact.source, destination = %fact.destination, "a binding without ends is left out");
         };
         if let Err(error) = exchange.bind(&destination, &fact.key, fact.arguments.clone()) {
-            return tracing::error!(
-                source = %fact.source, %error, "a binding was not restored"
-            );
+            return tracing::error!(source = %fact.source, %error, "a binding is left out");
         }
         tables
             .sources

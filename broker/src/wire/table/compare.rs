@@ -1,11 +1,9 @@
-//! Compares the arguments of two declares and formats the difference as RabbitMQ does. Depends on
-//! the table only.
+//! Tells two tables of arguments apart in RabbitMQ's words, as redeclaring needs it. Relies on the table alone.
 
 use super::{Table, Value};
 
 impl Value {
-    /// Formats the value as RabbitMQ does: text unquoted, integers in digits, all else as Erlang
-    /// terms.
+    /// The value as RabbitMQ prints it: text as it is, whole numbers in digits, the rest as Erlang terms.
     pub fn to_erlang(&self) -> String {
         match self {
             Self::Bool(claim) => claim.to_string(),
@@ -45,7 +43,7 @@ impl Value {
         }
     }
 
-    /// Formats the value inside a term, where text is a quoted binary.
+    /// The same inside a term, where text is a quoted binary.
     fn quoted(&self) -> String {
         match self {
             Self::LongString(_) | Self::Binary(_) => format!("<<{:?}>>", self.to_erlang()),
@@ -55,7 +53,7 @@ impl Value {
 }
 
 impl Table {
-    /// Returns `received '1' but current is '2'` if the argument `name` differs, else `None`.
+    /// `received '1' but current is '2'` where the argument `name` differs from that of `current`, else `None`.
     pub fn difference(&self, current: &Self, name: &str) -> Option<String> {
         let (received, current) = match (self.get(name), current.get(name)) {
             (None, None) => return None,

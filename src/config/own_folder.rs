@@ -1,0 +1,212 @@
+//! Which folders are cbroker's: those that it made, and empty ones that it was given.
+//!
+//! A path that the user names may be anything, `/tmp` included. A folder that holds what is not cbroker's is left as it
+//! is, rights and all. A folder that was taken holds [`MARK`] from then on.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// The file that says whose the folder is.
+const MARK: &str = ".cbroker-folder";
+const MARK_TEXT: &[u8] = b"cbroker made this folder, and changes and deletes what is in it.\n";
+/// What a file system puts into its own root: a mounted disk is as empty as a new folder.
+const LOST_AND_FOUND: &str = "lost+found";
+const STICKY: u32 = 0o1000;
+
+/// What cbroker keeps in a folder of one kind. Homes and stores without a mark are known by it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FolderKind {
+    /// Names that few other folders have; one of them at least is there.
+    telling: &'static [&'static str],
+    /// Names that other folders have too.
+    common: &'static [&'static str],
+}
+
+/// `~/.cbroker`.
+pub(super) const HOME: FolderKind = FolderKind {
+    telling: &["credentials", "broker.json", "config.toml", "dlq", "spill"],
+    common: &[
+        "agents",
+        "broker.sock",
+        "data",
+        "logs",
+        "management.sock",
+        "sessions",
+        "start.lock",
+    ],
+};
+
+/// The store of the embedded broker.
+const STORE: FolderKind = FolderKind {
+    telling: &["witness", "rows", "rows.new", "rows.old"],
+    common: &["journal", "lock", "reserve", "set-aside", "suspect"],
+};
+
+/// Why a folder is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// It holds this, which cbroker did not put there.
+    #[error("it is not cbroker's: it holds `{0}`; choose a new or an empty folder")]
+    Holds(String),
+    /// Everybody may write to it.
+    #[error("all users of this machine share it; choose a new or an empty folder")]
+    Shared,
+    /// Another user owns it, and could put anything in its place.
+    #[error("it belongs to the user with number {0}; choose a folder of your own")]
+    OfAnother(u32),
+}
+
+/// Why this folder is not ours to use. `None`: it is, or it is not there yet. Changes nothing.
+pub(super) fn objection(folder: &Path, kind: FolderKind) -> io::Result<Option<NotOurs>> {
+    let about = match fs::metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        about => about?,
+    };
+    let own = rustix::process::geteuid();
+    // Root may use what is a user's, as under `sudo`.
+    if about.uid() != own.as_raw() && !own.is_root() {
+        return Ok(Some(NotOurs::OfAnother(about.uid())));
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name == MARK {
+            return Ok(None);
+        }
+        if name != LOST_AND_FOUND {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        return Ok((about.mode() & STICKY != 0).then_some(NotOurs::Shared));
+    }
+    let foreign = names.iter().find(|name| !kind.knows(name));
+    let is_told = || names.iter().any(|name| is_one_of(name, kind.telling));
+    Ok(match foreign {
+        Some(name) => Some(NotOurs::Holds(name.clone())),
+        None if !is_told() => Some(NotOurs::Holds(names.swap_remove(0))),
+        None => None,
+    })
+}
+
+/// Makes the folder where it is missing, readable by its owner only, and marks it. One that is there and not ours is
+/// refused: the error's source is a [`NotOurs`].
+pub(super) fn claim(folder: &Path, kind: FolderKind) -> io::Result<()> {
+    if let Some(objection) = objection(folder, kind)? {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, objection));
+    }
+    private_folder(folder)?;
+    let mode = fs::metadata(folder)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    let mut options = OpenOptions::new();
+    match options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join(MARK))
+    {
+        Ok(mut mark) => mark.write_all(MARK_TEXT),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same for the folder of a store.
+pub fn claim_store(folder: &Path) -> io::Result<()> {
+    claim(folder, STORE)
+}
+
+/// Makes a folder in one of ours with mode 0700. One that is there stays as it is.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(folder) {
+        Err(_) if folder.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+impl FolderKind {
+    fn knows(self, name: &str) -> bool {
+        is_one_of(name, self.telling) || is_one_of(name, self.common)
+    }
+}
+
+/// Drafts of ours and of editors have more before or after the name.
+fn is_one_of(name: &str, known: &[&str]) -> bool {
+    let bare = name.trim_start_matches('.');
+    known.iter().any(|known| {
+        bare.strip_prefix(known)
+            .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(folder: &Path) -> u32 {
+        fs::metadata(folder).unwrap().mode() & 0o7777
+    }
+
+    /// A folder with these files in it, which everybody may read.
+    fn folder_with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_s_files_is_refused_and_stays_as_it_is() {
+        for names in [
+            &["notes.txt"][..],
+            &["logs", "data"],
+            &["credentials", "notes.txt"],
+            &["rowser", "lock"],
+        ] {
+            let folder = folder_with(names);
+            for kind in [HOME, STORE] {
+                let error = claim(folder.path(), kind).unwrap_err();
+                assert!(error.to_string().contains("not cbroker's"), "{names:?}");
+            }
+            assert_eq!(mode(folder.path()), 0o755, "{names:?}");
+            let held = fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(held, names.len(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_that_all_share_is_refused() {
+        let folder = folder_with(&[]);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(claim(folder.path(), STORE).is_err());
+        assert_eq!(mode(folder.path()), 0o1777);
+    }
+
+    #[test]
+    fn an_empty_folder_and_one_that_we_made_are_taken() {
+        for (kind, names) in [
+            (HOME, &[][..]),
+            (HOME, &[LOST_AND_FOUND]),
+            (HOME, &["config.toml", ".config.toml.swp", "config.toml~"]),
+            (HOME, &["credentials", "logs", "data"]),
+            (STORE, &["lock", "rows", "journal", LOST_AND_FOUND]),
+        ] {
+            let folder = folder_with(names);
+            claim(folder.path(), kind).unwrap();
+            assert_eq!(mode(folder.path()), 0o700, "{names:?}");
+            fs::write(folder.path().join("a later file"), "").unwrap();
+            claim(folder.path(), kind).unwrap();
+        }
+        let folder = folder_with(&[]);
+        let new = folder.path().join("a/b");
+        claim(&new, HOME).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        assert_eq!(mode(folder.path()), 0o755);
+    }
+}
