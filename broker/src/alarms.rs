@@ -1,12 +1,14 @@
-//! How far the store is, and what forbids publishing: one watched value that the store's thread writes and connections
-//! wait for, and a ring for the one who releases confirms. Relies on `persist` and `ring`.
+//! The store's progress and the alarms that block publishers (disk, memory, backlog).
+//!
+//! The store's thread writes them into one watched value that connections await, and wakes the task
+//! that releases confirms. Depends on `persist` and `ring`.
 
 use tokio::sync::watch;
 
 use crate::persist::{Progress, Ticket};
 use crate::ring::{Ear, Ring};
 
-/// The store's progress and the state of disk and memory.
+/// The store's progress and the alarms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -14,16 +16,16 @@ use crate::ring::{Ear, Ring};
 )]
 pub(crate) struct Standing {
     pub(crate) durable: Ticket,
-    /// More is waiting for its commit than may wait.
+    /// Too many changes are waiting for their commit.
     pub(crate) is_backlogged: bool,
     pub(crate) is_disk_full: bool,
     pub(crate) is_memory_high: bool,
-    /// The store has stopped: nothing more is promised.
+    /// The store has stopped: nothing more becomes durable.
     pub(crate) is_stopped: bool,
 }
 
 impl Standing {
-    /// Why publishers are told to wait, in RabbitMQ's words.
+    /// The reason for `connection.blocked`, in RabbitMQ's words.
     pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
         match (self.is_disk_full, self.is_memory_high) {
             (true, true) => Some("low on memory & disk"),
@@ -33,7 +35,7 @@ impl Standing {
         }
     }
 
-    /// True when a publisher must not be read from.
+    /// Whether connections that publish must not be read from.
     pub(crate) fn holds_publishers(&self) -> bool {
         !self.is_stopped && (self.is_backlogged || self.is_disk_full || self.is_memory_high)
     }
@@ -43,7 +45,7 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     standing: watch::Sender<Standing>,
-    /// Rings whenever more is durable.
+    /// Woken whenever more is durable.
     pub(crate) durable: Ring,
 }
 
@@ -62,7 +64,7 @@ impl Alarms {
         }
     }
 
-    /// What the store's thread reports.
+    /// Records what the store's thread reports.
     pub(crate) fn on_progress(&self, progress: &Progress) {
         self.standing.send_modify(|standing| match progress {
             Progress::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
@@ -77,14 +79,14 @@ impl Alarms {
         }
     }
 
-    /// Says whether more memory is used than allowed; true when that is new.
+    /// Sets the memory alarm. Returns true if it changed.
     pub(crate) fn set_memory_high(&self, is_high: bool) -> bool {
         self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
         })
     }
 
-    /// What the task waits on that releases confirms.
+    /// Returns what the task that releases confirms awaits.
     pub(crate) fn progress(&self, durable: Ear) -> Awaited<'_> {
         Awaited {
             alarms: self,
@@ -102,7 +104,8 @@ impl Alarms {
     }
 }
 
-/// Waits for more to be durable: by the ring, or, once that has failed, by the watched value, which costs a little more.
+/// Waits for progress of the store: through the wakeup pipe, or, once that has failed, through the
+/// watched value, which costs a little more.
 pub(crate) struct Awaited<'a> {
     alarms: &'a Alarms,
     ear: Option<Ear>,
@@ -116,13 +119,16 @@ impl Awaited<'_> {
             match ear.heard(&self.alarms.durable).await {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::error!(%error, "the wake-up pipe has failed; confirms go on without it");
+                    tracing::error!(
+                        %error,
+                        "the wakeup pipe failed; confirms are sent without it from now on"
+                    );
                     self.ear = None;
                     return;
                 }
             }
         }
-        // An error says that the sender is gone; `alarms` is here.
+        // An error means that the sender is gone, but `alarms` holds it.
         let _ = self.standing.changed().await;
     }
 }
@@ -138,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn progress_is_seen_after_the_wake_up_pipe_has_failed() {
         let alarms = Alarms::new(ring().unwrap().0);
-        // The other end of this one is gone, as after an error of the pipe.
+        // The other end of this pipe is closed, as after an error.
         let (gone, ear) = ring().unwrap();
         drop(gone);
         let mut progress = alarms.progress(ear);

@@ -1,7 +1,7 @@
-//! Single parts of the hot path, opened to `benches/hot_path.rs`. Only with the feature `bench`, so that they are no
-//! part of what the crate offers.
+//! Parts of the hot path, made public for `benches/hot_path.rs`. Compiled only with the feature
+//! `bench`, so that they are not part of the crate's API.
 //!
-//! Each drives the code that a connection drives, without its socket: no clock, no store, one thread.
+//! Each runs the code that a connection runs, without a socket, a clock or a store, on one thread.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::wire::table::Table;
 
 const FRAME_MAX: u32 = 131_072;
 const KEY: &[u8] = b"bench";
-/// Delivery mode 2 and nothing else.
+/// Delivery mode 2 and no other property.
 const PROPERTIES: &[u8] = &[0x10, 0x00, 2];
 const FACTS: Facts = Facts {
     persistent: true,
@@ -30,16 +30,16 @@ const FACTS: Facts = Facts {
     ttl_ms: None,
 };
 
-/// How the consumer of a [`HandOff`] takes its messages.
+/// How the consumer of a [`HandOff`] acknowledges its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
-    /// Without acknowledgement.
+    /// Without acknowledgement (`no-ack`).
     Automatic,
-    /// One `basic.ack` with `multiple` a batch.
+    /// With one `basic.ack` with `multiple` for each batch.
     Acked,
 }
 
-/// A queue with one consumer that always has room.
+/// A queue with one consumer without a prefetch limit.
 #[derive(Debug)]
 pub struct HandOff {
     queue: Arc<Queue>,
@@ -52,7 +52,7 @@ pub struct HandOff {
 }
 
 impl HandOff {
-    /// A transient queue and its consumer.
+    /// Creates a transient queue and its consumer.
     pub fn new(taking: Taking) -> Self {
         let identity = Identity {
             name: "bench".into(),
@@ -95,8 +95,8 @@ impl HandOff {
         }
     }
 
-    /// Publishes so many messages, takes their bytes as a writer would, and settles them. Gives the bytes that would
-    /// have been sent.
+    /// Publishes `messages` messages, takes their frames as a writer does, and settles them.
+    /// Returns the number of bytes to send.
     pub fn run(&mut self, messages: usize, body: &[u8]) -> usize {
         for _ in 0..messages {
             self.draft.begin(b"", KEY);
@@ -122,7 +122,7 @@ impl HandOff {
     }
 }
 
-/// What the writer does; gives the number of bytes.
+/// Takes the frames as the writer does. Returns the number of bytes.
 fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.clear();
     if outbox.take(into) != Taken::Frames {
@@ -132,7 +132,7 @@ fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.len()
 }
 
-/// The three frames of one publish to the default exchange, as a client sends them.
+/// Encodes the three frames of one publish to the default exchange, as a client sends them.
 pub fn published(body: &[u8]) -> Vec<u8> {
     let mut method = vec![0, 60, 0, 40, 0, 0, 0];
     method.push(u8::try_from(KEY.len()).unwrap_or_default());
@@ -154,7 +154,7 @@ pub fn published(body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Reads frames as a connection does; gives the number of publishes.
+/// Parses frames as a connection does. Returns the number of publishes.
 pub fn decode(mut bytes: &[u8]) -> usize {
     let mut publishes = 0;
     while let Ok(Parsed::Whole(front)) = frame::parse(bytes, FRAME_MAX) {
@@ -163,7 +163,12 @@ pub fn decode(mut bytes: &[u8]) -> usize {
                 let method = method::decode(front.payload);
                 publishes += usize::from(matches!(method, Ok(Method::BasicPublish(_))));
             }
-            frame::HEADER => assert!(content::header(front.payload).is_ok(), "as we made it"),
+            frame::HEADER => {
+                assert!(
+                    content::header(front.payload).is_ok(),
+                    "it is our own header"
+                );
+            }
             _ => {}
         }
         bytes = &bytes[front.total()..];
@@ -171,7 +176,8 @@ pub fn decode(mut bytes: &[u8]) -> usize {
     publishes
 }
 
-/// Opens so many publisher confirms, lets all of them wait for the store's first commit, and releases them.
+/// Opens `count` publisher confirms, makes them wait for the store, and releases them. Returns the
+/// number of bytes to send.
 pub fn confirms(count: usize) -> usize {
     let outbox = Arc::<Outbox>::default();
     let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
@@ -184,7 +190,7 @@ pub fn confirms(count: usize) -> usize {
     take(&outbox, &mut Frames::default())
 }
 
-/// The frames that one connection still has to send.
+/// The frames that one connection has yet to send.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     outbox: Arc<Outbox>,
@@ -192,7 +198,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Appends so many pieces and takes them in one go, as a turn and its writer do. Gives the bytes.
+    /// Appends `pieces` pieces and takes them at once, as a turn and its writer do. Returns the
+    /// number of bytes.
     pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {
         let mut turn = Turn::new(0);
         for _ in 0..pieces {

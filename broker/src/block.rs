@@ -1,11 +1,14 @@
-//! Shared bytes in one allocation that is on the account of [`crate::memory`] for as long as anybody has it.
+//! Shared bytes in one allocation, charged to the account of [`crate::memory`] until the last owner
+//! drops them.
 //!
-//! A [`Filling`] has one owner and grows as bytes come; it becomes a [`Block`], which is shared and never changes, without
-//! a copy. The allocator takes a large block from the system and gives it back at once, which costs a page fault for
-//! every four KiB; so freed large blocks wait in a pool (`pool`) for the next one of about the same size.
+//! A [`Filling`] has one owner and grows as bytes arrive. It becomes a [`Block`] without a copy; a
+//! block is shared and immutable. The allocator maps each large block separately and returns it to
+//! the system when it is freed, which costs a page fault for every 4 KiB. Freed large blocks
+//! therefore go into a pool (`pool`) and serve the next block of about the same size.
 //!
 //! # Cost
-//! One allocation a block, as `Arc<[u8]>` has; a large one that grows is moved by the system, not copied.
+//! One allocation for each block, like `Arc<[u8]>`. When a large block grows, the system moves its
+//! pages without copying.
 
 use std::alloc::{self, Layout};
 use std::ops::Deref;
@@ -16,15 +19,15 @@ use crate::memory;
 
 pub(crate) mod pool;
 
-/// From this size on the allocator asks the system for each block.
+/// From this size on, the allocator maps each block separately.
 pub(crate) const LARGE_BYTES: usize = 128 * 1024;
 
 #[repr(C)]
 struct Header {
     owners: AtomicUsize,
-    /// Bytes behind the header that have been written.
+    /// The initialised bytes after the header.
     len: usize,
-    /// Bytes behind the header.
+    /// The allocated bytes after the header.
     capacity: usize,
 }
 
@@ -32,27 +35,28 @@ const HEADER: usize = size_of::<Header>();
 
 #[expect(
     clippy::expect_used,
-    reason = "only a capacity near the whole address space fails, and no body is announced as that large"
+    reason = "fails only for sizes near the whole address space, and bodies are limited"
 )]
 fn layout(capacity: usize) -> Layout {
     Layout::from_size_align(HEADER + capacity, align_of::<Header>()).expect("a possible size")
 }
 
-/// What a block of this capacity takes of memory.
+/// Returns what a block of this capacity charges to the account.
 const fn cost(capacity: usize) -> usize {
     HEADER + capacity + memory::ALLOCATION_BYTES
 }
 
 /// An allocation with one owner.
 ///
-/// Invariant: the pointer is to an allocation made with `layout(capacity)` whose header is valid, and of whose
-/// bytes behind the header the first `len <= capacity` have been written.
+/// Invariant: the pointer refers to an allocation made with `layout(capacity)` whose header is
+/// valid. The first `len <= capacity` bytes after the header are initialised.
 struct Raw(NonNull<Header>);
 
-// SAFETY: a `Raw` owns its allocation alone, and a header and bytes may be used from any thread.
+// SAFETY: a `Raw` is the only owner of its allocation, and header and bytes are plain memory that
+// any thread may use.
 #[expect(unsafe_code, reason = "it owns plain memory")]
 unsafe impl Send for Raw {}
-// SAFETY: nothing is written through a `&Raw`, but the number of owners, which is atomic.
+// SAFETY: through a `&Raw`, only the number of owners is written, and it is atomic.
 #[expect(unsafe_code, reason = "it owns plain memory")]
 unsafe impl Sync for Raw {}
 
@@ -67,7 +71,7 @@ unsafe impl Sync for Raw {}
 impl Raw {
     fn new(capacity: usize) -> Self {
         let layout = layout(capacity);
-        // SAFETY: the layout is not of size 0, as it has the header in it.
+        // SAFETY: the layout includes the header, so its size is not 0.
         let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }.cast::<Header>()) else {
             alloc::handle_alloc_error(layout);
         };
@@ -76,7 +80,8 @@ impl Raw {
             len: 0,
             capacity,
         };
-        // SAFETY: the place is large enough for the header and aligned for it, and nobody else has it.
+        // SAFETY: the new allocation is large enough and aligned for the header, and has no other
+        // owner.
         unsafe { place.write(header) };
         memory::charge(cost(capacity));
         Self(place)
@@ -88,7 +93,8 @@ impl Raw {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes behind the header have been written, and only `&mut self` writes.
+        // SAFETY: `len` bytes after the header are initialised, and only `&mut self` writes to
+        // them.
         unsafe {
             std::slice::from_raw_parts(self.0.as_ptr().add(1).cast::<u8>(), self.header().len)
         }
@@ -96,16 +102,16 @@ impl Raw {
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.header().len;
-        // SAFETY: as in `bytes`, and `&mut self` is the only way to this allocation.
+        // SAFETY: as in `bytes`, and `&mut self` is the only access to this allocation.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().add(1).cast::<u8>(), len) }
     }
 
-    /// Appends what there is room for, which must be all of it.
+    /// Appends `part`. Panics if the capacity is too small for it.
     fn push(&mut self, part: &[u8]) {
         let (len, capacity) = (self.header().len, self.header().capacity);
         assert!(part.len() <= capacity - len, "a part without room");
-        // SAFETY: `len + part.len()` is within the capacity, so the target lies in this allocation; it is not part of
-        // any slice that others have, as `&mut self` is the only way to it.
+        // SAFETY: `len + part.len()` is within the capacity, so the target lies in this allocation.
+        // No other slice covers it, because `&mut self` is the only access to it.
         unsafe {
             let target = self.0.as_ptr().add(1).cast::<u8>().add(len);
             target.copy_from_nonoverlapping(part.as_ptr(), part.len());
@@ -118,13 +124,13 @@ impl Raw {
         unsafe { self.0.as_mut() }.len = 0;
     }
 
-    /// Changes the capacity to one that is no smaller than what has been written.
+    /// Changes the capacity. Panics if the new one is smaller than `len`.
     fn resize(&mut self, capacity: usize) {
         let old = self.header().capacity;
         assert!(capacity >= self.header().len, "bytes would be cut off");
         let new = layout(capacity);
-        // SAFETY: the allocation was made with `layout(old)`, and the new size is that of a valid layout with the same
-        // alignment and not 0.
+        // SAFETY: the allocation was made with `layout(old)`. The new size is not 0 and comes from
+        // a valid layout with the same alignment.
         let moved = unsafe { alloc::realloc(self.0.as_ptr().cast(), layout(old), new.size()) };
         let Some(place) = NonNull::new(moved.cast::<Header>()) else {
             alloc::handle_alloc_error(new);
@@ -142,16 +148,16 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let capacity = self.header().capacity;
         memory::release(cost(capacity));
-        // SAFETY: the allocation was made with this layout, and its one owner ends here.
+        // SAFETY: the allocation was made with this layout, and its only owner is being dropped.
         unsafe { alloc::dealloc(self.0.as_ptr().cast(), layout(capacity)) };
     }
 }
 
-/// Bytes that are still coming.
+/// A block under construction.
 pub(crate) struct Filling(Raw);
 
 impl Filling {
-    /// For `expected` bytes, of which memory is taken as they come.
+    /// Prepares for `expected` bytes. A new block grows as they arrive.
     pub(crate) fn new(expected: usize) -> Self {
         if let Some(mut raw) = pool::take(expected) {
             raw.clear();
@@ -160,7 +166,7 @@ impl Filling {
         Self(Raw::new(expected.min(LARGE_BYTES)))
     }
 
-    /// Appends a part; `expected` bytes are all that will come.
+    /// Appends a part. `expected` is the size of the finished block.
     pub(crate) fn push(&mut self, part: &[u8], expected: usize) {
         let header = self.0.header();
         let needed = header.len + part.len();
@@ -178,12 +184,12 @@ impl Filling {
         self.0.bytes_mut()
     }
 
-    /// Bytes of memory that this takes.
+    /// Returns the allocated bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.0.header().capacity
     }
 
-    /// From now on it is shared.
+    /// Turns this into an immutable, shared block.
     pub(crate) fn finish(self) -> Block {
         Block::from_raw(self.0)
     }
@@ -195,26 +201,26 @@ impl std::fmt::Debug for Filling {
     }
 }
 
-/// Bytes that never change and may have many owners.
+/// Immutable bytes with any number of owners.
 pub(crate) struct Block(NonNull<Header>);
 
-// SAFETY: the bytes do not change while a `Block` exists, and the number of owners is atomic; the last owner, on
-// whatever thread, has them alone.
+// SAFETY: the bytes do not change while a `Block` exists, and the number of owners is atomic. The
+// last owner has exclusive access, on whatever thread.
 #[expect(unsafe_code, reason = "shared bytes that do not change")]
 unsafe impl Send for Block {}
-// SAFETY: the same.
+// SAFETY: as for `Send`.
 #[expect(unsafe_code, reason = "shared bytes that do not change")]
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// A copy of `bytes`.
+    /// Creates a block with a copy of `bytes`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
         let mut raw = Raw::new(bytes.len());
         raw.push(bytes);
         Self::from_raw(raw)
     }
 
-    /// `raw` has one owner, and this is it now.
+    /// Takes over the only owner of `raw`.
     fn from_raw(raw: Raw) -> Self {
         Self(std::mem::ManuallyDrop::new(raw).0)
     }
@@ -236,7 +242,8 @@ impl Deref for Block {
 #[expect(unsafe_code, reason = "the number of owners")]
 impl Clone for Block {
     fn clone(&self) -> Self {
-        // SAFETY: `self` is an owner, so the header is there. Relaxed, as in `Arc`: who clones is an owner already.
+        // SAFETY: `self` is an owner, so the header is valid. `Relaxed` suffices, as in `Arc`: the
+        // caller already has access through an owner.
         let before = unsafe { self.0.as_ref() }
             .owners
             .fetch_add(1, Ordering::Relaxed);
@@ -248,16 +255,16 @@ impl Clone for Block {
 #[expect(unsafe_code, reason = "the number of owners")]
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `self` is still an owner, so the header is there.
+        // SAFETY: `self` is still an owner, so the header is valid.
         let before = unsafe { self.0.as_ref() }
             .owners
             .fetch_sub(1, Ordering::Release);
         if before > 1 {
             return;
         }
-        // What other owners did with the bytes comes before what is done with the memory now.
+        // Orders all use of the bytes by other owners before the reuse of the memory.
         fence(Ordering::Acquire);
-        // SAFETY: this was the last owner, so nobody else has the allocation.
+        // SAFETY: this was the last owner, so nothing else refers to the allocation.
         let header = unsafe { self.0.as_mut() };
         *header.owners.get_mut() = 1;
         let raw = Raw(self.0);

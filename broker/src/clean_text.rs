@@ -1,10 +1,10 @@
-//! Untrusted text made fit for a log line or a reply. Relies on nothing.
+//! Makes untrusted text safe for a log line or a reply. Depends on nothing.
 
-/// Characters of a cleaned text at most.
+/// The maximum length of a cleaned text in characters.
 const LONGEST: usize = 255;
 
-/// The text with every character that could move a cursor, hide text or begin a new line replaced by `?`, cut to 255
-/// characters.
+/// Replaces every character that could move the cursor, hide text or begin a new line by `?`, and
+/// cuts the text to 255 characters.
 ///
 /// ```text
 /// "PLAIN\r\n\x1b[2J"  →  "PLAIN???[2J"
@@ -20,12 +20,14 @@ pub(crate) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// No control, no line separator, no bidirectional override, nothing invisible.
+/// Whether the character is visible and is no control character, line separator or bidirectional
+/// override.
 fn is_plain(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fe00}'..='\u{fe0f}'
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 

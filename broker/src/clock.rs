@@ -1,4 +1,5 @@
-//! When queues want to be looked at: a heap of times, and the sleep until the first. Relies on `queue` (weakly).
+//! The timers of queues: a heap of deadlines, and a sleep until the first. Depends on `queue`
+//! (weakly).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,10 +12,11 @@ use crate::lock::lock;
 use crate::queue::Queue;
 use crate::time::now_ms;
 
-/// Longest sleep: the timer of the runtime does not count while the machine is suspended.
+/// The longest sleep. The runtime's timer stops while the machine is suspended, so the deadlines
+/// are checked again after this time.
 const LONGEST: Duration = Duration::from_mins(1);
 
-/// Times at which queues asked to be called.
+/// The deadlines that queues have set.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     times: Mutex<Times>,
@@ -29,7 +31,7 @@ struct Times {
 }
 
 impl Clock {
-    /// Asks for a call at `at_ms`.
+    /// Sets a deadline for a queue.
     pub(crate) fn arm(&self, at_ms: u64, queue: Weak<Queue>) {
         let mut times = lock(&self.times);
         let is_first = times
@@ -46,7 +48,7 @@ impl Clock {
         }
     }
 
-    /// Those whose time has come by `now_ms`.
+    /// Removes and returns the queues whose deadline is at or before `now_ms`.
     fn due(&self, now_ms: u64) -> Vec<Weak<Queue>> {
         let mut times = lock(&self.times);
         let mut due = Vec::new();
@@ -67,7 +69,7 @@ impl Clock {
         })
     }
 
-    /// Sleeps until somebody is due.
+    /// Sleeps until a deadline is reached, and returns its queues.
     pub(crate) async fn next_due(&self) -> Vec<Weak<Queue>> {
         loop {
             let now = now_ms();

@@ -1,49 +1,51 @@
-//! What a broker is started with. Relies on nothing.
+//! The configuration of a broker. Depends on nothing.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything that `Broker::start` needs.
+/// All settings for `Broker::start`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen.
+    /// The addresses to listen on.
     pub bind: Bind,
-    /// AMQP port, 0 for a free one.
+    /// The AMQP port; 0 selects a free one.
     pub port: u16,
-    /// Management port, 0 for a free one; None for no management.
+    /// The management port; 0 selects a free one, `None` disables it.
     pub management_port: Option<u16>,
-    /// Folder of the store; made when it is missing.
+    /// The folder of the store. It is created if it is missing.
     pub data_dir: PathBuf,
-    /// AMQP over TLS beside the plain port.
+    /// AMQP over TLS, in addition to the plain port.
     pub tls: Option<Tls>,
-    /// Also listen on this socket, for sandboxes without TCP.
+    /// A Unix socket for AMQP, for sandboxes without TCP.
     pub unix_socket: Option<PathBuf>,
-    /// Also serve the management API on this socket: a client that runs as the same user of the machine needs no password
-    /// there and acts as the first user.
+    /// A Unix socket for the management API. A client that runs as the same system user needs no
+    /// password there and acts as the first user.
     pub management_socket: Option<PathBuf>,
-    /// Let `guest`/`guest` in, as RabbitMQ does on loopback.
+    /// Whether `guest`/`guest` can log in from loopback, as in RabbitMQ.
     pub allow_guest: bool,
-    /// The first user, made an administrator with all permissions, or its password changed.
+    /// A user that is created with administrator rights and all permissions, or whose password is
+    /// updated.
     pub first_user: Option<FirstUser>,
-    /// Resident memory above which publishers are told to wait, in bytes; 0 for two fifths of the machine's, as RabbitMQ.
+    /// Resident memory in bytes above which publishers are blocked. 0 selects two fifths of the
+    /// machine's memory, as RabbitMQ does.
     pub memory_limit_bytes: u64,
-    /// What one client may ask for.
+    /// Limits for clients.
     pub limits: Limits,
 }
 
-/// The addresses that every port is taken on.
+/// The addresses that every port is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Bind {
-    /// 127.0.0.1, and `[::1]` where the machine has it: `localhost` may mean either.
+    /// 127.0.0.1, and `[::1]` if the machine has it, because `localhost` can mean either.
     #[default]
     Loopback,
-    /// This one alone.
+    /// One address.
     At(IpAddr),
 }
 
 impl Bind {
-    /// Whether only this machine reaches it.
+    /// Whether only this machine can reach it.
     pub fn is_loopback(self) -> bool {
         match self {
             Self::Loopback => true,
@@ -52,23 +54,23 @@ impl Bind {
     }
 }
 
-/// A certificate and where to use it.
+/// A certificate and its port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// Port of AMQP over TLS, 0 for a free one.
+    /// The port of AMQP over TLS; 0 selects a free one.
     pub port: u16,
-    /// Certificate chain, PEM, leaf first.
+    /// The certificate chain in PEM, leaf first.
     pub certificate: PathBuf,
-    /// Its private key, PEM.
+    /// The private key in PEM.
     pub key: PathBuf,
 }
 
-/// The user that exists from the start.
+/// The user that exists from the first start.
 #[derive(Clone)]
 pub struct FirstUser {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its password in plain text; kept as a salted hash.
+    /// The password in plain text. Only a salted hash is stored.
     pub password: String,
 }
 
@@ -80,24 +82,25 @@ impl std::fmt::Debug for FirstUser {
     }
 }
 
-/// Bounds on what clients may use.
+/// Limits for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections.
+    /// The maximum number of open connections.
     pub connections: usize,
-    /// Channels of one connection, as offered in `connection.tune`.
+    /// Channels for each connection, as offered in `connection.tune`.
     pub channels: u16,
-    /// Octets of one frame, as offered in `connection.tune`.
+    /// The frame size in bytes, as offered in `connection.tune`.
     pub frame_bytes: u32,
-    /// Heartbeat as offered, 0 for none.
+    /// The heartbeat interval as offered, 0 for none.
     pub heartbeat_s: u16,
-    /// Queues of one vhost.
+    /// The maximum number of queues in a vhost.
     pub queues: usize,
-    /// Octets of one body.
+    /// The maximum size of a message body in bytes.
     pub body_bytes: u64,
-    /// From the socket's opening to `connection.open`.
+    /// The time from accepting the socket to `connection.open`.
     pub handshake: Duration,
-    /// How long a client may take less than a mebibyte while more than that waits for it; then it is cut off.
+    /// A client that has more than a mebibyte to read and reads less than that in this time is
+    /// disconnected.
     pub unread: Duration,
 }
 

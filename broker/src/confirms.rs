@@ -1,8 +1,9 @@
-//! The open publisher confirms of one channel: a window of tags, each waiting for a ticket, released in order. Relies on
-//! `outbox`, `turn` and `persist` for tickets.
+//! The unsent publisher confirms of one channel: a window of tags, each waiting for a ticket of the
+//! store, sent in order. Depends on `outbox`, `turn` and `persist`.
 //!
-//! A confirm is due when the store has been synced past its ticket, or earlier when its message was consumed and settled
-//! before that (it was never written, and never will be). Acks leave in order, one `multiple` for a run of them.
+//! A confirm is due when the store is durable past its ticket. It is due earlier if the message was
+//! consumed and settled first, because then it was not and will not be written. Acks are sent in
+//! order; a run of acks is one frame with `multiple`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,18 +15,18 @@ use crate::stats::ChannelCounters;
 use crate::turn::Turn;
 use crate::wire::reply;
 
-/// What one publish waits for.
+/// What the confirm of one publish waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    /// It is not routed yet: nothing may overtake it.
+    /// The message is not routed yet. Later confirms wait behind it.
     Routing,
-    /// Acked once the store is durable past this point; [`Ticket::NONE`] is past already.
+    /// An ack, due when the store is durable up to this ticket. [`Ticket::NONE`] is always durable.
     Ticket(Ticket),
-    /// A queue refused it: nacked.
+    /// A nack, due at once: a queue refused the message.
     Refused,
 }
 
-/// Confirms of one channel.
+/// The confirms of one channel.
 #[derive(Debug)]
 pub(crate) struct Confirms {
     window: Mutex<Window>,
@@ -36,20 +37,20 @@ pub(crate) struct Confirms {
 
 #[derive(Debug)]
 struct Window {
-    /// The tag of the first in `waiting`.
+    /// The tag of the first entry in `waiting`.
     first: u64,
     waiting: VecDeque<Waiting>,
-    /// A turn has promised to call [`Confirms::release`].
+    /// A turn has this channel in its list for [`Confirms::release`].
     release_owed: bool,
-    /// The realm's list of those that wait for the store has this one.
+    /// The realm's list of channels that wait for the store includes this one.
     is_listed: bool,
 }
 
-/// What is left after a release.
+/// What remains after a release.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     Nothing,
-    /// Must be put on the list of those that wait for the store.
+    /// The caller must add the channel to the list of those that wait for the store.
     Unlisted,
     Listed,
 }
@@ -70,7 +71,7 @@ impl Confirms {
         }
     }
 
-    /// Takes the tag for a publish that is about to be routed.
+    /// Assigns the tag of a publish that is about to be routed.
     pub(crate) fn open(self: &Arc<Self>, turn: &mut Turn) -> u64 {
         let mut window = lock(&self.window);
         window.waiting.push_back(Waiting::Routing);
@@ -78,19 +79,20 @@ impl Confirms {
         window.first + window.waiting.len() as u64 - 1
     }
 
-    /// Says what the publish with this tag waits for. An earlier [`Confirms::settled`] wins.
+    /// Sets what the publish with this tag waits for. An earlier call of [`Confirms::settled`]
+    /// takes precedence.
     pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: Waiting, turn: &mut Turn) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag)
             && *slot == Waiting::Routing
         {
             *slot = waiting;
-            // Routing may have taken more than one turn.
+            // Routing can take more than one turn.
             window.owe(self, turn);
         }
     }
 
-    /// The message was settled before its commit: nothing is left to wait for.
+    /// Makes the confirm due: its message was settled before the commit.
     pub(crate) fn settled(self: &Arc<Self>, tag: u64, turn: &mut Turn) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag) {
@@ -99,7 +101,7 @@ impl Confirms {
         }
     }
 
-    /// Sends what is due now that the store is durable up to `durable`.
+    /// Sends the confirms that are due when the store is durable up to `durable`.
     pub(crate) fn release(&self, durable: Ticket, turn: &mut Turn) -> Left {
         let mut window = lock(&self.window);
         window.release_owed = false;
@@ -129,13 +131,14 @@ impl Confirms {
         }
     }
 
-    /// The same for one on the realm's list; true when it must stay there.
+    /// Like [`Confirms::release`], for a channel on the realm's list. Returns true if it must stay
+    /// there.
     pub(crate) fn release_listed(&self, durable: Ticket, turn: &mut Turn) -> bool {
         lock(&self.window).is_listed = false;
         self.release(durable, turn) == Left::Unlisted
     }
 
-    /// The ticket that the first open confirm waits for.
+    /// Returns the ticket that the first unsent confirm waits for.
     pub(crate) fn next(&self) -> Option<Ticket> {
         match lock(&self.window).waiting.front()? {
             Waiting::Ticket(ticket) => Some(*ticket),
@@ -144,12 +147,12 @@ impl Confirms {
         }
     }
 
-    /// Number of publishes that wait.
+    /// Returns the number of unsent confirms.
     pub(crate) fn len(&self) -> usize {
         lock(&self.window).waiting.len()
     }
 
-    /// The channel is gone: nothing is owed any more.
+    /// Drops all unsent confirms when the channel closes.
     pub(crate) fn abandon(&self) {
         let mut window = lock(&self.window);
         window.first += window.waiting.len() as u64;
@@ -157,7 +160,7 @@ impl Confirms {
     }
 }
 
-/// Confirms that leave in one frame.
+/// Consecutive confirms that fit into one frame.
 enum Run {
     Acks {
         last: u64,
@@ -183,7 +186,7 @@ impl Window {
         }
     }
 
-    /// The longest run at the front that is due in the same way.
+    /// Removes the longest run of due confirms of one kind at the front.
     fn take_run(&mut self, durable: Ticket) -> Option<Run> {
         let is_refusal = match self.waiting.front()? {
             Waiting::Refused => true,

@@ -1,10 +1,10 @@
-//! Why a broker cannot start. Relies on `persist`.
+//! Errors of starting and stopping a broker. Depends on `persist`.
 
 use std::path::PathBuf;
 
 use crate::persist::Stopped;
 
-/// A broker ended, but not cleanly.
+/// Why a broker did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// The last commit failed.
@@ -15,23 +15,23 @@ pub enum StopError {
     Panicked,
 }
 
-/// What stands in the way of a start.
+/// Why a broker cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another program has the port, or it may not be used.
+    /// The port is in use, or the address cannot be used.
     #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// Address and port, or the path of a socket.
         address: String,
-        /// What the system says.
+        /// The system's error.
         reason: std::io::Error,
     },
     /// The store cannot be opened.
     #[error("cannot open the message store in {}: {reason}", folder.display())]
     Open {
-        /// Where it is.
+        /// The folder of the store.
         folder: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The store stopped while the broker was starting.
@@ -40,10 +40,10 @@ pub enum StartError {
     /// The certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
-    /// The system gives no pipe for the store's thread to wake the others with.
-    #[error("cannot make a pipe: {0}")]
+    /// The system gives no pipe to wake the task that releases confirms.
+    #[error("cannot create a pipe: {0}")]
     Wake(std::io::Error),
-    /// The machine gives no random bytes for a password's salt.
-    #[error("the system gives no randomness")]
+    /// The system gives no random bytes for a password's salt.
+    #[error("the system gives no random bytes")]
     NoRandomness,
 }

@@ -1,10 +1,11 @@
-//! Failures towards a client: the reply code, how much it closes, and RabbitMQ's words. Relies on nothing.
+//! Protocol errors sent to a client: the reply code, what it closes, and the text, in RabbitMQ's
+//! words. Depends on nothing.
 //!
-//! A `Fault` becomes frames in `connection` alone.
+//! Only `connection` turns a `Fault` into frames.
 
 use std::fmt;
 
-/// Reply codes of AMQP 0-9-1, 1.8.
+/// The reply codes of AMQP 0-9-1, section 1.8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the protocol's own")]
 pub enum ReplyCode {
@@ -26,7 +27,7 @@ pub enum ReplyCode {
 }
 
 impl ReplyCode {
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub fn number(self) -> u16 {
         self as u16
     }
@@ -52,28 +53,28 @@ impl ReplyCode {
     }
 }
 
-/// What a failure closes.
+/// What a fault closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The channel that the method came on.
+    /// The channel of the method.
     Channel,
     /// The whole connection.
     Connection,
 }
 
-/// One failure, ready to be told.
+/// One protocol error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What it closes.
     pub scope: Scope,
-    /// Why.
+    /// The reply code.
     pub code: ReplyCode,
-    /// The words after the code's name.
+    /// The text after the code's name.
     pub reason: String,
 }
 
 impl Fault {
-    /// Closes the channel.
+    /// Creates a fault that closes the channel.
     pub fn channel(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
             scope: Scope::Channel,
@@ -82,7 +83,7 @@ impl Fault {
         }
     }
 
-    /// Closes the connection.
+    /// Creates a fault that closes the connection.
     pub fn connection(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
             scope: Scope::Connection,
@@ -91,7 +92,7 @@ impl Fault {
         }
     }
 
-    /// 404 for a queue.
+    /// 404 for a queue that does not exist.
     pub fn no_queue(queue: &str, vhost: &str) -> Self {
         Self::channel(
             ReplyCode::NotFound,
@@ -99,7 +100,7 @@ impl Fault {
         )
     }
 
-    /// 404 for an exchange.
+    /// 404 for an exchange that does not exist.
     pub fn no_exchange(exchange: &str, vhost: &str) -> Self {
         Self::channel(
             ReplyCode::NotFound,
@@ -120,18 +121,19 @@ impl Fault {
     /// 405: the queue belongs to another connection.
     pub fn locked(queue: &str, vhost: &str) -> Self {
         let reason = format!(
-            "cannot obtain exclusive access to locked queue '{queue}' in vhost '{vhost}'. It could be originally declared on \
-             another connection or the exclusive property value does not match that of the original declaration."
+            "cannot obtain exclusive access to locked queue '{queue}' in vhost '{vhost}'. \
+             It could be originally declared on another connection or the exclusive property \
+             value does not match that of the original declaration."
         );
         Self::channel(ReplyCode::ResourceLocked, reason)
     }
 
-    /// 541: the store has stopped, nothing durable can be promised any more.
+    /// 541: the store has stopped, so nothing can become durable any more.
     pub fn store_stopped() -> Self {
         Self::connection(ReplyCode::InternalError, "the message store has stopped")
     }
 
-    /// The reply text: at most 255 bytes, cut as RabbitMQ cuts.
+    /// Formats the reply text, cut to 255 bytes as RabbitMQ does.
     pub fn text(&self) -> String {
         let mut text = format!("{} - {}", self.code.word(), self.reason);
         if text.len() > 255 {

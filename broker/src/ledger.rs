@@ -1,10 +1,12 @@
-//! Tags and open deliveries of one channel. Relies on `queue` for what is delivered.
+//! The unsettled deliveries and delivery tags of one channel. Depends on `queue` for the messages.
 //!
-//! Queues open deliveries from any thread, the channel's reader settles them; both under one lock, which is held while a
-//! delivery's bytes go to the outbox so that tags leave in rising order.
+//! Queues add deliveries from any thread, and the channel's reader settles them, both under one
+//! lock. The lock is also held while a delivery's frames are appended to the outbox, so that tags
+//! are sent in ascending order.
 //!
 //! # Cost
-//! A delivery is pushed at the back and mostly taken from the front; one in the middle is found by its tag.
+//! A delivery is added at the back and usually taken from the front. One in the middle is found by
+//! binary search.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -15,46 +17,47 @@ use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::queue::line::Entry;
 
-/// One message in a client's hands.
+/// One delivered message that is not settled.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) tag: u64,
     pub(crate) queue: Arc<Queue>,
     pub(crate) entry: Entry,
-    /// None for `basic.get`.
+    /// `None` for `basic.get`.
     pub(crate) consumer: Option<Arc<Consumer>>,
 }
 
-/// No delivery with this tag is open.
+/// The channel has no unsettled delivery with this tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnknownTag(pub(crate) u64);
 
-/// The open deliveries of a channel.
+/// The unsettled deliveries of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     open: Mutex<Open>,
-    /// `basic.qos` with `global`: unsettled deliveries that all consumers together may have, 0 for any number.
+    /// The prefetch count of `basic.qos` with `global`: how many unsettled deliveries all consumers
+    /// of the channel may have together. 0 for no limit.
     limit: AtomicU32,
     used: AtomicU32,
 }
 
-/// What the lock guards.
+/// The state behind the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Open {
     last_tag: u64,
-    /// Rising tags.
+    /// Ordered by ascending tag.
     deliveries: VecDeque<Delivery>,
     used: u32,
 }
 
 impl Open {
-    /// A tag for a delivery that nobody will settle.
+    /// Returns a tag for a delivery without acknowledgement.
     pub(crate) fn skip(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
     }
 
-    /// A tag for a delivery that must be settled.
+    /// Adds a delivery that must be settled and returns its tag.
     pub(crate) fn open(
         &mut self,
         queue: &Arc<Queue>,
@@ -76,7 +79,7 @@ impl Open {
 }
 
 impl Ledger {
-    /// Runs `with` under the lock.
+    /// Calls `with` under the lock.
     pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut Open) -> R) -> R {
         let mut open = lock(&self.open);
         let result = with(&mut open);
@@ -84,7 +87,7 @@ impl Ledger {
         result
     }
 
-    /// True while the channel as a whole may be given more.
+    /// Whether the channel-wide prefetch limit allows another delivery.
     pub(crate) fn has_credit(&self) -> bool {
         let limit = self.limit.load(Relaxed);
         limit == 0 || self.used.load(Relaxed) < limit
@@ -98,7 +101,7 @@ impl Ledger {
         self.limit.load(Relaxed)
     }
 
-    /// Takes the deliveries that an ack, nack or reject names; with `UpTo(0)` all of them.
+    /// Removes the deliveries that an ack, nack or reject names. `UpTo(0)` means all.
     pub(crate) fn take(
         &self,
         which: Which,
@@ -127,12 +130,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives back what all consumers of the channel share, for so many deliveries that were taken with [`Credit::Later`].
+    /// Returns the channel-wide credit for `settled` deliveries that were taken with
+    /// [`Credit::Later`].
     pub(crate) fn repay(&self, settled: u32) {
         self.opening(|open| open.used -= settled);
     }
 
-    /// Deliveries that a rolled-back transaction gives back to the channel.
+    /// Restores the deliveries of a rolled-back transaction.
     pub(crate) fn put_back(&self, deliveries: Vec<Delivery>) {
         self.opening(|open| {
             for delivery in deliveries {
@@ -144,21 +148,23 @@ impl Ledger {
         });
     }
 
-    /// Number of open deliveries.
+    /// Returns the number of unsettled deliveries.
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).deliveries.len()
     }
 }
 
-/// When settled deliveries make room for others.
+/// When settled deliveries return their credit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Credit {
     Now,
-    /// When whoever took them says so: at the commit, or after the queues have taken them back.
+    /// On a call of [`Ledger::repay`]: at the commit, or after the queues have requeued the
+    /// messages.
     Later,
 }
 
-/// Gives every consumer of these its own credit back; how many of them consumers had.
+/// Returns the credit of each delivery to its consumer. Returns how many deliveries belong to
+/// consumers.
 pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
     let consumers = deliveries
         .iter()
@@ -173,7 +179,7 @@ pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     One(u64),
-    /// This one and all before it.
+    /// This tag and all before it.
     UpTo(u64),
 }
 

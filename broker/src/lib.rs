@@ -1,17 +1,20 @@
-//! An AMQP 0-9-1 server: RabbitMQ as seen from outside, in one process, with a durable store.
+//! An AMQP 0-9-1 server that behaves like RabbitMQ, in one process, with a durable store.
 //!
 //! ```text
 //! listener      sockets → connection (handshake, reader, writer, heartbeat)
-//! channel       methods of one channel; publish and settle are the hot path
+//! channel       the methods of one channel; publish and settle are the hot path
 //! vhost         names → exchanges and queues; routing, bindings, dead letters
-//! queue         a line, its consumers, one exit
-//! ledger, outbox, confirms, turn   what deliveries, bytes and acks are owed to whom
+//! queue         ready messages and their consumers
+//! ledger        unsettled deliveries of a channel
+//! outbox        unsent frames of a connection
+//! confirms      unsent publisher confirms of a channel
+//! turn          side effects of one unit of work, carried out after all locks are released
 //! persist       queue ↔ store
-//! realm         what all connections share, and the end of every turn
-//! memory, block what clients make the broker hold, and the bytes of messages
-//! wire          bytes
+//! realm         the state that all connections share
+//! memory, block the memory account, and the bytes of messages
+//! wire          the AMQP wire format
 //! ```
-//! Knows no peer, envelope or terminal.
+//! This crate knows nothing of peers, envelopes or terminals.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,11 +71,11 @@ use management::{About, Doors, Listening};
 use realm::Parts;
 use ring::Ring;
 
-/// How long clients have to take their leave.
+/// How long clients have to close their connections at a shutdown.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How often resident memory is looked at.
+/// How often resident memory is read.
 const LOOK: Duration = Duration::from_millis(500);
-/// The same while much of the limit is held.
+/// How often resident memory is read while much of the limit is used.
 const CLOSE_LOOK: Duration = Duration::from_millis(50);
 
 /// A running broker.
@@ -83,10 +86,11 @@ pub struct Broker {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Where a broker can be reached.
+/// The addresses of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// AMQP. On loopback `[::1]` is served at the same port, where the machine has it and nobody else had it first.
+    /// AMQP. On loopback, `[::1]` is served on the same port if the machine has it and the port is
+    /// free there.
     pub amqp: SocketAddr,
     /// AMQP over TLS.
     pub amqps: Option<SocketAddr>,
@@ -97,7 +101,7 @@ pub struct Addresses {
 }
 
 impl Broker {
-    /// Opens the store, takes the ports and serves. Must be called within a tokio runtime.
+    /// Opens the store, binds the ports and starts serving. Must be called in a tokio runtime.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         if config.memory_limit_bytes == 0 {
             config.memory_limit_bytes =
@@ -154,27 +158,27 @@ impl Broker {
         })
     }
 
-    /// Where it listens; ports that were 0 are known now.
+    /// Returns the bound addresses, with the real port where 0 was configured.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// The state behind the sockets.
+    /// Returns the state behind the sockets.
     pub fn realm(&self) -> &Arc<Realm> {
         &self.realm
     }
 
-    /// Closes every connection, commits everything and ends, within five seconds.
+    /// Closes every connection, commits everything and stops, within five seconds.
     ///
     /// # Errors
-    /// What could not be brought to the disk, and why. Nothing that was confirmed is lost by it;
-    /// acks and unconfirmed messages of the last moment may be.
+    /// The last commit failed, or the store's thread panicked. Confirmed messages are safe. Recent
+    /// acks and unconfirmed messages may be lost.
     pub async fn shutdown(self) -> Result<(), StopError> {
         for task in &self.tasks {
             task.abort();
         }
         for task in self.tasks {
-            // Every end is fine: the task was aborted a moment ago.
+            // Any result is fine: the task has just been aborted.
             let _ = task.await;
         }
         let reason = "broker forced connection closure with reason 'shutdown'";
@@ -206,7 +210,7 @@ async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), Sta
     ))
 }
 
-/// Serves the management API where it is wanted; gives the port's address.
+/// Serves the management API if it is configured. Returns the address of its port.
 async fn open_management(
     config: &Config,
     realm: &Arc<Realm>,
@@ -231,7 +235,7 @@ async fn open_management(
     Ok((address, Some(tokio::spawn(serving))))
 }
 
-/// The management port with its TLS. Beyond loopback it is served with TLS or not at all.
+/// Binds the management port. Beyond loopback it requires TLS.
 async fn take_management(
     config: &Config,
 ) -> Result<(Option<Port>, Option<Arc<rustls::ServerConfig>>), StartError> {
@@ -246,14 +250,14 @@ async fn take_management(
             tls::Purpose::Http,
         )?),
         None => {
-            tracing::warn!("no management port: beyond loopback it needs TLS");
+            tracing::warn!("the management port is disabled: beyond loopback it needs TLS");
             return Ok((None, None));
         }
     };
     Ok((Some(Port::take(config.bind, port).await?), tls))
 }
 
-/// Opens the store and builds everything in it.
+/// Opens the store and restores everything from it.
 async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> {
     let alarms = Arc::new(Alarms::new(durable));
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
@@ -279,7 +283,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         sessions: recovery.sessions,
         vhosts: recovery.vhosts,
     }));
-    // A full disk is no reason to be unreachable: who asks is told, and publishers wait.
+    // A full disk must not make the broker unreachable: it starts, and publishers are blocked.
     if !realm.durable_or_out_of_room(recovery.ticket).await {
         return Err(StartError::Store("before it was ready".to_owned()));
     }
@@ -287,7 +291,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
     Ok(realm)
 }
 
-/// Looks at resident memory from time to time, and often while much of the limit is held.
+/// Reads resident memory at intervals, more often while much of the limit is used.
 async fn watch_memory(realm: Arc<Realm>) {
     let (mut since_aged, mut is_much_resident) = (Duration::ZERO, false);
     loop {
@@ -310,7 +314,7 @@ fn resident_bytes() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmRSS:")
 }
 
-/// A figure that the system gives in kibibytes.
+/// Reads a number that the system gives in kibibytes.
 fn proc_bytes(file: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,4 +1,4 @@
-//! Sockets that clients come to: TCP, TLS and a Unix socket. Relies on `connection`.
+//! Accepts AMQP clients on TCP, TLS and Unix sockets. Depends on `connection`.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -18,12 +18,13 @@ use crate::lock::lock;
 use crate::realm::Realm;
 use crate::registry::Endpoint;
 
-/// Sockets beyond the connection limit that may be in their handshake, so that they can be told.
+/// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
+/// them with an error instead of a closed socket.
 const GREETING: usize = 256;
-/// Rest after a failed accept, which is mostly a lack of descriptors.
+/// The pause after a failed accept, which usually means that file descriptors ran out.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves clients that speak plainly.
+/// Accepts clients without TLS.
 pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
     loop {
         if let Some(stream) =
@@ -50,7 +51,7 @@ pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
     }
 }
 
-/// Serves clients that speak TLS.
+/// Accepts clients with TLS.
 pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor: TlsAcceptor) {
     loop {
         if let Some(stream) =
@@ -76,7 +77,9 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
                         )
                         .await;
                     }
-                    Ok(Err(error)) => tracing::info!(peer = %peer.host, %error, "no TLS"),
+                    Ok(Err(error)) => {
+                        tracing::info!(peer = %peer.host, %error, "the TLS handshake failed");
+                    }
                     Err(_) => tracing::info!(peer = %peer.host, "the TLS handshake took too long"),
                 }
             });
@@ -84,7 +87,7 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
     }
 }
 
-/// Serves clients on the Unix socket.
+/// Accepts clients on the Unix socket.
 pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
     loop {
         if let Some(stream) = accept(&realm, socket.accept().await).await {
@@ -105,25 +108,26 @@ pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
     }
 }
 
-/// A socket that was accepted, unless there are too many already.
+/// Returns the accepted socket, or `None` after an error or above the limit.
 async fn accept<S>(realm: &Realm, accepted: std::io::Result<S>) -> Option<S> {
     match accepted {
         Ok(stream) if lock(&realm.links).len() < realm.limits.connections + GREETING => {
             Some(stream)
         }
         Ok(_) => {
-            tracing::warn!("a connection beyond the limit was closed at once");
+            tracing::warn!("closed a connection: too many connections are open");
             None
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot accept");
+            tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(REST).await;
             None
         }
     }
 }
 
-/// Small writes leave at once: the writer has gathered what belongs together.
+/// Sets `TCP_NODELAY` and reads the addresses. Small writes should leave at once, because the
+/// writer has already gathered what can be sent together.
 fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
     let end = |address: SocketAddr| Endpoint {
         host: address.ip().to_canonical().to_string(),
@@ -136,7 +140,7 @@ fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
     ))
 }
 
-/// A Unix socket for this user alone, removed with the broker.
+/// A Unix socket that only this system user can open. Its file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     listener: UnixListener,
@@ -144,13 +148,13 @@ pub(crate) struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// The next client.
+    /// Accepts the next client.
     pub(crate) async fn accept(&self) -> std::io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Takes the path; a socket that a killed broker left behind is replaced. `None`, with a warning, where that fails:
-    /// the ports still serve.
+    /// Listens on `path` and replaces the file that a killed broker left behind. If that fails,
+    /// logs a warning and returns `None`: the ports still work.
     pub(crate) fn bind(path: &Path) -> Option<Self> {
         match Self::listen(path) {
             Ok(listener) => Some(Self {
@@ -158,7 +162,7 @@ impl UnixSocket {
                 path: path.to_owned(),
             }),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "not listening there");
+                tracing::warn!(path = %path.display(), %error, "cannot listen on this socket");
                 None
             }
         }
@@ -179,7 +183,10 @@ impl UnixSocket {
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "the socket's file stays");
+            tracing::debug!(
+                path = %self.path.display(), %error,
+                "the file of the socket could not be removed"
+            );
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Slows password guessing: after ten wrong passwords within a minute from one address, each further try waits a second.
+//! Slows down password guessing. After ten wrong passwords within a minute from one address, each
+//! further attempt waits a second.
 //!
-//! A right password waits too, otherwise the lack of an answer would already say "wrong". At most [`WAITING`] tries of an
-//! address wait at once and the rest are refused unchecked, so the rate stays bounded however many connections there are.
-//! Clients on the Unix sockets have no address and never wait. Relies on `lock`.
+//! A correct password waits too; otherwise a quick answer would reveal it. At most [`WAITING`]
+//! attempts of an address wait at once, and the others are refused unchecked, so the rate stays
+//! bounded for any number of connections. Clients on the Unix sockets have no address and never
+//! wait. Depends on `lock`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// Wrong passwords within [`WINDOW`] that cost nothing.
+/// How many wrong passwords within [`WINDOW`] cause no delay.
 const FREE: usize = 10;
 const WINDOW: Duration = Duration::from_mins(1);
-/// What each further try costs.
+/// The delay of each further attempt.
 const DELAY: Duration = Duration::from_secs(1);
-/// Tries of one address that may wait at once.
+/// How many attempts of one address may wait at once.
 const WAITING: usize = 8;
-/// Addresses that are remembered; the one that was wrong longest ago is forgotten first.
+/// How many addresses are remembered. The one with the oldest wrong password is forgotten first.
 const ADDRESSES: usize = 4096;
 
 /// Wrong passwords by address.
@@ -27,24 +29,24 @@ pub(crate) struct LoginThrottle(Mutex<HashMap<IpAddr, Record>>);
 
 #[derive(Debug, Default)]
 struct Record {
-    /// When the last wrong passwords came, oldest first, at most [`FREE`].
+    /// The times of the last wrong passwords, oldest first, at most [`FREE`].
     wrong: Vec<Instant>,
     waiting: usize,
 }
 
-/// Too many tries wait already.
+/// Too many attempts of this address are waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many wrong passwords from this address")]
 pub(crate) struct TooManyTries;
 
-/// A place among those that wait; given back when it is dropped.
+/// One waiting attempt, counted until it is dropped.
 struct Place<'a> {
     throttle: &'a LoginThrottle,
     from: IpAddr,
 }
 
 impl LoginThrottle {
-    /// Waits as long as a try from there has to. To be called before the password is looked at.
+    /// Delays an attempt if necessary. Must be called before the password is checked.
     pub(crate) async fn pace(&self, from: Option<IpAddr>) -> Result<(), TooManyTries> {
         let Some(from) = from.map(network) else {
             return Ok(());
@@ -60,7 +62,7 @@ impl LoginThrottle {
         Ok(())
     }
 
-    /// Takes a place among the waiting where the address has to wait.
+    /// Returns whether the address must wait, and counts a waiting attempt if so.
     fn must_wait(&self, from: IpAddr, now: Instant) -> Result<bool, TooManyTries> {
         let mut records = lock(&self.0);
         let Some(record) = records.get_mut(&from).filter(|record| record.is_slow(now)) else {
@@ -73,7 +75,7 @@ impl LoginThrottle {
         Ok(true)
     }
 
-    /// A password from there was wrong.
+    /// Records a wrong password.
     pub(crate) fn wrong(&self, from: Option<IpAddr>) {
         if let Some(from) = from {
             self.note(network(from), Instant::now());
@@ -122,7 +124,8 @@ fn forget_one(records: &mut HashMap<IpAddr, Record>) {
     }
 }
 
-/// One owner's addresses count as one: an IPv6 network of 64 bits is what a single machine gets.
+/// Maps the addresses of one owner to one: an IPv6 network of 64 bits is what a single machine
+/// gets.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

@@ -1,12 +1,15 @@
-//! Frames that one connection still has to send, shared by everybody who writes to it. Relies on `queue` for those that
-//! wait for room (weakly) and on tokio's `Notify` for the writer's sleep.
+//! The frames that one connection has yet to send, shared by all threads that write to it. Depends
+//! on `queue` (weakly) for the queues that wait for room, and on tokio's `Notify` to wake the
+//! writer.
 //!
-//! Whole frames are appended under the lock and the writer takes all of them in one swap. Above the high-water mark the
-//! connection's consumers are unwilling; when the writer has brought it below the low one it pumps the queues that were
-//! turned away. Above [`UNREAD_BYTES`] the client is not read from until half of that is sent.
+//! Whole frames are appended under the lock, and the writer takes all of them in one swap. Above
+//! the high-water mark, the connection's consumers accept no deliveries. When the writer has
+//! brought the outbox below the low-water mark, it pumps the queues that were turned away. Above
+//! [`UNREAD_BYTES`], the client is not read from until half of that has been sent.
 //!
 //! # Cost
-//! One uncontended lock and the copy of the frames; no allocation once the buffer has grown. Large bodies are not copied.
+//! One uncontended lock and a copy of the frames. No allocation once the buffer has grown. Large
+//! bodies are not copied.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
@@ -22,31 +25,32 @@ mod frames;
 
 pub(crate) use frames::Frames;
 
-/// Unsent bytes above which the client is not read from: it does not take what it is sent. Its consumers are turned away
-/// earlier, so a client that only consumes and publishes does not come here.
+/// Unsent bytes above which the client is not read from, because it does not read what it is sent.
+/// Consumers are turned away earlier, so a client that only consumes and publishes does not reach
+/// this limit.
 pub(crate) const UNREAD_BYTES: usize = 1024 * 1024;
-/// A buffer that grew beyond this is given back when the connection is quiet.
+/// A buffer larger than this is freed when the connection is idle.
 pub(crate) const KEEP_BYTES: usize = 64 * 1024;
 
 /// The outgoing side of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     unsent: Mutex<Unsent>,
-    /// Bytes of the frames here and in the writer's hands.
+    /// Bytes of the frames in `unsent` and in the writer's buffer.
     pending: AtomicUsize,
     wake: Notify,
-    /// The client may be read from again.
+    /// Notified when the client may be read from again.
     readable: Notify,
-    /// Others have filled this beyond its share.
+    /// Notified when other connections have filled the outbox beyond its share.
     overfull: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Unsent {
     frames: Frames,
-    /// Somebody has promised to wake the writer.
+    /// A turn has the outbox in its list of writers to wake.
     wake_owed: bool,
-    /// What the writer does once the bytes are gone.
+    /// What the writer does after the last frame.
     ending: Ending,
     turned_away: Vec<Weak<Queue>>,
 }
@@ -55,23 +59,23 @@ struct Unsent {
 enum Ending {
     #[default]
     Open,
-    /// Send what is here, then close the socket.
+    /// Send the remaining frames, then close the socket.
     AfterFrames,
     /// Nothing more can be sent.
     Broken,
 }
 
-/// What the writer found.
+/// The result of [`Outbox::take`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     Frames,
     Nothing,
-    /// Nothing, and nothing will come.
+    /// No frames, and none will come.
     Ended,
 }
 
 impl Outbox {
-    /// Appends frames; the turn wakes the writer when it ends.
+    /// Appends frames. The turn wakes the writer when it ends.
     pub(crate) fn write<R>(
         self: &Arc<Self>,
         turn: &mut Turn,
@@ -80,7 +84,7 @@ impl Outbox {
         self.add(turn, |frames| append(frames.bytes()))
     }
 
-    /// The same for frames that may lend bodies.
+    /// Like [`Outbox::write`], for frames that can refer to message bodies.
     pub(crate) fn add<R>(
         self: &Arc<Self>,
         turn: &mut Turn,
@@ -103,27 +107,27 @@ impl Outbox {
         result
     }
 
-    /// True while consumers of this connection should be given more.
+    /// Whether consumers of this connection should get more deliveries.
     pub(crate) fn has_room(&self) -> bool {
         self.pending_bytes() < memory::outbox_room()
     }
 
-    /// Octets that are not sent yet.
+    /// Returns the number of unsent bytes.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending.load(Relaxed)
     }
 
-    /// True while the client may be read from.
+    /// Whether the client may be read from.
     pub(crate) fn is_readable(&self) -> bool {
         self.pending_bytes() < UNREAD_BYTES
     }
 
-    /// Waits until the client may be read from, or nothing can be sent any more.
+    /// Waits until the client may be read from, or until nothing can be sent any more.
     pub(crate) async fn readable(&self) {
         loop {
             let readable = self.readable.notified();
             tokio::pin!(readable);
-            // Registered before the look, so that nothing between the two is missed.
+            // Registered before the check, so that a notification in between is not missed.
             readable.as_mut().enable();
             if self.pending_bytes() < UNREAD_BYTES / 2
                 || lock(&self.unsent).ending == Ending::Broken
@@ -134,7 +138,8 @@ impl Outbox {
         }
     }
 
-    /// True when others may add to it. Where they may not, the connection ends: its client takes nothing.
+    /// Whether other connections may add to this outbox. If not, its connection ends, because its
+    /// client does not read.
     pub(crate) fn admits_others(&self) -> bool {
         let admits = self.pending_bytes() < memory::outbox_share();
         if !admits {
@@ -143,12 +148,13 @@ impl Outbox {
         admits
     }
 
-    /// Waits until others were refused.
+    /// Waits until [`Outbox::admits_others`] returns false.
     pub(crate) async fn overfull(&self) {
         self.overfull.notified().await;
     }
 
-    /// Notes that `queue` had something for a consumer here. False when there is room after all, so try again.
+    /// Records that `queue` has a message for a consumer here. Returns false if there is room after
+    /// all; the caller should try again.
     pub(crate) fn turn_away(&self, queue: &Arc<Queue>) -> bool {
         let mut unsent = lock(&self.unsent);
         if self.has_room() {
@@ -169,12 +175,12 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// The writer's sleep.
+    /// Waits for [`Outbox::wake`].
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
 
-    /// Swaps everything unsent into `into`, which must be empty.
+    /// Swaps all unsent frames into `into`, which must be empty.
     pub(crate) fn take(&self, into: &mut Frames) -> Taken {
         let mut unsent = lock(&self.unsent);
         unsent.wake_owed = false;
@@ -188,7 +194,7 @@ impl Outbox {
         Taken::Frames
     }
 
-    /// The writer has sent `count` bytes; gives the queues that may be pumped again.
+    /// Records that the writer sent `count` bytes. Returns the queues that can be pumped again.
     pub(crate) fn sent(&self, count: usize) -> Vec<Weak<Queue>> {
         let mut unsent = lock(&self.unsent);
         let pending = self.pending.load(Relaxed).saturating_sub(count);
@@ -203,12 +209,12 @@ impl Outbox {
         }
     }
 
-    /// The buffer that is filled next has grown beyond what an idle connection may keep.
+    /// Whether the buffer is larger than an idle connection may keep.
     pub(crate) fn is_large(&self) -> bool {
         lock(&self.unsent).frames.capacity() > KEEP_BYTES
     }
 
-    /// Gives that buffer back if nothing is in it.
+    /// Frees the buffer if it is empty.
     pub(crate) fn rest(&self) {
         let mut unsent = lock(&self.unsent);
         if unsent.frames.is_empty() {
@@ -216,7 +222,7 @@ impl Outbox {
         }
     }
 
-    /// Sends what is here, then closes the socket.
+    /// Lets the writer send the remaining frames and then close the socket.
     pub(crate) fn finish(&self) {
         let mut unsent = lock(&self.unsent);
         if unsent.ending == Ending::Open {
@@ -226,13 +232,13 @@ impl Outbox {
         self.wake();
     }
 
-    /// Nothing can be sent any more; drops what is here.
+    /// Drops all frames and refuses more.
     pub(crate) fn break_off(&self) {
         let mut unsent = lock(&self.unsent);
         unsent.ending = Ending::Broken;
         unsent.frames = Frames::default();
         unsent.turned_away = Vec::new();
-        // What is dropped waits for nobody: the reader must not wait for it either.
+        // Nothing remains to be sent, so the reader must not wait for it.
         self.pending.store(0, Relaxed);
         drop(unsent);
         self.readable.notify_waiters();
@@ -246,8 +252,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_lost_client_did_not_take_holds_its_reader_no_more() {
-        // The reader looked, waited, and found at once that the wait was over: for ever, with the
-        // whole broker standing still.
+        // This test guards against a busy loop: the reader checked, waited, and found that the wait
+        // had ended, for ever, and blocked the whole broker.
         let outbox = Arc::new(Outbox::default());
         let mut turn = Turn::new(0);
         outbox.write(&mut turn, |out| out.resize(2 * UNREAD_BYTES, 0));

@@ -1,4 +1,5 @@
-//! From facts to vhosts and users when the broker starts. Relies on `persist`, `vhost` and `users`.
+//! Restores vhosts and users from the store when the broker starts. Depends on `persist`, `vhost`
+//! and `users`.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +14,17 @@ use crate::vhost::Vhost;
 const ROOT: &str = "/";
 const ADMINISTRATOR: &str = "administrator";
 
-/// Everything that the facts say.
+/// Everything that was restored.
 pub(crate) struct Recovery {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) users: Users,
-    /// Who was signed in at the management page.
+    /// The open sessions of the management page.
     pub(crate) sessions: Vec<SessionFact>,
-    /// What was added; the broker is ready when it is durable.
+    /// Covers the records that were added. The broker is ready when it is durable.
     pub(crate) ticket: Ticket,
 }
 
-/// Builds vhosts and users from the facts, and adds what every broker has.
+/// Restores vhosts and users, and adds the default vhost and the first user.
 pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Recovery, StartError> {
     let mut ticket = Ticket::NONE;
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
@@ -47,7 +48,7 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
             Vhost::new(ROOT.into(), found.facts.clone()),
         );
     }
-    // Bindings last: both of their ends must be there.
+    // Bindings come last, because both of their ends must exist.
     for fact in &found.topology {
         match fact {
             Fact::Exchange(fact) => {
@@ -86,7 +87,7 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
     } else {
         tracing::error!(
             vhost = name,
-            "something in a vhost that is not there is left out"
+            "a record of a vhost that does not exist was not restored"
         );
     }
 }
@@ -111,25 +112,30 @@ fn users(facts: &[Fact], config: &Config) -> Users {
         match Permissions::new(&fact.configure, &fact.write, &fact.read) {
             Ok(permissions) => {
                 if users.permit(&fact.user, &fact.vhost, permissions).is_err() {
-                    tracing::warn!(user = %fact.user, "permissions of nobody are left out");
+                    tracing::warn!(
+                        user = %fact.user,
+                        "permissions of a user who does not exist were not restored"
+                    );
                 }
             }
-            Err(error) => tracing::error!(user = %fact.user, %error, "permissions are left out"),
+            Err(error) => {
+                tracing::error!(user = %fact.user, %error, "permissions were not restored");
+            }
         }
     }
-    // Nothing of guest is stored: the flag of this start alone decides.
+    // Nothing of `guest` is stored; only the setting of this start counts.
     if config.allow_guest
         && let Ok(password) = Credential::new(GUEST.as_bytes())
     {
         users.put(GUEST, Some(password), vec![Tag(ADMINISTRATOR.to_owned())]);
         if users.permit(GUEST, ROOT, Permissions::all()).is_err() {
-            tracing::error!("guest has no permissions");
+            tracing::error!("the permissions of guest could not be set");
         }
     }
     users
 }
 
-/// Makes the first user, or brings its password up to date.
+/// Creates the first user, or updates its password.
 fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket, StartError> {
     let is_current = users
         .get(&first.name)
@@ -150,7 +156,7 @@ fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket
     let tags = tags.into_iter().map(Tag).collect();
     users.put(&first.name, Some(password), tags);
     if users.permit(&first.name, ROOT, Permissions::all()).is_err() {
-        tracing::error!(user = %first.name, "the first user has no permissions");
+        tracing::error!(user = %first.name, "the permissions of the first user could not be set");
     }
     let all = || ".*".to_owned();
     let permission = PermissionFact {

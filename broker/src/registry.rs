@@ -1,5 +1,5 @@
-//! Open connections and channels as others see them: to be listed, told, closed. Relies on `outbox`, `ledger` and
-//! `stats`.
+//! Open connections and channels as other parts of the broker see them: to list, notify and close
+//! them. Depends on `outbox`, `ledger` and `stats`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -19,33 +19,33 @@ use crate::wire::table::Table;
 /// One connection.
 #[derive(Debug)]
 pub struct Link {
-    /// Never used twice while the broker runs.
+    /// Unique while the broker runs.
     pub id: u64,
-    /// `peer -> here`, RabbitMQ's name for a connection.
+    /// `peer -> local`, as RabbitMQ names connections.
     pub name: String,
-    /// Where the client is.
+    /// The client's address.
     pub peer: Endpoint,
-    /// Where it connected to.
+    /// The address that the client connected to.
     pub local: Endpoint,
-    /// It speaks TLS.
+    /// Whether the connection uses TLS.
     pub is_tls: bool,
-    /// Milliseconds since 1970.
+    /// Milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
-    /// Known once the handshake is through.
+    /// Set after the handshake.
     pub session: OnceLock<Session>,
     /// Bytes read from the socket.
     pub received: Counter,
-    /// Bytes written to it.
+    /// Bytes written to the socket.
     pub sent: Counter,
-    /// Publishers are told to wait, and this is one.
+    /// Whether this is a publisher that was sent `connection.blocked`.
     pub is_blocked: AtomicBool,
-    /// Nothing is read for the moment, so silence says nothing about the peer.
+    /// Whether reading is paused, so that silence says nothing about the peer.
     pub(crate) is_paused: AtomicBool,
-    /// What it makes the broker hold beside its outbox.
+    /// The memory charged to this connection, except for its outbox.
     pub(crate) share: Arc<Share>,
     pub(crate) outbox: Arc<Outbox>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
-    /// How the server wants to end it.
+    /// Set when the server decides to end the connection.
     pub(crate) ending: watch::Sender<Option<Ending>>,
 }
 
@@ -58,48 +58,48 @@ pub(crate) enum Ending {
     Cut,
 }
 
-/// An end of a connection.
+/// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// An address, or the path of a socket.
+    /// An IP address, or the path of a Unix socket.
     pub host: String,
     /// 0 for a Unix socket.
     pub port: u16,
 }
 
-/// What the handshake agreed on.
+/// The result of the handshake.
 #[derive(Debug)]
 pub struct Session {
-    /// Who.
+    /// The user.
     pub user: Arc<str>,
-    /// Where.
+    /// The vhost.
     pub vhost: Arc<str>,
     /// PLAIN, AMQPLAIN or SCRAM-SHA-256.
     pub mechanism: &'static str,
-    /// What the client says of itself.
+    /// The client's own description of itself.
     pub client_properties: Table,
-    /// Channels that it may open.
+    /// The negotiated maximum number of channels.
     pub channel_max: u16,
-    /// Octets of a frame.
+    /// The negotiated maximum frame size in bytes.
     pub frame_max: u32,
-    /// Seconds, 0 for none.
+    /// The negotiated heartbeat in seconds, 0 for none.
     pub heartbeat_s: u16,
 }
 
 /// One channel.
 #[derive(Debug)]
 pub struct ChannelView {
-    /// Its number on the connection.
+    /// The number on its connection.
     pub number: u16,
-    /// What it did.
+    /// What the channel did.
     pub counters: Arc<ChannelCounters>,
-    /// `basic.qos` for new consumers.
+    /// The `basic.qos` prefetch count for new consumers.
     pub prefetch: AtomicU32,
-    /// Publisher confirms are on.
+    /// Whether publisher confirms are on.
     pub is_confirming: AtomicBool,
-    /// Transactions are on.
+    /// Whether the channel is transactional.
     pub is_transactional: AtomicBool,
-    /// Its consumers.
+    /// The number of consumers.
     pub consumers: AtomicU32,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) confirms: Mutex<Option<Arc<Confirms>>>,
@@ -119,19 +119,19 @@ impl ChannelView {
         }
     }
 
-    /// Deliveries that the client has not settled.
+    /// Returns the number of deliveries that the client has not settled.
     pub fn unsettled(&self) -> usize {
         self.ledger.len()
     }
 
-    /// Publishes that are not confirmed.
+    /// Returns the number of publishes that are not confirmed.
     pub fn unconfirmed(&self) -> usize {
         lock(&self.confirms)
             .as_ref()
             .map_or(0, |confirms| confirms.len())
     }
 
-    /// `basic.qos` with `global`.
+    /// Returns the prefetch count of `basic.qos` with `global`.
     pub fn global_prefetch(&self) -> u32 {
         self.ledger.limit()
     }
@@ -166,12 +166,12 @@ impl Link {
         }
     }
 
-    /// Open channels by number.
+    /// Returns the open channels, ordered by number.
     pub fn channels(&self) -> Vec<Arc<ChannelView>> {
         lock(&self.channels).values().cloned().collect()
     }
 
-    /// Number of open channels.
+    /// Returns the number of open channels.
     pub fn channel_count(&self) -> usize {
         lock(&self.channels).len()
     }
@@ -184,21 +184,22 @@ impl Link {
         lock(&self.channels).remove(&number);
     }
 
-    /// Ends the connection from the server's side, with a `connection.close` that gives the fault.
+    /// Ends the connection with a `connection.close` that carries the fault.
     pub fn end(&self, fault: Fault) {
         self.ending.send_if_modified(|ending| {
             ending.is_none() && ending.replace(Ending::Close(fault)).is_none()
         });
     }
 
-    /// Ends the connection without a word: the peer is gone, or does not take what it is sent.
+    /// Ends the connection by closing its socket: the peer is gone, or does not read what it is
+    /// sent.
     pub(crate) fn cut(&self) {
         self.ending
             .send_if_modified(|ending| ending.replace(Ending::Cut) != Some(Ending::Cut));
     }
 
-    /// Bytes of memory that the broker holds for this connection alone: unsent frames, bytes that were read, unfinished
-    /// publishes and transactions.
+    /// Returns the bytes of memory held for this connection: unsent frames, received bytes,
+    /// incomplete publishes and transactions.
     pub fn held_bytes(&self) -> u64 {
         (self.outbox.pending_bytes() + self.share.total()) as u64
     }

@@ -1,4 +1,4 @@
-//! What a change of a user does to those who are connected already: nobody keeps what was taken away.
+//! Applies a change of a user's rights to open connections.
 //!
 //! | change | effect |
 //! |---|---|
@@ -6,9 +6,9 @@
 //! | shut out of a vhost | the user's connections to it are closed with 320 |
 //! | narrower permissions | consumers of queues that the user may no longer read are cancelled |
 //!
-//! Publishes, declares and gets ask for permission each time, or again after every change
-//! ([`Realm::permissions_changed`]). The users must have been changed before these functions are called; whoever logs in
-//! or subscribes at the same time looks again afterwards. Relies on `realm`.
+//! Publishes, declares and gets check permissions each time, or again after every change
+//! ([`Realm::permissions_changed`]). The users must be changed before these functions are called. A
+//! login or subscription that runs at the same time checks again afterwards. Depends on `realm`.
 
 use std::sync::Arc;
 
@@ -25,9 +25,9 @@ use crate::wire::reply;
 /// Why a user's connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// The user is gone.
+    /// The user was deleted.
     Deleted,
-    /// Whoever knew the old password may not know the new one.
+    /// The password was changed; the connected client may not know the new one.
     Password,
 }
 
@@ -35,7 +35,7 @@ pub(crate) enum Loss {
 pub(crate) fn end_connections(realm: &Arc<Realm>, user: &str, loss: Loss) {
     let reason = match loss {
         Loss::Deleted => format!("user '{user}' is deleted"),
-        Loss::Password => format!("user '{user}' has another password"),
+        Loss::Password => format!("the password of user '{user}' was changed"),
     };
     let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
     for link in links_of(realm, user) {
@@ -44,7 +44,7 @@ pub(crate) fn end_connections(realm: &Arc<Realm>, user: &str, loss: Loss) {
     realm.permissions_changed();
 }
 
-/// Ends or restricts this user's connections to a vhost as its permissions there now say.
+/// Applies a user's current permissions in a vhost to the user's connections there.
 pub(crate) fn restrict(realm: &Arc<Realm>, user: &str, vhost: &str) {
     realm.permissions_changed();
     let mut links = links_of(realm, user);
@@ -75,7 +75,7 @@ fn links_of(realm: &Realm, user: &str) -> Vec<Arc<Link>> {
     links
 }
 
-/// Cancels what these connections consume from queues that the user may not read.
+/// Cancels the consumers of these connections on queues that the user may not read.
 fn cancel_consumers(realm: &Arc<Realm>, user: &str, vhost: &str, links: &[Arc<Link>]) {
     let Some(vhost) = realm.vhost(vhost) else {
         return;
@@ -106,11 +106,15 @@ fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link
         .find(|link| link.id == consumer.terms.connection)
 }
 
-/// Cancels one consumer and tells its client; one that does not understand that loses its connection.
+/// Cancels one consumer and notifies its client. A client without `consumer_cancel_notify` loses
+/// its connection.
 fn cancel(queue: &Arc<Queue>, consumer: &Arc<Consumer>, links: &[Arc<Link>], turn: &mut Turn) {
     consumer.mark_cancelled();
     if let Err(error) = queue.unsubscribe(consumer, turn) {
-        tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+        tracing::debug!(
+            queue = %queue.name(), %error,
+            "a cancelled consumer's messages could not be requeued: the store has stopped"
+        );
     }
     let terms = &consumer.terms;
     if terms.wants_cancel {

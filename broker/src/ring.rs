@@ -1,11 +1,12 @@
-//! Wakes one task from a thread that is not the runtime's, through a pipe. Relies on nothing.
+//! A wakeup of one task from a thread outside the runtime, through a pipe. Depends on nothing.
 //!
-//! A task that is woken from outside wakes two of the runtime's threads: one to run it, and one that looks for more and finds nothing.
-//! On a machine with few processors that one takes the place of the client who waits for its confirm. What comes through a pipe is
-//! found by the thread that waits for the sockets, and no other one is woken.
+//! Waking a task from outside with a waker wakes two of the runtime's threads: one runs the task,
+//! the other looks for more work and finds none. On a machine with few processors, the second one
+//! delays the client that waits for its confirm. The thread that polls the sockets finds what
+//! arrives in a pipe, and no other thread wakes up.
 //!
 //! # Cost
-//! One write and one read of a byte for each time that the task slept.
+//! One write and one read of a byte for each sleep of the task.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,21 +14,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::unix::pipe;
 
-/// The end that rings.
+/// The sending end.
 #[derive(Debug)]
 pub(crate) struct Ring {
     pipe: File,
-    /// A byte is in the pipe, or was taken out and its ring is still to be heard.
+    /// A wakeup is pending: its byte is in the pipe, or was read but not yet acknowledged.
     is_rung: AtomicBool,
 }
 
-/// The end that waits.
+/// The receiving end.
 #[derive(Debug)]
 pub(crate) struct Ear {
     pipe: pipe::Receiver,
 }
 
-/// Both ends. Must be called within a tokio runtime.
+/// Creates both ends. Must be called in a tokio runtime.
 pub(crate) fn ring() -> io::Result<(Ring, Ear)> {
     let (sender, receiver) = pipe::pipe()?;
     let ring = Ring {
@@ -38,17 +39,19 @@ pub(crate) fn ring() -> io::Result<(Ring, Ear)> {
 }
 
 impl Ring {
-    /// Wakes the task, unless that is under way. What was done before this is seen by the task after it has woken.
+    /// Wakes the task unless a wakeup is pending. The woken task sees everything done before this
+    /// call.
     pub(crate) fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
-            // At most one byte is in the pipe, so there is room; where the other end is gone, nobody waits.
+            // At most one byte is in the pipe, so there is room. If the other end is closed, no
+            // task waits.
             let _ = (&self.pipe).write(&[0]);
         }
     }
 }
 
 impl Ear {
-    /// Waits for a ring of this one; an error says that none will come.
+    /// Waits for a wakeup of `ring`. An error means that none will come.
     pub(crate) async fn heard(&self, ring: &Ring) -> io::Result<()> {
         loop {
             self.pipe.readable().await?;
@@ -59,7 +62,8 @@ impl Ear {
                 Err(error) => return Err(error),
             }
         }
-        // An exchange, not a store: it comes before or after that of `ring`, which then is seen or rings again.
+        // A swap, not a store, so that it is ordered with the swap in `ring`: that call either
+        // happened before and its work is seen, or happens after and sends another byte.
         ring.is_rung.swap(false, Ordering::AcqRel);
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Counters without formatting. Relies on nothing.
+//! Counters. Depends on nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A number that only grows. One writer at a time adds to it, everybody reads it.
+/// A number that only grows. One writer at a time adds to it, and any thread reads it.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -12,18 +12,18 @@ impl Counter {
         self.0.fetch_add(count, Relaxed);
     }
 
-    /// Adds `count` without a locked instruction; only where a single task writes.
+    /// Adds `count` without an atomic read-modify-write. Only one task may write to this counter.
     pub(crate) fn add_alone(&self, count: u64) {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What happened since the broker started.
+/// Totals since the broker started.
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Totals {
@@ -34,11 +34,11 @@ pub struct Totals {
     pub queues_declared: Counter,
     pub queues_deleted: Counter,
     pub logins_refused: Counter,
-    /// What channels did that are closed now.
+    /// The sums of all closed channels.
     pub closed_channels: ChannelCounters,
 }
 
-/// What one channel did. Its connection's reader alone writes all but `confirmed`.
+/// Counters of one channel. Only its connection's reader writes them, except for `confirmed`.
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct ChannelCounters {
@@ -50,7 +50,7 @@ pub struct ChannelCounters {
 }
 
 impl ChannelCounters {
-    /// Adds what a channel did that is closing.
+    /// Adds the counters of a channel that is closing.
     pub(crate) fn absorb(&self, other: &Self) {
         for (total, count) in self.each().into_iter().zip(other.each()) {
             total.add(count.get());

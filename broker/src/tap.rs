@@ -1,7 +1,8 @@
-//! The last publishes and settles, for whoever listens. Relies on nothing.
+//! A view of the last publishes and settlements, for `cbroker tail` and the management page.
+//! Depends on nothing.
 //!
 //! # Cost
-//! One relaxed load a publish while nobody listens.
+//! One relaxed load for each publish while there are no listeners.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,16 +13,16 @@ use tokio::sync::watch;
 use crate::lock::lock;
 use crate::memory;
 
-/// Entries that are kept.
+/// The maximum number of lines kept.
 pub const KEPT: usize = 10_000;
-/// Bytes of a body that an entry shows.
+/// How many bytes of a body a line shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// Bytes of excerpts that a listener reads at once. The next event of each listener is held for it, and
-/// JSON writes a control character as six bytes.
+/// How many bytes of excerpts a listener reads at once. The next event of each listener is kept in
+/// memory, and JSON can write one byte as six.
 const BATCH_BYTES: usize = 16 * 1024;
-/// Listeners at once.
+/// The maximum number of listeners.
 const LISTENERS: usize = 32;
-/// Queues that a line names.
+/// The maximum number of queues that a line names.
 pub const QUEUES: usize = 16;
 
 /// What happened to a message.
@@ -29,9 +30,9 @@ pub const QUEUES: usize = 16;
 pub enum What {
     /// It was published.
     Published,
-    /// A consumer acked it.
+    /// A consumer acknowledged it.
     Acked,
-    /// A consumer rejected it or gave it back.
+    /// A consumer rejected or requeued it.
     Returned,
 }
 
@@ -40,32 +41,32 @@ pub enum What {
 pub struct Seen {
     /// What happened.
     pub what: What,
-    /// Milliseconds since 1970.
+    /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// The vhost.
     pub vhost: Box<str>,
-    /// The exchange it was published to.
+    /// The exchange that it was published to.
     pub exchange: Box<[u8]>,
     /// The routing key.
     pub routing_key: Box<[u8]>,
-    /// The queue that it was settled in.
+    /// The queue in which it was settled.
     pub queue: Option<Box<str>>,
-    /// The queues that a published message went to, the first [`QUEUES`] of them.
+    /// The first [`QUEUES`] queues that a published message was routed to.
     pub routed: Box<[Arc<str>]>,
-    /// Raw properties: flags and values.
+    /// Encoded properties: flags and values.
     pub properties: Box<[u8]>,
     /// The first [`EXCERPT_BYTES`] of the body.
     pub excerpt: Box<[u8]>,
-    /// Octets of the whole body.
+    /// The size of the whole body in bytes.
     pub body_bytes: u64,
 }
 
-/// A window on the traffic.
+/// The recent traffic of the broker.
 #[derive(Debug)]
 pub struct Tap {
     listeners: AtomicUsize,
     kept: Mutex<Kept>,
-    /// Number of the next line.
+    /// The number of the next line.
     next: watch::Sender<u64>,
 }
 
@@ -75,9 +76,9 @@ struct Kept {
     excerpt_bytes: usize,
 }
 
-/// As many listen as may.
+/// The tap has as many listeners as it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the tap has as many listeners as it takes")]
+#[error("the tap already has the maximum number of listeners")]
 pub struct TapBusy;
 
 impl Default for Tap {
@@ -90,29 +91,29 @@ impl Default for Tap {
     }
 }
 
-/// A place in the tap's lines; the tap runs while one exists.
+/// A listener's position in the tap. The tap records while at least one listener exists.
 ///
-/// Nothing is kept for a listener: it reads the lines that the tap keeps, at its own pace.
+/// Nothing is queued for a listener: it reads the lines that the tap keeps, at its own pace.
 #[derive(Debug)]
 pub struct Listener {
     tap: Arc<Tap>,
-    /// Number of the next line to read.
+    /// The number of the next line to read.
     position: u64,
     next: watch::Receiver<u64>,
 }
 
-/// What a listener reads at once.
+/// The result of one read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// Lines in order; none when there is nothing new.
+    /// Lines in order; empty if there is nothing new.
     Lines(Vec<Arc<Seen>>),
-    /// So many lines were dropped before this listener read them.
+    /// This many lines were dropped before this listener read them.
     Missed(u64),
 }
 
 impl Listener {
-    /// Up to `limit` lines that were not read yet, the oldest first, with excerpts of about
-    /// [`BATCH_BYTES`] at most.
+    /// Returns up to `limit` unread lines, oldest first, with at most about [`BATCH_BYTES`] of
+    /// excerpts.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
         let kept = lock(&self.tap.kept);
@@ -136,22 +137,22 @@ impl Listener {
         Batch::Lines(lines)
     }
 
-    /// Waits until a line comes that [`take`](Self::take) has not looked for.
+    /// Waits for a line newer than the last [`take`](Self::take).
     pub async fn wait(&mut self) {
         if self.next.changed().await.is_err() {
-            // The tap lives as long as its listener, so the sender does too.
+            // The tap lives as long as its listener, and holds the sender.
             std::future::pending::<()>().await;
         }
     }
 }
 
 impl Tap {
-    /// True while somebody listens.
+    /// Whether there are listeners.
     pub fn is_open(&self) -> bool {
         self.listeners.load(Relaxed) > 0
     }
 
-    /// Begins to listen, with the oldest line that is kept.
+    /// Adds a listener that starts with the oldest line kept.
     pub fn listen(self: &Arc<Self>) -> Result<Listener, TapBusy> {
         if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
             self.listeners.fetch_sub(1, Relaxed);
@@ -177,7 +178,7 @@ impl Tap {
             let oldest = kept.lines.pop_front();
             kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
         }
-        // Under the lock, so that the number always fits the lines.
+        // Under the lock, so that the number always agrees with the lines.
         self.next.send_modify(|next| *next += 1);
     }
 }

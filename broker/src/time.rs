@@ -1,22 +1,22 @@
-//! The broker's time: milliseconds since 1970 that never step backwards or forwards.
+//! The broker's time: milliseconds since the Unix epoch that never jump.
 //!
-//! The wall clock is read once per process. From then on the system's boot clock counts, which
-//! includes time spent suspended and cannot be set. So a wall clock that is set back or forward
-//! moves no running time to live and no `x-expires`.
+//! The wall clock is read once for each process. From then on, the system's boot clock counts. It
+//! includes the time that the machine is suspended, and nobody can set it. Setting the wall clock
+//! therefore changes no running time to live and no `x-expires`.
 //!
-//! Stored messages carry this time. After a restart the new process starts from its own wall
-//! clock: a stamp that lies in its future is then moved to its start ([`not_in_the_future`]), so
-//! such a message lives at most its whole time to live again.
+//! Stored messages carry this time. After a restart, the new process starts from its own wall
+//! clock. A timestamp in its future is then moved to the start of the process
+//! ([`not_in_the_future`]), so such a message lives at most its whole time to live again.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A clock that counts while the machine is suspended and that nobody can set.
+/// A clock that counts while the machine is suspended and that cannot be set.
 #[cfg(target_os = "linux")]
 const STEADY: ClockId = ClockId::Boottime;
-/// On macOS the monotonic clock goes on during sleep.
+/// On macOS, the monotonic clock counts while the machine sleeps.
 #[cfg(not(target_os = "linux"))]
 const STEADY: ClockId = ClockId::Monotonic;
 
@@ -41,7 +41,8 @@ fn steady_ms() -> u64 {
     part(time.tv_sec) * 1000 + part(time.tv_nsec) / 1_000_000
 }
 
-/// Milliseconds since 1970 by the wall clock, for times that people and other programs read.
+/// The wall clock in milliseconds since the Unix epoch, for times that people and other programs
+/// read.
 pub(crate) fn wall_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -55,7 +56,7 @@ pub(crate) fn now_ms() -> u64 {
     start.wall_ms + (steady_ms() - start.steady_ms)
 }
 
-/// The stamp of a stored message, moved to the start of this process where it lies in the future.
+/// Returns the timestamp of a stored message, or the start of this process if it is in the future.
 pub(crate) fn not_in_the_future(stamp_ms: u64, now_ms: u64) -> u64 {
     if stamp_ms > now_ms {
         start().wall_ms

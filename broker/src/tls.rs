@@ -1,6 +1,7 @@
-//! The server's certificate and key, from PEM files to what rustls serves with.
+//! Builds rustls server configurations from a certificate and a private key in PEM files.
 //!
-//! TLS 1.2 and 1.3 by way of ring, no client certificates. Errors name the file and what is wrong with it.
+//! TLS 1.2 and 1.3 with the ring provider, without client certificates. Errors name the file and
+//! the reason.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,42 +10,43 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Which protocols a connection may choose by ALPN.
+/// Which application protocols a connection can negotiate with ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// AMQP; clients that ask for none are served too.
+    /// AMQP. Clients that do not offer ALPN are accepted too.
     Amqp,
     /// The management API.
     Http,
 }
 
-/// Why the files cannot serve TLS.
+/// Why the files cannot be used for TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Missing, unreadable or no PEM.
+    /// The file is missing, unreadable or not PEM.
     #[error("cannot read the {what} {}: {reason}", path.display())]
     Unreadable {
-        /// `TLS certificate` or `TLS key`
+        /// `TLS certificate` or `TLS key`.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system or the PEM reader says.
+        /// The error of the system or of the PEM reader.
         reason: String,
     },
-    /// A PEM file without the part that was looked for.
+    /// The PEM file has no certificate, or no key.
     #[error("there is no {what} in {}", path.display())]
     Absent {
-        /// `TLS certificate` or `TLS key`
+        /// `TLS certificate` or `TLS key`.
         what: &'static str,
         /// The file.
         path: PathBuf,
     },
-    /// The two do not belong together, or rustls cannot use them.
+    /// Certificate and key do not match, or rustls cannot use them.
     #[error("the TLS certificate and key cannot be used together: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Reads a certificate chain, leaf first, and its private key (PKCS#8, PKCS#1 or SEC1), both in PEM.
+/// Reads a certificate chain (leaf first) and its private key (PKCS#8, PKCS#1 or SEC1), both in
+/// PEM.
 pub fn server_config(
     certificate: &Path,
     key: &Path,

@@ -1,8 +1,8 @@
-//! What one piece of work owes to others when it ends: writers to wake, dead letters to route, queues to remove, timers
-//! to set. Relies on `outbox`, `queue` and `vhost`.
+//! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
+//! timers to set, confirms to release. Depends on `outbox`, `queue` and `vhost`.
 //!
-//! A turn is one read of a connection, one firing of the clock, one call from outside. Nothing that it collects is acted
-//! on while a lock is held, so a queue never locks another queue.
+//! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
+//! effects are carried out after all locks are released, so a queue never locks another queue.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -14,39 +14,40 @@ use crate::queue::dead_letter::Reason;
 use crate::queue::line::Wanted;
 use crate::queue::message::Message;
 
-/// A message that left a queue without being consumed, from a queue that says where such messages go.
+/// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
 #[derive(Debug)]
 pub(crate) struct DeadLetter {
     pub(crate) queue: Arc<Queue>,
     pub(crate) message: Message,
     pub(crate) reason: Reason,
-    /// Level and position to settle in the store once the letter has its new place.
+    /// The level and position to settle in the store after the message was dead-lettered.
     pub(crate) stored: Option<(u8, u64)>,
 }
 
-/// What one turn may do before others go: about a millisecond.
+/// How much one turn may do before it yields to others: about a millisecond of work.
 const BUDGET: u32 = 8192;
 
-/// Debts of the work in hand. Must be ended by the realm.
+/// The collected effects of the current unit of work. `Realm::end` must carry them out.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    /// One reading of the clock for the whole turn.
+    /// The time, read once for the whole turn.
     pub(crate) now_ms: u64,
     wakes: Vec<Arc<Outbox>>,
     pub(crate) dead: VecDeque<DeadLetter>,
     /// Auto-delete queues whose last consumer left.
     pub(crate) unused: Vec<Arc<Queue>>,
-    /// Queues that want to be looked at by the clock.
+    /// Queues that need a timer, with its deadline.
     pub(crate) timers: Vec<(u64, Weak<Queue>)>,
-    /// Queues whose next messages must be read from the store.
+    /// Queues whose next messages must be loaded from the store.
     pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
-    /// A queue that its consumers do not keep empty: who fills it should give them a moment.
+    /// A queue that its consumers do not keep empty. Its publisher should pause for a moment.
     pub(crate) crowded: Option<Arc<Queue>>,
-    /// Channels whose confirms may be due.
+    /// Channels with confirms that may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
-    /// Work done so far, in units of one cheap step.
+    /// The work done so far, in units of one cheap step.
     spent: u32,
-    /// `basic.cancel` for the deleting client's own consumers: behind its `delete-ok`, as RabbitMQ has it.
+    /// `basic.cancel` frames for the consumers of the client that deletes their queue. They follow
+    /// its `delete-ok`, as in RabbitMQ.
     pub(crate) farewells: Vec<u8>,
 }
 
@@ -66,17 +67,17 @@ impl Turn {
         }
     }
 
-    /// Counts work, in units of one cheap step such as one delivery.
+    /// Counts work. One unit is a cheap step, such as one delivery.
     pub(crate) fn spend(&mut self, units: u32) {
         self.spent += units;
     }
 
-    /// True when others should go first before the rest of the work is done.
+    /// Whether the turn has used its budget and should leave the rest to a later turn.
     pub(crate) fn is_spent(&self) -> bool {
         self.spent >= BUDGET
     }
 
-    /// True when some work was done.
+    /// Whether any work was done.
     pub(crate) fn has_spent(&self) -> bool {
         self.spent > 0
     }
@@ -87,7 +88,7 @@ impl Turn {
         }
     }
 
-    /// True when what was done so far has effects elsewhere that are still to come.
+    /// Whether dead letters or queue removals are still to be carried out.
     pub(crate) fn has_letters(&self) -> bool {
         !self.dead.is_empty() || !self.unused.is_empty()
     }
@@ -96,7 +97,7 @@ impl Turn {
         self.wakes.push(Arc::clone(outbox));
     }
 
-    /// Wakes every writer that got bytes.
+    /// Wakes the writer of every outbox that was written to.
     pub(crate) fn wake_writers(&mut self) {
         for outbox in self.wakes.drain(..) {
             outbox.wake();

@@ -1,9 +1,10 @@
-//! Who may enter, and what they may touch: users, their tags, and their permissions in each vhost.
+//! Users, their tags, their passwords, and their permissions in each vhost.
 //!
-//! Passwords are kept as RabbitMQ keeps them, a salted SHA-256 ([`PasswordHash`]). Permissions are regular expressions
-//! matched anywhere in a name, as RabbitMQ's; the empty one matches nothing but the empty name, and the default exchange
-//! is called `amq.default`. `guest` enters only from the machine itself and only where the broker was told to allow it.
-//! Plain data: nothing here locks, stores or logs.
+//! Passwords are stored as RabbitMQ stores them, as a salted SHA-256 ([`PasswordHash`]).
+//! Permissions are regular expressions, searched for anywhere in a name, as in RabbitMQ. The empty
+//! expression matches only the empty name. The default exchange is matched as `amq.default`.
+//! `guest` can log in only from the same machine, and only if the configuration allows it. This
+//! module is plain data: it locks, stores and logs nothing.
 
 use std::collections::BTreeMap;
 
@@ -19,57 +20,58 @@ pub use permissions::{BadPattern, Operation, Permissions};
 pub(crate) use scram::ScramExchange;
 pub use scram::ScramKeys;
 
-/// The name that every AMQP client tries first.
+/// The user name that AMQP clients use by default.
 pub const GUEST: &str = "guest";
 
-/// Where a client sits.
+/// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On this machine: the loopback interface or the Unix socket.
+    /// The same machine: the loopback interface or the Unix socket.
     Loopback,
-    /// Anywhere else.
+    /// Any other machine.
     Elsewhere,
 }
 
-/// Whether `guest` may enter at all.
+/// Whether `guest` can log in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GuestPolicy {
     /// Never.
     #[default]
     Refused,
-    /// From this machine.
+    /// From this machine only.
     LoopbackOnly,
 }
 
-/// A user's tag. They matter to the management API alone.
+/// A user's tag. Tags give rights in the management API only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tag(pub String);
 
-/// How much of the management API a user may see and do; each includes those before it.
+/// How much of the management API a user can see and do. Each rank includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// No tag: AMQP only.
     None,
-    /// What AMQP would let the user do, and own connections.
+    /// What AMQP lets the user do, and the user's own connections.
     Management,
-    /// Everybody's connections, and the figures of the node.
+    /// All connections, and the metrics of the node.
     Monitoring,
-    /// Vhosts, users and permissions too.
+    /// Vhosts, users and permissions as well.
     Administrator,
 }
 
 /// One user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// `None`: nobody can log in with a password.
+    /// The password. `None` disables password logins.
     pub password: Option<Credential>,
-    /// In the order in which they were set.
+    /// The tags, in the order in which they were set.
     pub tags: Vec<Tag>,
     permissions: BTreeMap<String, Permissions>,
 }
 
 impl User {
-    /// The highest rank that a tag gives. `policymaker` is taken as `management`: there are no policies here.
+    /// Returns the highest rank that a tag gives. `policymaker` counts as `management`, because
+    /// there are no policies here.
     pub fn rank(&self) -> Rank {
         let of = |tag: &Tag| match tag.0.as_str() {
             "administrator" => Rank::Administrator,
@@ -80,25 +82,26 @@ impl User {
         self.tags.iter().map(of).max().unwrap_or(Rank::None)
     }
 
-    /// Vhosts that the user may enter, with the permissions there.
+    /// Iterates over the vhosts that the user can enter, with the permissions there.
     pub fn permissions(&self) -> impl Iterator<Item = (&str, &Permissions)> {
         self.permissions
             .iter()
             .map(|(vhost, permissions)| (vhost.as_str(), permissions))
     }
 
-    /// The permissions in one vhost; `None` where the user may not enter it.
+    /// Returns the permissions in one vhost, or `None` if the user cannot enter it.
     pub fn permissions_in(&self, vhost: &str) -> Option<&Permissions> {
         self.permissions.get(vhost)
     }
 }
 
-/// Nobody is told whether the name, the password or the place was wrong.
+/// A refused login. It does not say whether the name, the password or the origin was wrong, so that
+/// an attacker learns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid credentials")]
 pub struct LoginRefused;
 
-/// There is no user of this name.
+/// No user has this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no such user")]
 pub struct NoSuchUser;
@@ -108,16 +111,16 @@ pub struct NoSuchUser;
 pub struct Users {
     by_name: BTreeMap<String, User>,
     guest: GuestPolicy,
-    /// Makes SCRAM challenges for names that nobody has.
+    /// The key from which SCRAM challenges for unknown names are derived.
     decoy: [u8; 32],
 }
 
 impl Users {
-    /// Nobody yet.
+    /// Creates an empty set of users.
     pub fn new(guest: GuestPolicy) -> Self {
         let mut decoy = [0; 32];
         if getrandom::fill(&mut decoy).is_err() {
-            // Then strangers can tell who exists, and nothing else.
+            // Without randomness, a client can find out which users exist, but nothing else.
             decoy = [0x5a; 32];
         }
         Self {
@@ -127,7 +130,7 @@ impl Users {
         }
     }
 
-    /// Whether this name and password may enter from there. Takes as long for an unknown name as for a wrong password.
+    /// Checks a name and password. Takes as long for an unknown name as for a wrong password.
     pub fn authenticate(
         &self,
         name: &str,
@@ -145,40 +148,42 @@ impl Users {
         }
     }
 
-    /// Whether the name may enter from there at all.
+    /// Whether a user of this name can log in from `origin`.
     fn is_welcome(&self, name: &str, origin: Origin) -> bool {
         name != GUEST || (self.guest == GuestPolicy::LoopbackOnly && origin == Origin::Loopback)
     }
 
-    /// Whether the user may enter the vhost.
+    /// Whether the user can enter the vhost.
     pub fn may_enter(&self, name: &str, vhost: &str) -> bool {
         self.permissions(name, vhost).is_some()
     }
 
-    /// Whether the user may do this to the queue or exchange of that name; the default exchange's is empty.
+    /// Whether the user can do this to the queue or exchange `resource`. The default exchange has
+    /// the empty name.
     pub fn may(&self, name: &str, vhost: &str, operation: Operation, resource: &str) -> bool {
         self.permissions(name, vhost)
             .is_some_and(|permissions| permissions.allow(operation, resource))
     }
 
-    /// The user's permissions in a vhost; a connection may keep them as long as [`Users`] is not changed.
+    /// Returns the user's permissions in a vhost. A connection may cache them until [`Users`]
+    /// changes.
     pub fn permissions(&self, name: &str, vhost: &str) -> Option<&Permissions> {
         self.by_name.get(name)?.permissions.get(vhost)
     }
 
-    /// One user.
+    /// Returns one user.
     pub fn get(&self, name: &str) -> Option<&User> {
         self.by_name.get(name)
     }
 
-    /// Everybody, by name.
+    /// Iterates over all users, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
         self.by_name
             .iter()
             .map(|(name, user)| (name.as_str(), user))
     }
 
-    /// Adds a user, or changes password and tags of one that exists; permissions stay.
+    /// Adds a user, or replaces the password and tags of an existing one. Permissions stay.
     pub fn put(&mut self, name: &str, password: Option<Credential>, tags: Vec<Tag>) {
         let permissions = self
             .by_name
@@ -195,12 +200,12 @@ impl Users {
         );
     }
 
-    /// Forgets a user and every permission; false when there was none.
+    /// Removes a user and all its permissions. Returns false if there was none.
     pub fn remove(&mut self, name: &str) -> bool {
         self.by_name.remove(name).is_some()
     }
 
-    /// Lets a user enter a vhost.
+    /// Sets a user's permissions in a vhost, which lets the user enter it.
     pub fn permit(
         &mut self,
         name: &str,
@@ -212,14 +217,14 @@ impl Users {
         Ok(())
     }
 
-    /// Shuts a user out of a vhost; false when it was not allowed in.
+    /// Removes a user's permissions in a vhost. Returns false if there were none.
     pub fn forbid(&mut self, name: &str, vhost: &str) -> bool {
         self.by_name
             .get_mut(name)
             .is_some_and(|user| user.permissions.remove(vhost).is_some())
     }
 
-    /// A vhost is gone, and with it everybody's permissions there; gives the names of those who had some.
+    /// Removes all permissions in a deleted vhost. Returns the names of the users who had some.
     pub fn forget_vhost(&mut self, vhost: &str) -> Vec<String> {
         let lost = |(name, user): (&String, &mut User)| {
             user.permissions.remove(vhost).map(|_| name.clone())

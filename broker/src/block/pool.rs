@@ -1,7 +1,8 @@
-//! Freed large blocks that wait for the next one of about their size.
+//! A pool of freed large blocks, reused for new blocks of about the same size.
 //!
 //! # Cost
-//! One lock when a message of [`super::LARGE_BYTES`] or more begins and when it is freed. Nothing is locked under it.
+//! One lock when a message of [`super::LARGE_BYTES`] or more begins, and one when it is freed. No
+//! other lock is taken while it is held.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -13,18 +14,18 @@ use crate::memory;
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 struct Pool {
-    /// The one that was freed last is the last.
+    /// Ordered by the time of freeing; the last one was freed last.
     blocks: VecDeque<Pooled>,
     bytes: usize,
 }
 
 struct Pooled {
     raw: Raw,
-    /// It was here when [`age`] was last called.
+    /// Whether it was in the pool at the last [`age`].
     is_old: bool,
 }
 
-/// A block with room for `bytes` and not much more.
+/// Takes a block with room for `bytes` and little more.
 pub(super) fn take(bytes: usize) -> Option<Raw> {
     if bytes < LARGE_BYTES {
         return None;
@@ -32,20 +33,20 @@ pub(super) fn take(bytes: usize) -> Option<Raw> {
     lock(&POOL).take(bytes)
 }
 
-/// Keeps a block, or frees it where there is no room.
+/// Returns a block to the pool, or frees it if the pool is full.
 pub(super) fn give(raw: Raw) {
-    // What has to go is freed when the lock is gone: that asks the system.
+    // Frees outside the lock, because freeing calls the system.
     let freed = lock(&POOL).give(raw, memory::pool_bytes());
     drop(freed);
 }
 
-/// Frees what nobody has asked for since the last call.
+/// Frees the blocks that were not reused since the last call.
 pub(crate) fn age() {
     let freed = lock(&POOL).age();
     drop(freed);
 }
 
-/// Frees everything: memory is short.
+/// Frees all blocks. Called when memory is short.
 pub(crate) fn empty() {
     let freed = std::mem::replace(&mut *lock(&POOL), Pool::new());
     drop(freed.blocks);
@@ -70,7 +71,7 @@ impl Pool {
         Some(pooled.raw)
     }
 
-    /// Returns what has to go.
+    /// Returns the blocks that must be freed.
     fn give(&mut self, raw: Raw, most_bytes: usize) -> Vec<Raw> {
         let capacity = raw.header().capacity;
         if capacity > most_bytes {
@@ -90,7 +91,7 @@ impl Pool {
     }
 
     fn age(&mut self) -> Vec<Raw> {
-        // They stand in the order in which they were freed.
+        // The blocks are ordered by the time of freeing, so the old ones come first.
         let old = self.blocks.partition_point(|pooled| pooled.is_old);
         let freed: Vec<_> = self.blocks.drain(..old).map(|old| old.raw).collect();
         let freed_bytes: usize = freed.iter().map(|raw| raw.header().capacity).sum();

@@ -1,7 +1,8 @@
-//! The set of an exchange's bindings, found by identity or by destination.
+//! The bindings of one exchange, found by identity or by destination.
 //!
-//! The order in which arguments were sent does not count for identity. A slot is a binding's stable number for as long
-//! as it lives, so that an index can point at it.
+//! A binding's identity is its destination, routing key and arguments; the order of the arguments
+//! does not matter. Each binding has a slot, a number that stays the same for as long as the
+//! binding exists, so that an index can refer to it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,14 +11,14 @@ use crate::wire::table::Table;
 
 pub(super) type Slot = usize;
 
-/// A binding as it is listed.
+/// One binding, as listings show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding<'a, D> {
-    /// Where it leads.
+    /// The queue or exchange that the binding routes to.
     pub destination: &'a D,
     /// The routing key or pattern.
     pub key: &'a [u8],
-    /// As they were sent.
+    /// The arguments in the order in which the client sent them.
     pub arguments: &'a Table,
 }
 
@@ -32,7 +33,7 @@ pub(super) struct Held<D> {
 struct Identity<D> {
     destination: D,
     key: Box<[u8]>,
-    /// The encoding of the arguments in the order of their names.
+    /// The encoded arguments, sorted by name.
     arguments: Box<[u8]>,
 }
 
@@ -72,7 +73,7 @@ impl<D> Default for Bindings<D> {
 }
 
 impl<D: Clone + Eq + Hash> Bindings<D> {
-    /// `None` where it is there already.
+    /// Adds a binding and returns its slot, or `None` if an identical binding exists.
     pub(super) fn insert(&mut self, destination: &D, key: &[u8], arguments: Table) -> Option<Slot> {
         let identity = Identity::new(destination, key, &arguments);
         if self.slots.contains_key(&identity) {

@@ -1,11 +1,13 @@
-//! Matching by headers: the arguments of a binding against the headers of a message.
+//! Headers exchanges: compares the arguments of a binding with the headers of a message.
 //!
-//! `x-match` says how: `all` (the default) and `any` leave out arguments whose names begin with `x-`, `all-with-x` and
-//! `any-with-x` count them too, and `x-match` itself never counts. An argument without a value asks only for the
-//! header's presence; numbers compare by value, whatever their width.
+//! `x-match` selects the mode. `all` (the default) and `any` ignore arguments whose names begin
+//! with `x-`; `all-with-x` and `any-with-x` include them. `x-match` itself is never compared. An
+//! argument without a value (`V`) matches any header of that name. Numbers compare by value,
+//! whatever their width.
 //!
-//! Each binding is filed under the values that it asks for: `any` under all of them, `all` under the one that the
-//! fewest others share. So a message is compared only with bindings that it shares a value with.
+//! The index files each binding under the values that it asks for: an `any` binding under all of
+//! them, an `all` binding under the one that the fewest other bindings share. A message is compared
+//! only with the bindings filed under one of its own headers.
 
 use std::collections::HashMap;
 
@@ -19,7 +21,7 @@ enum Mode {
     Any,
 }
 
-/// The mode, and whether `x-` arguments count.
+/// Returns the mode and whether `x-` arguments are compared.
 fn mode(arguments: &Table) -> Result<(Mode, bool), BindError> {
     let Some(value) = arguments.get("x-match") else {
         return Ok((Mode::All, false));
@@ -41,12 +43,12 @@ fn mode(arguments: &Table) -> Result<(Mode, bool), BindError> {
     }
 }
 
-/// Refuses an `x-match` that means nothing.
+/// Refuses an `x-match` that is not one of the four modes.
 pub(super) fn check(arguments: &Table) -> Result<(), BindError> {
     mode(arguments).map(drop)
 }
 
-/// A value such that two are equal exactly when RabbitMQ takes them for the same.
+/// A header value, normalised so that two are equal exactly when RabbitMQ considers them equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Wanted {
     Present,
@@ -61,7 +63,7 @@ impl Wanted {
             return Self::Integer(number);
         }
         match value.as_float() {
-            // Adding zero turns the negative zero into the other one.
+            // Adding zero turns negative zero into positive zero.
             Some(number) => Self::Float((number + 0.0).to_bits()),
             None => Self::Exactly(value.clone()),
         }
@@ -81,7 +83,7 @@ type Ask = (Box<[u8]>, Wanted);
 struct Spec<D> {
     mode: Mode,
     asks: Vec<Ask>,
-    /// The places in `filed` where this one stands.
+    /// The entries of `HeadersIndex::filed` that list this binding.
     filed: Vec<Ask>,
     destination: D,
 }
@@ -90,7 +92,7 @@ struct Spec<D> {
 pub(super) struct HeadersIndex<D> {
     specs: HashMap<Slot, Spec<D>>,
     filed: HashMap<Box<[u8]>, HashMap<Wanted, Vec<Slot>>>,
-    /// Those of `all` that ask for nothing.
+    /// `all` bindings without arguments to compare; they match every message.
     always: Vec<Slot>,
 }
 
@@ -105,7 +107,7 @@ impl<D> Default for HeadersIndex<D> {
 }
 
 impl<D: Clone> HeadersIndex<D> {
-    /// `arguments` have passed [`check`].
+    /// Files a binding. `arguments` must have passed [`check`].
     pub(super) fn add(&mut self, slot: Slot, arguments: &Table, destination: &D) {
         let (mode, with_x) = mode(arguments).unwrap_or((Mode::All, false));
         let counts = |name: &[u8]| name != b"x-match" && (with_x || !name.starts_with(b"x-"));
@@ -145,7 +147,7 @@ impl<D: Clone> HeadersIndex<D> {
         );
     }
 
-    /// How many bindings are filed under this value.
+    /// Returns how many bindings are filed under this value.
     fn sharing(&self, (name, wanted): &Ask) -> usize {
         self.filed
             .get(name)
@@ -198,7 +200,7 @@ impl<D: Clone> HeadersIndex<D> {
 
 impl<D> Spec<D> {
     fn matches(&self, found: &HashMap<&[u8], Wanted>) -> bool {
-        // A binding of `any` stands only where one of its values was found.
+        // An `any` binding is filed under each of its values, so being found is a match.
         self.mode == Mode::Any
             || self.asks.iter().all(|(name, wanted)| {
                 found

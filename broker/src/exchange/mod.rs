@@ -1,12 +1,14 @@
 //! Exchanges: which destinations a message goes to, by its routing key or headers.
 //!
-//! Pure: a destination is any key that can be compared and hashed, and nothing here sends, stores or locks. A binding is
-//! the triple of destination, routing key and arguments, and an exchange holds each triple once. Every kind keeps an
-//! index, so that publishing costs by what matches and not by what is bound. Relies on field tables alone.
+//! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
+//! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
+//! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
+//! depends on the bindings that match, not on the number of bindings. Depends on field tables only.
 //!
 //! # Cost
-//! Direct and fanout: one hash look-up, no allocation. Topic: the active nodes of its trie for each word. Headers: one
-//! look-up a header, then the bindings that share a value with the message.
+//! Direct and fanout: one hash look-up, no allocation. Topic: the active trie nodes for each word
+//! of the key. Headers: one look-up for each header, then the bindings that share a value with the
+//! message.
 
 use std::fmt;
 use std::hash::Hash;
@@ -26,21 +28,21 @@ use headers::HeadersIndex;
 use targets::{KeyedTargets, Targets};
 use topic::Trie;
 
-/// The four kinds that AMQP 0-9-1 names.
+/// The four exchange types of AMQP 0-9-1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The routing key equals the binding's.
+    /// Matches when the message's routing key equals the binding's.
     Direct,
-    /// Everything.
+    /// Matches every message.
     Fanout,
-    /// The routing key matches the binding's pattern of words, `*` and `#`.
+    /// Matches when the routing key fits the binding's pattern of words, `*` and `#`.
     Topic,
-    /// The message's headers match the binding's arguments.
+    /// Matches when the message's headers fit the binding's arguments.
     Headers,
 }
 
 impl Kind {
-    /// By its name in `exchange.declare`; `None` means 503, unknown exchange type.
+    /// Looks a type up by its name in `exchange.declare`. `None` means an unknown type (503).
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "direct" => Some(Self::Direct),
@@ -51,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Its name in `exchange.declare`.
+    /// Returns the type's name in `exchange.declare`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -68,30 +70,30 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What `exchange.declare` says of an exchange, besides its name.
+/// The fields of `exchange.declare`, except the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// How it routes.
+    /// The exchange type.
     pub kind: Kind,
-    /// Survives a restart.
+    /// Whether the exchange survives a restart.
     pub durable: bool,
-    /// Goes with its last binding.
+    /// Whether the exchange is deleted with its last binding.
     pub auto_delete: bool,
-    /// Takes no publishes from clients.
+    /// Whether clients are forbidden to publish to it.
     pub internal: bool,
-    /// `alternate-exchange`, and whatever else was sent.
+    /// All arguments; only `alternate-exchange` has a meaning.
     pub arguments: Table,
 }
 
 impl Declaration {
-    /// The name in `alternate-exchange`.
+    /// Returns the name in the `alternate-exchange` argument.
     pub fn alternate(&self) -> Option<&str> {
         self.arguments
             .get("alternate-exchange")
             .and_then(Value::as_text)
     }
 
-    /// Refuses an `alternate-exchange` that is no text.
+    /// Refuses an `alternate-exchange` that is not a string.
     pub fn check(&self) -> Result<(), DeclareError> {
         match self.arguments.get("alternate-exchange") {
             Some(value) if value.as_text().is_none() => {
@@ -101,7 +103,7 @@ impl Declaration {
         }
     }
 
-    /// Whether `received` may declare again what this one declared.
+    /// Checks that a second declare with `received` is equivalent to this one.
     pub fn check_equivalent(&self, received: &Self) -> Result<(), DeclareError> {
         let differs = |name, received: &dyn fmt::Display, current: &dyn fmt::Display| {
             DeclareError::Inequivalent {
@@ -129,14 +131,14 @@ impl Declaration {
     }
 }
 
-/// Why a declare is refused, 406 `PRECONDITION_FAILED`.
+/// Why `exchange.declare` is refused with 406 `PRECONDITION_FAILED`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeclareError {
-    /// The type of an `alternate-exchange` that is no text.
+    /// `alternate-exchange` is not a string; holds the name of its type.
     AlternateType(&'static str),
-    /// An exchange of this name exists with other properties.
+    /// An exchange of this name exists with a different property.
     Inequivalent {
-        /// The property.
+        /// The name of the property.
         name: &'static str,
         /// `received … but current is …`
         difference: String,
@@ -144,7 +146,7 @@ pub enum DeclareError {
 }
 
 impl DeclareError {
-    /// The text for the client, without the name of the reply code.
+    /// Formats the reply text for the client, without the name of the reply code.
     pub fn text(&self, exchange: &str, vhost: &str) -> String {
         let place = format!("exchange '{exchange}' in vhost '{vhost}'");
         match self {
@@ -158,41 +160,41 @@ impl DeclareError {
     }
 }
 
-/// Why a binding is refused, 406 `PRECONDITION_FAILED`; shown as the text for the client.
+/// Why a binding is refused with 406 `PRECONDITION_FAILED`. Displays as the reply text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BindError {
-    /// A word that names no way of matching.
+    /// `x-match` is a string, but not one of the four modes.
     #[error("Invalid x-match field value <<{0:?}>>; expected all, any, all-with-x, or any-with-x")]
     MatchValue(String),
-    /// No word at all.
+    /// `x-match` is not a string.
     #[error("Invalid x-match field type {kind} (value {value}); expected longstr")]
     MatchType {
-        /// The type that it had.
+        /// The type of the value.
         kind: &'static str,
         /// The value as RabbitMQ prints it.
         value: String,
     },
 }
 
-/// What a bind changed.
+/// The result of a bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// It was not there before.
+    /// The binding was added.
     New,
-    /// The same triple is bound already.
+    /// An identical binding exists.
     AlreadyThere,
 }
 
-/// What an unbind changed.
+/// The result of an unbind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unbound {
-    /// It is gone.
+    /// The binding was removed.
     Removed,
-    /// There was no such triple.
+    /// No such binding exists.
     NotThere,
 }
 
-/// The index of one kind.
+/// The routing index of an exchange, one variant for each type.
 #[derive(Debug)]
 enum Router<D> {
     Direct(KeyedTargets<D>),
@@ -201,7 +203,7 @@ enum Router<D> {
     Headers(HeadersIndex<D>),
 }
 
-/// A named exchange with its bindings to destinations of type `D`.
+/// A named exchange and its bindings to destinations of type `D`.
 #[derive(Debug)]
 pub struct Exchange<D> {
     name: String,
@@ -211,7 +213,7 @@ pub struct Exchange<D> {
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {
-    /// An exchange without bindings.
+    /// Creates an exchange without bindings.
     pub fn new(name: impl Into<String>, declaration: Declaration) -> Self {
         let router = match declaration.kind {
             Kind::Direct => Router::Direct(KeyedTargets::default()),
@@ -227,32 +229,32 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// Its name; empty for the default exchange.
+    /// Returns the name; the default exchange has the empty name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it was declared as.
+    /// Returns what the exchange was declared with.
     pub fn declaration(&self) -> &Declaration {
         &self.declaration
     }
 
-    /// How it routes.
+    /// Returns the exchange type.
     pub fn kind(&self) -> Kind {
         self.declaration.kind
     }
 
-    /// Where messages go that match nothing here.
+    /// Returns the exchange that receives messages which match no binding here.
     pub fn alternate(&self) -> Option<&str> {
         self.declaration.alternate()
     }
 
-    /// Whether nothing is bound to it as a source.
+    /// Whether the exchange is the source of no binding.
     pub fn is_unused(&self) -> bool {
         self.bindings.is_empty()
     }
 
-    /// Adds a binding.
+    /// Adds a binding, or reports that an identical one exists.
     pub fn bind(
         &mut self,
         destination: &D,
@@ -279,7 +281,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         Ok(Bound::New)
     }
 
-    /// Takes the binding away that has exactly this key and these arguments, in any order.
+    /// Removes the binding with this destination, key and arguments (in any order).
     pub fn unbind(&mut self, destination: &D, key: impl AsRef<[u8]>, arguments: &Table) -> Unbound {
         match self.bindings.find(destination, key.as_ref(), arguments) {
             Some(slot) => {
@@ -290,7 +292,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// Takes every binding to `destination` away and gives them back as key and arguments.
+    /// Removes every binding to `destination` and returns their keys and arguments.
     pub fn remove_destination(&mut self, destination: &D) -> Vec<(Box<[u8]>, Table)> {
         let slots = self.bindings.slots_of(destination);
         slots
@@ -311,12 +313,12 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         Some(held)
     }
 
-    /// All bindings that have this exchange as their source, in no particular order.
+    /// Iterates over all bindings with this exchange as their source, in no particular order.
     pub fn bindings(&self) -> impl Iterator<Item = Binding<'_, D>> {
         self.bindings.iter()
     }
 
-    /// All bindings to one destination.
+    /// Iterates over the bindings to one destination.
     pub fn bindings_to(&self, destination: &D) -> impl Iterator<Item = Binding<'_, D>> {
         self.bindings
             .slots_of(destination)
@@ -324,8 +326,8 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             .filter_map(|slot| self.bindings.get(slot))
     }
 
-    /// Calls `hit` for each destination of a message; the same one may come more than once. `headers` is asked only by a
-    /// headers exchange.
+    /// Calls `hit` for each destination of a message. A destination may be reported more than once.
+    /// Only a headers exchange evaluates `headers`.
     pub fn route<'a>(
         &'a self,
         key: impl AsRef<[u8]>,

@@ -1,16 +1,17 @@
-//! Destinations that share a routing key, each held once however many bindings lead to it.
+//! Destinations that share a routing key. Each is stored once, with the number of its bindings.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Above this many destinations their places are kept in a map, so that a fanout of thousands can be taken down quickly.
+/// Above this many destinations, a map finds each one's position, so that removing a fanout of
+/// thousands of destinations stays fast.
 const FEW: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Targets<D> {
-    /// With the number of bindings that lead there.
+    /// Each destination with the number of bindings to it.
     entries: Vec<(D, usize)>,
-    /// Where each one stands; empty while there are few.
+    /// The position of each destination in `entries`; empty for up to [`FEW`] destinations.
     places: HashMap<D, usize>,
 }
 
@@ -81,7 +82,7 @@ impl<D: Clone + Eq + Hash> Targets<D> {
     }
 }
 
-/// Targets by routing key.
+/// Destinations by routing key.
 #[derive(Debug)]
 pub(super) struct KeyedTargets<D>(HashMap<Box<[u8]>, Targets<D>>);
 

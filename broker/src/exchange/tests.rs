@@ -1,4 +1,4 @@
-//! Each kind of exchange against a plain statement of its rule, by example and by random trial.
+//! Tests each exchange type against a plain statement of its rule, by example and at random.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -28,7 +28,7 @@ fn table(entries: &[(&str, Value)]) -> Table {
         .collect()
 }
 
-/// The destinations of a message, each once, in order.
+/// Returns the destinations of a message, sorted and without duplicates.
 fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> Vec<u32> {
     let mut hits = Vec::new();
     exchange.route(key, || Some(headers.clone()), &mut |destination| {
@@ -136,7 +136,7 @@ fn topic_patterns_mean_what_they_should() {
     }
 }
 
-/// The rule in its plainest words, with backtracking.
+/// The topic rule stated directly, with backtracking.
 fn matches(pattern: &[&str], words: &[&str]) -> bool {
     match (pattern.split_first(), words.split_first()) {
         (None, rest) => rest.is_none(),
@@ -185,7 +185,9 @@ proptest! {
         for key in keys {
             let expected: Vec<u32> = (0..)
                 .zip(&held)
-                .filter(|(_, pattern)| pattern.is_some_and(|pattern| matches(&split(pattern), &split(&key))))
+                .filter(|(_, pattern)| {
+                    pattern.is_some_and(|pattern| matches(&split(pattern), &split(&key)))
+                })
                 .map(|(destination, _)| destination)
                 .collect();
             let mut hits = Vec::new();
@@ -214,7 +216,7 @@ proptest! {
     }
 }
 
-/// A walk that tries every way would take longer than the universe here.
+/// With backtracking, this would not end in any useful time.
 #[test]
 fn a_pattern_of_many_hashes_is_walked_once() {
     let mut topic = exchange(Kind::Topic);
@@ -331,7 +333,8 @@ fn declaring_again_must_agree() {
             ..held.clone()
         }),
         format!(
-            "{unlike} 'alternate-exchange' {place} the value 'b' of type 'longstr' but current is none"
+            "{unlike} 'alternate-exchange' {place} the value 'b' of type 'longstr' \
+             but current is none"
         )
     );
     let odd = Declaration {

@@ -1,8 +1,9 @@
-//! Patterns of words in a trie: `*` stands for one word, `#` for any number of them.
+//! Topic patterns as a trie: `*` matches one word, `#` matches any number of words.
 //!
-//! A routing key is walked word by word with the set of nodes that the words so far lead to, never by backtracking, so
-//! `#.a.#.a.#` costs no more than its nodes for each word. A node can be in that set only once: it has one parent, and
-//! the one way to reach a node twice (a `#` that is entered anew while it is still active) is closed by `opened`.
+//! Routing advances a set of active nodes through the key word by word and never backtracks, so
+//! each word of a key costs at most the nodes of the trie, even for `#.a.#.a.#`. A node can be
+//! added to the set only once for each word: it has one parent, and `opened` prevents the one
+//! exception, entering a `#` again that is still active.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -25,12 +26,12 @@ enum Step {
 struct Node<D> {
     step: Step,
     parent: NodeId,
-    /// The word that leads here from the parent.
+    /// The word on the edge from the parent.
     word: Box<[u8]>,
     words: HashMap<Box<[u8]>, NodeId>,
     star: Option<NodeId>,
     hash: Option<NodeId>,
-    /// Whether a `#` lies on the way from the root, this node not counted.
+    /// Whether there is a `#` between the root and this node, excluding the node itself.
     is_under_hash: bool,
     targets: Targets<D>,
 }
@@ -80,7 +81,7 @@ impl<D: Clone + Eq + Hash> Default for Trie<D> {
     }
 }
 
-/// The words of a key. The empty key has none.
+/// Splits a key into words. The empty key has none.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };
     key.split(|&octet| octet == b'.').take(count)
@@ -137,7 +138,7 @@ impl<D: Clone + Eq + Hash> Trie<D> {
         }
     }
 
-    /// Takes a bare node off its parent; gives the parent.
+    /// Removes a bare node from its parent and returns the parent.
     fn prune(&mut self, id: NodeId) -> NodeId {
         let (step, parent) = (self.nodes[id].step, self.nodes[id].parent);
         let word = std::mem::take(&mut self.nodes[id].word);
@@ -171,14 +172,14 @@ impl<D: Clone + Eq + Hash> Trie<D> {
 
 struct Walk<'a, D> {
     trie: &'a Trie<D>,
-    /// The nodes that the words so far lead to.
+    /// The nodes reached by the words so far.
     active: Vec<NodeId>,
-    /// Nodes below a `#` whose own `#` is active already.
+    /// Nodes below a `#` whose own `#` child is active already.
     opened: HashSet<NodeId>,
 }
 
 impl<D: Clone + Eq + Hash> Walk<'_, D> {
-    /// Makes a node active, and its `#`, which may stand for no word at all.
+    /// Activates a node and its `#` child, because `#` also matches no word at all.
     fn enter(&mut self, mut id: NodeId) {
         loop {
             self.active.push(id);

@@ -1,4 +1,4 @@
-//! A TCP port, taken on one address or on both of loopback. Relies on tokio.
+//! A TCP port, bound to one address or to both loopback addresses. Depends on tokio.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +8,10 @@ use tokio::net::TcpListener;
 use crate::config::Bind;
 use crate::error::StartError;
 
-/// How many free ports are looked at until one is free on both addresses.
+/// How many free ports are tried to find one that is free on both loopback addresses.
 const TRIES: usize = 32;
 
-/// What a client of this machine can come to; never empty.
+/// A bound port, with one or two listeners.
 #[derive(Debug)]
 pub(crate) struct Port {
     first: TcpListener,
@@ -20,7 +20,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Takes the port, or a free one for 0.
+    /// Binds the port; 0 selects a free one.
     pub(crate) async fn take(bind: Bind, port: u16) -> std::result::Result<Self, StartError> {
         let taken = match bind {
             Bind::At(address) => listen(address, port).await.map(|first| (first, None)),
@@ -44,18 +44,18 @@ impl Port {
         })
     }
 
-    /// Where it is told to be; the only address but on loopback.
+    /// Returns the address; on loopback the IPv4 one.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Every address that it is taken on.
+    /// Returns every address that the port is bound to.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
         let second = self.second.as_ref().map(|_| at_v6(self.address.port()));
         std::iter::once(self.address).chain(second)
     }
 
-    /// One listener an address.
+    /// Returns the listeners, one for each address.
     pub(crate) fn into_listeners(self) -> impl Iterator<Item = TcpListener> {
         std::iter::once(self.first).chain(self.second)
     }
@@ -63,7 +63,8 @@ impl Port {
 
 type Taken = (TcpListener, Option<TcpListener>);
 
-/// A given port belongs to us when 127.0.0.1 does; somebody else on `[::1]` is told of and left alone.
+/// Binds a given port on 127.0.0.1 and, if possible, on `[::1]`. If another program has it on
+/// `[::1]`, logs a warning and continues without.
 async fn take_both(port: u16) -> Result<Taken> {
     let first = listen(Ipv4Addr::LOCALHOST.into(), port).await?;
     let second = listen_v6(port).await;
@@ -73,7 +74,8 @@ async fn take_both(port: u16) -> Result<Taken> {
     ))
 }
 
-/// Ports that are free on 127.0.0.1 alone are kept until one is free on both, so that none comes twice.
+/// Binds a port that is free on both addresses. A port that is free only on 127.0.0.1 stays bound
+/// until the search ends, so that the system does not offer it again.
 async fn take_free() -> Result<Taken> {
     let mut halves = Vec::new();
     loop {
@@ -91,14 +93,17 @@ async fn take_free() -> Result<Taken> {
     }
 }
 
-/// Says in one line that a port is ours on 127.0.0.1 alone.
+/// Logs that the port is bound to 127.0.0.1 only.
 fn without_v6(port: u16, error: &Error) -> Option<TcpListener> {
     let address = at_v6(port);
-    tracing::warn!(%address, %error, "not listening there: localhost may lead clients to another program");
+    tracing::warn!(
+        %address, %error,
+        "cannot listen on this address: clients that use localhost may reach another program"
+    );
     None
 }
 
-/// None where the machine has no IPv6.
+/// Binds the port on `[::1]`. Returns `None` if the machine has no IPv6.
 async fn listen_v6(port: u16) -> Result<Option<TcpListener>> {
     match listen(Ipv6Addr::LOCALHOST.into(), port).await {
         Ok(listener) => Ok(Some(listener)),

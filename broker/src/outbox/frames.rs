@@ -1,9 +1,10 @@
-//! Frames in the order in which they leave: bytes, and between them parts of large bodies that lie where their messages
-//! are. Relies on `queue` for messages and on `wire`.
+//! Frames in the order in which they are sent: a byte buffer, and references to parts of large
+//! bodies that belong between its bytes. Depends on `queue` for messages and on `wire`.
 //!
 //! # Cost
-//! Small bodies are copied: one run of bytes is cheaper to send than many. A large body costs its message's count of owners and a
-//! few words for each frame; sending takes what the system takes at once.
+//! Small bodies are copied, because one run of bytes is cheaper to send than many. A large body
+//! costs one owner count of its message and a few words for each frame. Sending advances by what
+//! the system accepts in each write.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -15,23 +16,23 @@ use crate::queue::message::Message;
 use crate::wire::content::{self, Lane};
 use crate::wire::frame;
 
-/// A part of a body is lent from this size on.
+/// The smallest body that is referred to instead of copied.
 const LENT_BYTES: usize = 32 * 1024;
 
-/// What an outbox holds and a writer sends.
+/// The frames that an outbox holds and a writer sends.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     bytes: Vec<u8>,
     lent: Vec<Lent>,
     lent_bytes: usize,
-    /// For the capacity; what is lent is on its message's account.
+    /// The charge for the capacity. Bodies that are referred to are charged to their messages.
     charge: Charge,
 }
 
-/// A part of a body that belongs between two of the bytes.
+/// A part of a body, to be sent between two bytes of the buffer.
 #[derive(Debug)]
 struct Lent {
-    /// Bytes before it.
+    /// The position in the buffer before which it is sent.
     at: usize,
     message: Message,
     part: Range<usize>,
@@ -44,12 +45,12 @@ impl Lent {
 }
 
 impl Frames {
-    /// Where whole frames are appended.
+    /// The buffer to which whole frames are appended.
     pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Octets on the wire.
+    /// Returns the number of bytes on the wire.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + self.lent_bytes
     }
@@ -58,12 +59,12 @@ impl Frames {
         self.bytes.is_empty()
     }
 
-    /// Octets that this takes in memory, without what is lent.
+    /// Returns the allocated bytes, without the bodies that are referred to.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() + self.lent.capacity() * size_of::<Lent>()
     }
 
-    /// Brings the charge up to what this takes now.
+    /// Updates the charge to the current capacity.
     pub(crate) fn recharge(&mut self) {
         let capacity = self.capacity();
         if capacity != self.charge.bytes() {
@@ -77,7 +78,7 @@ impl Frames {
         self.lent_bytes = 0;
     }
 
-    /// Appends a `basic.deliver` to the consumer with this tag, under this number.
+    /// Appends a `basic.deliver` for the consumer with this tag.
     pub(crate) fn deliver(
         &mut self,
         lane: Lane,
@@ -93,14 +94,14 @@ impl Frames {
         self.lend_body(lane, message);
     }
 
-    /// Appends a `basic.get-ok` under this tag, with the number of messages that are left.
+    /// Appends a `basic.get-ok` with the number of messages that are left in the queue.
     pub(crate) fn get_ok(&mut self, lane: Lane, tags: (u64, bool), left: u32, message: &Message) {
         let content = message.content();
         content::announce_get(&mut self.bytes, lane, tags, left, content);
         self.body(lane, message);
     }
 
-    /// Appends a `basic.return` of a message that no queue took.
+    /// Appends a `basic.return` of a message that matched no queue.
     pub(crate) fn no_route(&mut self, lane: Lane, message: &Message) {
         content::announce_return(&mut self.bytes, lane, message.content());
         self.body(lane, message);
@@ -132,7 +133,7 @@ impl Frames {
         }
     }
 
-    /// All of it, as a writer takes it off piece by piece.
+    /// Returns a reader over all frames, which a writer advances write by write.
     pub(crate) fn sending(&self) -> Sending<'_> {
         Sending {
             frames: self,
@@ -143,18 +144,18 @@ impl Frames {
     }
 }
 
-/// How far frames have been sent.
+/// A position in frames that are being sent.
 pub(crate) struct Sending<'a> {
     frames: &'a Frames,
-    /// Bytes that are gone.
+    /// Sent bytes of the buffer.
     at: usize,
-    /// Which lent part comes next, and how much of it is gone.
+    /// The next part to send, and how much of it is sent.
     next: usize,
     done: usize,
 }
 
 impl<'a> Sending<'a> {
-    /// The unsent rest of the run of bytes or the lent part at the front; empty only at the end.
+    /// Returns the unsent rest of the run of bytes or the part at the front. Empty only at the end.
     fn front(&self) -> &'a [u8] {
         match self.frames.lent.get(self.next) {
             Some(lent) if lent.at == self.at => &lent.octets()[self.done..],
@@ -163,7 +164,7 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Steps over `count` octets of the front.
+    /// Advances by `count` bytes of the front.
     fn step(&mut self, count: usize) {
         match self.frames.lent.get(self.next) {
             Some(lent) if lent.at == self.at => {
@@ -240,7 +241,7 @@ mod tests {
         Message::assemble(content, facts)
     }
 
-    /// What a socket gets that takes at most `at_once` octets in a write.
+    /// Returns what a socket receives that accepts at most `at_once` bytes in each write.
     fn written(frames: &Frames, at_once: usize, is_vectored: bool) -> Vec<u8> {
         let (mut sending, mut written) = (frames.sending(), Vec::new());
         while sending.has_remaining() {

@@ -1,5 +1,5 @@
-//! A password as RabbitMQ keeps it: four octets of salt, then the SHA-256 of the salt and the password. Beside it stand
-//! the keys for SCRAM, where the password itself was known when it was set.
+//! Password hashes in RabbitMQ's format: four bytes of salt, then the SHA-256 of salt and password.
+//! If the plain password was known when it was set, the keys for SCRAM are stored as well.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,17 +10,17 @@ use super::scram::ScramKeys;
 const SALT: usize = 4;
 const LENGTH: usize = SALT + 32;
 
-/// What a user's password is checked against.
+/// What a login is checked against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
-    /// For PLAIN, AMQPLAIN and HTTP.
+    /// For PLAIN, AMQPLAIN and HTTP basic authentication.
     pub hash: PasswordHash,
-    /// For SCRAM; `None` where only the hash was brought in.
+    /// For SCRAM. `None` if only the hash was imported.
     pub scram: Option<ScramKeys>,
 }
 
 impl Credential {
-    /// Of a password in plain text; fails only where the machine has no randomness.
+    /// Derives hash and keys from a plain password. Fails only if the system has no randomness.
     pub fn new(password: &[u8]) -> Result<Self, getrandom::Error> {
         Ok(Self {
             hash: PasswordHash::new(password)?,
@@ -28,12 +28,12 @@ impl Credential {
         })
     }
 
-    /// Of a hash that somebody else made: enough for every way but SCRAM.
+    /// Wraps an imported hash. It works for every mechanism except SCRAM.
     pub fn imported(hash: PasswordHash) -> Self {
         Self { hash, scram: None }
     }
 
-    /// The keys for SCRAM as the store keeps them; nothing where there are none.
+    /// Returns the SCRAM keys as the store keeps them, or nothing if there are none.
     pub fn stored_scram(&self) -> Vec<u8> {
         self.scram
             .as_ref()
@@ -41,7 +41,7 @@ impl Credential {
             .unwrap_or_default()
     }
 
-    /// From what the store keeps; `None` where that is no password.
+    /// Reads what the store keeps. `None` if `hash` is not a password hash.
     pub fn from_stored(hash: &[u8], scram: &[u8]) -> Option<Self> {
         Some(Self {
             hash: PasswordHash::from_bytes(hash)?,
@@ -55,17 +55,17 @@ impl Credential {
 pub struct PasswordHash([u8; LENGTH]);
 
 impl PasswordHash {
-    /// The hash of no password, to compare with where there is no user.
+    /// A hash that no password has, compared with when the user does not exist.
     pub(super) const NOBODY: Self = Self([0; LENGTH]);
 
-    /// Hashes a password with fresh salt; fails only where the machine has no randomness.
+    /// Hashes a password with a random salt. Fails only if the system has no randomness.
     pub fn new(password: &[u8]) -> Result<Self, getrandom::Error> {
         let mut salt = [0; SALT];
         getrandom::fill(&mut salt)?;
         Ok(Self::with_salt(password, salt))
     }
 
-    /// Hashes a password with this salt.
+    /// Hashes a password with the given salt.
     pub fn with_salt(password: &[u8], salt: [u8; SALT]) -> Self {
         let mut bytes = [0; LENGTH];
         bytes[..SALT].copy_from_slice(&salt);
@@ -78,7 +78,7 @@ impl PasswordHash {
         Self(bytes)
     }
 
-    /// Whether this is the hash of `password`; how long it takes says nothing of how much was right.
+    /// Whether this is the hash of `password`. Runs in constant time.
     pub fn is_of(&self, password: &[u8]) -> bool {
         let [a, b, c, d, ..] = self.0;
         let other = Self::with_salt(password, [a, b, c, d]);
@@ -90,22 +90,22 @@ impl PasswordHash {
         std::hint::black_box(differing) == 0
     }
 
-    /// As in `password_hash` of RabbitMQ's definitions.
+    /// Encodes the hash as in `password_hash` of RabbitMQ's definitions.
     pub fn to_base64(&self) -> String {
         STANDARD.encode(self.0)
     }
 
-    /// From `password_hash` of RabbitMQ's definitions; `None` where it is no salted SHA-256.
+    /// Decodes `password_hash` of RabbitMQ's definitions. `None` if it is not a salted SHA-256.
     pub fn from_base64(text: &str) -> Option<Self> {
         Self::from_bytes(&STANDARD.decode(text).ok()?)
     }
 
-    /// Salt and hash.
+    /// Returns the salt and the hash.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// From salt and hash.
+    /// Reads a salt and a hash.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }

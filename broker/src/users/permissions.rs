@@ -1,19 +1,19 @@
-//! What a user may configure, write and read in one vhost, each as a regular expression over names.
+//! What a user can configure, write and read in one vhost: three regular expressions over names.
 
 use regex_lite::{Regex, RegexBuilder};
 
 /// What an AMQP method does to a queue or exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Declare, delete.
+    /// Declare or delete.
     Configure,
-    /// Publish to an exchange; bind a queue or a destination exchange; dead-letter into an exchange.
+    /// Publish to an exchange, bind a queue or destination exchange, dead-letter to an exchange.
     Write,
-    /// Consume, get, purge a queue; bind from an exchange.
+    /// Consume from, get from or purge a queue; bind from a source exchange.
     Read,
 }
 
-/// Not a regular expression.
+/// A pattern that is not a usable regular expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{pattern} is not a regular expression: {reason}")]
 pub struct BadPattern {
@@ -21,13 +21,13 @@ pub struct BadPattern {
     reason: String,
 }
 
-/// The longest expression that is taken, in characters.
+/// The longest accepted expression, in characters.
 const LONGEST: usize = 256;
-/// Octets of a compiled expression: this bounds what matching one name costs.
+/// The largest compiled expression, in bytes. It bounds the cost of matching one name.
 const COMPILED_BYTES: usize = 64 * 1024;
 
-/// Compiles somebody's regular expression, within bounds: an expression that grows when it is compiled, such as
-/// `((a?){30}){30}`, is refused.
+/// Compiles an untrusted regular expression within bounds. Refuses an expression that grows when it
+/// is compiled, such as `((a?){30}){30}`.
 pub(crate) fn bounded_regex(source: &str) -> Result<Regex, BadPattern> {
     let refuse = |reason: String| BadPattern {
         pattern: source.chars().take(LONGEST).collect(),
@@ -41,7 +41,7 @@ pub(crate) fn bounded_regex(source: &str) -> Result<Regex, BadPattern> {
     built.map_err(|error| refuse(error.to_string()))
 }
 
-/// One expression and its compiled form.
+/// An expression and its compiled form.
 #[derive(Clone, Debug)]
 struct Pattern {
     source: String,
@@ -89,7 +89,7 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// From three regular expressions.
+    /// Compiles three regular expressions.
     pub fn new(configure: &str, write: &str, read: &str) -> Result<Self, BadPattern> {
         Ok(Self {
             configure: Pattern::new(configure)?,
@@ -98,7 +98,7 @@ impl Permissions {
         })
     }
 
-    /// Everything.
+    /// Allows everything.
     pub fn all() -> Self {
         let any = || Pattern {
             source: ".*".to_owned(),
@@ -111,7 +111,7 @@ impl Permissions {
         }
     }
 
-    /// Whether the operation is allowed on this name; the default exchange's is empty.
+    /// Whether the operation is allowed on this name. The default exchange has the empty name.
     pub fn allow(&self, operation: Operation, resource: &str) -> bool {
         let name = if resource.is_empty() {
             "amq.default"
@@ -121,7 +121,7 @@ impl Permissions {
         self.pattern(operation).matches(name)
     }
 
-    /// The expression as it was set.
+    /// Returns the expression as it was set.
     pub fn source(&self, operation: Operation) -> &str {
         &self.pattern(operation).source
     }

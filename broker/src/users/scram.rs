@@ -6,8 +6,9 @@
 //! client  c=biws,r=CLIENT+SERVER,p=proof
 //! server  v=signature
 //! ```
-//! The password never travels: the proof shows the server that the client knows it, the signature shows the client that
-//! the server holds keys made from it. Names and passwords are compared as UTF-8 bytes, without `SASLprep`.
+//! The password is never sent. The proof shows the server that the client knows the password, and
+//! the signature shows the client that the server holds keys derived from it. Names and passwords
+//! are compared as UTF-8 bytes, without `SASLprep`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,19 +17,21 @@ use sha2::{Digest, Sha256};
 
 use super::{Credential, LoginRefused, Origin, Users};
 
-/// Rounds of PBKDF2: RFC 7677's least. The stored hash for PLAIN is one round anyway.
+/// PBKDF2 iterations: the minimum of RFC 7677. More would add little, because the hash stored for
+/// PLAIN is a single round of SHA-256.
 const ITERATIONS: u32 = 4096;
 const SALT: usize = 16;
 const KEY: usize = 32;
 const LENGTH: usize = SALT + 4 + 2 * KEY;
-/// The longest message of a client that is looked at.
+/// The longest client message that is parsed, in bytes.
 const LONGEST: usize = 1024;
-/// The header `n,,` in base64, which the client repeats: no channel binding.
+/// The GS2 header `n,,` in base64, which the client repeats. It means no channel binding.
 const NO_BINDING: &str = "biws";
 
 type Key = [u8; KEY];
 
-/// What the server keeps of a password for SCRAM: it can check a proof with it but cannot log in elsewhere.
+/// What the server stores of a password for SCRAM. It can verify a proof, but it cannot be used to
+/// log in to another server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramKeys {
     salt: [u8; SALT],
@@ -38,7 +41,7 @@ pub struct ScramKeys {
 }
 
 impl ScramKeys {
-    /// Keys of a password with fresh salt; fails only where the machine has no randomness.
+    /// Derives keys from a password with a random salt. Fails only if the system has no randomness.
     pub fn new(password: &[u8]) -> Result<Self, getrandom::Error> {
         let mut salt = [0; SALT];
         getrandom::fill(&mut salt)?;
@@ -55,7 +58,8 @@ impl ScramKeys {
         }
     }
 
-    /// Keys that no password fits, the same each time for one name, so that a stranger cannot tell who exists.
+    /// Returns keys that no password fits. They are the same every time for one name, so that a
+    /// client cannot find out which users exist.
     fn of_nobody(name: &str, decoy: &Key) -> Self {
         let [salt, stored, server] = ["salt", "stored", "server"]
             .map(|what| mac(decoy, format!("{what} {name}").as_bytes()));
@@ -69,13 +73,13 @@ impl ScramKeys {
         }
     }
 
-    /// Salt, iterations (big-endian), stored key, server key.
+    /// Encodes salt, iterations (big-endian), stored key and server key.
     pub fn to_bytes(&self) -> Vec<u8> {
         let iterations = self.iterations.to_be_bytes();
         [&self.salt[..], &iterations, &self.stored, &self.server].concat()
     }
 
-    /// The same way back.
+    /// Decodes what [`Self::to_bytes`] encodes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != LENGTH {
             return None;
@@ -98,12 +102,12 @@ impl std::fmt::Debug for ScramKeys {
     }
 }
 
-/// An exchange whose first half is done.
+/// A SCRAM exchange after the client's first message.
 #[derive(Debug)]
 pub(crate) struct ScramExchange {
     user: String,
     keys: ScramKeys,
-    /// Of a user who exists, has keys and may enter from there.
+    /// The credential, if the user exists and can log in from this origin.
     known: Option<Credential>,
     client_first_bare: String,
     server_first: String,
@@ -111,7 +115,8 @@ pub(crate) struct ScramExchange {
 }
 
 impl ScramExchange {
-    /// From the client's first message to the server's; `server_nonce` is printable and never used twice.
+    /// Reads the client's first message and prepares the challenge. `server_nonce` must be
+    /// printable and never be used twice.
     pub(crate) fn begin(
         users: &Users,
         client_first: &[u8],
@@ -145,12 +150,13 @@ impl ScramExchange {
         })
     }
 
-    /// The server's first message.
+    /// Returns the server's first message.
     pub(crate) fn challenge(&self) -> &[u8] {
         self.server_first.as_bytes()
     }
 
-    /// From the client's proof to the user with its password, and the server's signature.
+    /// Verifies the client's proof. Returns the user with its credential, and the server's
+    /// signature.
     pub(crate) fn finish(
         self,
         client_final: &[u8],
@@ -189,7 +195,7 @@ fn readable(message: &[u8]) -> Result<&str, LoginRefused> {
         .ok_or(LoginRefused)
 }
 
-/// `=2C` is a comma and `=3D` an equals sign in a name; nothing else may follow `=`.
+/// Decodes a name: `=2C` is a comma and `=3D` an equals sign. Any other `=` is an error.
 fn unescaped(name: &str) -> Option<String> {
     let mut parts = name.split('=');
     let mut plain = parts.next()?.to_owned();
@@ -207,14 +213,14 @@ fn unescaped(name: &str) -> Option<String> {
 
 /// HMAC-SHA-256.
 fn mac(key: &Key, message: &[u8]) -> Key {
-    // A key of any length is taken, so this cannot fail; a key of zeros would only refuse.
+    // HMAC accepts a key of any length, so this does not fail. A key of zeros would only refuse.
     Hmac::<Sha256>::new_from_slice(key).map_or([0; KEY], |mut mac| {
         mac.update(message);
         mac.finalize().into_bytes().into()
     })
 }
 
-/// How long it takes says nothing of how much was right.
+/// Compares in constant time.
 fn is_same(one: &Key, two: &Key) -> bool {
     let differing = one
         .iter()
@@ -307,7 +313,7 @@ mod tests {
                 .to_vec()
         };
         assert_eq!(challenge(), challenge());
-        // Even whoever knew the decoy's stored key would not get in.
+        // Even a client that knows the decoy's stored key is refused.
         let exchange = begun(&users, b"n,,n=nobody,r=a").unwrap();
         let unproved = format!("c=biws,r=a{SERVER}");
         let proof = STANDARD.encode(mac(&exchange.keys.stored, b"x"));

@@ -1,4 +1,4 @@
-//! Passwords, `guest` and permissions, as RabbitMQ judges them.
+//! Passwords, `guest` and permissions, compared with RabbitMQ's behaviour.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

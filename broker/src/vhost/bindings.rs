@@ -1,5 +1,5 @@
-//! Binding and unbinding: queues and exchanges to exchanges. Relies on `exchanges` for those that go with their last
-//! binding.
+//! Binds queues and exchanges to exchanges, and unbinds them. Depends on `exchanges` to delete
+//! auto-delete exchanges with their last binding.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use crate::lock::write;
 use crate::persist::Ticket;
 use crate::wire::table::Table;
 
-/// A binding that somebody wants to exist, or to be gone.
+/// A binding to add or to remove.
 #[derive(Debug, Clone)]
 pub(crate) struct Bind<'a> {
     pub(crate) source: &'a str,
     pub(crate) destination: Destination,
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) arguments: Table,
-    /// The connection that asks, None for the server itself.
+    /// The connection that asks, or `None` for the server itself.
     pub(crate) connection: Option<u64>,
 }
 
 impl Vhost {
-    /// Makes a binding; one that is there already stays.
+    /// Adds a binding. An identical binding that exists stays as it is.
     pub(crate) fn bind(&self, bind: Bind<'_>) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
         if !tables.exchanges.contains_key(bind.source) {
@@ -64,7 +64,7 @@ impl Vhost {
         Ok(ticket)
     }
 
-    /// Takes a binding away. One that is not there, or whose ends are not, counts as gone.
+    /// Removes a binding. A binding that does not exist, or whose ends do not, counts as removed.
     pub(crate) fn unbind(&self, bind: &Bind<'_>) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
         if let (Destination::Queue(name), Some(connection)) = (&bind.destination, bind.connection)
@@ -98,7 +98,7 @@ impl Vhost {
         Ok(self.note_change(ticket))
     }
 
-    /// Whether the destination is there and may be used, and whether it outlives the broker.
+    /// Checks that the destination exists and may be used. Returns whether it is durable.
     fn check_destination(&self, tables: &Tables, bind: &Bind<'_>) -> Result<bool, Fault> {
         match &bind.destination {
             Destination::Queue(name) => {
@@ -121,7 +121,8 @@ impl Vhost {
         }
     }
 
-    /// Takes every binding to a destination away, and the auto-delete exchanges whose last one that was.
+    /// Removes every binding to a destination, and the auto-delete exchanges that lose their last
+    /// binding by this.
     pub(super) fn detach(
         &self,
         tables: &mut Tables,
@@ -151,7 +152,7 @@ impl Vhost {
         Ok(ticket)
     }
 
-    /// Takes a binding's fact away where it may have one.
+    /// Deletes a binding's record from the store, if it can have one.
     pub(super) fn forget_binding(
         &self,
         tables: &Tables,
@@ -175,7 +176,7 @@ impl Vhost {
 }
 
 impl Tables {
-    /// The exchange has no binding to the destination any more.
+    /// Records that the exchange has no binding to the destination any more.
     pub(super) fn forget_source(&mut self, destination: &Destination, source: &str) {
         if let Some(sources) = self.sources.get_mut(destination) {
             sources.remove(source);

@@ -1,4 +1,5 @@
-//! Messages that the server itself publishes: dead letters, and what comes by the management API. Relies on `routing`.
+//! Messages that no channel publishes: dead letters, and those sent with the management API.
+//! Depends on `routing`.
 
 use super::{Route, Vhost};
 use crate::fault::Fault;
@@ -12,20 +13,27 @@ use crate::wire::content::Content;
 use crate::wire::properties::Properties;
 use crate::wire::table::{Table, Value};
 
-/// Routing keys beyond the first.
+/// The header with additional routing keys.
 const CC: &str = "CC";
 
 impl Vhost {
-    /// Routes a dead letter, then lets the store forget the original: in this order a crash repeats it, never loses it.
+    /// Publishes a dead letter, then settles the original in the store. In this order, a crash can
+    /// duplicate the message but never lose it.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
         if let Err(error) = self.route_dead_letter(letter, turn) {
-            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter stays where it was");
+            tracing::debug!(
+                queue = %letter.queue.name(), %error,
+                "a message could not be dead-lettered and stays in its queue"
+            );
             return;
         }
         if let (Some((level, position)), Some(shelf)) = (letter.stored, letter.queue.shelf())
             && let Err(error) = shelf.settle(level, position)
         {
-            tracing::debug!(queue = %letter.queue.name(), %error, "a dead letter's original could not be settled");
+            tracing::debug!(
+                queue = %letter.queue.name(), %error,
+                "the original of a dead letter could not be settled"
+            );
         }
     }
 
@@ -76,7 +84,7 @@ impl Vhost {
         Ok(())
     }
 
-    /// Publishes a message that came by another way than a channel; true when some queue took it.
+    /// Publishes a message that did not come by a channel. Returns true if a queue accepted it.
     pub(crate) fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
         let properties = Properties::scan(content.properties)
             .map_err(|error| Fault::precondition(error.to_string()))?;
@@ -101,16 +109,16 @@ impl Vhost {
     }
 }
 
-/// A message from outside the protocol.
+/// A message from outside the AMQP protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct Published<'a> {
-    /// Where to.
+    /// The exchange.
     pub exchange: &'a str,
-    /// With which key.
+    /// The routing key.
     pub routing_key: &'a str,
-    /// Flags and values.
+    /// Encoded property flags and values.
     pub properties: &'a [u8],
-    /// Any bytes.
+    /// The body.
     pub body: &'a [u8],
 }
 
@@ -167,7 +175,7 @@ fn restamped(
     )
 }
 
-/// The message's own key and those of its CC header.
+/// Returns the message's own routing key and those of its CC header.
 pub(crate) fn routing_keys(own: &[u8], headers: &Table) -> Vec<Vec<u8>> {
     let mut keys = vec![own.to_vec()];
     if let Some(Value::Array(further)) = headers.get(CC) {

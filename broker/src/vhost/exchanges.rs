@@ -1,4 +1,4 @@
-//! Declaring and deleting exchanges. Relies on `bindings` for what leads from and to them.
+//! Declares and deletes exchanges. Depends on `bindings` for the bindings from and to them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::persist::Ticket;
 use crate::turn::Turn;
 
 impl Vhost {
-    /// Makes an exchange, or checks that the one there is the one meant.
+    /// Creates an exchange, or checks that the existing one is equivalent.
     pub(crate) fn declare_exchange(
         &self,
         name: &str,
@@ -43,7 +43,7 @@ impl Vhost {
         Ok(ticket)
     }
 
-    /// Deletes an exchange and every binding from and to it. An absent one counts as deleted.
+    /// Deletes an exchange and every binding from and to it. A missing exchange counts as deleted.
     pub(crate) fn delete_exchange(
         &self,
         name: &str,
@@ -74,7 +74,7 @@ impl Vhost {
         Ok(ticket)
     }
 
-    /// Empties a vhost that is to be deleted.
+    /// Deletes all queues and exchanges of a vhost that is being deleted.
     pub(crate) fn remove_everything(&self, turn: &mut Turn) -> Result<Ticket, Fault> {
         let mut ticket = Ticket::NONE;
         for queue in self.queues() {
@@ -89,7 +89,7 @@ impl Vhost {
         Ok(ticket)
     }
 
-    /// Takes an exchange out of the tables with everything bound from and to it.
+    /// Removes an exchange from the tables, with every binding from and to it.
     pub(super) fn drop_exchange(&self, tables: &mut Tables, name: &str) -> Result<Ticket, Fault> {
         let Some((name, exchange)) = tables.exchanges.remove_entry(name) else {
             return Ok(Ticket::NONE);

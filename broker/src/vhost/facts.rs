@@ -1,4 +1,4 @@
-//! Topology as facts: what of an exchange, a queue or a binding the store keeps. Relies on `persist`.
+//! The topology records (exchanges, queues, bindings) that the store keeps. Depends on `persist`.
 
 use super::{Destination, Vhost};
 use crate::exchange::{Binding, Declaration};

@@ -1,7 +1,8 @@
-//! Names of one vhost → its exchanges and queues; the only registry. Relies on `exchange`, `queue` and `persist`.
+//! One vhost: its exchanges, queues and bindings by name.
 //!
-//! Lookups read, declares write; a generation that every change moves on tells channels when a route that they remember is
-//! no longer to be trusted. No queue's lock is taken while the tables are written to, but for looking at its counts.
+//! Look-ups take the read lock of the tables, declares and deletes the write lock. Every change
+//! increments a generation, which tells channels that the routes they have cached are stale. While
+//! the write lock is held, a queue's lock is taken only to read its counters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,12 +32,12 @@ pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
 pub(crate) use routing::Route;
 
-/// Where a binding leads.
+/// What a binding routes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Destination {
-    /// A queue of the same vhost.
+    /// A queue in the same vhost.
     Queue(Arc<str>),
-    /// Another exchange of the same vhost.
+    /// Another exchange in the same vhost.
     Exchange(Arc<str>),
 }
 
@@ -45,7 +46,7 @@ pub enum Destination {
 pub struct Vhost {
     name: Arc<str>,
     tables: RwLock<Tables>,
-    /// Moves on with every change that a remembered route could miss.
+    /// Incremented by every change that can make a cached route wrong.
     generation: AtomicU64,
     replies: Mutex<HashMap<Box<str>, ReplyConsumer>>,
     facts: Facts,
@@ -57,11 +58,11 @@ pub struct Vhost {
 struct Tables {
     exchanges: HashMap<Arc<str>, Exchange<Destination>>,
     queues: HashMap<Arc<str>, Arc<Queue>>,
-    /// Exchanges that have bindings to a destination.
+    /// For each destination, the exchanges that have bindings to it.
     sources: HashMap<Destination, HashSet<Arc<str>>>,
 }
 
-/// Exchanges that every vhost has.
+/// The exchanges that every vhost has.
 const PREDECLARED: [(&str, Kind); 7] = [
     ("", Kind::Direct),
     ("amq.direct", Kind::Direct),
@@ -73,7 +74,7 @@ const PREDECLARED: [(&str, Kind); 7] = [
 ];
 
 impl Vhost {
-    /// A vhost with the exchanges that each has.
+    /// Creates a vhost with the predeclared exchanges.
     pub(crate) fn new(name: Arc<str>, facts: Facts) -> Self {
         let mut tables = Tables::default();
         for (exchange, kind) in PREDECLARED {
@@ -99,7 +100,7 @@ impl Vhost {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -108,45 +109,46 @@ impl Vhost {
         self.generation.load(Relaxed)
     }
 
-    /// The ticket of the newest change to what is durable here.
+    /// Returns the ticket of the newest change to durable topology.
     pub(crate) fn changed(&self) -> Ticket {
         *lock(&self.changed)
     }
 
-    /// No remembered route is to be trusted any more.
+    /// Marks every cached route as stale.
     pub(crate) fn move_on(&self) {
         self.generation.fetch_add(1, Relaxed);
     }
 
-    /// Remembers the newest durable change; replies about durable things wait for it.
+    /// Records a durable change. Returns the newest ticket; replies about durable objects wait for
+    /// it.
     fn note_change(&self, ticket: Ticket) -> Ticket {
         let mut changed = lock(&self.changed);
         *changed = (*changed).max(ticket);
         *changed
     }
 
-    /// The queue with this name.
+    /// Returns the queue of this name.
     pub fn queue(&self, name: &str) -> Option<Arc<Queue>> {
         read(&self.tables).queues.get(name).cloned()
     }
 
-    /// The same, or 404.
+    /// Returns the queue of this name, or the fault for a 404.
     pub(crate) fn queue_or_fault(&self, name: &str) -> Result<Arc<Queue>, Fault> {
         self.queue(name)
             .ok_or_else(|| Fault::no_queue(name, &self.name))
     }
 
-    /// Every queue, in no order.
+    /// Returns all queues, in no particular order.
     pub fn queues(&self) -> Vec<Arc<Queue>> {
         read(&self.tables).queues.values().cloned().collect()
     }
 
-    /// Number of queues.
+    /// Returns the number of queues.
     pub fn queue_count(&self) -> usize {
         read(&self.tables).queues.len()
     }
 
-    /// Runs `with` on the exchange of that name.
+    /// Calls `with` on the exchange of this name.
     pub fn with_exchange<R>(
         &self,
         name: &str,
@@ -155,7 +157,7 @@ impl Vhost {
         read(&self.tables).exchanges.get(name).map(with)
     }
 
-    /// Runs `with` on every exchange, in no order.
+    /// Calls `with` on every exchange, in no particular order.
     pub fn each_exchange(&self, mut with: impl FnMut(&Exchange<Destination>)) {
         read(&self.tables).exchanges.values().for_each(&mut with);
     }
@@ -167,12 +169,12 @@ impl From<Stopped> for Fault {
     }
 }
 
-/// RabbitMQ strips line breaks off names before it looks at them.
+/// Removes line breaks from a name, as RabbitMQ does before it looks at one.
 pub(crate) fn strip_breaks(name: &str) -> String {
     name.replace(['\r', '\n'], "")
 }
 
-/// Refuses to make what only the server makes.
+/// Refuses a name with the prefix that is reserved for the server.
 pub(crate) fn check_name(kind: &str, name: &str) -> Result<(), Fault> {
     if name.starts_with("amq.") {
         return Err(Fault::refused(format!(

@@ -1,4 +1,4 @@
-//! Declaring and deleting queues. Relies on `bindings` for what leads to them.
+//! Declares and deletes queues. Depends on `bindings` for the bindings to them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::turn::Turn;
 use crate::wire::reply;
 use crate::wire::table::Table;
 
-/// A queue that somebody wants to exist.
+/// The arguments of a queue declare.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "the protocol's own bits")]
 pub(crate) struct Declare<'a> {
@@ -20,33 +20,33 @@ pub(crate) struct Declare<'a> {
     pub(crate) durable: bool,
     pub(crate) exclusive: bool,
     pub(crate) auto_delete: bool,
-    /// The server made the name up, so its prefix is allowed.
+    /// Whether the server generated the name, which allows the reserved prefix.
     pub(crate) is_server_named: bool,
     pub(crate) arguments: Table,
     pub(crate) connection: u64,
-    /// Most queues that the broker holds.
+    /// The maximum number of queues in a vhost.
     pub(crate) limit: usize,
 }
 
-/// A queue that exists now.
+/// The result of a declare.
 #[derive(Debug)]
 pub(crate) struct Declared {
     pub(crate) queue: Arc<Queue>,
-    /// When this is durable the declare is.
+    /// The declare is durable when this ticket is committed.
     pub(crate) ticket: Ticket,
 }
 
-/// What must hold for a delete.
+/// The conditions of a delete.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Condition {
     pub(crate) unused: bool,
     pub(crate) empty: bool,
-    /// The connection that asks, None for the server itself.
+    /// The connection that asks, or `None` for the server itself.
     pub(crate) connection: Option<u64>,
 }
 
 impl Vhost {
-    /// Makes a queue, or checks that the one there is the one meant.
+    /// Creates a queue, or checks that the existing one is equivalent.
     pub(crate) fn declare_queue(
         &self,
         declare: Declare<'_>,
@@ -92,7 +92,8 @@ impl Vhost {
         Ok(Declared { queue, ticket })
     }
 
-    /// A place in the store for queues that outlive the broker: exclusive ones go with their connection.
+    /// Reserves a place in the store for a queue that survives a restart. An exclusive queue does
+    /// not: it ends with its connection.
     fn shelve(&self, identity: &Identity) -> Result<(Option<Shelf>, Ticket), Fault> {
         if !identity.durable || identity.owner.is_some() {
             return Ok((None, Ticket::NONE));
@@ -119,7 +120,8 @@ impl Vhost {
         ] {
             if received != current {
                 let reason = format!(
-                    "inequivalent arg '{field}' for queue '{name}' in vhost '{}': received '{received}' but current is '{current}'",
+                    "inequivalent arg '{field}' for queue '{name}' in vhost '{}': \
+                     received '{received}' but current is '{current}'",
                     self.name
                 );
                 return Err(Fault::precondition(reason));
@@ -144,7 +146,8 @@ impl Vhost {
         }
     }
 
-    /// Deletes a queue by name; gives the number of its ready messages. An absent one counts as deleted.
+    /// Deletes a queue by name. Returns the number of its ready messages. A missing queue counts as
+    /// deleted.
     pub(crate) fn delete_queue(
         &self,
         name: &str,
@@ -157,7 +160,7 @@ impl Vhost {
         }
     }
 
-    /// Deletes this very queue; one of the same name that took its place stays.
+    /// Deletes exactly this queue. A newer queue of the same name stays.
     pub(crate) fn remove_queue(
         &self,
         queue: &Arc<Queue>,
@@ -198,18 +201,18 @@ impl Vhost {
         Ok((close(queue, condition.connection, turn), ticket))
     }
 
-    /// Deletes an auto-delete queue unless somebody consumes from it again.
+    /// Deletes an auto-delete queue unless it has a consumer again.
     pub(crate) fn remove_unused(&self, queue: &Arc<Queue>, turn: &mut Turn) {
         let condition = Condition {
             unused: true,
             ..Condition::default()
         };
         if let Err(fault) = self.remove_queue(queue, condition, turn) {
-            tracing::debug!(queue = %queue.name(), %fault, "an auto-delete queue stays");
+            tracing::debug!(queue = %queue.name(), %fault, "an auto-delete queue is kept");
         }
     }
 
-    /// Deletes every queue that belongs to a connection which is gone.
+    /// Deletes every exclusive queue of a closed connection.
     pub(crate) fn remove_exclusive(&self, connection: u64, turn: &mut Turn) {
         let owned = self
             .queues()
@@ -217,13 +220,17 @@ impl Vhost {
             .filter(|queue| queue.identity.owner == Some(connection));
         for queue in owned {
             if let Err(fault) = self.remove_queue(&queue, Condition::default(), turn) {
-                tracing::warn!(queue = %queue.name(), %fault, "an exclusive queue could not be deleted");
+                tracing::warn!(
+                    queue = %queue.name(), %fault,
+                    "an exclusive queue could not be deleted"
+                );
             }
         }
     }
 }
 
-/// Ends a queue that is in no table any more and tells its consumers; those of `deleter` once it has its answer.
+/// Closes a queue that is in no table any more and cancels its consumers. Those of the connection
+/// `deleter` are cancelled after the reply to its delete.
 fn close(queue: &Arc<Queue>, deleter: Option<u64>, turn: &mut Turn) -> u64 {
     let (ready, consumers) = queue.close();
     for consumer in consumers {

@@ -1,4 +1,4 @@
-//! What a vhost takes back from the store when the broker starts. Relies on `persist`.
+//! Restores a vhost's topology from the store when the broker starts. Depends on `persist`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,13 @@ use crate::queue::arguments::QueueArguments;
 use crate::queue::{Identity, Queue};
 
 impl Vhost {
-    /// Takes an exchange back; one of unknown kind is left out.
+    /// Restores an exchange. One of an unknown type is skipped.
     pub(crate) fn recover_exchange(&self, fact: &ExchangeFact) {
         let Some(kind) = Kind::parse(&fact.kind) else {
-            return tracing::error!(exchange = %fact.name, kind = %fact.kind, "left out: unknown kind");
+            return tracing::error!(
+                exchange = %fact.name, kind = %fact.kind,
+                "an exchange of unknown type was not restored"
+            );
         };
         let declaration = Declaration {
             kind,
@@ -30,7 +33,7 @@ impl Vhost {
         );
     }
 
-    /// Takes a queue back with the messages that wait in the store, whose bodies stay there.
+    /// Restores a queue and its message counts. The bodies stay in the store.
     pub(crate) fn recover_queue(
         &self,
         fact: &QueueFact,
@@ -40,7 +43,10 @@ impl Vhost {
         let arguments = match QueueArguments::parse(&fact.arguments) {
             Ok(arguments) => arguments,
             Err(error) => {
-                return tracing::error!(queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost), "left out");
+                return tracing::error!(
+                    queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost),
+                    "a queue was not restored"
+                );
             }
         };
         let levels = arguments.max_priority.unwrap_or(0);
@@ -70,7 +76,7 @@ impl Vhost {
             .insert(Arc::clone(queue.name()), Arc::new(queue));
     }
 
-    /// Takes a binding back whose ends are there.
+    /// Restores a binding if both its ends exist.
     pub(crate) fn recover_binding(&self, fact: &BindingFact) {
         let mut tables = write(&self.tables);
         let is_there = match fact.kind {
@@ -86,10 +92,15 @@ impl Vhost {
             .get_mut(fact.source.as_str())
             .filter(|_| is_there)
         else {
-            return tracing::warn!(source = %fact.source, destination = %fact.destination, "a binding without ends is left out");
+            return tracing::warn!(
+                source = %fact.source, destination = %fact.destination,
+                "a binding was not restored: its source or destination is missing"
+            );
         };
         if let Err(error) = exchange.bind(&destination, &fact.key, fact.arguments.clone()) {
-            return tracing::error!(source = %fact.source, %error, "a binding is left out");
+            return tracing::error!(
+                source = %fact.source, %error, "a binding was not restored"
+            );
         }
         tables
             .sources

@@ -1,5 +1,5 @@
-//! Direct reply-to: consumers that have no queue, found by the token in their reply address. Relies on `outbox` and
-//! `ledger`.
+//! Direct reply-to: consumers without a queue, found by the token in their reply address. Depends
+//! on `outbox` and `ledger`.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::queue::message::Message;
 use crate::turn::Turn;
 use crate::wire::content::Lane;
 
-/// The name that a client consumes from and puts into `reply-to`.
+/// The queue name that a client consumes from and puts into `reply-to`.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
-/// What the server makes of it; a token follows.
+/// The prefix of the address that the server puts in its place; a token follows.
 pub(crate) const REPLY_TO_PREFIX: &str = "amq.rabbitmq.reply-to.";
 
 /// A channel's consumer for direct replies.
@@ -34,15 +34,15 @@ impl Vhost {
         lock(&self.replies).remove(token);
     }
 
-    /// True when somebody waits at this address.
+    /// Whether a consumer is registered for this address.
     pub(crate) fn has_reply_consumer(&self, address: &str) -> bool {
         address
             .strip_prefix(REPLY_TO_PREFIX)
             .is_some_and(|token| lock(&self.replies).contains_key(token))
     }
 
-    /// Hands a reply to the consumer whose address is the routing key; false when there is none, or when it has taken so
-    /// little of what it was sent that its connection is cut.
+    /// Sends a reply to the consumer whose address is the routing key. Returns false if there is
+    /// none, or if its outbox is so full that it accepts nothing from other connections.
     pub(crate) fn reply(&self, address: &str, message: &Message, turn: &mut Turn) -> bool {
         let Some(token) = address.strip_prefix(REPLY_TO_PREFIX) else {
             return false;

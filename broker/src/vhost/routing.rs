@@ -1,5 +1,5 @@
-//! From an exchange and a key to queues: alternate exchanges, exchanges bound to exchanges, one copy a queue. Relies on
-//! `exchange`.
+//! Routes a message from an exchange and routing key to queues: follows alternate exchanges and
+//! exchange-to-exchange bindings, and reports each queue once. Depends on `exchange`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use crate::lock::read;
 use crate::queue::Queue;
 use crate::wire::table::Table;
 
-/// Where messages with one exchange and key go.
+/// The queues for messages with one exchange and routing key.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Route {
     pub(crate) queues: Vec<Arc<Queue>>,
-    /// Nothing but exchange and key decided it, so it holds until the vhost changes.
+    /// True if only the exchange and key decided the route. It is then valid until the vhost
+    /// changes.
     pub(crate) is_lasting: bool,
 }
 
-/// One message's way through the tables.
+/// The traversal of the exchanges for one message.
 struct Walk<'a> {
     tables: &'a Tables,
     headers: Option<&'a Table>,
@@ -28,15 +29,15 @@ struct Walk<'a> {
     is_lasting: bool,
 }
 
-/// Queues, each once, in the order in which they were found.
+/// The queues found, without duplicates, in the order in which they were found.
 #[derive(Default)]
 struct Found {
     queues: Vec<Arc<Queue>>,
-    /// The same by address; empty while there are few.
+    /// The addresses of the same queues; empty for up to [`FEW`] queues.
     seen: HashSet<*const Queue>,
 }
 
-/// Up to so many queues are compared one by one.
+/// Up to this many queues are compared one by one.
 const FEW: usize = 16;
 
 impl Found {
@@ -56,8 +57,8 @@ impl Found {
 }
 
 impl Vhost {
-    /// Queues for a message published with the first of `keys` and, from its CC and BCC headers, the rest.
-    /// None when there is no such exchange.
+    /// Finds the queues for a message. The first of `keys` is its routing key; the others come from
+    /// its CC and BCC headers. Returns `None` if the exchange does not exist.
     pub(crate) fn route(
         &self,
         exchange: &str,

@@ -1,13 +1,13 @@
-//! What must hold for any bytes at all: the questions that the fuzzers ask, and the property tests with them.
+//! Properties of the codec that hold for any input, used by the fuzz targets and by property tests.
 //!
-//! Each panics where the code under it is wrong. Compiled for tests and fuzzers alone.
+//! Each function panics if the codec is wrong. Compiled for tests and fuzzing only.
 
 use super::properties::Properties;
 use super::table::Table;
 use super::{frame, method};
 
-/// A stream of frames under any limit: no frame is larger than the limit, none is made up, and what is partial asks
-/// for more than there is.
+/// A stream of frames under several limits: no frame exceeds the limit, every frame matches the
+/// input, and a partial frame needs more bytes than there are.
 pub fn frames(bytes: &[u8]) {
     for limit in [0, frame::MIN_LIMIT, 131_072] {
         let mut rest = bytes;
@@ -32,7 +32,7 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// The payload of a method frame: it decodes or it is refused, and its tables, which stay raw, are bounded.
+/// The payload of a method frame is decoded or refused, and its undecoded tables lie within it.
 pub fn method_payload(bytes: &[u8]) {
     match method::decode(bytes) {
         Ok(decoded) => assert!(bytes.len() >= 4, "{decoded:?}"),
@@ -40,8 +40,9 @@ pub fn method_payload(bytes: &[u8]) {
     }
 }
 
-/// A field table: measuring and reading agree, and what was read is written back to the same bytes but for the octets
-/// of booleans, so that reading it again gives the same.
+/// A field table: measuring and reading agree. Encoding what was read gives the same length and,
+/// when read again, the same table. (Bytes can differ in one way: any non-zero boolean is written
+/// as 1.)
 pub fn table(bytes: &[u8]) {
     let measured = Table::measure(bytes);
     let read = Table::split_from(bytes);
@@ -58,7 +59,7 @@ pub fn table(bytes: &[u8]) {
     }
 }
 
-/// The properties of a content header.
+/// The properties of a content header are the same after encoding and reading them again.
 pub fn properties(bytes: &[u8]) {
     let Ok(found) = Properties::scan(bytes) else {
         return;
@@ -72,7 +73,7 @@ pub fn properties(bytes: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    /// Bytes that are often nearly right.
+    /// Generates bytes that are often nearly valid.
     fn nearly() -> impl Strategy<Value = Vec<u8>> {
         let octet = || {
             prop_oneof![

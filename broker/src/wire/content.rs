@@ -1,19 +1,21 @@
-//! Content: headers that come in, and deliveries, get-oks and returns that go out. Relies on `frame` and `cursor`.
+//! Content frames: parses headers, and writes deliveries, get-oks and returns. Depends on `frame`
+//! and `cursor`.
 //!
 //! # Cost
-//! A delivery is appended to the outgoing buffer in one pass, with its body cut to the peer's frame-max.
+//! A delivery is appended to the output buffer in one pass; the body is split to the peer's
+//! frame-max.
 
 use std::ops::Range;
 
 use super::cursor::{Cursor, Malformed};
 use super::{BASIC, frame};
 
-/// The fixed part of a content header; the properties are kept raw.
+/// The fixed fields of a content header, and the undecoded properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header<'a> {
     pub(crate) class: u16,
     pub(crate) body_size: u64,
-    /// Property flags and values, exactly as they will leave again.
+    /// Property flags and values; they are sent to consumers unchanged.
     pub(crate) properties: &'a [u8],
 }
 
@@ -29,7 +31,7 @@ pub(crate) fn header(payload: &[u8]) -> Result<Header<'_>, Malformed> {
     })
 }
 
-/// The parts of a message as they go on the wire.
+/// The parts of a message that go on the wire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Content<'a> {
     pub(crate) exchange: &'a [u8],
@@ -38,7 +40,7 @@ pub(crate) struct Content<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Where frames go: the channel and the peer's frame-max (0 for none).
+/// The destination of frames: the channel, and the peer's frame-max (0 for no limit).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lane {
     pub(crate) channel: u16,
@@ -65,7 +67,7 @@ pub(crate) fn deliver(
     body(out, lane, content.body);
 }
 
-/// A delivery up to its body, which follows.
+/// Writes the method and header of a `basic.deliver`. The caller adds the body.
 pub(crate) fn announce(
     out: &mut Vec<u8>,
     lane: Lane,
@@ -87,7 +89,7 @@ pub(crate) fn announce(
     content_header(out, lane, content);
 }
 
-/// A `basic.get-ok` up to its body, which follows.
+/// Writes the method and header of a `basic.get-ok`. The caller adds the body.
 pub(crate) fn announce_get(
     out: &mut Vec<u8>,
     lane: Lane,
@@ -107,7 +109,8 @@ pub(crate) fn announce_get(
     content_header(out, lane, content);
 }
 
-/// `basic.return` with 312 `NO_ROUTE`, the only reason there is without `immediate`, up to the body, which follows.
+/// Writes the method and header of a `basic.return`. The caller adds the body. The reason is always
+/// 312 `NO_ROUTE`, because `immediate` is not supported.
 pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     const TEXT: &[u8] = b"NO_ROUTE";
     let size = 4 + 2 + 1 + TEXT.len() + 2 + content.exchange.len() + content.routing_key.len();
@@ -135,7 +138,7 @@ fn content_header(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
     out.push(frame::END);
 }
 
-/// A body, cut into frames.
+/// Writes a body as frames.
 pub(crate) fn body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
     out.reserve(body.len() + frame::OVERHEAD);
     for part in body.chunks(most(lane)) {
@@ -145,7 +148,7 @@ pub(crate) fn body(out: &mut Vec<u8>, lane: Lane, body: &[u8]) {
     }
 }
 
-/// Octets of a body that go into one frame.
+/// Returns how many bytes of a body fit into one frame.
 fn most(lane: Lane) -> usize {
     match lane.frame_max {
         0 => usize::MAX,
@@ -153,7 +156,7 @@ fn most(lane: Lane) -> usize {
     }
 }
 
-/// How a body of so many octets is cut.
+/// Returns the ranges into which a body of `size` bytes is split.
 pub(crate) fn parts(lane: Lane, size: usize) -> impl Iterator<Item = Range<usize>> {
     let most = most(lane);
     let starts = (0..size).step_by(most);

@@ -1,10 +1,10 @@
-//! Reading fields off the front of a slice. Relies on nothing.
+//! Reads fields from the front of a slice. Depends on nothing.
 
-/// The bytes end before the field does, or a short string is not UTF-8.
+/// A field is truncated, or a short string is not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// A place in received bytes; every read moves it forward or fails without allocating.
+/// A position in received bytes. Each read advances it or fails; none allocates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
@@ -47,31 +47,31 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    /// A short string as the bytes it came as.
+    /// Reads a short string as bytes.
     pub(crate) fn short_bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let count = self.u8()?;
         self.take(usize::from(count))
     }
 
-    /// A short string that names something, which must be UTF-8.
+    /// Reads a short string that is a name, which must be UTF-8.
     pub(crate) fn short(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.short_bytes()?).map_err(|_| Malformed)
     }
 
-    /// A table with its length in front, as the table's own reader wants it.
+    /// Reads a table and returns it with its length prefix, as [`super::table`] expects it.
     pub(crate) fn table(&mut self) -> Result<&'a [u8], Malformed> {
         let whole = self.rest;
         let inside = self.long()?.len();
         whole.get(..inside + 4).ok_or(Malformed)
     }
 
-    /// A long string.
+    /// Reads a long string.
     pub(crate) fn long(&mut self) -> Result<&'a [u8], Malformed> {
         let count = self.u32()?;
         self.take(usize::try_from(count).map_err(|_| Malformed)?)
     }
 
-    /// Nothing may follow the last field.
+    /// Fails if anything follows the last field.
     pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() {
             Ok(())

@@ -1,8 +1,9 @@
-//! Bytes written as RabbitMQ writes them into reply texts, which client suites compare. Relies on nothing.
+//! Formats bytes as Erlang terms, as RabbitMQ does in reply texts; client test suites compare them.
+//! Depends on nothing.
 
 use std::fmt::Write as _;
 
-/// `<<"abc">>` when every byte is printable, `<<1,2,3>>` otherwise.
+/// Returns `<<"abc">>` if every byte is printable, else `<<1,2,3>>`.
 pub(crate) fn binary(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 4 + 6);
     let printable = !bytes.is_empty()

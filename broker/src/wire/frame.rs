@@ -1,13 +1,14 @@
-//! Frames: type, channel, length, payload, end octet. Relies on `erlang` for the words of refusals.
+//! Frames: type, channel, length, payload, end octet. Depends on `erlang` for the texts of
+//! refusals.
 //!
 //! # Cost
-//! One bounds check and seven bytes a frame; the payload is borrowed.
+//! One bounds check and seven header bytes for each frame; the payload is borrowed.
 
 use super::erlang;
 
 /// The last octet of every frame.
 pub(crate) const END: u8 = 0xCE;
-/// Octets of a frame around its payload.
+/// The bytes of a frame around its payload.
 pub(crate) const OVERHEAD: usize = 8;
 /// The smallest frame limit that a peer may ask for (AMQP 0-9-1, 4.2.3).
 pub(crate) const MIN_LIMIT: u32 = 4096;
@@ -17,7 +18,7 @@ pub(crate) const HEADER: u8 = 2;
 pub(crate) const BODY: u8 = 3;
 pub(crate) const HEARTBEAT: u8 = 8;
 
-/// One frame as it lies in the read buffer.
+/// One frame in the read buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u8,
@@ -26,12 +27,12 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Octets that this frame takes in the buffer.
+    /// Returns the size of the whole frame in bytes.
     pub(crate) fn total(&self) -> usize {
         self.payload.len() + OVERHEAD
     }
 
-    /// How RabbitMQ quotes a frame in a refusal.
+    /// Quotes the frame as RabbitMQ does in a refusal.
     pub(crate) fn quote(&self) -> String {
         quote(self.kind, self.payload)
     }
@@ -48,28 +49,30 @@ fn quote(kind: u8, payload: &[u8]) -> String {
     }
 }
 
-/// What stands at the front of the buffer.
+/// The result of parsing the front of a buffer.
 #[derive(Debug)]
 pub(crate) enum Parsed<'a> {
     Whole(Frame<'a>),
-    /// The frame is not all here; it will take this many octets, or at least as many as its head.
+    /// The frame is incomplete. Its total size is `needed`, or at least `needed` if its header is
+    /// incomplete too.
     Partial {
         needed: usize,
     },
 }
 
-/// Bytes that are no frame. The text goes into a 501 `FRAME_ERROR`.
+/// Bytes that are not a frame. The text goes into a 501 `FRAME_ERROR`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FrameError(pub(crate) String);
 
-/// Takes the frame at the front of `buffer`; `limit` is the negotiated frame-max, 0 for none.
+/// Parses the frame at the front of `buffer`. `limit` is the negotiated frame-max, 0 for no limit.
 pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError> {
     let Some((head, rest)) = buffer.split_first_chunk::<7>() else {
         return Ok(Parsed::Partial { needed: OVERHEAD });
     };
     let [kind, c0, c1, s0, s1, s2, s3] = *head;
     let size = u32::from_be_bytes([s0, s1, s2, s3]);
-    // As RabbitMQ does, a payload of the whole limit is let through: amqpstorm counts without the eight octets around it.
+    // Like RabbitMQ, accepts a payload of the whole limit, because amqpstorm does not count the
+    // eight bytes around it.
     if limit != 0 && size > limit {
         let most = limit.saturating_sub(8);
         return Err(FrameError(format!(
@@ -96,7 +99,7 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError>
     }))
 }
 
-/// Appends the head of a frame whose payload length is known.
+/// Appends the header of a frame whose payload length is known.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "payloads are cut to the negotiated frame-max, which is a u32"

@@ -1,21 +1,21 @@
-//! Methods that a client may send, borrowed from their frame. Relies on `cursor` and `erlang`.
+//! Methods that a client can send, borrowed from their frame. Depends on `cursor` and `erlang`.
 //!
-//! A decode fails when a field is cut, a name is not UTF-8, or octets are left over, as in RabbitMQ. Tables stay raw:
-//! whoever needs one decodes it with [`super::table`].
+//! Decoding fails if a field is truncated, a name is not UTF-8, or bytes are left over, as in
+//! RabbitMQ. Tables stay encoded; the code that needs one decodes it with [`super::table`].
 
 use super::cursor::{Cursor, Malformed};
 use super::erlang;
 
-/// Why a method frame cannot be understood.
+/// Why a method frame cannot be decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum MethodError {
-    /// 501, with the words for it.
+    /// A malformed method (501); holds the reply text.
     Undecodable(String),
-    /// Nothing in AMQP 0-9-1 has these numbers, or only a server sends it.
+    /// AMQP 0-9-1 has no method with these numbers, or only a server sends it.
     Unknown { class: u16, method: u16 },
 }
 
-/// Class and method number of a method frame, as far as it has them.
+/// Reads the class and method number of a method frame; 0 for what is missing.
 pub(crate) fn ids(payload: &[u8]) -> (u16, u16) {
     let mut cursor = Cursor::new(payload);
     (cursor.u16().unwrap_or(0), cursor.u16().unwrap_or(0))
@@ -34,7 +34,8 @@ pub(crate) struct ExchangeDeclare<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
-/// `exchange.bind`, `exchange.unbind`, `queue.bind` and `queue.unbind`, which differ in their destination alone.
+/// The arguments of `exchange.bind`, `exchange.unbind`, `queue.bind` and `queue.unbind`, which
+/// differ only in the type of the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Binding<'a> {
     pub(crate) destination: &'a str,
@@ -177,7 +178,7 @@ pub(crate) enum Method<'a> {
     TxRollback,
 }
 
-/// Reads the payload of a method frame.
+/// Decodes the payload of a method frame.
 pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
     let mut cursor = Cursor::new(payload);
     let (Ok(class), Ok(method)) = (cursor.u16(), cursor.u16()) else {
@@ -433,7 +434,7 @@ fn basic<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     }))
 }
 
-/// The methods of the class that no message passes through.
+/// Decodes the methods of class `basic` that are not needed for each message.
 fn basic_other<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         10 => Method::BasicQos {

@@ -1,9 +1,10 @@
-//! AMQP 0-9-1 as bytes: frames, methods, content, tables. Nothing here knows a queue or a socket.
+//! The AMQP 0-9-1 wire format: frames, methods, content and tables. Nothing here knows a queue or a
+//! socket.
 //!
-//! Relies on nothing but the standard library. Incoming data is borrowed from the read buffer; outgoing data is
-//! appended to the buffer that will be written. The crate `amq-protocol` is the second opinion that `tests` asks: it
-//! loses the order of tables and refuses names that are not UTF-8 with less to say, so the server itself reads and
-//! writes by hand.
+//! Depends on the standard library only. Incoming data is borrowed from the read buffer, outgoing
+//! data is appended to the write buffer. The codec is written by hand because the crate
+//! `amq-protocol` loses the order of tables and reports names that are not UTF-8 with less detail.
+//! The tests compare both codecs.
 
 #[cfg(any(test, fuzzing))]
 pub mod attempts;
@@ -18,8 +19,8 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-/// What a client sends first, and what it is answered when it sent something else.
+/// The header that a client sends first. The server answers with it if a client sent anything else.
 pub(crate) const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\0\0\x09\x01";
 
-/// The class that carries content.
+/// The only class with content.
 pub(crate) const BASIC: u16 = 60;

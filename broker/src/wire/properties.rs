@@ -1,8 +1,9 @@
-//! The fourteen basic properties: found in raw bytes by their flags, or written anew when the server must change one.
-//! Relies on `cursor`.
+//! The fourteen basic properties: read from raw bytes by their flags, or encoded again if the
+//! server must change one. Depends on `cursor`.
 //!
 //! # Cost
-//! [`Properties::scan`] borrows and allocates nothing; a message whose properties stay as they are is never re-encoded.
+//! [`Properties::scan`] borrows and does not allocate. Unchanged properties are never encoded
+//! again.
 
 use super::cursor::{Cursor, Malformed};
 
@@ -21,7 +22,7 @@ const USER_ID: u16 = 1 << 4;
 const APP_ID: u16 = 1 << 3;
 const CLUSTER_ID: u16 = 1 << 2;
 
-/// Properties that are no properties: cut short, too long, or with flags that AMQP 0-9-1 does not define.
+/// Malformed properties: truncated, too long, or with flags that AMQP 0-9-1 does not define.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the content header's properties cannot be decoded")]
 pub struct PropertiesError;
@@ -32,41 +33,42 @@ impl From<Malformed> for PropertiesError {
     }
 }
 
-/// Every property of a message, borrowed. Strings are bytes: the protocol does not promise UTF-8.
+/// All properties of a message, borrowed. Strings are bytes, because the protocol does not require
+/// UTF-8.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Properties<'a> {
     /// MIME type.
     pub content_type: Option<&'a [u8]>,
     /// MIME encoding.
     pub content_encoding: Option<&'a [u8]>,
-    /// The header table with its length in front.
+    /// The encoded header table, including its length prefix.
     pub headers: Option<&'a [u8]>,
-    /// 1 transient, 2 persistent.
+    /// 1 for transient, 2 for persistent.
     pub delivery_mode: Option<u8>,
     /// 0 to 255.
     pub priority: Option<u8>,
     /// For the application.
     pub correlation_id: Option<&'a [u8]>,
-    /// Where answers go.
+    /// The address for replies.
     pub reply_to: Option<&'a [u8]>,
-    /// Milliseconds, in decimal digits.
+    /// Time to live in milliseconds, as decimal digits.
     pub expiration: Option<&'a [u8]>,
     /// For the application.
     pub message_id: Option<&'a [u8]>,
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     pub timestamp: Option<u64>,
     /// For the application.
     pub kind: Option<&'a [u8]>,
-    /// Checked against the connection's user.
+    /// Must equal the connection's user.
     pub user_id: Option<&'a [u8]>,
     /// For the application.
     pub app_id: Option<&'a [u8]>,
-    /// Deprecated by the protocol, carried all the same.
+    /// Deprecated by the protocol, but passed on.
     pub cluster_id: Option<&'a [u8]>,
 }
 
 impl<'a> Properties<'a> {
-    /// Reads flags and values; anything left over or cut short is an error.
+    /// Reads flags and values. Truncated or left-over bytes are an error.
     pub fn scan(raw: &'a [u8]) -> Result<Self, PropertiesError> {
         let mut found = Self::default();
         if raw.len() == 2 && raw == [0, 0] {
@@ -74,7 +76,7 @@ impl<'a> Properties<'a> {
         }
         let mut c = Cursor::new(raw);
         let flags = c.u16()?;
-        // Bit 0 announces more flag words, bit 1 is reserved: no property lives there.
+        // Bit 0 announces further flag words, bit 1 is reserved. No property uses either.
         if flags & 0b11 != 0 {
             return Err(PropertiesError);
         }

@@ -1,8 +1,9 @@
-//! Methods that the server sends outside the hot path, appended to a buffer as whole frames. Relies on `frame`.
+//! Writes the methods that the server sends outside the hot path, as whole frames. Depends on
+//! `frame`.
 
 use super::frame;
 
-/// A method frame under construction; [`MethodFrame::end`] fills in its length.
+/// A method frame under construction. [`MethodFrame::end`] fills in its length.
 pub(crate) struct MethodFrame<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -37,7 +38,7 @@ impl<'a> MethodFrame<'a> {
         self
     }
 
-    /// Cut at 255 bytes; everything that the server names came as a short string.
+    /// Appends a short string, cut at 255 bytes. All names came as short strings and fit.
     #[expect(clippy::cast_possible_truncation, reason = "cut to 255 just above")]
     pub(crate) fn short(self, value: &[u8]) -> Self {
         let value = &value[..value.len().min(255)];
@@ -46,7 +47,7 @@ impl<'a> MethodFrame<'a> {
         self
     }
 
-    /// Bytes that are a field already, such as an encoded table.
+    /// Appends bytes that are encoded already, such as a table.
     pub(crate) fn raw(self, value: &[u8]) -> Self {
         self.out.extend_from_slice(value);
         self
@@ -74,7 +75,7 @@ impl<'a> MethodFrame<'a> {
     }
 }
 
-/// A reply without arguments, such as `channel.close-ok`.
+/// Writes a method without arguments, such as `channel.close-ok`.
 pub(crate) fn bare(out: &mut Vec<u8>, channel: u16, class: u16, method: u16) {
     MethodFrame::new(out, channel, class, method).end();
 }
@@ -96,7 +97,7 @@ pub(crate) fn connection_open_ok(out: &mut Vec<u8>) {
     MethodFrame::new(out, 0, 10, 41).short(b"").end();
 }
 
-/// `connection.close` on channel 0, `channel.close` elsewhere.
+/// Writes `connection.close` on channel 0 and `channel.close` on all others.
 pub(crate) fn close(out: &mut Vec<u8>, channel: u16, code: u16, text: &str, cause: (u16, u16)) {
     let (class, method) = if channel == 0 { (10, 50) } else { (20, 40) };
     MethodFrame::new(out, channel, class, method)
@@ -135,7 +136,7 @@ pub(crate) fn queue_declare_ok(
         .end();
 }
 
-/// `queue.purge-ok` (31) or `queue.delete-ok` (41) with the number of messages that went.
+/// Writes `queue.purge-ok` (31) or `queue.delete-ok` (41) with the number of deleted messages.
 pub(crate) fn queue_count_ok(out: &mut Vec<u8>, channel: u16, method: u16, count: u32) {
     MethodFrame::new(out, channel, 50, method).u32(count).end();
 }
@@ -152,7 +153,7 @@ pub(crate) fn cancel_ok(out: &mut Vec<u8>, channel: u16, tag: &str) {
         .end();
 }
 
-/// The server's own `basic.cancel`: the queue is gone.
+/// Writes the server's own `basic.cancel`: the queue was deleted.
 pub(crate) fn cancel(out: &mut Vec<u8>, channel: u16, tag: &str) {
     MethodFrame::new(out, channel, 60, 30)
         .short(tag.as_bytes())

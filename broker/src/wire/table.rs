@@ -1,10 +1,11 @@
-//! Field tables: ordered lists of named, typed values, as AMQP carries them in arguments and headers.
+//! Field tables: ordered lists of named, typed values, used for arguments and headers.
 //!
-//! A table keeps its order, its duplicates and the exact type letter of every value, so that what was decoded encodes to
-//! the same bytes again (the one exception: any non-zero octet is `true`, and `true` is written as 1). Names are bytes,
-//! not text, because clients send what they like. Nesting is counted before a level is entered: [`DEPTH_LIMIT`] levels and
-//! no more, so no table can exhaust the stack. The letters are those that RabbitMQ uses, which differ from the text
-//! of the specification in `s`, `l` and `L`. Relies on nothing.
+//! A table keeps its order, its duplicates and the type letter of every value, so that encoding a
+//! decoded table gives the same bytes. The one exception is booleans: any non-zero byte is `true`,
+//! and `true` is written as 1. Names are bytes, because clients send names that are not UTF-8. The
+//! depth is checked before a level is entered, and more than [`DEPTH_LIMIT`] levels are refused, so
+//! no table can exhaust the stack. The type letters are those of RabbitMQ, which differ from the
+//! text of the specification in `s`, `l` and `L`. Depends on nothing.
 
 use std::fmt;
 
@@ -15,29 +16,29 @@ mod tests;
 
 use reader::Reader;
 
-/// Tables and arrays may nest this deep, the outermost included.
+/// The maximum nesting depth of tables and arrays, including the outermost one.
 pub const DEPTH_LIMIT: usize = 32;
 
-/// The longest name, in bytes: its length is one octet.
+/// The longest name in bytes; its length prefix is one byte.
 pub const NAME_LIMIT: usize = 255;
 
-/// Up to 255 bytes, mostly but not always UTF-8.
+/// Up to 255 bytes, usually but not always UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShortString(Box<[u8]>);
 
 impl ShortString {
-    /// `None` where `bytes` is longer than [`NAME_LIMIT`].
+    /// Returns `None` if `bytes` is longer than [`NAME_LIMIT`].
     pub fn new(bytes: impl AsRef<[u8]>) -> Option<Self> {
         let bytes = bytes.as_ref();
         (bytes.len() <= NAME_LIMIT).then(|| Self(bytes.into()))
     }
 
-    /// The bytes as they were sent.
+    /// Returns the bytes as they were sent.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// As text for people; what is not UTF-8 is replaced.
+    /// Returns the text for display, with invalid UTF-8 replaced.
     pub fn to_text(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
@@ -49,7 +50,8 @@ impl fmt::Debug for ShortString {
     }
 }
 
-/// One typed value. Floating point numbers are kept as their bits, so that values can be compared and hashed.
+/// One typed value. Floating-point numbers are stored as bits, so that values can be compared and
+/// hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// `t`
@@ -76,16 +78,16 @@ pub enum Value {
     Double(u64),
     /// `D`: `unscaled` divided by ten to the power of `scale`
     Decimal {
-        /// Digits after the point.
+        /// The number of digits after the decimal point.
         scale: u8,
-        /// The number without its point.
+        /// The number without its decimal point.
         unscaled: u32,
     },
     /// `S`
     LongString(Box<[u8]>),
     /// `A`
     Array(Vec<Value>),
-    /// `T`, seconds since 1970
+    /// `T`, seconds since the Unix epoch
     Timestamp(u64),
     /// `F`
     Table(Table),
@@ -96,12 +98,12 @@ pub enum Value {
 }
 
 impl Value {
-    /// A long string of this text.
+    /// Creates a long string.
     pub fn text(text: impl AsRef<str>) -> Self {
         Self::LongString(text.as_ref().as_bytes().into())
     }
 
-    /// RabbitMQ's name of the type, as it stands in its error texts.
+    /// Returns RabbitMQ's name of the type, as its error texts use it.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) => "bool",
@@ -124,7 +126,7 @@ impl Value {
         }
     }
 
-    /// The value of any of the eight whole-number types.
+    /// Returns the value of any of the eight integer types.
     pub fn as_integer(&self) -> Option<i64> {
         match *self {
             Self::Byte(n) => Some(n.into()),
@@ -138,7 +140,7 @@ impl Value {
         }
     }
 
-    /// The value of either floating point type.
+    /// Returns the value of either floating-point type.
     pub fn as_float(&self) -> Option<f64> {
         match *self {
             Self::Float(bits) => Some(f32::from_bits(bits).into()),
@@ -147,7 +149,7 @@ impl Value {
         }
     }
 
-    /// The bytes of a long string.
+    /// Returns the bytes of a long string.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Self::LongString(bytes) => Some(bytes),
@@ -155,14 +157,14 @@ impl Value {
         }
     }
 
-    /// The text of a long string that is UTF-8.
+    /// Returns the text of a long string that is UTF-8.
     pub fn as_text(&self) -> Option<&str> {
         self.as_bytes()
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 
-    /// Whether both say the same as RabbitMQ sees it: whole numbers of any width compare by value, and so do the two
-    /// floating point types; everything else must agree in type as well.
+    /// Whether RabbitMQ considers both values equal. Integers of any width compare by value, and so
+    /// do the two floating-point types. All other values must have the same type.
     pub fn is_equivalent(&self, other: &Self) -> bool {
         match (self.as_integer(), other.as_integer()) {
             (Some(one), Some(two)) => return one == two,
@@ -218,7 +220,7 @@ fn prefixed(out: &mut Vec<u8>, letter: u8, bytes: &[u8]) {
     sized(out, |out| out.extend_from_slice(bytes));
 }
 
-/// Writes a four-byte length in front of what `fill` writes.
+/// Writes a four-byte length prefix and then what `fill` writes.
 fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -232,12 +234,12 @@ fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 pub struct Table(Vec<(ShortString, Value)>);
 
 impl Table {
-    /// A table without entries.
+    /// Creates an empty table.
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
-    /// Reads one table, its four-byte length included, that fills `bytes` to the end.
+    /// Decodes one table with its four-byte length prefix. Bytes after the table are an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, TableError> {
         match Self::split_from(bytes)? {
             (table, []) => Ok(table),
@@ -245,21 +247,23 @@ impl Table {
         }
     }
 
-    /// Reads one table, its four-byte length included, and gives back what follows it.
+    /// Decodes one table with its four-byte length prefix. Returns the table and the bytes after
+    /// it.
     pub fn split_from(bytes: &[u8]) -> Result<(Self, &[u8]), TableError> {
         let mut reader = Reader::new(bytes);
         let table = reader.table(1)?;
         Ok((table, reader.rest()))
     }
 
-    /// Walks over one table without keeping anything: the number of bytes that it takes, its length prefix included.
+    /// Validates one table without storing it. Returns its size in bytes, including the length
+    /// prefix.
     pub fn measure(bytes: &[u8]) -> Result<usize, TableError> {
         let mut reader = Reader::new(bytes);
         reader.skip_table(1)?;
         Ok(bytes.len() - reader.rest().len())
     }
 
-    /// Appends the table, its four-byte length first.
+    /// Appends the encoded table with its four-byte length prefix.
     pub fn encode(&self, out: &mut Vec<u8>) {
         sized(out, |out| {
             for (name, value) in &self.0 {
@@ -270,19 +274,19 @@ impl Table {
         });
     }
 
-    /// The table as bytes, its four-byte length first.
+    /// Returns the encoded table with its four-byte length prefix.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode(&mut out);
         out
     }
 
-    /// The first value of this name.
+    /// Returns the first value of this name.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.get_bytes(name.as_bytes())
     }
 
-    /// The first value of this name.
+    /// Returns the first value of this name.
     pub fn get_bytes(&self, name: &[u8]) -> Option<&Value> {
         self.0
             .iter()
@@ -290,7 +294,8 @@ impl Table {
             .map(|(_, value)| value)
     }
 
-    /// Sets the first value of this name, or appends one. A name longer than [`NAME_LIMIT`] changes nothing.
+    /// Replaces the first value of this name, or appends one. A name longer than [`NAME_LIMIT`]
+    /// changes nothing.
     pub fn set(&mut self, name: &str, value: Value) {
         let Some(key) = ShortString::new(name) else {
             return;
@@ -301,24 +306,24 @@ impl Table {
         }
     }
 
-    /// Takes every value of this name out; gives back the first.
+    /// Removes all values of this name and returns the first.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
         let first = self.get(name).cloned();
         self.0.retain(|(key, _)| key.as_bytes() != name.as_bytes());
         first
     }
 
-    /// Names and values in their order.
+    /// Iterates over names and values in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ShortString, &Value)> {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
-    /// How many entries there are, duplicates included.
+    /// Returns the number of entries, including duplicates.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is no entry.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -330,19 +335,19 @@ impl FromIterator<(ShortString, Value)> for Table {
     }
 }
 
-/// Why bytes are not a table. All of these are a client's syntax errors (501, 502).
+/// Why bytes are not a table. All of these are syntax errors of the client (501, 502).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// Something ends before it should, or a length says more than there is.
+    /// The input ends too early, or a length exceeds the input.
     #[error("a field table ends too early")]
     Truncated,
-    /// A letter that names no type.
+    /// A letter that is no type.
     #[error("unknown field type {0:#04x}")]
     UnknownType(u8),
     /// More than [`DEPTH_LIMIT`] levels.
     #[error("a field table nests deeper than {DEPTH_LIMIT} levels")]
     TooDeep,
-    /// So many bytes after the table.
+    /// This many bytes follow the table.
     #[error("{0} bytes follow a field table")]
     Trailing(usize),
 }

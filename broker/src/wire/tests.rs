@@ -1,5 +1,5 @@
-//! What `amq-protocol`, generated from the protocol's own description, thinks of our bytes: it writes what we read, and
-//! reads what we write.
+//! Compares the codec with `amq-protocol`, which is generated from the protocol's description: each
+//! reads what the other writes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use super::{content, frame, reply};
 
 const CHANNEL: u16 = 7;
 
-/// The payload of a method frame as the other codec writes it.
+/// Encodes a method with `amq-protocol` and returns the payload of its frame.
 fn payload(class: AMQPClass) -> Vec<u8> {
     let whole = AMQPFrame::Method(CHANNEL, class);
     let written = gen_frame(&whole)(Vec::new().into()).unwrap();
@@ -28,7 +28,7 @@ fn payload(class: AMQPClass) -> Vec<u8> {
     }
 }
 
-/// The method that the other codec reads in what `write` appends, which must be one frame on `CHANNEL`.
+/// Runs `write`, which must append one frame on channel `on`, and decodes it with `amq-protocol`.
 fn reading(on: u16, write: impl FnOnce(&mut Vec<u8>)) -> AMQPClass {
     let mut out = Vec::new();
     write(&mut out);
@@ -64,7 +64,7 @@ fn table() -> impl Strategy<Value = FieldTable> {
     })
 }
 
-/// Our raw arguments hold as many fields as the other codec wrote.
+/// Whether our encoded arguments hold the same fields as those of `amq-protocol`.
 fn same_fields(raw: &[u8], theirs: &FieldTable) -> bool {
     let ours = Table::decode(raw).unwrap();
     ours.len() == theirs.inner().len()
@@ -88,10 +88,13 @@ proptest! {
             passive, durable, auto_delete, internal: other, nowait,
             arguments: arguments.clone(),
         })));
-        let Method::ExchangeDeclare(found) = method::decode(&bytes).unwrap() else { panic!("another method") };
+        let Method::ExchangeDeclare(found) = method::decode(&bytes).unwrap() else {
+            panic!("another method")
+        };
         prop_assert!(same_fields(found.arguments, &arguments));
         prop_assert_eq!(found, ExchangeDeclare {
-            exchange: &first, kind: &second, passive, durable, auto_delete, internal: other, no_wait: nowait,
+            exchange: &first, kind: &second,
+            passive, durable, auto_delete, internal: other, no_wait: nowait,
             arguments: found.arguments,
         });
 
@@ -100,10 +103,13 @@ proptest! {
             passive, durable, exclusive: other, auto_delete, nowait,
             arguments: arguments.clone(),
         })));
-        let Method::QueueDeclare(found) = method::decode(&bytes).unwrap() else { panic!("another method") };
+        let Method::QueueDeclare(found) = method::decode(&bytes).unwrap() else {
+            panic!("another method")
+        };
         prop_assert!(same_fields(found.arguments, &arguments));
         prop_assert_eq!(found, QueueDeclare {
-            queue: &first, passive, durable, exclusive: other, auto_delete, no_wait: nowait, arguments: found.arguments,
+            queue: &first, passive, durable, exclusive: other, auto_delete, no_wait: nowait,
+            arguments: found.arguments,
         });
 
         let bytes = payload(AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
@@ -113,7 +119,9 @@ proptest! {
             nowait,
             arguments: arguments.clone(),
         })));
-        let Method::QueueBind(found) = method::decode(&bytes).unwrap() else { panic!("another method") };
+        let Method::QueueBind(found) = method::decode(&bytes).unwrap() else {
+            panic!("another method")
+        };
         prop_assert!(same_fields(found.arguments, &arguments));
         prop_assert_eq!(found, Binding {
             destination: &first, source: &second, routing_key: third.as_bytes(), no_wait: nowait,
@@ -132,9 +140,11 @@ proptest! {
         let [a, b, c, d] = bits;
         let basics = [
             (basic::AMQPMethod::Publish(basic::Publish {
-                exchange: first.as_str().into(), routing_key: second.as_str().into(), mandatory: a, immediate: b,
+                exchange: first.as_str().into(), routing_key: second.as_str().into(),
+                mandatory: a, immediate: b,
             }), Method::BasicPublish(Publish {
-                exchange: first.as_bytes(), routing_key: second.as_bytes(), mandatory: a, immediate: b,
+                exchange: first.as_bytes(), routing_key: second.as_bytes(),
+                mandatory: a, immediate: b,
             })),
             (basic::AMQPMethod::Ack(basic::Ack { delivery_tag: tag, multiple: a }),
                 Method::BasicAck { tag, multiple: a }),
@@ -144,11 +154,14 @@ proptest! {
                 Method::BasicReject { tag, requeue: a }),
             (basic::AMQPMethod::Get(basic::Get { queue: first.as_str().into(), no_ack: a }),
                 Method::BasicGet { queue: &first, no_ack: a }),
-            (basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: first.as_str().into(), nowait: a }),
+            (basic::AMQPMethod::Cancel(basic::Cancel {
+                consumer_tag: first.as_str().into(), nowait: a,
+            }),
                 Method::BasicCancel { consumer_tag: &first, no_wait: a }),
             (basic::AMQPMethod::Qos(basic::Qos { prefetch_count: code, global: a }),
                 Method::BasicQos { size: 0, count: code, global: a }),
-            (basic::AMQPMethod::Recover(basic::Recover { requeue: a }), Method::BasicRecover { requeue: a }),
+            (basic::AMQPMethod::Recover(basic::Recover { requeue: a }),
+                Method::BasicRecover { requeue: a }),
         ];
         for (theirs, ours) in basics {
             let bytes = payload(AMQPClass::Basic(theirs));
@@ -159,7 +172,9 @@ proptest! {
             queue: first.as_str().into(), consumer_tag: second.as_str().into(),
             no_local: a, no_ack: b, exclusive: c, nowait: d, arguments: arguments.clone(),
         })));
-        let Method::BasicConsume(found) = method::decode(&bytes).unwrap() else { panic!("another method") };
+        let Method::BasicConsume(found) = method::decode(&bytes).unwrap() else {
+            panic!("another method")
+        };
         prop_assert!(same_fields(found.arguments, &arguments));
         prop_assert_eq!(found, Consume {
             queue: &first, consumer_tag: &second, no_local: a, no_ack: b, exclusive: c, no_wait: d,
@@ -169,7 +184,10 @@ proptest! {
         let bytes = payload(AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
             reply_code: code, reply_text: first.as_str().into(), class_id, method_id,
         })));
-        prop_assert_eq!(method::decode(&bytes).unwrap(), Method::ChannelClose { code, text: &first });
+        prop_assert_eq!(
+            method::decode(&bytes).unwrap(),
+            Method::ChannelClose { code, text: &first }
+        );
     }
 
     #[test]
@@ -190,7 +208,9 @@ proptest! {
             (AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
                 queue: first.as_str().into(), if_unused: a, if_empty: b, nowait: c,
             })), Method::QueueDelete { queue: &first, if_unused: a, if_empty: b, no_wait: c }),
-            (AMQPClass::Queue(queue::AMQPMethod::Purge(queue::Purge { queue: first.as_str().into(), nowait: a })),
+            (AMQPClass::Queue(queue::AMQPMethod::Purge(queue::Purge {
+                queue: first.as_str().into(), nowait: a,
+            })),
                 Method::QueuePurge { queue: &first, no_wait: a }),
             (AMQPClass::Exchange(exchange::AMQPMethod::Delete(exchange::Delete {
                 exchange: first.as_str().into(), if_unused: a, nowait: b,
@@ -222,7 +242,9 @@ proptest! {
         );
         prop_assert_eq!(
             reading(CHANNEL, |out| reply::consume_ok(out, CHANNEL, &first)),
-            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk { consumer_tag: text.clone() }))
+            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk {
+                consumer_tag: text.clone(),
+            }))
         );
         prop_assert_eq!(
             reading(CHANNEL, |out| reply::ack(out, CHANNEL, tag, multiple)),
@@ -248,7 +270,9 @@ proptest! {
         );
         prop_assert_eq!(
             reading(0, |out| reply::connection_blocked(out, &first)),
-            AMQPClass::Connection(connection::AMQPMethod::Blocked(connection::Blocked { reason: text }))
+            AMQPClass::Connection(connection::AMQPMethod::Blocked(connection::Blocked {
+                reason: text,
+            }))
         );
     }
 
@@ -260,15 +284,17 @@ proptest! {
     ) {
         let lane = content::Lane { channel: CHANNEL, frame_max: 4096 };
         let parts = content::Content {
-            exchange: exchange.as_bytes(), routing_key: key.as_bytes(), properties: &[0, 0], body: &body,
+            exchange: exchange.as_bytes(), routing_key: key.as_bytes(),
+            properties: &[0, 0], body: &body,
         };
         let mut out = Vec::new();
         content::deliver(&mut out, lane, consumer.as_bytes(), (tag, redelivered), parts);
         let (mut rest, first) = parse_frame(&out[..]).unwrap();
-        prop_assert_eq!(first, AMQPFrame::Method(CHANNEL, AMQPClass::Basic(basic::AMQPMethod::Deliver(basic::Deliver {
+        let delivery = AMQPClass::Basic(basic::AMQPMethod::Deliver(basic::Deliver {
             consumer_tag: consumer.as_str().into(), delivery_tag: tag, redelivered,
             exchange: exchange.as_str().into(), routing_key: key.as_str().into(),
-        }))));
+        }));
+        prop_assert_eq!(first, AMQPFrame::Method(CHANNEL, delivery));
         let mut found = Vec::new();
         let mut announced = None;
         while !rest.is_empty() {

@@ -1,9 +1,11 @@
-//! Tells two tables of arguments apart in RabbitMQ's words, as redeclaring needs it. Relies on the table alone.
+//! Compares the arguments of two declares and formats the difference as RabbitMQ does. Depends on
+//! the table only.
 
 use super::{Table, Value};
 
 impl Value {
-    /// The value as RabbitMQ prints it: text as it is, whole numbers in digits, the rest as Erlang terms.
+    /// Formats the value as RabbitMQ does: text unquoted, integers in digits, all else as Erlang
+    /// terms.
     pub fn to_erlang(&self) -> String {
         match self {
             Self::Bool(claim) => claim.to_string(),
@@ -43,7 +45,7 @@ impl Value {
         }
     }
 
-    /// The same inside a term, where text is a quoted binary.
+    /// Formats the value inside a term, where text is a quoted binary.
     fn quoted(&self) -> String {
         match self {
             Self::LongString(_) | Self::Binary(_) => format!("<<{:?}>>", self.to_erlang()),
@@ -53,7 +55,7 @@ impl Value {
 }
 
 impl Table {
-    /// `received '1' but current is '2'` where the argument `name` differs from that of `current`, else `None`.
+    /// Returns `received '1' but current is '2'` if the argument `name` differs, else `None`.
     pub fn difference(&self, current: &Self, name: &str) -> Option<String> {
         let (received, current) = match (self.get(name), current.get(name)) {
             (None, None) => return None,

@@ -1,6 +1,7 @@
-//! Reads field tables out of bytes that nobody vouches for.
+//! Reads field tables from untrusted bytes.
 //!
-//! A length is believed only after the bytes were seen to be there, so nothing is allocated beyond what was received.
+//! A length is used only after checking that the bytes are there, so nothing is allocated beyond
+//! what was received.
 
 use super::{DEPTH_LIMIT, ShortString, Table, TableError, Value};
 
@@ -49,7 +50,7 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).map_err(|_| TableError::Truncated)?)
     }
 
-    /// The inside of a table or array at this depth; the outermost is at 1.
+    /// Enters a table or array at this depth. The outermost table has depth 1.
     fn nested(&mut self, depth: usize) -> Result<Reader<'a>, TableError> {
         if depth > DEPTH_LIMIT {
             return Err(TableError::TooDeep);

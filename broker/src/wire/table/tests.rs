@@ -1,4 +1,4 @@
-//! What a field table must survive: every type there and back, every lie about a length, nesting without end.
+//! Field tables: every type round-trips, wrong lengths are refused, and nesting is bounded.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
@@ -54,20 +54,29 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic_and_both_walks_agree(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn no_bytes_make_it_panic_and_both_walks_agree(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
         let decoded = Table::split_from(&bytes).map(|(_, rest)| bytes.len() - rest.len());
         prop_assert_eq!(decoded, Table::measure(&bytes));
     }
 
     #[test]
-    fn a_table_cut_anywhere_is_refused(table in any_entries(any_value()), at in any::<prop::sample::Index>()) {
+    fn a_table_cut_anywhere_is_refused(
+        table in any_entries(any_value()),
+        at in any::<prop::sample::Index>(),
+    ) {
         let bytes = table.to_bytes();
         let cut = &bytes[..at.index(bytes.len())];
         prop_assert_eq!(Table::decode(cut), Err(TableError::Truncated));
     }
 
     #[test]
-    fn one_flipped_byte_gives_a_table_or_an_error(table in any_entries(any_value()), at in any::<prop::sample::Index>(), octet: u8) {
+    fn one_flipped_byte_gives_a_table_or_an_error(
+        table in any_entries(any_value()),
+        at in any::<prop::sample::Index>(),
+        octet: u8,
+    ) {
         let mut bytes = table.to_bytes();
         let at = at.index(bytes.len());
         bytes[at] = octet;
@@ -114,7 +123,7 @@ fn set_replaces_in_place_and_remove_takes_all() {
     assert_eq!(table.len(), 2);
 }
 
-/// A table that holds a table that holds … this many levels in all, innermost empty.
+/// Encodes tables nested this many levels deep; the innermost is empty.
 fn nested(levels: usize) -> Vec<u8> {
     let mut table = Table::new();
     for _ in 1..levels {
