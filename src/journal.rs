@@ -32,16 +32,25 @@ pub enum Event {
     Received,
     /// The session holds it; the detail says why.
     Held,
-    /// It was injected; the detail says by which way.
-    Injected,
-    /// It had been injected before and was only acked.
+    /// It is with the agent, and not in the model's context yet; the detail says by which way.
+    HandedOver,
+    /// It is in the model's context; the detail says by which way.
+    #[serde(alias = "injected")]
+    Delivered,
+    /// It had been delivered before and was only acked.
     Repeated,
-    /// It was refused; the detail says why.
+    /// It could not be parsed; the detail says why.
     DeadLettered,
-    /// Somebody purged its queue, or what a session held of it.
-    Purged,
-    /// It went with its queue.
+    /// It went with its queue, which was deleted.
     Deleted,
+    /// It was purged.
+    Purged,
+    /// Its time to live passed in the queue.
+    Expired,
+    /// The queue was full.
+    Dropped,
+    /// The session ended before the agent had it: it is back in its queue.
+    Returned,
 }
 
 /// One line of the journal.
@@ -176,13 +185,13 @@ mod tests {
             .note(&entry("a", Event::Held).because("draft"))
             .unwrap();
         fs::rename(journal.path(), journal.older()).unwrap();
-        journal.note(&entry("a", Event::Injected)).unwrap();
+        journal.note(&entry("a", Event::Delivered)).unwrap();
         let events: Vec<_> = journal
             .story("a")
             .unwrap()
             .into_iter()
             .map(|entry| entry.event)
             .collect();
-        assert_eq!(events, [Event::Sent, Event::Held, Event::Injected]);
+        assert_eq!(events, [Event::Sent, Event::Held, Event::Delivered]);
     }
 }

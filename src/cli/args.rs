@@ -29,7 +29,7 @@ pub enum Verb {
         after_help = "Examples:\n  cbroker inbox            inside a session: what it holds\n  cbroker inbox backend --take   read them here; they will not be typed"
     )]
     Inbox(InboxArgs),
-    /// Tell the story of one message: sent, confirmed, held, injected
+    /// Tell the story of one message: sent, confirmed, held, delivered
     #[command(after_help = "Example:\n  cbroker why 01JD3ZQ8V4K2M6N8P0R2T4V6X8")]
     Why(WhyArgs),
     /// Stream the messages of a queue (takes them; --no-ack only looks)

@@ -11,13 +11,14 @@ use serde::Serialize;
 
 use super::reach::{self, Autostart};
 use crate::config::Config;
+use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::journal::Journal;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, Style};
-use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
+use crate::peer::{Peer, Presence, QueueState, Reply, Request};
 
 /// How long sessions have to say who they are.
 const WHO_WITHIN: Duration = Duration::from_millis(150);
@@ -31,9 +32,13 @@ struct Row {
     consumers: u32,
     /// Messages that wait in the queue.
     pending: u32,
-    /// Messages that the sessions have taken and not injected.
+    /// Messages that the sessions have taken and that no model has in its context.
     held: u32,
     state: String,
+    /// When that state began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    /// Why the first held message waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,7 +126,7 @@ fn logged_names(config: &Config) -> Vec<String> {
 fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -> Row {
     let first = present.and_then(|present| present.first());
     let state = match (first, queue.consumers) {
-        (Some(presence), _) => word(presence.state).to_owned(),
+        (Some(presence), _) => presence.words(),
         (None, 0) => "closed".to_owned(),
         // Another tool's session, or one too busy to answer.
         (None, _) => "attached".to_owned(),
@@ -134,21 +139,9 @@ fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -
             present.iter().map(|presence| presence.held).sum()
         }),
         state,
+        since: first.map(|presence| timestamp(presence.since)),
         reason: first.and_then(|presence| presence.reason.clone()),
         agent: first.map(|presence| presence.agent.clone()),
-    }
-}
-
-/// A session's state in one word.
-pub(super) fn word(state: PeerState) -> &'static str {
-    match state {
-        PeerState::Starting => "starting",
-        PeerState::Ready => "ready",
-        PeerState::Busy => "busy",
-        PeerState::Holding => "holding",
-        PeerState::Paused => "paused",
-        PeerState::Notify => "notify",
-        PeerState::Gone => "gone",
     }
 }
 
@@ -165,7 +158,9 @@ fn print(rows: &[Row], output: &Output) -> Result<Exit, Error> {
         .iter()
         .map(|row| {
             let state = match &row.reason {
-                Some(reason) if *reason != row.state => format!("{}: {reason}", row.state),
+                Some(reason) if !row.state.contains(reason.as_str()) => {
+                    format!("{}; held: {reason}", row.state)
+                }
                 _ => row.state.clone(),
             };
             let pending = match row.held {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::letter::session_name;
-use super::list::word;
 use super::reach::{self, Autostart};
 use crate::cli::ScopeArgs;
 use crate::config::Config;
@@ -79,7 +78,7 @@ pub(super) async fn run(
     }
     output.json(&sessions)?;
     for session in &sessions {
-        output.line(format!("{}: {}", session.name, word(session.state)))?;
+        output.line(format!("{}: {}", session.name, session.state.word()))?;
     }
     Ok(Exit::Done)
 }

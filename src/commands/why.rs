@@ -24,11 +24,15 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
             Event::Unconfirmed => ("not confirmed", Style::Bad),
             Event::Received => ("received", Style::Dim),
             Event::Held => ("held", Style::Warning),
-            Event::Injected => ("injected", Style::Good),
-            Event::Repeated => ("came again, was injected before", Style::Dim),
-            Event::DeadLettered => ("dead-lettered", Style::Bad),
-            Event::Purged => ("purged", Style::Bad),
+            Event::HandedOver => ("handed over", Style::Dim),
+            Event::Delivered => ("delivered", Style::Good),
+            Event::Repeated => ("came again, was delivered before", Style::Dim),
             Event::Deleted => ("deleted with its queue", Style::Bad),
+            Event::Purged => ("purged", Style::Bad),
+            Event::Expired => ("expired", Style::Bad),
+            Event::Dropped => ("dropped: the queue was full", Style::Bad),
+            Event::Returned => ("back in its queue", Style::Dim),
+            Event::DeadLettered => ("dead-lettered", Style::Bad),
         };
         let detail = entry
             .detail

@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Peer, PeerError, Sharing};
-use crate::wrap::{self, Alone, BrokerStart, Fallback, WrapOptions, inject};
+use crate::wrap::delivery::Mode;
+use crate::wrap::{self, Alone, BrokerStart, Fallback, WrapOptions};
 
 /// The program waits for the broker's start no longer than this.
 const START_WITHIN: Duration = Duration::from_secs(2);
@@ -143,10 +144,13 @@ fn options(args: &WrapArgs, program: Program, config: &Config) -> Result<WrapOpt
         is_briefed: !args.no_brief && settings.brief,
         may_send: args.allow_send,
         delivery: args.delivery.map(|delivery| match delivery {
-            Delivery::Auto => inject::Delivery::Auto,
-            Delivery::Pty => inject::Delivery::Pty,
-            Delivery::Hook => inject::Delivery::Hook,
-            Delivery::Notify => inject::Delivery::Notify,
+            Delivery::Auto => Mode::Auto,
+            Delivery::Plugin => Mode::Plugin,
+            Delivery::Inbox => Mode::Inbox,
+            Delivery::Api => Mode::Api,
+            Delivery::Pty => Mode::Pty,
+            Delivery::Hook => Mode::Hook,
+            Delivery::Notify => Mode::Notify,
         }),
         breaks: if args.multiline || settings.multiline {
             Breaks::Keep

@@ -45,10 +45,16 @@ pub enum Way {
     /// The best way that the agent is known to take.
     #[default]
     Auto,
-    /// Typed into its prompt.
-    Pty,
+    /// Our plugin inside it.
+    Plugin,
+    /// Its inbox socket.
+    Inbox,
+    /// Its own interface for programs.
+    Api,
     /// Through its hooks.
     Hook,
+    /// Typed into its prompt.
+    Pty,
     /// Nothing is typed.
     Notify,
 }
@@ -57,6 +63,9 @@ impl Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
+            Self::Plugin => "plugin",
+            Self::Inbox => "inbox",
+            Self::Api => "api",
             Self::Pty => "pty",
             Self::Hook => "hook",
             Self::Notify => "notify",

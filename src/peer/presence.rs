@@ -23,22 +23,26 @@ use futures_util::StreamExt;
 
 /// What a session does at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum PeerState {
     /// The agent is not ready yet.
     Starting,
-    /// A message would go in now.
-    Ready,
-    /// The agent works.
+    /// The agent waits for a prompt.
+    Idle,
+    /// A turn runs.
     Busy,
-    /// Messages are held; `reason` says why.
-    Holding,
+    /// The agent waits for an answer of the person; `detail` says to what.
+    NeedsYou,
+    /// A person's text stands in the agent's box.
+    Draft,
+    /// A message stands in the agent's box, and no Enter will follow.
+    Stuck,
     /// A person paused it.
     Paused,
     /// Nothing is typed in this session: `cbroker inbox` reads.
     Notify,
     /// It ended; sent once, on the way out.
-    Gone,
+    Closed,
 }
 
 /// One session as it describes itself.
@@ -52,12 +56,15 @@ pub struct Presence {
     pub agent: String,
     /// What it does.
     pub state: PeerState,
-    /// Why it holds, in words.
+    /// To what it needs an answer: `permission for Bash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Why the first of the held messages waits, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many messages it has taken from the queue and not injected.
+    /// How many messages it has taken from the queue that are not in the model's context.
     pub held: u32,
-    /// When it began.
+    /// When this state began.
     pub since: DateTime<Utc>,
     /// Its process id and host, for a person to find it.
     pub pid: u32,
@@ -74,7 +81,10 @@ pub struct HeldMessage {
     pub from: String,
     /// When.
     pub ts: String,
-    /// Why it was not injected yet.
+    /// `queued`, `held` or `handed over`.
+    #[serde(default)]
+    pub state: String,
+    /// Why it is held, or by which way it was handed over.
     pub reason: String,
     /// The safe line, as it would be typed.
     pub line: String,
@@ -94,14 +104,14 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Request {
-    /// Who is there? Answered with [`Reply::State`] by the inbox itself.
+    /// Who is there? Answered with [`Reply::State`].
     Who,
     /// Hold messages until resumed. Answered with [`Reply::State`].
     Pause {
         /// Whom.
         scope: Scope,
     },
-    /// Inject again. Answered with [`Reply::State`].
+    /// Deliver again. Answered with [`Reply::State`].
     Resume {
         /// Whom.
         scope: Scope,
@@ -110,7 +120,7 @@ pub enum Request {
     Inbox {
         /// Whose.
         scope: Scope,
-        /// Whether the messages count as read: they are acked, and will not be injected.
+        /// Whether the messages count as read: they are acked, and will not be delivered again.
         take: bool,
     },
     /// Let go of what is held, for good: an operator removed it. Answered with [`Reply::Inbox`],
@@ -158,6 +168,36 @@ impl Reply {
         match self {
             Self::State(presence) => &presence.session,
             Self::Inbox { session, .. } => session,
+        }
+    }
+}
+
+impl Presence {
+    /// The state in words: `needs you: permission for Bash`.
+    pub fn words(&self) -> String {
+        match (self.state, &self.detail) {
+            (PeerState::NeedsYou, Some(detail)) => format!("needs you: {detail}"),
+            (PeerState::Stuck, _) => {
+                "stuck: your input box holds a message; press Enter or clear it".to_owned()
+            }
+            (state, _) => state.word().to_owned(),
+        }
+    }
+}
+
+impl PeerState {
+    /// The state in a word or two.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::NeedsYou => "needs you",
+            Self::Draft => "draft",
+            Self::Stuck => "stuck",
+            Self::Paused => "paused",
+            Self::Notify => "notify",
+            Self::Closed => "closed",
         }
     }
 }

@@ -2,16 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `{"id","state","reason"}`.
+/// `{"id","state","reason","way"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The id of the message.
     pub id: String,
     /// What became of it.
     pub state: ReceiptState,
-    /// Why it is held or was refused, or by which way it went in (`hook`).
+    /// Why it is held or was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// By which way it went in: `plugin`, `inbox`, `api`, `hook`, `keyboard`, `inbox-command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<String>,
 }
 
 /// What became of a message.
@@ -20,10 +23,20 @@ pub struct Receipt {
 pub enum ReceiptState {
     /// It waits in the session; not final.
     Held,
-    /// Its `\r` was written, or the hook's delivery was taken.
-    Injected,
-    /// It was refused; it will never be injected.
+    /// It is with the agent, and not in the model's context yet; not final.
+    HandedOver,
+    /// It is in the model's context.
+    Delivered,
+    /// It could not be parsed, or its id was used twice; it will never be delivered.
     DeadLettered,
+    /// It went with its queue, which was deleted.
+    Deleted,
+    /// It was purged.
+    Purged,
+    /// Its time to live passed in the queue.
+    Expired,
+    /// The queue was full.
+    Dropped,
 }
 
 impl Receipt {
@@ -39,6 +52,6 @@ impl Receipt {
 
     /// Whether nothing more will come.
     pub fn is_final(&self) -> bool {
-        self.state != ReceiptState::Held
+        !matches!(self.state, ReceiptState::Held | ReceiptState::HandedOver)
     }
 }

@@ -1,7 +1,7 @@
 //! The thread that waits for the disk, so that the session never does.
 //!
 //! Jobs are done in the order given, and each is answered once it is on disk. A disk that fails is tried again every
-//! second: until the intent is written nothing is typed, and until a dead letter is written nothing is acked.
+//! second: until the intent is written nothing is handed over, and until a dead letter is written nothing is acked.
 //!
 //! Relies on the seen log, the dead letters and the journal.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use chrono::Utc;
 
 use super::dead_letter;
-use super::inject::Ticket;
+use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
 use crate::envelope::timestamp;
@@ -30,15 +30,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Job {
     /// What is known of this id?
-    Look(Ticket, String),
-    /// These are about to be entered.
+    Look(MessageKey, String),
+    /// These are about to be handed over.
     Intend(Vec<String>),
-    /// These were entered.
-    Done(Vec<(Ticket, String)>),
+    /// These are in the model's context.
+    Done(Vec<(MessageKey, String)>),
     /// This is no message.
     DeadLetter {
         /// The delivery.
-        ticket: Ticket,
+        key: MessageKey,
         /// What is wrong with it.
         error: String,
         /// Its bytes.
@@ -61,13 +61,13 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Fact {
     /// What is known of a message.
-    Looked(Ticket, Seen),
+    Looked(MessageKey, Seen),
     /// The intents are written.
     Intended,
     /// These are noted as done.
-    Done(Vec<Ticket>),
+    Done(Vec<MessageKey>),
     /// The dead letter is kept.
-    Buried(Ticket, String),
+    Buried(MessageKey, String),
     /// The disk failed, for the log; it is tried again.
     Failed(String),
 }
@@ -163,24 +163,20 @@ impl Worker {
     /// `None`: the session ended before the disk came back.
     fn work(&mut self, job: Job) -> Option<()> {
         let fact = match job {
-            Job::Look(ticket, id) => Fact::Looked(ticket, self.persist(|log| log.look(&id))?),
+            Job::Look(key, id) => Fact::Looked(key, self.persist(|log| log.look(&id))?),
             Job::Intend(ids) => {
                 self.persist(|log| log.intend(&ids))?;
                 Fact::Intended
             }
-            Job::Done(entered) => {
-                let (tickets, ids): (Vec<Ticket>, Vec<String>) = entered.into_iter().unzip();
+            Job::Done(delivered) => {
+                let (keys, ids): (Vec<MessageKey>, Vec<String>) = delivered.into_iter().unzip();
                 self.persist(|log| log.done(&ids))?;
-                Fact::Done(tickets)
+                Fact::Done(keys)
             }
-            Job::DeadLetter {
-                ticket,
-                error,
-                body,
-            } => {
+            Job::DeadLetter { key, error, body } => {
                 let path = self.places.dead_letters.clone();
                 self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
-                Fact::Buried(ticket, error)
+                Fact::Buried(key, error)
             }
             Job::Tell { id, event, detail } => {
                 // Information only: a journal that cannot be written stops nothing.

@@ -1,6 +1,7 @@
-//! Why a message is not typed now, in words that a person reads.
+//! Why a message waits, in words that a person reads.
 //!
-//! The same words stand in `cbroker list`, in receipts and in the session's log. Relies on nothing.
+//! The same words stand in `cbroker list`, `cbroker inbox`, receipts, the page and the session's log.
+//! Relies on nothing.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ pub enum Hold {
     Busy,
     /// A person's text stands in the box, or a person typed a moment ago.
     Draft,
-    /// A dialog waits for a person; its name where it is known.
+    /// A dialog waits for a person: what it asks, where that is known.
     Dialog(String),
     /// The box is in shell mode: its text would be executed.
     ShellMode,
@@ -27,16 +28,22 @@ pub enum Hold {
     Suspended,
     /// A person said `cbroker pause`.
     Paused,
+    /// A person pressed Escape; the agent takes messages again after their next input.
+    Escaped,
     /// Two agents seem to answer each other without end.
     Loop,
     /// Nothing is ever typed into this program; `cbroker inbox` reads.
     Notify,
-    /// The keyboard and the hook are both switched off after failures.
+    /// Every way in is closed, or was switched off after failures.
     NoWay,
-    /// The text stands in the box, but the agent did not take its Enter.
-    EnterNotTaken,
-    /// The text was typed, but a person typed on before it could be submitted.
-    Mixed,
+    /// The message stands in the box, and no Enter will follow.
+    Stuck,
+    /// The message was typed and never seen; it may still appear in the box.
+    Unseen,
+    /// The person's own hook or settings refused it.
+    Refused(String),
+    /// Another message is with the agent and not in its context yet.
+    Behind,
 }
 
 impl fmt::Display for Hold {
@@ -45,19 +52,23 @@ impl fmt::Display for Hold {
             Self::Starting => out.write_str("starting"),
             Self::Busy => out.write_str("busy"),
             Self::Draft => out.write_str("draft"),
-            Self::Dialog(name) if name.is_empty() => out.write_str("dialog"),
-            Self::Dialog(name) => write!(out, "dialog: {name}"),
+            Self::Dialog(name) if name.is_empty() => out.write_str("needs you"),
+            Self::Dialog(name) => write!(out, "needs you: {name}"),
             Self::ShellMode => out.write_str("shell mode"),
             Self::VimNormal => out.write_str("vim normal mode"),
             Self::UnknownScreen => out.write_str("unknown screen"),
             Self::Executes(program) => write!(out, "{program} executes what is typed"),
             Self::Suspended => out.write_str("suspended"),
             Self::Paused => out.write_str("paused"),
+            Self::Escaped => out.write_str("you pressed Escape"),
             Self::Loop => out.write_str("loop?"),
             Self::Notify => out.write_str("read it with `cbroker inbox`"),
             Self::NoWay => out.write_str("no way in works"),
-            Self::EnterNotTaken => out.write_str("typed, but Enter was not taken"),
-            Self::Mixed => out.write_str("typed, but not submitted: somebody typed on"),
+            Self::Stuck => out.write_str("your input box holds a message; press Enter or clear it"),
+            Self::Unseen => out.write_str("the agent does not show what was typed"),
+            Self::Refused(why) if why.is_empty() => out.write_str("your agent refused it"),
+            Self::Refused(why) => write!(out, "your agent refused it: {why}"),
+            Self::Behind => out.write_str("behind the message before it"),
         }
     }
 }

@@ -13,15 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::agent_state::Event;
+use super::hook;
+use super::ways::Submission;
+use super::ways::claude_hook::Carried;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-
-use super::attention::Event;
-use super::hook;
-use super::inject::Handover;
-use super::ways::claude_hook::Carried;
 
 /// Larger than the client sends.
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
@@ -37,14 +36,18 @@ const HOOK_SECONDS: u32 = 5;
 /// What the hooks tell the session.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// Something happened in the agent.
-    Event(Event),
+    /// Something happened in the agent, which writes this transcript.
+    Event(Event, Option<PathBuf>),
     /// A waiter is there to carry a message in.
     Waiter(Waiter),
     /// The waiter went away without one.
     WaiterGone(u64),
-    /// Whether the handed text stands in the transcript.
-    Handed(Handover),
+    /// The submission stands in the transcript as read by the model.
+    InContext(u64),
+    /// The waiter was gone before it had the submission.
+    NotTaken(u64),
+    /// The waiter had it, and the transcript never said that the agent accepted it.
+    Unseen(u64),
 }
 
 /// A hook that waits for a text.
@@ -52,19 +55,13 @@ pub(super) enum Told {
 pub(super) struct Waiter {
     /// Its number in this session.
     pub number: u64,
-    give: tokio::sync::oneshot::Sender<Parcel>,
-}
-
-#[derive(Debug)]
-struct Parcel {
-    text: String,
-    ids: Vec<String>,
+    give: tokio::sync::oneshot::Sender<Submission>,
 }
 
 impl Waiter {
-    /// Gives it a text; [`Told::Handed`] follows once the ids stand in the transcript, or do not.
-    pub(super) fn give(self, text: String, ids: Vec<String>) {
-        let _waiter_is_gone = self.give.send(Parcel { text, ids });
+    /// Gives it a submission; [`Told::InContext`] follows once it stands in the transcript. `false`: it is gone.
+    pub(super) fn give(self, submission: Submission) -> bool {
+        self.give.send(submission).is_ok()
     }
 }
 
@@ -197,7 +194,8 @@ async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mp
     if name == hook::WAIT {
         wait(stream, number, &input, tell).await;
     } else if let Some(event) = understand(&name, &input) {
-        let _session_ended = tell.send(Told::Event(event)).await;
+        let transcript = transcript_of(&input);
+        let _session_ended = tell.send(Told::Event(event, transcript)).await;
     }
 }
 
@@ -221,32 +219,38 @@ async fn wait(mut stream: UnixStream, number: u64, input: &Value, tell: mpsc::Se
         return;
     }
     let mut nothing = [0; 1];
-    let parcel = tokio::select! {
-        parcel = given => parcel,
+    let submission = tokio::select! {
+        submission = given => submission,
         // The client says nothing more; its silence ends when its process does.
         _ = stream.read(&mut nothing) => {
             let _session_ended = tell.send(Told::WaiterGone(number)).await;
             return;
         }
     };
-    let Ok(parcel) = parcel else {
+    let Ok(submission) = submission else {
         let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
         return;
     };
-    let transcript = input.get("transcript_path").and_then(Value::as_str);
-    let carried = transcript.map(|path| Carried::expect(parcel.ids, Path::new(path)));
+    let key = submission.key;
+    let carried = transcript_of(input).map(|path| Carried::expect(submission.ids, &path));
     let mut bytes = vec![hook::TAKE];
-    bytes.extend_from_slice(parcel.text.as_bytes());
+    bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
     let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
-    let handover = match carried {
-        Some(carried) if is_written => tokio::select! {
-            is_taken = carried.is_in_context() => if is_taken { Handover::Taken } else { Handover::Refused },
+    let told = match carried {
+        _ if !is_written => Told::NotTaken(key),
+        Some(carried) => tokio::select! {
+            is_read = carried.is_in_context() => if is_read { Told::InContext(key) } else { Told::Unseen(key) },
             () = tell.closed() => return,
         },
-        _ => Handover::Refused,
+        None => Told::Unseen(key),
     };
-    let _session_ended = tell.send(Told::Handed(handover)).await;
+    let _session_ended = tell.send(told).await;
+}
+
+fn transcript_of(input: &Value) -> Option<PathBuf> {
+    let path = input.get("transcript_path")?.as_str()?;
+    (!path.is_empty()).then(|| PathBuf::from(path))
 }
 
 /// What a hook's name and input mean; `None` for what is of no interest.

@@ -8,31 +8,29 @@
 //! | the person's terminal | [`terminal`] |
 //! | bytes between the two | [`relay`] |
 //! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`screen`] and [`agents::reading`] (what is drawn) |
-//! | what is known of the agent | [`agents`] (always), [`attention`] (now), [`hooks`] (from itself), [`foreground`] (from the system) |
-//! | when and how a line is typed | [`inject`]: pure, time as an argument |
+//! | what is known of the agent | [`agents`] (always), [`agent_state`] (now), [`hooks`] (from itself), [`foreground`] (from the system) |
+//! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
 //! | the ways in, all with one interface | [`ways`] |
-//! | the messages while the session has them | [`mail`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | which of all this an installed agent allows | [`probe`] |
 //!
 //! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for where things lie.
 
+pub mod agent_state;
 pub mod agents;
-pub mod attention;
 pub mod brake;
 pub mod briefing;
 mod child_env;
 mod dead_letter;
+pub mod delivery;
 mod disk;
 pub mod foreground;
 mod hidden;
 pub mod hold;
 mod hook;
 mod hooks;
-pub mod inject;
 pub mod keys;
 mod log;
-mod mail;
 pub mod modes;
 pub mod monitor;
 mod options;

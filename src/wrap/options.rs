@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::inject::Delivery;
+use super::delivery::Mode;
 use crate::envelope::Breaks;
 use crate::name::SessionName;
 use crate::peer::Sharing;
@@ -43,7 +43,7 @@ pub struct WrapOptions {
     /// Whether the agent may call `cbroker send` without asking (`--allow-send`).
     pub may_send: bool,
     /// `--delivery`; `None` is what the program's profile says.
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<Mode>,
     /// Line breaks in messages (`--multiline`).
     pub breaks: Breaks,
     /// How many waiting messages may share one submission.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::termios::Winsize;
 use tokio::sync::mpsc::Receiver;
 
+use super::agent_state::Event;
 use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
-use super::attention::Event;
 use super::hooks::{self, Hooks, Told};
 use super::modes::Modes;
 use super::pty::{CommandLine, Program, Shape, find_program};
@@ -125,7 +125,7 @@ impl Watch {
                 self.screen.write(&bytes[..count], Instant::now());
             }
             while let Ok(told) = self.told.try_recv() {
-                self.began |= matches!(told, Told::Event(Event::SessionStart));
+                self.began |= matches!(told, Told::Event(Event::SessionStart, _));
                 self.waits |= matches!(told, Told::Waiter(_));
             }
             self.reading = self.screen.read(self.profile, Instant::now());

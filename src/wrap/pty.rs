@@ -139,6 +139,16 @@ impl Program {
         }
     }
 
+    /// Whether the program has read all that was written to it; `None` where the system does not tell. Only in raw mode,
+    /// where input is not collected into lines.
+    pub fn has_read_input(&self) -> Option<bool> {
+        let name = rustix::pty::ptsname(&self.master, Vec::new()).ok()?;
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Opened for this question alone: a terminal that we kept open would hide the program's end from us.
+        let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
+        Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
+    }
+
     /// The terminal collects lines for the program: it cuts those of more than 4,095 bytes.
     pub fn reads_lines(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.master);

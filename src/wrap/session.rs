@@ -1,14 +1,15 @@
 //! The one loop of a session: bytes, messages and time.
 //!
 //! It owns every part and decides nothing itself: bytes go where they always go, everything that was seen is told to
-//! [`Attention`] and [`Injection`], and what the injection says is done. The parts that deal with messages are in
-//! `post`, those that deal with signals and stops in `stops`.
+//! [`AgentState`] and [`Deliveries`], and what the deliveries say is done. The parts that deal with messages are in
+//! `post`, those that deal with the ways in in `ways_in`, those that deal with signals and stops in `stops`.
 //!
 //! # Cost
 //! While no message waits, output is passed on and scanned for escape sequences; nothing is drawn, no timer runs.
 
 mod post;
 mod stops;
+mod ways_in;
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,11 @@ use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
+use super::agent_state::{AgentState, Event};
 use super::agents::Profile;
-use super::attention::{Attention, Event};
+use super::delivery::{Deliveries, Mode, Step};
 use super::foreground;
 use super::hooks::{Hooks, Told, Waiter};
-use super::inject::{Delivery, Handover, Injection, Step, Ticket};
 use super::keys::{Keys, Press};
 use super::log::Log;
 use super::modes::Modes;
@@ -29,11 +30,15 @@ use super::pty::Program;
 use super::relay::{Moved, Relay};
 use super::screen::Screen;
 use super::terminal::Terminal;
+use super::ways::Way;
 use crate::error::Error;
 
 pub(super) use post::{Post, PostParts};
 use stops::Signals;
+use ways_in::Proofs;
 
+/// After a hook spoke: Claude Code still says "esc to interrupt" for a while after its turn ended.
+const SETTLED: Duration = Duration::from_millis(400);
 /// The screen is drawn at most this often.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A frame that is never ended, or a flood, must not blind us.
@@ -52,7 +57,7 @@ pub(super) struct Parts {
     pub(super) terminal: Terminal,
     pub(super) program: Program,
     pub(super) profile: &'static Profile,
-    pub(super) delivery: Delivery,
+    pub(super) mode: Mode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
     pub(super) post: Post,
@@ -71,11 +76,11 @@ pub(super) struct Session {
     modes: Modes,
     keys: Keys,
     screen: Option<Screen>,
-    attention: Attention,
-    injection: Injection,
-    delivery: Delivery,
+    agent: AgentState,
+    deliveries: Deliveries,
     hooks: Option<(Hooks, Receiver<Told>)>,
     waiter: Option<Waiter>,
+    proofs: Proofs,
     post: Post,
     log: Log,
     end: Option<Report>,
@@ -84,9 +89,11 @@ pub(super) struct Session {
     /// The screen has changed since it was looked at.
     is_stale: bool,
     last_look: Instant,
+    /// When to look at the screen though no message waits: what a hook said is drawn by then.
+    state_look: Option<Instant>,
     heard: Heard,
     /// Ways in that failed too often, as far as the log knows.
-    ways_off: Vec<&'static str>,
+    ways_off: Vec<Way>,
 }
 
 impl Session {
@@ -99,7 +106,7 @@ impl Session {
             terminal,
             program,
             profile,
-            delivery,
+            mode,
             batch,
             hooks,
             post,
@@ -109,12 +116,16 @@ impl Session {
         let signals = Signals::new().map_err(cannot)?;
         terminal.enter_raw().map_err(cannot)?;
         let size = terminal.size().map_err(cannot)?;
-        let is_drawn = delivery != Delivery::Notify
+        let is_drawn = mode != Mode::Notify
             && (profile.prompt.is_some()
                 || !profile.dialogs.is_empty()
                 || !profile.busy.is_empty());
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
+        let mut deliveries = Deliveries::new(mode, batch);
+        if profile.knows_its_prompt() {
+            deliveries.resized(size.ws_row, size.ws_col);
+        }
         let reports = program
             .report_socket()
             .and_then(UnixStream::from_std)
@@ -127,17 +138,18 @@ impl Session {
             modes: Modes::default(),
             keys: Keys::default(),
             screen: is_drawn.then(|| Screen::new(size.ws_row, size.ws_col)),
-            attention: Attention::new(profile, now),
-            injection: Injection::new(delivery, batch),
-            delivery,
+            agent: AgentState::new(profile, now),
+            deliveries,
             hooks,
             waiter: None,
+            proofs: Proofs::default(),
             post,
             log,
             end: None,
             is_program_silent: false,
             is_stale: false,
             last_look: now,
+            state_look: None,
             heard: Heard::Nothing,
             ways_off: Vec::new(),
             terminal,
@@ -158,7 +170,12 @@ impl Session {
                 _ = self.reports.readable() => self.hear_monitor().await,
                 signal = self.signals.next() => self.signalled(signal),
                 news = self.post.next() => self.post_arrived(news),
-                told = next_told(&mut self.hooks) => self.told(told),
+                told = next_told(&mut self.hooks) => self.handle_hook(told),
+                proved = self.proofs.next() => {
+                    for key in proved {
+                        self.deliveries.in_context(key);
+                    }
+                }
                 () = tokio::time::sleep_until(wake), if again.is_some() => {}
             }
         };
@@ -178,19 +195,19 @@ impl Session {
                     screen.write(self.relay.seen(), now);
                     self.is_stale = true;
                 }
-                self.attention.output(&self.modes, now);
+                self.agent.output(&self.modes, now);
             }
             Moved::Input(bytes) => {
                 let passed = if self.keys.are_the_terminals(&bytes) {
-                    self.injection.reports(&bytes)
+                    self.deliveries.reports(&bytes)
                 } else {
-                    self.injection.keys(&bytes, now)
+                    self.deliveries.keys(&bytes, now)
                 };
                 if passed.is_some() {
                     self.pass_on(&bytes, now);
                 }
             }
-            Moved::Written => self.injection.written(now),
+            Moved::Written => self.deliveries.written(now),
             Moved::ProgramGone => self.is_program_silent = true,
             Moved::PersonGone => self.person_gone(),
         }
@@ -203,80 +220,31 @@ impl Session {
             if press == Press::Enter {
                 self.post.person_spoke();
             }
-            self.attention.press(press, now);
+            self.agent.press(press, now);
         }
-    }
-
-    fn told(&mut self, told: Told) {
-        let now = Instant::now();
-        match told {
-            Told::Event(event) => {
-                if self.heard != Heard::Hooks {
-                    self.heard = Heard::Hooks;
-                    self.log.say("the agent's hooks work");
-                }
-                // A look at each event: what is seen while nothing waits explains what is seen later.
-                self.look(now);
-                self.attention.event(&event, now);
-                self.injection.event(&event);
-                if matches!(event, Event::SessionEnd) {
-                    self.disarm();
-                }
-            }
-            Told::Waiter(waiter) => {
-                // One at a time: dropping the other lets it go.
-                self.waiter = Some(waiter);
-                self.injection.arm();
-            }
-            Told::WaiterGone(number) => {
-                if self
-                    .waiter
-                    .as_ref()
-                    .is_some_and(|waiter| waiter.number == number)
-                {
-                    self.disarm();
-                }
-            }
-            Told::Handed(handover) => {
-                self.log.say(&format!("by the hook: {handover:?}"));
-                self.injection.handed(handover);
-                self.tell_of_ways();
-            }
-        }
-    }
-
-    fn disarm(&mut self) {
-        self.waiter = None;
-        self.injection.disarm();
     }
 
     /// Does all that can be done at `now`; when to look again though nothing happens.
     fn turn(&mut self, now: Instant) -> Option<Instant> {
-        if self.injection.is_idle() {
-            self.announce(now);
-            return None;
-        }
-        let look = self.look(now);
+        let look = if self.deliveries.is_idle() {
+            self.look_at_state(now)
+        } else {
+            self.look(now)
+        };
         self.miss_hooks(now);
+        if self.deliveries.is_idle() {
+            self.announce(now);
+            return look;
+        }
+        if self.agent.profile().knows_its_prompt() {
+            let is_read = self.program.has_read_input();
+            self.agent.input_is_read(is_read, now);
+        }
         let step = loop {
             self.look_at_foreground(now);
-            match self.injection.step(&self.attention, now) {
-                Step::Note(tickets) => self.post.intend(&tickets),
-                Step::Write(bytes) => self.relay.send_and_tell(&bytes),
-                Step::Entered(tickets) => self.post.entered(&tickets),
-                Step::Begun(tickets) => self.post.begun(&tickets),
-                Step::Ended(tickets) => self.post.ended(&tickets),
-                Step::Stuck(tickets, hold) => {
-                    self.log.say(&format!(
-                        "gave up on {}: {hold}",
-                        self.post.describe(&tickets)
-                    ));
-                    self.post.held(&tickets, &hold);
-                    self.tell_of_ways();
-                }
-                Step::Hand(tickets, text) => self.hand(&tickets, text),
-                Step::Replay(bytes) => self.pass_on(&bytes, now),
+            match self.deliveries.step(&self.agent, now) {
                 Step::Wait(again) => break again,
+                step => self.carry_out(step, now),
             }
         };
         let news = self.tell_holds(now);
@@ -284,16 +252,17 @@ impl Session {
         [look, step, news].into_iter().flatten().min()
     }
 
-    fn hand(&mut self, tickets: &[Ticket], text: String) {
-        match self.waiter.take() {
-            Some(waiter) => {
-                self.log
-                    .say(&format!("by the hook: {}", self.post.describe(tickets)));
-                self.post.by_hook(tickets);
-                waiter.give(text, self.post.ids(tickets));
-            }
-            None => self.injection.handed(Handover::Refused),
+    /// Looks at the screen though no message waits, when what a hook said must be drawn by now.
+    fn look_at_state(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.state_look?;
+        if now < due {
+            return Some(due);
         }
+        let again = self.look(now);
+        if again.is_none() {
+            self.state_look = None;
+        }
+        again
     }
 
     /// Draws the screen and reads it, if that is due; otherwise when it will be.
@@ -305,8 +274,8 @@ impl Session {
         if now < due {
             return Some(due.min(now + LOOK_EVERY));
         }
-        let reading = screen.read(self.attention.profile(), now);
-        self.attention.screen(reading, now);
+        let reading = screen.read(self.agent.profile(), now);
+        self.agent.screen(reading, now);
         self.is_stale = false;
         self.last_look = now;
         None
@@ -314,15 +283,15 @@ impl Session {
 
     /// What executes its input may be in the foreground by now, whatever was started.
     fn look_at_foreground(&mut self, now: Instant) {
-        if self.injection.may_type(&self.attention, now) {
+        if self.deliveries.may_type(&self.agent, now) {
             let executes = foreground::look(self.program.master());
-            self.attention.foreground(executes, now);
+            self.agent.foreground(executes, now);
         }
     }
 
     fn miss_hooks(&mut self, now: Instant) {
-        let has_hooks = self.attention.profile().has_hooks;
-        if has_hooks && self.heard == Heard::Nothing && self.attention.is_screen_only(now) {
+        let has_hooks = self.agent.profile().has_hooks;
+        if has_hooks && self.heard == Heard::Nothing && self.agent.is_screen_only(now) {
             self.heard = Heard::Silence;
             self.log.say(
                 "no hook came within 10 s of the prompt: the screen alone decides, with more quiet",
@@ -331,26 +300,27 @@ impl Session {
     }
 
     fn tell_of_ways(&mut self) {
-        let off = self.injection.ways_off();
+        let off = self.deliveries.ways_off();
         if off != self.ways_off {
-            self.log
-                .say(&format!("switched off after failures: {}", off.join(", ")));
+            let names: Vec<String> = off.iter().map(ToString::to_string).collect();
+            self.log.say(&format!(
+                "switched off after failures: {}",
+                names.join(", ")
+            ));
             self.ways_off = off;
         }
     }
 
     fn tell_holds(&mut self, now: Instant) -> Option<Instant> {
-        let waiting: Vec<_> = self
-            .injection
-            .waiting()
-            .filter_map(|(item, hold)| Some((item.ticket, hold?)))
-            .collect();
-        for (ticket, hold) in waiting {
-            if let Some(id) = self.post.hold(ticket, &hold, now) {
-                self.log.say(&format!("holds {id}: {hold}"));
+        for (key, hold) in self.deliveries.waiting(&self.agent, now) {
+            if self.deliveries.table.is_news(key, &hold, now) {
+                self.post.held(&self.deliveries.table, &[key], &hold);
+                let ids = self.deliveries.table.ids(&[key]).join(", ");
+                self.log.say(&format!("holds {ids}: {hold}"));
             }
         }
-        self.post.next_news(now)
+        let news = self.deliveries.table.next_news(now);
+        news.into_iter().chain(self.post.release_at()).min()
     }
 }
 

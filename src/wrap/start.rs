@@ -17,9 +17,9 @@ use chrono::Utc;
 use super::agents::{Profile, Usual};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
+use super::delivery::Mode;
 use super::disk::{Disk, Places};
 use super::hooks::{self, Hooks};
-use super::inject::Delivery;
 use super::log::Log;
 use super::monitor::Report;
 use super::options::{BrokerStart, Fallback, WrapOptions};
@@ -54,7 +54,7 @@ const SOCKET_PATH: usize = 104;
 /// Only before the program has started; from then on its own exit code is the answer.
 pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
     let profile = Profile::of(&options.program, &options.arguments);
-    let delivery = delivery(&options, profile, config)?;
+    let mode = mode(&options, profile, config)?;
     let shown = options.program.to_string_lossy();
     if find_program(&options.program, config.environment.get("PATH")).is_none() {
         return Err(Error::new(format!("{shown} cannot be run"))
@@ -70,7 +70,7 @@ pub async fn run(options: WrapOptions, config: &Config) -> Result<Exit, Error> {
         Some(terminal) if child_env::is_session(&options) => {
             let prepared = Prepared {
                 options,
-                delivery,
+                mode,
                 profile,
                 identity,
                 terminal,
@@ -161,7 +161,7 @@ fn exec(command: &CommandLine) -> Result<Infallible, Error> {
 
 struct Prepared {
     options: WrapOptions,
-    delivery: Delivery,
+    mode: Mode,
     profile: &'static Profile,
     identity: Identity,
     terminal: Terminal,
@@ -169,32 +169,39 @@ struct Prepared {
 }
 
 /// What `--delivery` means for this program.
-fn delivery(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Delivery, Error> {
+fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mode, Error> {
     let program = options.program.to_string_lossy();
     let configured = match config.settings.delivery {
-        Way::Pty => Some(Delivery::Pty),
-        Way::Hook => Some(Delivery::Hook),
-        Way::Notify => Some(Delivery::Notify),
+        Way::Plugin => Some(Mode::Plugin),
+        Way::Inbox => Some(Mode::Inbox),
+        Way::Api => Some(Mode::Api),
+        Way::Pty => Some(Mode::Pty),
+        Way::Hook => Some(Mode::Hook),
+        Way::Notify => Some(Mode::Notify),
         Way::Auto => None,
     };
-    let asked = options
-        .delivery
-        .filter(|&delivery| delivery != Delivery::Auto);
+    let has_way = |mode: Mode| match mode {
+        Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,
+        Mode::Api => matches!(profile.name, "codex" | "opencode"),
+        Mode::Auto | Mode::Pty | Mode::Notify => true,
+    };
+    let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
     match (asked, profile.usual) {
-        (Some(Delivery::Pty), Usual::NoticeOnly) => Err(Error::usage(format!(
+        (Some(Mode::Pty), Usual::NoticeOnly) => Err(Error::usage(format!(
             "nothing is typed into {program}"
         ))
         .because("it executes what is typed into it")
         .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
-        (Some(Delivery::Hook), _) if !profile.has_hooks => Err(Error::usage(format!(
-            "`--delivery hook` does not work with {program}"
+        (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
+            "`--delivery {}` does not work with {program}",
+            format!("{mode:?}").to_lowercase()
         ))
-        .because("it has no hooks that cbroker knows")),
-        (Some(delivery), _) => Ok(delivery),
-        (None, Usual::NoticeOnly | Usual::Notice) => Ok(Delivery::Notify),
+        .because("it has no such way in that cbroker knows")),
+        (Some(mode), _) => Ok(mode),
+        (None, Usual::NoticeOnly | Usual::Notice) => Ok(Mode::Notify),
         (None, Usual::Typing) => Ok(configured
-            .filter(|&delivery| delivery != Delivery::Hook || profile.has_hooks)
-            .unwrap_or(Delivery::Auto)),
+            .filter(|&mode| has_way(mode))
+            .unwrap_or(Mode::Auto)),
     }
 }
 
@@ -258,7 +265,7 @@ fn say_that_messages_stay(options: &WrapOptions, config: &Config, has_terminal: 
 async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
     let Prepared {
         options,
-        delivery,
+        mode,
         profile,
         identity,
         terminal,
@@ -283,7 +290,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         .filter(|_| profile.has_hooks);
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
-        "session {} of {}: {}, {delivery:?}",
+        "session {} of {}: {}, {mode:?}",
         identity.session, options.name, profile.name
     ));
     if profile.has_hooks && !options.may_send {
@@ -303,13 +310,13 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         terminal,
         program,
         profile,
-        delivery,
+        mode,
         batch: options.batch,
         hooks,
         post,
         log,
     };
-    let end = Session::new(parts)?.run().await;
+    let end = Box::pin(Session::new(parts)?.run()).await;
     exit(end, &command.program.to_string_lossy())
 }
 
@@ -493,6 +500,7 @@ fn card(options: &WrapOptions, profile: &Profile, identity: &Identity) -> Presen
             program
         },
         state: PeerState::Starting,
+        detail: None,
         reason: None,
         held: 0,
         since: Utc::now(),

@@ -24,7 +24,7 @@ pub(crate) fn a_working_day(place: &Place, name: &dyn Fn(&str) -> String) {
     let mut session = Wrapped::open(place, &backend, &[]);
     session.wait_for_submission("before it opens");
     let said = place.ok(["send", "--to", &backend, "-m", "while it is open", "--wait"]);
-    assert!(said.trim_end().ends_with("injected"), "{said}");
+    assert!(said.trim_end().ends_with("delivered (keyboard)"), "{said}");
     place.ok([
         "send",
         "--to",

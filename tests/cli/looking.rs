@@ -19,7 +19,7 @@ fn list_shows_who_is_there_and_what_waits() {
             || {
                 place
                     .listed(&open)
-                    .is_some_and(|row| row["state"] == "ready")
+                    .is_some_and(|row| row["state"] == "idle")
             },
             || format!("{:?}", place.listed(&open)),
         );
@@ -244,7 +244,7 @@ fn why_tells_a_message_s_story_on_this_machine() {
             events.collect::<Vec<_>>()
         };
         wait_until(
-            || events().contains(&"injected".to_owned()),
+            || events().contains(&"delivered".to_owned()),
             || format!("{:?}", events()),
         );
         assert_eq!(events()[..2], ["sent", "confirmed"]);

@@ -243,7 +243,7 @@ fn a_message_with_a_ttl_is_gone_after_it() {
 }
 
 #[test]
-fn a_receipt_says_injected_held_or_that_none_came() {
+fn a_receipt_says_delivered_held_or_that_none_came() {
     everywhere(|place, name| {
         let to = name("receiver");
         place
@@ -265,7 +265,7 @@ fn a_receipt_says_injected_held_or_that_none_came() {
         session.wait_for_submission("to nobody");
         let said = place.ok(["send", "--to", &to, "-m", "hello", "--wait"]);
         assert!(
-            said.contains("(session attached") && said.trim_end().ends_with("injected"),
+            said.contains("(session attached") && said.trim_end().ends_with("delivered (keyboard)"),
             "{said}"
         );
         session.wait_for_submission("hello [end]");
@@ -290,7 +290,7 @@ fn a_receipt_says_injected_held_or_that_none_came() {
         session.wait_for_submission("later");
 
         let receipt = &place.json(["send", "--to", &to, "-m", "in JSON", "--wait"])[0]["receipt"];
-        assert_eq!(receipt["state"], "injected");
+        assert_eq!(receipt["state"], "delivered");
     });
 }
 

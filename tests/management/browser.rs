@@ -54,11 +54,11 @@ fn two_sessions_are_seen_and_a_held_message_becomes_delivered() {
         false,
         "the token is gone"
     );
-    peer.announce("backend", "holding", Some("dialog: Bash"));
-    peer.announce("frontend", "ready", None);
-    browser.until(&format!("{} === 'Held'", card("backend", ".pill")));
+    peer.announce("backend", "needs-you", Some("permission for Bash"));
+    peer.announce("frontend", "idle", None);
+    browser.until(&format!("{} === 'Needs you'", card("backend", ".pill")));
     browser.until(&format!(
-        "{}.startsWith('dialog: Bash')",
+        "{}.startsWith('permission for Bash')",
         card("backend", ".why")
     ));
     browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
@@ -67,7 +67,7 @@ fn two_sessions_are_seen_and_a_held_message_becomes_delivered() {
     browser.press("2");
     browser.until(&format!("{} === 'please look'", text("01MESSAGE", ".text")));
     browser.until(&format!(
-        "{} === 'held: dialog: Bash'",
+        "{} === 'held: permission for Bash'",
         text("01MESSAGE", ".pill")
     ));
     peer.ack_next(&mut backend);
@@ -117,7 +117,7 @@ fn a_hostile_message_is_shown_as_text() {
     let hostile =
         "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script><b id=bold>x</b>";
     peer.say(("<svg/onload=pwned=1>", "backend"), "01HOSTILE", hostile);
-    peer.announce("backend", "holding", Some("<b id=bold>dialog</b>"));
+    peer.announce("backend", "needs-you", Some("<b id=bold>dialog</b>"));
     browser.press("2");
     browser.until(&format!(
         "{} === {}",

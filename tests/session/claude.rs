@@ -1,4 +1,4 @@
-//! The rules of INJECTION, seen from outside: a wrap around an agent that looks and behaves like Claude Code.
+//! The rules of docs/delivery.md, seen from outside: a wrap around an agent that looks and behaves like Claude Code.
 
 use cbroker::wrap::monitor::Report;
 
@@ -62,9 +62,9 @@ fn wait_for_hold(stage: &Stage, reason: &str) {
 
 fn at_a_free_prompt_a_message_is_submitted_once_and_alone() {
     let stage = Stage::new();
-    let _terminal = ready(&stage, &[], "");
+    let _terminal = ready(&stage, &["--delivery", "pty"], "");
     let said = stage.send("peer", "hello", &["--wait", "--timeout", "20"]);
-    assert!(said.contains("injected"), "{said}");
+    assert!(said.contains("delivered (keyboard)"), "{said}");
     let submitted = log_lines(&stage, "submitted");
     assert_eq!(submitted.len(), 1, "{submitted:?}");
     assert!(submitted[0].ends_with("] hello [end]"), "{submitted:?}");
@@ -76,7 +76,7 @@ fn a_dialog_is_never_answered_by_a_message() {
     terminal.submit("please ASK{danger}");
     terminal.wait_for_screen("Do you want to proceed?");
     stage.send("peer", "1", &[]);
-    wait_for_hold(&stage, "dialog: Bash");
+    wait_for_hold(&stage, "needs you: permission for Bash");
     assert!(!stage.text("agent.log").contains("approved"));
     terminal.keys(b"\x1b");
     wait_for_log(&stage, "rejected danger");
@@ -90,7 +90,7 @@ fn a_draft_stays_and_the_hook_carries_the_message_in() {
     terminal.keys(b"half a draft");
     terminal.wait_for_screen("half a draft");
     let said = stage.send("peer", "by the hook", &["--wait", "--timeout", "20"]);
-    assert!(said.contains("injected (hook)"), "{said}");
+    assert!(said.contains("delivered (hook)"), "{said}");
     wait_for_log(&stage, "reminder [cbroker peer message");
     assert_eq!(log_lines(&stage, "submitted"), Vec::<String>::new());
     assert!(
@@ -114,7 +114,7 @@ fn a_running_turn_is_not_disturbed_from_the_keyboard() {
 
 fn in_shell_mode_nothing_is_typed() {
     let stage = Stage::new();
-    let terminal = ready(&stage, &[], "");
+    let terminal = ready(&stage, &["--delivery", "pty"], "");
     terminal.keys(b"!");
     terminal.wait_for_screen("! ");
     let touched = stage.path("F");
@@ -146,7 +146,7 @@ fn a_slow_agent_gets_its_enter_when_it_has_drawn() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "slow");
     let said = stage.send("peer", "patience", &["--wait", "--timeout", "20"]);
-    assert!(said.contains("injected"), "{said}");
+    assert!(said.contains("delivered (keyboard)"), "{said}");
     assert_eq!(log_lines(&stage, "submitted").len(), 1);
 }
 
@@ -154,7 +154,7 @@ fn an_enter_that_was_lost_is_pressed_once_more() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "lost");
     let said = stage.send("peer", "twice", &["--wait", "--timeout", "20"]);
-    assert!(said.contains("injected"), "{said}");
+    assert!(said.contains("delivered (keyboard)"), "{said}");
     let submitted = log_lines(&stage, "submitted");
     assert!(
         submitted.len() == 1 && submitted[0].ends_with("] twice [end]"),
@@ -193,7 +193,10 @@ fn a_text_that_was_swallowed_comes_again_and_says_so() {
     let stage = Stage::new();
     let _terminal = ready(&stage, &["--delivery", "pty"], "swallow");
     let said = stage.send("peer", "swallowed", &["--wait", "--timeout", "30"]);
-    assert!(said.contains("held: unknown screen"), "{said}");
+    assert!(
+        said.contains("held: the agent does not show what was typed"),
+        "{said}"
+    );
     wait_for_log(&stage, "submitted");
     let submitted = log_lines(&stage, "submitted");
     assert_eq!(submitted.len(), 1, "{submitted:?}");
@@ -225,7 +228,7 @@ fn what_stands_in_no_transcript_did_not_arrive() {
     stage.send("peer", "unseen", &[]);
     wait_for("the hook to be given up", || {
         let log = stage.text("home/logs/peer.log");
-        log.contains("switched off after failures: the hook")
+        log.contains("switched off after failures: hook")
     });
     assert_eq!(stage.says(&["inbox", "peer"]).matches("draft").count(), 1);
     terminal.keys(b"\x15");

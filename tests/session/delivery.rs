@@ -10,7 +10,7 @@ crate::tests![
     a_reused_id_makes_no_message_vanish,
     a_draft_holds_the_message_and_the_sender_hears_why,
     whoever_watches_hears_of_a_hold,
-    a_message_that_was_injected_before_is_not_injected_again,
+    a_message_that_was_delivered_before_is_not_delivered_again,
     the_child_notices_nothing_of_ten_broker_restarts_and_every_message_arrives_once,
     a_session_that_starts_without_a_broker_gets_its_messages_when_it_comes,
     without_fallback_an_absent_broker_ends_it_with_3,
@@ -175,7 +175,7 @@ fn a_draft_holds_the_message_and_the_sender_hears_why() {
     wait_for("the hold in the inbox", || {
         stage.says(&["inbox", "peer"]).contains("draft")
     });
-    assert!(stage.says(&["list"]).contains("holding: draft"));
+    assert!(stage.says(&["list"]).contains(" draft "));
     wait_for("a line in the log", || {
         stage.text("home/logs/peer.log").contains(": draft")
     });
@@ -183,7 +183,7 @@ fn a_draft_holds_the_message_and_the_sender_hears_why() {
     terminal.keys(b"\r");
     let said = String::from_utf8_lossy(&waiting.wait_with_output().unwrap().stdout).into_owned();
     assert!(
-        said.contains("held: draft") && said.contains("injected"),
+        said.contains("held: draft") && said.contains("delivered (keyboard)"),
         "{said}"
     );
     let lines = stage.arrived();
@@ -191,7 +191,7 @@ fn a_draft_holds_the_message_and_the_sender_hears_why() {
     assert!(lines[1].starts_with("[cbroker peer message"), "{lines:?}");
     let id = said.split(' ').nth(1).unwrap();
     let story = stage.says(&["why", id]);
-    for word in ["peer held: draft", "peer injected"] {
+    for word in ["peer held: draft", "peer delivered"] {
         assert!(story.contains(word), "{story}");
     }
 }
@@ -207,7 +207,7 @@ fn whoever_watches_hears_of_a_hold() {
     );
 }
 
-fn a_message_that_was_injected_before_is_not_injected_again() {
+fn a_message_that_was_delivered_before_is_not_delivered_again() {
     let stage = Stage::new();
     let _terminal = stage.sink(&[]);
     for id in ["once", "once", "other"] {
@@ -340,7 +340,7 @@ fn notify_announces_and_the_inbox_reads() {
     wait_for("its state in the list", || {
         stage
             .says(&["list"])
-            .contains("notify: read it with `cbroker inbox`")
+            .contains("notify; held: read it with `cbroker inbox`")
     });
     assert!(stage.says(&["inbox", "peer"]).contains("read me"));
     assert_eq!(stage.arrived(), Vec::<String>::new());
@@ -413,7 +413,7 @@ fn what_is_taken_from_the_inbox_is_delivered() {
     wait_for("its story", || {
         stage
             .says(&["why", "taken"])
-            .contains("peer injected: inbox")
+            .contains("peer delivered: inbox-command")
     });
     terminal.keys(b"\x03");
     terminal.wait_for_end();

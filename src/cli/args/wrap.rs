@@ -45,12 +45,18 @@ pub struct WrapArgs {
 /// How messages reach an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Delivery {
-    /// The best way that the agent is known to take
+    /// The first way that is open, the keyboard last
     Auto,
-    /// Typed into its prompt
-    Pty,
-    /// Through its hooks, without the keyboard
+    /// Our plugin inside Claude Code: submitted as your own words
+    Plugin,
+    /// Claude Code's inbox socket: a teammate's request
+    Inbox,
+    /// Codex's or opencode's own interface for programs: as your own words
+    Api,
+    /// Claude Code's hooks: a notification
     Hook,
+    /// Typed into its prompt: as your own words
+    Pty,
     /// Nothing is typed: title and bell; `cbroker inbox` reads
     Notify,
 }

@@ -79,8 +79,13 @@ fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
     }
     let (word, style) = match receipt.state {
         ReceiptState::Held => ("held", Style::Warning),
-        ReceiptState::Injected => ("injected", Style::Good),
+        ReceiptState::HandedOver => ("handed over", Style::Warning),
+        ReceiptState::Delivered => ("delivered", Style::Good),
         ReceiptState::DeadLettered => ("dead-lettered", Style::Bad),
+        ReceiptState::Deleted => ("deleted with its queue", Style::Bad),
+        ReceiptState::Purged => ("purged", Style::Bad),
+        ReceiptState::Expired => ("expired", Style::Bad),
+        ReceiptState::Dropped => ("dropped: the queue was full", Style::Bad),
     };
     let mut line = if several {
         format!("{}: ", message.to)
@@ -88,10 +93,11 @@ fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
         String::new()
     };
     line.push_str(&output.paint(style, word));
-    match (&receipt.reason, receipt.state) {
-        (Some(way), ReceiptState::Injected) => drop(write!(line, " ({way})")),
-        (Some(reason), _) => drop(write!(line, ": {reason}")),
-        (None, _) => {}
+    if let Some(way) = &receipt.way {
+        let _infallible = write!(line, " ({way})");
+    }
+    if let Some(reason) = &receipt.reason {
+        let _infallible = write!(line, ": {reason}");
     }
     // A reader that went away does not end the waiting: the exit code is still wanted.
     let _ = output.line(line);
@@ -128,7 +134,7 @@ fn verdict(sent: &[Sent]) -> Exit {
         message
             .receipt
             .as_ref()
-            .is_some_and(|receipt| receipt.state == ReceiptState::DeadLettered)
+            .is_some_and(|receipt| receipt.state != ReceiptState::Delivered)
     };
     if sent.iter().any(refused) {
         Exit::Failed

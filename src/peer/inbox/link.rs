@@ -230,23 +230,15 @@ impl Link {
             self.tell_of_stranger(question);
             return;
         }
-        if request == Request::Who {
-            let present = self.presence.borrow().clone();
-            if let Some(presence) = present {
-                say(
-                    lines,
-                    Outgoing::Answer {
-                        to: ReplyTo(to),
-                        reply: Box::new(Reply::State(presence)),
-                    },
-                )
-                .await;
-            }
-        } else {
-            // A session that is too slow to take questions leaves them unanswered; the asker sees that.
-            let _ = self
-                .events
-                .try_send(InboxEvent::Asked(request, ReplyTo(to)));
+        let is_who = request == Request::Who;
+        let to = ReplyTo(to);
+        // The session looks before it answers. One that is too slow to take questions leaves them unanswered, but for
+        // who it is: its last announcement is known here.
+        let asked = self.events.try_send(InboxEvent::Asked(request, to.clone()));
+        let present = self.presence.borrow().clone();
+        if let (true, Err(_), Some(presence)) = (is_who, asked, present) {
+            let reply = Box::new(Reply::State(presence));
+            say(lines, Outgoing::Answer { to, reply }).await;
         }
     }
 

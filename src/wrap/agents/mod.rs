@@ -39,6 +39,10 @@ pub struct Profile {
     pub busy: &'static [&'static str],
     /// First characters of its title while a turn runs.
     pub busy_titles: &'static [char],
+    /// First character of its title in its main view at rest; `None` where titles say nothing of views.
+    pub idle_title: Option<char>,
+    /// Texts below its box, or in grey in it, that other views than the main one show.
+    pub other_views: &'static [&'static str],
     /// Texts that only its dialogs show, with the dialog's name.
     pub dialogs: &'static [(&'static str, &'static str)],
     /// Texts below its input that say its keys are commands.
@@ -69,8 +73,8 @@ pub struct Prompt {
     pub shell_mark: char,
     /// What the row above and the row below are made of.
     pub rule: char,
-    /// Colour (of 256) of text in it that nobody typed.
-    pub placeholder_colour: u8,
+    /// Colours (of 256) of text in it that nobody typed.
+    pub placeholder_colours: &'static [u8],
 }
 
 /// vim's NORMAL mode shows nothing of its own: whoever was once seen in INSERT mode and now has the footer of everybody

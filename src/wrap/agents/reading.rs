@@ -48,6 +48,8 @@ pub struct Reading {
     pub dialog: Option<String>,
     /// What the footer says of vim's modes.
     pub vim: Vim,
+    /// The box is higher than its window: what it shows is the end of what it holds.
+    pub is_scrolled: bool,
 }
 
 impl Reading {
@@ -77,11 +79,16 @@ impl Reading {
                 shows_busy: shows(&rows, profile.busy),
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
+                is_scrolled: false,
             };
         };
         // What stands above is history, written by anybody; only the rows around the input speak of now.
         let below = &rows[found.last + 1..];
-        let input = if shows(below, profile.command_modes) {
+        let is_elsewhere = shows(below, profile.other_views)
+            || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
+        let input = if is_elsewhere {
+            Input::Absent
+        } else if shows(below, profile.command_modes) {
             Input::Command
         } else {
             found.input
@@ -89,7 +96,8 @@ impl Reading {
         Self {
             input,
             shows_busy: shows(below, profile.busy) || shows(&rows[found.status], profile.busy),
-            dialog: None,
+            dialog: is_elsewhere.then(|| "another view".to_owned()),
+            is_scrolled: found.is_scrolled,
             vim: profile.vim.map_or(Vim::Unsaid, |footer| {
                 if shows(below, &[footer.insert]) {
                     Vim::Insert
@@ -115,6 +123,9 @@ struct Found {
     /// Rows above it that speak of now as well.
     status: std::ops::Range<usize>,
     input: Input,
+    /// What the agent itself wrote into the empty box.
+    suggestion: String,
+    is_scrolled: bool,
 }
 
 impl Found {
@@ -125,6 +136,8 @@ impl Found {
             last: usize::from(cursor),
             status: first.saturating_sub(STATUS_ROWS)..first,
             input,
+            suggestion: String::new(),
+            is_scrolled: false,
         })
     }
 
@@ -137,62 +150,95 @@ impl Found {
         if above == cursor {
             return None;
         }
-        let first = &rows[above + 1];
-        if first.starts_with(prompt.shell_mark) {
-            return Some(Self {
+        let found = |input, suggestion, is_scrolled| {
+            Some(Self {
                 last: below,
                 status: 0..0,
-                input: Input::Shell,
-            });
+                input,
+                suggestion,
+                is_scrolled,
+            })
+        };
+        // A box that is higher than its window says so in its upper rule: `─── ↑ 3 more ───`.
+        let is_scrolled = rows[above].contains('↑') && rows[above].contains("more");
+        let first = &rows[above + 1];
+        if is_scrolled {
+            let Content { text, .. } = content(prompt, screen, above + 1..below);
+            return found(Input::Holds(text), String::new(), true);
+        }
+        if first.starts_with(prompt.shell_mark) {
+            return found(Input::Shell, String::new(), false);
         }
         if !first.starts_with(prompt.mark) {
             return None;
         }
-        let text = typed(prompt, screen, above + 1..below);
+        let Content { text, suggestion } = content(prompt, screen, above + 1..below);
         // A cursor away from the first column stands behind something, even if that is only spaces.
         let is_empty = text.trim().is_empty() && cursor == above + 1 && cursor_column <= 2;
-        Some(Self {
-            last: below,
-            status: 0..0,
-            input: if is_empty {
-                Input::Empty
-            } else {
-                Input::Holds(text)
-            },
-        })
+        let input = if is_empty {
+            Input::Empty
+        } else {
+            Input::Holds(text)
+        };
+        found(input, suggestion, false)
     }
 }
 
-/// The text of the box without its mark and without what the agent itself suggests in grey.
-fn typed(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> String {
+/// What stands in the box, without its mark.
+#[derive(Default)]
+struct Content {
+    /// What was typed.
+    text: String,
+    /// What the agent itself suggests in grey.
+    suggestion: String,
+}
+
+fn content(prompt: Prompt, screen: &Screen, rows: std::ops::Range<usize>) -> Content {
     let (_, columns) = screen.size();
-    let placeholder = vt100::Color::Idx(prompt.placeholder_colour);
-    let mut text = String::new();
     let mut cells = Vec::new();
+    let first = rows.start;
     for row in rows {
-        let Ok(row) = u16::try_from(row) else {
+        // The mark, or its width in blanks; a line that the terminal itself wraps has neither.
+        let Ok(row_number) = u16::try_from(row) else {
             continue;
         };
+        let has_letter = |column| {
+            let cell = screen.cell(row_number, column);
+            cell.is_some_and(|cell| !cell.contents().trim().is_empty())
+        };
+        let begin = if row > first && (has_letter(0) || has_letter(1)) {
+            0
+        } else {
+            2
+        };
+        let row = row_number;
         cells.extend(
-            (2..columns.get())
+            (begin..columns.get())
                 .filter_map(|column| screen.cell(row, column))
                 .filter(|cell| cell.has_contents()),
         );
     }
-    let is_suggested = |cell: &&vt100::Cell| cell.dim() || cell.fgcolor() == placeholder;
+    let text = cells.iter().map(|cell| cell.contents()).collect();
+    let is_suggested = |cell: &&vt100::Cell| {
+        let is_grey = |colour: &u8| cell.fgcolor() == vt100::Color::Idx(*colour);
+        cell.dim() || prompt.placeholder_colours.iter().any(is_grey)
+    };
     // The cursor inverts the first character of a suggestion; the rest of it gives it away.
     let rest = cells.get(1..).unwrap_or_default();
-    if rest.iter().any(is_suggested)
+    let is_suggestion = rest.iter().any(is_suggested)
         && rest
             .iter()
-            .all(|cell| is_suggested(cell) || cell.contents().trim().is_empty())
-    {
-        return text;
+            .all(|cell| is_suggested(cell) || cell.contents().trim().is_empty());
+    if is_suggestion {
+        return Content {
+            suggestion: text,
+            ..Content::default()
+        };
     }
-    for cell in cells {
-        text.push_str(cell.contents());
+    Content {
+        text,
+        ..Content::default()
     }
-    text
 }
 
 #[cfg(test)]
@@ -274,6 +320,35 @@ mod tests {
         ));
         assert_eq!(dialog.input, Input::Absent);
         assert_eq!(dialog.dialog.as_deref(), Some("permission"));
+    }
+
+    #[test]
+    fn a_box_that_scrolls_holds_the_end_of_a_text() {
+        // It was not recognised: no Enter followed, and every later message was stuck behind it.
+        let more = format!("─── ↑ 1 more {}", "─".repeat(20));
+        let reading = read(&format!(
+            "{more}\n  and the end [end]\x1b7\n{RULE}\n  ? for shortcuts\x1b8"
+        ));
+        assert!(reading.is_scrolled);
+        assert_eq!(reading.input, Input::Holds("and the end [end]".to_owned()));
+    }
+
+    #[test]
+    fn boxes_of_other_views_are_not_the_prompt() {
+        // Messages went to a subagent, or began a session of their own.
+        let grey = "❯ \x1b7\x1b[7mM\x1b[27m\x1b[2message @general-purpose…\x1b[0m\x1b8\x1b7";
+        assert_eq!(boxed("", grey, "").input, Input::Absent);
+        let agents = boxed("", "❯ ", "  enter to open · space to reply");
+        assert_eq!(agents.input, Input::Absent);
+        assert_eq!(agents.dialog.as_deref(), Some("another view"));
+    }
+
+    #[test]
+    fn greys_of_all_versions_are_suggestions() {
+        for grey in ["2", "38;5;246", "90", "38;5;8"] {
+            let text = format!("❯ \x1b7\x1b[7mT\x1b[27m\x1b[{grey}mry it\x1b[0m\x1b8\x1b7");
+            assert_eq!(boxed("", &text, "").input, Input::Empty, "{grey}");
+        }
     }
 
     #[test]

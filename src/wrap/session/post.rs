@@ -1,16 +1,16 @@
-//! The session's messages: from the queue through checks and locks into the injection, and back as acks and receipts.
+//! The session's messages: from the queue through checks and locks into the deliveries, and back as acks and receipts.
 //!
-//! Order of every message: looked up on disk, offered, its intent synced, typed, noted as done, acked. What is not
-//! done when the session ends goes back to its queue.
+//! Order of every message: looked up on disk, queued, its intent synced, handed over, proved to be in the model's
+//! context, noted as done, acked. What is not done when the session ends goes back to its queue.
 //!
-//! Relies on the peer's inbox, on the disk thread and on the mail.
+//! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
 mod answers;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
@@ -21,13 +21,13 @@ use crate::peer::{
     Attached, Delivery, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
 };
 use crate::wrap::brake::{Brake, Passing};
+use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
-use crate::wrap::inject::{Item, Ticket};
 use crate::wrap::log::Log;
-use crate::wrap::mail::{Letter, Mail};
 use crate::wrap::seen::Seen;
 use crate::wrap::spill;
+use crate::wrap::ways::Way;
 
 /// Another message under an id that is known: taking it for that one would make one of them vanish.
 const ID_USED_TWICE: &str = "id used twice";
@@ -46,15 +46,24 @@ pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) card: Presence,
 }
 
-/// Messages, and everything that they need beside the terminal.
+/// Everything that messages need beside the table and the terminal.
 pub(in crate::wrap) struct Post {
     parts: PostParts,
-    mail: Mail,
     acks: JoinSet<Settled>,
-    handed: HashSet<Ticket>,
-    announced: Option<(PeerState, Option<Hold>, usize)>,
+    announced: Option<Announced>,
+    /// When the state that was announced last began.
+    state_since: DateTime<Utc>,
     /// How many waiting messages title and bell have told of.
     noticed: usize,
+}
+
+/// What others know of the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Announced {
+    state: PeerState,
+    detail: Option<String>,
+    hold: Option<Hold>,
+    held: usize,
 }
 
 /// Something that happened to the post.
@@ -68,10 +77,9 @@ impl Post {
     pub(in crate::wrap) fn new(parts: PostParts) -> Self {
         Self {
             parts,
-            mail: Mail::default(),
             acks: JoinSet::new(),
-            handed: HashSet::new(),
             announced: None,
+            state_since: Utc::now(),
             noticed: 0,
         }
     }
@@ -91,72 +99,57 @@ impl Post {
         }
     }
 
-    pub(super) fn intend(&mut self, tickets: &[Ticket]) {
-        self.parts
-            .disk
-            .ask(Job::Intend(self.mail.identities(tickets)));
+    pub(super) fn intend(&mut self, table: &Table, keys: &[MessageKey]) {
+        self.parts.disk.ask(Job::Intend(table.identities(keys)));
     }
 
-    /// Their Enter was written.
-    pub(super) fn entered(&mut self, tickets: &[Ticket]) {
-        // First what the agent's own `cbroker send` reads: the other waits for the disk.
-        let hops = tickets
+    /// They are with the agent.
+    pub(super) fn handed_over(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
+        // What the agent's own `cbroker send` reads, before the agent can run it.
+        let hops = keys
             .iter()
-            .filter_map(|ticket| Some(self.mail.get(*ticket)?.hops.unwrap_or(0)))
+            .filter_map(|key| Some(table.get(*key)?.hops.unwrap_or(0)))
             .max();
         self.parts.disk.ask(Job::Hops(hops));
-        let done = tickets
-            .iter()
-            .filter_map(|ticket| Some((*ticket, self.mail.get(*ticket)?.envelope.identity())));
-        self.parts.disk.ask(Job::Done(done.collect()));
-    }
-
-    /// They go in by the hook.
-    pub(super) fn by_hook(&mut self, tickets: &[Ticket]) {
-        self.handed.extend(tickets);
-    }
-
-    /// Their turn began.
-    pub(super) fn begun(&mut self, tickets: &[Ticket]) {
-        for &ticket in tickets {
-            let way = self.handed.remove(&ticket).then(|| "hook".to_owned());
-            self.tell(ticket, Story::Injected, ReceiptState::Injected, way);
-            self.forget(ticket);
+        for &key in keys {
+            if let Some(message) = table.get(key) {
+                self.tell(
+                    message,
+                    Story::HandedOver,
+                    ReceiptState::HandedOver,
+                    Said::Way(way),
+                );
+            }
         }
     }
 
-    /// A person dealt with what stood in the box.
-    pub(super) fn ended(&mut self, tickets: &[Ticket]) {
-        for &ticket in tickets {
-            self.forget(ticket);
+    /// They are in the model's context.
+    pub(super) fn delivered(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
+        let mut done = Vec::new();
+        for &key in keys {
+            if let Some(message) = table.get(key) {
+                self.tell(
+                    message,
+                    Story::Delivered,
+                    ReceiptState::Delivered,
+                    Said::Way(way),
+                );
+                done.push((key, message.envelope.identity()));
+            }
         }
+        self.parts.disk.ask(Job::Done(done));
     }
 
-    /// They are held for a reason that a sender has to know at once.
-    pub(super) fn held(&mut self, tickets: &[Ticket], hold: &Hold) {
-        for &ticket in tickets {
-            self.handed.remove(&ticket);
+    /// They are held, and their senders hear of it.
+    pub(super) fn held(&mut self, table: &Table, keys: &[MessageKey], hold: &Hold) {
+        for message in keys.iter().filter_map(|key| table.get(*key)) {
             self.tell(
-                ticket,
+                message,
                 Story::Held,
                 ReceiptState::Held,
-                Some(hold.to_string()),
+                Said::Why(hold.to_string()),
             );
         }
-    }
-
-    /// One is held; its sender hears of it when that is news. Gives the id then.
-    pub(super) fn hold(&mut self, ticket: Ticket, hold: &Hold, now: Instant) -> Option<String> {
-        if !self.mail.is_news(ticket, hold, now) {
-            return None;
-        }
-        self.held(&[ticket], hold);
-        Some(self.describe(&[ticket]))
-    }
-
-    pub(super) fn next_news(&self, now: Instant) -> Option<Instant> {
-        let release = self.parts.brake.release_at();
-        self.mail.next_news(now).into_iter().chain(release).min()
     }
 
     /// A person submitted something: what the agent sends next answers nobody.
@@ -164,20 +157,12 @@ impl Post {
         self.parts.disk.ask(Job::Hops(None));
     }
 
-    pub(super) fn ids(&self, tickets: &[Ticket]) -> Vec<String> {
-        self.mail.ids(tickets)
-    }
-
-    pub(super) fn describe(&self, tickets: &[Ticket]) -> String {
-        self.mail.ids(tickets).join(", ")
-    }
-
     /// The last acks, and goodbye to the broker: what is not acked is back in its queue then.
-    pub(super) async fn close(mut self, limit: Duration) {
+    pub(super) async fn close(mut self, table: &mut Table, limit: Duration) {
         let finishing = async {
-            while self.mail.has_unfinished() {
+            while table.has_unfinished() {
                 match self.parts.facts.recv().await {
-                    Some(Fact::Done(tickets)) => self.done(&tickets),
+                    Some(Fact::Done(keys)) => self.done(table, &keys),
                     Some(Fact::Failed(_)) | None => break,
                     Some(_) => {}
                 }
@@ -185,9 +170,19 @@ impl Post {
             while self.acks.join_next().await.is_some() {}
         };
         let _disk_or_broker_is_stuck = tokio::time::timeout(limit, finishing).await;
+        for (_, message) in table.iter() {
+            if let State::HandedOver(way) = message.state {
+                self.note(
+                    &message.envelope.id,
+                    Story::Returned,
+                    Some(format!("not seen to be read ({way})")),
+                );
+            }
+        }
         if let Some(inbox) = self.parts.inbox.take() {
             let gone = Presence {
-                state: PeerState::Gone,
+                state: PeerState::Closed,
+                since: Utc::now(),
                 ..self.parts.card.clone()
             };
             inbox.outlet().announce(gone);
@@ -195,21 +190,17 @@ impl Post {
         }
     }
 
-    /// Noted as done on disk: the broker may forget them.
-    fn done(&mut self, tickets: &[Ticket]) {
-        for &ticket in tickets {
-            let delivery = self.mail.get_mut(ticket).and_then(|letter| {
-                letter.is_done = true;
-                letter.delivery.take()
-            });
-            self.ack(delivery);
-            self.mail.drop_finished(ticket);
-        }
+    /// When the brake lets go of what it holds.
+    pub(super) fn release_at(&self) -> Option<Instant> {
+        self.parts.brake.release_at()
     }
 
-    fn forget(&mut self, ticket: Ticket) {
-        self.mail.is_over(ticket);
-        self.mail.drop_finished(ticket);
+    /// Noted as done on disk: the broker may forget them.
+    fn done(&mut self, table: &mut Table, keys: &[MessageKey]) {
+        for &key in keys {
+            let message = table.remove(key);
+            self.ack(message.and_then(|message| message.delivery));
+        }
     }
 
     fn ack(&mut self, delivery: Option<Delivery>) {
@@ -218,27 +209,37 @@ impl Post {
         }
     }
 
-    fn tell(&mut self, ticket: Ticket, event: Story, state: ReceiptState, reason: Option<String>) {
-        let Some(letter) = self.mail.get(ticket) else {
-            return;
+    fn tell(&mut self, message: &InFlightMessage, event: Story, state: ReceiptState, said: Said) {
+        let id = message.envelope.id.clone();
+        let (reason, way) = match said {
+            Said::Nothing => (None, None),
+            Said::Why(reason) => (Some(reason), None),
+            Said::Way(way) => (None, Some(way.to_string())),
         };
-        let id = letter.envelope.id.clone();
-        if let (Some(queue), Some(inbox)) = (&letter.receipt_to, &self.parts.inbox) {
-            inbox.outlet().receipt(
-                queue,
-                Receipt {
-                    id: id.clone(),
-                    state,
-                    reason: reason.clone(),
-                },
-            );
+        let detail = reason.clone().or_else(|| way.clone());
+        if let (Some(queue), Some(inbox)) = (&message.receipt_to, &self.parts.inbox) {
+            let receipt = Receipt {
+                id: id.clone(),
+                state,
+                reason,
+                way,
+            };
+            inbox.outlet().receipt(queue, receipt);
         }
-        self.parts.disk.ask(Job::Tell {
-            id,
-            event,
-            detail: reason,
-        });
+        self.note(&id, event, detail);
     }
+
+    fn note(&self, id: &str, event: Story, detail: Option<String>) {
+        let id = id.to_owned();
+        self.parts.disk.ask(Job::Tell { id, event, detail });
+    }
+}
+
+/// What is said beside a message's state.
+enum Said {
+    Nothing,
+    Why(String),
+    Way(Way),
 }
 
 impl Session {
@@ -260,11 +261,7 @@ impl Session {
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
                 self.log.say(&format!("{error}; trying again"));
-                for ticket in self.post.mail.lose_deliveries() {
-                    if self.injection.withdraw(ticket) {
-                        self.post.mail.take(ticket);
-                    }
-                }
+                self.deliveries.table.lose_deliveries();
             }
             InboxEvent::Refused(error) => self
                 .log
@@ -275,33 +272,43 @@ impl Session {
     }
 
     fn receive(&mut self, delivery: Delivery) {
-        let ticket = self.post.mail.ticket();
+        let table = &mut self.deliveries.table;
+        let key = table.next_key();
         match Envelope::parse(&delivery.body, self.post.parts.body_limit_bytes) {
             Ok(envelope) => {
                 let id = envelope.identity();
-                if let Some(known) = self.post.mail.again(&id) {
-                    return self.post.came_again(known, delivery);
+                if let Some(known) = table.find(&id) {
+                    return self.came_again(known, delivery);
                 }
-                if self.post.mail.has_id(&envelope.id) {
-                    return self.bury(ticket, delivery, ID_USED_TWICE.to_owned());
+                if table.has_id(&envelope.id) {
+                    return self.bury(key, delivery, ID_USED_TWICE.to_owned());
                 }
-                self.post
-                    .mail
-                    .keep(ticket, delivery, envelope, Instant::now());
-                self.post.parts.disk.ask(Job::Look(ticket, id));
+                let message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
+                table.insert(key, message);
+                self.post.parts.disk.ask(Job::Look(key, id));
             }
-            Err(invalid) => self.bury(ticket, delivery, invalid.to_string()),
+            Err(invalid) => self.bury(key, delivery, invalid.to_string()),
         }
+    }
+
+    /// A message that must not reach the agent: acked once it is on disk.
+    fn bury(&mut self, key: MessageKey, delivery: Delivery, error: String) {
+        let body = delivery.body.clone();
+        self.deliveries.table.insert_dead(key, delivery);
+        self.post
+            .parts
+            .disk
+            .ask(Job::DeadLetter { key, error, body });
     }
 
     fn disk_said(&mut self, fact: Fact) {
         match fact {
-            Fact::Looked(ticket, seen) => self.admit(ticket, seen),
-            Fact::Intended => self.injection.noted(),
-            Fact::Done(tickets) => self.post.done(&tickets),
-            Fact::Buried(ticket, error) => {
+            Fact::Looked(key, seen) => self.admit(key, seen),
+            Fact::Intended => self.deliveries.noted(),
+            Fact::Done(keys) => self.post.done(&mut self.deliveries.table, &keys),
+            Fact::Buried(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
-                if let Some(delivery) = self.post.mail.take_dead(ticket) {
+                if let Some(delivery) = self.deliveries.table.remove_dead(key) {
                     self.post.refuse(delivery, &error);
                 }
             }
@@ -311,85 +318,87 @@ impl Session {
         }
     }
 
-    /// A message that must not reach the agent: acked once it is on disk.
-    fn bury(&mut self, ticket: Ticket, delivery: Delivery, error: String) {
-        let body = delivery.body.clone();
-        self.post.mail.keep_dead(ticket, delivery);
-        self.post.parts.disk.ask(Job::DeadLetter {
-            ticket,
-            error,
-            body,
-        });
-    }
-
-    /// A message that was looked up joins the line, or is known already.
-    fn admit(&mut self, ticket: Ticket, seen: Seen) {
+    /// A message that was looked up is queued, or is known already.
+    fn admit(&mut self, key: MessageKey, seen: Seen) {
         if seen == Seen::OtherContent {
-            let letter = self.post.mail.take(ticket);
-            if let Some(delivery) = letter.and_then(|letter| letter.delivery) {
-                self.bury(ticket, delivery, ID_USED_TWICE.to_owned());
+            let message = self.deliveries.table.remove(key);
+            if let Some(delivery) = message.and_then(|message| message.delivery) {
+                self.bury(key, delivery, ID_USED_TWICE.to_owned());
             }
             return;
         }
         if seen == Seen::Done {
-            self.post.tell(
-                ticket,
-                Story::Repeated,
-                ReceiptState::Injected,
-                Some("before".to_owned()),
-            );
-            if let Some(letter) = self.post.mail.take(ticket) {
-                self.post.ack(letter.delivery);
+            if let Some(message) = self.deliveries.table.remove(key) {
+                let before = Said::Why("delivered before".to_owned());
+                self.post
+                    .tell(&message, Story::Repeated, ReceiptState::Delivered, before);
+                self.post.ack(message.delivery);
             }
             return;
         }
-        let Some(letter) = self.post.mail.get_mut(ticket) else {
-            return;
-        };
-        let passing = Passing {
-            from: &letter.envelope.from,
-            user: letter.delivery.as_ref().and_then(Delivery::user),
-            id: &letter.envelope.id,
-            hops: letter.hops,
-        };
-        let is_loop = self.post.parts.brake.holds(passing, Instant::now());
         let lines_only = self.program.reads_lines() && !self.modes.takes_paste();
         let limit = if lines_only {
             spill::CANONICAL_LIMIT
         } else {
             spill::LINE_LIMIT
         };
-        let lines = compose(letter, &self.post.parts, limit, &mut self.log);
-        letter.line.clone_from(&lines.0);
-        let item = Item {
-            ticket,
-            id: letter.envelope.id.clone(),
-            line: lines.0,
-            line_again: lines.1,
-            may_repeat: seen == Seen::Intended,
-            blocked: is_loop.then_some(Hold::Loop),
+        let Some(message) = self.deliveries.table.get_mut(key) else {
+            return;
         };
-        self.post.parts.disk.ask(Job::Tell {
-            id: item.id.clone(),
-            event: Story::Received,
-            detail: None,
-        });
-        self.injection.offer(item);
+        let passing = Passing {
+            from: &message.envelope.from,
+            user: message.delivery.as_ref().and_then(Delivery::user),
+            id: &message.envelope.id,
+            hops: message.hops,
+        };
+        let is_loop = self.post.parts.brake.holds(passing, Instant::now());
+        let lines = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
+        (message.line, message.line_again) = lines;
+        message.may_repeat = seen == Seen::Intended;
+        message.blocked = is_loop.then_some(Hold::Loop);
+        message.state = State::Queued;
+        self.post.note(&message.envelope.id, Story::Received, None);
         self.is_stale = self.screen.is_some();
+    }
+
+    /// The text of this message does not fit into the agent's box: it goes to a file.
+    pub(super) fn move_to_file(&mut self, key: MessageKey) {
+        let Some(message) = self.deliveries.table.get(key) else {
+            return;
+        };
+        let lines = compose(&message.envelope, &self.post.parts, 0, &mut self.log);
+        self.deliveries.moved_to_file(key, lines.0, lines.1);
+    }
+
+    /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
+    fn came_again(&mut self, key: MessageKey, delivery: Delivery) {
+        match self.deliveries.table.get_mut(key) {
+            Some(message) if message.delivery.is_none() => message.delivery = Some(delivery),
+            _ => self.post.ack(Some(delivery)),
+        }
     }
 }
 
-/// The line, and the same marked as a possible repetition. A text that is too long to type goes to a file.
-fn compose(letter: &Letter, parts: &PostParts, limit: usize, log: &mut Log) -> (String, String) {
+/// The line, and the same marked as a possible repetition. A line of more than `limit` bytes goes to a file.
+fn compose(
+    envelope: &Envelope,
+    parts: &PostParts,
+    limit: usize,
+    log: &mut Log,
+) -> (String, String) {
     let both = |envelope: &Envelope| {
         let line = |mark| envelope.to_line(parts.breaks, mark);
         (line(Mark::None), line(Mark::PossibleRepeat))
     };
-    let lines = both(&letter.envelope);
+    let lines = both(envelope);
     if lines.0.len() <= limit {
         return lines;
     }
-    match spill::spill((&parts.spill, &parts.card.name), &letter.envelope, limit) {
+    match spill::spill(
+        (&parts.spill, &parts.card.name),
+        envelope,
+        limit.max(spill::CANONICAL_LIMIT),
+    ) {
         Ok(short) => both(&short),
         Err(error) => {
             log.say(&format!(

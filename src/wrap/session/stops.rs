@@ -4,7 +4,7 @@
 //! shell continues the wrap, it continues the program.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::io::Interest;
@@ -77,6 +77,9 @@ impl Session {
                 screen.resize(size.ws_row, size.ws_col);
                 self.is_stale = true;
             }
+            if self.agent.profile().knows_its_prompt() {
+                self.deliveries.resized(size.ws_row, size.ws_col);
+            }
         }
     }
 
@@ -86,7 +89,7 @@ impl Session {
             return self.person_gone();
         }
         self.fit();
-        self.attention.resume();
+        self.agent.resume();
         self.program.continue_group();
     }
 
@@ -115,14 +118,14 @@ impl Session {
                     self.program.signal(signal);
                 }
             }
-            Report::Continued => self.attention.resume(),
+            Report::Continued => self.agent.resume(),
             Report::Stopped(signal) => self.stop_too(signal).await,
             Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.end = Some(report),
         }
     }
 
     async fn stop_too(&mut self, signal: i32) {
-        self.attention.suspend();
+        self.agent.suspend();
         self.show_all_output().await;
         self.terminal.leave_raw();
         if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
@@ -166,17 +169,22 @@ impl Session {
     /// After the end: the last output, the terminal as it was, the last acks.
     pub(super) async fn finish(mut self) {
         self.show_rest().await;
+        let now = Instant::now();
+        for step in self.deliveries.ended(&self.agent, now) {
+            self.carry_out(step, now);
+        }
         self.relay.show(&self.modes.resets());
         let _terminal_is_stuck = tokio::time::timeout(STUCK, self.relay.drain()).await;
         self.terminal.leave_raw();
         let Self {
             post,
+            mut deliveries,
             hooks,
             waiter,
             ..
         } = self;
         drop((hooks, waiter));
-        post.close(GOODBYE).await;
+        post.close(&mut deliveries.table, GOODBYE).await;
     }
 
     /// What the program wrote before its end, in the time that a slow line takes.

@@ -14,6 +14,8 @@
 //!
 //! Relies on nothing of the session.
 
+pub mod keyboard;
+
 use std::fmt;
 use std::path::PathBuf;
 

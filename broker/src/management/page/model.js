@@ -140,7 +140,7 @@ export class Model {
 
   receipt(found, at) {
     const known = isText(found?.id) ? this.messages.get(found.id) : undefined;
-    const state = { held: "held", injected: "delivered", "dead-lettered": "refused" }[found?.state];
+    const state = { held: "held", "handed-over": "held", delivered: "delivered", "dead-lettered": "refused" }[found?.state];
     if (!known || !state) return false;
     known.state = state;
     known.reason = isText(found.reason) ? found.reason : undefined;
@@ -154,23 +154,23 @@ export class Model {
     const session = this.session(found.name);
     const before = session.presences.get(found.session);
     const since = before?.state === found.state ? before.changed : at;
-    if (found.state === "gone") session.presences.delete(found.session);
+    if (found.state === "closed") session.presences.delete(found.session);
     else session.presences.set(found.session, { ...found, changed: since });
     return true;
   }
 
   /** What a session does, in one word, and why. */
   standing(session) {
-    const order = ["holding", "starting", "busy", "paused", "notify", "ready"];
+    const order = ["stuck", "needs-you", "draft", "starting", "busy", "paused", "notify", "idle"];
     const presences = [...session.presences.values()].sort((one, two) => order.indexOf(one.state) - order.indexOf(two.state));
     const consumers = session.queue?.consumers ?? 0;
     if (session.queue && consumers === 0) return { state: "away", label: "Away", presences: [] };
-    const shown = { ready: ["idle", "Idle"], busy: ["busy", "Busy"], holding: ["held", "Held"], starting: ["starting", "Starting"], paused: ["paused", "Paused"], notify: ["notify", "Notify"] };
+    const shown = { idle: ["idle", "Idle"], busy: ["busy", "Busy"], "needs-you": ["held", "Needs you"], draft: ["held", "Draft"], stuck: ["held", "Stuck"], starting: ["starting", "Starting"], paused: ["paused", "Paused"], notify: ["notify", "Notify"] };
     const first = presences[0];
     if (!first) return { state: "attached", label: "Attached", presences };
     const [state, label] = shown[first.state] ?? ["attached", first.state];
     const held = presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);
-    return { state, label, reason: isText(first.reason) ? first.reason : undefined, since: first.changed, held, presences };
+    return { state, label, reason: isText(first.detail) ? first.detail : isText(first.reason) ? first.reason : undefined, since: first.changed, held, presences };
   }
 
   /** Messages in the queue that the session has not taken. */

@@ -4,60 +4,75 @@
 
 use std::time::Instant;
 
-use super::{Job, Mail, Post, Session, Story, Ticket};
+use chrono::Utc;
+
+use super::{Announced, Job, Post, Said, Session, Story};
 use crate::peer::{
     Delivery, HeldMessage, PeerState, Presence, Receipt, ReceiptState, Removal, Reply, ReplyTo,
     Request,
 };
-use crate::wrap::attention::Verdict;
+use crate::wrap::agent_state::Condition;
+use crate::wrap::delivery::{InFlightMessage, MessageKey, Mode, State};
 use crate::wrap::hold::Hold;
-use crate::wrap::inject;
+use crate::wrap::ways::Way;
 
 impl Session {
     /// Says what the session does now, where that has changed.
     pub(in crate::wrap::session) fn announce(&mut self, now: Instant) {
         if self.post.parts.brake.is_due(now) {
-            self.injection.unblock();
+            self.deliveries.unblock();
         }
-        let hold = self.injection.hold();
-        let state = self.state(hold.as_ref(), now);
-        let held = self.post.mail.len();
-        self.notify(held);
-        let news = Some((state, hold, held));
-        if self.post.announced == news {
+        let news = self.present_state(now);
+        self.notify(news.held);
+        if self.post.announced.as_ref() == Some(&news) {
             return;
         }
-        if let (Some(inbox), Some((state, hold, _))) = (&self.post.parts.inbox, &news) {
-            inbox
-                .outlet()
-                .announce(self.presence(*state, hold.as_ref()));
+        let is_same = |last: &Announced| last.state == news.state && last.detail == news.detail;
+        if !self.post.announced.as_ref().is_some_and(is_same) {
+            self.post.state_since = Utc::now();
         }
-        self.post.announced = news;
+        if let Some(inbox) = &self.post.parts.inbox {
+            inbox.outlet().announce(self.post.presence(&news));
+        }
+        self.post.announced = Some(news);
     }
 
-    fn state(&self, hold: Option<&Hold>, now: Instant) -> PeerState {
-        if self.injection.is_paused() {
-            return PeerState::Paused;
-        }
-        if self.delivery == inject::Delivery::Notify {
-            return PeerState::Notify;
-        }
-        if hold.is_some() {
-            return PeerState::Holding;
-        }
-        match self.attention.verdict(now) {
-            Verdict::Hold(Hold::Starting, _) => PeerState::Starting,
-            _ if self.attention.is_busy() => PeerState::Busy,
-            _ => PeerState::Ready,
+    fn present_state(&self, now: Instant) -> Announced {
+        let hold = self.deliveries.hold(&self.agent, now);
+        let (state, detail) = self.state(now);
+        Announced {
+            state,
+            detail,
+            hold,
+            held: self.deliveries.table.held(),
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence of the
-    /// program's this has to wait for the next turn.
+    fn state(&self, now: Instant) -> (PeerState, Option<String>) {
+        if self.deliveries.is_paused() {
+            return (PeerState::Paused, None);
+        }
+        if self.deliveries.mode() == Mode::Notify {
+            return (PeerState::Notify, None);
+        }
+        if self.deliveries.is_stuck() {
+            return (PeerState::Stuck, None);
+        }
+        match self.agent.condition(now) {
+            Condition::Starting => (PeerState::Starting, None),
+            Condition::Idle => (PeerState::Idle, None),
+            Condition::Busy => (PeerState::Busy, None),
+            Condition::NeedsYou(question) => (PeerState::NeedsYou, Some(question)),
+            Condition::Draft => (PeerState::Draft, None),
+        }
+    }
+
+    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence of the program's this
+    /// has to wait for the next turn.
     fn notify(&mut self, held: usize) {
         let last = self.post.noticed;
-        if self.delivery != inject::Delivery::Notify || held == last || !self.modes.is_at_boundary()
-        {
+        let is_announced = self.deliveries.mode() == Mode::Notify;
+        if !is_announced || held == last || !self.modes.is_at_boundary() {
             return;
         }
         let shown = match held {
@@ -82,18 +97,18 @@ impl Session {
         let now = Instant::now();
         let reply = match request {
             Request::Pause { .. } => {
-                self.injection.pause();
+                self.deliveries.pause();
                 self.log.say("paused");
                 self.present(now)
             }
             Request::Resume { .. } => {
-                self.injection.resume();
+                self.deliveries.resume();
                 self.post.parts.brake.release();
                 self.log.say("resumed");
                 self.present(now)
             }
-            Request::Inbox { take, .. } => self.show_inbox(*take),
-            Request::Discard { removal, .. } => self.discard(*removal),
+            Request::Inbox { take, .. } => self.show_inbox(*take, now),
+            Request::Discard { removal, .. } => self.discard(*removal, now),
             Request::Who | Request::State(_) => self.present(now),
         };
         if let Some(inbox) = &self.post.parts.inbox {
@@ -101,37 +116,33 @@ impl Session {
         }
     }
 
-    fn present(&self, now: Instant) -> Reply {
-        let hold = self.injection.hold();
-        Reply::State(self.presence(self.state(hold.as_ref(), now), hold.as_ref()))
+    /// The session's state, looked at now.
+    fn present(&mut self, now: Instant) -> Reply {
+        self.look(now);
+        self.announce(now);
+        let news = self.present_state(now);
+        Reply::State(self.post.presence(&news))
     }
 
-    fn presence(&self, state: PeerState, hold: Option<&Hold>) -> Presence {
-        Presence {
-            state,
-            reason: hold.map(ToString::to_string),
-            held: u32::try_from(self.post.mail.len()).unwrap_or(u32::MAX),
-            ..self.post.parts.card.clone()
+    fn show_inbox(&mut self, take: bool, now: Instant) -> Reply {
+        let held = self.held(now);
+        if take {
+            let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
+            keys.retain(|key| self.deliveries.withdraw(*key));
+            let table = &self.deliveries.table;
+            self.post.delivered(table, &keys, Way::InboxCommand);
         }
-    }
-
-    fn show_inbox(&mut self, take: bool) -> Reply {
-        let mut messages = Vec::new();
-        for (ticket, message) in self.held() {
-            messages.push(message);
-            if take && self.injection.withdraw(ticket) {
-                self.post.was_read(ticket);
-            }
-        }
-        self.listed(messages)
+        self.listed(held.into_iter().map(|(_, message)| message).collect())
     }
 
     /// Lets go of what is not with the agent yet.
-    fn discard(&mut self, removal: Removal) -> Reply {
+    fn discard(&mut self, removal: Removal, now: Instant) -> Reply {
         let mut messages = Vec::new();
-        for (ticket, message) in self.held() {
-            if self.injection.withdraw(ticket) {
-                self.post.was_removed(ticket, removal);
+        for (key, message) in self.held(now) {
+            if self.deliveries.withdraw(key)
+                && let Some(removed) = self.deliveries.table.remove(key)
+            {
+                self.post.removed(removed, removal);
                 messages.push(message);
             }
         }
@@ -148,81 +159,69 @@ impl Session {
         }
     }
 
-    /// The messages that wait, oldest first.
-    fn held(&self) -> Vec<(Ticket, HeldMessage)> {
-        let waiting = self.injection.waiting().filter_map(|(item, hold)| {
-            let letter = self.post.mail.get(item.ticket)?;
-            let message = HeldMessage {
-                id: letter.envelope.id.clone(),
-                from: letter.envelope.from.clone(),
-                ts: letter.envelope.ts.clone(),
-                reason: hold.map(|hold| hold.to_string()).unwrap_or_default(),
-                line: letter.line.clone(),
+    /// The messages that the model has not, oldest first.
+    fn held(&mut self, now: Instant) -> Vec<(MessageKey, HeldMessage)> {
+        self.look(now);
+        let waiting = self.deliveries.waiting(&self.agent, now);
+        let reason = |key| {
+            let found = waiting.iter().find(|(waits, _)| *waits == key);
+            found.map(|(_, hold): &(_, Hold)| hold.to_string())
+        };
+        let shown = self.deliveries.table.iter().filter_map(|(key, message)| {
+            let (state, reason) = match (&message.state, reason(key)) {
+                (State::HandedOver(way), _) => ("handed over", way.to_string()),
+                (State::Queued, Some(reason)) => ("held", reason),
+                (State::Queued, None) => ("queued", String::new()),
+                _ => return None,
             };
-            Some((item.ticket, message))
+            let shown = HeldMessage {
+                id: message.envelope.id.clone(),
+                from: message.envelope.from.clone(),
+                ts: message.envelope.ts.clone(),
+                state: state.to_owned(),
+                reason,
+                line: message.line.clone(),
+            };
+            Some((key, shown))
         });
-        waiting.collect()
+        shown.collect()
     }
 }
 
 impl Post {
-    /// A person read it with `cbroker inbox`: that is its delivery.
-    fn was_read(&mut self, ticket: Ticket) {
-        self.tell(
-            ticket,
-            Story::Injected,
-            ReceiptState::Injected,
-            Some("inbox".to_owned()),
-        );
-        self.mail.is_over(ticket);
-        let done = self
-            .mail
-            .ids(&[ticket])
-            .into_iter()
-            .map(|id| (ticket, id))
-            .collect();
-        self.parts.disk.ask(Job::Done(done));
-    }
-
     /// An operator removed it.
-    fn was_removed(&mut self, ticket: Ticket, removal: Removal) {
-        let Some(letter) = self.mail.take(ticket) else {
-            return;
+    fn removed(&mut self, message: InFlightMessage, removal: Removal) {
+        let (event, state) = match removal {
+            Removal::Purged => (Story::Purged, ReceiptState::Purged),
+            Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
         };
-        let event = match removal {
-            Removal::Purged => Story::Purged,
-            Removal::Deleted => Story::Deleted,
-        };
-        self.parts.disk.ask(Job::Tell {
-            id: letter.envelope.id,
-            event,
-            detail: None,
-        });
-        self.ack(letter.delivery);
+        self.tell(&message, event, state, Said::Nothing);
+        self.ack(message.delivery);
     }
 
-    /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
-    pub(super) fn came_again(&mut self, ticket: Ticket, delivery: Delivery) {
-        match self.mail.get_mut(ticket) {
-            Some(letter) if !letter.is_done && letter.delivery.is_none() => {
-                letter.delivery = Some(delivery);
-            }
-            _ => self.ack(Some(delivery)),
+    fn presence(&self, news: &Announced) -> Presence {
+        Presence {
+            state: news.state,
+            detail: news.detail.clone(),
+            reason: news.hold.as_ref().map(ToString::to_string),
+            held: u32::try_from(news.held).unwrap_or(u32::MAX),
+            since: self.state_since,
+            ..self.parts.card.clone()
         }
     }
 
     /// Its dead letter is on disk: it may go, and its sender hears of it.
     pub(super) fn refuse(&mut self, delivery: Delivery, error: &str) {
+        let id = claimed_id(&delivery);
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
-            let id = Mail::id_of_dead(&delivery);
             let receipt = Receipt {
-                id,
+                id: id.clone(),
                 state: ReceiptState::DeadLettered,
                 reason: Some(error.to_owned()),
+                way: None,
             };
             inbox.outlet().receipt(queue, receipt);
         }
-        let id = Mail::id_of_dead(&delivery);
         self.parts.disk.ask(Job::Tell {
             id,
             event: Story::DeadLettered,
@@ -230,4 +229,15 @@ impl Post {
         });
         self.ack(Some(delivery));
     }
+}
+
+/// The id that a message claims which could not be parsed; empty where it claims none.
+fn claimed_id(delivery: &Delivery) -> String {
+    let claimed = serde_json::from_slice::<serde_json::Value>(&delivery.body).ok();
+    claimed
+        .as_ref()
+        .and_then(|body| body.get("id")?.as_str())
+        .filter(|id| crate::envelope::is_id(id))
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -1,18 +1,23 @@
-//! What is known of the agent at this moment, from six sources: its hooks, its title, its screen,
-//! its output's rhythm, the person's keys, and what the terminal's foreground runs. Pure: no clock,
-//! no terminal.
+//! What is known of the agent now, from its hooks, its plugin, its screen and the person's keys. Pure: no clock, no
+//! terminal.
 //!
-//! One question is answered, [`Attention::verdict`]: may a line be typed now? The prompt decides it
-//! for agents whose prompt is known, quiet for all others. When uncertain, do not type.
+//! Two questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof that the main
+//! prompt has the focus and is empty (docs/delivery.md, "focus proof"); when uncertain, do not type.
+//! [`AgentState::condition`]: what does the agent do, in the words of `cbroker list`?
 //!
 //! Relies on the profile and the reading of the screen.
+
+mod person;
 
 use std::time::{Duration, Instant};
 
 use super::agents::Profile;
 use super::agents::reading::{Input, Reading, Vim};
 use super::hold::Hold;
-use super::keys::{Draft, Press};
+use super::keys::Press;
+use super::ways::Sign;
+
+use person::Person;
 
 /// No hook so long after the prompt was drawn means that none will come.
 const HOOKS_LATE: Duration = Duration::from_secs(10);
@@ -23,7 +28,7 @@ const FOREGROUND_AGAIN: Duration = Duration::from_secs(1);
 /// A permission event whose dialog was never drawn is taken back after this.
 const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
 
-/// What the agent's hooks tell.
+/// What the agent's hooks report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A session began, or began anew.
@@ -51,6 +56,21 @@ pub enum Verdict {
     Hold(Hold, Option<Instant>),
 }
 
+/// What the agent does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It is not ready yet.
+    Starting,
+    /// It waits for a prompt.
+    Idle,
+    /// A turn runs.
+    Busy,
+    /// It waits for an answer of the person: to what.
+    NeedsYou(String),
+    /// It waits for a prompt, and a person's text stands in its box.
+    Draft,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     /// No hook has spoken yet.
@@ -69,49 +89,65 @@ struct OpenDialog {
     was_drawn: bool,
 }
 
-/// Everything that bears on the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Title {
+    /// None was seen yet.
+    Never,
+    Idle,
+    Busy,
+    /// A title of neither: another view.
+    Other,
+}
+
+/// Everything that bears on the two questions.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one thing seen, true or not by itself"
 )]
-pub struct Attention {
+pub struct AgentState {
     profile: &'static Profile,
     turn: Turn,
     dialog: Option<OpenDialog>,
+    menu: Option<String>,
     reading: Reading,
     first_prompt: Option<Instant>,
-    title_is_busy: bool,
+    title: Title,
     takes_paste: bool,
     shows_cursor: bool,
     last_output: Instant,
-    last_key: Option<Instant>,
-    draft: Draft,
+    person: Person,
     is_suspended: bool,
     /// What executes its input in the terminal's foreground, and when it was seen there.
     executes: Option<(String, Instant)>,
     /// INSERT mode was seen: without its mark, keys are commands.
     uses_vim: bool,
+    /// The plugin reports: its events are exact, and no hook is waited for.
+    has_plugin: bool,
+    /// The person pressed Escape and has sent nothing since.
+    is_stopped: bool,
 }
 
-impl Attention {
+impl AgentState {
     /// Nothing is known yet of the program that started at `now`.
     pub fn new(profile: &'static Profile, now: Instant) -> Self {
         Self {
             profile,
             turn: Turn::Unknown,
             dialog: None,
+            menu: None,
             reading: Reading::default(),
             first_prompt: None,
-            title_is_busy: false,
+            title: Title::Never,
             takes_paste: false,
             shows_cursor: true,
             last_output: now,
-            last_key: None,
-            draft: Draft::default(),
+            person: Person::default(),
             is_suspended: false,
             executes: None,
             uses_vim: false,
+            has_plugin: false,
+            is_stopped: false,
         }
     }
 
@@ -125,8 +161,21 @@ impl Attention {
         self.last_output = now;
         self.takes_paste = modes.takes_paste();
         self.shows_cursor = modes.shows_cursor();
-        let first = modes.title().and_then(|title| title.chars().next());
-        self.title_is_busy = first.is_some_and(|first| self.profile.busy_titles.contains(&first));
+        let title = modes.title().filter(|title| !title.is_empty());
+        if let Some(first) = title.and_then(|title| title.chars().next()) {
+            self.title = if self.profile.busy_titles.contains(&first) {
+                Title::Busy
+            } else if self.profile.idle_title.is_none_or(|idle| idle == first) {
+                Title::Idle
+            } else {
+                Title::Other
+            };
+        }
+    }
+
+    /// Whether the program has read all that was written to it, where the system tells.
+    pub fn input_is_read(&mut self, is_read: Option<bool>, now: Instant) {
+        self.person.input_is_read(is_read, now);
     }
 
     /// The screen as it is drawn now.
@@ -144,17 +193,16 @@ impl Attention {
                 self.turn = Turn::Busy { is_touched: true };
             }
         }
-        if reading.input == Input::Empty && self.hands_are_idle(now) {
-            self.draft.clear();
-        }
+        let hands = self.profile.pace.idle_hands;
+        self.person
+            .box_shows(&reading.input, self.last_output, now, hands);
         self.uses_vim |= reading.vim == Vim::Insert;
         self.reading = reading;
     }
 
     /// A person pressed something.
     pub fn press(&mut self, press: Press, now: Instant) {
-        self.last_key = Some(now);
-        self.draft.press(press);
+        self.person.press(press, now);
         if let Turn::Busy { is_touched } = &mut self.turn {
             *is_touched = true;
         }
@@ -163,30 +211,62 @@ impl Attention {
     /// A hook spoke.
     pub fn event(&mut self, event: &Event, now: Instant) {
         match event {
-            Event::SessionStart | Event::TurnEnded => {
-                self.turn = Turn::Idle;
-                self.dialog = None;
-            }
+            Event::SessionStart | Event::TurnEnded => self.turn_ended(),
             Event::PromptSubmitted(_) => {
-                self.turn = Turn::Busy { is_touched: false };
-                self.dialog = None;
-                self.draft.clear();
+                self.turn_began();
+                self.person.submitted();
             }
             Event::ToolStarted => self.turn = Turn::Busy { is_touched: false },
-            Event::ToolEnded => {
-                self.turn = Turn::Busy { is_touched: false };
-                self.dialog = None;
-            }
-            Event::PermissionAsked(tool) => {
-                self.turn = Turn::Busy { is_touched: false };
-                self.dialog = Some(OpenDialog {
-                    name: tool.clone(),
-                    since: now,
-                    was_drawn: false,
-                });
-            }
+            Event::ToolEnded => self.turn_began(),
+            Event::PermissionAsked(tool) => self.asked(tool, now),
             Event::SessionEnd => self.turn = Turn::Unknown,
         }
+    }
+
+    /// A way in saw something in the agent.
+    pub fn sign(&mut self, sign: &Sign, now: Instant) {
+        self.has_plugin = true;
+        match sign {
+            Sign::TurnBegan => self.turn_began(),
+            Sign::TurnEnded => self.turn_ended(),
+            Sign::PersonSpoke => {
+                self.is_stopped = false;
+                self.person.submitted();
+            }
+            Sign::Stopped => {
+                self.is_stopped = true;
+                self.turn_ended();
+            }
+            Sign::Asks(tool) => self.asked(tool, now),
+            Sign::Answered => self.dialog = None,
+            Sign::Menu(name) => self.menu = Some(name.clone()),
+            Sign::MenuClosed => self.menu = None,
+            Sign::Draft(_) | Sign::Transcript(_) => {}
+        }
+    }
+
+    fn turn_began(&mut self) {
+        self.turn = Turn::Busy { is_touched: false };
+        self.dialog = None;
+        self.is_stopped = false;
+    }
+
+    fn turn_ended(&mut self) {
+        self.turn = Turn::Idle;
+        self.dialog = None;
+    }
+
+    fn asked(&mut self, tool: &str, now: Instant) {
+        self.turn = Turn::Busy { is_touched: false };
+        let name = match tool {
+            "" => "permission".to_owned(),
+            tool => format!("permission for {tool}"),
+        };
+        self.dialog = Some(OpenDialog {
+            name,
+            since: now,
+            was_drawn: false,
+        });
     }
 
     /// A signal stopped the program.
@@ -211,6 +291,16 @@ impl Attention {
         self.executes.as_ref().is_none_or(is_old) && self.verdict_of_agent(now) == Verdict::Free
     }
 
+    /// A signal stopped the program.
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended
+    }
+
+    /// The person pressed Escape and has sent nothing since.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
     /// Pasted text is marked as such for this program.
     pub fn takes_paste(&self) -> bool {
         self.takes_paste
@@ -221,19 +311,42 @@ impl Attention {
         self.last_output
     }
 
+    /// The program has read all that was written to it, as far as the system tells.
+    pub fn has_read_input(&self) -> bool {
+        self.person.has_read()
+    }
+
     /// What the box showed when last looked at.
     pub fn input(&self) -> &Input {
         &self.reading.input
     }
 
-    /// A turn runs as far as any source can tell.
-    pub fn is_busy(&self) -> bool {
-        self.title_is_busy
-            || self.reading.shows_busy
-            || matches!(self.turn, Turn::Busy { is_touched: false })
+    /// The box shows only the end of what it holds.
+    pub fn input_is_scrolled(&self) -> bool {
+        self.reading.is_scrolled
     }
 
-    /// Something is open that takes Enter for an answer, or a key for a command.
+    /// A turn runs as far as any source can tell.
+    pub fn is_busy(&self, now: Instant) -> bool {
+        self.title == Title::Busy
+            || self.reading.shows_busy
+            || (matches!(self.turn, Turn::Busy { is_touched: false }) && !self.looks_idle(now))
+    }
+
+    /// The hooks say busy, and everything that is drawn says idle: a hook of the person's refused the prompt, or Escape
+    /// ended the turn.
+    fn looks_idle(&self, now: Instant) -> bool {
+        self.title == Title::Idle
+            && self.profile.idle_title.is_some()
+            && !self.has_plugin
+            && self.dialog.is_none()
+            && !self.reading.shows_busy
+            && !matches!(self.reading.input, Input::Absent)
+            && now >= self.last_output + SCREEN_ONLY_QUIET
+    }
+
+    /// Something is open that takes Enter for an answer, or a key for a command; or the main prompt cannot be shown to
+    /// have the focus.
     pub fn obstacle(&self) -> Option<Hold> {
         let executes = self.executes.as_ref();
         self.suspension()
@@ -246,18 +359,24 @@ impl Attention {
     }
 
     fn obstacle_of_agent(&self) -> Option<Hold> {
-        if let Some(open) = &self.dialog {
-            return Some(Hold::Dialog(open.name.clone()));
-        }
-        if let Some(name) = &self.reading.dialog {
-            return Some(Hold::Dialog(name.clone()));
+        if let Some(question) = self.question() {
+            return Some(Hold::Dialog(question));
         }
         match self.reading.input {
-            Input::Shell => Some(Hold::ShellMode),
-            Input::Command => Some(Hold::VimNormal),
-            Input::Absent if self.profile.knows_its_prompt() => Some(Hold::UnknownScreen),
-            Input::Absent | Input::Empty | Input::Holds(_) => None,
+            Input::Shell => return Some(Hold::ShellMode),
+            Input::Command => return Some(Hold::VimNormal),
+            Input::Absent if self.profile.knows_its_prompt() => return Some(Hold::UnknownScreen),
+            Input::Absent | Input::Empty | Input::Holds(_) => {}
         }
+        (self.title == Title::Other).then_some(Hold::UnknownScreen)
+    }
+
+    /// What a person is asked, or the view that a person opened.
+    fn question(&self) -> Option<String> {
+        let open = self.dialog.as_ref().map(|open| &open.name);
+        open.or(self.reading.dialog.as_ref())
+            .or(self.menu.as_ref())
+            .cloned()
     }
 
     /// Hooks never came though the prompt is there: the screen alone decides.
@@ -267,6 +386,28 @@ impl Attention {
                 && self
                     .first_prompt
                     .is_some_and(|first| now >= first + HOOKS_LATE))
+    }
+
+    /// What the agent does.
+    pub fn condition(&self, now: Instant) -> Condition {
+        if let Some(question) = self.question() {
+            return Condition::NeedsYou(question);
+        }
+        let knows = self.profile.knows_its_prompt();
+        if knows && self.first_prompt.is_none() && self.turn == Turn::Unknown {
+            return Condition::Starting;
+        }
+        if self.is_busy(now) {
+            return Condition::Busy;
+        }
+        let is_drawn = knows || self.profile.line.is_some();
+        if matches!(self.reading.input, Input::Holds(_)) || (!is_drawn && self.person.has_draft()) {
+            return Condition::Draft;
+        }
+        if knows && matches!(self.reading.input, Input::Absent) && self.first_prompt.is_some() {
+            return Condition::NeedsYou("an unknown screen".to_owned());
+        }
+        Condition::Idle
     }
 
     /// May a line be typed now?
@@ -307,8 +448,9 @@ impl Attention {
                 .map(|dialog| dialog.since + DIALOG_UNSEEN);
             return Verdict::Hold(open, again.filter(|&again| again > now));
         }
-        if self.is_busy() {
-            return Verdict::Hold(Hold::Busy, None);
+        if self.is_busy(now) {
+            let again = self.last_output + SCREEN_ONLY_QUIET;
+            return Verdict::Hold(Hold::Busy, Some(again).filter(|&again| again > now));
         }
         if matches!(self.reading.input, Input::Holds(_)) {
             return Verdict::Hold(Hold::Draft, None);
@@ -317,12 +459,8 @@ impl Attention {
             return Verdict::Hold(Hold::VimNormal, None);
         }
         let pace = self.profile.pace;
-        if let Some(free) = self
-            .last_key
-            .map(|key| key + pace.idle_hands)
-            .filter(|&free| free > now)
-        {
-            return Verdict::Hold(Hold::Draft, Some(free));
+        if let Err(again) = self.person.rests(self.last_output, now, pace.idle_hands) {
+            return Verdict::Hold(Hold::Draft, again);
         }
         // A turn that a person may have ended, and a session without hooks, count as ended only after a pause.
         let is_certain = has_hooks && self.turn == Turn::Idle;
@@ -338,7 +476,7 @@ impl Attention {
         if let Some(open) = self.suspension().or_else(|| self.obstacle_of_agent()) {
             return Verdict::Hold(open, None);
         }
-        if self.is_busy() {
+        if self.is_busy(now) {
             return Verdict::Hold(Hold::Busy, None);
         }
         let pace = self.profile.pace;
@@ -352,11 +490,7 @@ impl Attention {
                 moving @ Verdict::Hold(..) => moving,
             };
         }
-        if let Some(free) = self
-            .last_key
-            .map(|key| key + pace.idle_hands)
-            .filter(|&free| free > now)
-        {
+        if let Some(free) = self.person.hands_rest_at(pace.idle_hands, now) {
             return Verdict::Hold(Hold::Draft, Some(free));
         }
         if !self.shows_cursor && !self.takes_paste {
@@ -379,14 +513,9 @@ impl Attention {
         match self.reading.input {
             Input::Holds(_) => true,
             Input::Empty => {
-                self.draft.is_present() && self.last_key.is_some_and(|key| key > self.last_output)
+                self.person.has_draft() && !self.person.was_drawn_after(self.last_output)
             }
-            Input::Absent | Input::Shell | Input::Command => self.draft.is_present(),
+            Input::Absent | Input::Shell | Input::Command => self.person.has_draft(),
         }
-    }
-
-    fn hands_are_idle(&self, now: Instant) -> bool {
-        self.last_key
-            .is_none_or(|key| now >= key + self.profile.pace.idle_hands)
     }
 }

@@ -1,20 +1,24 @@
-//! A person's keys, kept back for the milliseconds of one injection.
+//! A person's keys, kept back from the first byte of a text until the sign of its turn.
 //!
 //! Relies on nothing.
 
-use std::time::{Duration, Instant};
-
-/// A person must not wait longer than this for the echo of a key.
-const PATIENCE: Duration = Duration::from_millis(1500);
 /// More than a person types or pastes in that time; what does not fit is passed on.
 const ROOM: usize = 1 << 20;
+/// Ctrl-C, Ctrl-Z and Ctrl-\, as bytes and as the kitty keyboard sends them: they never wait.
+const URGENT: [&[u8]; 6] = [
+    b"\x03",
+    b"\x1a",
+    b"\x1c",
+    b"\x1b[99;5u",
+    b"\x1b[122;5u",
+    b"\x1b[92;5u",
+];
 
 /// Keys in the order in which they were pressed, and what the terminal itself said between them.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
-    /// When a person pressed the first of them.
-    since: Option<Instant>,
+    has_keys: bool,
 }
 
 impl Kept {
@@ -23,12 +27,12 @@ impl Kept {
     }
 
     /// A person's key is among them.
-    pub(super) fn is_waited_for(&mut self, now: Instant) {
-        self.since.get_or_insert(now);
+    pub(super) fn hold_keys(&mut self) {
+        self.has_keys = true;
     }
 
     pub(super) fn has_keys(&self) -> bool {
-        self.since.is_some()
+        self.has_keys
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -39,14 +43,14 @@ impl Kept {
         self.bytes.len() < ROOM
     }
 
-    /// When they have been kept for too long.
-    pub(super) fn limit(&self) -> Option<Instant> {
-        self.since.map(|since| since + PATIENCE)
-    }
-
     /// All of them; `None` when there are none.
     pub(super) fn release(&mut self) -> Option<Vec<u8>> {
-        self.since = None;
+        self.has_keys = false;
         (!self.bytes.is_empty()).then(|| std::mem::take(&mut self.bytes))
     }
+}
+
+/// Whether these keys interrupt or stop the program.
+pub(super) fn is_urgent(bytes: &[u8]) -> bool {
+    URGENT.contains(&bytes)
 }

@@ -1,15 +1,15 @@
-//! Drafts, readiness, unknown programs, stops and pauses (rules 7 and 10 to 14).
+//! Drafts, readiness, unknown programs, stops and pauses.
 
 use super::*;
 
 #[test]
-fn rule_7_a_draft_on_the_screen_or_under_the_fingers_holds() {
-    let mut play = Play::claude_by(Delivery::Pty);
+fn a_draft_on_the_screen_or_under_the_fingers_holds() {
+    let mut play = Play::claude_by(Mode::Pty);
     play.sees(holds("half"));
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
-    let mut play = Play::claude_by(Delivery::Pty);
+    let mut play = Play::claude_by(Mode::Pty);
     play.press(Press::Text(1));
     play.offer("x");
     play.passes(ms(900));
@@ -18,12 +18,15 @@ fn rule_7_a_draft_on_the_screen_or_under_the_fingers_holds() {
         !play.has_typed(),
         "a key was pressed less than a second ago"
     );
-    play.passes(ms(200));
+    play.passes(ms(60_000));
+    assert!(!play.has_typed(), "nothing was drawn since the key");
+    play.sees(Input::Empty);
+    play.passes(ms(60));
     assert!(play.has_typed(), "the screen shows an empty box");
 }
 
 #[test]
-fn rule_7_without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
+fn without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
     let mut play = Play::unknown();
     play.press(Press::Text(2));
     play.press(Press::Backspace);
@@ -36,7 +39,7 @@ fn rule_7_without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
 }
 
 #[test]
-fn rule_7_a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_were() {
+fn a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_were() {
     // Keys that nobody can follow (a history, an editor's shortcuts) left a draft behind that was not there.
     let mut play = Play::quiet("codex");
     play.press(Press::Text(2));
@@ -64,8 +67,8 @@ fn rule_7_a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_we
 }
 
 #[test]
-fn rule_10_nothing_is_typed_before_the_session_began_and_paste_is_on() {
-    let mut play = Play::with(&CLAUDE, Delivery::Auto);
+fn nothing_is_typed_before_the_session_began_and_paste_is_on() {
+    let mut play = Play::with(&CLAUDE, Mode::Auto);
     play.sees(Input::Empty);
     play.offer("x");
     play.passes(ms(9000));
@@ -82,7 +85,7 @@ fn rule_10_nothing_is_typed_before_the_session_began_and_paste_is_on() {
 
 #[test]
 fn without_hooks_the_screen_alone_decides_after_ten_seconds_and_with_more_quiet() {
-    let mut play = Play::with(&CLAUDE, Delivery::Auto);
+    let mut play = Play::with(&CLAUDE, Mode::Auto);
     play.sees(Input::Empty);
     play.offer("x");
     play.passes(ms(9900));
@@ -97,7 +100,7 @@ fn without_hooks_the_screen_alone_decides_after_ten_seconds_and_with_more_quiet(
 }
 
 #[test]
-fn rule_11_an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
+fn an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
     let mut play = Play::unknown();
     play.output("moving");
     play.offer("x");
@@ -123,7 +126,7 @@ fn rule_11_an_unknown_program_needs_quiet_idle_hands_and_gets_one_enter() {
 }
 
 #[test]
-fn rule_11_where_a_resting_screen_is_known_nothing_else_is_typed_into() {
+fn where_a_resting_screen_is_known_nothing_else_is_typed_into() {
     // Gemini's question whether a folder is trusted was answered by a message.
     let mut play = Play::quiet("gemini");
     play.reads(Reading::default());
@@ -140,9 +143,9 @@ fn rule_11_where_a_resting_screen_is_known_nothing_else_is_typed_into() {
 }
 
 #[test]
-fn rule_11_notify_types_nothing_ever() {
-    let mut play = Play::claude_by(Delivery::Notify);
-    play.injection.arm();
+fn notify_types_nothing_ever() {
+    let mut play = Play::claude_by(Mode::Notify);
+    play.deliveries.open(Way::Hook, false);
     play.offer("x");
     play.passes(ms(60_000));
     assert!(play.steps.is_empty());
@@ -150,7 +153,7 @@ fn rule_11_notify_types_nothing_ever() {
 }
 
 #[test]
-fn rule_13_a_stopped_program_gets_nothing() {
+fn a_stopped_program_gets_nothing() {
     let mut play = Play::claude();
     play.agent.suspend();
     play.offer("x");
@@ -168,12 +171,11 @@ fn shell_mode_and_vim_normal_mode_are_holds_of_their_own() {
         (Input::Command, Hold::VimNormal),
     ] {
         let mut play = Play::claude();
-        play.injection.arm();
         play.sees(input);
         play.offer("x");
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(hold));
-        assert!(play.steps.is_empty());
+        assert!(!play.has_typed());
     }
 }
 
@@ -198,7 +200,7 @@ fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
 
 #[test]
 fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
-    let mut play = Play::claude_by(Delivery::Pty);
+    let mut play = Play::claude_by(Mode::Pty);
     play.event(&Event::PermissionAsked("Bash".into()));
     play.reads(Reading {
         dialog: Some("permission".into()),
@@ -215,12 +217,13 @@ fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
 
 #[test]
 fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
-    let mut play = Play::claude_by(Delivery::Pty);
-    play.event(&Event::PromptSubmitted("long".into()));
+    let mut play = Play::claude_by(Mode::Pty);
+    play.begins("long");
     play.offer("x");
     play.passes(ms(60_000));
     assert!(!play.has_typed(), "a quiet screen alone ends no turn");
     play.press(Press::Escape);
+    play.output("\x1b]0;\u{2733} Claude Code\x07");
     play.sees(Input::Empty);
     play.passes(ms(1600));
     assert!(play.has_typed());
@@ -229,38 +232,34 @@ fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
 #[test]
 fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
     let mut play = Play::claude();
-    play.injection.pause();
-    play.injection.offer(braked());
-    play.offer("x");
+    play.deliveries.pause();
+    let held = play.offer_braked();
+    let other = play.offer("x");
     play.passes(ms(60_000));
     assert!(!play.has_typed());
-    let reasons: Vec<_> = play
-        .injection
-        .waiting()
-        .filter_map(|(_, hold)| hold)
-        .collect();
-    assert_eq!(reasons, [Hold::Loop, Hold::Paused]);
-    play.injection.resume();
+    let waiting = play.deliveries.waiting(&play.agent, play.now);
+    assert_eq!(waiting, [(held, Hold::Loop), (other, Hold::Paused)]);
+    play.deliveries.resume();
     play.run();
-    assert!(play.did(&Step::Note(vec![Ticket(9), Ticket(1)])));
+    assert!(play.did(&Step::Note(vec![held, other])));
 }
 
 #[test]
 fn what_the_brake_holds_keeps_nobody_else_waiting() {
     let mut play = Play::claude();
-    play.injection.offer(braked());
+    play.offer_braked();
     let ticket = play.offer("x");
     assert!(play.did(&Step::Note(vec![ticket])));
 }
 
-fn braked() -> Item {
-    Item {
-        ticket: Ticket(9),
-        id: "m9".into(),
-        line: "[x] y".into(),
-        line_again: "[x] y".into(),
-        may_repeat: false,
-        blocked: Some(Hold::Loop),
+impl Play {
+    /// A message that the brake holds.
+    fn offer_braked(&mut self) -> MessageKey {
+        let key = self.deliveries.table.next_key();
+        let mut braked = message(key, "y", self.now);
+        braked.blocked = Some(Hold::Loop);
+        self.deliveries.table.insert(key, braked);
+        key
     }
 }
 
@@ -269,8 +268,8 @@ fn what_is_under_way_cannot_be_taken_back_and_what_waits_can() {
     let mut play = Play::claude();
     let one = play.offer("x");
     let two = play.offer("y");
-    assert!(!play.injection.withdraw(one));
-    assert!(play.injection.withdraw(two));
+    assert!(!play.deliveries.withdraw(one));
+    assert!(play.deliveries.withdraw(two));
 }
 
 #[test]
@@ -289,7 +288,7 @@ fn neither_control_c_nor_escape_alone_is_ever_written() {
 }
 
 #[test]
-fn rule_10_a_screen_without_cursor_or_paste_is_not_ready() {
+fn a_screen_without_cursor_or_paste_is_not_ready() {
     let mut play = Play::unknown();
     play.output("\x1b[?2004l\x1b[?25l");
     play.offer("x");
@@ -302,7 +301,7 @@ fn rule_10_a_screen_without_cursor_or_paste_is_not_ready() {
 }
 
 #[test]
-fn rule_11_a_dialog_or_a_turn_that_the_screen_shows_holds_where_the_profile_knows_their_looks() {
+fn a_dialog_or_a_turn_that_the_screen_shows_holds_where_the_profile_knows_their_looks() {
     let dialog = Reading {
         dialog: Some("approval".into()),
         ..Reading::default()

@@ -1,0 +1,322 @@
+//! Messages from the broker's delivery to the ack: one table, one key, one state machine. Pure: no terminal, no
+//! broker, no clock.
+//!
+//! ```text
+//! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way) ──proof──▶ Delivered(way) ─▶ done on disk ─▶ acked
+//!               ▲                            │
+//!               └── not taken (certain), lost or stuck: marked as a possible repeat where it may have been read
+//! ```
+//!
+//! A message is acked at the proof that it is in the model's context, and there is no time limit before it. Two ways
+//! never have one message at once: the next way gets it only after a drop, an error, or when its text stands in the
+//! input box and no Enter will follow. The caller reports what happened, then asks [`Deliveries::step`] until it says
+//! [`Step::Wait`].
+//!
+//! Relies on [`super::agent_state`] for whether the agent is free, and on [`super::ways`].
+
+mod message;
+mod order;
+mod reports;
+mod steps;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::agent_state::{AgentState, Event};
+use super::hold::Hold;
+use super::ways::keyboard::Keyboard;
+use super::ways::{Sign, Submission, Way};
+
+pub use message::{InFlightMessage, MessageKey, State, Table};
+use order::Ways;
+
+/// How messages get in (`--delivery`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The first way that is open; the keyboard last.
+    Auto,
+    /// Our plugin alone.
+    Plugin,
+    /// The agent's inbox socket alone.
+    Inbox,
+    /// The agent's own interface for programs alone.
+    Api,
+    /// The hook alone.
+    Hook,
+    /// The keyboard alone.
+    Pty,
+    /// None: title, bell and `cbroker inbox`.
+    Notify,
+}
+
+impl Mode {
+    pub(super) fn allows(self, way: Way) -> bool {
+        match self {
+            Self::Auto => way != Way::InboxCommand,
+            Self::Plugin => way == Way::Plugin,
+            Self::Inbox => way == Way::Inbox,
+            Self::Api => way == Way::Api,
+            Self::Hook => way == Way::Hook,
+            Self::Pty => way == Way::Keyboard,
+            Self::Notify => false,
+        }
+    }
+}
+
+/// What the caller shall do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Sync the intent to deliver these to disk, then say [`Deliveries::noted`].
+    Note(Vec<MessageKey>),
+    /// Move the text of this message to a file, then say [`Deliveries::moved_to_file`].
+    ToFile(MessageKey),
+    /// Give the submission to this way, and say [`Deliveries::not_handed`] if it does not take it.
+    Hand(Way, Submission),
+    /// Type this submission: write its bytes to the agent, then say [`Deliveries::written`] when all of them are out.
+    Type(Submission, Vec<u8>),
+    /// Write these bytes to the agent, then say [`Deliveries::written`] when all of them are out.
+    Write(Vec<u8>),
+    /// Write these keys of the person, kept back until now.
+    Replay(Vec<u8>),
+    /// They are with the agent: receipts may say so.
+    HandedOver(Vec<MessageKey>, Way),
+    /// The proof: note them as done, ack them, and tell their senders.
+    Delivered(Vec<MessageKey>, Way),
+    /// They wait for a reason that a sender has to know at once.
+    Held(Vec<MessageKey>, Hold),
+    /// Nothing now; ask again at this time or when something happened.
+    Wait(Option<Instant>),
+}
+
+/// A submission, from the intent to its end.
+#[derive(Clone, Debug)]
+struct Submitted {
+    key: u64,
+    way: Way,
+    messages: Vec<MessageKey>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The intent is on its way to the disk.
+    Noting,
+    /// It is there.
+    Noted,
+    /// The way has it.
+    Handed,
+}
+
+/// All messages of one session, and what becomes of them.
+#[derive(Debug)]
+pub struct Deliveries {
+    /// The messages.
+    pub table: Table,
+    mode: Mode,
+    batch: usize,
+    ways: Ways,
+    keyboard: Keyboard,
+    submissions: Vec<Submitted>,
+    last_submission: u64,
+    /// Steps that are due before anything else.
+    due: VecDeque<Step>,
+    is_paused: bool,
+    /// A way said that the person pressed Escape.
+    is_escaped: bool,
+    /// Rows and columns of the terminal, where they limit what fits into the agent's box.
+    window: Option<(u16, u16)>,
+}
+
+impl Deliveries {
+    /// No messages yet. `batch` is how many waiting messages may share one submission.
+    pub fn new(mode: Mode, batch: usize) -> Self {
+        Self {
+            table: Table::default(),
+            mode,
+            batch: batch.max(1),
+            ways: Ways::default(),
+            keyboard: Keyboard::default(),
+            submissions: Vec::new(),
+            last_submission: 0,
+            due: VecDeque::new(),
+            is_paused: false,
+            is_escaped: false,
+            window: None,
+        }
+    }
+
+    /// How messages get in.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The terminal's size is this now.
+    pub fn resized(&mut self, rows: u16, columns: u16) {
+        self.window = Some((rows, columns));
+    }
+
+    /// Takes a waiting message out: it was read another way.
+    ///
+    /// `false` when it does not wait: it may be with the agent already.
+    pub fn withdraw(&mut self, key: MessageKey) -> bool {
+        let is_under_way = self
+            .submissions
+            .iter()
+            .any(|submitted| submitted.messages.contains(&key));
+        let Some(message) = self.table.get_mut(key) else {
+            return false;
+        };
+        if is_under_way || !message.is_queued() {
+            return false;
+        }
+        message.state = State::Delivered(Way::InboxCommand);
+        true
+    }
+
+    /// `cbroker pause`: nothing goes in until [`Deliveries::resume`].
+    pub fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its own.
+    pub fn resume(&mut self) {
+        self.is_paused = false;
+        self.unblock();
+    }
+
+    /// Lets in what was held back for a reason of its own.
+    pub fn unblock(&mut self) {
+        for message in self.table.values_mut() {
+            message.blocked = None;
+        }
+    }
+
+    /// Whether the next step may write something that a shell in the foreground would execute.
+    pub fn may_type(&self, agent: &AgentState, now: Instant) -> bool {
+        let is_noted = |one: &Submitted| one.way == Way::Keyboard && one.phase == Phase::Noted;
+        let waits = self.table.queued().next().is_some();
+        self.keyboard.may_press()
+            || self.submissions.iter().any(is_noted)
+            || (self.mode.allows(Way::Keyboard)
+                && !self.is_paused
+                && waits
+                && agent.asks_for_foreground(now))
+    }
+
+    /// Whether a person paused this session.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// The input box holds a message that no Enter will follow.
+    pub fn is_stuck(&self) -> bool {
+        self.keyboard.is_stuck()
+    }
+
+    /// Whether nothing waits and nothing is under way; until that changes, nobody needs to look at the screen.
+    pub fn is_idle(&self) -> bool {
+        self.keyboard.is_idle()
+            && self.submissions.is_empty()
+            && self.due.is_empty()
+            && self.table.queued().next().is_none()
+    }
+
+    /// Messages that the agent does not have, in queue order, each with the reason that it would be given now.
+    pub fn waiting(&self, agent: &AgentState, now: Instant) -> Vec<(MessageKey, Hold)> {
+        self.table
+            .queued()
+            .filter_map(|(key, message)| Some((key, self.reason(message, agent, now)?)))
+            .collect()
+    }
+
+    /// Why the first waiting message waits.
+    pub fn hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
+        let mut queued = self.table.queued();
+        queued.find_map(|(_, message)| self.reason(message, agent, now))
+    }
+
+    /// Ways in that are switched off after failures, for the log.
+    pub fn ways_off(&self) -> Vec<Way> {
+        self.ways.off().collect()
+    }
+
+    /// A person's bytes: those to pass on now. `None` while they are kept back.
+    pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        self.keyboard.keys(bytes, now)
+    }
+
+    /// The same for answers and reports of the terminal: they are nobody's typing.
+    pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.keyboard.reports(bytes)
+    }
+
+    /// All bytes of the last [`Step::Write`] are with the terminal.
+    pub fn written(&mut self, now: Instant) {
+        self.keyboard.written(now);
+    }
+
+    /// The intent of the noted messages is on disk.
+    pub fn noted(&mut self) {
+        for submitted in &mut self.submissions {
+            if submitted.phase == Phase::Noting {
+                submitted.phase = Phase::Noted;
+                return;
+            }
+        }
+    }
+
+    /// A hook of the agent spoke.
+    pub fn event(&mut self, event: &Event, now: Instant) {
+        match event {
+            Event::SessionStart => self.ways.began(now),
+            Event::PromptSubmitted(_) => self.is_escaped = false,
+            _ => {}
+        }
+        self.keyboard.event(event, now);
+    }
+
+    /// A way saw something in the agent.
+    pub fn sign(&mut self, sign: &Sign) {
+        match sign {
+            Sign::PersonSpoke | Sign::TurnBegan => self.is_escaped = false,
+            _ => {}
+        }
+    }
+
+    /// The program has ended: what is still to be said of its messages.
+    pub fn ended(&mut self, agent: &AgentState, now: Instant) -> Vec<Step> {
+        self.pause();
+        self.keyboard.ended();
+        let mut steps = Vec::new();
+        loop {
+            match self.step(agent, now) {
+                Step::Wait(_) => return steps,
+                Step::Type(..) | Step::Write(_) | Step::Replay(_) => {}
+                step => steps.push(step),
+            }
+        }
+    }
+
+    /// The agent's transcript is read: only its row proves that the keyboard's text was taken.
+    pub fn proves_by_transcript(&mut self) {
+        self.keyboard.proves_by_transcript();
+    }
+
+    /// This way was given to the agent, and opens when the agent says so.
+    pub fn expect(&mut self, way: Way) {
+        self.ways.expect(way);
+    }
+
+    /// This way takes messages. `can_steer`: also between two tools of a running turn.
+    pub fn open(&mut self, way: Way, can_steer: bool) {
+        self.ways.open(way, can_steer);
+    }
+
+    /// This way takes none.
+    pub fn close(&mut self, way: Way) {
+        self.ways.close(way);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! One message on its way from the broker to the model, and the table of all of them.
+//!
+//! A message whose broker delivery was lost with the connection comes again. What is with the agent by then keeps its
+//! key and takes the new delivery, so that it is acked and not delivered twice.
+//!
+//! Relies on the peer for deliveries and on the envelope for what a message is.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::envelope::Envelope;
+use crate::peer::Delivery;
+use crate::wrap::hold::Hold;
+use crate::wrap::ways::{Timing, Way};
+
+/// A hold shorter than this is no news for a sender.
+const NEWS_AFTER: Duration = Duration::from_millis(500);
+/// A reason that comes back within this is none either: some change with every blink of the screen.
+const NEWS_AGAIN: Duration = Duration::from_mins(1);
+
+/// Names one delivery of one message for as long as this session has it. Keys ascend in queue order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageKey(pub u64);
+
+/// How far a message has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its id is being looked up on disk.
+    Arriving,
+    /// It waits; why is computed when somebody asks.
+    Queued,
+    /// It is with the agent, and not in the model's context yet.
+    HandedOver(Way),
+    /// It is in the model's context; `done` is being written to disk.
+    Delivered(Way),
+}
+
+/// One message.
+#[derive(Debug)]
+pub struct InFlightMessage {
+    /// What it says.
+    pub envelope: Envelope,
+    /// The safe line.
+    pub line: String,
+    /// The same, marked as a possible repetition.
+    pub line_again: String,
+    /// Sessions' messages that led to it; `None` where no session sent it.
+    pub hops: Option<u32>,
+    /// Where its sender waits for receipts.
+    pub receipt_to: Option<String>,
+    /// The broker's hand; `None` when the connection was lost.
+    pub delivery: Option<Delivery>,
+    /// How far it has come.
+    pub state: State,
+    /// When it shall come in.
+    pub timing: Timing,
+    /// It may have reached the agent before.
+    pub may_repeat: bool,
+    /// Its text is in a file already.
+    pub is_in_file: bool,
+    /// Why this one waits whatever the agent does.
+    pub blocked: Option<Hold>,
+    /// The keyboard's text with it stands in the box.
+    pub is_stuck: bool,
+    pub(super) since: Instant,
+    /// Reasons that were told, the present one last.
+    told: Vec<(Hold, Instant)>,
+}
+
+impl InFlightMessage {
+    /// A message that has just come in.
+    pub fn new(envelope: Envelope, delivery: Option<Delivery>, now: Instant) -> Self {
+        Self {
+            line: String::new(),
+            line_again: String::new(),
+            hops: delivery.as_ref().and_then(Delivery::hops),
+            receipt_to: delivery
+                .as_ref()
+                .and_then(|delivery| delivery.receipt_to().map(str::to_owned)),
+            delivery,
+            state: State::Arriving,
+            timing: Timing::Idle,
+            may_repeat: false,
+            is_in_file: false,
+            blocked: None,
+            is_stuck: false,
+            since: now,
+            told: Vec::new(),
+            envelope,
+        }
+    }
+
+    /// What is handed over.
+    pub fn text(&self) -> &str {
+        if self.may_repeat {
+            &self.line_again
+        } else {
+            &self.line
+        }
+    }
+
+    /// It waits.
+    pub fn is_queued(&self) -> bool {
+        self.state == State::Queued
+    }
+
+    /// The agent does not have it in its context, as far as is known.
+    pub fn is_held(&self) -> bool {
+        matches!(
+            self.state,
+            State::Arriving | State::Queued | State::HandedOver(_)
+        )
+    }
+}
+
+/// All messages of a session.
+#[derive(Debug, Default)]
+pub struct Table {
+    last: u64,
+    messages: BTreeMap<MessageKey, InFlightMessage>,
+    /// Deliveries that are no messages, until they are buried.
+    dead: BTreeMap<MessageKey, Delivery>,
+}
+
+impl Table {
+    /// A key for what has just come in.
+    pub fn next_key(&mut self) -> MessageKey {
+        self.last += 1;
+        MessageKey(self.last)
+    }
+
+    /// Keeps a message.
+    pub fn insert(&mut self, key: MessageKey, message: InFlightMessage) {
+        self.messages.insert(key, message);
+    }
+
+    /// Keeps a delivery that is no message until its dead letter is on disk.
+    pub fn insert_dead(&mut self, key: MessageKey, delivery: Delivery) {
+        self.dead.insert(key, delivery);
+    }
+
+    /// Takes such a delivery out.
+    pub fn remove_dead(&mut self, key: MessageKey) -> Option<Delivery> {
+        self.dead.remove(&key)
+    }
+
+    /// One message.
+    pub fn get(&self, key: MessageKey) -> Option<&InFlightMessage> {
+        self.messages.get(&key)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, key: MessageKey) -> Option<&mut InFlightMessage> {
+        self.messages.get_mut(&key)
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, key: MessageKey) -> Option<InFlightMessage> {
+        self.messages.remove(&key)
+    }
+
+    /// All of them, in queue order.
+    pub fn iter(&self) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
+        self.messages.iter().map(|(key, message)| (*key, message))
+    }
+
+    /// All of them, to change them.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut InFlightMessage> {
+        self.messages.values_mut()
+    }
+
+    /// Messages that wait, in queue order.
+    pub fn queued(&self) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
+        self.iter().filter(|(_, message)| message.is_queued())
+    }
+
+    /// The message of this identity that is here already: it came again.
+    pub fn find(&self, identity: &str) -> Option<MessageKey> {
+        self.iter()
+            .find(|(_, message)| message.envelope.identity() == identity)
+            .map(|(key, _)| key)
+    }
+
+    /// Whether a message under this id is here.
+    pub fn has_id(&self, id: &str) -> bool {
+        self.iter().any(|(_, message)| message.envelope.id == id)
+    }
+
+    /// Identities of these messages: what is written to disk.
+    pub fn identities(&self, keys: &[MessageKey]) -> Vec<String> {
+        let known = keys.iter().filter_map(|key| self.messages.get(key));
+        known.map(|message| message.envelope.identity()).collect()
+    }
+
+    /// Ids of these messages.
+    pub fn ids(&self, keys: &[MessageKey]) -> Vec<String> {
+        let known = keys.iter().filter_map(|key| self.messages.get(key));
+        known.map(|message| message.envelope.id.clone()).collect()
+    }
+
+    /// The connection is gone, and every open delivery with it: what is not with the agent will come again.
+    pub fn lose_deliveries(&mut self) {
+        self.dead.clear();
+        self.messages.retain(|_, message| {
+            message.delivery = None;
+            matches!(message.state, State::HandedOver(_) | State::Delivered(_)) || message.is_stuck
+        });
+    }
+
+    /// How many the agent does not have in its context.
+    pub fn held(&self) -> usize {
+        self.iter().filter(|(_, message)| message.is_held()).count()
+    }
+
+    /// Some were delivered and are not noted as done yet.
+    pub fn has_unfinished(&self) -> bool {
+        self.iter()
+            .any(|(_, message)| matches!(message.state, State::Delivered(_)))
+    }
+
+    /// When the next hold may become news.
+    pub fn next_news(&self, now: Instant) -> Option<Instant> {
+        self.queued()
+            .filter(|(_, message)| message.told.is_empty())
+            .map(|(_, message)| message.since + NEWS_AFTER)
+            .filter(|&at| at > now)
+            .min()
+    }
+
+    /// Whether this hold is news for the sender; remembers it as told.
+    pub fn is_news(&mut self, key: MessageKey, hold: &Hold, now: Instant) -> bool {
+        let Some(message) = self.messages.get_mut(&key) else {
+            return false;
+        };
+        let is_last = message.told.last().is_some_and(|(told, _)| told == hold);
+        if !message.is_queued() || now < message.since + NEWS_AFTER || is_last {
+            return false;
+        }
+        message.told.retain(|(_, at)| now < *at + NEWS_AGAIN);
+        let is_news = message.told.iter().all(|(told, _)| told != hold);
+        if is_news {
+            message.told.push((hold.clone(), now));
+        }
+        is_news
+    }
+}

@@ -1,0 +1,144 @@
+//! Which way in takes a message now: the order, what is open, and what was switched off after failures. One place for
+//! all ways (docs/delivery.md, "order of the ways in").
+//!
+//! Relies on the names of the ways.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Mode;
+use crate::wrap::ways::{Timing, Way};
+
+/// A way in that failed so often is switched off for the session.
+const FAILURES: u8 = 2;
+/// How long a plugin that was given to the agent may take to say hello after the session began.
+const HELLO_WITHIN: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Debug)]
+enum Openness {
+    Open,
+    Closed,
+    /// It may open soon: the agent started at this time, if it has.
+    Expected(Option<Instant>),
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    openness: Openness,
+    failures: u8,
+    can_steer: bool,
+}
+
+/// The ways of one session.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    known: BTreeMap<Way, Known>,
+}
+
+/// What can be done with a message now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This way takes it, whatever the agent does.
+    Take(Way),
+    /// Only the keyboard is left, and that needs a free prompt.
+    Keyboard,
+    /// A better way may open until then.
+    Soon(Instant),
+    /// None.
+    None,
+}
+
+impl Ways {
+    pub(super) fn open(&mut self, way: Way, can_steer: bool) {
+        let known = self.entry(way);
+        known.openness = Openness::Open;
+        known.can_steer |= can_steer;
+    }
+
+    pub(super) fn close(&mut self, way: Way) {
+        self.entry(way).openness = Openness::Closed;
+    }
+
+    /// This way was given to the agent, and opens when the agent says so.
+    pub(super) fn expect(&mut self, way: Way) {
+        self.entry(way).openness = Openness::Expected(None);
+    }
+
+    /// The agent's session began.
+    pub(super) fn began(&mut self, now: Instant) {
+        for known in self.known.values_mut() {
+            if let Openness::Expected(since) = &mut known.openness {
+                since.get_or_insert(now);
+            }
+        }
+    }
+
+    pub(super) fn failed(&mut self, way: Way) {
+        self.entry(way).failures += 1;
+    }
+
+    pub(super) fn worked(&mut self, way: Way) {
+        self.entry(way).failures = 0;
+    }
+
+    /// Ways that are switched off after failures.
+    pub(super) fn off(&self) -> impl Iterator<Item = Way> {
+        self.known
+            .iter()
+            .filter(|(_, known)| known.failures >= FAILURES)
+            .map(|(way, _)| *way)
+    }
+
+    /// The way for a message of this timing. `is_busy`: a turn runs. `is_stopped`: the person pressed Escape.
+    pub(super) fn choose(
+        &self,
+        mode: Mode,
+        timing: Timing,
+        (is_busy, is_stopped): (bool, bool),
+        now: Instant,
+    ) -> Choice {
+        let is_allowed = |way: &Way| mode.allows(*way) && self.works(*way);
+        let is_open = |way: &Way| {
+            let known = self.known.get(way);
+            is_allowed(way) && known.is_some_and(|known| matches!(known.openness, Openness::Open))
+        };
+        let can_steer = |way: &Way| self.known.get(way).is_some_and(|known| known.can_steer);
+        let is_between_tools = is_busy && timing != Timing::Idle;
+        let past_escape = is_stopped && timing == Timing::Now;
+        let order = [Way::Plugin, Way::Api, Way::Inbox, Way::Hook];
+        if (is_between_tools || past_escape)
+            && let Some(way) = order.iter().find(|way| is_open(way) && can_steer(way))
+        {
+            return Choice::Take(*way);
+        }
+        if let Some(way) = order.iter().find(|way| is_open(way)) {
+            return Choice::Take(*way);
+        }
+        let hello = self.known.iter().filter(|(way, _)| is_allowed(way));
+        let hello = hello.filter_map(|(_, known)| match known.openness {
+            Openness::Expected(Some(since)) => Some(since + HELLO_WITHIN),
+            _ => None,
+        });
+        if let Some(until) = hello.max().filter(|&until| until > now) {
+            return Choice::Soon(until);
+        }
+        if is_allowed(&Way::Keyboard) {
+            Choice::Keyboard
+        } else {
+            Choice::None
+        }
+    }
+
+    fn works(&self, way: Way) -> bool {
+        let known = self.known.get(&way);
+        known.is_none_or(|known| known.failures < FAILURES)
+    }
+
+    fn entry(&mut self, way: Way) -> &mut Known {
+        self.known.entry(way).or_insert(Known {
+            openness: Openness::Closed,
+            failures: 0,
+            can_steer: false,
+        })
+    }
+}

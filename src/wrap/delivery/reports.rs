@@ -1,0 +1,171 @@
+//! What the ways report about a submission, and what follows for its messages.
+//!
+//! Relies on the table and the order of the ways.
+
+use super::{Deliveries, MessageKey, State, Step, Submitted};
+use crate::wrap::hold::Hold;
+use crate::wrap::ways::keyboard::Outcome;
+use crate::wrap::ways::{Refusal, Way};
+
+impl Deliveries {
+    /// The proof: the submission is in the model's context.
+    pub fn in_context(&mut self, key: u64) {
+        if let Some(submitted) = self.take(key) {
+            self.keyboard.proved(key);
+            self.ways.worked(submitted.way);
+            self.delivered(&submitted.messages, submitted.way);
+        } else {
+            self.keyboard.proved(key);
+        }
+    }
+
+    /// It did not enter the session and never will.
+    pub fn not_taken(&mut self, key: u64, why: &str, refusal: Refusal) {
+        let Some(submitted) = self.take(key) else {
+            return;
+        };
+        match refusal {
+            Refusal::Stopped => {
+                self.is_escaped = true;
+                self.back(&submitted.messages, false);
+            }
+            Refusal::Refused => self.refused(&submitted.messages, why),
+            Refusal::Failed => {
+                self.ways.failed(submitted.way);
+                self.back(&submitted.messages, false);
+            }
+        }
+    }
+
+    /// A way did not take what it was handed: nothing of it is with the agent.
+    pub fn not_handed(&mut self, key: u64) {
+        if let Some(submitted) = self.take(key) {
+            self.ways.failed(submitted.way);
+            self.back(&submitted.messages, false);
+        }
+    }
+
+    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all the same.
+    pub fn unseen(&mut self, key: u64) {
+        if let Some(submitted) = self.take(key) {
+            self.ways.failed(submitted.way);
+            self.back(&submitted.messages, true);
+        }
+    }
+
+    /// The agent ended before the proof: it may have been read.
+    pub fn lost(&mut self, key: u64) {
+        if let Some(submitted) = self.take(key) {
+            self.back(&submitted.messages, true);
+        }
+    }
+
+    /// The text of this message is in a file; its line names the file.
+    pub fn moved_to_file(&mut self, key: MessageKey, line: String, line_again: String) {
+        if let Some(message) = self.table.get_mut(key) {
+            message.line = line;
+            message.line_again = line_again;
+            message.is_in_file = true;
+        }
+    }
+
+    /// What became of the keyboard's text `key`.
+    pub(super) fn typed(&mut self, key: u64, outcome: Outcome) {
+        let messages = self
+            .submissions
+            .iter()
+            .find(|submitted| submitted.key == key)
+            .map(|submitted| submitted.messages.clone())
+            .unwrap_or_default();
+        match outcome {
+            Outcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
+            Outcome::InContext => {
+                self.take(key);
+                self.ways.worked(Way::Keyboard);
+                self.unstick(&messages);
+                self.delivered(&messages, Way::Keyboard);
+            }
+            Outcome::Refused => {
+                self.take(key);
+                self.refused(&messages, "");
+            }
+            Outcome::Stuck(hold) => {
+                self.ways.failed(Way::Keyboard);
+                for &key in &messages {
+                    if let Some(message) = self.table.get_mut(key) {
+                        message.is_stuck = true;
+                    }
+                }
+                self.back(&messages, true);
+                self.due.push_back(Step::Held(messages, hold));
+            }
+            Outcome::Gone => {
+                self.take(key);
+                self.unstick(&messages);
+            }
+        }
+    }
+
+    fn unstick(&mut self, messages: &[MessageKey]) {
+        for &key in messages {
+            if let Some(message) = self.table.get_mut(key) {
+                message.is_stuck = false;
+            }
+        }
+    }
+
+    pub(super) fn handed_over(&mut self, messages: &[MessageKey], way: Way) {
+        for &key in messages {
+            if let Some(message) = self.table.get_mut(key) {
+                message.state = State::HandedOver(way);
+            }
+        }
+        self.due.push_back(Step::HandedOver(messages.to_vec(), way));
+    }
+
+    /// Only those that no other way has delivered meanwhile.
+    fn delivered(&mut self, messages: &[MessageKey], way: Way) {
+        let mut news = Vec::new();
+        for &key in messages {
+            if let Some(message) = self.table.get_mut(key)
+                && matches!(message.state, State::Queued | State::HandedOver(_))
+            {
+                message.state = State::Delivered(way);
+                news.push(key);
+            }
+        }
+        if !news.is_empty() {
+            self.due.push_back(Step::Delivered(news, way));
+        }
+    }
+
+    fn back(&mut self, messages: &[MessageKey], may_repeat: bool) {
+        for &key in messages {
+            if let Some(message) = self.table.get_mut(key)
+                && matches!(message.state, State::Queued | State::HandedOver(_))
+            {
+                message.state = State::Queued;
+                message.may_repeat |= may_repeat;
+            }
+        }
+    }
+
+    fn refused(&mut self, messages: &[MessageKey], why: &str) {
+        let hold = Hold::Refused(why.to_owned());
+        self.back(messages, false);
+        for &key in messages {
+            if let Some(message) = self.table.get_mut(key) {
+                message.blocked = Some(hold.clone());
+            }
+        }
+        self.due.push_back(Step::Held(messages.to_vec(), hold));
+    }
+
+    fn take(&mut self, key: u64) -> Option<Submitted> {
+        let place = self
+            .submissions
+            .iter()
+            .position(|submitted| submitted.key == key)?;
+        Some(self.submissions.remove(place))
+    }
+}

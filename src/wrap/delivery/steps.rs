@@ -1,0 +1,253 @@
+//! The next thing to do: which message goes in, by which way, and why none does.
+//!
+//! Relies on the table, the ways and what is known of the agent.
+
+use std::time::Instant;
+
+use super::order::Choice;
+use super::{Deliveries, InFlightMessage, MessageKey, Mode, Phase, Step, Submitted};
+use crate::wrap::agent_state::{AgentState, Verdict};
+use crate::wrap::hold::Hold;
+use crate::wrap::ways::keyboard::Stroke;
+use crate::wrap::ways::{Submission, Timing, Way};
+
+/// The longest text that was seen to arrive whole in the agents, by every way.
+const TEXT_BYTES: usize = 64 * 1024;
+/// Longer texts are shown by Claude Code's box as a placeholder.
+const PLACEHOLDER_FROM: usize = 800;
+
+impl Deliveries {
+    /// The next thing to do at `now`, given what is known of the agent.
+    pub fn step(&mut self, agent: &AgentState, now: Instant) -> Step {
+        loop {
+            if let Some(step) = self.due.pop_front() {
+                return step;
+            }
+            let again = match self.keyboard.step(agent, now) {
+                Stroke::Write(bytes) => return Step::Write(bytes),
+                Stroke::Replay(bytes) => return Step::Replay(bytes),
+                Stroke::Result(outcome) => {
+                    if let Some(key) = self.typed_key() {
+                        self.typed(key, outcome);
+                    }
+                    continue;
+                }
+                Stroke::Wait(again) => again,
+            };
+            if let Some(step) = self.hand(agent, now) {
+                return step;
+            }
+            return match self.begin(agent, now) {
+                Ok(step) => step,
+                Err(next) => Step::Wait([again, next].into_iter().flatten().min()),
+            };
+        }
+    }
+
+    /// The submission that was given to the keyboard.
+    pub fn typed_key(&self) -> Option<u64> {
+        let mut typed = self.submissions.iter();
+        let is_typed = |submitted: &&Submitted| {
+            submitted.way == Way::Keyboard && submitted.phase == Phase::Handed
+        };
+        typed.find(is_typed).map(|submitted| submitted.key)
+    }
+
+    /// Hands over what is noted on disk, if that is still right.
+    fn hand(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
+        let is_noted = |submitted: &Submitted| submitted.phase == Phase::Noted;
+        let place = self.submissions.iter().position(is_noted)?;
+        let Submitted {
+            key, way, messages, ..
+        } = self.submissions[place].clone();
+        let waits = |key: &MessageKey| {
+            let message = self.table.get(*key);
+            message.is_some_and(InFlightMessage::is_queued)
+        };
+        let is_right = !self.is_paused
+            && messages.iter().all(waits)
+            && match way {
+                Way::Keyboard => agent.verdict(now) == Verdict::Free && !self.keyboard.is_taken(),
+                _ => !agent.is_suspended(),
+            };
+        if !is_right {
+            self.submissions.remove(place);
+            return None;
+        }
+        let lines: Vec<&str> = messages
+            .iter()
+            .filter_map(|key| Some(self.table.get(*key)?.text()))
+            .collect();
+        let submission = Submission {
+            key,
+            ids: self.table.ids(&messages),
+            text: lines.join("\n"),
+            timing: messages
+                .first()
+                .and_then(|key| self.table.get(*key))
+                .map_or(Timing::Idle, |message| message.timing),
+        };
+        self.submissions[place].phase = Phase::Handed;
+        if way == Way::Keyboard {
+            let bytes = self.keyboard.begin(submission.clone(), agent, now);
+            return Some(Step::Type(submission, bytes));
+        }
+        self.handed_over(&messages, way);
+        Some(Step::Hand(way, submission))
+    }
+
+    /// Begins with the first message that may go in now. `Err`: when to look again.
+    fn begin(&mut self, agent: &AgentState, now: Instant) -> Result<Step, Option<Instant>> {
+        let mut next = None;
+        for timing in [Timing::Now, Timing::Next, Timing::Idle] {
+            let Some(first) = self.first_free(timing) else {
+                continue;
+            };
+            let way = match self.way(timing, agent, now) {
+                Ok(way) => way,
+                Err((_, again)) => {
+                    next = [next, again].into_iter().flatten().min();
+                    continue;
+                }
+            };
+            let many = if way == Way::Keyboard && !agent.takes_paste() {
+                1
+            } else {
+                self.batch
+            };
+            let mut messages = self.next(timing, many);
+            if way == Way::Keyboard && agent.profile().knows_its_prompt() {
+                if !self.fits(&messages) {
+                    messages = vec![first];
+                }
+                let is_in_file = self.table.get(first).is_some_and(|first| first.is_in_file);
+                if !self.fits(&messages) && !is_in_file {
+                    return Ok(Step::ToFile(first));
+                }
+            }
+            self.last_submission += 1;
+            self.submissions.push(Submitted {
+                key: self.last_submission,
+                way,
+                messages: messages.clone(),
+                phase: Phase::Noting,
+            });
+            return Ok(Step::Note(messages));
+        }
+        Err(next)
+    }
+
+    fn is_free(&self, key: MessageKey, message: &InFlightMessage) -> bool {
+        let mut submissions = self.submissions.iter();
+        // What stands in the box is still the keyboard's submission; another way may have it all the same.
+        let is_under_way = submissions.any(|submitted| {
+            submitted.messages.contains(&key)
+                && !(message.is_stuck && submitted.way == Way::Keyboard)
+        });
+        message.is_queued() && message.blocked.is_none() && !is_under_way
+    }
+
+    fn first_free(&self, timing: Timing) -> Option<MessageKey> {
+        let mut queued = self.table.queued();
+        let first =
+            queued.find(|(key, message)| message.timing == timing && self.is_free(*key, message));
+        first.map(|(key, _)| key)
+    }
+
+    /// The first free ones of this timing, in order: `count` at most, and as many as fit into one text.
+    fn next(&self, timing: Timing, count: usize) -> Vec<MessageKey> {
+        let mut bytes = 0;
+        self.table
+            .queued()
+            .filter(|(key, message)| message.timing == timing && self.is_free(*key, message))
+            .take(count)
+            .take_while(|(_, message)| {
+                let is_first = bytes == 0;
+                bytes += message.text().len() + 1;
+                is_first || bytes <= TEXT_BYTES
+            })
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// The way that may take a message of this timing now, or why none may and when to look again.
+    fn way(
+        &self,
+        timing: Timing,
+        agent: &AgentState,
+        now: Instant,
+    ) -> Result<Way, (Hold, Option<Instant>)> {
+        if self.is_paused {
+            return Err((Hold::Paused, None));
+        }
+        if self.mode == Mode::Notify {
+            return Err((Hold::Notify, None));
+        }
+        if agent.is_suspended() {
+            return Err((Hold::Suspended, None));
+        }
+        let is_stopped = self.is_escaped || agent.is_stopped();
+        let verdict = agent.verdict(now);
+        let choice = self
+            .ways
+            .choose(self.mode, timing, (agent.is_busy(now), is_stopped), now);
+        match choice {
+            Choice::Take(Way::Plugin) if is_stopped => Err((Hold::Escaped, None)),
+            Choice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
+            Choice::Take(way) => Ok(way),
+            Choice::Soon(until) => Err((Hold::Starting, Some(until))),
+            Choice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
+            Choice::Keyboard if self.keyboard.is_taken() => {
+                Err((agent.obstacle().unwrap_or(Hold::Behind), None))
+            }
+            Choice::Keyboard if !self.submissions.is_empty() => Err((Hold::Behind, None)),
+            Choice::Keyboard => match verdict {
+                Verdict::Free => Ok(Way::Keyboard),
+                Verdict::Hold(hold, again) => Err((hold, again)),
+            },
+            Choice::None => match verdict {
+                Verdict::Free => Err((Hold::NoWay, None)),
+                Verdict::Hold(hold, again) => Err((hold, again)),
+            },
+        }
+    }
+
+    /// One submission at a time is with each way.
+    fn has(&self, way: Way) -> bool {
+        self.submissions
+            .iter()
+            .any(|submitted| submitted.way == way)
+    }
+
+    /// Why this message waits; `None` when it would go in now.
+    pub(super) fn reason(
+        &self,
+        message: &InFlightMessage,
+        agent: &AgentState,
+        now: Instant,
+    ) -> Option<Hold> {
+        if let Some(hold) = &message.blocked {
+            return Some(hold.clone());
+        }
+        self.way(message.timing, agent, now)
+            .err()
+            .map(|(hold, _)| hold)
+    }
+
+    /// The box of Claude Code grows to about a quarter of the window, and scrolls beyond; a long text is shown as a
+    /// placeholder. A text that would scroll cannot be seen whole.
+    fn fits(&self, messages: &[MessageKey]) -> bool {
+        let Some((rows, columns)) = self.window else {
+            return true;
+        };
+        let width = usize::from(columns).saturating_sub(6).max(1);
+        let room = usize::from(rows / 4).saturating_sub(1).max(1);
+        let lengths = messages
+            .iter()
+            .filter_map(|key| Some(self.table.get(*key)?.text().chars().count()));
+        let (count, total, needed) = lengths.fold((0, 0, 0), |(count, total, needed), length| {
+            (count + 1, total + length, needed + length.div_ceil(width))
+        });
+        total > PLACEHOLDER_FROM || count == 0 || needed <= room
+    }
+}

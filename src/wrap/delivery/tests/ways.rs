@@ -1,0 +1,219 @@
+//! Ways without the keyboard: their order, their failures, and what is never done twice.
+
+use super::*;
+use crate::wrap::ways::{Refusal, Timing};
+
+impl Play {
+    /// What was handed to a way without keys.
+    fn hands(&self) -> Vec<(Way, u64)> {
+        let hands = self.steps.iter().filter_map(|step| match step {
+            Step::Hand(way, submission) => Some((*way, submission.key)),
+            _ => None,
+        });
+        hands.collect()
+    }
+
+    fn hands_by(&self) -> Vec<Way> {
+        self.hands().into_iter().map(|(way, _)| way).collect()
+    }
+
+    fn last_key(&self) -> u64 {
+        self.hands().last().unwrap().1
+    }
+}
+
+#[test]
+fn a_way_without_keys_comes_before_the_keyboard_whatever_the_agent_does() {
+    for input in [Input::Empty, holds("half"), Input::Shell, Input::Absent] {
+        let mut play = Play::claude();
+        play.deliveries.open(Way::Hook, false);
+        play.sees(input.clone());
+        let ticket = play.offer("x");
+        assert_eq!(play.hands_by(), [Way::Hook], "{input:?}");
+        assert!(play.did(&Step::HandedOver(vec![ticket], Way::Hook)));
+        assert!(!play.has_typed());
+    }
+}
+
+#[test]
+fn the_order_is_plugin_api_inbox_hook() {
+    let mut play = Play::claude();
+    for way in [Way::Hook, Way::Inbox, Way::Plugin] {
+        play.deliveries.open(way, false);
+    }
+    for (closed, text) in [Way::Plugin, Way::Inbox, Way::Hook]
+        .iter()
+        .zip(["a", "b", "c"])
+    {
+        play.offer(text);
+        play.deliveries.in_context(play.last_key());
+        play.run();
+        play.deliveries.close(*closed);
+    }
+    assert_eq!(play.hands_by(), [Way::Plugin, Way::Inbox, Way::Hook]);
+}
+
+#[test]
+fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
+    // Five seconds after it was handed over it was handed over again, and a menu that stood so long had it twice.
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Hook, false);
+    let ticket = play.offer("x");
+    play.deliveries.close(Way::Hook);
+    play.passes(ms(3_600_000));
+    assert_eq!(play.hands_by(), [Way::Hook]);
+    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Hook)));
+    assert!(!play.has_typed(), "never two ways at once");
+    play.deliveries.in_context(play.last_key());
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![ticket], Way::Hook)));
+}
+
+#[test]
+fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Inbox, true);
+    play.offer("x");
+    for _ in 0..2 {
+        play.deliveries
+            .not_taken(play.last_key(), "dropped", Refusal::Failed);
+        play.run();
+    }
+    assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
+    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert!(play.has_typed(), "the keyboard is next");
+    assert!(
+        !play.last_text().contains("(possible repeat)"),
+        "it was certain"
+    );
+}
+
+#[test]
+fn what_may_have_been_read_comes_again_and_says_so() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.offer("x");
+    play.deliveries.lost(play.last_key());
+    play.run();
+    let again = play.steps.iter().rev().find_map(|step| match step {
+        Step::Hand(_, submission) => Some(submission.text.clone()),
+        _ => None,
+    });
+    assert!(again.unwrap().contains("(possible repeat)"));
+}
+
+#[test]
+fn after_escape_messages_wait_for_the_persons_next_input() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.offer("x");
+    play.deliveries
+        .not_taken(play.last_key(), "stopped", Refusal::Stopped);
+    play.passes(ms(60_000));
+    assert_eq!(play.hold(), Some(Hold::Escaped));
+    assert_eq!(play.hands().len(), 1);
+    play.deliveries.sign(&Sign::PersonSpoke);
+    play.run();
+    assert_eq!(play.hands().len(), 2);
+}
+
+#[test]
+fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tools() {
+    for timing in [Timing::Now, Timing::Next] {
+        let mut play = Play::claude();
+        play.deliveries.open(Way::Plugin, false);
+        play.deliveries.open(Way::Inbox, true);
+        let sign = match timing {
+            Timing::Now => Sign::Stopped,
+            _ => Sign::TurnBegan,
+        };
+        play.agent.sign(&sign, play.now);
+        let key = play.deliveries.table.next_key();
+        let mut first = message(key, "x", play.now);
+        first.timing = timing;
+        play.deliveries.table.insert(key, first);
+        play.run();
+        assert_eq!(play.hands_by(), [Way::Inbox], "{timing:?}");
+    }
+}
+
+#[test]
+fn what_the_persons_own_hook_refused_is_held_and_no_other_way_tries_it() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.offer("x");
+    play.deliveries
+        .not_taken(play.last_key(), "blocked by policy", Refusal::Refused);
+    play.passes(ms(60_000));
+    let hold = play.hold().unwrap();
+    assert_eq!(hold.to_string(), "your agent refused it: blocked by policy");
+    assert_eq!(play.hands().len(), 1);
+    assert!(!play.has_typed());
+}
+
+#[test]
+fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
+    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    play.deliveries.expect(Way::Plugin);
+    play.deliveries.open(Way::Hook, false);
+    play.deliveries.close(Way::Hook);
+    play.event(&Event::SessionStart);
+    play.sees(Input::Empty);
+    play.offer("x");
+    play.passes(ms(1900));
+    assert_eq!(play.hold(), Some(Hold::Starting));
+    assert!(!play.has_typed());
+    play.passes(ms(100));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn one_way_alone_is_used_where_it_was_asked_for() {
+    for (mode, way) in [
+        (Mode::Plugin, Way::Plugin),
+        (Mode::Inbox, Way::Inbox),
+        (Mode::Hook, Way::Hook),
+    ] {
+        let mut play = Play::claude_by(mode);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(Hold::NoWay), "{mode:?}");
+        for open in [Way::Plugin, Way::Inbox, Way::Hook] {
+            play.deliveries.open(open, true);
+        }
+        play.run();
+        assert_eq!(play.hands_by(), [way]);
+        assert!(!play.has_typed());
+    }
+}
+
+#[test]
+fn a_keyboard_that_fails_twice_is_switched_off() {
+    let mut play = Play::claude_by(Mode::Pty);
+    for _ in 0..2 {
+        play.offer("x");
+        play.shows_text();
+        play.passes(ms(1000));
+        play.passes(ms(1000));
+        play.sees(Input::Empty);
+        play.passes(ms(5000));
+    }
+    let before = play.typed().len();
+    play.offer("x");
+    play.passes(ms(60_000));
+    assert_eq!(play.typed().len(), before);
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+}
+
+#[test]
+fn the_next_message_waits_for_the_proof_of_the_last() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.offer("one");
+    let two = play.offer("two");
+    let three = play.offer("three");
+    assert_eq!(play.hold(), Some(Hold::Behind));
+    play.deliveries.in_context(play.last_key());
+    play.run();
+    assert!(play.did(&Step::HandedOver(vec![two, three], Way::Plugin)));
+}

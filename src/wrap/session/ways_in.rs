@@ -1,0 +1,159 @@
+//! The session's side of the ways in: what the deliveries say is done, and what the agent's hooks say is passed on.
+//!
+//! Relies on the deliveries, the hooks and the post.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Event, Heard, SETTLED, Session};
+use crate::wrap::delivery::Step;
+use crate::wrap::hooks::Told;
+use crate::wrap::ways::proof::Proof;
+use crate::wrap::ways::transcript::Stage;
+use crate::wrap::ways::{Refusal, Submission, Way};
+
+/// How often the transcript is read for a text that the keyboard submitted.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The agent's transcript, read for the texts that the keyboard submits.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    proof: Proof,
+    transcript: Option<PathBuf>,
+    is_expecting: bool,
+}
+
+impl Proofs {
+    /// The agent writes this transcript now. Whether it is the first that is known.
+    fn follow(&mut self, transcript: PathBuf) -> bool {
+        self.proof.follow(&transcript);
+        self.transcript.replace(transcript).is_none()
+    }
+
+    /// Looks for a submission in what is written from now on.
+    fn expect(&mut self, key: u64, ids: Vec<String>) {
+        if self.transcript.is_some() {
+            self.proof.expect(key, ids, self.transcript.as_deref());
+            self.is_expecting = true;
+        }
+    }
+
+    /// The next submissions that are proved. Safe to drop half-way in a select.
+    pub(super) async fn next(&mut self) -> Vec<u64> {
+        if !self.is_expecting {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let seen = self.proof.look().await.into_iter();
+            let proved = seen.filter(|(_, stage)| *stage == Stage::InContext);
+            let proved: Vec<u64> = proved.map(|(key, _)| key).collect();
+            if !proved.is_empty() {
+                return proved;
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Does what the deliveries say.
+    pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
+        match step {
+            Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
+            Step::ToFile(key) => self.move_to_file(key),
+            Step::Hand(way, submission) => self.hand(way, submission),
+            Step::Write(bytes) => self.relay.send_and_tell(&bytes),
+            Step::Replay(bytes) => self.pass_on(&bytes, now),
+            Step::Type(submission, bytes) => {
+                // Before the agent has it: what is written from now on counts.
+                self.proofs.expect(submission.key, submission.ids);
+                self.relay.send_and_tell(&bytes);
+            }
+            Step::HandedOver(keys, way) => {
+                self.post.handed_over(&self.deliveries.table, &keys, way);
+            }
+            Step::Delivered(keys, way) => {
+                let ids = self.deliveries.table.ids(&keys).join(", ");
+                self.log.say(&format!("delivered {ids} ({way})"));
+                self.post.delivered(&self.deliveries.table, &keys, way);
+            }
+            Step::Held(keys, hold) => {
+                let ids = self.deliveries.table.ids(&keys).join(", ");
+                self.log.say(&format!("holds {ids}: {hold}"));
+                self.post.held(&self.deliveries.table, &keys, &hold);
+                self.tell_of_ways();
+            }
+            Step::Wait(_) => {}
+        }
+    }
+
+    fn hand(&mut self, way: Way, submission: Submission) {
+        let key = submission.key;
+        let is_taken = match way {
+            Way::Hook => {
+                self.deliveries.close(Way::Hook);
+                self.waiter
+                    .take()
+                    .is_some_and(|waiter| waiter.give(submission))
+            }
+            _ => false,
+        };
+        if !is_taken {
+            self.deliveries.not_handed(key);
+            self.tell_of_ways();
+        }
+    }
+
+    /// The agent's hooks said something.
+    pub(super) fn handle_hook(&mut self, told: Told) {
+        let now = Instant::now();
+        match told {
+            Told::Event(event, transcript) => {
+                if self.heard != Heard::Hooks {
+                    self.heard = Heard::Hooks;
+                    self.log.say("the agent's hooks work");
+                }
+                if let Some(transcript) = transcript
+                    && self.proofs.follow(transcript)
+                {
+                    self.deliveries.proves_by_transcript();
+                }
+                // A look at each event: what is seen while nothing waits explains what is seen later.
+                self.look(now);
+                self.state_look = Some(now + SETTLED);
+                self.agent.event(&event, now);
+                self.deliveries.event(&event, now);
+                if matches!(event, Event::SessionEnd) {
+                    self.disarm();
+                }
+            }
+            Told::Waiter(waiter) => {
+                // One at a time: dropping the other lets it go.
+                self.waiter = Some(waiter);
+                self.deliveries.open(Way::Hook, false);
+            }
+            Told::WaiterGone(number) => {
+                let waiter = self.waiter.as_ref();
+                if waiter.is_some_and(|waiter| waiter.number == number) {
+                    self.disarm();
+                }
+            }
+            Told::InContext(key) => self.deliveries.in_context(key),
+            Told::Unseen(key) => {
+                self.log.say("by the hook: the agent did not accept it");
+                self.deliveries.unseen(key);
+                self.tell_of_ways();
+            }
+            Told::NotTaken(key) => {
+                let why = "the hook was gone";
+                self.deliveries.not_taken(key, why, Refusal::Failed);
+                self.tell_of_ways();
+            }
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.waiter = None;
+        self.deliveries.close(Way::Hook);
+    }
+}

@@ -1,0 +1,280 @@
+//! The keyboard: paste, see the text in the box, Enter, see the sign of its turn. Pure: no terminal, no clock.
+//!
+//! ```text
+//! Pasted ──the box shows it, whole and alone──▶ Entered ──sign of the turn──▶ Submitted ──proof──▶ in the context
+//!    │                                             │ no sign after 1 s: one more Enter      │
+//!    │ 10 s, or the person interrupts              │ after that                             └─ refused
+//!    └───────────────▶ Stuck ◀─────────────────────┘   ends when the box is seen empty
+//! ```
+//!
+//! From the first byte of a text to the sign of its turn the person's keys are kept back (docs/delivery.md, "never let
+//! go in between"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after ten seconds all keys pass, in order: that ends
+//! the attempt. From then on no Enter is pressed for this text, and it is never pasted again before the box was seen
+//! empty. Neither Ctrl-C nor Escape is ever written.
+//!
+//! Relies on what is known of the agent.
+
+mod kept;
+mod steps;
+mod text;
+
+use std::time::{Duration, Instant};
+
+use super::Submission;
+use crate::wrap::agent_state::{AgentState, Event};
+use crate::wrap::hold::Hold;
+
+use kept::Kept;
+
+/// Without a sign of a turn for so long, Enter was not taken.
+const TURN_SIGN: Duration = Duration::from_secs(1);
+/// After this all keys pass, and the attempt is over.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// A turn that began must stand in the transcript by then, if the agent is at rest again.
+const ROW_WITHIN: Duration = Duration::from_secs(2);
+/// A text that was never seen counts as swallowed when the box was empty for so long after the agent read it.
+const SWALLOWED: Duration = Duration::from_secs(2);
+
+/// What the caller shall do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stroke {
+    /// Write these bytes to the agent, then say [`Keyboard::written`] when all of them are out.
+    Write(Vec<u8>),
+    /// Write these keys of the person, kept back until now.
+    Replay(Vec<u8>),
+    /// What became of the submission.
+    Result(Outcome),
+    /// Nothing now; ask again at this time or when something happened.
+    Wait(Option<Instant>),
+}
+
+/// What became of a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its Enter was written: it is with the agent.
+    HandedOver,
+    /// It is in the model's context.
+    InContext,
+    /// It did not enter the session: the person's own hook or settings refused it.
+    Refused,
+    /// It stands in the box, or may appear there; no Enter will follow.
+    Stuck(Hold),
+    /// The box is empty again: a person cleared it, or it never appeared.
+    Gone,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The text is (being) written; `out` is when its last byte was.
+    Pasted {
+        out: Option<Instant>,
+        since: Instant,
+    },
+    /// Enter is (being) written.
+    Entered {
+        out: Option<Instant>,
+        since: Instant,
+        presses: u8,
+    },
+    /// The sign of its turn came.
+    Submitted { since: Instant },
+    /// No Enter will follow.
+    Stuck {
+        since: Instant,
+        /// The box was seen with it.
+        was_seen: bool,
+        /// When all conditions for a swallowed text began to hold.
+        empty_since: Option<Instant>,
+    },
+}
+
+#[derive(Debug)]
+struct Attempt {
+    submission: Submission,
+    /// The text without white space, as the screen may show it.
+    squeezed: String,
+    phase: Phase,
+    /// Nothing of the program's screen is known.
+    is_blind: bool,
+    /// Its [`Outcome::HandedOver`] was told.
+    is_told: bool,
+}
+
+/// The keyboard of one session: at most one text at a time.
+#[derive(Debug, Default)]
+pub struct Keyboard {
+    attempt: Option<Attempt>,
+    kept: Kept,
+    result: Option<Outcome>,
+    /// The agent writes a transcript that proves what it took.
+    has_transcript: bool,
+}
+
+impl Keyboard {
+    /// Whether a text is under way, or stuck.
+    pub fn is_taken(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// Whether nothing is left to do, also for the person's keys.
+    pub fn is_idle(&self) -> bool {
+        self.attempt.is_none() && self.kept.is_empty() && self.result.is_none()
+    }
+
+    /// A text stands in the box, or may appear there, and no Enter will follow.
+    pub fn is_stuck(&self) -> bool {
+        let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
+        matches!(phase, Some(Phase::Stuck { .. }))
+    }
+
+    /// The agent's transcript is read from now on: only its row proves that a text was taken.
+    pub fn proves_by_transcript(&mut self) {
+        self.has_transcript = true;
+    }
+
+    /// Begins to type a text at a prompt that was shown to be free. Gives the bytes to write.
+    pub fn begin(&mut self, submission: Submission, agent: &AgentState, now: Instant) -> Vec<u8> {
+        let manner = if agent.takes_paste() {
+            text::Manner::Pasted
+        } else {
+            text::Manner::Typed
+        };
+        let bytes = text::typed(&submission.text, manner);
+        self.attempt = Some(Attempt {
+            squeezed: squeeze(&submission.text),
+            submission,
+            phase: Phase::Pasted {
+                out: None,
+                since: now,
+            },
+            is_blind: !agent.profile().knows_its_prompt() && agent.profile().line.is_none(),
+            is_told: false,
+        });
+        bytes
+    }
+
+    /// A person's bytes: those to pass on now. `None` while they are kept back.
+    pub fn keys<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        if self.keeps_keys() && kept::is_urgent(bytes) {
+            // Where nothing can be seen, a text whose Enter was written counts as submitted.
+            let is_submitted = self.attempt.as_ref().is_some_and(|attempt| {
+                attempt.is_blind && matches!(attempt.phase, Phase::Entered { out: Some(_), .. })
+            });
+            if !is_submitted {
+                self.strand(now, Hold::Stuck);
+            }
+            return Some(bytes);
+        }
+        let passed = self.reports(bytes);
+        if passed.is_none() {
+            self.kept.hold_keys();
+        }
+        passed
+    }
+
+    /// The same for answers and reports of the terminal: they are nobody's typing.
+    pub fn reports<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        if (self.keeps_keys() || !self.kept.is_empty()) && self.kept.has_room() {
+            self.kept.keep(bytes);
+            return None;
+        }
+        Some(bytes)
+    }
+
+    fn keeps_keys(&self) -> bool {
+        let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
+        matches!(phase, Some(Phase::Pasted { .. } | Phase::Entered { .. }))
+    }
+
+    /// All bytes of the last [`Stroke::Write`] are with the terminal.
+    pub fn written(&mut self, now: Instant) {
+        if let Some(Attempt {
+            phase: Phase::Pasted { out, .. } | Phase::Entered { out, .. },
+            ..
+        }) = &mut self.attempt
+        {
+            out.get_or_insert(now);
+        }
+    }
+
+    /// A hook of the agent spoke.
+    pub fn event(&mut self, event: &Event, now: Instant) {
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        match event {
+            Event::PromptSubmitted(prompt) if names(&attempt.submission, prompt) => {
+                attempt.phase = Phase::Submitted { since: now };
+                if !self.has_transcript {
+                    self.finish(Outcome::InContext);
+                }
+            }
+            // A turn that began with our text and ended: the model has read it, also where its transcript cannot be.
+            Event::TurnEnded if matches!(attempt.phase, Phase::Submitted { .. }) => {
+                self.finish(Outcome::InContext);
+            }
+            _ => {}
+        }
+    }
+
+    /// The proof: the transcript holds the submission.
+    pub fn proved(&mut self, key: u64) {
+        if self.key() == Some(key) {
+            self.finish(Outcome::InContext);
+        }
+    }
+
+    /// The program has ended. Where nothing on the screen could ever prove it, a text counts as read once its Enter was
+    /// written.
+    pub fn ended(&mut self) {
+        if let Some(Attempt {
+            phase: Phase::Entered { out: Some(_), .. },
+            is_blind: true,
+            ..
+        }) = &self.attempt
+        {
+            self.finish(Outcome::InContext);
+        }
+    }
+
+    /// Whether the next step may write something that a shell in the foreground would execute.
+    pub fn may_press(&self) -> bool {
+        let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
+        matches!(
+            phase,
+            Some(Phase::Pasted { out: Some(_), .. } | Phase::Entered { out: Some(_), .. })
+        )
+    }
+
+    /// Which submission is under way.
+    pub fn key(&self) -> Option<u64> {
+        self.attempt.as_ref().map(|attempt| attempt.submission.key)
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.attempt = None;
+        self.result = Some(outcome);
+    }
+
+    fn strand(&mut self, now: Instant, why: Hold) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.phase = Phase::Stuck {
+                since: now,
+                was_seen: why == Hold::Stuck,
+                empty_since: None,
+            };
+            self.result = Some(Outcome::Stuck(why));
+        }
+    }
+}
+
+/// Whether `prompt` holds one of the submission's messages.
+fn names(submission: &Submission, prompt: &str) -> bool {
+    let mut ids = submission.ids.iter();
+    ids.any(|id| prompt.contains(&format!(" id={id}]")))
+}
+
+/// Without white space: boxes break lines where they like.
+fn squeeze(text: &str) -> String {
+    text.split_whitespace().collect()
+}

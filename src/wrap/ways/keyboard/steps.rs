@@ -1,0 +1,264 @@
+//! The steps of each phase. One function a phase; each looks at what is known of the agent at `now` and either does
+//! the next thing or says when to ask again.
+//!
+//! Relies on the types of [`super`].
+
+use std::time::Instant;
+
+use super::{
+    GIVE_UP, Hold, Keyboard, Outcome, Phase, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, squeeze,
+};
+use crate::wrap::agent_state::{AgentState, Verdict};
+use crate::wrap::agents::reading::Input;
+
+/// What Claude Code's box shows instead of a long paste.
+const PLACEHOLDER: &str = "[Pastedtext#";
+
+impl Keyboard {
+    /// The next thing to do at `now`, given what is known of the agent.
+    pub fn step(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+        if let Some(result) = self.result.take() {
+            return Stroke::Result(result);
+        }
+        let Some(attempt) = &mut self.attempt else {
+            return self.released(None);
+        };
+        let is_entered = matches!(attempt.phase, Phase::Entered { out: Some(_), .. })
+            || matches!(attempt.phase, Phase::Submitted { .. });
+        if is_entered && !attempt.is_told {
+            attempt.is_told = true;
+            return Stroke::Result(Outcome::HandedOver);
+        }
+        match attempt.phase {
+            Phase::Pasted { out, since } => self.pasted(agent, now, out, since),
+            Phase::Entered {
+                out,
+                since,
+                presses,
+            } => self.entered(agent, now, (out, since, presses)),
+            Phase::Submitted { since } => self.submitted(agent, now, since),
+            Phase::Stuck { since, .. } => self.stuck(agent, now, since),
+        }
+    }
+
+    fn released(&mut self, again: Option<Instant>) -> Stroke {
+        let keys = self.kept.release();
+        keys.map_or(Stroke::Wait(again), Stroke::Replay)
+    }
+
+    fn pasted(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        out: Option<Instant>,
+        since: Instant,
+    ) -> Stroke {
+        let pace = agent.profile().pace;
+        let knows = agent.profile().knows_its_prompt();
+        let end = since + GIVE_UP;
+        let obstacle = agent.obstacle();
+        // A person who has to answer a dialog gets the keys for it at once.
+        let is_asked = self.kept.has_keys() && matches!(obstacle, Some(Hold::Dialog(_)));
+        if is_asked {
+            return self.give_up(agent, now, Hold::Stuck);
+        }
+        let Some(out) = out else {
+            // The agent reads nothing: what was written of the text is in its way like a person's half-typed line.
+            return if now >= end {
+                self.give_up(agent, now, Hold::Unseen)
+            } else {
+                Stroke::Wait(Some(end))
+            };
+        };
+        let shows_it = self.is_shown(agent);
+        let is_redrawn = if knows {
+            shows_it
+        } else {
+            agent.last_output() >= out || now >= out + TURN_SIGN
+        };
+        let is_missing = !is_redrawn && obstacle.is_none();
+        if now >= end && (self.kept.has_keys() || is_missing) {
+            let why = if shows_it { Hold::Stuck } else { Hold::Unseen };
+            return self.give_up(agent, now, why);
+        }
+        if !is_redrawn {
+            let next = match knows {
+                true if now >= end => now + TURN_SIGN,
+                true => end,
+                false => out + TURN_SIGN,
+            };
+            return Stroke::Wait(Some(next));
+        }
+        let ready = (out + pace.before_enter).max(agent.last_output() + pace.quiet_before_enter);
+        if now < ready {
+            return Stroke::Wait(Some(ready));
+        }
+        if obstacle.is_some() || agent.is_busy(now) {
+            // Whatever opened took the text or hides it. No Enter: it would be an answer.
+            return Stroke::Wait(Some(if now < end { end } else { now + TURN_SIGN }));
+        }
+        self.press_enter(now, 1)
+    }
+
+    fn press_enter(&mut self, now: Instant, presses: u8) -> Stroke {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.phase = Phase::Entered {
+                out: None,
+                since: now,
+                presses,
+            };
+        }
+        Stroke::Write(b"\r".to_vec())
+    }
+
+    fn give_up(&mut self, agent: &AgentState, now: Instant, why: Hold) -> Stroke {
+        self.strand(now, why);
+        self.step(agent, now)
+    }
+
+    /// The box shows the text: whole, and nothing else beside it.
+    fn is_shown(&self, agent: &AgentState) -> bool {
+        let (Some(attempt), Input::Holds(shown)) = (&self.attempt, agent.input()) else {
+            return false;
+        };
+        if !agent.profile().knows_its_prompt() {
+            return true;
+        }
+        let shown = squeeze(shown);
+        let is_placeholder = shown.starts_with(PLACEHOLDER)
+            && shown.ends_with(']')
+            && shown.matches('[').count() == 1;
+        is_placeholder
+            || shown == attempt.squeezed
+            || (agent.input_is_scrolled()
+                && !shown.is_empty()
+                && attempt.squeezed.ends_with(&shown))
+    }
+
+    /// The box shows our text, perhaps with something else beside it.
+    fn is_among_it(agent: &AgentState) -> bool {
+        matches!(agent.input(), Input::Holds(shown)
+            if shown.contains("[cbroker peer message") || squeeze(shown).contains(PLACEHOLDER)
+                || agent.input_is_scrolled() || !agent.profile().knows_its_prompt())
+    }
+
+    fn entered(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        (out, since, presses): (Option<Instant>, Instant, u8),
+    ) -> Stroke {
+        let end = since + GIVE_UP;
+        let Some(out) = out else {
+            return if now >= end {
+                self.give_up(agent, now, Hold::Stuck)
+            } else {
+                Stroke::Wait(Some(end))
+            };
+        };
+        if !agent.profile().knows_its_prompt() {
+            // No sign to wait for, and never a second Enter.
+            let settled = out + agent.profile().pace.before_enter;
+            if now < settled {
+                return Stroke::Wait(Some(settled));
+            }
+            let is_refused = matches!(agent.input(), Input::Holds(_)) && !agent.is_busy(now);
+            if is_refused && agent.profile().line.is_some() {
+                return self.still_there(agent, now, out);
+            }
+            self.finish(Outcome::InContext);
+            return self.step(agent, now);
+        }
+        let late = out + TURN_SIGN;
+        // The box was seen with the text, so one that is empty now was drawn after the Enter.
+        let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
+        if is_taken || (now >= late && agent.is_busy(now)) {
+            if self.has_transcript {
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.phase = Phase::Submitted { since: now };
+                }
+            } else {
+                self.finish(Outcome::InContext);
+            }
+            return self.step(agent, now);
+        }
+        if now < late {
+            return Stroke::Wait(Some(late));
+        }
+        if presses == 1
+            && agent.obstacle().is_none()
+            && !self.kept.has_keys()
+            && self.is_shown(agent)
+        {
+            return self.press_enter(now, 2);
+        }
+        self.give_up(agent, now, Hold::Stuck)
+    }
+
+    /// The text stands in the line after its only Enter: some agents ignore it while they start.
+    fn still_there(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
+        let late = out + TURN_SIGN;
+        if now < late {
+            return Stroke::Wait(Some(late));
+        }
+        self.give_up(agent, now, Hold::Stuck)
+    }
+
+    fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> Stroke {
+        if !self.kept.is_empty() {
+            return self.released(None);
+        }
+        let late = since + ROW_WITHIN;
+        if now < late {
+            return Stroke::Wait(Some(late));
+        }
+        // At rest, and no row: the prompt was refused. While a turn runs, its row may be late.
+        if agent.verdict(now) == Verdict::Free {
+            self.finish(Outcome::Refused);
+            return self.step(agent, now);
+        }
+        Stroke::Wait(Some(now + TURN_SIGN))
+    }
+
+    fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> Stroke {
+        if !self.kept.is_empty() {
+            return self.released(None);
+        }
+        let is_among_it = Self::is_among_it(agent);
+        let profile = agent.profile();
+        let is_drawn = profile.knows_its_prompt() || profile.line.is_some();
+        let is_empty = *agent.input() == Input::Empty || !is_drawn;
+        let is_fresh = agent.last_output() >= stuck_since && agent.has_read_input();
+        let Some(attempt) = &mut self.attempt else {
+            return Stroke::Wait(None);
+        };
+        let Phase::Stuck {
+            was_seen,
+            empty_since,
+            ..
+        } = &mut attempt.phase
+        else {
+            return Stroke::Wait(None);
+        };
+        *was_seen |= is_among_it;
+        if is_among_it || !is_empty {
+            *empty_since = None;
+            return Stroke::Wait(None);
+        }
+        // Seen with it, and drawn empty since.
+        if *was_seen && is_fresh {
+            self.finish(Outcome::Gone);
+            return self.step(agent, now);
+        }
+        // Never seen: the agent has read it, and shows an empty box for long.
+        let swallowed = *empty_since.get_or_insert(now) + SWALLOWED;
+        if !agent.has_read_input() || *was_seen {
+            return Stroke::Wait(Some(now + TURN_SIGN));
+        }
+        if now >= swallowed {
+            self.finish(Outcome::Gone);
+            return self.step(agent, now);
+        }
+        Stroke::Wait(Some(swallowed))
+    }
+}
