@@ -27,7 +27,7 @@ use super::hold::Hold;
 use super::ways::keyboard::Keyboard;
 use super::ways::{Sign, Submission, Way};
 
-pub use message::{InFlightMessage, MessageKey, State, Table};
+pub use message::{Claim, InFlightMessage, MessageKey, State, Table};
 use order::Ways;
 
 /// How messages get in (`--delivery`).
@@ -171,6 +171,21 @@ impl Deliveries {
         }
         message.state = State::Delivered(Way::InboxCommand);
         true
+    }
+
+    /// The connection to the broker is gone, and every open delivery with it: what is not with the agent comes again.
+    ///
+    /// A text that is being typed is with the agent, though no Enter was written yet.
+    pub fn lose_deliveries(&mut self) {
+        let handed: Vec<MessageKey> = self
+            .submissions
+            .iter()
+            .filter(|submitted| submitted.phase == Phase::Handed)
+            .flat_map(|submitted| submitted.messages.iter().copied())
+            .collect();
+        self.table.lose_deliveries(|key, message| {
+            handed.contains(&key) || matches!(message.state, State::Delivered(_))
+        });
     }
 
     /// `cbroker pause`: nothing goes in until [`Deliveries::resume`].

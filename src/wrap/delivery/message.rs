@@ -35,6 +35,15 @@ pub enum State {
     Delivered(Way),
 }
 
+/// Whose a message is at the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It waits for our ack.
+    Ours,
+    /// The connection was lost: the broker gives it to us again, or to another session.
+    Lost,
+}
+
 /// One message.
 #[derive(Debug)]
 pub struct InFlightMessage {
@@ -62,6 +71,8 @@ pub struct InFlightMessage {
     pub blocked: Option<Hold>,
     /// The keyboard's text with it stands in the box.
     pub is_stuck: bool,
+    /// Whether the broker waits for our ack.
+    pub claim: Claim,
     pub(super) since: Instant,
     /// Reasons that were told, the present one last.
     told: Vec<(Hold, Instant)>,
@@ -84,6 +95,7 @@ impl InFlightMessage {
             is_in_file: false,
             blocked: None,
             is_stuck: false,
+            claim: Claim::Ours,
             since: now,
             told: Vec::new(),
             envelope,
@@ -181,6 +193,19 @@ impl Table {
             .map(|(key, _)| key)
     }
 
+    /// Takes the new delivery of a message that lost its own. Gives it back where the message has one: it was sent
+    /// twice.
+    pub fn attach(&mut self, key: MessageKey, delivery: Delivery) -> Option<Delivery> {
+        match self.messages.get_mut(&key) {
+            Some(message) if message.claim == Claim::Lost => {
+                message.claim = Claim::Ours;
+                message.delivery = Some(delivery);
+                None
+            }
+            _ => Some(delivery),
+        }
+    }
+
     /// Whether a message under this id is here.
     pub fn has_id(&self, id: &str) -> bool {
         self.iter().any(|(_, message)| message.envelope.id == id)
@@ -198,12 +223,16 @@ impl Table {
         known.map(|message| message.envelope.id.clone()).collect()
     }
 
-    /// The connection is gone, and every open delivery with it: what is not with the agent will come again.
-    pub fn lose_deliveries(&mut self) {
+    /// The connection is gone, and every open delivery with it. What `is_kept` is all that stays.
+    pub(super) fn lose_deliveries(
+        &mut self,
+        is_kept: impl Fn(MessageKey, &InFlightMessage) -> bool,
+    ) {
         self.dead.clear();
-        self.messages.retain(|_, message| {
+        self.messages.retain(|key, message| {
             message.delivery = None;
-            matches!(message.state, State::HandedOver(_) | State::Delivered(_)) || message.is_stuck
+            message.claim = Claim::Lost;
+            is_kept(*key, message)
         });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Relies on the table and the order of the ways.
 
-use super::{Deliveries, MessageKey, State, Step, Submitted};
+use super::{Claim, Deliveries, MessageKey, State, Step, Submitted};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Outcome;
 use crate::wrap::ways::{Refusal, Way};
@@ -82,8 +82,8 @@ impl Deliveries {
             Outcome::InContext => {
                 self.take(key);
                 self.ways.worked(Way::Keyboard);
-                self.unstick(&messages);
                 self.delivered(&messages, Way::Keyboard);
+                self.unstick(&messages);
             }
             Outcome::Refused => {
                 self.take(key);
@@ -110,7 +110,16 @@ impl Deliveries {
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {
                 message.is_stuck = false;
+                self.forget_orphan(key);
             }
+        }
+    }
+
+    /// Only what is with the agent stays without a delivery.
+    fn forget_orphan(&mut self, key: MessageKey) {
+        let message = self.table.get(key);
+        if message.is_some_and(|one| one.claim == Claim::Lost && one.is_queued() && !one.is_stuck) {
+            self.table.remove(key);
         }
     }
 
@@ -139,14 +148,18 @@ impl Deliveries {
         }
     }
 
+    /// They wait again, but for those whose delivery was lost: the broker gives them to us again, or to another session.
     fn back(&mut self, messages: &[MessageKey], may_repeat: bool) {
         for &key in messages {
-            if let Some(message) = self.table.get_mut(key)
-                && matches!(message.state, State::Queued | State::HandedOver(_))
-            {
-                message.state = State::Queued;
-                message.may_repeat |= may_repeat;
+            let Some(message) = self.table.get_mut(key) else {
+                continue;
+            };
+            if !matches!(message.state, State::Queued | State::HandedOver(_)) {
+                continue;
             }
+            message.state = State::Queued;
+            message.may_repeat |= may_repeat;
+            self.forget_orphan(key);
         }
     }
 

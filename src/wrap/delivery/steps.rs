@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::order::Choice;
-use super::{Deliveries, InFlightMessage, MessageKey, Mode, Phase, Step, Submitted};
+use super::{Claim, Deliveries, InFlightMessage, MessageKey, Mode, Phase, Step, Submitted};
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Stroke;
@@ -144,7 +144,10 @@ impl Deliveries {
             submitted.messages.contains(&key)
                 && !(message.is_stuck && submitted.way == Way::Keyboard)
         });
-        message.is_queued() && message.blocked.is_none() && !is_under_way
+        message.is_queued()
+            && message.blocked.is_none()
+            && message.claim == Claim::Ours
+            && !is_under_way
     }
 
     fn first_free(&self, timing: Timing) -> Option<MessageKey> {

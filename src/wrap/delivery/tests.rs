@@ -4,6 +4,7 @@
 
 mod enter;
 mod holds;
+mod lost;
 mod ways;
 
 use std::time::{Duration, Instant};

@@ -261,7 +261,7 @@ impl Session {
             InboxEvent::Delivery(delivery) => self.receive(*delivery),
             InboxEvent::Lost(error) => {
                 self.log.say(&format!("{error}; trying again"));
-                self.deliveries.table.lose_deliveries();
+                self.deliveries.lose_deliveries();
             }
             InboxEvent::Refused(error) => self
                 .log
@@ -372,10 +372,8 @@ impl Session {
 
     /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
     fn came_again(&mut self, key: MessageKey, delivery: Delivery) {
-        match self.deliveries.table.get_mut(key) {
-            Some(message) if message.delivery.is_none() => message.delivery = Some(delivery),
-            _ => self.post.ack(Some(delivery)),
-        }
+        let spare = self.deliveries.table.attach(key, delivery);
+        self.post.ack(spare);
     }
 }
 
