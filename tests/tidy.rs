@@ -190,3 +190,47 @@ fn nothing_names_the_machine_that_it_was_written_on() {
         "names a path or tool of one machine",
     ));
 }
+
+#[test]
+fn the_top_level_holds_only_what_is_known() {
+    const KNOWN: [&str; 26] = [
+        ".ci",
+        ".dockerignore",
+        ".github",
+        ".gitignore",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CODE_OF_CONDUCT.md",
+        "CONTRIBUTING.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "README.md",
+        "SECURITY.md",
+        "benches",
+        "broker",
+        "clippy.toml",
+        "compose",
+        "deny.toml",
+        "docs",
+        "fuzz",
+        "justfile",
+        "packaging",
+        "rust-toolchain.toml",
+        "src",
+        "storage",
+        "tests",
+    ];
+    let listing = std::process::Command::new("git")
+        .args(["ls-tree", "--name-only", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    // A source archive has no git: nothing to look at then.
+    let Ok(listing) = listing else { return };
+    let strangers: Vec<String> = String::from_utf8_lossy(&listing.stdout)
+        .lines()
+        .filter(|name| !KNOWN.contains(name))
+        .map(|name| format!("{name} is at the top level and is not known there"))
+        .collect();
+    assert_none(&strangers);
+}
