@@ -106,9 +106,10 @@ const CRATES: [Layers; 3] = [
 ];
 
 /// A crate from outside and the only paths that may name it.
-const OWNED: [(&str, &str, &[&str]); 7] = [
+const OWNED: [(&str, &str, &[&str]); 8] = [
     ("lapin", "src/", &["src/peer"]),
     ("hyper", "src/", &["src/management", "src/wrap/ways"]),
+    ("tokio_tungstenite", "src/", &["src/wrap/ways/codex"]),
     ("bollard", "src/", &["src/container"]),
     ("portable_pty", "src/", &["src/wrap/pty"]),
     ("storage", "broker/src/", &["broker/src/persist"]),

@@ -10,6 +10,7 @@ pub mod arguments;
 mod known;
 mod line;
 pub mod reading;
+pub mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 pub mod claude_hook;
 pub mod claude_plugin;
+pub mod codex;
 pub mod process;
 pub mod proof;
 pub mod transcript;

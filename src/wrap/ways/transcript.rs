@@ -1,6 +1,7 @@
 //! Claude Code's transcript as proof: rows that say that a message is in the model's context.
 //!
-//! A transcript is a file of JSON objects, a line each, that grows while the session runs.
+//! A transcript is a file of JSON objects, a line each, that grows while the session runs. Codex's
+//! rollout files are of the same kind.
 //!
 //! | row | meaning |
 //! |---|---|
@@ -8,6 +9,7 @@
 //! | `type: "attachment"` with `attachment.type: "queued_command"` | the same, in a running turn |
 //! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory |
 //! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
+//! | Codex: `type: "response_item"`, its payload a `message` of the user | its text is in the model's context |
 //!
 //! The path comes from the agent, so it may name anything: only a regular file is opened, without
 //! waiting for a FIFO's other end, and only from an offset onwards.
@@ -162,6 +164,7 @@ fn understand(line: &[u8]) -> Option<Row> {
         "queue-operation" if row["operation"] == "enqueue" => {
             (Stage::Enqueued, text(&row["content"]))
         }
+        "response_item" => (Stage::InContext, prompt_of_codex(&row["payload"])?),
         _ => return None,
     };
     let ids = ids_in(&text);
@@ -170,12 +173,24 @@ fn understand(line: &[u8]) -> Option<Row> {
 
 /// The text of a prompt: a string, or blocks of which only text counts.
 fn prompt_of(content: &Value) -> String {
-    let Some(blocks) = content.as_array() else {
-        return content.as_str().unwrap_or_default().to_owned();
-    };
+    match content.as_array() {
+        Some(blocks) => texts_of(blocks, "text"),
+        None => content.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The text of a prompt of Codex's.
+fn prompt_of_codex(item: &Value) -> Option<String> {
+    if item["type"] != "message" || item["role"] != "user" {
+        return None;
+    }
+    Some(texts_of(item["content"].as_array()?, "input_text"))
+}
+
+fn texts_of(blocks: &[Value], kind: &str) -> String {
     let texts = blocks
         .iter()
-        .filter(|block| block["type"] == "text")
+        .filter(|block| block["type"] == kind)
         .filter_map(|block| block["text"].as_str());
     texts.collect::<Vec<_>>().join("\n")
 }
@@ -270,6 +285,22 @@ mod tests {
         written.row(&json!({"type": "attachment",
             "attachment": {"type": "queued_command", "prompt": LINE}}));
         assert_eq!(transcript.read().unwrap(), [in_context(&["01"])]);
+    }
+
+    #[test]
+    fn a_prompt_in_a_rollout_of_codex_is_in_the_context() {
+        let written = Written::new();
+        let mut transcript = Transcript::from_end(&written.path());
+        let item = |kind: &str, role: &str| {
+            json!({"type": "response_item", "payload": {"type": kind, "role": role,
+            "content": [{"type": "input_text", "text": LINE}], "output": LINE}})
+        };
+        written.row(&item("message", "user"));
+        assert_eq!(transcript.read().unwrap(), [in_context(&["01"])]);
+        written.row(&item("function_call_output", "user"));
+        written.row(&item("message", "assistant"));
+        written.row(&json!({"type": "event_msg", "payload": {"type": "x", "text": LINE}}));
+        assert_eq!(transcript.read().unwrap(), []);
     }
 
     #[test]

@@ -1,0 +1,541 @@
+//! Codex through the control socket of its daemon, or through `codex queue` where it runs without
+//! one: messages are submitted as the person's own words, without a key.
+//!
+//! | state of the thread | what is done |
+//! |---|---|
+//! | idle | `turn/start`: a turn of its own; a draft in the box stays |
+//! | a turn runs, or a dialog stands | the text waits here for the turn's end; a text that may come between two tools goes by `turn/steer` |
+//!
+//! A `turn/start` during a turn would be added to that turn, so it waits for the thread to be idle.
+//! The proof is the row of the user's in the thread's rollout file. Seen with Codex 0.171.0.
+
+mod link;
+mod local;
+mod threads;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::time::Instant;
+
+use super::proof::Proof;
+use super::transcript::Stage;
+use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn, process};
+use link::{Heard, Link, LinkError, Question};
+use local::Local;
+use threads::{Status, Thread, Threads};
+
+/// Where the daemon listens, below Codex's home.
+const SOCKET: &str = "app-server-control/app-server-control.sock";
+/// A text whose turn has just begun is looked for this often.
+const LOOK_SOON: Duration = Duration::from_millis(10);
+/// And this often later.
+const LOOK_LATER: Duration = Duration::from_millis(250);
+/// From the acknowledgement to the row: 0.02 s as measured; after this the looks become rare.
+const SOON: Duration = Duration::from_secs(3);
+/// A thread that is idle again for so long without the row has refused the text.
+const ROW_WITHIN: Duration = Duration::from_secs(2);
+/// Pauses between attempts to find the thread, the first and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// Texts handed over at once.
+const TEXTS: usize = 64;
+/// Why the way is closed.
+const NO_THREAD: &str = "no thread of this session is found";
+
+/// A folder of this session's own. Codex is started with it, so that its thread is known by it.
+#[derive(Debug)]
+pub struct Mark {
+    folder: PathBuf,
+}
+
+impl Mark {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(folder: PathBuf) -> io::Result<Self> {
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// What Codex is started with.
+    pub fn arguments(&self) -> [OsString; 2] {
+        ["--add-dir".into(), self.folder.clone().into()]
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // An agent may have put something into it; that is not ours to remove.
+        let _is_not_empty = fs::remove_dir(&self.folder);
+    }
+}
+
+/// What the way has to know.
+#[derive(Debug)]
+pub struct Setup {
+    /// The folder of Codex's own files.
+    pub home: PathBuf,
+    /// The program, for `codex queue`.
+    pub program: OsString,
+    /// The folder by which our thread is known.
+    pub mark: Mark,
+}
+
+/// The session's hold of this way. Its task ends when this is dropped.
+#[derive(Debug)]
+pub struct Codex {
+    texts: Sender<Submission>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Codex {
+    /// Looks for the session's thread from now on. Nothing is open before it is found.
+    pub fn start(setup: Setup, reports: Reports) -> Self {
+        let (texts, given) = mpsc::channel(TEXTS);
+        let work = Work {
+            threads: Threads::marked(&setup.mark.folder),
+            setup,
+            link: None,
+            local: None,
+            in_flight: BTreeMap::new(),
+            proof: Proof::default(),
+            is_open: false,
+            pause: FIRST_PAUSE,
+            search_at: Instant::now(),
+            doing: None,
+            reports,
+        };
+        let task = tokio::spawn(work.run(given));
+        Self { texts, task }
+    }
+}
+
+impl WayIn for Codex {
+    fn way(&self) -> Way {
+        Way::Api
+    }
+
+    fn can_steer(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, submission: Submission) -> bool {
+        self.texts.try_send(submission).is_ok()
+    }
+}
+
+impl Drop for Codex {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A text that was handed over to us.
+#[derive(Debug)]
+struct InFlight {
+    submission: Submission,
+    stage: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It waits for the turn's end. `true`: it was tried to bring it into this turn.
+    Waits(bool),
+    /// A request about it is not answered yet.
+    Asked,
+    /// Codex has it.
+    Sent(Instant),
+    /// Its turn has ended; the row is there by now, or never comes.
+    Ended(Instant),
+}
+
+struct Work {
+    setup: Setup,
+    threads: Threads,
+    link: Option<Link>,
+    local: Option<Local>,
+    in_flight: BTreeMap<u64, InFlight>,
+    proof: Proof,
+    is_open: bool,
+    pause: Duration,
+    /// When to look for the thread again.
+    search_at: Instant,
+    /// What was last told of the thread in the terminal.
+    doing: Option<Status>,
+    reports: Reports,
+}
+
+impl Work {
+    async fn run(mut self, mut texts: Receiver<Submission>) {
+        loop {
+            let search_at = (!self.is_open || self.local.is_some()).then_some(self.search_at);
+            let due = search_at.into_iter().chain(self.next_look()).min();
+            tokio::select! {
+                text = texts.recv() => match text {
+                    Some(text) => self.deliver(text).await,
+                    None => return,
+                },
+                heard = next(&mut self.link) => match heard {
+                    Ok(heard) => self.hear(heard).await,
+                    Err(error) => self.unlink(&error).await,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    if search_at.is_some_and(|at| at <= Instant::now()) {
+                        self.search().await;
+                    }
+                    self.look().await;
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, report: Report) {
+        let _session_ended = self.reports.tell(report).await;
+    }
+
+    async fn tell_open(&mut self) {
+        if self.threads.current().is_some() {
+            self.local = None;
+        }
+        let is_open = self.threads.current().is_some() || self.local.is_some();
+        if is_open == std::mem::replace(&mut self.is_open, is_open) {
+            return;
+        }
+        self.pause = FIRST_PAUSE;
+        self.tell(if is_open {
+            Report::Open
+        } else {
+            Report::Closed(NO_THREAD.to_owned())
+        })
+        .await;
+    }
+
+    /// Looks for the thread: with the daemon, then in the processes below us.
+    async fn search(&mut self) {
+        match &mut self.link {
+            None => self.link = Link::connect(&self.setup.home.join(SOCKET)).await.ok(),
+            Some(link) if self.local.is_none() => {
+                let asked = link
+                    .ask(Question::Loaded, "thread/loaded/list", &json!({}))
+                    .await;
+                if let Err(error) = asked {
+                    self.unlink(&error).await;
+                }
+            }
+            Some(_) => {}
+        }
+        if self.threads.current().is_none() {
+            let home = self.setup.home.clone();
+            let us = i32::try_from(std::process::id()).unwrap_or_default();
+            let found = tokio::task::spawn_blocking(move || Local::find(us, &home)).await;
+            self.local = found.unwrap_or_default();
+        }
+        self.tell_open().await;
+        self.search_at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        let done = match heard {
+            Heard::Event(method, params) => {
+                self.happened(&method, &params);
+                Ok(())
+            }
+            Heard::Answer(question, answer) => self.answered(question, answer).await,
+        };
+        match done {
+            Ok(()) => self.move_on().await,
+            Err(error) => self.unlink(&error).await,
+        }
+    }
+
+    fn happened(&mut self, method: &str, params: &Value) {
+        let id = params["threadId"].as_str().unwrap_or_default();
+        match method {
+            "thread/started" => self.threads.learn(&params["thread"]),
+            "thread/status/changed" => {
+                self.threads.does(id, &params["status"]);
+            }
+            "thread/closed" | "thread/deleted" => self.threads.closed(id),
+            _ => {}
+        }
+    }
+
+    async fn answered(
+        &mut self,
+        question: Question,
+        answer: Result<Value, String>,
+    ) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        match (question, answer) {
+            (Question::Hello, Ok(_)) => {
+                link.greeted().await?;
+                link.ask(Question::Loaded, "thread/loaded/list", &json!({}))
+                    .await?;
+            }
+            (Question::Loaded, Ok(loaded)) => {
+                for id in loaded["data"].as_array().into_iter().flatten() {
+                    let params = json!({"threadId": id});
+                    link.ask(Question::Read, "thread/read", &params).await?;
+                }
+            }
+            (Question::Read, Ok(read)) => self.threads.learn(&read["thread"]),
+            (Question::Turns(key), Ok(turns)) => self.steer(key, &turns["data"][0]).await?,
+            (Question::Start(key) | Question::Steer(key), Ok(_)) => {
+                self.set(key, Progress::Sent(Instant::now()));
+            }
+            (Question::Start(key), Err(why)) => self.not_taken(key, why, Refusal::Failed).await,
+            // No turn to bring it into: it waits for the thread to be idle.
+            (Question::Turns(key) | Question::Steer(key), Err(_)) => {
+                self.proof.forget(key);
+                self.set(key, Progress::Waits(true));
+            }
+            (Question::Hello | Question::Loaded | Question::Read, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    async fn steer(&mut self, key: u64, turn: &Value) -> Result<(), LinkError> {
+        let (Some(link), Some(text), Some(thread)) = (
+            &mut self.link,
+            self.in_flight.get(&key),
+            self.threads.current(),
+        ) else {
+            return Ok(());
+        };
+        if turn["status"] != "inProgress" {
+            self.set(key, Progress::Waits(true));
+            return Ok(());
+        }
+        let Submission { ids, text, .. } = &text.submission;
+        self.proof.expect(key, ids.clone(), Some(&thread.rollout));
+        let params =
+            json!({"threadId": thread.id, "expectedTurnId": turn["id"], "input": input(text)});
+        link.ask(Question::Steer(key), "turn/steer", &params).await
+    }
+
+    fn set(&mut self, key: u64, stage: Progress) {
+        if let Some(text) = self.in_flight.get_mut(&key) {
+            text.stage = stage;
+        }
+    }
+
+    async fn deliver(&mut self, submission: Submission) {
+        let key = submission.key;
+        let stage = Progress::Waits(false);
+        self.in_flight.insert(key, InFlight { submission, stage });
+        if self.threads.current().is_some() {
+            self.move_on().await;
+        } else if let Some(local) = self.local.clone() {
+            self.queue(key, &local).await;
+        } else {
+            self.not_taken(key, NO_THREAD.to_owned(), Refusal::Failed)
+                .await;
+        }
+    }
+
+    async fn queue(&mut self, key: u64, local: &Local) {
+        let Some(text) = self.in_flight.get(&key) else {
+            return;
+        };
+        let Submission { ids, text, .. } = &text.submission;
+        // A thread without turns has no rollout yet: it is followed when it is there.
+        self.proof
+            .expect(key, ids.clone(), local.rollout().as_deref());
+        match local.queue(&self.setup.program, text).await {
+            Ok(()) => self.set(key, Progress::Sent(Instant::now())),
+            Err(why) => self.not_taken(key, why, Refusal::Failed).await,
+        }
+    }
+
+    /// Tells what the thread does, and starts what waits for it.
+    async fn move_on(&mut self) {
+        self.tell_open().await;
+        let Some(thread) = self.threads.current().cloned() else {
+            return;
+        };
+        if self.doing.as_ref() != Some(&thread.status) {
+            let before = self.doing.replace(thread.status.clone());
+            for text in self.in_flight.values_mut() {
+                text.stage = match text.stage {
+                    Progress::Waits(_) => Progress::Waits(false),
+                    Progress::Sent(_) if thread.status == Status::Idle => {
+                        Progress::Ended(Instant::now())
+                    }
+                    stage => stage,
+                };
+            }
+            for sign in signs(before.as_ref(), &thread.status) {
+                self.tell(Report::Sign(sign)).await;
+            }
+        }
+        if let Err(error) = self.start_next(&thread).await {
+            self.unlink(&error).await;
+        }
+    }
+
+    async fn start_next(&mut self, thread: &Thread) -> Result<(), LinkError> {
+        let is_out = |text: &InFlight| !matches!(text.stage, Progress::Waits(_));
+        let mut texts = self.in_flight.values();
+        if texts.any(is_out) {
+            return Ok(());
+        }
+        let (Some(link), Some((&key, text))) = (&mut self.link, self.in_flight.iter_mut().next())
+        else {
+            return Ok(());
+        };
+        let Submission {
+            ids,
+            text: words,
+            timing,
+            ..
+        } = &text.submission;
+        let is_busy = matches!(thread.status, Status::Active(_));
+        if !is_busy {
+            self.proof.expect(key, ids.clone(), Some(&thread.rollout));
+            let params = json!({"threadId": thread.id, "input": input(words)});
+            text.stage = Progress::Asked;
+            return link.ask(Question::Start(key), "turn/start", &params).await;
+        }
+        if *timing != Timing::Idle && text.stage == Progress::Waits(false) {
+            let params = json!({"threadId": thread.id, "limit": 1, "sortDirection": "desc"});
+            text.stage = Progress::Asked;
+            link.ask(Question::Turns(key), "thread/turns/list", &params)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn not_taken(&mut self, key: u64, why: String, refusal: Refusal) {
+        if self.in_flight.remove(&key).is_some() {
+            self.proof.forget(key);
+            self.tell(Report::NotTaken { key, why, refusal }).await;
+        }
+    }
+
+    /// The daemon has ended or cannot be understood: what it has may have been read.
+    async fn unlink(&mut self, error: &LinkError) {
+        self.link = None;
+        self.threads.clear();
+        self.doing = None;
+        self.look().await;
+        let keys: Vec<u64> = self.in_flight.keys().copied().collect();
+        for key in keys {
+            let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));
+            if self.in_flight.get(&key).is_some_and(waits) {
+                self.not_taken(key, error.to_string(), Refusal::Failed)
+                    .await;
+            } else {
+                self.lose(key).await;
+            }
+        }
+        self.search_at = Instant::now() + FIRST_PAUSE;
+        self.tell_open().await;
+    }
+
+    async fn lose(&mut self, key: u64) {
+        if self.in_flight.remove(&key).is_some() {
+            self.proof.forget(key);
+            self.tell(Report::Lost(key)).await;
+        }
+    }
+
+    /// When to look for proofs again.
+    fn next_look(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let pauses = self.in_flight.values().filter_map(|text| match text.stage {
+            Progress::Waits(_) => None,
+            Progress::Asked | Progress::Ended(_) => Some(LOOK_SOON),
+            Progress::Sent(at) if now < at + SOON => Some(LOOK_SOON),
+            Progress::Sent(_) => Some(LOOK_LATER),
+        });
+        pauses.min().map(|pause| now + pause)
+    }
+
+    async fn look(&mut self) {
+        let is_local_gone = self
+            .local
+            .as_ref()
+            .is_some_and(|local| !process::is_alive(local.pid));
+        let rollout = self.local.as_ref().and_then(Local::rollout);
+        if let Some(rollout) = rollout.filter(|_| !self.in_flight.is_empty()) {
+            self.proof.follow(&rollout);
+        }
+        for (key, stage) in self.proof.look().await {
+            if stage == Stage::InContext && self.in_flight.remove(&key).is_some() {
+                self.tell(Report::InContext(key)).await;
+            }
+        }
+        let ended = |text: &InFlight| match text.stage {
+            Progress::Ended(at) => at.elapsed() >= ROW_WITHIN,
+            _ => false,
+        };
+        let keys = |work: &Self, is_meant: &dyn Fn(&InFlight) -> bool| -> Vec<u64> {
+            let meant = work.in_flight.iter().filter(|(_, text)| is_meant(text));
+            meant.map(|(&key, _)| key).collect()
+        };
+        for key in keys(self, &ended) {
+            let why = "the turn ended without it".to_owned();
+            self.not_taken(key, why, Refusal::Refused).await;
+        }
+        if is_local_gone {
+            self.local = None;
+            for key in keys(self, &|_| true) {
+                self.lose(key).await;
+            }
+            self.tell_open().await;
+        }
+    }
+}
+
+async fn next(link: &mut Option<Link>) -> Result<Heard, LinkError> {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn input(text: &str) -> Value {
+    json!([{"type": "text", "text": text}])
+}
+
+fn signs(before: Option<&Status>, now: &Status) -> Vec<Sign> {
+    let was_busy = matches!(before, Some(Status::Active(_)));
+    let asked = matches!(before, Some(Status::Active(Some(_))));
+    match now {
+        Status::Active(asks) => {
+            let began = (!was_busy).then_some(Sign::TurnBegan);
+            let asks = match asks {
+                Some(what) => Some(Sign::Asks((*what).to_owned())),
+                None => asked.then_some(Sign::Answered),
+            };
+            began.into_iter().chain(asks).collect()
+        }
+        Status::Idle | Status::Other => {
+            let answered = asked.then_some(Sign::Answered);
+            answered.into_iter().chain([Sign::TurnEnded]).collect()
+        }
+    }
+}
+
+/// Codex's own folder, as its environment says.
+pub fn home(codex_home: Option<&Path>, home: Option<&Path>) -> Option<PathBuf> {
+    let named = codex_home.filter(|path| path.is_absolute());
+    named
+        .map(Path::to_owned)
+        .or_else(|| Some(home?.join(".codex")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Codex's control socket: JSON-RPC over WebSocket on a Unix socket of the user's own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// The daemon answers within this, or is not used.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of one message; a thread without its turns has a few kilobytes.
+const MESSAGE_LIMIT: usize = 16 << 20;
+
+/// Why there is no link to the daemon.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("its control socket cannot be reached")]
+    Io(#[from] io::Error),
+    #[error("its control socket belongs to another user")]
+    Foreign,
+    #[error("its control socket speaks another protocol")]
+    Protocol(#[from] tungstenite::Error),
+    #[error("its control socket does not answer")]
+    Silent,
+    #[error("its control socket was closed")]
+    Closed,
+}
+
+/// What a request asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// `initialize`.
+    Hello,
+    /// `thread/loaded/list`.
+    Loaded,
+    /// `thread/read` of one thread.
+    Read,
+    /// `thread/turns/list`, to bring this submission into the running turn.
+    Turns(u64),
+    /// `turn/start` with this submission.
+    Start(u64),
+    /// `turn/steer` with this submission.
+    Steer(u64),
+}
+
+/// What the daemon says.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The answer to a request: its result, or the error's message.
+    Answer(Question, Result<Value, String>),
+    /// A notification.
+    Event(String, Value),
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: WebSocketStream<UnixStream>,
+    asked: BTreeMap<u64, Question>,
+    next_id: u64,
+}
+
+impl Link {
+    /// Connects and says who we are. Nothing else may be asked before the answer to that.
+    pub(super) async fn connect(socket: &Path) -> Result<Self, LinkError> {
+        match tokio::time::timeout(PATIENCE, Self::open(socket)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(LinkError::Silent),
+        }
+    }
+
+    async fn open(socket: &Path) -> Result<Self, LinkError> {
+        let stream = UnixStream::connect(socket).await?;
+        let us = rustix::process::geteuid().as_raw();
+        if stream.peer_cred()?.uid() != us {
+            return Err(LinkError::Foreign);
+        }
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_LIMIT))
+            .max_frame_size(Some(MESSAGE_LIMIT));
+        let (stream, _) = client_async_with_config("ws://localhost/", stream, Some(config)).await?;
+        let mut link = Self {
+            stream,
+            asked: BTreeMap::new(),
+            next_id: 0,
+        };
+        let us =
+            json!({"name": "cbroker", "title": "cbroker", "version": env!("CARGO_PKG_VERSION")});
+        let params = json!({"clientInfo": us, "capabilities": {"experimentalApi": true}});
+        link.ask(Question::Hello, "initialize", &params).await?;
+        Ok(link)
+    }
+
+    /// The answer to our greeting was heard.
+    pub(super) async fn greeted(&mut self) -> Result<(), LinkError> {
+        self.send(&json!({"jsonrpc": "2.0", "method": "initialized"}))
+            .await
+    }
+
+    /// Sends a request; its answer is heard later.
+    pub(super) async fn ask(
+        &mut self,
+        question: Question,
+        method: &str,
+        params: &Value,
+    ) -> Result<(), LinkError> {
+        self.next_id += 1;
+        self.asked.insert(self.next_id, question);
+        let request =
+            json!({"jsonrpc": "2.0", "id": self.next_id, "method": method, "params": params});
+        self.send(&request).await
+    }
+
+    async fn send(&mut self, message: &Value) -> Result<(), LinkError> {
+        let sent = self.stream.send(Message::text(message.to_string()));
+        match tokio::time::timeout(PATIENCE, sent).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(LinkError::Silent),
+        }
+    }
+
+    /// The next thing that is said. Safe to drop half-way in a select.
+    pub(super) async fn next(&mut self) -> Result<Heard, LinkError> {
+        loop {
+            let message = self.stream.next().await.ok_or(LinkError::Closed)??;
+            let Message::Text(text) = message else {
+                continue;
+            };
+            let Ok(mut said) = serde_json::from_str::<Value>(&text) else {
+                continue;
+            };
+            if let Some(method) = said["method"].as_str() {
+                // A request of the daemon's (an approval) is for Codex's own screen.
+                if said["id"].is_null() {
+                    return Ok(Heard::Event(method.to_owned(), said["params"].take()));
+                }
+                continue;
+            }
+            let question = said["id"].as_u64().and_then(|id| self.asked.remove(&id));
+            if let Some(question) = question {
+                let answer = match said.get("error") {
+                    Some(error) => Err(error["message"].as_str().unwrap_or("an error").to_owned()),
+                    None => Ok(said["result"].take()),
+                };
+                return Ok(Heard::Answer(question, answer));
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A Codex that runs without its daemon: its process holds the lock of its thread, and
+//! `codex queue` reaches it. Seen with Codex 0.171.0 and `--disable daemon_auto_start`.
+//!
+//! Open files are read from `/proc`; elsewhere such a Codex is not found.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::wrap::ways::process;
+
+/// Where threads' locks are, below Codex's home.
+const LOCKS: &str = "thread-writer-locks";
+/// What stands in the arguments of the daemon.
+const DAEMON: &str = "app-server";
+/// The longest text that fits one argument of a program.
+const ARGUMENT_LIMIT: usize = 120_000;
+
+/// A process of Codex's that holds a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Local {
+    pub(super) pid: i32,
+    pub(super) thread: String,
+}
+
+impl Local {
+    /// The one among the processes that descend from `us`.
+    pub(super) fn find(us: i32, home: &Path) -> Option<Self> {
+        let locks = home.canonicalize().ok()?.join(LOCKS);
+        let pids = fs::read_dir("/proc").ok()?.flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| pid != us && process::descends_from(pid, us) && !is_daemon(pid))
+            .find_map(|pid| {
+                let held = open_files(pid)
+                    .into_iter()
+                    .filter(|file| file.parent() == Some(&locks))
+                    .filter_map(|file| file.file_stem()?.to_str().map(str::to_owned))
+                    .filter(|name| !name.starts_with('.'));
+                // Ids begin with the time, so the newest is the greatest.
+                held.max().map(|thread| Self { pid, thread })
+            })
+    }
+
+    /// The file that holds its history, once there is one.
+    pub(super) fn rollout(&self) -> Option<PathBuf> {
+        let ending = format!("{}.jsonl", self.thread);
+        open_files(self.pid)
+            .into_iter()
+            .find(|file| file.to_string_lossy().ends_with(&ending))
+    }
+
+    /// Puts a text into its queue. An error says why it is not in it.
+    pub(super) async fn queue(&self, program: &OsStr, text: &str) -> Result<(), String> {
+        if text.len() > ARGUMENT_LIMIT {
+            return Err("the text is too long for `codex queue`".to_owned());
+        }
+        let output = Command::new(program)
+            .args(["queue", "--thread", &self.thread, "--message", text])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|error| format!("`codex queue` cannot be run: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(said
+            .lines()
+            .last()
+            .unwrap_or("`codex queue` failed")
+            .to_owned())
+    }
+}
+
+/// The daemon holds locks too, of every session's threads.
+fn is_daemon(pid: i32) -> bool {
+    process::look(pid).is_none_or(|found| found.arguments.iter().any(|word| word == DAEMON))
+}
+
+fn open_files(pid: i32) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    let links = entries.flatten().map(|entry| fs::read_link(entry.path()));
+    links.flatten().collect()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_holds_a_lock_is_found_with_its_rollout() {
+        let home = tempfile::tempdir().unwrap();
+        let locks = home.path().join(LOCKS);
+        fs::create_dir(&locks).unwrap();
+        let us = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(Local::find(us, home.path()), None);
+        let script =
+            "exec 3>$0/01a.lock 4>$0/01b.lock 5>$1/r-01b.jsonl 6>$0/.coordination.lock; read x";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .args([&locks, home.path()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while open_files(pid)
+            .iter()
+            .all(|file| !file.ends_with(".coordination.lock"))
+        {
+            tokio::task::yield_now().await;
+        }
+        let found = Local::find(us, home.path()).unwrap();
+        let thread = "01b".to_owned();
+        assert_eq!(found, Local { pid, thread });
+        assert!(found.rollout().unwrap().ends_with("r-01b.jsonl"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Local::find(us, home.path()), None);
+    }
+
+    #[tokio::test]
+    async fn what_the_command_says_last_is_why_it_failed() {
+        let local = Local {
+            pid: 1,
+            thread: "01a".to_owned(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("codex");
+        let script = "#!/bin/sh\necho warning >&2\n[ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
+        let write = || {
+            fs::write(&program, script).unwrap();
+            fs::set_permissions(
+                &program,
+                std::os::unix::fs::PermissionsExt::from_mode(0o755),
+            )
+        };
+        write().unwrap();
+        assert_eq!(local.queue(program.as_os_str(), "good").await, Ok(()));
+        let why = local.queue(program.as_os_str(), "bad").await.unwrap_err();
+        assert_eq!(why, "no such thread");
+        let long = "x".repeat(ARGUMENT_LIMIT + 1);
+        assert!(local.queue(program.as_os_str(), &long).await.is_err());
+    }
+}

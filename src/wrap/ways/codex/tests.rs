@@ -1,0 +1,329 @@
+//! The way against a daemon of the tests' own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::UnixListener;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::*;
+
+const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
+const NOW: Duration = Duration::from_secs(20);
+
+/// A daemon with one thread of ours, and one of somebody else.
+struct Daemon {
+    home: tempfile::TempDir,
+    /// Requests about turns, as they came.
+    requests: Receiver<(String, Value)>,
+    /// Notifications to send.
+    notify: Sender<Value>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// How the daemon answers what is asked of it.
+#[derive(Clone, Copy)]
+struct Manner {
+    status: &'static str,
+    starts: bool,
+}
+
+const USUAL: Manner = Manner {
+    status: "idle",
+    starts: true,
+};
+
+impl Daemon {
+    fn start(manner: Manner) -> (Self, Setup) {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("app-server-control")).unwrap();
+        let listener = UnixListener::bind(home.path().join(SOCKET)).unwrap();
+        let mark = Mark::new(home.path().join("01MARK")).unwrap();
+        let setup = Setup {
+            home: home.path().to_owned(),
+            program: "codex".into(),
+            mark,
+        };
+        let (notify, mut notes) = mpsc::channel::<Value>(16);
+        let (tell, requests) = mpsc::channel(16);
+        let folder = home.path().to_owned();
+        let task = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_tungstenite::accept_async(stream).await.unwrap();
+            loop {
+                let answer = tokio::select! {
+                    Some(note) = notes.recv() => note,
+                    said = stream.next() => {
+                        let Some(Ok(Message::Text(said))) = said else { return };
+                        let said: Value = serde_json::from_str(&said).unwrap();
+                        let method = said["method"].as_str().unwrap().to_owned();
+                        let Some(result) = answer(&folder, manner, &method, &said["params"]) else {
+                            continue;
+                        };
+                        if method.starts_with("turn/") {
+                            tell.send((method, said["params"].clone())).await.unwrap();
+                        }
+                        let mut answer = json!({"id": said["id"]});
+                        match result {
+                            Ok(result) => answer["result"] = result,
+                            Err(why) => answer["error"] = json!({"code": -1, "message": why}),
+                        }
+                        answer
+                    }
+                };
+                stream
+                    .send(Message::text(answer.to_string()))
+                    .await
+                    .unwrap();
+            }
+        });
+        let daemon = Self {
+            home,
+            requests,
+            notify,
+            task,
+        };
+        (daemon, setup)
+    }
+
+    async fn does(&self, status: Value) {
+        let params = json!({"threadId": "ours", "status": status});
+        let note = json!({"method": "thread/status/changed", "params": params});
+        self.notify.send(note).await.unwrap();
+    }
+
+    /// The user's text in the rollout, as the model gets it.
+    fn row(&self) {
+        let content = json!([{"type": "input_text", "text": LINE}]);
+        let row = json!({"type": "response_item",
+            "payload": {"type": "message", "role": "user", "content": content}});
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.home.path().join("ours.jsonl"))
+            .unwrap();
+        file.write_all(format!("{row}\n").as_bytes()).unwrap();
+    }
+
+    async fn request(&mut self) -> (String, Value) {
+        tokio::time::timeout(NOW, self.requests.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+}
+
+fn answer(
+    home: &Path,
+    manner: Manner,
+    method: &str,
+    params: &Value,
+) -> Option<Result<Value, &'static str>> {
+    let thread = |id: &str, root: &str| {
+        json!({"id": id, "path": home.join(format!("{id}.jsonl")), "createdAt": 1,
+            "environments": [{"runtimeWorkspaceRoots": ["/w", root]}],
+            "status": {"type": manner.status, "activeFlags": []}})
+    };
+    Some(match method {
+        "initialized" => return None,
+        "thread/loaded/list" => Ok(json!({"data": ["theirs", "ours"]})),
+        "thread/read" if params["threadId"] == "ours" => {
+            Ok(json!({"thread": thread("ours", "/h/01MARK")}))
+        }
+        "thread/read" => Ok(json!({"thread": thread("theirs", "/h/02MARK")})),
+        "thread/turns/list" => Ok(json!({"data": [{"id": "t1", "status": "inProgress"}]})),
+        "turn/start" if !manner.starts => Err("no such thread"),
+        _ => Ok(json!({})),
+    })
+}
+
+struct Told(Receiver<(Way, Report)>);
+
+impl Told {
+    async fn next(&mut self) -> Report {
+        tokio::time::timeout(NOW, self.0.recv())
+            .await
+            .unwrap()
+            .unwrap()
+            .1
+    }
+
+    /// The next report that is no sign.
+    async fn fate(&mut self) -> Report {
+        loop {
+            match self.next().await {
+                Report::Sign(_) => {}
+                report => return report,
+            }
+        }
+    }
+}
+
+fn start(setup: Setup) -> (Codex, Told) {
+    let (to, told) = mpsc::channel(64);
+    (Codex::start(setup, Reports::new(Way::Api, to)), Told(told))
+}
+
+fn submission(timing: Timing) -> Submission {
+    Submission {
+        key: 1,
+        ids: vec!["01".into()],
+        text: LINE.into(),
+        timing,
+    }
+}
+
+#[tokio::test]
+async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
+    let (mut daemon, setup) = Daemon::start(USUAL);
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    let (method, params) = daemon.request().await;
+    assert_eq!(method, "turn/start");
+    assert_eq!(params["threadId"], "ours");
+    assert_eq!(params["input"][0]["text"], LINE);
+    daemon
+        .does(json!({"type": "active", "activeFlags": []}))
+        .await;
+    daemon.row();
+    assert_eq!(told.fate().await, Report::InContext(1));
+}
+
+#[tokio::test]
+async fn a_text_waits_for_the_end_of_the_turn_and_of_a_dialog() {
+    let (mut daemon, setup) = Daemon::start(Manner {
+        status: "active",
+        ..USUAL
+    });
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    daemon
+        .does(json!({"type": "active", "activeFlags": ["waitingOnApproval"]}))
+        .await;
+    let asks = Sign::Asks("a command or a change".into());
+    while told.next().await != Report::Sign(asks.clone()) {}
+    assert!(daemon.requests.try_recv().is_err());
+    daemon.does(json!({"type": "idle"})).await;
+    assert_eq!(told.next().await, Report::Sign(Sign::Answered));
+    assert_eq!(daemon.request().await.0, "turn/start");
+    daemon.row();
+    assert_eq!(told.fate().await, Report::InContext(1));
+}
+
+#[tokio::test]
+async fn a_text_that_may_come_between_tools_is_brought_into_the_running_turn() {
+    let (mut daemon, setup) = Daemon::start(Manner {
+        status: "active",
+        ..USUAL
+    });
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Next)));
+    let (method, params) = daemon.request().await;
+    assert_eq!(
+        (method.as_str(), &params["expectedTurnId"]),
+        ("turn/steer", &json!("t1"))
+    );
+    daemon.row();
+    assert_eq!(told.fate().await, Report::InContext(1));
+}
+
+#[tokio::test]
+async fn a_refused_turn_is_a_failure_of_the_way() {
+    let (_daemon, setup) = Daemon::start(Manner {
+        starts: false,
+        ..USUAL
+    });
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    let why = "no such thread".to_owned();
+    let refusal = Refusal::Failed;
+    let key = 1;
+    assert_eq!(told.fate().await, Report::NotTaken { key, why, refusal });
+}
+
+#[tokio::test]
+async fn a_turn_that_ends_without_the_text_has_refused_it() {
+    let (mut daemon, setup) = Daemon::start(USUAL);
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    daemon.request().await;
+    daemon
+        .does(json!({"type": "active", "activeFlags": []}))
+        .await;
+    daemon.does(json!({"type": "idle"})).await;
+    let refused = told.fate().await;
+    let is_refused = matches!(
+        refused,
+        Report::NotTaken {
+            refusal: Refusal::Refused,
+            ..
+        }
+    );
+    assert!(is_refused, "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
+    let (mut daemon, setup) = Daemon::start(USUAL);
+    let (codex, mut told) = start(setup);
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    daemon.request().await;
+    daemon
+        .does(json!({"type": "active", "activeFlags": []}))
+        .await;
+    let second = Submission {
+        key: 2,
+        ids: vec!["02".into()],
+        ..submission(Timing::Idle)
+    };
+    assert!(codex.deliver(second));
+    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    daemon.task.abort();
+    assert_eq!(told.fate().await, Report::Lost(1));
+    let given_back = told.fate().await;
+    let is_failure = matches!(
+        given_back,
+        Report::NotTaken {
+            key: 2,
+            refusal: Refusal::Failed,
+            ..
+        }
+    );
+    assert!(is_failure, "{given_back:?}");
+    assert_eq!(told.fate().await, Report::Closed(NO_THREAD.to_owned()));
+}
+
+#[tokio::test]
+async fn a_session_of_somebody_else_never_opens_the_way() {
+    let (daemon, mut setup) = Daemon::start(USUAL);
+    setup.mark = Mark::new(daemon.home.path().join("03MARK")).unwrap();
+    let (codex, mut told) = start(setup);
+    assert!(codex.deliver(submission(Timing::Idle)));
+    let refused = told.fate().await;
+    let is_failure = matches!(
+        refused,
+        Report::NotTaken {
+            refusal: Refusal::Failed,
+            ..
+        }
+    );
+    assert!(is_failure, "{refused:?}");
+}
+
+#[test]
+fn the_home_is_where_the_environment_says() {
+    let named = home(Some(Path::new("/c")), Some(Path::new("/h")));
+    assert_eq!(named, Some("/c".into()));
+    assert_eq!(home(None, Some(Path::new("/h"))), Some("/h/.codex".into()));
+    let relative = home(Some(Path::new("c")), Some(Path::new("/h")));
+    assert_eq!(relative, Some("/h/.codex".into()));
+    assert_eq!(home(None, None), None);
+}
