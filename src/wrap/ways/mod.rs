@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 pub mod claude_hook;
 pub mod claude_plugin;
 pub mod codex;
+pub mod opencode;
 pub mod process;
 pub mod proof;
 pub mod transcript;
@@ -152,6 +153,9 @@ pub trait WayIn: fmt::Debug + Send {
     fn can_steer(&self) -> bool {
         false
     }
+
+    /// The terminal's title is this now: some agents say in it which conversation is shown.
+    fn titled(&self, _title: &str) {}
 
     /// Hands a submission over. `false`: it was not taken, and nothing will be reported about it.
     fn deliver(&self, submission: Submission) -> bool;

@@ -1,0 +1,317 @@
+//! opencode through its HTTP API, on loopback and with a password of this session's own: messages
+//! are submitted as the person's own words, without a key.
+//!
+//! | state of the session | what is done |
+//! |---|---|
+//! | idle | `prompt_async`: a turn of its own; a draft in the box stays |
+//! | a turn runs, or a dialog stands | the text waits here for the turn's end; a text that may come between two tools is sent at once, and opencode takes it into its next step |
+//! | no session is shown (the first screen) | the way is closed |
+//!
+//! The proof is an answer that was begun to the prompt, or to a later one. Seen with opencode
+//! 1.18.33.
+
+mod http;
+mod sessions;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn};
+use http::{Events, HttpError, Server};
+use sessions::{News, Sessions};
+
+/// Pause between attempts to reach the server.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Texts handed over at once.
+const TEXTS: usize = 64;
+/// The variable in which opencode finds the password of its server.
+const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
+/// Why the way is closed.
+const NO_SESSION: &str = "no session of opencode's is on the screen";
+
+/// What opencode is started with.
+#[derive(Clone, Debug)]
+pub struct Given {
+    port: u16,
+    password: String,
+}
+
+impl Given {
+    /// A port that is free now, and a random password.
+    ///
+    /// # Errors
+    /// When there is no free port or no random number.
+    pub fn new() -> io::Result<Self> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(Self {
+            port: free.local_addr()?.port(),
+            password: format!("{:032x}", u128::from_be_bytes(random)),
+        })
+    }
+
+    /// Its arguments, which stand in front of the person's.
+    pub fn arguments(&self) -> [OsString; 4] {
+        let port = self.port.to_string();
+        ["--port", &port, "--hostname", "127.0.0.1"].map(OsString::from)
+    }
+
+    /// Its environment.
+    pub fn environment(&self) -> (OsString, OsString) {
+        (PASSWORD.into(), self.password.clone().into())
+    }
+}
+
+/// The session's hold of this way. Its task ends when this is dropped.
+#[derive(Debug)]
+pub struct Opencode {
+    texts: Sender<Submission>,
+    title: watch::Sender<String>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Opencode {
+    /// Looks for the server from now on. Nothing is open before a session is on the screen.
+    pub fn start(given: Given, reports: Reports) -> Self {
+        let (texts, orders) = mpsc::channel(TEXTS);
+        let (title, titles) = watch::channel(String::new());
+        let work = Work {
+            server: Server {
+                port: given.port,
+                password: given.password,
+            },
+            sessions: Sessions::default(),
+            events: None,
+            in_flight: BTreeMap::new(),
+            is_open: false,
+            reports,
+        };
+        let task = tokio::spawn(work.run(orders, titles));
+        Self { texts, title, task }
+    }
+}
+
+impl WayIn for Opencode {
+    fn way(&self) -> Way {
+        Way::Api
+    }
+
+    fn can_steer(&self) -> bool {
+        true
+    }
+
+    fn deliver(&self, submission: Submission) -> bool {
+        self.texts.try_send(submission).is_ok()
+    }
+
+    fn titled(&self, title: &str) {
+        let is_new = |shown: &mut String| {
+            let is_new = shown != title;
+            title.clone_into(shown);
+            is_new
+        };
+        self.title.send_if_modified(is_new);
+    }
+}
+
+impl Drop for Opencode {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A text that was handed over to us.
+#[derive(Debug)]
+struct InFlight {
+    submission: Submission,
+    /// Ids that no answer was seen to.
+    unread: Vec<String>,
+    is_sent: bool,
+}
+
+struct Work {
+    server: Server,
+    sessions: Sessions,
+    events: Option<Events>,
+    in_flight: BTreeMap<u64, InFlight>,
+    is_open: bool,
+    reports: Reports,
+}
+
+impl Work {
+    async fn run(mut self, mut texts: Receiver<Submission>, mut titles: watch::Receiver<String>) {
+        let mut again = Instant::now();
+        loop {
+            tokio::select! {
+                text = texts.recv() => match text {
+                    Some(text) => self.deliver(text),
+                    None => return,
+                },
+                changed = titles.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.titled(&titles);
+                }
+                event = next(&mut self.events) => match event {
+                    Ok(event) => {
+                        let news = self.sessions.happened(&event);
+                        self.hear(news).await;
+                    }
+                    Err(error) => {
+                        self.lost(&error).await;
+                        again = Instant::now() + PAUSE;
+                    }
+                },
+                () = tokio::time::sleep_until(again), if self.events.is_none() => {
+                    let _is_not_up_yet = self.connect().await;
+                    self.titled(&titles);
+                    again = Instant::now() + PAUSE;
+                }
+            }
+            self.move_on().await;
+        }
+    }
+
+    fn titled(&mut self, titles: &watch::Receiver<String>) {
+        let title = titles.borrow();
+        self.sessions.titled(&title);
+    }
+
+    async fn connect(&mut self) -> Result<(), HttpError> {
+        // Before the list: what happens meanwhile is in the events.
+        let events = self.server.events().await?;
+        let listed = self.server.ask(Method::GET, "/session", None).await?;
+        for session in listed.as_array().into_iter().flatten() {
+            self.sessions.learn(session);
+        }
+        self.events = Some(events);
+        Ok(())
+    }
+
+    async fn tell(&self, report: Report) {
+        let _session_ended = self.reports.tell(report).await;
+    }
+
+    async fn hear(&mut self, news: Option<News>) {
+        let sign = match news {
+            None => return,
+            Some(News::Read(ids)) => return self.read(&ids).await,
+            Some(News::Busy(true)) => Sign::TurnBegan,
+            Some(News::Busy(false)) => Sign::TurnEnded,
+            Some(News::Asks(Some(what))) => Sign::Asks(what),
+            Some(News::Asks(None)) => Sign::Answered,
+        };
+        self.tell(Report::Sign(sign)).await;
+    }
+
+    async fn read(&mut self, ids: &[String]) {
+        for text in self.in_flight.values_mut().filter(|text| text.is_sent) {
+            text.unread.retain(|id| !ids.contains(id));
+        }
+        let is_read = |text: &InFlight| text.is_sent && text.unread.is_empty();
+        let meant = self.in_flight.iter().filter(|(_, text)| is_read(text));
+        let keys: Vec<u64> = meant.map(|(&key, _)| key).collect();
+        for key in keys {
+            self.in_flight.remove(&key);
+            self.tell(Report::InContext(key)).await;
+        }
+    }
+
+    fn deliver(&mut self, submission: Submission) {
+        let text = InFlight {
+            unread: submission.ids.clone(),
+            submission,
+            is_sent: false,
+        };
+        self.in_flight.insert(text.submission.key, text);
+    }
+
+    /// Tells whether the way is open, and sends what waited for this moment.
+    async fn move_on(&mut self) {
+        let session = self.sessions.current().map(str::to_owned);
+        let session = session.filter(|_| self.events.is_some());
+        let is_open = session.is_some();
+        if is_open != std::mem::replace(&mut self.is_open, is_open) {
+            self.tell(if is_open {
+                Report::Open
+            } else {
+                Report::Closed(NO_SESSION.to_owned())
+            })
+            .await;
+        }
+        let Some(session) = session else {
+            return self.give_back(NO_SESSION).await;
+        };
+        let is_busy = self.sessions.is_busy();
+        let is_due = |text: &&mut InFlight| {
+            !text.is_sent && (!is_busy || text.submission.timing != Timing::Idle)
+        };
+        let Some(text) = self.in_flight.values_mut().find(is_due) else {
+            return;
+        };
+        text.is_sent = true;
+        let key = text.submission.key;
+        let body = json!({"parts": [{"type": "text", "text": text.submission.text}]});
+        let path = format!("/session/{session}/prompt_async");
+        match self.server.ask(Method::POST, &path, Some(&body)).await {
+            Ok(_) => {}
+            // It may have been read: the request was sent whole, or its answer was lost.
+            Err(HttpError::Silent | HttpError::Http(_)) => self.lose(key).await,
+            Err(error) => self.not_taken(key, &error.to_string()).await,
+        }
+    }
+
+    async fn lose(&mut self, key: u64) {
+        if self.in_flight.remove(&key).is_some() {
+            self.tell(Report::Lost(key)).await;
+        }
+    }
+
+    async fn not_taken(&mut self, key: u64, why: &str) {
+        if self.in_flight.remove(&key).is_some() {
+            let (why, refusal) = (why.to_owned(), Refusal::Failed);
+            self.tell(Report::NotTaken { key, why, refusal }).await;
+        }
+    }
+
+    /// What was not sent yet goes another way.
+    async fn give_back(&mut self, why: &str) {
+        let waiting = self.in_flight.iter().filter(|(_, text)| !text.is_sent);
+        let keys: Vec<u64> = waiting.map(|(&key, _)| key).collect();
+        for key in keys {
+            self.not_taken(key, why).await;
+        }
+    }
+
+    /// The server has ended: what it has may have been read.
+    async fn lost(&mut self, error: &HttpError) {
+        self.events = None;
+        self.sessions = Sessions::default();
+        self.give_back(&error.to_string()).await;
+        let keys: Vec<u64> = self.in_flight.keys().copied().collect();
+        for key in keys {
+            self.lose(key).await;
+        }
+    }
+}
+
+async fn next(events: &mut Option<Events>) -> Result<serde_json::Value, HttpError> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

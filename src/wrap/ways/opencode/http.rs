@@ -1,0 +1,144 @@
+//! A small HTTP client for opencode's server on loopback: one request a connection.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::transport::{Owner, listeners};
+
+/// A request is answered within this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of one answer, and of one event.
+const LIMIT: usize = 16 << 20;
+/// The name that opencode asks for.
+const USER: &str = "opencode";
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HttpError {
+    #[error("its server cannot be reached")]
+    Io(#[from] io::Error),
+    #[error("its port belongs to another user")]
+    Foreign,
+    #[error("its server speaks no HTTP")]
+    Http(#[from] hyper::Error),
+    #[error("its server answered {0}")]
+    Status(u16),
+    #[error("its server does not answer")]
+    Silent,
+    #[error("its answer cannot be read")]
+    Answer,
+}
+
+/// Where the server is, and what it asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) port: u16,
+    pub(super) password: String,
+}
+
+impl Server {
+    /// The answer's body as JSON; `null` where there is none.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, HttpError> {
+        let asked = async {
+            let answer = self.send(method, path, body).await?;
+            let body = Limited::new(answer.into_body(), LIMIT).collect().await;
+            let body = body.map_err(|_| HttpError::Answer)?.to_bytes();
+            if body.is_empty() {
+                return Ok(Value::Null);
+            }
+            serde_json::from_slice(&body).map_err(|_| HttpError::Answer)
+        };
+        let answered = tokio::time::timeout(PATIENCE, asked).await;
+        answered.unwrap_or(Err(HttpError::Silent))
+    }
+
+    /// The stream of events.
+    pub(super) async fn events(&self) -> Result<Events, HttpError> {
+        let sent = self.send(Method::GET, "/event", None);
+        let answer = tokio::time::timeout(PATIENCE, sent).await;
+        let body = answer.unwrap_or(Err(HttpError::Silent))?.into_body();
+        Ok(Events {
+            body,
+            partial: Vec::new(),
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let stream = TcpStream::connect(address).await?;
+        // Messages go to a program of this user alone.
+        if !listeners(self.port).iter().all(Owner::is_ours) {
+            return Err(HttpError::Foreign);
+        }
+        let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let credentials = STANDARD.encode(format!("{USER}:{}", self.password));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", address.to_string())
+            .header("authorization", format!("Basic {credentials}"))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(
+                body.map(Value::to_string).unwrap_or_default(),
+            )))
+            .map_err(|_| HttpError::Answer)?;
+        let answer = client.send_request(request).await?;
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(HttpError::Status(answer.status().as_u16()))
+        }
+    }
+}
+
+/// Server-sent events, each a JSON object in one `data:` line.
+#[derive(Debug)]
+pub(super) struct Events {
+    body: Incoming,
+    partial: Vec<u8>,
+}
+
+impl Events {
+    /// The next one. Safe to drop half-way in a select.
+    pub(super) async fn next(&mut self) -> Result<Value, HttpError> {
+        loop {
+            while let Some(end) = memchr::memchr(b'\n', &self.partial) {
+                let line: Vec<u8> = self.partial.drain(..=end).collect();
+                let event = line.strip_prefix(b"data:").map(serde_json::from_slice);
+                if let Some(Ok(event)) = event {
+                    return Ok(event);
+                }
+            }
+            if self.partial.len() > LIMIT {
+                return Err(HttpError::Answer);
+            }
+            let frame = self.body.frame().await.ok_or(HttpError::Answer)??;
+            if let Ok(data) = frame.into_data() {
+                self.partial.extend_from_slice(&data);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The way against a server of the tests' own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::broadcast;
+
+use super::*;
+
+const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A server that tells what is posted to it, and sends the events that the test has.
+struct Fake {
+    posted: Receiver<(String, Value)>,
+    events: Arc<broadcast::Sender<Value>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Fake {
+    /// `status`: how it answers a prompt.
+    async fn start(given: &Given, status: &'static str) -> Self {
+        let address = (Ipv4Addr::LOCALHOST, given.port);
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let (tell, posted) = mpsc::channel(16);
+        let (events, _) = broadcast::channel(64);
+        let events = Arc::new(events);
+        let sender = Arc::clone(&events);
+        let credentials = format!("opencode:{}", given.password);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (tell, events) = (tell.clone(), sender.subscribe());
+                let credentials = credentials.clone();
+                connections.spawn(serve(stream, credentials, status, tell, events));
+            }
+        });
+        Self {
+            posted,
+            events,
+            task,
+        }
+    }
+
+    fn send(&self, kind: &str, properties: &Value) {
+        let event = json!({"type": kind, "properties": properties});
+        self.events.send(event).unwrap();
+    }
+
+    /// The person begins a session.
+    fn begins(&self, id: &str) {
+        let info = json!({"id": id, "title": "New session - 1"});
+        self.send("session.created", &json!({"sessionID": id, "info": info}));
+    }
+
+    fn does(&self, status: &str) {
+        let properties = json!({"sessionID": "s1", "status": {"type": status}});
+        self.send("session.status", &properties);
+    }
+
+    /// The prompt is in the list, and an answer to it is begun.
+    fn answers(&self) {
+        let prompt = json!({"id": "m1", "role": "user"});
+        self.send(
+            "message.updated",
+            &json!({"sessionID": "s1", "info": prompt}),
+        );
+        let part = json!({"type": "text", "messageID": "m1", "text": LINE});
+        self.send(
+            "message.part.updated",
+            &json!({"sessionID": "s1", "part": part}),
+        );
+        let answer = json!({"id": "m2", "role": "assistant", "parentID": "m1"});
+        self.send(
+            "message.updated",
+            &json!({"sessionID": "s1", "info": answer}),
+        );
+    }
+
+    async fn request(&mut self) -> (String, Value) {
+        tokio::time::timeout(LIMIT, self.posted.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Somebody listens to the events.
+    async fn is_heard(&self) {
+        while self.events.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    credentials: String,
+    status: &'static str,
+    tell: Sender<(String, Value)>,
+    mut events: broadcast::Receiver<Value>,
+) {
+    use base64::Engine as _;
+    let mut stream = BufReader::new(stream);
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        let line = line.trim().to_owned();
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+            length = value.parse().unwrap();
+        }
+        head.push(line);
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let path = head[0].split(' ').nth(1).unwrap().to_owned();
+    let secret = base64::engine::general_purpose::STANDARD.encode(credentials);
+    let is_known = head
+        .iter()
+        .any(|line| line.ends_with(&format!("Basic {secret}")));
+    let empty = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+    if !is_known {
+        stream
+            .write_all(empty("401 Unauthorized").as_bytes())
+            .await
+            .unwrap();
+    } else if path == "/event" {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while let Ok(event) = events.recv().await {
+            let line = format!("data: {event}\n\n");
+            stream.write_all(line.as_bytes()).await.unwrap();
+        }
+    } else if path == "/session" {
+        drop(events);
+        let list = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
+        stream.write_all(list.as_bytes()).await.unwrap();
+    } else {
+        drop(events);
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        stream.write_all(empty(status).as_bytes()).await.unwrap();
+        tell.send((path, body)).await.unwrap();
+    }
+}
+
+struct Told(Receiver<(Way, Report)>);
+
+impl Told {
+    async fn next(&mut self) -> Report {
+        tokio::time::timeout(LIMIT, self.0.recv())
+            .await
+            .unwrap()
+            .unwrap()
+            .1
+    }
+
+    async fn fate(&mut self) -> Report {
+        loop {
+            match self.next().await {
+                Report::Sign(_) => {}
+                report => return report,
+            }
+        }
+    }
+}
+
+async fn started(status: &'static str) -> (Fake, Opencode, Told) {
+    let given = Given::new().unwrap();
+    let fake = Fake::start(&given, status).await;
+    let (to, told) = mpsc::channel(64);
+    let way = Opencode::start(given, Reports::new(Way::Api, to));
+    let mut told = Told(told);
+    fake.is_heard().await;
+    fake.begins("s1");
+    assert_eq!(told.fate().await, Report::Open);
+    (fake, way, told)
+}
+
+fn submission(timing: Timing) -> Submission {
+    Submission {
+        key: 1,
+        ids: vec!["01".into()],
+        text: LINE.into(),
+        timing,
+    }
+}
+
+#[tokio::test]
+async fn an_idle_session_gets_a_prompt_and_its_answer_proves_it() {
+    let (mut fake, way, mut told) = started("204 No Content").await;
+    assert!(way.deliver(submission(Timing::Idle)));
+    let (path, body) = fake.request().await;
+    assert_eq!(path, "/session/s1/prompt_async");
+    assert_eq!(body["parts"][0]["text"], LINE);
+    fake.answers();
+    assert_eq!(told.fate().await, Report::InContext(1));
+}
+
+#[tokio::test]
+async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
+    let (mut fake, way, mut told) = started("204 No Content").await;
+    fake.does("busy");
+    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    assert!(way.deliver(submission(Timing::Idle)));
+    let next = Submission {
+        key: 2,
+        ids: vec!["02".into()],
+        text: LINE.replace("01", "02"),
+        timing: Timing::Next,
+    };
+    assert!(way.deliver(next));
+    assert_eq!(
+        fake.request().await.1["parts"][0]["text"],
+        LINE.replace("01", "02")
+    );
+    fake.does("idle");
+    assert_eq!(fake.request().await.1["parts"][0]["text"], LINE);
+}
+
+#[tokio::test]
+async fn a_refused_request_is_a_failure_of_the_way() {
+    let (_fake, way, mut told) = started("500 Internal Server Error").await;
+    assert!(way.deliver(submission(Timing::Idle)));
+    let (key, refusal) = (1, Refusal::Failed);
+    let why = "its server answered 500".to_owned();
+    assert_eq!(told.fate().await, Report::NotTaken { key, why, refusal });
+}
+
+#[tokio::test]
+async fn the_first_screen_closes_the_way_and_gives_back_what_was_not_sent() {
+    let (fake, way, mut told) = started("204 No Content").await;
+    let info = json!({"id": "s1", "title": "Find a bug"});
+    fake.send("session.updated", &json!({"sessionID": "s1", "info": info}));
+    fake.does("busy");
+    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    assert!(way.deliver(submission(Timing::Idle)));
+    way.titled("OpenCode");
+    assert_eq!(told.fate().await, Report::Closed(NO_SESSION.to_owned()));
+    let given_back = told.fate().await;
+    let is_failure = matches!(given_back, Report::NotTaken { key: 1, .. });
+    assert!(is_failure, "{given_back:?}");
+    way.titled("OC | Find a bug");
+    assert_eq!(told.fate().await, Report::Open);
+}
+
+#[tokio::test]
+async fn the_end_of_the_server_loses_what_it_has() {
+    let (mut fake, way, mut told) = started("204 No Content").await;
+    assert!(way.deliver(submission(Timing::Idle)));
+    fake.request().await;
+    fake.task.abort();
+    assert_eq!(told.fate().await, Report::Lost(1));
+    assert_eq!(told.fate().await, Report::Closed(NO_SESSION.to_owned()));
+}
+
+#[test]
+fn what_opencode_is_given_is_its_own_each_time() {
+    let (one, other) = (Given::new().unwrap(), Given::new().unwrap());
+    assert_ne!(one.password, other.password);
+    assert_eq!(one.arguments()[2..], ["--hostname", "127.0.0.1"]);
+    assert_eq!(one.environment().1.len(), 32);
+}
