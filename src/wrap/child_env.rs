@@ -9,11 +9,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::WrapOptions;
 use super::agents::Profile;
 use super::agents::arguments::{self, Additions, Run};
 use super::hooks;
 use super::pty::{CommandLine, find_program};
+use super::ways::claude_plugin::Given;
 use crate::config::{Config, Environment};
 
 /// The permission that lets an agent answer without a question each time.
@@ -58,6 +61,8 @@ pub(super) struct Identity {
     pub token: String,
     /// This binary.
     pub binary: PathBuf,
+    /// Our plugin for Claude Code, where it could be made.
+    pub plugin: Option<Given>,
 }
 
 /// The program's command, and what the log should say about it.
@@ -126,12 +131,8 @@ fn arguments_of(
         briefing: options
             .is_briefed
             .then(|| super::briefing::text(options.name.as_str())),
-        settings: hooks::settings(
-            &identity.binary,
-            &identity.socket,
-            &identity.token,
-            options.may_send.then_some(SEND_PERMISSION),
-        ),
+        settings: settings(options, identity),
+        plugin: identity.plugin.as_ref().map(|given| given.folder.clone()),
     };
     match arguments::join(&options.arguments, &additions) {
         Ok(joined) => (joined, None),
@@ -141,6 +142,17 @@ fn arguments_of(
                 "no hooks and no briefing: the settings given to the agent cannot be merged: {why}"
             )),
         ),
+    }
+}
+
+/// Our hooks, and what our plugin has to know.
+fn settings(options: &WrapOptions, identity: &Identity) -> Value {
+    let permission = options.may_send.then_some(SEND_PERMISSION);
+    let (socket, token) = (&identity.socket, &identity.token);
+    let hooks = hooks::settings(&identity.binary, socket, token, permission);
+    match &identity.plugin {
+        Some(plugin) => arguments::merge(&hooks, &plugin.settings(&identity.binary)),
+        None => hooks,
     }
 }
 

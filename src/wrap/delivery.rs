@@ -312,6 +312,14 @@ impl Deliveries {
         }
     }
 
+    /// Whether a way that reports to the session has a submission whose fate is not known.
+    pub fn is_handed_over(&self) -> bool {
+        self.submissions.iter().any(|submitted| {
+            let reports = matches!(submitted.way, Way::Plugin | Way::Api | Way::Inbox);
+            reports && submitted.phase == Phase::Handed
+        })
+    }
+
     /// The agent's transcript is read: only its row proves that the keyboard's text was taken.
     pub fn proves_by_transcript(&mut self) {
         self.keyboard.proves_by_transcript();

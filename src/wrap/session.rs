@@ -30,7 +30,7 @@ use super::pty::Program;
 use super::relay::{Moved, Relay};
 use super::screen::Screen;
 use super::terminal::Terminal;
-use super::ways::Way;
+use super::ways::{Way, WaysIn};
 use crate::error::Error;
 
 pub(super) use post::{Post, PostParts};
@@ -60,6 +60,8 @@ pub(super) struct Parts {
     pub(super) mode: Mode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
+    /// Ways in that report through one channel.
+    pub(super) ways: WaysIn,
     pub(super) post: Post,
     pub(super) log: Log,
 }
@@ -80,6 +82,7 @@ pub(super) struct Session {
     deliveries: Deliveries,
     hooks: Option<(Hooks, Receiver<Told>)>,
     waiter: Option<Waiter>,
+    ways: WaysIn,
     proofs: Proofs,
     post: Post,
     log: Log,
@@ -109,6 +112,7 @@ impl Session {
             mode,
             batch,
             hooks,
+            ways,
             post,
             log,
         } = parts;
@@ -123,6 +127,9 @@ impl Session {
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
         let mut deliveries = Deliveries::new(mode, batch);
+        for way in &ways.ways {
+            deliveries.expect(way.way());
+        }
         if profile.knows_its_prompt() {
             deliveries.resized(size.ws_row, size.ws_col);
         }
@@ -142,6 +149,7 @@ impl Session {
             deliveries,
             hooks,
             waiter: None,
+            ways,
             proofs: Proofs::default(),
             post,
             log,
@@ -171,6 +179,7 @@ impl Session {
                 signal = self.signals.next() => self.signalled(signal),
                 news = self.post.next() => self.post_arrived(news),
                 told = next_told(&mut self.hooks) => self.handle_hook(told),
+                Some((way, report)) = self.ways.reports.recv() => self.handle_way(way, report),
                 proved = self.proofs.next() => {
                     for key in proved {
                         self.deliveries.in_context(key);

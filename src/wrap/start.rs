@@ -6,6 +6,8 @@
 //!
 //! Relies on everything in this folder.
 
+mod ways;
+
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -218,6 +220,7 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
         socket,
         token: hooks::token()?,
         binary: std::env::current_exe()?,
+        plugin: None,
     })
 }
 
@@ -267,7 +270,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         options,
         mode,
         profile,
-        identity,
+        mut identity,
         terminal,
         alone,
     } = prepared;
@@ -288,6 +291,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         })
         .ok()
         .filter(|_| profile.has_hooks);
+    let ways = ways::open(profile, config, &mut identity, &mut log);
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
         "session {} of {}: {}, {mode:?}",
@@ -313,6 +317,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         mode,
         batch: options.batch,
         hooks,
+        ways,
         post,
         log,
     };

@@ -6,7 +6,7 @@
 //! Relies on `serde_json` for the settings.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -119,6 +119,8 @@ pub struct Additions {
     pub briefing: Option<String>,
     /// For `--settings`.
     pub settings: Value,
+    /// For `--plugin-dir`, which may be given several times.
+    pub plugin: Option<PathBuf>,
 }
 
 /// The arguments with ours in front. `Err` says why the user's settings could not be read; nothing may be added then.
@@ -129,6 +131,10 @@ pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsStrin
         Some(theirs) => merge(&read_settings(&theirs)?, &additions.settings),
         None => additions.settings.clone(),
     };
+    if let Some(plugin) = &additions.plugin {
+        joined.push("--plugin-dir".into());
+        joined.push(plugin.into());
+    }
     joined.push("--settings".into());
     joined.push(settings.to_string().into());
     // Theirs in a file cannot stand beside ours; the briefing is then left to `cbroker brief`.
@@ -258,6 +264,7 @@ mod tests {
         let ours = Additions {
             briefing: Some("B".into()),
             settings: json!({"hooks": {"Stop": [1]}}),
+            plugin: None,
         };
         let mut line = words(
             "--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} --append-system-prompt",
@@ -291,9 +298,24 @@ mod tests {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
+            plugin: None,
         };
         assert!(join(&words("--settings /no/such/file"), &ours).is_err());
         assert!(join(&words("--settings {broken"), &ours).is_err());
+    }
+
+    #[test]
+    fn our_plugin_stands_beside_theirs() {
+        let ours = Additions {
+            briefing: None,
+            settings: json!({}),
+            plugin: Some("/ours".into()),
+        };
+        let joined = join(&words("--plugin-dir /theirs"), &ours).unwrap();
+        assert_eq!(
+            joined,
+            words("--plugin-dir /ours --settings {} --plugin-dir /theirs")
+        );
     }
 
     #[test]
@@ -301,6 +323,7 @@ mod tests {
         let ours = Additions {
             briefing: None,
             settings: json!({}),
+            plugin: None,
         };
         let joined = join(&words("-- --settings x"), &ours).unwrap();
         assert_eq!(joined, words("--settings {} -- --settings x"));

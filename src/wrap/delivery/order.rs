@@ -111,16 +111,22 @@ impl Ways {
         {
             return Choice::Take(*way);
         }
-        if let Some(way) = order.iter().find(|way| is_open(way)) {
-            return Choice::Take(*way);
-        }
-        let hello = self.known.iter().filter(|(way, _)| is_allowed(way));
+        let open = order.iter().find(|way| is_open(way));
+        // A better way that was given to the agent has a moment to open.
+        let is_better = |way: &Way| open.is_none_or(|open| way < open);
+        let hello = self
+            .known
+            .iter()
+            .filter(|(way, _)| is_allowed(way) && is_better(way));
         let hello = hello.filter_map(|(_, known)| match known.openness {
             Openness::Expected(Some(since)) => Some(since + HELLO_WITHIN),
             _ => None,
         });
         if let Some(until) = hello.max().filter(|&until| until > now) {
             return Choice::Soon(until);
+        }
+        if let Some(way) = open {
+            return Choice::Take(*way);
         }
         if is_allowed(&Way::Keyboard) {
             Choice::Keyboard

@@ -169,6 +169,8 @@ impl Session {
     /// After the end: the last output, the terminal as it was, the last acks.
     pub(super) async fn finish(mut self) {
         self.show_rest().await;
+        self.deliveries.pause();
+        self.settle_ways().await;
         let now = Instant::now();
         for step in self.deliveries.ended(&self.agent, now) {
             self.carry_out(step, now);
@@ -181,9 +183,10 @@ impl Session {
             mut deliveries,
             hooks,
             waiter,
+            ways,
             ..
         } = self;
-        drop((hooks, waiter));
+        drop((hooks, waiter, ways));
         post.close(&mut deliveries.table, GOODBYE).await;
     }
 

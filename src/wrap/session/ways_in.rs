@@ -10,8 +10,10 @@ use crate::wrap::delivery::Step;
 use crate::wrap::hooks::Told;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
-use crate::wrap::ways::{Refusal, Submission, Way};
+use crate::wrap::ways::{Refusal, Report, Sign, Submission, Way, WayIn};
 
+/// After the agent's end, its transcript is read for so long.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// How often the transcript is read for a text that the keyboard submitted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -96,11 +98,68 @@ impl Session {
                     .take()
                     .is_some_and(|waiter| waiter.give(submission))
             }
-            _ => false,
+            way => {
+                let open = self.ways.get(way);
+                open.is_some_and(|open| open.deliver(submission))
+            }
         };
         if !is_taken {
             self.deliveries.not_handed(key);
             self.tell_of_ways();
+        }
+    }
+
+    /// A way in said something.
+    pub(super) fn handle_way(&mut self, way: Way, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::Open => {
+                let can_steer = self.ways.get(way).is_some_and(WayIn::can_steer);
+                self.log.say(&format!("the way in by {way} is open"));
+                self.deliveries.open(way, can_steer);
+            }
+            Report::Closed(why) => {
+                self.log
+                    .say(&format!("the way in by {way} is closed: {why}"));
+                self.deliveries.close(way);
+            }
+            Report::InContext(key) => self.deliveries.in_context(key),
+            Report::NotTaken { key, why, refusal } => {
+                self.log.say(&format!("not taken by {way}: {why}"));
+                self.deliveries.not_taken(key, &why, refusal);
+            }
+            Report::Lost(key) => {
+                self.log
+                    .say(&format!("{way}: the agent ended before it read the text"));
+                self.deliveries.lost(key);
+            }
+            Report::Sign(sign) => self.handle_sign(sign, now),
+        }
+        self.tell_of_ways();
+    }
+
+    fn handle_sign(&mut self, sign: Sign, now: Instant) {
+        self.agent.sign(&sign, now);
+        self.deliveries.sign(&sign);
+        if sign == Sign::PersonSpoke {
+            self.post.person_spoke();
+        }
+        if let Sign::Transcript(path) = sign
+            && self.proofs.follow(path)
+        {
+            self.deliveries.proves_by_transcript();
+        }
+    }
+
+    /// After the agent's end: what it had read of the texts that it was given is acked, the rest
+    /// goes to the next session.
+    pub(super) async fn settle_ways(&mut self) {
+        let until = tokio::time::Instant::now() + SETTLED_WITHIN;
+        while self.deliveries.is_handed_over()
+            && let Ok(Some((way, report))) =
+                tokio::time::timeout_at(until, self.ways.reports.recv()).await
+        {
+            self.handle_way(way, report);
         }
     }
 

@@ -161,6 +161,23 @@ pub trait WayIn: fmt::Debug + Send {
     fn deliver(&self, submission: Submission) -> bool;
 }
 
+/// The ways into one agent that report through one channel.
+#[derive(Debug)]
+pub struct WaysIn {
+    /// The ways.
+    pub ways: Vec<Box<dyn WayIn>>,
+    /// What they say.
+    pub reports: mpsc::Receiver<(Way, Report)>,
+}
+
+impl WaysIn {
+    /// The one of this name.
+    pub fn get(&self, way: Way) -> Option<&dyn WayIn> {
+        let mut ways = self.ways.iter();
+        ways.find(|open| open.way() == way).map(AsRef::as_ref)
+    }
+}
+
 /// Where one way reports to.
 #[derive(Clone, Debug)]
 pub struct Reports {
