@@ -177,9 +177,16 @@ pub(crate) fn windows_bytes() -> usize {
     part(4, MIB, 64 * MIB)
 }
 
-/// Unsettled bodies that the consumers of a queue may hold even while memory is short.
+/// Unsettled bodies that the clients of a queue may hold whatever else is held.
+pub(crate) const LEAST_UNSETTLED_BYTES: u64 = 64 * 1024;
+
+/// Unsettled bodies that the clients of a queue may hold while memory is short. Many queues with so much each would pass
+/// the limit, so there is little more once it is reached.
 pub(crate) fn unsettled_bytes() -> u64 {
-    part(16, MIB, 8 * MIB) as u64
+    match LIMIT.load(Relaxed) {
+        limit if limit > 0 && held() >= limit => LEAST_UNSETTLED_BYTES,
+        _ => part(16, MIB, 8 * MIB) as u64,
+    }
 }
 
 /// What may be kept of freed large blocks.

@@ -29,7 +29,7 @@ use crate::tap::Tap;
 use crate::time::now_ms;
 use crate::turn::Turn;
 use crate::users::Users;
-use crate::vhost::{Condition, Vhost};
+use crate::vhost::{Condition, Labels, Vhost};
 
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
@@ -162,6 +162,7 @@ impl Realm {
                 break;
             }
         }
+        turn.settle_tally();
         for (at, queue) in turn.timers.drain(..) {
             self.clock.arm(at, queue);
         }
@@ -240,19 +241,26 @@ impl Realm {
         reached.await.is_ok_and(|standing| !standing.is_stopped)
     }
 
-    /// Makes a vhost; one that is there already stays.
-    pub fn add_vhost(&self, name: &str) -> Result<Ticket, Fault> {
-        if let Some(vhost) = self.vhost(name) {
+    /// Makes a vhost, or gives the one that is there these labels.
+    pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
+        let known = self.vhost(name);
+        if let Some(vhost) = &known
+            && vhost.labels() == labels
+        {
             return Ok(vhost.changed());
         }
         let fact = VhostFact {
             name: name.to_owned(),
-            description: String::new(),
-            tags: Vec::new(),
+            description: labels.description.clone(),
+            tags: labels.tags.clone(),
         };
         let ticket = self.facts.save(&Fact::Vhost(fact))?;
-        let vhost = Arc::new(Vhost::new(name.into(), self.facts.clone()));
-        write(&self.vhosts).entry(name.into()).or_insert(vhost);
+        if let Some(vhost) = known {
+            vhost.set_labels(labels);
+        } else {
+            let vhost = Arc::new(Vhost::new(name.into(), labels, self.facts.clone()));
+            write(&self.vhosts).entry(name.into()).or_insert(vhost);
+        }
         Ok(ticket)
     }
 

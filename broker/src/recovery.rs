@@ -8,7 +8,7 @@ use crate::error::StartError;
 use crate::persist::records::{Fact, PermissionFact, SessionFact, UserFact, VhostFact};
 use crate::persist::{Facts, Found, Stopped, Ticket};
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
-use crate::vhost::Vhost;
+use crate::vhost::{Labels, Vhost};
 
 /// The vhost that always exists.
 const ROOT: &str = "/";
@@ -30,22 +30,30 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
     for fact in &found.topology {
         if let Fact::Vhost(fact) = fact {
+            let labels = Labels {
+                description: fact.description.clone(),
+                tags: fact.tags.clone(),
+            };
             vhosts.insert(
                 fact.name.clone(),
-                Vhost::new(fact.name.as_str().into(), found.facts.clone()),
+                Vhost::new(fact.name.as_str().into(), labels, found.facts.clone()),
             );
         }
     }
     if !vhosts.contains_key(ROOT) {
+        let labels = Labels {
+            description: "Default virtual host".to_owned(),
+            tags: Vec::new(),
+        };
         let fact = VhostFact {
             name: ROOT.to_owned(),
-            description: "Default virtual host".to_owned(),
+            description: labels.description.clone(),
             tags: Vec::new(),
         };
         ticket = found.facts.save(&Fact::Vhost(fact))?;
         vhosts.insert(
             ROOT.to_owned(),
-            Vhost::new(ROOT.into(), found.facts.clone()),
+            Vhost::new(ROOT.into(), labels, found.facts.clone()),
         );
     }
     // Bindings come last, because both of their ends must exist.

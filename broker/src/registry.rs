@@ -176,6 +176,13 @@ impl Link {
         lock(&self.channels).len()
     }
 
+    /// True while the client has deliveries that it has not settled, on any channel.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        lock(&self.channels)
+            .values()
+            .any(|channel| channel.unsettled() > 0)
+    }
+
     pub(crate) fn add_channel(&self, view: &Arc<ChannelView>) {
         lock(&self.channels).insert(view.number, Arc::clone(view));
     }

@@ -38,6 +38,15 @@ pub struct Totals {
     pub closed_channels: ChannelCounters,
 }
 
+/// What went through one exchange.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Messages that were published to it.
+    pub came: Counter,
+    /// Queues that they went to from it.
+    pub passed: Counter,
+}
+
 /// Counters of one channel. Only its connection's reader writes them, except for `confirmed`.
 #[derive(Debug, Default)]
 #[expect(missing_docs, reason = "the names say it")]

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use crate::lock::lock;
-use crate::memory;
+use crate::memory::{self, ALLOCATION_BYTES, Charge};
 
 /// The maximum number of lines kept.
 pub const KEPT: usize = 10_000;
 /// How many bytes of a body a line shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// How many bytes of excerpts a listener reads at once. The next event of each listener is kept in
-/// memory, and JSON can write one byte as six.
+/// Bytes of excerpts and properties that a listener reads at once. The next event of each listener is held for it, and
+/// JSON writes a control character as six bytes.
 const BATCH_BYTES: usize = 16 * 1024;
 /// The maximum number of listeners.
 const LISTENERS: usize = 32;
@@ -73,7 +73,19 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Kept {
     lines: VecDeque<Arc<Seen>>,
-    excerpt_bytes: usize,
+    /// What the lines take.
+    charge: Charge,
+}
+
+impl Seen {
+    /// Bytes of memory that this takes.
+    fn footprint(&self) -> usize {
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();
+        let routed = self.routed.len() * size_of::<Arc<str>>();
+        let parts = names + text(&self.queue) + routed + self.properties.len();
+        size_of::<Self>() + parts + self.excerpt.len() + 4 * ALLOCATION_BYTES
+    }
 }
 
 /// The tap has as many listeners as it allows.
@@ -112,8 +124,8 @@ pub enum Batch {
 }
 
 impl Listener {
-    /// Returns up to `limit` unread lines, oldest first, with at most about [`BATCH_BYTES`] of
-    /// excerpts.
+    /// Up to `limit` lines that were not read yet, the oldest first, with excerpts and properties of
+    /// about [`BATCH_BYTES`] at most.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
         let kept = lock(&self.tap.kept);
@@ -128,7 +140,7 @@ impl Listener {
         let mut room = BATCH_BYTES;
         let has_room = |seen: &&Arc<Seen>| {
             let had_room = room > 0;
-            room = room.saturating_sub(seen.excerpt.len());
+            room = room.saturating_sub(seen.excerpt.len() + seen.properties.len());
             had_room
         };
         let unread = kept.lines.iter().skip(read).take(limit);
@@ -172,12 +184,13 @@ impl Tap {
 
     pub(crate) fn note(&self, seen: Seen) {
         let mut kept = lock(&self.kept);
-        kept.excerpt_bytes += seen.excerpt.len();
+        let mut bytes = kept.charge.bytes() + seen.footprint();
         kept.lines.push_back(Arc::new(seen));
-        while kept.lines.len() > KEPT || kept.excerpt_bytes > memory::tap_bytes() {
+        while kept.lines.len() > KEPT || (bytes > memory::tap_bytes() && kept.lines.len() > 1) {
             let oldest = kept.lines.pop_front();
-            kept.excerpt_bytes -= oldest.map_or(0, |seen| seen.excerpt.len());
+            bytes -= oldest.map_or(0, |seen| seen.footprint());
         }
+        kept.charge.set(bytes);
         // Under the lock, so that the number always agrees with the lines.
         self.next.send_modify(|next| *next += 1);
     }
@@ -207,6 +220,25 @@ mod tests {
             excerpt: Box::default(),
             body_bytes: number,
         }
+    }
+
+    #[test]
+    fn large_properties_are_bounded_as_excerpts_are() {
+        let tap = Arc::new(Tap::default());
+        let mut listener = tap.listen().unwrap();
+        for number in 0..400 {
+            tap.note(Seen {
+                properties: vec![0; 100_000].into(),
+                ..seen(number)
+            });
+        }
+        let held = lock(&tap.kept).charge.bytes();
+        assert!(held <= memory::tap_bytes(), "{held}");
+        assert!(matches!(listener.take(400), Batch::Missed(missed) if missed > 200));
+        let Batch::Lines(lines) = listener.take(400) else {
+            panic!("lines were missed twice");
+        };
+        assert_eq!(lines.len(), 1, "one event holds little");
     }
 
     fn numbers(batch: Batch) -> Vec<u64> {

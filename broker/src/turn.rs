@@ -13,6 +13,7 @@ use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::line::Wanted;
 use crate::queue::message::Message;
+use crate::stats::Flow;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
 #[derive(Debug)]
@@ -22,6 +23,21 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: Reason,
     /// The level and position to settle in the store after the message was dead-lettered.
     pub(crate) stored: Option<(u8, u64)>,
+}
+
+/// What one turn counted of an exchange: one locked addition a turn, not one a message.
+#[derive(Debug)]
+struct Tally {
+    flow: Arc<Flow>,
+    came: u64,
+    passed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, queues: usize) {
+        self.came += 1;
+        self.passed += queues as u64;
+    }
 }
 
 /// How much one turn may do before it yields to others: about a millisecond of work.
@@ -44,6 +60,8 @@ pub(crate) struct Turn {
     pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels with confirms that may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
+    /// Messages through one exchange that its counters do not have yet.
+    tally: Option<Tally>,
     /// The work done so far, in units of one cheap step.
     spent: u32,
     /// `basic.cancel` frames for the consumers of the client that deletes their queue. They follow
@@ -62,8 +80,33 @@ impl Turn {
             loads: Vec::new(),
             crowded: None,
             confirms: Vec::new(),
+            tally: None,
             spent: 0,
             farewells: Vec::new(),
+        }
+    }
+
+    /// Counts a message that came to an exchange and went to so many queues.
+    pub(crate) fn count(&mut self, flow: &Arc<Flow>, queues: usize) {
+        match &mut self.tally {
+            Some(tally) if Arc::ptr_eq(&tally.flow, flow) => tally.add(queues),
+            _ => {
+                self.settle_tally();
+                let tally = self.tally.insert(Tally {
+                    flow: Arc::clone(flow),
+                    came: 0,
+                    passed: 0,
+                });
+                tally.add(queues);
+            }
+        }
+    }
+
+    /// Adds what was counted to the counters.
+    pub(crate) fn settle_tally(&mut self) {
+        if let Some(tally) = self.tally.take() {
+            tally.flow.came.add(tally.came);
+            tally.flow.passed.add(tally.passed);
         }
     }
 

@@ -108,7 +108,7 @@ fn bindings_are_made_found_and_taken_away_by_their_key() {
     let made = server.ask("POST", ends, r#"{"routing_key":"a.#"}"#);
     assert_eq!(
         (made.status, made.header("location")),
-        (201, Some("q/a.%23"))
+        (201, Some("q/a.%2523"))
     );
     server.ask("POST", ends, r#"{"routing_key":"a.#","arguments":{"m":1}}"#);
     let between = server.get(ends).json();
@@ -249,7 +249,7 @@ fn users_vhosts_and_topology_survive_a_restart() {
         "/api/permissions/v2/bob",
         r#"{"configure":".*","write":"","read":""}"#,
     );
-    server.ask("PUT", "/api/queues/v2/q", "{}");
+    server.ask("PUT", "/api/queues/v2/q", r#"{"durable":true}"#);
     let server = server.restart();
     let bob = server
         .request("GET", "/api/queues/v2")

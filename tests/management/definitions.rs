@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Server, USER};
+use crate::fixture::{PASSWORD, Server, USER};
 
 fn names(list: &Value) -> Vec<&str> {
     let names = list.as_array().unwrap().iter();
@@ -80,13 +80,202 @@ fn a_vhosts_topology_moves_to_another() {
     assert_eq!(names(&server.get("/api/queues/v2").json()), ["q"]);
 }
 
+/// Lines that could be, and one that cannot: what the refusal says of it.
+fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
+    let queue = |name: &str, vhost: &str| json!({ "name": name, "vhost": vhost, "durable": true });
+    let fine = queue("fine", "/");
+    let exchange = |name: &str, kind: &str| json!({ "name": name, "vhost": "/", "type": kind, "durable": true });
+    let binding = |source: &str, destination: &str| {
+        json!({
+            "source": source, "vhost": "/", "destination": destination, "destination_type": "queue",
+            "routing_key": "k", "arguments": {},
+        })
+    };
+    vec![
+        (
+            json!({ "queues": [fine, queue("q", "nope")] }),
+            "queue 'q' in vhost 'nope': no vhost 'nope'",
+        ),
+        (
+            json!({ "queues": [fine, queue("amq.q", "/")] }),
+            "queue 'amq.q' in vhost '/': Access refused.",
+        ),
+        (
+            json!({ "queues": [fine, { "name": "q", "vhost": "/" }] }),
+            "queue 'q' in vhost '/': [{key_missing,durable}]",
+        ),
+        (
+            json!({ "queues": [fine, { "name": "q", "vhost": "/", "durable": 5 }] }),
+            "queue 'q' in vhost '/': [\"not_boolean\",5]",
+        ),
+        (
+            json!({ "queues": [fine, { "name": "there", "vhost": "/", "durable": true }] }),
+            "queue 'there' in vhost '/': inequivalent arg 'durable' for queue 'there' in vhost '/': \
+             received 'true' but current is 'false'",
+        ),
+        (
+            json!({ "queues": [fine], "exchanges": [exchange("x", "nope")] }),
+            "exchange 'x' in vhost '/': unknown exchange type 'nope'",
+        ),
+        (
+            json!({ "queues": [fine], "exchanges": [exchange("amq.x", "direct")] }),
+            "exchange 'amq.x' in vhost '/': Access refused.",
+        ),
+        (
+            json!({ "queues": [fine], "bindings": [binding("amq.direct", "nope")] }),
+            "binding from 'amq.direct' to 'nope' in vhost '/': no queue 'nope' in vhost '/'",
+        ),
+        (
+            json!({ "queues": [fine], "bindings": [binding("nope", "fine")] }),
+            "binding from 'nope' to 'fine' in vhost '/': no exchange 'nope' in vhost '/'",
+        ),
+        (
+            json!({ "vhosts": [{ "name": "new" }], "users": [{ "name": "bob" }] }),
+            "user 'bob': tags_not_present",
+        ),
+        (
+            json!({
+                "vhosts": [{ "name": "new" }],
+                "permissions": [{ "user": "eve", "vhost": "new", "configure": "", "write": "", "read": "" }],
+            }),
+            "permissions of 'eve' in vhost 'new': no user 'eve'",
+        ),
+        (json!({ "queues": {} }), "queues must be a list"),
+        (json!([]), "failed_to_parse_json"),
+    ]
+}
+
 #[test]
-fn a_document_that_cannot_be_is_refused_with_its_reason() {
+fn a_document_that_cannot_be_changes_nothing_and_names_what_cannot_be() {
     let server = Server::start();
-    let line = json!({ "queues": [{ "name": "q", "vhost": "nope" }] });
-    let refused = server.ask("POST", "/api/definitions", &line.to_string());
-    assert_eq!(refused.status, 404);
-    let line = json!({ "queues": [{ "name": "amq.q", "vhost": "/" }] });
-    let refused = server.ask("POST", "/api/definitions", &line.to_string());
-    assert_eq!(refused.status, 401);
+    server.ask("PUT", "/api/queues/%2F/there", r#"{"durable":false}"#);
+    let everything = || {
+        let paths = ["definitions", "vhosts", "users", "queues"];
+        paths.map(|path| names_of(&server.get(&format!("/api/{path}")).json()))
+    };
+    let before = everything();
+    for (document, told) in documents_that_cannot_be() {
+        let refused = server.ask("POST", "/api/definitions", &document.to_string());
+        assert_eq!(refused.status, 400, "{document}");
+        assert_eq!(refused.json()["reason"], told, "{document}");
+        assert_eq!(everything(), before, "{document}");
+    }
+}
+
+/// What there is, without the figures that change by themselves.
+fn names_of(answer: &Value) -> Value {
+    match answer {
+        Value::Array(_) => json!(names(answer)),
+        document => json!([
+            document["queues"],
+            document["exchanges"],
+            document["bindings"]
+        ]),
+    }
+}
+
+#[test]
+fn queues_that_the_server_named_come_in_again() {
+    let server = Server::start();
+    let name = "amq.gen-Tz8oYFsS6mX7yFpWlOVoDA";
+    let queue = json!({ "name": name, "vhost": "/", "durable": true, "auto_delete": false, "arguments": {} });
+    let binding = json!({
+        "source": "amq.fanout", "vhost": "/", "destination": name, "destination_type": "queue",
+        "routing_key": "", "arguments": {},
+    });
+    let document = json!({ "queues": [queue], "bindings": [binding] }).to_string();
+    assert_eq!(
+        server.ask("POST", "/api/definitions", &document).status,
+        204
+    );
+    let exported = server.get("/api/definitions").body;
+    let path = format!("/api/queues/%2F/{name}");
+    assert_eq!(server.ask("DELETE", &path, "").status, 204);
+    assert_eq!(
+        server.ask("POST", "/api/definitions", &exported).status,
+        204
+    );
+    let bound = server.get(&format!("{path}/bindings")).json();
+    assert_eq!(bound.as_array().unwrap().len(), 2);
+    // Nobody makes such names up by the API.
+    assert_eq!(
+        server.ask("PUT", "/api/queues/%2F/amq.gen-x", "{}").status,
+        401
+    );
+}
+
+#[test]
+fn a_form_brings_definitions_in_and_sends_its_sender_back() {
+    let server = Server::start();
+    let send = |path: &str, parts: &[(&str, &str)]| {
+        let mut body = String::new();
+        for (name, value) in parts {
+            body += "--edge\r\nContent-Disposition: form-data; name=\"";
+            body += name;
+            body += "\"; filename=\"d.json\"\r\nContent-Type: application/json\r\n\r\n";
+            body += value;
+            body += "\r\n";
+        }
+        body += "--edge--\r\n";
+        let request = server.request("POST", path).password(USER, PASSWORD);
+        let request = request.header("content-type", "multipart/form-data; boundary=edge");
+        request.send(&body)
+    };
+    let queue = |name: &str| {
+        json!({ "queues": [{ "name": name, "vhost": "/", "durable": true }] }).to_string()
+    };
+    let plain = send("/api/definitions", &[("file", &queue("one"))]);
+    assert_eq!(plain.status, 204);
+    let back = send(
+        "/api/definitions",
+        &[("redirect", "../#/import"), ("file", &queue("two"))],
+    );
+    assert_eq!(
+        (back.status, back.header("location")),
+        (303, Some("../#/import"))
+    );
+    let elsewhere = [
+        ("file", queue("three")),
+        ("redirect", "https://example.com".to_owned()),
+    ];
+    let elsewhere = elsewhere
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(send("/api/definitions", &elsewhere).status, 204);
+    let bare = json!({ "queues": [{ "name": "four", "durable": true }] }).to_string();
+    assert_eq!(send("/api/definitions/%2F", &[("file", &bare)]).status, 204);
+    assert_eq!(
+        send("/api/definitions", &[("other", &queue("five"))]).status,
+        400
+    );
+    let mut found = server.get("/api/queues").json();
+    found
+        .as_array_mut()
+        .unwrap()
+        .sort_by_key(|queue| queue["name"].to_string());
+    assert_eq!(names(&found), ["four", "one", "three", "two"]);
+}
+
+#[test]
+fn a_vhost_keeps_its_description_and_tags() {
+    let server = Server::start();
+    let path = "/api/vhosts/v";
+    let shown = |server: &Server| {
+        let vhost = server.get(path).json();
+        assert_eq!(vhost["metadata"]["tags"], vhost["tags"]);
+        (vhost["description"].clone(), vhost["tags"].clone())
+    };
+    let put = |body: &str| server.ask("PUT", path, body).status;
+    assert_eq!(put(r#"{"description":"one","tags":"a, b"}"#), 201);
+    assert_eq!(shown(&server), (json!("one"), json!(["a", "b"])));
+    assert_eq!(put(r#"{"description":"two","tags":["c"]}"#), 204);
+    let document = server.get("/api/definitions").body;
+    let server = server.restart();
+    assert_eq!(shown(&server), (json!("two"), json!(["c"])));
+    let other = Server::start();
+    assert_eq!(other.ask("POST", "/api/definitions", &document).status, 204);
+    assert_eq!(shown(&other), (json!("two"), json!(["c"])));
+    let later = r#"{"vhosts":[{"name":"v","metadata":{"description":"three","tags":["d"]}}]}"#;
+    assert_eq!(other.ask("POST", "/api/definitions", later).status, 204);
+    assert_eq!(shown(&other), (json!("three"), json!(["d"])));
 }

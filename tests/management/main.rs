@@ -7,6 +7,7 @@
 mod api;
 mod browser;
 mod definitions;
+mod fields;
 mod fixture;
 mod http;
 mod peeking;

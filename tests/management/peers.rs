@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, LongString, ShortString};
@@ -49,6 +49,13 @@ impl Peer {
             BasicProperties::default(),
         );
         self.runtime.block_on(published).unwrap();
+    }
+
+    /// How many deliveries each consumer from now on may hold.
+    pub(crate) fn prefetch(&self, count: u16) {
+        let options = BasicQosOptions::default();
+        let limited = self.channel.basic_qos(count, options);
+        self.runtime.block_on(limited).unwrap();
     }
 
     /// Whether the broker has closed the connection.

@@ -175,7 +175,6 @@ impl Channel {
         };
         match queue.get(&self.ledger, taking, turn)? {
             Got::Empty => self.send(turn, reply::get_empty),
-            Got::Loading => return Ok(Step::Again),
             Got::Unreadable => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
@@ -183,6 +182,15 @@ impl Channel {
                 );
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }
+            // To wait would be to wait for ever where this client has to settle first.
+            Got::Held if self.around.link.has_unsettled() => {
+                let (name, vhost) = (queue.name(), queue.vhost());
+                let reason = format!(
+                    "no memory for more unsettled messages of queue '{name}' in vhost '{vhost}'"
+                );
+                return Err(Fault::precondition(reason));
+            }
+            Got::Loading | Got::Held => return Ok(Step::Again),
             Got::Delivery {
                 tag,
                 message,

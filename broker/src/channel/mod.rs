@@ -351,6 +351,8 @@ impl Channel {
         let totals = &self.around.realm.totals;
         totals.closed_channels.absorb(&self.view.counters);
         totals.channels_closed.add(1);
+        let here = &self.around.vhost.closed_channels;
+        here.absorb(&self.view.counters);
     }
 }
 

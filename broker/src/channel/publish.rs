@@ -204,6 +204,7 @@ impl Channel {
         let is_plain = asked::is_nothing(&properties)?;
         match known {
             Some(targets) if is_plain => {
+                self.routes.count(turn);
                 let message = self.finish_draft(facts);
                 self.route_out(message, targets, turn)
             }
@@ -232,8 +233,11 @@ impl Channel {
         let rewritten = (has_bcc || reply_to.is_some())
             .then(|| asked::rewritten(&properties, headers.as_ref(), reply_to.as_deref()));
         let targets = match known.filter(|_| keys.len() == 1) {
-            Some(targets) => targets,
-            None => self.find_targets(&keys, headers.as_ref())?,
+            Some(targets) => {
+                self.routes.count(turn);
+                targets
+            }
+            None => self.find_targets(&keys, headers.as_ref(), turn)?,
         };
         let message = match rewritten {
             Some(raw) => {
@@ -251,11 +255,12 @@ impl Channel {
         self.route_out(message, targets, turn)
     }
 
-    /// Asks the tables, and remembers the answer where it lasts.
+    /// Asks the tables, counts the message, and remembers the answer where it lasts.
     fn find_targets(
         &mut self,
         keys: &[Vec<u8>],
         headers: Option<&Table>,
+        turn: &mut Turn,
     ) -> Result<Targets, Fault> {
         let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
@@ -266,9 +271,10 @@ impl Channel {
             .route(exchange, &keys, headers)
             .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
         let targets: Targets = route.queues.into();
+        turn.count(&route.flow, targets.len());
         if route.is_lasting && generation == vhost.generation() {
             self.routes
-                .remember(self.publishing.draft.place(), &targets);
+                .remember(self.publishing.draft.place(), &targets, &route.flow);
         }
         Ok(targets)
     }

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::queue::Queue;
+use crate::stats::Flow;
+use crate::turn::Turn;
 
 /// Places that are remembered; beyond it all are forgotten.
 const KEPT: usize = 1024;
@@ -14,12 +16,20 @@ const KEPT: usize = 1024;
 /// Queues for one exchange and key.
 pub(super) type Targets = Arc<[Arc<Queue>]>;
 
+/// Where a place leads.
+#[derive(Debug, Clone)]
+struct Way {
+    targets: Targets,
+    /// Of the exchange.
+    flow: Arc<Flow>,
+}
+
 /// What is remembered, as of one generation of the vhost.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     generation: u64,
-    last: Option<(Arc<[u8]>, Targets)>,
-    places: HashMap<Arc<[u8]>, Targets>,
+    last: Option<(Arc<[u8]>, Way)>,
+    places: HashMap<Arc<[u8]>, Way>,
 }
 
 impl Routes {
@@ -31,14 +41,21 @@ impl Routes {
             self.generation = generation;
             return None;
         }
-        if let Some((last, targets)) = &self.last
+        if let Some((last, way)) = &self.last
             && **last == *place
         {
-            return Some(Arc::clone(targets));
+            return Some(Arc::clone(&way.targets));
         }
-        let (place, targets) = self.places.get_key_value(place)?;
-        self.last = Some((Arc::clone(place), Arc::clone(targets)));
-        Some(Arc::clone(targets))
+        let (place, way) = self.places.get_key_value(place)?;
+        self.last = Some((Arc::clone(place), way.clone()));
+        Some(Arc::clone(&way.targets))
+    }
+
+    /// Counts a message to the place that [`Self::find`] has just found.
+    pub(super) fn count(&self, turn: &mut Turn) {
+        if let Some((_, way)) = &self.last {
+            turn.count(&way.flow, way.targets.len());
+        }
     }
 
     /// The generation that the last [`Self::find`] was asked for.
@@ -46,12 +63,16 @@ impl Routes {
         self.generation
     }
 
-    pub(super) fn remember(&mut self, place: &[u8], targets: &Targets) {
+    pub(super) fn remember(&mut self, place: &[u8], targets: &Targets, flow: &Arc<Flow>) {
         if self.places.len() >= KEPT {
             self.places.clear();
         }
         let place: Arc<[u8]> = place.into();
-        self.places.insert(Arc::clone(&place), Arc::clone(targets));
-        self.last = Some((place, Arc::clone(targets)));
+        let way = Way {
+            targets: Arc::clone(targets),
+            flow: Arc::clone(flow),
+        };
+        self.places.insert(Arc::clone(&place), way.clone());
+        self.last = Some((place, way));
     }
 }

@@ -1,9 +1,8 @@
 //! Exchanges: which destinations a message goes to, by its routing key or headers.
 //!
-//! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
-//! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
-//! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
-//! depends on the bindings that match, not on the number of bindings. Depends on field tables only.
+//! Pure: a destination is any key that can be compared and hashed, and nothing here sends, stores or locks. A binding is
+//! the triple of destination, routing key and arguments, and an exchange holds each triple once. Every kind keeps an
+//! index, so that publishing costs by what matches and not by what is bound. Relies on field tables, and on `stats` for its counters.
 //!
 //! # Cost
 //! Direct and fanout: one hash look-up, no allocation. Topic: the active trie nodes for each word
@@ -12,7 +11,9 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::sync::Arc;
 
+use crate::stats::Flow;
 use crate::wire::table::{Table, Value};
 
 mod bindings;
@@ -129,6 +130,14 @@ impl Declaration {
             None => Ok(()),
         }
     }
+
+    /// Whether a binding from such an exchange may have these arguments.
+    pub(crate) fn check_binding(&self, arguments: &Table) -> Result<(), BindError> {
+        if self.kind == Kind::Headers {
+            headers::check(arguments)?;
+        }
+        Ok(())
+    }
 }
 
 /// Why `exchange.declare` is refused with 406 `PRECONDITION_FAILED`.
@@ -210,6 +219,7 @@ pub struct Exchange<D> {
     declaration: Declaration,
     bindings: Bindings<D>,
     router: Router<D>,
+    flow: Arc<Flow>,
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {
@@ -226,7 +236,13 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             declaration,
             bindings: Bindings::default(),
             router,
+            flow: Arc::default(),
         }
+    }
+
+    /// What went through it.
+    pub(crate) fn flow(&self) -> &Arc<Flow> {
+        &self.flow
     }
 
     /// Returns the name; the default exchange has the empty name.
@@ -262,9 +278,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         arguments: Table,
     ) -> Result<Bound, BindError> {
         let key = key.as_ref();
-        if self.kind() == Kind::Headers {
-            headers::check(&arguments)?;
-        }
+        self.declaration.check_binding(&arguments)?;
         let Some(slot) = self.bindings.insert(destination, key, arguments) else {
             return Ok(Bound::AlreadyThere);
         };

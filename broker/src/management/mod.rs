@@ -27,6 +27,7 @@ mod history;
 mod page;
 mod paging;
 mod rates;
+mod reading;
 mod refusal;
 mod routes;
 mod sessions;

@@ -13,7 +13,7 @@ use crate::lock::lock;
 use crate::queue::Snapshot;
 use crate::realm::Realm;
 use crate::registry::{ChannelView, Link};
-use crate::stats::ChannelCounters;
+use crate::stats::{ChannelCounters, Flow};
 
 /// Younger looks are good enough.
 const STALE: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ pub(super) const QUEUE_FIELDS: [&str; 9] = [
     "messages_ready",
     "messages_unacknowledged",
 ];
+pub(super) const EXCHANGE_FIELDS: [&str; 2] = ["publish_in", "publish_out"];
 pub(super) const LINK_FIELDS: [&str; 2] = ["recv_oct", "send_oct"];
 pub(super) const CHANNEL_FIELDS: [&str; 5] =
     ["publish", "confirm", "return_unroutable", "ack", "get"];
@@ -79,6 +80,10 @@ pub(super) fn queue_counts(snapshot: &Snapshot) -> [u64; 9] {
     ]
 }
 
+pub(super) fn exchange_counts(flow: &Flow) -> [u64; 2] {
+    [flow.came.get(), flow.passed.get()]
+}
+
 pub(super) fn link_counts(link: &Link) -> [u64; 2] {
     [link.received.get(), link.sent.get()]
 }
@@ -103,6 +108,10 @@ type QueueKey = (Arc<str>, Arc<str>);
 struct Looks {
     at: Option<Instant>,
     queues: HashMap<QueueKey, Track<9>>,
+    /// How long messages of a queue have waited for want of consumers that take them, in milliseconds.
+    stalls: HashMap<QueueKey, Track<1>>,
+    exchanges: HashMap<(Arc<str>, Box<str>), Track<2>>,
+    vhosts: HashMap<Arc<str>, Overall>,
     links: HashMap<u64, Track<2>>,
     channels: HashMap<(u64, u16), Track<5>>,
     /// All queues together, with what deleted ones had counted.
@@ -135,12 +144,30 @@ impl Rates {
         looks.look(realm, seconds);
     }
 
-    pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> Track<9> {
+    /// A queue's counters, and the part of the time in which its consumers could be given what there was.
+    pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (Track<9>, f64) {
+        let looks = lock(&self.0);
+        let key = (Arc::clone(vhost), Arc::clone(name));
+        let stalled = looks.stalls.get(&key).map_or(0.0, |track| track.rates[0]);
+        let utilisation = (1.0 - stalled / 1000.0).clamp(0.0, 1.0);
+        (
+            looks.queues.get(&key).copied().unwrap_or_default(),
+            utilisation,
+        )
+    }
+
+    pub(super) fn exchange(&self, vhost: &str, name: &str) -> Track<2> {
+        let key = (Arc::from(vhost), Box::from(name));
         lock(&self.0)
-            .queues
-            .get(&(Arc::clone(vhost), Arc::clone(name)))
+            .exchanges
+            .get(&key)
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Everything in one vhost at the last look.
+    pub(super) fn vhost(&self, name: &Arc<str>) -> Overall {
+        lock(&self.0).vhosts.get(name).copied().unwrap_or_default()
     }
 
     pub(super) fn link(&self, id: u64) -> Track<2> {
@@ -203,8 +230,56 @@ impl Looks {
         }
         self.queues = queues;
         self.overall.step(overall, seconds);
+        self.look_at_vhosts(realm, seconds);
         let links = self.look_at_links(realm, seconds);
         self.remember(realm, links);
+    }
+
+    fn look_at_vhosts(&mut self, realm: &Realm, seconds: f64) {
+        let mut vhosts = HashMap::new();
+        let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
+        let links = realm.links();
+        for vhost in realm.vhosts() {
+            let mut counts = queue_counts(&Snapshot {
+                counters: vhost.deleted_queues(),
+                ..Snapshot::default()
+            });
+            for queue in vhost.queues() {
+                let snapshot = queue.snapshot();
+                for (sum, count) in counts.iter_mut().zip(queue_counts(&snapshot)) {
+                    *sum += count;
+                }
+                let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
+                let stalled = [snapshot.stalled_ms];
+                follow(&mut self.stalls, &mut stalls, key, stalled, seconds);
+            }
+            vhost.each_exchange(|exchange| {
+                let key = (Arc::clone(vhost.name()), exchange.name().into());
+                let counts = exchange_counts(exchange.flow());
+                follow(&mut self.exchanges, &mut exchanges, key, counts, seconds);
+            });
+            let mut overall = self.vhosts.remove(vhost.name()).unwrap_or_default();
+            overall.queues.step(counts, seconds);
+            // A channel that closes between the two looks is in neither for a moment: totals never fall.
+            let mut channels = counted(&vhost.closed_channels);
+            for link in &links {
+                let is_here = link
+                    .session
+                    .get()
+                    .is_some_and(|session| session.vhost == *vhost.name());
+                for channel in link.channels().iter().filter(|_| is_here) {
+                    for (sum, count) in channels.iter_mut().zip(channel_counts(channel)) {
+                        *sum += count;
+                    }
+                }
+            }
+            for (sum, before) in channels.iter_mut().zip(overall.channels.counts) {
+                *sum = before.max(*sum);
+            }
+            overall.channels.step(channels, seconds);
+            vhosts.insert(Arc::clone(vhost.name()), overall);
+        }
+        (self.vhosts, self.exchanges, self.stalls) = (vhosts, exchanges, stalls);
     }
 
     fn look_at_links(&mut self, realm: &Realm, seconds: f64) -> usize {

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fault::{Fault, ReplyCode};
 use crate::users::BadPattern;
@@ -13,7 +13,7 @@ use crate::users::BadPattern;
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     error: &'static str,
-    reason: String,
+    reason: Value,
 }
 
 impl Refusal {
@@ -21,8 +21,26 @@ impl Refusal {
         Self {
             status,
             error,
-            reason: reason.into(),
+            reason: Value::String(reason.into()),
         }
+    }
+
+    /// 400 with a reason that is not a text: RabbitMQ says `["not_integer","x"]`.
+    pub(super) fn bad_value(reason: Value) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: "bad_request",
+            reason,
+        }
+    }
+
+    /// 400 with the thing that it is about, as where one of many is refused.
+    pub(super) fn about(self, thing: &str) -> Self {
+        let reason = match self.reason {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Self::bad(format!("{thing}: {reason}"))
     }
 
     /// 404.

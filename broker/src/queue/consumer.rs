@@ -141,6 +141,14 @@ impl Consumers {
         self.groups.iter().flat_map(|(_, ring)| ring)
     }
 
+    /// The one that alone is given messages, where only one may be.
+    pub(crate) fn single(&self) -> Option<&Arc<Consumer>> {
+        match &self.choice {
+            Choice::Everyone => None,
+            Choice::Single(active) => active.as_ref(),
+        }
+    }
+
     pub(crate) fn has_exclusive(&self) -> bool {
         self.iter().any(|consumer| consumer.terms.exclusive)
     }

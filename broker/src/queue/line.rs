@@ -53,6 +53,11 @@ impl Entry {
         self.message.footprint() + ENTRY_BYTES
     }
 
+    /// The store has it not and will not have it.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.keeping == Keeping::Never
+    }
+
     fn waiting(&self) -> (u64, (Message, bool)) {
         (self.position, (self.message.clone(), self.redelivered))
     }
@@ -237,6 +242,25 @@ impl Level {
     }
 }
 
+/// Messages and the octets of their bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Amount {
+    pub(crate) fn add(&mut self, entry: &Entry) {
+        self.messages += 1;
+        self.bytes += entry.message.body_len() as u64;
+    }
+
+    pub(crate) fn take(&mut self, entry: &Entry) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+    }
+}
+
 /// The ready messages of one queue.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -245,6 +269,8 @@ pub(crate) struct Line {
     ready: u64,
     /// Bodies of all ready messages.
     bytes: u64,
+    /// Those of them that are not for the store.
+    transient: Amount,
     budget: Arc<Budget>,
 }
 
@@ -255,6 +281,7 @@ impl Line {
             levels: (0..=max_priority).map(|_| Level::default()).collect(),
             ready: 0,
             bytes: 0,
+            transient: Amount::default(),
             budget,
         }
     }
@@ -288,9 +315,29 @@ impl Line {
         self.bytes += bytes;
     }
 
-    pub(crate) fn push(&mut self, entry: Entry) {
+    /// Ready messages that are not for the store.
+    pub(crate) fn transient(&self) -> Amount {
+        self.transient
+    }
+
+    fn note_in(&mut self, entry: &Entry) {
         self.ready += 1;
         self.bytes += entry.message.body_len() as u64;
+        if entry.is_transient() {
+            self.transient.add(entry);
+        }
+    }
+
+    fn note_out(&mut self, entry: &Entry) {
+        self.ready -= 1;
+        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+        if entry.is_transient() {
+            self.transient.take(entry);
+        }
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.note_in(&entry);
         let level = &mut self.levels[usize::from(entry.level)];
         level.push(entry, &self.budget);
         level.report(&self.budget);
@@ -298,8 +345,7 @@ impl Line {
 
     /// Puts a message back at its place.
     pub(crate) fn give_back(&mut self, entry: Entry) {
-        self.ready += 1;
-        self.bytes += entry.message.body_len() as u64;
+        self.note_in(&entry);
         self.levels[usize::from(entry.level)]
             .returned
             .insert(entry.position, entry);
@@ -324,8 +370,7 @@ impl Line {
             .find(|level| level.count() > 0)?;
         let entry = level.pop()?;
         level.report(&self.budget);
-        self.ready -= 1;
-        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+        self.note_out(&entry);
         Some(entry)
     }
 
@@ -341,8 +386,7 @@ impl Line {
             })?;
         let entry = level.pop()?;
         level.report(&self.budget);
-        self.ready -= 1;
-        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+        self.note_out(&entry);
         Some(entry)
     }
 
@@ -422,6 +466,7 @@ impl Line {
             entries.extend(old.returned.into_values().chain(old.head).chain(old.tail));
         }
         self.bytes = 0;
+        self.transient = Amount::default();
         (std::mem::take(&mut self.ready), entries)
     }
 

@@ -107,6 +107,8 @@ pub(crate) enum Got {
     Loading,
     /// The store failed to give the next message a moment ago.
     Unreadable,
+    /// Memory is short, and clients hold much of this queue unsettled.
+    Held,
     Delivery {
         tag: u64,
         message: Message,
@@ -264,6 +266,9 @@ impl Queue {
         let mut state = lock(&self.state);
         limits::enforce(self, &mut state, turn);
         state.used_ms = turn.now_ms;
+        if taking == Taking::Unsettled && state.is_held() && !state.line.is_empty() {
+            return Ok(Got::Held);
+        }
         let Some(entry) = state.line.pop() else {
             state.want_load(self, turn);
             return Ok(match state.line.is_empty() {
@@ -401,6 +406,7 @@ impl State {
             self.is_awaited = false;
             queue.drained.notify_waiters();
         }
+        self.note_stall(turn);
         self.flush_delivered(queue);
         self.want_load(queue, turn);
         limits::arm(queue, self, turn);

@@ -6,10 +6,10 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::dead_letter::Reason;
 use super::limits;
-use super::line::{Entry, Head, Keeping, Line};
+use super::line::{Amount, Entry, Head, Keeping, Line};
 use super::message::Message;
 use super::{Asking, Queue, Settling};
-use crate::memory::{self, EntryCharge};
+use crate::memory::{self, EntryCharge, Level};
 use crate::persist::{Budget, Gone, Stopped, Ticket};
 use crate::turn::{DeadLetter, Turn};
 
@@ -28,6 +28,20 @@ pub struct Counters {
     pub dropped: u64,
 }
 
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.published += other.published;
+        self.delivered += other.delivered;
+        self.redelivered += other.redelivered;
+        self.got += other.got;
+        self.acked += other.acked;
+        self.rejected += other.rejected;
+        self.requeued += other.requeued;
+        self.expired += other.expired;
+        self.dropped += other.dropped;
+    }
+}
+
 /// A queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -36,6 +50,11 @@ pub struct Snapshot {
     pub unsettled: u64,
     pub ready_bytes: u64,
     pub unsettled_bytes: u64,
+    /// Ready and unsettled messages that are for the store, and their bodies.
+    pub persistent: u64,
+    pub persistent_bytes: u64,
+    /// How long messages have waited for want of consumers that take them.
+    pub stalled_ms: u64,
     pub consumers: usize,
     pub counters: Counters,
 }
@@ -65,6 +84,12 @@ pub(crate) struct State {
     delivered_now: Option<(u8, u64)>,
     unsettled: u64,
     unsettled_bytes: u64,
+    /// Those of them that are not for the store.
+    unsettled_transient: Amount,
+    /// Since when there are messages and consumers, and none of these takes any.
+    stalled_from_ms: Option<u64>,
+    /// How long that has been so before.
+    stalled_ms: u64,
     /// Until then the store is not asked again, 0 where it has not failed.
     unreadable_until_ms: u64,
 }
@@ -92,6 +117,9 @@ impl State {
             delivered_now: None,
             unsettled: 0,
             unsettled_bytes: 0,
+            unsettled_transient: Amount::default(),
+            stalled_from_ms: None,
+            stalled_ms: 0,
             unreadable_until_ms: 0,
         }
     }
@@ -150,6 +178,9 @@ impl State {
     pub(super) fn open(&mut self, entry: &Entry) {
         self.unsettled += 1;
         self.unsettled_bytes += entry.message.body_len() as u64;
+        if entry.is_transient() {
+            self.unsettled_transient.add(entry);
+        }
     }
 
     /// Ends a delivery that was [`State::open`]ed.
@@ -164,6 +195,9 @@ impl State {
         self.unsettled_bytes = self
             .unsettled_bytes
             .saturating_sub(entry.message.body_len() as u64);
+        if entry.is_transient() {
+            self.unsettled_transient.take(&entry);
+        }
         if self.is_deleted {
             return Ok(());
         }
@@ -287,8 +321,13 @@ impl State {
     }
 
     /// While memory is short, those who hold much already get no more.
+    ///
+    /// There is always something that they can settle, after which the queue is looked at again.
     pub(super) fn is_held(&self) -> bool {
-        self.unsettled_bytes >= memory::unsettled_bytes() && self.line.is_memory_high()
+        let is_short = || memory::level() == Level::Short || self.line.is_memory_high();
+        self.unsettled_bytes >= memory::LEAST_UNSETTLED_BYTES
+            && is_short()
+            && self.unsettled_bytes >= memory::unsettled_bytes()
     }
 
     /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
@@ -303,8 +342,30 @@ impl State {
         turn.now_ms < self.unreadable_until_ms
     }
 
+    /// Notes whether messages wait for want of consumers that take them.
+    pub(super) fn note_stall(&mut self, turn: &Turn) {
+        let is_stalled = !self.line.is_empty() && !self.consumers.is_empty();
+        match self.stalled_from_ms {
+            None if is_stalled => self.stalled_from_ms = Some(turn.now_ms),
+            Some(from) if !is_stalled => {
+                self.stalled_ms += turn.now_ms.saturating_sub(from);
+                self.stalled_from_ms = None;
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn snapshot(&self) -> Snapshot {
+        let (transient, held) = (self.line.transient(), self.unsettled_transient);
+        let all = self.line.ready() + self.unsettled;
+        let all_bytes = self.line.bytes() + self.unsettled_bytes;
+        let stalled_now = self
+            .stalled_from_ms
+            .map_or(0, |from| crate::time::now_ms().saturating_sub(from));
         Snapshot {
+            persistent: all.saturating_sub(transient.messages + held.messages),
+            persistent_bytes: all_bytes.saturating_sub(transient.bytes + held.bytes),
+            stalled_ms: self.stalled_ms + stalled_now,
             ready: self.line.ready(),
             unsettled: self.unsettled,
             ready_bytes: self.line.bytes(),

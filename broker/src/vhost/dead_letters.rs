@@ -76,6 +76,7 @@ impl Vhost {
             (&properties, &headers),
             turn,
         );
+        turn.count(&route.flow, route.queues.len());
         for queue in route.queues {
             if !is_cycle(&headers, queue.name(), letter.reason) {
                 queue.publish(&message, Asking::Nothing, turn)?;
@@ -135,6 +136,7 @@ impl<'a> Published<'a> {
 
 fn deliver_to(route: &Route, message: &Message, turn: &mut Turn) -> Result<bool, Fault> {
     let mut was_taken = false;
+    turn.count(&route.flow, route.queues.len());
     for queue in &route.queues {
         was_taken |= !matches!(
             queue.publish(message, Asking::Nothing, turn)?,

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::exchange::{Declaration, Exchange, Kind};
 use crate::fault::Fault;
-use crate::lock::{lock, read};
+use crate::lock::{lock, read, write};
 use crate::persist::{Facts, Stopped, Ticket};
-use crate::queue::Queue;
+use crate::queue::{Counters, Queue};
+use crate::stats::ChannelCounters;
 use crate::wire::table::Table;
 
 mod bindings;
@@ -41,10 +42,24 @@ pub enum Destination {
     Exchange(Arc<str>),
 }
 
+/// What people say of a vhost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Any text.
+    pub description: String,
+    /// Any words.
+    pub tags: Vec<String>,
+}
+
 /// One vhost.
 #[derive(Debug)]
 pub struct Vhost {
     name: Arc<str>,
+    labels: RwLock<Labels>,
+    /// What channels did here that are closed now.
+    pub(crate) closed_channels: ChannelCounters,
+    /// What queues did that are deleted now.
+    deleted_queues: Mutex<Counters>,
     tables: RwLock<Tables>,
     /// Incremented by every change that can make a cached route wrong.
     generation: AtomicU64,
@@ -75,23 +90,19 @@ const PREDECLARED: [(&str, Kind); 7] = [
 
 impl Vhost {
     /// Creates a vhost with the predeclared exchanges.
-    pub(crate) fn new(name: Arc<str>, facts: Facts) -> Self {
+    pub(crate) fn new(name: Arc<str>, labels: Labels, facts: Facts) -> Self {
         let mut tables = Tables::default();
-        for (exchange, kind) in PREDECLARED {
-            let internal = exchange == "amq.rabbitmq.trace";
-            let declaration = Declaration {
-                kind,
-                durable: true,
-                auto_delete: false,
-                internal,
-                arguments: Table::new(),
-            };
-            tables
-                .exchanges
-                .insert(exchange.into(), Exchange::new(exchange, declaration));
+        for (exchange, _) in PREDECLARED {
+            if let Some(declaration) = Self::predeclared(exchange) {
+                let made = Exchange::new(exchange, declaration);
+                tables.exchanges.insert(exchange.into(), made);
+            }
         }
         Self {
             name,
+            labels: RwLock::new(labels),
+            closed_channels: ChannelCounters::default(),
+            deleted_queues: Mutex::default(),
             tables: RwLock::new(tables),
             generation: AtomicU64::new(1),
             replies: Mutex::default(),
@@ -100,9 +111,36 @@ impl Vhost {
         }
     }
 
+    /// What an exchange of this name is in every vhost, where each has one.
+    pub(crate) fn predeclared(name: &str) -> Option<Declaration> {
+        let mut all = PREDECLARED.into_iter();
+        let (_, kind) = all.find(|(exchange, _)| *exchange == name)?;
+        Some(Declaration {
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal: name == "amq.rabbitmq.trace",
+            arguments: Table::new(),
+        })
+    }
+
     /// Returns the name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Its description and tags.
+    pub fn labels(&self) -> Labels {
+        read(&self.labels).clone()
+    }
+
+    pub(crate) fn set_labels(&self, labels: Labels) {
+        *write(&self.labels) = labels;
+    }
+
+    /// What deleted queues had counted.
+    pub(crate) fn deleted_queues(&self) -> Counters {
+        *lock(&self.deleted_queues)
     }
 
     pub(crate) fn generation(&self) -> u64 {

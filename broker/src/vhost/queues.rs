@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Destination, Vhost, check_name};
 use crate::fault::{Fault, ReplyCode};
-use crate::lock::write;
+use crate::lock::{lock, write};
 use crate::persist::{Shelf, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
 use crate::queue::{Identity, Queue};
@@ -104,12 +104,8 @@ impl Vhost {
         Ok((Some(shelf), self.note_change(ticket)))
     }
 
-    fn declared_already(
-        &self,
-        queue: Arc<Queue>,
-        declare: &Declare<'_>,
-        turn: &mut Turn,
-    ) -> Result<Declared, Fault> {
+    /// Refuses a declare that means another queue than the one that is there.
+    pub(crate) fn check_same(&self, queue: &Queue, declare: &Declare<'_>) -> Result<(), Fault> {
         let (name, is) = (declare.name, &queue.identity);
         if is.owner != declare.exclusive.then_some(declare.connection) {
             return Err(Fault::locked(name, &self.name));
@@ -128,7 +124,16 @@ impl Vhost {
             }
         }
         QueueArguments::check_equivalent(&is.table, &declare.arguments)
-            .map_err(|error| self.argument_fault(&error, name))?;
+            .map_err(|error| self.argument_fault(&error, name))
+    }
+
+    fn declared_already(
+        &self,
+        queue: Arc<Queue>,
+        declare: &Declare<'_>,
+        turn: &mut Turn,
+    ) -> Result<Declared, Fault> {
+        self.check_same(&queue, declare)?;
         queue.touch(turn);
         let ticket = if queue.shelf().is_some() {
             self.note_change(Ticket::NONE)
@@ -198,7 +203,9 @@ impl Vhost {
             );
             self.note_change(ticket);
         }
-        Ok((close(queue, condition.connection, turn), ticket))
+        let ready = close(queue, condition.connection, turn);
+        *lock(&self.deleted_queues) += queue.snapshot().counters;
+        Ok((ready, ticket))
     }
 
     /// Deletes an auto-delete queue unless it has a consumer again.

@@ -8,6 +8,7 @@ use super::{Destination, Tables, Vhost};
 use crate::exchange::{Exchange, Kind};
 use crate::lock::read;
 use crate::queue::Queue;
+use crate::stats::Flow;
 use crate::wire::table::Table;
 
 /// The queues for messages with one exchange and routing key.
@@ -17,6 +18,8 @@ pub(crate) struct Route {
     /// True if only the exchange and key decided the route. It is then valid until the vhost
     /// changes.
     pub(crate) is_lasting: bool,
+    /// Of the exchange that was published to.
+    pub(crate) flow: Arc<Flow>,
 }
 
 /// The traversal of the exchanges for one message.
@@ -81,6 +84,7 @@ impl Vhost {
         Some(Route {
             queues: walk.found.queues,
             is_lasting: walk.is_lasting,
+            flow: Arc::clone(first.flow()),
         })
     }
 }

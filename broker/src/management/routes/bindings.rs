@@ -163,6 +163,17 @@ fn to(vhost: &Vhost, destination: &Destination) -> Vec<BindingView> {
         .collect()
 }
 
+/// Refuses what AMQP would not let this caller bind.
+pub(super) fn check_caller(
+    caller: &Caller,
+    vhost: &str,
+    (source, destination): (&str, &Destination),
+) -> Result<(), Refusal> {
+    let (Destination::Queue(name) | Destination::Exchange(name)) = destination;
+    caller.may(vhost, Operation::Write, name)?;
+    caller.may(vhost, Operation::Read, source)
+}
+
 type Ends = (String, String, String, String);
 
 /// The two ends in a path, both of which exist.
@@ -205,9 +216,7 @@ impl Between {
     }
 
     fn check(&self, caller: &Caller) -> Result<(), Refusal> {
-        let (Destination::Queue(name) | Destination::Exchange(name)) = &self.destination;
-        caller.may(self.vhost.name(), Operation::Write, name)?;
-        caller.may(self.vhost.name(), Operation::Read, &self.source)
+        check_caller(caller, self.vhost.name(), (&self.source, &self.destination))
     }
 
     fn request(&self, binding: BindingView) -> Bind<'static> {
@@ -262,32 +271,15 @@ async fn bind(
         key: wanted.routing_key.into_bytes(),
         arguments: table_from_json(wanted.arguments.as_ref())?,
     };
-    make(&api, &caller, &between.vhost, view.clone()).await?;
-    let (_, destination) = view.destination_name();
-    let location = HeaderValue::from_str(&format!("{destination}/{}", view.properties_key()));
-    let location = location.unwrap_or(HeaderValue::from_static("~"));
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
-}
-
-/// Makes a binding for a caller; waits until it is durable.
-pub(super) async fn make(
-    api: &Api,
-    caller: &Caller,
-    vhost: &Arc<Vhost>,
-    view: BindingView,
-) -> Result<(), Refusal> {
-    let between = Between {
-        vhost: Arc::clone(vhost),
-        source: view.source.clone(),
-        destination: view.destination.clone(),
-    };
-    between.check(caller)?;
-    let request = Bind {
+    between.check(&caller)?;
+    let location = HeaderValue::from_str(&view.location());
+    let ticket = between.vhost.bind(Bind {
         source: &between.source,
         ..between.request(view)
-    };
-    let ticket = vhost.bind(request)?;
-    super::kept(api, ticket).await
+    })?;
+    super::kept(&api, ticket).await?;
+    let location = location.unwrap_or(HeaderValue::from_static("~"));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
 }
 
 async fn unbind(

@@ -1,20 +1,14 @@
-//! All of the topology and the users at once: to be kept in a file, and to be brought back from one.
-//!
-//! The layout is RabbitMQ's, so its files come in too; what they say of policies and parameters is left alone, and so
-//! are exclusive and auto-delete queues on the way out, which nobody could bring back.
+//! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's. Exclusive queues are left out,
+//! which nobody could bring back.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Routes, bindings, exchanges, queues, users, vhosts};
+use super::{Routes, bindings};
 use crate::lock::read;
-use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::views::{self, BindingView};
@@ -28,16 +22,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
             "users, vhosts, permissions and topology",
             export,
         )
-        .post_much("/api/definitions", "bring such a document in", import)
         .get(
             "/api/definitions/{vhost}",
             "the topology of a vhost",
             export_vhost,
-        )
-        .post_much(
-            "/api/definitions/{vhost}",
-            "bring such a document into a vhost",
-            import_vhost,
         )
 }
 
@@ -57,7 +45,10 @@ async fn export(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>
     document["permissions"] = permitted.collect();
     document["vhosts"] = vhosts
         .iter()
-        .map(|vhost| json!({ "name": &**vhost.name() }))
+        .map(|vhost| {
+            let labels = vhost.labels();
+            json!({ "name": &**vhost.name(), "description": labels.description, "tags": labels.tags })
+        })
         .collect();
     for absent in [
         "topic_permissions",
@@ -116,7 +107,7 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
                     "arguments",
                 ];
                 exchanges.push(chosen(
-                    &views::exchange(vhost.name(), exchange),
+                    &views::exchange(api, vhost.name(), exchange),
                     &fields,
                     naming,
                 ));
@@ -160,132 +151,4 @@ fn chosen(from: &Value, fields: &[&str], naming: Naming) -> Value {
         .map(|field| ((*field).to_owned(), from[*field].clone()))
         .collect::<serde_json::Map<_, _>>()
         .into()
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Document {
-    users: Vec<Line<users::Wanted>>,
-    vhosts: Vec<NameOnly>,
-    permissions: Vec<PermissionLine>,
-    queues: Vec<Line<queues::Wanted>>,
-    exchanges: Vec<Line<exchanges::Wanted>>,
-    bindings: Vec<BindingLine>,
-}
-
-#[derive(Deserialize)]
-struct NameOnly {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Line<T> {
-    name: String,
-    vhost: Option<String>,
-    #[serde(flatten)]
-    rest: T,
-}
-
-#[derive(Deserialize)]
-struct PermissionLine {
-    user: String,
-    vhost: String,
-    #[serde(flatten)]
-    rest: users::Allowed,
-}
-
-#[derive(Deserialize)]
-struct BindingLine {
-    source: String,
-    vhost: Option<String>,
-    destination: String,
-    destination_type: String,
-    routing_key: String,
-    arguments: Option<Value>,
-}
-
-async fn import(
-    State(api): State<Shared>,
-    caller: Caller,
-    body: Bytes,
-) -> Result<StatusCode, Refusal> {
-    caller.administers()?;
-    let mut document: Document = super::read(&body)?;
-    for vhost in std::mem::take(&mut document.vhosts) {
-        vhosts::create(&api, &caller, &vhost.name).await?;
-    }
-    for line in std::mem::take(&mut document.users) {
-        let is_same = |rest: &users::Wanted| rest.is_of(read(&api.realm.users).get(&line.name));
-        if !is_same(&line.rest) {
-            users::make(&api, &caller, &line.name, line.rest).await?;
-        }
-    }
-    for line in std::mem::take(&mut document.permissions) {
-        api.realm
-            .vhost(&line.vhost)
-            .ok_or_else(|| Refusal::bad(format!("no vhost '{}'", line.vhost)))?;
-        users::permit(&api, &line.user, &line.vhost, line.rest.compile()?).await?;
-    }
-    // The caller's own permissions may have changed with all that.
-    let caller = caller.with_rights_of_now(&api)?;
-    bring_in(&api, &caller, document, None).await
-}
-
-async fn import_vhost(
-    State(api): State<Shared>,
-    Path(vhost): Path<String>,
-    caller: Caller,
-    body: Bytes,
-) -> Result<StatusCode, Refusal> {
-    caller.vhost(&api, &vhost)?;
-    bring_in(&api, &caller, super::read(&body)?, Some(&vhost)).await
-}
-
-async fn bring_in(
-    api: &Api,
-    caller: &Caller,
-    document: Document,
-    into: Option<&str>,
-) -> Result<StatusCode, Refusal> {
-    let place = |line: Option<&String>| {
-        let name = into
-            .or(line.map(String::as_str))
-            .ok_or_else(|| Refusal::bad("[{key_missing,vhost}]"))?;
-        caller.vhost(api, name)
-    };
-    for line in document.queues {
-        queues::make(
-            api,
-            caller,
-            &place(line.vhost.as_ref())?,
-            &line.name,
-            line.rest,
-        )
-        .await?;
-    }
-    for line in document.exchanges {
-        exchanges::make(
-            api,
-            caller,
-            &place(line.vhost.as_ref())?,
-            &line.name,
-            line.rest,
-        )
-        .await?;
-    }
-    for line in document.bindings {
-        let destination = match line.destination_type.as_str() {
-            "exchange" => Destination::Exchange(line.destination.into()),
-            _ => Destination::Queue(line.destination.into()),
-        };
-        let arguments = table_from_json(line.arguments.as_ref())?;
-        let view = BindingView {
-            source: line.source,
-            destination,
-            key: line.routing_key.into_bytes(),
-            arguments,
-        };
-        bindings::make(api, caller, &place(line.vhost.as_ref())?, view).await?;
-    }
-    Ok(StatusCode::NO_CONTENT)
 }

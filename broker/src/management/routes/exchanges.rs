@@ -1,6 +1,6 @@
 //! Exchanges.
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Routes;
 use crate::exchange::{Declaration, Kind};
@@ -38,9 +38,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-fn all_of(vhost: &Vhost) -> Vec<Value> {
+fn all_of(api: &Api, vhost: &Vhost) -> Vec<Value> {
+    api.rates.observe(&api.realm, Instant::now());
     let mut shown = Vec::new();
-    vhost.each_exchange(|exchange| shown.push(views::exchange(vhost.name(), exchange)));
+    vhost.each_exchange(|exchange| shown.push(views::exchange(api, vhost.name(), exchange)));
     shown.sort_by(|one, two| one["name"].as_str().cmp(&two["name"].as_str()));
     shown
 }
@@ -53,7 +54,7 @@ async fn list(
     let all = caller
         .vhosts(&api)
         .iter()
-        .flat_map(|vhost| all_of(vhost))
+        .flat_map(|vhost| all_of(&api, vhost))
         .collect();
     Ok(Json(listing.show::<Value>(all)?))
 }
@@ -64,7 +65,9 @@ async fn list_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    Ok(Json(listing.show(all_of(&*caller.vhost(&api, &vhost)?))?))
+    Ok(Json(
+        listing.show(all_of(&api, &*caller.vhost(&api, &vhost)?))?,
+    ))
 }
 
 async fn show(
@@ -75,78 +78,68 @@ async fn show(
 ) -> Result<Json<Value>, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
     let shown = vhost.with_exchange(super::exchange_name(&name), |exchange| {
-        views::exchange(vhost.name(), exchange)
+        views::exchange(&api, vhost.name(), exchange)
+    });
+    let shown = shown.map(|mut shown| {
+        // Which channels and queues the messages came from and went to is not counted.
+        shown["incoming"] = json!([]);
+        shown["outgoing"] = json!([]);
+        shown
     });
     shown
         .map(|shown| Json(listing.narrow(shown)))
         .ok_or_else(Refusal::not_found)
 }
 
-/// What an exchange is to be; also a line of the definitions.
-#[derive(Debug, Deserialize)]
+/// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and transient unless something
+/// else is said.
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Wanted {
-    #[serde(rename = "type", default = "Wanted::direct")]
-    kind: String,
-    #[serde(default = "Wanted::yes", deserialize_with = "super::queues::claim")]
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default, deserialize_with = "super::claim")]
     durable: bool,
-    #[serde(default, deserialize_with = "super::queues::claim")]
+    #[serde(default, deserialize_with = "super::claim")]
     auto_delete: bool,
-    #[serde(default, deserialize_with = "super::queues::claim")]
+    #[serde(default, deserialize_with = "super::claim")]
     internal: bool,
     arguments: Option<Value>,
 }
 
 impl Wanted {
-    fn direct() -> String {
-        "direct".to_owned()
-    }
-
-    fn yes() -> bool {
-        true
-    }
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        Self {
-            kind: Self::direct(),
-            durable: true,
-            auto_delete: false,
-            internal: false,
-            arguments: None,
+    /// What this asks for under a name.
+    pub(super) fn declaration(&self, name: &str) -> Result<Declaration, Refusal> {
+        if name.is_empty() {
+            return Err(Refusal::forbidden("Access refused."));
         }
+        if name.len() > 255 {
+            return Err(Refusal::bad("an exchange's name has 1 to 255 bytes"));
+        }
+        let kind = self.kind.as_deref().unwrap_or("direct");
+        let kind = Kind::parse(kind)
+            .ok_or_else(|| Refusal::bad(format!("unknown exchange type '{kind}'")))?;
+        Ok(Declaration {
+            kind,
+            durable: self.durable,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: table_from_json(self.arguments.as_ref())?,
+        })
     }
 }
 
-/// Declares an exchange for a caller; waits until it is durable.
-pub(super) async fn make(
-    api: &Api,
+/// Refuses what AMQP would not let this caller declare.
+pub(super) fn check_caller(
     caller: &Caller,
-    vhost: &Arc<Vhost>,
-    name: &str,
-    wanted: Wanted,
+    vhost: &str,
+    (name, declaration): (&str, &Declaration),
 ) -> Result<(), Refusal> {
-    check_name("exchange", name)?;
-    if name.is_empty() {
-        return Err(Refusal::forbidden("Access refused."));
-    }
-    caller.may(vhost.name(), Operation::Configure, name)?;
-    let kind = Kind::parse(&wanted.kind)
-        .ok_or_else(|| Refusal::bad(format!("unknown exchange type '{}'", wanted.kind)))?;
-    let arguments = table_from_json(wanted.arguments.as_ref())?;
-    let declaration = Declaration {
-        kind,
-        durable: wanted.durable,
-        auto_delete: wanted.auto_delete,
-        internal: wanted.internal,
-        arguments,
-    };
+    caller.may(vhost, Operation::Configure, name)?;
     if let Some(alternate) = declaration.alternate() {
-        caller.may(vhost.name(), Operation::Read, name)?;
-        caller.may(vhost.name(), Operation::Write, alternate)?;
+        caller.may(vhost, Operation::Read, name)?;
+        caller.may(vhost, Operation::Write, alternate)?;
     }
-    let ticket = vhost.declare_exchange(name, declaration)?;
-    super::kept(api, ticket).await
+    Ok(())
 }
 
 async fn declare(
@@ -156,9 +149,13 @@ async fn declare(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let wanted = super::read_or_default(&body)?;
+    let wanted: Wanted = super::read_or_default(&body)?;
+    check_name("exchange", &name)?;
+    let declaration = wanted.declaration(&name)?;
+    check_caller(&caller, vhost.name(), (&name, &declaration))?;
     let was_there = vhost.with_exchange(&name, |_| ()).is_some();
-    make(&api, &caller, &vhost, &name, wanted).await?;
+    let ticket = vhost.declare_exchange(&name, declaration)?;
+    super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 

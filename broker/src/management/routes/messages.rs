@@ -1,14 +1,16 @@
 //! Publishing, getting and peeking by HTTP.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Routes;
@@ -18,6 +20,7 @@ use crate::management::Shared;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::management::views::{self, Encoding};
+use crate::memory::{self, Charge};
 use crate::queue::browse::{Most, Place};
 use crate::queue::message::Message;
 use crate::queue::{Got, Queue, Settling, Taking};
@@ -51,15 +54,29 @@ pub(super) fn routes(routes: Routes) -> Routes {
 struct Publish {
     properties: Value,
     routing_key: String,
+    #[serde(deserialize_with = "payload")]
     payload: String,
     payload_encoding: PayloadEncoding,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
 enum PayloadEncoding {
     String,
     Base64,
+}
+
+impl<'de> Deserialize<'de> for PayloadEncoding {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)? {
+            Value::String(text) if text == "string" => Ok(Self::String),
+            Value::String(text) if text == "base64" => Ok(Self::Base64),
+            other => Err(super::because(&json!(["unsupported_encoding", other]))),
+        }
+    }
+}
+
+/// A payload is a text, whatever it means.
+fn payload<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map_err(|_| super::because(&json!("payload_not_string")))
 }
 
 async fn publish(
@@ -135,23 +152,20 @@ fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
 
 #[derive(Deserialize)]
 struct Get {
-    count: Count,
+    #[serde(deserialize_with = "super::integer")]
+    count: i64,
     ackmode: AckMode,
     #[serde(default)]
     encoding: Encoding,
+    #[serde(default, deserialize_with = "truncation")]
     truncate: Option<usize>,
 }
 
-/// `rabbitmqadmin` sends it as text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Count {
-    Number(usize),
-    Text(String),
+fn truncation<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    super::integer(from).map(|bytes| usize::try_from(bytes).ok())
 }
 
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy)]
 enum AckMode {
     AckRequeueTrue,
     AckRequeueFalse,
@@ -159,36 +173,54 @@ enum AckMode {
     RejectRequeueFalse,
 }
 
-/// Messages in one answer.
+impl<'de> Deserialize<'de> for AckMode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        Ok(match value.as_str() {
+            Some("ack_requeue_true") => Self::AckRequeueTrue,
+            Some("ack_requeue_false") => Self::AckRequeueFalse,
+            Some("reject_requeue_true") => Self::RejectRequeueTrue,
+            Some("reject_requeue_false") => Self::RejectRequeueFalse,
+            _ => return Err(super::because(&json!(["unsupported_ackmode", value]))),
+        })
+    }
+}
+
+/// Messages in one answer; their bodies are bounded by the memory limit.
 const MOST: usize = 10_000;
+/// How long one read of the store may take.
+const LOADING: Duration = Duration::from_secs(10);
 
 async fn get(
     State(api): State<Shared>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Response, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = vhost.queue(&name).ok_or_else(Refusal::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     let get: Get = super::read(&body)?;
-    let count = match get.count {
-        Count::Number(count) => count,
-        Count::Text(text) => text
-            .parse()
-            .map_err(|_| Refusal::bad("count is not a number"))?,
-    };
+    let count = usize::try_from(get.count).unwrap_or(0);
     queue.check_access(0)?;
     let taken = take(&api, &queue, count.min(MOST)).await?;
-    let shown = taken.messages.iter().map(|(message, redelivered, left)| {
-        let mut shown = views::message(message, get.encoding, get.truncate);
-        shown["redelivered"] = json!(redelivered);
-        shown["message_count"] = json!(left);
-        shown
-    });
-    let shown: Value = shown.collect();
+    // Written out one by one: as a tree they would take the memory of all once more.
+    let mut shown = vec![b'['];
+    let mut charge = Charge::default();
+    for (message, redelivered, left) in &taken.messages {
+        let mut one = views::message(message, get.encoding, get.truncate);
+        one["redelivered"] = json!(redelivered);
+        one["message_count"] = json!(left);
+        if shown.len() > 1 {
+            shown.push(b',');
+        }
+        serde_json::to_writer(&mut shown, &one)
+            .map_err(|error| Refusal::failed(error.to_string()))?;
+        charge.set(shown.capacity());
+    }
+    shown.push(b']');
     taken.settle(get.ackmode)?;
-    Ok(Json(shown))
+    Ok(([(header::CONTENT_TYPE, "application/json")], shown).into_response())
 }
 
 /// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang up at any time.
@@ -204,8 +236,13 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
         ledger: Ledger::default(),
         messages: Vec::new(),
     };
-    let mut patience = 50;
-    while taken.messages.len() < count {
+    let mut waiting_since = Instant::now();
+    let (mut bytes, most) = (0, memory::connection_share() / 4);
+    while taken.messages.len() < count && bytes < most {
+        // Registered before the look, so that a slice that comes between the two is not missed.
+        let loaded = api.realm.loaded.notified();
+        tokio::pin!(loaded);
+        loaded.as_mut().enable();
         let got = {
             let mut turn = api.realm.turn();
             let got = queue.get(&taken.ledger, Taking::Unsettled, &mut turn);
@@ -218,14 +255,21 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
                 redelivered,
                 left,
                 ..
-            } => taken.messages.push((message, redelivered, left)),
-            // A slice is on its way from the disk.
-            Got::Loading if patience > 0 => {
-                patience -= 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            } => {
+                bytes += message.body_len();
+                taken.messages.push((message, redelivered, left));
             }
-            Got::Empty | Got::Loading | Got::Unreadable => break,
+            // A slice is on its way from the disk, of this queue or another.
+            Got::Loading if waiting_since.elapsed() < LOADING => {
+                let _looked_at_again = tokio::time::timeout(LOADING / 100, loaded).await;
+                continue;
+            }
+            Got::Held if taken.messages.is_empty() => {
+                return Err(Refusal::bad("no memory for unsettled messages"));
+            }
+            Got::Empty | Got::Loading | Got::Unreadable | Got::Held => break,
         }
+        waiting_since = Instant::now();
     }
     Ok(taken)
 }
@@ -268,11 +312,10 @@ impl Drop for Taken<'_> {
 
 #[derive(Deserialize)]
 struct Peek {
-    #[serde(default = "Peek::few")]
-    count: usize,
+    count: Option<String>,
     /// The cursor of the last message that was seen.
     after: Option<String>,
-    truncate: Option<usize>,
+    truncate: Option<String>,
 }
 
 impl Peek {
@@ -280,8 +323,12 @@ impl Peek {
     const MOST: usize = 1000;
     const MOST_BYTES: usize = 16 * 1024 * 1024;
 
-    fn few() -> usize {
-        50
+    const FEW: usize = 50;
+
+    /// A number in the query.
+    fn number(text: Option<&str>, name: &str) -> Result<Option<usize>, Refusal> {
+        let not_one = |_| Refusal::bad(format!("{name} is not a number"));
+        text.map(|text| text.parse().map_err(not_one)).transpose()
     }
 }
 
@@ -299,8 +346,10 @@ async fn peek(
         .map(|text| text.parse())
         .transpose()
         .map_err(|()| Refusal::bad("after is not a cursor"))?;
+    let truncate = Peek::number(peek.truncate.as_deref(), "truncate")?;
+    let count = Peek::number(peek.count.as_deref(), "count")?.unwrap_or(Peek::FEW);
     let most = Most {
-        messages: peek.count.min(Peek::MOST),
+        messages: count.min(Peek::MOST),
         bytes: Peek::MOST_BYTES,
     };
     // A long queue is read from the disk.
@@ -310,7 +359,7 @@ async fn peek(
         .map_err(|error| Refusal::failed(error.to_string()))?
         .map_err(|error| Refusal::failed(error.to_string()))?;
     let shown = seen.iter().map(|waiting| {
-        let mut shown = views::message(&waiting.message, Encoding::Auto, peek.truncate);
+        let mut shown = views::message(&waiting.message, Encoding::Auto, truncate);
         shown["redelivered"] = json!(waiting.redelivered);
         shown["published_ms"] = json!(waiting.message.facts().published_ms);
         shown["cursor"] = json!(waiting.place.to_string());

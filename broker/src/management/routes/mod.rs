@@ -4,13 +4,12 @@
 //! the default exchange is called `amq.default`.
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
-use serde::de::DeserializeOwned;
 
+use super::reading::{because, claim, integer, interpret, read, read_or_default};
 use super::refusal::Refusal;
 use super::{Api, Shared, page};
 use crate::fault::Fault;
@@ -21,6 +20,8 @@ mod connections;
 mod definitions;
 mod exchanges;
 mod health;
+mod import;
+mod limits;
 mod messages;
 mod metrics;
 mod openapi;
@@ -66,6 +67,8 @@ impl Routes {
         let routes = vhosts::routes(routes);
         let routes = users::routes(routes);
         let routes = definitions::routes(routes);
+        let routes = import::routes(routes);
+        let routes = limits::routes(routes);
         let routes = session::routes(routes);
         let routes = tap::routes(routes);
         let routes = metrics::routes(routes);
@@ -146,38 +149,6 @@ impl Routes {
             .fallback(|| async { Refusal::not_found() })
             .layer(DefaultBodyLimit::max(LITTLE_BYTES))
             .with_state(api)
-    }
-}
-
-/// A JSON body, whatever its content type says: tools forget it.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
-        return Err(Refusal::bad("not_json"));
-    }
-    serde_json::from_slice(body).map_err(|error| Refusal::bad(explained(&error.to_string())))
-}
-
-/// As [`read`], for bodies that may be left out.
-pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refusal> {
-    if body.trim_ascii().is_empty() {
-        Ok(T::default())
-    } else {
-        read(body)
-    }
-}
-
-/// RabbitMQ says which key is missing in this form.
-fn explained(message: &str) -> String {
-    match message
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.split_once('`'))
-    {
-        Some((field, _)) => format!("[{{key_missing,{field}}}]"),
-        None => message
-            .split(" at line ")
-            .next()
-            .unwrap_or(message)
-            .to_owned(),
     }
 }
 

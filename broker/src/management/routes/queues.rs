@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Routes;
@@ -21,7 +21,7 @@ use crate::management::{Api, Shared, views};
 use crate::queue::Queue;
 use crate::users::Operation;
 use crate::vhost::{Condition, Declare, Vhost, check_name};
-use crate::wire::table::{Table, Value as Field};
+use crate::wire::table::Value as Field;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -125,88 +125,48 @@ async fn show(
     Ok(Json(listing.narrow(shown)))
 }
 
-/// `rabbitmqadmin` sends claims as text, and so do old tools.
-pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Claim {
-        Plain(bool),
-        Text(String),
-    }
-    match Claim::deserialize(from)? {
-        Claim::Plain(claim) => Ok(claim),
-        Claim::Text(text) => text.parse().map_err(serde::de::Error::custom),
-    }
-}
-
-/// What a queue is to be; also a line of the definitions.
-#[derive(Debug, Deserialize)]
+/// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless something else is said.
+#[derive(Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Wanted {
-    #[serde(default = "Wanted::yes", deserialize_with = "claim")]
+    #[serde(default, deserialize_with = "super::claim")]
     durable: bool,
-    #[serde(default, deserialize_with = "claim")]
+    #[serde(default, deserialize_with = "super::claim")]
     auto_delete: bool,
     arguments: Option<Value>,
 }
 
 impl Wanted {
-    fn yes() -> bool {
-        true
-    }
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        Self {
-            durable: true,
-            auto_delete: false,
-            arguments: None,
+    /// What this asks for under a name.
+    pub(super) fn declare<'a>(&self, api: &Api, name: &'a str) -> Result<Declare<'a>, Refusal> {
+        if name.is_empty() || name.len() > 255 {
+            return Err(Refusal::bad("a queue's name has 1 to 255 bytes"));
         }
+        Ok(Declare {
+            name,
+            durable: self.durable,
+            exclusive: false,
+            auto_delete: self.auto_delete,
+            is_server_named: false,
+            arguments: table_from_json(self.arguments.as_ref())?,
+            connection: 0,
+            limit: api.realm.limits.queues,
+        })
     }
 }
 
-/// Declares a queue for a caller; waits until it is durable.
-pub(super) async fn make(
-    api: &Api,
+/// Refuses what AMQP would not let this caller declare.
+pub(super) fn check_caller(
     caller: &Caller,
-    vhost: &Arc<Vhost>,
-    name: &str,
-    wanted: Wanted,
+    vhost: &str,
+    declare: &Declare<'_>,
 ) -> Result<(), Refusal> {
-    check_name("queue", name)?;
-    if name.is_empty() || name.len() > 255 {
-        return Err(Refusal::bad("a queue's name has 1 to 255 bytes"));
+    caller.may(vhost, Operation::Configure, declare.name)?;
+    let dead_letters = declare.arguments.get("x-dead-letter-exchange");
+    if let Some(exchange) = dead_letters.and_then(Field::as_text) {
+        caller.may(vhost, Operation::Read, declare.name)?;
+        caller.may(vhost, Operation::Write, exchange)?;
     }
-    caller.may(vhost.name(), Operation::Configure, name)?;
-    let arguments = table_from_json(wanted.arguments.as_ref())?;
-    if let Some(exchange) = arguments
-        .get("x-dead-letter-exchange")
-        .and_then(Field::as_text)
-    {
-        caller.may(vhost.name(), Operation::Read, name)?;
-        caller.may(vhost.name(), Operation::Write, exchange)?;
-    }
-    let ticket = {
-        let mut turn = api.realm.turn();
-        let declare = plain(api, name, &wanted, arguments);
-        let declared = vhost.declare_queue(declare, &mut turn);
-        api.realm.end(turn);
-        declared?.ticket
-    };
-    super::kept(api, ticket).await
-}
-
-fn plain<'a>(api: &Api, name: &'a str, wanted: &Wanted, arguments: Table) -> Declare<'a> {
-    Declare {
-        name,
-        durable: wanted.durable,
-        exclusive: false,
-        auto_delete: wanted.auto_delete,
-        is_server_named: false,
-        arguments,
-        connection: 0,
-        limit: api.realm.limits.queues,
-    }
+    Ok(())
 }
 
 async fn declare(
@@ -216,9 +176,18 @@ async fn declare(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let wanted = super::read_or_default(&body)?;
+    let wanted: Wanted = super::read_or_default(&body)?;
+    check_name("queue", &name)?;
+    let declare = wanted.declare(&api, &name)?;
+    check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
-    make(&api, &caller, &vhost, &name, wanted).await?;
+    let ticket = {
+        let mut turn = api.realm.turn();
+        let declared = vhost.declare_queue(declare, &mut turn);
+        api.realm.end(turn);
+        declared?.ticket
+    };
+    super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 

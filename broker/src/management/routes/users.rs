@@ -5,8 +5,8 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 
 use super::Routes;
 use crate::lock::{read, write};
@@ -14,6 +14,7 @@ use crate::management::auth::Caller;
 use crate::management::paging::Listing;
 use crate::management::refusal::Refusal;
 use crate::management::{Api, Shared, views};
+use crate::persist::Ticket;
 use crate::persist::records::{Fact, PermissionFact, UserFact};
 use crate::revocation::{self, Loss};
 use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
@@ -32,7 +33,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             delete_several,
         )
         .get("/api/users/{user}", "one user", show)
-        .put("/api/users/{user}", "make or change a user", put)
+        .put("/api/users/{user}", "make or change a user", make)
         .delete("/api/users/{user}", "delete a user", delete)
         .get(
             "/api/users/{user}/permissions",
@@ -114,11 +115,26 @@ pub(super) struct Wanted {
 }
 
 /// Commas until RabbitMQ 3.8, a list since.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Tags {
     Text(String),
     List(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Tags {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        let words = |list: &Vec<Value>| {
+            let words = list.iter().map(|word| word.as_str().map(str::to_owned));
+            words.collect::<Option<Vec<_>>>().map(Self::List)
+        };
+        match &value {
+            Value::String(text) => Some(Self::Text(text.clone())),
+            Value::Array(list) => words(list),
+            _ => None,
+        }
+        .ok_or_else(|| super::because(&json!(["not_a_list_of_tags", value])))
+    }
 }
 
 impl Tags {
@@ -176,14 +192,16 @@ impl Wanted {
     }
 }
 
-/// Makes or changes a user; says whether it was there.
-pub(super) async fn make(
-    api: &Api,
-    caller: &Caller,
-    name: &str,
-    wanted: Wanted,
-) -> Result<bool, Refusal> {
-    caller.administers()?;
+/// A user as it is to be, its password digested: nothing is changed yet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    name: String,
+    password: Option<Credential>,
+    tags: Vec<Tag>,
+}
+
+/// Checks what a user is to be.
+pub(super) fn prepare(api: &Api, name: &str, wanted: Wanted) -> Result<Prepared, Refusal> {
     if name.is_empty() || name.len() > 255 {
         return Err(Refusal::bad("a user's name has 1 to 255 bytes"));
     }
@@ -200,8 +218,22 @@ pub(super) async fn make(
         .tags
         .ok_or_else(|| Refusal::bad("tags_not_present"))?
         .into_list();
-    let fact = UserFact {
+    Ok(Prepared {
         name: name.to_owned(),
+        password,
+        tags,
+    })
+}
+
+/// Makes or changes a user; says whether it was there.
+pub(super) fn put(api: &Api, user: Prepared) -> Result<(bool, Ticket), Refusal> {
+    let Prepared {
+        name,
+        password,
+        tags,
+    } = user;
+    let fact = UserFact {
+        name: name.clone(),
         password: password
             .as_ref()
             .map(|password| password.hash.as_bytes().to_vec())
@@ -214,28 +246,23 @@ pub(super) async fn make(
     };
     let before = {
         let mut users = write(&api.realm.users);
-        let before = users.get(name).map(|user| user.password.clone());
-        users.put(name, password.clone(), tags);
+        let before = users.get(&name).map(|user| user.password.clone());
+        users.put(&name, password.clone(), tags);
         before
     };
     match &before {
         Some(old) if *old != password => {
-            api.sign_out_everywhere(name);
-            revocation::end_connections(&api.realm, name, Loss::Password);
+            api.sign_out_everywhere(&name);
+            revocation::end_connections(&api.realm, &name, Loss::Password);
         }
         _ => api.realm.permissions_changed(),
     }
-    save(api, &Fact::User(fact)).await?;
-    Ok(before.is_some())
+    Ok((before.is_some(), save(api, &Fact::User(fact))?))
 }
 
-async fn save(api: &Api, fact: &Fact) -> Result<(), Refusal> {
-    let ticket = api
-        .realm
-        .facts
-        .save(fact)
-        .map_err(crate::fault::Fault::from)?;
-    super::kept(api, ticket).await
+fn save(api: &Api, fact: &Fact) -> Result<Ticket, Refusal> {
+    let saved = api.realm.facts.save(fact);
+    Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
 async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
@@ -247,14 +274,17 @@ async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
     super::kept(api, ticket).await
 }
 
-async fn put(
+async fn make(
     State(api): State<Shared>,
     Path(name): Path<String>,
     caller: Caller,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let wanted = super::read(&body)?;
-    Ok(super::made(make(&api, &caller, &name, wanted).await?))
+    caller.administers()?;
+    let user = prepare(&api, &name, super::read(&body)?)?;
+    let (was_there, ticket) = put(&api, user)?;
+    super::kept(&api, ticket).await?;
+    Ok(super::made(was_there))
 }
 
 async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
@@ -379,19 +409,19 @@ fn permission_fact(user: &str, vhost: &str, permissions: &Permissions) -> Fact {
     })
 }
 
-/// Lets a user into a vhost; waits until that is durable.
-pub(super) async fn permit(
+/// Lets a user into a vhost.
+pub(super) fn permit(
     api: &Api,
     user: &str,
     vhost: &str,
     permissions: Permissions,
-) -> Result<(), Refusal> {
+) -> Result<Ticket, Refusal> {
     let fact = permission_fact(user, vhost, &permissions);
     write(&api.realm.users)
         .permit(user, vhost, permissions)
         .map_err(|_| Refusal::not_found())?;
     revocation::restrict(&api.realm, user, vhost);
-    save(api, &fact).await
+    save(api, &fact)
 }
 
 /// A vhost is gone: so is everybody's way into it.
@@ -414,7 +444,8 @@ async fn allow(
     api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     let allowed: Allowed = super::read(&body)?;
     let was_there = read(&api.realm.users).may_enter(&name, &vhost);
-    permit(&api, &name, &vhost, allowed.compile()?).await?;
+    let ticket = permit(&api, &name, &vhost, allowed.compile()?)?;
+    super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
 }
 

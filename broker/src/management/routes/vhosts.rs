@@ -1,11 +1,14 @@
 //! Vhosts: for administrators, but for those that the caller may enter.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 
 use super::Routes;
 use crate::lock::read;
@@ -13,7 +16,9 @@ use crate::management::auth::Caller;
 use crate::management::paging::Listing;
 use crate::management::refusal::Refusal;
 use crate::management::{Api, Shared, views};
+use crate::persist::Ticket;
 use crate::users::{Permissions, Rank};
+use crate::vhost::Labels;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -47,6 +52,7 @@ async fn list(
     } else {
         caller.vhosts(&api)
     };
+    api.rates.observe(&api.realm, Instant::now());
     Ok(Json(listing.show(
         all.iter().map(|vhost| views::vhost(&api, vhost)).collect(),
     )?))
@@ -61,22 +67,88 @@ async fn show(
     if !caller.sees(&name) {
         caller.monitors()?;
     }
+    api.rates.observe(&api.realm, Instant::now());
     Ok(Json(views::vhost(&api, &vhost)))
 }
 
-/// Makes a vhost unless it is there, and lets its maker in; says whether it was there.
-pub(super) async fn create(api: &Api, caller: &Caller, name: &str) -> Result<bool, Refusal> {
-    caller.administers()?;
+/// What is said of a vhost; also a part of a line of the definitions.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    description: Option<String>,
+    tags: Option<Tags>,
+    metadata: Option<Metadata>,
+}
+
+/// Where later versions of RabbitMQ put the same two.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    description: Option<String>,
+    tags: Option<Tags>,
+}
+
+/// A list, or words with commas between them.
+#[derive(Debug, Default)]
+struct Tags(Vec<String>);
+
+impl<'de> Deserialize<'de> for Tags {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        let words = match &value {
+            Value::String(text) => text
+                .split(',')
+                .map(|word| Some(word.trim().to_owned()))
+                .collect(),
+            Value::Array(list) => list
+                .iter()
+                .map(|word| word.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        let words = words.ok_or_else(|| super::because(&json!(["not_a_list_of_tags", value])))?;
+        Ok(Self(
+            words.into_iter().filter(|word| !word.is_empty()).collect(),
+        ))
+    }
+}
+
+impl Wanted {
+    pub(super) fn labels(self) -> Labels {
+        let later = self.metadata.unwrap_or_default();
+        Labels {
+            description: self.description.or(later.description).unwrap_or_default(),
+            tags: self.tags.or(later.tags).unwrap_or_default().0,
+        }
+    }
+}
+
+/// Refuses what cannot be the name of a vhost.
+pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > 255 {
         return Err(Refusal::bad("a vhost's name has 1 to 255 bytes"));
     }
-    if api.realm.vhost(name).is_some() {
-        return Ok(true);
+    Ok(())
+}
+
+/// Makes a vhost and lets its maker in, or gives the one that is there these labels.
+pub(super) fn put(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    labels: Labels,
+) -> Result<Ticket, Refusal> {
+    let was_there = api.realm.vhost(name).is_some();
+    let ticket = api.realm.put_vhost(name, labels)?;
+    if was_there {
+        return Ok(ticket);
     }
-    let ticket = api.realm.add_vhost(name)?;
-    super::kept(api, ticket).await?;
-    super::users::permit(api, &caller.name, name, Permissions::all()).await?;
-    Ok(false)
+    Ok(ticket.max(super::users::permit(
+        api,
+        &caller.name,
+        name,
+        Permissions::all(),
+    )?))
 }
 
 async fn make(
@@ -85,8 +157,13 @@ async fn make(
     caller: Caller,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let _described: Value = super::read_or_default(&body)?;
-    Ok(super::made(create(&api, &caller, &name).await?))
+    caller.administers()?;
+    check_name(&name)?;
+    let wanted: Wanted = super::read_or_default(&body)?;
+    let was_there = api.realm.vhost(&name).is_some();
+    let ticket = put(&api, &caller, &name, wanted.labels())?;
+    super::kept(&api, ticket).await?;
+    Ok(super::made(was_there))
 }
 
 async fn delete(

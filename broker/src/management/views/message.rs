@@ -2,24 +2,36 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::management::amqp_json::{table_from_json, table_to_json};
+use crate::management::reading::because;
 use crate::management::refusal::Refusal;
 use crate::queue::message::Message;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
 
 /// How a payload is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::management) enum Encoding {
     /// As text where it is UTF-8.
     #[default]
     Auto,
     /// Always so.
     Base64,
+}
+
+impl<'de> Deserialize<'de> for Encoding {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)?.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            Some("base64") => Ok(Self::Base64),
+            _ => Err(because(&json!(
+                "Unsupported encoding. Please use auto or base64."
+            ))),
+        }
+    }
 }
 
 /// A message with at most `limit_bytes` of its payload.

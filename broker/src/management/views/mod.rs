@@ -14,7 +14,7 @@ pub(super) use topology::{
 };
 pub(super) use traffic::{channel, channel_name, connection};
 
-use super::rates::Track;
+use super::rates::{Overall, QUEUE_FIELDS, Track};
 
 /// `name` and `name_details.rate` for each field.
 fn rated<const N: usize>(fields: [&str; N], track: &Track<N>) -> serde_json::Map<String, Value> {
@@ -27,4 +27,28 @@ fn rated<const N: usize>(fields: [&str; N], track: &Track<N>) -> serde_json::Map
         );
     }
     shown
+}
+
+/// `message_stats` of many queues and channels together.
+fn message_stats(overall: &Overall) -> serde_json::Map<String, Value> {
+    let mut stats = rated(QUEUE_FIELDS, &overall.queues);
+    for field in &QUEUE_FIELDS[6..] {
+        stats.remove(*field);
+        stats.remove(&format!("{field}_details"));
+    }
+    // What was published is counted where it came in: a message may go to no queue, or to many.
+    let fields = [
+        "publish",
+        "confirm",
+        "return_unroutable",
+        "settled",
+        "gotten",
+    ];
+    for (field, value) in rated(fields, &overall.channels) {
+        let is_told = |name: &&str| field.starts_with(*name);
+        if fields[..3].iter().any(is_told) {
+            stats.insert(field, value);
+        }
+    }
+    stats
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::rated;
+use super::{message_stats, rated};
 use crate::exchange::Kind;
 use crate::lock::lock;
 use crate::management::rates::QUEUE_FIELDS;
@@ -11,6 +11,9 @@ use crate::management::{Api, Listening, figures};
 /// What tools compare with what they can speak to.
 const SPOKEN: &str = "3.10.8";
 const OWN: &str = env!("CARGO_PKG_VERSION");
+
+/// Free space of the store's disk below which publishers are held.
+const DISK_FREE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(in crate::management) fn overview(api: &Api) -> Value {
     let kinds = [Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers];
@@ -30,42 +33,13 @@ pub(in crate::management) fn overview(api: &Api) -> Value {
         "enable_queue_totals": false,
         "statistics_db_event_queue": 0,
         "exchange_types": kinds,
-        "message_stats": message_stats(api),
+        "message_stats": message_stats(&api.rates.overall()),
         "churn_rates": churn(api),
         "queue_totals": queue_totals(api),
         "object_totals": object_totals(api),
         "listeners": listeners(api),
         "contexts": contexts(api),
     })
-}
-
-fn message_stats(api: &Api) -> Map<String, Value> {
-    let overall = api.rates.overall();
-    let mut stats = rated(QUEUE_FIELDS, &overall.queues);
-    for field in &QUEUE_FIELDS[6..] {
-        stats.remove(*field);
-        stats.remove(&format!("{field}_details"));
-    }
-    // What was published is counted where it came in: a message may go to no queue, or to many.
-    let channels = rated(
-        [
-            "publish",
-            "confirm",
-            "return_unroutable",
-            "settled",
-            "gotten",
-        ],
-        &overall.channels,
-    );
-    for (field, value) in channels {
-        if ["publish", "confirm", "return_unroutable"]
-            .iter()
-            .any(|name| field.starts_with(name))
-        {
-            stats.insert(field, value);
-        }
-    }
-    stats
 }
 
 fn queue_totals(api: &Api) -> Map<String, Value> {
@@ -145,6 +119,7 @@ pub(in crate::management) fn node(api: &Api) -> Value {
         "mem_limit": limit,
         "mem_alarm": standing.is_memory_high,
         "disk_free": figures::disk_free_bytes(&api.about.data_dir),
+        "disk_free_limit": DISK_FREE_LIMIT_BYTES,
         "disk_free_alarm": standing.is_disk_full,
         "store_bytes": api.realm.store.disk_bytes(),
         "store_pending_bytes": api.realm.store.pending_bytes(),

@@ -7,12 +7,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::rated;
+use super::{message_stats, rated};
 use crate::exchange::{Binding, Exchange};
 use crate::lock::lock;
 use crate::management::Api;
 use crate::management::amqp_json::table_to_json;
-use crate::management::rates::{self, QUEUE_FIELDS};
+use crate::management::rates::{self, EXCHANGE_FIELDS, QUEUE_FIELDS};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::registry::Link;
@@ -23,7 +23,18 @@ use crate::wire::table::{Table, Value as Field};
 /// A queue as it stands in listings.
 pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
     let (is, snapshot) = (&queue.identity, queue.snapshot());
-    let mut track = api.rates.queue(&is.vhost, &is.name);
+    let (mut track, utilisation) = api.rates.queue(&is.vhost, &is.name);
+    let (single, exclusive) = queue.with(|state| {
+        let tag = |consumer: &Arc<Consumer>| Arc::clone(&consumer.terms.tag);
+        let mut all = state.consumers.iter();
+        let exclusive = all.find(|consumer| consumer.terms.exclusive).map(tag);
+        (state.consumers.single().map(tag), exclusive)
+    });
+    let utilisation = if snapshot.consumers == 0 {
+        0.0
+    } else {
+        utilisation
+    };
     track.counts = rates::queue_counts(&snapshot);
     let mut stats = rated(QUEUE_FIELDS, &track);
     let mut shown = json!({
@@ -40,6 +51,12 @@ pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
         "operator_policy": null,
         "effective_policy_definition": {},
         "consumers": snapshot.consumers,
+        "consumer_utilisation": utilisation,
+        "consumer_capacity": utilisation,
+        "single_active_consumer_tag": single.as_deref(),
+        "exclusive_consumer_tag": exclusive.as_deref(),
+        "messages_persistent": snapshot.persistent,
+        "message_bytes_persistent": snapshot.persistent_bytes,
         "message_bytes": snapshot.ready_bytes + snapshot.unsettled_bytes,
         "message_bytes_ready": snapshot.ready_bytes,
         "message_bytes_unacknowledged": snapshot.unsettled_bytes,
@@ -76,7 +93,7 @@ pub(in crate::management) fn queue_field(api: &Api, of: &Queue, path: &str) -> O
             json!(snapshot.ready + snapshot.unsettled)
         }
         "message_stats.publish_details.rate" => {
-            json!(api.rates.queue(&is.vhost, &is.name).rates[0])
+            json!(api.rates.queue(&is.vhost, &is.name).0.rates[0])
         }
         other => {
             return other
@@ -137,9 +154,16 @@ pub(in crate::management) fn consumer(
 }
 
 /// An exchange as it stands in listings.
-pub(in crate::management) fn exchange(vhost: &str, exchange: &Exchange<Destination>) -> Value {
+pub(in crate::management) fn exchange(
+    api: &Api,
+    vhost: &str,
+    exchange: &Exchange<Destination>,
+) -> Value {
     let declaration = exchange.declaration();
+    let mut track = api.rates.exchange(vhost, exchange.name());
+    track.counts = rates::exchange_counts(exchange.flow());
     json!({
+        "message_stats": rated(EXCHANGE_FIELDS, &track),
         "name": exchange.name(),
         "vhost": vhost,
         "type": declaration.kind.as_str(),
@@ -195,6 +219,15 @@ impl BindingView {
     pub(in crate::management) fn is_meant_by(&self, properties_key: &str) -> bool {
         let own = self.properties_key();
         own == properties_key || own == quoted_but_tilde(properties_key)
+    }
+
+    /// Where it is, relative to its source: both parts may hold anything, so they are quoted, the key once more.
+    pub(in crate::management) fn location(&self) -> String {
+        let (_, destination) = self.destination_name();
+        let key = self.properties_key();
+        let parts = key.split('~').map(|part| quoted(part.as_bytes()));
+        let parts: Vec<_> = parts.collect();
+        format!("{}/{}", quoted(destination.as_bytes()), parts.join("~"))
     }
 
     /// The name at its far end.
@@ -259,12 +292,14 @@ pub(in crate::management) fn vhost(api: &Api, vhost: &Vhost) -> Value {
         ready += snapshot.ready;
         unsettled += snapshot.unsettled;
     }
+    let labels = vhost.labels();
     json!({
         "name": &**vhost.name(),
-        "description": "",
-        "tags": [],
-        "default_queue_type": "classic",
-        "metadata": { "description": "", "tags": [] },
+        "description": labels.description,
+        "tags": labels.tags,
+        "default_queue_type": "undefined",
+        "metadata": { "description": labels.description, "tags": labels.tags },
+        "message_stats": message_stats(&api.rates.vhost(vhost.name())),
         "tracing": false,
         "cluster_state": { api.node.as_str(): "running" },
         "messages": ready + unsettled,

@@ -38,6 +38,7 @@ pub(in crate::management) fn connection(api: &Api, link: &Link) -> Value {
         "ssl": link.is_tls,
         "connected_at": link.connected_at_ms,
         "channels": link.channel_count(),
+        "held_bytes": link.held_bytes(),
         "user": session.map(|session| &*session.user),
         "user_who_performed_action": session.map(|session| &*session.user),
         "vhost": session.map(|session| &*session.vhost),

@@ -1,0 +1,155 @@
+//! The JSON of requests, and what is said of it where it means nothing. Relies on `refusal`.
+
+use axum::body::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::refusal::Refusal;
+
+/// A JSON body, whatever its content type says: tools forget it.
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    if !is_object || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
+        return Err(Refusal::bad("not_json"));
+    }
+    interpret(&mut serde_json::Deserializer::from_slice(body))
+}
+
+/// What JSON means; refused in the words of the API where it means nothing.
+pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, Refusal>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de>,
+    D::Error: std::fmt::Display,
+{
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let field = error.path().to_string();
+        explained(&field, &error.into_inner().to_string())
+    })
+}
+
+/// As [`read`], for bodies that may be left out.
+pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refusal> {
+    if body.trim_ascii().is_empty() {
+        Ok(T::default())
+    } else {
+        read(body)
+    }
+}
+
+/// What is wrong with a field, in RabbitMQ's words where it has some: the parser's own name types of this program.
+fn explained(field: &str, message: &str) -> Refusal {
+    if let Some((missing, _)) = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split_once('`'))
+    {
+        return Refusal::bad(format!("[{{key_missing,{missing}}}]"));
+    }
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message, |(text, _)| text);
+    match message.strip_prefix(OWN_WORDS).map(serde_json::from_str) {
+        Some(Ok(Value::String(text))) => Refusal::bad(text),
+        Some(Ok(reason)) => Refusal::bad_value(reason),
+        _ => Refusal::bad(format!("{field}: a value of another type is needed")),
+    }
+}
+
+/// Marks a reason of ours, as JSON, among the parser's messages.
+const OWN_WORDS: &str = "reason ";
+
+/// A reason for a refusal, from within a parser.
+pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
+    E::custom(format!("{OWN_WORDS}{reason}"))
+}
+
+/// A text or a number that means a whole number: tools send both.
+pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    let value = Value::deserialize(from)?;
+    let number = match &value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| because(&json!(["not_integer", value])))
+}
+
+/// `true`, `false`, or one of these as a text: `rabbitmqadmin` sends claims so, and so do old tools.
+pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Bool(claim) => Ok(claim),
+        Value::String(text) if text == "true" => Ok(true),
+        Value::String(text) if text == "false" => Ok(false),
+        other => Err(because(&json!(["not_boolean", other]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use axum::body::Bytes;
+    use axum::response::IntoResponse;
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::{claim, integer, read};
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only whether it can be read counts")]
+    struct Wanted {
+        #[serde(deserialize_with = "integer")]
+        count: i64,
+        #[serde(default, deserialize_with = "claim")]
+        durable: bool,
+        #[serde(default)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only whether it can be read counts")]
+    struct Inner {
+        name: String,
+    }
+
+    async fn reason(json: &str) -> Value {
+        let refusal = read::<Wanted>(&Bytes::copy_from_slice(json.as_bytes())).unwrap_err();
+        let body = refusal.into_response().into_body();
+        let body = axum::body::to_bytes(body, 10_000).await.unwrap();
+        let told: Value = serde_json::from_slice(&body).unwrap();
+        told["reason"].clone()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_field_and_no_type_of_this_program() {
+        for (json, told) in [
+            ("[1]", json!("not_json")),
+            ("{", json!("not_json")),
+            ("{}", json!("[{key_missing,count}]")),
+            (r#"{"count":"x"}"#, json!(["not_integer", "x"])),
+            (r#"{"count":1.5}"#, json!(["not_integer", 1.5])),
+            (
+                r#"{"count":1,"durable":null}"#,
+                json!(["not_boolean", null]),
+            ),
+            (
+                r#"{"count":1,"durable":"a at line 1"}"#,
+                json!(["not_boolean", "a at line 1"]),
+            ),
+            (
+                r#"{"count":1,"inner":[{"name":"a"},{"name":5}]}"#,
+                json!("inner[1].name: a value of another type is needed"),
+            ),
+            (
+                r#"{"count":1,"inner":5}"#,
+                json!("inner: a value of another type is needed"),
+            ),
+        ] {
+            assert_eq!(reason(json).await, told, "{json}");
+        }
+        for json in [r#"{"count":"7"}"#, r#"{"count":7,"durable":"true"}"#] {
+            assert!(read::<Wanted>(&Bytes::copy_from_slice(json.as_bytes())).is_ok());
+        }
+    }
+}

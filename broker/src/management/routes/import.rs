@@ -1,0 +1,152 @@
+//! Definitions on their way in: all of a document, or nothing of it.
+//!
+//! The whole document is checked against what is there before anything is changed, and the first thing that cannot be is
+//! named. Then everything is done without a pause, topology first, and waited for once. What may still fail then, because
+//! somebody declared something else in between, is undone. What a document says of policies and parameters is left alone.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Multipart, Path, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use super::{Routes, kept};
+use crate::management::Shared;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+
+mod carry_out;
+mod plan;
+
+use plan::Plan;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .post_much(
+            "/api/definitions",
+            "bring such a document in, as JSON or as the part \"file\" of a form",
+            import,
+        )
+        .post_much(
+            "/api/definitions/{vhost}",
+            "bring such a document into a vhost",
+            import_vhost,
+        )
+}
+
+async fn import(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    caller.administers()?;
+    let upload = Upload::receive(request).await?;
+    bring_in(&api, &caller, &upload.document, None).await?;
+    Ok(upload.answer())
+}
+
+async fn import_vhost(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    caller.vhost(&api, &vhost)?;
+    let upload = Upload::receive(request).await?;
+    bring_in(&api, &caller, &upload.document, Some(&vhost)).await?;
+    Ok(upload.answer())
+}
+
+/// A document as it came.
+struct Upload {
+    document: Bytes,
+    /// Where a form wants its sender to go afterwards.
+    redirect: Option<HeaderValue>,
+}
+
+impl Upload {
+    async fn receive(request: Request) -> Result<Self, Refusal> {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let is_form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
+        if !is_form {
+            let document = Bytes::from_request(request, &()).await;
+            return Ok(Self {
+                document: document.map_err(|_| Self::unreadable())?,
+                redirect: None,
+            });
+        }
+        let form = Multipart::from_request(request, &()).await;
+        let mut form = form.map_err(|_| Self::unreadable())?;
+        let mut upload = Self {
+            document: Bytes::new(),
+            redirect: None,
+        };
+        while let Some(part) = form.next_field().await.map_err(|_| Self::unreadable())? {
+            let name = part.name().unwrap_or_default().to_owned();
+            let value = part.bytes().await.map_err(|_| Self::unreadable())?;
+            match name.as_str() {
+                "file" => upload.document = value,
+                "redirect" => upload.redirect = within(&value),
+                _ => {}
+            }
+        }
+        Ok(upload)
+    }
+
+    fn unreadable() -> Refusal {
+        Refusal::bad("the upload is broken or too large")
+    }
+
+    fn answer(self) -> Response {
+        match self.redirect {
+            Some(place) => (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response(),
+            None => StatusCode::NO_CONTENT.into_response(),
+        }
+    }
+}
+
+/// A place of this server: a form cannot send people elsewhere.
+fn within(place: &[u8]) -> Option<HeaderValue> {
+    let is_relative =
+        !place.contains(&b':') && !place.starts_with(b"//") && !place.contains(&b'\\');
+    let value = HeaderValue::from_bytes(place).ok();
+    value.filter(|_| is_relative && !place.is_empty())
+}
+
+async fn bring_in(
+    api: &Shared,
+    caller: &Caller,
+    document: &Bytes,
+    into: Option<&str>,
+) -> Result<(), Refusal> {
+    let document = serde_json::from_slice(document).ok();
+    let Some(Value::Object(document)) = document else {
+        return Err(Refusal::bad("failed_to_parse_json"));
+    };
+    let mut plan = Plan::new(api, into);
+    plan.read(&Value::Object(document))?;
+    if into.is_some() {
+        plan.check_caller(caller)?;
+    }
+    let ticket = plan.carry_out(caller)?;
+    kept(api, ticket).await
+}
+
+fn named(kind: &str, name: &str, vhost: &str) -> String {
+    format!("{kind} '{name}' in vhost '{vhost}'")
+}
+
+/// What a refusal calls a line.
+fn called(kind: &str, line: &Value) -> String {
+    let field = |field: &str| line.get(field).and_then(Value::as_str);
+    let place = field("vhost").map_or(String::new(), |vhost| format!(" in vhost '{vhost}'"));
+    match kind {
+        "binding" => {
+            let part = |name| field(name).unwrap_or("?");
+            let (source, destination) = (part("source"), part("destination"));
+            format!("binding from '{source}' to '{destination}'{place}")
+        }
+        "permissions" => format!("permissions of '{}'{place}", field("user").unwrap_or("?")),
+        _ => format!("{kind} '{}'{place}", field("name").unwrap_or("?")),
+    }
+}

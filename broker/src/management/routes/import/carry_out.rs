@@ -1,0 +1,154 @@
+//! Does what a checked document asks for, and undoes it where something still fails.
+
+use std::sync::Arc;
+
+use super::super::{users, vhosts};
+use super::named;
+use super::plan::{BindingLine, Plan};
+use crate::fault::Fault;
+use crate::management::Api;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+use crate::persist::Ticket;
+use crate::queue::Queue;
+use crate::turn::Turn;
+use crate::vhost::{Condition, Labels, Vhost};
+
+impl Plan<'_> {
+    /// All of it, or nothing. What it gives must be durable before the caller is told that it is done.
+    pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, Refusal> {
+        let mut done = Done::default();
+        let mut turn = self.api.realm.turn();
+        let outcome = self.make_all(caller, &mut done, &mut turn);
+        self.api.realm.end(turn);
+        if outcome.is_err() {
+            done.undo(self.api);
+        }
+        outcome
+    }
+
+    fn make_all(
+        &mut self,
+        caller: &Caller,
+        done: &mut Done,
+        turn: &mut Turn,
+    ) -> Result<Ticket, Refusal> {
+        let mut last = Ticket::NONE;
+        for (name, labels) in std::mem::take(&mut self.vhosts) {
+            let before = self.api.realm.vhost(&name).map(|vhost| vhost.labels());
+            done.0.push(Step::Vhost(name.clone(), before));
+            last = last.max(vhosts::put(self.api, caller, &name, labels)?);
+        }
+        last = last.max(self.make_exchanges(done)?);
+        last = last.max(self.make_queues(done, turn)?);
+        last = last.max(self.make_bindings(done)?);
+        // Behind everything that may fail: what a user loses ends at once and cannot be undone.
+        for user in std::mem::take(&mut self.users) {
+            last = last.max(users::put(self.api, user)?.1);
+        }
+        for (user, vhost, permissions) in std::mem::take(&mut self.permissions) {
+            last = last.max(users::permit(self.api, &user, &vhost, permissions)?);
+        }
+        Ok(last)
+    }
+
+    fn find(&self, vhost: &str) -> Result<Arc<Vhost>, Refusal> {
+        let found = self.api.realm.vhost(vhost);
+        found.ok_or_else(|| Refusal::bad(format!("no vhost '{vhost}'")))
+    }
+
+    fn make_exchanges(&mut self, done: &mut Done) -> Result<Ticket, Refusal> {
+        let mut last = Ticket::NONE;
+        for ((vhost, name), declaration) in std::mem::take(&mut self.exchanges) {
+            let there = self.find(&vhost)?;
+            let is_new = there.with_exchange(&name, |_| ()).is_none();
+            let made = there.declare_exchange(&name, declaration);
+            last = last.max(made.map_err(about(&named("exchange", &name, &vhost)))?);
+            if is_new {
+                done.0.push(Step::Exchange(there, name));
+            }
+        }
+        Ok(last)
+    }
+
+    fn make_queues(&mut self, done: &mut Done, turn: &mut Turn) -> Result<Ticket, Refusal> {
+        let mut last = Ticket::NONE;
+        for ((vhost, name), line) in std::mem::take(&mut self.queues) {
+            let there = self.find(&vhost)?;
+            let is_new = there.queue(&name).is_none();
+            let declared = there.declare_queue(line.declare(self.api, &name)?, turn);
+            let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
+            last = last.max(declared.ticket);
+            if is_new {
+                done.0.push(Step::Queue(there, declared.queue));
+            }
+        }
+        Ok(last)
+    }
+
+    fn make_bindings(&mut self, done: &mut Done) -> Result<Ticket, Refusal> {
+        let mut last = Ticket::NONE;
+        for (vhost, line) in std::mem::take(&mut self.bindings) {
+            let there = self.find(&vhost)?;
+            let is_new = !is_bound(&there, &line);
+            let bound = there.bind(line.bind());
+            last = last.max(bound.map_err(about(&named("binding from", &line.source, &vhost)))?);
+            if is_new {
+                done.0.push(Step::Binding(there, line));
+            }
+        }
+        Ok(last)
+    }
+}
+
+fn is_bound(vhost: &Vhost, line: &BindingLine) -> bool {
+    let is_there = vhost.with_exchange(&line.source, |exchange| {
+        let mut bindings = exchange.bindings_to(&line.destination);
+        bindings.any(|known| *known.key == *line.key && *known.arguments == line.arguments)
+    });
+    is_there.unwrap_or_default()
+}
+
+fn about(thing: &str) -> impl Fn(Fault) -> Refusal {
+    move |fault| Refusal::from(fault).about(thing)
+}
+
+/// What an import has made so far.
+#[derive(Default)]
+pub(super) struct Done(Vec<Step>);
+
+pub(super) enum Step {
+    /// With the labels that it had before, None where it was not there.
+    Vhost(String, Option<Labels>),
+    Exchange(Arc<Vhost>, String),
+    Queue(Arc<Vhost>, Arc<Queue>),
+    Binding(Arc<Vhost>, BindingLine),
+}
+
+impl Done {
+    /// Takes it all away again, the newest first.
+    fn undo(self, api: &Api) {
+        for step in self.0.into_iter().rev() {
+            let mut turn = api.realm.turn();
+            let undone = match step {
+                Step::Vhost(name, Some(labels)) => api.realm.put_vhost(&name, labels),
+                Step::Vhost(name, None) => api.realm.remove_vhost(&name),
+                Step::Exchange(vhost, name) => vhost.delete_exchange(&name, Condition::default()),
+                Step::Binding(vhost, line) => vhost.unbind(&line.bind()),
+                Step::Queue(vhost, queue) => {
+                    let condition = Condition {
+                        unused: true,
+                        empty: true,
+                        ..Condition::default()
+                    };
+                    let removed = vhost.remove_queue(&queue, condition, &mut turn);
+                    removed.map(|(_, ticket)| ticket)
+                }
+            };
+            api.realm.end(turn);
+            if let Err(fault) = undone {
+                tracing::warn!(%fault, "a part of an import could not be undone");
+            }
+        }
+    }
+}

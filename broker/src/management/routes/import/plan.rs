@@ -1,0 +1,315 @@
+//! What a document asks for, checked line by line against what is there and what the lines before it will make.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::super::{bindings, exchanges, queues, users, vhosts};
+use super::called;
+use crate::exchange::Declaration;
+use crate::fault::Fault;
+use crate::lock::read;
+use crate::management::amqp_json::table_from_json;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+use crate::management::{Api, Shared};
+use crate::queue::arguments::QueueArguments;
+use crate::users::Permissions;
+use crate::vhost::{Bind, Declare, Destination, Labels, Vhost, check_name};
+use crate::wire::table::Table;
+
+/// Everything that a document asks for, checked.
+pub(super) struct Plan<'a> {
+    pub(super) api: &'a Shared,
+    /// The one vhost that is brought into; None for all of a document.
+    into: Option<&'a str>,
+    pub(super) vhosts: BTreeMap<String, Labels>,
+    pub(super) users: Vec<users::Prepared>,
+    user_names: BTreeSet<String>,
+    pub(super) permissions: Vec<(String, String, Permissions)>,
+    /// By vhost and name, as the next ones.
+    pub(super) queues: BTreeMap<Place, QueueLine>,
+    pub(super) exchanges: BTreeMap<Place, Declaration>,
+    pub(super) bindings: Vec<(String, BindingLine)>,
+}
+
+/// A vhost, and a name in it.
+type Place = (String, String);
+
+/// A queue as it is to be.
+#[derive(PartialEq)]
+pub(super) struct QueueLine {
+    wanted: queues::Wanted,
+    arguments: Table,
+}
+
+impl QueueLine {
+    pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Result<Declare<'l>, Refusal> {
+        Ok(Declare {
+            is_server_named: is_server_named(name),
+            arguments: self.arguments.clone(),
+            ..self.wanted.declare(api, name)?
+        })
+    }
+}
+
+/// The server made this name up once, here or elsewhere.
+fn is_server_named(queue: &str) -> bool {
+    queue.starts_with("amq.gen-")
+}
+
+/// A binding as it is to be.
+pub(super) struct BindingLine {
+    pub(super) source: String,
+    pub(super) destination: Destination,
+    pub(super) key: Vec<u8>,
+    pub(super) arguments: Table,
+}
+
+impl BindingLine {
+    pub(super) fn bind(&self) -> Bind<'_> {
+        Bind {
+            source: &self.source,
+            destination: self.destination.clone(),
+            key: self.key.as_slice().into(),
+            arguments: self.arguments.clone(),
+            connection: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawBinding {
+    source: String,
+    destination: String,
+    destination_type: String,
+    routing_key: String,
+    arguments: Option<Value>,
+}
+
+/// A text of a line, for its name in a refusal.
+fn text<'v>(line: &'v Value, field: &str) -> Result<&'v str, Refusal> {
+    let missing = || Refusal::bad(format!("[{{key_missing,{field}}}]"));
+    line.get(field).and_then(Value::as_str).ok_or_else(missing)
+}
+
+fn parse<T: DeserializeOwned>(line: &Value) -> Result<T, Refusal> {
+    super::super::interpret(line)
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(api: &'a Shared, into: Option<&'a str>) -> Self {
+        Self {
+            api,
+            into,
+            vhosts: BTreeMap::new(),
+            users: Vec::new(),
+            user_names: BTreeSet::new(),
+            permissions: Vec::new(),
+            queues: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
+            bindings: Vec::new(),
+        }
+    }
+
+    pub(super) fn read(&mut self, document: &Value) -> Result<(), Refusal> {
+        type Reader<'a> = fn(&mut Plan<'a>, &Value) -> Result<(), Refusal>;
+        let whole: [(&str, &str, Reader<'a>); 3] = [
+            ("vhosts", "vhost", Self::read_vhost),
+            ("users", "user", Self::read_user),
+            ("permissions", "permissions", Self::read_permission),
+        ];
+        let topology: [(&str, &str, Reader<'a>); 3] = [
+            ("exchanges", "exchange", Self::read_exchange),
+            ("queues", "queue", Self::read_queue),
+            ("bindings", "binding", Self::read_binding),
+        ];
+        let whole = whole.into_iter().filter(|_| self.into.is_none());
+        for (section, kind, read) in whole.chain(topology).collect::<Vec<_>>() {
+            let lines = match document.get(section) {
+                None | Some(Value::Null) => continue,
+                Some(Value::Array(lines)) => lines,
+                Some(_) => return Err(Refusal::bad(format!("{section} must be a list"))),
+            };
+            for line in lines {
+                read(self, line).map_err(|refusal| refusal.about(&called(kind, line)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_vhost(&mut self, line: &Value) -> Result<(), Refusal> {
+        let name = text(line, "name")?;
+        vhosts::check_name(name)?;
+        let labels = parse::<vhosts::Wanted>(line)?.labels();
+        self.vhosts.insert(name.to_owned(), labels);
+        Ok(())
+    }
+
+    fn read_user(&mut self, line: &Value) -> Result<(), Refusal> {
+        let name = text(line, "name")?;
+        let wanted: users::Wanted = parse(line)?;
+        self.user_names.insert(name.to_owned());
+        let is_so = wanted.is_of(read(&self.api.realm.users).get(name));
+        if !is_so {
+            self.users.push(users::prepare(self.api, name, wanted)?);
+        }
+        Ok(())
+    }
+
+    fn read_permission(&mut self, line: &Value) -> Result<(), Refusal> {
+        let (user, vhost) = (text(line, "user")?, text(line, "vhost")?);
+        let is_known =
+            self.user_names.contains(user) || read(&self.api.realm.users).get(user).is_some();
+        if !is_known {
+            return Err(Refusal::bad(format!("no user '{user}'")));
+        }
+        self.check_vhost(vhost)?;
+        let allowed = parse::<users::Allowed>(line)?.compile()?;
+        let line = (user.to_owned(), vhost.to_owned(), allowed);
+        self.permissions.push(line);
+        Ok(())
+    }
+
+    /// The vhost of a line: it is there or will be.
+    fn vhost_of(&self, line: &Value) -> Result<String, Refusal> {
+        let name = match self.into {
+            Some(name) => name,
+            None => text(line, "vhost")?,
+        };
+        self.check_vhost(name)?;
+        Ok(name.to_owned())
+    }
+
+    fn check_vhost(&self, name: &str) -> Result<(), Refusal> {
+        if self.vhosts.contains_key(name) || self.api.realm.vhost(name).is_some() {
+            return Ok(());
+        }
+        Err(Refusal::bad(format!("no vhost '{name}'")))
+    }
+
+    fn read_exchange(&mut self, line: &Value) -> Result<(), Refusal> {
+        let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
+        for field in ["type", "durable"] {
+            if line.get(field).is_none() {
+                return Err(Refusal::bad(format!("[{{key_missing,{field}}}]")));
+            }
+        }
+        let declaration = parse::<exchanges::Wanted>(line)?.declaration(name)?;
+        let fault = |text: String| Refusal::from(Fault::precondition(text));
+        declaration
+            .check()
+            .map_err(|error| fault(error.text(name, &vhost)))?;
+        match self.exchange(&vhost, name) {
+            Some(known) => known
+                .check_equivalent(&declaration)
+                .map_err(|error| fault(error.text(name, &vhost)))?,
+            None => check_name("exchange", name)?,
+        }
+        self.exchanges.insert((vhost, name.to_owned()), declaration);
+        Ok(())
+    }
+
+    /// An exchange that is there or will be.
+    fn exchange(&self, vhost: &str, name: &str) -> Option<Declaration> {
+        let place = (vhost.to_owned(), name.to_owned());
+        if let Some(declaration) = self.exchanges.get(&place) {
+            return Some(declaration.clone());
+        }
+        let is_there = |vhost: Arc<Vhost>| {
+            vhost.with_exchange(name, |exchange| exchange.declaration().clone())
+        };
+        let there = self.api.realm.vhost(vhost).and_then(is_there);
+        // A vhost that is to be made has those that each has.
+        there.or_else(|| Vhost::predeclared(name))
+    }
+
+    fn read_queue(&mut self, line: &Value) -> Result<(), Refusal> {
+        let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
+        if line.get("durable").is_none() {
+            return Err(Refusal::bad("[{key_missing,durable}]"));
+        }
+        let wanted: queues::Wanted = parse(line)?;
+        let declare = wanted.declare(self.api, name)?;
+        if !is_server_named(name) {
+            check_name("queue", name)?;
+        }
+        let fault = |text: String| Refusal::from(Fault::precondition(text));
+        QueueArguments::parse(&declare.arguments)
+            .map_err(|error| fault(error.text(name, &vhost)))?;
+        if let Some(there) = self.api.realm.vhost(&vhost)
+            && let Some(queue) = there.queue(name)
+        {
+            there.check_same(&queue, &declare)?;
+        }
+        let arguments = declare.arguments;
+        let (place, line) = ((vhost, name.to_owned()), QueueLine { wanted, arguments });
+        match self.queues.get(&place) {
+            Some(before) if *before != line => {
+                return Err(Refusal::bad("it comes twice, with other properties"));
+            }
+            _ => self.queues.insert(place, line),
+        };
+        Ok(())
+    }
+
+    fn read_binding(&mut self, line: &Value) -> Result<(), Refusal> {
+        let vhost = self.vhost_of(line)?;
+        let raw: RawBinding = parse(line)?;
+        let arguments = table_from_json(raw.arguments.as_ref())?;
+        let destination = match raw.destination_type.as_str() {
+            "queue" => Destination::Queue(raw.destination.into()),
+            "exchange" => Destination::Exchange(raw.destination.into()),
+            other => return Err(Refusal::bad(format!("no destination_type '{other}'"))),
+        };
+        let there = self.api.realm.vhost(&vhost);
+        let missing = match &destination {
+            Destination::Queue(name) => {
+                let is_there = there.is_some_and(|vhost| vhost.queue(name).is_some());
+                let place = (vhost.clone(), name.to_string());
+                (!is_there && !self.queues.contains_key(&place))
+                    .then(|| Fault::no_queue(name, &vhost))
+            }
+            Destination::Exchange(name) => {
+                let found = self.exchange(&vhost, name);
+                found.is_none().then(|| Fault::no_exchange(name, &vhost))
+            }
+        };
+        if let Some(fault) = missing {
+            return Err(fault.into());
+        }
+        if raw.source.is_empty() {
+            // The default exchange leads to every queue by itself.
+            return Ok(());
+        }
+        let source = self.exchange(&vhost, &raw.source);
+        let source = source.ok_or_else(|| Fault::no_exchange(&raw.source, &vhost))?;
+        let checked = source.check_binding(&arguments);
+        checked.map_err(|error| Fault::precondition(error.to_string()))?;
+        let line = BindingLine {
+            source: raw.source,
+            destination,
+            key: raw.routing_key.into_bytes(),
+            arguments,
+        };
+        self.bindings.push((vhost, line));
+        Ok(())
+    }
+
+    /// Refuses what this caller could not do one by one. An administrator, who brings in a whole document, may do it all.
+    pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), Refusal> {
+        for ((vhost, name), declaration) in &self.exchanges {
+            exchanges::check_caller(caller, vhost, (name, declaration))?;
+        }
+        for ((vhost, name), line) in &self.queues {
+            queues::check_caller(caller, vhost, &line.declare(self.api, name)?)?;
+        }
+        for (vhost, line) in &self.bindings {
+            bindings::check_caller(caller, vhost, (&line.source, &line.destination))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Limits of vhosts and users, and feature flags: the paths are there, and nothing is ever set.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::lock::read;
+use crate::management::Shared;
+use crate::management::auth::Caller;
+use crate::management::refusal::Refusal;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get("/api/feature-flags", "none", super::overview::none)
+        .put("/api/feature-flags/{name}/enable", "refused", enable)
+        .get("/api/vhost-limits", "none", of_all)
+        .get("/api/vhost-limits/{vhost}", "none", of_vhost)
+        .put("/api/vhost-limits/{vhost}/{name}", "refused", limit_vhost)
+        .delete(
+            "/api/vhost-limits/{vhost}/{name}",
+            "accepted, and nothing to do",
+            free_vhost,
+        )
+        .get("/api/user-limits", "none", of_all)
+        .get("/api/user-limits/{user}", "none", of_user)
+        .put("/api/user-limits/{user}/{name}", "refused", limit_user)
+        .delete(
+            "/api/user-limits/{user}/{name}",
+            "accepted, and nothing to do",
+            free_user,
+        )
+}
+
+/// Why no limit is taken: one that is not kept would be worse.
+const NO_LIMITS: &str = "limits of vhosts and users are not supported";
+
+async fn enable(Path(_name): Path<String>, caller: Caller) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    Err(Refusal::bad("unsupported"))
+}
+
+async fn of_all(caller: Caller) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    Ok(Json(json!([])))
+}
+
+async fn of_vhost(
+    State(api): State<Shared>,
+    Path(vhost): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.vhost(&api, &vhost)?;
+    Ok(Json(json!([])))
+}
+
+async fn of_user(
+    State(api): State<Shared>,
+    Path(user): Path<String>,
+    caller: Caller,
+) -> Result<Json<Value>, Refusal> {
+    caller.administers()?;
+    find_user(&api, &user)?;
+    Ok(Json(json!([])))
+}
+
+fn find_user(api: &Shared, name: &str) -> Result<(), Refusal> {
+    let users = read(&api.realm.users);
+    users.get(name).map(drop).ok_or_else(Refusal::not_found)
+}
+
+async fn limit_vhost(
+    State(api): State<Shared>,
+    Path((vhost, _name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    Err(Refusal::bad(NO_LIMITS))
+}
+
+async fn free_vhost(
+    State(api): State<Shared>,
+    Path((vhost, _name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn limit_user(
+    State(api): State<Shared>,
+    Path((user, _name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    find_user(&api, &user)?;
+    Err(Refusal::bad(NO_LIMITS))
+}
+
+async fn free_user(
+    State(api): State<Shared>,
+    Path((user, _name)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<StatusCode, Refusal> {
+    caller.administers()?;
+    find_user(&api, &user)?;
+    Ok(StatusCode::NO_CONTENT)
+}
