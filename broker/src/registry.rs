@@ -176,7 +176,7 @@ impl Link {
         lock(&self.channels).len()
     }
 
-    /// True while the client has deliveries that it has not settled, on any channel.
+    /// Whether any channel has deliveries that the client has not settled.
     pub(crate) fn has_unsettled(&self) -> bool {
         lock(&self.channels)
             .values()

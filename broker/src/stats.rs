@@ -38,12 +38,12 @@ pub struct Totals {
     pub closed_channels: ChannelCounters,
 }
 
-/// What went through one exchange.
+/// Counters of one exchange.
 #[derive(Debug, Default)]
 pub struct Flow {
-    /// Messages that were published to it.
+    /// Messages published to it.
     pub came: Counter,
-    /// Queues that they went to from it.
+    /// Copies of them routed to queues.
     pub passed: Counter,
 }
 

@@ -17,8 +17,8 @@ use crate::memory::{self, ALLOCATION_BYTES, Charge};
 pub const KEPT: usize = 10_000;
 /// How many bytes of a body a line shows.
 pub const EXCERPT_BYTES: usize = 4096;
-/// Bytes of excerpts and properties that a listener reads at once. The next event of each listener is held for it, and
-/// JSON writes a control character as six bytes.
+/// How many bytes of excerpts and properties a listener reads at once. The next event of each
+/// listener is kept in memory, and JSON can write one byte as six.
 const BATCH_BYTES: usize = 16 * 1024;
 /// The maximum number of listeners.
 const LISTENERS: usize = 32;
@@ -73,12 +73,12 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Kept {
     lines: VecDeque<Arc<Seen>>,
-    /// What the lines take.
+    /// The memory that the lines use, in bytes.
     charge: Charge,
 }
 
 impl Seen {
-    /// Bytes of memory that this takes.
+    /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();
@@ -124,8 +124,8 @@ pub enum Batch {
 }
 
 impl Listener {
-    /// Up to `limit` lines that were not read yet, the oldest first, with excerpts and properties of
-    /// about [`BATCH_BYTES`] at most.
+    /// Returns up to `limit` unread lines, oldest first, with at most about [`BATCH_BYTES`] of
+    /// excerpts and properties.
     pub fn take(&mut self, limit: usize) -> Batch {
         self.next.mark_unchanged();
         let kept = lock(&self.tap.kept);

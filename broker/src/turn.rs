@@ -25,7 +25,8 @@ pub(crate) struct DeadLetter {
     pub(crate) stored: Option<(u8, u64)>,
 }
 
-/// What one turn counted of an exchange: one locked addition a turn, not one a message.
+/// What one turn counted for an exchange: one locked addition for each turn, not for each
+/// message.
 #[derive(Debug)]
 struct Tally {
     flow: Arc<Flow>,
@@ -60,7 +61,7 @@ pub(crate) struct Turn {
     pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels with confirms that may be due.
     pub(crate) confirms: Vec<Arc<Confirms>>,
-    /// Messages through one exchange that its counters do not have yet.
+    /// Messages through one exchange that are not in its counters yet.
     tally: Option<Tally>,
     /// The work done so far, in units of one cheap step.
     spent: u32,
@@ -86,7 +87,7 @@ impl Turn {
         }
     }
 
-    /// Counts a message that came to an exchange and went to so many queues.
+    /// Counts a message that an exchange routed to this many queues.
     pub(crate) fn count(&mut self, flow: &Arc<Flow>, queues: usize) {
         match &mut self.tally {
             Some(tally) if Arc::ptr_eq(&tally.flow, flow) => tally.add(queues),
@@ -102,7 +103,7 @@ impl Turn {
         }
     }
 
-    /// Adds what was counted to the counters.
+    /// Adds these counts to the exchange's counters.
     pub(crate) fn settle_tally(&mut self) {
         if let Some(tally) = self.tally.take() {
             tally.flow.came.add(tally.came);

@@ -84,7 +84,11 @@ fn a_vhosts_topology_moves_to_another() {
 fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
     let queue = |name: &str, vhost: &str| json!({ "name": name, "vhost": vhost, "durable": true });
     let fine = queue("fine", "/");
-    let exchange = |name: &str, kind: &str| json!({ "name": name, "vhost": "/", "type": kind, "durable": true });
+    let exchange = |name: &str, kind: &str| {
+        json!({
+            "name": name, "vhost": "/", "type": kind, "durable": true,
+        })
+    };
     let binding = |source: &str, destination: &str| {
         json!({
             "source": source, "vhost": "/", "destination": destination, "destination_type": "queue",
@@ -110,7 +114,8 @@ fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({ "queues": [fine, { "name": "there", "vhost": "/", "durable": true }] }),
-            "queue 'there' in vhost '/': inequivalent arg 'durable' for queue 'there' in vhost '/': \
+            "queue 'there' in vhost '/': \
+             inequivalent arg 'durable' for queue 'there' in vhost '/': \
              received 'true' but current is 'false'",
         ),
         (
@@ -136,7 +141,9 @@ fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
         (
             json!({
                 "vhosts": [{ "name": "new" }],
-                "permissions": [{ "user": "eve", "vhost": "new", "configure": "", "write": "", "read": "" }],
+                "permissions": [
+                    { "user": "eve", "vhost": "new", "configure": "", "write": "", "read": "" },
+                ],
             }),
             "permissions of 'eve' in vhost 'new': no user 'eve'",
         ),
@@ -178,7 +185,9 @@ fn names_of(answer: &Value) -> Value {
 fn queues_that_the_server_named_come_in_again() {
     let server = Server::start();
     let name = "amq.gen-Tz8oYFsS6mX7yFpWlOVoDA";
-    let queue = json!({ "name": name, "vhost": "/", "durable": true, "auto_delete": false, "arguments": {} });
+    let queue = json!({
+        "name": name, "vhost": "/", "durable": true, "auto_delete": false, "arguments": {},
+    });
     let binding = json!({
         "source": "amq.fanout", "vhost": "/", "destination": name, "destination_type": "queue",
         "routing_key": "", "arguments": {},

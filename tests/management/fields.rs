@@ -274,13 +274,17 @@ fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
         (
             "POST",
             publish,
-            json!({ "properties": {}, "routing_key": "q", "payload": 5, "payload_encoding": "string" }),
+            json!({
+                "properties": {}, "routing_key": "q", "payload": 5, "payload_encoding": "string",
+            }),
             json!("payload_not_string"),
         ),
         (
             "POST",
             publish,
-            json!({ "properties": {}, "routing_key": "q", "payload": "", "payload_encoding": "no" }),
+            json!({
+                "properties": {}, "routing_key": "q", "payload": "", "payload_encoding": "no",
+            }),
             json!(["unsupported_encoding", "no"]),
         ),
         (

@@ -1,8 +1,10 @@
 //! Exchanges: which destinations a message goes to, by its routing key or headers.
 //!
-//! Pure: a destination is any key that can be compared and hashed, and nothing here sends, stores or locks. A binding is
-//! the triple of destination, routing key and arguments, and an exchange holds each triple once. Every kind keeps an
-//! index, so that publishing costs by what matches and not by what is bound. Relies on field tables, and on `stats` for its counters.
+//! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
+//! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
+//! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
+//! depends on the bindings that match, not on the number of bindings. Depends on field tables and
+//! on `stats` for its counters.
 //!
 //! # Cost
 //! Direct and fanout: one hash look-up, no allocation. Topic: the active trie nodes for each word
@@ -131,7 +133,7 @@ impl Declaration {
         }
     }
 
-    /// Whether a binding from such an exchange may have these arguments.
+    /// Checks the arguments of a binding from an exchange of this type.
     pub(crate) fn check_binding(&self, arguments: &Table) -> Result<(), BindError> {
         if self.kind == Kind::Headers {
             headers::check(arguments)?;
@@ -240,7 +242,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// What went through it.
+    /// Returns the counters of messages in and out.
     pub(crate) fn flow(&self) -> &Arc<Flow> {
         &self.flow
     }

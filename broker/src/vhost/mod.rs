@@ -42,12 +42,12 @@ pub enum Destination {
     Exchange(Arc<str>),
 }
 
-/// What people say of a vhost.
+/// The description and tags of a vhost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels {
-    /// Any text.
+    /// The description.
     pub description: String,
-    /// Any words.
+    /// The tags.
     pub tags: Vec<String>,
 }
 
@@ -56,9 +56,9 @@ pub struct Labels {
 pub struct Vhost {
     name: Arc<str>,
     labels: RwLock<Labels>,
-    /// What channels did here that are closed now.
+    /// The sums of all closed channels.
     pub(crate) closed_channels: ChannelCounters,
-    /// What queues did that are deleted now.
+    /// The sums of all deleted queues.
     deleted_queues: Mutex<Counters>,
     tables: RwLock<Tables>,
     /// Incremented by every change that can make a cached route wrong.
@@ -111,7 +111,7 @@ impl Vhost {
         }
     }
 
-    /// What an exchange of this name is in every vhost, where each has one.
+    /// Returns the declaration of a predeclared exchange of this name.
     pub(crate) fn predeclared(name: &str) -> Option<Declaration> {
         let mut all = PREDECLARED.into_iter();
         let (_, kind) = all.find(|(exchange, _)| *exchange == name)?;
@@ -129,7 +129,7 @@ impl Vhost {
         &self.name
     }
 
-    /// Its description and tags.
+    /// Returns the description and tags.
     pub fn labels(&self) -> Labels {
         read(&self.labels).clone()
     }
@@ -138,7 +138,7 @@ impl Vhost {
         *write(&self.labels) = labels;
     }
 
-    /// What deleted queues had counted.
+    /// Returns the sums of all deleted queues.
     pub(crate) fn deleted_queues(&self) -> Counters {
         *lock(&self.deleted_queues)
     }

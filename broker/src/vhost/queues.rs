@@ -104,7 +104,7 @@ impl Vhost {
         Ok((Some(shelf), self.note_change(ticket)))
     }
 
-    /// Refuses a declare that means another queue than the one that is there.
+    /// Refuses a declare that is not equivalent to the existing queue.
     pub(crate) fn check_same(&self, queue: &Queue, declare: &Declare<'_>) -> Result<(), Fault> {
         let (name, is) = (declare.name, &queue.identity);
         if is.owner != declare.exclusive.then_some(declare.connection) {

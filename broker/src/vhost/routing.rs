@@ -18,7 +18,7 @@ pub(crate) struct Route {
     /// True if only the exchange and key decided the route. It is then valid until the vhost
     /// changes.
     pub(crate) is_lasting: bool,
-    /// Of the exchange that was published to.
+    /// The counters of the exchange that was published to.
     pub(crate) flow: Arc<Flow>,
 }
 
