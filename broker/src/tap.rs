@@ -73,12 +73,12 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Kept {
     lines: VecDeque<Arc<Seen>>,
-    /// The memory that the lines use, in bytes.
+    /// What the lines take.
     charge: Charge,
 }
 
 impl Seen {
-    /// Returns the memory that this line uses, in bytes.
+    /// Bytes of memory that this takes.
     fn footprint(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();
