@@ -63,6 +63,10 @@ pub(super) struct Identity {
     pub binary: PathBuf,
     /// Our plugin for Claude Code, where it could be made.
     pub plugin: Option<Given>,
+    /// What stands in front of the program's arguments, for another way into it.
+    pub arguments: Vec<OsString>,
+    /// What its environment holds for that.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// The program's command, and what the log should say about it.
@@ -90,9 +94,11 @@ pub(super) fn command(
         Ok(None) => {}
         Err(remark) => remarks.push(remark),
     }
+    let given = identity.environment.iter().cloned();
+    environment.extend(given.map(|(name, value)| (name, Some(value))));
     let command = CommandLine {
         program: options.program.clone(),
-        arguments,
+        arguments: [identity.arguments.clone(), arguments].concat(),
         environment,
     };
     (command, remarks)

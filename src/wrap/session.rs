@@ -205,6 +205,9 @@ impl Session {
                     self.is_stale = true;
                 }
                 self.agent.output(&self.modes, now);
+                if let Some(title) = self.modes.title() {
+                    self.ways.ways.iter().for_each(|way| way.titled(title));
+                }
             }
             Moved::Input(bytes) => {
                 let passed = if self.keys.are_the_terminals(&bytes) {

@@ -221,6 +221,8 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
         token: hooks::token()?,
         binary: std::env::current_exe()?,
         plugin: None,
+        arguments: Vec::new(),
+        environment: Vec::new(),
     })
 }
 
@@ -291,7 +293,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         })
         .ok()
         .filter(|_| profile.has_hooks);
-    let ways = ways::open(profile, config, &mut identity, &mut log);
+    let ways = ways::open(&options, mode, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
         "session {} of {}: {}, {mode:?}",

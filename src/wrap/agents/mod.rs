@@ -10,6 +10,7 @@ pub mod arguments;
 mod known;
 mod line;
 pub mod reading;
+mod subcommands;
 pub mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use known::{CLAUDE, UNKNOWN};
 pub use line::Line;
+pub use subcommands::other_sessions;
 
 /// One kind of wrapped program.
 #[derive(Debug)]

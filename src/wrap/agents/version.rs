@@ -14,8 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-/// A program that has not said its version within this is not waited for.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// A program that has not said its version within this is not waited for. opencode takes a second
+/// on an idle machine.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(8);
 /// Programs that are remembered; the file is begun anew beyond that.
 const REMEMBERED: usize = 64;
 

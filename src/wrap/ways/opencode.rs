@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Texts handed over at once.
 const TEXTS: usize = 64;
 /// The variable in which opencode finds the password of its server.
-const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
+pub const PASSWORD: &str = "OPENCODE_SERVER_PASSWORD";
 /// Why the way is closed.
 const NO_SESSION: &str = "no session of opencode's is on the screen";
 

@@ -1,0 +1,106 @@
+//! Arguments with which Codex or opencode is no session of its own at the terminal: nothing may be
+//! added to them.
+
+use std::ffi::OsString;
+
+const CODEX: [&str; 31] = [
+    "agents",
+    "exec",
+    "e",
+    "review",
+    "login",
+    "logout",
+    "mcp",
+    "mcp-server",
+    "plugin",
+    "app-server",
+    "remote-control",
+    "completion",
+    "update",
+    "doctor",
+    "sandbox",
+    "debug",
+    "apply",
+    "a",
+    "queue",
+    "archive",
+    "delete",
+    "migrate-rollouts",
+    "migrate-nfs-db",
+    "unarchive",
+    "cloud",
+    "exec-server",
+    "features",
+    "help",
+    "--help",
+    "--version",
+    "--remote",
+];
+const OPENCODE: [&str; 29] = [
+    "completion",
+    "acp",
+    "mcp",
+    "attach",
+    "run",
+    "debug",
+    "providers",
+    "auth",
+    "agent",
+    "upgrade",
+    "uninstall",
+    "serve",
+    "web",
+    "models",
+    "stats",
+    "export",
+    "import",
+    "github",
+    "pr",
+    "session",
+    "plugin",
+    "plug",
+    "db",
+    "--help",
+    "--version",
+    "--port",
+    "--hostname",
+    "--mdns",
+    "--mini",
+];
+
+/// Whether one of the arguments says so. A prompt of one such word counts as well: the way in is
+/// then left out, and the keyboard serves.
+pub fn other_sessions(agent: &str, arguments: &[OsString]) -> bool {
+    let words: &[&str] = match agent {
+        "codex" => &CODEX,
+        "opencode" => &OPENCODE,
+        _ => return false,
+    };
+    arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        let name = argument.split('=').next().unwrap_or_default();
+        words.contains(&name) || matches!(name, "-h" | "-v" | "-V")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_session_at_the_terminal_gets_arguments_of_ours() {
+        for (agent, line, is_other) in [
+            ("codex", "exec hello", true),
+            ("codex", "-m gpt --remote=unix:// hello", true),
+            ("codex", "resume --last", false),
+            ("codex", "fix the tests", false),
+            ("opencode", "serve", true),
+            ("opencode", "--port 4096", true),
+            ("opencode", "-c", false),
+            ("aider", "exec", false),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(other_sessions(agent, &words), is_other, "{agent} {line}");
+        }
+    }
+}
