@@ -73,12 +73,12 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Kept {
     lines: VecDeque<Arc<Seen>>,
-    /// What the lines take.
+    /// The memory that the lines use, in bytes.
     charge: Charge,
 }
 
 impl Seen {
-    /// Bytes of memory that this takes.
+    /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         let names = self.exchange.len() + self.routing_key.len() + self.vhost.len();

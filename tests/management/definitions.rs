@@ -141,9 +141,9 @@ fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
         (
             json!({
                 "vhosts": [{ "name": "new" }],
-                "permissions": [{
-                    "user": "eve", "vhost": "new", "configure": "", "write": "", "read": "",
-                }],
+                "permissions": [
+                    { "user": "eve", "vhost": "new", "configure": "", "write": "", "read": "" },
+                ],
             }),
             "permissions of 'eve' in vhost 'new': no user 'eve'",
         ),

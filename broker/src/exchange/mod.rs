@@ -3,7 +3,7 @@
 //! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
 //! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
 //! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
-//! depends on the bindings that match, not on the number of bindings. Depends on field tables, and
+//! depends on the bindings that match, not on the number of bindings. Depends on field tables and
 //! on `stats` for its counters.
 //!
 //! # Cost
@@ -133,7 +133,7 @@ impl Declaration {
         }
     }
 
-    /// Whether a binding from such an exchange may have these arguments.
+    /// Checks the arguments of a binding from an exchange of this type.
     pub(crate) fn check_binding(&self, arguments: &Table) -> Result<(), BindError> {
         if self.kind == Kind::Headers {
             headers::check(arguments)?;
@@ -242,7 +242,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         }
     }
 
-    /// What went through it.
+    /// Returns the counters of messages in and out.
     pub(crate) fn flow(&self) -> &Arc<Flow> {
         &self.flow
     }
