@@ -97,7 +97,11 @@ async fn api(
     let cache = config.home.folder().join("agent-versions.json");
     match version::of(&program, &cache).await {
         Some(version) if version >= since => {}
-        _ => return Err(io::Error::other("it does not say that it is a version that has one")),
+        _ => {
+            return Err(io::Error::other(
+                "it does not say that it is a version that has one",
+            ));
+        }
     }
     if profile.name == "opencode" {
         let given = opencode::Given::new()?;
