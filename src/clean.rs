@@ -1,17 +1,16 @@
-//! Makes untrusted text safe to show: removes control characters, invisible characters, and
-//! characters that reorder a line.
+//! Text of others made safe to show: no control characters, nothing invisible, nothing that reorders a line.
 //!
-//! The line that an agent reads, the terminal, tables, logs and JSON all use this module.
+//! The line that an agent reads, the terminal, tables, logs and JSON all take their text from here.
 
 use std::fmt::Write;
 
 use icu_properties::CodePointSetData;
 use icu_properties::props::{DefaultIgnorableCodePoint, ExtendedPictographic};
 
-/// The variation selector that shows the preceding symbol in colour.
+/// Emoji presentation: shows the symbol before it in colour.
 const EMOJI_STYLE: char = '\u{FE0F}';
 
-/// What becomes of the line breaks in a text.
+/// What becomes of the line breaks inside a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaks {
     /// Each becomes one space.
@@ -20,7 +19,7 @@ pub enum Breaks {
     Keep,
 }
 
-/// Removes control and invisible characters. Tabs become spaces.
+/// The text without control characters and without anything that is not seen. Tabs become spaces.
 pub fn clean(text: &str, breaks: Breaks) -> String {
     let line_break = match breaks {
         Breaks::Flatten => ' ',
@@ -46,13 +45,12 @@ pub fn clean(text: &str, breaks: Breaks) -> String {
     out
 }
 
-/// Cleans a text into one line, for a table cell, a log line or an error.
+/// One line of a text: what a table's cell, a log or an error may hold.
 pub fn line(text: &str) -> String {
     clean(text, Breaks::Flatten)
 }
 
-/// Escapes the characters of a JSON text that would act on a terminal or be invisible. Its meaning
-/// does not change.
+/// JSON in ASCII wherever a character would act on a terminal or hide from a reader. Its meaning stays the same.
 pub fn json(text: &str) -> String {
     let acts = |c: char| c.is_control() || is_hidden(c);
     if !text.chars().any(acts) {
@@ -71,9 +69,8 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Whether Unicode calls the character default-ignorable (joiners, variation selectors,
-/// bidirectional controls, fillers, tags), or it is a line separator or an interlinear annotation
-/// mark.
+/// Everything that Unicode calls default-ignorable (joiners, variation selectors, bidirectional controls, fillers, tags),
+/// line separators, and the marks of interlinear notes.
 pub fn is_hidden(c: char) -> bool {
     !c.is_ascii()
         && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)

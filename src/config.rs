@@ -1,9 +1,7 @@
-//! Resolves flags, environment and files into one [`Config`] and records where each value comes
-//! from.
+//! Flags, environment and file become one [`Config`]: what a command may rely on, and where each value came from.
 //!
-//! Precedence: flag, environment, `config.toml`, `broker.json` (written by `start`), default. Only
-//! this module reads the environment; all other code receives the [`Environment`] that was read
-//! here.
+//! Precedence: flag, environment, `config.toml`, what `start` wrote to `broker.json`, default. This is the
+//! only reader of the environment; everything else is handed the [`Environment`] that was read here.
 
 mod address;
 mod credentials;
@@ -26,7 +24,7 @@ pub use own_folder::{NotOurs, claim_store, private_folder};
 
 use crate::error::Error;
 
-/// The global options as given. Not `Debug`, because some are passwords.
+/// The global options as they were typed. Not `Debug`: some are passwords.
 #[derive(Clone, Default)]
 pub struct Flags {
     /// `--url`
@@ -45,29 +43,29 @@ pub struct Flags {
     pub volume: Volume,
 }
 
-/// The format of results.
+/// In which form results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people.
+    /// For a person.
     #[default]
     Text,
-    /// For programs: one JSON value, or one for each line of a stream.
+    /// For a program: one JSON value, or one a line where it streams.
     Json,
 }
 
-/// How much is printed in addition to the result.
+/// How much is said beside the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Volume {
     /// Errors only.
     Quiet,
-    /// Errors and notices.
+    /// Notices too.
     #[default]
     Normal,
-    /// Details too; from 2 on, the libraries' own logs as well.
+    /// What happens behind the scenes as well; 2 and more: the libraries' own logs.
     Verbose(u8),
 }
 
-/// The source of a value, in order of precedence.
+/// Where a value came from, in the order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -77,37 +75,37 @@ pub enum Origin {
     Environment,
     /// `config.toml`.
     File,
-    /// `broker.json`, written by `start` or `serve`.
+    /// `broker.json`: what `start` or `serve` started here.
     LocalBroker,
-    /// Derived from another value.
+    /// Worked out from another value.
     Derived,
-    /// The default.
+    /// Nobody said anything.
     Default,
 }
 
-/// One effective value, as `cbroker config` shows it. Passwords are hidden.
+/// One effective value, as `cbroker config` shows it. Passwords are already hidden.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Effective {
-    /// The key in `config.toml`.
+    /// The key, as `config.toml` has it.
     pub key: &'static str,
-    /// The value for display.
+    /// The value, readable.
     pub value: String,
-    /// The source.
+    /// Where it came from.
     pub origin: Origin,
 }
 
-/// The management API and its login.
+/// Where the management API is and who we are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
-    /// The base URL without a trailing slash.
+    /// Base URL without a trailing slash.
     pub url: String,
-    /// The login.
+    /// Who signs in.
     pub login: Login,
-    /// Where the login comes from, and so whom it may be sent to.
+    /// Whose login it is, and so whom it may be sent to.
     pub guard: Guard,
 }
 
-/// The session in which this command runs, if any.
+/// The session that this command runs inside, when it runs inside one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inside {
     /// `CBROKER_NAME`
@@ -116,39 +114,38 @@ pub struct Inside {
     pub session: Option<String>,
 }
 
-/// The effective configuration.
+/// Everything that a command may rely on.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `~/.cbroker` and the paths in it.
     pub home: Home,
-    /// The broker and its login.
+    /// The broker and how to sign in there.
     pub endpoint: Endpoint,
-    /// The source of the broker's address. Anything above [`Origin::LocalBroker`] means that the
-    /// user named it.
+    /// Who chose the broker: anything above [`Origin::LocalBroker`] means that the user named it.
     pub endpoint_origin: Origin,
-    /// The management API of the broker.
+    /// The management API that belongs to it.
     pub management: Management,
     /// Text or JSON.
     pub format: Format,
-    /// How much is printed.
+    /// How much is said.
     pub volume: Volume,
-    /// The settings of `config.toml`, with defaults.
+    /// What `config.toml` sets, with defaults filled in.
     pub settings: Settings,
-    /// The session in which this command runs.
+    /// The wrap around us, if there is one.
     pub inside: Inside,
-    /// The local broker that `start` or `serve` recorded. It may not be running.
+    /// What `start` or `serve` wrote down about the local broker; not necessarily alive.
     pub local: Option<LocalBroker>,
-    /// The environment at the start of the program.
+    /// The environment as it was at the start.
     pub environment: Environment,
-    /// The global options, to resolve again after a local broker was started.
+    /// The global options, to resolve again once a local broker was started.
     flags: Flags,
-    /// Every value with its source.
+    /// Every value with its origin.
     pub effective: Vec<Effective>,
-    /// Warnings to print once, such as about a password in `--url`.
+    /// What the user should hear once (a password in `--url`, …).
     pub warnings: Vec<String>,
 }
 
-/// Prints nothing, because some flags are passwords.
+/// Some flags are passwords: none is shown.
 impl std::fmt::Debug for Flags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Flags").finish_non_exhaustive()
@@ -156,19 +153,19 @@ impl std::fmt::Debug for Flags {
 }
 
 impl Config {
-    /// Resolves the configuration again, after a local broker was started or stopped.
+    /// The configuration as it is now, after a local broker was started or stopped.
     pub fn again(&self) -> Result<Self, Error> {
         Self::resolve(&self.flags, self.environment.clone())
     }
 
-    /// Returns this configuration for another broker (`move`).
+    /// The same configuration for another broker (`move`).
     pub fn for_url(&self, url: &str) -> Result<Self, Error> {
         let flags = Flags {
             url: Some(url.to_owned()),
             ..self.flags.clone()
         };
         let mut config = Self::resolve(&flags, self.environment.clone())?;
-        // A configured management API belongs to the usual broker, not to this one.
+        // Whatever names a management API names the one beside the usual broker.
         config.management = Management {
             url: resolve::derived_management_url(&config.endpoint.address, config.local.as_ref()),
             login: config.endpoint.login.clone(),
@@ -177,8 +174,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether the user named a broker. If so, local brokers are not started, examined or
-    /// mentioned.
+    /// Whether the user named a broker; then nothing local is started, looked at or hinted at.
     pub fn names_a_broker(&self) -> bool {
         matches!(
             self.endpoint_origin,

@@ -1,12 +1,12 @@
-//! Errors for users: what happened, why, and what to do.
+//! What a user can be told when something fails: what happened, why, and what to do about it.
 //!
-//! `main` prints each error once, as one line and at most one hint.
+//! Every failure ends here and is printed once, by `main`, as one line and at most one hint.
 
 use std::fmt;
 
 use crate::exit::Exit;
 
-/// A failure, described for the user.
+/// A failure in the words of the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
     what: String,
@@ -16,7 +16,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// Creates a failure with exit code 1.
+    /// A failure with exit code 1.
     pub fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -26,7 +26,7 @@ impl Error {
         }
     }
 
-    /// The reader of the output closed it: nothing to print, and not a failure.
+    /// The reader of our output went away: nothing to say, and nothing went wrong.
     pub fn silent() -> Self {
         Self::new("").exit_with(Exit::Done)
     }
@@ -36,38 +36,38 @@ impl Error {
         self.what.is_empty()
     }
 
-    /// An invalid command line: exit code 2.
+    /// What was typed makes no sense: exit code 2.
     pub fn usage(what: impl Into<String>) -> Self {
         Self::new(what).exit_with(Exit::Usage)
     }
 
-    /// Adds the cause, as it was reported.
+    /// Adds the cause, in the words of whoever reported it.
     #[must_use]
     pub fn because(mut self, why: impl fmt::Display) -> Self {
         self.why = Some(why.to_string());
         self
     }
 
-    /// Adds what the user can do.
+    /// Adds what the user can do now.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Sets another exit code than 1.
+    /// Ends the program with another code than 1.
     #[must_use]
     pub fn exit_with(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
     }
 
-    /// Returns the exit code.
+    /// The code that the program ends with.
     pub fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// Returns what happened and why, without the hint, for logs and `--json`.
+    /// What happened and why, without the hint: for logs and for `--json`.
     pub fn summary(&self) -> String {
         match &self.why {
             Some(why) => format!("{}: {}", flat(&self.what), flat(why)),
@@ -75,7 +75,7 @@ impl Error {
         }
     }
 
-    /// Returns the hint, if any.
+    /// What to do, where there is something to do.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -91,8 +91,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Turns a text from elsewhere, which may contain line breaks or escape sequences, into one plain
-/// line.
+/// A foreign text may hold line breaks or escape sequences; an error is one plain line.
 fn flat(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {

@@ -1,26 +1,26 @@
-//! Exit codes. Scripts rely on them. Depends on nothing.
+//! The numbers that scripts rely on. Relies on nothing.
 
 use std::process::ExitCode;
 
-/// The result of a command.
+/// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: success.
+    /// 0: done.
     Done,
-    /// 1: failure.
+    /// 1: failed.
     Failed,
-    /// 2: invalid command line.
+    /// 2: what was typed makes no sense.
     Usage,
-    /// 3: the broker cannot be reached, or refused the login.
+    /// 3: the broker cannot be reached, or it refused us.
     Unreachable,
     /// 4: not confirmed, or timed out.
     Unconfirmed,
-    /// The wrapped program's exit code, or 128 + n if signal n ended it.
+    /// A wrapped program's own code; 128 + n where signal n ended it.
     Child(u8),
 }
 
 impl Exit {
-    /// Returns the exit code.
+    /// The number that the shell sees.
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,

@@ -1,8 +1,7 @@
-//! The history of messages on this machine: `logs/messages.jsonl`, which `cbroker why` reads.
+//! The story of each message as this machine saw it: `logs/messages.jsonl`, read by `cbroker why`.
 //!
-//! Commands and wraps append one line for each event. Each line is a single write in append mode,
-//! so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a new one
-//! begins.
+//! Commands and wraps append one line an event; a line is one write in append mode, so that they do not mix. At 8 MiB
+//! the file becomes `messages.jsonl.1` and a new one begins.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -23,26 +22,26 @@ const ROTATE_BYTES: u64 = 8 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// `send` published it.
+    /// `send` gave it to the broker.
     Sent,
     /// The broker confirmed it.
     Confirmed,
     /// It was not confirmed: refused, unroutable, or the connection was lost.
     Unconfirmed,
-    /// A session received it from its queue.
+    /// A session took it from its queue.
     Received,
-    /// The session holds it; the detail is the reason.
+    /// The session holds it; the detail says why.
     Held,
-    /// It is with the agent, and not in the model's context yet; the detail is the way.
+    /// It is with the agent, and not in the model's context yet; the detail says by which way.
     HandedOver,
-    /// It is in the model's context; the detail is the way.
+    /// It is in the model's context; the detail says by which way.
     #[serde(alias = "injected")]
     Delivered,
     /// It had been delivered before and was only acked.
     Repeated,
-    /// It could not be parsed; the detail is the reason.
+    /// It could not be parsed; the detail says why.
     DeadLettered,
-    /// It was deleted with its queue.
+    /// It went with its queue, which was deleted.
     Deleted,
     /// It was purged.
     Purged,
@@ -57,15 +56,15 @@ pub enum Event {
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The time, in the format of an envelope's `ts`.
+    /// When, as in an envelope's `ts`.
     pub ts: String,
-    /// The message id.
+    /// The message.
     pub id: String,
     /// What happened.
     pub event: Event,
-    /// The recipient's session name.
+    /// The session that it was for.
     pub session: String,
-    /// The reason or the way.
+    /// Why, or how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -77,7 +76,7 @@ pub struct Journal {
 }
 
 impl Entry {
-    /// Creates an event without a detail.
+    /// An event without a detail.
     pub fn new(at: DateTime<Utc>, id: &str, event: Event, session: &str) -> Self {
         Self {
             ts: timestamp(at),
@@ -88,7 +87,7 @@ impl Entry {
         }
     }
 
-    /// Adds the reason or the way.
+    /// Adds why, or how.
     #[must_use]
     pub fn because(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
@@ -97,12 +96,12 @@ impl Entry {
 }
 
 impl Journal {
-    /// Returns the journal of this home.
+    /// The journal in this home.
     pub fn of(home: &Home) -> Self {
         Self { home: home.clone() }
     }
 
-    /// Appends one event. The caller may ignore an error: a failing journal must not stop anything.
+    /// Appends one event. A journal that cannot be written stops nothing: the caller may ignore the result.
     pub fn note(&self, entry: &Entry) -> io::Result<()> {
         let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
@@ -113,7 +112,7 @@ impl Journal {
         self.open_for_append()?.write_all(&line)
     }
 
-    /// Returns all events of a message, oldest first.
+    /// All that is known of a message, oldest first.
     pub fn story(&self, id: &str) -> io::Result<Vec<Entry>> {
         Ok(self
             .entries()?
@@ -122,7 +121,7 @@ impl Journal {
             .collect())
     }
 
-    /// Returns the sessions that messages of this machine were sent to.
+    /// The sessions that messages of this machine were for.
     pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
         Ok(self
             .entries()?
@@ -131,7 +130,7 @@ impl Journal {
             .collect())
     }
 
-    /// Reads all lines of both files. Lines that cannot be parsed are skipped.
+    /// Every line of both files; what cannot be read is passed over.
     fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for path in [self.older(), self.path()] {

@@ -1,10 +1,8 @@
-//! Connections to a broker and its management API, with a proof of the listener's identity before a
-//! password is sent.
+//! Streams to a broker and to its management API, and the proof of who is at the other end before a password leaves.
 //!
-//! A stored login is sent only to a program of this user (or of root, who can read the login
-//! anyway): through a socket in the private home folder, or through TCP once the kernel's socket
-//! table shows who accepted the connection. A login that the user gave is sent to the address that
-//! the user gave.
+//! A stored login goes only to a program of this user (or of root, who can read the login anyway): through a socket in
+//! the private home folder, or through TCP once the kernel's table shows who accepted the connection. A login that the
+//! user gave goes where the user said.
 
 mod owner;
 mod tls;
@@ -23,34 +21,33 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
-/// Any kind of connection.
+/// A connection of any kind.
 pub type Stream = Box<dyn Duplex>;
 
-/// Where and how to connect.
+/// Where to connect, and on which terms.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// The host name or IP address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
-    /// The TCP port.
+    /// TCP port.
     pub port: u16,
-    /// Whether to use TLS.
+    /// Whether TLS is spoken.
     pub is_tls: bool,
-    /// A file of PEM certificates to trust in addition to the system's.
+    /// A PEM file with certificates to trust beside the system's.
     pub ca_cert: Option<PathBuf>,
-    /// A Unix socket that is tried first. If it does not exist or nothing listens on it, TCP is
-    /// used.
+    /// Tried first; TCP serves where it does not exist or nobody listens there.
     pub socket: Option<PathBuf>,
-    /// Whether the login is a stored one, so that the listener must be proven to run as this user.
+    /// Whether the login is a stored one, so that the other end has to be proven ours.
     pub is_guarded: bool,
 }
 
-/// An open connection and what is known about its listener.
+/// An open connection and what is known of its other end.
 pub struct Link {
     /// The connection.
     pub stream: Stream,
-    /// What is known about the listener.
+    /// Who is there.
     pub proof: Proof,
-    /// Whether this is the socket in the home folder.
+    /// Whether it is the socket in the home folder.
     pub is_socket: bool,
 }
 
@@ -60,7 +57,7 @@ pub enum TransportError {
     /// Nothing answers, or the handshake failed.
     #[error("{}", in_words(.0))]
     Io(#[from] io::Error),
-    /// A program of another user listens there. Nothing was sent to it.
+    /// A program of another user listens there. Nothing was sent.
     #[error("{0} listens there")]
     Foreign(Owner),
     /// The certificate is not trusted.
@@ -71,7 +68,7 @@ pub enum TransportError {
     Setup(String),
 }
 
-/// Connects. For a guarded route, the error names a foreign listener.
+/// Connects. The error of a guarded route names a foreign listener.
 pub async fn open(route: &Route) -> Result<Link, TransportError> {
     if let Some(socket) = &route.socket
         && let Some(link) = through_socket(socket).await?
@@ -91,7 +88,7 @@ pub async fn open(route: &Route) -> Result<Link, TransportError> {
     })
 }
 
-/// Connects to the socket. `None` if no broker listens on it.
+/// `None` where no broker listens at the socket.
 async fn through_socket(path: &Path) -> Result<Option<Link>, TransportError> {
     let Ok(stream) = UnixStream::connect(path).await else {
         return Ok(None);
@@ -133,7 +130,7 @@ async fn to_address(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Formats the system's error without its number: `connection refused`.
+/// The system's words without its error number: `connection refused`.
 pub fn in_words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

@@ -8,12 +8,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use storage::{OpenError, Progress, Recovered, Stopped, Store, Ticket, Urgency};
-use storage::{Options, QueueId, ReadError, Sequence, Settled};
+use storage::{Definitions, Options, QueueId, ReadError, Sequence, Settled};
+pub(crate) use storage::{
+    OpenError, Progress, Recovered, Stopped, Store, Ticket, Together, Urgency,
+};
 
 use crate::lock::lock;
 use crate::memory;
 
+mod definitions;
 pub mod records;
 
 use records::Fact;
@@ -39,12 +42,13 @@ pub(crate) fn open(
     let options = Options {
         pending_limit_bytes: memory::store_pending_bytes(),
         cache_bytes: memory::store_cache_bytes() as u64,
+        definitions: Some(Definitions {
+            render: definitions::render,
+            parse: definitions::parse,
+        }),
         ..Options::default()
     };
     let opened = Store::open(folder, options, progress)?;
-    for repair in &opened.report.repairs {
-        tracing::warn!(%repair, "the store was mended");
-    }
     let mut topology = Vec::with_capacity(opened.facts.len());
     for (key, value) in &opened.facts {
         match Fact::decode(key, value) {
@@ -107,6 +111,11 @@ impl Facts {
     /// Takes the fact with this one's key away.
     pub(crate) fn forget(&self, fact: &Fact) -> Result<Ticket, Stopped> {
         self.store.remove(&fact.key())
+    }
+
+    /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the store.
+    pub(crate) fn together(&self) -> Together {
+        self.store.together()
     }
 
     /// A place for a new queue with so many priorities.

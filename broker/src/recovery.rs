@@ -174,6 +174,7 @@ fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket
         write: all(),
         read: all(),
     };
+    let _both = facts.together();
     facts.save(&Fact::User(fact))?;
     Ok(facts.save(&Fact::Permission(permission))?)
 }

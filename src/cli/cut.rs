@@ -1,11 +1,10 @@
-//! Splits the command line into our own arguments and those of the wrapped program.
+//! Where our own arguments end and those of the wrapped program begin.
 //!
-//! Only a `claude` or `run` in the position of a command counts: in `send --to claude` and `--name
-//! run` they are names.
+//! Only a `claude` or `run` in the place of a command counts: `send --to claude` and `--name run` mean names.
 
 use std::ffi::{OsStr, OsString};
 
-/// Options before the command whose value is the next argument.
+/// Options before the command that take their value as the next argument.
 const WITH_VALUE: [&str; 9] = [
     "--url",
     "--mgmt-url",
@@ -18,7 +17,7 @@ const WITH_VALUE: [&str; 9] = [
     "--batch",
 ];
 
-/// The wrapped program, and its arguments, which are passed on unchanged.
+/// What is wrapped, and the arguments that pass through untouched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
     /// Claude Code with these arguments.
@@ -28,7 +27,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// Returns the command that wraps it.
+    /// The word that names it on our command line.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Claude(_) => "claude",
@@ -37,7 +36,7 @@ impl Program {
     }
 }
 
-/// Splits at the first command if it is `claude` or `run`. A `--` directly after it is dropped.
+/// Cuts at the first command, if it is `claude` or `run`. One `--` right after it is dropped.
 pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
     let Some(at) = first_command(&argv) else {
         return (argv, None);
@@ -55,8 +54,7 @@ pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
     (argv, Some(make(rest)))
 }
 
-/// Returns the index of the command: the first argument that is neither an option nor an option's
-/// value.
+/// Where the command stands: the first argument that is neither an option nor an option's value.
 pub(super) fn first_command(argv: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = argv.get(at) {

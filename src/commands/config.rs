@@ -1,11 +1,11 @@
-//! `cbroker config`: prints every effective setting and its source.
+//! `cbroker config`: every effective value and where it came from.
 
 use crate::config::{Config, Origin};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Prints the settings. Passwords are not included.
+/// Prints the values; passwords are not among them.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     output.json(&config.effective)?;
     let rows: Vec<Vec<String>> = config

@@ -1,5 +1,4 @@
-//! `cbroker doctor`: checks every part between a message and an agent, and shows ✓ or ✗ with the
-//! remedy.
+//! `cbroker doctor`: every step between a message and an agent, each with ✓ or ✗ and the mend.
 
 mod checks;
 
@@ -11,16 +10,16 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
 
-/// The result of one check.
+/// What was found at one step.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// What was checked.
+    /// What was looked at.
     check: &'static str,
-    /// Whether it works.
+    /// Whether it is well.
     ok: bool,
-    /// What was found.
+    /// What was seen.
     detail: String,
-    /// How to repair it.
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -45,7 +44,7 @@ impl Finding {
     }
 }
 
-/// Runs all checks. Exits with 1 if one fails.
+/// Looks at everything; exit 1 if anything is wrong.
 pub(super) async fn run(args: DoctorArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let findings = checks::all(&args, config).await;
     output.json(&findings)?;

@@ -1,4 +1,4 @@
-//! `cbroker man`: prints the manual page, with a section for each verb.
+//! `cbroker man`: the manual page, with every verb's own part.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
 
-/// Prints the page as roff.
+/// Prints the page in roff.
 pub(super) fn run() -> Result<Exit, Error> {
     let page = render().map_err(|error| Error::new("cannot write the manual").because(error))?;
     output::raw(&String::from_utf8_lossy(&page))?;

@@ -1,4 +1,4 @@
-//! `cbroker nuke`: stops the local broker and deletes its data.
+//! `cbroker nuke`: stop the local broker and delete its data.
 
 use std::fs;
 
@@ -13,8 +13,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Deletes the store of the embedded broker, or the container with its volume. Logs and settings
-/// are kept.
+/// Deletes the store of the embedded broker, or the container with its volume. Logs and settings stay.
 pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     confirmed(args.yes, "deleting all sessions' messages")?;

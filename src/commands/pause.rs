@@ -1,4 +1,4 @@
-//! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
+//! `cbroker pause` and `cbroker resume`: hold back messages in sessions by hand.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::peer::{Presence, Reply, Request, Scope};
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const ALL_ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
-/// Which of the two commands.
+/// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Hold messages back.
+    /// Hold.
     Pause,
-    /// Release them.
+    /// Let go.
     Resume,
 }
 
-/// Sends the request and prints the state that each session reports.
+/// Tells the sessions and prints what each says it does now.
 pub(super) async fn run(
     wish: Wish,
     args: ScopeArgs,
@@ -42,7 +42,7 @@ pub(super) async fn run(
             scope: scope.clone(),
         },
     };
-    // A named session answers at once. With `--all`, the number of answers is not known.
+    // A named session answers at once; of all, nobody knows how many there are.
     let limit = if scope == Scope::All {
         ALL_ANSWER_WITHIN
     } else {
@@ -70,8 +70,11 @@ pub(super) async fn run(
         })
         .collect();
     if let (true, Scope::Name(name)) = (sessions.is_empty(), &scope) {
-        return Err(Error::new(format!("no session `{name}` is attached"))
-            .because("only an open session can be paused; messages to a closed one wait anyway"));
+        return Err(
+            Error::new(format!("no session `{name}` is attached")).because(
+                "only an open session can be paused; a closed one holds its messages anyway",
+            ),
+        );
     }
     output.json(&sessions)?;
     for session in &sessions {

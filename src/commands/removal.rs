@@ -1,5 +1,5 @@
-//! Shared parts of `purge` and `delete`. Every message that they remove is counted, and its end is
-//! recorded in the local history.
+//! What `purge` and `delete` have in common: neither loses a message without counting it and without
+//! its end in the local history.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::name::SessionName;
 use crate::output::counted;
 use crate::peer::{MAX_LENGTH, Peer, QueueState, Removal, Reply, Request, Scope};
 
-/// An attached session answers at once.
+/// A session answers at once, or it is not there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Refuses an irreversible command without `--yes`.
+/// What cannot be undone is done only with `--yes`.
 pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
     if is_meant {
         return Ok(());
     }
-    Err(Error::usage(format!("{what} cannot be undone")).hint("add --yes to confirm"))
+    Err(Error::usage(format!("{what} cannot be undone")).hint("say --yes if you mean it"))
 }
 
-/// Returns the state of the queue, or an error if it does not exist.
+/// The queue, or an error where there is none.
 pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueState, Error> {
     peer.look(name).await?.ok_or_else(|| {
         Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows the existing ones")
+            .hint("`cbroker list` shows those that are")
     })
 }
 
-/// Refuses a queue with consumers: the messages that a session holds would be lost.
+/// Refuses where somebody has the queue: what a session holds would be lost under its hands.
 pub(super) async fn unattended(
     peer: &Peer,
     name: &SessionName,
@@ -65,22 +65,22 @@ pub(super) async fn unattended(
             "a session `{name}` is attached and holds {messages}"
         ))
     };
-    Err(refused.hint("end the session first, or add --force to delete what it holds too"))
+    Err(refused.hint("end the session first, or say --force: what it holds goes too"))
 }
 
-/// Removes messages from one queue and records the end of each in the history.
+/// Messages that are removed from one queue, each with its end in the history.
 pub(super) struct Removed<'a> {
     /// The queue.
     pub(super) name: &'a SessionName,
-    /// Whether they are purged, or deleted with their queue.
+    /// How.
     pub(super) removal: Removal,
-    /// The configuration, for the history's folder.
+    /// Where the history lies.
     pub(super) config: &'a Config,
 }
 
 impl Removed<'_> {
-    /// Takes the waiting messages one by one. Returns their number. What exceeds the limit of a
-    /// session's queue is left, and the broker deletes it at once.
+    /// Takes what waits, one by one; how many. More than a session's queue holds is left for the
+    /// broker to drop at once.
     pub(super) async fn take_waiting(&self, peer: &Peer, waiting: u32) -> Result<u32, Error> {
         let journal = Journal::of(&self.config.home);
         let event = match self.removal {
@@ -94,7 +94,7 @@ impl Removed<'_> {
             let limit_bytes = self.config.settings.body_limit_bytes;
             if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
                 let end = Entry::new(Utc::now(), &envelope.id, event, self.name.as_str());
-                // The command continues even if the history cannot be written.
+                // A history that cannot be written stops nothing.
                 let _untold = journal.note(&end);
             }
             message.ack().await;
@@ -102,8 +102,8 @@ impl Removed<'_> {
         Ok(waiting.min(MAX_LENGTH))
     }
 
-    /// Makes the attached sessions discard the messages that they hold. Returns their number. The
-    /// sessions record the ends themselves.
+    /// Has the sessions of the queue let go of what they hold; how many messages. They note the
+    /// ends themselves.
     pub(super) async fn take_held(&self, peer: &Peer, sessions: u32) -> Result<u32, Error> {
         if sessions == 0 {
             return Ok(0);

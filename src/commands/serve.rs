@@ -1,8 +1,7 @@
-//! `cbroker serve`: runs the embedded broker in this process until a signal ends it.
+//! `cbroker serve`: the embedded broker in this process, until a signal ends it.
 //!
-//! This is the only file of the program that names the broker crate. The broker registers itself in
-//! `broker.json`, so that every other command finds it, unless another running broker is registered
-//! there.
+//! The only file of the program that names the broker crate. A broker that serves writes itself into `broker.json`
+//! unless another one stands there and lives, so that every other command finds it.
 
 use std::fmt::Write;
 use std::fs;
@@ -25,7 +24,7 @@ use crate::output::Output;
 const SOCKET: &str = "broker.sock";
 const MANAGEMENT_SOCKET: &str = "management.sock";
 
-/// Serves until SIGTERM or Ctrl-C. SIGHUP is ignored.
+/// Serves until SIGTERM or Ctrl-C; a SIGHUP is ignored.
 pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     refuse_open_doors(&args)?;
     config
@@ -35,7 +34,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     log(&args, config)?;
     refuse_taken_ports(&args)?;
     if args.background {
-        // An error means that the process leads a session already.
+        // Already the leader of a session is as good.
         let _ = rustix::process::setsid();
     }
     let mut signals = Signals::listen()?;
@@ -61,13 +60,12 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     stopped.map_err(|error| {
         Error::new("the broker did not stop cleanly")
             .because(error)
-            .hint("confirmed messages are safe; free some disk space before the next start")
+            .hint("confirmed messages are safe; make room on the disk before the next start")
     })?;
     Ok(Exit::Done)
 }
 
-/// Refuses to listen beyond loopback without TLS, except with `--insecure`: passwords would be
-/// readable, and everyone with a password can type into agents.
+/// Whoever can publish can type into agents: beyond loopback passwords travel under TLS, or by explicit wish.
 fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     let beyond = args.bind.filter(|address| !address.is_loopback());
     let Some(address) = beyond.filter(|_| args.tls_cert.is_none() && !args.insecure) else {
@@ -75,13 +73,13 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     };
     Err(
         Error::usage(format!("{address} is reachable from other machines"))
-            .because("anyone who reads the traffic could type into your agents")
-            .hint("add --tls-cert and --tls-key, or --insecure if you trust the whole network"),
+            .because("whoever reads the traffic could type into your agents")
+            .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"),
     )
 }
 
-/// Refuses a port that another program has on `127.0.0.1` or `[::1]`. Without `--bind` the broker
-/// listens on both; a client that connects to `localhost` could reach the other program instead.
+/// Without `--bind` the broker has its ports on `127.0.0.1` and `[::1]`: a program of somebody else on either would be
+/// taken for it by whoever says `localhost`.
 fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
     let ports = [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")];
     for (port, option) in ports {
@@ -149,7 +147,7 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
         let path = config.home.broker_log();
         let file = RotatingFile::open(path.clone())
             .map_err(|error| cannot_use(&path.display().to_string(), &error))?;
-        // If a subscriber is installed already, it serves as well.
+        // A second subscriber is refused; the first one serves as well.
         let _ = lines.with_writer(file).try_init();
     } else {
         let _ = lines.with_writer(std::io::stderr).try_init();
@@ -183,7 +181,7 @@ fn register(
         .map_err(|error| cannot_use(&path.display().to_string(), &error))
 }
 
-/// Returns the address at which local clients reach a broker that listens on `address`.
+/// Where a client of this machine comes to a broker that listens there.
 fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -192,8 +190,7 @@ fn reachable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the arguments that `restart` passes to the next `serve`. Paths are absolute, because it
-/// may run in another folder.
+/// What `restart` gives to the next `serve`. It may run in another folder: paths are absolute.
 fn arguments(args: &ServeArgs, data_dir: &Path) -> Vec<String> {
     let absolute = |path: &Path| {
         std::path::absolute(path)
@@ -236,7 +233,7 @@ fn forget_me(config: &Config) {
         Some(Kind::Embedded { pid, .. }) if pid == std::process::id()
     );
     if is_me {
-        // A file that remains is recognised as stale.
+        // A file that stays is recognised as stale.
         let _ = fs::remove_file(config.home.broker_file());
     }
 }
@@ -275,7 +272,7 @@ fn cannot_use(what: &str, error: &std::io::Error) -> Error {
     Error::new(format!("cannot use {what}")).because(error)
 }
 
-/// The signals that the broker handles.
+/// The signals that a broker knows.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -294,13 +291,13 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the broker.
+    /// Waits for the signal that ends the broker.
     async fn end(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                // The terminal was closed; the broker continues.
+                // The terminal closed: that is no reason to end.
                 _ = self.hangup.recv() => {}
             }
         }

@@ -18,7 +18,7 @@ use crate::peer::{Peer, PeerError};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Starts the requested broker unless it runs, waits until it answers, and prints its address.
+/// Starts what is asked for unless it runs, waits until it answers, and says where.
 pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let (local, was_running) = if args.docker {
@@ -41,12 +41,15 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
     Ok(Exit::Done)
 }
 
-/// Warns about a broker that runs but accepts no messages, such as one with a full disk.
+/// A broker on a full disk runs, but nobody can publish.
 async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
     match local::alarm(&config.again()?).await {
-        Some("low on disk") => output
-            .notice("the disk is nearly full: publishers are blocked until there is free space"),
-        Some(alarm) => output.notice(format!("the broker is {alarm}: publishers are blocked")),
+        Some("low on disk") => output.notice(
+            "the disk is nearly full: messages wait with their senders until there is room",
+        ),
+        Some(alarm) => output.notice(format!(
+            "the broker is {alarm}: messages wait with their senders"
+        )),
         None => {}
     }
     Ok(())
@@ -55,10 +58,10 @@ async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
     match local::look(config).await? {
         Local::Container(_, state) if state.is_running => Err(Error::new(format!(
-            "LavinMQ already runs in the container {}",
+            "LavinMQ runs already in the container {}",
             container::CONTAINER
         ))
-        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker")),
+        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker")),
         _ => Ok(()),
     }
 }
@@ -71,10 +74,10 @@ async fn start_container(
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = daemon::running(&config.home) {
         return Err(Error::new(format!(
-            "the embedded broker already runs, on port {}",
+            "the embedded broker runs already, on port {}",
             local.port
         ))
-        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker"));
+        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker"));
     }
     let engine = Engine::new(&config.environment)?;
     let before = engine.state().await?;
@@ -115,7 +118,7 @@ fn plan(args: &StartArgs, config: &Config) -> Result<Plan, Error> {
     })
 }
 
-/// Waits until the broker speaks AMQP. A container accepts TCP connections long before that.
+/// A container accepts TCP long before its broker speaks AMQP.
 async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
     let endpoint = config.again()?.endpoint;
     let until = Instant::now() + container::READY_WITHIN;
@@ -128,10 +131,7 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
             Err(PeerError::SignInRefused { why, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
                     .because(why)
-                    .hint(
-                        "its volume was created with another user: `cbroker nuke --yes` deletes \
-                         it, or use --url with that user",
-                    )
+                    .hint("its volume was made with another user: `cbroker nuke --yes` deletes it, or use --url with that user")
                     .exit_with(Exit::Unreachable));
             }
             Err(error) if Instant::now() > until => return Err(error.into()),
@@ -140,8 +140,7 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
     }
 }
 
-/// Shows progress on one line that is overwritten. Without a terminal nothing is shown, because it
-/// would only fill a log.
+/// One line that is drawn over on a terminal; nothing elsewhere, where it would only fill a log.
 fn show_progress(line: &str, output: &Output) {
     if !output.is_json() && std::io::stderr().is_terminal() {
         let line = crate::clean::line(line);
@@ -157,7 +156,7 @@ fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<(), E
     output
         .json(&json!({ "url": url.to_string(), "mgmt_url": page, "was_running": was_running }))?;
     let word = if was_running {
-        "already runs"
+        "runs already"
     } else {
         "started"
     };

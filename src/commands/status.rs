@@ -1,5 +1,4 @@
-//! `cbroker status`: shows whether the broker runs, and which one it is. Exits with 3 if it cannot
-//! be reached.
+//! `cbroker status`: whether the broker is there, and which it is. Exit 3 when it is not.
 
 use std::time::Duration;
 
@@ -16,29 +15,29 @@ use crate::peer::Peer;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// The output of `--json`.
+/// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Status {
     url: String,
     user: String,
     reachable: bool,
-    /// Why it is not reachable.
+    /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// `embedded`, `container`, `remote` or `other`.
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// Why publishers are blocked.
+    /// Why publishers have to wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked: Option<&'static str>,
-    /// The product name in the management API.
+    /// What the management API calls itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     product: Option<String>,
     mgmt_url: String,
 }
 
-/// Prints the status, or only the full URL.
+/// Prints the status, or just the full URL.
 pub(super) async fn run(args: StatusArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     if args.show_url {
         output.json(&serde_json::json!({ "url": config.endpoint.secret_url() }))?;
@@ -142,7 +141,9 @@ fn print(status: &Status, output: &Output) -> Result<(), Error> {
     output.line(format!("broker      {word}"))?;
     if let Some(blocked) = status.blocked {
         let blocked = output.paint(Style::Bad, blocked);
-        output.line(format!("blocked     {blocked}: publishers wait"))?;
+        output.line(format!(
+            "blocked     {blocked}: messages wait with their senders"
+        ))?;
     }
     output.line(format!("url         {} as {}", status.url, status.user))?;
     output.line(format!("management  {}", status.mgmt_url))?;

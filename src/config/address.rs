@@ -1,5 +1,4 @@
-//! Broker addresses `amqp(s)://user:password@host:port/vhost`: parsed, displayed without the
-//! password, and completed with a login.
+//! `amqp(s)://user:password@host:port/vhost`: read, shown without its password, and completed with a login.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,10 +9,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::{Credentials, Home};
 use crate::transport::Route;
 
-/// The name of the local broker's socket in its home folder.
+/// The socket of the local broker in its home folder.
 const SOCKET: &str = "broker.sock";
 
-/// All characters except the unreserved ones of RFC 3986.
+/// Everything but the unreserved characters of RFC 3986.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -29,79 +28,78 @@ pub enum Scheme {
     Amqps,
 }
 
-/// A user and its password. `Debug` hides the password.
+/// Who signs in. Its `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The user name.
+    /// The user's name.
     pub user: String,
-    /// The password in plain text.
+    /// The password in clear text.
     pub password: String,
 }
 
-/// The address of a broker. Display and `Debug` hide its password.
+/// The address of a broker. Shown without its password, wherever it is shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    /// With or without TLS.
+    /// TLS or not.
     pub scheme: Scheme,
-    /// The host name or IP address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
-    /// The TCP port.
+    /// TCP port.
     pub port: u16,
-    /// The virtual host; `/` if the URL names none.
+    /// The virtual host; `/` where the URL names none.
     pub vhost: String,
-    /// The user in the URL.
+    /// The user of the URL.
     pub user: Option<String>,
-    /// The password in the URL.
+    /// The password of the URL.
     pub password: Option<String>,
 }
 
-/// A broker and its login: everything that a connection needs.
+/// A broker and how to sign in there: all that a connection needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The address.
+    /// Where it is, as the user wrote it.
     pub address: Address,
-    /// The login: from the URL, the credentials file, or guest.
+    /// Who signs in: from the URL, the credentials file, or guest.
     pub login: Login,
-    /// A file of PEM certificates to trust in addition to the system's.
+    /// A PEM file with certificates to trust beside the system's.
     pub ca_cert: Option<PathBuf>,
-    /// Where the login comes from, and so whom it may be sent to.
+    /// Whose login it is, and so whom it may be sent to.
     pub guard: Guard,
 }
 
 /// Whom a login may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guard {
-    /// Any listener at the address, because the user gave both the address and the login.
+    /// Whoever listens where the user said: the user gave the login too.
     AsGiven,
-    /// The login is stored in this home. It is sent only to a listener that is proven to run as
-    /// this user.
+    /// It is stored in this home: it goes to a listener that is proven to be this user's, and nowhere else.
     Stored {
-        /// The home with the login.
+        /// Where it is stored.
         home: Home,
-        /// Whether the broker is the one of this home, which also listens on sockets in it.
+        /// Whether the broker is the one of this home, which also listens at sockets in it.
         has_sockets: bool,
     },
 }
 
-/// Why a text is not a broker address. Does not repeat the text, because it may contain a password.
+/// Why a text is no broker address. Never repeats the text: it may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// The text starts with neither `amqp://` nor `amqps://`.
+    /// Neither `amqp://` nor `amqps://`.
     #[error("it starts with neither amqp:// nor amqps://")]
     Scheme,
-    /// There is no host.
-    #[error("it has no host")]
+    /// No host.
+    #[error("it names no host")]
     Host,
-    /// The port is not a number from 1 to 65535.
-    #[error("its port is not a number from 1 to 65535")]
+    /// The port is no number from 1 to 65535.
+    #[error("its port is no number from 1 to 65535")]
     Port,
-    /// A `%` is not followed by two hexadecimal digits, or the decoded bytes are not UTF-8.
-    #[error("it contains an invalid % escape")]
+    /// A `%` that is not followed by two hexadecimal digits, or bytes that are no UTF-8.
+    #[error("it holds a broken % escape")]
     Escape,
 }
 
 impl Scheme {
-    /// Returns the default port.
+    /// The port where none is named.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Amqp => 5672,
@@ -118,13 +116,12 @@ impl Scheme {
 }
 
 impl Address {
-    /// Returns an address on this machine without TLS. It uses 127.0.0.1, because `localhost` can
-    /// lead to another program on `[::1]`, which would receive the login.
+    /// A plain address on this machine. Not `localhost`: that may lead to another program on `[::1]`, login and all.
     pub fn local(port: u16) -> Self {
         Self::at(Ipv4Addr::LOCALHOST.into(), port)
     }
 
-    /// Returns an address without TLS.
+    /// A plain address.
     pub fn at(host: IpAddr, port: u16) -> Self {
         Self {
             scheme: Scheme::Amqp,
@@ -136,8 +133,7 @@ impl Address {
         }
     }
 
-    /// Parses an AMQP URL. A missing or empty path means the vhost `/`. Query parameters are
-    /// ignored.
+    /// Reads an AMQP URL. A missing or empty path means the vhost `/`; query parameters are ignored.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (scheme, rest) = text.trim().split_once("://").ok_or(AddressError::Scheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -176,7 +172,7 @@ impl Address {
             || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// Returns the address without its password, as a child process may see it.
+    /// The same address without its password: what a child process may see.
     #[must_use]
     pub fn without_password(&self) -> Self {
         Self {
@@ -185,7 +181,7 @@ impl Address {
         }
     }
 
-    /// Whether both are the same broker, independent of the login.
+    /// Whether both mean the same broker, whoever signs in.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let host =
             self.host.eq_ignore_ascii_case(&other.host) || (self.is_local() && other.is_local());
@@ -217,7 +213,7 @@ impl Address {
 }
 
 impl Guard {
-    /// Reads the stored login again. `None` if the login is not stored.
+    /// The login as it is stored now; `None` where it is not a stored one.
     pub fn login(&self) -> Option<Login> {
         match self {
             Self::AsGiven => None,
@@ -225,7 +221,7 @@ impl Guard {
         }
     }
 
-    /// Returns the path of the broker's socket with this name, if it has sockets.
+    /// The socket of this name, where the broker has one.
     pub fn socket(&self, name: &str) -> Option<PathBuf> {
         match self {
             Self::Stored {
@@ -236,14 +232,14 @@ impl Guard {
         }
     }
 
-    /// Whether the listener must be proven to run as this user.
+    /// Whether the other end has to be proven.
     pub fn is_stored(&self) -> bool {
         *self != Self::AsGiven
     }
 }
 
 impl Endpoint {
-    /// Returns how to connect.
+    /// How to get there.
     pub fn route(&self) -> Route {
         Route {
             host: self.address.host.clone(),
@@ -255,13 +251,12 @@ impl Endpoint {
         }
     }
 
-    /// Returns the login. A stored one is read again, because it may have changed.
+    /// Who signs in: a stored login as it is now, since it may have been changed.
     pub fn login_now(&self) -> Login {
         self.guard.login().unwrap_or_else(|| self.login.clone())
     }
 
-    /// Returns the full URL **with the password**, for `status --show-url` and files with mode 0600
-    /// only.
+    /// The full URL **with its password**: for `status --show-url` and for files with mode 0600 only.
     pub fn secret_url(&self) -> String {
         let address = Address {
             user: Some(self.login.user.clone()),
@@ -326,7 +321,7 @@ fn unescape(text: &str) -> Result<String, AddressError> {
     Ok(decoded.map_err(|_| AddressError::Escape)?.into_owned())
 }
 
-/// Percent-encodes all characters except the unreserved ones of RFC 3986.
+/// Percent-encodes everything but the unreserved characters of RFC 3986.
 pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
@@ -400,17 +395,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_login_survives_the_secret_url(
-            user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}",
-        ) {
+        fn any_login_survives_the_secret_url(user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}") {
             let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
             let login = Login { user: user.clone(), password: password.clone() };
-            let endpoint = Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven };
-            let again = Address::parse(&endpoint.secret_url()).unwrap();
-            prop_assert_eq!(
-                (again.user, again.password, again.vhost),
-                (Some(user), Some(password), vhost)
-            );
+            let again = Address::parse(&Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven }.secret_url()).unwrap();
+            prop_assert_eq!((again.user, again.password, again.vhost), (Some(user), Some(password), vhost));
         }
     }
 }

@@ -1,20 +1,20 @@
-//! A snapshot of the environment variables, so that no other code reads them.
+//! A snapshot of the environment variables, so that nothing else has to read them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-/// The environment at the start of the program.
+/// The environment as it was when the program started.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// Reads the environment of this process.
+    /// The environment of this process.
     pub fn of_process() -> Self {
         Self(std::env::vars_os().collect())
     }
 
-    /// Returns a variable that is set and not empty.
+    /// A variable that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0
             .get(OsStr::new(name))
@@ -22,18 +22,18 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
-    /// Returns the names of all variables, including empty ones.
+    /// The names of all variables, those of empty ones too.
     pub fn names(&self) -> impl Iterator<Item = &OsStr> {
         self.0.keys().map(OsString::as_os_str)
     }
 
-    /// Returns a variable that is set, not empty and UTF-8.
+    /// A variable that is set, not empty and UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.to_str()
     }
 }
 
-/// Prints only the number of variables, because values may be passwords.
+/// Values may be passwords: only how many there are is shown.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Environment({} variables)", self.0.len())

@@ -1,5 +1,4 @@
-//! `broker.json`: records the local broker that was started, so that other commands find it. It
-//! does not prove that the broker runs.
+//! `broker.json`: which local broker was started, so that every other command finds it. Not a proof that it lives.
 
 use std::fs;
 use std::io;
@@ -11,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use super::home::write_private;
 use super::{Address, Home};
 
-/// How the broker runs.
+/// What runs the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
     /// A `cbroker serve` process.
     Embedded {
-        /// The process id.
+        /// Its process id.
         pid: u32,
-        /// The start time that the kernel reports. Together with the pid it identifies the process.
+        /// When the kernel says it began; together with the pid it cannot be taken for another process.
         began: String,
-        /// The folder of the store.
+        /// Its store.
         data_dir: PathBuf,
-        /// The options of `serve` other than ports, with absolute paths. `restart` passes them on.
+        /// The options that `serve` was given beside its ports, paths made absolute: `restart` gives them again.
         #[serde(default)]
         arguments: Vec<String>,
     },
     /// A LavinMQ container.
     Container {
-        /// The container's name.
+        /// Its name.
         name: String,
     },
 }
@@ -39,17 +38,17 @@ pub enum Kind {
 pub struct LocalBroker {
     /// The version of this format.
     pub version: u32,
-    /// How the broker runs.
+    /// What runs it.
     #[serde(flatten)]
     pub kind: Kind,
-    /// The address of both ports. Missing in files of earlier versions.
+    /// Where both ports are to be reached; records of earlier versions do not say it.
     #[serde(default = "loopback")]
     pub host: IpAddr,
-    /// The AMQP port.
+    /// AMQP port.
     pub port: u16,
-    /// The management port, if there is one.
+    /// Management port, where it has one.
     pub management_port: Option<u16>,
-    /// Whether clients log in as guest (`start --docker --guest`).
+    /// Whether peers sign in as guest (`start --docker --guest`).
     #[serde(default)]
     pub guest: bool,
 }
@@ -59,23 +58,23 @@ fn loopback() -> IpAddr {
 }
 
 impl LocalBroker {
-    /// Returns the AMQP address.
+    /// Where it takes messages.
     pub fn address(&self) -> Address {
         Address::at(self.host, self.port)
     }
 
-    /// Whether it is a `cbroker serve` process, which also listens on sockets in its home.
+    /// Whether it is a `cbroker serve` process, which also listens at sockets in its home.
     pub fn is_embedded(&self) -> bool {
         matches!(self.kind, Kind::Embedded { .. })
     }
 
-    /// Reads the file. A file that cannot be read counts as missing.
+    /// What the file says; a file that cannot be read is as good as none.
     pub fn read(home: &Home) -> Option<Self> {
         let text = fs::read(home.broker_file()).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes the file atomically.
+    /// Writes the file, whole or not at all.
     pub fn write(&self, home: &Home) -> io::Result<()> {
         home.claim()?;
         let mut text = serde_json::to_vec_pretty(self)?;
@@ -83,7 +82,7 @@ impl LocalBroker {
         write_private(&home.broker_file(), &text)
     }
 
-    /// Removes the file if it exists.
+    /// Removes the file; none is fine.
     pub fn forget(home: &Home) -> io::Result<()> {
         match fs::remove_file(home.broker_file()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,5 +1,4 @@
-//! Resolves flags, environment and files into a [`Config`]: the first source that names a value
-//! wins.
+//! From flags, environment and files to a [`Config`]: each value with the first source that names it.
 
 use super::address::Scheme;
 use super::credentials::moved_session_address;
@@ -15,7 +14,7 @@ const DEFAULT_PORT: u16 = 5672;
 const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 
 impl Config {
-    /// Reads the files and determines every value. Does not use the network.
+    /// Reads the files and decides every value. Reads nothing from the network.
     pub fn resolve(flags: &Flags, environment: Environment) -> Result<Self, Error> {
         let home = Home::of(&environment).ok_or_else(|| {
             Error::new("no home directory")
@@ -74,7 +73,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Returns every value for display with its source, for `cbroker config`.
+    /// Every value, readable, with its origin: `cbroker config`.
     fn explain(&self, file: &File, [management, ca_cert]: [Origin; 2]) -> Vec<Effective> {
         let home = if self.environment.get("CBROKER_HOME").is_some() {
             Origin::Environment
@@ -121,14 +120,14 @@ fn address(
         return Ok((Address::local(DEFAULT_PORT), Origin::Default));
     };
     let address = Address::parse(&text).map_err(|error| {
-        Error::usage(format!("{named} is not a broker address"))
+        Error::usage(format!("{named} is no broker address"))
             .because(error)
-            .hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
+            .hint("it looks like amqp://user:password@host:5672/vhost, or amqps:// with TLS")
     })?;
     Ok((address, origin))
 }
 
-/// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL.
+/// A login that is the stored one is guarded, whichever way it came here, also inside a password of a URL.
 fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login: &Login) -> Guard {
     let is_stored = matches!(Credentials::read(home), Ok(Some(stored)) if stored == *login);
     if !is_stored {
@@ -149,9 +148,8 @@ fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login:
     }
 }
 
-/// Returns the login: from the URL, else from the current session's file, else of the local broker,
-/// else guest. If no broker was named, guest is not used, so that another program's broker on the
-/// default port is not entered.
+/// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest; but where nobody named a
+/// broker, somebody else's on the usual port is not entered as guest.
 fn login(
     address: &Address,
     origin: Origin,
@@ -183,8 +181,7 @@ fn login(
     let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
     if (address.is_local() || is_its_place) && !guest_there {
         let stored = Credentials::read(home).map_err(|error| {
-            let path = home.credentials_file();
-            Error::new(format!("cannot read {}", path.display())).because(error)
+            Error::new(format!("cannot read {}", home.credentials_file().display())).because(error)
         })?;
         if let Some(login) = stored.filter(|login| is_wanted(&login.user)) {
             return Ok(login);
@@ -225,7 +222,7 @@ fn management(
         ),
     };
     if !(url.starts_with("http://") || url.starts_with("https://")) {
-        return Err(Error::usage("the management address is not a URL")
+        return Err(Error::usage("the management address is no URL")
             .because("it starts with neither http:// nor https://"));
     }
     let mut login = file
@@ -249,7 +246,7 @@ fn management(
     Ok((Management { url, login, guard }, origin))
 }
 
-/// Guards the stored login for the management API too. The socket is used only if no API was named.
+/// The stored login is guarded here too. The socket belongs to the API that nobody named.
 fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
@@ -269,8 +266,7 @@ fn management_guard(
     }
 }
 
-/// Returns the management URL of a broker. Cloud brokers use HTTPS on the standard port, and a
-/// local broker records its port in `broker.json`.
+/// Cloud brokers serve their management API by https on the standard port; a local one says its port in `broker.json`.
 pub(super) fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
     let host = if address.host.contains(':') {
         format!("[{}]", address.host)
@@ -297,11 +293,7 @@ fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
         );
     }
     if flags.mgmt_pass.is_some() {
-        warnings.push(
-            "the password in --mgmt-pass is visible to every user of this machine; \
-             set CBROKER_MGMT_PASS"
-                .into(),
-        );
+        warnings.push("the password in --mgmt-pass is visible to every user of this machine; set CBROKER_MGMT_PASS".into());
     }
     warnings
 }

@@ -1,17 +1,16 @@
-//! Checks whether a port is in use, and by which program, if the system reports it.
+//! Whether a port is taken, and by whom, where the system tells.
 
 use std::io;
 use std::net::TcpListener;
 
 use crate::transport::listeners;
 
-/// Returns `None` if the port is free on both loopback addresses, else a description of the program
-/// that has it.
+/// `None` when the port is free on loopback, in both families; otherwise who holds it, in words.
 pub fn in_use(port: u16) -> Option<String> {
     for host in ["127.0.0.1", "::1"] {
         match TcpListener::bind((host, port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Some(holder(port)),
-            // Without IPv6, no program can have the port on `::1`.
+            // A machine without IPv6 has no address there that anybody could take.
             Err(error) if host == "127.0.0.1" => return Some(error.to_string()),
             _ => {}
         }
@@ -19,7 +18,7 @@ pub fn in_use(port: u16) -> Option<String> {
     None
 }
 
-/// Describes who listens: `beam.smp (process 123 of user rabbitmq) listens there`.
+/// `beam.smp (process 123 of user rabbitmq) listens there`.
 fn holder(port: u16) -> String {
     match listeners(port).first() {
         Some(owner) => format!("{owner} listens there"),

@@ -1,5 +1,4 @@
-//! TLS for clients: trusts the system's certificates and those that the user adds, with the ring
-//! provider.
+//! TLS as a client: the system's certificates and those that the user adds, with ring.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,14 +12,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::TransportError;
 
-/// Performs the TLS handshake with `host`.
+/// Speaks TLS on a connection to `host`.
 pub(super) async fn handshake(
     stream: TcpStream,
     host: &str,
     ca_cert: Option<&Path>,
 ) -> Result<TlsStream<TcpStream>, TransportError> {
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TransportError::Setup(format!("`{host}` is not a TLS server name")))?;
+        .map_err(|_| TransportError::Setup(format!("`{host}` is no name of a TLS server")))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

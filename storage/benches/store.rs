@@ -1,7 +1,9 @@
-//! What the store costs, beside the plain append-only file that is its limit.
+//! What the store costs, beside a plain append-only file that is synced as often, in the same run.
 //!
-//! `cargo bench -p cbroker-storage` runs everything on a temporary folder in the working directory's file system and prints a table;
-//! `cargo bench -p cbroker-storage -- confirmed` runs the parts whose name contains the word. Not a test: it asserts nothing about time.
+//! `cargo bench -p cbroker-storage` prints a table; `cargo bench -p cbroker-storage -- confirmed`
+//! runs the parts whose name contains the word. `CBROKER_BENCH_DIR` names the folder to work in:
+//! bytes are those that reached its block device, so a file system of its own (a loop device)
+//! keeps other programs out of them. Not a test: it asserts nothing about time.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
@@ -11,9 +13,11 @@
     reason = "figures for people"
 )]
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -21,33 +25,54 @@ use std::time::{Duration, Instant};
 use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
 
 const QUEUE: QueueId = QueueId(1);
+/// One measured stretch.
+const STRETCH: Duration = Duration::from_millis(1_500);
+/// Pairs of stretches, in turn.
+const PAIRS: u32 = 3;
+/// Bytes of one measured stretch at most, so that it fits the segments that are used again.
+const STRETCH_BYTES: u64 = 44 << 20;
 
 type Part = (&'static str, fn(&Path));
 
 const PARTS: &[Part] = &[
-    ("confirmed-1", |folder| confirmed(folder, 1, 1024)),
-    ("confirmed-100", |folder| confirmed(folder, 100, 1024)),
-    ("confirmed-1000", |folder| confirmed(folder, 1000, 1024)),
-    ("waiting", |folder| waiting(folder)),
+    ("confirmed-1-16B", |folder| confirmed(folder, 1, 16)),
+    ("confirmed-100-16B", |folder| confirmed(folder, 100, 16)),
     ("confirmed-1000-16B", |folder| confirmed(folder, 1000, 16)),
-    ("confirmed-1000-consumed", confirmed_consumed),
+    ("confirmed-1-1KiB", |folder| confirmed(folder, 1, 1024)),
+    ("confirmed-100-1KiB", |folder| confirmed(folder, 100, 1024)),
+    ("confirmed-1000-1KiB", |folder| {
+        confirmed(folder, 1000, 1024);
+    }),
+    ("acks-1000", acks),
     ("caller-16B", caller),
-    ("plain-log", plain_log),
-    ("backlog-256B", |folder| backlog(folder, 256)),
-    ("backlog-16B", |folder| backlog(folder, 16)),
+    ("purge-latency", purge_latency),
+    ("drain-one-of-1000", drain_one),
+    ("start-clean-256B", |folder| start(folder, ("stop", 256, 1))),
+    ("start-killed-256B", |folder| {
+        start(folder, ("kill", 256, 1));
+    }),
+    ("start-killed-1000-queues", |folder| {
+        start(folder, ("kill", 256, 1000));
+    }),
+    ("start-without-index", |folder| {
+        start(folder, ("index", 256, 1));
+    }),
 ];
 
 fn main() {
-    if let Ok(stage) = std::env::var(STAGE) {
-        return run_stage(&stage);
+    if std::env::var_os(STAGE).is_some() {
+        return run_stage();
     }
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with("--"))
         .collect();
+    let place = std::env::var_os("CBROKER_BENCH_DIR").map_or_else(|| ".".into(), PathBuf::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    println!("load when it began: {}", load.trim());
     for (name, part) in PARTS {
         if wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str())) {
-            let folder = tempfile::tempdir_in(".").unwrap();
+            let folder = tempfile::tempdir_in(&place).unwrap();
             println!("{name}");
             part(folder.path());
         }
@@ -62,6 +87,12 @@ fn open(folder: &Path) -> (Opened, Receiver<Ticket>) {
         }
     });
     (opened.unwrap(), receiver)
+}
+
+fn wait(store: &Store, ticket: Ticket) {
+    while store.durable() < ticket {
+        std::thread::sleep(Duration::from_micros(100));
+    }
 }
 
 /// CPU seconds of this process so far, user and system.
@@ -83,52 +114,125 @@ fn figure(file: &str, name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-struct Span {
+/// Bytes that the block device under a folder has written so far.
+fn device_bytes(folder: &Path) -> u64 {
+    let device = std::fs::metadata(folder).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"));
+    let sectors = stat.ok().and_then(|stat| {
+        let sectors = stat.split_whitespace().nth(6)?;
+        sectors.parse::<u64>().ok()
+    });
+    sectors.map_or(0, |sectors| sectors * 512)
+}
+
+/// What a stretch cost.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    messages: f64,
+    seconds: f64,
+    cpu: f64,
+    bytes: f64,
+}
+
+struct Span<'a> {
+    folder: &'a Path,
     began: Instant,
     cpu: f64,
-    written: u64,
+    bytes: u64,
 }
 
-impl Span {
-    fn begin() -> Self {
+impl<'a> Span<'a> {
+    fn begin(folder: &'a Path) -> Self {
         Self {
-            began: Instant::now(),
+            folder,
+            bytes: device_bytes(folder),
             cpu: cpu_seconds(),
-            written: figure("/proc/self/io", "write_bytes"),
+            began: Instant::now(),
         }
     }
 
-    fn end(&self, what: &str, messages: u64, bytes: u64) {
-        let seconds = self.began.elapsed().as_secs_f64();
-        let written = figure("/proc/self/io", "write_bytes") - self.written;
-        println!(
-            "  {what}: {:.1} k/s, {:.2} us CPU a message, {:.2} x written, RSS {} MiB, peak {} MiB",
-            messages as f64 / seconds / 1e3,
-            (cpu_seconds() - self.cpu) * 1e6 / messages as f64,
-            written as f64 / bytes as f64,
-            figure("/proc/self/status", "VmRSS:") / 1024,
-            figure("/proc/self/status", "VmHWM:") / 1024,
-        );
+    fn end(self, messages: u64) -> Cost {
+        Cost {
+            messages: messages as f64,
+            seconds: self.began.elapsed().as_secs_f64(),
+            cpu: cpu_seconds() - self.cpu,
+            bytes: (device_bytes(self.folder) - self.bytes) as f64,
+        }
     }
 }
 
-/// Confirmed publishing with so many messages outstanding, nobody consumes.
-fn confirmed(folder: &Path, outstanding: u64, length: usize) {
-    let (opened, durable) = open(folder);
+impl Cost {
+    fn rate(self) -> f64 {
+        self.messages / self.seconds / 1e3
+    }
+
+    fn print(costs: &[Self], what: &str, plain: f64) -> f64 {
+        let mut rates: Vec<f64> = costs.iter().map(|cost| cost.rate()).collect();
+        rates.sort_by(f64::total_cmp);
+        let rate = rates[rates.len() / 2];
+        let sum = |part: fn(&Self) -> f64| costs.iter().map(part).sum::<f64>();
+        let messages = sum(|cost| cost.messages);
+        let ratio = if plain > 0.0 { rate / plain } else { 1.0 };
+        println!(
+            "  {what:<16} {rate:>8.1} k/s ({:.1}-{:.1}) {ratio:.2} x plain, {:.2} us CPU, \
+             {:.0} device bytes a message",
+            rates[0],
+            rates[rates.len() - 1],
+            sum(|cost| cost.cpu) * 1e6 / messages,
+            sum(|cost| cost.bytes) / messages,
+        );
+        rate
+    }
+}
+
+/// A plain file: groups of messages appended and synced.
+fn plain(folder: &Path, group: u64, length: usize) -> Cost {
+    let path = folder.join("plain");
+    let mut log = File::create(&path).unwrap();
     let body = vec![7_u8; length];
-    let span = Span::begin();
-    let until = Instant::now() + Duration::from_secs(4);
-    let (mut sent, mut confirmed) = (0_u64, 0_u64);
-    let mut waiting = std::collections::VecDeque::new();
-    while Instant::now() < until {
-        while sent - confirmed < outstanding {
-            waiting.push_back(
-                opened
-                    .store
-                    .append(QUEUE, Sequence(sent), &[&body], Urgency::Confirmed)
-                    .unwrap(),
-            );
-            sent += 1;
+    let span = Span::begin(folder);
+    let mut messages = 0;
+    while span.began.elapsed() < STRETCH && messages * (length as u64) < STRETCH_BYTES {
+        let mut bytes = Vec::with_capacity(group as usize * (length + 16));
+        for number in 0..group {
+            bytes.extend_from_slice(&number.to_be_bytes());
+            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+            bytes.extend_from_slice(&body);
+        }
+        log.write_all(&bytes).unwrap();
+        log.sync_data().unwrap();
+        messages += group;
+    }
+    let cost = span.end(messages);
+    std::fs::remove_file(path).unwrap();
+    cost
+}
+
+/// Publishes with so many messages outstanding from `sent` on.
+fn publish(
+    (opened, durable): (&Opened, &Receiver<Ticket>),
+    sent: &mut u64,
+    (outstanding, length): (u64, usize),
+) -> u64 {
+    let body = vec![7_u8; length];
+    let began = Instant::now();
+    let mut waiting = VecDeque::new();
+    let mut confirmed = 0;
+    let limit = STRETCH_BYTES / length.max(64) as u64;
+    loop {
+        while began.elapsed() < STRETCH
+            && confirmed + (waiting.len() as u64) < limit
+            && (waiting.len() as u64) < outstanding
+        {
+            let ticket = opened
+                .store
+                .append(QUEUE, Sequence(*sent), &[&body], Urgency::Confirmed);
+            waiting.push_back(ticket.unwrap());
+            *sent += 1;
+        }
+        if waiting.is_empty() {
+            return confirmed;
         }
         let through = durable.recv().unwrap();
         while waiting.front().is_some_and(|ticket| *ticket <= through) {
@@ -136,199 +240,251 @@ fn confirmed(folder: &Path, outstanding: u64, length: usize) {
             confirmed += 1;
         }
     }
-    span.end("confirmed", confirmed, confirmed * length as u64);
-    opened.store.close().unwrap();
 }
 
-/// 100,000 messages of 1 KiB, confirmed 1,000 at a time: the memory is what matters.
-fn waiting(folder: &Path) {
-    let (opened, durable) = open(folder);
-    let body = vec![7_u8; 1024];
-    let span = Span::begin();
-    for group in 0..100_u64 {
+/// Confirmed publishing, nobody consumes: the plain file, new segments, segments that are used
+/// again.
+fn confirmed(folder: &Path, outstanding: u64, length: usize) {
+    let mut costs = [const { Vec::new() }; 3];
+    for _ in 0..PAIRS {
+        let store = tempfile::tempdir_in(folder).unwrap();
+        costs[0].push(plain(folder, outstanding, length));
+        let (opened, durable) = open(store.path());
+        let mut sent = 0;
+        let span = Span::begin(folder);
+        let fresh = publish((&opened, &durable), &mut sent, (outstanding, length));
+        costs[1].push(span.end(fresh));
+        // Four segments are written and become free; the next stretch uses them again.
+        fill(&opened.store, (QueueId(2), 1), 72 << 10, 1000);
+        wait(&opened.store, opened.store.drop_queue(QueueId(2)).unwrap());
+        wait(
+            &opened.store,
+            opened.store.purge(QUEUE, Sequence(sent)).unwrap(),
+        );
+        std::thread::sleep(Duration::from_millis(300));
+        while durable.try_recv().is_ok() {}
+        let span = Span::begin(folder);
+        let again = publish((&opened, &durable), &mut sent, (outstanding, length));
+        costs[2].push(span.end(again));
+        opened.store.close().unwrap();
+    }
+    let [flat, fresh, again] = costs;
+    let plain = Cost::print(&flat, "plain file", 0.0);
+    Cost::print(&fresh, "new segments", plain);
+    Cost::print(&again, "used again", plain);
+}
+
+/// Appends messages to queues in turn and waits until all are durable.
+fn fill(store: &Store, (first, queues): (QueueId, u64), messages: u64, length: usize) {
+    let body = vec![7_u8; length];
+    let mut last = Ticket::NONE;
+    for number in 0..messages {
+        let queue = QueueId(first.0 + number % queues);
+        let ticket = store.append(
+            queue,
+            Sequence(number / queues),
+            &[&body],
+            Urgency::Eventually,
+        );
+        last = ticket.unwrap();
+        while store.pending_bytes() > 8 << 20 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    wait(store, last);
+}
+
+/// Acks of durable messages, 1,000 at a time, each group waited for.
+fn acks(folder: &Path) {
+    let store = tempfile::tempdir_in(folder).unwrap();
+    let (opened, _durable) = open(store.path());
+    fill(&opened.store, (QUEUE, 1), 300_000, 256);
+    let span = Span::begin(folder);
+    for group in 0..300_u64 {
         let mut last = Ticket::NONE;
         for number in group * 1000..(group + 1) * 1000 {
-            last = opened
-                .store
-                .append(QUEUE, Sequence(number), &[&body], Urgency::Confirmed)
-                .unwrap();
-        }
-        while durable.recv().unwrap() < last {}
-    }
-    span.end("waiting", 100_000, 100_000 * 1024);
-    opened.store.close().unwrap();
-}
-
-/// The same with a consumer that reads nothing back and settles a little later.
-fn confirmed_consumed(folder: &Path) {
-    let (opened, durable) = open(folder);
-    let body = vec![7_u8; 1024];
-    let span = Span::begin();
-    let until = Instant::now() + Duration::from_secs(4);
-    let (mut sent, mut confirmed, mut settled) = (0_u64, 0_u64, 0_u64);
-    let mut waiting = std::collections::VecDeque::new();
-    while Instant::now() < until {
-        while sent - confirmed < 1000 {
-            waiting.push_back(
-                opened
-                    .store
-                    .append(QUEUE, Sequence(sent), &[&body], Urgency::Confirmed)
-                    .unwrap(),
-            );
-            sent += 1;
-            if sent > 64 {
-                let _ = opened.store.settle(QUEUE, Sequence(settled)).unwrap();
-                settled += 1;
+            let settled = opened.store.settle(QUEUE, Sequence(number)).unwrap();
+            if let storage::Settled::Recorded(ticket) = settled {
+                last = ticket;
             }
         }
-        let through = durable.recv().unwrap();
-        while waiting.front().is_some_and(|ticket| *ticket <= through) {
-            waiting.pop_front();
-            confirmed += 1;
-        }
+        let confirm =
+            opened
+                .store
+                .append(QueueId(3), Sequence(group), &[b"now"], Urgency::Confirmed);
+        wait(&opened.store, last.max(confirm.unwrap()));
     }
-    span.end("confirmed and consumed", confirmed, confirmed * 1024);
-    opened.store.close().unwrap();
+    let cost = span.end(300_000);
+    Cost::print(&[cost], "acks", 0.0);
 }
 
 /// What append and settle cost the caller when a consumer keeps up.
 fn caller(folder: &Path) {
     let (opened, _durable) = open(folder);
     let body = [7_u8; 16];
-    for repeat in 0..3 {
-        let (mut appending, mut settling) = (Duration::ZERO, Duration::ZERO);
-        let rounds = 20_000_u64;
-        for round in rounds * repeat..rounds * (repeat + 1) {
-            let at = Instant::now();
-            for index in 0..64 {
-                let sequence = Sequence(round * 64 + index);
-                opened
-                    .store
-                    .append(QUEUE, sequence, &[&body], Urgency::Eventually)
-                    .unwrap();
-            }
-            let half = Instant::now();
-            for index in 0..64 {
-                let _ = opened
-                    .store
-                    .settle(QUEUE, Sequence(round * 64 + index))
-                    .unwrap();
-            }
-            appending += half - at;
-            settling += half.elapsed();
+    let (mut appending, mut settling) = (Duration::ZERO, Duration::ZERO);
+    let rounds = 40_000_u64;
+    for round in 0..rounds {
+        let at = Instant::now();
+        for index in 0..64 {
+            let sequence = Sequence(round * 64 + index);
+            let ticket = opened
+                .store
+                .append(QUEUE, sequence, &[&body], Urgency::Eventually);
+            ticket.unwrap();
         }
-        let messages = (rounds * 64) as f64;
-        println!(
-            "  caller: append {:.0} ns, settle {:.0} ns a message, pending {} bytes",
-            appending.as_nanos() as f64 / messages,
-            settling.as_nanos() as f64 / messages,
-            opened.store.pending_bytes(),
-        );
+        let half = Instant::now();
+        for index in 0..64 {
+            let _ = opened
+                .store
+                .settle(QUEUE, Sequence(round * 64 + index))
+                .unwrap();
+        }
+        appending += half - at;
+        settling += half.elapsed();
     }
+    let messages = (rounds * 64) as f64;
+    println!(
+        "  append {:.0} ns, settle {:.0} ns a message",
+        appending.as_nanos() as f64 / messages,
+        settling.as_nanos() as f64 / messages,
+    );
     opened.store.close().unwrap();
 }
 
-/// The limit: groups of 1,000 messages appended to a file and synced.
-fn plain_log(folder: &Path) {
-    for length in [16_usize, 1024] {
-        let mut log = File::create(folder.join("log")).unwrap();
-        let body = vec![7_u8; length];
-        let span = Span::begin();
-        let until = Instant::now() + Duration::from_secs(2);
-        let mut messages = 0_u64;
-        while Instant::now() < until {
-            let mut group = Vec::with_capacity(1000 * (length + 16));
-            for number in 0..1000_u64 {
-                group.extend_from_slice(&number.to_be_bytes());
-                group.extend_from_slice(&(length as u32).to_be_bytes());
-                group.extend_from_slice(&[0; 4]);
-                group.extend_from_slice(&body);
-            }
-            log.write_all(&group).unwrap();
-            log.sync_data().unwrap();
-            messages += 1000;
-        }
-        span.end(
-            &format!("plain log, {length} B, groups of 1000"),
-            messages,
-            messages * length as u64,
-        );
+/// Lone confirms while 8,000 bodies of 20 KB are purged, and while nothing else happens.
+fn purge_latency(folder: &Path) {
+    let (opened, durable) = open(folder);
+    let store = &opened.store;
+    for queue in 2..4 {
+        fill(store, (QueueId(queue), 1), 8_000, 20_000);
     }
+    let mut sent = 0;
+    let mut measure = |what: &str, begin: &dyn Fn()| {
+        let mut took = Vec::new();
+        begin();
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            while durable.try_recv().is_ok() {}
+            let began = Instant::now();
+            let ticket = store.append(QUEUE, Sequence(sent), &[b"lone"], Urgency::Confirmed);
+            sent += 1;
+            let ticket = ticket.unwrap();
+            while durable.recv().unwrap() < ticket {}
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        took.sort_by(f64::total_cmp);
+        let count = took.len();
+        println!(
+            "  {what}: median {:.2} ms, p99 {:.2} ms, longest {:.2} ms of {count}",
+            took[count / 2],
+            took[count * 99 / 100],
+            took[count - 1]
+        );
+    };
+    measure("quiet", &|| {});
+    measure("purge", &|| drop(store.purge(QueueId(2), Sequence(8_000))));
+    measure("acks", &|| {
+        for number in 0..8_000 {
+            let _ = store.settle(QueueId(3), Sequence(number)).unwrap();
+        }
+    });
 }
 
-/// A million messages: a process fills and is killed, another one opens and drains.
-fn backlog(folder: &Path, length: usize) {
+/// One queue of a thousand that were filled in turn: bytes read for each of its messages.
+fn drain_one(folder: &Path) {
+    let (opened, _durable) = open(folder);
+    fill(&opened.store, (QUEUE, 1000), 500_000, 256);
+    let before = figure("/proc/self/io", "rchar:");
+    let began = Instant::now();
+    let (mut from, mut seen) = (Sequence(0), 0);
+    loop {
+        let slice = opened.store.read(QUEUE, from, 64 << 10).unwrap();
+        let Some((last, _)) = slice.last() else { break };
+        from = Sequence(last.0 + 1);
+        seen += slice.len() as u64;
+    }
+    let asked = figure("/proc/self/io", "rchar:") - before;
+    println!(
+        "  {seen} messages of 256 B, {} bytes asked a message, {:.1} ms in all",
+        asked / seen,
+        began.elapsed().as_secs_f64() * 1e3
+    );
+    opened.store.close().unwrap();
+}
+
+const STAGE: &str = "CBROKER_BENCH_STAGE";
+const FOLDER: &str = "CBROKER_BENCH_FOLDER";
+const SHAPE: &str = "CBROKER_BENCH_SHAPE";
+const MESSAGES: u64 = 1_000_000;
+
+/// A million messages: one process fills and ends, another one opens and drains.
+fn start(folder: &Path, (end, length, queues): (&str, usize, u64)) {
     for stage in ["fill", "drain"] {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child
             .env(STAGE, stage)
             .env(FOLDER, folder)
-            .env(LENGTH, length.to_string());
-        let status = child.status().unwrap();
-        // The filling one ends itself by force.
-        assert_eq!(status.success(), stage == "drain");
-    }
-}
-
-const STAGE: &str = "CBROKER_BENCH_STAGE";
-const FOLDER: &str = "CBROKER_BENCH_FOLDER";
-const LENGTH: &str = "CBROKER_BENCH_LENGTH";
-const MESSAGES: u64 = 1_000_000;
-
-fn run_stage(stage: &str) {
-    let folder = std::env::var_os(FOLDER).unwrap();
-    let length: usize = std::env::var(LENGTH).unwrap().parse().unwrap();
-    match stage {
-        "fill" => fill(Path::new(&folder), length),
-        _ => drain(Path::new(&folder), length),
-    }
-}
-
-fn fill(folder: &Path, length: usize) {
-    let body = vec![7_u8; length];
-    let (opened, _durable) = open(folder);
-    let span = Span::begin();
-    let mut last = Ticket::NONE;
-    for number in 0..MESSAGES {
-        last = opened
-            .store
-            .append(QUEUE, Sequence(number), &[&body], Urgency::Eventually)
-            .unwrap();
-        while opened.store.pending_bytes() > 16 << 20 {
-            std::thread::sleep(Duration::from_micros(200));
+            .env(SHAPE, format!("{end} {length} {queues}"));
+        child.status().unwrap();
+        if stage == "fill" && end == "index" {
+            std::fs::remove_dir_all(folder.join("index")).unwrap();
         }
     }
-    while opened.store.durable() < last {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    span.end("fill", MESSAGES, MESSAGES * length as u64);
-    println!("  on disk: {} MiB", opened.store.disk_bytes() >> 20);
-    let pid = std::process::id().to_string();
-    let _ = Command::new("kill").args(["-9", &pid]).status();
 }
 
-fn drain(folder: &Path, length: usize) {
-    let began = Instant::now();
-    let (opened, _durable) = open(folder);
-    assert_eq!(opened.queues[0].ready, MESSAGES);
+fn memory(what: &str) {
     println!(
-        "  open after the kill: {:.3} s, RSS {} MiB, peak {} MiB",
-        began.elapsed().as_secs_f64(),
+        "  {what}: RSS {} MiB, peak {} MiB",
         figure("/proc/self/status", "VmRSS:") / 1024,
         figure("/proc/self/status", "VmHWM:") / 1024,
     );
-    let span = Span::begin();
-    let (mut from, mut seen) = (Sequence(0), 0);
-    loop {
-        let slice = opened.store.read(QUEUE, from, 256 << 10).unwrap();
-        let Some((last, _)) = slice.last() else { break };
-        from = Sequence(last.0 + 1);
-        seen += slice.len() as u64;
-        for (sequence, _) in &slice {
-            let _ = opened.store.settle(QUEUE, *sequence).unwrap();
+}
+
+fn run_stage() {
+    let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    let shape = std::env::var(SHAPE).unwrap();
+    let words: Vec<&str> = shape.split(' ').collect();
+    let (length, queues) = (words[1].parse().unwrap(), words[2].parse().unwrap());
+    if std::env::var(STAGE).unwrap() == "fill" {
+        let (opened, _durable) = open(&folder);
+        fill(&opened.store, (QUEUE, queues), MESSAGES, length);
+        memory("filled");
+        println!("  on disk: {} MiB", opened.store.disk_bytes() >> 20);
+        if words[0] == "stop" {
+            opened.store.close().unwrap();
+        } else {
+            let pid = std::process::id().to_string();
+            let _ = Command::new("kill").args(["-9", &pid]).status();
+        }
+        return;
+    }
+    let began = Instant::now();
+    let (opened, _durable) = open(&folder);
+    println!("  opened in {:.3} s", began.elapsed().as_secs_f64());
+    memory("opened");
+    let ready: u64 = opened.queues.iter().map(|found| found.ready).sum();
+    assert_eq!(ready, MESSAGES);
+    let span = Span::begin(&folder);
+    for queue in 0..queues {
+        let mut from = Sequence(0);
+        loop {
+            let slice = opened
+                .store
+                .read(QueueId(QUEUE.0 + queue), from, 256 << 10)
+                .unwrap();
+            let Some((last, _)) = slice.last() else { break };
+            from = Sequence(last.0 + 1);
+            for (sequence, _) in &slice {
+                let _ = opened
+                    .store
+                    .settle(QueueId(QUEUE.0 + queue), *sequence)
+                    .unwrap();
+            }
         }
     }
-    assert_eq!(seen, MESSAGES);
-    span.end("drain", MESSAGES, MESSAGES * length as u64);
+    let cost = span.end(MESSAGES);
+    Cost::print(&[cost], "drained", 0.0);
+    memory("drained");
     opened.store.close().unwrap();
 }

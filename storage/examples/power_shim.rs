@@ -1,8 +1,10 @@
-//! A library to preload into a process: it writes down every change of the files under one folder, in the order in which they happened.
+//! A library to preload into a process: it writes down every change of the files under one
+//! folder, in the order in which they happened.
 //!
-//! `tests/store/power.rs` preloads it into a child that runs a store on the real engine, and then builds from the record what a
-//! power cut could have left. `CBROKER_POWER_ROOT` names the folder, `CBROKER_POWER_LOG` the record. Relies on the dynamic
-//! linker: each function here stands before the one of the same name in the C library.
+//! `tests/store/power.rs` preloads it into a child that runs a store on the real engine, and then
+//! builds from the record what a power cut could have left. `CBROKER_POWER_ROOT` names the
+//! folder, `CBROKER_POWER_LOG` the record. Relies on the dynamic linker: each function here
+//! stands before the one of the same name in the C library.
 
 #![allow(
     unsafe_code,
@@ -71,6 +73,12 @@ fn path_of(descriptor: c_int) -> Option<String> {
     path.to_str()
         .filter(|path| recorder().is_some_and(|recorder| path.starts_with(&recorder.root)))
         .map(str::to_owned)
+}
+
+/// The length of an open file: blocks that were allocated ahead count, though nobody wrote them.
+fn size_of_open(descriptor: c_int) -> u64 {
+    let found = std::fs::metadata(format!("/proc/self/fd/{descriptor}"));
+    found.map_or(0, |found| if found.is_file() { found.len() } else { 0 })
 }
 
 fn text_at(text: *const c_char) -> Option<String> {
@@ -205,7 +213,7 @@ pub extern "C" fn fsync(descriptor: c_int) -> c_int {
         b's',
         path_of(descriptor),
         || real(descriptor),
-        |outcome| (outcome == 0).then(|| (0, Vec::new())),
+        |outcome| (outcome == 0).then(|| (size_of_open(descriptor), Vec::new())),
     )
 }
 
@@ -217,7 +225,7 @@ pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
         b's',
         path_of(descriptor),
         || real(descriptor),
-        |outcome| (outcome == 0).then(|| (0, Vec::new())),
+        |outcome| (outcome == 0).then(|| (size_of_open(descriptor), Vec::new())),
     )
 }
 

@@ -1,96 +1,212 @@
-//! What the committer asks of the place where the rows live, beside reading and writing them.
+//! The file system as the store uses it, and the lock of a folder.
 //!
-//! The real one is a folder ([`crate::folder`]); tests put one underneath whose engine fails when it is told to.
+//! Every operation on the log and on `definitions.json` goes through [`Disk`], so that tests can fail
+//! each of them. Only the lock and sled use the file system directly.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::engine::{Engine, EngineError};
+use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
 
-/// How much room is left, from worst to best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Room {
-    /// Nothing can be written.
-    None,
-    /// What is under way can be written, but nothing new should come.
-    Little,
-    /// Work goes on if it has not been held back, and stays held back if it has.
-    Enough,
-    /// Work that was held back may go on.
-    Plenty,
+use crate::terms::OpenError;
+
+/// Only the user that runs the store may read its files.
+const MODE: u32 = 0o600;
+
+/// An open file. All calls take `&self`: readers and the writer share it.
+pub trait DiskFile: Debug + Send + Sync {
+    /// Reads up to `buffer.len()` bytes at an offset; 0 at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all bytes at an offset.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes what was written durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Length in bytes.
+    fn length(&self) -> io::Result<u64>;
 }
 
-/// A place that can open an engine, again and again, and knows how much room is left.
-pub trait Disk: Send {
-    /// Opens the rows again after [`EngineError::NoRoom`], when the engine before is gone.
-    fn open(&mut self) -> Result<Arc<dyn Engine>, EngineError>;
-    /// How much room there is.
-    fn room(&mut self) -> Room;
-    /// There is plenty of room: makes good what a full disk used up.
-    fn restore(&mut self);
-    /// What an opening leaves to be done once work has begun: second safeties.
-    fn settle_in(&mut self);
-    /// Makes a note, beside the rows, of how far they have come: rows that come less far later have lost something.
-    fn witness(&mut self, serial: u64);
-    /// Rows could not be read: the next opening has to look at every one of them.
-    fn suspect(&mut self);
-    /// Closes the engine and opens it again, which lets it make a snapshot: what was written since the last one is the time of the
-    /// next start, and at risk from damage.
-    fn refresh(&mut self, engine: &Slot) -> Result<(), EngineError>;
-    /// Whether so few of the engine's bytes are alive that the rows should be copied to a new place.
-    fn wants_compaction(&self, live_bytes: u64, disk_bytes: u64) -> bool;
-    /// Copies the rows to a new place, closes the old engine, and opens the new one in its stead.
-    fn compact(&mut self, engine: &Slot) -> Result<(), EngineError>;
+/// A file system.
+pub trait Disk: Debug + Send + Sync {
+    /// Paths of the files in a folder, sorted.
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Creates a file and allocates its blocks, without writing them; synced, its folder is not.
+    fn create(&self, path: &Path, length: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Writes and syncs a file, in place of one of that name.
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Reads a whole file.
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Renames a file or folder.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Creates a folder and its parents where they are missing.
+    fn create_folder(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+    /// Free bytes; 0 where nothing can be written, `u64::MAX` where the system does not say.
+    fn free_bytes(&self, path: &Path) -> u64;
 }
 
-/// The engine in use, which is replaced while readers go on.
-#[derive(Default)]
-pub struct Slot(RwLock<Option<Arc<dyn Engine>>>);
+/// The operating system's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileDisk;
 
-impl Slot {
-    /// A slot with an engine in it.
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self(RwLock::new(Some(engine)))
+impl DiskFile for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
     }
 
-    /// The engine, unless it is being replaced.
-    pub fn get(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or(EngineError::NoRoom)
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
     }
 
-    /// Takes the engine out. Readers that hold it finish first: their calls are short.
-    pub fn take(&self) -> Option<Arc<dyn Engine>> {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
     }
 
-    /// Replaces the engine. Readers that come in the meantime wait; without a new engine the slot stays empty.
-    pub fn replace(
-        &self,
-        exchange: impl FnOnce(Arc<dyn Engine>) -> Result<Arc<dyn Engine>, EngineError>,
-    ) -> Result<(), EngineError> {
-        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let engine = slot.take().ok_or(EngineError::NoRoom)?;
-        *slot = Some(exchange(engine)?);
-        Ok(())
-    }
-
-    /// Puts an engine in.
-    pub fn put(&self, engine: Arc<dyn Engine>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
     }
 }
 
-/// Waits until nobody else holds the engine, and closes it.
-pub fn close(engine: Arc<dyn Engine>) {
-    while Arc::strong_count(&engine) > 1 {
-        std::thread::sleep(Duration::from_millis(1));
+impl Disk for FileDisk {
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            paths.push(entry?.path());
+        }
+        paths.sort();
+        Ok(paths)
     }
-    drop(engine);
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(
+            OpenOptions::new().read(true).write(true).open(path)?,
+        ))
+    }
+
+    fn create(&self, path: &Path, length: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(path)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, length) {
+            // A file system that cannot allocate ahead: the file grows as it is written.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(length)?,
+            outcome => outcome?,
+        }
+        file.sync_all()?;
+        Ok(Arc::new(file))
+    }
+
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn free_bytes(&self, path: &Path) -> u64 {
+        statvfs(path).map_or(u64::MAX, |found| {
+            if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+                0
+            } else {
+                found.f_bavail.saturating_mul(found.f_frsize)
+            }
+        })
+    }
+}
+
+/// Whether an error means that the disk has no room, or is read-only: it may come back.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// Reads `buffer.len()` bytes at an offset; what lies behind the end of the file stays zero.
+pub(crate) fn read_up_to(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Creates the folder where it is missing and locks it for this process.
+pub(crate) fn lock_folder(folder: &Path) -> Result<File, OpenError> {
+    let failed = |doing| {
+        move |source| OpenError::Io {
+            folder: folder.to_owned(),
+            doing,
+            source,
+        }
+    };
+    fs::create_dir_all(folder).map_err(failed("created"))?;
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(folder.join("lock"));
+    let mut lock = lock.map_err(failed("locked"))?;
+    if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed("locked")(error.into()));
+        }
+        let mut holder = String::new();
+        let _ = lock.read_to_string(&mut holder);
+        return Err(OpenError::InUse {
+            folder: folder.to_owned(),
+            holder: holder.trim().parse().ok(),
+        });
+    }
+    // On a full disk the number stays out: the lock holds all the same.
+    let _ = lock
+        .set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    Ok(lock)
 }

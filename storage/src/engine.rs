@@ -1,8 +1,8 @@
-//! What the store asks of the rows beneath it, and sled as the one that answers.
+//! The rows of the index, and sled 0.34.7 as the engine that keeps them.
 //!
-//! The rest of the crate knows [`Engine`] only; this is the only file that names sled. Tests put their own engine
-//! underneath, which fails when it is told to. Relies on sled 0.34.7 as measured: `flush` alone does not survive a power cut, so every
-//! commit ends with a real sync of our own; values above about 7,500 bytes would leave the synced file, so none is written.
+//! The rest of the crate knows [`Engine`] only; this is the only file that names sled. sled's `flush` is
+//! not a sync on Linux, so every step ends with an `fdatasync` of our own. Values above about 7,500
+//! bytes would become files that sled never syncs, so no row is longer than 6,900 bytes.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use bytes::Bytes;
@@ -36,12 +36,10 @@ pub enum EngineError {
 }
 
 /// Ordered rows that change in atomic, durable commits.
-pub trait Engine: Send + Sync {
+pub trait Engine: Send {
     /// Applies steps in their order, each whole or not at all, and returns when they have reached the disk for good. After a failure
     /// or a crash the disk holds the first so many of them. Without steps it brings to the disk what reading has tidied up.
     fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError>;
-    /// One row.
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
     /// Rows from a key up to, but without, another, in order, until the visitor breaks.
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError>;
     /// Bytes that the engine occupies on the disk.
@@ -54,12 +52,13 @@ pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 /// Bytes of one segment of sled's file. Values of up to a quarter of it, sixteen together, stay inside the file.
 pub(crate) const SEGMENT_BYTES: usize = 512 * 1024;
 
-/// One page of sled's is relieved after so many bytes of rows: half of what a page can hold.
-const RELIEF_BYTES: usize = 48 * 1024;
-/// What a deleted row counts for that.
-const DELETED_BYTES: usize = 2_000;
-/// Accesses that make a shard of sled's cache look at itself.
-const TOUCHES: usize = 64;
+/// Opens an engine in a folder; the number is the size of its cache in bytes.
+pub type OpenIndex = fn(&Path, u64) -> Result<Box<dyn Engine>, EngineError>;
+
+/// Opens sled.
+pub fn open_sled(folder: &Path, cache_bytes: u64) -> Result<Box<dyn Engine>, EngineError> {
+    Ok(Box::new(Sled::open(folder, cache_bytes)?))
+}
 
 /// sled, with the syncs that it leaves out.
 pub struct Sled {
@@ -83,6 +82,7 @@ impl Sled {
     /// Opens or creates the rows in a folder. A panic of sled's comes back as an error.
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         guarded(|| {
+            remove_unfinished_snapshots(folder);
             let db = sled::Config::new()
                 .path(folder)
                 .segment_size(SEGMENT_BYTES)
@@ -117,26 +117,10 @@ impl Engine for Sled {
         Ok(())
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        guarded(|| {
-            Ok(self
-                .db()?
-                .get(key)
-                .map_err(from_sled)?
-                .map(Bytes::from_owner))
-        })
-    }
-
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
         guarded(|| {
-            let mut passed = 0;
             for row in self.db()?.range(from..until) {
                 let (key, value) = row.map_err(from_sled)?;
-                passed += value.len();
-                if passed > RELIEF_BYTES {
-                    self.touch(&key)?;
-                    passed = 0;
-                }
                 IS_GUARDED.set(false);
                 let flow = visit(&key, Bytes::from_owner(value));
                 IS_GUARDED.set(true);
@@ -164,8 +148,7 @@ impl Sled {
                     Change::Delete(key) => batch.remove(key.as_slice()),
                 }
             }
-            self.db()?.apply_batch(batch).map_err(from_sled)?;
-            self.relieve(step)
+            self.db()?.apply_batch(batch).map_err(from_sled)
         })
     }
 
@@ -183,31 +166,23 @@ impl Sled {
             .as_ref()
             .ok_or_else(|| EngineError::Broken("the engine was closed".to_owned()))
     }
+}
 
-    /// Lets sled notice that its cache is over its capacity, where a commit has been.
-    fn relieve(&self, changes: &[Change]) -> Result<(), EngineError> {
-        let mut passed = 0;
-        for change in changes {
-            let (key, bytes) = match change {
-                Change::Put(key, value) => (key, value.len()),
-                Change::Delete(key) => (key, DELETED_BYTES),
-            };
-            passed += bytes;
-            if passed > RELIEF_BYTES {
-                self.touch(key)?;
-                passed = 0;
-            }
-        }
-        Ok(())
-    }
+/// sled's snapshots of its own page table, which it can do without.
+pub(crate) fn snapshots(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."))
+        .map(|entry| entry.path())
+        .collect()
+}
 
-    /// sled keeps pages in 256 shards and looks for pages to evict in one of them at every 64th access there. A page of sixteen long rows is
-    /// accessed a few times only, so without this some 600 MB pile up before the first eviction.
-    fn touch(&self, key: &[u8]) -> Result<(), EngineError> {
-        for _ in 0..TOUCHES {
-            self.db()?.contains_key(key).map_err(from_sled)?;
+/// A kill during an opening leaves `snap.*.generating`, which can make the next opening fail.
+fn remove_unfinished_snapshots(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(".generating") {
+            let _ = std::fs::remove_file(entry.path());
         }
-        Ok(())
     }
 }
 

@@ -9,14 +9,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::bell::{Bell, Demand};
-use crate::error::Stopped;
 use crate::pending::{Block, Elision, Line, Look, Taken, recycle};
-use crate::terms::Progress;
-use crate::{QueueId, Sequence, Settled, Ticket, Urgency};
+use crate::terms::{Progress, QueueId, Sequence, Settled, Stopped, Ticket, Urgency};
 
 const SHARDS: usize = 8;
 
@@ -28,6 +26,8 @@ pub(crate) type FactChange = (Vec<u8>, Option<Vec<u8>>);
 pub(crate) struct Group {
     pub(crate) queues: Vec<(QueueId, Arc<Taken>)>,
     pub(crate) facts: Vec<FactChange>,
+    /// Something in it must not be cut apart.
+    pub(crate) is_whole: bool,
 }
 
 #[derive(Default)]
@@ -37,6 +37,17 @@ struct Shard {
     dirty: Vec<QueueId>,
     spare: Vec<Block>,
     facts: Vec<(u64, FactChange)>,
+}
+
+/// How long a commit waits for work that must not be cut apart.
+const TOGETHER_LATEST: Duration = Duration::from_secs(1);
+
+/// Callers that hold commits back.
+#[derive(Default)]
+struct Holders {
+    count: usize,
+    /// Rises when commits have waited long enough: those that entered before do not count any more.
+    round: u64,
 }
 
 /// Everything that callers and the committer share.
@@ -49,8 +60,11 @@ pub(crate) struct Inbox {
     /// Held while a crossing of the limit is announced, so that announcements come in the order of the crossings.
     crossing: Mutex<()>,
     durable: AtomicU64,
-    pub(crate) disk_bytes: AtomicU64,
-    is_suspect: AtomicBool,
+    /// Callers whose work must not be cut apart.
+    together: (Mutex<Holders>, Condvar),
+    /// Somebody has entered since the last cut, and before it since the last take.
+    has_entered: AtomicBool,
+    is_whole: AtomicBool,
     stopped: OnceLock<Stopped>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
@@ -70,8 +84,9 @@ impl Inbox {
             is_backlogged: AtomicBool::new(false),
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
-            disk_bytes: AtomicU64::new(0),
-            is_suspect: AtomicBool::new(false),
+            together: (Mutex::default(), Condvar::new()),
+            has_entered: AtomicBool::new(false),
+            is_whole: AtomicBool::new(false),
             stopped: OnceLock::new(),
             progress,
         }
@@ -196,11 +211,11 @@ impl Inbox {
     pub(crate) fn settle_all(
         &self,
         queue: QueueId,
-        first: Sequence,
-        last: Sequence,
+        (first, last): (Sequence, Sequence),
+        known: Sequence,
     ) -> Result<Ticket, Stopped> {
         self.whole_queue(queue, |line, group, spare| {
-            line.settle_all((first, last), group, spare)
+            line.settle_all((first, line.clipped(last, known)), group, spare)
         })
     }
 
@@ -214,9 +229,14 @@ impl Inbox {
         }
     }
 
-    pub(crate) fn purge(&self, queue: QueueId, through: Sequence) -> Result<Ticket, Stopped> {
+    pub(crate) fn purge(
+        &self,
+        queue: QueueId,
+        through: Sequence,
+        known: Sequence,
+    ) -> Result<Ticket, Stopped> {
         self.whole_queue(queue, |line, group, spare| {
-            line.purge(through, group, spare)
+            line.purge(line.clipped(through, known), group, spare)
         })
     }
 
@@ -257,10 +277,15 @@ impl Inbox {
 
     /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything later falls into the next one.
     pub(crate) fn cut(&self) -> (u64, Demand) {
+        // Held until the cut is over: nobody enters in between.
+        let _none = self.wait_for_holders();
         let mut shards = self
             .shards
             .each_ref()
             .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.has_entered.swap(false, Ordering::AcqRel) {
+            self.is_whole.store(true, Ordering::Release);
+        }
         // Reset under all locks: work that comes later asks again, earlier work is in the group that was cut.
         let demand = self.bell.answer();
         let group = shards[0].group;
@@ -270,9 +295,55 @@ impl Inbox {
         (group, demand)
     }
 
+    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor one that waits for the
+    /// messages before its own to be committed may stop the store.
+    fn wait_for_holders(&self) -> MutexGuard<'_, Holders> {
+        let (holders, is_left) = &self.together;
+        let until = Instant::now() + TOGETHER_LATEST;
+        let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
+        while holders.count > 0 {
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() || self.pending_bytes() >= self.limit {
+                holders.count = 0;
+                holders.round += 1;
+                break;
+            }
+            // In slices: the pending bytes rise without a notice.
+            let slice = rest.min(Duration::from_millis(10));
+            (holders, _) = is_left
+                .wait_timeout(holders, slice)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        holders
+    }
+
+    /// From here to [`leave`](Self::leave) no group is closed. May be nested. Returns what `leave` needs.
+    pub(crate) fn enter(&self) -> u64 {
+        let holders = self.together.0.lock();
+        let mut holders = holders.unwrap_or_else(PoisonError::into_inner);
+        holders.count += 1;
+        self.has_entered.store(true, Ordering::Release);
+        holders.round
+    }
+
+    pub(crate) fn leave(&self, round: u64) {
+        let (holders, is_left) = &self.together;
+        let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if holders.round != round {
+            return;
+        }
+        holders.count -= 1;
+        if holders.count == 0 {
+            is_left.notify_one();
+        }
+    }
+
     /// Takes all work of the groups up to `through`.
     pub(crate) fn take(&self, through: u64) -> Group {
-        let mut group = Group::default();
+        let mut group = Group {
+            is_whole: self.is_whole.swap(false, Ordering::AcqRel),
+            ..Group::default()
+        };
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let Shard {
@@ -319,16 +390,6 @@ impl Inbox {
         self.release(freed);
     }
 
-    /// A reader found damage: the committer makes a note of it for the next opening.
-    pub(crate) fn suspect(&self) {
-        self.is_suspect.store(true, Ordering::Release);
-        self.bell.raise(Demand::Now);
-    }
-
-    pub(crate) fn take_suspicion(&self) -> bool {
-        self.is_suspect.swap(false, Ordering::AcqRel)
-    }
-
     pub(crate) fn announce(&self, progress: Progress) {
         (self.progress)(progress);
     }
@@ -367,6 +428,94 @@ impl Inbox {
         } else {
             (self.progress)(Progress::Backlogged);
         }
+    }
+}
+
+/// How soon a commit is wanted, from never to at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Demand {
+    /// Nothing waits.
+    Never = 0,
+    /// Settlements wait: within 50 ms.
+    Later = 1,
+    /// Unconfirmed messages wait, or a queue was drained: after the gather window of 5 ms.
+    Soon = 2,
+    /// Somebody waits for the disk.
+    Now = 3,
+    /// The store is being closed.
+    Close = 4,
+}
+
+impl Demand {
+    fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Never,
+            1 => Self::Later,
+            2 => Self::Soon,
+            3 => Self::Now,
+            _ => Self::Close,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    demand: AtomicU8,
+    closing: AtomicBool,
+    lock: Mutex<()>,
+    ring: Condvar,
+}
+
+impl Bell {
+    /// Asks for a commit at least so soon.
+    pub(crate) fn raise(&self, demand: Demand) {
+        if self.demand.load(Ordering::Acquire) < demand as u8
+            && self.demand.fetch_max(demand as u8, Ordering::AcqRel) < demand as u8
+        {
+            let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ring.notify_one();
+        }
+    }
+
+    /// Asks the committer to end after one last commit.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.raise(Demand::Close);
+    }
+
+    /// Takes note of all demands so far. Called under the locks of all shards.
+    pub(crate) fn answer(&self) -> Demand {
+        Demand::from_number(self.demand.swap(Demand::Never as u8, Ordering::AcqRel))
+    }
+
+    pub(crate) fn demand(&self) -> Demand {
+        if self.closing.load(Ordering::Acquire) {
+            return Demand::Close;
+        }
+        Demand::from_number(self.demand.load(Ordering::Acquire))
+    }
+
+    /// Waits until the demand is higher than `than`, or until the time.
+    pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let demand = self.demand();
+            let left = until.saturating_duration_since(Instant::now());
+            if demand > than || left.is_zero() {
+                return demand;
+            }
+            lock = self
+                .ring
+                .wait_timeout(lock, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits for a while, shorter only when the store is being closed.
+    pub(crate) fn rest(&self, length: Duration) -> Demand {
+        self.wait(Demand::Now, Instant::now() + length)
     }
 }
 

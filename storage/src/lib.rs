@@ -1,51 +1,46 @@
-//! A durable message store: rows in sled, made trustworthy, and written in groups.
+//! A durable message store: one append-only log of keyed frames, with sled for its index.
 //!
-//! The caller appends, settles and puts; each call returns a [`Ticket`], and the store tells how far it is durable.
+//! The caller appends, settles and puts; each call returns a [`Ticket`], and the store says how far it
+//! is durable. A commit is one frame, one write and one `fdatasync`. `docs/storage.md` has every byte.
+//!
+//! A message's bytes are in a block of [`pending`] until their commit, then in a frame of a segment in
+//! [`log`], where the extents of the queue in [`index`] find them.
 //!
 //! ```text
-//! store      the calls                         error      who must act
-//! inbox      hand-over, shards, tickets        pending    one queue's waiting messages, elision
-//! bell       how soon a commit is wanted       committer  the one thread that writes
-//! committed  a group of work → changes         settling   floors, marks, deletions
-//! steps      changes in a safe order           rows       slices of the engine
-//! reading    slices of a queue                 gap        the way over what cannot be read
-//! recovery   rows → facts and counts           folder     lock, room, place of the rows
-//! repair     opening after a fault, by steps   rewrite    copies of rows: compaction, salvage
-//! segments   sled's file, for repairs
-//! engine     what is asked of sled, and sled   disk       what the committer asks of the place
-//! journal    a file of small commits           journaled  it and sled as one engine
-//! key, record   every byte, see docs/storage.md
+//! store       the calls, reading             terms       numbers, options, errors
+//! inbox       hand-over, shards, tickets     pending     one queue's waiting messages, elision
+//! committer   the thread that writes frames  log         slots, segments, switching to the next
+//! frame       every byte of the log          extent      one queue: numbers, runs of extents
+//! index       all queues, from frames        compaction  copies from the emptiest segment
+//! checkpoint  the index in sled, the keeper  recovery    files to index, damage
+//! definitions the readable second copy       record      records, from untrusted bytes
+//! segment     files of the log, live bytes   ranges      sets of sequences
+//! disk        file system, lock              engine      sled
 //! ```
 //! Knows no AMQP and no tokio.
 
 pub mod disk;
 pub mod engine;
-pub mod error;
-pub mod key;
-pub mod record;
+pub mod frame;
 
-mod bell;
-mod committed;
+mod checkpoint;
 mod committer;
-mod folder;
-mod gap;
+mod compaction;
+mod definitions;
+mod extent;
 mod inbox;
-mod journal;
-mod journaled;
+mod index;
+mod log;
 mod pending;
-mod reading;
+mod ranges;
+mod record;
 mod recovery;
-mod repair;
-mod rewrite;
-mod rows;
-mod segments;
-mod settling;
-mod steps;
+mod segment;
 mod store;
 mod terms;
 
-pub use error::{OpenError, ReadError, Stopped};
-pub use store::{Opened, Store};
+pub use store::{Opened, Store, Together};
 pub use terms::{
-    Options, Progress, QueueId, Recovered, Report, Sequence, Settled, Ticket, Urgency,
+    Definitions, OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence,
+    Settled, Stopped, Stored, Ticket, Urgency,
 };

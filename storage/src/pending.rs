@@ -89,7 +89,7 @@ impl Block {
     }
 
     /// The messages that are not settled, in order.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = (Sequence, &[u8])> + Clone {
         let starts = std::iter::once(0).chain(self.slots.iter().map(|slot| slot.end as usize));
         let slots = self.slots.iter().zip(starts);
         slots
@@ -118,8 +118,6 @@ pub(crate) struct Taken {
     pub(crate) work: Vec<Work>,
     /// Everything below was handed out.
     pub(crate) delivered_below: u64,
-    /// The first sequence never used.
-    pub(crate) next: u64,
 }
 
 /// What waits of one queue.
@@ -127,7 +125,8 @@ pub(crate) struct Taken {
 pub(crate) struct Line {
     blocks: VecDeque<Block>,
     work: VecDeque<(u64, Work)>,
-    committing: Option<Arc<Taken>>,
+    /// Taken and not durable yet, oldest first. More than one only while the disk is full.
+    committing: VecDeque<Arc<Taken>>,
     delivered_below: u64,
     next: u64,
     gone_below: u64,
@@ -224,8 +223,23 @@ impl Line {
         sequence.0.saturating_add(1) == self.next
     }
 
+    /// A sequence, or the last one that was ever used: nothing is settled before it is appended. `known` is the first that
+    /// the log does not have.
+    pub(crate) fn clipped(&self, last: Sequence, known: Sequence) -> Option<Sequence> {
+        let used = self.next.max(known.0).checked_sub(1)?;
+        Some(last.min(Sequence(used)))
+    }
+
     /// Settles everything up to a sequence. Returns the bytes of memory that became free.
-    pub(crate) fn purge(&mut self, through: Sequence, group: u64, spare: &mut Vec<Block>) -> usize {
+    pub(crate) fn purge(
+        &mut self,
+        through: Option<Sequence>,
+        group: u64,
+        spare: &mut Vec<Block>,
+    ) -> usize {
+        let Some(through) = through else {
+            return 0;
+        };
         self.work.push_back((group, Work::Purge(through)));
         self.gone_below = self.gone_below.max(through.0.saturating_add(1));
         self.let_go((Sequence(0), through), spare)
@@ -234,10 +248,13 @@ impl Line {
     /// Settles everything from one sequence to another. Returns the bytes of memory that became free.
     pub(crate) fn settle_all(
         &mut self,
-        (first, last): (Sequence, Sequence),
+        (first, last): (Sequence, Option<Sequence>),
         group: u64,
         spare: &mut Vec<Block>,
     ) -> usize {
+        let Some(last) = last.filter(|last| *last >= first) else {
+            return 0;
+        };
         self.work.push_back((group, Work::Settle(first, last)));
         self.let_go((first, last), spare)
     }
@@ -296,17 +313,17 @@ impl Line {
             blocks: self.blocks.drain(..blocks).collect(),
             work: self.work.drain(..work).map(|(_, work)| work).collect(),
             delivered_below: self.delivered_below,
-            next: self.next,
         });
-        self.committing = Some(Arc::clone(&taken));
+        self.committing.push_back(Arc::clone(&taken));
         self.is_dirty = !self.blocks.is_empty() || !self.work.is_empty();
         (taken, self.is_dirty)
     }
 
     /// The commit of what was taken is over. `true` when nothing is left to remember of the queue.
     pub(crate) fn committed(&mut self) -> bool {
-        self.committing = None;
-        self.is_dropped && self.blocks.is_empty() && self.work.is_empty()
+        self.committing.pop_front();
+        let is_idle = self.committing.is_empty() && self.blocks.is_empty();
+        self.is_dropped && is_idle && self.work.is_empty()
     }
 
     /// What a reader has to know beside the rows on disk.
@@ -319,9 +336,8 @@ impl Line {
             },
             ..Look::default()
         };
-        let committing = self.committing.as_deref();
-        let works = committing
-            .into_iter()
+        let committing = || self.committing.iter().map(Arc::as_ref);
+        let works = committing()
             .flat_map(|taken| &taken.work)
             .chain(self.work.iter().map(|(_, work)| work));
         let settled = works.filter_map(|work| match work {
@@ -329,8 +345,7 @@ impl Line {
             Work::Purge(_) | Work::Drop => None,
         });
         look.settled = joined(settled.collect());
-        let blocks = committing
-            .into_iter()
+        let blocks = committing()
             .flat_map(|taken| &taken.blocks)
             .chain(&self.blocks);
         let mut bytes = 0;

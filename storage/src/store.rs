@@ -1,27 +1,33 @@
-//! The store as its caller sees it: quick calls that return a ticket, and a number that says what is durable.
+//! The store as its caller sees it: quick calls that return a ticket, and a number that says what is
+//! durable.
 //!
-//! Nothing here waits for the disk but [`Store::open`], [`Store::read`] and [`Store::close`]. Relies on the inbox for
-//! hand-over, on the committer's thread for writing.
+//! Only [`Store::open`], [`Store::read`] and [`Store::close`] wait for the disk.
 
-use std::io;
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::committer::Committer;
-use crate::disk::{Disk, Slot, close};
-use crate::engine::{Engine, EngineError};
-use crate::error::{OpenError, ReadError, Stopped};
-use crate::folder::Folder;
+use crate::checkpoint::Keeper;
+use crate::committer::{self, Committer};
+use crate::compaction::{Compaction, read_group};
+use crate::disk::lock_folder;
+use crate::extent::{MESSAGE_BYTES, Piece, SegmentFile};
+use crate::frame::FrameBuilder;
 use crate::inbox::Inbox;
+use crate::index::{Index, lock};
+use crate::log::{Log, Slots};
+use crate::pending::Look;
 use crate::recovery::{self, Found};
 use crate::terms::{
-    Options, Progress, QueueId, Recovered, Report, Sequence, Settled, Ticket, Urgency,
+    OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence, Settled,
+    Stopped, Ticket, Urgency,
 };
-use crate::{reading, repair};
 
 /// What [`Store::open`] found.
 #[derive(Debug)]
@@ -42,118 +48,119 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// What a store runs on.
-struct Ground {
-    engine: Arc<dyn Engine>,
-    disk: Box<dyn Disk>,
-    found: Found,
-}
-
-fn log_report(report: &Report) {
-    report
-        .repairs
-        .iter()
-        .for_each(|line| tracing::warn!("store: {line}"));
-    report
-        .losses
-        .iter()
-        .for_each(|line| tracing::error!("store: {line}"));
-}
-
 struct Inner {
     inbox: Arc<Inbox>,
-    engine: Arc<Slot>,
+    index: Arc<Mutex<Index>>,
+    slots: Arc<Slots>,
     committer: Mutex<Option<JoinHandle<Result<(), Stopped>>>>,
+    /// Held until the store is closed.
+    folder: Mutex<Option<File>>,
+}
+
+/// While it lives no commit is begun: everything handed over meanwhile is durable together, or not at all.
+///
+/// Hold it only for a few calls of the same store; it may be nested. One that is held for a second, or while messages
+/// up to the limit wait, does not hold commits back any longer.
+#[must_use]
+pub struct Together {
+    inbox: Arc<Inbox>,
+    round: u64,
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.inbox.leave(self.round);
+    }
+}
+
+impl std::fmt::Debug for Together {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Together")
+    }
 }
 
 impl Store {
-    /// Opens or creates the store in a folder and repairs what a crash left behind. At most about a second, whatever is in it.
+    /// Opens or creates the store in a folder. Damage is repaired or set aside and reported; it never prevents the opening.
     pub fn open(
         folder: &Path,
         options: Options,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
-        let disk = Folder::hold(folder, options)?;
-        let repaired = repair::open(&disk)?;
-        log_report(&repaired.report);
-        let ground = Ground {
-            engine: Arc::new(repaired.engine),
-            disk: Box::new(disk),
-            found: repaired.found,
-        };
-        let mut opened =
-            Self::start(ground, options, Box::new(progress)).map_err(|source| OpenError::Io {
+        let held = lock_folder(folder)?;
+        let found = recovery::open(folder, &options)?;
+        for line in &found.report.repairs {
+            tracing::warn!("store: {line}");
+        }
+        for line in &found.report.losses {
+            tracing::error!("store: {line}");
+        }
+        Self::start((folder, held), options, found, Box::new(progress)).map_err(|source| {
+            OpenError::Io {
                 folder: folder.to_owned(),
                 doing: "served",
                 source,
-            })?;
-        opened.report = repaired.report;
-        Ok(opened)
-    }
-
-    /// Runs a store on any engine and disk: what the tests do, to be the disk themselves.
-    pub fn open_on(
-        mut disk: Box<dyn Disk>,
-        options: Options,
-        progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Result<Opened, EngineError> {
-        let engine = disk.open()?;
-        recovery::version(engine.as_ref())?;
-        recovery::finish_parts(engine.as_ref())?;
-        let found = recovery::find(engine.as_ref())?;
-        let opened = Self::start(
-            Ground {
-                engine,
-                disk,
-                found,
-            },
-            options,
-            Box::new(progress),
-        );
-        opened.map_err(|error| EngineError::from(&error))
+            }
+        })
     }
 
     fn start(
-        ground: Ground,
+        (folder, held): (&Path, File),
         options: Options,
+        found: Found,
         progress: Box<dyn Fn(Progress) + Send + Sync>,
-    ) -> io::Result<Opened> {
-        let Ground {
-            engine,
-            disk,
-            found,
-        } = ground;
+    ) -> std::io::Result<Opened> {
         let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, progress));
-        inbox
-            .disk_bytes
-            .store(engine.disk_bytes(), Ordering::Relaxed);
-        let engine = Arc::new(Slot::new(engine));
-        let committer = Committer::new(
-            Arc::clone(&inbox),
-            Arc::clone(&engine),
-            disk,
-            found.committed,
-        );
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || committer.run())?;
+        let slots = Arc::new(found.slots);
+        let facts = found.index.definitions.clone().into_iter().collect();
+        let queues = found.index.recovered();
+        let commit = found.index.commit;
+        let index = Arc::new(Mutex::new(found.index));
+        let keeper = Keeper::start(
+            (folder, &options),
+            Arc::clone(&slots),
+            Arc::clone(&index),
+            (found.engine, found.meta),
+        )?;
+        let now = Instant::now();
+        let committer = Committer {
+            inbox: Arc::clone(&inbox),
+            index: Arc::clone(&index),
+            log: Log::new(Arc::clone(&slots), found.tail, found.next_number),
+            keeper,
+            compaction: Compaction::default(),
+            frame: FrameBuilder::default(),
+            written: HashMap::new(),
+            commit,
+            ripening: None,
+            has_begun: false,
+            is_short: false,
+            next_look: now,
+            next_checkpoint: now + options.checkpoint_every,
+            options,
+        };
         let inner = Inner {
             inbox,
-            engine,
-            committer: Mutex::new(Some(thread)),
-        };
-        let report = Report {
-            repairs: Vec::new(),
-            losses: found.damage,
+            index,
+            slots,
+            committer: Mutex::new(Some(committer::spawn(committer)?)),
+            folder: Mutex::new(Some(held)),
         };
         Ok(Opened {
             store: Self {
                 inner: Arc::new(inner),
             },
-            facts: found.facts,
-            queues: found.queues,
-            report,
+            facts,
+            queues,
+            report: found.report,
         })
+    }
+
+    /// Puts everything that is handed over while the guard lives into one commit. It must not be held while waiting for the store.
+    pub fn together(&self) -> Together {
+        Together {
+            round: self.inner.inbox.enter(),
+            inbox: Arc::clone(&self.inner.inbox),
+        }
     }
 
     /// Sets a fact. Keys up to 1 KiB, values up to 1 MiB. Asks for a commit at once.
@@ -189,7 +196,8 @@ impl Store {
         first: Sequence,
         last: Sequence,
     ) -> Result<Ticket, Stopped> {
-        self.inner.inbox.settle_all(queue, first, last)
+        let known = self.inner.known(queue);
+        self.inner.inbox.settle_all(queue, (first, last), known)
     }
 
     /// Notes that everything up to here was delivered at least once. It rides along with the next commit.
@@ -199,7 +207,8 @@ impl Store {
 
     /// Forgets every message up to here.
     pub fn purge(&self, queue: QueueId, through: Sequence) -> Result<Ticket, Stopped> {
-        self.inner.inbox.purge(queue, through)
+        let known = self.inner.known(queue);
+        self.inner.inbox.purge(queue, through, known)
     }
 
     /// Forgets a queue. Its number is not used again.
@@ -208,7 +217,7 @@ impl Store {
     }
 
     /// Live messages from a sequence on, in order, also those that are not durable yet: up to about `limit_bytes`, at least one
-    /// if there is any. The bodies share the rows they came from: copy what is kept for long.
+    /// if there is any. The bodies share the groups they came from: copy what is kept for long.
     pub fn read(
         &self,
         queue: QueueId,
@@ -216,13 +225,9 @@ impl Store {
         limit_bytes: usize,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
         self.inner.inbox.check()?;
+        // What waits is copied first: a message that is committed in between is seen twice and counted once.
         let look = self.inner.inbox.look(queue, from, limit_bytes);
-        let engine = self.inner.engine.get().map_err(|_| ReadError::NoRoom)?;
-        let slice = reading::read(engine.as_ref(), queue, (from, limit_bytes), look);
-        if matches!(slice, Err(ReadError::Damaged { .. })) {
-            self.inner.inbox.suspect();
-        }
-        slice
+        self.inner.read(queue, (from, limit_bytes), look)
     }
 
     /// Everything up to here is on disk for good.
@@ -235,12 +240,12 @@ impl Store {
         self.inner.inbox.pending_bytes()
     }
 
-    /// Bytes that the rows occupy on the disk, as of the last commit.
+    /// Bytes that the log occupies on the disk, with the slots that wait for their use.
     pub fn disk_bytes(&self) -> u64 {
-        self.inner.inbox.disk_bytes.load(Ordering::Relaxed)
+        self.inner.slots.bytes.load(Ordering::Relaxed)
     }
 
-    /// Commits everything, syncs, and ends the committer. Other handles get [`Stopped`] from then on.
+    /// Commits everything, syncs, saves the index, and ends the threads. Other handles get [`Stopped`] from then on.
     pub fn close(self) -> Result<(), Stopped> {
         self.inner.close()
     }
@@ -256,6 +261,77 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
+    /// The first sequence of a queue that the log does not have.
+    fn known(&self, queue: QueueId) -> Sequence {
+        let index = lock(&self.index);
+        Sequence(index.queues.get(&queue.0).map_or(0, |queue| queue.next))
+    }
+
+    fn read(
+        &self,
+        queue: QueueId,
+        (from, limit_bytes): (Sequence, usize),
+        look: Look,
+    ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
+        let limit = limit_bytes as u64;
+        let pieces = self.plan(queue, (from.0.max(look.gone_below), limit), &look);
+        let mut messages: Vec<(Sequence, Bytes)> = Vec::new();
+        let mut bytes = 0;
+        for (piece, file) in pieces {
+            let Some(data) = read_group(file.file.as_ref(), queue.0, &piece) else {
+                // What was read before the damage is good, and the damage comes up again at the next call.
+                return if messages.is_empty() {
+                    Err(ReadError::Damaged {
+                        queue: queue.0,
+                        first: piece.wanted[0].sequence,
+                        next: piece.last.saturating_add(1),
+                    })
+                } else {
+                    Ok(messages)
+                };
+            };
+            for entry in &piece.wanted {
+                bytes += entry.length + MESSAGE_BYTES;
+                let body = data.slice(Piece::range(entry));
+                messages.push((Sequence(entry.sequence), body));
+            }
+        }
+        let after = messages
+            .last()
+            .map_or(from, |(last, _)| Sequence(last.0.saturating_add(1)));
+        for (sequence, body) in look.waiting {
+            if bytes >= limit && !messages.is_empty() {
+                break;
+            }
+            if sequence >= after {
+                bytes += body.len() as u64 + MESSAGE_BYTES;
+                messages.push((sequence, Bytes::from(body)));
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Which groups to read, with their files, which are not used again while they are held.
+    fn plan(
+        &self,
+        queue: QueueId,
+        bounds: (u64, u64),
+        look: &Look,
+    ) -> Vec<(Piece, Arc<SegmentFile>)> {
+        let index = lock(&self.index);
+        let Some(found) = index.queues.get(&queue.0) else {
+            return Vec::new();
+        };
+        let pieces = found.plan(bounds, |sequence| look.is_live(Sequence(sequence)));
+        pieces
+            .into_iter()
+            .filter_map(|piece| {
+                let file = Arc::clone(&index.segments.get(&piece.segment)?.file);
+                Some((piece, file))
+            })
+            .collect()
+    }
+
     fn close(&self) -> Result<(), Stopped> {
         let Some(thread) = self
             .committer
@@ -269,9 +345,12 @@ impl Inner {
         let outcome = thread
             .join()
             .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
-        if let Some(engine) = self.engine.take() {
-            close(engine);
-        }
+        drop(
+            self.folder
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         outcome
     }
 }

@@ -1,8 +1,11 @@
-//! The words that the store and its caller share: numbers, what is told, what is chosen, what was found. No behaviour.
-//!
-//! Relies on nothing but the errors.
+//! What the store and its caller exchange: numbers, progress, options, what was found, and errors.
 
-use crate::error::Stopped;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::{Disk, FileDisk};
+use crate::engine::{OpenIndex, open_sled};
 
 /// A queue's number: chosen by the broker, never used for another queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,26 +68,53 @@ pub enum Progress {
     Stopped(Stopped),
 }
 
-/// What can be chosen about a store.
+/// Key and value of a definition.
+pub type Stored = (Vec<u8>, Vec<u8>);
+
+/// How definitions become a file that people can read, and back. The store itself knows only keys and values.
 #[derive(Debug, Clone, Copy)]
+pub struct Definitions {
+    /// Renders all definitions as one JSON object with at least one member.
+    pub render: fn(&[Stored]) -> Vec<u8>,
+    /// Reads back what [`render`](Self::render) wrote.
+    pub parse: fn(&[u8]) -> Result<Vec<Stored>, String>,
+}
+
+/// What can be chosen about a store.
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes that the engine may keep in its cache. 16 MiB.
+    /// Bytes that sled may keep in its cache. 8 MiB.
     pub cache_bytes: u64,
     /// Bytes of messages that may wait for their commit before [`Progress::Backlogged`]. 16 MiB.
     pub pending_limit_bytes: usize,
-    /// Bytes that must be free on the disk for commits to go on. 64 MiB.
+    /// Below this many free bytes on the disk publishers are told to wait. 64 MiB.
     pub least_free_bytes: u64,
-    /// Bytes on the disk from which rows that are mostly dead are copied to a new place. 64 MiB.
+    /// Bytes of sealed segments from which half empty ones are compacted. 64 MiB.
     pub compact_from_bytes: u64,
+    /// Length of a segment, a multiple of 4096. 16 MiB.
+    pub segment_bytes: u64,
+    /// How often the index is saved while there are changes. 30 s.
+    pub checkpoint_every: Duration,
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+    /// Opens the engine of the index in a folder.
+    pub open_index: OpenIndex,
+    /// The readable second copy of the definitions; without it there is none.
+    pub definitions: Option<Definitions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             pending_limit_bytes: 16 << 20,
             least_free_bytes: 64 << 20,
             compact_from_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
+            checkpoint_every: Duration::from_secs(30),
+            disk: Arc::new(FileDisk),
+            open_index: open_sled,
+            definitions: None,
         }
     }
 }
@@ -113,4 +143,97 @@ pub struct Report {
     pub repairs: Vec<String>,
     /// What could not be read and was left out; it was kept on disk.
     pub losses: Vec<String>,
+}
+
+/// Why a folder could not be opened as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the folder. It must be ended first, or another folder chosen.
+    #[error("the store {} is in use by {}", folder.display(), holder_text(*.holder))]
+    InUse {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The process that holds it, where it has written its number down.
+        holder: Option<u32>,
+    },
+    /// The folder was written by a newer program.
+    #[error("the store {} has format {found}, this program reads up to {known}: use the newer program", folder.display())]
+    Newer {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The version found on disk.
+        found: u16,
+        /// The newest version that this program knows.
+        known: u16,
+    },
+    /// The disk has no room even for opening; nothing was changed.
+    #[error("no room on the disk of the store {}: free some space and start again", folder.display())]
+    NoRoom {
+        /// The store's folder.
+        folder: PathBuf,
+    },
+    /// The operating system refused something.
+    #[error("the store {} cannot be {doing}: {source}", folder.display())]
+    Io {
+        /// The store's folder.
+        folder: PathBuf,
+        /// What was being done, as a participle: "created", "locked".
+        doing: &'static str,
+        /// The system's own reason.
+        source: std::io::Error,
+    },
+    /// The folder holds a store of the first format, which this program cannot read.
+    #[error("the folder {} holds a store of an older format: move it away, or use the program that wrote it", folder.display())]
+    OldFormat {
+        /// The store's folder.
+        folder: PathBuf,
+    },
+}
+
+fn holder_text(holder: Option<u32>) -> String {
+    holder.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
+}
+
+/// Why a slice of a queue could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// Some messages are damaged on disk. They are left there untouched; reading may go on at `next`.
+    #[error("messages of queue {queue} from {first} up to {next} are damaged on disk")]
+    Damaged {
+        /// The queue read.
+        queue: u64,
+        /// The first sequence that the damage may cover.
+        first: u64,
+        /// The first sequence after it.
+        next: u64,
+    },
+    /// The disk is full and the engine waits for room; try again after [`crate::Progress::Room`].
+    #[error("the store waits for room on the disk")]
+    NoRoom,
+    /// The store has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// The store has stopped for good: nothing after the last durable ticket is promised.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store has stopped: {reason}")]
+pub struct Stopped {
+    /// What went wrong, for the log.
+    pub reason: Arc<str>,
+}
+
+impl Stopped {
+    pub(crate) fn because(reason: impl AsRef<str>) -> Self {
+        Self {
+            reason: Arc::from(reason.as_ref()),
+        }
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::because("it was closed")
+    }
 }

@@ -18,6 +18,7 @@ mod raw;
 mod real;
 mod refusals;
 mod running;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod transactions;

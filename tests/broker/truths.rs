@@ -139,10 +139,14 @@ fn a_connection_that_waits_for_a_full_disk_is_noticed_gone_and_can_be_closed() {
     let clients: Vec<Raw> = (0..2)
         .map(|_| Raw::open_as(real.server.port, user, password))
         .collect();
-    crate::blocked::fill_disk(&ballast, 8);
     let [mut gone, mut closed] = <[Raw; 2]>::try_from(clients).ok().unwrap();
+    gone.method(1, (50, 10), &declaring("waits", DURABLE, b""));
+    gone.expect(1, (50, 11));
+    crate::blocked::fill_disk(&ballast, 8);
     for client in [&mut gone, &mut closed] {
-        client.method(1, (50, 10), &declaring("waits", DURABLE, b""));
+        client.publish_persistent(1, "waits", b"there is little room");
+        client.expect(0, (10, 60));
+        client.method(1, (50, 10), &declaring("waits", PASSIVE, b""));
         assert!(
             client.is_silent_for(Duration::from_millis(500)),
             "it does not wait"

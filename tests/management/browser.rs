@@ -1,5 +1,4 @@
-//! The management page in headless Chromium: sign-in by a link, live updates, and hostile messages
-//! that have no effect.
+//! The page in headless Chromium: signed in by a link, live, and deaf to what messages would like it to do.
 
 use serde_json::json;
 
@@ -13,7 +12,7 @@ const DESK: Screen = Screen {
     height: 800,
 };
 
-/// Returns a signed-in browser, or `None` if none is installed.
+/// A browser that is signed in, or nothing where none is installed.
 fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
     if !is_there("chromedriver") {
         return None;

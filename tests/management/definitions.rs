@@ -1,4 +1,4 @@
-//! Export and import of definitions.
+//! Export and import of everything.
 
 use serde_json::{Value, json};
 

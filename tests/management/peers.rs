@@ -1,5 +1,4 @@
-//! AMQP clients in addition to the API: a publisher, and sessions that announce themselves as a
-//! wrap does.
+//! AMQP clients beside the API: a publisher, and sessions that say who they are as a wrap does.
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -80,7 +79,7 @@ impl Peer {
         });
     }
 
-    /// Declares the topology of a session, as the command line does.
+    /// The topology of a session, as the command line declares it.
     pub(crate) fn declare_session(&self, name: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), 86_400_000_i32.into());
@@ -120,7 +119,7 @@ impl Peer {
         });
     }
 
-    /// Consumes a session's queue without acking anything.
+    /// Consumes a session's queue; nothing is acked yet.
     pub(crate) fn attach(&self, name: &str) -> Consumer {
         let consuming = self.channel.basic_consume(
             name.into(),
@@ -131,7 +130,7 @@ impl Peer {
         self.runtime.block_on(consuming).unwrap()
     }
 
-    /// Returns the next body that a consumer receives, or `None` if the broker cancelled it.
+    /// The next body that a consumer gets; `None` when the broker has cancelled it.
     pub(crate) fn next(&self, consumer: &mut Consumer) -> Option<String> {
         let delivery = self.runtime.block_on(consumer.next())?.ok()?;
         Some(String::from_utf8(delivery.data).unwrap())
@@ -145,11 +144,10 @@ impl Peer {
         });
     }
 
-    /// Announces a session's state.
+    /// Says how a session is.
     pub(crate) fn announce(&self, name: &str, state: &str, reason: Option<&str>) {
         let presence = json!({
-            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude",
-            "state": state,
+            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude", "state": state,
             "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
         });
         self.publish("claudeBroker.presence", "", &presence.to_string());
@@ -157,8 +155,7 @@ impl Peer {
 
     /// Sends an envelope from one session to another.
     pub(crate) fn say(&self, (from, to): (&str, &str), id: &str, message: &str) {
-        let ts = "2026-01-01T00:00:00.000Z";
-        let envelope = json!({ "id": id, "from": from, "to": to, "ts": ts, "message": message });
+        let envelope = json!({ "id": id, "from": from, "to": to, "ts": "2026-01-01T00:00:00.000Z", "message": message });
         self.publish("claudeBroker", to, &envelope.to_string());
     }
 }

@@ -1,5 +1,4 @@
-//! `cbroker serve` in a separate process that can be killed and restarted on the same ports and
-//! store.
+//! `cbroker serve` in a process of its own, to be killed and started again on the same ports and store.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::{PATIENCE, Place};
 
-/// A broker in a home, killed on drop.
+/// A broker in a place. Killed when it is dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
@@ -21,7 +20,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it on free ports and waits until it listens. The commands of its home find it.
+    /// Starts on free ports and waits until it listens. The place's commands find it by themselves.
     pub(crate) fn start(place: &Place) -> Self {
         Self::start_with(place, 0, 0, &[])
     }
@@ -35,8 +34,7 @@ impl Server {
         Self::start_by(place.command(), port, management_port, more)
     }
 
-    /// Starts it through `command`, which must run the binary with the arguments that follow its
-    /// own, finally in its own process.
+    /// The same by a command that runs the binary with the arguments behind its own, in the end as its own process.
     pub(crate) fn start_by(
         mut command: Command,
         port: u16,
@@ -73,7 +71,7 @@ impl Server {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
-    /// Returns the response of the management API as JSON.
+    /// What its management API answers, as JSON.
     pub(crate) fn api(&self, place: &Place, path: &str) -> Value {
         let url = place.ok(["status", "--show-url"]);
         let login = url.trim().trim_start_matches("amqp://");
@@ -89,7 +87,7 @@ impl Server {
         serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
-    /// Deletes an object with the management API.
+    /// Deletes something by its management API.
     #[allow(dead_code, reason = "one of the test programs uses it")]
     pub(crate) fn delete(&self, place: &Place, path: &str) {
         let url = place.ok(["status", "--show-url"]);
@@ -114,7 +112,7 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Kills it with SIGKILL and waits for its end.
+    /// `kill -9`, and the remains are cleared away.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -126,12 +124,12 @@ impl Server {
         *self = Self::start_with(place, self.port, self.management_port.unwrap_or(0), &[]);
     }
 
-    /// Returns its exit status, if it has ended.
+    /// How it ended, if it has.
     pub(crate) fn try_wait(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits for it to end by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }

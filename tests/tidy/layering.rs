@@ -1,5 +1,4 @@
-//! The layers of each crate as tables of ranks. A module may only use modules of its own rank or
-//! below.
+//! Who may depend on whom, as tables, lowest rank first; a module uses only modules of its own rank or below.
 
 use crate::sources::Source;
 
@@ -13,30 +12,25 @@ const CRATES: [Layers; 3] = [
     Layers {
         folder: "storage/src/",
         ranks: &[
-            ("error", 0),
-            ("terms", 1),
-            ("gap", 1),
-            ("key", 2),
-            ("record", 2),
-            ("bell", 2),
-            ("engine", 3),
-            ("journal", 4),
-            ("segments", 4),
-            ("disk", 4),
-            ("pending", 4),
-            ("rows", 4),
-            ("steps", 4),
-            ("inbox", 5),
-            ("journaled", 5),
-            ("reading", 5),
-            ("settling", 6),
-            ("rewrite", 5),
-            ("committed", 6),
-            ("folder", 6),
-            ("committer", 7),
-            ("recovery", 7),
-            ("repair", 8),
-            ("store", 9),
+            // The options name the disk and the engine that they choose, and those the errors.
+            ("terms", 0),
+            ("disk", 0),
+            ("engine", 0),
+            ("frame", 1),
+            ("record", 1),
+            ("segment", 1),
+            ("ranges", 1),
+            ("definitions", 1),
+            ("pending", 1),
+            ("extent", 2),
+            ("inbox", 2),
+            ("index", 3),
+            ("compaction", 4),
+            ("log", 4),
+            ("checkpoint", 5),
+            ("recovery", 6),
+            ("committer", 6),
+            ("store", 7),
         ],
     },
     Layers {
@@ -59,9 +53,8 @@ const CRATES: [Layers; 3] = [
             ("error", 2),
             ("persist", 2),
             ("alarms", 3),
-            // These use each other: a queue's consumers refer to their outbox and ledger, and
-            // those refer to the queues that wait for room or credit. Their side effects are
-            // collected in the turn.
+            // One knot: a queue's consumers carry the outbox and ledger that they need, and those know the queue that
+            // waits for room or credit; what any of them owes is collected in the turn.
             ("outbox", 3),
             ("ledger", 3),
             ("turn", 3),

@@ -9,7 +9,7 @@ use crate::confirms::Waiting;
 use crate::fault::{Fault, ReplyCode};
 use crate::ledger::{Credit, Delivery};
 use crate::memory::{self, Holding, Kind, Share};
-use crate::persist::Ticket;
+use crate::persist::{Ticket, Together};
 use crate::queue::Settling;
 use crate::queue::message::Message;
 use crate::turn::Turn;
@@ -37,6 +37,8 @@ pub(super) struct Commit {
     current: Option<FanOut>,
     settles: Vec<(Delivery, Settling)>,
     last: Ticket,
+    /// One commit of the store: after a crash the transaction is whole or absent.
+    _whole: Together,
     /// Kept until the end: what is committed is still in memory.
     _holding: Holding,
 }
@@ -141,6 +143,7 @@ impl Channel {
             current: None,
             settles: transaction.settles,
             last: Ticket::NONE,
+            _whole: self.around.vhost.together(),
             _holding: transaction.holding,
         };
         self.commit(Box::new(commit), turn)

@@ -17,9 +17,10 @@ use crate::wire::table::{Table, Value};
 const CC: &str = "CC";
 
 impl Vhost {
-    /// Publishes a dead letter, then settles the original in the store. In this order, a crash can
-    /// duplicate the message but never lose it.
+    /// Publishes a dead letter and settles the original in the store, both in one commit: after a crash
+    /// the message is in one place.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
+        let _move = self.facts.together();
         if let Err(error) = self.route_dead_letter(letter, turn) {
             tracing::debug!(
                 queue = %letter.queue.name(), %error,

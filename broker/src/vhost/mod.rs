@@ -89,6 +89,11 @@ const PREDECLARED: [(&str, Kind); 7] = [
 ];
 
 impl Vhost {
+    /// Puts what is published and settled while the guard lives into one commit of the store.
+    pub(crate) fn together(&self) -> crate::persist::Together {
+        self.facts.together()
+    }
+
     /// Creates a vhost with the predeclared exchanges.
     pub(crate) fn new(name: Arc<str>, labels: Labels, facts: Facts) -> Self {
         let mut tables = Tables::default();

@@ -193,6 +193,8 @@ impl Vhost {
         }
         tables.queues.remove(queue.name());
         self.move_on();
+        // Its bindings, its messages and itself are gone together.
+        let whole = self.facts.together();
         let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
         drop(tables);
         if let Some(shelf) = queue.shelf() {
@@ -203,6 +205,7 @@ impl Vhost {
             );
             self.note_change(ticket);
         }
+        drop(whole);
         let ready = close(queue, condition.connection, turn);
         *lock(&self.deleted_queues) += queue.snapshot().counters;
         Ok((ready, ticket))

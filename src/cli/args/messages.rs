@@ -1,4 +1,4 @@
-//! Arguments of the verbs about messages, queues and sessions.
+//! What the verbs about messages, queues and sessions take.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::envelope::Priority;
 
-/// Arguments that `send` and `ask` share.
+/// What `send` and `ask` have in common.
 #[derive(Args, Debug)]
 pub struct LetterArgs {
     /// The text; without it and --message-file, standard input
@@ -24,7 +24,7 @@ pub struct LetterArgs {
     /// A file to point the recipient to; repeats
     #[arg(short, long = "file", value_name = "PATH")]
     pub files: Vec<PathBuf>,
-    /// The sender [default: the current session, else `cli`]
+    /// Who sends [default: the session around us, else `cli`]
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
     /// low, normal or high; information only, the order stays
@@ -33,7 +33,7 @@ pub struct LetterArgs {
     /// Further information; repeats
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub meta: Vec<(String, String)>,
-    /// Discard the message if it waits longer than this, in milliseconds
+    /// Give up on a message that waited so long, in milliseconds
     #[arg(long, value_name = "MS")]
     pub ttl: Option<u64>,
     /// Do not start the local broker when none answers
@@ -47,10 +47,10 @@ pub struct SendArgs {
     /// The recipient; repeats
     #[arg(long, value_name = "NAME", required = true)]
     pub to: Vec<String>,
-    /// The message and its sender.
+    /// What is said, and by whom.
     #[command(flatten)]
     pub letter: LetterArgs,
-    /// The session to send answers to
+    /// The session to answer
     #[arg(long, value_name = "NAME")]
     pub reply_to: Option<String>,
     /// The id of the message that this one answers
@@ -62,7 +62,7 @@ pub struct SendArgs {
     /// Send even when 1000 messages wait: the broker drops the oldest
     #[arg(long)]
     pub drop_oldest: bool,
-    /// Wait for the receipt of the recipient's session
+    /// Wait until the recipient's session says what became of it
     #[arg(long)]
     pub wait: bool,
     /// How long --wait waits, in seconds
@@ -76,7 +76,7 @@ pub struct AskArgs {
     /// The recipient
     #[arg(long, value_name = "NAME")]
     pub to: String,
-    /// The message and its sender.
+    /// What is said, and by whom.
     #[command(flatten)]
     pub letter: LetterArgs,
     /// How long to wait for the answer, in seconds
@@ -87,9 +87,9 @@ pub struct AskArgs {
 /// Arguments of `inbox`.
 #[derive(Args, Debug)]
 pub struct InboxArgs {
-    /// The session [default: the current one]
+    /// The session [default: the one around us]
     pub name: Option<String>,
-    /// Acknowledge the messages, so that they are not typed
+    /// Count them as read: they are acked and will not be typed
     #[arg(long)]
     pub take: bool,
 }
@@ -106,31 +106,31 @@ pub struct WhyArgs {
 pub struct TailArgs {
     /// The queue
     pub name: String,
-    /// Only show messages; all stay in the queue
+    /// Only look: every message stays in its place
     #[arg(long)]
     pub no_ack: bool,
-    /// Stop after this many messages
+    /// End after so many messages
     #[arg(long, short = 'n', value_name = "N")]
     pub count: Option<u64>,
 }
 
-/// A queue, and the confirmation of a destructive command.
+/// A queue and the word that it is meant.
 #[derive(Args, Debug)]
 pub struct ConfirmedArgs {
     /// The queue
     pub name: String,
-    /// Required: confirms the command
+    /// Really
     #[arg(long)]
     pub yes: bool,
-    /// Also while a session is attached; the messages that it holds are deleted too
+    /// Also while a session is attached; what it holds goes too
     #[arg(long)]
     pub force: bool,
 }
 
-/// The confirmation of a destructive command.
+/// The word that it is meant.
 #[derive(Args, Debug)]
 pub struct YesArgs {
-    /// Required: confirms the command
+    /// Really
     #[arg(long)]
     pub yes: bool,
 }
@@ -151,13 +151,13 @@ fn priority(text: &str) -> Result<Priority, String> {
         "low" => Ok(Priority::Low),
         "normal" => Ok(Priority::Normal),
         "high" => Ok(Priority::High),
-        _ => Err("expected low, normal or high".into()),
+        _ => Err("it is one of low, normal, high".into()),
     }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE".into()),
+        _ => Err("it looks like KEY=VALUE".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! Options of a wrap.
+//! What stands before `claude` and `run`.
 
 use clap::{Args, ValueEnum};
 
@@ -22,16 +22,16 @@ pub struct WrapArgs {
     /// Refuse when another session of this name is attached
     #[arg(long)]
     pub exclusive: bool,
-    /// Do not explain peer messages to Claude at its start
+    /// Do not tell Claude what peer messages are
     #[arg(long)]
     pub no_brief: bool,
     /// Do not start the local broker when none answers
     #[arg(long)]
     pub no_start: bool,
-    /// How messages are delivered to the agent [default: auto]
+    /// How messages get in [default: auto]
     #[arg(long, value_name = "WAY")]
     pub delivery: Option<Delivery>,
-    /// Keep line breaks if the agent supports bracketed paste
+    /// Keep line breaks where the agent takes bracketed paste
     #[arg(long)]
     pub multiline: bool,
     /// How many waiting messages may share one submission [default: 10]
@@ -42,7 +42,7 @@ pub struct WrapArgs {
     pub allow_send: bool,
 }
 
-/// How messages are delivered to an agent.
+/// How messages reach an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Delivery {
     /// The first way that is open, the keyboard last
@@ -62,8 +62,7 @@ pub enum Delivery {
 }
 
 impl WrapArgs {
-    /// Returns the first option that was given, for the error about a wrap option before another
-    /// verb.
+    /// The first option that was typed, for the error where a wrap option stands before another verb.
     pub(in crate::cli) fn first_typed(&self) -> Option<&'static str> {
         [
             (self.name.is_some(), "--name"),

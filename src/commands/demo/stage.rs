@@ -1,5 +1,4 @@
-//! The environment of the demo: a temporary home, and a broker in a separate process that can be
-//! killed.
+//! Where the demo plays: a temporary home, and a broker in a process of its own that can be killed.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -17,18 +16,18 @@ use crate::error::Error;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 
-/// The folder and the broker. Both are removed on drop.
+/// The folder and the broker. Dropped, both are gone.
 pub(super) struct Stage {
     home: PathBuf,
     program: PathBuf,
     broker: Option<Child>,
-    /// The port of the first start. Sessions reconnect to it, so later starts use it again.
+    /// The port of the first start: sessions come back to it.
     port: u16,
     management_port: u16,
 }
 
 impl Stage {
-    /// Creates the temporary folder. The broker is not started yet.
+    /// A fresh folder; no broker yet.
     pub(super) fn set(config: &Config) -> Result<Self, Error> {
         let temporary = config
             .environment
@@ -54,8 +53,7 @@ impl Stage {
         &self.program
     }
 
-    /// Returns a command that runs this program in the demo's home, without the user's own
-    /// settings.
+    /// This program in the demo's home, whatever the environment of the user says.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -75,8 +73,7 @@ impl Stage {
         command
     }
 
-    /// Starts the broker on free ports, or on the ports of the first start, and waits until it
-    /// listens.
+    /// Starts the broker on free ports, or on those of last time, and waits until it listens.
     pub(super) fn start_broker(&mut self, limit: Duration) -> Result<(), Error> {
         let failed = |why: String| Error::new("the demo's broker did not start").because(why);
         let (port, management_port) = (self.port.to_string(), self.management_port.to_string());
@@ -112,7 +109,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Kills the broker with SIGKILL, so that it cannot flush or close anything.
+    /// `kill -9`: no farewell, no flush.
     pub(super) fn kill_broker(&mut self) -> Result<(), Error> {
         let Some(mut broker) = self.broker.take() else {
             return Ok(());
@@ -123,7 +120,7 @@ impl Stage {
             .map_err(|error| Error::new("cannot kill the demo's broker").because(error))
     }
 
-    /// Waits until these sessions are attached.
+    /// Waits until these sessions take messages.
     pub(super) fn wait_until_attached(&self, names: &[&str], limit: Duration) -> Result<(), Error> {
         let until = Instant::now() + limit;
         loop {
@@ -148,7 +145,7 @@ impl Stage {
         }
     }
 
-    /// Sends a message with the `send` command. Returns its output.
+    /// Sends by the command and gives back what it said.
     pub(super) fn send(&self, from: &str, to: &str, text: &str) -> Result<String, Error> {
         let failed = |why: String| Error::new("the demo's message was not sent").because(why);
         let told = self
@@ -167,12 +164,12 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let _ = self.kill_broker();
-        // The folder is temporary; if it cannot be removed now, the system removes it.
+        // Temporary anyway: what cannot be removed now, the system removes.
         let _ = fs::remove_dir_all(&self.home);
     }
 }
 
-/// Returns the line that a broker prints once it listens. `None` if it ends or takes too long.
+/// The line that a broker prints once it listens; `None` when it ends or takes too long.
 fn first_line(child: &mut Child, limit: Duration) -> Option<String> {
     let stdout = child.stdout.take()?;
     let (tell, told) = mpsc::sync_channel(1);
@@ -181,7 +178,7 @@ fn first_line(child: &mut Child, limit: Duration) -> Option<String> {
         let mut line = String::new();
         let _ = reader.read_line(&mut line);
         let _ = tell.send(line);
-        // The broker keeps writing, so its output must keep being read.
+        // Whoever writes on must find a reader.
         let _ = std::io::copy(&mut reader, &mut std::io::sink());
     });
     told.recv_timeout(limit)

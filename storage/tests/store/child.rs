@@ -1,7 +1,8 @@
-//! A process of its own that works on a store until it is killed, and writes down before and after each call what it did.
+//! A process of its own that works on a store until it is killed, and records each call before
+//! and after.
 //!
-//! The parent starts this test binary again with [`FOLDER`] set. Each line of the journal is one write, so that what is in it
-//! when the process dies is what had happened.
+//! The parent starts this test binary again with [`FOLDER`] set. Each line of the journal is one
+//! write, so that what is in it when the process dies is what had happened.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -9,19 +10,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use storage::{Options, Progress, QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
 use crate::model::{Fate, Model};
-use crate::support::{LIMIT, body, wait};
+use crate::random::Random;
+use crate::support::body;
 
 /// Names the folder whose `store` and `journal` the child works on.
 pub(crate) const FOLDER: &str = "CBROKER_STORE_CHILD";
 /// How many calls each of its clients makes.
 const CALLS: &str = "CBROKER_STORE_CHILD_CALLS";
-/// Names the folder of a child that is compacted.
-const COMPACTED: &str = "CBROKER_STORE_CHILD_COMPACTED";
 const SEED: &str = "CBROKER_STORE_CHILD_SEED";
 const CLIENTS: u64 = 3;
 
@@ -61,16 +61,15 @@ fn works_until_it_is_killed() {
     let journal = Arc::new(Mutex::new(journal));
     note(&journal, "N");
     let heard = Arc::clone(&journal);
-    let opened =
-        Store::open(
-            &folder.join("store"),
-            Options::default(),
-            move |progress| match progress {
-                Progress::Durable(ticket) => note(&heard, &format!("D {}", ticket.number())),
-                Progress::Stopped(stopped) => panic!("{stopped}"),
-                _ => {}
-            },
-        );
+    let opened = Store::open(
+        &folder.join("store"),
+        options(),
+        move |progress| match progress {
+            Progress::Durable(ticket) => note(&heard, &format!("D {}", ticket.number())),
+            Progress::Stopped(stopped) => panic!("{stopped}"),
+            _ => {}
+        },
+    );
     let opened = opened.unwrap();
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -94,62 +93,14 @@ fn works_until_it_is_killed() {
     opened.store.close().unwrap();
 }
 
-/// The command that runs a child whose rows are copied to a new place while it rests.
-pub(crate) fn compacting(folder: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        "child::rests_until_it_is_compacted",
-        "--nocapture",
-    ]);
-    command.env(COMPACTED, folder);
-    command
-}
-
-#[test]
-fn rests_until_it_is_compacted() {
-    // Only as the child of another test.
-    let Some(folder) = std::env::var_os(COMPACTED) else {
-        return;
-    };
-    let folder = Path::new(&folder);
-    let journal = Arc::new(Mutex::new(File::create(folder.join("journal")).unwrap()));
-    let heard = Arc::clone(&journal);
-    let options = Options {
-        compact_from_bytes: 1 << 20,
+/// Small segments and frequent checkpoints, so that little work meets all of it.
+pub(crate) fn options() -> Options {
+    Options {
+        segment_bytes: 128 << 10,
+        compact_from_bytes: 512 << 10,
+        checkpoint_every: Duration::from_millis(50),
         ..Options::default()
-    };
-    let opened = Store::open(&folder.join("store"), options, move |progress| {
-        if let Progress::Durable(ticket) = progress {
-            note(&heard, &format!("D {}", ticket.number()));
-        }
-    });
-    let store = opened.unwrap().store;
-    let mut client = Client {
-        store: &store,
-        journal: &journal,
-        queue: QueueId(1),
-        next: 0,
-        live: Vec::new(),
-    };
-    let mut random = Random(11);
-    let durable = |ticket| wait(&store, ticket);
-    durable(
-        (0..3_000)
-            .map(|_| client.append(&mut random))
-            .last()
-            .unwrap(),
-    );
-    (0..2_900).for_each(|_| client.settle(&mut random));
-    durable(client.append(&mut random));
-    let before = store.disk_bytes();
-    let until = Instant::now() + LIMIT;
-    while store.disk_bytes() > before / 2 {
-        assert!(Instant::now() < until, "it was not compacted");
-        std::thread::sleep(Duration::from_millis(5));
     }
-    durable((0..20).map(|_| client.append(&mut random)).last().unwrap());
-    store.close().unwrap();
 }
 
 fn live(store: &Store, queue: QueueId) -> Vec<u64> {
@@ -173,19 +124,6 @@ fn live(store: &Store, queue: QueueId) -> Vec<u64> {
 fn note(journal: &Mutex<File>, line: &str) {
     let mut journal = journal.lock().unwrap();
     journal.write_all(format!("{line}\n").as_bytes()).unwrap();
-}
-
-/// A xorshift: the same seed gives the same work.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit.max(1)
-    }
 }
 
 struct Client<'a> {
@@ -271,7 +209,8 @@ pub(crate) fn follow(journal: &str, model: &mut Model) -> u64 {
         let number = |index: usize| words[index].parse::<u64>().unwrap();
         match words[0] {
             "N" => {
-                // The session before was closed, or its end has been looked at: what was begun then is done.
+                // The session before was closed, or its end has been looked at: what was begun
+                // then is done.
                 durable = 0;
                 model
                     .queues

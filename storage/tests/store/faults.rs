@@ -1,263 +1,585 @@
-//! A disk that fails at the n-th step, for every n: nothing confirmed is lost, nothing lost is confirmed.
+//! A disk that fails or loses power at any operation: nothing confirmed is lost, nothing settled
+//! comes back, no transaction is cut, and what only tidies up never stops the store.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use storage::{
-    Opened, Options, Progress, QueueId, Sequence, Settled, Stopped, Store, Ticket, Urgency,
-};
+use storage::{Progress, QueueId, Sequence, Store, Urgency};
 
-use crate::memory::{Fault, MemoryDisk};
-use crate::model::{Fate, Model};
+use crate::random::Random;
+use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
 use crate::support::{LIMIT, body, wait};
+use crate::workload::{self, Diary, Known, check};
 
-const LENGTH: usize = 900;
+const ROUNDS: u64 = 10;
+const SECTORS: [usize; 2] = [512, 4096];
 
-fn open_on(disk: &MemoryDisk) -> (Opened, Receiver<Progress>) {
-    let (sender, receiver) = sync_channel(1 << 16);
-    let opened = Store::open_on(
-        Box::new(disk.clone()),
-        Options::default(),
-        move |progress| drop(sender.try_send(progress)),
+fn asked(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |number| number.parse().unwrap())
+}
+
+/// Opens what a fault left and compares it with what was known then.
+fn reopen(disk: &SimulatedDisk, known: &Known, what: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
     );
-    (opened.unwrap(), receiver)
-}
-
-fn settle(
-    store: &Store,
-    model: &mut Model,
-    queue: QueueId,
-    number: u64,
-) -> Result<Ticket, Stopped> {
-    model.note(queue, number, Fate::Open);
-    match store.settle(queue, Sequence(number))? {
-        Settled::Elided => {
-            model.note(queue, number, Fate::Elided);
-            Ok(Ticket::NONE)
-        }
-        Settled::Recorded(ticket) => {
-            model.note(queue, number, Fate::Settled(ticket.number()));
-            Ok(ticket)
-        }
-    }
-}
-
-/// Waits until a ticket is durable or the store has stopped.
-fn settle_down(store: &Store, ticket: Ticket) -> Result<(), Stopped> {
-    let until = std::time::Instant::now() + LIMIT;
-    while store.durable() < ticket {
-        match store.read(QueueId(0), Sequence(0), 1) {
-            Err(storage::ReadError::Stopped(stopped)) => return Err(stopped),
-            Err(storage::ReadError::NoRoom) | Ok(_) => {}
-            Err(error) => panic!("{error}"),
-        }
-        assert!(std::time::Instant::now() < until);
-        std::thread::sleep(std::time::Duration::from_micros(50));
-    }
-    Ok(())
-}
-
-/// Every kind of work, in an order that makes commits of every kind.
-fn script(store: &Store, model: &mut Model) -> Result<(), Stopped> {
-    let queues = [QueueId(1), QueueId(2), QueueId(3)];
-    for round in 0..6_u64 {
-        let mut last = Ticket::NONE;
-        let name = format!("fact {}", round % 2).into_bytes();
-        let value = vec![round as u8; 1 + 7_000 * (round as usize % 3)];
-        let ticket = store.put(&name, value.clone())?;
-        model
-            .facts
-            .entry(name)
-            .or_default()
-            .push((ticket.number(), Some(value)));
-        for queue in queues {
-            for number in round * 40..round * 40 + 40 {
-                model.note(queue, number, Fate::Open);
-                let text = body(queue, number, length_of(number));
-                last = store.append(queue, Sequence(number), &[&text], Urgency::Confirmed)?;
-                model.note(queue, number, Fate::Appended(last.number()));
-            }
-        }
-        // A few are taken off before their commit, if they are quick enough.
-        last = last.max(settle(store, model, QueueId(1), round * 40 + 39)?);
-        settle_down(store, last)?;
-        // In order, out of order, and a dead letter that moves.
-        for number in round * 20..round * 20 + 20 {
-            last = last.max(settle(store, model, QueueId(1), number)?);
-            last = last.max(settle(
-                store,
-                model,
-                QueueId(2),
-                number * 7 % 240 / 40 * 40 % (round * 40 + 40) + number % 40,
-            )?);
-        }
-        store.delivered(QueueId(2), Sequence(round * 30));
-        settle_down(store, last)?;
-    }
-    let ticket = store.settle_all(QueueId(1), Sequence(150), Sequence(189))?;
-    for (_, fate) in model
-        .queues
-        .entry(QueueId(1))
-        .or_default()
-        .range_mut(150..190)
-    {
-        if matches!(fate, Fate::Appended(_)) {
-            *fate = Fate::Settled(ticket.number());
-        }
-    }
-    settle_down(store, ticket)?;
-    let ticket = store.drop_queue(QueueId(3))?;
-    model.dropped.insert(QueueId(3), ticket.number());
-    settle_down(store, ticket)?;
-    let ticket = store.purge(QueueId(2), Sequence(239))?;
-    for fate in model.queues.entry(QueueId(2)).or_default().values_mut() {
-        *fate = if *fate == Fate::Elided {
-            Fate::Elided
-        } else {
-            Fate::Settled(ticket.number())
-        };
-    }
-    settle_down(store, ticket)
-}
-
-/// Longer than a row now and then.
-fn length_of(number: u64) -> usize {
-    if number % 37 == 5 { 20_000 } else { LENGTH }
-}
-
-#[test]
-fn a_disk_that_fails_before_any_step_loses_nothing_confirmed() {
-    fail_at_every_step(Fault::Broken);
-}
-
-#[test]
-fn a_disk_that_fails_after_any_step_loses_nothing_confirmed() {
-    fail_at_every_step(Fault::BrokenAfter);
-}
-
-fn fail_at_every_step(fault: Fault) {
-    let sound = MemoryDisk::default();
-    let (opened, _progress) = open_on(&sound);
-    let begun = sound.steps();
-    script(&opened.store, &mut Model::default()).unwrap();
-    opened.store.close().unwrap();
-    let steps = sound.steps() - begun;
-    // Two commits a round at least: on a busy machine no more come between the script's own waits.
-    assert!(steps >= 12, "the script makes {steps} steps only");
-    for step in 1..=steps {
-        let disk = MemoryDisk::default();
-        let (opened, progress) = open_on(&disk);
-        disk.fail_at(step, fault);
-        let mut model = Model::default();
-        let outcome = script(&opened.store, &mut model).and_then(|()| opened.store.clone().close());
-        let durable = opened.store.durable().number();
-        if disk.has_failed() {
-            outcome.expect_err("a failed commit stops the store");
-            // The latch closes a moment before it is announced.
-            while !matches!(progress.recv_timeout(LIMIT).unwrap(), Progress::Stopped(_)) {}
-            let late =
-                opened
-                    .store
-                    .append(QueueId(1), Sequence(9_999), &[b"late"], Urgency::Confirmed);
-            late.unwrap_err();
-        }
-        let (after, _progress) = open_on(&disk.after_the_fault());
-        model.check(&after, durable, length_of);
-    }
-}
-
-/// Parts were left behind until their queue was dropped.
-#[test]
-fn what_a_crash_leaves_of_a_big_message_is_cleared_away_at_the_next_opening() {
-    const BIG_BYTES: usize = 2 << 20;
-    let work = |store: &Store| -> Result<(), Stopped> {
-        for number in 0..2 {
-            let text = body(QueueId(1), number, BIG_BYTES);
-            let ticket =
-                store.append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)?;
-            settle_down(store, ticket)?;
-        }
-        if let Settled::Recorded(ticket) = store.settle(QueueId(1), Sequence(0))? {
-            settle_down(store, ticket)?;
-        }
-        store.clone().close()
-    };
-    let mut cut_short = 0;
-    for step in 1.. {
-        let disk = MemoryDisk::default();
-        let (opened, _progress) = open_on(&disk);
-        disk.fail_at(step, Fault::BrokenAfter);
-        let outcome = work(&opened.store);
-        if !disk.has_failed() {
-            outcome.unwrap();
-            assert!(step > 4, "each message takes more than one step");
-            break;
-        }
-        let left = disk.after_the_fault();
-        cut_short += left.rows_of_kind(0x06);
-        let (after, _progress) = open_on(&left);
-        let alive = after
-            .store
-            .read(QueueId(1), Sequence(0), usize::MAX)
-            .unwrap();
-        let parts: usize = alive
-            .iter()
-            .map(|(_, body)| body.len().div_ceil(storage::record::PART_BYTES))
-            .sum();
-        assert_eq!(left.rows_of_kind(0x12), parts, "after step {step}");
-        assert_eq!(left.rows_of_kind(0x06), 0, "after step {step}");
-    }
-    assert!(cut_short > 2, "some crashes came in the middle");
-}
-
-#[test]
-fn a_full_disk_only_makes_wait() {
-    let sound = MemoryDisk::default();
-    let (opened, _progress) = open_on(&sound);
-    script(&opened.store, &mut Model::default()).unwrap();
-    opened.store.close().unwrap();
-    for step in (1..sound.steps()).step_by(7) {
-        let disk = MemoryDisk::default();
-        let (opened, progress) = open_on(&disk);
-        disk.fail_at(step, Fault::Full(3));
-        let mut model = Model::default();
-        script(&opened.store, &mut model).unwrap();
-        if !disk.has_failed() {
-            // This run needed fewer steps: which messages share a commit is a matter of time.
-            continue;
-        }
-        let durable = opened.store.durable().number();
-        opened.store.close().unwrap();
-        let told: Vec<_> = progress
-            .iter()
-            .filter(|progress| !matches!(progress, Progress::Durable(_)))
-            .collect();
-        assert_eq!(told, [Progress::NoRoom, Progress::Room], "at step {step}");
-        let (after, _progress) = open_on(&disk.after_the_fault());
-        model.check(&after, durable, length_of);
-    }
-}
-
-#[test]
-fn little_room_is_told_before_there_is_none_and_work_goes_on() {
-    let disk = MemoryDisk::default();
-    let (opened, progress) = open_on(&disk);
+    assert_eq!(opened.report.losses, [""; 0], "{what}");
+    check(&opened, known);
+    // It takes new work.
     let ticket = opened
         .store
-        .append(QueueId(1), Sequence(1), &[b"one"], Urgency::Confirmed)
+        .append(QueueId(77), Sequence(1), &[b"new"], Urgency::Confirmed)
         .unwrap();
     wait(&opened.store, ticket);
-    disk.set_little_room(true);
-    let told = |wanted: Progress| loop {
-        let ticket = opened
-            .store
-            .append(QueueId(1), Sequence(1), &[b"more"], Urgency::Confirmed)
+}
+
+type Image = (String, SimulatedDisk, Known);
+
+/// Works on a disk and keeps what a kill and power cuts before each operation would leave.
+fn images_of(
+    disk: &SimulatedDisk,
+    every: u64,
+    diary: &Diary,
+    work: impl FnOnce(&std::path::Path, storage::Options),
+) -> Vec<Image> {
+    let images: Arc<Mutex<Vec<Image>>> = Arc::default();
+    let (kept, known) = (Arc::clone(&images), Arc::clone(diary));
+    let mut random = Random(0xC07);
+    disk.watch(move |number, kind, moment| {
+        if number % every != 0 {
+            return;
+        }
+        // First what is promised, then the disk: the promise is never newer.
+        let known = known.lock().unwrap().clone();
+        let mut images = kept.lock().unwrap();
+        let sector = SECTORS[random.below(2) as usize];
+        let cut = moment.after_power_cut(&mut random, sector);
+        images.push((
+            format!("power cut before {number} {kind:?}"),
+            cut,
+            known.clone(),
+        ));
+        if random.below(4) == 0 {
+            images.push((
+                format!("kill before {number} {kind:?}"),
+                moment.after_kill(),
+                known,
+            ));
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    work(folder.path(), disk.options(folder.path()));
+    disk.end_watch();
+    Arc::into_inner(images).map_or_else(Vec::new, |images| images.into_inner().unwrap())
+}
+
+fn worked_through(every: u64, seed: u64) -> Vec<Image> {
+    let disk = SimulatedDisk::new();
+    let diary = Diary::default();
+    images_of(&disk, every, &diary, |folder, options| {
+        let options = storage::Options {
+            checkpoint_every: std::time::Duration::from_millis(30),
+            ..options
+        };
+        let opened = workload::open(folder, options, &diary);
+        workload::run(&opened.store, &diary, ROUNDS, seed).unwrap();
+        opened.store.close().unwrap();
+    })
+}
+
+#[test]
+fn a_power_cut_or_kill_before_any_operation_loses_nothing_confirmed_and_cuts_no_transaction() {
+    let mut kinds = std::collections::BTreeSet::new();
+    for seed in 0..asked("CBROKER_SOAK_RECORDS", 1) {
+        for (what, disk, known) in worked_through(1, 77 + seed) {
+            kinds.insert(what.rsplit(' ').next().unwrap().to_owned());
+            reopen(&disk, &known, &what);
+        }
+    }
+    // Checkpoints, segments in use again and new ones: the script must have made them all.
+    for kind in [
+        Kind::Write,
+        Kind::Sync,
+        Kind::Create,
+        Kind::Index,
+        Kind::SyncFolder,
+    ] {
+        assert!(kinds.contains(&format!("{kind:?}")), "{kinds:?}");
+    }
+}
+
+#[test]
+fn a_power_cut_during_recovery_itself_loses_nothing() {
+    let images = worked_through(1, 5);
+    let step = (images.len() / 24).max(1);
+    let mut cuts = 0;
+    for (what, disk, known) in images.iter().step_by(step) {
+        let diary: Diary = Arc::new(Mutex::new(Known {
+            durable: known.durable,
+            ..Known::default()
+        }));
+        let again = images_of(disk, 1, &diary, |folder, options| {
+            let opened = workload::open(folder, options, &Diary::default());
+            let ticket = opened
+                .store
+                .append(QueueId(76), Sequence(1), &[b"new"], Urgency::Confirmed)
+                .unwrap();
+            wait(&opened.store, ticket);
+            opened.store.close().unwrap();
+        });
+        for (then, disk, _) in again {
+            cuts += 1;
+            reopen(&disk, known, &format!("{what}, then {then}"));
+        }
+    }
+    assert!(cuts > 100, "{cuts} cuts");
+}
+
+/// Works with a fault in it, then opens what a kill and power cuts leave of it.
+fn fail(fault: Fault, random: &mut Random) -> (u64, bool) {
+    let disk = SimulatedDisk::new();
+    let diary = Diary::default();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(folder.path(), disk.options(folder.path()), &diary);
+    disk.fail(Some(fault));
+    let outcome = workload::run(&opened.store, &diary, 4, 3);
+    let hits = disk.hits();
+    let known = diary.lock().unwrap().clone();
+    let left = [
+        disk.after_kill(),
+        disk.after_power_cut(random, 512),
+        disk.after_power_cut(random, 4096),
+    ];
+    disk.fail(None);
+    drop(opened);
+    for disk in &left {
+        reopen(disk, &known, &format!("{fault:?}"));
+    }
+    (hits, outcome.is_ok())
+}
+
+/// Every operation of the script fails once in turn, or in strides when there are many.
+fn fail_at_every_operation(error: ErrorKind, count: u64, stride: u64) -> (u64, u64) {
+    let sound = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        sound.options(folder.path()),
+        &Diary::default(),
+    );
+    let begun = sound.operations();
+    workload::run(&opened.store, &Diary::default(), 4, 3).unwrap();
+    let operations = sound.operations();
+    drop(opened);
+    assert!(operations > 40, "{operations} operations only");
+    let mut random = Random(0xFA11);
+    let (mut met, mut survived) = (0, 0);
+    let mut stopped = Vec::new();
+    for at in (begun + 1..operations).step_by(stride as usize) {
+        let fault = Fault {
+            at,
+            count,
+            error,
+            hits: |kind| kind != Kind::Read,
+        };
+        let (hits, is_ok) = fail(fault, &mut random);
+        met += u64::from(hits > 0);
+        survived += u64::from(hits > 0 && is_ok);
+        if !is_ok {
+            stopped.push(at - begun);
+        }
+    }
+    println!("stopped by a failure of operations {stopped:?}");
+    assert!(met > 8, "{met} faults were met");
+    (met, survived)
+}
+
+#[test]
+fn one_failure_of_any_operation_loses_nothing_and_is_survived_in_a_new_segment() {
+    let (met, survived) = fail_at_every_operation(ErrorKind::Other, 1, 1);
+    assert_eq!(met, survived, "a single failure stops no store");
+}
+
+#[test]
+fn a_disk_that_fails_for_good_at_any_operation_loses_nothing_confirmed() {
+    let (met, survived) = fail_at_every_operation(ErrorKind::Other, u64::MAX, 3);
+    assert!(survived < met, "a dead disk takes no commits");
+}
+
+#[test]
+fn a_full_or_read_only_disk_only_makes_wait() {
+    for error in [ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem] {
+        let (met, survived) = fail_at_every_operation(error, 3, 3);
+        assert_eq!(met, survived, "{error:?}");
+    }
+}
+
+#[test]
+fn an_operation_that_fails_while_a_store_is_opened_costs_no_message() {
+    let images = worked_through(40, 9);
+    let (_, sound, known) = images.last().unwrap();
+    let mut opened_anyway = 0;
+    for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+        for at in 1..40 {
+            let disk = sound.after_kill();
+            let folder = tempfile::tempdir().unwrap();
+            let options = disk.options(folder.path());
+            disk.fail(Some(Fault {
+                at,
+                count: 2,
+                error: kind,
+                hits: |kind| kind != Kind::Read,
+            }));
+            let opened = Store::open(folder.path(), options, |_| {});
+            opened_anyway += u64::from(opened.is_ok());
+            drop(opened);
+            reopen(
+                &disk.after_kill(),
+                known,
+                &format!("opening, {kind:?} at {at}"),
+            );
+        }
+    }
+    assert!(opened_anyway > 0);
+}
+
+#[test]
+fn tidying_that_fails_never_stops_the_store() {
+    let disk = SimulatedDisk::new();
+    let diary = Diary::default();
+    let folder = tempfile::tempdir().unwrap();
+    let options = storage::Options {
+        checkpoint_every: std::time::Duration::from_millis(5),
+        ..disk.options(folder.path())
+    };
+    let opened = workload::open(folder.path(), options, &diary);
+    disk.fail(Some(Fault {
+        at: 0,
+        count: u64::MAX,
+        error: ErrorKind::Other,
+        hits: |kind| {
+            matches!(
+                kind,
+                Kind::Index | Kind::Rename | Kind::Remove | Kind::WriteFile
+            )
+        },
+    }));
+    workload::run(&opened.store, &diary, ROUNDS, 4).unwrap();
+    assert!(disk.hits() > 0, "nothing was tidied");
+    let known = diary.lock().unwrap().clone();
+    reopen(&disk.after_kill(), &known, "no checkpoint ever succeeded");
+    disk.fail(None);
+    opened.store.close().unwrap();
+    reopen(&disk.after_kill(), &known, "after a clean stop");
+}
+
+#[test]
+fn a_body_that_cannot_be_read_is_an_error_of_that_read_alone() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, diary) = (QueueId(1), Diary::default());
+    let opened = workload::open(folder.path(), disk.options(folder.path()), &diary);
+    let ticket = opened
+        .store
+        .append(
+            queue,
+            Sequence(0),
+            &[&body(queue, 0, 900)],
+            Urgency::Confirmed,
+        )
+        .unwrap();
+    wait(&opened.store, ticket);
+    disk.fail(Some(Fault {
+        at: 0,
+        count: 2,
+        error: ErrorKind::Other,
+        hits: |kind| kind == Kind::Read,
+    }));
+    opened.store.read(queue, Sequence(0), 1).unwrap_err();
+    disk.fail(None);
+    let found = opened.store.read(queue, Sequence(0), 1).unwrap();
+    assert_eq!(found[0].1[..], body(queue, 0, 900)[..]);
+    let ticket = opened
+        .store
+        .append(queue, Sequence(1), &[b"more"], Urgency::Confirmed)
+        .unwrap();
+    wait(&opened.store, ticket);
+}
+
+#[test]
+fn acks_purges_and_drops_of_large_bodies_are_one_small_commit() {
+    const MESSAGES: u64 = 800;
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let options = storage::Options {
+        segment_bytes: 16 << 20,
+        compact_from_bytes: 64 << 20,
+        ..disk.options(folder.path())
+    };
+    let opened = workload::open(folder.path(), options, &Diary::default());
+    let store = &opened.store;
+    for queue in [QueueId(1), QueueId(2), QueueId(3)] {
+        crate::support::fill(store, queue, 0..MESSAGES, 20_000);
+    }
+    let confirm = |number| {
+        let ticket = store
+            .append(QueueId(4), Sequence(number), &[b"x"], Urgency::Confirmed)
             .unwrap();
-        wait(&opened.store, ticket);
-        if progress.try_iter().any(|progress| progress == wanted) {
-            break;
+        wait(store, ticket);
+    };
+    confirm(0);
+    // Whoever publishes next waits behind these bytes.
+    let before = disk.written();
+    (0..MESSAGES).for_each(|number| {
+        store.settle(QueueId(1), Sequence(number)).unwrap();
+    });
+    store.purge(QueueId(2), Sequence(MESSAGES)).unwrap();
+    store.drop_queue(QueueId(3)).unwrap();
+    confirm(1);
+    let written = disk.written() - before;
+    assert!(written < 128 << 10, "{written} bytes were written");
+    // And they were in it: the confirm came after them.
+    let killed = disk.after_kill();
+    let other = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        other.path(),
+        killed.options(other.path()),
+        &Diary::default(),
+    );
+    let ready: Vec<_> = opened
+        .queues
+        .iter()
+        .filter(|queue| queue.ready > 0)
+        .collect();
+    assert_eq!(ready.len(), 1, "{ready:?}");
+}
+
+/// Waits until the space for acks is reserved, then takes the rest of the disk away.
+fn fill_disk(disk: &SimulatedDisk) {
+    let is_unused = |path: &std::path::PathBuf| {
+        let bytes = disk.bytes(path);
+        path.starts_with("log") && bytes[..4096].iter().all(|byte| *byte == 0)
+    };
+    crate::support::until(
+        || disk.files().iter().filter(|path| is_unused(path)).count() > 1,
+        "spare segments are there",
+    );
+    disk.set_free_bytes(0);
+}
+
+/// Publishes until no commit goes through any more. Returns how many messages are durable.
+fn fill_up(store: &Store, disk: &SimulatedDisk) -> u64 {
+    let ticket = store.put(b"fact", b"value".to_vec()).unwrap();
+    wait(store, ticket);
+    fill_disk(disk);
+    let mut number = 0;
+    loop {
+        let text = body(QueueId(1), number, 3_000);
+        let ticket = store
+            .append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)
+            .unwrap();
+        number += 1;
+        let until = Instant::now() + std::time::Duration::from_secs(1);
+        while store.durable() < ticket {
+            if Instant::now() > until {
+                return number - 1;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
+}
+
+/// What is in the queue after a `kill -9` at this moment.
+fn left_after_kill(disk: &SimulatedDisk, queue: QueueId) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk.after_kill();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let mut found = opened.queues.iter();
+    found
+        .find(|found| found.queue == queue)
+        .map_or(0, |found| found.ready)
+}
+
+fn wait_until_left(disk: &SimulatedDisk, queue: QueueId, wanted: u64) {
+    let until = Instant::now() + LIMIT / 3;
+    loop {
+        let left = left_after_kill(disk, queue);
+        if left == wanted {
+            return;
+        }
+        assert!(Instant::now() < until, "{left} of {wanted} are left");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn acks_are_durable_on_a_full_disk_while_publishes_wait_for_room() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(2), 0..200, 300);
+    let durable = fill_up(&opened.store, &disk);
+    assert!(durable > 3, "{durable} messages fitted");
+    for number in 0..199 {
+        opened.store.settle(QueueId(2), Sequence(number)).unwrap();
+    }
+    wait_until_left(&disk, QueueId(2), 1);
+    opened.store.purge(QueueId(2), Sequence(199)).unwrap();
+    wait_until_left(&disk, QueueId(2), 0);
+    disk.set_free_bytes(u64::MAX);
+    opened.store.close().unwrap();
+}
+
+#[test]
+fn a_full_store_that_is_drained_makes_room_for_what_waits() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let store = &opened.store;
+    let durable = fill_up(store, &disk);
+    // More waits than the space that is kept for acks could hold.
+    let mut last = storage::Ticket::NONE;
+    for number in 0..400 {
+        let text = body(QueueId(2), number, 900);
+        last = store
+            .append(QueueId(2), Sequence(number), &[&text], Urgency::Confirmed)
+            .unwrap();
+    }
+    for number in 0..durable {
+        store.settle(QueueId(1), Sequence(number)).unwrap();
+        if number % 10 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    // What is durable is taken off at once; all of it must come through in the end.
+    let until = Instant::now() + LIMIT;
+    let mut next = 0;
+    while store.durable() < last {
+        for (sequence, _) in store.read(QueueId(2), Sequence(next), 4_000).unwrap() {
+            store.settle(QueueId(2), sequence).unwrap();
+            next = sequence.0 + 1;
+        }
+        assert!(Instant::now() < until, "it is stuck: {next} were taken off");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_stop_that_could_not_write_everything_is_an_error() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let durable = fill_up(&opened.store, &disk);
+    opened.store.settle(QueueId(1), Sequence(0)).unwrap();
+    opened.store.close().unwrap_err();
+    let left = left_after_kill(&disk, QueueId(1));
+    assert!(
+        [durable, durable - 1].contains(&left),
+        "{left} of {durable}"
+    );
+}
+
+#[test]
+fn acks_are_durable_on_a_full_disk_over_restarts() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(2), 0..60, 300);
+    fill_up(&opened.store, &disk);
+    drop(opened);
+    for restart in 0..6_u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = workload::open(
+            folder.path(),
+            disk.options(folder.path()),
+            &Diary::default(),
+        );
+        for number in restart * 10..restart * 10 + 9 {
+            opened.store.settle(QueueId(2), Sequence(number)).unwrap();
+        }
+        wait_until_left(&disk, QueueId(2), 60 - (restart + 1) * 9);
+        if restart % 2 == 0 {
+            opened.store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clean_stop_on_a_full_disk_keeps_every_ack() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(1), 0..500, 300);
+    fill_disk(&disk);
+    for number in 0..499 {
+        opened.store.settle(QueueId(1), Sequence(number)).unwrap();
+    }
+    opened.store.close().unwrap();
+    assert_eq!(left_after_kill(&disk, QueueId(1)), 1);
+}
+
+#[test]
+fn a_nearly_full_disk_is_reported_before_commits_wait() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, progress) = std::sync::mpsc::sync_channel(1 << 16);
+    let options = storage::Options {
+        least_free_bytes: 1 << 20,
+        segment_bytes: 8 << 20,
+        ..disk.options(folder.path())
+    };
+    let opened = Store::open(folder.path(), options, move |progress| {
+        drop(sender.try_send(progress));
+    });
+    let opened = opened.unwrap();
+    let mut number = 0;
+    let mut told = |wanted: &Progress| {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let ticket = opened
+                .store
+                .append(QueueId(1), Sequence(number), &[b"more"], Urgency::Confirmed)
+                .unwrap();
+            number += 1;
+            wait(&opened.store, ticket);
+            if progress.try_iter().any(|progress| progress == *wanted) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            assert!(Instant::now() < until, "{wanted:?} was not reported");
         }
     };
-    told(Progress::NoRoom);
-    disk.set_little_room(false);
-    told(Progress::Room);
+    opened.store.put(b"fact", b"value".to_vec()).unwrap();
+    fill_disk(&disk);
+    told(&Progress::NoRoom);
+    disk.set_free_bytes(u64::MAX);
+    told(&Progress::Room);
 }

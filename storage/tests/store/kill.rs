@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::child::{Random, command, follow, length_of};
+use crate::child::{command, follow, length_of, options};
 use crate::model::{Fate, Model, read_everything};
-use crate::support::open;
+use crate::random::Random;
+use crate::support::open_with;
 
 /// Rounds in the suite, and the longest life of a child; `just soak` asks for more of both.
 const ROUNDS: u64 = 12;
@@ -30,7 +31,7 @@ fn nothing_confirmed_is_lost_when_the_process_is_killed() {
 
         let journal = std::fs::read_to_string(folder.path().join("journal")).unwrap_or_default();
         let durable = follow(&journal, &mut model);
-        let opened = open(&folder.path().join("store"));
+        let (opened, _progress) = open_with(&folder.path().join("store"), options());
         assert_eq!(opened.report.losses, [""; 0], "in round {round}");
         model.check(&opened, durable, length_of);
         // What was found is where the next round begins.

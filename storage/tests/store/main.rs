@@ -9,11 +9,20 @@
 mod calls;
 mod child;
 mod damage;
+
 mod faults;
+mod forge;
+mod hostile;
+mod index_files;
 mod kill;
-mod layouts;
-mod memory;
+
 mod model;
 mod power;
+mod random;
+mod simulated_disk;
+
+mod scale;
 mod space;
 mod support;
+mod traps;
+mod workload;

@@ -1,4 +1,5 @@
-//! What a store must still know after a fault: kept beside it while it works, compared with what is found afterwards.
+//! What a store must still know after a fault: kept beside it while it works, compared with what
+//! is found afterwards.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,11 @@
-//! Power cuts: what a disk may hold when the current fails, built from a record of every write, and opened.
+//! Power cuts: what a disk may hold when the current fails, built from a record of every write,
+//! and opened.
 //!
-//! A child runs a store on the real engine with a library preloaded that writes down each change of a file ([`power_shim`]). A
-//! file keeps what it held at its last sync, and of the later writes a prefix or any subset, each possibly torn at 512
-//! bytes. Names change in order, and those after the last sync of their folder may be missing.
+//! A child runs a store on real files, sled included, with a library preloaded that records each
+//! change of a file ([`power_shim`]). A file keeps what it held at its last sync, and of the
+//! later writes a prefix or any subset, each possibly torn at 512 or 4096 bytes. Names change in
+//! order, and those after the last sync of their folder may be missing. `faults.rs` cuts the
+//! power at every single operation of the log.
 //!
 //! [`power_shim`]: ../../examples/power_shim.rs
 
@@ -10,19 +13,26 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::child::{Random, command, compacting, follow, length_of};
+use crate::child::{command, follow, length_of, options};
 use crate::model::Model;
-use crate::support::open;
+use crate::random::Random;
+use crate::support::open_with;
 
 /// Cuts of one record; `CBROKER_SOAK_RECORDS` asks for more records (`just soak`).
 const CUTS: u64 = 320;
-const SECTOR: u64 = 512;
+const SECTORS: [u64; 2] = [512, 4096];
 
 enum Op {
-    Create { is_cut: bool },
-    Write { offset: u64, data: Vec<u8> },
+    Create {
+        is_cut: bool,
+    },
+    Write {
+        offset: u64,
+        data: Vec<u8>,
+    },
     Length(u64),
-    Sync,
+    /// With the length that the file had: allocated blocks are no write.
+    Sync(u64),
     Rename(String),
     Remove,
 }
@@ -56,7 +66,7 @@ fn parse(log: &[u8]) -> Vec<Entry> {
                 data,
             },
             b't' => Op::Length(number),
-            b's' => Op::Sync,
+            b's' => Op::Sync(number),
             b'r' => Op::Rename(String::from_utf8(data).unwrap()),
             b'u' => Op::Remove,
             other => panic!("an entry of kind {other}"),
@@ -83,10 +93,12 @@ struct Inode {
 }
 
 impl Inode {
-    fn sync(&mut self) {
+    fn sync(&mut self, length: u64) {
         for change in std::mem::take(&mut self.loose) {
             apply(&mut self.synced, &change);
         }
+        let length = self.synced.len().max(length as usize);
+        self.synced.resize(length, 0);
     }
 }
 
@@ -105,7 +117,8 @@ fn apply(bytes: &mut Vec<u8>, change: &Loose) {
 
 type Names = BTreeMap<String, usize>;
 
-/// The disk as it follows the record: names now, names after each change since their folder was last synced.
+/// The disk as it follows the record: names now, names after each change since their folder was
+/// last synced.
 #[derive(Default)]
 struct Platter {
     inodes: Vec<Inode>,
@@ -136,7 +149,7 @@ impl Platter {
             (Op::Length(length), Some(inode)) => {
                 self.inodes[inode].loose.push(Loose::Length(*length));
             }
-            (Op::Sync, Some(inode)) => self.inodes[inode].sync(),
+            (Op::Sync(length), Some(inode)) => self.inodes[inode].sync(*length),
             (Op::Rename(target), Some(inode)) => {
                 self.names.remove(&entry.path);
                 self.names.insert(target.clone(), inode);
@@ -147,8 +160,9 @@ impl Platter {
                 self.possible.push(self.names.clone());
             }
             (Op::Rename(target), None) => self.rename_folder(&entry.path, target),
-            // A folder: all its names are certain now. Nested ones count as one, which the store syncs together.
-            (Op::Sync, None) => self.possible = vec![self.names.clone()],
+            // A folder: all its names are certain now. Nested ones count as one, which the store
+            // syncs together.
+            (Op::Sync(_), None) => self.possible = vec![self.names.clone()],
             (_, None) => panic!("{} was changed before it was there", entry.path),
         }
     }
@@ -171,6 +185,7 @@ impl Platter {
             count => &self.possible[random.below(count as u64) as usize],
         };
         let everything = random.below(8) == 0;
+        let sector = SECTORS[random.below(2) as usize];
         for (name, inode) in names
             .iter()
             .filter(|(name, _)| name.starts_with(&format!("{root}/store")))
@@ -189,7 +204,7 @@ impl Platter {
                 match change {
                     _ if !(is_kept || is_prefix && index == kept) => {}
                     Loose::Write(offset, data) if !everything && random.below(3) == 0 => {
-                        tear(&mut bytes, (*offset, data), random);
+                        tear(&mut bytes, (*offset, data), sector, random);
                     }
                     change if is_kept => apply(&mut bytes, change),
                     _ => {}
@@ -203,16 +218,16 @@ impl Platter {
 }
 
 /// Writes some of the sectors.
-fn tear(bytes: &mut Vec<u8>, (offset, data): (u64, &[u8]), random: &mut Random) {
+fn tear(bytes: &mut Vec<u8>, (offset, data): (u64, &[u8]), sector: u64, random: &mut Random) {
     let is_prefix = random.below(2) == 0;
-    let sectors = (offset + data.len() as u64).div_ceil(SECTOR) - offset / SECTOR;
+    let sectors = (offset + data.len() as u64).div_ceil(sector) - offset / sector;
     let kept = random.below(sectors + 1);
     let mut at = 0;
-    for sector in 0..sectors {
+    for index in 0..sectors {
         let end =
-            (((offset / SECTOR) + sector + 1) * SECTOR - offset).min(data.len() as u64) as usize;
+            (((offset / sector) + index + 1) * sector - offset).min(data.len() as u64) as usize;
         if if is_prefix {
-            sector < kept
+            index < kept
         } else {
             random.below(2) == 0
         } {
@@ -225,7 +240,8 @@ fn tear(bytes: &mut Vec<u8>, (offset, data): (u64, &[u8]), random: &mut Random) 
     }
 }
 
-/// The library, where cargo puts what an example builds. `cargo test --test store` alone does not build it.
+/// The library, where cargo puts what an example builds. `cargo test --test store` alone does not
+/// build it.
 fn shim() -> PathBuf {
     let target = std::env::current_exe()
         .unwrap()
@@ -296,38 +312,6 @@ fn cut_one_record(seed: u64) {
     assert!(confirmed > 0, "no cut came after a commit");
 }
 
-#[test]
-fn nothing_confirmed_is_lost_when_the_power_fails_during_a_compaction() {
-    let work = tempfile::tempdir().unwrap();
-    let folder = work.path().join("folder");
-    std::fs::create_dir(&folder).unwrap();
-    let ran = under_record(&mut compacting(&folder), &folder).output();
-    assert!(ran.unwrap().status.success());
-    let entries = parse(&std::fs::read(work.path().join("record")).unwrap());
-    let touches = |entry: &Entry, name| entry.path.contains(name);
-    let begins = entries.iter().position(|entry| touches(entry, "/rows.new"));
-    let ends = entries
-        .iter()
-        .rposition(|entry| touches(entry, "/rows.old"));
-    let (begins, ends) = (begins.unwrap() as u64, ends.unwrap() as u64 + 1);
-    let is_exchange = |entry: &&Entry| matches!(&entry.op, Op::Rename(target) if target.ends_with("/rows") || target.ends_with("/rows.old"));
-    let renames = entries.iter().filter(is_exchange).count();
-    assert_eq!(
-        renames, 2,
-        "the rows give way and the copy takes their place"
-    );
-    // Every step of it, or as many as are tried, evenly spread; those around the renames more than once.
-    let step = ((ends - begins) / CUTS).max(1);
-    let mut at: Vec<u64> = (begins..=ends).step_by(step as usize).collect();
-    at.extend((ends.saturating_sub(40)..=ends).chain(ends.saturating_sub(40)..=ends));
-    at.sort_unstable();
-    let confirmed = check_cuts(&folder, &entries, &at, 5);
-    assert!(
-        confirmed > at.len() as u64,
-        "all of it was confirmed before"
-    );
-}
-
 /// Builds what each cut may leave and opens it. Returns how much was confirmed, over all of them.
 fn check_cuts(folder: &Path, entries: &[Entry], at: &[u64], seed: u64) -> u64 {
     let root = folder.to_str().unwrap();
@@ -354,11 +338,12 @@ fn check_cuts(folder: &Path, entries: &[Entry], at: &[u64], seed: u64) -> u64 {
         let mut model = Model::default();
         let durable = follow(&journal, &mut model);
         confirmed += durable;
-        let opened = open(&target.join("store"));
+        let (opened, _progress) = open_with(&target.join("store"), options());
         let last = &entries[(*cut as usize).saturating_sub(1)].path;
         assert_eq!(
             opened.report.losses, [""; 0],
-            "at cut {number}, after a change of {last}"
+            "at cut {number}, operation {cut}, after a change of {last}: {:?}",
+            opened.report.repairs
         );
         model.check(&opened, durable, length_of);
         drop(opened);

@@ -28,7 +28,7 @@ pub(crate) fn wait(store: &Store, ticket: Ticket) {
     let until = Instant::now() + LIMIT;
     while store.durable() < ticket {
         assert!(Instant::now() < until, "the ticket did not become durable");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
@@ -79,5 +79,14 @@ pub(crate) fn read_all(store: &Store, queue: QueueId, length: usize) -> Vec<u64>
             assert!(seen.last().is_none_or(|last| *last < sequence.0));
             seen.push(sequence.0);
         }
+    }
+}
+
+/// Waits until a condition holds.
+pub(crate) fn until(mut holds: impl FnMut() -> bool, what: &str) {
+    let limit = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < limit, "it did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

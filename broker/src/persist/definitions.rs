@@ -1,0 +1,196 @@
+//! `definitions.json`: all durable definitions in the layout of RabbitMQ's export, for people and as a
+//! second copy.
+//!
+//! The store writes it at checkpoints and reads it when its index cannot be read. Field tables lose
+//! types in JSON, so the exact keys and values stand beside the readable lines, as base64, and those are
+//! what is read back. Relies on [`records`](super::records).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Number, Value as Json, json};
+
+use super::records::{DestinationKind, Fact};
+use crate::wire::table::{Table, Value};
+
+/// Member that holds the exact bytes.
+const EXACT: &str = "cbroker_facts";
+
+/// A key and a value of the store.
+type Stored = (Vec<u8>, Vec<u8>);
+
+/// Renders the stored facts as one JSON object.
+pub(super) fn render(stored: &[Stored]) -> Vec<u8> {
+    let mut document = json!({
+        "rabbit_version": "3.10.8",
+        "rabbitmq_version": "3.10.8",
+        "product_name": "cbroker",
+        "product_version": env!("CARGO_PKG_VERSION"),
+    });
+    for name in [
+        "users",
+        "vhosts",
+        "permissions",
+        "queues",
+        "exchanges",
+        "bindings",
+        "topic_permissions",
+        "parameters",
+        "global_parameters",
+        "policies",
+    ] {
+        document[name] = json!([]);
+    }
+    for (key, value) in stored {
+        let line = Fact::decode(key, value).ok().and_then(|fact| line(&fact));
+        if let Some((list, line)) = line
+            && let Some(lines) = document[list].as_array_mut()
+        {
+            lines.push(line);
+        }
+    }
+    document[EXACT] = stored
+        .iter()
+        .map(|(key, value)| json!([STANDARD.encode(key), STANDARD.encode(value)]))
+        .collect();
+    serde_json::to_vec_pretty(&document).unwrap_or_default()
+}
+
+/// Reads back what [`render`] wrote.
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Stored>, String> {
+    let document: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let lines = document[EXACT]
+        .as_array()
+        .ok_or_else(|| format!("it has no {EXACT}"))?;
+    let field = |line: &Json, at: usize| {
+        let text = line[at].as_str()?;
+        STANDARD.decode(text).ok()
+    };
+    lines
+        .iter()
+        .map(|line| Some((field(line, 0)?, field(line, 1)?)))
+        .collect::<Option<Vec<Stored>>>()
+        .ok_or_else(|| format!("{EXACT} is not base64"))
+}
+
+/// The list of the export that a fact belongs to, and its line there.
+fn line(fact: &Fact) -> Option<(&'static str, Json)> {
+    Some(match fact {
+        Fact::Vhost(vhost) => ("vhosts", json!({ "name": vhost.name })),
+        Fact::Exchange(exchange) => (
+            "exchanges",
+            json!({
+                "name": exchange.name,
+                "vhost": exchange.vhost,
+                "type": exchange.kind,
+                "durable": true,
+                "auto_delete": exchange.auto_delete,
+                "internal": exchange.internal,
+                "arguments": table(&exchange.arguments),
+            }),
+        ),
+        Fact::Queue(queue) => (
+            "queues",
+            json!({
+                "name": queue.name,
+                "vhost": queue.vhost,
+                "durable": true,
+                "auto_delete": queue.auto_delete,
+                "arguments": table(&queue.arguments),
+            }),
+        ),
+        Fact::Binding(binding) => (
+            "bindings",
+            json!({
+                "source": binding.source,
+                "vhost": binding.vhost,
+                "destination": binding.destination,
+                "destination_type": match binding.kind {
+                    DestinationKind::Queue => "queue",
+                    DestinationKind::Exchange => "exchange",
+                },
+                "routing_key": String::from_utf8_lossy(&binding.key),
+                "arguments": table(&binding.arguments),
+            }),
+        ),
+        Fact::User(user) => (
+            "users",
+            json!({
+                "name": user.name,
+                "password_hash": STANDARD.encode(&user.password),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": user.tags,
+            }),
+        ),
+        Fact::Permission(permission) => (
+            "permissions",
+            json!({
+                "user": permission.user,
+                "vhost": permission.vhost,
+                "configure": permission.configure,
+                "write": permission.write,
+                "read": permission.read,
+            }),
+        ),
+        Fact::Session(_) | Fact::Counter { .. } => return None,
+    })
+}
+
+fn table(table: &Table) -> Json {
+    let entries = table
+        .iter()
+        .map(|(name, value)| (name.to_text().into_owned(), argument(value)));
+    Json::Object(entries.collect())
+}
+
+fn argument(value: &Value) -> Json {
+    match value {
+        Value::Bool(claim) => json!(claim),
+        Value::LongString(bytes) | Value::Binary(bytes) => json!(String::from_utf8_lossy(bytes)),
+        Value::Timestamp(seconds) => json!(seconds),
+        Value::Array(values) => values.iter().map(argument).collect(),
+        Value::Table(inner) => table(inner),
+        other => match (other.as_integer(), other.as_float()) {
+            (Some(number), _) => json!(number),
+            (None, Some(number)) => Number::from_f64(number).map_or(Json::Null, Json::Number),
+            (None, None) => Json::Null,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::{parse, render};
+    use crate::persist::records::{Fact, QueueFact, UserFact};
+    use crate::wire::table::{Table, Value};
+
+    #[test]
+    fn what_is_rendered_reads_as_an_export_and_comes_back_exactly() {
+        let mut arguments = Table::new();
+        arguments.set("x-max-length", Value::Short(7));
+        let queue = Fact::Queue(QueueFact {
+            vhost: "/".to_owned(),
+            name: "jobs".to_owned(),
+            id: 12,
+            auto_delete: false,
+            arguments,
+        });
+        let user = Fact::User(UserFact {
+            name: "ann".to_owned(),
+            password: vec![1, 2, 3],
+            scram: vec![4, 5],
+            tags: vec!["administrator".to_owned()],
+        });
+        let stored: Vec<_> = [queue, user]
+            .iter()
+            .map(|fact| (fact.key(), fact.value()))
+            .collect();
+        let rendered = render(&stored);
+        let document: serde_json::Value = serde_json::from_slice(&rendered).unwrap();
+        assert_eq!(document["queues"][0]["name"], "jobs");
+        assert_eq!(document["queues"][0]["arguments"]["x-max-length"], 7);
+        assert_eq!(document["users"][0]["tags"][0], "administrator");
+        assert_eq!(parse(&rendered).unwrap(), stored);
+    }
+}

@@ -1,0 +1,562 @@
+//! A disk in memory that can fail at any operation and lose power after any operation.
+//!
+//! A file holds what was synced, and later writes that a power cut keeps, loses or tears. A name
+//! is certain once its folder is synced. The rows of the index are durable commit by commit; that
+//! sled keeps this promise on a real disk is the subject of `power.rs`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use storage::Options;
+use storage::disk::{Disk, DiskFile};
+use storage::engine::{Change, Engine, EngineError, Visit};
+
+use crate::random::Random;
+
+/// The smallest segments, so that a short script fills many.
+pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// What an operation does to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Read,
+    Write,
+    Sync,
+    Create,
+    Rename,
+    Remove,
+    WriteFile,
+    SyncFolder,
+    Index,
+}
+
+/// Operations that fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    /// The first one, counted from 1.
+    pub(crate) at: u64,
+    /// How many from there on.
+    pub(crate) count: u64,
+    /// What they return.
+    pub(crate) error: io::ErrorKind,
+    /// Which they are.
+    pub(crate) hits: fn(Kind) -> bool,
+}
+
+#[derive(Debug, Clone)]
+struct Loose {
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+/// One file: what is read, what is surely on the disk, and the writes since the last sync.
+#[derive(Debug, Clone, Default)]
+struct Inode {
+    current: Vec<u8>,
+    synced: Vec<u8>,
+    loose: Vec<Loose>,
+}
+
+type Names = BTreeMap<PathBuf, usize>;
+
+/// A change of names that no sync has covered yet: from, to, inode.
+type Renamed = (Option<PathBuf>, Option<PathBuf>, usize);
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: Names,
+    certain: Names,
+    pending: Vec<Renamed>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    operations: u64,
+    fault: Option<Fault>,
+    hits: u64,
+    free_bytes: Option<u64>,
+    written: u64,
+}
+
+/// The disk at a moment: nothing changes it meanwhile.
+pub(crate) struct Moment<'a>(&'a State);
+
+/// Called before each operation that changes something, with its number and the disk as it is.
+type Watch = Box<dyn FnMut(u64, Kind, Moment<'_>) + Send>;
+
+/// Clones are the same disk.
+#[derive(Clone)]
+pub(crate) struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+    watch: Arc<Mutex<Option<Watch>>>,
+    root: Arc<Mutex<PathBuf>>,
+}
+
+/// The disks in use by the folder that they stand for: the engine is opened by path.
+static DISKS: Mutex<BTreeMap<PathBuf, SimulatedDisk>> = Mutex::new(BTreeMap::new());
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for SimulatedDisk {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("SimulatedDisk")
+    }
+}
+
+impl SimulatedDisk {
+    pub(crate) fn new() -> Self {
+        Self::with(State::default())
+    }
+
+    fn with(state: State) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            watch: Arc::default(),
+            root: Arc::default(),
+        }
+    }
+
+    /// Options of a store in `folder` that lives on this disk. Only the lock is a real file.
+    pub(crate) fn options(&self, folder: &Path) -> Options {
+        folder.clone_into(&mut locked(&self.root));
+        locked(&DISKS).insert(folder.to_owned(), self.clone());
+        Options {
+            segment_bytes: SEGMENT_BYTES,
+            compact_from_bytes: 2 * SEGMENT_BYTES,
+            least_free_bytes: 0,
+            disk: Arc::new(self.clone()),
+            open_index,
+            ..Options::default()
+        }
+    }
+
+    /// Calls back before each change from now on.
+    pub(crate) fn watch(&self, watch: impl FnMut(u64, Kind, Moment<'_>) + Send + 'static) {
+        *locked(&self.watch) = Some(Box::new(watch));
+    }
+
+    pub(crate) fn end_watch(&self) {
+        *locked(&self.watch) = None;
+    }
+
+    pub(crate) fn fail(&self, fault: Option<Fault>) {
+        let mut state = locked(&self.state);
+        state.fault = fault;
+        state.hits = 0;
+    }
+
+    /// How many operations have failed.
+    pub(crate) fn hits(&self) -> u64 {
+        locked(&self.state).hits
+    }
+
+    pub(crate) fn operations(&self) -> u64 {
+        locked(&self.state).operations
+    }
+
+    /// Bytes handed to writes so far.
+    pub(crate) fn written(&self) -> u64 {
+        locked(&self.state).written
+    }
+
+    /// What the disk answers when it is asked for its free space.
+    pub(crate) fn set_free_bytes(&self, bytes: u64) {
+        locked(&self.state).free_bytes = Some(bytes);
+    }
+
+    /// What `kill -9` leaves: everything that was written.
+    pub(crate) fn after_kill(&self) -> Self {
+        Moment(&locked(&self.state)).after_kill()
+    }
+
+    /// One of the disks that a power cut may leave; pieces of `sector` bytes are written whole.
+    pub(crate) fn after_power_cut(&self, random: &mut Random, sector: usize) -> Self {
+        Moment(&locked(&self.state)).after_power_cut(random, sector)
+    }
+
+    /// Paths of all files below the store's folder.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        locked(&self.state).names.keys().cloned().collect()
+    }
+
+    /// What a file holds.
+    pub(crate) fn bytes(&self, path: &Path) -> Vec<u8> {
+        let state = locked(&self.state);
+        state.inodes[state.names[path]].current.clone()
+    }
+
+    /// Makes a file hold these bytes, as if they had always been there.
+    pub(crate) fn replace(&self, path: &Path, bytes: Vec<u8>) {
+        let mut state = locked(&self.state);
+        let inode = state.inodes.len();
+        state.inodes.push(Inode {
+            current: bytes.clone(),
+            synced: bytes,
+            loose: Vec::new(),
+        });
+        state.names.insert(path.to_owned(), inode);
+        state.certain.insert(path.to_owned(), inode);
+    }
+
+    /// Makes a file missing.
+    pub(crate) fn lose(&self, path: &Path) {
+        let mut state = locked(&self.state);
+        state.names.remove(path);
+        state.certain.remove(path);
+    }
+
+    /// Changes the rows of the index.
+    pub(crate) fn change_rows(&self, change: impl FnOnce(&mut BTreeMap<Vec<u8>, Vec<u8>>)) {
+        change(&mut locked(&self.state).rows);
+    }
+
+    fn sound(state: State) -> State {
+        State {
+            pending: Vec::new(),
+            fault: None,
+            hits: 0,
+            operations: 0,
+            written: 0,
+            free_bytes: None,
+            ..state
+        }
+    }
+
+    fn relative(&self, path: &Path) -> PathBuf {
+        let root = locked(&self.root);
+        path.strip_prefix(&*root).unwrap_or(path).to_owned()
+    }
+
+    /// Counts an operation and fails it when that was asked for.
+    fn begin(&self, kind: Kind) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = locked(&self.state);
+        if kind != Kind::Read
+            && let Some(watch) = locked(&self.watch).as_mut()
+        {
+            watch(state.operations + 1, kind, Moment(&state));
+        }
+        state.operations += u64::from(kind != Kind::Read);
+        if let Some(fault) = state.fault
+            && state.operations >= fault.at
+            && state.hits < fault.count
+            && (fault.hits)(kind)
+        {
+            state.hits += 1;
+            return Err(fault.error.into());
+        }
+        Ok(state)
+    }
+}
+
+impl Moment<'_> {
+    /// What `kill -9` leaves: everything that was written.
+    pub(crate) fn after_kill(&self) -> SimulatedDisk {
+        let mut state = self.0.clone();
+        for inode in &mut state.inodes {
+            inode.synced.clone_from(&inode.current);
+            inode.loose.clear();
+        }
+        state.certain.clone_from(&state.names);
+        SimulatedDisk::with(SimulatedDisk::sound(state))
+    }
+
+    /// One of the disks that a power cut may leave; pieces of `sector` bytes are written whole.
+    pub(crate) fn after_power_cut(&self, random: &mut Random, sector: usize) -> SimulatedDisk {
+        let mut state = self.0.clone();
+        let kept = random.below(state.pending.len() as u64 + 1) as usize;
+        for change in std::mem::take(&mut state.pending).into_iter().take(kept) {
+            change_name(&mut state.certain, &change);
+        }
+        state.names.clone_from(&state.certain);
+        for inode in &mut state.inodes {
+            let manner = random.below(4);
+            for write in std::mem::take(&mut inode.loose) {
+                match manner {
+                    0 => {}
+                    1 => apply(&mut inode.synced, &write),
+                    _ => tear(&mut inode.synced, &write, sector, random),
+                }
+            }
+            inode.current.clone_from(&inode.synced);
+        }
+        SimulatedDisk::with(SimulatedDisk::sound(state))
+    }
+}
+
+fn change_name(names: &mut Names, (from, to, inode): &Renamed) {
+    if let Some(from) = from {
+        names.remove(from);
+    }
+    if let Some(to) = to {
+        names.insert(to.clone(), *inode);
+    }
+}
+
+fn apply(bytes: &mut Vec<u8>, write: &Loose) {
+    let end = write.offset + write.bytes.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[write.offset..end].copy_from_slice(&write.bytes);
+}
+
+/// Writes some sectors: a prefix, or any of them.
+fn tear(bytes: &mut Vec<u8>, write: &Loose, sector: usize, random: &mut Random) {
+    let end = write.offset + write.bytes.len();
+    let sectors = end.div_ceil(sector) - write.offset / sector;
+    let is_prefix = random.below(2) == 0;
+    let kept = random.below(sectors as u64 + 1) as usize;
+    for index in 0..sectors {
+        let is_kept = if is_prefix {
+            index < kept
+        } else {
+            random.below(2) == 0
+        };
+        let place = write.offset / sector + index;
+        let (from, to) = (
+            (place * sector).max(write.offset),
+            ((place + 1) * sector).min(end),
+        );
+        if is_kept {
+            let piece = Loose {
+                offset: from,
+                bytes: write.bytes[from - write.offset..to - write.offset].to_vec(),
+            };
+            apply(bytes, &piece);
+        }
+    }
+}
+
+/// One open file of a simulated disk.
+struct OpenFile {
+    disk: SimulatedDisk,
+    inode: usize,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("OpenFile")
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.begin(Kind::Read)?;
+        let bytes = &state.inodes[self.inode].current;
+        let from = (offset as usize).min(bytes.len());
+        let length = buffer.len().min(bytes.len() - from);
+        buffer[..length].copy_from_slice(&bytes[from..from + length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let write = Loose {
+            offset: offset as usize,
+            bytes: bytes.to_vec(),
+        };
+        let outcome = self.disk.begin(Kind::Write).map(drop);
+        let mut state = locked(&self.disk.state);
+        state.written += bytes.len() as u64;
+        let inode = &mut state.inodes[self.inode];
+        match &outcome {
+            // No room: nothing of it is there. Another failure leaves the first half.
+            Err(error) if error.kind() != io::ErrorKind::Other => {}
+            Err(_) => {
+                let half = Loose {
+                    bytes: bytes[..bytes.len() / 2].to_vec(),
+                    ..write
+                };
+                apply(&mut inode.current, &half);
+                inode.loose.push(half);
+            }
+            Ok(()) => {
+                apply(&mut inode.current, &write);
+                inode.loose.push(write);
+            }
+        }
+        outcome
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let outcome = self.disk.begin(Kind::Sync).map(drop);
+        let mut state = locked(&self.disk.state);
+        let inode = &mut state.inodes[self.inode];
+        let loose = std::mem::take(&mut inode.loose);
+        if outcome.is_ok() {
+            for write in &loose {
+                apply(&mut inode.synced, write);
+            }
+        }
+        // After a failure the system takes the pages for clean: no later sync writes them.
+        outcome
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(locked(&self.disk.state).inodes[self.inode].current.len() as u64)
+    }
+}
+
+impl SimulatedDisk {
+    fn add(&self, path: &Path, bytes: Vec<u8>, kind: Kind) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.relative(path);
+        let mut state = self.begin(kind)?;
+        let inode = state.inodes.len();
+        state.written += if kind == Kind::WriteFile {
+            bytes.len() as u64
+        } else {
+            0
+        };
+        state.inodes.push(Inode {
+            current: bytes.clone(),
+            synced: bytes,
+            loose: Vec::new(),
+        });
+        let change = (None, Some(path), inode);
+        change_name(&mut state.names, &change);
+        state.pending.push(change);
+        Ok(Arc::new(OpenFile {
+            disk: self.clone(),
+            inode,
+        }))
+    }
+
+    fn inode(&self, state: &State, path: &Path) -> io::Result<usize> {
+        let found = state.names.get(&self.relative(path)).copied();
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        let relative = self.relative(folder);
+        let state = locked(&self.state);
+        let inside = state
+            .names
+            .keys()
+            .filter(|path| path.parent() == Some(relative.as_path()));
+        Ok(inside
+            .map(|path| folder.join(path.file_name().unwrap()))
+            .collect())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let state = self.begin(Kind::Read)?;
+        let inode = self.inode(&state, path)?;
+        Ok(Arc::new(OpenFile {
+            disk: self.clone(),
+            inode,
+        }))
+    }
+
+    fn create(&self, path: &Path, length: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.add(path, vec![0; length as usize], Kind::Create)
+    }
+
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.add(path, bytes.to_vec(), Kind::WriteFile).map(drop)
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.begin(Kind::Read)?;
+        let inode = self.inode(&state, path)?;
+        Ok(state.inodes[inode].current.clone())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.begin(Kind::Rename)?;
+        let Ok(inode) = self.inode(&state, from) else {
+            // The index: its rows are set aside whole.
+            state.rows.clear();
+            return Ok(());
+        };
+        let change = (Some(self.relative(from)), Some(self.relative(to)), inode);
+        change_name(&mut state.names, &change);
+        state.pending.push(change);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.begin(Kind::Remove)?;
+        let inode = self.inode(&state, path)?;
+        let change = (Some(self.relative(path)), None, inode);
+        change_name(&mut state.names, &change);
+        state.pending.push(change);
+        Ok(())
+    }
+
+    fn create_folder(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        let folder = self.relative(path);
+        let mut state = self.begin(Kind::SyncFolder)?;
+        let is_inside = |path: &Option<PathBuf>| {
+            path.as_ref()
+                .is_some_and(|path| path.parent() == Some(folder.as_path()))
+        };
+        let pending = std::mem::take(&mut state.pending);
+        let (synced, left): (Vec<_>, Vec<_>) = pending
+            .into_iter()
+            .partition(|(from, to, _)| is_inside(from) || is_inside(to));
+        for change in &synced {
+            change_name(&mut state.certain, change);
+        }
+        state.pending = left;
+        Ok(())
+    }
+
+    fn free_bytes(&self, _path: &Path) -> u64 {
+        locked(&self.state).free_bytes.unwrap_or(u64::MAX)
+    }
+}
+
+/// The rows of the index on a simulated disk.
+struct MemoryEngine(SimulatedDisk);
+
+fn open_index(path: &Path, _cache_bytes: u64) -> Result<Box<dyn Engine>, EngineError> {
+    let folder = path.parent().unwrap();
+    let disk = locked(&DISKS).get(folder).cloned();
+    let disk = disk.ok_or_else(|| EngineError::Broken("no disk is there".to_owned()))?;
+    Ok(Box::new(MemoryEngine(disk)))
+}
+
+impl Engine for MemoryEngine {
+    fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
+        for step in steps {
+            let state = self.0.begin(Kind::Index);
+            let mut state = state.map_err(|error| EngineError::from(&error))?;
+            for change in step {
+                match change {
+                    Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),
+                    Change::Delete(key) => state.rows.remove(key),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
+        let state = locked(&self.0.state);
+        let rows: Vec<_> = state
+            .rows
+            .range(from.to_vec()..until.to_vec())
+            .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
+            .collect();
+        drop(state);
+        for (key, value) in rows {
+            if visit(&key, value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
