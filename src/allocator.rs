@@ -1,39 +1,41 @@
-//! How the broker's process asks the system for memory. Relies on the C library; one that is not glibc keeps its own ways.
+//! Memory allocator settings of the broker's process. Depends on the C library; other allocators
+//! than glibc's keep their defaults.
 //!
-//! glibc gives each thread a heap of its own and lets freed blocks of any size lie there, which for a broker whose messages are
-//! made by one thread and freed by another doubled the memory of a drained backlog (105 to 118 MiB instead of 59 to 65). One
-//! heap and small blocks for the threads' caches are as quick here; large blocks go back to the system at once.
+//! By default, glibc gives each thread its own heap and keeps freed blocks there. In a broker, one
+//! thread allocates a message and another frees it, which doubled the memory after a backlog was
+//! drained (105 to 118 MiB instead of 59 to 65). One heap with small blocks in the threads' caches
+//! is as fast here, and large blocks return to the system at once.
 
-/// Blocks from this size on are mapped one by one: the store's buffers are of half a mebibyte.
+/// Blocks of this size and above are mapped separately. The store's buffers are 512 KiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_BYTES: libc::c_int = 128 * 1024;
 
-/// Chooses one heap. To be called before there is a second thread.
+/// Selects one heap. Must be called before a second thread starts.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "glibc is asked in C")]
+#[expect(unsafe_code, reason = "glibc has a C interface")]
 pub(crate) fn be_frugal() {
-    // SAFETY: `mallopt` takes two numbers, touches glibc's own settings only, and no other thread allocates yet. A number
-    // that it does not know changes nothing.
+    // SAFETY: `mallopt` takes two numbers and changes glibc's own settings only. No other thread
+    // allocates yet, and unknown numbers are ignored.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
     }
 }
 
-/// Gives back what starting up has used and freed.
+/// Returns the memory to the system that start-up used and freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "glibc is asked in C")]
+#[expect(unsafe_code, reason = "glibc has a C interface")]
 pub(crate) fn give_back() {
-    // SAFETY: `malloc_trim` takes a number and locks what it works on.
+    // SAFETY: `malloc_trim` takes a number and takes the locks that it needs.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Other allocators are taken as they are.
+/// Other allocators keep their defaults.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn be_frugal() {}
 
-/// Other allocators are taken as they are.
+/// Other allocators keep their defaults.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn give_back() {}

@@ -1,16 +1,17 @@
-//! Text of others made safe to show: no control characters, nothing invisible, nothing that reorders a line.
+//! Makes untrusted text safe to show: removes control characters, invisible characters, and
+//! characters that reorder a line.
 //!
-//! The line that an agent reads, the terminal, tables, logs and JSON all take their text from here.
+//! The line that an agent reads, the terminal, tables, logs and JSON all use this module.
 
 use std::fmt::Write;
 
 use icu_properties::CodePointSetData;
 use icu_properties::props::{DefaultIgnorableCodePoint, ExtendedPictographic};
 
-/// Emoji presentation: shows the symbol before it in colour.
+/// The variation selector that shows the preceding symbol in colour.
 const EMOJI_STYLE: char = '\u{FE0F}';
 
-/// What becomes of the line breaks inside a text.
+/// What becomes of the line breaks in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaks {
     /// Each becomes one space.
@@ -19,7 +20,7 @@ pub enum Breaks {
     Keep,
 }
 
-/// The text without control characters and without anything that is not seen. Tabs become spaces.
+/// Removes control and invisible characters. Tabs become spaces.
 pub fn clean(text: &str, breaks: Breaks) -> String {
     let line_break = match breaks {
         Breaks::Flatten => ' ',
@@ -45,12 +46,13 @@ pub fn clean(text: &str, breaks: Breaks) -> String {
     out
 }
 
-/// One line of a text: what a table's cell, a log or an error may hold.
+/// Cleans a text into one line, for a table cell, a log line or an error.
 pub fn line(text: &str) -> String {
     clean(text, Breaks::Flatten)
 }
 
-/// JSON in ASCII wherever a character would act on a terminal or hide from a reader. Its meaning stays the same.
+/// Escapes the characters of a JSON text that would act on a terminal or be invisible. Its meaning
+/// does not change.
 pub fn json(text: &str) -> String {
     let acts = |c: char| c.is_control() || is_hidden(c);
     if !text.chars().any(acts) {
@@ -69,8 +71,9 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Everything that Unicode calls default-ignorable (joiners, variation selectors, bidirectional controls, fillers, tags),
-/// line separators, and the marks of interlinear notes.
+/// Whether Unicode calls the character default-ignorable (joiners, variation selectors,
+/// bidirectional controls, fillers, tags), or it is a line separator or an interlinear annotation
+/// mark.
 pub fn is_hidden(c: char) -> bool {
     !c.is_ascii()
         && (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)

@@ -1,7 +1,8 @@
-//! Argument shapes and help text. No behaviour: what is typed becomes an [`Invocation`], and nothing happens yet.
+//! Command-line arguments and help texts. No behaviour: a command line becomes an [`Invocation`].
 //!
-//! The line is cut at the first `claude` or `run` before clap sees it (`cut`), since what follows belongs to the wrapped
-//! program, byte for byte. clap's own errors are told in our words (`told`).
+//! The command line is split at the first `claude` or `run` before clap parses it (`cut`), because
+//! what follows belongs to the wrapped program, byte for byte. clap's errors are reformatted by
+//! `told`.
 
 mod args;
 mod cut;
@@ -18,7 +19,7 @@ pub use cut::Program;
 use crate::config::{Flags, Format, Volume};
 use crate::error::Error;
 
-/// What is meant by a command line.
+/// A parsed command line.
 pub struct Invocation {
     /// The global options.
     pub flags: Flags,
@@ -32,15 +33,16 @@ pub enum Action {
     Wrap(WrapArgs, Program),
     /// Run a verb.
     Verb(Verb),
-    /// Be the toy agent of `demo`, and record each submission in this file. Not for people, so clap does not know it.
+    /// Run the toy agent of `demo`, and record each submission in this file. Internal, so clap does
+    /// not know it.
     Toy(Option<PathBuf>),
 }
 
-/// What became of reading a command line.
+/// The result of parsing a command line.
 pub enum Parsed {
-    /// Something to do.
+    /// A command to run.
     Invocation(Box<Invocation>),
-    /// Help or the version: print it, all is well.
+    /// A help or version text to print.
     Text(String),
 }
 
@@ -58,18 +60,24 @@ Files: ~/.cbroker (CBROKER_HOME moves it).
 Environment: CBROKER_URL, CBROKER_MGMT_URL, CBROKER_MGMT_USER,
 CBROKER_MGMT_PASS, NO_COLOR.";
 
+const USAGE: &str = "\
+cbroker [OPTIONS] COMMAND [ARGS]
+       cbroker --name NAME [OPTIONS] claude [ARGS]
+       cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]";
+
 const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or amqps:// with TLS";
 
 /// Terminal coding agents that talk to each other.
 ///
-/// cbroker gives each agent session a name. `cbroker --name NAME claude` runs Claude Code exactly as if it had been
-/// started bare, and types in what others send to NAME, once, whole, at a moment when this is safe.
+/// cbroker gives each agent session a name. `cbroker --name NAME claude` runs Claude Code exactly
+/// as if it had been started directly. Messages that others send to NAME are typed into it, once
+/// and completely, at a moment when that is safe.
 #[derive(Parser)]
 #[command(
     name = "cbroker",
     version,
     after_help = EXAMPLES,
-    override_usage = "cbroker [OPTIONS] COMMAND [ARGS]\n       cbroker --name NAME [OPTIONS] claude [ARGS]\n       cbroker --name NAME [OPTIONS] run -- PROGRAM [ARGS]",
+    override_usage = USAGE,
     disable_help_subcommand = true,
     max_term_width = 110,
 )]
@@ -82,7 +90,7 @@ struct Cli {
     verb: Option<Verb>,
 }
 
-/// Options that every command takes, before or after its name.
+/// Options that every command accepts, before or after its name.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Global options")]
 struct Globals {
@@ -91,22 +99,22 @@ struct Globals {
     /// The broker's management API
     #[arg(long, global = true, value_name = "URL")]
     mgmt_url: Option<String>,
-    /// Who signs in at the management API
+    /// The user for the management API
     #[arg(long, global = true, value_name = "USER")]
     mgmt_user: Option<String>,
-    /// The password there (`CBROKER_MGMT_PASS` keeps it out of sight)
+    /// Its password (`CBROKER_MGMT_PASS` keeps it out of the process list)
     #[arg(long, global = true, value_name = "PASSWORD")]
     mgmt_pass: Option<String>,
-    /// Certificates (PEM) to trust beside the system's
+    /// A file of PEM certificates to trust in addition to the system's
     #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
     /// Print results as JSON
     #[arg(long, global = true)]
     json: bool,
-    /// Say nothing but results and errors
+    /// Print only results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say more; twice: the libraries' own logs
+    /// Print more; twice: the libraries' own logs too
     #[arg(long, short, global = true, action = ArgAction::Count)]
     verbose: u8,
 }
@@ -133,7 +141,7 @@ impl Globals {
     }
 }
 
-/// Reads a command line, the program's own name first.
+/// Parses a command line; its first argument is the program's own name.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     if argv.get(1).is_some_and(|verb| verb == "toy") {
@@ -165,14 +173,14 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
     let action = match (program, cli.verb, typed_wrap_option) {
         (Some(program), None, _) => Action::Wrap(checked(cli.wrap, &program)?, program),
         (_, Some(_), Some(option)) => {
-            return Err(Error::usage(format!("{option} belongs to a wrap"))
-                .because("it stands before `claude` or `run`, not before another command")
+            return Err(Error::usage(format!("{option} is an option of a wrap"))
+                .because("it is only valid before `claude` or `run`")
                 .hint("cbroker --name NAME claude"));
         }
         (_, Some(verb), None) => Action::Verb(verb),
         (None, None, Some(_)) => {
             return Err(Error::usage("nothing to wrap")
-                .because("neither `claude` nor `run` follows")
+                .because("`claude` or `run` is missing")
                 .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
         (None, None, None) => return Ok(Parsed::Text(self::command().render_help().to_string())),
@@ -183,8 +191,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
     })))
 }
 
-/// The whole command, for help, completions and the manual. `claude` and `run` are cut off before clap reads a line;
-/// here they stand so that they are seen.
+/// Returns the whole command, for help, completions and the manual. `claude` and `run` are split
+/// off before clap parses a line; they are included here so that the texts list them.
 pub fn command() -> clap::Command {
     let claude =
         clap::Command::new("claude").about("Wrap Claude Code: cbroker --name NAME claude [ARGS]");
@@ -261,7 +269,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told_in_our_words_with_exit_2() {
         for (line, what) in [
-            ("cbroker --name x list", "--name belongs to a wrap"),
+            ("cbroker --name x list", "--name is an option of a wrap"),
             ("cbroker --name x", "nothing to wrap"),
             ("cbroker claude", "a wrap needs a name"),
             ("cbroker --name x run", "nothing to run"),

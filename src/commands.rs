@@ -1,4 +1,5 @@
-//! One file a verb, each `run(…) -> Result<Exit, Error>`; here stands which verb runs on which runtime.
+//! The verbs: one file each, with a function `run(…) -> Result<Exit, Error>`. This file selects the
+//! verb and its runtime.
 
 mod ask;
 mod brief;
@@ -42,7 +43,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Resolves the configuration and does what was meant.
+/// Resolves the configuration and runs the command.
 pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit, Error> {
     let flags = &invocation.flags;
     let (config, action) = match (
@@ -65,7 +66,8 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
     runtime(&action)?.block_on(act(action, &config, &output))
 }
 
-/// A broker takes as many threads as there are cores; for all else one is enough, and the quickest to start.
+/// Creates the runtime: one thread for each core for a broker, and a single thread, which starts
+/// fastest, for everything else.
 fn runtime(action: &Action) -> Result<Runtime, Error> {
     let mut builder = match action {
         Action::Verb(Verb::Serve(_)) => {
@@ -121,7 +123,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::new("debug");
-    // A second subscriber is refused; the first one serves as well.
+    // If a subscriber is installed already, it serves as well.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

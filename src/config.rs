@@ -1,7 +1,9 @@
-//! Flags, environment and file become one [`Config`]: what a command may rely on, and where each value came from.
+//! Resolves flags, environment and files into one [`Config`] and records where each value comes
+//! from.
 //!
-//! Precedence: flag, environment, `config.toml`, what `start` wrote to `broker.json`, default. This is the
-//! only reader of the environment; everything else is handed the [`Environment`] that was read here.
+//! Precedence: flag, environment, `config.toml`, `broker.json` (written by `start`), default. Only
+//! this module reads the environment; all other code receives the [`Environment`] that was read
+//! here.
 
 mod address;
 mod credentials;
@@ -24,7 +26,7 @@ pub use own_folder::{NotOurs, claim_store, private_folder};
 
 use crate::error::Error;
 
-/// The global options as they were typed. Not `Debug`: some are passwords.
+/// The global options as given. Not `Debug`, because some are passwords.
 #[derive(Clone, Default)]
 pub struct Flags {
     /// `--url`
@@ -43,29 +45,29 @@ pub struct Flags {
     pub volume: Volume,
 }
 
-/// In which form results are printed.
+/// The format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For a person.
+    /// For people.
     #[default]
     Text,
-    /// For a program: one JSON value, or one a line where it streams.
+    /// For programs: one JSON value, or one for each line of a stream.
     Json,
 }
 
-/// How much is said beside the result.
+/// How much is printed in addition to the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Volume {
     /// Errors only.
     Quiet,
-    /// Notices too.
+    /// Errors and notices.
     #[default]
     Normal,
-    /// What happens behind the scenes as well; 2 and more: the libraries' own logs.
+    /// Details too; from 2 on, the libraries' own logs as well.
     Verbose(u8),
 }
 
-/// Where a value came from, in the order of precedence.
+/// The source of a value, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -75,37 +77,37 @@ pub enum Origin {
     Environment,
     /// `config.toml`.
     File,
-    /// `broker.json`: what `start` or `serve` started here.
+    /// `broker.json`, written by `start` or `serve`.
     LocalBroker,
-    /// Worked out from another value.
+    /// Derived from another value.
     Derived,
-    /// Nobody said anything.
+    /// The default.
     Default,
 }
 
-/// One effective value, as `cbroker config` shows it. Passwords are already hidden.
+/// One effective value, as `cbroker config` shows it. Passwords are hidden.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Effective {
-    /// The key, as `config.toml` has it.
+    /// The key in `config.toml`.
     pub key: &'static str,
-    /// The value, readable.
+    /// The value for display.
     pub value: String,
-    /// Where it came from.
+    /// The source.
     pub origin: Origin,
 }
 
-/// Where the management API is and who we are there.
+/// The management API and its login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
-    /// Base URL without a trailing slash.
+    /// The base URL without a trailing slash.
     pub url: String,
-    /// Who signs in.
+    /// The login.
     pub login: Login,
-    /// Whose login it is, and so whom it may be sent to.
+    /// Where the login comes from, and so whom it may be sent to.
     pub guard: Guard,
 }
 
-/// The session that this command runs inside, when it runs inside one.
+/// The session in which this command runs, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inside {
     /// `CBROKER_NAME`
@@ -114,38 +116,39 @@ pub struct Inside {
     pub session: Option<String>,
 }
 
-/// Everything that a command may rely on.
+/// The effective configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `~/.cbroker` and the paths in it.
     pub home: Home,
-    /// The broker and how to sign in there.
+    /// The broker and its login.
     pub endpoint: Endpoint,
-    /// Who chose the broker: anything above [`Origin::LocalBroker`] means that the user named it.
+    /// The source of the broker's address. Anything above [`Origin::LocalBroker`] means that the
+    /// user named it.
     pub endpoint_origin: Origin,
-    /// The management API that belongs to it.
+    /// The management API of the broker.
     pub management: Management,
     /// Text or JSON.
     pub format: Format,
-    /// How much is said.
+    /// How much is printed.
     pub volume: Volume,
-    /// What `config.toml` sets, with defaults filled in.
+    /// The settings of `config.toml`, with defaults.
     pub settings: Settings,
-    /// The wrap around us, if there is one.
+    /// The session in which this command runs.
     pub inside: Inside,
-    /// What `start` or `serve` wrote down about the local broker; not necessarily alive.
+    /// The local broker that `start` or `serve` recorded. It may not be running.
     pub local: Option<LocalBroker>,
-    /// The environment as it was at the start.
+    /// The environment at the start of the program.
     pub environment: Environment,
-    /// The global options, to resolve again once a local broker was started.
+    /// The global options, to resolve again after a local broker was started.
     flags: Flags,
-    /// Every value with its origin.
+    /// Every value with its source.
     pub effective: Vec<Effective>,
-    /// What the user should hear once (a password in `--url`, …).
+    /// Warnings to print once, such as about a password in `--url`.
     pub warnings: Vec<String>,
 }
 
-/// Some flags are passwords: none is shown.
+/// Prints nothing, because some flags are passwords.
 impl std::fmt::Debug for Flags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Flags").finish_non_exhaustive()
@@ -153,19 +156,19 @@ impl std::fmt::Debug for Flags {
 }
 
 impl Config {
-    /// The configuration as it is now, after a local broker was started or stopped.
+    /// Resolves the configuration again, after a local broker was started or stopped.
     pub fn again(&self) -> Result<Self, Error> {
         Self::resolve(&self.flags, self.environment.clone())
     }
 
-    /// The same configuration for another broker (`move`).
+    /// Returns this configuration for another broker (`move`).
     pub fn for_url(&self, url: &str) -> Result<Self, Error> {
         let flags = Flags {
             url: Some(url.to_owned()),
             ..self.flags.clone()
         };
         let mut config = Self::resolve(&flags, self.environment.clone())?;
-        // Whatever names a management API names the one beside the usual broker.
+        // A configured management API belongs to the usual broker, not to this one.
         config.management = Management {
             url: resolve::derived_management_url(&config.endpoint.address, config.local.as_ref()),
             login: config.endpoint.login.clone(),
@@ -174,7 +177,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether the user named a broker; then nothing local is started, looked at or hinted at.
+    /// Whether the user named a broker. If so, local brokers are not started, examined or
+    /// mentioned.
     pub fn names_a_broker(&self) -> bool {
         matches!(
             self.endpoint_origin,

@@ -1,7 +1,8 @@
 //! LavinMQ in Docker: the container `cbroker-lavinmq` with its data in the volume `cbroker-data`.
 //!
-//! A container that `docker compose -f compose/lavinmq.compose.yml up` made has the same name and volume, and is the
-//! same to us. Its default user is ours, by the salted hash of our password; `--guest` keeps guest.
+//! A container made by `docker compose -f compose/lavinmq.compose.yml up` has the same name and
+//! volume and is treated the same. Its default user is the stored one, set by a salted hash of the
+//! stored password. `--guest` keeps the user guest.
 
 mod pull;
 
@@ -45,32 +46,32 @@ pub struct Engine {
     docker: Docker,
 }
 
-/// What a new container is made of.
+/// The parameters of a new container.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The image to run.
     pub image: String,
-    /// AMQP port on loopback.
+    /// The AMQP port on loopback.
     pub port: u16,
-    /// Management port on loopback.
+    /// The management port on loopback.
     pub management_port: u16,
-    /// The user that LavinMQ is given; `None` keeps guest.
+    /// The default user for LavinMQ; `None` keeps guest.
     pub login: Option<Login>,
 }
 
-/// The container as the engine knows it.
+/// The container as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Whether it runs.
     pub is_running: bool,
-    /// How the local broker is found, where its ports are known.
+    /// The local broker in it, with its ports if they are known.
     pub local: LocalBroker,
-    /// The image that it was made of.
+    /// The image that it was created from.
     pub image: String,
 }
 
 impl Engine {
-    /// The engine that `DOCKER_HOST` names, or the usual socket. Nothing is asked yet.
+    /// Selects the engine that `DOCKER_HOST` names, or the default socket. Does not connect.
     pub fn new(environment: &Environment) -> Result<Self, Error> {
         let socket = match environment.text("DOCKER_HOST") {
             Some(host) if !host.starts_with("unix://") => {
@@ -89,12 +90,12 @@ impl Engine {
         })
     }
 
-    /// Whether there may be an engine at all: asked before anything that would only fail.
+    /// Whether there may be an engine. A cheap check before a request that would only fail.
     pub fn may_exist(environment: &Environment) -> bool {
         environment.get("DOCKER_HOST").is_some() || std::path::Path::new(SOCKET).exists()
     }
 
-    /// The engine's version, as a sign that it answers.
+    /// Returns the engine's version, which shows that it answers.
     pub async fn version(&self) -> Result<String, Error> {
         let version = self
             .docker
@@ -104,7 +105,7 @@ impl Engine {
         Ok(version.version.unwrap_or_default())
     }
 
-    /// The container, if there is one.
+    /// Returns the container, if it exists.
     pub async fn state(&self) -> Result<Option<State>, Error> {
         match self.docker.inspect_container(CONTAINER, None).await {
             Ok(told) => Ok(Some(state(&told))),
@@ -113,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// Makes and starts the container, or starts the one that is there. Pulls the image when it is missing and tells
-    /// the progress.
+    /// Creates and starts the container, or starts the existing one. Pulls the image if it is
+    /// missing, and reports the progress.
     pub async fn start(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<State, Error> {
         match self.state().await? {
             Some(state) if state.is_running => return Ok(state),
@@ -126,7 +127,7 @@ impl Engine {
             .await
             .map_err(|error| failed("cannot start the container", &error))?;
         let state = self.state().await?;
-        state.ok_or_else(|| Error::new("the container vanished as it was started"))
+        state.ok_or_else(|| Error::new("the container was removed while it started"))
     }
 
     async fn create(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<(), Error> {
@@ -139,11 +140,11 @@ impl Engine {
         self.docker
             .create_container(Some(options), plan.body())
             .await
-            .map_err(|error| failed("cannot make the container", &error))?;
+            .map_err(|error| failed("cannot create the container", &error))?;
         Ok(())
     }
 
-    /// Stops the container; the volume stays.
+    /// Stops the container and keeps the volume.
     pub async fn stop(&self) -> Result<(), Error> {
         self.docker
             .stop_container(CONTAINER, None)
@@ -151,7 +152,7 @@ impl Engine {
             .map_err(|error| failed("cannot stop the container", &error))
     }
 
-    /// Removes the container and the volume, if they are there.
+    /// Removes the container and the volume, if they exist.
     pub async fn remove(&self) -> Result<(), Error> {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
         match self.docker.remove_container(CONTAINER, Some(options)).await {
@@ -167,7 +168,7 @@ impl Engine {
         }
     }
 
-    /// The last `lines` lines of its log, and what comes if it is followed.
+    /// Returns the last `lines` lines of the container's log, and new ones if `follow` is set.
     pub fn logs(&self, lines: usize, follow: bool) -> impl Stream<Item = Result<String, Error>> {
         let options = LogsOptionsBuilder::default()
             .stdout(true)
@@ -229,7 +230,7 @@ impl Plan {
     }
 }
 
-/// RabbitMQ's and LavinMQ's form: base64 of salt and SHA-256 of salt and password.
+/// Hashes as RabbitMQ and LavinMQ do: base64 of the salt and the SHA-256 of salt and password.
 fn password_hash(password: &str, salt: [u8; 4]) -> String {
     let mut hashed = salt.to_vec();
     hashed.extend(
@@ -243,7 +244,7 @@ fn password_hash(password: &str, salt: [u8; 4]) -> String {
 
 fn salt() -> [u8; 4] {
     let mut salt = [0; 4];
-    // Without randomness the salt is constant; the password itself has 192 random bits.
+    // Without randomness the salt is constant, but the password itself has 192 random bits.
     let _ = getrandom::fill(&mut salt);
     salt
 }

@@ -1,8 +1,9 @@
-//! The embedded broker in the background: started once, found again, stopped.
+//! Starts the embedded broker in the background, finds it again, and stops it.
 //!
-//! A running `serve` writes itself into `broker.json`; a process counts as that broker only if pid and start time
-//! agree, so a stale file is recognised (`process`). Starts and stops take a lock: two at once end with one broker.
-//! The broker itself lives in its own crate; here it is only a process.
+//! A running `serve` records itself in `broker.json`. A process counts as that broker only if its
+//! pid and its start time match, so a stale file is recognised (`process`). Starts and stops hold a
+//! lock, so two concurrent starts end with one broker. The broker itself is in its own crate; here
+//! it is only a process.
 
 mod log;
 mod ports;
@@ -28,28 +29,29 @@ use crate::output::Output;
 const DEFAULT_PORT: u16 = 5672;
 const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 
-/// A start that recovers a big store takes its time; one that hangs longer is broken.
+/// Recovering a large store takes time; a start that takes longer than this has failed.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
-/// `serve` ends within 5 s of a SIGTERM; after twice that it is ended.
+/// `serve` ends within 5 s of a SIGTERM. After twice that time it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 const LOCK_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How the broker is wanted; `None` takes the usual port.
+/// The requested settings of the broker; `None` selects the default port.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
-    /// AMQP port.
+    /// The AMQP port.
     pub amqp: Option<u16>,
-    /// Management port.
+    /// The management port.
     pub management: Option<u16>,
     /// Further options of `serve`.
     pub arguments: Vec<String>,
 }
 
 impl Wishes {
-    /// A broker that was killed left its record: sessions wait for it at its ports, so it comes back there.
+    /// Fills in the ports and options of a broker that was killed, because sessions try to
+    /// reconnect to its ports.
     fn or_as_before(mut self, before: Option<LocalBroker>) -> Self {
         if let Some(LocalBroker {
             kind: Kind::Embedded { arguments, .. },
@@ -71,17 +73,17 @@ impl Wishes {
 /// A local broker that answers.
 #[derive(Debug, Clone)]
 pub struct Started {
-    /// What `broker.json` says of it.
+    /// Its record in `broker.json`.
     pub local: LocalBroker,
-    /// Whether it ran before.
+    /// Whether it was running before.
     pub was_running: bool,
 }
 
-/// Held while a broker is started or stopped; released when dropped.
+/// Held while a broker is started or stopped. Released on drop.
 pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
 impl Lock {
-    /// Waits for another start or stop to end.
+    /// Waits until no other start or stop is in progress.
     pub async fn take(home: &Home) -> Result<Self, Error> {
         home.prepare().map_err(|error| {
             Error::new(format!("cannot use {}", home.folder().display())).because(error)
@@ -108,7 +110,7 @@ impl Lock {
     }
 }
 
-/// The embedded broker that runs now, if one does.
+/// Returns the running embedded broker, if any.
 pub fn running(home: &Home) -> Option<(LocalBroker, Process)> {
     let local = LocalBroker::read(home)?;
     let Kind::Embedded { pid, began, .. } = &local.kind else {
@@ -144,7 +146,7 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<Started, Error> {
     })
 }
 
-/// Starts the broker for a command that needs one, and says so in one line.
+/// Starts the broker for a command that needs one, and prints a notice.
 pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, Error> {
     let started = start(config, Wishes::default()).await?;
     if !started.was_running {
@@ -153,12 +155,12 @@ pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, E
     config.again()
 }
 
-/// What is said when a command has started the broker that it needed.
+/// The notice about a broker that a command has started.
 pub fn started_quietly(port: u16) -> String {
     format!("no broker answered; started one on port {port} (`cbroker stop` ends it)")
 }
 
-/// Stops the embedded broker cleanly; `false` when none ran.
+/// Stops the embedded broker cleanly. Returns false if none was running.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
     let _lock = Lock::take(home).await?;
     let Some((_, process)) = running(home) else {
@@ -169,7 +171,7 @@ pub async fn stop(home: &Home) -> Result<bool, Error> {
         process.signal(Signal::KILL);
         if !gone_within(&process, STOP_WITHIN).await {
             return Err(Error::new(format!(
-                "the broker (process {}) does not end",
+                "the broker (process {}) does not stop",
                 process.pid()
             )));
         }
@@ -179,7 +181,7 @@ pub async fn stop(home: &Home) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The last lines of the background broker's log, for an error.
+/// Returns the last line of the background broker's log, for an error.
 pub fn last_log_line(home: &Home) -> Option<String> {
     let text = fs::read_to_string(home.broker_log()).ok()?;
     text.lines()
@@ -193,7 +195,7 @@ fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<Started, Error> {
         |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
     if other(wishes.amqp, Some(local.port)) || other(wishes.management, local.management_port) {
         return Err(Error::new(format!(
-            "the local broker runs already, on port {}",
+            "the local broker already runs, on port {}",
             local.port
         ))
         .hint("`cbroker stop` first, then start it with the other ports"));
@@ -210,7 +212,10 @@ fn free(port: u16, option: &str) -> Result<(), Error> {
     };
     Err(Error::new(format!("port {port} is in use"))
         .because(holder)
-        .hint(format!("choose another with {option}, or use that broker with --url amqp://guest:guest@localhost:{port}")))
+        .hint(format!(
+            "choose another with {option}, or use that broker with \
+             --url amqp://guest:guest@localhost:{port}"
+        )))
 }
 
 fn spawn(
@@ -245,7 +250,7 @@ fn spawn(
         .map_err(cannot)
 }
 
-/// The broker writes `broker.json` once it listens.
+/// Waits until the broker has written `broker.json`, which it does once it listens.
 async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker, Error> {
     let until = Instant::now() + READY_WITHIN;
     loop {
@@ -260,14 +265,14 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
             return Err(failed.hint("`cbroker logs` shows all of it"));
         }
         if Instant::now() > until {
-            // It may hang for ever; what it has stored is safe.
+            // It may hang. What it has stored is safe.
             let _ = child.kill();
             return Err(Error::new("the broker did not start")
                 .because(format!(
                     "it was not ready within {} s",
                     READY_WITHIN.as_secs()
                 ))
-                .hint("`cbroker logs` shows how far it came"));
+                .hint("see `cbroker logs`"));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -1,7 +1,8 @@
-//! The message that sessions exchange: its rules, its JSON, its one-line form. No I/O.
+//! The message that sessions exchange: validation, JSON and one-line form. No I/O.
 //!
-//! [`Envelope::parse`] is the only door for what arrives; what it refuses is a dead letter with the [`Invalid`] as its
-//! reason. [`Envelope::to_line`] is the only form in which a message may reach an agent's input (`line`).
+//! Every received message passes [`Envelope::parse`]; a refused one becomes a dead letter with the
+//! [`Invalid`] as its reason. A message reaches an agent's input only in the form of
+//! [`Envelope::to_line`] (`line`).
 
 mod forgery;
 mod line;
@@ -24,43 +25,44 @@ use crate::name::SessionName;
 /// One message between sessions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Envelope {
-    /// A ULID from our own sender; any `[A-Za-z0-9._:-]{1,128}` from others.
+    /// A ULID from cbroker; any `[A-Za-z0-9._:-]{1,128}` from other tools.
     pub id: String,
-    /// Who says it was sent by them. A claim, not a proof.
+    /// The claimed sender. It is not verified.
     pub from: String,
-    /// The session that it was sent to.
+    /// The recipient's session name.
     pub to: String,
-    /// RFC 3339, UTC, milliseconds.
+    /// The time of sending: RFC 3339, UTC, milliseconds.
     pub ts: String,
     /// The text.
     pub message: String,
     /// Absolute paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<String>>,
-    /// The session to answer.
+    /// The session to send answers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     /// The id of the message that this one answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Information only; it does not reorder.
+    /// Information only; the order of messages does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
-    /// Strings from `--meta`; any JSON object from others.
+    /// Strings from `--meta`; any JSON object from other tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Map<String, Value>>,
-    /// Fields that this version does not know: kept and ignored.
+    /// Fields that this version does not know. They are kept and ignored.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
-    /// The first hex digits of the SHA-256 of a text that was moved to a file; never from the wire.
+    /// If the text was moved to a file, the first hex digits of its SHA-256. Never sent or
+    /// received.
     #[serde(skip)]
     pub spilled: Option<String>,
-    /// Hexadecimal digits of the SHA-256 of the body as it arrived; empty in a message that did not arrive.
+    /// Hex digits of the SHA-256 of the received body; empty if the message was not received.
     #[serde(skip)]
     pub digest: String,
 }
 
-/// How urgent the sender finds it.
+/// The priority that the sender gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -73,7 +75,7 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// The AMQP property that mirrors it.
+    /// Returns the corresponding AMQP priority.
     pub fn number(self) -> u8 {
         match self {
             Self::Low => 1,
@@ -84,7 +86,7 @@ impl Priority {
 }
 
 impl Envelope {
-    /// A new message without its optional fields. Time and id come from the caller.
+    /// Creates a message without optional fields. The caller supplies time and id.
     pub fn new(
         id: Ulid,
         at: DateTime<Utc>,
@@ -109,25 +111,26 @@ impl Envelope {
         }
     }
 
-    /// When its sender says that it was sent, where that is a time.
+    /// Returns the claimed time of sending, if `ts` is a valid time.
     pub fn sent(&self) -> Option<DateTime<Utc>> {
         let at = DateTime::parse_from_rfc3339(&self.ts).ok()?;
         Some(at.to_utc())
     }
 
-    /// What makes it this message and no other: its id, its sender and what it says. An id alone may be used again.
+    /// Returns a key that identifies the message: its id, sender and content. The id alone can be
+    /// reused.
     pub fn identity(&self) -> String {
         format!("{} {} {}", self.id, self.from, self.digest)
     }
 
-    /// The bytes of the message body.
+    /// Encodes the message body.
     pub fn to_json(&self) -> Vec<u8> {
-        // Serialising strings, maps with string keys and JSON values into memory has no way to fail.
+        // Serialising strings, maps with string keys and JSON values to memory cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
-/// The first hexadecimal digits of a SHA-256.
+/// Returns the first `digits` hexadecimal digits of the SHA-256.
 pub fn digest(bytes: &[u8], digits: usize) -> String {
     let mut text = String::with_capacity(64);
     for byte in Sha256::digest(bytes) {
@@ -137,7 +140,7 @@ pub fn digest(bytes: &[u8], digits: usize) -> String {
     text
 }
 
-/// RFC 3339 in UTC with milliseconds and `Z`, as `ts` has it.
+/// Formats a time as in `ts`: RFC 3339 in UTC with milliseconds and `Z`.
 pub fn timestamp(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

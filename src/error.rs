@@ -1,12 +1,12 @@
-//! What a user can be told when something fails: what happened, why, and what to do about it.
+//! Errors for users: what happened, why, and what to do.
 //!
-//! Every failure ends here and is printed once, by `main`, as one line and at most one hint.
+//! `main` prints each error once, as one line and at most one hint.
 
 use std::fmt;
 
 use crate::exit::Exit;
 
-/// A failure in the words of the user.
+/// A failure, described for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Error {
     what: String,
@@ -16,7 +16,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure with exit code 1.
+    /// Creates a failure with exit code 1.
     pub fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -26,7 +26,7 @@ impl Error {
         }
     }
 
-    /// The reader of our output went away: nothing to say, and nothing went wrong.
+    /// The reader of the output closed it: nothing to print, and not a failure.
     pub fn silent() -> Self {
         Self::new("").exit_with(Exit::Done)
     }
@@ -36,38 +36,38 @@ impl Error {
         self.what.is_empty()
     }
 
-    /// What was typed makes no sense: exit code 2.
+    /// An invalid command line: exit code 2.
     pub fn usage(what: impl Into<String>) -> Self {
         Self::new(what).exit_with(Exit::Usage)
     }
 
-    /// Adds the cause, in the words of whoever reported it.
+    /// Adds the cause, as it was reported.
     #[must_use]
     pub fn because(mut self, why: impl fmt::Display) -> Self {
         self.why = Some(why.to_string());
         self
     }
 
-    /// Adds what the user can do now.
+    /// Adds what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Ends the program with another code than 1.
+    /// Sets another exit code than 1.
     #[must_use]
     pub fn exit_with(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
     }
 
-    /// The code that the program ends with.
+    /// Returns the exit code.
     pub fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// What happened and why, without the hint: for logs and for `--json`.
+    /// Returns what happened and why, without the hint, for logs and `--json`.
     pub fn summary(&self) -> String {
         match &self.why {
             Some(why) => format!("{}: {}", flat(&self.what), flat(why)),
@@ -75,7 +75,7 @@ impl Error {
         }
     }
 
-    /// What to do, where there is something to do.
+    /// Returns the hint, if any.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -91,7 +91,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// A foreign text may hold line breaks or escape sequences; an error is one plain line.
+/// Turns a text from elsewhere, which may contain line breaks or escape sequences, into one plain
+/// line.
 fn flat(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for part in text.split(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}') {

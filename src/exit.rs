@@ -1,26 +1,26 @@
-//! The numbers that scripts rely on. Relies on nothing.
+//! Exit codes. Scripts rely on them. Depends on nothing.
 
 use std::process::ExitCode;
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done.
+    /// 0: success.
     Done,
-    /// 1: failed.
+    /// 1: failure.
     Failed,
-    /// 2: what was typed makes no sense.
+    /// 2: invalid command line.
     Usage,
-    /// 3: the broker cannot be reached, or it refused us.
+    /// 3: the broker cannot be reached, or refused the login.
     Unreachable,
     /// 4: not confirmed, or timed out.
     Unconfirmed,
-    /// A wrapped program's own code; 128 + n where signal n ended it.
+    /// The wrapped program's exit code, or 128 + n if signal n ended it.
     Child(u8),
 }
 
 impl Exit {
-    /// The number that the shell sees.
+    /// Returns the exit code.
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,

@@ -1,7 +1,8 @@
-//! The story of each message as this machine saw it: `logs/messages.jsonl`, read by `cbroker why`.
+//! The history of messages on this machine: `logs/messages.jsonl`, which `cbroker why` reads.
 //!
-//! Commands and wraps append one line an event; a line is one write in append mode, so that they do not mix. At 8 MiB
-//! the file becomes `messages.jsonl.1` and a new one begins.
+//! Commands and wraps append one line for each event. Each line is a single write in append mode,
+//! so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a new one
+//! begins.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -22,26 +23,26 @@ const ROTATE_BYTES: u64 = 8 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// `send` gave it to the broker.
+    /// `send` published it.
     Sent,
     /// The broker confirmed it.
     Confirmed,
     /// It was not confirmed: refused, unroutable, or the connection was lost.
     Unconfirmed,
-    /// A session took it from its queue.
+    /// A session received it from its queue.
     Received,
-    /// The session holds it; the detail says why.
+    /// The session holds it; the detail is the reason.
     Held,
-    /// It is with the agent, and not in the model's context yet; the detail says by which way.
+    /// It is with the agent, and not in the model's context yet; the detail is the way.
     HandedOver,
-    /// It is in the model's context; the detail says by which way.
+    /// It is in the model's context; the detail is the way.
     #[serde(alias = "injected")]
     Delivered,
     /// It had been delivered before and was only acked.
     Repeated,
-    /// It could not be parsed; the detail says why.
+    /// It could not be parsed; the detail is the reason.
     DeadLettered,
-    /// It went with its queue, which was deleted.
+    /// It was deleted with its queue.
     Deleted,
     /// It was purged.
     Purged,
@@ -56,15 +57,15 @@ pub enum Event {
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When, as in an envelope's `ts`.
+    /// The time, in the format of an envelope's `ts`.
     pub ts: String,
-    /// The message.
+    /// The message id.
     pub id: String,
     /// What happened.
     pub event: Event,
-    /// The session that it was for.
+    /// The recipient's session name.
     pub session: String,
-    /// Why, or how.
+    /// The reason or the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -76,7 +77,7 @@ pub struct Journal {
 }
 
 impl Entry {
-    /// An event without a detail.
+    /// Creates an event without a detail.
     pub fn new(at: DateTime<Utc>, id: &str, event: Event, session: &str) -> Self {
         Self {
             ts: timestamp(at),
@@ -87,7 +88,7 @@ impl Entry {
         }
     }
 
-    /// Adds why, or how.
+    /// Adds the reason or the way.
     #[must_use]
     pub fn because(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
@@ -96,12 +97,12 @@ impl Entry {
 }
 
 impl Journal {
-    /// The journal in this home.
+    /// Returns the journal of this home.
     pub fn of(home: &Home) -> Self {
         Self { home: home.clone() }
     }
 
-    /// Appends one event. A journal that cannot be written stops nothing: the caller may ignore the result.
+    /// Appends one event. The caller may ignore an error: a failing journal must not stop anything.
     pub fn note(&self, entry: &Entry) -> io::Result<()> {
         let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
@@ -112,7 +113,7 @@ impl Journal {
         self.open_for_append()?.write_all(&line)
     }
 
-    /// All that is known of a message, oldest first.
+    /// Returns all events of a message, oldest first.
     pub fn story(&self, id: &str) -> io::Result<Vec<Entry>> {
         Ok(self
             .entries()?
@@ -121,7 +122,7 @@ impl Journal {
             .collect())
     }
 
-    /// The sessions that messages of this machine were for.
+    /// Returns the sessions that messages of this machine were sent to.
     pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
         Ok(self
             .entries()?
@@ -130,7 +131,7 @@ impl Journal {
             .collect())
     }
 
-    /// Every line of both files; what cannot be read is passed over.
+    /// Reads all lines of both files. Lines that cannot be parsed are skipped.
     fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for path in [self.older(), self.path()] {

@@ -1,4 +1,4 @@
-//! The program a user types: parse, resolve, run, report.
+//! The program's entry point: parses the command line, runs the command, and reports an error.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             if !error.is_silent() {
-                // Nobody can be told that stderr is closed.
+                // If stderr is closed, there is no place to report that.
                 let _ = writeln!(std::io::stderr(), "{error}");
             }
             error.exit().into()

@@ -1,7 +1,9 @@
-//! Client of the management API: LavinMQ's, RabbitMQ's and the embedded broker's are the same for what we ask.
+//! Client of the management API. The requests used here work with LavinMQ, RabbitMQ and the
+//! embedded broker.
 //!
-//! The local broker's is reached through a socket in the private home folder, where no password is needed. A stored
-//! login goes by TCP only to a listener that is proven ours; none may take longer than its limit.
+//! The embedded broker's API is reached through a socket in the private home folder, which needs no
+//! password. Over TCP, a stored login is sent only to a listener that is proven to run as this
+//! user. Every request has a time limit.
 
 use std::time::Duration;
 
@@ -22,92 +24,92 @@ use crate::exit::Exit;
 use crate::peer::EXCHANGE;
 use crate::transport::{self, Proof, Route, TransportError};
 
-/// The socket of the local broker's API in its home folder.
+/// The name of the embedded broker's API socket in its home folder.
 const SOCKET: &str = "management.sock";
 
-/// The longest answer that is read.
+/// The largest response that is read, in bytes.
 const ANSWER_BYTES: usize = 256 << 20;
 
-/// Messages of one answer when a queue is looked at.
+/// The number of messages in one response of a peek.
 const PAGE: usize = 500;
 
-/// A management API and who asks it.
+/// A management API and its login.
 #[derive(Clone)]
 pub struct Client {
     management: Management,
     route: Route,
-    /// The path of the API's own URL, mostly empty.
+    /// The path of the API's base URL, usually empty.
     prefix: String,
     limit: Duration,
     vhost: String,
 }
 
-/// Why the API did not answer. Its text never holds the password.
+/// Why a request failed. The text never contains the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManagementError {
-    /// Nothing answers there, or not in HTTP.
+    /// Nothing answers, or not with HTTP.
     #[error("no management API answers at {url}: {why}")]
     Unreachable {
-        /// Where.
+        /// The base URL.
         url: String,
-        /// What the system says.
+        /// The system's error.
         why: String,
     },
-    /// Another user's program listens there. It was told nothing.
+    /// A program of another user listens there. Nothing was sent to it.
     #[error("{owner} listens at {url}; no password was sent")]
     Foreign {
-        /// Where.
+        /// The base URL.
         url: String,
-        /// The program, its process and its user, as far as the system tells.
+        /// The program, its process and its user, as far as the system reports them.
         owner: String,
     },
-    /// It does not know us.
+    /// The login was refused.
     #[error("the management API at {0} refused the login")]
     Login(String),
-    /// Another answer than a success.
+    /// A status other than success.
     #[error("the management API answered {status} to {path}")]
     Status {
         /// The HTTP status.
         status: u16,
-        /// What was asked.
+        /// The requested path.
         path: String,
     },
-    /// The answer is not what was expected.
-    #[error("the management API's answer to {path} is not understood: {why}")]
+    /// The response has an unexpected form.
+    #[error("the management API's response to {path} cannot be read: {why}")]
     Answer {
-        /// What was asked.
+        /// The requested path.
         path: String,
-        /// What is wrong with it.
+        /// The parse error.
         why: String,
     },
 }
 
-/// What `/api/overview` tells.
+/// The response to `/api/overview`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Overview {
-    /// The product.
+    /// The product's name.
     #[serde(default)]
     pub product_name: Option<String>,
-    /// The product's own version; RabbitMQ's below is the one that it speaks.
+    /// The product's own version. `rabbitmq_version` is the one that it is compatible with.
     #[serde(default)]
     pub product_version: Option<String>,
     /// LavinMQ's version.
     #[serde(default)]
     pub lavinmq_version: Option<String>,
-    /// RabbitMQ's version; LavinMQ names its own here too.
+    /// RabbitMQ's version. LavinMQ reports its own version here too.
     #[serde(default)]
     pub rabbitmq_version: Option<String>,
 }
 
-/// One queue as `/api/queues` tells it.
+/// A queue in the response to `/api/queues`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct QueueInfo {
-    /// What it was declared with.
+    /// The arguments that it was declared with.
     #[serde(default)]
     pub arguments: Map<String, Value>,
 }
 
-/// What `/api/nodes` tells of one node.
+/// A node in the response to `/api/nodes`.
 #[derive(Deserialize)]
 struct Node {
     #[serde(default)]
@@ -116,14 +118,15 @@ struct Node {
     mem_alarm: bool,
 }
 
-/// A message as `get` returns it.
+/// A message in the response to `get` or `peek`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Peeked {
-    /// The body, in clear or base64.
+    /// The body as text or base64.
     pub payload: String,
     /// `string` or `base64`.
     pub payload_encoding: String,
-    /// Where it lies: what follows is asked for with it. Only our own broker tells.
+    /// The position of the message, from which the next page continues. Only the embedded broker
+    /// reports it.
     #[serde(default)]
     cursor: Option<String>,
 }
@@ -140,7 +143,7 @@ struct Binding {
 }
 
 impl Client {
-    /// A client for the configured API. Nothing is asked yet.
+    /// Creates a client for the configured API. Does not connect.
     pub fn new(config: &Config, limit: Duration) -> Result<Self, Error> {
         let management = config.management.clone();
         let url = parsed(&management)?;
@@ -153,18 +156,17 @@ impl Client {
         })
     }
 
-    /// The address that is asked.
+    /// Returns the base URL.
     pub fn url(&self) -> &str {
         &self.management.url
     }
 
-    /// Which broker it is.
+    /// Returns which broker it is.
     pub async fn overview(&self) -> Result<Overview, ManagementError> {
         self.get("/api/overview".into()).await
     }
 
-    /// Why the broker lets publishers wait, in the words of `connection.blocked`; `None` while it
-    /// does not.
+    /// Returns why the broker blocks publishers, in the words of `connection.blocked`, or `None`.
     pub async fn alarm(&self) -> Result<Option<&'static str>, ManagementError> {
         let nodes: Vec<Node> = self.get("/api/nodes".into()).await?;
         let is_any = |is_on: fn(&Node) -> bool| nodes.iter().any(is_on);
@@ -180,7 +182,7 @@ impl Client {
         })
     }
 
-    /// One queue, or `None`.
+    /// Returns one queue, or `None` if it does not exist.
     pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>, ManagementError> {
         match self
             .get(format!(
@@ -195,7 +197,7 @@ impl Client {
         }
     }
 
-    /// The names of the queues that are bound to our exchange.
+    /// Returns the names of the queues that are bound to the sessions' exchange.
     pub async fn session_names(&self) -> Result<Vec<String>, ManagementError> {
         let path = format!(
             "/api/exchanges/{}/{EXCHANGE}/bindings/source",
@@ -215,23 +217,24 @@ impl Client {
         Ok(names)
     }
 
-    /// The first `count` messages of a queue; each stays in its place.
+    /// Returns the first `count` messages of a queue, which stay in place.
     ///
-    /// Our own broker is only looked at. Others hand the messages out and take them back, which marks each as redelivered.
+    /// The embedded broker only reads them. Other brokers deliver and requeue them, which marks
+    /// each as redelivered.
     pub async fn peek(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
         match self.look_at(queue, count).await {
             Err(ManagementError::Status { .. }) => {}
             looked => return looked,
         }
         let path = format!("/api/queues/{}/{}/get", escape(&self.vhost), escape(queue));
-        // `requeue` is what older RabbitMQ servers read.
+        // Older RabbitMQ servers read `requeue`.
         let body = serde_json::json!({
             "count": count, "ackmode": "ack_requeue_true", "requeue": true, "encoding": "auto",
         });
         self.ask(path, Some(body.to_string())).await
     }
 
-    /// Page by page, since one answer with whole bodies has its limit.
+    /// Reads page by page, because the size of one response is limited.
     async fn look_at(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
         let path = format!("/api/queues/{}/{}/peek", escape(&self.vhost), escape(queue));
         let mut seen: Vec<Peeked> = Vec::new();
@@ -250,7 +253,8 @@ impl Client {
         }
     }
 
-    /// The part of the page's address that signs a browser in, once; only the embedded broker has one.
+    /// Returns the part of the page's address that signs in a browser once. Only the embedded
+    /// broker has it.
     pub async fn sign_in_path(&self) -> Result<String, ManagementError> {
         let path = "/api/session/token".to_owned();
         let token: SignIn = self.ask(path, Some(String::new())).await?;
@@ -261,7 +265,8 @@ impl Client {
         self.ask(path, None).await
     }
 
-    /// Gives a user another password; only with our own broker through its socket, or with the right login.
+    /// Sets a user's password. Works through the embedded broker's socket, or with an
+    /// administrator's login.
     pub async fn set_password(&self, user: &str, password: &str) -> Result<(), ManagementError> {
         let path = format!("/api/users/{}", escape(user));
         let body = serde_json::json!({ "password": password, "tags": "administrator" });
@@ -300,7 +305,7 @@ impl Client {
         })
     }
 
-    /// One connection a request: commands ask once or twice.
+    /// Sends one request on a connection of its own; commands send only one or two.
     async fn exchange(
         &self,
         method: Method,
@@ -338,11 +343,13 @@ impl Client {
         read
     }
 
-    /// HTTP Basic sends the password itself.
+    /// Returns the HTTP Basic header, which contains the password itself.
     fn authorization(&self, proof: Proof) -> Result<String, ManagementError> {
         if proof == Proof::Unknown {
             return Err(self.unreachable(
-                "the system does not tell who listens, so the stored password is not sent".into(),
+                "the system does not report which program listens there, so the stored password \
+                 is not sent"
+                    .into(),
             ));
         }
         let Management { guard, login, .. } = &self.management;
@@ -406,12 +413,12 @@ impl From<ManagementError> for Error {
         let told = Self::new(error.to_string()).exit_with(Exit::Unreachable);
         match error {
             ManagementError::Foreign { .. } => told
-                .hint("no password was sent; `cbroker start --mgmt-port PORT` takes another port"),
+                .hint("no password was sent; `cbroker start --mgmt-port PORT` uses another port"),
             ManagementError::Unreachable { .. } => {
-                told.hint("name it with --mgmt-url, or CBROKER_MGMT_URL")
+                told.hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
             }
             ManagementError::Login(_) => {
-                told.hint("name user and password with --mgmt-user and CBROKER_MGMT_PASS")
+                told.hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS")
             }
             ManagementError::Status { .. } | ManagementError::Answer { .. } => told,
         }
@@ -419,16 +426,16 @@ impl From<ManagementError> for Error {
 }
 
 fn parsed(management: &Management) -> Result<Uri, Error> {
-    let no_url = |why: &str| Error::usage("the management address is no URL").because(why);
+    let no_url = |why: &str| Error::usage("the management address is not a URL").because(why);
     let url: Result<Uri, _> = management.url.parse();
     let url = url.map_err(|error| no_url(&error.to_string()))?;
     match url.host() {
         Some(_) => Ok(url),
-        None => Err(no_url("it names no host")),
+        None => Err(no_url("it has no host")),
     }
 }
 
-/// Where the API's URL leads.
+/// Returns the route to the API's host.
 fn route(url: &Uri, management: &Management, config: &Config) -> Route {
     let is_tls = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default();

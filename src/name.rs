@@ -1,6 +1,6 @@
 //! The name of a session, which is also the name of its queue and its routing key.
 //!
-//! A [`SessionName`] cannot be wrong: it can only be made by normalising what a person typed.
+//! A [`SessionName`] is always valid: it is created only by normalising a text.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ const ASK: &str = "ask";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionName(String);
 
-/// Why a text cannot be a session name.
+/// Why a text is not a session name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing is left after normalising.
-    #[error("it holds no ASCII letter or digit")]
+    /// Nothing remains after normalising.
+    #[error("it contains no ASCII letter or digit")]
     Empty,
     /// The normalised name starts with a digit.
     #[error("`{0}` starts with a digit; a name starts with a letter")]
@@ -28,7 +28,8 @@ pub enum NameError {
 }
 
 impl SessionName {
-    /// Normalises and checks a name: `my-backend`, `my_backend`, `My Backend` and `myBackend` are all `myBackend`.
+    /// Normalises and validates a name: `my-backend`, `my_backend`, `My Backend` and `myBackend`
+    /// are all `myBackend`.
     pub fn new(text: &str) -> Result<Self, NameError> {
         let normal = normalise(text);
         match normal.bytes().next() {
@@ -39,24 +40,24 @@ impl SessionName {
         }
     }
 
-    /// Whether a text is already a session name, letter for letter.
+    /// Whether a text is a normalised session name.
     pub fn is_exact(text: &str) -> bool {
         Self::new(text).is_ok_and(|name| name.0 == text)
     }
 
-    /// The name of a queue that waits for one answer.
+    /// Returns the name of the queue for one answer.
     pub fn for_answer(id: Ulid) -> Self {
         Self(format!("{ASK}{id}"))
     }
 
-    /// Whether this is a queue that waits for one answer: hidden by `list`, never created by `send`.
+    /// Whether this is a queue for one answer, which `list` hides and `send` never creates.
     pub fn waits_for_answer(&self) -> bool {
         self.0
             .strip_prefix(ASK)
             .is_some_and(|rest| rest.len() == 26 && Ulid::from_string(rest).is_ok())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,7 +95,8 @@ fn normalise(text: &str) -> String {
         name.push_str(letters.as_str());
     }
     name.retain(|c| c.is_ascii_alphanumeric());
-    // Where the lower-cased letter was itself dropped (`üAb`), the next one stands first: a name normalises to itself.
+    // If the lower-cased letter was dropped (`üAb`), the next one is first now. A normalised name
+    // must normalise to itself.
     if let Some(first) = name.get_mut(..1) {
         first.make_ascii_lowercase();
     }
@@ -161,7 +163,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_always_in_its_alphabet_and_normalises_to_itself(text in "\\PC{0,80}|[ a-zA-Z0-9_-]{0,80}|[ü.A-Z]{0,5}") {
+        fn a_name_is_always_in_its_alphabet_and_normalises_to_itself(
+            text in "\\PC{0,80}|[ a-zA-Z0-9_-]{0,80}|[ü.A-Z]{0,5}",
+        ) {
             if let Ok(name) = SessionName::new(&text) {
                 prop_assert!((1..=64).contains(&name.as_str().len()));
                 prop_assert!(name.as_str().starts_with(|c: char| c.is_ascii_alphabetic()));

@@ -1,9 +1,9 @@
-//! Which known name was probably meant by a new one. Relies on nothing.
+//! Finds the known name that a new one may be a typing error of. Depends on nothing.
 
-/// Slips of up to so many letters are worth a question, in names that are long enough for it.
+/// The most typing errors for a suggestion; short names allow fewer.
 const SLIPS: usize = 2;
 
-/// The known name that is nearest to `name`, when it looks like a slip of the fingers.
+/// Returns the known name that is nearest to `name`, if the difference looks like a typing error.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = SLIPS
         .min(name.chars().count() / 3)
@@ -17,7 +17,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, other)| other)
 }
 
-/// Letters inserted, dropped, changed, or swapped with their neighbour.
+/// Counts the letters that are inserted, deleted, changed or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();

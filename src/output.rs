@@ -1,10 +1,11 @@
-//! What is printed: results on stdout for a person or a program, notices on stderr.
+//! Prints results to stdout, for people or programs, and notices to stderr.
 //!
-//! Every text is made safe here, whoever wrote it, so that no peer reaches the terminal: controls and hidden characters
-//! go, a line stays one line, and JSON spells them as escapes. Colours are put around a text after that. Nothing else in
-//! the program writes to stdout or stderr but those who own the terminal; a test of the tree holds that.
+//! Every text is made safe here, whoever wrote it, so that no peer controls the terminal: control
+//! and hidden characters are removed, a line stays one line, and JSON escapes them. Colours are
+//! added afterwards. Only this module writes to stdout or stderr, except for the files that own the
+//! terminal; `tests/tidy.rs` lists them.
 //!
-//! A reader that goes away (`cbroker list | head`) ends the command quietly, as it does for every good tool.
+//! If the reader closes the output (`cbroker list | head`), the command ends quietly.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -15,33 +16,34 @@ use crate::clean::{self, Breaks};
 use crate::config::{Config, Environment, Format, Volume};
 use crate::error::Error;
 
-/// How a piece of text stands out on a terminal.
+/// How a piece of text is highlighted on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Something went well.
+    /// Success.
     Good,
-    /// Something is wrong.
+    /// Failure.
     Bad,
-    /// Something to look at.
+    /// A warning.
     Warning,
-    /// Less important than the rest.
+    /// Less important text.
     Dim,
     /// A heading.
     Bold,
 }
 
-/// Where a command prints.
+/// The output of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
     format: Format,
     volume: Volume,
     has_colour: bool,
-    /// Begins a change of style inside a text. Random, so that no text of a peer can hold it.
+    /// Starts a change of style inside a text. It is random, so that no text of a peer can contain
+    /// it.
     style_mark: String,
 }
 
 impl Output {
-    /// Prints as the configuration says; in colour only on a terminal and without `NO_COLOR`.
+    /// Prints as configured. Uses colour only on a terminal and without `NO_COLOR`.
     pub fn new(config: &Config) -> Self {
         let has_colour = io::stdout().is_terminal() && allows_colour(&config.environment);
         Self {
@@ -57,7 +59,7 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// One line of a result for a person; nothing under `--json`.
+    /// Prints one line of a result for people; nothing with `--json`.
     pub fn line(&self, text: impl AsRef<str>) -> Result<(), Error> {
         if self.is_json() {
             return Ok(());
@@ -65,7 +67,7 @@ impl Output {
         print_line(&self.safe(text.as_ref()))
     }
 
-    /// One JSON value on a line of its own under `--json`; nothing otherwise.
+    /// Prints one JSON value as a line with `--json`; nothing otherwise.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Error> {
         if !self.is_json() {
             return Ok(());
@@ -75,27 +77,27 @@ impl Output {
         print_line(&clean::json(&text))
     }
 
-    /// One line on stderr about what happens beside the result; nothing under `--quiet`.
+    /// Prints a line on stderr about something other than the result; nothing with `--quiet`.
     pub fn notice(&self, text: impl AsRef<str>) {
         if self.volume != Volume::Quiet {
-            // Nobody can be told that stderr is closed.
+            // If stderr is closed, there is no place to report that.
             let _ = writeln!(io::stderr(), "cbroker: {}", clean::line(text.as_ref()));
         }
     }
 
-    /// One line on stderr about what happens behind the scenes, under `-v`.
+    /// Prints a line of details on stderr with `-v`.
     pub fn detail(&self, text: impl AsRef<str>) {
         if matches!(self.volume, Volume::Verbose(_)) {
             self.notice(text);
         }
     }
 
-    /// An error beside others: where a command goes on after it.
+    /// Prints an error after which the command continues.
     pub fn error(&self, error: &Error) {
         let _ = writeln!(io::stderr(), "{error}");
     }
 
-    /// The text in a style, where the terminal shows it. For [`Self::line`] alone.
+    /// Adds a style if the terminal shows it. Only for [`Self::line`].
     pub fn paint(&self, style: Style, text: &str) -> String {
         if !self.has_colour {
             return text.to_owned();
@@ -111,7 +113,7 @@ impl Output {
         format!("{mark}{code}m{text}{mark}0m")
     }
 
-    /// One line without anything that acts on a terminal but our own styles.
+    /// Makes one line safe and keeps only our own styles.
     fn safe(&self, text: &str) -> String {
         let mut parts = text.split(self.style_mark.as_str());
         let mut out = clean::line(parts.next().unwrap_or_default());
@@ -125,7 +127,7 @@ impl Output {
         out
     }
 
-    /// Rows as columns, the first row as heading. Widths count characters.
+    /// Prints rows as columns under a heading. Widths are counted in characters.
     pub fn table(&self, heading: &[&str], rows: &[Vec<String>]) -> Result<(), Error> {
         if self.is_json() {
             return Ok(());
@@ -160,12 +162,13 @@ impl Output {
     }
 }
 
-/// The text of a peer over several lines, and of logs, which hold such texts: line breaks stay, all else that acts goes.
+/// Prints untrusted text of several lines, such as a peer's message or a log: keeps line breaks,
+/// removes everything else that acts on a terminal.
 pub fn foreign(text: &str) -> Result<(), Error> {
     raw(&clean::clean(text, Breaks::Keep))
 }
 
-/// Our own text, the same for a person and a program: help, a completion script, a manual page.
+/// Prints our own text, the same for people and programs: help, a completion script, a manual page.
 pub fn raw(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     through(
@@ -175,12 +178,12 @@ pub fn raw(text: &str) -> Result<(), Error> {
     )
 }
 
-/// Whether the user and the terminal allow colour at all (<https://no-color.org>).
+/// Whether the user and the terminal allow colour (<https://no-color.org>).
 pub fn allows_colour(environment: &Environment) -> bool {
     environment.get("NO_COLOR").is_none() && environment.text("TERM") != Some("dumb")
 }
 
-/// A number and what it counts: `1 message`, `2 messages`.
+/// Formats a number and what it counts: `1 message`, `2 messages`.
 pub fn counted(count: impl Into<u64>, what: &str) -> String {
     match count.into() {
         1 => format!("1 {what}"),
@@ -219,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_peer_s_escape_sequences_do_not_reach_the_terminal_and_our_styles_do() {
-        let nasty = "a\u{1b}]0;title\u{7}b\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}c\nROW  d\u{1b}[1me";
+        let nasty = "a\u{1b}]0;title\u{7}b\u{1b}]52;c;eA==\u{7}\u{1b}[2J\
+                     \u{9b}31m\u{202e}c\nROW  d\u{1b}[1me";
         let output = output(true);
         let shown = output.safe(&format!("{} {nasty}", output.paint(Style::Good, nasty)));
         assert_eq!(shown.matches('\u{1b}').count(), 2, "{shown:?}");

@@ -1,8 +1,10 @@
-//! Streams to a broker and to its management API, and the proof of who is at the other end before a password leaves.
+//! Connections to a broker and its management API, with a proof of the listener's identity before a
+//! password is sent.
 //!
-//! A stored login goes only to a program of this user (or of root, who can read the login anyway): through a socket in
-//! the private home folder, or through TCP once the kernel's table shows who accepted the connection. A login that the
-//! user gave goes where the user said.
+//! A stored login is sent only to a program of this user (or of root, who can read the login
+//! anyway): through a socket in the private home folder, or through TCP once the kernel's socket
+//! table shows who accepted the connection. A login that the user gave is sent to the address that
+//! the user gave.
 
 mod owner;
 mod tls;
@@ -21,33 +23,34 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
-/// A connection of any kind.
+/// Any kind of connection.
 pub type Stream = Box<dyn Duplex>;
 
-/// Where to connect, and on which terms.
+/// Where and how to connect.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Host name or IP address, without brackets.
+    /// The host name or IP address, without brackets.
     pub host: String,
-    /// TCP port.
+    /// The TCP port.
     pub port: u16,
-    /// Whether TLS is spoken.
+    /// Whether to use TLS.
     pub is_tls: bool,
-    /// A PEM file with certificates to trust beside the system's.
+    /// A file of PEM certificates to trust in addition to the system's.
     pub ca_cert: Option<PathBuf>,
-    /// Tried first; TCP serves where it does not exist or nobody listens there.
+    /// A Unix socket that is tried first. If it does not exist or nothing listens on it, TCP is
+    /// used.
     pub socket: Option<PathBuf>,
-    /// Whether the login is a stored one, so that the other end has to be proven ours.
+    /// Whether the login is a stored one, so that the listener must be proven to run as this user.
     pub is_guarded: bool,
 }
 
-/// An open connection and what is known of its other end.
+/// An open connection and what is known about its listener.
 pub struct Link {
     /// The connection.
     pub stream: Stream,
-    /// Who is there.
+    /// What is known about the listener.
     pub proof: Proof,
-    /// Whether it is the socket in the home folder.
+    /// Whether this is the socket in the home folder.
     pub is_socket: bool,
 }
 
@@ -57,7 +60,7 @@ pub enum TransportError {
     /// Nothing answers, or the handshake failed.
     #[error("{}", in_words(.0))]
     Io(#[from] io::Error),
-    /// A program of another user listens there. Nothing was sent.
+    /// A program of another user listens there. Nothing was sent to it.
     #[error("{0} listens there")]
     Foreign(Owner),
     /// The certificate is not trusted.
@@ -68,7 +71,7 @@ pub enum TransportError {
     Setup(String),
 }
 
-/// Connects. The error of a guarded route names a foreign listener.
+/// Connects. For a guarded route, the error names a foreign listener.
 pub async fn open(route: &Route) -> Result<Link, TransportError> {
     if let Some(socket) = &route.socket
         && let Some(link) = through_socket(socket).await?
@@ -88,7 +91,7 @@ pub async fn open(route: &Route) -> Result<Link, TransportError> {
     })
 }
 
-/// `None` where no broker listens at the socket.
+/// Connects to the socket. `None` if no broker listens on it.
 async fn through_socket(path: &Path) -> Result<Option<Link>, TransportError> {
     let Ok(stream) = UnixStream::connect(path).await else {
         return Ok(None);
@@ -130,7 +133,7 @@ async fn to_address(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The system's words without its error number: `connection refused`.
+/// Formats the system's error without its number: `connection refused`.
 pub fn in_words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

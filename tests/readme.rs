@@ -1,7 +1,8 @@
-//! Every command of the README, typed as it stands there, in a home of its own.
+//! Runs every command of the README in a home of its own.
 //!
-//! A line of a `sh` block must end by itself and succeed. `cargo run --release --` means this build's binary; the
-//! other `cargo` lines are what runs this test, and are left to CI. `claude` is a stand-in that says that it ran.
+//! Each line of an `sh` block must end by itself and succeed. `cargo run --release --` stands for
+//! this build's binary. The other `cargo` lines build or run the tests and are left to CI. `claude`
+//! is a stand-in that prints that it ran.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +19,7 @@ use support::{PATIENCE, Place, free_port};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The lines of the `sh` blocks, without comments.
+/// Returns the lines of the `sh` blocks, without comments.
 fn commands(readme: &str) -> Vec<String> {
     let mut in_block = false;
     let mut found = Vec::new();
@@ -32,7 +33,7 @@ fn commands(readme: &str) -> Vec<String> {
     found
 }
 
-/// A PATH with cbroker and a `claude` in front.
+/// Returns a PATH that begins with cbroker and a stand-in `claude`.
 fn path(place: &Place) -> String {
     let programs = place.path().join("bin");
     fs::create_dir_all(&programs).unwrap();
@@ -43,7 +44,7 @@ fn path(place: &Place) -> String {
     format!("{}:{}", programs.display(), std::env::var("PATH").unwrap())
 }
 
-/// Runs a line in the project's folder, with nothing of the user's environment but the place's.
+/// Runs a line in the project's folder, with only the place's environment.
 fn run(line: &str, place: &Place, path: &str) -> Output {
     let mut shell = Command::new("sh");
     shell.args(["-euc", line]).env_clear();
@@ -61,7 +62,7 @@ fn run(line: &str, place: &Place, path: &str) -> Output {
     wait(child, line)
 }
 
-/// What it printed, or a failure when it does not end.
+/// Returns the output, or fails if the command does not end.
 fn wait(mut child: Child, line: &str) -> Output {
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -74,7 +75,7 @@ fn wait(mut child: Child, line: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// The local broker, on free ports in place of the usual ones, which may be taken. Every command finds it by itself.
+/// The local broker on free ports, because the default ones may be in use. Every command finds it.
 struct Background<'a>(&'a Place);
 
 impl<'a> Background<'a> {

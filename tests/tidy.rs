@@ -1,6 +1,8 @@
-//! The rules of the house that no lint can hold: who may depend on whom, what a file looks like, which words are out.
+//! Rules of the source tree that no lint can check: dependencies between modules, the form of
+//! files, forbidden words.
 //!
-//! Reads the sources as text. The table in [`layering`] is the one of ARCHITECTURE.md: a new module takes its place there.
+//! The files are read as text. The table in [`layering`] matches ARCHITECTURE.md; a new module must
+//! be added to it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,31 +10,33 @@
 mod layering;
 #[path = "tidy/sources.rs"]
 mod sources;
+#[path = "tidy/texts.rs"]
+mod texts;
 
 use sources::Source;
 
 const MOST_LINES: usize = 600;
 const VAGUE_NAMES: [&str; 5] = ["util", "common", "helper", "manager", "handler"];
 
-/// Fails with every line of `complaints`, so that one run shows them all.
+/// Fails with all complaints, so that one run shows them all.
 fn assert_none(complaints: &[String]) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 #[test]
-fn every_file_opens_by_saying_what_is_true_in_it() {
+fn every_file_begins_with_a_module_comment() {
     let silent = |source: &Source| !source.text.starts_with("//! ");
-    assert_none(&sources::complain(silent, "opens without `//! `"));
+    assert_none(&sources::complain(silent, "does not begin with `//! `"));
 }
 
 #[test]
-fn no_file_is_too_long_to_be_one_idea() {
+fn no_file_is_too_long() {
     let long = |source: &Source| source.text.lines().count() > MOST_LINES;
     assert_none(&sources::complain(long, "has more than 600 lines"));
 }
 
 #[test]
-fn no_file_or_type_has_a_name_that_says_nothing() {
+fn no_file_or_type_has_a_vague_name() {
     let vague = |source: &Source| {
         let in_path = source
             .path
@@ -62,8 +66,8 @@ fn no_file_or_type_has_a_name_that_says_nothing() {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
-    // Written in halves so that this file does not find itself.
+fn no_work_is_left_for_later() {
+    // Split so that this file does not match.
     let marks = [
         concat!("to", "do!("),
         concat!("unimple", "mented!("),
@@ -84,7 +88,7 @@ fn unwrap_stays_in_tests() {
         source.is_shipped()
             && source
                 .code_before_tests()
-                // A constant that cannot be does not compile.
+                // A constant is evaluated by the compiler, so a panic there is a compile error.
                 .any(|line| line.contains(".unwrap()") && !line.trim_start().starts_with("const "))
     };
     assert_none(&sources::complain(panicky, "unwraps outside its tests"));
@@ -105,7 +109,7 @@ fn unsafe_code_carries_its_proof() {
     ));
 }
 
-/// Who owns the terminal, or speaks before there is an output.
+/// The files that may print: they own the terminal, or run before there is an `Output`.
 const WRITERS: [&str; 11] = [
     "src/output.rs",
     "src/main.rs",
@@ -120,7 +124,7 @@ const WRITERS: [&str; 11] = [
     "src/wrap/ways/claude_plugin/stream.rs",
 ];
 
-/// Text of a peer is made safe in one place, so nothing may print beside it.
+/// Text of a peer is made safe in `src/output.rs`, so no other file may print.
 #[test]
 fn only_the_output_prints() {
     let prints = |source: &Source| {
@@ -133,7 +137,7 @@ fn only_the_output_prints() {
     };
     assert_none(&sources::complain(
         prints,
-        "writes to stdout or stderr beside src/output.rs",
+        "writes to stdout or stderr without src/output.rs",
     ));
 }
 
@@ -162,7 +166,7 @@ fn the_layering_would_notice_an_upward_use() {
 }
 
 #[test]
-fn every_path_that_the_architecture_names_is_there() {
+fn every_path_in_the_architecture_exists() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let quoted = text.split('`').skip(1).step_by(2);
@@ -171,13 +175,13 @@ fn every_path_that_the_architecture_names_is_there() {
     let missing = paths.iter().filter(|path| !root.join(path).exists());
     assert_none(
         &missing
-            .map(|path| format!("{path} is not there"))
+            .map(|path| format!("{path} does not exist"))
             .collect::<Vec<_>>(),
     );
 }
 
 #[test]
-fn nothing_names_the_machine_that_it_was_written_on() {
+fn no_file_names_a_path_of_one_machine() {
     let marks = [
         concat!("\"/wo", "rk/"),
         concat!("`/wo", "rk/"),
@@ -192,7 +196,7 @@ fn nothing_names_the_machine_that_it_was_written_on() {
 }
 
 #[test]
-fn the_top_level_holds_only_what_is_known() {
+fn the_top_level_holds_only_the_expected_files() {
     const KNOWN: [&str; 26] = [
         ".ci",
         ".dockerignore",
@@ -225,12 +229,44 @@ fn the_top_level_holds_only_what_is_known() {
         .args(["ls-tree", "--name-only", "HEAD"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output();
-    // A source archive has no git: nothing to look at then.
+    // A source archive has no git repository, so nothing can be checked.
     let Ok(listing) = listing else { return };
     let strangers: Vec<String> = String::from_utf8_lossy(&listing.stdout)
         .lines()
         .filter(|name| !KNOWN.contains(name))
-        .map(|name| format!("{name} is at the top level and is not known there"))
+        .map(|name| format!("{name} is not expected at the top level"))
         .collect();
     assert_none(&strangers);
+}
+
+#[test]
+fn no_line_is_longer_than_100_characters() {
+    assert_none(&texts::long_lines(&sources::all()));
+}
+
+#[test]
+fn no_comment_names_a_file_that_does_not_exist() {
+    assert_none(&texts::absent_files(&sources::all(), &texts::files()));
+}
+
+#[test]
+fn a_long_line_and_an_absent_file_are_found() {
+    let source = Source {
+        path: "src/new.rs".into(),
+        // Split so that the comments of this file are not checked.
+        text: format!(
+            "{} See docs/absent.md and new.rs.\n{}\n",
+            "//!",
+            "x".repeat(101)
+        ),
+    };
+    let files = ["src/new.rs".to_owned()];
+    assert_eq!(
+        texts::absent_files(std::slice::from_ref(&source), &files),
+        ["src/new.rs line 1: there is no docs/absent.md"]
+    );
+    assert_eq!(
+        texts::long_lines(&[source]),
+        ["src/new.rs line 2: 101 characters"]
+    );
 }

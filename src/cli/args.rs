@@ -1,4 +1,4 @@
-//! The shape and the help of each verb's arguments. Units and limits stand in the help texts.
+//! The arguments of each verb and their help texts, with units and limits.
 
 mod broker;
 mod messages;
@@ -20,22 +20,25 @@ pub enum Verb {
     #[command(after_help = ASK_EXAMPLES)]
     Ask(AskArgs),
     /// List the sessions: who is attached, what waits, what they do
-    #[command(
-        after_help = "Examples:\n  cbroker list\n  cbroker list --json | jq '.[] | select(.pending > 0)'"
-    )]
+    #[command(after_help = "\
+Examples:
+  cbroker list
+  cbroker list --json | jq '.[] | select(.pending > 0)'")]
     List,
     /// Show the messages that a session holds and why
-    #[command(
-        after_help = "Examples:\n  cbroker inbox            inside a session: what it holds\n  cbroker inbox backend --take   read them here; they will not be typed"
-    )]
+    #[command(after_help = "\
+Examples:
+  cbroker inbox            inside a session: what it holds
+  cbroker inbox backend --take   read them here; they will not be typed")]
     Inbox(InboxArgs),
-    /// Tell the story of one message: sent, confirmed, held, delivered
+    /// Show the history of one message: sent, confirmed, held, delivered
     #[command(after_help = "Example:\n  cbroker why 01JD3ZQ8V4K2M6N8P0R2T4V6X8")]
     Why(WhyArgs),
     /// Stream the messages of a queue (takes them; --no-ack only looks)
-    #[command(
-        after_help = "Examples:\n  cbroker tail backend --no-ack    what waits, left in its place\n  cbroker tail backend --json      take each message as it comes"
-    )]
+    #[command(after_help = "\
+Examples:
+  cbroker tail backend --no-ack    what waits, left in its place
+  cbroker tail backend --json      take each message as it comes")]
     Tail(TailArgs),
     /// Drop all waiting messages of a queue
     #[command(after_help = "Example:\n  cbroker purge backend --yes")]
@@ -58,10 +61,11 @@ pub enum Verb {
     /// Stop and start the local broker
     #[command(after_help = "Example:\n  cbroker restart")]
     Restart,
-    /// Say whether the broker is there and what it is
-    #[command(
-        after_help = "Examples:\n  cbroker status\n  cbroker status --show-url    the full URL with its password, for other clients"
-    )]
+    /// Show whether the broker runs, and which one it is
+    #[command(after_help = "\
+Examples:
+  cbroker status
+  cbroker status --show-url    the full URL with its password, for other clients")]
     Status(StatusArgs),
     /// Give the local broker a new password
     #[command(after_help = "Example:\n  cbroker rotate")]
@@ -78,30 +82,32 @@ pub enum Verb {
     /// Run the broker in the foreground
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
-    /// Carry queues and waiting messages from one broker to another
+    /// Move queues and waiting messages from one broker to another
     #[command(name = "move", after_help = MOVE_EXAMPLES)]
     Move(MoveArgs),
     /// Run the broker as a service of this user
     #[command(subcommand)]
     Service(ServiceVerb),
-    /// Look at everything that has to work, and say how to mend what does not
-    #[command(
-        after_help = "Examples:\n  cbroker doctor\n  cbroker doctor --probe claude    also try to send from inside the agent's sandbox"
-    )]
+    /// Check everything that must work, and show how to repair what does not
+    #[command(after_help = "\
+Examples:
+  cbroker doctor
+  cbroker doctor --probe claude    also try to send from inside the agent's sandbox")]
     Doctor(DoctorArgs),
-    /// Print the effective settings and where each came from
+    /// Print the effective settings and the source of each
     #[command(after_help = "Example:\n  cbroker config")]
     Config,
     /// Print the briefing for CLAUDE.md or AGENTS.md
     #[command(after_help = "Example:\n  cbroker brief --name backend >> CLAUDE.md")]
     Brief(BriefArgs),
-    /// Show it all at work: a broker, two sessions, messages both ways
+    /// Show cbroker at work: a broker, two sessions, messages both ways
     #[command(after_help = "Example:\n  cbroker demo")]
     Demo,
     /// Print a completion script for a shell
-    #[command(
-        after_help = "Examples:\n  cbroker completions bash > ~/.local/share/bash-completion/completions/cbroker\n  cbroker completions zsh > ~/.zfunc/_cbroker"
-    )]
+    #[command(after_help = "\
+Examples:
+  cbroker completions bash > ~/.local/share/bash-completion/completions/cbroker
+  cbroker completions zsh > ~/.zfunc/_cbroker")]
     Completions(CompletionsArgs),
     /// Print the manual page
     #[command(after_help = "Example:\n  cbroker man | man -l -")]
@@ -158,7 +164,7 @@ pub struct DoctorArgs {
 /// Arguments of `brief`.
 #[derive(Args, Debug)]
 pub struct BriefArgs {
-    /// The session that is briefed [default: the one around us]
+    /// The session to write the briefing for [default: the current session]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 }

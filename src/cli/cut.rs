@@ -1,10 +1,11 @@
-//! Where our own arguments end and those of the wrapped program begin.
+//! Splits the command line into our own arguments and those of the wrapped program.
 //!
-//! Only a `claude` or `run` in the place of a command counts: `send --to claude` and `--name run` mean names.
+//! Only a `claude` or `run` in the position of a command counts: in `send --to claude` and `--name
+//! run` they are names.
 
 use std::ffi::{OsStr, OsString};
 
-/// Options before the command that take their value as the next argument.
+/// Options before the command whose value is the next argument.
 const WITH_VALUE: [&str; 9] = [
     "--url",
     "--mgmt-url",
@@ -17,7 +18,7 @@ const WITH_VALUE: [&str; 9] = [
     "--batch",
 ];
 
-/// What is wrapped, and the arguments that pass through untouched.
+/// The wrapped program, and its arguments, which are passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
     /// Claude Code with these arguments.
@@ -27,7 +28,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// The word that names it on our command line.
+    /// Returns the command that wraps it.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Claude(_) => "claude",
@@ -36,7 +37,7 @@ impl Program {
     }
 }
 
-/// Cuts at the first command, if it is `claude` or `run`. One `--` right after it is dropped.
+/// Splits at the first command if it is `claude` or `run`. A `--` directly after it is dropped.
 pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
     let Some(at) = first_command(&argv) else {
         return (argv, None);
@@ -54,7 +55,8 @@ pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
     (argv, Some(make(rest)))
 }
 
-/// Where the command stands: the first argument that is neither an option nor an option's value.
+/// Returns the index of the command: the first argument that is neither an option nor an option's
+/// value.
 pub(super) fn first_command(argv: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = argv.get(at) {

@@ -1,8 +1,8 @@
-//! clap's errors in our form: one line of what is wrong, one of what to do.
+//! Reformats clap's errors: one line for the problem, one for the remedy.
 
 use crate::error::Error;
 
-/// `verb` is the command that was typed, where it is known: its help is the hint where clap has no better one.
+/// `verb` is the given command, if known. Its help is the hint if clap has no better one.
 pub(super) fn in_our_words(error: &clap::Error, verb: Option<&str>) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");

@@ -1,7 +1,7 @@
-//! `cbroker ask`: send, wait for the answer with that correlation id, print it.
+//! `cbroker ask`: sends a message, waits for the answer with its correlation id, and prints it.
 //!
-//! The answer comes to a queue `ask<ULID>` of the ordinary topology, which is deleted on every way out. What a killed
-//! `ask` left behind goes at the next one.
+//! Answers arrive in a queue named `ask<ULID>`, which is deleted on every exit. The next `ask`
+//! deletes the queue of one that was killed.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ use crate::name::SessionName;
 use crate::output::{self, Output};
 use crate::peer::{Letter, Outcome, Peer, ReplyQueue};
 
-/// Younger queues may belong to an `ask` that has not come to consume yet.
+/// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
 
@@ -69,8 +69,10 @@ async fn publish(
     let to = session_name(&question.to, "--to")?;
     if peer.look(&to).await?.is_none() {
         if to.waits_for_answer() {
-            return Err(Error::new(format!("nobody waits for an answer at `{to}`"))
-                .exit_with(Exit::Unconfirmed));
+            return Err(
+                Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
+                    .exit_with(Exit::Unconfirmed),
+            );
         }
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
     }
@@ -99,9 +101,16 @@ async fn wait(
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let Some(delivery) = answers.next_within(left).await? else {
-            return Err(Error::new(format!("no answer from `{}` within {} s", question.to, limit.as_secs()))
-                .hint("the question stays in its queue; `cbroker list` shows whether the session is there")
-                .exit_with(Exit::Unconfirmed));
+            let seconds = limit.as_secs();
+            return Err(Error::new(format!(
+                "no answer from `{}` within {seconds} s",
+                question.to
+            ))
+            .hint(
+                "the question stays in its queue; `cbroker list` shows whether the session \
+                     is attached",
+            )
+            .exit_with(Exit::Unconfirmed));
         };
         delivery.ack().await;
         let answer = Envelope::parse(&delivery.body, config.settings.body_limit_bytes);
@@ -113,7 +122,7 @@ async fn wait(
     }
 }
 
-/// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted then too.
+/// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted in these cases too.
 async fn interruptible(
     work: impl Future<Output = Result<Envelope, Error>>,
 ) -> Result<Envelope, Error> {
@@ -130,7 +139,7 @@ fn interrupted() -> Error {
     Error::new("interrupted before an answer came").exit_with(Exit::Unconfirmed)
 }
 
-/// Queues of an `ask` that was killed: old enough, and nobody consumes.
+/// Deletes the queues of killed `ask` commands: old enough, and without a consumer.
 async fn delete_left_behind(peer: &mut Peer, config: &Config) {
     let Ok(client) = Client::new(config, API_WITHIN) else {
         return;
@@ -158,7 +167,8 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
     }
 }
 
-/// The text is made safe for a program too: that may be an agent, which would read what a person cannot see.
+/// Prints the answer, made safe. This applies to a program too, because it may be an agent, which
+/// would read what a person cannot see.
 fn print(answer: &Envelope, output: &Output) -> Result<Exit, Error> {
     output.json(answer)?;
     if !output.is_json() {

@@ -10,10 +10,11 @@ use crate::exit::Exit;
 use crate::output::{self, Output};
 use crate::wrap::briefing;
 
-/// What stands for the name in a file that several sessions read: their environment has it.
+/// Stands for the name in a file that several sessions read; each has its own value in its
+/// environment.
 const ANY_SESSION: &str = "$CBROKER_NAME";
 
-/// Prints the briefing of one session, or of whichever reads it.
+/// Prints the briefing for one session, or for any session that reads it.
 pub(super) fn run(args: &BriefArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let name = match args.name.as_deref().or(config.inside.name.as_deref()) {
         Some(name) => session_name(name, "--name")?.to_string(),

@@ -1,7 +1,8 @@
-//! `cbroker move`: carry queues and waiting messages from one broker to another.
+//! `cbroker move`: moves queues and waiting messages from one broker to another.
 //!
-//! Each message is confirmed there before it is acked here, so that at every moment at least one of the two has it. A queue
-//! goes with the arguments that it has; emptied, it is deleted here.
+//! Each message is confirmed by the target before it is acked at the source, so at every moment at
+//! least one of them has it. A queue keeps its arguments. Once it is empty, it is deleted at the
+//! source.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,17 +22,17 @@ use crate::peer::{MAX_LENGTH, Outcome, Peer, QueueArguments};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// One queue that was carried, as `--json` prints it.
+/// One moved queue, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Carried {
     name: String,
     messages: u32,
-    /// Why the queue is still at the source.
+    /// Why the queue was not deleted at the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     stays: Option<String>,
 }
 
-/// Carries every session's queue and prints how many messages went.
+/// Moves every session's queue and prints how many messages were moved.
 pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let side =
         |url: Option<&String>| url.map_or_else(|| Ok(config.clone()), |url| config.for_url(url));
@@ -56,7 +57,9 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         output.line(format!("{name}: {}", counted(messages, "message")))?;
         let stays = source.delete_unused(name).await?;
         if let Some(why) = &stays {
-            output.notice(format!("the queue `{name}` stays at the source: {why}"));
+            output.notice(format!(
+                "the queue `{name}` was not deleted at the source: {why}"
+            ));
         }
         carried.push(Carried {
             name: name.to_string(),
@@ -70,26 +73,28 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
     let total: u32 = carried.iter().map(|carried| carried.messages).sum();
     let there = to.endpoint.address;
     output.line(format!(
-        "carried {} with {} to {there}",
+        "moved {} with {} to {there}",
         counted(carried.len() as u64, "queue"),
         counted(total, "message")
     ))?;
     Ok(Exit::Done)
 }
 
-/// A session would take the messages away under our hands, and would stay on the old broker.
+/// Refuses to move an attached queue: its session would take messages during the move, and would
+/// stay on the old broker.
 async fn refuse_attached(source: &mut Peer, name: &SessionName) -> Result<(), Error> {
     match source.look(name).await? {
         Some(state) if state.consumers > 0 => {
             Err(Error::new(format!("a session is attached to `{name}`"))
-                .because("its messages cannot be carried while it takes them")
+                .because("its messages cannot be moved while it takes them")
                 .hint("close the session and open it again with the other --url"))
         }
         _ => Ok(()),
     }
 }
 
-/// What the queue was declared with: from the management API where there is one, else from what the broker refuses.
+/// Returns the arguments of the queue: from the management API, or, without one, from the broker's
+/// error about a different declare.
 async fn arguments(
     source: &mut Peer,
     name: &SessionName,
@@ -104,7 +109,8 @@ async fn arguments(
         return Ok(arguments);
     }
     output.notice(format!(
-        "the arguments of `{name}` cannot be learned without a management API; it gets the usual ones there"
+        "the arguments of `{name}` cannot be read without a management API; \
+             the target queue gets the default ones"
     ));
     Ok(QueueArguments::of_session(ttl_ms))
 }
@@ -115,7 +121,7 @@ async fn carry(
     name: &SessionName,
     arguments: &QueueArguments,
 ) -> Result<u32, Error> {
-    // A queue that is there already keeps its own limit, which is every session's unless somebody else made it.
+    // An existing queue keeps its own limit, which is [`MAX_LENGTH`] for every session's queue.
     let limit = match target.look(name).await? {
         Some(_) => MAX_LENGTH,
         None => arguments.max_length().unwrap_or(u32::MAX),
@@ -126,22 +132,24 @@ async fn carry(
     while let Some(delivery) = source.get(name).await? {
         if free == 0 && there.consumers == 0 {
             delivery.requeue().await;
-            return Err(Error::new(format!("`{name}` is full there"))
-                .because(format!(
-                    "after {}: one more would drop the oldest",
-                    counted(messages, "message")
-                ))
-                .exit_with(Exit::Unconfirmed));
+            return Err(
+                Error::new(format!("the queue `{name}` at the target is full"))
+                    .because(format!(
+                        "moved {}; one more would drop the oldest",
+                        counted(messages, "message")
+                    ))
+                    .exit_with(Exit::Unconfirmed),
+            );
         }
         match target.forward(name, &delivery, CONFIRM_WITHIN).await? {
             Outcome::Confirmed => delivery.ack().await,
             Outcome::Unroutable | Outcome::Refused => {
                 delivery.requeue().await;
                 return Err(Error::new(format!(
-                    "the other broker did not take a message for `{name}`"
+                    "the target broker did not accept a message for `{name}`"
                 ))
                 .because(format!(
-                    "after {}, and none is lost",
+                    "moved {}; no message was lost",
                     counted(messages, "message")
                 ))
                 .exit_with(Exit::Unconfirmed));

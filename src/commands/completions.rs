@@ -1,4 +1,4 @@
-//! `cbroker completions`: a completion script for a shell.
+//! `cbroker completions`: prints a completion script for a shell.
 
 use crate::cli::{self, CompletionsArgs};
 use crate::error::Error;

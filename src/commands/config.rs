@@ -1,11 +1,11 @@
-//! `cbroker config`: every effective value and where it came from.
+//! `cbroker config`: prints every effective setting and its source.
 
 use crate::config::{Config, Origin};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Prints the values; passwords are not among them.
+/// Prints the settings. Passwords are not included.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     output.json(&config.effective)?;
     let rows: Vec<Vec<String>> = config

@@ -1,4 +1,5 @@
-//! `cbroker delete`: remove a queue with what waits in it, and with `--force` what a session holds.
+//! `cbroker delete`: deletes a queue with its messages, and with `--force` also those that a
+//! session holds.
 
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use crate::exit::Exit;
 use crate::output::{Output, counted};
 use crate::peer::Removal;
 
-/// Deletes the queue and prints how many messages went with it.
+/// Deletes the queue and prints how many messages were deleted with it.
 pub(super) async fn run(
     args: ConfirmedArgs,
     config: &Config,

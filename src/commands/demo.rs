@@ -1,8 +1,8 @@
-//! `cbroker demo`: the whole thing without an agent, in a few seconds, for somebody who has never seen it.
+//! `cbroker demo`: shows cbroker at work in a few seconds, without an agent.
 //!
-//! A broker on free ports with a temporary store, two wrapped toy sessions, a message each way, and a `kill -9` of the
-//! broker while one of the messages waits. Everything is done by this program's own commands in processes of their
-//! own, so what is shown is what a user would get.
+//! It starts a broker on free ports with a temporary store, wraps two toy sessions, sends a message
+//! each way, and kills the broker with `kill -9` while one message waits. Everything runs through
+//! this program's own commands in separate processes, so the output is what a user would get.
 
 mod frame;
 mod session;
@@ -19,13 +19,13 @@ use crate::output::{Output, Style};
 use session::Session;
 use stage::Stage;
 
-/// A step that takes longer has failed; all of them together stay well below this on any machine.
+/// A step that takes longer has failed. All steps together take much less on any machine.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
 
 const TO_BOB: &str = "GET /users is live. Please point the client at it.";
 const TO_ALICE: &str = "Done. All 42 tests pass.";
 
-/// Plays the demo and ends with 0 if both messages arrived.
+/// Plays the demo. Returns 0 if both messages arrived.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let show = Show {
         output,
@@ -92,7 +92,7 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// How the story is told.
+/// Prints the steps of the demo.
 struct Show<'a> {
     output: &'a Output,
     began: Instant,
@@ -113,7 +113,8 @@ impl Show<'_> {
         self.line(&format!("  {}  {text}", self.output.paint(Style::Dim, &at)))
     }
 
-    /// Sends by the command that a user would type, and shows both. Gives back the moment of the confirm.
+    /// Sends with the command that a user would type, and prints both. Returns the time of the
+    /// confirm.
     fn send(&self, stage: &Stage, from: &str, to: &str, text: &str) -> Result<Instant, Error> {
         let command = format!("$ cbroker send --from {from} --to {to} -m \"{text}\"");
         self.step(&self.output.paint(Style::Bold, &command))?;

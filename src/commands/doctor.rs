@@ -1,4 +1,5 @@
-//! `cbroker doctor`: every step between a message and an agent, each with ✓ or ✗ and the mend.
+//! `cbroker doctor`: checks every part between a message and an agent, and shows ✓ or ✗ with the
+//! remedy.
 
 mod checks;
 
@@ -10,16 +11,16 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
 
-/// What was found at one step.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// What was looked at.
+    /// What was checked.
     check: &'static str,
-    /// Whether it is well.
+    /// Whether it works.
     ok: bool,
-    /// What was seen.
+    /// What was found.
     detail: String,
-    /// What to do about it.
+    /// How to repair it.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -44,7 +45,7 @@ impl Finding {
     }
 }
 
-/// Looks at everything; exit 1 if anything is wrong.
+/// Runs all checks. Exits with 1 if one fails.
 pub(super) async fn run(args: DoctorArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let findings = checks::all(&args, config).await;
     output.json(&findings)?;

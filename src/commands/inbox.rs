@@ -1,4 +1,4 @@
-//! `cbroker inbox`: what a session holds and why, from the session itself.
+//! `cbroker inbox`: shows what a session holds and why, as the session itself reports it.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::exit::Exit;
 use crate::output::{Output, Style, counted};
 use crate::peer::{HeldMessage, Reply, Request, Scope};
 
-/// A session answers at once, or it is not there.
+/// An attached session answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Prints the held messages, oldest first.
 pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let Some(name) = args.name.or_else(|| config.inside.name.clone()) else {
-        return Err(Error::usage("whose inbox?")
-            .because("no session is around us")
+        return Err(Error::usage("no session given")
+            .because("this shell does not run in a session")
             .hint("cbroker inbox NAME"));
     };
     let name = session_name(&name, "NAME")?;

@@ -1,4 +1,5 @@
-//! From what was typed to an envelope: the text from an option, a file or stdin, files made absolute, names checked.
+//! Builds an envelope from the command line: reads the text from an option, a file or stdin, makes
+//! file paths absolute, and checks names.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -15,25 +16,25 @@ use crate::error::Error;
 use crate::name::SessionName;
 use crate::output::Output;
 
-/// Who speaks when nothing says who.
+/// The sender outside any session.
 const NOBODY: &str = "cli";
 
-/// Everything of a message but its recipient and its id.
+/// A message without its recipient and id.
 pub(super) struct Draft {
     from: SessionName,
     message: String,
     files: Vec<String>,
     priority: Option<Priority>,
     metadata: Map<String, Value>,
-    /// The session to answer.
+    /// The session to send answers to.
     pub(super) reply_to: Option<SessionName>,
-    /// The message that is answered.
+    /// The id of the message that this one answers.
     pub(super) correlation_id: Option<String>,
     limit_bytes: usize,
 }
 
 impl Draft {
-    /// Reads the text and checks what was typed. Waits for stdin where the text comes from there.
+    /// Reads the text and checks the arguments. Waits for stdin if the text comes from there.
     pub(super) fn read(args: &LetterArgs, config: &Config, output: &Output) -> Result<Self, Error> {
         let from = args
             .from
@@ -56,7 +57,7 @@ impl Draft {
         })
     }
 
-    /// The message for one recipient, under a fresh id.
+    /// Builds the message for one recipient, with a new id.
     pub(super) fn envelope(&self, to: &SessionName) -> Result<Envelope, Error> {
         let mut envelope = Envelope::new(
             Ulid::generate(),
@@ -78,10 +79,10 @@ impl Draft {
     }
 }
 
-/// A name as typed, normalised.
+/// Normalises a session name from the command line.
 pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Error> {
     SessionName::new(text).map_err(|error| {
-        Error::usage(format!("`{text}` in {option} is no session name")).because(error)
+        Error::usage(format!("`{text}` in {option} is not a session name")).because(error)
     })
 }
 
@@ -97,7 +98,7 @@ fn message(args: &LetterArgs, limit_bytes: usize) -> Result<String, Error> {
         }
         (None, None) if io::stdin().is_terminal() => {
             return Err(Error::usage("no message")
-                .because("neither -m nor --message-file, and nothing is piped in")
+                .because("there is no -m, no --message-file and no input from a pipe")
                 .hint("cbroker send --to NAME -m \"…\""));
         }
         (None, None) => without_last_break(read_text(
@@ -112,7 +113,7 @@ fn message(args: &LetterArgs, limit_bytes: usize) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Reads one byte more than can be sent, so that a huge file is refused and not loaded.
+/// Reads at most one byte more than can be sent, so that a huge file is refused without loading it.
 fn read_text(source: impl Read, limit_bytes: usize, name: &str) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(limit_bytes)
@@ -140,18 +141,21 @@ fn files(args: &LetterArgs, output: &Output) -> Result<Vec<String>, Error> {
         .collect()
 }
 
-/// An absolute path. A file that is not there is sent all the same: it may appear before the message is read.
+/// Makes a path absolute. A missing file is only a warning: it may exist by the time the message is
+/// read.
 fn absolute(path: &Path, output: &Output) -> Result<String, Error> {
     let found = path.canonicalize();
     if found.is_err() {
         output.notice(format!(
-            "{} does not exist; its path is sent all the same",
+            "{} does not exist; its path is sent anyway",
             path.display()
         ));
     }
     let absolute = found
         .or_else(|_| std::path::absolute(path))
-        .map_err(|error| Error::usage(format!("{} is no path", path.display())).because(error))?;
+        .map_err(|error| {
+            Error::usage(format!("{} is not a path", path.display())).because(error)
+        })?;
     absolute
         .into_os_string()
         .into_string()
@@ -168,5 +172,5 @@ fn too_long(bytes: usize, limit_bytes: usize) -> Error {
         .because(format!(
             "it has {more}{bytes} bytes; the limit is {limit_bytes}"
         ))
-        .hint("put it into a file and attach that with -f")
+        .hint("write it to a file and attach that with -f")
 }

@@ -1,7 +1,9 @@
-//! `cbroker list`: the sessions, from the management API where there is one, and from the sessions themselves.
+//! `cbroker list`: lists the sessions, from the management API if there is one, and from the
+//! sessions themselves.
 //!
-//! Names come from the API's bindings, from who answers on the presence exchange, and from the logs of sessions that
-//! ran here; counts always come from the broker itself, since an API may lag behind.
+//! Names come from the API's bindings, from the sessions that answer on the presence exchange, and
+//! from the logs of sessions that ran on this machine. Counts always come from AMQP, because the
+//! numbers of a management API can be out of date.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +22,7 @@ use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{Peer, Presence, QueueState, Reply, Request};
 
-/// How long sessions have to say who they are.
+/// How long sessions have to answer.
 const WHO_WITHIN: Duration = Duration::from_millis(150);
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -28,11 +30,11 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
-    /// Sessions that are attached to the queue.
+    /// Sessions attached to the queue.
     consumers: u32,
-    /// Messages that wait in the queue.
+    /// Messages waiting in the queue.
     pending: u32,
-    /// Messages that the sessions have taken and that no model has in its context.
+    /// Messages that the sessions have received and that no model has in its context.
     held: u32,
     state: String,
     /// When that state began.
@@ -45,7 +47,7 @@ struct Row {
     agent: Option<String>,
 }
 
-/// Prints the sessions. One row a name; two sessions of one name share it.
+/// Prints one row for each name. Several sessions of one name share a row.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let mut peer = reach::peer(config, "list", Autostart::Never, output).await?;
     let present = who(&peer).await?;
@@ -60,7 +62,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     print(&rows, output)
 }
 
-/// The names of all sessions that can be known: from the API, from who is there, from the logs.
+/// Returns all session names that can be found: from the API, the attached sessions and the logs.
 pub(super) async fn names(
     config: &Config,
     present: &BTreeMap<String, Vec<Presence>>,
@@ -73,7 +75,7 @@ pub(super) async fn names(
             names.extend(logged_names(config));
             names.extend(Journal::of(&config.home).sessions().unwrap_or_default());
             output.notice(format!(
-                "{}; only names that are known without it are shown",
+                "{}; only names that are known without the API are shown",
                 error.summary()
             ));
         }
@@ -86,7 +88,7 @@ pub(super) async fn names(
         .collect()
 }
 
-/// Who is there, by name.
+/// Asks all attached sessions for their state. Returns the answers by name.
 pub(super) async fn who(peer: &Peer) -> Result<BTreeMap<String, Vec<Presence>>, Error> {
     let mut present: BTreeMap<String, Vec<Presence>> = BTreeMap::new();
     for reply in peer
@@ -128,7 +130,7 @@ fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -
     let state = match (first, queue.consumers) {
         (Some(presence), _) => presence.words(),
         (None, 0) => "closed".to_owned(),
-        // Another tool's session, or one too busy to answer.
+        // Another tool's session, or one that is too busy to answer.
         (None, _) => "attached".to_owned(),
     };
     Row {

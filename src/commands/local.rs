@@ -1,6 +1,6 @@
-//! Which local broker there is: the embedded one, a container, or none, and how it is.
+//! Finds the local broker: the embedded one, a container, or none.
 //!
-//! `start`, `stop`, `restart`, `status` and `logs` act on whichever of them runs.
+//! `start`, `stop`, `restart`, `status` and `logs` act on the one that exists.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::management::Client;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// The local broker as it is now.
+/// The local broker.
 pub(super) enum Local {
     /// A `serve` process.
     Embedded(LocalBroker, Process),
-    /// The container; it may be stopped.
+    /// The container, which may be stopped.
     Container(Engine, State),
-    /// Neither.
+    /// There is no local broker.
     Nothing,
 }
 
-/// Looks at the embedded broker first: a look at Docker costs more.
+/// Finds the local broker. The embedded one is checked first, because asking Docker takes longer.
 pub(super) async fn look(config: &Config) -> Result<Local, Error> {
     if let Some((local, process)) = daemon::running(&config.home) {
         return Ok(Local::Embedded(local, process));
@@ -44,22 +44,23 @@ pub(super) async fn look(config: &Config) -> Result<Local, Error> {
     };
     match seen.await {
         Ok(Some(container)) => Ok(container),
-        // An engine that does not answer matters only where our broker should be in it.
+        // An engine that does not answer is an error only if our broker should run in it.
         Err(error) if is_expected => Err(error),
         Ok(None) | Err(_) => Ok(Local::Nothing),
     }
 }
 
-/// Why the broker lets publishers wait; `None` also where its management API does not answer.
+/// Returns why the broker blocks publishers. `None` if it does not, or if its management API does
+/// not answer.
 pub(super) async fn alarm(config: &Config) -> Option<&'static str> {
     Client::new(config, API_WITHIN).ok()?.alarm().await.ok()?
 }
 
-/// Fails where the user named a broker that is not ours to start or stop.
+/// Fails if the user named a broker on another machine, which is not ours to start or stop.
 pub(super) fn is_ours(config: &Config) -> Result<(), Error> {
     if config.names_a_broker() && !config.endpoint.address.is_local() {
         return Err(
-            Error::usage("this acts on the local broker only").because(format!(
+            Error::usage("this command acts on the local broker only").because(format!(
                 "{} is not on this machine",
                 config.endpoint.address
             )),

@@ -1,4 +1,5 @@
-//! `cbroker logs`: the log of the local broker; with `-f` as it grows, across rotations.
+//! `cbroker logs`: prints the log of the local broker. With `-f` it follows the log, across
+//! rotations.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,7 +20,7 @@ use crate::output::{self, Output};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Prints the last lines, and follows until Ctrl-C.
+/// Prints the last lines, and follows the log until Ctrl-C.
 pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let show = async {
@@ -54,7 +55,7 @@ async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error
             return Err(Error::new("there is no log yet")
                 .because("no broker was started in the background")
                 .hint(
-                    "`cbroker start`; a `cbroker serve` in the foreground logs to its own terminal",
+                    "run `cbroker start`; a `cbroker serve` in the foreground logs to its terminal",
                 ));
         }
         Err(error) => return Err(cannot(error)),
@@ -66,7 +67,7 @@ async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error
     if !args.follow {
         return Ok(());
     }
-    output.notice(format!("following {}; Ctrl-C ends it", path.display()));
+    output.notice(format!("following {}; Ctrl-C ends this", path.display()));
     loop {
         let mut grown = String::new();
         reader.read_to_string(&mut grown).map_err(cannot)?;
@@ -98,7 +99,7 @@ fn last_lines(reader: &mut BufReader<File>, count: usize) -> std::io::Result<Vec
     }
 }
 
-/// Whether the name leads to another file by now: the log was rotated.
+/// Whether the path now names another file, because the log was rotated.
 fn is_another(reader: &BufReader<File>, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (reader.get_ref().metadata(), std::fs::metadata(path)) else {
         return false;

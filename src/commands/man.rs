@@ -1,4 +1,4 @@
-//! `cbroker man`: the manual page, with every verb's own part.
+//! `cbroker man`: prints the manual page, with a section for each verb.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
 
-/// Prints the page in roff.
+/// Prints the page as roff.
 pub(super) fn run() -> Result<Exit, Error> {
     let page = render().map_err(|error| Error::new("cannot write the manual").because(error))?;
     output::raw(&String::from_utf8_lossy(&page))?;

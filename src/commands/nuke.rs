@@ -1,4 +1,4 @@
-//! `cbroker nuke`: stop the local broker and delete its data.
+//! `cbroker nuke`: stops the local broker and deletes its data.
 
 use std::fs;
 
@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Deletes the store of the embedded broker, or the container with its volume. Logs and settings stay.
+/// Deletes the store of the embedded broker, or the container with its volume. Logs and settings
+/// are kept.
 pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     confirmed(args.yes, "deleting all sessions' messages")?;

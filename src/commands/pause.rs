@@ -1,4 +1,4 @@
-//! `cbroker pause` and `cbroker resume`: hold back messages in sessions by hand.
+//! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::peer::{Presence, Reply, Request, Scope};
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const ALL_ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
-/// Which of the two.
+/// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// Hold.
+    /// Hold messages back.
     Pause,
-    /// Let go.
+    /// Release them.
     Resume,
 }
 
-/// Tells the sessions and prints what each says it does now.
+/// Sends the request and prints the state that each session reports.
 pub(super) async fn run(
     wish: Wish,
     args: ScopeArgs,
@@ -42,7 +42,7 @@ pub(super) async fn run(
             scope: scope.clone(),
         },
     };
-    // A named session answers at once; of all, nobody knows how many there are.
+    // A named session answers at once. With `--all`, the number of answers is not known.
     let limit = if scope == Scope::All {
         ALL_ANSWER_WITHIN
     } else {
@@ -70,11 +70,8 @@ pub(super) async fn run(
         })
         .collect();
     if let (true, Scope::Name(name)) = (sessions.is_empty(), &scope) {
-        return Err(
-            Error::new(format!("no session `{name}` is attached")).because(
-                "only an open session can be paused; a closed one holds its messages anyway",
-            ),
-        );
+        return Err(Error::new(format!("no session `{name}` is attached"))
+            .because("only an open session can be paused; messages to a closed one wait anyway"));
     }
     output.json(&sessions)?;
     for session in &sessions {

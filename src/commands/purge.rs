@@ -1,4 +1,5 @@
-//! `cbroker purge`: drop what waits in a queue, and with `--force` what a session holds of it.
+//! `cbroker purge`: deletes the messages in a queue, and with `--force` also those that a session
+//! holds.
 
 use serde_json::json;
 
@@ -12,14 +13,14 @@ use crate::exit::Exit;
 use crate::output::{Output, counted};
 use crate::peer::Removal;
 
-/// Drops the messages and prints how many there were.
+/// Deletes the messages and prints their number.
 pub(super) async fn run(
     args: ConfirmedArgs,
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    removal::confirmed(args.yes, &format!("dropping all messages of `{name}`"))?;
+    removal::confirmed(args.yes, &format!("deleting all messages of `{name}`"))?;
     let mut peer = reach::peer(config, "purge", Autostart::Never, output).await?;
     let queue = removal::existing(&mut peer, &name).await?;
     if !args.force {
@@ -38,7 +39,7 @@ pub(super) async fn run(
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "purged": purged }))?;
     output.line(format!(
-        "purged {name}: {} dropped",
+        "purged {name}: {} deleted",
         counted(purged, "message")
     ))?;
     Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! How a command comes to its broker, and what it does where none answers.
+//! Connects a command to its broker, and starts the local broker if allowed.
 
 use std::time::Instant;
 
@@ -11,9 +11,9 @@ use crate::peer::{Peer, PeerError};
 /// Whether a command may start the local broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Autostart {
-    /// Wraps, `send` and `ask`, unless `--no-start` says otherwise.
+    /// Wraps, `send` and `ask`, without `--no-start`.
     Allowed,
-    /// Every other command.
+    /// All other commands.
     Never,
 }
 
@@ -24,7 +24,7 @@ impl Autostart {
     }
 }
 
-/// Connects; starts the local broker first where that is allowed, wanted and needed.
+/// Connects to the broker. Starts the local broker first if it is needed and allowed.
 pub(super) async fn peer(
     config: &Config,
     purpose: &str,
@@ -40,8 +40,8 @@ pub(super) async fn peer(
     }
 }
 
-/// Deletes a queue of answers, as every way out has to. Beside a connection that is blocked, one that has
-/// published nothing still does it.
+/// Deletes a queue of answers, which every exit must do. A connection that has published can be
+/// blocked by the broker; then a new connection, which has published nothing, deletes it.
 pub(super) async fn delete_answers(peer: &mut Peer, config: &Config, queue: &SessionName) {
     let Err(PeerError::Blocked(_)) = peer.delete(queue).await else {
         return;
@@ -64,7 +64,8 @@ async fn connect(endpoint: &Endpoint, purpose: &str, output: &Output) -> Result<
     Ok(peer)
 }
 
-/// Nobody named a broker, the configuration does not forbid it, and the command is one of those.
+/// Whether the command may start the broker, the user named no broker, and the configuration allows
+/// it.
 pub(super) fn may_start(config: &Config, autostart: Autostart) -> bool {
     autostart == Autostart::Allowed && !config.names_a_broker() && config.settings.autostart
 }

@@ -1,5 +1,5 @@
-//! What `purge` and `delete` have in common: neither loses a message without counting it and without
-//! its end in the local history.
+//! Shared parts of `purge` and `delete`. Every message that they remove is counted, and its end is
+//! recorded in the local history.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::name::SessionName;
 use crate::output::counted;
 use crate::peer::{MAX_LENGTH, Peer, QueueState, Removal, Reply, Request, Scope};
 
-/// A session answers at once, or it is not there.
+/// An attached session answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// What cannot be undone is done only with `--yes`.
+/// Refuses an irreversible command without `--yes`.
 pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
     if is_meant {
         return Ok(());
     }
-    Err(Error::usage(format!("{what} cannot be undone")).hint("say --yes if you mean it"))
+    Err(Error::usage(format!("{what} cannot be undone")).hint("add --yes to confirm"))
 }
 
-/// The queue, or an error where there is none.
+/// Returns the state of the queue, or an error if it does not exist.
 pub(super) async fn existing(peer: &mut Peer, name: &SessionName) -> Result<QueueState, Error> {
     peer.look(name).await?.ok_or_else(|| {
         Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows those that are")
+            .hint("`cbroker list` shows the existing ones")
     })
 }
 
-/// Refuses where somebody has the queue: what a session holds would be lost under its hands.
+/// Refuses a queue with consumers: the messages that a session holds would be lost.
 pub(super) async fn unattended(
     peer: &Peer,
     name: &SessionName,
@@ -65,22 +65,22 @@ pub(super) async fn unattended(
             "a session `{name}` is attached and holds {messages}"
         ))
     };
-    Err(refused.hint("end the session first, or say --force: what it holds goes too"))
+    Err(refused.hint("end the session first, or add --force to delete what it holds too"))
 }
 
-/// Messages that are removed from one queue, each with its end in the history.
+/// Removes messages from one queue and records the end of each in the history.
 pub(super) struct Removed<'a> {
     /// The queue.
     pub(super) name: &'a SessionName,
-    /// How.
+    /// Whether they are purged, or deleted with their queue.
     pub(super) removal: Removal,
-    /// Where the history lies.
+    /// The configuration, for the history's folder.
     pub(super) config: &'a Config,
 }
 
 impl Removed<'_> {
-    /// Takes what waits, one by one; how many. More than a session's queue holds is left for the
-    /// broker to drop at once.
+    /// Takes the waiting messages one by one. Returns their number. What exceeds the limit of a
+    /// session's queue is left, and the broker deletes it at once.
     pub(super) async fn take_waiting(&self, peer: &Peer, waiting: u32) -> Result<u32, Error> {
         let journal = Journal::of(&self.config.home);
         let event = match self.removal {
@@ -94,7 +94,7 @@ impl Removed<'_> {
             let limit_bytes = self.config.settings.body_limit_bytes;
             if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
                 let end = Entry::new(Utc::now(), &envelope.id, event, self.name.as_str());
-                // A history that cannot be written stops nothing.
+                // The command continues even if the history cannot be written.
                 let _untold = journal.note(&end);
             }
             message.ack().await;
@@ -102,8 +102,8 @@ impl Removed<'_> {
         Ok(waiting.min(MAX_LENGTH))
     }
 
-    /// Has the sessions of the queue let go of what they hold; how many messages. They note the
-    /// ends themselves.
+    /// Makes the attached sessions discard the messages that they hold. Returns their number. The
+    /// sessions record the ends themselves.
     pub(super) async fn take_held(&self, peer: &Peer, sessions: u32) -> Result<u32, Error> {
         if sessions == 0 {
             return Ok(0);

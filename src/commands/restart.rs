@@ -1,4 +1,4 @@
-//! `cbroker restart`: stop the local broker and start it again where it was.
+//! `cbroker restart`: stops the local broker and starts it again.
 
 use super::local::{self, Local};
 use super::{start, stop};
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Restarts on the same ports and with the same options; a broker that is not running is just started.
+/// Restarts on the same ports with the same options. Starts a broker that was not running.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let before = match local::look(config).await? {

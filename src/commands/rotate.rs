@@ -1,6 +1,8 @@
-//! `cbroker rotate`: a new password for the local broker. The running broker learns it first, then the file is replaced.
+//! `cbroker rotate`: sets a new password for the local broker, first in the running broker, then in
+//! the credentials file.
 //!
-//! Sessions and commands read the file at every connect, so they sign in again by themselves.
+//! Sessions and commands read the file for each connection, so they use the new password without a
+//! restart.
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use crate::output::Output;
 
 const API_WITHIN: Duration = Duration::from_secs(10);
 
-/// Changes the password; where no broker runs, the next one begins with it.
+/// Changes the password. If no broker runs, the next one starts with it.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let cannot = |error: std::io::Error| {
@@ -26,9 +28,11 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     let new = Credentials::fresh(&old.user).map_err(cannot)?;
     match local::look(config).await? {
         Local::Container(..) => {
-            return Err(Error::new("the broker in the container keeps its password")
-                .because("LavinMQ reads it only when its data is new")
-                .hint("change it on the management page, and give it in CBROKER_URL"));
+            return Err(
+                Error::new("the broker in the container cannot change its password")
+                    .because("LavinMQ reads it only for a new data folder")
+                    .hint("change it on the management page, and set it in CBROKER_URL"),
+            );
         }
         Local::Embedded(..) => {
             let client = Client::new(config, API_WITHIN)?;
@@ -36,11 +40,11 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
         }
         Local::Nothing => {}
     }
-    // Should this fail, the next start of the broker takes the old one from the file again.
+    // If this fails, the next start of the broker restores the old password from the file.
     Credentials::replace(&config.home, &new).map_err(cannot)?;
     output.json(&json!({ "user": new.user }))?;
     output.line(format!(
-        "`{}` has a new password; sessions and commands of this home use it by themselves",
+        "`{}` has a new password; sessions and commands of this home use it from now on",
         new.user
     ))?;
     output.notice("other clients need it too: `cbroker status --show-url`");

@@ -1,6 +1,8 @@
-//! `cbroker send`: publish, wait for the broker's confirm, and say what the recipient's queue looks like.
+//! `cbroker send`: publishes a message, waits for the broker's confirm, and reports the state of
+//! the recipient's queue.
 //!
-//! Nothing is lost silently: a full queue refuses, and "sent" is said of confirmed messages only.
+//! No message is lost silently: a full queue is refused, and only confirmed messages are reported
+//! as sent.
 
 mod receipts;
 
@@ -26,32 +28,33 @@ use crate::output::{Output, Style};
 use crate::peer::{BLOCKED_HINT, Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt};
 use receipts::Receipts;
 
-/// How long a broker may take to confirm: it may be blocked by a full disk.
+/// How long to wait for a confirm. A full disk can block the broker.
 pub(super) const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 
-/// Near names are a courtesy: they may not slow a send down.
+/// How long to wait for the names that are similar to a new one; a suggestion must not delay the
+/// command much.
 const NAMES_WITHIN: Duration = Duration::from_millis(800);
 
-/// What was sent, as `--json` prints it.
+/// One sent message, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Sent {
     id: String,
     to: String,
-    /// Sessions that are attached.
+    /// Attached sessions.
     consumers: u32,
     /// Messages that waited before this one.
     waiting: u32,
-    /// No session has used the name.
+    /// Whether no session has used the name.
     new: bool,
-    /// A known name that may have been meant.
+    /// A similar known name that may have been meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     nearest: Option<String>,
-    /// What the recipient's session said (`--wait`).
+    /// The receipt of the recipient's session (`--wait`).
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Receipt>,
 }
 
-/// Sends to each recipient; one failure does not keep the message from the others.
+/// Sends to each recipient. A failure for one does not stop the others.
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let recipients = recipients(&args)?;
     let draft = draft(&args, config, output)?;
@@ -95,7 +98,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
     Err(last)
 }
 
-/// One way of sending, for all recipients.
+/// The parameters that all recipients share.
 struct Sender<'a> {
     args: &'a SendArgs,
     config: &'a Config,
@@ -141,7 +144,7 @@ impl Sender<'_> {
                     "{} messages wait, and one more would drop the oldest",
                     state.messages
                 ))
-                .hint("--drop-oldest sends all the same; `cbroker purge` empties the queue")
+                .hint("--drop-oldest sends it anyway; `cbroker purge` empties the queue")
                 .exit_with(Exit::Unconfirmed));
         }
         self.publish(peer, &envelope, to).await?;
@@ -178,7 +181,7 @@ impl Sender<'_> {
         ));
         let mut outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
         if outcome == Ok(Outcome::Unroutable) {
-            // The queue was deleted under our hands, or it exists without its binding.
+            // The queue was deleted in the meantime, or it has no binding.
             peer.ensure_queue(to, self.config.settings.ttl_ms).await?;
             outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
         }
@@ -193,10 +196,10 @@ impl Sender<'_> {
                 return Ok(());
             }
             Ok(Outcome::Refused) => not_confirmed(to, "the broker refused it"),
-            Ok(Outcome::Unroutable) => not_confirmed(to, "no queue takes it"),
+            Ok(Outcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
             Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(..))) => {
                 not_confirmed(to, &error.to_string())
-                    .hint("it may have arrived all the same; sent again, it may arrive twice")
+                    .hint("it may have arrived; sent again, it may arrive twice")
             }
             Err(error @ PeerError::Blocked(_)) => {
                 not_confirmed(to, &error.to_string()).hint(BLOCKED_HINT)
@@ -210,12 +213,15 @@ impl Sender<'_> {
         Err(failure)
     }
 
-    /// A new name is taken, but for answers that nobody waits for and where the user forbade it.
+    /// Accepts a new name, except for answers that no `ask` waits for, and except with
+    /// `--must-exist`.
     async fn refuse_unwanted_name(&self, to: &SessionName) -> Result<(), Error> {
         if to.waits_for_answer() {
-            return Err(Error::new(format!("nobody waits for an answer at `{to}`"))
-                .because("the question timed out or was withdrawn")
-                .exit_with(Exit::Unconfirmed));
+            return Err(
+                Error::new(format!("no `cbroker ask` waits for an answer at `{to}`"))
+                    .because("the question timed out or was cancelled")
+                    .exit_with(Exit::Unconfirmed),
+            );
         }
         if !self.args.must_exist {
             return Ok(());
@@ -259,7 +265,7 @@ impl Sender<'_> {
     }
 
     fn note(&self, entry: &Entry) {
-        // The journal is for `why`; a message is sent whether or not it can be written.
+        // The journal is for `why`. The message is sent even if it cannot be written.
         let _ = Journal::of(&self.config.home).note(entry);
     }
 }
@@ -282,7 +288,7 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
         .map(|name| session_name(name, "--reply-to"))
         .transpose()?;
     if let Some(id) = args.correlation_id.as_deref().filter(|id| !is_id(id)) {
-        return Err(Error::usage(format!("`{id}` is no message id"))
+        return Err(Error::usage(format!("`{id}` is not a message id"))
             .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
     }
     let mut draft = Draft::read(&args.letter, config, output)?;
@@ -291,8 +297,8 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
     Ok(draft)
 }
 
-/// One more than the message that the session around us answers, 0 after a person typed there; `None` outside of any
-/// session.
+/// Returns the hop count of a message from the current session: one more than that of the message
+/// that the session is answering, or 0 after a person typed. `None` outside of a session.
 pub(super) fn hops(config: &Config) -> Option<u32> {
     let session = config
         .inside

@@ -1,7 +1,8 @@
-//! `cbroker serve`: the embedded broker in this process, until a signal ends it.
+//! `cbroker serve`: runs the embedded broker in this process until a signal ends it.
 //!
-//! The only file of the program that names the broker crate. A broker that serves writes itself into `broker.json`
-//! unless another one stands there and lives, so that every other command finds it.
+//! This is the only file of the program that names the broker crate. The broker registers itself in
+//! `broker.json`, so that every other command finds it, unless another running broker is registered
+//! there.
 
 use std::fmt::Write;
 use std::fs;
@@ -24,7 +25,7 @@ use crate::output::Output;
 const SOCKET: &str = "broker.sock";
 const MANAGEMENT_SOCKET: &str = "management.sock";
 
-/// Serves until SIGTERM or Ctrl-C; a SIGHUP is ignored.
+/// Serves until SIGTERM or Ctrl-C. SIGHUP is ignored.
 pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     refuse_open_doors(&args)?;
     config
@@ -34,7 +35,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     log(&args, config)?;
     refuse_taken_ports(&args)?;
     if args.background {
-        // Already the leader of a session is as good.
+        // An error means that the process leads a session already.
         let _ = rustix::process::setsid();
     }
     let mut signals = Signals::listen()?;
@@ -60,12 +61,13 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     stopped.map_err(|error| {
         Error::new("the broker did not stop cleanly")
             .because(error)
-            .hint("confirmed messages are safe; make room on the disk before the next start")
+            .hint("confirmed messages are safe; free some disk space before the next start")
     })?;
     Ok(Exit::Done)
 }
 
-/// Whoever can publish can type into agents: beyond loopback passwords travel under TLS, or by explicit wish.
+/// Refuses to listen beyond loopback without TLS, except with `--insecure`: passwords would be
+/// readable, and everyone with a password can type into agents.
 fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     let beyond = args.bind.filter(|address| !address.is_loopback());
     let Some(address) = beyond.filter(|_| args.tls_cert.is_none() && !args.insecure) else {
@@ -73,13 +75,13 @@ fn refuse_open_doors(args: &ServeArgs) -> Result<(), Error> {
     };
     Err(
         Error::usage(format!("{address} is reachable from other machines"))
-            .because("whoever reads the traffic could type into your agents")
-            .hint("add --tls-cert and --tls-key, or --insecure if the network is yours alone"),
+            .because("anyone who reads the traffic could type into your agents")
+            .hint("add --tls-cert and --tls-key, or --insecure if you trust the whole network"),
     )
 }
 
-/// Without `--bind` the broker has its ports on `127.0.0.1` and `[::1]`: a program of somebody else on either would be
-/// taken for it by whoever says `localhost`.
+/// Refuses a port that another program has on `127.0.0.1` or `[::1]`. Without `--bind` the broker
+/// listens on both; a client that connects to `localhost` could reach the other program instead.
 fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
     let ports = [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")];
     for (port, option) in ports {
@@ -147,7 +149,7 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
         let path = config.home.broker_log();
         let file = RotatingFile::open(path.clone())
             .map_err(|error| cannot_use(&path.display().to_string(), &error))?;
-        // A second subscriber is refused; the first one serves as well.
+        // If a subscriber is installed already, it serves as well.
         let _ = lines.with_writer(file).try_init();
     } else {
         let _ = lines.with_writer(std::io::stderr).try_init();
@@ -181,7 +183,7 @@ fn register(
         .map_err(|error| cannot_use(&path.display().to_string(), &error))
 }
 
-/// Where a client of this machine comes to a broker that listens there.
+/// Returns the address at which local clients reach a broker that listens on `address`.
 fn reachable(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -190,7 +192,8 @@ fn reachable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What `restart` gives to the next `serve`. It may run in another folder: paths are absolute.
+/// Returns the arguments that `restart` passes to the next `serve`. Paths are absolute, because it
+/// may run in another folder.
 fn arguments(args: &ServeArgs, data_dir: &Path) -> Vec<String> {
     let absolute = |path: &Path| {
         std::path::absolute(path)
@@ -233,7 +236,7 @@ fn forget_me(config: &Config) {
         Some(Kind::Embedded { pid, .. }) if pid == std::process::id()
     );
     if is_me {
-        // A file that stays is recognised as stale.
+        // A file that remains is recognised as stale.
         let _ = fs::remove_file(config.home.broker_file());
     }
 }
@@ -272,7 +275,7 @@ fn cannot_use(what: &str, error: &std::io::Error) -> Error {
     Error::new(format!("cannot use {what}")).because(error)
 }
 
-/// The signals that a broker knows.
+/// The signals that the broker handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -291,13 +294,13 @@ impl Signals {
         })
     }
 
-    /// Waits for the signal that ends the broker.
+    /// Waits for a signal that ends the broker.
     async fn end(&mut self) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                // The terminal closed: that is no reason to end.
+                // The terminal was closed; the broker continues.
                 _ = self.hangup.recv() => {}
             }
         }

@@ -1,4 +1,4 @@
-//! `cbroker service install`: the broker as a service of this user, by systemd or launchd.
+//! `cbroker service install`: runs the broker as a service of this user, with systemd or launchd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::output::Output;
 const UNIT: &str = "cbroker.service";
 const LABEL: &str = "dev.cbroker.broker";
 
-/// What a system's service manager wants: a file, and commands that take it up or let it go.
+/// The file of a service manager, and the commands that enable and disable the service.
 struct Service {
     file: PathBuf,
     text: String,
@@ -21,7 +21,7 @@ struct Service {
     let_go: Vec<Vec<String>>,
 }
 
-/// Writes or removes the service's file and tells the service manager.
+/// Writes or removes the service's file and notifies the service manager.
 pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
     let service = if cfg!(target_os = "macos") {
         launchd(config)?
@@ -77,11 +77,13 @@ fn launchd(config: &Config) -> Result<Service, Error> {
         .join(format!("{LABEL}.plist"));
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
+         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \
+         \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
          <plist version=\"1.0\"><dict>\n  <key>Label</key><string>{LABEL}</string>\n  \
          <key>ProgramArguments</key><array><string>{}</string><string>serve</string></array>\n  \
          <key>EnvironmentVariables</key><dict><key>CBROKER_HOME</key><string>{}</string></dict>\n  \
-         <key>RunAtLoad</key><true/><key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>\n\
+         <key>RunAtLoad</key><true/>\
+         <key>KeepAlive</key><dict><key>SuccessfulExit</key><false/></dict>\n\
          </dict></plist>\n",
         xml(&program()?.display().to_string()),
         xml(&config.home.folder().display().to_string())
@@ -100,7 +102,7 @@ fn tell(commands: &[Vec<String>]) -> Result<(), Error> {
     for command in commands {
         let line = command.join(" ");
         let failed = |why: String| {
-            Error::new("the service manager did not take it up")
+            Error::new("the service manager refused a command")
                 .because(why)
                 .hint(format!(
                     "run `{line}` where your session's service manager is reachable"

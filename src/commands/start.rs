@@ -18,7 +18,7 @@ use crate::peer::{Peer, PeerError};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Starts what is asked for unless it runs, waits until it answers, and says where.
+/// Starts the requested broker unless it runs, waits until it answers, and prints its address.
 pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let (local, was_running) = if args.docker {
@@ -41,15 +41,12 @@ pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Re
     Ok(Exit::Done)
 }
 
-/// A broker on a full disk runs, but nobody can publish.
+/// Warns about a broker that runs but accepts no messages, such as one with a full disk.
 async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
     match local::alarm(&config.again()?).await {
-        Some("low on disk") => output.notice(
-            "the disk is nearly full: messages wait with their senders until there is room",
-        ),
-        Some(alarm) => output.notice(format!(
-            "the broker is {alarm}: messages wait with their senders"
-        )),
+        Some("low on disk") => output
+            .notice("the disk is nearly full: publishers are blocked until there is free space"),
+        Some(alarm) => output.notice(format!("the broker is {alarm}: publishers are blocked")),
         None => {}
     }
     Ok(())
@@ -58,10 +55,10 @@ async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
     match local::look(config).await? {
         Local::Container(_, state) if state.is_running => Err(Error::new(format!(
-            "LavinMQ runs already in the container {}",
+            "LavinMQ already runs in the container {}",
             container::CONTAINER
         ))
-        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker")),
+        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker")),
         _ => Ok(()),
     }
 }
@@ -74,10 +71,10 @@ async fn start_container(
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = daemon::running(&config.home) {
         return Err(Error::new(format!(
-            "the embedded broker runs already, on port {}",
+            "the embedded broker already runs, on port {}",
             local.port
         ))
-        .hint("`cbroker stop` first; `cbroker move` carries its messages to another broker"));
+        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker"));
     }
     let engine = Engine::new(&config.environment)?;
     let before = engine.state().await?;
@@ -118,7 +115,7 @@ fn plan(args: &StartArgs, config: &Config) -> Result<Plan, Error> {
     })
 }
 
-/// A container accepts TCP long before its broker speaks AMQP.
+/// Waits until the broker speaks AMQP. A container accepts TCP connections long before that.
 async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
     let endpoint = config.again()?.endpoint;
     let until = Instant::now() + container::READY_WITHIN;
@@ -131,7 +128,10 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
             Err(PeerError::SignInRefused { why, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
                     .because(why)
-                    .hint("its volume was made with another user: `cbroker nuke --yes` deletes it, or use --url with that user")
+                    .hint(
+                        "its volume was created with another user: `cbroker nuke --yes` deletes \
+                         it, or use --url with that user",
+                    )
                     .exit_with(Exit::Unreachable));
             }
             Err(error) if Instant::now() > until => return Err(error.into()),
@@ -140,7 +140,8 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
     }
 }
 
-/// One line that is drawn over on a terminal; nothing elsewhere, where it would only fill a log.
+/// Shows progress on one line that is overwritten. Without a terminal nothing is shown, because it
+/// would only fill a log.
 fn show_progress(line: &str, output: &Output) {
     if !output.is_json() && std::io::stderr().is_terminal() {
         let line = crate::clean::line(line);
@@ -156,7 +157,7 @@ fn tell(local: &LocalBroker, was_running: bool, output: &Output) -> Result<(), E
     output
         .json(&json!({ "url": url.to_string(), "mgmt_url": page, "was_running": was_running }))?;
     let word = if was_running {
-        "runs already"
+        "already runs"
     } else {
         "started"
     };

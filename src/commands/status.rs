@@ -1,4 +1,5 @@
-//! `cbroker status`: whether the broker is there, and which it is. Exit 3 when it is not.
+//! `cbroker status`: shows whether the broker runs, and which one it is. Exits with 3 if it cannot
+//! be reached.
 
 use std::time::Duration;
 
@@ -15,29 +16,29 @@ use crate::peer::Peer;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Status {
     url: String,
     user: String,
     reachable: bool,
-    /// Why it is not.
+    /// Why it is not reachable.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// `embedded`, `container`, `remote` or `other`.
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// Why publishers have to wait.
+    /// Why publishers are blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked: Option<&'static str>,
-    /// What the management API calls itself.
+    /// The product name in the management API.
     #[serde(skip_serializing_if = "Option::is_none")]
     product: Option<String>,
     mgmt_url: String,
 }
 
-/// Prints the status, or just the full URL.
+/// Prints the status, or only the full URL.
 pub(super) async fn run(args: StatusArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     if args.show_url {
         output.json(&serde_json::json!({ "url": config.endpoint.secret_url() }))?;
@@ -141,9 +142,7 @@ fn print(status: &Status, output: &Output) -> Result<(), Error> {
     output.line(format!("broker      {word}"))?;
     if let Some(blocked) = status.blocked {
         let blocked = output.paint(Style::Bad, blocked);
-        output.line(format!(
-            "blocked     {blocked}: messages wait with their senders"
-        ))?;
+        output.line(format!("blocked     {blocked}: publishers wait"))?;
     }
     output.line(format!("url         {} as {}", status.url, status.user))?;
     output.line(format!("management  {}", status.mgmt_url))?;

@@ -1,4 +1,4 @@
-//! `cbroker stop`: end the local broker; all data stays.
+//! `cbroker stop`: stops the local broker and keeps its data.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// Stops whichever local broker runs. None is fine: it is stopped then.
+/// Stops the local broker that runs. It is not an error if none does.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let was_running = stop(config).await?;
@@ -22,7 +22,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     Ok(Exit::Done)
 }
 
-/// Stops it and says whether one ran.
+/// Stops the local broker. Returns whether one ran.
 pub(super) async fn stop(config: &Config) -> Result<bool, Error> {
     match local::look(config).await? {
         Local::Embedded(..) => daemon::stop(&config.home).await,

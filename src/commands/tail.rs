@@ -1,7 +1,9 @@
-//! `cbroker tail`: the messages of a queue as they come; or, with `--no-ack`, as they lie.
+//! `cbroker tail`: prints the messages of a queue as they arrive, or, with `--no-ack`, those that
+//! wait.
 //!
-//! Taking acks each message after it was printed. Peeking goes through the management API where there is one; over
-//! plain AMQP it takes all and gives all back, which a session that is attached would disturb.
+//! Without `--no-ack`, each message is acked after it was printed. `--no-ack` uses the management
+//! API if there is one. Over plain AMQP it gets all messages and requeues them, which is refused
+//! while a session is attached.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::peer::{Delivery, MAX_LENGTH, Peer};
 
 const API_WITHIN: Duration = Duration::from_secs(30);
 
-/// Streams until Ctrl-C, or peeks once.
+/// Streams until Ctrl-C, or shows the waiting messages once.
 pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
     let limit = args.count.unwrap_or(u64::MAX);
@@ -40,7 +42,7 @@ pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Res
     done
 }
 
-/// How a message is shown.
+/// How messages are shown.
 struct View<'a> {
     output: &'a Output,
     limit_bytes: usize,
@@ -56,10 +58,10 @@ async fn stream(
     let state = peer.ensure_queue(name, config.settings.ttl_ms).await?;
     if state.consumers > 0 {
         view.output.notice(format!(
-            "a session is attached to `{name}`; each message goes to it or to you, not to both"
+            "a session is attached to `{name}`; each message goes either to it or to you"
         ));
     }
-    // One at a time: what is not printed is not taken.
+    // A prefetch of 1, so that no message is taken without being printed.
     let mut messages = peer.consume(name, 1).await?;
     for _ in 0..limit {
         let delivery = tokio::select! {
@@ -81,7 +83,7 @@ async fn peek(
 ) -> Result<Exit, Error> {
     let Some(state) = peer.look(name).await? else {
         return Err(Error::new(format!("there is no queue `{name}`"))
-            .hint("`cbroker list` shows those that are"));
+            .hint("`cbroker list` shows the existing ones"));
     };
     let most = usize::try_from(MAX_LENGTH.max(state.messages)).unwrap_or(usize::MAX);
     let count = usize::try_from(limit).unwrap_or(usize::MAX).min(most);
@@ -101,11 +103,11 @@ async fn peek(
             | ManagementError::Status { .. }),
         ) => {
             if state.consumers > 0 {
-                return Err(
-                    Error::new(format!("cannot look into `{name}` without taking"))
-                        .because(format!("a session is attached, and {error}"))
-                        .hint("close the session, or name the management API with --mgmt-url"),
-                );
+                return Err(Error::new(format!(
+                    "cannot show the messages of `{name}` without taking them"
+                ))
+                .because(format!("a session is attached, and {error}"))
+                .hint("close the session, or name the management API with --mgmt-url"));
             }
             peek_by_returning(peer, name, count, view).await
         }
@@ -113,7 +115,7 @@ async fn peek(
     }
 }
 
-/// Takes every message, shows it, and gives all back; brokers put each in its place.
+/// Gets every message, shows it, and requeues all; brokers put each back in its place.
 async fn peek_by_returning(
     peer: &Peer,
     name: &SessionName,
@@ -130,7 +132,7 @@ async fn peek_by_returning(
     let shown = taken
         .iter()
         .try_for_each(|delivery| view.show(&delivery.body));
-    // The last first, so that a broker that puts each at the head restores the order as well.
+    // The last message first, so that a broker that requeues at the head restores the order too.
     for delivery in taken.iter().rev() {
         delivery.requeue().await;
     }

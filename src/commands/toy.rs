@@ -1,5 +1,5 @@
-//! `cbroker toy` (hidden): the smallest program that looks like a coding agent. An input box in raw mode with
-//! bracketed paste; what is submitted is shown above it. `demo` wraps two of them.
+//! `cbroker toy` (hidden): a minimal imitation of a coding agent. It has an input box in raw mode
+//! with bracketed paste, and shows each submission above it. `demo` wraps two of them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ const CTRL_D: u8 = 4;
 const BACKSPACE: u8 = 0x7f;
 const PROMPT: &str = "> ";
 
-/// What a run of input bytes means.
+/// The meaning of an input byte.
 #[derive(Debug, PartialEq, Eq)]
 enum Key {
     Text(u8),
@@ -26,7 +26,7 @@ enum Key {
     Leave,
 }
 
-/// Bytes become keys; a paste is text, whatever it holds.
+/// Turns bytes into keys. A paste is text, whatever it contains.
 #[derive(Default)]
 struct Keys {
     pending: Vec<u8>,
@@ -46,7 +46,7 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
     let mut screen = io::stdout().lock();
     write!(
         screen,
-        "\x1b[?2004hToy agent. Type, or be written to.\r\n{PROMPT}"
+        "\x1b[?2004hToy agent. Type a line, or receive one.\r\n{PROMPT}"
     )?;
     screen.flush()?;
     let (mut keys, mut line, mut bytes) = (Keys::default(), Vec::new(), [0; 4096]);
@@ -67,7 +67,8 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
                         text.replace('\n', "\r\n")
                     )?;
                     if let Some(record) = &mut record {
-                        record.write_all(format!("{}\n", text.replace('\n', "\\n")).as_bytes())?;
+                        let recorded = text.replace('\n', "\\n");
+                        record.write_all(format!("{recorded}\n").as_bytes())?;
                     }
                     line.clear();
                 }
@@ -83,7 +84,7 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
     Ok(())
 }
 
-/// The box has one row: a long text shows its beginning and its length.
+/// The box has one row: of a long text, it shows the beginning and the length.
 fn shown(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line).replace(char::is_control, " ");
     if text.chars().count() <= 30 {
@@ -105,7 +106,7 @@ impl Keys {
                 self.is_paste = !self.is_paste;
                 at += marker.len();
             } else if marker.starts_with(rest) {
-                // The rest of a marker may still come.
+                // The rest of the marker may still arrive.
                 break;
             } else {
                 keys.push(self.meaning(rest[0]));
@@ -127,7 +128,7 @@ impl Keys {
     }
 }
 
-/// Raw mode, as long as it lives.
+/// Raw mode of the terminal, restored on drop.
 struct Raw(Option<Termios>);
 
 impl Raw {
@@ -145,7 +146,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
-            // The terminal may be gone already.
+            // The terminal may be closed already.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
     }

@@ -1,8 +1,10 @@
-//! `cbroker ui`: open the management page in the browser, signed in, or print its address where none can be opened.
+//! `cbroker ui`: opens the management page in the browser, signed in, or prints its address if no
+//! browser can be opened.
 //!
-//! The embedded broker gives a token that signs a browser in once, within a minute. It stands in the printed address,
-//! for the person at this terminal; the browser gets it by way of a private file, because a program's arguments are
-//! for everybody on the machine to read. Other brokers have no such token and a sign-in of their own.
+//! The embedded broker issues a token that signs in one browser, once, within a minute. The printed
+//! address contains it, for the person at this terminal. The browser gets it through a private
+//! file, because every user of the machine can read a program's arguments. Other brokers have no
+//! such token, but a sign-in page of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,7 +20,7 @@ use crate::output::Output;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// Opens the page; prints the address in any case.
+/// Opens the page. Always prints the address.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     let base = config.management.url.trim_end_matches('/');
     let token = Client::new(config, API_WITHIN)?.sign_in_path().await.ok();
@@ -34,7 +36,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     Ok(Exit::Done)
 }
 
-/// Only where there is a screen: a text browser would take the terminal over.
+/// Opens a browser only on a graphical desktop; a text browser would take over the terminal.
 fn open(config: &Config, url: &str, is_secret: bool) -> bool {
     let opener = if cfg!(target_os = "macos") {
         "open"
@@ -62,7 +64,7 @@ fn open(config: &Config, url: &str, is_secret: bool) -> bool {
     opened.is_ok_and(|status| status.success())
 }
 
-/// A private file that leads to the address; what it holds is worth nothing a minute later.
+/// Writes a private file that redirects to the address. Its content is useless after a minute.
 fn hand_over(home: &Path, url: &str) -> Option<PathBuf> {
     let file = home.join("ui.html");
     write_private(&file, leading_to(url).as_bytes()).ok()?;

@@ -1,4 +1,4 @@
-//! `cbroker why`: the story of one message, as this machine's logs tell it.
+//! `cbroker why`: prints the history of one message, from this machine's logs.
 
 use crate::cli::WhyArgs;
 use crate::config::Config;
@@ -13,8 +13,12 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         .story(&args.id)
         .map_err(|error| Error::new("cannot read the journal of messages").because(error))?;
     if story.is_empty() {
-        return Err(Error::new(format!("nothing is known of `{}` on this machine", args.id))
-            .hint("it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` shows what waits"));
+        return Err(
+            Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(
+                "it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` shows \
+                 what waits",
+            ),
+        );
     }
     output.json(&story)?;
     for entry in &story {
@@ -26,7 +30,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
             Event::Held => ("held", Style::Warning),
             Event::HandedOver => ("handed over", Style::Dim),
             Event::Delivered => ("delivered", Style::Good),
-            Event::Repeated => ("came again, was delivered before", Style::Dim),
+            Event::Repeated => ("received again, already delivered", Style::Dim),
             Event::Deleted => ("deleted with its queue", Style::Bad),
             Event::Purged => ("purged", Style::Bad),
             Event::Expired => ("expired", Style::Bad),

@@ -1,4 +1,4 @@
-//! `cbroker --name NAME … claude|run`: from the options to a wrapped session.
+//! `cbroker --name NAME … claude|run`: starts a wrapped session from the options.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::peer::{Peer, PeerError, Sharing};
 use crate::wrap::delivery::Mode;
 use crate::wrap::{self, Alone, BrokerStart, Fallback, WrapOptions};
 
-/// The program waits for the broker's start no longer than this.
+/// The longest time that the program waits for the broker's start.
 const START_WITHIN: Duration = Duration::from_secs(2);
 
-/// Wraps the program and ends with its exit code.
+/// Wraps the program and returns its exit code.
 pub(super) async fn run(
     args: WrapArgs,
     program: Program,
@@ -31,7 +31,7 @@ pub(super) async fn run(
     if !may_start(config, autostart) {
         return wrap::run(options, config).await;
     }
-    // A task of its own: what takes long goes on behind the session.
+    // A separate task, so that a slow start continues while the session runs.
     let mut starting = tokio::spawn(start_broker(config.clone()));
     let started = match options.fallback {
         Fallback::RunAnyway => tokio::time::timeout(START_WITHIN, &mut starting).await,
@@ -51,7 +51,7 @@ pub(super) async fn run(
             }
             wrap::run(options, &config).await
         }
-        // The wrap itself says that it goes on without a broker, or refuses to.
+        // The wrap reports that it runs without a broker, or refuses to.
         Err(error) if options.fallback == Fallback::RunAnyway => {
             output.error(&error);
             wrap::run(options, config).await
@@ -60,8 +60,8 @@ pub(super) async fn run(
     }
 }
 
-/// Runs the program though the configuration makes no sense: that keeps nobody from working. What
-/// was typed wrong on this command line does.
+/// Runs the program even if the configuration is invalid, because that must not keep a person from
+/// working. An invalid command line is still an error.
 pub(super) fn without_configuration(
     args: &WrapArgs,
     program: Program,
@@ -83,13 +83,13 @@ pub(super) fn without_configuration(
 
 /// A broker that answers.
 struct Started {
-    /// The configuration, which may be another one than before.
+    /// The configuration, resolved again if the broker was started.
     config: Config,
-    /// Its port, where it was started now.
+    /// The port, if the broker was started now.
     port: Option<u16>,
 }
 
-/// Starts the local broker where none answers.
+/// Starts the local broker if none answers.
 async fn start_broker(config: Config) -> Result<Started, Error> {
     match Peer::connect(&config.endpoint, "wrap").await {
         Ok(peer) => peer.close().await,
@@ -100,7 +100,7 @@ async fn start_broker(config: Config) -> Result<Started, Error> {
                 port: (!started.was_running).then_some(started.local.port),
             });
         }
-        // Whatever is wrong there, a second broker is no help.
+        // Any other error is not solved by a second broker.
         Err(_) => {}
     }
     Ok(Started { config, port: None })

@@ -1,4 +1,5 @@
-//! `amqp(s)://user:password@host:port/vhost`: read, shown without its password, and completed with a login.
+//! Broker addresses `amqp(s)://user:password@host:port/vhost`: parsed, displayed without the
+//! password, and completed with a login.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,10 +10,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::{Credentials, Home};
 use crate::transport::Route;
 
-/// The socket of the local broker in its home folder.
+/// The name of the local broker's socket in its home folder.
 const SOCKET: &str = "broker.sock";
 
-/// Everything but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -28,78 +29,79 @@ pub enum Scheme {
     Amqps,
 }
 
-/// Who signs in. Its `Debug` hides the password.
+/// A user and its password. `Debug` hides the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The user's name.
+    /// The user name.
     pub user: String,
-    /// The password in clear text.
+    /// The password in plain text.
     pub password: String,
 }
 
-/// The address of a broker. Shown without its password, wherever it is shown.
+/// The address of a broker. Display and `Debug` hide its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
-    /// TLS or not.
+    /// With or without TLS.
     pub scheme: Scheme,
-    /// Host name or IP address, without brackets.
+    /// The host name or IP address, without brackets.
     pub host: String,
-    /// TCP port.
+    /// The TCP port.
     pub port: u16,
-    /// The virtual host; `/` where the URL names none.
+    /// The virtual host; `/` if the URL names none.
     pub vhost: String,
-    /// The user of the URL.
+    /// The user in the URL.
     pub user: Option<String>,
-    /// The password of the URL.
+    /// The password in the URL.
     pub password: Option<String>,
 }
 
-/// A broker and how to sign in there: all that a connection needs.
+/// A broker and its login: everything that a connection needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is, as the user wrote it.
+    /// The address.
     pub address: Address,
-    /// Who signs in: from the URL, the credentials file, or guest.
+    /// The login: from the URL, the credentials file, or guest.
     pub login: Login,
-    /// A PEM file with certificates to trust beside the system's.
+    /// A file of PEM certificates to trust in addition to the system's.
     pub ca_cert: Option<PathBuf>,
-    /// Whose login it is, and so whom it may be sent to.
+    /// Where the login comes from, and so whom it may be sent to.
     pub guard: Guard,
 }
 
 /// Whom a login may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guard {
-    /// Whoever listens where the user said: the user gave the login too.
+    /// Any listener at the address, because the user gave both the address and the login.
     AsGiven,
-    /// It is stored in this home: it goes to a listener that is proven to be this user's, and nowhere else.
+    /// The login is stored in this home. It is sent only to a listener that is proven to run as
+    /// this user.
     Stored {
-        /// Where it is stored.
+        /// The home with the login.
         home: Home,
-        /// Whether the broker is the one of this home, which also listens at sockets in it.
+        /// Whether the broker is the one of this home, which also listens on sockets in it.
         has_sockets: bool,
     },
 }
 
-/// Why a text is no broker address. Never repeats the text: it may hold a password.
+/// Why a text is not a broker address. Does not repeat the text, because it may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// Neither `amqp://` nor `amqps://`.
+    /// The text starts with neither `amqp://` nor `amqps://`.
     #[error("it starts with neither amqp:// nor amqps://")]
     Scheme,
-    /// No host.
-    #[error("it names no host")]
+    /// There is no host.
+    #[error("it has no host")]
     Host,
-    /// The port is no number from 1 to 65535.
-    #[error("its port is no number from 1 to 65535")]
+    /// The port is not a number from 1 to 65535.
+    #[error("its port is not a number from 1 to 65535")]
     Port,
-    /// A `%` that is not followed by two hexadecimal digits, or bytes that are no UTF-8.
-    #[error("it holds a broken % escape")]
+    /// A `%` is not followed by two hexadecimal digits, or the decoded bytes are not UTF-8.
+    #[error("it contains an invalid % escape")]
     Escape,
 }
 
 impl Scheme {
-    /// The port where none is named.
+    /// Returns the default port.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Amqp => 5672,
@@ -116,12 +118,13 @@ impl Scheme {
 }
 
 impl Address {
-    /// A plain address on this machine. Not `localhost`: that may lead to another program on `[::1]`, login and all.
+    /// Returns an address on this machine without TLS. It uses 127.0.0.1, because `localhost` can
+    /// lead to another program on `[::1]`, which would receive the login.
     pub fn local(port: u16) -> Self {
         Self::at(Ipv4Addr::LOCALHOST.into(), port)
     }
 
-    /// A plain address.
+    /// Returns an address without TLS.
     pub fn at(host: IpAddr, port: u16) -> Self {
         Self {
             scheme: Scheme::Amqp,
@@ -133,7 +136,8 @@ impl Address {
         }
     }
 
-    /// Reads an AMQP URL. A missing or empty path means the vhost `/`; query parameters are ignored.
+    /// Parses an AMQP URL. A missing or empty path means the vhost `/`. Query parameters are
+    /// ignored.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (scheme, rest) = text.trim().split_once("://").ok_or(AddressError::Scheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -172,7 +176,7 @@ impl Address {
             || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// The same address without its password: what a child process may see.
+    /// Returns the address without its password, as a child process may see it.
     #[must_use]
     pub fn without_password(&self) -> Self {
         Self {
@@ -181,7 +185,7 @@ impl Address {
         }
     }
 
-    /// Whether both mean the same broker, whoever signs in.
+    /// Whether both are the same broker, independent of the login.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let host =
             self.host.eq_ignore_ascii_case(&other.host) || (self.is_local() && other.is_local());
@@ -213,7 +217,7 @@ impl Address {
 }
 
 impl Guard {
-    /// The login as it is stored now; `None` where it is not a stored one.
+    /// Reads the stored login again. `None` if the login is not stored.
     pub fn login(&self) -> Option<Login> {
         match self {
             Self::AsGiven => None,
@@ -221,7 +225,7 @@ impl Guard {
         }
     }
 
-    /// The socket of this name, where the broker has one.
+    /// Returns the path of the broker's socket with this name, if it has sockets.
     pub fn socket(&self, name: &str) -> Option<PathBuf> {
         match self {
             Self::Stored {
@@ -232,14 +236,14 @@ impl Guard {
         }
     }
 
-    /// Whether the other end has to be proven.
+    /// Whether the listener must be proven to run as this user.
     pub fn is_stored(&self) -> bool {
         *self != Self::AsGiven
     }
 }
 
 impl Endpoint {
-    /// How to get there.
+    /// Returns how to connect.
     pub fn route(&self) -> Route {
         Route {
             host: self.address.host.clone(),
@@ -251,12 +255,13 @@ impl Endpoint {
         }
     }
 
-    /// Who signs in: a stored login as it is now, since it may have been changed.
+    /// Returns the login. A stored one is read again, because it may have changed.
     pub fn login_now(&self) -> Login {
         self.guard.login().unwrap_or_else(|| self.login.clone())
     }
 
-    /// The full URL **with its password**: for `status --show-url` and for files with mode 0600 only.
+    /// Returns the full URL **with the password**, for `status --show-url` and files with mode 0600
+    /// only.
     pub fn secret_url(&self) -> String {
         let address = Address {
             user: Some(self.login.user.clone()),
@@ -321,7 +326,7 @@ fn unescape(text: &str) -> Result<String, AddressError> {
     Ok(decoded.map_err(|_| AddressError::Escape)?.into_owned())
 }
 
-/// Percent-encodes everything but the unreserved characters of RFC 3986.
+/// Percent-encodes all characters except the unreserved ones of RFC 3986.
 pub fn escape(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
@@ -395,11 +400,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_login_survives_the_secret_url(user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}") {
+        fn any_login_survives_the_secret_url(
+            user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "\\PC{1,8}",
+        ) {
             let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
             let login = Login { user: user.clone(), password: password.clone() };
-            let again = Address::parse(&Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven }.secret_url()).unwrap();
-            prop_assert_eq!((again.user, again.password, again.vhost), (Some(user), Some(password), vhost));
+            let endpoint = Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven };
+            let again = Address::parse(&endpoint.secret_url()).unwrap();
+            prop_assert_eq!(
+                (again.user, again.password, again.vhost),
+                (Some(user), Some(password), vhost)
+            );
         }
     }
 }

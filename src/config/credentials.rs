@@ -1,6 +1,7 @@
-//! Passwords on disk: `credentials` of the local broker, and the address of a session's broker.
+//! Passwords on disk: the local broker's `credentials` file, and the address of a session's broker.
 //!
-//! Both files have mode 0600. A password is never in an argument list and never printed but by `status --show-url`.
+//! Both files have mode 0600. A password never appears in an argument list, and only `status
+//! --show-url` prints one.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +16,7 @@ use super::{Address, Endpoint, Guard, Home, Login};
 
 const USER: &str = "cbroker";
 
-/// User and password of the local broker, as the file `credentials` holds them.
+/// The content of the file `credentials`: user and password of the local broker.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Stored {
     version: u32,
@@ -27,7 +28,7 @@ struct Stored {
 pub struct Credentials;
 
 impl Credentials {
-    /// The stored login, or `None` before the first start.
+    /// Reads the stored login. `None` before the first start.
     pub fn read(home: &Home) -> io::Result<Option<Login>> {
         let text = match fs::read_to_string(home.credentials_file()) {
             Ok(text) => text,
@@ -41,7 +42,7 @@ impl Credentials {
         }))
     }
 
-    /// Before the first start: the user that there will be, with a password that nobody has.
+    /// Returns the login before the first start: the future user with an empty password.
     pub fn none_yet() -> Login {
         Login {
             user: USER.into(),
@@ -49,7 +50,8 @@ impl Credentials {
         }
     }
 
-    /// The stored login; made with a random password of 192 bits at the first start. Two first starts agree on one.
+    /// Reads the stored login, or creates one with a random password of 192 bits. If two processes
+    /// create it at once, both use the same one.
     pub fn read_or_create(home: &Home) -> io::Result<Login> {
         if let Some(login) = Self::read(home)? {
             return Ok(login);
@@ -60,7 +62,7 @@ impl Credentials {
         Self::read(home)?.ok_or_else(|| damaged("credentials"))
     }
 
-    /// A login with a new random password of 192 bits, not stored yet.
+    /// Creates a login with a random password of 192 bits without storing it.
     pub fn fresh(user: &str) -> io::Result<Login> {
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
@@ -70,15 +72,15 @@ impl Credentials {
         })
     }
 
-    /// Puts another login in the place of the stored one: a reader sees the old or the new, never a part.
+    /// Replaces the stored login atomically.
     pub fn replace(home: &Home, login: &Login) -> io::Result<()> {
         write_private(&home.credentials_file(), content(login).as_bytes())
     }
 }
 
-/// Writes the address that commands inside a session use; its password is not in their environment. A stored login stays
-/// where it is stored, so that a new password reaches them too. Earlier addresses of the session
-/// follow it, a line each, without their passwords.
+/// Writes the address that commands inside a session use; its password is not in their environment.
+/// A stored login is not copied, so that a new password reaches these commands too. Earlier
+/// addresses of the session follow, one on each line, without passwords.
 pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) -> io::Result<()> {
     home.claim()?;
     private_folder(&home.sessions())?;
@@ -96,12 +98,12 @@ pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) ->
     write_private(&home.session_credentials(session), text.as_bytes())
 }
 
-/// The address that the wrap around us wrote, if it did.
+/// Returns the address that the current session's wrap wrote, if any.
 pub fn read_session_address(home: &Home, session: &str) -> Option<Address> {
     SessionAddress::read(home, session).map(|known| known.now)
 }
 
-/// Where the broker of a session has moved to since the session's program was told `address`.
+/// Returns the session's current broker if `address` is one of its earlier brokers.
 pub(super) fn moved_session_address(
     home: &Home,
     session: &str,
@@ -115,7 +117,7 @@ pub(super) fn moved_session_address(
     has_moved.then_some(known.now)
 }
 
-/// The addresses of a session's broker.
+/// The current and earlier addresses of a session's broker.
 struct SessionAddress {
     now: Address,
     before: Vec<Address>,
@@ -123,7 +125,7 @@ struct SessionAddress {
 
 impl SessionAddress {
     fn read(home: &Home, session: &str) -> Option<Self> {
-        // A session id comes from the environment: it must not lead to another folder.
+        // The session id comes from the environment and must not name another folder.
         ulid::Ulid::from_string(session).ok()?;
         let text = fs::read_to_string(home.session_credentials(session)).ok()?;
         let mut addresses = text.lines().filter_map(|line| Address::parse(line).ok());
@@ -137,7 +139,7 @@ impl SessionAddress {
 fn content(login: &Login) -> String {
     let (user, password) = (&login.user, &login.password);
     format!(
-        "# The user of the local broker. Whoever knows this can type into your agents.\n\
+        "# The user of the local broker. Anyone who knows this can type into your agents.\n\
          version = 1\nuser = {}\npassword = {}\n",
         serde_json::Value::from(user.as_str()),
         serde_json::Value::from(password.as_str())

@@ -1,20 +1,20 @@
-//! A snapshot of the environment variables, so that nothing else has to read them.
+//! A snapshot of the environment variables, so that no other code reads them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
-/// The environment as it was when the program started.
+/// The environment at the start of the program.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The environment of this process.
+    /// Reads the environment of this process.
     pub fn of_process() -> Self {
         Self(std::env::vars_os().collect())
     }
 
-    /// A variable that is set and not empty.
+    /// Returns a variable that is set and not empty.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0
             .get(OsStr::new(name))
@@ -22,18 +22,18 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
-    /// The names of all variables, those of empty ones too.
+    /// Returns the names of all variables, including empty ones.
     pub fn names(&self) -> impl Iterator<Item = &OsStr> {
         self.0.keys().map(OsString::as_os_str)
     }
 
-    /// A variable that is set, not empty and UTF-8.
+    /// Returns a variable that is set, not empty and UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name)?.to_str()
     }
 }
 
-/// Values may be passwords: only how many there are is shown.
+/// Prints only the number of variables, because values may be passwords.
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Environment({} variables)", self.0.len())

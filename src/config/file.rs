@@ -1,4 +1,5 @@
-//! `config.toml`: what a user may set for good. An unknown key is an error, so that a slip is not ignored.
+//! `config.toml`: the persistent settings of a user. An unknown key is an error, so that typing
+//! errors are not ignored.
 
 use std::fmt::Display;
 use std::fs;
@@ -12,10 +13,10 @@ use crate::envelope::DEFAULT_LIMIT_BYTES;
 use crate::error::Error;
 use crate::exit::Exit;
 
-/// 24 hours: the TTL of a queue that we declare.
+/// 24 hours: the TTL of the queues that cbroker declares.
 const DEFAULT_TTL_MS: u64 = 86_400_000;
 
-/// The file as it is written. Every key may be absent.
+/// The content of the file. All keys are optional.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_field_names, reason = "`url_file` is the key's name")]
@@ -38,11 +39,11 @@ pub(super) struct File {
     pub(super) batch: Option<u32>,
 }
 
-/// How messages reach an agent, as the option `--delivery` has it.
+/// How messages are delivered to an agent, as in the option `--delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// The best way that the agent is known to take.
+    /// The best way that the agent is known to support.
     #[default]
     Auto,
     /// Our plugin inside it.
@@ -73,40 +74,43 @@ impl Display for Way {
     }
 }
 
-/// The bounds of `--batch`.
+/// Checks the bounds of `--batch`.
 fn batch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     let batch = u32::deserialize(from)?;
     if (1..=100).contains(&batch) {
         return Ok(Some(batch));
     }
-    Err(serde::de::Error::custom("`batch` is not in 1 to 100"))
+    Err(serde::de::Error::custom("`batch` is not between 1 and 100"))
 }
 
-/// What the file sets beside the addresses, with defaults filled in. Flags of a single command still come first.
+/// The settings of the file other than addresses, with defaults. Flags of a command take
+/// precedence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether wrap, `send` and `ask` start the embedded broker when nothing answers (`autostart`).
+    /// Whether a wrap, `send` and `ask` start the embedded broker if none answers (`autostart`).
     pub autostart: bool,
-    /// The TTL of a queue that we declare (`ttl_ms`).
+    /// The TTL of the queues that cbroker declares (`ttl_ms`).
     pub ttl_ms: u64,
-    /// The longest body that is sent or taken (`body_limit_bytes`).
+    /// The longest message body that is sent or accepted (`body_limit_bytes`).
     pub body_limit_bytes: usize,
-    /// Above this many hops the wrap holds a message (`max_hops`).
+    /// The wrap holds a message with more hops than this (`max_hops`).
     pub max_hops: u32,
-    /// So many messages a minute from one peer are injected; more are held (`max_messages_per_minute`).
+    /// How many messages of one peer are injected in a minute; further ones are held
+    /// (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,
-    /// Which way messages go where the option `--delivery` does not say (`delivery`).
+    /// How messages are delivered without the option `--delivery` (`delivery`).
     pub delivery: Way,
-    /// Whether Claude is briefed (`brief`).
+    /// Whether Claude gets a briefing (`brief`).
     pub brief: bool,
-    /// Whether line breaks are kept where the agent takes bracketed paste (`multiline`).
+    /// Whether line breaks are kept if the agent supports bracketed paste (`multiline`).
     pub multiline: bool,
-    /// How many waiting messages may share one submission (`batch`).
+    /// How many waiting messages can share one submission (`batch`).
     pub batch: u32,
 }
 
 impl Settings {
-    /// What a text of `config.toml` sets beside the addresses, readable, each with its origin; an error names its line.
+    /// Returns the settings in a text of `config.toml`, except addresses, for display and with
+    /// their sources. An error names the line.
     pub fn explain(text: &str, path: &Path) -> Result<Vec<Effective>, Error> {
         Ok(File::parse(text, path)?.explain_settings())
     }
@@ -130,7 +134,7 @@ impl File {
             let line = error
                 .span()
                 .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            // Some of its messages are two lines.
+            // Some messages have two lines.
             let why = error.message().lines().collect::<Vec<_>>().join(", ");
             Error::new(format!("{} line {line}", path.display()))
                 .because(why)
@@ -152,7 +156,7 @@ impl File {
         }
     }
 
-    /// The settings, readable, each with its origin.
+    /// Returns the settings for display, each with its source.
     pub(super) fn explain_settings(&self) -> Vec<Effective> {
         let settings = self.settings();
         let row = |key, value: &dyn Display, is_set: bool| Effective {
@@ -185,7 +189,8 @@ impl File {
         ]
     }
 
-    /// The URL of `url`, or the first line of the file that `url_file` names: there a password is out of sight.
+    /// Returns `url`, or the first line of the file named by `url_file`, which keeps a password out
+    /// of the configuration.
     pub(super) fn url(&self) -> Result<Option<String>, Error> {
         match (&self.url, &self.url_file) {
             (Some(url), _) => Ok(Some(url.clone())),
@@ -219,7 +224,7 @@ mod tests {
         Settings::explain(text, Path::new("config.toml"))
     }
 
-    /// The rows as a file that sets them all.
+    /// Formats the rows as a file that sets them all.
     fn written(rows: &[Effective]) -> String {
         rows.iter().fold(String::new(), |mut text, row| {
             let quote = if row.key == "delivery" { "\"" } else { "" };
@@ -256,7 +261,9 @@ mod tests {
         ) {
             match explain(&(lines.concat() + &noise)) {
                 Ok(rows) => {
-                    let values = |rows: Vec<Effective>| rows.into_iter().map(|row| row.value).collect::<Vec<_>>();
+                    let values = |rows: Vec<Effective>| {
+                        rows.into_iter().map(|row| row.value).collect::<Vec<_>>()
+                    };
                     let again = explain(&written(&rows)).map(values);
                     prop_assert_eq!(again.ok(), Some(values(rows)));
                 }

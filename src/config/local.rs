@@ -1,4 +1,5 @@
-//! `broker.json`: which local broker was started, so that every other command finds it. Not a proof that it lives.
+//! `broker.json`: records the local broker that was started, so that other commands find it. It
+//! does not prove that the broker runs.
 
 use std::fs;
 use std::io;
@@ -10,25 +11,25 @@ use serde::{Deserialize, Serialize};
 use super::home::write_private;
 use super::{Address, Home};
 
-/// What runs the broker.
+/// How the broker runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
     /// A `cbroker serve` process.
     Embedded {
-        /// Its process id.
+        /// The process id.
         pid: u32,
-        /// When the kernel says it began; together with the pid it cannot be taken for another process.
+        /// The start time that the kernel reports. Together with the pid it identifies the process.
         began: String,
-        /// Its store.
+        /// The folder of the store.
         data_dir: PathBuf,
-        /// The options that `serve` was given beside its ports, paths made absolute: `restart` gives them again.
+        /// The options of `serve` other than ports, with absolute paths. `restart` passes them on.
         #[serde(default)]
         arguments: Vec<String>,
     },
     /// A LavinMQ container.
     Container {
-        /// Its name.
+        /// The container's name.
         name: String,
     },
 }
@@ -38,17 +39,17 @@ pub enum Kind {
 pub struct LocalBroker {
     /// The version of this format.
     pub version: u32,
-    /// What runs it.
+    /// How the broker runs.
     #[serde(flatten)]
     pub kind: Kind,
-    /// Where both ports are to be reached; records of earlier versions do not say it.
+    /// The address of both ports. Missing in files of earlier versions.
     #[serde(default = "loopback")]
     pub host: IpAddr,
-    /// AMQP port.
+    /// The AMQP port.
     pub port: u16,
-    /// Management port, where it has one.
+    /// The management port, if there is one.
     pub management_port: Option<u16>,
-    /// Whether peers sign in as guest (`start --docker --guest`).
+    /// Whether clients log in as guest (`start --docker --guest`).
     #[serde(default)]
     pub guest: bool,
 }
@@ -58,23 +59,23 @@ fn loopback() -> IpAddr {
 }
 
 impl LocalBroker {
-    /// Where it takes messages.
+    /// Returns the AMQP address.
     pub fn address(&self) -> Address {
         Address::at(self.host, self.port)
     }
 
-    /// Whether it is a `cbroker serve` process, which also listens at sockets in its home.
+    /// Whether it is a `cbroker serve` process, which also listens on sockets in its home.
     pub fn is_embedded(&self) -> bool {
         matches!(self.kind, Kind::Embedded { .. })
     }
 
-    /// What the file says; a file that cannot be read is as good as none.
+    /// Reads the file. A file that cannot be read counts as missing.
     pub fn read(home: &Home) -> Option<Self> {
         let text = fs::read(home.broker_file()).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes the file, whole or not at all.
+    /// Writes the file atomically.
     pub fn write(&self, home: &Home) -> io::Result<()> {
         home.claim()?;
         let mut text = serde_json::to_vec_pretty(self)?;
@@ -82,7 +83,7 @@ impl LocalBroker {
         write_private(&home.broker_file(), &text)
     }
 
-    /// Removes the file; none is fine.
+    /// Removes the file if it exists.
     pub fn forget(home: &Home) -> io::Result<()> {
         match fs::remove_file(home.broker_file()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,4 +1,5 @@
-//! From flags, environment and files to a [`Config`]: each value with the first source that names it.
+//! Resolves flags, environment and files into a [`Config`]: the first source that names a value
+//! wins.
 
 use super::address::Scheme;
 use super::credentials::moved_session_address;
@@ -14,7 +15,7 @@ const DEFAULT_PORT: u16 = 5672;
 const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 
 impl Config {
-    /// Reads the files and decides every value. Reads nothing from the network.
+    /// Reads the files and determines every value. Does not use the network.
     pub fn resolve(flags: &Flags, environment: Environment) -> Result<Self, Error> {
         let home = Home::of(&environment).ok_or_else(|| {
             Error::new("no home directory")
@@ -73,7 +74,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Every value, readable, with its origin: `cbroker config`.
+    /// Returns every value for display with its source, for `cbroker config`.
     fn explain(&self, file: &File, [management, ca_cert]: [Origin; 2]) -> Vec<Effective> {
         let home = if self.environment.get("CBROKER_HOME").is_some() {
             Origin::Environment
@@ -120,14 +121,14 @@ fn address(
         return Ok((Address::local(DEFAULT_PORT), Origin::Default));
     };
     let address = Address::parse(&text).map_err(|error| {
-        Error::usage(format!("{named} is no broker address"))
+        Error::usage(format!("{named} is not a broker address"))
             .because(error)
-            .hint("it looks like amqp://user:password@host:5672/vhost, or amqps:// with TLS")
+            .hint("expected amqp://user:password@host:5672/vhost, or amqps:// with TLS")
     })?;
     Ok((address, origin))
 }
 
-/// A login that is the stored one is guarded, whichever way it came here, also inside a password of a URL.
+/// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL.
 fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login: &Login) -> Guard {
     let is_stored = matches!(Credentials::read(home), Ok(Some(stored)) if stored == *login);
     if !is_stored {
@@ -148,8 +149,9 @@ fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login:
     }
 }
 
-/// The URL's own login, else what the wrap around us wrote, else the local broker's, else guest; but where nobody named a
-/// broker, somebody else's on the usual port is not entered as guest.
+/// Returns the login: from the URL, else from the current session's file, else of the local broker,
+/// else guest. If no broker was named, guest is not used, so that another program's broker on the
+/// default port is not entered.
 fn login(
     address: &Address,
     origin: Origin,
@@ -181,7 +183,8 @@ fn login(
     let is_its_place = local.is_some_and(|local| local.address().is_same_place(address));
     if (address.is_local() || is_its_place) && !guest_there {
         let stored = Credentials::read(home).map_err(|error| {
-            Error::new(format!("cannot read {}", home.credentials_file().display())).because(error)
+            let path = home.credentials_file();
+            Error::new(format!("cannot read {}", path.display())).because(error)
         })?;
         if let Some(login) = stored.filter(|login| is_wanted(&login.user)) {
             return Ok(login);
@@ -222,7 +225,7 @@ fn management(
         ),
     };
     if !(url.starts_with("http://") || url.starts_with("https://")) {
-        return Err(Error::usage("the management address is no URL")
+        return Err(Error::usage("the management address is not a URL")
             .because("it starts with neither http:// nor https://"));
     }
     let mut login = file
@@ -246,7 +249,7 @@ fn management(
     Ok((Management { url, login, guard }, origin))
 }
 
-/// The stored login is guarded here too. The socket belongs to the API that nobody named.
+/// Guards the stored login for the management API too. The socket is used only if no API was named.
 fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
@@ -266,7 +269,8 @@ fn management_guard(
     }
 }
 
-/// Cloud brokers serve their management API by https on the standard port; a local one says its port in `broker.json`.
+/// Returns the management URL of a broker. Cloud brokers use HTTPS on the standard port, and a
+/// local broker records its port in `broker.json`.
 pub(super) fn derived_management_url(address: &Address, local: Option<&LocalBroker>) -> String {
     let host = if address.host.contains(':') {
         format!("[{}]", address.host)
@@ -293,7 +297,11 @@ fn warnings(flags: &Flags, address: &Address) -> Vec<String> {
         );
     }
     if flags.mgmt_pass.is_some() {
-        warnings.push("the password in --mgmt-pass is visible to every user of this machine; set CBROKER_MGMT_PASS".into());
+        warnings.push(
+            "the password in --mgmt-pass is visible to every user of this machine; \
+             set CBROKER_MGMT_PASS"
+                .into(),
+        );
     }
     warnings
 }

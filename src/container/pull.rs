@@ -1,4 +1,4 @@
-//! Pulling an image, with the progress of all its layers as one line.
+//! Pulls an image and shows the progress of all its layers on one line.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 
 const BAR: i64 = 30;
 
-/// Pulls `image` and tells the progress, a line each time that it changed.
+/// Pulls `image` and reports the progress as a line after each change.
 pub(super) async fn pull(
     docker: &Docker,
     image: &str,
@@ -25,7 +25,7 @@ pub(super) async fn pull(
     while let Some(step) = steps.next().await {
         let step = step.map_err(|error| {
             failed(&format!("cannot pull {image}"), &error)
-                .hint("is the network there? --image names another image")
+                .hint("check the network, or name another image with --image")
         })?;
         if let Some(error) = step.error_detail.and_then(|error| error.message) {
             return Err(Error::new(format!("cannot pull {image}")).because(error));

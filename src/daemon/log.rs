@@ -1,4 +1,5 @@
-//! The log file of a broker in the background: at 10 MiB it becomes `broker.log.1`, and so on; three old ones are kept.
+//! The log file of a background broker. At 10 MiB it is renamed to `broker.log.1`; three old files
+//! are kept.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 const ROTATE_BYTES: u64 = 10 << 20;
 const KEPT: u32 = 3;
 
-/// A file that is rotated as it grows. Lines are never torn apart.
+/// A log file that is rotated as it grows. Lines are never split between files.
 pub struct RotatingFile {
     path: PathBuf,
     open: Mutex<Open>,
@@ -23,7 +24,7 @@ struct Open {
 }
 
 impl RotatingFile {
-    /// Goes on where the file ends.
+    /// Opens the file for appending.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let open = Mutex::new(append(&path)?);
         Ok(Self { path, open })
@@ -40,7 +41,7 @@ impl RotatingFile {
 
     fn rotate(&self, open: &mut MutexGuard<'_, Open>) -> io::Result<()> {
         for number in (1..KEPT).rev() {
-            // A gap in the row is fine: the log may be young.
+            // Numbers may be missing while the log is young.
             let _ = fs::rename(older(&self.path, number), older(&self.path, number + 1));
         }
         fs::rename(&self.path, older(&self.path, 1))?;
@@ -65,7 +66,7 @@ fn older(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// tracing hands over whole lines.
+/// A writer for whole lines, which is what tracing writes.
 pub struct Line<'a>(&'a RotatingFile);
 
 impl Write for Line<'_> {

@@ -1,16 +1,17 @@
-//! Whether a port is taken, and by whom, where the system tells.
+//! Checks whether a port is in use, and by which program, if the system reports it.
 
 use std::io;
 use std::net::TcpListener;
 
 use crate::transport::listeners;
 
-/// `None` when the port is free on loopback, in both families; otherwise who holds it, in words.
+/// Returns `None` if the port is free on both loopback addresses, else a description of the program
+/// that has it.
 pub fn in_use(port: u16) -> Option<String> {
     for host in ["127.0.0.1", "::1"] {
         match TcpListener::bind((host, port)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Some(holder(port)),
-            // A machine without IPv6 has no address there that anybody could take.
+            // Without IPv6, no program can have the port on `::1`.
             Err(error) if host == "127.0.0.1" => return Some(error.to_string()),
             _ => {}
         }
@@ -18,7 +19,7 @@ pub fn in_use(port: u16) -> Option<String> {
     None
 }
 
-/// `beam.smp (process 123 of user rabbitmq) listens there`.
+/// Describes who listens: `beam.smp (process 123 of user rabbitmq) listens there`.
 fn holder(port: u16) -> String {
     match listeners(port).first() {
         Some(owner) => format!("{owner} listens there"),

@@ -1,11 +1,11 @@
-//! A process that cannot be taken for another: its id together with the moment it began.
+//! A process identified by its id and its start time, so that a reused id is not mistaken for it.
 
 use std::fs;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process that was alive when it was looked up.
+/// A process that was running when it was looked up.
 #[derive(Debug, Clone)]
 pub struct Process {
     pid: Pid,
@@ -13,7 +13,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process of this id, if it is alive and began at that moment.
+    /// Returns the process of this id if it runs and has this start time.
     pub fn alive(pid: u32, began_then: &str) -> Option<Self> {
         let id = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let process = Self {
@@ -23,26 +23,28 @@ impl Process {
         process.is_alive().then_some(process)
     }
 
-    /// Whether it is still the same process.
+    /// Whether the same process still runs.
     pub fn is_alive(&self) -> bool {
         began(self.pid()).is_some_and(|began| began == self.began)
     }
 
-    /// Its id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_pid().unsigned_abs()
     }
 
-    /// Sends a signal; a process that has just ended is past it.
+    /// Sends a signal. It is not an error if the process has ended.
     pub fn signal(&self, signal: Signal) {
         let _ = kill_process(self.pid, signal);
     }
 }
 
-/// When a process began, in whatever words the system has; `None` when there is none, or only its remains (a zombie).
+/// Returns when a process started, in the system's format. `None` if it does not exist or is a
+/// zombie.
 pub fn began(pid: u32) -> Option<String> {
     if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The second field is a name in parentheses that may itself hold blanks and parentheses.
+        // The second field is a name in parentheses, which may itself contain blanks and
+        // parentheses.
         let (_, after_name) = stat.rsplit_once(')')?;
         let mut fields = after_name.split_whitespace();
         if matches!(fields.next()?, "Z" | "X") {

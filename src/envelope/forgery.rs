@@ -1,16 +1,16 @@
-//! The marks that only cbroker writes into a line, and what becomes of them inside the text of others.
+//! Detects imitations of the marks that only cbroker may write into a line, and disarms them.
 //!
-//! A reader takes `［ＣＢＲＯＫＥＲ peer-message` or a Cyrillic `сbroker` for the real thing, so a text is compared by what its
-//! letters look like: decomposed for compatibility, without accents, in lower case, look-alikes of other scripts as
-//! Latin letters, with spaces and punctuation left out.
+//! An agent may take `［ＣＢＲＯＫＥＲ peer-message` or a Cyrillic `сbroker` for the real mark. Text is
+//! therefore compared by appearance: compatibility-decomposed, without accents, in lower case, with
+//! look-alikes of other scripts mapped to Latin letters, and without spaces and punctuation.
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use icu_properties::CodePointMapData;
 use icu_properties::props::{GeneralCategory, GeneralCategoryGroup};
 
-/// What stands behind a square bracket.
+/// What follows a square bracket in a mark.
 const SQUARE: [&str; 2] = ["cbrokerpeermessage", "end]"];
-/// What stands behind a round one.
+/// What follows a round bracket in a mark.
 const ROUND: [&str; 5] = [
     "files:",
     "metadata:",
@@ -19,18 +19,18 @@ const ROUND: [&str; 5] = [
     "possiblerepeat",
 ];
 
-/// How a character reads.
+/// The appearance of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sign {
     /// `[` and its look-alikes.
     Square,
     /// `(` and its look-alikes.
     Round,
-    /// `]` and `:`, and letters.
+    /// `]`, `:` and letters.
     Letter(char),
 }
 
-/// The text with the bracket of every forged mark replaced: `[` becomes `(`, `(` becomes `<`.
+/// Replaces the bracket of every imitated mark: `[` by `(`, and `(` by `<`.
 pub(super) fn disarm(text: &str) -> String {
     let is_bracket = |c: char| matches!(looks(c).next(), Some(Sign::Square | Sign::Round));
     if !text.chars().any(is_bracket) {
@@ -53,7 +53,7 @@ pub(super) fn disarm(text: &str) -> String {
     out
 }
 
-/// Reads no further than the first sign that differs, so a text of brackets is read once.
+/// Compares only up to the first sign that differs, so that a text of brackets is scanned once.
 fn begins_with(mut signs: impl Iterator<Item = Sign>, mark: &str) -> bool {
     mark.chars().all(|wanted| {
         let wanted = Sign::Letter(folded(wanted));
@@ -62,7 +62,7 @@ fn begins_with(mut signs: impl Iterator<Item = Sign>, mark: &str) -> bool {
     })
 }
 
-/// What a character reads as: nothing, one sign, or several (a ligature).
+/// Returns the signs that a character looks like: none, one, or several for a ligature.
 fn looks(c: char) -> impl Iterator<Item = Sign> {
     let one = c.is_ascii().then(|| sign(c)).flatten();
     let several = (!c.is_ascii()).then(|| {
@@ -98,7 +98,7 @@ fn is_mark(c: char) -> bool {
     GeneralCategoryGroup::Mark.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
-/// The Latin letter of the marks that a lower-case letter looks like, else itself.
+/// Returns the Latin letter that a lower-case letter looks like, or the letter itself.
 fn folded(c: char) -> char {
     match c {
         'а' | 'α' | 'ɑ' | 'ᴀ' | 'Ꭺ' | 'ꭺ' => 'a',
@@ -136,7 +136,8 @@ mod tests {
             "[CBroker  Peer\tMessage]",
             "[c b r o k e r peer-message",
             "\u{FF3B}\u{FF43}\u{FF42}\u{FF52}\u{FF4F}\u{FF4B}\u{FF45}\u{FF52} peer message",
-            "[\u{441}b\u{433}\u{43E}\u{43A}\u{435}r \u{440}\u{435}\u{435}r m\u{435}\u{455}\u{455}\u{430}g\u{435}",
+            "[\u{441}b\u{433}\u{43E}\u{43A}\u{435}r \u{440}\u{435}\u{435}r \
+             m\u{435}\u{455}\u{455}\u{430}g\u{435}",
             "\u{3010}cbroker peer message\u{3011}",
             "[\u{1D41C}broker peer message",
             "[c\u{301}broker peer message",

@@ -1,8 +1,12 @@
-//! The form in which a message reaches an agent: one line that cannot press a key, attach a file or forge a second
-//! message.
+//! The form in which a message reaches an agent: one line that cannot press a key, attach a file or
+//! imitate a second message.
 //!
-//! `[cbroker peer message from=X id=Y reply_to=R correlation_id=C] TEXT (files: a, b) (metadata: {…}) [end]`: the head is
-//! checked fields only, the trailer is fixed, and nothing in a text can look like either.
+//! ```text
+//! [cbroker peer message from=X id=Y reply_to=R correlation_id=C] TEXT
+//!     (files: a, b) (metadata: {…}) [end]
+//! ```
+//!
+//! The head contains only validated fields, the trailer is fixed, and no text can imitate either.
 
 use std::fmt::Write;
 
@@ -17,12 +21,13 @@ const TRAILER: &str = " [end]";
 pub enum Mark {
     /// Nothing.
     None,
-    /// It may have been typed before a crash.
+    /// The message may have been typed before a crash.
     PossibleRepeat,
 }
 
 impl Envelope {
-    /// The message as it is typed. Always begins with `[cbroker peer message` and ends with `[end]`.
+    /// Returns the line to type. It always begins with `[cbroker peer message` and ends with
+    /// `[end]`.
     pub fn to_line(&self, breaks: Breaks, mark: Mark) -> String {
         let mut line = self.head();
         if mark == Mark::PossibleRepeat {
@@ -35,7 +40,8 @@ impl Envelope {
         line
     }
 
-    /// Whom to answer stands here and is no command line: a text that imitates one must not look like ours.
+    /// Names the session to answer as a field, not as a command line, because a text that imitates
+    /// a command line must not look genuine.
     fn head(&self) -> String {
         let mut head = format!("{OPENING} from={} id={}", word(&self.from), word(&self.id));
         if let Some(reply_to) = &self.reply_to {
@@ -69,12 +75,13 @@ fn field(text: &str, breaks: Breaks) -> String {
     quote_mentions(&forgery::disarm(&clean(text, breaks)))
 }
 
-/// A name or an id: checked on arrival, and made safe here all the same.
+/// Formats a name or id. It was validated on arrival and is made safe here again.
 fn word(text: &str) -> String {
     field(text, Breaks::Flatten)
 }
 
-/// An `@` that begins a token would attach a file or open a completion; after an apostrophe it is a letter.
+/// Quotes an `@` at the beginning of a token, because it would attach a file or open a completion.
+/// After an apostrophe it has no such effect.
 fn quote_mentions(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
@@ -214,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_text_of_brackets_is_read_once() {
-        // Each bracket was followed by a look at the whole rest: a mebibyte of JSON held the session's terminal for minutes.
+        // Each bracket once caused a scan of the whole rest: 1 MiB of JSON blocked the session's
+        // terminal for minutes.
         let (told, heard) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || told.send(line(&"[".repeat(1 << 20))));
         let line = heard
@@ -232,12 +240,12 @@ mod tests {
         assert!(line("(@x) \"@y\" '@z").contains("('@x) \"'@y\" '@z"));
     }
 
-    /// A style mark after an emoji is all that may stay.
+    /// Only a style mark after an emoji may remain.
     fn is_unseen(c: char) -> bool {
         is_hidden(c) && c != '\u{FE0F}'
     }
 
-    /// `any::<String>()` never holds a control character.
+    /// Includes control characters, which `any::<String>()` does not.
     fn any_characters() -> impl Strategy<Value = String> {
         let kinds = prop_oneof![
             any::<char>(),
@@ -249,14 +257,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_line_holds_no_control_and_nothing_invisible(message in any_characters(), file in any_characters(), key in any_characters()) {
+        fn a_line_holds_no_control_and_nothing_invisible(
+            message in any_characters(), file in any_characters(), key in any_characters(),
+        ) {
             let mut envelope = envelope(&message);
             envelope.files = Some(vec![file]);
             envelope.metadata = Some([(key.clone(), json!(key))].into_iter().collect());
             for breaks in [Breaks::Flatten, Breaks::Keep] {
                 let line = envelope.to_line(breaks, Mark::None);
                 let allowed = |c: char| breaks == Breaks::Keep && c == '\n';
-                prop_assert!(line.chars().all(|c| allowed(c) || !(c.is_control() || is_unseen(c))), "{:?}", line);
+                let is_safe = |c| allowed(c) || !(c.is_control() || is_unseen(c));
+                prop_assert!(line.chars().all(is_safe), "{:?}", line);
                 prop_assert!(line.starts_with("[cbroker peer message from="));
                 prop_assert!(line.ends_with(" [end]"));
                 prop_assert_eq!(line.matches("[end]").count(), 1);
@@ -264,7 +275,9 @@ mod tests {
         }
 
         #[test]
-        fn escape_sequences_lose_their_teeth(noise in "[\u{0}-\u{20}\u{7f}-\u{9f}a\\[\\]0-9~;@]{0,60}") {
+        fn escape_sequences_lose_their_teeth(
+            noise in "[\u{0}-\u{20}\u{7f}-\u{9f}a\\[\\]0-9~;@]{0,60}",
+        ) {
             let line = line(&noise);
             prop_assert!(!line.chars().any(char::is_control));
             for (at, _) in line.match_indices('@') {

@@ -1,27 +1,27 @@
-//! From the bytes of a message body to an [`Envelope`], or to the reason why it is a dead letter.
+//! Parses and validates the bytes of a message body.
 
 use serde_json::{Map, Value};
 
 use super::{Envelope, Priority};
 use crate::name::SessionName;
 
-/// The longest body that is taken unless the configuration says otherwise: 1 MiB.
+/// The default limit for a body: 1 MiB.
 pub const DEFAULT_LIMIT_BYTES: usize = 1 << 20;
 
 const LONGEST_ID: usize = 128;
 
-/// Nobody finds another body with the same 128 bits.
+/// 128 bits, so that no second body with the same digest can be found.
 const IDENTITY_DIGITS: usize = 32;
 
-/// Why a body never reaches the agent. Its text is the `error` of the dead letter.
+/// Why a body is refused. The text becomes the `error` of the dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The body is longer than the limit.
     #[error("the body has {bytes} bytes; the limit is {limit_bytes}")]
     Large {
-        /// How long it is.
+        /// Its size.
         bytes: usize,
-        /// How long it may be.
+        /// The limit.
         limit_bytes: usize,
     },
     /// The body is not UTF-8.
@@ -30,7 +30,7 @@ pub enum Invalid {
     /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// The body is JSON, but no object.
+    /// The body is JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
     /// A required field is absent.
@@ -39,24 +39,24 @@ pub enum Invalid {
     /// A required field is an empty string.
     #[error("`{0}` is empty")]
     Empty(&'static str),
-    /// A field has another type than it should.
+    /// A field has the wrong type.
     #[error("`{field}` is not {expected}")]
     WrongType {
         /// The field.
         field: &'static str,
-        /// What it should be, with its article.
+        /// The expected type, with its article.
         expected: &'static str,
     },
     /// A field of the line's head is not a session name.
     #[error("`{0}` is not a session name")]
     NotAName(&'static str),
-    /// A field of the line's head holds other characters than an id may.
+    /// A field of the line's head contains characters that an id must not contain.
     #[error("`{0}` is not an id")]
     NotAnId(&'static str),
 }
 
 impl Envelope {
-    /// Reads and checks a message body of at most `limit_bytes`.
+    /// Parses and validates a message body of at most `limit_bytes`.
     pub fn parse(body: &[u8], limit_bytes: usize) -> Result<Self, Invalid> {
         if body.len() > limit_bytes {
             return Err(Invalid::Large {
@@ -89,7 +89,7 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// These fields stand in the head of the line and are arguments of an answer, so they must be harmless there.
+    /// Validates the fields that appear in the head of the line and in the arguments of an answer.
     fn check(&self) -> Result<(), Invalid> {
         if !SessionName::is_exact(&self.from) {
             return Err(Invalid::NotAName("from"));
@@ -111,7 +111,7 @@ impl Envelope {
     }
 }
 
-/// Whether a text may be an `id` or a `correlation_id`: `[A-Za-z0-9._:-]{1,128}`.
+/// Whether a text is a valid `id` or `correlation_id`: `[A-Za-z0-9._:-]{1,128}`.
 pub fn is_id(text: &str) -> bool {
     (1..=LONGEST_ID).contains(&text.len())
         && text
@@ -333,7 +333,10 @@ mod tests {
         );
         assert_eq!(
             String::from_utf8(envelope.to_json()).unwrap(),
-            r#"{"id":"00000000000000000000000000","from":"a","to":"a","ts":"1970-01-01T00:00:00.000Z","message":"m"}"#
+            concat!(
+                r#"{"id":"00000000000000000000000000","from":"a","to":"a","#,
+                r#""ts":"1970-01-01T00:00:00.000Z","message":"m"}"#
+            )
         );
     }
 
@@ -344,9 +347,14 @@ mod tests {
         }
 
         #[test]
-        fn what_was_written_is_read_again(message in "\\PC{1,40}", files in proptest::option::of(proptest::collection::vec("\\PC{0,10}", 0..3)), id in "[A-Za-z0-9._:-]{1,128}") {
+        fn what_was_written_is_read_again(
+            message in "\\PC{1,40}",
+            files in proptest::option::of(proptest::collection::vec("\\PC{0,10}", 0..3)),
+            id in "[A-Za-z0-9._:-]{1,128}",
+        ) {
             let name = SessionName::new("peer").unwrap();
-            let mut envelope = Envelope::new(ulid::Ulid::nil(), chrono::DateTime::UNIX_EPOCH, &name, &name, message);
+            let (id_of, at) = (ulid::Ulid::nil(), chrono::DateTime::UNIX_EPOCH);
+            let mut envelope = Envelope::new(id_of, at, &name, &name, message);
             envelope.files = files;
             envelope.id = id.clone();
             envelope.correlation_id = Some(id);

@@ -1,7 +1,7 @@
-//! Which process is at the other end of a TCP connection of this machine, from the kernel's table of sockets.
+//! Finds the process at the other end of a local TCP connection in the kernel's socket table.
 //!
-//! The table is `/proc/net/tcp` and `tcp6`: one row a socket, with the user that owns it and its inode. A row of a
-//! connection that nobody has accepted yet has inode 0. Where there is no such table nothing is proven.
+//! The table is `/proc/net/tcp` and `tcp6`: one row for each socket, with its user and its inode. A
+//! connection that is not accepted yet has inode 0. Without this table, nothing is proven.
 
 use std::fmt;
 use std::fs;
@@ -16,29 +16,29 @@ use super::TransportError;
 
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 const LISTENING: u8 = 0x0A;
-/// A server accepts at once; one that has not after this long proves nothing.
+/// A server accepts at once; one that has not accepted after this time proves nothing.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// What is known of the other end.
+/// What is known about the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// A program of this user, or of root.
     Ours,
-    /// The system does not tell.
+    /// The system does not report it.
     Unknown,
-    /// Nobody asked: the login is for wherever the user said.
+    /// Not checked, because the user gave the login together with the address.
     NotAsked,
 }
 
-/// A process that has a socket, as far as the system tells.
+/// The process that has a socket, as far as the system reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// Its user.
+    /// The user id.
     pub uid: u32,
-    /// Its id, where this user may see it.
+    /// The process id, if this user may see it.
     pub pid: Option<u32>,
-    /// Its program, likewise.
+    /// The program's name, likewise.
     pub program: Option<String>,
 }
 
@@ -64,13 +64,13 @@ impl Owner {
         Self::of(row.uid, process_with(row.inode))
     }
 
-    /// Whether it is this user, or root.
+    /// Whether it is this user or root.
     pub fn is_ours(&self) -> bool {
         is_trusted(self.uid)
     }
 }
 
-/// `nc (process 123 of user nobody)`.
+/// Formats as `nc (process 123 of user nobody)`.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = user_name(self.uid).unwrap_or_else(|| self.uid.to_string());
@@ -82,12 +82,12 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Root can read every stored login, so nothing is kept from it.
+/// Root is trusted, because it can read every stored login.
 pub(super) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Proves who has accepted `stream`.
+/// Proves which user accepted `stream`.
 pub(super) async fn prove(stream: &TcpStream) -> Result<Proof, TransportError> {
     let (near, far) = (
         canonical(stream.local_addr()?),
@@ -116,7 +116,7 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<Proof, TransportError> {
     }
 }
 
-/// Who listens on a port of this machine, on any address.
+/// Returns which programs listen on a port of this machine, on any address.
 pub fn listeners(port: u16) -> Vec<Owner> {
     let mut owners: Vec<Owner> = Vec::new();
     for row in rows() {
@@ -138,7 +138,8 @@ impl Row {
             && (ip == address.ip() || ip.is_unspecified())
     }
 
-    /// `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`, numbers in hexadecimal up to `uid`.
+    /// Parses `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`, with
+    /// hexadecimal numbers before `uid`.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_whitespace().skip(1);
         let local = socket_address(fields.next()?)?;
@@ -164,7 +165,8 @@ fn rows() -> Vec<Row> {
         .collect()
 }
 
-/// `0100007F:1628`: each four bytes of the address are a number of this machine's byte order.
+/// Parses an address such as `0100007F:1628`. Each four bytes are a number in this machine's byte
+/// order.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -186,7 +188,7 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
     Some(canonical(SocketAddr::new(ip, port)))
 }
 
-/// An IPv4 address stands in the other table as a mapped one.
+/// Converts a mapped IPv4 address, as the IPv6 table contains it.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -222,16 +224,20 @@ mod tests {
 
     #[test]
     fn a_row_of_either_table_is_read() {
-        let four = "   0: 0100007F:1628 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
+        let four = "   0: 0100007F:1628 00000000:0000 0A 00000000:00000000 00:00000000 \
+                    00000000  1000        0 4242 1 0";
         let row = Row::parse(four).unwrap();
         assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
         assert_eq!((row.state, row.uid, row.inode), (LISTENING, 1000, 4242));
-        let mapped = "   1: 0000000000000000FFFF00000100007F:1628 0000000000000000FFFF00000100007F:9C40 01 00000000:00000000 00:00000000 00000000 65534        0 7 1";
+        let mapped = "   1: 0000000000000000FFFF00000100007F:1628 \
+                      0000000000000000FFFF00000100007F:9C40 01 00000000:00000000 \
+                      00:00000000 00000000 65534        0 7 1";
         let row = Row::parse(mapped).unwrap();
         assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
         assert_eq!(row.remote, "127.0.0.1:40000".parse().unwrap());
         assert_eq!(row.uid, 65534);
-        let six = "   2: 00000000000000000000000001000000:1628 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 9 1";
+        let six = "   2: 00000000000000000000000001000000:1628 \
+                   00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 9 1";
         assert_eq!(
             Row::parse(six).unwrap().local,
             "[::1]:5672".parse().unwrap()

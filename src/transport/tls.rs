@@ -1,4 +1,5 @@
-//! TLS as a client: the system's certificates and those that the user adds, with ring.
+//! TLS for clients: trusts the system's certificates and those that the user adds, with the ring
+//! provider.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::TransportError;
 
-/// Speaks TLS on a connection to `host`.
+/// Performs the TLS handshake with `host`.
 pub(super) async fn handshake(
     stream: TcpStream,
     host: &str,
     ca_cert: Option<&Path>,
 ) -> Result<TlsStream<TcpStream>, TransportError> {
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TransportError::Setup(format!("`{host}` is no name of a TLS server")))?;
+        .map_err(|_| TransportError::Setup(format!("`{host}` is not a TLS server name")))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

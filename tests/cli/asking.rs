@@ -89,7 +89,7 @@ fn no_answer_in_time_is_exit_4_and_leaves_no_queue() {
         assert!(!exists(place, &reply_to));
         place
             .run(["send", "--to", &reply_to, "-m", "too late"])
-            .fails(4, "nobody waits for an answer");
+            .fails(4, "no `cbroker ask` waits for an answer");
     });
 }
 

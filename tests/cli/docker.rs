@@ -143,11 +143,11 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
     assert!(
         start(&place, ports).starts_with(&format!("broker started at amqp://127.0.0.1:{port}"))
     );
-    assert!(start(&place, ports).starts_with("broker runs already"));
+    assert!(start(&place, ports).starts_with("broker already runs"));
     on_loopback_and_without_a_password();
     place.run(["start"]).fails(
         1,
-        &format!("LavinMQ runs already in the container {CONTAINER}"),
+        &format!("LavinMQ already runs in the container {CONTAINER}"),
     );
     everywhere::a_working_day(&place, &str::to_owned);
     let status = place.json(["status"]).remove(0);
@@ -218,7 +218,7 @@ fn made_by_hand(place: &Place, (port, management): (&str, &str)) {
     ]);
     assert!(made);
     assert!(
-        start(place, (port, management)).starts_with("broker runs already"),
+        start(place, (port, management)).starts_with("broker already runs"),
         "it is recognised as the same one"
     );
     assert_eq!(place.ok(["stop"]), "broker stopped; its data stays\n");

@@ -54,11 +54,11 @@ fn the_broker_runs_in_the_background_until_it_is_stopped_and_keeps_what_waits() 
     );
     let first = own.record();
     let again = place.ok(["start"]);
-    assert!(again.starts_with("broker runs already at "), "{again}");
+    assert!(again.starts_with("broker already runs at "), "{again}");
     assert_eq!(own.record(), first, "a second start changes nothing");
     place
         .run(["start", "--port", "1"])
-        .fails(1, "the local broker runs already, on port")
+        .fails(1, "the local broker already runs, on port")
         .hints("cbroker stop");
 
     place.ok(["send", "--to", "kept", "-m", "over a stop"]);
@@ -124,7 +124,7 @@ fn two_starts_at_once_end_with_one_broker() {
     );
     assert_eq!(
         said.iter()
-            .filter(|line| line.starts_with("broker runs already"))
+            .filter(|line| line.starts_with("broker already runs"))
             .count(),
         2,
         "{said:?}"

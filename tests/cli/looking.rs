@@ -148,7 +148,10 @@ fn peeking_without_an_api_refuses_while_a_session_is_attached() {
         let _session = Wrapped::open(place, &queue, &[]);
         place
             .run(["tail", &queue, "--no-ack"].into_iter().chain(nowhere))
-            .fails(1, &format!("cannot look into `{queue}` without taking"))
+            .fails(
+                1,
+                &format!("cannot show the messages of `{queue}` without taking them"),
+            )
             .hints("--mgmt-url");
     });
 }
@@ -205,7 +208,7 @@ fn purge_and_delete_need_a_yes_and_say_how_many() {
         place.ok(["send", "--to", &queue, "-m", "2"]);
         place
             .run(["purge", &queue])
-            .fails(2, "dropping all messages")
+            .fails(2, "deleting all messages")
             .hints("--yes");
         place
             .run(["delete", &queue])
@@ -213,7 +216,7 @@ fn purge_and_delete_need_a_yes_and_say_how_many() {
             .hints("--yes");
         assert_eq!(
             place.ok(["purge", &queue, "--yes"]),
-            format!("purged {queue}: 2 messages dropped\n")
+            format!("purged {queue}: 2 messages deleted\n")
         );
         place.ok(["send", "--to", &queue, "-m", "3"]);
         assert_eq!(
@@ -261,7 +264,7 @@ fn inbox_shows_what_a_session_holds_and_can_take_it() {
         place
             .run(["inbox", &who])
             .fails(1, &format!("no session `{who}` is attached"));
-        place.run(["inbox"]).fails(2, "whose inbox?");
+        place.run(["inbox"]).fails(2, "no session given");
         let session = Wrapped::open(place, &who, &[]);
         assert_eq!(place.ok(["pause", &who]), format!("{who}: paused\n"));
         place.ok(["send", "--to", &who, "-m", "read me"]);

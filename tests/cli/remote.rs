@@ -66,7 +66,8 @@ fn without_an_api_the_names_that_are_known_here_are_listed() {
         let ran = place.run(["list", "--mgmt-url", "http://localhost:1"]);
         assert!(ran.code == 0 && ran.out.contains(&queue), "{ran:?}");
         assert!(
-            ran.err.contains("only names that are known without it"),
+            ran.err
+                .contains("only names that are known without the API"),
             "{ran:?}"
         );
     });

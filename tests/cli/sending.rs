@@ -193,13 +193,13 @@ fn what_cannot_be_a_message_is_refused_before_anything_is_sent() {
         .fails(2, "binary is not UTF-8");
     place
         .run(["send", "--to", "2", "-m", "x"])
-        .fails(2, "`2` in --to is no session name");
+        .fails(2, "`2` in --to is not a session name");
     place
         .run(["send", "--to", "a", "-m", "x", "--from", "!"])
-        .fails(2, "`!` in --from is no session name");
+        .fails(2, "`!` in --from is not a session name");
     place
         .run(["send", "--to", "a", "-m", "x", "--correlation-id", "a b"])
-        .fails(2, "`a b` is no message id");
+        .fails(2, "`a b` is not a message id");
     place
         .run(["send", "--to", "a", "-m", "x", "--meta", "novalue"])
         .fails(2, "invalid value 'novalue'");
@@ -220,7 +220,7 @@ fn nobody_waits_at_the_queue_of_an_answer_that_timed_out() {
                 "-m",
                 "late",
             ])
-            .fails(4, "nobody waits for an answer");
+            .fails(4, "no `cbroker ask` waits for an answer");
     });
 }
 
@@ -259,7 +259,7 @@ fn a_receipt_says_delivered_held_or_that_none_came() {
             ])
             .fails(
                 4,
-                &format!("no final receipt from `{to}` within 1 s: no session has taken it"),
+                &format!("no final receipt from `{to}` within 1 s: no session has received it"),
             );
         let session = Wrapped::open(place, &to, &[]);
         session.wait_for_submission("to nobody");

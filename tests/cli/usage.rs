@@ -18,7 +18,7 @@ fn every_error_is_one_line_and_a_hint() {
     );
     place
         .run(["--name", "x", "list"])
-        .fails(2, "--name belongs to a wrap");
+        .fails(2, "--name is an option of a wrap");
     place.run(["--name", "x"]).fails(2, "nothing to wrap");
     place
         .run(["claude"])
@@ -30,14 +30,14 @@ fn every_error_is_one_line_and_a_hint() {
     place.run(["--name", "x", "run"]).fails(2, "nothing to run");
     place
         .run(["--url", "localhost", "list"])
-        .fails(2, "--url is no broker address")
+        .fails(2, "--url is not a broker address")
         .hints("amqp://");
     place
         .run(["--mgmt-url", "localhost", "list"])
-        .fails(2, "the management address is no URL");
+        .fails(2, "the management address is not a URL");
     place
         .run(["--url", "amqp://far.example", "stop"])
-        .fails(2, "this acts on the local broker only");
+        .fails(2, "this command acts on the local broker only");
     place
         .run(["move", "--to", "amqp://localhost"])
         .fails(2, "both sides are the same broker");

@@ -1,4 +1,4 @@
-// amqplib, with the topology and the envelope that the TypeScript tool's README shows. Ends with ok.
+// amqplib, with the topology and the envelope of the TypeScript tool's README. Prints ok at the end.
 const amqp = require('amqplib');
 const assert = require('node:assert/strict');
 
@@ -11,8 +11,11 @@ async function main() {
   await channel.assertQueue(queue, {durable: true, arguments: limits});
   await channel.bindQueue(queue, 'claudeBroker', queue);
 
-  const envelope = {id: '01JABCDEF', from: 'frontend', to: queue, ts: new Date().toISOString(), message: 'hej då'};
-  const options = {persistent: true, mandatory: true, contentType: 'application/json', messageId: envelope.id};
+  const ts = new Date().toISOString();
+  const envelope = {id: '01JABCDEF', from: 'frontend', to: queue, ts, message: 'hej då'};
+  const options = {
+    persistent: true, mandatory: true, contentType: 'application/json', messageId: envelope.id,
+  };
   channel.publish('claudeBroker', queue, Buffer.from(JSON.stringify(envelope)), options);
   await channel.waitForConfirms();
 

@@ -1,9 +1,11 @@
-"""Asks a broker for what features.txt counts and the kit's own runners leave out, and holds all of it against the list.
+"""Sends a broker the requests of features.txt that the kit's own runners leave out, and compares
+everything that was sent with that list.
 
     asked.py ask          over AMQP_HOST AMQP_PORT (through the relay), AMQP_USER AMQP_PASS, MGMT_URL
-    asked.py compare FEATURES TRACE...    what the relay counted, against the list; exit 1 where something is missing
+    asked.py compare FEATURES TRACE...    compares the relay's counts with the list; exits with 1
+                                          if something is missing
 
-Sockets and bytes only: each question is one that a careful client library does not let its user ask.
+Uses plain sockets and bytes, because client libraries do not send these requests.
 """
 import base64
 import json
@@ -77,7 +79,7 @@ class Client:
         return data
 
     def expect(self, cls, number):
-        """The arguments of the next such method; raises with code and text where the server closes instead."""
+        """Returns the arguments of the next such method. Raises if the server closes instead."""
         while True:
             kind, channel, size = struct.unpack(">BHI", self.read(7))
             payload = self.read(size + 1)[:-1]
@@ -107,7 +109,7 @@ class Client:
         self.frame(2, 1, struct.pack(">HHQH", cls, 0, size, flags) + properties)
 
     def answers(self):
-        """The server has acted on everything so far."""
+        """Waits until the server has processed everything sent so far."""
         self.method(1, 60, 10, b"\0\0\0\0" + struct.pack(">H", 5) + b"\0")
         self.expect(60, 11)
 
@@ -117,7 +119,7 @@ class Client:
 
 
 def answered():
-    """What is granted."""
+    """Requests that the server accepts."""
     for frame_max, heartbeat in ((8192, 4), (16384, 10), (70000, 15), (131072, 20), (131072, 30)):
         Client(frame_max, heartbeat).close()
     client = Client()
@@ -126,7 +128,7 @@ def answered():
     client.method(0, 10, 70, long(b"secret") + short("renewed"))
     client.expect(10, 71)
     odd = table(
-        # The relay takes an empty array for a key without a name, which is on the list too.
+        # The relay counts an empty array as a key without a name, which is on the list too.
         ("A", b"A", long(b"")), ("b", b"b", b"\x01"), ("D", b"D", b"\x01\0\0\0\x05"),
         ("d", b"d", struct.pack(">d", 0.5)), ("F", b"F", table(("t", b"t", b"\x01"))), ("f", b"f", struct.pack(">f", 0.5)),
         integer("I", 7), ("l", b"l", struct.pack(">q", 7)), text("S", "text"), ("s", b"s", b"\0\x07"),
@@ -159,7 +161,7 @@ def answered():
 
 
 def on_a_channel(ask):
-    """One question that ends its channel or connection."""
+    """Sends one request that ends its channel or connection."""
     client = Client()
     ask(client)
     refusal = client.refusal()
@@ -233,7 +235,7 @@ REFUSED = [
 
 
 def refused():
-    """What is answered with a code and a text; which ones, `compare` looks at."""
+    """Requests that are refused with a code and a text, which `compare` checks."""
     for ask in REFUSED:
         print("asked:", on_a_channel(ask))
     for arguments in ({"login": ("AMQPLAIN", table(text("LOGIN", USER), text("PASSWORD", "wrong"))[4:])}, {"frame_max": 100}):
@@ -262,7 +264,7 @@ def under_a_deleted_vhost():
 
 
 def named(entry):
-    """What a line is about, without its counts and suites; None where a text goes on from the line before."""
+    """Returns a line without its counts and suites; None if it continues the line before."""
     counted = re.match(r" *\d+ +\d+ {1,2}(?=\S)", entry)
     if not counted:
         return None
@@ -271,13 +273,13 @@ def named(entry):
 
 
 def listed(path):
-    """The list's lines, and those behind the mark: how servers closed."""
+    """Returns the list's lines, and those after the mark: how servers closed."""
     features, closes = open(path, encoding="utf8").read().split("---- close\n")
     return [[name for name in map(named, part.splitlines()) if name] for part in (features, closes)]
 
 
 def plain(entry):
-    """Names and numbers differ from run to run."""
+    """Replaces names and numbers, which differ from run to run."""
     entry = re.sub(r"unknowntype\w+", "unknowntype…", entry.strip())
     entry = re.sub(r"(unknown delivery tag) \w+", r"\1 N", entry)
     entry = re.sub(r"vhost \S+ not found", "vhost … not found", entry)

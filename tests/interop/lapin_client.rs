@@ -1,4 +1,4 @@
-//! lapin, the client that cbroker itself is built on, used as any application would use it.
+//! lapin, the client library that cbroker itself uses, in the way any application uses it.
 
 use futures_util::StreamExt;
 use lapin::options::{

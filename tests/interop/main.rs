@@ -1,7 +1,9 @@
-//! Other people's AMQP clients against a real `cbroker serve`: lapin always, pika and amqplib where they are installed.
+//! AMQP clients of other projects against a real `cbroker serve`: lapin always, pika and amqplib if
+//! they are installed.
 //!
-//! `CBROKER_INTEROP_URL` names another broker to run the same tests on, which shows that they ask nothing special.
-//! `run.sh` beside this file runs the vendored kit, which asks far more.
+//! `CBROKER_INTEROP_URL` names another broker to run the same tests against, which shows that they
+//! expect nothing special. `run.sh` in this folder runs the vendored test kit, which covers much
+//! more.
 
 #![allow(clippy::unwrap_used)]
 

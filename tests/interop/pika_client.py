@@ -1,4 +1,7 @@
-"""pika, as its documentation uses it: a round trip with headers, a second consumer, and two refusals. Ends with ok."""
+"""pika, as in its documentation: a round trip with headers, a second consumer, and two refusals.
+
+Prints ok at the end.
+"""
 import sys
 
 import pika
@@ -9,9 +12,13 @@ channel = connection.channel()
 channel.confirm_delivery()
 
 queue = channel.queue_declare("", exclusive=True, arguments={"x-max-length": 100}).method.queue
-headers = {"text": "värde", "number": -7, "big": 2**40, "flag": True, "list": [1, "two", None], "nested": {"a": {"b": 1}}}
+headers = {
+    "text": "värde", "number": -7, "big": 2**40, "flag": True,
+    "list": [1, "two", None], "nested": {"a": {"b": 1}},
+}
 properties = pika.BasicProperties(
-    content_type="text/plain", delivery_mode=2, headers=headers, correlation_id="c1", priority=3, message_id="m1", app_id="kit"
+    content_type="text/plain", delivery_mode=2, headers=headers,
+    correlation_id="c1", priority=3, message_id="m1", app_id="kit"
 )
 channel.basic_publish("", queue, "håll".encode(), properties, mandatory=True)
 method, got, body = channel.basic_get(queue)

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Runs the vendored AMQP kit against cbroker's own broker: a fresh server, store and ports for each runner.
-#   tests/interop/run.sh [RUNNER…]     default: blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin asked
-#   `asked` puts the questions of kit/features.txt that the runners before it leave out, and holds what a relay saw of all of
-#   them against that list; it needs blackbox, amqp-tools and celery-app to have run.
-#   STRICT=1 forbids skips; CBROKER names a built binary; KIT_WORK the scratch folder (default: a temporary one)
+# Runs the vendored AMQP test kit against the embedded broker. Each runner gets a new server with an
+# empty store and its own ports.
+#   tests/interop/run.sh [RUNNER…]
+#   The default runners are: blackbox fuzz amqp-tools celery-app nmap rabbitmqadmin asked
+#   `asked` sends the requests of kit/features.txt that the other runners leave out, and compares
+#   what a relay recorded of all of them with that list. It needs the results of blackbox,
+#   amqp-tools and celery-app.
+#   STRICT=1 forbids skips; CBROKER names a built binary; KIT_WORK names the scratch folder
+#   (default: a temporary one).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
@@ -16,10 +20,10 @@ own_work=''
 mkdir -p "$KIT_WORK"
 export KIT_WORK CBROKER
 
-# One server: its folder holds home, ports and the pid, so that the restart command needs nothing else.
+# Starts a server. Its folder contains home, ports and pid, so the restart command needs only that.
 cat >"$KIT_WORK/restart" <<'END'
 #!/usr/bin/env bash
-# restart FOLDER: ends the server of FOLDER if it runs, starts it again, waits until it answers.
+# restart FOLDER: stops the server of FOLDER if it runs, starts it, and waits until it answers.
 set -euo pipefail
 folder=$1
 read -r amqp_port mgmt_port <"$folder/ports"
@@ -43,7 +47,7 @@ exit 1
 END
 chmod +x "$KIT_WORK/restart"
 
-# Between a runner and its server: the kit's relay, which counts what is asked and answered.
+# Starts the kit's relay between a runner and its server; it counts requests and responses.
 relay=''
 start_relay() {
     local port
@@ -121,7 +125,7 @@ start_server() {
     "${api[@]}" --request PUT "$MGMT_URL/api/permissions/second/guest" --data '{"configure":".*","write":".*","read":".*"}'
 }
 
-# The script of Debian's RabbitMQ package, for the runner that needs it.
+# The script from Debian's RabbitMQ package, for the runner of the same name.
 RABBITMQADMIN=$(find /usr/lib/rabbitmq/lib -name rabbitmqadmin -path '*management*' 2>/dev/null | head -1)
 export RABBITMQADMIN
 

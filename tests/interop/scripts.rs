@@ -1,7 +1,8 @@
-//! Clients of other languages, each a script beside this file that ends with `ok`.
+//! Clients in other languages. Each is a script in this folder that prints `ok` at its end.
 //!
-//! `CBROKER_TEST_PYTHON` names a Python that has pika, `CBROKER_TEST_NODE_MODULES` a folder that has amqplib. Where they
-//! are missing the test says so and passes, unless `CBROKER_TEST_OUTSIDE=required`.
+//! `CBROKER_TEST_PYTHON` names a Python with pika, `CBROKER_TEST_NODE_MODULES` a folder with
+//! amqplib. If they are missing, the test prints that and passes, unless
+//! `CBROKER_TEST_OUTSIDE=required`.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +20,7 @@ fn run(command: &mut Command, server: &Server) {
     );
 }
 
-/// Whether `probe` succeeds; a failure of the test where outside programs are required.
+/// Whether `probe` succeeds. Fails the test if outside programs are required.
 fn is_there(what: &str, probe: &mut Command) -> bool {
     let there = probe.output().is_ok_and(|output| output.status.success());
     let required = std::env::var("CBROKER_TEST_OUTSIDE").is_ok_and(|value| value == "required");
@@ -47,7 +48,7 @@ fn pika_publishes_consumes_and_is_refused_in_the_words_it_knows() {
     }
 }
 
-/// The certificate is its own authority, which the system's roots do not know.
+/// The certificate is self-signed, so the system does not trust it.
 #[test]
 fn pika_does_the_same_over_tls_when_it_trusts_the_certificate() {
     let python = std::env::var("CBROKER_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());

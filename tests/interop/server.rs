@@ -1,4 +1,4 @@
-//! A broker of one test's own: the real binary on free ports with an empty store, ended with the test.
+//! A broker for one test: the real binary on free ports with an empty store, ended with the test.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::certificate::certificate;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the broker under test answers, and the broker itself unless it was given.
+/// The address of the broker under test, and the broker itself unless the environment names one.
 pub(crate) struct Server {
     pub(crate) url: String,
     own: Option<(Child, TempDir)>,
@@ -26,8 +26,8 @@ impl Server {
         Self::own(TempDir::new().unwrap(), &[])
     }
 
-    /// A server of one's own that speaks TLS under the name `localhost`, and the certificate that it shows; None where
-    /// none can be made.
+    /// Starts a server with TLS for `localhost` and returns its certificate. `None` if none can be
+    /// created.
     pub(crate) fn start_tls() -> Option<(Self, PathBuf)> {
         let folder = TempDir::new().unwrap();
         let (certificate, key) = certificate(folder.path())?;

@@ -1,4 +1,4 @@
-//! What RabbitMQ's tools rely on: statuses, fields and texts as RabbitMQ 3.10 gives them.
+//! What RabbitMQ's tools rely on: statuses, fields and texts as in RabbitMQ 3.10.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,8 @@ fn a_queue_is_declared_once_and_then_it_must_agree() {
     assert_eq!(put(r#"{"durable":false}"#).status, 204);
     let refused = put(r#"{"durable":true}"#);
     assert_eq!(refused.status, 400);
-    let reason = "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'";
+    let reason = "inequivalent arg 'durable' for queue 'q' in vhost '/': \
+                  received 'true' but current is 'false'";
     assert_eq!(
         refused.json(),
         json!({ "error": "bad_request", "reason": reason })
@@ -164,7 +165,8 @@ fn a_column_says_what_the_whole_says() {
         r#"{"arguments":{"x-max-length":9}}"#,
     );
     server.publish("q", "x");
-    let columns = "name,vhost,durable,auto_delete,arguments,consumers,messages_ready,messages_unacknowledged,messages,state";
+    let columns = "name,vhost,durable,auto_delete,arguments,consumers,messages_ready,\
+                   messages_unacknowledged,messages,state";
     let narrow = server.get(&format!("/api/queues?columns={columns}")).json();
     let whole = server.get("/api/queues").json();
     for column in columns.split(',') {
@@ -354,7 +356,7 @@ fn the_overview_counts_what_happens() {
     assert!(!history["at_ms"].as_array().unwrap().is_empty());
 }
 
-/// Every path of the document is served for its method, and nothing of it answers without a proof but the open files.
+/// Every path of the document is served for its method. Without a login, only the public files are.
 #[test]
 fn the_openapi_document_is_what_is_served() {
     let server = Server::start();

@@ -1,4 +1,5 @@
-//! The page in headless Chromium: signed in by a link, live, and deaf to what messages would like it to do.
+//! The management page in headless Chromium: sign-in by a link, live updates, and hostile messages
+//! that have no effect.
 
 use serde_json::json;
 
@@ -12,7 +13,7 @@ const DESK: Screen = Screen {
     height: 800,
 };
 
-/// A browser that is signed in, or nothing where none is installed.
+/// Returns a signed-in browser, or `None` if none is installed.
 fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
     if !is_there("chromedriver") {
         return None;

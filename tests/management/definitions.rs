@@ -1,4 +1,4 @@
-//! Export and import of everything.
+//! Export and import of definitions.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! A broker of a test's own, with the user `ada` whose password is `secret`.
+//! A broker for one test, with the user `ada` whose password is `secret`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap())
     }
 
-    /// Beyond loopback; with a certificate where one is given.
+    /// Starts a broker that listens beyond loopback, with a certificate if one is given.
     pub(crate) fn start_beyond_loopback(tls: Option<Tls>) -> Self {
         let changed = move |config: Config| Config {
             bind: Bind::At([0, 0, 0, 0].into()),
@@ -42,7 +42,7 @@ impl Server {
         })
     }
 
-    /// The API's Unix socket.
+    /// Returns the path of the API's Unix socket.
     pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.folder.path().join("management.sock")
     }
@@ -74,12 +74,12 @@ impl Server {
         }
     }
 
-    /// Where the API and the page are.
+    /// Returns the address of the API and the page.
     pub(crate) fn page(&self) -> SocketAddr {
         self.management.unwrap()
     }
 
-    /// The same store, opened by a new broker.
+    /// Opens the same store with a new broker.
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
@@ -87,7 +87,7 @@ impl Server {
         Self::start_in(folder)
     }
 
-    /// The same, whose first user has another password now.
+    /// Opens the same store with a new broker and changes the first user's password.
     pub(crate) fn restart_with_password(mut self, password: &str) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
@@ -108,7 +108,7 @@ impl Server {
         }
     }
 
-    /// A request as `ada` with her password.
+    /// Sends a request as `ada` with her password.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         self.request(method, path)
             .password(USER, PASSWORD)
@@ -119,23 +119,23 @@ impl Server {
         self.ask("GET", path, "")
     }
 
-    /// A request without any proof of who sends it.
+    /// Builds a request without any login.
     pub(crate) fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.page(), method, path)
     }
 
-    /// The `Origin` of our own page.
+    /// Returns the `Origin` of the management page.
     pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.page())
     }
 
-    /// A one-time token as `cbroker ui` gets it.
+    /// Requests a one-time token, as `cbroker ui` does.
     pub(crate) fn token(&self) -> String {
         let answer = self.ask("POST", "/api/session/token", "");
         answer.json()["token"].as_str().unwrap().to_owned()
     }
 
-    /// A cookie as the page gets it.
+    /// Signs in and returns the page's cookie.
     pub(crate) fn cookie(&self) -> String {
         let body = format!("{{\"token\":\"{}\"}}", self.token());
         let answer = self
@@ -147,19 +147,20 @@ impl Server {
         cookie.split(';').next().unwrap().to_owned()
     }
 
-    /// Puts a message into a queue by way of the default exchange.
+    /// Publishes a message to a queue through the default exchange.
     pub(crate) fn publish(&self, queue: &str, payload: &str) {
         self.publish_with(queue, payload, &serde_json::json!({ "delivery_mode": 2 }));
     }
 
-    /// The same with priority 1, and for memory only.
+    /// Publishes a transient message with priority 1.
     pub(crate) fn publish_urgent(&self, queue: &str, payload: &str) {
         self.publish_with(queue, payload, &serde_json::json!({ "priority": 1 }));
     }
 
     fn publish_with(&self, queue: &str, payload: &str, properties: &serde_json::Value) {
         let body = serde_json::json!({
-            "properties": properties, "routing_key": queue, "payload": payload, "payload_encoding": "string",
+            "properties": properties, "routing_key": queue,
+            "payload": payload, "payload_encoding": "string",
         });
         let path = "/api/exchanges/%2F/amq.default/publish";
         let answer = self.ask("POST", path, &body.to_string());
@@ -173,7 +174,7 @@ impl Drop for Server {
     }
 }
 
-/// Waits until `look` finds something, for a minute at most: test machines are busy.
+/// Waits until `look` returns something, for a minute at most, because test machines are busy.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + Duration::from_mins(1);
     loop {

@@ -1,4 +1,4 @@
-//! An HTTP client that sends exactly what it is told, wrong headers included.
+//! An HTTP client that sends exactly what it is given, including wrong headers.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -42,11 +42,11 @@ impl Request {
         self.header("authorization", &format!("Basic {pair}"))
     }
 
-    /// Sends it and reads the answer to its end.
+    /// Sends the request and reads the whole response.
     pub(crate) fn send(self, body: &str) -> Answer {
         let mut stream = self.open(body);
         let (mut bytes, mut part) = (Vec::new(), [0; 16 * 1024]);
-        // Not every server hangs up when it is asked to.
+        // Some servers ignore `connection: close`.
         while !is_whole(&bytes) {
             match stream.read(&mut part).unwrap() {
                 0 => break,
@@ -56,7 +56,7 @@ impl Request {
         Answer::parse(&bytes)
     }
 
-    /// Sends it and leaves the answer to be read as it comes.
+    /// Sends the request and returns the stream, to read the response as it arrives.
     pub(crate) fn open(mut self, body: &str) -> TcpStream {
         if !self.has_host {
             let host = self.to.to_string();
@@ -83,7 +83,7 @@ impl Request {
     }
 }
 
-/// Whether an answer with a `content-length` has come to its end.
+/// Whether a response with `content-length` is complete.
 fn is_whole(bytes: &[u8]) -> bool {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return false;

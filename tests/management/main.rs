@@ -1,6 +1,7 @@
-//! The management API, its defences and the page, as tools, scripts and browsers meet them.
+//! The management API, its security and the page, as tools, scripts and browsers use them.
 //!
-//! Every test has a broker of its own on free ports; the HTTP client is written by hand so that it can lie.
+//! Every test has its own broker on free ports. The HTTP client is written by hand, so that it can
+//! send wrong headers.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

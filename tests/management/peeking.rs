@@ -1,4 +1,4 @@
-//! Looking into a queue: everything is seen, nothing is taken.
+//! Peeking into a queue: shows every message and changes nothing.
 
 use crate::fixture::Server;
 
@@ -31,7 +31,7 @@ fn a_long_queue_is_looked_through_page_by_page_in_memory_and_on_disk() {
     for number in 0..150 {
         server.publish("q", &format!("kept {number}"));
     }
-    // After a restart they lie in the store alone; what comes now stands in memory behind them.
+    // After a restart these messages are only in the store; later ones are in memory behind them.
     let server = server.restart();
     for number in 0..20 {
         server.publish_urgent("q", &format!("new {number}"));
@@ -49,7 +49,7 @@ fn a_long_queue_is_looked_through_page_by_page_in_memory_and_on_disk() {
             page.iter()
                 .map(|one| one["payload"].as_str().unwrap().to_owned()),
         );
-        // Messages that go meanwhile move nothing: a place stays a place.
+        // Removing messages in the meantime does not change the position of others.
         server.ask(
             "POST",
             "/api/queues/%2F/q/get",

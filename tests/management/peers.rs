@@ -1,4 +1,5 @@
-//! AMQP clients beside the API: a publisher, and sessions that say who they are as a wrap does.
+//! AMQP clients in addition to the API: a publisher, and sessions that announce themselves as a
+//! wrap does.
 
 use futures_util::StreamExt;
 use lapin::options::{
@@ -79,7 +80,7 @@ impl Peer {
         });
     }
 
-    /// The topology of a session, as the command line declares it.
+    /// Declares the topology of a session, as the command line does.
     pub(crate) fn declare_session(&self, name: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), 86_400_000_i32.into());
@@ -119,7 +120,7 @@ impl Peer {
         });
     }
 
-    /// Consumes a session's queue; nothing is acked yet.
+    /// Consumes a session's queue without acking anything.
     pub(crate) fn attach(&self, name: &str) -> Consumer {
         let consuming = self.channel.basic_consume(
             name.into(),
@@ -130,7 +131,7 @@ impl Peer {
         self.runtime.block_on(consuming).unwrap()
     }
 
-    /// The next body that a consumer gets; `None` when the broker has cancelled it.
+    /// Returns the next body that a consumer receives, or `None` if the broker cancelled it.
     pub(crate) fn next(&self, consumer: &mut Consumer) -> Option<String> {
         let delivery = self.runtime.block_on(consumer.next())?.ok()?;
         Some(String::from_utf8(delivery.data).unwrap())
@@ -144,10 +145,11 @@ impl Peer {
         });
     }
 
-    /// Says how a session is.
+    /// Announces a session's state.
     pub(crate) fn announce(&self, name: &str, state: &str, reason: Option<&str>) {
         let presence = json!({
-            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude", "state": state,
+            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude",
+            "state": state,
             "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
         });
         self.publish("claudeBroker.presence", "", &presence.to_string());
@@ -155,7 +157,8 @@ impl Peer {
 
     /// Sends an envelope from one session to another.
     pub(crate) fn say(&self, (from, to): (&str, &str), id: &str, message: &str) {
-        let envelope = json!({ "id": id, "from": from, "to": to, "ts": "2026-01-01T00:00:00.000Z", "message": message });
+        let ts = "2026-01-01T00:00:00.000Z";
+        let envelope = json!({ "id": id, "from": from, "to": to, "ts": ts, "message": message });
         self.publish("claudeBroker", to, &envelope.to_string());
     }
 }

@@ -1,4 +1,5 @@
-//! What a user loses ends at once: connections, consumers, page sessions and taps that were there before.
+//! Rights that a user loses take effect at once on open connections, consumers, page sessions and
+//! taps.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -9,7 +10,7 @@ use crate::peers::Peer;
 const ALL: &str = r#"{"configure":".*","write":".*","read":".*"}"#;
 const NO_READ: &str = r#"{"configure":".*","write":".*","read":"^$"}"#;
 
-/// A broker with the queue `q` and the user `bob`, who may do everything in `/`.
+/// Starts a broker with the queue `q` and the user `bob`, who has all permissions in `/`.
 fn with_bob(tags: &str) -> Server {
     let server = Server::start();
     let body = format!(r#"{{"password":"pw","tags":"{tags}"}}"#);
@@ -94,7 +95,7 @@ fn a_withdrawn_write_permission_stops_a_publisher_that_published_before() {
     assert_eq!(server.get("/api/queues/%2F/q").json()["messages"], 1);
 }
 
-/// The tap as `bob` hears it, past the head of the answer.
+/// Opens the tap as `bob` and skips the header of the response.
 fn tap(server: &Server) -> BufReader<TcpStream> {
     let asked = server.request("GET", "/api/tap").password("bob", "pw");
     let mut stream = BufReader::new(asked.open(""));
@@ -106,7 +107,7 @@ fn tap(server: &Server) -> BufReader<TcpStream> {
     stream
 }
 
-/// Reads to the end of the stream, which the broker must bring about.
+/// Reads to the end of the stream, which the broker must close.
 fn rest(mut stream: BufReader<TcpStream>) -> String {
     let mut rest = String::new();
     while stream.read_line(&mut rest).expect("the stream ends") > 0 {}

@@ -1,4 +1,4 @@
-//! The page is a target: each line of its defence, tried as an attacker would.
+//! Attacks on the management page, one for each of its defences.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -282,14 +282,15 @@ fn a_thousand_idle_connections_keep_nobody_out() {
     for number in 0..1000 {
         let mut stream = TcpStream::connect(server.page()).unwrap();
         if number % 2 == 0 {
-            // In the middle of a head, for as long as it may.
+            // In the middle of a header, for as long as the server allows.
             stream.write_all(b"GET / HTTP/1.1\r\nhost: loc").unwrap();
         }
         idle.push(stream);
     }
     assert_eq!(server.get("/api/whoami").status, 200);
     let held = std::fs::read_dir("/proc/self/fd").unwrap().count();
-    // Each connection has two ends in this process; the broker's may be a quarter of ours.
+    // Both ends of each connection are in this process; the broker may hold a quarter of its
+    // descriptors.
     assert!(held < 1700, "{held} descriptors");
 }
 

@@ -1,4 +1,4 @@
-//! The tap: who may listen, and what is heard.
+//! The tap: who may listen, and what it shows.
 
 use std::io::{BufRead, BufReader};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::fixture::Server;
 use crate::peers::Peer;
 
-/// The lines of the next `seen` event.
+/// Returns the lines of the next `seen` event.
 fn next(stream: &mut impl BufRead) -> Vec<Value> {
     loop {
         let mut line = String::new();

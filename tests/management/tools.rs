@@ -1,11 +1,11 @@
-//! Other people's tools on the API, where they are installed; CI installs them.
+//! Tools of other projects on the API, if they are installed. CI installs them.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::fixture::Server;
 
-/// Whether a program is there. CI must have it.
+/// Whether a program is installed. CI must have it.
 pub(crate) fn is_there(program: &str) -> bool {
     let found = Command::new(program)
         .arg("--version")

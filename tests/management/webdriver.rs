@@ -1,4 +1,4 @@
-//! Headless Chromium by way of chromedriver's plain HTTP.
+//! Headless Chromium, controlled through chromedriver's HTTP interface.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::fixture::eventually;
 use crate::http::Request;
 
-/// Which screen the page is looked at on.
+/// The screen size of the browser.
 pub(crate) struct Screen {
     pub(crate) width: u32,
     pub(crate) height: u32,
 }
 
-/// Ends the driver and its browser, one process group, when the pipe from the test breaks, however the test came to its
-/// end; and clears their folder away.
+/// Ends the process group of the driver and its browser when the pipe from the test breaks, however
+/// the test ends, and removes their folder.
 const KEEPER: &str = r#"
 set -m
 TMPDIR=$1 chromedriver --port=0 </dev/null 2>/dev/null &
@@ -28,7 +28,7 @@ wait
 rm -rf "$1"
 "#;
 
-/// A browser and the driver that holds it; both end with this.
+/// A browser and its driver, both ended on drop.
 pub(crate) struct Browser {
     keeper: Child,
     address: SocketAddr,
@@ -77,7 +77,8 @@ impl Browser {
             "--disable-dev-shm-usage", window,
         ] });
         let wanted = json!({ "capabilities": { "alwaysMatch": {
-            "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
+            "browserName": "chrome", "goog:chromeOptions": options,
+            "goog:loggingPrefs": { "browser": "ALL" },
         } } });
         let made = browser.call("POST", "/session", &wanted);
         made["sessionId"]
@@ -87,7 +88,7 @@ impl Browser {
         browser
     }
 
-    /// The process group of the driver and the browser.
+    /// Returns the process group of the driver and the browser.
     pub(crate) fn process_group(&self) -> String {
         let keeper = self.keeper.id().to_string();
         let of_keeper = processes("ppid=,pgid=").into_iter();
@@ -117,7 +118,7 @@ impl Browser {
         self.command("POST", "url", &json!({ "url": url }));
     }
 
-    /// What an expression in the page gives.
+    /// Returns the value of an expression in the page.
     pub(crate) fn value(&self, expression: &str) -> Value {
         let script = format!("return ({expression})");
         self.command(
@@ -134,7 +135,7 @@ impl Browser {
         });
     }
 
-    /// Presses keys as a person would, wherever the focus is.
+    /// Presses keys on the focused element, as a person would.
     pub(crate) fn press(&self, keys: &str) {
         let strokes: Vec<Value> = keys
             .chars()
@@ -144,7 +145,7 @@ impl Browser {
         self.command("POST", "actions", &actions);
     }
 
-    /// Clicks the first element that a selector finds.
+    /// Clicks the first element that matches a selector.
     pub(crate) fn click(&self, selector: &str) {
         let wanted = json!({ "using": "css selector", "value": selector });
         let found = self.command("POST", "element", &wanted);
@@ -153,7 +154,8 @@ impl Browser {
         self.command("POST", &format!("element/{id}/click"), &json!({}));
     }
 
-    /// Lines that the page or the browser logged as errors, refused requests that the test itself provokes left out.
+    /// Returns the lines that the page or the browser logged as errors, except for refused requests
+    /// that the test provokes.
     pub(crate) fn errors(&self) -> Vec<String> {
         let log = self.command("POST", "se/log", &json!({ "type": "browser" }));
         let lines = log.as_array().unwrap().iter();
@@ -175,7 +177,7 @@ impl Drop for Browser {
     }
 }
 
-/// The asked columns of every process.
+/// Returns these columns of every process.
 pub(crate) fn processes(columns: &str) -> Vec<Vec<String>> {
     let listed = Command::new("ps").args(["-eo", columns]).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();

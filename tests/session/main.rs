@@ -16,7 +16,7 @@
 //! | 2 keys only at idle, kept and replayed | `rule_2_…`, `nothing_is_typed_before_the_intent_is_on_disk_…`, `keys_during_an_injection_come_after_it` |
 //! | 3 paste, redraw, Enter, one more | `rule_3_…` (`enter.rs`), `a_slow_agent_…`, `an_enter_that_was_lost_…`, `a_text_that_was_swallowed_…` |
 //! | 4 one at a time, batches | `rule_4_…`, `messages_arrive_whole_once_and_in_order` |
-//! | 5, 6 the line, made safe | `envelope/line.rs`, `inject/text.rs`, `neither_control_c_…`, `hostile_texts_press_no_key`, `line_breaks_are_kept_on_request` |
+//! | 5, 6 the line, made safe | `envelope/line.rs`, `keyboard/text.rs`, `neither_control_c_…`, `hostile_texts_press_no_key`, `line_breaks_are_kept_on_request` |
 //! | 7 a draft is sacred | `rule_7_…`, `keys.rs`, `agents/reading.rs`, `agents/line.rs`, `a_draft_holds_…` |
 //! | 8 the hook | `rule_8_…` (`hook.rs`), `hooks.rs`, `a_draft_stays_and_the_hook_…`, `what_stands_in_no_transcript_…`, `one_waiter_waits_and_no_more`, `the_hooks_end_with_the_session` |
 //! | 9 answers are no keys | `keys.rs`, `answers_of_the_terminal_reach_the_program` |

@@ -1,9 +1,9 @@
-//! A certificate for tests of TLS. Relies on the `openssl` command.
+//! A certificate for tests of TLS. Depends on the `openssl` command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A certificate of its own for `localhost`, and its key, in this folder; None where none can be made.
+/// Creates a self-signed certificate for `localhost` and its key. `None` if `openssl` cannot do it.
 pub(crate) fn certificate(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     let made = Command::new("openssl")

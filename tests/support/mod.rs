@@ -1,9 +1,11 @@
-//! What tests of the real binary share: a home of one's own, a broker to kill, a terminal to wrap in.
+//! Shared parts of the tests that run the real binary: a temporary home, a broker that can be
+//! killed, a terminal to wrap in.
 //!
-//! Outside programs: a test that needs RabbitMQ, Docker or node asks for them here. With
-//! `CBROKER_TEST_OUTSIDE=required` (as CI sets it) a missing one fails the test; otherwise the test says that it was
-//! skipped. `CBROKER_TEST_RABBITMQ` and `CBROKER_TEST_RABBITMQ_MGMT` name a RabbitMQ that runs already;
-//! `CBROKER_TEST_DOCKER` says that `DOCKER_HOST` is an engine that tests may use.
+//! A test that needs RabbitMQ, Docker or node looks for it here. With
+//! `CBROKER_TEST_OUTSIDE=required`, as in CI, a missing program fails the test; otherwise the test
+//! prints that it was skipped. `CBROKER_TEST_RABBITMQ` and `CBROKER_TEST_RABBITMQ_MGMT` name a
+//! RabbitMQ that runs already; `CBROKER_TEST_DOCKER` says that tests may use the engine at
+//! `DOCKER_HOST`.
 //!
 //! Include it with `#[path = "../support/mod.rs"] mod support;`.
 
@@ -28,10 +30,11 @@ pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;
 pub(crate) use terminal::{Terminal, Wrapped};
 
-/// How long a test waits for a state before it fails. Generous: test machines are busy.
+/// How long a test waits for a state before it fails. It is generous, because test machines are
+/// busy.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Waits until the condition holds; fails with what `otherwise` says.
+/// Waits until the condition holds. Fails with the text of `otherwise`.
 pub(crate) fn wait_until(mut holds: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
@@ -49,13 +52,13 @@ pub(crate) fn outside_is_required() -> bool {
     std::env::var_os("CBROKER_TEST_OUTSIDE").is_some_and(|value| value == "required")
 }
 
-/// Says that a test was skipped, or fails where outside programs are required.
+/// Prints that a test was skipped, or fails if outside programs are required.
 pub(crate) fn skip(why: &str) {
     assert!(!outside_is_required(), "required here: {why}");
     eprintln!("skipped: {why}");
 }
 
-/// A port that nobody has at the moment.
+/// Returns a port that is free at the moment.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

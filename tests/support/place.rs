@@ -1,4 +1,4 @@
-//! A temporary `CBROKER_HOME` and the binary run in it, without anything of the user's environment.
+//! A temporary `CBROKER_HOME`, and runs of the binary in it without the user's environment.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A home of one's own. Gone when it is dropped.
+/// A temporary home, removed on drop.
 pub(crate) struct Place {
     folder: TempDir,
     url: Option<String>,
@@ -16,7 +16,7 @@ pub(crate) struct Place {
     sees_docker: bool,
 }
 
-/// What a run of the binary came to.
+/// The result of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -26,7 +26,7 @@ pub(crate) struct Ran {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        // A short path: sockets live in it.
+        // The path must be short, because it contains sockets.
         let folder = tempfile::Builder::new()
             .prefix("cb")
             .tempdir_in("/tmp")
@@ -39,7 +39,7 @@ impl Place {
         }
     }
 
-    /// The same, with every command sent to this broker by `CBROKER_URL` and `CBROKER_MGMT_URL`.
+    /// Creates a home whose commands use this broker, by `CBROKER_URL` and `CBROKER_MGMT_URL`.
     pub(crate) fn at(url: &str, management: Option<&str>) -> Self {
         Self {
             url: Some(url.to_owned()),
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    /// The same, with the Docker engine of `DOCKER_HOST` in sight.
+    /// Creates a home whose commands can use the Docker engine of `DOCKER_HOST`.
     pub(crate) fn with_docker() -> Self {
         Self {
             sees_docker: true,
@@ -56,7 +56,7 @@ impl Place {
         }
     }
 
-    /// The folder that holds the home; tests may put files beside it.
+    /// Returns the parent folder of the home, in which tests can put files.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -65,7 +65,7 @@ impl Place {
         self.folder.path().join("home")
     }
 
-    /// The binary with a clean environment.
+    /// Returns a command that runs the binary with a clean environment.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command
@@ -76,7 +76,7 @@ impl Place {
             .env("TERM", "xterm-256color")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
-        // A container has one name on a machine: only the test that is about it may see the engine.
+        // The container's name is unique on a machine, so only the Docker test may use the engine.
         let visible: &[&str] = if self.sees_docker {
             &["PATH", "DOCKER_HOST"]
         } else {
@@ -119,19 +119,19 @@ impl Place {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A command that refuses early does not read.
+        // A command that fails early does not read its input.
         let _ = child.stdin.take().unwrap().write_all(input);
         Ran::of(&child.wait_with_output().unwrap())
     }
 
-    /// Runs and expects success; gives back what was printed.
+    /// Runs the binary, expects success, and returns the output.
     pub(crate) fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.out
     }
 
-    /// Runs with `--json`, expects success, and gives back each line.
+    /// Runs the binary with `--json`, expects success, and returns each line of the output.
     pub(crate) fn json<S: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = S>,
@@ -147,7 +147,7 @@ impl Place {
             .collect()
     }
 
-    /// The row of one session in `list --json`.
+    /// Returns the row of one session in `list --json`.
     pub(crate) fn listed(&self, name: &str) -> Option<Value> {
         let rows = self.json(["list", "-q"]).remove(0);
         rows.as_array()
@@ -168,7 +168,8 @@ impl Ran {
         }
     }
 
-    /// Expects a failure with this code whose message begins so. Every failure is one line, and at most one hint.
+    /// Expects a failure with this exit code whose message begins with `beginning`. A failure is
+    /// one line and at most one hint.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32, beginning: &str) -> &Self {
         assert_eq!(self.code, code, "{self:?}");

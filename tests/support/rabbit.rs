@@ -1,4 +1,4 @@
-//! A RabbitMQ with its management plugin: one that was named, or one of our own on free ports.
+//! A RabbitMQ with its management plugin: the one that the environment names, or one on free ports.
 
 use std::fs;
 use std::path::Path;
@@ -9,15 +9,15 @@ use super::{free_port, outside_is_required, skip, wait_until};
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
-/// Where it answers.
+/// Its addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct Rabbit {
     pub(crate) url: String,
     pub(crate) management: String,
 }
 
-/// Started once for a test binary. Its keeper ends it when the pipe to the test process breaks, since nothing drops a
-/// static.
+/// The RabbitMQ that is started once for a test binary. Statics are not dropped, so a keeper
+/// process ends it when the pipe to the test process breaks.
 struct Own {
     rabbit: Rabbit,
     _keeper: Child,
@@ -25,7 +25,7 @@ struct Own {
 
 static OWN: OnceLock<Own> = OnceLock::new();
 
-/// Ends the node and its name server, and clears the folder away.
+/// Ends the node and its name server, and removes the folder.
 const KEEPER: &str = r#"
 "$1" </dev/null >"$2/out" 2>/dev/null &
 read -r _
@@ -36,7 +36,7 @@ rm -rf "$2"
 "#;
 
 impl Rabbit {
-    /// `None`, and said so, where there is none. Tests share it and therefore use names of their own.
+    /// Returns the RabbitMQ, or skips the test. All tests share it, so each uses names of its own.
     pub(crate) fn find() -> Option<Self> {
         if let Ok(url) = std::env::var("CBROKER_TEST_RABBITMQ") {
             let management = std::env::var("CBROKER_TEST_RABBITMQ_MGMT")
@@ -54,7 +54,7 @@ impl Rabbit {
         Some(OWN.get_or_init(start).rabbit.clone())
     }
 
-    /// The same with a new virtual host, for what would touch other tests' queues.
+    /// Returns it with a new virtual host, for tests that would affect the queues of others.
     pub(crate) fn with_vhost(&self, name: &str) -> Self {
         let put = |path: &str, body: &str| {
             ureq::put(format!("{}/api/{path}", self.management))
@@ -113,7 +113,7 @@ fn start() -> Own {
         url: format!("amqp://guest:guest@localhost:{port}"),
         management: format!("http://localhost:{management}"),
     };
-    // The keeper removes it.
+    // The keeper removes the folder.
     let _ = folder.keep();
     Own {
         rabbit,

@@ -1,4 +1,5 @@
-//! `cbroker serve` in a process of its own, to be killed and started again on the same ports and store.
+//! `cbroker serve` in a separate process that can be killed and restarted on the same ports and
+//! store.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::{PATIENCE, Place};
 
-/// A broker in a place. Killed when it is dropped.
+/// A broker in a home, killed on drop.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
@@ -20,7 +21,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts on free ports and waits until it listens. The place's commands find it by themselves.
+    /// Starts it on free ports and waits until it listens. The commands of its home find it.
     pub(crate) fn start(place: &Place) -> Self {
         Self::start_with(place, 0, 0, &[])
     }
@@ -34,7 +35,8 @@ impl Server {
         Self::start_by(place.command(), port, management_port, more)
     }
 
-    /// The same by a command that runs the binary with the arguments behind its own, in the end as its own process.
+    /// Starts it through `command`, which must run the binary with the arguments that follow its
+    /// own, finally in its own process.
     pub(crate) fn start_by(
         mut command: Command,
         port: u16,
@@ -71,7 +73,7 @@ impl Server {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
-    /// What its management API answers, as JSON.
+    /// Returns the response of the management API as JSON.
     pub(crate) fn api(&self, place: &Place, path: &str) -> Value {
         let url = place.ok(["status", "--show-url"]);
         let login = url.trim().trim_start_matches("amqp://");
@@ -87,7 +89,7 @@ impl Server {
         serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
-    /// Deletes something by its management API.
+    /// Deletes an object with the management API.
     #[allow(dead_code, reason = "one of the test programs uses it")]
     pub(crate) fn delete(&self, place: &Place, path: &str) {
         let url = place.ok(["status", "--show-url"]);
@@ -112,7 +114,7 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
-    /// `kill -9`, and the remains are cleared away.
+    /// Kills it with SIGKILL and waits for its end.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -124,12 +126,12 @@ impl Server {
         *self = Self::start_with(place, self.port, self.management_port.unwrap_or(0), &[]);
     }
 
-    /// How it ended, if it has.
+    /// Returns its exit status, if it has ended.
     pub(crate) fn try_wait(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until it ends by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }

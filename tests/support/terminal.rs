@@ -1,4 +1,4 @@
-//! A pseudo-terminal with something wrapped in it.
+//! A pseudo-terminal with a program in it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use super::place::binary;
 use super::{Place, wait_until};
 
-/// A program in a terminal of 24 rows and 80 columns. Killed when it is dropped.
+/// A program in a terminal of 24 rows and 80 columns, killed on drop.
 pub(crate) struct Terminal {
     child: Child,
     keys: File,
@@ -64,7 +64,7 @@ impl Terminal {
         self.keys.write_all(keys).unwrap();
     }
 
-    /// All bytes that were shown so far.
+    /// Returns everything that was printed so far.
     pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
     }
@@ -76,7 +76,7 @@ impl Terminal {
         );
     }
 
-    /// Waits until the program has ended and gives back its exit code.
+    /// Waits for the program's end and returns its exit code.
     pub(crate) fn ended(&mut self) -> i32 {
         let mut code = None;
         wait_until(
@@ -97,14 +97,15 @@ impl Drop for Terminal {
     }
 }
 
-/// A wrapped toy agent that records each submission as a line of a file.
+/// A wrapped toy agent that appends each submission to a file as one line.
 pub(crate) struct Wrapped {
     pub(crate) terminal: Terminal,
     record: PathBuf,
 }
 
 impl Wrapped {
-    /// `cbroker --name NAME OPTIONS run -- cbroker toy --record FILE`, attached before this returns.
+    /// Runs `cbroker --name NAME OPTIONS run -- cbroker toy --record FILE` and waits until it is
+    /// attached.
     pub(crate) fn open(place: &Place, name: &str, options: &[&str]) -> Self {
         let wrapped = Self::open_unattached(place, name, options);
         wait_until(
@@ -137,7 +138,7 @@ impl Wrapped {
         }
     }
 
-    /// What was submitted so far, a line each.
+    /// Returns the submissions so far.
     pub(crate) fn submitted(&self) -> Vec<String> {
         fs::read_to_string(&self.record)
             .unwrap_or_default()
@@ -146,7 +147,7 @@ impl Wrapped {
             .collect()
     }
 
-    /// Waits until a submission holds this text.
+    /// Waits for a submission that contains this text.
     pub(crate) fn wait_for_submission(&self, text: &str) -> String {
         let find = || {
             self.submitted()
@@ -160,7 +161,7 @@ impl Wrapped {
         find().unwrap()
     }
 
-    /// Leaves the toy agent by its key and gives back the exit code of the wrap.
+    /// Ends the toy agent with its quit key and returns the exit code of the wrap.
     pub(crate) fn leave(&mut self) -> i32 {
         self.terminal.press(&[4]);
         self.terminal.ended()

@@ -1,4 +1,5 @@
-//! Who may depend on whom, as tables, lowest rank first; a module uses only modules of its own rank or below.
+//! The layers of each crate as tables of ranks. A module may only use modules of its own rank or
+//! below.
 
 use crate::sources::Source;
 
@@ -53,8 +54,9 @@ const CRATES: [Layers; 3] = [
             ("error", 2),
             ("persist", 2),
             ("alarms", 3),
-            // One knot: a queue's consumers carry the outbox and ledger that they need, and those know the queue that
-            // waits for room or credit; what any of them owes is collected in the turn.
+            // These use each other: a queue's consumers refer to their outbox and ledger, and
+            // those refer to the queues that wait for room or credit. Their side effects are
+            // collected in the turn.
             ("outbox", 3),
             ("ledger", 3),
             ("turn", 3),

@@ -1,18 +1,18 @@
-//! The project's Rust files as text. Relies on the folder that cargo built the tests from.
+//! The project's Rust files as text. Depends on the folder that cargo built the tests from.
 
 use std::fs;
 use std::path::Path;
 
 const FOLDERS: [&str; 6] = ["src", "broker", "storage", "tests", "benches", "fuzz"];
 
-/// One Rust file: its path from the project's root, with `/`, and its text.
+/// One Rust file: its path relative to the project's root, and its text.
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
 }
 
 impl Source {
-    /// Whether users run it: neither test nor bench nor fuzz target.
+    /// Whether it is part of the product: not a test, benchmark or fuzz target.
     pub(crate) fn is_shipped(&self) -> bool {
         ["src/", "broker/src/", "storage/src/"]
             .iter()
@@ -20,14 +20,14 @@ impl Source {
             && !self.path.contains("tests")
     }
 
-    /// Its lines without comments.
+    /// Returns its lines without comments.
     pub(crate) fn code(&self) -> impl Iterator<Item = &str> {
         self.text
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"))
     }
 
-    /// Its lines up to the first test module.
+    /// Returns its lines before the first test module.
     pub(crate) fn code_before_tests(&self) -> impl Iterator<Item = &str> {
         const BEGINNINGS: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test,"];
         self.code().take_while(|line| {
@@ -37,7 +37,7 @@ impl Source {
     }
 }
 
-/// Every Rust file of the project, in path order.
+/// Reads every Rust file of the project, ordered by path.
 pub(crate) fn all() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) fn all() -> Vec<Source> {
     found
 }
 
-/// One line for each file of which `offends` holds.
+/// Returns a complaint for each file for which `offends` is true.
 pub(crate) fn complain(offends: impl Fn(&Source) -> bool, what: &str) -> Vec<String> {
     all()
         .iter()

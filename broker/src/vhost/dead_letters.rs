@@ -17,8 +17,8 @@ use crate::wire::table::{Table, Value};
 const CC: &str = "CC";
 
 impl Vhost {
-    /// Publishes a dead letter and settles the original in the store, both in one commit: after a crash
-    /// the message is in one place.
+    /// Publishes a dead letter and settles the original in the store, both in one commit: after a
+    /// crash the message is in one place.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
         let _move = self.facts.together();
         if let Err(error) = self.route_dead_letter(letter, turn) {

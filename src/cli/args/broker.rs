@@ -1,4 +1,4 @@
-//! What the verbs about brokers take.
+//! Arguments of the verbs about brokers.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ pub struct StartArgs {
         default_value = "cloudamqp/lavinmq:latest"
     )]
     pub image: String,
-    /// Keep the container's user guest, for peers of the TypeScript tool
+    /// Keep the container's user guest, for peers that use the TypeScript tool
     #[arg(long, requires = "docker")]
     pub guest: bool,
-    /// Options of `serve` that `restart` found in `broker.json`; never typed.
+    /// Options of `serve` that `restart` read from `broker.json`; not a command-line option.
     #[arg(skip)]
     pub serve_arguments: Vec<String>,
 }
@@ -44,10 +44,10 @@ pub struct StatusArgs {
 /// Arguments of `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
-    /// Go on as the log grows
+    /// Keep printing as the log grows
     #[arg(short, long)]
     pub follow: bool,
-    /// How many lines to begin with
+    /// How many lines to print first
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     pub lines: usize,
 }
@@ -55,16 +55,17 @@ pub struct LogsArgs {
 /// Arguments of `serve`.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// AMQP port; 0 for a free one
+    /// AMQP port; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 5672)]
     pub port: u16,
-    /// Management port; 0 for a free one
+    /// Management port; 0 selects a free one
     #[arg(long, value_name = "PORT", default_value_t = 15672)]
     pub mgmt_port: u16,
-    /// The address to listen on; beyond loopback it needs TLS or --insecure [default: 127.0.0.1 and `::1`]
+    /// The address to listen on; beyond loopback it needs TLS or --insecure [default: 127.0.0.1 and
+    /// `::1`]
     #[arg(long, value_name = "IP")]
     pub bind: Option<IpAddr>,
-    /// Where the store lies [default: ~/.cbroker/data]
+    /// The folder of the store [default: ~/.cbroker/data]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
     /// The server's certificate chain (PEM)
@@ -73,7 +74,7 @@ pub struct ServeArgs {
     /// The certificate's private key (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// AMQPS port; 0 for a free one
+    /// AMQPS port; 0 selects a free one
     #[arg(
         long,
         value_name = "PORT",
@@ -81,16 +82,16 @@ pub struct ServeArgs {
         requires = "tls_cert"
     )]
     pub tls_port: u16,
-    /// Let the user guest in
+    /// Let the user guest log in
     #[arg(long)]
     pub allow_guest: bool,
     /// Listen beyond loopback without TLS
     #[arg(long)]
     pub insecure: bool,
-    /// Block publishers above so much memory, in MiB
+    /// Block publishers above this much memory, in MiB
     #[arg(long, value_name = "MIB")]
     pub memory_limit: Option<u64>,
-    /// Runs in the background: leaves the terminal and logs to a file that is rotated; `start` sets it
+    /// Run in the background: detach from the terminal and log to a rotated file. Set by `start`.
     #[arg(long, hide = true)]
     pub background: bool,
 }
@@ -99,10 +100,10 @@ pub struct ServeArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub struct MoveArgs {
-    /// The broker to carry to [default: the local one]
+    /// The broker to move to [default: the local one]
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
-    /// The broker to carry from [default: the local one]
+    /// The broker to move from [default: the local one]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
 }

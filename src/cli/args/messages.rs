@@ -1,4 +1,4 @@
-//! What the verbs about messages, queues and sessions take.
+//! Arguments of the verbs about messages, queues and sessions.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::envelope::Priority;
 
-/// What `send` and `ask` have in common.
+/// Arguments that `send` and `ask` share.
 #[derive(Args, Debug)]
 pub struct LetterArgs {
     /// The text; without it and --message-file, standard input
@@ -24,7 +24,7 @@ pub struct LetterArgs {
     /// A file to point the recipient to; repeats
     #[arg(short, long = "file", value_name = "PATH")]
     pub files: Vec<PathBuf>,
-    /// Who sends [default: the session around us, else `cli`]
+    /// The sender [default: the current session, else `cli`]
     #[arg(long, value_name = "NAME")]
     pub from: Option<String>,
     /// low, normal or high; information only, the order stays
@@ -33,7 +33,7 @@ pub struct LetterArgs {
     /// Further information; repeats
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub meta: Vec<(String, String)>,
-    /// Give up on a message that waited so long, in milliseconds
+    /// Discard the message if it waits longer than this, in milliseconds
     #[arg(long, value_name = "MS")]
     pub ttl: Option<u64>,
     /// Do not start the local broker when none answers
@@ -47,10 +47,10 @@ pub struct SendArgs {
     /// The recipient; repeats
     #[arg(long, value_name = "NAME", required = true)]
     pub to: Vec<String>,
-    /// What is said, and by whom.
+    /// The message and its sender.
     #[command(flatten)]
     pub letter: LetterArgs,
-    /// The session to answer
+    /// The session to send answers to
     #[arg(long, value_name = "NAME")]
     pub reply_to: Option<String>,
     /// The id of the message that this one answers
@@ -62,7 +62,7 @@ pub struct SendArgs {
     /// Send even when 1000 messages wait: the broker drops the oldest
     #[arg(long)]
     pub drop_oldest: bool,
-    /// Wait until the recipient's session says what became of it
+    /// Wait for the receipt of the recipient's session
     #[arg(long)]
     pub wait: bool,
     /// How long --wait waits, in seconds
@@ -76,7 +76,7 @@ pub struct AskArgs {
     /// The recipient
     #[arg(long, value_name = "NAME")]
     pub to: String,
-    /// What is said, and by whom.
+    /// The message and its sender.
     #[command(flatten)]
     pub letter: LetterArgs,
     /// How long to wait for the answer, in seconds
@@ -87,9 +87,9 @@ pub struct AskArgs {
 /// Arguments of `inbox`.
 #[derive(Args, Debug)]
 pub struct InboxArgs {
-    /// The session [default: the one around us]
+    /// The session [default: the current one]
     pub name: Option<String>,
-    /// Count them as read: they are acked and will not be typed
+    /// Acknowledge the messages, so that they are not typed
     #[arg(long)]
     pub take: bool,
 }
@@ -106,31 +106,31 @@ pub struct WhyArgs {
 pub struct TailArgs {
     /// The queue
     pub name: String,
-    /// Only look: every message stays in its place
+    /// Only show messages; all stay in the queue
     #[arg(long)]
     pub no_ack: bool,
-    /// End after so many messages
+    /// Stop after this many messages
     #[arg(long, short = 'n', value_name = "N")]
     pub count: Option<u64>,
 }
 
-/// A queue and the word that it is meant.
+/// A queue, and the confirmation of a destructive command.
 #[derive(Args, Debug)]
 pub struct ConfirmedArgs {
     /// The queue
     pub name: String,
-    /// Really
+    /// Required: confirms the command
     #[arg(long)]
     pub yes: bool,
-    /// Also while a session is attached; what it holds goes too
+    /// Also while a session is attached; the messages that it holds are deleted too
     #[arg(long)]
     pub force: bool,
 }
 
-/// The word that it is meant.
+/// The confirmation of a destructive command.
 #[derive(Args, Debug)]
 pub struct YesArgs {
-    /// Really
+    /// Required: confirms the command
     #[arg(long)]
     pub yes: bool,
 }
@@ -151,13 +151,13 @@ fn priority(text: &str) -> Result<Priority, String> {
         "low" => Ok(Priority::Low),
         "normal" => Ok(Priority::Normal),
         "high" => Ok(Priority::High),
-        _ => Err("it is one of low, normal, high".into()),
+        _ => Err("expected low, normal or high".into()),
     }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("it looks like KEY=VALUE".into()),
+        _ => Err("expected KEY=VALUE".into()),
     }
 }

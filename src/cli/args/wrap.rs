@@ -1,4 +1,4 @@
-//! What stands before `claude` and `run`.
+//! Options of a wrap.
 
 use clap::{Args, ValueEnum};
 
@@ -22,16 +22,16 @@ pub struct WrapArgs {
     /// Refuse when another session of this name is attached
     #[arg(long)]
     pub exclusive: bool,
-    /// Do not tell Claude what peer messages are
+    /// Do not explain peer messages to Claude at its start
     #[arg(long)]
     pub no_brief: bool,
     /// Do not start the local broker when none answers
     #[arg(long)]
     pub no_start: bool,
-    /// How messages get in [default: auto]
+    /// How messages are delivered to the agent [default: auto]
     #[arg(long, value_name = "WAY")]
     pub delivery: Option<Delivery>,
-    /// Keep line breaks where the agent takes bracketed paste
+    /// Keep line breaks if the agent supports bracketed paste
     #[arg(long)]
     pub multiline: bool,
     /// How many waiting messages may share one submission [default: 10]
@@ -42,7 +42,7 @@ pub struct WrapArgs {
     pub allow_send: bool,
 }
 
-/// How messages reach an agent.
+/// How messages are delivered to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Delivery {
     /// The first way that is open, the keyboard last
@@ -62,7 +62,8 @@ pub enum Delivery {
 }
 
 impl WrapArgs {
-    /// The first option that was typed, for the error where a wrap option stands before another verb.
+    /// Returns the first option that was given, for the error about a wrap option before another
+    /// verb.
     pub(in crate::cli) fn first_typed(&self) -> Option<&'static str> {
         [
             (self.name.is_some(), "--name"),

@@ -1,13 +1,14 @@
-//! Two terminal screens beside each other, each in a frame with its session's name. Relies on nothing.
+//! Draws two terminal screens side by side, each in a frame with its session's name. Depends on
+//! nothing.
 
-/// One session's screen as text.
+/// The text on one session's screen.
 pub(super) struct Screen {
     pub(super) name: String,
     pub(super) columns: usize,
     pub(super) rows: Vec<String>,
 }
 
-/// Frames both screens and puts them side by side; empty rows at both ends are left out.
+/// Draws both screens in frames, without the empty rows at the end.
 pub(super) fn side_by_side(left: &Screen, right: &Screen) -> Vec<String> {
     let height = used(left).max(used(right)).max(1);
     let mut lines = vec![format!("{} {}", top(left), top(right))];

@@ -1,4 +1,4 @@
-//! A wrapped toy agent in a terminal of its own, whose screen can be read.
+//! A wrapped toy agent in a terminal of its own, with a readable screen.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -21,7 +21,7 @@ const COLUMNS: NonZeroU16 = NonZeroU16::new(52).unwrap();
 const LEAVE: u8 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// One wrapped session. Dropped, it is ended.
+/// One wrapped session. It is killed on drop.
 pub(super) struct Session {
     name: String,
     child: Child,
@@ -67,7 +67,8 @@ impl Session {
         })
     }
 
-    /// Waits until the text was submitted in the session; gives back how long it has been open then.
+    /// Waits until the text was submitted in the session. Returns the time since the session was
+    /// opened.
     pub(super) fn wait_for(&self, text: &str, limit: Duration) -> Result<Duration, Error> {
         let until = Instant::now() + limit;
         let wanted = squeezed(text);
@@ -87,7 +88,7 @@ impl Session {
         }
     }
 
-    /// What its terminal shows.
+    /// Returns the content of the session's screen.
     pub(super) fn screen(&self) -> Screen {
         let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = drawn.screen().rows(0, COLUMNS.get()).collect();
@@ -98,7 +99,7 @@ impl Session {
         }
     }
 
-    /// Leaves the toy agent by its key, as a person would, and waits for the wrap to end.
+    /// Ends the toy agent with its quit key, as a person would, and waits for the wrap to end.
     pub(super) fn close(mut self, limit: Duration) -> Result<(), Error> {
         let failed =
             |error: io::Error| Error::new(format!("cannot close {}", self.name)).because(error);
@@ -107,7 +108,7 @@ impl Session {
         while self.child.try_wait().map_err(failed)?.is_none() {
             if Instant::now() > until {
                 return Err(Error::new(format!(
-                    "the session {} does not end",
+                    "the session {} did not end in time",
                     self.name
                 )));
             }
@@ -119,13 +120,13 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // It has ended already, or the demo has failed.
+        // The session has ended already, or the demo has failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Where a line was broken, and with how many blanks, does not matter.
+/// Removes all white space, so that line wrapping does not matter.
 fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
@@ -139,7 +140,7 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     })
 }
 
-/// Draws what the session prints until its terminal is closed.
+/// Draws the session's output until its terminal is closed.
 fn draw(mut terminal: File, drawn: Arc<Mutex<vt100::Parser>>) {
     thread::spawn(move || {
         let mut bytes = [0; 8192];

@@ -1,4 +1,5 @@
-//! Where the demo plays: a temporary home, and a broker in a process of its own that can be killed.
+//! The environment of the demo: a temporary home, and a broker in a separate process that can be
+//! killed.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -16,18 +17,18 @@ use crate::error::Error;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 
-/// The folder and the broker. Dropped, both are gone.
+/// The folder and the broker. Both are removed on drop.
 pub(super) struct Stage {
     home: PathBuf,
     program: PathBuf,
     broker: Option<Child>,
-    /// The port of the first start: sessions come back to it.
+    /// The port of the first start. Sessions reconnect to it, so later starts use it again.
     port: u16,
     management_port: u16,
 }
 
 impl Stage {
-    /// A fresh folder; no broker yet.
+    /// Creates the temporary folder. The broker is not started yet.
     pub(super) fn set(config: &Config) -> Result<Self, Error> {
         let temporary = config
             .environment
@@ -53,7 +54,8 @@ impl Stage {
         &self.program
     }
 
-    /// This program in the demo's home, whatever the environment of the user says.
+    /// Returns a command that runs this program in the demo's home, without the user's own
+    /// settings.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -73,7 +75,8 @@ impl Stage {
         command
     }
 
-    /// Starts the broker on free ports, or on those of last time, and waits until it listens.
+    /// Starts the broker on free ports, or on the ports of the first start, and waits until it
+    /// listens.
     pub(super) fn start_broker(&mut self, limit: Duration) -> Result<(), Error> {
         let failed = |why: String| Error::new("the demo's broker did not start").because(why);
         let (port, management_port) = (self.port.to_string(), self.management_port.to_string());
@@ -109,7 +112,7 @@ impl Stage {
         Ok(())
     }
 
-    /// `kill -9`: no farewell, no flush.
+    /// Kills the broker with SIGKILL, so that it cannot flush or close anything.
     pub(super) fn kill_broker(&mut self) -> Result<(), Error> {
         let Some(mut broker) = self.broker.take() else {
             return Ok(());
@@ -120,7 +123,7 @@ impl Stage {
             .map_err(|error| Error::new("cannot kill the demo's broker").because(error))
     }
 
-    /// Waits until these sessions take messages.
+    /// Waits until these sessions are attached.
     pub(super) fn wait_until_attached(&self, names: &[&str], limit: Duration) -> Result<(), Error> {
         let until = Instant::now() + limit;
         loop {
@@ -145,7 +148,7 @@ impl Stage {
         }
     }
 
-    /// Sends by the command and gives back what it said.
+    /// Sends a message with the `send` command. Returns its output.
     pub(super) fn send(&self, from: &str, to: &str, text: &str) -> Result<String, Error> {
         let failed = |why: String| Error::new("the demo's message was not sent").because(why);
         let told = self
@@ -164,12 +167,12 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         let _ = self.kill_broker();
-        // Temporary anyway: what cannot be removed now, the system removes.
+        // The folder is temporary; if it cannot be removed now, the system removes it.
         let _ = fs::remove_dir_all(&self.home);
     }
 }
 
-/// The line that a broker prints once it listens; `None` when it ends or takes too long.
+/// Returns the line that a broker prints once it listens. `None` if it ends or takes too long.
 fn first_line(child: &mut Child, limit: Duration) -> Option<String> {
     let stdout = child.stdout.take()?;
     let (tell, told) = mpsc::sync_channel(1);
@@ -178,7 +181,7 @@ fn first_line(child: &mut Child, limit: Duration) -> Option<String> {
         let mut line = String::new();
         let _ = reader.read_line(&mut line);
         let _ = tell.send(line);
-        // Whoever writes on must find a reader.
+        // The broker keeps writing, so its output must keep being read.
         let _ = std::io::copy(&mut reader, &mut std::io::sink());
     });
     told.recv_timeout(limit)

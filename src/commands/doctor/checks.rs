@@ -1,4 +1,4 @@
-//! The steps that `doctor` looks at. Each sees for itself; none stops the others.
+//! The checks of `doctor`. They are independent: none prevents another.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,10 +23,10 @@ use crate::wrap;
 const API_WITHIN: Duration = Duration::from_secs(3);
 const ROUND_TRIP_WITHIN: Duration = Duration::from_secs(10);
 
-/// The store needs room to commit and to clean up.
+/// The free space that the store needs to commit and to clean up.
 const ROOM_BYTES: u64 = 256 << 20;
 
-/// The agents whose ways are known.
+/// The agents that cbroker supports.
 const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 
 pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
@@ -46,7 +46,7 @@ pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether the broker is the one that `start` and `serve` run here, not one that the user named.
+/// Whether the broker is one that `start` and `serve` run here, not one that the user named.
 fn is_ours(config: &Config) -> bool {
     !config.names_a_broker() && config.endpoint.address.is_local()
 }
@@ -74,7 +74,8 @@ fn home(config: &Config) -> Finding {
     )
 }
 
-/// A file that others can read is as good as no password. Absent is fine: the first start makes it.
+/// A credentials file that others can read gives no protection. A missing one is fine: the first
+/// start creates it.
 fn credentials(config: &Config) -> Option<Finding> {
     let path = config.home.credentials_file();
     let mode = fs::metadata(&path).ok()?.permissions().mode() & 0o777;
@@ -89,7 +90,7 @@ fn credentials(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Who has the port of a broker of this machine.
+/// Which process listens on the port of a local broker.
 fn listener(config: &Config) -> Option<Finding> {
     let address = &config.endpoint.address;
     if !address.is_local() {
@@ -122,7 +123,8 @@ async fn broker(config: &Config) -> Finding {
     }
 }
 
-/// A message to ourselves: declared, published, confirmed, received, deleted.
+/// Sends a message to itself: declares a queue, publishes, waits for the confirm, receives,
+/// deletes.
 async fn round_trip(config: &Config) -> Finding {
     let name = SessionName::for_answer(Ulid::generate());
     let began = Instant::now();
@@ -150,16 +152,13 @@ async fn round_trip(config: &Config) -> Finding {
         if outcome == Outcome::Confirmed && whole {
             Ok(())
         } else {
-            Err(Error::new("the message did not come back"))
+            Err(Error::new("the test message did not come back"))
         }
     };
     match done.await {
         Ok(()) => Finding::well(
             "round trip",
-            format!(
-                "a message to ourselves in {} ms",
-                began.elapsed().as_millis()
-            ),
+            format!("a message to itself in {} ms", began.elapsed().as_millis()),
         ),
         Err(error) => told("round trip", &error),
     }
@@ -212,7 +211,7 @@ fn store(config: &Config) -> Finding {
     }
 }
 
-/// Only where the broker is, or was meant to be, a container.
+/// Only if the broker is, or is configured to be, a container.
 async fn docker(config: &Config) -> Option<Finding> {
     let is_container = matches!(
         config.local.as_ref().map(|local| &local.kind),
@@ -228,7 +227,7 @@ async fn docker(config: &Config) -> Option<Finding> {
     })
 }
 
-/// One of the agents that are known is enough.
+/// Finds at least one supported agent on PATH.
 fn agent(args: &DoctorArgs, config: &Config) -> Finding {
     let known = args
         .probe
@@ -250,7 +249,7 @@ fn agent(args: &DoctorArgs, config: &Config) -> Finding {
     Finding::well("agent", found.join(", "))
 }
 
-/// What the installed agent shows of itself when it is started for a moment.
+/// Starts the installed agent briefly and reports what it shows of itself.
 async fn probe(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     let Some(agent) = &args.probe else {
         return Vec::new();

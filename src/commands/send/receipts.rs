@@ -1,4 +1,4 @@
-//! `send --wait`: what the recipients' sessions say became of the messages, on a queue of its own.
+//! `send --wait`: waits on a queue of its own for the receipts of the recipients' sessions.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{Peer, Receipt, ReceiptState, ReplyQueue};
 
-/// The queue that receipts come to. Delete it with [`Receipts::close`] on every way out.
+/// The queue for receipts. Every exit must delete it with [`Receipts::close`].
 pub(super) struct Receipts {
     name: SessionName,
     queue: ReplyQueue,
@@ -32,7 +32,7 @@ impl Receipts {
         self.name.to_string()
     }
 
-    /// Waits until each message has a final receipt, the time is over, or the user has had enough.
+    /// Waits until each message has a final receipt, the time is over, or the user interrupts.
     pub(super) async fn wait_for(
         &mut self,
         sent: &mut [Sent],
@@ -99,7 +99,7 @@ fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
     if let Some(reason) = &receipt.reason {
         let _infallible = write!(line, ": {reason}");
     }
-    // A reader that went away does not end the waiting: the exit code is still wanted.
+    // A closed output does not end the wait, because the exit code still matters.
     let _ = output.line(line);
     message.receipt = Some(receipt);
 }
@@ -112,7 +112,7 @@ fn tell_open(sent: &[Sent], limit: Duration, output: &Output) {
             .and_then(|receipt| receipt.reason.as_deref())
         {
             Some(reason) => format!("it is held: {reason}"),
-            None => "no session has taken it".to_owned(),
+            None => "no session has received it".to_owned(),
         };
         output.error(
             &Error::new(format!(
@@ -121,7 +121,7 @@ fn tell_open(sent: &[Sent], limit: Duration, output: &Output) {
                 limit.as_secs()
             ))
             .because(said)
-            .hint("it stays in the queue; `cbroker list` shows who is attached"),
+            .hint("it stays in the queue; `cbroker list` shows the attached sessions"),
         );
     }
 }
