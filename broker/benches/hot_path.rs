@@ -1,8 +1,8 @@
-//! The pieces that every message passes: decoding, routing by each kind of exchange, the hand-off to a consumer with
-//! and without the ledger, the outbox, confirms, and the tables that headers are.
+//! Benchmarks of the hot path: decoding, routing by each exchange type, the hand-off to a consumer
+//! with and without acknowledgement, the outbox, confirms, and header tables.
 //!
-//! `cargo bench -p cbroker-broker --features bench`. The commit is `cargo bench -p cbroker-storage`, the whole broker
-//! under load `benches/compare`.
+//! Run with `cargo bench -p cbroker-broker --features bench`. `cargo bench -p cbroker-storage`
+//! measures the commit, and `benches/compare` the whole broker under load.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot start may panic")]
 #![allow(missing_docs, reason = "criterion's macros make public items")]

@@ -1,4 +1,5 @@
-//! A broker's URL, as a person or a script gives it: what is understood is understood again, and never shown whole.
+//! A broker's URL: a parsed URL parses again to the same value, and its password is never
+//! displayed.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! `config.toml`: what is understood is understood again when it is written down whole; what is not is told in one line.
+//! `config.toml`: the settings of a valid file, written out, are read again as the same; an invalid
+//! file gives a one-line error.
 
 #![no_main]
 
@@ -20,6 +21,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let _ = writeln!(written, "{} = {quote}{}{quote}", row.key, row.value);
     }
     let again = Settings::explain(&written, path).expect("our own words");
-    let values = |rows: &[cbroker::config::Effective]| rows.iter().map(|row| row.value.clone()).collect::<Vec<_>>();
+    let values = |rows: &[cbroker::config::Effective]| {
+        rows.iter().map(|row| row.value.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(values(&again), values(&rows));
 });

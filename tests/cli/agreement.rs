@@ -1,4 +1,4 @@
-//! Sessions of the TypeScript tool and of this one understand each other on one broker.
+//! Sessions of the TypeScript tool and of cbroker exchange messages on one broker.
 
 use std::path::Path;
 use std::process::Command;
@@ -50,8 +50,9 @@ fn an_envelope_of_the_typescript_tool_is_injected() {
         assert_eq!(
             session.wait_for_submission("01HZ7K8M2N3P4Q5R6S7T8U9V"),
             "[cbroker peer message from=myPythonBackend id=01HZ7K8M2N3P4Q5R6S7T8U9V \
-             reply_to=myPythonBackend correlation_id=01HZ7K8M2N3P4Q5R6S7T8U9V] GET /users/:id/preferences is \
-             live. See the OpenAPI file. (files: /repo/api/openapi.yaml) (metadata: {\"intent\":\"feature-handoff\"}) [end]"
+             reply_to=myPythonBackend correlation_id=01HZ7K8M2N3P4Q5R6S7T8U9V] \
+             GET /users/:id/preferences is live. See the OpenAPI file. \
+             (files: /repo/api/openapi.yaml) (metadata: {\"intent\":\"feature-handoff\"}) [end]"
         );
         // It declares the same queue as we do: a difference would have been refused.
         typescript(place, "publish", &who);

@@ -1,4 +1,4 @@
-//! `ask`: a question, its answer, and nothing left behind.
+//! `ask`: sends a question, prints its answer, and leaves nothing behind.
 
 use std::process::Stdio;
 

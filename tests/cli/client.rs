@@ -1,4 +1,4 @@
-//! The program's own AMQP client, for what would take too many processes.
+//! The program's own AMQP client, for tests that would need too many processes.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The promise as a whole: what `send` reports as sent arrives exactly once, however often the broker is killed.
+//! Every message that `send` reports as sent arrives exactly once, however often the broker is
+//! killed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! `demo`: the whole thing, for somebody who has never seen it.
+//! `demo`: the whole demonstration runs and succeeds.
 
 use crate::support::Place;
 

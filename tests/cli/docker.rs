@@ -1,5 +1,5 @@
-//! The life-cycle on a real Docker engine. The image is our own broker in a LavinMQ's place: what is tested is what
-//! cbroker asks of Docker, not LavinMQ.
+//! The life cycle of the container on a real Docker engine. The image contains the embedded broker
+//! instead of LavinMQ, because the test is about the use of Docker.
 
 use std::fs;
 use std::path::Path;
@@ -78,7 +78,10 @@ fn build_image(place: &Place) {
         fs::create_dir_all(inside.parent().unwrap()).unwrap();
         fs::copy(path, inside).unwrap();
     }
-    let entry = r#"ENTRYPOINT ["/cbroker","serve","--bind","0.0.0.0","--insecure","--data-dir","/var/lib/lavinmq"]"#;
+    let entry = concat!(
+        r#"ENTRYPOINT ["/cbroker","serve","--bind","0.0.0.0","--insecure","#,
+        r#""--data-dir","/var/lib/lavinmq"]"#
+    );
     let archive = place.path().join("image.tar");
     let packed = Command::new("tar")
         .arg("-C")

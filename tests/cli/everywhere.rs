@@ -1,11 +1,11 @@
-//! The same script on every broker: nothing but the URL differs.
+//! Runs the same script against several brokers; only the URL differs.
 
 use serde_json::json;
 
 use crate::support::{Place, Rabbit, Server, Wrapped};
 
-/// Runs the script against an embedded broker of its own, and against RabbitMQ where there is one. The second argument
-/// makes names that nobody else uses on a broker that tests share.
+/// Runs the script against an embedded broker, and against RabbitMQ if there is one. The second
+/// argument makes names that are unique on a broker that tests share.
 pub(crate) fn everywhere(script: impl Fn(&Place, &dyn Fn(&str) -> String)) {
     let place = Place::new();
     let _server = Server::start(&place);

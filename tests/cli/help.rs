@@ -1,4 +1,4 @@
-//! Help texts as golden files: a change of words is seen, and agreed to with `CBROKER_BLESS=1`.
+//! Help texts as golden files. `CBROKER_BLESS=1` accepts a change.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,4 +1,4 @@
-//! `start`, `stop`, `restart`, `status`, `logs`, `ui`, `nuke`, and the start by itself.
+//! `start`, `stop`, `restart`, `status`, `logs`, `ui`, `nuke`, and the automatic start.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

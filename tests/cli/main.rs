@@ -1,6 +1,7 @@
-//! The real binary, verb by verb, and row by row of the TypeScript tool's README.
+//! The real binary, verb by verb, including each feature that the TypeScript tool's README lists.
 //!
-//! What speaks AMQP runs against the embedded broker and, where there is one, against RabbitMQ (`everywhere`).
+//! Tests that use AMQP run against the embedded broker and, if there is one, against RabbitMQ
+//! (`everywhere`).
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

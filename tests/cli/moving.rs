@@ -1,4 +1,4 @@
-//! `move`: from one broker to another, nothing lost and nothing doubled, each queue as it was declared.
+//! `move`: messages arrive once, and queues keep their arguments.
 
 use cbroker::peer::QueueArguments;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! A broker that the user names: its management options, what is known without an API, what is not looked at.
+//! A broker that the user names: its management options, and what works without an API.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

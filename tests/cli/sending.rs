@@ -1,4 +1,4 @@
-//! `send`: what is said, what is refused, what arrives.
+//! `send`: what it prints, what it refuses, and what arrives.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `serve`: who gets in, how it ends, what it refuses.
+//! `serve`: who can log in, how it stops, and what it refuses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! The rows of the README that are about wraps: names, arguments, TTL, fallback, exclusive.
+//! The features of wraps that the README lists: names, arguments, TTL, fallback, exclusive.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Attacks of another user of the same machine, and of whoever may publish a little: each test is named after one.
+//! Attacks by another user of the same machine, and by users with few permissions. Each test is
+//! named after one.
 
 use std::fmt::Write;
 use std::fs::Permissions;

@@ -1,4 +1,5 @@
-//! What makes no sense is told in one line and a hint, with exit 2; what cannot be reached, with exit 3.
+//! Invalid command lines give one line, a hint and exit code 2; unreachable brokers give exit code
+//! 3.
 
 use crate::support::{Place, Server, Terminal};
 

@@ -1,4 +1,5 @@
-//! A client that is quick enough for a million messages: whole runs of frames in one write, one buffer for reading.
+//! A client that is fast enough for a million messages: it writes whole runs of frames and reads
+//! into one buffer.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! The store under the real binary: long backlogs, kills, and the memory that they take.
+//! The store under the real binary: long backlogs, kills, and memory.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

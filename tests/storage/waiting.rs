@@ -1,6 +1,6 @@
-//! Many messages that wait: what they cost in memory, and that each of them is there after a kill.
+//! Many waiting messages: their memory, and that all are there after a kill.
 //!
-//! `CBROKER_SOAK_WAITING` says how many (`just soak`: a million).
+//! `CBROKER_SOAK_WAITING` sets their number (`just soak`: a million).
 
 use std::time::Instant;
 
@@ -27,7 +27,8 @@ fn body(number: u64) -> Vec<u8> {
     body
 }
 
-/// The most memory that a process has had, in MiB, without the pages of its own program: those of a debug build alone are 45 MiB.
+/// Returns the peak memory of a process in MiB, without the pages of its program, which are 45 MiB
+/// in a debug build.
 fn peak_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kib = |name: &str| -> u64 {
