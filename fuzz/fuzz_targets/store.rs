@@ -44,7 +44,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             for _ in 0..64 {
                 let next = match opened.store.read(found.queue, from, 1 << 16) {
                     Ok(slice) => slice.last().and_then(|(last, _)| last.0.checked_add(1)),
-                    Err(ReadError::Damaged { next, .. }) => Some(next).filter(|next| *next > from.0),
+                    Err(ReadError::Damaged { next, .. }) => {
+                        Some(next).filter(|next| *next > from.0)
+                    }
                     Err(error) => panic!("{error}"),
                 };
                 let Some(next) = next else { break };

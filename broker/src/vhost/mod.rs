@@ -89,7 +89,7 @@ const PREDECLARED: [(&str, Kind); 7] = [
 ];
 
 impl Vhost {
-    /// Puts what is published and settled while the guard lives into one commit of the store.
+    /// Combines everything that is published and settled while the guard exists into one commit.
     pub(crate) fn together(&self) -> crate::persist::Together {
         self.facts.together()
     }

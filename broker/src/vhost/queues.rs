@@ -193,7 +193,7 @@ impl Vhost {
         }
         tables.queues.remove(queue.name());
         self.move_on();
-        // Its bindings, its messages and itself are gone together.
+        // The queue, its bindings and its messages are deleted in one commit.
         let whole = self.facts.together();
         let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
         drop(tables);
