@@ -386,7 +386,7 @@ fn write(engine: &dyn Engine, changes: Vec<Change>) -> Result<(), EngineError> {
     let mut changes = changes.into_iter().peekable();
     while changes.peek().is_some() {
         let step: Vec<Change> = changes.by_ref().take(STEP_ROWS).collect();
-        engine.commit(&[step])?;
+        engine.commit(&step)?;
     }
     Ok(())
 }

@@ -37,13 +37,10 @@ pub enum EngineError {
 
 /// Ordered rows that change in atomic, durable commits.
 pub trait Engine: Send {
-    /// Applies steps in their order, each whole or not at all, and returns when they have reached the disk for good. After a failure
-    /// or a crash the disk holds the first so many of them. Without steps it brings to the disk what reading has tidied up.
-    fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError>;
+    /// Applies changes, all or none, and returns when they have reached the disk for good.
+    fn commit(&self, changes: &[Change]) -> Result<(), EngineError>;
     /// Rows from a key up to, but without, another, in order, until the visitor breaks.
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError>;
-    /// Bytes that the engine occupies on the disk.
-    fn disk_bytes(&self) -> u64;
 }
 
 /// Sees each row of a scan.
@@ -104,17 +101,23 @@ impl Sled {
 }
 
 impl Engine for Sled {
-    /// Synced after each step: sled takes what it has written for safe and writes over what that replaced. Where a power cut keeps the
-    /// second and not the first, rows are gone.
-    fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
-        for step in steps {
-            self.apply(step)?;
-            self.sync()?;
-        }
-        if steps.is_empty() {
-            self.sync()?;
-        }
-        Ok(())
+    /// Synced each time: sled takes what it has written for safe and writes over what that replaced.
+    /// Where a power cut keeps the second and not the first, rows are gone.
+    fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
+                    Change::Delete(key) => batch.remove(key.as_slice()),
+                }
+            }
+            self.db()?.apply_batch(batch).map_err(from_sled)?;
+            self.db()?.flush().map_err(from_sled)?;
+            self.file
+                .sync_data()
+                .map_err(|error| EngineError::from(&error))
+        })
     }
 
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
@@ -131,36 +134,9 @@ impl Engine for Sled {
             Ok(())
         })
     }
-
-    fn disk_bytes(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        self.file.metadata().map_or(0, |found| found.blocks() * 512)
-    }
 }
 
 impl Sled {
-    fn apply(&self, step: &[Change]) -> Result<(), EngineError> {
-        guarded(|| {
-            let mut batch = sled::Batch::default();
-            for change in step {
-                match change {
-                    Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
-                    Change::Delete(key) => batch.remove(key.as_slice()),
-                }
-            }
-            self.db()?.apply_batch(batch).map_err(from_sled)
-        })
-    }
-
-    fn sync(&self) -> Result<(), EngineError> {
-        guarded(|| {
-            self.db()?.flush().map_err(from_sled)?;
-            self.file
-                .sync_data()
-                .map_err(|error| EngineError::from(&error))
-        })
-    }
-
     fn db(&self) -> Result<&sled::Db, EngineError> {
         self.db
             .as_ref()

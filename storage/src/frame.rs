@@ -17,6 +17,8 @@ pub const LARGE_BYTES: usize = 1 << 20;
 /// Where the body begins in a file of its own, behind its block and checksum.
 pub const BODY_AT: u64 = BLOCK + 4;
 const MAGIC: [u8; 8] = *b"cbrklog\x02";
+/// Version of the format, the last byte of the magic.
+pub(crate) const VERSION: u16 = MAGIC[7] as u16;
 const SEGMENT_HEADER: usize = 88;
 /// Where the second copy of the segment header begins.
 const SECOND_COPY: usize = 2048;
@@ -107,6 +109,14 @@ impl SegmentHeader {
             }
             (first, second) => first.or(second),
         }
+    }
+
+    /// The version of a newer format that both copies name.
+    pub(crate) fn newer_version(block: &[u8]) -> Option<u16> {
+        let name = |at: usize| block.get(at..at + MAGIC.len());
+        let (first, second) = (name(0)?, name(SECOND_COPY)?);
+        let is_newer = first[..7] == MAGIC[..7] && first[7] > MAGIC[7] && first == second;
+        is_newer.then(|| first[7].into())
     }
 
     fn parse_copy(copy: &[u8]) -> Option<Self> {

@@ -13,7 +13,7 @@ use crate::disk::{Disk, read_up_to};
 use crate::engine::{Engine, EngineError};
 use crate::extent::{Segment, SegmentFile};
 use crate::frame::{
-    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, State, padded, to_usize,
+    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, State, VERSION, padded, to_usize,
 };
 use crate::index::{Index, Place};
 use crate::log::{Slots, Tail};
@@ -47,6 +47,8 @@ struct Recovery<'a> {
     tail: Tail,
     next_number: u64,
     report: Report,
+    /// The version of a segment that a newer program has written.
+    newer: Option<u16>,
     /// One segment's bytes, used again for the next.
     buffer: Vec<u8>,
 }
@@ -92,9 +94,11 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<Found, OpenError>
         tail: Tail::default(),
         next_number: 1,
         report: Report::default(),
+        newer: None,
         buffer: Vec::new(),
     };
     recovery.find_segments(disk).map_err(failed("read"))?;
+    recovery.refuse_newer()?;
     recovery.drop_void_segments();
     let (engine, meta) = recovery.load_index();
     recovery.replay(&meta);
@@ -142,13 +146,26 @@ impl Recovery<'_> {
             let _ = read_up_to(file.as_ref(), &mut block, 0);
             let header = SegmentHeader::parse(&block);
             let file = Arc::new(SegmentFile { path, file, length });
+            self.newer = self.newer.or(SegmentHeader::newer_version(&block));
             match header {
+                _ if self.newer.is_some() => {}
                 Some(header) => self.found_segment(header, file)?,
                 None if block.iter().all(|byte| *byte == 0) => self.found_unused(file)?,
                 None => self.put_aside(&file, "has no readable header")?,
             }
         }
         Ok(())
+    }
+
+    /// Fails where a newer program has written a segment.
+    fn refuse_newer(&self) -> Result<(), OpenError> {
+        self.newer.map_or(Ok(()), |found| {
+            Err(OpenError::Newer {
+                folder: self.folder.to_owned(),
+                found,
+                known: VERSION,
+            })
+        })
     }
 
     /// A slot whose header block was never written. Frames without one belong to a first write that was cut short.

@@ -166,12 +166,6 @@ pub enum OpenError {
         /// The newest version that this program knows.
         known: u16,
     },
-    /// The disk has no room even for opening; nothing was changed.
-    #[error("no room on the disk of the store {}: free some space and start again", folder.display())]
-    NoRoom {
-        /// The store's folder.
-        folder: PathBuf,
-    },
     /// The operating system refused something.
     #[error("the store {} cannot be {doing}: {source}", folder.display())]
     Io {
@@ -210,9 +204,6 @@ pub enum ReadError {
         /// The first sequence after it.
         next: u64,
     },
-    /// The disk is full and the engine waits for room; try again after [`crate::Progress::Room`].
-    #[error("the store waits for room on the disk")]
-    NoRoom,
     /// The store has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),

@@ -40,7 +40,7 @@ fn damage_rows(index: &Path) {
         ControlFlow::Continue(())
     };
     engine.scan(&[], &[u8::MAX], &mut visit).unwrap();
-    engine.commit(&[changes]).unwrap();
+    engine.commit(&changes).unwrap();
 }
 
 /// Opens, reads everything back, closes. Returns the repairs.

@@ -526,16 +526,14 @@ fn open_index(path: &Path, _cache_bytes: u64) -> Result<Box<dyn Engine>, EngineE
 }
 
 impl Engine for MemoryEngine {
-    fn commit(&self, steps: &[Vec<Change>]) -> Result<(), EngineError> {
-        for step in steps {
-            let state = self.0.begin(Kind::Index);
-            let mut state = state.map_err(|error| EngineError::from(&error))?;
-            for change in step {
-                match change {
-                    Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),
-                    Change::Delete(key) => state.rows.remove(key),
-                };
-            }
+    fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
+        let state = self.0.begin(Kind::Index);
+        let mut state = state.map_err(|error| EngineError::from(&error))?;
+        for change in changes {
+            match change {
+                Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),
+                Change::Delete(key) => state.rows.remove(key),
+            };
         }
         Ok(())
     }
@@ -554,9 +552,5 @@ impl Engine for MemoryEngine {
             }
         }
         Ok(())
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        0
     }
 }

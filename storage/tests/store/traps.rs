@@ -388,3 +388,33 @@ fn a_jumping_clock_does_not_matter_to_what_is_durable() {
         }
     }
 }
+
+/// A newer program's store would look damaged, and be set aside.
+#[test]
+fn a_store_of_a_newer_format_is_refused_and_left_alone() {
+    let disk = SimulatedDisk::new();
+    let (opened, _folder) = open(&disk);
+    fill(&opened.store, QUEUE, 0..3, 30);
+    opened.store.close().unwrap();
+    let path = segment_path(&disk, 1);
+    let mut bytes = disk.bytes(&path);
+    for version in [7, 2048 + 7] {
+        bytes[version] = 3;
+    }
+    disk.replace(&path, bytes.clone());
+    let files = disk.files();
+    let folder = tempfile::tempdir().unwrap();
+    let error = Store::open(folder.path(), disk.options(folder.path()), |_| {}).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            storage::OpenError::Newer {
+                found: 3,
+                known: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!((disk.files(), disk.bytes(&path)), (files, bytes));
+}
