@@ -24,6 +24,7 @@ mod door;
 mod figures;
 mod guard;
 mod history;
+mod listings;
 mod page;
 mod paging;
 mod rates;
@@ -35,6 +36,7 @@ mod views;
 
 use door::Door;
 use guard::{Guard, Scheme};
+use listings::Listings;
 use rates::Rates;
 use routes::Routes;
 use sessions::Sessions;
@@ -76,6 +78,7 @@ pub(super) struct Api {
     realm: Arc<Realm>,
     about: About,
     scheme: Scheme,
+    listings: Listings,
     node: String,
     started: Instant,
     sessions: Mutex<Sessions>,
@@ -92,6 +95,7 @@ impl Api {
         let mut sessions = Sessions::default();
         let ended = sessions.restore(std::mem::take(&mut *lock(&realm.sessions)), now_ms());
         let api = Arc::new(Self {
+            listings: Listings::default(),
             realm,
             about,
             scheme,

@@ -94,12 +94,12 @@ async fn list(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    let all = caller
-        .vhosts(&api)
-        .iter()
-        .flat_map(|vhost| shown(vhost, all_of(vhost)))
-        .collect();
-    Ok(Json(listing.show::<Value>(all)?))
+    let vhosts = caller.vhosts(&api);
+    let all = move || {
+        let each = vhosts.iter().flat_map(|vhost| shown(vhost, all_of(vhost)));
+        each.collect()
+    };
+    api.list::<Value>(&caller, listing, all).await
 }
 
 async fn list_in(
@@ -109,7 +109,8 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    Ok(Json(listing.show(shown(&vhost, all_of(&vhost)))?))
+    let all = move || shown(&vhost, all_of(&vhost));
+    api.list(&caller, listing, all).await
 }
 
 async fn from_exchange(

@@ -17,6 +17,7 @@ use crate::management::{Api, Shared, views};
 use crate::queue::Queue;
 use crate::registry::{ChannelView, Link};
 use crate::users::Rank;
+use crate::vhost::Vhost;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -53,27 +54,27 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedLink<'a>(&'a Api, Arc<Link>);
+struct ListedLink(Shared, Arc<Link>);
 
-impl Listed for ListedLink<'_> {
+impl Listed for ListedLink {
     fn name(&self) -> &str {
         &self.1.name
     }
 
     fn render(&self) -> Value {
-        views::connection(self.0, &self.1)
+        views::connection(&self.0, &self.1)
     }
 }
 
-struct ListedChannel<'a>(&'a Api, Arc<Link>, Arc<ChannelView>, String);
+struct ListedChannel(Shared, Arc<Link>, Arc<ChannelView>, String);
 
-impl Listed for ListedChannel<'_> {
+impl Listed for ListedChannel {
     fn name(&self) -> &str {
         &self.3
     }
 
     fn render(&self) -> Value {
-        views::channel(self.0, &self.1, &self.2)
+        views::channel(&self.0, &self.1, &self.2)
     }
 }
 
@@ -98,30 +99,41 @@ fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<Link>, Refusal> {
         .ok_or_else(Refusal::not_found)
 }
 
-fn answer(api: &Api, listing: &Listing, links: Vec<Arc<Link>>) -> Result<Json<Value>, Refusal> {
-    Ok(Json(
-        listing.show(
-            links
-                .into_iter()
-                .map(|link| ListedLink(api, link))
-                .collect(),
-        )?,
-    ))
-}
-
-fn answer_channels(
-    api: &Api,
-    listing: &Listing,
+async fn answer(
+    api: &Shared,
+    caller: &Caller,
+    listing: Listing,
     links: Vec<Arc<Link>>,
 ) -> Result<Json<Value>, Refusal> {
-    let mut listed = Vec::new();
-    for link in links {
-        for channel in link.channels() {
-            let name = views::channel_name(&link, channel.number);
-            listed.push(ListedChannel(api, Arc::clone(&link), channel, name));
+    let shared = Shared::clone(api);
+    let all = move || {
+        let links = links.into_iter();
+        links
+            .map(|link| ListedLink(Shared::clone(&shared), link))
+            .collect()
+    };
+    api.list::<ListedLink>(caller, listing, all).await
+}
+
+async fn answer_channels(
+    api: &Shared,
+    caller: &Caller,
+    listing: Listing,
+    links: Vec<Arc<Link>>,
+) -> Result<Json<Value>, Refusal> {
+    let shared = Shared::clone(api);
+    let all = move || {
+        let mut listed = Vec::new();
+        for link in links {
+            for channel in link.channels() {
+                let name = views::channel_name(&link, channel.number);
+                let api = Shared::clone(&shared);
+                listed.push(ListedChannel(api, Arc::clone(&link), channel, name));
+            }
         }
-    }
-    Ok(Json(listing.show(listed)?))
+        listed
+    };
+    api.list(caller, listing, all).await
 }
 
 async fn list(
@@ -129,7 +141,8 @@ async fn list(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    answer(&api, &listing, links(&api, &caller))
+    let links = links(&api, &caller);
+    answer(&api, &caller, listing, links).await
 }
 
 async fn of_user(
@@ -144,7 +157,7 @@ async fn of_user(
             .get()
             .is_some_and(|session| *session.user == user)
     });
-    answer(&api, &listing, links)
+    answer(&api, &caller, listing, links).await
 }
 
 fn in_vhost(api: &Api, caller: &Caller, vhost: &str) -> Result<Vec<Arc<Link>>, Refusal> {
@@ -164,7 +177,8 @@ async fn of_vhost(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    answer(&api, &listing, in_vhost(&api, &caller, &vhost)?)
+    let links = in_vhost(&api, &caller, &vhost)?;
+    answer(&api, &caller, listing, links).await
 }
 
 async fn show(
@@ -197,7 +211,8 @@ async fn channels(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    answer_channels(&api, &listing, links(&api, &caller))
+    let links = links(&api, &caller);
+    answer_channels(&api, &caller, listing, links).await
 }
 
 async fn channels_in(
@@ -206,7 +221,8 @@ async fn channels_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    answer_channels(&api, &listing, in_vhost(&api, &caller, &vhost)?)
+    let links = in_vhost(&api, &caller, &vhost)?;
+    answer_channels(&api, &caller, listing, links).await
 }
 
 async fn channels_of(
@@ -215,7 +231,8 @@ async fn channels_of(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    answer_channels(&api, &listing, vec![find(&api, &caller, &name)?])
+    let link = find(&api, &caller, &name)?;
+    answer_channels(&api, &caller, listing, vec![link]).await
 }
 
 async fn channel(
@@ -253,22 +270,29 @@ pub(super) fn consumers_of(api: &Api, queue: &Queue) -> Vec<Value> {
         .collect()
 }
 
+async fn answer_consumers(
+    api: &Shared,
+    caller: &Caller,
+    listing: Listing,
+    vhosts: Vec<Arc<Vhost>>,
+) -> Result<Json<Value>, Refusal> {
+    let shared = Shared::clone(api);
+    let all = move || {
+        let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
+        queues
+            .flat_map(|queue| consumers_of(&shared, &queue))
+            .collect()
+    };
+    api.list::<Value>(caller, listing, all).await
+}
+
 async fn consumers(
     State(api): State<Shared>,
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    let queues = caller
-        .vhosts(&api)
-        .into_iter()
-        .flat_map(|vhost| vhost.queues());
-    Ok(Json(
-        listing.show(
-            queues
-                .flat_map(|queue| consumers_of(&api, &queue))
-                .collect(),
-        )?,
-    ))
+    let vhosts = caller.vhosts(&api);
+    answer_consumers(&api, &caller, listing, vhosts).await
 }
 
 async fn consumers_in(
@@ -277,13 +301,6 @@ async fn consumers_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    let queues = caller.vhost(&api, &vhost)?.queues();
-    Ok(Json(
-        listing.show(
-            queues
-                .iter()
-                .flat_map(|queue| consumers_of(&api, queue))
-                .collect(),
-        )?,
-    ))
+    let vhost = caller.vhost(&api, &vhost)?;
+    answer_consumers(&api, &caller, listing, vec![vhost]).await
 }

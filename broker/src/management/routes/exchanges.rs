@@ -51,12 +51,13 @@ async fn list(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    let all = caller
-        .vhosts(&api)
-        .iter()
-        .flat_map(|vhost| all_of(&api, vhost))
-        .collect();
-    Ok(Json(listing.show::<Value>(all)?))
+    let vhosts = caller.vhosts(&api);
+    let shared = Shared::clone(&api);
+    let all = move || {
+        let each = vhosts.iter().flat_map(|vhost| all_of(&shared, vhost));
+        each.collect()
+    };
+    api.list::<Value>(&caller, listing, all).await
 }
 
 async fn list_in(
@@ -65,9 +66,10 @@ async fn list_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    Ok(Json(
-        listing.show(all_of(&api, &*caller.vhost(&api, &vhost)?))?,
-    ))
+    let vhost = caller.vhost(&api, &vhost)?;
+    let shared = Shared::clone(&api);
+    let all = move || all_of(&shared, &vhost);
+    api.list(&caller, listing, all).await
 }
 
 async fn show(

@@ -55,7 +55,8 @@ async fn nodes(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     caller.monitors()?;
-    Ok(Json(listing.show(vec![views::node(&api)])?))
+    let node = views::node(&api);
+    api.list(&caller, listing, move || vec![node]).await
 }
 
 async fn node(

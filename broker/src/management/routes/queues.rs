@@ -50,31 +50,37 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedQueue<'a>(&'a Api, Arc<Queue>);
+struct ListedQueue(Shared, Arc<Queue>);
 
-impl Listed for ListedQueue<'_> {
+impl Listed for ListedQueue {
     fn name(&self) -> &str {
         self.1.name()
     }
 
     fn render(&self) -> Value {
-        views::queue(self.0, &self.1)
+        views::queue(&self.0, &self.1)
     }
 
     fn field(&self, path: &str) -> Option<Value> {
-        views::queue_field(self.0, &self.1, path)
+        views::queue_field(&self.0, &self.1, path)
     }
 }
 
-fn answer(
-    api: &Api,
-    listing: &Listing,
-    queues: impl Iterator<Item = Arc<Queue>>,
+async fn answer(
+    api: &Shared,
+    caller: &Caller,
+    listing: Listing,
+    vhosts: Vec<Arc<Vhost>>,
 ) -> Result<Json<Value>, Refusal> {
-    api.rates.observe(&api.realm, Instant::now());
-    Ok(Json(listing.show(
-        queues.map(|queue| ListedQueue(api, queue)).collect(),
-    )?))
+    let shared = Shared::clone(api);
+    let all = move || {
+        shared.rates.observe(&shared.realm, Instant::now());
+        let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
+        queues
+            .map(|queue| ListedQueue(Shared::clone(&shared), queue))
+            .collect()
+    };
+    api.list::<ListedQueue>(caller, listing, all).await
 }
 
 async fn list(
@@ -83,11 +89,7 @@ async fn list(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     let vhosts = caller.vhosts(&api);
-    answer(
-        &api,
-        &listing,
-        vhosts.iter().flat_map(|vhost| vhost.queues()),
-    )
+    answer(&api, &caller, listing, vhosts).await
 }
 
 async fn list_in(
@@ -97,7 +99,7 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    answer(&api, &listing, vhost.queues().into_iter())
+    answer(&api, &caller, listing, vec![vhost]).await
 }
 
 fn find(

@@ -52,10 +52,14 @@ async fn list(
     } else {
         caller.vhosts(&api)
     };
-    api.rates.observe(&api.realm, Instant::now());
-    Ok(Json(listing.show(
-        all.iter().map(|vhost| views::vhost(&api, vhost)).collect(),
-    )?))
+    let shown = {
+        let api = Shared::clone(&api);
+        move || {
+            api.rates.observe(&api.realm, Instant::now());
+            all.iter().map(|vhost| views::vhost(&api, vhost)).collect()
+        }
+    };
+    api.list::<Value>(&caller, listing, shown).await
 }
 
 async fn show(
