@@ -83,16 +83,22 @@ impl Server {
     pub(crate) fn restart(mut self) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let port = self.page().port();
         drop(self);
-        Self::start_in(folder)
+        Self::start_with(folder, |config| Config {
+            management_port: Some(port),
+            ..config
+        })
     }
 
     /// Opens the same store with a new broker and changes the first user's password.
     pub(crate) fn restart_with_password(mut self, password: &str) -> Self {
         self.stop();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        let port = self.page().port();
         drop(self);
         Self::start_with(folder, |config| Config {
+            management_port: Some(port),
             first_user: Some(FirstUser {
                 name: USER.to_owned(),
                 password: password.to_owned(),

@@ -224,7 +224,12 @@ fn who(server: &Server, cookie: &str) -> u16 {
 fn a_cookie_tossed_from_another_port_signs_nobody_out() {
     let server = Server::start();
     let own = server.cookie();
-    for tossed in ["cbroker=evil", "cbroker=", "cbroker=a; cbroker=b; other=c"] {
+    let name = own.split_once('=').unwrap().0;
+    for tossed in [
+        &format!("{name}=evil"),
+        &format!("{name}="),
+        &format!("{name}=a; {name}=b; other=c"),
+    ] {
         assert_eq!(
             who(&server, &format!("{tossed}; {own}")),
             200,
@@ -237,6 +242,27 @@ fn a_cookie_tossed_from_another_port_signs_nobody_out() {
         );
         assert_eq!(who(&server, tossed), 401, "{tossed} alone");
     }
+}
+
+#[test]
+fn the_cookie_of_one_broker_is_neither_replaced_nor_taken_by_another_on_the_same_host() {
+    let (one, other) = (Server::start(), Server::start());
+    let jar = [one.cookie(), other.cookie()];
+    let name = |cookie: &str| cookie.split_once('=').unwrap().0.to_owned();
+    assert_ne!(name(&jar[0]), name(&jar[1]), "a browser keeps both");
+    assert!(name(&jar[0]).ends_with(&one.page().port().to_string()));
+    let both = jar.join("; ");
+    assert_eq!((who(&one, &both), who(&other, &both)), (200, 200));
+    assert_eq!((who(&one, &jar[1]), who(&other, &jar[0])), (401, 401));
+    // Under the right name too it is worth nothing elsewhere.
+    let renamed = jar[1].replace(&name(&jar[1]), &name(&jar[0]));
+    assert_eq!(who(&one, &renamed), 401);
+    let out = one
+        .request("DELETE", "/api/session")
+        .header("origin", &one.origin())
+        .header("cookie", &both);
+    assert_eq!(out.send("").status, 204);
+    assert_eq!((who(&one, &both), who(&other, &both)), (401, 200));
 }
 
 #[test]

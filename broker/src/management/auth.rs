@@ -162,7 +162,7 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
 }
 
 fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, Proof), Refusal> {
-    let found = cookies(&parts.headers, api.scheme).find_map(|secret| signed_in(api, secret));
+    let found = cookies(&parts.headers, api).find_map(|secret| signed_in(api, secret));
     let found = found.ok_or_else(Refusal::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
         return Err(Refusal::suspicious(
@@ -185,17 +185,18 @@ fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
     (sessions::digest(credential) == found.credential).then_some(found)
 }
 
-/// The name tells ports apart only by scheme: cookies know no ports.
-pub(super) const fn cookie_name(scheme: Scheme) -> &'static str {
+/// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's pages out. Over TLS no
+/// other host may set it.
+pub(super) fn cookie_name(scheme: Scheme, port: u16) -> String {
     match scheme {
-        Scheme::Http => "cbroker",
-        Scheme::Https => "__Host-cbroker",
+        Scheme::Http => format!("cbroker-{port}"),
+        Scheme::Https => format!("__Host-cbroker-{port}"),
     }
 }
 
 /// Every cookie of our name. A page on another port of this machine can set some too, and the browser sends them first:
 /// any that is valid counts.
-pub(super) fn cookies(headers: &HeaderMap, scheme: Scheme) -> impl Iterator<Item = &str> {
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)
         .iter()
@@ -204,7 +205,7 @@ pub(super) fn cookies(headers: &HeaderMap, scheme: Scheme) -> impl Iterator<Item
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
     pairs
-        .filter(move |(name, _)| *name == cookie_name(scheme))
+        .filter(|(name, _)| *name == api.cookie)
         .map(|(_, secret)| secret)
         .take(COOKIES)
 }

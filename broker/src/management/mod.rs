@@ -78,6 +78,8 @@ pub(super) struct Api {
     realm: Arc<Realm>,
     about: About,
     scheme: Scheme,
+    /// The name of the page's cookie.
+    cookie: String,
     listings: Listings,
     node: String,
     started: Instant,
@@ -94,7 +96,11 @@ impl Api {
         let node = format!("cbroker@{}", figures::host_name());
         let mut sessions = Sessions::default();
         let ended = sessions.restore(std::mem::take(&mut *lock(&realm.sessions)), now_ms());
+        let mut listening = about.listening.iter();
+        let page = listening.find(|listening| listening.protocol == "http");
+        let port = page.map_or(0, |listening| listening.address.port());
         let api = Arc::new(Self {
+            cookie: auth::cookie_name(scheme, port),
             listings: Listings::default(),
             realm,
             about,

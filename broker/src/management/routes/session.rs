@@ -17,7 +17,7 @@ use crate::lock::read;
 use crate::management::auth::{self, Caller, Proof};
 use crate::management::refusal::Refusal;
 use crate::management::sessions::{self, SESSION_LIFE_MS, TOKEN_LIFE};
-use crate::management::{Scheme, Shared};
+use crate::management::{Api, Scheme, Shared};
 use crate::persist::records::Fact;
 use crate::time::now_ms;
 
@@ -97,7 +97,7 @@ async fn sign_in(
     let saved = api.realm.facts.save(&Fact::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
-    let cookie = set_cookie(api.scheme, &opened.secret, SESSION_LIFE_MS / 1000);
+    let cookie = set_cookie(&api, &opened.secret, SESSION_LIFE_MS / 1000);
     Ok((
         [(header::SET_COOKIE, cookie)],
         Json(json!({ "name": &*user })),
@@ -105,13 +105,13 @@ async fn sign_in(
         .into_response())
 }
 
-fn set_cookie(scheme: Scheme, secret: &str, seconds: u64) -> HeaderValue {
-    let secure = if scheme == Scheme::Https {
+fn set_cookie(api: &Api, secret: &str, seconds: u64) -> HeaderValue {
+    let secure = if api.scheme == Scheme::Https {
         "; Secure"
     } else {
         ""
     };
-    let name = auth::cookie_name(scheme);
+    let name = &api.cookie;
     let text =
         format!("{name}={secret}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
@@ -123,7 +123,7 @@ async fn show(caller: Caller) -> Json<Value> {
 }
 
 async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller) -> Response {
-    for secret in auth::cookies(&headers, api.scheme) {
+    for secret in auth::cookies(&headers, &api) {
         let ended = api.sessions().sign_out(secret);
         api.forget_sessions(ended);
     }
@@ -132,7 +132,7 @@ async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller
     api.mind_the_tap();
     (
         StatusCode::NO_CONTENT,
-        [(header::SET_COOKIE, set_cookie(api.scheme, "", 0))],
+        [(header::SET_COOKIE, set_cookie(&api, "", 0))],
     )
         .into_response()
 }
