@@ -69,11 +69,13 @@ async fn list(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    let shown = read(&api.realm.users)
-        .iter()
-        .map(|(name, user)| views::user(name, user))
-        .collect();
-    Ok(Json(listing.show::<Value>(shown)?))
+    let shared = Shared::clone(&api);
+    let all = move || {
+        let users = read(&shared.realm.users);
+        let each = users.iter().map(|(name, user)| views::user(name, user));
+        each.collect()
+    };
+    api.list::<Value>(&caller, listing, all).await
 }
 
 async fn without(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
