@@ -1,10 +1,12 @@
 //! The brake on agents that answer each other without end. Pure: time is an argument.
 //!
-//! Every message that was sent from inside a session counts, in answer to another one or not: those have hops. A person
-//! or a script outside that sends a hundred messages is no loop. Nothing that a message claims holds another one's mail:
-//! what counts is when it arrived, and whom the broker says it is from; a claimed name without the broker's word for it
-//! counts apart. What waited before the session opened is no loop either, and each message counts once. What is held
-//! goes in by itself after a minute: two agents without end are slowed down, and nobody's mail stays.
+//! Every message counts, by when it arrived and by the user that the broker vouches for. Those of a session, which have
+//! hops, and those that nobody vouches for are counted by the name that they claim. A person or a script outside, for
+//! whom the broker vouches, may send ten times as much; so may all those together that nobody vouches for, whatever
+//! names they claim. They count apart from the others: no claim holds another one's mail.
+//!
+//! What waited before the session opened is no loop, and each message counts once. What is held goes in by itself after
+//! a minute: two agents without end are slowed down, and nobody's mail stays.
 //!
 //! Relies on nothing.
 
@@ -12,6 +14,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_mins(1);
+/// So many times the messages of one peer may come without a name that counts.
+const UNNAMED: usize = 10;
 /// So many senders are told apart; more share one count, so that made-up names take no memory.
 const SENDERS: usize = 1024;
 
@@ -37,8 +41,8 @@ pub struct Passing<'a> {
     pub hops: Option<u32>,
 }
 
-/// The user whom the broker vouches for, and the name that a message claims.
-type Sender = (Option<String>, String);
+/// The user whom the broker vouches for, and the name that a message claims; without a name all of that user.
+type Sender = (Option<String>, Option<String>);
 
 /// Counts the messages of sessions by their sender.
 #[derive(Debug)]
@@ -72,11 +76,8 @@ impl Brake {
     pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
         let is_backlog = self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
-        let Some(hops) = message.hops else {
-            return false;
-        };
-        let is_far = hops > self.limits.hops;
-        let is_many = !is_backlog && self.count(message, now) > self.limits.per_minute as usize;
+        let is_far = message.hops.is_some_and(|hops| hops > self.limits.hops);
+        let is_many = !is_backlog && self.are_many(message, now);
         if is_far || is_many {
             self.release_at.get_or_insert(now + WINDOW);
         }
@@ -103,25 +104,39 @@ impl Brake {
         self.release_at = None;
     }
 
-    /// How many different messages of this sender arrived within a minute.
-    fn count(&mut self, message: Passing<'_>, now: Instant) -> usize {
+    /// Counts a message; whether more than agreed have come from its sender within a minute.
+    fn are_many(&mut self, message: Passing<'_>, now: Instant) -> bool {
+        let user = || message.user.map(str::to_owned);
+        let per_minute = self.limits.per_minute as usize;
+        let is_named = message.hops.is_some() || message.user.is_none();
+        let are_many_of_name = is_named && {
+            let sender = (user(), Some(message.from.to_owned()));
+            self.exceeds(per_minute, sender, message.id, now)
+        };
+        let is_unnamed = message.hops.is_none() || message.user.is_none();
+        let most = per_minute.saturating_mul(UNNAMED);
+        let are_many_of_all = is_unnamed && self.exceeds(most, (user(), None), message.id, now);
+        are_many_of_name || are_many_of_all
+    }
+
+    /// Counts a message; whether more than `limit` different ones of this sender arrived within a minute.
+    fn exceeds(&mut self, limit: usize, mut sender: Sender, id: &str, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
-        let mut sender = (message.user.map(str::to_owned), message.from.to_owned());
         if self.recent.len() >= SENDERS && !self.recent.contains_key(&sender) {
             self.recent
                 .retain(|_, arrivals| arrivals.back().is_some_and(|(at, _)| is_recent(at)));
             if self.recent.len() >= SENDERS {
-                sender.1.clear();
+                sender.1 = Some(String::new());
             }
         }
         let recent = self.recent.entry(sender).or_default();
-        recent.retain(|(at, id)| is_recent(at) && id != message.id);
-        recent.push_back((now, message.id.to_owned()));
+        recent.retain(|(at, counted)| is_recent(at) && counted != id);
+        recent.push_back((now, id.to_owned()));
         // More than this is held anyway.
-        while recent.len() > self.limits.per_minute as usize + 1 {
+        while recent.len() > limit.saturating_add(1) {
             recent.pop_front();
         }
-        recent.len()
+        recent.len() > limit
     }
 }
 
@@ -254,9 +269,35 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_or_a_script_sends_is_no_loop() {
+    fn what_a_person_or_a_script_sends_is_no_loop_before_it_is_a_flood() {
         let mut road = Road::new();
-        assert!((0..1000).all(|_| !road.holds("cli", OURS, None, 0)));
+        let held = |road: &mut Road, second| {
+            let held = (0..310).filter(|_| road.holds("cli", OURS, None, second));
+            held.count()
+        };
+        assert_eq!(held(&mut road, 0), 10);
+        let is_session_held = road.holds("backend", OURS, Some(0), 0);
+        assert!(!is_session_held, "sessions count apart");
+        assert_eq!(held(&mut road, 60), 10, "a minute later it is forgotten");
+        let late = road.at(60);
+        assert!(road.brake.is_due(late), "what was held goes in by itself");
+    }
+
+    #[test]
+    fn a_stranger_who_leaves_the_hops_out_is_limited_too() {
+        let mut road = Road::new();
+        let held = (0..40).filter(|_| road.holds("a", None, None, 0));
+        assert_eq!(held.count(), 10);
+        assert!(!road.holds("a", OURS, Some(0), 0), "nobody else is held");
+    }
+
+    #[test]
+    fn a_stranger_under_many_names_is_limited_too() {
+        for hops in [None, Some(0)] {
+            let mut road = Road::new();
+            let held = (0..310).filter(|number| road.holds(&format!("a{number}"), None, hops, 0));
+            assert_eq!(held.count(), 10, "{hops:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ crate::tests![
     a_paused_session_holds_until_it_is_resumed,
     answers_without_end_are_held,
     a_session_that_sends_too_much_is_held_and_a_script_is_not,
+    a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further,
     what_a_session_sends_counts_the_messages_since_a_person_spoke,
 ];
 
@@ -60,8 +61,8 @@ fn a_session_that_sends_too_much_is_held_and_a_script_is_not() {
         stage.publish_with_hops("peer", &body(&format!("session{number}"), "text"), 0);
     }
     stage.publish_with_hops("peer", &body("far", "text"), 2);
-    for number in 0..5 {
-        stage.publish("peer", &body(&format!("script{number}"), "text"));
+    for _ in 0..5 {
+        stage.send("peer", "a script's", &[]);
     }
     let lines = stage.wait_for_messages(8);
     assert!(
@@ -76,6 +77,24 @@ fn a_session_that_sends_too_much_is_held_and_a_script_is_not() {
     // Counting began anew.
     stage.publish_with_hops("peer", &body("later", "text"), 0);
     stage.wait_for_messages(11);
+}
+
+fn a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further() {
+    let stage = Stage::new();
+    stage.configure("max_messages_per_minute = 3\n");
+    let _terminal = stage.sink(&[]);
+    stage.publish_as_stranger("peer", &body("far", "text"), 20);
+    stage.wait_for_messages(1);
+    wait_for("the number of hops on disk", || noted_hops(&stage) == "0\n");
+    for number in 0..4 {
+        stage.publish("peer", &body(&format!("flood{number}"), "text"));
+    }
+    wait_for("the hold", || {
+        stage.says(&["inbox", "peer"]).contains("loop?")
+    });
+    stage.send("peer", "a person's", &[]);
+    let lines = stage.wait_for_messages(4);
+    assert!(lines.iter().any(|line| line.contains("a person's")));
 }
 
 fn what_a_session_sends_counts_the_messages_since_a_person_spoke() {

@@ -55,6 +55,9 @@ pub struct InFlightMessage {
     pub line_again: String,
     /// Sessions' messages that led to it; `None` where no session sent it.
     pub hops: Option<u32>,
+    /// What the agent's answers go on counting from: 0 where the broker vouches for no user, so that no stranger's
+    /// number travels further.
+    pub hops_to_pass_on: u32,
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,
     /// The broker's hand; `None` when the connection was lost.
@@ -85,6 +88,10 @@ impl InFlightMessage {
             line: String::new(),
             line_again: String::new(),
             hops: delivery.as_ref().and_then(Delivery::hops),
+            hops_to_pass_on: delivery
+                .as_ref()
+                .and_then(|delivery| delivery.user().and(delivery.hops()))
+                .unwrap_or(0),
             receipt_to: delivery
                 .as_ref()
                 .and_then(|delivery| delivery.receipt_to().map(str::to_owned)),

@@ -108,7 +108,7 @@ impl Post {
         // What the agent's own `cbroker send` reads, before the agent can run it.
         let hops = keys
             .iter()
-            .filter_map(|key| Some(table.get(*key)?.hops.unwrap_or(0)))
+            .filter_map(|key| Some(table.get(*key)?.hops_to_pass_on))
             .max();
         self.parts.disk.ask(Job::Hops(hops));
         for &key in keys {

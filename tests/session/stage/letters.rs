@@ -42,22 +42,33 @@ impl Stage {
 
     /// Publishes any bytes to a session's queue.
     pub(crate) fn publish(&self, queue: &str, body: &[u8]) {
-        self.publish_as(queue, body, FieldTable::default());
+        self.publish_as(None, queue, body, FieldTable::default());
     }
 
     /// The same as a session does it.
     pub(crate) fn publish_with_hops(&self, queue: &str, body: &[u8], hops: i32) {
         let mut headers = FieldTable::default();
         headers.insert(HOPS.into(), AMQPValue::LongInt(hops));
-        self.publish_as(queue, body, headers);
+        self.publish_as(Some(super::USER), queue, body, headers);
     }
 
-    fn publish_as(&self, queue: &str, body: &[u8], headers: FieldTable) {
+    /// The same without the broker's word for who it is.
+    pub(crate) fn publish_as_stranger(&self, queue: &str, body: &[u8], hops: i32) {
+        let mut headers = FieldTable::default();
+        headers.insert(HOPS.into(), AMQPValue::LongInt(hops));
+        self.publish_as(None, queue, body, headers);
+    }
+
+    fn publish_as(&self, user: Option<&str>, queue: &str, body: &[u8], headers: FieldTable) {
+        let user = user.map(lapin::types::ShortString::from);
         let (exchange, key) = ("claudeBroker".into(), queue.into());
         self.with_channel(|channel| async move {
-            let properties = lapin::BasicProperties::default()
+            let mut properties = lapin::BasicProperties::default()
                 .with_delivery_mode(2)
                 .with_headers(headers);
+            if let Some(user) = user {
+                properties = properties.with_user_id(user);
+            }
             let confirms = lapin::options::ConfirmSelectOptions::default();
             channel.confirm_select(confirms).await.unwrap();
             let options = lapin::options::BasicPublishOptions::default();
