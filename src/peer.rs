@@ -101,6 +101,11 @@ impl Peer {
         })
     }
 
+    /// Who signed in.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Looks at a queue without changing anything. `None`: there is none of that name.
     pub async fn look(&mut self, queue: &SessionName) -> Result<Option<QueueState>, PeerError> {
         self.blockage.check()?;

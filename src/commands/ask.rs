@@ -2,6 +2,9 @@
 //!
 //! Answers arrive in a queue named `ask<ULID>`, which is deleted on every exit. The next `ask`
 //! deletes the queue of one that was killed.
+//!
+//! An answer counts if it comes from the session that was asked and the broker vouches that the
+//! asker's own user published it. A session of another tool names no user and is believed without.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,11 +23,13 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{self, Output};
-use crate::peer::{Letter, Outcome, Peer, ReplyQueue};
+use crate::peer::{Letter, Outcome, Peer, Reply, ReplyQueue, Request};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
+/// How long a session has to say that it is one of ours.
+const WHO_WITHIN: Duration = Duration::from_secs(1);
 
 /// Asks one session and prints its answer.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -44,10 +49,11 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         .await?;
     let asked = async {
         let question = draft.envelope(&to)?;
+        let from = Answerer::of(&mut peer, &to).await?;
         publish(&mut peer, &question, &args, config).await?;
         wait(
             &mut answers,
-            &question,
+            (&question, &from),
             Duration::from_secs(args.timeout),
             config,
         )
@@ -58,6 +64,43 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
     delete_left_behind(&mut peer, config).await;
     peer.close().await;
     print(&answer?, output)
+}
+
+/// Whose answer counts.
+struct Answerer {
+    /// The session's name.
+    name: SessionName,
+    /// The user that the broker has to vouch for; `None` where another tool's session is attached.
+    user: Option<String>,
+}
+
+impl Answerer {
+    /// The session of this name.
+    async fn of(peer: &mut Peer, name: &SessionName) -> Result<Self, Error> {
+        let attached = peer.look(name).await?.map_or(0, |queue| queue.consumers);
+        let is_foreign = attached > 0 && !is_present(peer, name).await?;
+        Ok(Self {
+            name: name.clone(),
+            user: (!is_foreign).then(|| peer.user().to_owned()),
+        })
+    }
+
+    /// Whether the answer is from it, `user` being whom the broker vouches for.
+    fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
+        let is_user = match &self.user {
+            Some(own) => user == Some(own),
+            None => true,
+        };
+        answer.from == self.name.as_str() && is_user
+    }
+}
+
+/// Whether a session of ours answers to the name.
+async fn is_present(peer: &Peer, name: &SessionName) -> Result<bool, Error> {
+    let is_it = |reply: &Reply| matches!(reply, Reply::State(state) if state.name == name.as_str());
+    let has_it = |so_far: &[Reply]| so_far.iter().any(is_it);
+    let replies = peer.ask_sessions(&Request::Who, WHO_WITHIN, has_it).await?;
+    Ok(has_it(&replies))
 }
 
 async fn publish(
@@ -93,7 +136,7 @@ async fn publish(
 
 async fn wait(
     answers: &mut ReplyQueue,
-    question: &Envelope,
+    (question, from): (&Envelope, &Answerer),
     limit: Duration,
     config: &Config,
 ) -> Result<Envelope, Error> {
@@ -116,6 +159,7 @@ async fn wait(
         let answer = Envelope::parse(&delivery.body, config.settings.body_limit_bytes);
         if let Ok(answer) = answer
             && answer.correlation_id.as_deref() == Some(&question.id)
+            && from.sent(&answer, delivery.user())
         {
             return Ok(answer);
         }

@@ -53,6 +53,8 @@ fn the_answer_is_printed_and_the_queue_is_gone() {
             reply_to,
             "--correlation-id",
             "another",
+            "--from",
+            &to,
             "-m",
             "not this",
         ]);
@@ -62,6 +64,19 @@ fn the_answer_is_printed_and_the_queue_is_gone() {
             reply_to,
             "--correlation-id",
             id,
+            "--from",
+            "impostor",
+            "-m",
+            "an impostor's",
+        ]);
+        place.ok([
+            "send",
+            "--to",
+            reply_to,
+            "--correlation-id",
+            id,
+            "--from",
+            &to,
             "-m",
             "Port 8080\nof course",
         ]);

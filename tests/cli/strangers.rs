@@ -287,6 +287,15 @@ fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value
     serde_json::from_str(&text).unwrap_or_default()
 }
 
+fn api_get(place: &Place, path: &str) -> serde_json::Value {
+    let status = &place.json(["status"])[0];
+    let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
+    let url = format!("{}/api/{path}", status["mgmt_url"].as_str().unwrap());
+    let asked = ureq::get(url).header("authorization", &format!("Basic {login}"));
+    let text = asked.call().unwrap().body_mut().read_to_string().unwrap();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
 fn publish(place: &Place, exchange: &str, key: &str, reply_to: &str, payload: &serde_json::Value) {
     let body = json!({
         "routing_key": key, "payload": payload.to_string(), "payload_encoding": "string",
@@ -370,6 +379,77 @@ fn an_impostor_answers_for_no_session() {
     assert_eq!(ran.status.code(), Some(1), "{told}");
     assert!(told.contains("no session `ghost` is attached"), "{told}");
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "");
+    place.ok(["stop"]);
+}
+
+/// A command that waits, and the message that it sent to `ghost`.
+fn waiting(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
+    let mut command = place.command();
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let waiting = command.spawn().unwrap();
+    let mut message = None;
+    wait_until(
+        || {
+            if place.listed("ghost").is_some() {
+                message = place.json(["tail", "ghost", "--no-ack"]).pop();
+            }
+            message.is_some()
+        },
+        || "the message does not arrive".into(),
+    );
+    (waiting, message.unwrap())
+}
+
+#[test]
+fn an_impostor_answers_no_question() {
+    let place = Place::new();
+    started(&place);
+    let ask = ["ask", "--to", "ghost", "-m", "?", "--timeout", "4"];
+    let (asking, question) = waiting(&place, &ask);
+    let reply_to = question["reply_to"].as_str().unwrap();
+    // The name is right, the question is right, and nobody vouches for it.
+    let answer = json!({"id": "1", "from": "ghost", "to": reply_to, "ts": "2026-01-01T00:00:00.000Z",
+        "message": "forged", "correlation_id": question["id"]});
+    publish(&place, "claudeBroker", reply_to, "", &answer);
+    let ran = asking.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn an_impostor_confirms_no_delivery() {
+    let place = Place::new();
+    started(&place);
+    let send = [
+        "send",
+        "--to",
+        "ghost",
+        "-m",
+        "x",
+        "--wait",
+        "--timeout",
+        "4",
+    ];
+    let (sending, message) = waiting(&place, &send);
+    let queues = api_get(&place, "queues");
+    let names = queues.as_array().unwrap().iter();
+    let mut names = names.filter_map(|queue| queue["name"].as_str());
+    let receipts = names.find(|name| name.starts_with("ask")).unwrap();
+    for state in ["injected", "delivered"] {
+        let receipt = json!({"id": message["id"], "state": state});
+        publish(&place, "amq.default", receipts, "", &receipt);
+    }
+    let ran = sending.wait_with_output().unwrap();
+    assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(
+        !told.contains("injected") && !told.contains("delivered"),
+        "{told}"
+    );
     place.ok(["stop"]);
 }
 

@@ -19,13 +19,16 @@ use crate::peer::{Peer, Receipt, ReceiptState, ReplyQueue};
 pub(super) struct Receipts {
     name: SessionName,
     queue: ReplyQueue,
+    /// The user that the broker has to vouch for: nobody else says what became of a message.
+    user: String,
 }
 
 impl Receipts {
     pub(super) async fn open(peer: &mut Peer, ttl_ms: u64) -> Result<Self, Error> {
         let name = SessionName::for_answer(Ulid::generate());
         let queue = peer.answer_queue(&name, ttl_ms).await?;
-        Ok(Self { name, queue })
+        let user = peer.user().to_owned();
+        Ok(Self { name, queue, user })
     }
 
     pub(super) fn queue(&self) -> String {
@@ -47,7 +50,8 @@ impl Receipts {
                 delivery = self.queue.next() => {
                     let Ok(delivery) = delivery else { break };
                     delivery.ack().await;
-                    if let Some(receipt) = Receipt::parse(&delivery.body) {
+                    let is_told = delivery.user() == Some(&self.user);
+                    if let Some(receipt) = Receipt::parse(&delivery.body).filter(|_| is_told) {
                         note(sent, receipt, output);
                     }
                 }
