@@ -126,6 +126,6 @@ fn log_to_stderr() {
     // If a subscriber is installed already, it serves as well.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(crate::daemon::clean_lines(std::io::stderr))
         .try_init();
 }

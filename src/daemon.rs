@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-pub use log::RotatingFile;
+pub use log::{CleanLines, RotatingFile, clean_lines};
 pub use ports::in_use;
 pub use process::{Process, began};
 

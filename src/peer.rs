@@ -1,8 +1,9 @@
-//! The AMQP client side: everything that a session or a command asks of a broker. This folder alone names lapin.
+//! The AMQP client side: everything that a session or a command asks of a broker. This folder alone
+//! names lapin.
 //!
-//! [`Peer`] is one connection for one command. [`Inbox`] is a consumer that lives as long as a wrapped session and
-//! comes back by itself after every loss of the broker. What both declare is in `topology`; what they say to each
-//! other beside envelopes is in `presence` and `receipt`.
+//! [`Peer`] is one connection for one command. [`Inbox`] is a consumer that lives as long as a
+//! wrapped session and comes back by itself after every loss of the broker. What both declare is in
+//! `topology`; what they say to each other beside envelopes is in `presence` and `receipt`.
 
 mod arguments;
 mod backoff;
@@ -45,15 +46,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 /// How long a broker may take to answer anything but a publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a consumer's connection is asked whether it is there. Its consumers usually say so first; one that lapin forgot
-/// to tell would wait for ever.
+/// How often a consumer's connection is asked whether it is there. Its consumers usually say so
+/// first; one that lapin forgot to tell would wait for ever.
 const PULSE: Duration = Duration::from_secs(5);
 
-/// How long a broker may take no messages before its reason is told: a store that is catching up needs less.
+/// How long a broker may take no messages before its reason is told: a store that is catching up
+/// needs less.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(3);
 
-/// The answer to one request. lapin leaves some unanswered for ever when the connection breaks at the wrong moment: a
-/// `send` whose broker was killed then waited without a socket, without end.
+/// The answer to one request. lapin leaves some unanswered for ever when the connection breaks at
+/// the wrong moment: a `send` whose broker was killed then waited without a socket, without end.
 async fn answered<T, E: Into<PeerError>>(
     asking: impl Future<Output = Result<T, E>>,
 ) -> Result<T, PeerError> {
@@ -118,7 +120,8 @@ impl Peer {
         }
     }
 
-    /// Makes sure that a queue of this name exists and is bound; one that lives with another TTL is taken as it is.
+    /// Makes sure that a queue of this name exists and is bound; one that lives with another TTL is
+    /// taken as it is.
     pub async fn ensure_queue(
         &mut self,
         queue: &SessionName,
@@ -149,8 +152,8 @@ impl Peer {
         }
     }
 
-    /// The arguments of a session's queue that lives, learned from what the broker refuses. `None`: they
-    /// differ from every session's in more than the TTL.
+    /// The arguments of a session's queue that lives, learned from what the broker refuses. `None`:
+    /// they differ from every session's in more than the TTL.
     pub async fn learn_arguments(
         &mut self,
         queue: &SessionName,
@@ -174,7 +177,8 @@ impl Peer {
 
     /// Publishes a letter and waits at most `within` for the broker's confirm.
     ///
-    /// [`PeerError::Lost`], [`PeerError::TimedOut`] and [`PeerError::Blocked`] leave open whether the broker has it.
+    /// [`PeerError::Lost`], [`PeerError::TimedOut`] and [`PeerError::Blocked`] leave open whether
+    /// the broker has it.
     pub async fn publish(
         &mut self,
         letter: &Letter<'_>,
@@ -193,7 +197,8 @@ impl Peer {
         sent
     }
 
-    /// Publishes a message as another broker delivered it, its body and properties unchanged (`move`).
+    /// Publishes a message as another broker delivered it, its body and properties unchanged
+    /// (`move`).
     pub async fn forward(
         &mut self,
         queue: &SessionName,
@@ -284,8 +289,8 @@ impl Peer {
         presence::ask((&self.connection, &self.user), request, wait, enough).await
     }
 
-    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the broker's time-out; one that
-    /// is blocked can only be dropped.
+    /// Says goodbye. A connection that is dropped instead leaves its unsettled messages to the
+    /// broker's time-out; one that is blocked can only be dropped.
     pub async fn close(mut self) {
         if self.blockage.check().is_err() {
             return;

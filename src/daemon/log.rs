@@ -1,5 +1,12 @@
+<<<<<<< HEAD
 //! The log file of a background broker. At 10 MiB it is renamed to `broker.log.1`; three old files
 //! are kept.
+=======
+//! The log file of a broker in the background: at 10 MiB it becomes `broker.log.1`, and so on; three old ones are kept.
+//!
+//! Whatever names, reasons and headers of others an event holds, [`CleanLines`] makes it one line without anything that
+//! acts on a terminal.
+>>>>>>> 530d66a (Clean each line of the broker's log in one place)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -8,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::clean;
 
 const ROTATE_BYTES: u64 = 10 << 20;
 const KEPT: u32 = 3;
@@ -88,9 +97,60 @@ impl<'a> MakeWriter<'a> for RotatingFile {
     }
 }
 
+/// A writer of events, each of which becomes one clean line.
+pub struct CleanLines<W>(W);
+
+/// Cleans what goes into a log.
+pub fn clean_lines<W>(into: W) -> CleanLines<W> {
+    CleanLines(into)
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for CleanLines<W> {
+    type Writer = CleanLines<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        CleanLines(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for CleanLines<W> {
+    /// One event, as tracing hands it over.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut line = clean::line(text.strip_suffix('\n').unwrap_or(&text));
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_a_stranger_writes_forges_a_line_of_the_log_or_acts_on_a_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broker.log");
+        let file = RotatingFile::open(path.clone()).unwrap();
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(clean_lines(file));
+        let nasty = "a\r\n2026 INFO forged\u{1b}[2J\u{9b}31m\u{85}\u{2028}\u{202e}\u{ad}b";
+        tracing::subscriber::with_default(lines.finish(), || {
+            tracing::warn!(mechanism = nasty, vhost = %nasty, user = ?nasty, "{nasty}");
+            tracing::warn!("the next");
+        });
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        let acts = |c: char| c != '\n' && (c.is_control() || clean::is_hidden(c));
+        assert!(!text.contains(acts), "{text:?}");
+        assert!(text.contains("forged"), "{text:?}");
+    }
 
     #[test]
     fn a_log_that_grows_is_rotated_and_the_oldest_goes() {

@@ -1,12 +1,14 @@
 //! The brake on agents that answer each other without end. Pure: time is an argument.
 //!
-//! Every message counts, by when it arrived and by the user that the broker vouches for. Those of a session, which have
-//! hops, and those that nobody vouches for are counted by the name that they claim. A person or a script outside, for
-//! whom the broker vouches, may send ten times as much; so may all those together that nobody vouches for, whatever
-//! names they claim. They count apart from the others: no claim holds another one's mail.
+//! Every message counts, by when it arrived and by the user that the broker vouches for. Those of a
+//! session, which have hops, and those that nobody vouches for are counted by the name that they
+//! claim. A person or a script outside, for whom the broker vouches, may send ten times as much; so
+//! may all those together that nobody vouches for, whatever names they claim. They count apart from
+//! the others: no claim holds another one's mail.
 //!
-//! What waited before the session opened is no loop, and each message counts once. What is held goes in by itself after
-//! a minute: two agents without end are slowed down, and nobody's mail stays.
+//! What waited before the session opened is no loop, and each message counts once. What is held
+//! goes in by itself after a minute: two agents without end are slowed down, and nobody's mail
+//! stays.
 //!
 //! Relies on nothing.
 
@@ -41,7 +43,8 @@ pub struct Passing<'a> {
     pub hops: Option<u32>,
 }
 
-/// The user whom the broker vouches for, and the name that a message claims; without a name all of that user.
+/// The user whom the broker vouches for, and the name that a message claims; without a name all of
+/// that user.
 type Sender = (Option<String>, Option<String>);
 
 /// Counts the messages of sessions by their sender.
@@ -119,7 +122,8 @@ impl Brake {
         are_many_of_name || are_many_of_all
     }
 
-    /// Counts a message; whether more than `limit` different ones of this sender arrived within a minute.
+    /// Counts a message; whether more than `limit` different ones of this sender arrived within a
+    /// minute.
     fn exceeds(&mut self, limit: usize, mut sender: Sender, id: &str, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
         if self.recent.len() >= SENDERS && !self.recent.contains_key(&sender) {

@@ -1,8 +1,8 @@
 //! Who sends a request, and what that user may do here.
 //!
-//! Tools come with basic authentication, the page with a cookie. The two never mix: basic authentication is refused to
-//! requests with an `Origin`, so that a browser's remembered password is of no use to a page, and a cookie changes
-//! nothing unless our own `Origin` came with it .
+//! Tools come with basic authentication, the page with a cookie. The two never mix: basic
+//! authentication is refused to requests with an `Origin`, so that a browser's remembered password
+//! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it .
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,8 @@ pub(super) struct Caller {
     pub(super) by: Proof,
 }
 
-/// Cookies of our name that are looked at: a page on another port of this machine can add some of its own.
+/// Cookies of our name that are looked at: a page on another port of this machine can add some of
+/// its own.
 const COOKIES: usize = 16;
 
 /// How a caller proved who it is.
@@ -45,7 +46,8 @@ pub(super) enum Proof {
     Socket,
 }
 
-/// A caller who is not let in. A tool is asked for a password; a browser is not, for it would remember it.
+/// A caller who is not let in. A tool is asked for a password; a browser is not, for it would
+/// remember it.
 pub(super) struct Unwelcome {
     refusal: Refusal,
     asks: bool,
@@ -185,8 +187,8 @@ fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
     (sessions::digest(credential) == found.credential).then_some(found)
 }
 
-/// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's pages out. Over TLS no
-/// other host may set it.
+/// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's
+/// pages out. Over TLS no other host may set it.
 pub(super) fn cookie_name(scheme: Scheme, port: u16) -> String {
     match scheme {
         Scheme::Http => format!("cbroker-{port}"),
@@ -194,8 +196,8 @@ pub(super) fn cookie_name(scheme: Scheme, port: u16) -> String {
     }
 }
 
-/// Every cookie of our name. A page on another port of this machine can set some too, and the browser sends them first:
-/// any that is valid counts.
+/// Every cookie of our name. A page on another port of this machine can set some too, and the
+/// browser sends them first: any that is valid counts.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)
@@ -220,7 +222,8 @@ impl Caller {
         Ok(Self { user, ..self })
     }
 
-    /// The same caller as it is now; refused where the user is gone, has another password, or has signed out.
+    /// The same caller as it is now; refused where the user is gone, has another password, or has
+    /// signed out.
     pub(super) fn anew(self, api: &Api) -> Result<Self, Refusal> {
         let before = self.user.password.clone();
         let caller = self.with_rights_of_now(api)?;

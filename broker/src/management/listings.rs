@@ -1,5 +1,6 @@
-//! Listings are made on threads of their own, so that no expression, order or number of items of a client holds up those
-//! that serve. A few are made at once, and fewer of them for one user: no user keeps the others waiting.
+//! Listings are made on threads of their own, so that no expression, order or number of items of a
+//! client holds up those that serve. A few are made at once, and fewer of them for one user: no
+//! user keeps the others waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,8 +39,8 @@ impl Default for Listings {
 }
 
 impl Listings {
-    /// Does a user's work on a thread of its own, once it is that user's turn. Work whose requester has gone goes on to
-    /// its end and keeps its place until then.
+    /// Does a user's work on a thread of its own, once it is that user's turn. Work whose requester
+    /// has gone goes on to its end and keeps its place until then.
     async fn make<T: Send + 'static>(
         &self,
         user: &Arc<str>,

@@ -1,8 +1,10 @@
-//! The management HTTP API, the metrics and the page, on a port of their own. The only place with JSON.
+//! The management HTTP API, the metrics and the page, on a port of their own. The only place with
+//! JSON.
 //!
-//! The paths and fields are RabbitMQ 3.10's, so its tools work; what is ours alone lies under `/api/session`,
-//! `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (does it come for us, from no foreign page), then
-//! `auth` (who is it), then its route; routes ask the realm and answer with `views`. Relies on everything below.
+//! The paths and fields are RabbitMQ 3.10's, so its tools work; what is ours alone lies under
+//! `/api/session`, `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (does it come
+//! for us, from no foreign page), then `auth` (who is it), then its route; routes ask the realm and
+//! answer with `views`. Relies on everything below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -115,8 +117,9 @@ impl Api {
         api
     }
 
-    /// Takes sessions out of the store. That need not be waited for: what is gone from memory is worth nothing, and a
-    /// session that a crash brings back is checked against its user's password.
+    /// Takes sessions out of the store. That need not be waited for: what is gone from memory is
+    /// worth nothing, and a session that a crash brings back is checked against its user's
+    /// password.
     fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionFact>) {
         for session in sessions {
             if let Err(error) = self.realm.facts.forget(&Fact::Session(session)) {

@@ -1,7 +1,7 @@
 //! One message on its way from the broker to the model, and the table of all of them.
 //!
-//! A message whose broker delivery was lost with the connection comes again. What is with the agent by then keeps its
-//! key and takes the new delivery, so that it is acked and not delivered twice.
+//! A message whose broker delivery was lost with the connection comes again. What is with the agent
+//! by then keeps its key and takes the new delivery, so that it is acked and not delivered twice.
 //!
 //! Relies on the peer for deliveries and on the envelope for what a message is.
 
@@ -18,7 +18,8 @@ const NEWS_AFTER: Duration = Duration::from_millis(500);
 /// A reason that comes back within this is none either: some change with every blink of the screen.
 const NEWS_AGAIN: Duration = Duration::from_mins(1);
 
-/// Names one delivery of one message for as long as this session has it. Keys ascend in queue order.
+/// Names one delivery of one message for as long as this session has it. Keys ascend in queue
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageKey(pub u64);
 
@@ -55,8 +56,8 @@ pub struct InFlightMessage {
     pub line_again: String,
     /// Sessions' messages that led to it; `None` where no session sent it.
     pub hops: Option<u32>,
-    /// What the agent's answers go on counting from: 0 where the broker vouches for no user, so that no stranger's
-    /// number travels further.
+    /// What the agent's answers go on counting from: 0 where the broker vouches for no user, so
+    /// that no stranger's number travels further.
     pub hops_to_pass_on: u32,
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,
@@ -200,8 +201,8 @@ impl Table {
             .map(|(key, _)| key)
     }
 
-    /// Takes the new delivery of a message that lost its own. Gives it back where the message has one: it was sent
-    /// twice.
+    /// Takes the new delivery of a message that lost its own. Gives it back where the message has
+    /// one: it was sent twice.
     pub fn attach(&mut self, key: MessageKey, delivery: Delivery) -> Option<Delivery> {
         match self.messages.get_mut(&key) {
             Some(message) if message.claim == Claim::Lost => {

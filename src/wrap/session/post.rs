@@ -1,7 +1,9 @@
-//! The session's messages: from the queue through checks and locks into the deliveries, and back as acks and receipts.
+//! The session's messages: from the queue through checks and locks into the deliveries, and back as
+//! acks and receipts.
 //!
-//! Order of every message: looked up on disk, queued, its intent synced, handed over, proved to be in the model's
-//! context, noted as done, acked. What is not done when the session ends goes back to its queue.
+//! Order of every message: looked up on disk, queued, its intent synced, handed over, proved to be
+//! in the model's context, noted as done, acked. What is not done when the session ends goes back
+//! to its queue.
 //!
 //! Relies on the peer's inbox, on the disk thread and on the table of messages.
 
@@ -370,14 +372,16 @@ impl Session {
         self.deliveries.moved_to_file(key, lines.0, lines.1);
     }
 
-    /// A message that is here already was delivered again: after the connection was lost, or because it was sent twice.
+    /// A message that is here already was delivered again: after the connection was lost, or
+    /// because it was sent twice.
     fn came_again(&mut self, key: MessageKey, delivery: Delivery) {
         let spare = self.deliveries.table.attach(key, delivery);
         self.post.ack(spare);
     }
 }
 
-/// The line, and the same marked as a possible repetition. A line of more than `limit` bytes goes to a file.
+/// The line, and the same marked as a possible repetition. A line of more than `limit` bytes goes
+/// to a file.
 fn compose(
     envelope: &Envelope,
     parts: &PostParts,

@@ -93,8 +93,8 @@ async fn show(
         .ok_or_else(Refusal::not_found)
 }
 
-/// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and transient unless something
-/// else is said.
+/// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and
+/// transient unless something else is said.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Wanted {
     #[serde(rename = "type")]

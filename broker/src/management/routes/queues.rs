@@ -127,7 +127,8 @@ async fn show(
     Ok(Json(listing.narrow(shown)))
 }
 
-/// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless something else is said.
+/// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
+/// something else is said.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Wanted {
     #[serde(default, deserialize_with = "super::claim")]

@@ -72,7 +72,8 @@ async fn sign_in(
     parts: Parts,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    // A form on a foreign page could post this without an Origin of its own in very old browsers: ours always has one.
+    // A form on a foreign page could post this without an Origin of its own in very old browsers:
+    // ours always has one.
     if !parts.headers.contains_key(header::ORIGIN) {
         return Err(Refusal::suspicious("signing in happens at our own page"));
     }

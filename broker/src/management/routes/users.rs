@@ -1,4 +1,5 @@
-//! Users and permissions: for administrators. What a user loses ends at once, at the page and on its connections.
+//! Users and permissions: for administrators. What a user loses ends at once, at the page and on
+//! its connections.
 
 use axum::Json;
 use axum::body::Bytes;
