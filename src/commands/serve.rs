@@ -149,13 +149,8 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
         let path = config.home.broker_log();
         let file = RotatingFile::open(path.clone())
             .map_err(|error| cannot_use(&path.display().to_string(), &error))?;
-<<<<<<< HEAD
         // If a subscriber is installed already, it serves as well.
-        let _ = lines.with_writer(file).try_init();
-=======
-        // A second subscriber is refused; the first one serves as well.
         let _ = lines.with_writer(clean_lines(file)).try_init();
->>>>>>> 530d66a (Clean each line of the broker's log in one place)
     } else {
         let _ = lines.with_writer(clean_lines(std::io::stderr)).try_init();
     }

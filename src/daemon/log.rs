@@ -1,12 +1,8 @@
-<<<<<<< HEAD
 //! The log file of a background broker. At 10 MiB it is renamed to `broker.log.1`; three old files
 //! are kept.
-=======
-//! The log file of a broker in the background: at 10 MiB it becomes `broker.log.1`, and so on; three old ones are kept.
 //!
-//! Whatever names, reasons and headers of others an event holds, [`CleanLines`] makes it one line without anything that
-//! acts on a terminal.
->>>>>>> 530d66a (Clean each line of the broker's log in one place)
+//! [`CleanLines`] makes each event one line without anything that acts on a terminal, whatever names,
+//! reasons and headers of clients it holds.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
