@@ -136,3 +136,134 @@ fn explain(address: &Address, error: &lapin::Error) -> PeerError {
         },
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::sync::{Arc, Mutex as Shared};
+
+    use broker::{Broker, Config, FirstUser};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::config::Guard;
+    use crate::transport::{Duplex, Stream};
+
+    const PASSWORD: &str = "a password of 192 bits";
+
+    /// Our own broker at a port and a Unix socket.
+    async fn broker(folder: &std::path::Path) -> (Broker, u16) {
+        let config = Config {
+            port: 0,
+            data_dir: folder.join("data"),
+            unix_socket: Some(folder.join("broker.sock")),
+            first_user: Some(FirstUser {
+                name: "ada".into(),
+                password: PASSWORD.into(),
+            }),
+            ..Config::default()
+        };
+        let broker = Broker::start(config).await.unwrap();
+        let port = broker.addresses().amqp.port();
+        (broker, port)
+    }
+
+    /// Everything that goes to the broker is kept.
+    fn overheard(mut broker: impl Duplex, heard: Arc<Shared<Vec<u8>>>) -> Stream {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        tokio::spawn(async move {
+            let (mut up, mut down) = ([0; 4096], [0; 4096]);
+            loop {
+                tokio::select! {
+                    Ok(count) = theirs.read(&mut up) => {
+                        heard.lock().unwrap().extend(&up[..count]);
+                        if count == 0 || broker.write_all(&up[..count]).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(count) = broker.read(&mut down) => {
+                        if count == 0 || theirs.write_all(&down[..count]).await.is_err() {
+                            return;
+                        }
+                    }
+                    else => return,
+                }
+            }
+        });
+        Box::new(ours)
+    }
+
+    async fn signed_in(
+        stream: impl Duplex,
+        (port, password): (u16, &str),
+        proof: Proof,
+    ) -> (Result<(), PeerError>, bool) {
+        let endpoint = Endpoint {
+            address: Address::local(port),
+            login: Login {
+                user: "ada".into(),
+                password: password.into(),
+            },
+            ca_cert: None,
+            guard: Guard::AsGiven,
+        };
+        let heard = Arc::default();
+        let link = Link {
+            stream: overheard(stream, Arc::clone(&heard)),
+            proof,
+            is_socket: false,
+        };
+        let result = match sign_in(&endpoint, "test", link).await {
+            Ok((connection, user)) => {
+                assert_eq!(user, "ada");
+                let channel = connection.create_channel().await;
+                assert!(channel.is_ok(), "signed in, and it works: {channel:?}");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        let heard = heard.lock().unwrap();
+        let was_sent = heard
+            .windows(password.len())
+            .any(|part| part == password.as_bytes());
+        (result, was_sent)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_listener_that_nobody_proves_gets_no_password_and_our_own_broker_lets_us_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let (broker, port) = broker(folder.path()).await;
+        let tcp = async || TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let unix = async || {
+            UnixStream::connect(folder.path().join("broker.sock"))
+                .await
+                .unwrap()
+        };
+        let right = (port, PASSWORD);
+        for (result, was_sent) in [
+            signed_in(tcp().await, right, Proof::Unknown).await,
+            signed_in(unix().await, right, Proof::Unknown).await,
+        ] {
+            assert_eq!((result, was_sent), (Ok(()), false));
+        }
+        for (result, was_sent) in [
+            signed_in(tcp().await, (port, "a wrong one"), Proof::Unknown).await,
+            signed_in(unix().await, (port, "a wrong one"), Proof::Unknown).await,
+        ] {
+            assert!(
+                matches!(result, Err(PeerError::SignInRefused { .. })),
+                "{result:?}"
+            );
+            assert!(!was_sent);
+        }
+        let (result, was_sent) = signed_in(tcp().await, right, Proof::Ours).await;
+        assert_eq!(
+            (result, was_sent),
+            (Ok(()), true),
+            "a proven one is sent it"
+        );
+        broker.shutdown().await.unwrap();
+    }
+}
