@@ -1,8 +1,8 @@
 //! The log file of a background broker. At 10 MiB it is renamed to `broker.log.1`; three old files
 //! are kept.
 //!
-//! [`CleanLines`] makes each event one line without anything that acts on a terminal, whatever names,
-//! reasons and headers of clients it holds.
+//! [`CleanLines`] makes each event one line without anything that acts on a terminal, whatever
+//! names, reasons and headers of clients it holds.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

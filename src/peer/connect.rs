@@ -12,8 +12,8 @@ use super::{PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, Scheme};
 use crate::transport::{self, Link, Proof, TransportError};
 
-/// The smallest that every broker accepts. The client keeps buffers of 64 frames for as long as a session lives: at the
-/// usual 128 KiB they would be 8 MiB.
+/// The smallest that every broker accepts. The client keeps buffers of 64 frames for as long as a
+/// session lives: at the usual 128 KiB they would be 8 MiB.
 const FRAME_BYTES: u32 = 8192;
 
 /// Half-open connections are noticed within twice this.
@@ -111,7 +111,8 @@ fn no_way(address: &Address, error: TransportError) -> PeerError {
     }
 }
 
-/// The broker's refusals of a login come as protocol errors, or as a closed socket from brokers of the old manners.
+/// The broker's refusals of a login come as protocol errors, or as a closed socket from brokers of
+/// the old manners.
 fn explain(address: &Address, error: &lapin::Error) -> PeerError {
     let address = Box::new(address.clone());
     match error.kind() {
