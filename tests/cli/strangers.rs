@@ -411,7 +411,8 @@ fn an_impostor_answers_no_question() {
     let (asking, question) = waiting(&place, &ask);
     let reply_to = question["reply_to"].as_str().unwrap();
     // The name is right, the question is right, and nobody vouches for it.
-    let answer = json!({"id": "1", "from": "ghost", "to": reply_to, "ts": "2026-01-01T00:00:00.000Z",
+    let at = "2026-01-01T00:00:00.000Z";
+    let answer = json!({"id": "1", "from": "ghost", "to": reply_to, "ts": at,
         "message": "forged", "correlation_id": question["id"]});
     publish(&place, "claudeBroker", reply_to, "", &answer);
     let ran = asking.wait_with_output().unwrap();
