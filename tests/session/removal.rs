@@ -46,7 +46,7 @@ fn what_a_session_held_is_counted_and_its_end_is_in_its_story() {
     let _terminal = holding(&stage, &["m1", "m2"]);
     assert_eq!(
         stage.says(&["purge", "peer", "--yes", "--force"]),
-        "purged peer: 2 messages dropped\n"
+        "purged peer: 2 messages deleted\n"
     );
     assert!(!stage.says(&["inbox", "peer"]).contains("id=m"));
     hold(&stage, &["m3"]);
@@ -71,7 +71,7 @@ fn what_waited_in_a_queue_has_its_end_in_its_story_too() {
     stage.publish("peer", &body("m1", "text"));
     assert_eq!(
         stage.says(&["purge", "peer", "--yes"]),
-        "purged peer: 2 messages dropped\n"
+        "purged peer: 2 messages deleted\n"
     );
     assert!(stage.says(&["why", "m1"]).contains("peer purged"));
     stage.publish("peer", &body("m2", "text"));
