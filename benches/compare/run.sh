@@ -23,14 +23,15 @@ finish() {
 }
 trap finish EXIT
 
-read -r amqp mgmt rabbit dist epmd < <(python3 -c '
+read -r amqp mgmt rabbit dist epmd rabbit_mgmt < <(python3 -c '
 import socket
-sockets = [socket.socket() for _ in range(5)]
+sockets = [socket.socket() for _ in range(6)]
 for s in sockets: s.bind(("127.0.0.1", 0))
 print(*(s.getsockname()[1] for s in sockets))')
 
 mkdir -p "$scratch/ours" "$scratch/rabbitmq"
 echo "amqp://guest:guest@127.0.0.1:$amqp" >"$scratch/ours/url"
+echo "127.0.0.1:$mgmt" >"$scratch/ours/api"
 cat >"$scratch/ours/start" <<END
 #!/usr/bin/env bash
 [ "\${1:-}" != fresh ] || rm -rf "$scratch/ours/data" "$scratch/ours/home"
@@ -49,8 +50,12 @@ mkdir -p "\$d/home" "\$d/data" "\$d/log"
 export HOME=\$d/home RABBITMQ_NODENAME=compare@localhost RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$rabbit
 export RABBITMQ_DIST_PORT=$dist ERL_EPMD_PORT=$epmd ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_CONFIG_FILE=\$d/rabbitmq
 export RABBITMQ_MNESIA_BASE=\$d/data RABBITMQ_LOG_BASE=\$d/log RABBITMQ_ENABLED_PLUGINS_FILE=\$d/plugins RABBITMQ_PID_FILE=\$d/own
+# Its management API runs only where it is measured: the other rows are without.
+[ ! -e "\$d/api" ] || plugins=rabbitmq_management
+printf 'management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = $rabbit_mgmt\n' >"\$d/api.conf"
 printf 'vm_memory_high_watermark.absolute = 8GB\ndisk_free_limit.absolute = 1GB\n' >"\$d/rabbitmq.conf"
-echo '[].' >"\$d/plugins"
+[ ! -e "\$d/api" ] || cat "\$d/api.conf" >>"\$d/rabbitmq.conf"
+echo "[\${plugins:-}]." >"\$d/plugins"
 setsid /usr/lib/rabbitmq/bin/rabbitmq-server >>"\$d/out" 2>&1 </dev/null &
 echo \$! >"\$d/pid"
 END
@@ -73,8 +78,12 @@ compare() {
     for argument in "$@"; do
         arguments+=("$argument")
         [ "$argument" != --management ] || arguments+=("127.0.0.1:$mgmt")
+        [ "$argument" != --fanout ] || echo "127.0.0.1:$rabbit_mgmt" >"$scratch/rabbitmq/api"
     done
-    "$built/cbroker-compare" "${peers[@]}" ${arguments[@]+"${arguments[@]}"}
+    local outcome=0
+    "$built/cbroker-compare" "${peers[@]}" ${arguments[@]+"${arguments[@]}"} || outcome=$?
+    rm -f "$scratch/rabbitmq/api"
+    return $outcome
 }
 
 if [ $# -gt 0 ]; then

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, Life};
+use crate::management::Api;
 use crate::peer::Peer;
 use crate::process;
 use crate::report::short;
@@ -24,18 +25,19 @@ const BETWEEN: Duration = Duration::from_millis(50);
 /// Prints a row for each broker.
 pub(crate) fn measure(peers: &[Peer], seconds: f64) -> io::Result<()> {
     println!(
-        "| 1 exchange to {} queues, {PUBLISHERS} publishers | deliveries/s | publishes/s | logins | slowest login ms | peak MiB |\n|---|---|---|---|---|---|",
+        "| 1 exchange to {} queues, {PUBLISHERS} publishers | deliveries/s | publishes/s | logins | slowest login ms | answers of the API | slowest ms | peak MiB |\n|---|---|---|---|---|---|---|---|",
         CONSUMING * QUEUES_EACH
     );
     for peer in peers {
         let measured = run(peer, seconds)?;
         println!(
-            "| {} | {} | {} | {} | {:.0} | {:.0} |",
+            "| {} | {} | {} | {} | {:.0} | {} | {:.0} |",
             peer.label,
             short(measured.delivered as f64 / seconds),
             short(measured.delivered as f64 / seconds / (CONSUMING * QUEUES_EACH) as f64),
             measured.logins,
             measured.slowest.as_secs_f64() * 1000.0,
+            measured.api,
             measured.peak_mib
         );
     }
@@ -46,6 +48,8 @@ struct Measured {
     delivered: u64,
     logins: usize,
     slowest: Duration,
+    /// Answers of the management API and the slowest of them, as two cells.
+    api: String,
     peak_mib: f64,
 }
 
@@ -78,6 +82,7 @@ fn run(peer: &Peer, seconds: f64) -> io::Result<Measured> {
             Ok(())
         }));
     }
+    let asking = ask(peer, &done)?;
     let (before, began) = (delivered.load(Relaxed), Instant::now());
     let (mut logins, mut slowest) = (0, Duration::ZERO);
     while began.elapsed().as_secs_f64() < seconds {
@@ -86,13 +91,17 @@ fn run(peer: &Peer, seconds: f64) -> io::Result<Measured> {
         (logins, slowest) = (logins + 1, slowest.max(asked.elapsed()));
         thread::sleep(BETWEEN);
     }
+    let delivered = delivered.load(Relaxed) - before;
+    let peak_mib = peer.usage().peak_mib;
+    done.store(true, Relaxed);
+    let api = cells(asking);
     let measured = Measured {
-        delivered: delivered.load(Relaxed) - before,
+        delivered,
         logins,
         slowest,
-        peak_mib: peer.usage().peak_mib,
+        api,
+        peak_mib,
     };
-    done.store(true, Relaxed);
     for socket in sockets {
         let _may_be_closed = socket.shutdown(Shutdown::Both);
     }
@@ -100,6 +109,37 @@ fn run(peer: &Peer, seconds: f64) -> io::Result<Measured> {
         let _ended_by_us = thread.join();
     }
     Ok(measured)
+}
+
+type Answers = io::Result<(usize, Duration)>;
+
+/// What [`ask`] found, as the two cells of a row.
+fn cells(asking: Option<thread::JoinHandle<Answers>>) -> String {
+    match asking.map(thread::JoinHandle::join) {
+        Some(Ok(Ok((answers, slowest)))) => {
+            format!("{answers} | {:.0}", slowest.as_secs_f64() * 1000.0)
+        }
+        Some(Ok(Err(error))) => format!("none | {error}"),
+        Some(Err(_)) | None => " | ".to_owned(),
+    }
+}
+
+/// Asks the management API for the overview again and again, where there is one.
+fn ask(peer: &Peer, done: &Arc<AtomicBool>) -> io::Result<Option<thread::JoinHandle<Answers>>> {
+    let Some(address) = peer.api() else {
+        return Ok(None);
+    };
+    let (mut api, done) = (Api::connect(peer, &address)?, Arc::clone(done));
+    Ok(Some(thread::spawn(move || {
+        let (mut answers, mut slowest) = (0, Duration::ZERO);
+        while !done.load(Relaxed) {
+            let asked = Instant::now();
+            api.ask("/api/overview")?;
+            (answers, slowest) = (answers + 1, slowest.max(asked.elapsed()));
+            thread::sleep(BETWEEN);
+        }
+        Ok((answers, slowest))
+    })))
 }
 
 /// A connection with its queues, bound, and a consumer of each.

@@ -121,14 +121,14 @@ fn sample(
 }
 
 /// A connection to the API that stays open.
-struct Api {
+pub(crate) struct Api {
     stream: BufReader<TcpStream>,
     host: String,
     login: String,
 }
 
 impl Api {
-    fn connect(peer: &Peer, address: &str) -> io::Result<Self> {
+    pub(crate) fn connect(peer: &Peer, address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         let place = &peer.address;
@@ -154,7 +154,7 @@ impl Api {
     }
 
     /// Reads the whole answer; anything but 200 is a failure.
-    fn ask(&mut self, path: &str) -> io::Result<()> {
+    pub(crate) fn ask(&mut self, path: &str) -> io::Result<()> {
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {}\r\n\r\n",
             self.host, self.login

@@ -76,6 +76,12 @@ impl Peer {
             .unwrap_or(0)
     }
 
+    /// Where its management API is (`host:port`), in the file `api` of its folder.
+    pub(crate) fn api(&self) -> Option<String> {
+        let text = fs::read_to_string(self.folder.as_ref()?.join("api")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
     pub(crate) fn can_restart(&self) -> bool {
         self.folder.is_some()
     }
