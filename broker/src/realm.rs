@@ -34,6 +34,9 @@ use crate::vhost::{Condition, Labels, Vhost};
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 
+/// How long publishers wait at a time because much is resident while little is held.
+const FOR_RESIDENT_MS: u64 = 1000;
+
 /// Reads of the store at once: each brings a slice of a queue into memory.
 const LOADS: usize = 8;
 
@@ -47,6 +50,8 @@ pub struct Realm {
     pub(crate) clock: Clock,
     /// Bytes that may be held before publishers are told to wait, 0 for any number.
     memory_limit: u64,
+    /// When the memory alarm was last raised or ended.
+    memory_high_since_ms: AtomicU64,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
     /// Who may enter, and what they may touch.
@@ -96,6 +101,7 @@ impl Realm {
             alarms: parts.alarms,
             clock: Clock::default(),
             memory_limit: parts.memory_limit,
+            memory_high_since_ms: AtomicU64::new(0),
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             throttle: LoginThrottle::default(),
@@ -321,9 +327,10 @@ impl Realm {
         }
     }
 
-    /// Raises or ends the alarm, now that so much of the process is resident. Publishers wait while fifteen sixteenths
-    /// of the limit are held or all of it is resident, until a fifth or a tenth is free again. What was freed may stay resident for the allocator's sake: while little is
-    /// held there is nothing to wait for. True when it is worth looking again soon.
+    /// Raises or ends the memory alarm for the given resident memory. Publishers wait while fifteen
+    /// sixteenths of the limit are held or all of it is resident, until a fifth or a tenth is free
+    /// again. Freed memory may stay resident, so nobody waits for that alone for longer than
+    /// [`FOR_RESIDENT_MS`] at a time. Returns true when it is worth looking again soon.
     pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
         let limit = self.memory_limit;
         let is_high = self.standing().is_memory_high;
@@ -333,9 +340,14 @@ impl Realm {
         } else {
             (memory::mark(limit), limit)
         };
-        let is_over = held >= held_line || (resident > resident_line && held >= limit / 8);
+        let now = now_ms();
+        let since = self.memory_high_since_ms.load(Relaxed);
+        let is_patient = !is_high || now < since + FOR_RESIDENT_MS;
+        let is_much_resident = resident > resident_line && held >= limit / 8;
+        let is_over = held >= held_line || (is_much_resident && is_patient);
         if is_over != is_high {
             tracing::warn!(held, resident, limit, is_over, "memory");
+            self.memory_high_since_ms.store(now, Relaxed);
             self.set_memory_high(is_over);
         }
         is_over || resident > limit / 2

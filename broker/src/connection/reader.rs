@@ -259,7 +259,14 @@ impl Reader {
         let frame_max = self.around.frame_max;
         let mut used = 0;
         let outcome = loop {
-            if let Some(outcome) = self.must_pause(turn) {
+            // Between the frames of one publish there is nothing new to look at.
+            let is_inside = matches!(
+                input.waiting().get(used),
+                Some(&(frame::HEADER | frame::BODY))
+            );
+            if (!is_inside || self.unfinished.is_some())
+                && let Some(outcome) = self.must_pause(turn)
+            {
                 break outcome;
             }
             if let Some(number) = self.unfinished.take() {

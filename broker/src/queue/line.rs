@@ -171,8 +171,14 @@ impl Level {
         budget.report(&mut self.reported_bytes, self.head_bytes);
     }
 
-    fn wants(&mut self, level: u8) -> Option<Wanted> {
-        if self.gap.count == 0 || self.gap.is_loading || self.head_bytes >= REFILL_BYTES {
+    fn wants(&mut self, level: u8, budget: &Budget) -> Option<Wanted> {
+        // Many queues that are read at once share what all may keep.
+        let (refill, limit_bytes) = if budget.is_spent() {
+            (LEAST_BYTES, LEAST_BYTES)
+        } else {
+            (REFILL_BYTES, WINDOW_BYTES / 4)
+        };
+        if self.gap.count == 0 || self.gap.is_loading || self.head_bytes >= refill {
             return None;
         }
         self.gap.is_loading = true;
@@ -180,7 +186,7 @@ impl Level {
             level,
             from: self.gap.next,
             epoch: self.gap.epoch,
-            limit_bytes: WINDOW_BYTES / 4,
+            limit_bytes,
         })
     }
 
@@ -409,9 +415,11 @@ impl Line {
 
     /// Reads that should be made now; each level has at most one under way.
     pub(crate) fn wanted(&mut self) -> Option<Wanted> {
-        (0..=self.max_priority())
-            .rev()
-            .find_map(|number| self.levels[usize::from(number)].wants(number))
+        let budget = &*self.budget;
+        let top = self.max_priority();
+        let levels = self.levels.iter_mut().rev();
+        let mut numbered = (0..=top).rev().zip(levels);
+        numbered.find_map(|(number, level)| level.wants(number, budget))
     }
 
     pub(crate) fn is_memory_high(&self) -> bool {
