@@ -31,7 +31,7 @@ pub use delivery::{Delivery, Settled};
 pub use error::{BLOCKED_HINT, PeerError};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
 pub use presence::{HeldMessage, PeerState, Presence, Removal, Reply, Request, Scope};
-pub use publish::{Letter, Outcome};
+pub use publish::{Letter, Outcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState};

@@ -124,6 +124,7 @@ async fn publish(
         expires_ms: args.letter.ttl,
         hops: hops(config),
         receipt_to: None,
+        when: None,
     };
     match peer.publish(&letter, CONFIRM_WITHIN).await? {
         Outcome::Confirmed => Ok(()),

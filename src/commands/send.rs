@@ -15,7 +15,7 @@ use ulid::Ulid;
 
 use super::letter::{Draft, session_name};
 use super::reach::{self, Autostart};
-use crate::cli::SendArgs;
+use crate::cli::{SendArgs, WhenArg};
 use crate::config::Config;
 use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
@@ -25,7 +25,7 @@ use crate::management::Client;
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
-use crate::peer::{BLOCKED_HINT, Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt};
+use crate::peer::{BLOCKED_HINT, Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt, When};
 use receipts::Receipts;
 
 /// How long to wait for a confirm. A full disk can block the broker.
@@ -82,7 +82,12 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
     let mut exit = Exit::Done;
     if let Some(receipts) = &mut receipts {
         exit = receipts
-            .wait_for(&mut sent, Duration::from_secs(args.timeout), output)
+            .wait_for(
+                &mut sent,
+                Duration::from_secs(args.timeout),
+                &mut peer,
+                output,
+            )
             .await;
         receipts.close(&mut peer, config).await;
     }
@@ -172,6 +177,7 @@ impl Sender<'_> {
             expires_ms: self.args.letter.ttl,
             hops: self.hops,
             receipt_to: self.receipt_to.as_deref(),
+            when: when(self.args.when),
         };
         self.note(&Entry::new(
             Utc::now(),
@@ -308,6 +314,14 @@ pub(super) fn hops(config: &Config) -> Option<u32> {
     let text = fs::read_to_string(config.home.session_hops(session)).unwrap_or_default();
     let answered = text.trim().parse::<u32>();
     Some(answered.map_or(0, |hops| hops.saturating_add(1)))
+}
+
+fn when(wanted: WhenArg) -> Option<When> {
+    match wanted {
+        WhenArg::Idle => None,
+        WhenArg::Next => Some(When::Next),
+        WhenArg::Now => Some(When::Now),
+    }
 }
 
 fn not_confirmed(to: &SessionName, why: &str) -> Error {

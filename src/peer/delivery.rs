@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
 use super::answered;
-use super::publish::{HOPS, RECEIPT_TO};
+use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
 use crate::name::SessionName;
 
 /// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the connection ends.
@@ -73,6 +73,14 @@ impl Delivery {
         SessionName::new(queue)
             .is_ok_and(|name| name.as_str() == queue && name.waits_for_answer())
             .then_some(queue)
+    }
+
+    /// When it comes in, where its sender said that.
+    pub fn when(&self) -> Option<When> {
+        match self.header(WHEN)? {
+            AMQPValue::LongString(word) => When::parse(word.as_bytes()),
+            _ => None,
+        }
     }
 
     /// The user who published it; brokers refuse one that is not the connection's.

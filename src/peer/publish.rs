@@ -17,7 +17,38 @@ pub(super) const HOPS: &str = "cbroker-hops";
 /// The queue that receives the recipient's receipts.
 pub(super) const RECEIPT_TO: &str = "cbroker-receipt-to";
 
+/// When the message comes in (`send --when`); without it, as a turn of its own.
+pub(super) const WHEN: &str = "cbroker-when";
+
 const PERSISTENT: u8 = 2;
+
+/// When a message comes in, where its sender said that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Between two tools of the running turn, where the agent can.
+    Next,
+    /// The same, and also after the person pressed Escape.
+    Now,
+}
+
+impl When {
+    const ALL: [Self; 2] = [Self::Next, Self::Now];
+
+    /// The header's value.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Now => "now",
+        }
+    }
+
+    /// Reads the header's value; another one says nothing.
+    pub(super) fn parse(word: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|when| when.word().as_bytes() == word)
+    }
+}
 
 /// An envelope and how it travels.
 #[derive(Debug, Clone)]
@@ -31,6 +62,8 @@ pub struct Letter<'a> {
     pub hops: Option<u32>,
     /// Where the recipient says what became of it.
     pub receipt_to: Option<&'a str>,
+    /// When it comes in; `None`: as a turn of its own.
+    pub when: Option<When>,
 }
 
 /// What a broker did with a message.
@@ -56,6 +89,9 @@ impl Letter<'_> {
         }
         if let Some(queue) = self.receipt_to {
             headers.insert(RECEIPT_TO.into(), AMQPValue::LongString(queue.into()));
+        }
+        if let Some(when) = self.when {
+            headers.insert(WHEN.into(), AMQPValue::LongString(when.word().into()));
         }
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
@@ -151,4 +187,35 @@ pub(super) async fn plain(
         .await?;
     promise.await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn when_a_message_comes_in_travels_in_a_header_and_is_read_again() {
+        let body =
+            r#"{"id":"a","from":"a","to":"b","ts":"2026-01-01T00:00:00.000Z","message":"x"}"#;
+        let envelope = Envelope::parse(body.as_bytes(), 1 << 20).unwrap();
+        for when in [None, Some(When::Next), Some(When::Now)] {
+            let letter = Letter {
+                envelope: &envelope,
+                expires_ms: None,
+                hops: None,
+                receipt_to: None,
+                when,
+            };
+            let properties = letter.properties();
+            let headers = properties.headers().clone().unwrap_or_default();
+            let read = match headers.inner().get(WHEN) {
+                Some(AMQPValue::LongString(word)) => When::parse(word.as_bytes()),
+                _ => None,
+            };
+            assert_eq!(read, when);
+        }
+        assert_eq!(When::parse(b"later"), None);
+    }
 }

@@ -38,6 +38,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
                 expires_ms: None,
                 hops: None,
                 receipt_to: None,
+                when: None,
             };
             assert_eq!(
                 peer.publish(&letter, Duration::from_secs(30))

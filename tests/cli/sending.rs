@@ -1,6 +1,7 @@
 //! `send`: what it prints, what it refuses, and what arrives.
 
 use std::fs;
+use std::thread;
 
 use serde_json::Value;
 
@@ -291,6 +292,32 @@ fn a_receipt_says_delivered_held_or_that_none_came() {
 
         let receipt = &place.json(["send", "--to", &to, "-m", "in JSON", "--wait"])[0]["receipt"];
         assert_eq!(receipt["state"], "delivered");
+    });
+}
+
+#[test]
+fn a_message_that_left_its_queue_without_a_receipt_is_not_said_to_wait_there() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let to = "elsewhere";
+    let wait = ["send", "--to", to, "-m", "x", "--wait", "--timeout", "6"];
+    place.ok(["send", "--to", to, "-m", "first"]);
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| place.run(wait));
+        place.ok(["tail", to, "-n", "2"]);
+        let ran = sending.join().unwrap();
+        assert!(ran.err.contains("it is no longer in the queue"), "{ran:?}");
+        assert!(!ran.err.contains("it stays in the queue"), "{ran:?}");
+        assert_eq!(ran.code, 4);
+    });
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| place.run(wait));
+        let is_there = || waiting(&place, to).len() == 1;
+        wait_until(is_there, || "the message waits".to_owned());
+        place.ok(["delete", to, "--yes"]);
+        let ran = sending.join().unwrap();
+        assert!(ran.err.contains("its queue was deleted"), "{ran:?}");
+        assert_eq!(ran.code, 4);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::envelope::Priority;
 
@@ -41,6 +41,18 @@ pub struct LetterArgs {
     pub no_start: bool,
 }
 
+/// When a message comes in.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenArg {
+    /// As a turn of its own, when the agent is idle
+    #[default]
+    Idle,
+    /// Between two tools of the running turn
+    Next,
+    /// As next, and also after the person pressed Escape
+    Now,
+}
+
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 pub struct SendArgs {
@@ -62,6 +74,9 @@ pub struct SendArgs {
     /// Send even when 1000 messages wait: the broker drops the oldest
     #[arg(long)]
     pub drop_oldest: bool,
+    /// When the message is delivered, where the agent can choose
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = WhenArg::Idle)]
+    pub when: WhenArg,
     /// Wait for the receipt of the recipient's session
     #[arg(long)]
     pub wait: bool,

@@ -143,6 +143,7 @@ async fn round_trip(config: &Config) -> Finding {
             expires_ms: None,
             hops: None,
             receipt_to: None,
+            when: None,
         };
         let outcome = peer.publish(&letter, ROUND_TRIP_WITHIN).await?;
         let received = answers.next_within(ROUND_TRIP_WITHIN).await?;

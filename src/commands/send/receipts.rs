@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::SessionName;
 use crate::output::{Output, Style};
-use crate::peer::{Peer, Receipt, ReceiptState, ReplyQueue};
+use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReplyQueue};
 
 /// The queue for receipts. Every exit must delete it with [`Receipts::close`].
 pub(super) struct Receipts {
@@ -40,6 +40,7 @@ impl Receipts {
         &mut self,
         sent: &mut [Sent],
         limit: Duration,
+        peer: &mut Peer,
         output: &Output,
     ) -> Exit {
         let until = Instant::now() + limit;
@@ -48,7 +49,13 @@ impl Receipts {
                 _ = tokio::signal::ctrl_c() => return Exit::Unconfirmed,
                 () = tokio::time::sleep_until(until) => break,
                 delivery = self.queue.next() => {
-                    let Ok(delivery) = delivery else { break };
+                    let delivery = match delivery {
+                        Ok(delivery) => delivery,
+                        Err(error) => {
+                            tell_lost(sent, &error, output);
+                            return verdict(sent);
+                        }
+                    };
                     delivery.ack().await;
                     let is_told = delivery.user() == Some(&self.user);
                     if let Some(receipt) = Receipt::parse(&delivery.body).filter(|_| is_told) {
@@ -57,7 +64,7 @@ impl Receipts {
                 }
             }
         }
-        tell_open(sent, limit, output);
+        tell_open(sent, limit, peer, output).await;
         verdict(sent)
     }
 
@@ -108,25 +115,67 @@ fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
     message.receipt = Some(receipt);
 }
 
-fn tell_open(sent: &[Sent], limit: Duration, output: &Output) {
+/// The broker went away while receipts were waited for: nobody knows what becomes of the messages.
+fn tell_lost(sent: &[Sent], error: &PeerError, output: &Output) {
     for message in sent.iter().filter(|message| is_open(message)) {
-        let said = match message
-            .receipt
-            .as_ref()
-            .and_then(|receipt| receipt.reason.as_deref())
-        {
-            Some(reason) => format!("it is held: {reason}"),
-            None => "no session has received it".to_owned(),
-        };
+        output.error(
+            &Error::new(format!("no final receipt from `{}`", message.to))
+                .because(error)
+                .hint(format!(
+                    "`cbroker why {}` tells what is known of it",
+                    message.id
+                )),
+        );
+    }
+}
+
+/// The time is over: what is so of each message that has no final receipt.
+async fn tell_open(sent: &[Sent], limit: Duration, peer: &mut Peer, output: &Output) {
+    for message in sent.iter().filter(|message| is_open(message)) {
+        let (what, hint) = fate(message, peer).await;
         output.error(
             &Error::new(format!(
                 "no final receipt from `{}` within {} s",
                 message.to,
                 limit.as_secs()
             ))
-            .because(said)
-            .hint("it stays in the queue; `cbroker list` shows the attached sessions"),
+            .because(what)
+            .hint(hint),
         );
+    }
+}
+
+/// What is known of a message, and what to do.
+async fn fate(message: &Sent, peer: &mut Peer) -> (String, String) {
+    let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
+    let why = format!("`cbroker why {}` tells what is known of it", message.id);
+    if let Some(receipt) = &message.receipt {
+        let state = match receipt.state {
+            ReceiptState::HandedOver => "handed over",
+            _ => "held",
+        };
+        let reason = receipt.reason.as_ref().or(receipt.way.as_ref());
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        return (format!("it is {state}{reason}"), stays.to_owned());
+    }
+    let Ok(name) = SessionName::new(&message.to) else {
+        return ("no session has received it".to_owned(), why);
+    };
+    match peer.look(&name).await {
+        Ok(Some(queue)) if queue.messages > 0 => {
+            ("no session has received it".to_owned(), stays.to_owned())
+        }
+        Ok(Some(queue)) if queue.consumers > 0 => (
+            "whoever took it from the queue sends no receipts".to_owned(),
+            why,
+        ),
+        Ok(Some(_)) => (
+            "it is no longer in the queue: it expired, or something without receipts took it"
+                .to_owned(),
+            why,
+        ),
+        Ok(None) => ("its queue was deleted".to_owned(), why),
+        Err(error) => (error.to_string(), why),
     }
 }
 

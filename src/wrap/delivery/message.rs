@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::envelope::Envelope;
-use crate::peer::Delivery;
+use crate::peer::{Delivery, When};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::{Timing, Way};
 
@@ -96,9 +96,12 @@ impl InFlightMessage {
             receipt_to: delivery
                 .as_ref()
                 .and_then(|delivery| delivery.receipt_to().map(str::to_owned)),
-            delivery,
             state: State::Arriving,
-            timing: Timing::Idle,
+            timing: delivery
+                .as_ref()
+                .and_then(Delivery::when)
+                .map_or(Timing::Idle, timing),
+            delivery,
             may_repeat: false,
             is_in_file: false,
             blocked: None,
@@ -130,6 +133,13 @@ impl InFlightMessage {
             self.state,
             State::Arriving | State::Queued | State::HandedOver(_)
         )
+    }
+}
+
+fn timing(when: When) -> Timing {
+    match when {
+        When::Next => Timing::Next,
+        When::Now => Timing::Now,
     }
 }
 
@@ -262,6 +272,13 @@ impl Table {
             .map(|(_, message)| message.since + NEWS_AFTER)
             .filter(|&at| at > now)
             .min()
+    }
+
+    /// The sender was told of this hold.
+    pub fn was_told(&mut self, key: MessageKey, hold: &Hold, now: Instant) {
+        if let Some(message) = self.messages.get_mut(&key) {
+            message.told.push((hold.clone(), now));
+        }
     }
 
     /// Whether this hold is news for the sender; remembers it as told.
