@@ -19,7 +19,7 @@ mod order;
 mod reports;
 mod steps;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use super::agent_state::{AgentState, Event};
@@ -118,6 +118,8 @@ pub struct Deliveries {
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
     last_submission: u64,
+    /// Messages that shared a submission which the person's own hook refused: each goes alone.
+    alone: BTreeSet<MessageKey>,
     /// Steps that are due before anything else.
     due: VecDeque<Step>,
     is_paused: bool,
@@ -138,6 +140,7 @@ impl Deliveries {
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
             last_submission: 0,
+            alone: BTreeSet::new(),
             due: VecDeque::new(),
             is_paused: false,
             is_escaped: false,
@@ -288,6 +291,11 @@ impl Deliveries {
             _ => {}
         }
         self.keyboard.event(event, now);
+    }
+
+    /// The agent's hooks work: a better way that was given to it has a moment to open from now on.
+    pub fn hooks_work(&mut self, now: Instant) {
+        self.ways.began(now);
     }
 
     /// A way saw something in the agent.

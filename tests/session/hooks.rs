@@ -29,7 +29,10 @@ fn whoever_does_not_know_the_token_is_no_hook() {
     let sockets = std::fs::read_dir(stage.path("home/sessions")).unwrap();
     let path = sockets
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().ends_with(".sock"))
+        .find(|path| {
+            let path = path.to_string_lossy();
+            path.ends_with(".sock") && !path.ends_with(".p.sock")
+        })
         .unwrap();
     let strangers = [
         "wait\n{}",

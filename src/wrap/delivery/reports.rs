@@ -29,6 +29,11 @@ impl Deliveries {
                 self.is_escaped = true;
                 self.back(&submitted.messages, false);
             }
+            // One of them was refused; which one shows when each goes alone.
+            Refusal::Refused if submitted.messages.len() > 1 => {
+                self.back(&submitted.messages, false);
+                self.alone.extend(submitted.messages);
+            }
             Refusal::Refused => self.refused(&submitted.messages, why),
             Refusal::Failed => {
                 self.ways.failed(submitted.way);
@@ -85,10 +90,7 @@ impl Deliveries {
                 self.delivered(&messages, Way::Keyboard);
                 self.unstick(&messages);
             }
-            Outcome::Refused => {
-                self.take(key);
-                self.refused(&messages, "");
-            }
+            Outcome::Refused => self.not_taken(key, "", Refusal::Refused),
             Outcome::Stuck(hold) => {
                 self.ways.failed(Way::Keyboard);
                 for &key in &messages {
@@ -140,6 +142,7 @@ impl Deliveries {
                 && matches!(message.state, State::Queued | State::HandedOver(_))
             {
                 message.state = State::Delivered(way);
+                self.alone.remove(&key);
                 news.push(key);
             }
         }
@@ -164,7 +167,9 @@ impl Deliveries {
     }
 
     fn refused(&mut self, messages: &[MessageKey], why: &str) {
-        let hold = Hold::Refused(why.to_owned());
+        // Claude Code repeats the whole text behind its reason.
+        let why = why.split("Original prompt:").next().unwrap_or(why);
+        let hold = Hold::Refused(why.trim_end().to_owned());
         self.back(messages, false);
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {

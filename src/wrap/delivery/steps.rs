@@ -160,14 +160,17 @@ impl Deliveries {
     /// The first free ones of this timing, in order: `count` at most, and as many as fit into one text.
     fn next(&self, timing: Timing, count: usize) -> Vec<MessageKey> {
         let mut bytes = 0;
+        let mut count = count;
         self.table
             .queued()
             .filter(|(key, message)| message.timing == timing && self.is_free(*key, message))
-            .take(count)
-            .take_while(|(_, message)| {
+            .take_while(|(key, message)| {
                 let is_first = bytes == 0;
+                let is_alone = self.alone.contains(key);
                 bytes += message.text().len() + 1;
-                is_first || bytes <= TEXT_BYTES
+                let is_in = is_first || (count > 0 && !is_alone && bytes <= TEXT_BYTES);
+                count = if is_alone { 0 } else { count.saturating_sub(1) };
+                is_in
             })
             .map(|(key, _)| key)
             .collect()

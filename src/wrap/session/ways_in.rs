@@ -83,6 +83,9 @@ impl Session {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.say(&format!("holds {ids}: {hold}"));
                 self.post.held(&self.deliveries.table, &keys, &hold);
+                for &key in &keys {
+                    self.deliveries.table.was_told(key, &hold, now);
+                }
                 self.tell_of_ways();
             }
             Step::Wait(_) => {}
@@ -187,6 +190,8 @@ impl Session {
                 }
             }
             Told::Waiter(waiter) => {
+                // Its SessionStart may be heard after it.
+                self.deliveries.hooks_work(now);
                 // One at a time: dropping the other lets it go.
                 self.waiter = Some(waiter);
                 self.deliveries.open(Way::Hook, false);

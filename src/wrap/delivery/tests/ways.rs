@@ -138,6 +138,59 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
 }
 
 #[test]
+fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
+    let mut play = Play::claude_by(Mode::Plugin);
+    let keys: Vec<MessageKey> = ["good", "bad", "good too"]
+        .map(|text| play.offer(text))
+        .into();
+    play.deliveries.open(Way::Plugin, false);
+    play.run();
+    let handed = |play: &Play| {
+        let mut steps = play.steps.iter().rev();
+        steps.find_map(|step| match step {
+            Step::Hand(_, submission) => Some((submission.key, submission.ids.clone())),
+            _ => None,
+        })
+    };
+    assert_eq!(handed(&play).unwrap().1, ["m1", "m2", "m3"]);
+    play.deliveries.not_taken(1, "by policy", Refusal::Refused);
+    for id in ["m1", "m2", "m3"] {
+        play.run();
+        let (key, ids) = handed(&play).unwrap();
+        assert_eq!(ids, [id]);
+        if id == "m2" {
+            play.deliveries
+                .not_taken(key, "by policy Original prompt: bad", Refusal::Refused);
+        } else {
+            play.deliveries.in_context(key);
+        }
+    }
+    play.run();
+    for key in [keys[0], keys[2]] {
+        assert!(play.did(&Step::Delivered(vec![key], Way::Plugin)));
+    }
+    let hold = Hold::Refused("by policy".to_owned());
+    assert!(play.did(&Step::Held(vec![keys[1]], hold)));
+}
+
+#[test]
+fn a_hook_that_is_heard_before_the_session_began_does_not_come_before_the_plugin() {
+    let mut play = Play::with(&CLAUDE, Mode::Auto);
+    play.deliveries.expect(Way::Plugin);
+    play.deliveries.hooks_work(play.now);
+    play.deliveries.open(Way::Hook, false);
+    play.offer("early");
+    let handed = |play: &Play, wanted: Way| {
+        let is_it = |step: &Step| matches!(step, Step::Hand(way, _) if *way == wanted);
+        play.steps.iter().any(is_it)
+    };
+    assert!(!handed(&play, Way::Hook));
+    play.deliveries.open(Way::Plugin, false);
+    play.run();
+    assert!(handed(&play, Way::Plugin));
+}
+
+#[test]
 fn what_the_persons_own_hook_refused_is_held_and_no_other_way_tries_it() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
