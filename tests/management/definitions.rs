@@ -80,21 +80,20 @@ fn a_vhosts_topology_moves_to_another() {
     assert_eq!(names(&server.get("/api/queues/v2").json()), ["q"]);
 }
 
-/// Lines that could be, and one that cannot: what the refusal says of it.
-fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
-    let queue = |name: &str, vhost: &str| json!({ "name": name, "vhost": vhost, "durable": true });
+/// Documents with one faulty object each, and the reason that the refusal gives.
+fn faulty_documents() -> Vec<(Value, &'static str)> {
+    let mut documents = faulty_queues();
+    documents.extend(faulty_exchanges_and_bindings());
+    documents.extend(faulty_users_and_shapes());
+    documents
+}
+
+fn queue(name: &str, vhost: &str) -> Value {
+    json!({ "name": name, "vhost": vhost, "durable": true })
+}
+
+fn faulty_queues() -> Vec<(Value, &'static str)> {
     let fine = queue("fine", "/");
-    let exchange = |name: &str, kind: &str| {
-        json!({
-            "name": name, "vhost": "/", "type": kind, "durable": true,
-        })
-    };
-    let binding = |source: &str, destination: &str| {
-        json!({
-            "source": source, "vhost": "/", "destination": destination, "destination_type": "queue",
-            "routing_key": "k", "arguments": {},
-        })
-    };
     vec![
         (
             json!({ "queues": [fine, queue("q", "nope")] }),
@@ -118,6 +117,23 @@ fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
              inequivalent arg 'durable' for queue 'there' in vhost '/': \
              received 'true' but current is 'false'",
         ),
+    ]
+}
+
+fn faulty_exchanges_and_bindings() -> Vec<(Value, &'static str)> {
+    let fine = queue("fine", "/");
+    let exchange = |name: &str, kind: &str| {
+        json!({
+            "name": name, "vhost": "/", "type": kind, "durable": true,
+        })
+    };
+    let binding = |source: &str, destination: &str| {
+        json!({
+            "source": source, "vhost": "/", "destination": destination, "destination_type": "queue",
+            "routing_key": "k", "arguments": {},
+        })
+    };
+    vec![
         (
             json!({ "queues": [fine], "exchanges": [exchange("x", "nope")] }),
             "exchange 'x' in vhost '/': unknown exchange type 'nope'",
@@ -134,6 +150,11 @@ fn documents_that_cannot_be() -> Vec<(Value, &'static str)> {
             json!({ "queues": [fine], "bindings": [binding("nope", "fine")] }),
             "binding from 'nope' to 'fine' in vhost '/': no exchange 'nope' in vhost '/'",
         ),
+    ]
+}
+
+fn faulty_users_and_shapes() -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({ "vhosts": [{ "name": "new" }], "users": [{ "name": "bob" }] }),
             "user 'bob': tags_not_present",
@@ -161,7 +182,7 @@ fn a_document_that_cannot_be_changes_nothing_and_names_what_cannot_be() {
         paths.map(|path| names_of(&server.get(&format!("/api/{path}")).json()))
     };
     let before = everything();
-    for (document, told) in documents_that_cannot_be() {
+    for (document, told) in faulty_documents() {
         let refused = server.ask("POST", "/api/definitions", &document.to_string());
         assert_eq!(refused.status, 400, "{document}");
         assert_eq!(refused.json()["reason"], told, "{document}");

@@ -233,13 +233,13 @@ fn a_get_brings_everything_that_was_asked_for_though_the_store_has_it() {
     assert_eq!(get("ack_requeue_false"), 0);
 }
 
-#[test]
-fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
-    let server = Server::start();
-    server.ask("PUT", "/api/queues/%2F/q", "{}");
-    let publish = "/api/exchanges/%2F/amq.default/publish";
-    let get = "/api/queues/%2F/q/get";
-    for (method, path, body, reason) in [
+/// A request that is refused: method, path, body and the reason of the answer.
+type Refused = (&'static str, &'static str, Value, Value);
+
+fn refused_for_queues() -> Vec<Refused> {
+    const PUBLISH: &str = "/api/exchanges/%2F/amq.default/publish";
+    const GET: &str = "/api/queues/%2F/q/get";
+    vec![
         (
             "PUT",
             "/api/queues/%2F/p",
@@ -255,25 +255,25 @@ fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
         ("PUT", "/api/queues/%2F/p", json!([1]), json!("not_json")),
         (
             "POST",
-            get,
+            GET,
             json!({ "count": "x", "ackmode": "ack_requeue_true", "encoding": "auto" }),
             json!(["not_integer", "x"]),
         ),
         (
             "POST",
-            get,
+            GET,
             json!({ "count": 1, "ackmode": "ack_requeue_true", "encoding": "nope" }),
             json!("Unsupported encoding. Please use auto or base64."),
         ),
         (
             "POST",
-            get,
+            GET,
             json!({ "count": 1, "encoding": "auto" }),
             json!("[{key_missing,ackmode}]"),
         ),
         (
             "POST",
-            publish,
+            PUBLISH,
             json!({
                 "properties": {}, "routing_key": "q", "payload": 5, "payload_encoding": "string",
             }),
@@ -281,12 +281,17 @@ fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
         ),
         (
             "POST",
-            publish,
+            PUBLISH,
             json!({
                 "properties": {}, "routing_key": "q", "payload": "", "payload_encoding": "no",
             }),
             json!(["unsupported_encoding", "no"]),
         ),
+    ]
+}
+
+fn refused_for_users_and_vhosts() -> Vec<Refused> {
+    vec![
         (
             "PUT",
             "/api/users/bob",
@@ -305,7 +310,17 @@ fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
             json!({ "tags": 5 }),
             json!(["not_a_list_of_tags", 5]),
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    let requests = refused_for_queues()
+        .into_iter()
+        .chain(refused_for_users_and_vhosts());
+    for (method, path, body, reason) in requests {
         let refused = server.ask(method, path, &body.to_string());
         assert_eq!(refused.status, 400, "{path} {body}");
         assert_eq!(refused.json()["reason"], reason, "{path} {body}");
