@@ -45,6 +45,9 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     standing: watch::Sender<Standing>,
+    /// Whether publishers are blocked for a reason that clients are told. Changes far less often than
+    /// `standing`, so that idle connections can await it.
+    blocking: watch::Sender<bool>,
     /// Woken whenever more is durable.
     pub(crate) durable: Ring,
 }
@@ -60,6 +63,7 @@ impl Alarms {
         };
         Self {
             standing: watch::Sender::new(standing),
+            blocking: watch::Sender::new(false),
             durable,
         }
     }
@@ -74,16 +78,29 @@ impl Alarms {
             Progress::Room => standing.is_disk_full = false,
             Progress::Stopped(_) => standing.is_stopped = true,
         });
-        if let Progress::Durable(_) = progress {
-            self.durable.ring();
+        match progress {
+            Progress::Durable(_) => self.durable.ring(),
+            Progress::NoRoom | Progress::Room | Progress::Stopped(_) => self.update_blocking(),
+            Progress::Backlogged | Progress::Drained => {}
         }
+    }
+
+    /// Reads `standing` under the lock of `blocking`, so that the last caller writes the last value.
+    fn update_blocking(&self) {
+        self.blocking.send_if_modified(|is_blocking| {
+            let standing = self.now();
+            let blocks = standing.holds_publishers() && standing.blocked_reason().is_some();
+            std::mem::replace(is_blocking, blocks) != blocks
+        });
     }
 
     /// Sets the memory alarm. Returns true if it changed.
     pub(crate) fn set_memory_high(&self, is_high: bool) -> bool {
-        self.standing.send_if_modified(|standing| {
+        let is_changed = self.standing.send_if_modified(|standing| {
             std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
-        })
+        });
+        self.update_blocking();
+        is_changed
     }
 
     /// Returns what the task that releases confirms awaits.
@@ -97,6 +114,11 @@ impl Alarms {
 
     pub(crate) fn now(&self) -> Standing {
         *self.standing.borrow()
+    }
+
+    /// Returns what an idle connection awaits to tell its client that publishers are blocked.
+    pub(crate) fn blocking(&self) -> watch::Receiver<bool> {
+        self.blocking.subscribe()
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {

@@ -135,6 +135,7 @@ impl Reader {
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
         let link = Arc::clone(&self.around.link);
+        let mut blocking = self.around.realm.alarms.blocking();
         loop {
             let mut turn = self.around.realm.turn();
             let brought = input.waiting().len();
@@ -178,6 +179,8 @@ impl Reader {
                     _ => return End::Gone,
                 },
                 end = ended(ending) => return end,
+                // An idle publisher is told at once that it is blocked.
+                Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.has_published => {}
                 _ = quiet.tick() => input.rest(),
             }
         }
