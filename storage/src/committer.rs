@@ -47,6 +47,9 @@ pub(crate) struct Committer {
     /// The caller knows that there is no room.
     pub(crate) is_short: bool,
     pub(crate) next_look: Instant,
+    /// A frame was written since the last look at the disk: the disk is looked at once more, also
+    /// when nothing follows.
+    pub(crate) has_to_look: bool,
     pub(crate) next_checkpoint: Instant,
 }
 
@@ -113,6 +116,7 @@ impl Committer {
                 Demand::Never if self.is_short || !self.log.slots.is_prepared() => {
                     since + LOOK_EVERY
                 }
+                Demand::Never if self.has_to_look => self.next_look.max(since),
                 Demand::Never if self.has_changes() => self.next_checkpoint.max(since),
                 Demand::Never => since + IDLE,
                 Demand::Later => since + SETTLE_LATEST,
@@ -406,6 +410,7 @@ impl Committer {
             Err(LogError::Failed(stopped)) => return Err(stopped),
         };
         self.commit = commit;
+        self.has_to_look = true;
         let applied = lock(&self.index).apply(self.frame.body(), place);
         applied.map_err(|malformed| Stopped::because(malformed.to_string()))?;
         self.log.release_bodies();
@@ -486,6 +491,7 @@ impl Committer {
     }
 
     fn look_at_disk(&mut self) {
+        self.has_to_look = false;
         let least = self.options.least_free_bytes;
         let slots = &self.log.slots;
         let free = slots.disk.free_bytes(&slots.folder);

@@ -135,6 +135,7 @@ impl Store {
             has_begun: false,
             is_short: false,
             next_look: now,
+            has_to_look: true,
             next_checkpoint: now + options.checkpoint_every,
             options,
         };

@@ -553,7 +553,7 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     let (sender, progress) = std::sync::mpsc::sync_channel(1 << 16);
     let options = storage::Options {
         least_free_bytes: 1 << 20,
-        segment_bytes: 8 << 20,
+        segment_bytes: 1 << 20,
         ..disk.options(folder.path())
     };
     let opened = Store::open(folder.path(), options, move |progress| {
