@@ -45,8 +45,8 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     standing: watch::Sender<Standing>,
-    /// Whether publishers are blocked for a reason that clients are told. Changes far less often than
-    /// `standing`, so that idle connections can await it.
+    /// Whether publishers are blocked for a reason that clients are told. Changes far less often
+    /// than `standing`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
     /// Woken whenever more is durable.
     pub(crate) durable: Ring,
@@ -85,7 +85,8 @@ impl Alarms {
         }
     }
 
-    /// Reads `standing` under the lock of `blocking`, so that the last caller writes the last value.
+    /// Reads `standing` under the lock of `blocking`, so that the last caller writes the last
+    /// value.
     fn update_blocking(&self) {
         self.blocking.send_if_modified(|is_blocking| {
             let standing = self.now();

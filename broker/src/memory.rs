@@ -1,14 +1,17 @@
 //! The account of memory that clients make the broker hold, and the limits that follow from it.
 //!
-//! Every holder charges what it allocates and releases it when it is freed: messages ([`crate::block`]), entries of
-//! queues, outgoing frames, read buffers, unfinished publishes, transactions, the tap. Charges are values that release
-//! themselves when they are dropped. What one connection alone holds is counted in its [`Share`] too.
+//! Every holder charges what it allocates and releases it when it is freed: messages
+//! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
+//! transactions, the tap. Charges are values that release themselves when they are dropped. What
+//! one connection alone holds is counted in its [`Share`] too.
 //!
-//! The account is the process's, as resident memory is; the limit is the largest of the brokers that run in it.
+//! The account is the process's, as resident memory is; the limit is the largest of the brokers
+//! that run in it.
 //!
 //! # Cost
-//! A charge adds to a number of its own thread. A thread reports to the shared account in steps of [`STEP`] bytes, so
-//! the account is wrong by at most that much for each thread. Looking at the level is one relaxed load.
+//! A charge adds to a number of its own thread. A thread reports to the shared account in steps of
+//! [`STEP`] bytes, so the account is wrong by at most that much for each thread. Looking at the
+//! level is one relaxed load.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,8 +21,8 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::R
 const STEP: u64 = 32 * 1024;
 /// What an allocation costs beside its bytes.
 pub(crate) const ALLOCATION_BYTES: usize = 16;
-/// What a message costs in each queue or channel that holds it: the entry, its place in a collection that may be twice
-/// as large as needed, and its delivery.
+/// What a message costs in each queue or channel that holds it: the entry, its place in a
+/// collection that may be twice as large as needed, and its delivery.
 const ENTRY_BYTES: usize = 128;
 
 static HELD: AtomicI64 = AtomicI64::new(0);
@@ -180,8 +183,8 @@ pub(crate) fn windows_bytes() -> usize {
 /// Unsettled bodies that the clients of a queue may hold whatever else is held.
 pub(crate) const LEAST_UNSETTLED_BYTES: u64 = 64 * 1024;
 
-/// Unsettled bodies that the clients of a queue may hold while memory is short. Many queues with so much each would pass
-/// the limit, so there is little more once it is reached.
+/// Unsettled bodies that the clients of a queue may hold while memory is short. Many queues with so
+/// much each would pass the limit, so there is little more once it is reached.
 pub(crate) fn unsettled_bytes() -> u64 {
     match LIMIT.load(Relaxed) {
         limit if limit > 0 && held() >= limit => LEAST_UNSETTLED_BYTES,
@@ -313,7 +316,8 @@ impl Holding {
         }
     }
 
-    /// Changes what is held to `bytes`, of which `charged` are not on the account otherwise: blocks are.
+    /// Changes what is held to `bytes`, of which `charged` are not on the account otherwise: blocks
+    /// are.
     pub(crate) fn set(&mut self, bytes: usize, charged: usize) {
         self.charge.set(charged);
         let before = std::mem::replace(&mut self.bytes, bytes);

@@ -1,7 +1,8 @@
 //! Queue and topology to store and back; the only file that names the storage crate.
 //!
-//! A [`Shelf`] is a durable queue's place in the store: one store queue for each of its priorities, so that each is in
-//! order of its positions. Topology is kept as [`records::Fact`]s. Relies on the storage crate.
+//! A [`Shelf`] is a durable queue's place in the store: one store queue for each of its priorities,
+//! so that each is in order of its positions. Topology is kept as [`records::Fact`]s. Relies on the
+//! storage crate.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -113,7 +114,8 @@ impl Facts {
         self.store.remove(&fact.key())
     }
 
-    /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the store.
+    /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the
+    /// store.
     pub(crate) fn together(&self) -> Together {
         self.store.together()
     }
@@ -152,7 +154,8 @@ pub(crate) struct Budget {
 const STEP_BYTES: usize = 16 * 1024;
 
 impl Budget {
-    /// Brings what a level last reported up to what it holds, where that is a step or more; 0 is always reported.
+    /// Brings what a level last reported up to what it holds, where that is a step or more; 0 is
+    /// always reported.
     pub(crate) fn report(&self, reported: &mut usize, holds: usize) {
         if holds.abs_diff(*reported) < STEP_BYTES && (holds > 0 || *reported == 0) {
             return;
@@ -271,7 +274,8 @@ impl Shelf {
         Ok(last)
     }
 
-    /// Reads a slice; blocks on the disk. Damaged messages are left where they are, told, and stepped over.
+    /// Reads a slice; blocks on the disk. Damaged messages are left where they are, told, and
+    /// stepped over.
     pub(crate) fn read(
         &self,
         level: u8,

@@ -1,7 +1,8 @@
-//! What all connections share: vhosts, users, the store and how far it is durable, the clock, limits. Relies on `vhost`,
-//! `persist` and `users`.
+//! What all connections share: vhosts, users, the store and how far it is durable, the clock,
+//! limits. Relies on `vhost`, `persist` and `users`.
 //!
-//! Here a turn ends: dead letters are routed, unused queues go, confirms that are due leave, and writers are woken last.
+//! Here a turn ends: dead letters are routed, unused queues go, confirms that are due leave, and
+//! writers are woken last.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -297,7 +298,8 @@ impl Realm {
         Ok(emptied?.max(self.facts.forget(&Fact::Vhost(fact))?))
     }
 
-    /// Permissions have changed: channels ask again where they remembered that they may publish, and so do taps.
+    /// Permissions have changed: channels ask again where they remembered that they may publish,
+    /// and so do taps.
     pub fn permissions_changed(&self) {
         self.access_changes.send_modify(|count| *count += 1);
         for vhost in self.vhosts() {

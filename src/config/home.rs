@@ -91,8 +91,8 @@ impl Home {
         self.sessions().join(format!("{session}.cred"))
     }
 
-    /// How many hops the message had that the session now answers: a decimal number, written by the wrap when it injects,
-    /// removed when the person types. `send` adds one.
+    /// How many hops the message had that the session now answers: a decimal number, written by the
+    /// wrap when it injects, removed when the person types. `send` adds one.
     pub fn session_hops(&self, session: &str) -> PathBuf {
         self.sessions().join(format!("{session}.hops"))
     }
@@ -102,7 +102,8 @@ impl Home {
         self.folder.join("spill")
     }
 
-    /// A socket of the given file name: in the home folder, or in the runtime folder where the path would be too long.
+    /// A socket of the given file name: in the home folder, or in the runtime folder where the path
+    /// would be too long.
     pub fn socket(&self, file_name: &str) -> PathBuf {
         let near = self.folder.join(file_name);
         match &self.runtime {
@@ -149,7 +150,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-/// As [`write_private`], but an existing file stays as it is; says whether the new one was put in place.
+/// As [`write_private`], but an existing file stays as it is; says whether the new one was put in
+/// place.
 pub(super) fn write_private_once(path: &Path, content: &[u8]) -> io::Result<bool> {
     let draft = draft_beside(path);
     let linked = create_private(&draft, content).and_then(|()| match fs::hard_link(&draft, path) {

@@ -1,7 +1,7 @@
 //! Which folders are cbroker's: those that it made, and empty ones that it was given.
 //!
-//! A path that the user names may be anything, `/tmp` included. A folder that holds what is not cbroker's is left as it
-//! is, rights and all. A folder that was taken holds [`MARK`] from then on.
+//! A path that the user names may be anything, `/tmp` included. A folder that holds what is not
+//! cbroker's is left as it is, rights and all. A folder that was taken holds [`MARK`] from then on.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -91,8 +91,8 @@ pub(super) fn objection(folder: &Path, kind: FolderKind) -> io::Result<Option<No
     })
 }
 
-/// Makes the folder where it is missing, readable by its owner only, and marks it. One that is there and not ours is
-/// refused: the error's source is a [`NotOurs`].
+/// Makes the folder where it is missing, readable by its owner only, and marks it. One that is
+/// there and not ours is refused: the error's source is a [`NotOurs`].
 pub(super) fn claim(folder: &Path, kind: FolderKind) -> io::Result<()> {
     if let Some(objection) = objection(folder, kind)? {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, objection));

@@ -8,7 +8,8 @@ use super::answered;
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
 use crate::name::SessionName;
 
-/// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the connection ends.
+/// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the
+/// connection ends.
 #[derive(Debug)]
 pub struct Delivery {
     /// The bytes of the body, unchecked.
@@ -64,7 +65,8 @@ impl Delivery {
         Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
     }
 
-    /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into another session.
+    /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into
+    /// another session.
     pub fn receipt_to(&self) -> Option<&str> {
         let Some(AMQPValue::LongString(queue)) = self.header(RECEIPT_TO) else {
             return None;

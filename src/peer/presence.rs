@@ -1,12 +1,12 @@
 //! Who is there: what wraps announce on the presence exchange, and the questions they answer.
 //!
-//! The exchange is a fanout, so every wrap hears every question and answers those that are meant for it, to the
-//! asker's temporary queue. Pausing and the look into a session's held messages travel the same way, and therefore
-//! work from any machine.
+//! The exchange is a fanout, so every wrap hears every question and answers those that are meant
+//! for it, to the asker's temporary queue. Pausing and the look into a session's held messages
+//! travel the same way, and therefore work from any machine.
 //!
-//! Whoever may write to the exchange can ask who is there. All else needs the property `user-id`, which brokers check
-//! against the login: a session obeys its own user alone. Answers carry it too and count only from the asker's own
-//! user, one a session, so nobody else answers for a session.
+//! Whoever may write to the exchange can ask who is there. All else needs the property `user-id`,
+//! which brokers check against the login: a session obeys its own user alone. Answers carry it too
+//! and count only from the asker's own user, one a session, so nobody else answers for a session.
 
 use std::time::Duration;
 

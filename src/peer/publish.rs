@@ -1,4 +1,5 @@
-//! Publishing with the broker's confirm: the properties that mirror the envelope, and what became of it.
+//! Publishing with the broker's confirm: the properties that mirror the envelope, and what became
+//! of it.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use super::PeerError;
 use super::topology::EXCHANGE;
 use crate::envelope::Envelope;
 
-/// How many messages lie between a session's message and a person's word; present on every message from a session
-/// and on no other.
+/// How many messages lie between a session's message and a person's word; present on every message
+/// from a session and on no other.
 pub(super) const HOPS: &str = "cbroker-hops";
 
 /// The queue that receives the recipient's receipts.
@@ -57,8 +58,8 @@ pub struct Letter<'a> {
     pub envelope: &'a Envelope,
     /// Dropped by the broker when it waited longer than this (`send --ttl`).
     pub expires_ms: Option<u64>,
-    /// From inside a session: 0 after a person spoke there, one more than the message that it answers otherwise.
-    /// `None` from outside, where a person or a script sends.
+    /// From inside a session: 0 after a person spoke there, one more than the message that it
+    /// answers otherwise. `None` from outside, where a person or a script sends.
     pub hops: Option<u32>,
     /// Where the recipient says what became of it.
     pub receipt_to: Option<&'a str>,
@@ -155,8 +156,9 @@ pub(super) async fn confirmed(
     }
 }
 
-/// Publishes straight to one queue without waiting for a confirm: receipts, presence, answers to questions.
-/// `user` is the one that the connection signed in as: the broker refuses any other, so a reader may rely on it.
+/// Publishes straight to one queue without waiting for a confirm: receipts, presence, answers to
+/// questions. `user` is the one that the connection signed in as: the broker refuses any other, so
+/// a reader may rely on it.
 pub(super) async fn to_queue(
     channel: &Channel,
     queue: &str,

@@ -1,4 +1,5 @@
-//! What the recipient's wrap tells a sender who asked (`send --wait`): never more than what has happened.
+//! What the recipient's wrap tells a sender who asked (`send --wait`): never more than what has
+//! happened.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,10 @@
-//! What is known of the agent now, from its hooks, its plugin, its screen and the person's keys. Pure: no clock, no
-//! terminal.
+//! What is known of the agent now, from its hooks, its plugin, its screen and the person's keys.
+//! Pure: no clock, no terminal.
 //!
-//! Two questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof that the main
-//! prompt has the focus and is empty (docs/delivery.md, "focus proof"); when uncertain, do not type.
-//! [`AgentState::condition`]: what does the agent do, in the words of `cbroker list`?
+//! Two questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof
+//! that the main prompt has the focus and is empty (docs/delivery.md, "focus proof"); when
+//! uncertain, do not type. [`AgentState::condition`]: what does the agent do, in the words of
+//! `cbroker list`?
 //!
 //! Relies on the profile and the reading of the screen.
 
@@ -333,8 +334,8 @@ impl AgentState {
             || (matches!(self.turn, Turn::Busy { is_touched: false }) && !self.looks_idle(now))
     }
 
-    /// The hooks say busy, and everything that is drawn says idle: a hook of the person's refused the prompt, or Escape
-    /// ended the turn.
+    /// The hooks say busy, and everything that is drawn says idle: a hook of the person's refused
+    /// the prompt, or Escape ended the turn.
     fn looks_idle(&self, now: Instant) -> bool {
         self.title == Title::Idle
             && self.profile.idle_title.is_some()
@@ -345,8 +346,8 @@ impl AgentState {
             && now >= self.last_output + SCREEN_ONLY_QUIET
     }
 
-    /// Something is open that takes Enter for an answer, or a key for a command; or the main prompt cannot be shown to
-    /// have the focus.
+    /// Something is open that takes Enter for an answer, or a key for a command; or the main prompt
+    /// cannot be shown to have the focus.
     pub fn obstacle(&self) -> Option<Hold> {
         let executes = self.executes.as_ref();
         self.suspension()
@@ -462,7 +463,8 @@ impl AgentState {
         if let Err(again) = self.person.rests(self.last_output, now, pace.idle_hands) {
             return Verdict::Hold(Hold::Draft, again);
         }
-        // A turn that a person may have ended, and a session without hooks, count as ended only after a pause.
+        // A turn that a person may have ended, and a session without hooks, count as ended only
+        // after a pause.
         let is_certain = has_hooks && self.turn == Turn::Idle;
         let quiet = if is_certain {
             pace.quiet_before_text
@@ -484,7 +486,8 @@ impl AgentState {
             return Verdict::Hold(Hold::Draft, None);
         }
         if self.profile.line.is_some() && self.reading.input == Input::Absent {
-            // A program that writes is at work; one that is silent shows something that nobody described.
+            // A program that writes is at work; one that is silent shows something that nobody
+            // described.
             return match self.quiet(pace.quiet_before_text, now) {
                 Verdict::Free => Verdict::Hold(Hold::UnknownScreen, None),
                 moving @ Verdict::Hold(..) => moving,
@@ -508,7 +511,8 @@ impl AgentState {
         }
     }
 
-    /// What the screen shows of the input counts more than what the keys suggest, once it was drawn after them.
+    /// What the screen shows of the input counts more than what the keys suggest, once it was drawn
+    /// after them.
     fn has_draft(&self) -> bool {
         match self.reading.input {
             Input::Holds(_) => true,

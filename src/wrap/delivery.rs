@@ -1,16 +1,17 @@
-//! Messages from the broker's delivery to the ack: one table, one key, one state machine. Pure: no terminal, no
-//! broker, no clock.
+//! Messages from the broker's delivery to the ack: one table, one key, one state machine. Pure: no
+//! terminal, no broker, no clock.
 //!
 //! ```text
-//! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way) ──proof──▶ Delivered(way) ─▶ done on disk ─▶ acked
+//! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way) ──proof──▶ Delivered(way) ─▶ done on
+//! disk ─▶ acked
 //!               ▲                            │
 //!               └── not taken (certain), lost or stuck: marked as a possible repeat where it may have been read
 //! ```
 //!
-//! A message is acked at the proof that it is in the model's context, and there is no time limit before it. Two ways
-//! never have one message at once: the next way gets it only after a drop, an error, or when its text stands in the
-//! input box and no Enter will follow. The caller reports what happened, then asks [`Deliveries::step`] until it says
-//! [`Step::Wait`].
+//! A message is acked at the proof that it is in the model's context, and there is no time limit
+//! before it. Two ways never have one message at once: the next way gets it only after a drop, an
+//! error, or when its text stands in the input box and no Enter will follow. The caller reports
+//! what happened, then asks [`Deliveries::step`] until it says [`Step::Wait`].
 //!
 //! Relies on [`super::agent_state`] for whether the agent is free, and on [`super::ways`].
 
@@ -72,7 +73,8 @@ pub enum Step {
     ToFile(MessageKey),
     /// Give the submission to this way, and say [`Deliveries::not_handed`] if it does not take it.
     Hand(Way, Submission),
-    /// Type this submission: write its bytes to the agent, then say [`Deliveries::written`] when all of them are out.
+    /// Type this submission: write its bytes to the agent, then say [`Deliveries::written`] when
+    /// all of them are out.
     Type(Submission, Vec<u8>),
     /// Write these bytes to the agent, then say [`Deliveries::written`] when all of them are out.
     Write(Vec<u8>),
@@ -176,7 +178,8 @@ impl Deliveries {
         true
     }
 
-    /// The connection to the broker is gone, and every open delivery with it: what is not with the agent comes again.
+    /// The connection to the broker is gone, and every open delivery with it: what is not with the
+    /// agent comes again.
     ///
     /// A text that is being typed is with the agent, though no Enter was written yet.
     pub fn lose_deliveries(&mut self) {
@@ -196,7 +199,8 @@ impl Deliveries {
         self.is_paused = true;
     }
 
-    /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its own.
+    /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its
+    /// own.
     pub fn resume(&mut self) {
         self.is_paused = false;
         self.unblock();
@@ -231,7 +235,8 @@ impl Deliveries {
         self.keyboard.is_stuck()
     }
 
-    /// Whether nothing waits and nothing is under way; until that changes, nobody needs to look at the screen.
+    /// Whether nothing waits and nothing is under way; until that changes, nobody needs to look at
+    /// the screen.
     pub fn is_idle(&self) -> bool {
         self.keyboard.is_idle()
             && self.submissions.is_empty()
@@ -239,7 +244,8 @@ impl Deliveries {
             && self.table.queued().next().is_none()
     }
 
-    /// Messages that the agent does not have, in queue order, each with the reason that it would be given now.
+    /// Messages that the agent does not have, in queue order, each with the reason that it would be
+    /// given now.
     pub fn waiting(&self, agent: &AgentState, now: Instant) -> Vec<(MessageKey, Hold)> {
         self.table
             .queued()

@@ -1,7 +1,8 @@
 //! The thread that waits for the disk, so that the session never does.
 //!
-//! Jobs are done in the order given, and each is answered once it is on disk. A disk that fails is tried again every
-//! second: until the intent is written nothing is handed over, and until a dead letter is written nothing is acked.
+//! Jobs are done in the order given, and each is answered once it is on disk. A disk that fails is
+//! tried again every second: until the intent is written nothing is handed over, and until a dead
+//! letter is written nothing is acked.
 //!
 //! Relies on the seen log, the dead letters and the journal.
 
@@ -22,7 +23,8 @@ use crate::journal::{Entry, Event, Journal};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
-/// So many may wait before what only informs is left out: a failing disk must not make the session wait.
+/// So many may wait before what only informs is left out: a failing disk must not make the session
+/// wait.
 const JOBS_WITH_NEWS: usize = JOBS / 2;
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -53,7 +55,8 @@ pub(super) enum Job {
         /// How, or why.
         detail: Option<String>,
     },
-    /// How many sessions the message that the agent answers now has passed; `None` when a person spoke.
+    /// How many sessions the message that the agent answers now has passed; `None` when a person
+    /// spoke.
     Hops(Option<u32>),
 }
 

@@ -1,7 +1,7 @@
 //! Why a message waits, in words that a person reads.
 //!
-//! The same words stand in `cbroker list`, `cbroker inbox`, receipts, the page and the session's log.
-//! Relies on nothing.
+//! The same words stand in `cbroker list`, `cbroker inbox`, receipts, the page and the session's
+//! log. Relies on nothing.
 
 use std::fmt;
 

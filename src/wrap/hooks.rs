@@ -28,8 +28,8 @@ const INPUT_LIMIT: u32 = (1 << 20) + 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The socket is asked again so long after it gave no connection.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes; in milliseconds this must fit
-/// 31 bits, or the timer fires at once.
+/// Seconds until Claude Code ends a waiter. Its default would end it after ten minutes; in
+/// milliseconds this must fit 31 bits, or the timer fires at once.
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
 
@@ -59,7 +59,8 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Gives it a submission; [`Told::InContext`] follows once it stands in the transcript. `false`: it is gone.
+    /// Gives it a submission; [`Told::InContext`] follows once it stands in the transcript.
+    /// `false`: it is gone.
     pub(super) fn give(self, submission: Submission) -> bool {
         self.give.send(submission).is_ok()
     }

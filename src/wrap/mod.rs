@@ -1,5 +1,5 @@
-//! A wrapped session: one program in a pseudo-terminal, as if nothing stood between it and its terminal, and one
-//! queue whose messages are typed into it when that is safe.
+//! A wrapped session: one program in a pseudo-terminal, as if nothing stood between it and its
+//! terminal, and one queue whose messages are typed into it when that is safe.
 //!
 //! | what | where |
 //! |---|---|
@@ -14,7 +14,8 @@
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | which of all this an installed agent allows | [`probe`] |
 //!
-//! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for where things lie.
+//! Relies on `peer` for the broker, on `envelope` and `name` for what a message is, on `config` for
+//! where things lie.
 
 pub mod agent_state;
 pub mod agents;

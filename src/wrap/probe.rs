@@ -1,5 +1,6 @@
-//! `cbroker doctor --probe AGENT`: starts the installed agent in a hidden terminal and looks which of the signals that
-//! the wrap relies on it gives on this machine. Nothing is submitted to it, and it is ended by hanging up.
+//! `cbroker doctor --probe AGENT`: starts the installed agent in a hidden terminal and looks which
+//! of the signals that the wrap relies on it gives on this machine. Nothing is submitted to it, and
+//! it is ended by hanging up.
 //!
 //! Relies on the same parts as a session, without a person.
 

@@ -1,8 +1,8 @@
 //! The wrapped program in a pseudo-terminal of its own, under a [`monitor`].
 //!
-//! Relies on `portable-pty` to open the terminal, on `rustix` for its modes and size, and on the standard library for the
-//! processes: the monitor needs a socket beside the terminal and raw exit statuses, which `portable-pty`'s own spawning
-//! closes and loses.
+//! Relies on `portable-pty` to open the terminal, on `rustix` for its modes and size, and on the
+//! standard library for the processes: the monitor needs a socket beside the terminal and raw exit
+//! statuses, which `portable-pty`'s own spawning closes and loses.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -139,12 +139,13 @@ impl Program {
         }
     }
 
-    /// Whether the program has read all that was written to it; `None` where the system does not tell. Only in raw mode,
-    /// where input is not collected into lines.
+    /// Whether the program has read all that was written to it; `None` where the system does not
+    /// tell. Only in raw mode, where input is not collected into lines.
     pub fn has_read_input(&self) -> Option<bool> {
         let name = rustix::pty::ptsname(&self.master, Vec::new()).ok()?;
         let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // Opened for this question alone: a terminal that we kept open would hide the program's end from us.
+        // Opened for this question alone: a terminal that we kept open would hide the program's end
+        // from us.
         let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).ok()?;
         Some(rustix::io::ioctl_fionread(&terminal).ok()? == 0)
     }
@@ -169,8 +170,8 @@ pub(crate) fn open(size: Winsize) -> io::Result<(OwnedFd, OwnedFd)> {
         .map_err(io::Error::other)?;
     let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
     let master = pair.master.as_raw_fd().ok_or_else(unsupported)?;
-    // SAFETY: `pair.master` owns this descriptor and lives until the end of this function; the borrow is only
-    // duplicated here.
+    // SAFETY: `pair.master` owns this descriptor and lives until the end of this function; the
+    // borrow is only duplicated here.
     #[allow(unsafe_code)]
     let master = unsafe { BorrowedFd::borrow_raw(master) }.try_clone_to_owned()?;
     let name = pair.master.tty_name().ok_or_else(unsupported)?;

@@ -1,11 +1,13 @@
 //! The one loop of a session: bytes, messages and time.
 //!
-//! It owns every part and decides nothing itself: bytes go where they always go, everything that was seen is told to
-//! [`AgentState`] and [`Deliveries`], and what the deliveries say is done. The parts that deal with messages are in
-//! `post`, those that deal with the ways in in `ways_in`, those that deal with signals and stops in `stops`.
+//! It owns every part and decides nothing itself: bytes go where they always go, everything that
+//! was seen is told to [`AgentState`] and [`Deliveries`], and what the deliveries say is done. The
+//! parts that deal with messages are in `post`, those that deal with the ways in in `ways_in`,
+//! those that deal with signals and stops in `stops`.
 //!
 //! # Cost
-//! While no message waits, output is passed on and scanned for escape sequences; nothing is drawn, no timer runs.
+//! While no message waits, output is passed on and scanned for escape sequences; nothing is drawn,
+//! no timer runs.
 
 mod post;
 mod stops;
@@ -100,8 +102,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Puts the parts together; the program runs already. From here on the terminal is raw: no signal may end us before it
-    /// is given back.
+    /// Puts the parts together; the program runs already. From here on the terminal is raw: no
+    /// signal may end us before it is given back.
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
         let cannot =
             |error: std::io::Error| Error::new("the terminal cannot be watched").because(error);

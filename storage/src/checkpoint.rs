@@ -1,8 +1,9 @@
 //! The index on the disk: rows in sled and `definitions.json`, as of a commit.
 //!
-//! The [`Keeper`] thread writes checkpoints, frees dead segments and prepares spares, so that none of
-//! these delays a commit. A checkpoint writes its rows under a new generation and names them in the last
-//! step; until then the one before counts. None of it is needed to start: the log is complete by itself.
+//! The [`Keeper`] thread writes checkpoints, frees dead segments and prepares spares, so that none
+//! of these delays a commit. A checkpoint writes its rows under a new generation and names them in
+//! the last step; until then the one before counts. None of it is needed to start: the log is
+//! complete by itself.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -86,8 +87,8 @@ pub(crate) struct Loaded {
 }
 
 impl Checkpoint {
-    /// Copies what a checkpoint needs out of the index. `known` are the sealed segments that have rows; `None` when the
-    /// index on the disk is new.
+    /// Copies what a checkpoint needs out of the index. `known` are the sealed segments that have
+    /// rows; `None` when the index on the disk is new.
     fn of(index: &Index, (tail, next_number): (Tail, u64), known: Option<&[u64]>) -> Self {
         let (mut numbers, mut open_extents) = (Vec::new(), Vec::new());
         index.write_snapshot(&mut numbers, false);
@@ -259,10 +260,12 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Loaded>, EngineError> {
     }))
 }
 
-/// An index that was opened, its last checkpoint, and what was done about one that could not be read.
+/// An index that was opened, its last checkpoint, and what was done about one that could not be
+/// read.
 pub(crate) type OpenedIndex = (Box<dyn Engine>, Option<Loaded>, Option<String>);
 
-/// Opens the index and reads its last checkpoint. One that cannot be read is set aside, and a new one opened.
+/// Opens the index and reads its last checkpoint. One that cannot be read is set aside, and a new
+/// one opened.
 pub(crate) fn open(folder: &Path, options: &Options) -> Result<OpenedIndex, EngineError> {
     let path = folder.join("index");
     let open = || -> Result<OpenedIndex, EngineError> {
@@ -298,7 +301,8 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<OpenedIndex, Engi
     Ok((engine, loaded, notes.pop()))
 }
 
-/// Sets a part of the index aside. The log has all that is in it, so only the newest few of a kind are kept.
+/// Sets a part of the index aside. The log has all that is in it, so only the newest few of a kind
+/// are kept.
 fn keep_aside(options: &Options, folder: &Path, path: &Path) -> io::Result<PathBuf> {
     let aside = set_aside(options.disk.as_ref(), folder, path)?;
     let kind = if path.ends_with("index") {
@@ -501,7 +505,8 @@ impl Keeper {
         }
     }
 
-    /// Ends the thread, after a last checkpoint if a position is given; waits for a slow disk only a while.
+    /// Ends the thread, after a last checkpoint if a position is given; waits for a slow disk only
+    /// a while.
     pub(crate) fn close(&mut self, index: &Mutex<Index>, position: Option<(Tail, u64)>) {
         let until = Instant::now() + LAST_CHECKPOINT;
         if let Some(position) = position {
@@ -532,7 +537,8 @@ impl Work {
                     }
                 }
                 Task::Prepare => {
-                    // Without room there are fewer spares; the committer looks at the free space itself.
+                    // Without room there are fewer spares; the committer looks at the free space
+                    // itself.
                     let _ = self.slots.prepare();
                     let preparing = &self.shared.is_preparing;
                     preparing.store(false, std::sync::atomic::Ordering::Release);

@@ -1,9 +1,9 @@
 //! The thread that writes: it gathers a group, writes it as one frame, and announces it.
 //!
 //! While one commit is synced the next group gathers, so confirmed publishing needs no timer.
-//! Unconfirmed messages gather for 5 ms and then wait another 5 ms, in which a consumer that keeps up
-//! still takes them off; settlements alone wait 50 ms. A full disk makes it wait; a failed write goes on
-//! once in a new segment and then stops the store for good.
+//! Unconfirmed messages gather for 5 ms and then wait another 5 ms, in which a consumer that keeps
+//! up still takes them off; settlements alone wait 50 ms. A full disk makes it wait; a failed write
+//! goes on once in a new segment and then stops the store for good.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -169,7 +169,8 @@ impl Committer {
 
     /// Writes a group as one frame, with a piece of compaction, and announces it.
     ///
-    /// While there is no room for its messages later groups wait behind it. What frees space is written meanwhile.
+    /// While there is no room for its messages later groups wait behind it. What frees space is
+    /// written meanwhile.
     fn commit(&mut self, through: u64, group: Group) -> Result<(), Stopped> {
         let mut groups = VecDeque::from([(through, group)]);
         let (mut relieved, mut is_last_try) = (0_usize, false);
@@ -232,8 +233,9 @@ impl Committer {
         }
     }
 
-    /// Writes what frees space, of those groups that may be cut apart; `false` when there is no room even for that.
-    /// Begins a new segment where the one being written is nearly full: only what is sealed can be emptied.
+    /// Writes what frees space, of those groups that may be cut apart; `false` when there is no
+    /// room even for that. Begins a new segment where the one being written is nearly full: only
+    /// what is sealed can be emptied.
     fn relieve(&mut self, groups: &VecDeque<(u64, Group)>) -> Result<bool, Stopped> {
         let must_write = self.log.should_seal();
         if must_write {
@@ -259,7 +261,8 @@ impl Committer {
         }
     }
 
-    /// Puts definitions and messages that are not written yet into the frame; large bodies are written at once.
+    /// Puts definitions and messages that are not written yet into the frame; large bodies are
+    /// written at once.
     fn add_messages(&mut self, group: &Group) -> Result<(Written, Purpose), Stopped> {
         let mut purpose = Purpose::Relief;
         for (key, value) in &group.facts {
@@ -316,7 +319,8 @@ impl Committer {
         index.queues.get(&queue.0).map(|queue| queue.next)
     }
 
-    /// Adds the messages of a block from `next` on that have room. A large one is alone in its block, or its last.
+    /// Adds the messages of a block from `next` on that have room. A large one is alone in its
+    /// block, or its last.
     fn add_block(
         &mut self,
         (queue, next): (u64, &mut u64),
@@ -357,7 +361,8 @@ impl Committer {
         Ok(Written::Whole)
     }
 
-    /// Puts what happened to older messages into the frame, no further than what the log has of the queue.
+    /// Puts what happened to older messages into the frame, no further than what the log has of the
+    /// queue.
     fn add_settlements(&mut self, queue: QueueId, taken: &Taken) {
         let (known, delivered) = lock(&self.index)
             .queues
@@ -442,7 +447,8 @@ impl Committer {
         }
     }
 
-    /// What is done between commits: dead segments, checkpoints, spares, the disk's room. None of it can stop the store.
+    /// What is done between commits: dead segments, checkpoints, spares, the disk's room. None of
+    /// it can stop the store.
     fn tidy(&mut self) {
         self.free_dead();
         let now = Instant::now();
@@ -495,7 +501,8 @@ impl Committer {
         let least = self.options.least_free_bytes;
         let slots = &self.log.slots;
         let free = slots.disk.free_bytes(&slots.folder);
-        // What messages may still use; the reserve for settlements counts as kept free, up to a half of it.
+        // What messages may still use; the reserve for settlements counts as kept free, up to a
+        // half of it.
         let room = free.saturating_add(slots.next_bytes() + self.log.rest());
         let least = least - slots.reserved_bytes().min(least / 2);
         if room < least {

@@ -1,7 +1,8 @@
-//! Compaction: copies the live messages of the emptiest segment to the end of the log, in small pieces.
+//! Compaction: copies the live messages of the emptiest segment to the end of the log, in small
+//! pieces.
 //!
-//! A piece rides along with a commit, or is one of its own when nothing else is to do. It is bounded by
-//! the bytes read, so that a confirm waits for at most one piece.
+//! A piece rides along with a commit, or is one of its own when nothing else is to do. It is
+//! bounded by the bytes read, so that a confirm waits for at most one piece.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -114,7 +115,8 @@ impl Compaction {
             if left == 0 {
                 return;
             }
-            // The copies count from the next commit on: until then this queue would be copied again.
+            // The copies count from the next commit on: until then this queue would be copied
+            // again.
             first = first.or(Some(queue));
             self.queues.rotate_left(1);
             if self.queues.front().copied() == first {

@@ -1,4 +1,5 @@
-//! `definitions.json`, the readable second copy of the definitions, and the folder of damaged things.
+//! `definitions.json`, the readable second copy of the definitions, and the folder of damaged
+//! things.
 
 use std::io;
 use std::path::{Path, PathBuf};

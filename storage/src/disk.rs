@@ -1,7 +1,7 @@
 //! The file system as the store uses it, and the lock of a folder.
 //!
-//! Every operation on the log and on `definitions.json` goes through [`Disk`], so that tests can fail
-//! each of them. Only the lock and sled use the file system directly.
+//! Every operation on the log and on `definitions.json` goes through [`Disk`], so that tests can
+//! fail each of them. Only the lock and sled use the file system directly.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};

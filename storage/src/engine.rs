@@ -1,8 +1,9 @@
 //! The rows of the index, and sled 0.34.7 as the engine that keeps them.
 //!
-//! The rest of the crate knows [`Engine`] only; this is the only file that names sled. sled's `flush` is
-//! not a sync on Linux, so every step ends with an `fdatasync` of our own. Values above about 7,500
-//! bytes would become files that sled never syncs, so no row is longer than 6,900 bytes.
+//! The rest of the crate knows [`Engine`] only; this is the only file that names sled. sled's
+//! `flush` is not a sync on Linux, so every step ends with an `fdatasync` of our own. Values above
+//! about 7,500 bytes would become files that sled never syncs, so no row is longer than 6,900
+//! bytes.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -27,7 +28,8 @@ pub enum Change {
 /// Why an engine did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The disk is full. Nothing of the commit is promised, everything before it is kept; it may be tried again on a newly opened engine.
+    /// The disk is full. Nothing of the commit is promised, everything before it is kept; it may be
+    /// tried again on a newly opened engine.
     #[error("no room on the disk")]
     NoRoom,
     /// Anything else. The engine must not be used for writing again.
@@ -46,7 +48,8 @@ pub trait Engine: Send {
 /// Sees each row of a scan.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
-/// Bytes of one segment of sled's file. Values of up to a quarter of it, sixteen together, stay inside the file.
+/// Bytes of one segment of sled's file. Values of up to a quarter of it, sixteen together, stay
+/// inside the file.
 pub(crate) const SEGMENT_BYTES: usize = 512 * 1024;
 
 /// Opens an engine in a folder; the number is the size of its cache in bytes.
@@ -67,7 +70,8 @@ pub struct Sled {
 impl Drop for Sled {
     fn drop(&mut self) {
         let db = self.db.take();
-        // sled flushes on the way out and panics where it cannot. What was promised has been synced before.
+        // sled flushes on the way out and panics where it cannot. What was promised has been synced
+        // before.
         let _ = guarded(|| {
             drop(db);
             Ok(())
@@ -101,8 +105,8 @@ impl Sled {
 }
 
 impl Engine for Sled {
-    /// Synced each time: sled takes what it has written for safe and writes over what that replaced.
-    /// Where a power cut keeps the second and not the first, rows are gone.
+    /// Synced each time: sled takes what it has written for safe and writes over what that
+    /// replaced. Where a power cut keeps the second and not the first, rows are gone.
     fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
         guarded(|| {
             let mut batch = sled::Batch::default();
@@ -172,8 +176,9 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A panic comes back as an error, which whoever made the call reports: the text that a panic prints of itself would be a second,
-/// alarming one. Panics outside such calls, also on other threads at the same time, are printed as ever.
+/// A panic comes back as an error, which whoever made the call reports: the text that a panic
+/// prints of itself would be a second, alarming one. Panics outside such calls, also on other
+/// threads at the same time, are printed as ever.
 fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,8 +1,8 @@
 //! One queue's numbers, and where its messages lie: packed extents, a few bytes each.
 //!
 //! An extent is a group of messages in one frame. A [`Run`] is the extents of one queue in one
-//! segment, packed as varints; the runs of a queue are sorted and do not overlap. A sequence below the
-//! floor or in the settled ranges is gone; every other one below `next` lies in a run.
+//! segment, packed as varints; the runs of a queue are sorted and do not overlap. A sequence below
+//! the floor or in the settled ranges is gone; every other one below `next` lies in a run.
 
 use std::collections::VecDeque;
 
@@ -514,7 +514,8 @@ impl QueueIndex {
         }
     }
 
-    /// Sequences that should be live and lie nowhere. Settles them, and returns how many there were.
+    /// Sequences that should be live and lie nowhere. Settles them, and returns how many there
+    /// were.
     pub(crate) fn settle_lost(&mut self, segments: &mut Segments) -> u64 {
         if self.floor >= self.next {
             return 0;

@@ -1,7 +1,8 @@
-//! Every byte of the log: segment headers and frames; `record` reads their records. `docs/storage.md` describes the same.
+//! Every byte of the log: segment headers and frames; `record` reads their records.
+//! `docs/storage.md` describes the same.
 //!
-//! All numbers are little-endian, varints are LEB128. Nothing a client wrote can pass as a frame: the
-//! sums of a frame are keyed with a secret made from the segment's random salt.
+//! All numbers are little-endian, varints are LEB128. Nothing a client wrote can pass as a frame:
+//! the sums of a frame are keyed with a secret made from the segment's random salt.
 
 pub use crate::record::{
     Change, Fields, Group, GroupKind, Malformed, QueueNumbers, Record, Snapshot, records,
@@ -92,7 +93,8 @@ impl SegmentHeader {
         block
     }
 
-    /// Reads the block; of two valid copies the one with the higher number counts, then the one in use.
+    /// Reads the block; of two valid copies the one with the higher number counts, then the one in
+    /// use.
     pub fn parse(block: &[u8]) -> Option<Self> {
         let first = Self::parse_copy(block.get(..SEGMENT_HEADER)?);
         let second = block

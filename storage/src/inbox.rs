@@ -1,11 +1,13 @@
 //! Where every caller leaves its work and the committer finds it.
 //!
-//! The inbox is cut into shards by queue so that connections rarely meet; a cut locks all of them at once, so that what
-//! happened before it in one queue is never committed after what happened later in another. A ticket is the number of
-//! the group that a piece of work falls into. Lock order: shards by rising index, then the bell.
+//! The inbox is cut into shards by queue so that connections rarely meet; a cut locks all of them
+//! at once, so that what happened before it in one queue is never committed after what happened
+//! later in another. A ticket is the number of the group that a piece of work falls into. Lock
+//! order: shards by rising index, then the bell.
 //!
 //! # Cost
-//! One short mutex and one atomic addition a call; the committer is woken only when nobody has asked it to yet.
+//! One short mutex and one atomic addition a call; the committer is woken only when nobody has
+//! asked it to yet.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -57,7 +59,8 @@ pub(crate) struct Inbox {
     pending: AtomicUsize,
     limit: usize,
     is_backlogged: AtomicBool,
-    /// Held while a crossing of the limit is announced, so that announcements come in the order of the crossings.
+    /// Held while a crossing of the limit is announced, so that announcements come in the order of
+    /// the crossings.
     crossing: Mutex<()>,
     durable: AtomicU64,
     /// Callers whose work must not be cut apart.
@@ -144,7 +147,8 @@ impl Inbox {
         Ok(ticket)
     }
 
-    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any more.
+    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
+    /// more.
     fn change_line<T>(
         &self,
         queue: QueueId,
@@ -275,7 +279,8 @@ impl Inbox {
             .unwrap_or_default()
     }
 
-    /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything later falls into the next one.
+    /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything
+    /// later falls into the next one.
     pub(crate) fn cut(&self) -> (u64, Demand) {
         // Held until the cut is over: nobody enters in between.
         let _none = self.wait_for_holders();
@@ -286,7 +291,8 @@ impl Inbox {
         if self.has_entered.swap(false, Ordering::AcqRel) {
             self.is_whole.store(true, Ordering::Release);
         }
-        // Reset under all locks: work that comes later asks again, earlier work is in the group that was cut.
+        // Reset under all locks: work that comes later asks again, earlier work is in the group
+        // that was cut.
         let demand = self.bell.answer();
         let group = shards[0].group;
         for shard in &mut shards {
@@ -295,8 +301,8 @@ impl Inbox {
         (group, demand)
     }
 
-    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor one that waits for the
-    /// messages before its own to be committed may stop the store.
+    /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
+    /// one that waits for the messages before its own to be committed may stop the store.
     fn wait_for_holders(&self) -> MutexGuard<'_, Holders> {
         let (holders, is_left) = &self.together;
         let until = Instant::now() + TOGETHER_LATEST;
@@ -317,7 +323,8 @@ impl Inbox {
         holders
     }
 
-    /// From here to [`leave`](Self::leave) no group is closed. May be nested. Returns what `leave` needs.
+    /// From here to [`leave`](Self::leave) no group is closed. May be nested. Returns what `leave`
+    /// needs.
     pub(crate) fn enter(&self) -> u64 {
         let holders = self.together.0.lock();
         let mut holders = holders.unwrap_or_else(PoisonError::into_inner);
@@ -368,7 +375,8 @@ impl Inbox {
         group
     }
 
-    /// Makes the groups up to `through` durable in the eyes of everybody and gives their memory back.
+    /// Makes the groups up to `through` durable in the eyes of everybody and gives their memory
+    /// back.
     pub(crate) fn finish(&self, through: u64, group: Group) {
         let mut freed = 0;
         for (queue, taken) in group.queues {
@@ -535,7 +543,8 @@ impl Hasher for QueueHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // The upper half of the product depends on every bit below it, and the table uses the top and the bottom bits.
+        // The upper half of the product depends on every bit below it, and the table uses the top
+        // and the bottom bits.
         let product = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         self.0 = product ^ (product >> 32);
     }

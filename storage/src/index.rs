@@ -1,8 +1,9 @@
-//! What the log says, in memory: definitions, numbers and extents of every queue, live bytes of every
-//! segment.
+//! What the log says, in memory: definitions, numbers and extents of every queue, live bytes of
+//! every segment.
 //!
-//! The committer applies each frame after it is durable, and recovery applies the same frames in the same
-//! order, so both come to the same index. Readers plan under the lock and read files without it.
+//! The committer applies each frame after it is durable, and recovery applies the same frames in
+//! the same order, so both come to the same index. Readers plan under the lock and read files
+//! without it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -117,8 +118,8 @@ impl Index {
         self.changed.insert(key.to_vec(), commit);
     }
 
-    /// A queue that is about to get messages. Sequences below the base that no frame has brought count as
-    /// live, so that recovery finds them missing.
+    /// A queue that is about to get messages. Sequences below the base that no frame has brought
+    /// count as live, so that recovery finds them missing.
     fn prepare(&mut self, number: u64, base: u64) -> &mut QueueIndex {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);
@@ -214,7 +215,8 @@ impl Index {
         self.may_free = true;
     }
 
-    /// Writes all numbers, as in [`Snapshot`]; with the definitions changed since the last checkpoint.
+    /// Writes all numbers, as in [`Snapshot`]; with the definitions changed since the last
+    /// checkpoint.
     pub(crate) fn write_snapshot(&self, out: &mut Vec<u8>, with_definitions: bool) {
         let mut numbers: Vec<u64> = self.queues.keys().copied().collect();
         numbers.sort_unstable();

@@ -1,10 +1,11 @@
 //! A durable message store: one append-only log of keyed frames, with sled for its index.
 //!
-//! The caller appends, settles and puts; each call returns a [`Ticket`], and the store says how far it
-//! is durable. A commit is one frame, one write and one `fdatasync`. `docs/storage.md` has every byte.
+//! The caller appends, settles and puts; each call returns a [`Ticket`], and the store says how far
+//! it is durable. A commit is one frame, one write and one `fdatasync`. `docs/storage.md` has every
+//! byte.
 //!
-//! A message's bytes are in a block of [`pending`] until their commit, then in a frame of a segment in
-//! [`log`], where the extents of the queue in [`index`] find them.
+//! A message's bytes are in a block of [`pending`] until their commit, then in a frame of a segment
+//! in [`log`], where the extents of the queue in [`index`] find them.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors

@@ -1,8 +1,8 @@
 //! The log: slot files, the segment that is written, and the switch to the next one.
 //!
-//! A slot is a file with a fixed name that holds one segment after the other. Dead segments are marked
-//! free and synced before their slot may be written again ([`Slots::free`]). The header of a new
-//! segment, its snapshot and its first commit are one write and one sync.
+//! A slot is a file with a fixed name that holds one segment after the other. Dead segments are
+//! marked free and synced before their slot may be written again ([`Slots::free`]). The header of a
+//! new segment, its snapshot and its first commit are one write and one sync.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ use crate::frame::{
 use crate::index::{Index, Place, lock};
 use crate::terms::Stopped;
 
-/// Never-written slots that messages leave to what frees space. Two, because an opening takes one before it can free
-/// another.
+/// Never-written slots that messages leave to what frees space. Two, because an opening takes one
+/// before it can free another.
 const RESERVED: usize = 2;
 /// Free slots that are kept beyond that.
 const KEPT_FREE: usize = 4;
@@ -53,7 +53,8 @@ impl Ready {
         self.free.len() + self.spares.len()
     }
 
-    /// Slots that were used before come first: those that were not take writes on every file system when it is full.
+    /// Slots that were used before come first: those that were not take writes on every file system
+    /// when it is full.
     fn next(&mut self) -> Option<Arc<SegmentFile>> {
         let spare = |spares: &mut Vec<_>| (!spares.is_empty()).then(|| spares.remove(0));
         self.free.pop().or_else(|| spare(&mut self.spares))
@@ -173,7 +174,8 @@ impl Slots {
         self.ready().count().min(RESERVED) as u64 * self.segment_bytes
     }
 
-    /// A slot for a new segment; `true` when it is of the reserve, taken because no other can be had.
+    /// A slot for a new segment; `true` when it is of the reserve, taken because no other can be
+    /// had.
     fn take(&self, length: u64, purpose: Purpose) -> io::Result<(Arc<SegmentFile>, bool)> {
         if length > self.segment_bytes {
             return Ok((self.create(length)?, false));
@@ -190,9 +192,11 @@ impl Slots {
         }
     }
 
-    /// Marks dead segments free, in rising order, and keeps their slots, or removes the files that are not used again.
+    /// Marks dead segments free, in rising order, and keeps their slots, or removes the files that
+    /// are not used again.
     ///
-    /// Ends at the first that fails and gives back the rest: a later one may hold the acks of an earlier one.
+    /// Ends at the first that fails and gives back the rest: a later one may hold the acks of an
+    /// earlier one.
     pub(crate) fn free(&self, dead: Vec<(u64, Segment)>) -> Result<(), Unfreed> {
         let mut dead = dead.into_iter().peekable();
         let mut has_removed = false;
@@ -255,7 +259,8 @@ struct Active {
     file: Arc<SegmentFile>,
     secret: Secret,
     end: u64,
-    /// It was taken from the reserve: only what frees space is written to it until the reserve is whole again.
+    /// It was taken from the reserve: only what frees space is written to it until the reserve is
+    /// whole again.
     is_reserve: bool,
 }
 
@@ -291,7 +296,8 @@ impl Log {
         }
     }
 
-    /// Number of the segment being written; everything older may be freed. 0 before the first frame.
+    /// Number of the segment being written; everything older may be freed. 0 before the first
+    /// frame.
     pub(crate) fn active(&self) -> u64 {
         self.active.as_ref().map_or(0, |active| active.number)
     }
@@ -303,7 +309,8 @@ impl Log {
             .map_or(0, |active| active.file.length - active.end)
     }
 
-    /// Whether nothing more than what frees space fits: the segment is nearly full, and the reserve is whole.
+    /// Whether nothing more than what frees space fits: the segment is nearly full, and the reserve
+    /// is whole.
     pub(crate) fn should_seal(&self) -> bool {
         let active = self.active.as_ref();
         let is_nearly_full = active.is_some_and(|active| active.end > active.file.length / 2);
@@ -359,7 +366,8 @@ impl Log {
                 }
                 Err(error) if is_no_room(&error) => return Err(LogError::NoRoom),
                 Err(error) => {
-                    // What this descriptor holds is unknown: the next segment says that it ended before.
+                    // What this descriptor holds is unknown: the next segment says that it ended
+                    // before.
                     tracing::error!(segment = active.number, %error, "the log could not be written; going on in a new segment");
                     self.active = None;
                     return self.begin(frame, commit, purpose, index).map_err(
@@ -460,7 +468,8 @@ impl Log {
         self.bodies.clear();
     }
 
-    /// Writes one large body to a file of its own and makes it durable. Returns the number of the file.
+    /// Writes one large body to a file of its own and makes it durable. Returns the number of the
+    /// file.
     pub(crate) fn write_body(
         &mut self,
         (queue, sequence): (u64, u64),

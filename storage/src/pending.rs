@@ -1,8 +1,9 @@
-//! Messages of one queue that wait for their commit, and what else the next commits have to do for it.
+//! Messages of one queue that wait for their commit, and what else the next commits have to do for
+//! it.
 //!
-//! Messages lie one after the other in blocks of about 64 KiB. A message that is settled here is only marked; a block
-//! whose messages are all settled gives its memory back at once, so a consumer that keeps up keeps this small.
-//! Relies on nothing but the order of sequences.
+//! Messages lie one after the other in blocks of about 64 KiB. A message that is settled here is
+//! only marked; a block whose messages are all settled gives its memory back at once, so a consumer
+//! that keeps up keeps this small. Relies on nothing but the order of sequences.
 //!
 //! # Cost
 //! Append: one copy of the bytes, amortised no allocation. Settle in order: no search.
@@ -172,8 +173,9 @@ impl Line {
         length + SLOT_BYTES
     }
 
-    /// Settles a message if it still waits. One that a publisher waits for is let go only while its own group still gathers: should it
-    /// live on elsewhere, as a dead letter, the publisher hears of neither before the other is safe.
+    /// Settles a message if it still waits. One that a publisher waits for is let go only while its
+    /// own group still gathers: should it live on elsewhere, as a dead letter, the publisher hears
+    /// of neither before the other is safe.
     pub(crate) fn elide(
         &mut self,
         sequence: Sequence,
@@ -207,8 +209,8 @@ impl Line {
         Elision::Done { freed }
     }
 
-    /// Notes that a message on disk is settled. `true` when it is the newest of the queue, so that the queue is empty
-    /// as far as anyone can tell here.
+    /// Notes that a message on disk is settled. `true` when it is the newest of the queue, so that
+    /// the queue is empty as far as anyone can tell here.
     pub(crate) fn settle(&mut self, sequence: Sequence, group: u64) -> bool {
         match self.work.back_mut() {
             Some((of, Work::Settle(_, last)))
@@ -223,8 +225,8 @@ impl Line {
         sequence.0.saturating_add(1) == self.next
     }
 
-    /// A sequence, or the last one that was ever used: nothing is settled before it is appended. `known` is the first that
-    /// the log does not have.
+    /// A sequence, or the last one that was ever used: nothing is settled before it is appended.
+    /// `known` is the first that the log does not have.
     pub(crate) fn clipped(&self, last: Sequence, known: Sequence) -> Option<Sequence> {
         let used = self.next.max(known.0).checked_sub(1)?;
         Some(last.min(Sequence(used)))
@@ -245,7 +247,8 @@ impl Line {
         self.let_go((Sequence(0), through), spare)
     }
 
-    /// Settles everything from one sequence to another. Returns the bytes of memory that became free.
+    /// Settles everything from one sequence to another. Returns the bytes of memory that became
+    /// free.
     pub(crate) fn settle_all(
         &mut self,
         (first, last): (Sequence, Option<Sequence>),
@@ -259,7 +262,8 @@ impl Line {
         self.let_go((first, last), spare)
     }
 
-    /// Marks what waits of a range, awaited or not: it lives on nowhere, so a confirm promises nothing that is lost.
+    /// Marks what waits of a range, awaited or not: it lives on nowhere, so a confirm promises
+    /// nothing that is lost.
     fn let_go(&mut self, (first, last): (Sequence, Sequence), spare: &mut Vec<Block>) -> usize {
         let mut freed = 0;
         self.blocks.retain_mut(|block| {
@@ -305,7 +309,8 @@ impl Line {
         !std::mem::replace(&mut self.is_dirty, true)
     }
 
-    /// Hands over everything of the groups up to `through`. The second is whether newer groups left something behind.
+    /// Hands over everything of the groups up to `through`. The second is whether newer groups left
+    /// something behind.
     pub(crate) fn take(&mut self, through: u64) -> (Arc<Taken>, bool) {
         let blocks = self.blocks.partition_point(|block| block.group <= through);
         let work = self.work.partition_point(|(group, _)| *group <= through);

@@ -168,7 +168,8 @@ impl Recovery<'_> {
         })
     }
 
-    /// A slot whose header block was never written. Frames without one belong to a first write that was cut short.
+    /// A slot whose header block was never written. Frames without one belong to a first write that
+    /// was cut short.
     fn found_unused(&mut self, file: Arc<SegmentFile>) -> io::Result<()> {
         if file.length != self.slots.segment_bytes {
             self.report.repairs.push(format!(
@@ -442,8 +443,8 @@ impl Recovery<'_> {
         bound.unwrap_or(at)
     }
 
-    /// Whether a bad snapshot may be part of a first write that was cut short: nothing in the segment is newer. A first
-    /// commit that is whole counts all the same.
+    /// Whether a bad snapshot may be part of a first write that was cut short: nothing in the
+    /// segment is newer. A first commit that is whole counts all the same.
     fn is_first_write(
         &mut self,
         reader: &SegmentReader<'_>,
@@ -558,7 +559,8 @@ impl<'a> SegmentReader<'a> {
         ))
     }
 
-    /// The first valid header from an offset on. Only block boundaries are looked at, and no bodies.
+    /// The first valid header from an offset on. Only block boundaries are looked at, and no
+    /// bodies.
     fn next_frame(&self, from: u64) -> Option<u64> {
         self.headers(from).next().map(|(at, _)| at)
     }

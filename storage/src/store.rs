@@ -1,5 +1,5 @@
-//! The store as its caller sees it: quick calls that return a ticket, and a number that says what is
-//! durable.
+//! The store as its caller sees it: quick calls that return a ticket, and a number that says what
+//! is durable.
 //!
 //! Only [`Store::open`], [`Store::read`] and [`Store::close`] wait for the disk.
 
@@ -57,10 +57,11 @@ struct Inner {
     folder: Mutex<Option<File>>,
 }
 
-/// While it lives no commit is begun: everything handed over meanwhile is durable together, or not at all.
+/// While it lives no commit is begun: everything handed over meanwhile is durable together, or not
+/// at all.
 ///
-/// Hold it only for a few calls of the same store; it may be nested. One that is held for a second, or while messages
-/// up to the limit wait, does not hold commits back any longer.
+/// Hold it only for a few calls of the same store; it may be nested. One that is held for a second,
+/// or while messages up to the limit wait, does not hold commits back any longer.
 #[must_use]
 pub struct Together {
     inbox: Arc<Inbox>,
@@ -80,7 +81,8 @@ impl std::fmt::Debug for Together {
 }
 
 impl Store {
-    /// Opens or creates the store in a folder. Damage is repaired or set aside and reported; it never prevents the opening.
+    /// Opens or creates the store in a folder. Damage is repaired or set aside and reported; it
+    /// never prevents the opening.
     pub fn open(
         folder: &Path,
         options: Options,
@@ -156,7 +158,8 @@ impl Store {
         })
     }
 
-    /// Puts everything that is handed over while the guard lives into one commit. It must not be held while waiting for the store.
+    /// Puts everything that is handed over while the guard lives into one commit. It must not be
+    /// held while waiting for the store.
     pub fn together(&self) -> Together {
         Together {
             round: self.inner.inbox.enter(),
@@ -174,7 +177,8 @@ impl Store {
         self.inner.inbox.change_fact((key.to_vec(), None))
     }
 
-    /// Adds a message of up to 128 MiB, given in parts that are joined. Its sequence is higher than all before it in this queue.
+    /// Adds a message of up to 128 MiB, given in parts that are joined. Its sequence is higher than
+    /// all before it in this queue.
     pub fn append(
         &self,
         queue: QueueId,
@@ -201,7 +205,8 @@ impl Store {
         self.inner.inbox.settle_all(queue, (first, last), known)
     }
 
-    /// Notes that everything up to here was delivered at least once. It rides along with the next commit.
+    /// Notes that everything up to here was delivered at least once. It rides along with the next
+    /// commit.
     pub fn delivered(&self, queue: QueueId, through: Sequence) {
         self.inner.inbox.delivered(queue, through);
     }
@@ -217,8 +222,9 @@ impl Store {
         self.inner.inbox.drop_queue(queue)
     }
 
-    /// Live messages from a sequence on, in order, also those that are not durable yet: up to about `limit_bytes`, at least one
-    /// if there is any. The bodies share the groups they came from: copy what is kept for long.
+    /// Live messages from a sequence on, in order, also those that are not durable yet: up to about
+    /// `limit_bytes`, at least one if there is any. The bodies share the groups they came from:
+    /// copy what is kept for long.
     pub fn read(
         &self,
         queue: QueueId,
@@ -226,7 +232,8 @@ impl Store {
         limit_bytes: usize,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
         self.inner.inbox.check()?;
-        // What waits is copied first: a message that is committed in between is seen twice and counted once.
+        // What waits is copied first: a message that is committed in between is seen twice and
+        // counted once.
         let look = self.inner.inbox.look(queue, from, limit_bytes);
         self.inner.read(queue, (from, limit_bytes), look)
     }
@@ -246,7 +253,8 @@ impl Store {
         self.inner.slots.bytes.load(Ordering::Relaxed)
     }
 
-    /// Commits everything, syncs, saves the index, and ends the threads. Other handles get [`Stopped`] from then on.
+    /// Commits everything, syncs, saves the index, and ends the threads. Other handles get
+    /// [`Stopped`] from then on.
     pub fn close(self) -> Result<(), Stopped> {
         self.inner.close()
     }
@@ -280,7 +288,8 @@ impl Inner {
         let mut bytes = 0;
         for (piece, file) in pieces {
             let Some(data) = read_group(file.file.as_ref(), queue.0, &piece) else {
-                // What was read before the damage is good, and the damage comes up again at the next call.
+                // What was read before the damage is good, and the damage comes up again at the
+                // next call.
                 return if messages.is_empty() {
                     Err(ReadError::Damaged {
                         queue: queue.0,
@@ -358,7 +367,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Whoever wants to know the outcome calls `close`; a failure has been announced by the committer.
+        // Whoever wants to know the outcome calls `close`; a failure has been announced by the
+        // committer.
         let _ = self.close();
     }
 }

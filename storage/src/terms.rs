@@ -15,7 +15,8 @@ pub struct QueueId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
-/// A point in the store's log: what was done under it is durable once [`durable`](crate::Store::durable) has reached it.
+/// A point in the store's log: what was done under it is durable once
+/// [`durable`](crate::Store::durable) has reached it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket(pub(crate) u64);
 
@@ -34,15 +35,17 @@ impl Ticket {
 pub enum Urgency {
     /// Somebody waits: with the next commit, which begins as soon as the one before it is over.
     Confirmed,
-    /// Nobody waits: within about 10 ms and a sync, so that a consumer that keeps up takes it off before.
+    /// Nobody waits: within about 10 ms and a sync, so that a consumer that keeps up takes it off
+    /// before.
     Eventually,
 }
 
 /// What became of a settled message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// It was not on disk and never will be. Its publisher may be told at once that it is safe, unless it lives on
-    /// elsewhere (a dead letter): then the ticket of that other message is the one to wait for.
+    /// It was not on disk and never will be. Its publisher may be told at once that it is safe,
+    /// unless it lives on elsewhere (a dead letter): then the ticket of that other message is the
+    /// one to wait for.
     Elided,
     /// It is on disk, or about to be; it does not come back once this ticket is durable.
     Recorded(Ticket),
@@ -50,13 +53,15 @@ pub enum Settled {
 
 /// What the store tells of its own accord.
 ///
-/// Called from the store's thread and, for `Backlogged` and `Drained`, from within the call that crossed the limit, whatever locks
-/// that caller holds: note it down and return, and call nothing of the store's.
+/// Called from the store's thread and, for `Backlogged` and `Drained`, from within the call that
+/// crossed the limit, whatever locks that caller holds: note it down and return, and call nothing
+/// of the store's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// Everything up to this ticket is durable.
     Durable(Ticket),
-    /// The pending bytes have reached their limit: stop reading from publishers of persistent messages.
+    /// The pending bytes have reached their limit: stop reading from publishers of persistent
+    /// messages.
     Backlogged,
     /// They are down to half of it again.
     Drained,
@@ -71,7 +76,8 @@ pub enum Progress {
 /// Key and value of a definition.
 pub type Stored = (Vec<u8>, Vec<u8>);
 
-/// How definitions become a file that people can read, and back. The store itself knows only keys and values.
+/// How definitions become a file that people can read, and back. The store itself knows only keys
+/// and values.
 #[derive(Debug, Clone, Copy)]
 pub struct Definitions {
     /// Renders all definitions as one JSON object with at least one member.
@@ -136,7 +142,8 @@ pub struct Recovered {
     pub delivered: Option<Sequence>,
 }
 
-/// What was done to a folder to open it, a line each, for the log. Empty after a clean stop, and after most others.
+/// What was done to a folder to open it, a line each, for the log. Empty after a clean stop, and
+/// after most others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Repairs, in their order.
@@ -194,7 +201,8 @@ fn holder_text(holder: Option<u32>) -> String {
 /// Why a slice of a queue could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
-    /// Some messages are damaged on disk. They are left there untouched; reading may go on at `next`.
+    /// Some messages are damaged on disk. They are left there untouched; reading may go on at
+    /// `next`.
     #[error("messages of queue {queue} from {first} up to {next} are damaged on disk")]
     Damaged {
         /// The queue read.

@@ -1,4 +1,5 @@
-//! The embedded broker from outside: a real client, and frames written by hand where a client would not send them.
+//! The embedded broker from outside: a real client, and frames written by hand where a client would
+//! not send them.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 

@@ -1,5 +1,6 @@
-//! Every way in which clients can make the broker hold memory, each against the real `cbroker serve` with a small limit:
-//! resident memory stays under the ceiling, and the management API answers.
+//! Every way in which clients can make the broker hold memory, each against the real `cbroker
+//! serve` with a small limit: resident memory stays under the ceiling, and the management API
+//! answers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,7 +18,8 @@ use crate::support::{Place, Server};
 const LIMIT_MIB: u64 = 64;
 /// What the broker promises: a quarter more than the limit, and what the program takes by itself.
 const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
-/// How long a load runs; each brought the broker far beyond the ceiling within this time before it had an account.
+/// How long a load runs; each brought the broker far beyond the ceiling within this time before it
+/// had an account.
 const LOAD: Duration = Duration::from_secs(3);
 /// How long the API may take, with room for a machine that runs other tests.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -53,7 +55,8 @@ impl Loaded {
         Raw::open_as(self.server.port, &self.user, &self.password)
     }
 
-    /// Writes the same bytes again and again from a thread of its own, until the load ends or the broker has had enough.
+    /// Writes the same bytes again and again from a thread of its own, until the load ends or the
+    /// broker has had enough.
     fn flood(&mut self, client: &Raw, bytes: Vec<u8>) {
         let (mut stream, stop) = (client.stream(), Arc::clone(&self.stop));
         self.threads.push(thread::spawn(move || {
@@ -74,7 +77,8 @@ impl Loaded {
         stream
     }
 
-    /// Waits until the load has had its time, with the API asked all the while; then the peak is under the ceiling.
+    /// Waits until the load has had its time, with the API asked all the while; then the peak is
+    /// under the ceiling.
     #[track_caller]
     fn bear(mut self, what: &str, clients: Vec<Raw>) {
         let (started, mut slowest) = (Instant::now(), Duration::ZERO);
@@ -364,7 +368,8 @@ fn a_fanout_to_many_queues_whose_consumers_are_slow() {
     loaded.bear("a fanout", clients);
 }
 
-/// Durable queues whose messages lie on the disk, all of them together beyond what the broker may hold.
+/// Durable queues whose messages lie on the disk, all of them together beyond what the broker may
+/// hold.
 fn filled(loaded: &Loaded, (queues, each): (usize, usize), size: usize) -> Vec<String> {
     let mut client = loaded.client();
     let names: Vec<_> = (0..queues)

@@ -1,4 +1,5 @@
-//! The rules of docs/delivery.md, seen from outside: a wrap around an agent that looks and behaves like Claude Code.
+//! The rules of docs/delivery.md, seen from outside: a wrap around an agent that looks and behaves
+//! like Claude Code.
 
 use cbroker::wrap::monitor::Report;
 

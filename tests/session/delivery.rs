@@ -1,4 +1,5 @@
-//! Messages on their way to a program: whole, once, in order, through broker restarts; and those that are none.
+//! Messages on their way to a program: whole, once, in order, through broker restarts; and those
+//! that are none.
 
 use crate::stage::{Stage, body, exists, wait_for};
 
@@ -362,7 +363,8 @@ fn a_notice_waits_for_the_end_of_the_programs_sequence() {
 }
 
 fn a_reason_that_comes_and_goes_is_told_once() {
-    // A screen that blinks changed the reason each time, and the log and the journal grew by a line for each message.
+    // A screen that blinks changed the reason each time, and the log and the journal grew by a line
+    // for each message.
     let stage = Stage::new();
     let terminal = stage.sink(&[]);
     terminal.keys(b"half a line");

@@ -1,14 +1,16 @@
 //! What a wrapped session promises, on real pseudo-terminals and through a real broker.
 //!
-//! This program is its own cast: under the name `claude` it is the fake agent ([`agent`]), under the name `sink` it
-//! writes down what is submitted to it ([`sink`]), and with a hidden verb it is the monitor of a test's own terminal.
-//! So it has a main function of its own and a small runner ([`runner`]) that takes the usual arguments.
+//! This program is its own cast: under the name `claude` it is the fake agent ([`agent`]), under
+//! the name `sink` it writes down what is submitted to it ([`sink`]), and with a hidden verb it is
+//! the monitor of a test's own terminal. So it has a main function of its own and a small runner
+//! ([`runner`]) that takes the usual arguments.
 //!
 //! # Which test fails when a rule is taken out
 //!
-//! Each rule was taken out of the code by itself, and the tests named here are those that noticed, or were written because
-//! none did. `rule_N_…` are unit tests of the pure machine in `src/wrap/inject/tests*`; names with a file are unit tests of
-//! that file; the rest is in this folder.
+//! Each rule was taken out of the code by itself, and the tests named here are those that noticed,
+//! or were written because none did. `rule_N_…` are unit tests of the pure machine in
+//! `src/wrap/inject/tests*`; names with a file are unit tests of that file; the rest is in this
+//! folder.
 //!
 //! | rule of delivery | tests |
 //! |---|---|

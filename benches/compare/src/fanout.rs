@@ -1,4 +1,5 @@
-//! One exchange to many queues, each with a consumer, under full load: how many deliveries a second, and how long others wait.
+//! One exchange to many queues, each with a consumer, under full load: how many deliveries a
+//! second, and how long others wait.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

@@ -1,6 +1,8 @@
-//! How quickly the management API answers while its broker is loaded: pages of a thousand queues with ten thousand messages.
+//! How quickly the management API answers while its broker is loaded: pages of a thousand queues
+//! with ten thousand messages.
 //!
-//! One client with a connection that stays open asks again and again, as a page that is looked at does.
+//! One client with a connection that stays open asks again and again, as a page that is looked at
+//! does.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

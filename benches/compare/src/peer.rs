@@ -1,7 +1,8 @@
 //! A broker under measurement: where it is, its process, and how to start it again.
 //!
-//! A peer's folder holds `url`, `pid`, and `start`, a program that starts the broker in the background and writes
-//! `pid`; `start fresh` empties the broker's data first. A peer without a folder is only an address.
+//! A peer's folder holds `url`, `pid`, and `start`, a program that starts the broker in the
+//! background and writes `pid`; `start fresh` empties the broker's data first. A peer without a
+//! folder is only an address.
 
 use std::fs;
 use std::io;

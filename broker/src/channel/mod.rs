@@ -1,5 +1,6 @@
-//! One channel: what its client may say, in which order, and what that does. Relies on `vhost` for everything named and on
-//! `queue` for everything that moves. No await: what must wait is given back to the connection as a [`Step`].
+//! One channel: what its client may say, in which order, and what that does. Relies on `vhost` for
+//! everything named and on `queue` for everything that moves. No await: what must wait is given
+//! back to the connection as a [`Step`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,7 +59,8 @@ pub(crate) struct Surroundings {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     On,
-    /// Send these frames once the store is durable up to the ticket, and read nothing of this connection before.
+    /// Send these frames once the store is durable up to the ticket, and read nothing of this
+    /// connection before.
     Wait(Ticket, Vec<u8>),
     /// The same frame again once a queue has loaded its next messages.
     Again,
@@ -187,7 +189,8 @@ impl Channel {
             } => self.nack((tag, multiple), requeue, turn),
             Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, turn),
             other => {
-                // Who asks for a queue's count sees the dead letters of what it rejected just before.
+                // Who asks for a queue's count sees the dead letters of what it rejected just
+                // before.
                 if turn.has_letters() {
                     self.around.realm.pay(turn);
                 }

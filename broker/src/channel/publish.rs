@@ -1,8 +1,9 @@
 //! Publishing: method, header, body, then routing. Relies on `routes`, `vhost` and `queue`.
 //!
 //! # Cost
-//! The message is put together in a buffer that is used again and copied once into its final place; a large one stays where
-//! it was put together. No formatting, no log line, no table look-up for a place that was published to before.
+//! The message is put together in a buffer that is used again and copied once into its final place;
+//! a large one stays where it was put together. No formatting, no log line, no table look-up for a
+//! place that was published to before.
 
 use std::sync::Arc;
 
@@ -153,8 +154,8 @@ impl Channel {
         self.publish(turn)
     }
 
-    /// Puts what has come of the draft on the account. A connection that fills its share with parts of publishes would
-    /// be held with all others until it has sent the rest, which it then cannot.
+    /// Puts what has come of the draft on the account. A connection that fills its share with parts
+    /// of publishes would be held with all others until it has sent the rest, which it then cannot.
     fn hold_draft(&mut self) -> Result<Step, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();
@@ -212,7 +213,8 @@ impl Channel {
         }
     }
 
-    /// Headers, reply addresses and places that are not known: everything that may change the message or its way.
+    /// Headers, reply addresses and places that are not known: everything that may change the
+    /// message or its way.
     fn publish_slowly(
         &mut self,
         known: Option<Targets>,

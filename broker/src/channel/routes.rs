@@ -1,4 +1,5 @@
-//! Routes that a channel remembers, so that publishing again to the same place asks no table. Relies on `vhost`.
+//! Routes that a channel remembers, so that publishing again to the same place asks no table.
+//! Relies on `vhost`.
 //!
 //! # Cost
 //! A publish to the place of the one before compares two short strings and a number.
@@ -33,7 +34,8 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The targets for a place, which is both lengths, the exchange's name and the routing key as they lie in a draft.
+    /// The targets for a place, which is both lengths, the exchange's name and the routing key as
+    /// they lie in a draft.
     pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<Targets> {
         if self.generation != generation {
             self.last = None;

@@ -1,4 +1,5 @@
-//! Transactions: publishes and settles that wait for a commit. Relies on `publish` and `settle` for what a commit does.
+//! Transactions: publishes and settles that wait for a commit. Relies on `publish` and `settle` for
+//! what a commit does.
 
 use std::sync::Arc;
 
@@ -52,7 +53,8 @@ impl Transaction {
         }
     }
 
-    /// Adds a publish, unless the transaction would be larger than its connection's share of memory.
+    /// Adds a publish, unless the transaction would be larger than its connection's share of
+    /// memory.
     pub(super) fn publish(
         &mut self,
         message: Message,
@@ -193,7 +195,8 @@ impl Channel {
 }
 
 impl Commit {
-    /// The publish that goes on, or the next one. It lives from now on, whatever its own or its queue's time is.
+    /// The publish that goes on, or the next one. It lives from now on, whatever its own or its
+    /// queue's time is.
     fn next_publish(&mut self, turn: &Turn) -> Option<FanOut> {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;

@@ -1,7 +1,8 @@
-//! The reading task: one read, all whole frames in it, one turn; then what must be waited for. Relies on `channel`.
+//! The reading task: one read, all whole frames in it, one turn; then what must be waited for.
+//! Relies on `channel`.
 //!
-//! A turn ends early when it has done much (others go first), when the client does not take what it is sent, and when
-//! memory is short and it publishes. Every wait also ends with the connection.
+//! A turn ends early when it has done much (others go first), when the client does not take what it
+//! is sent, and when memory is short and it publishes. Every wait also ends with the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,7 +26,8 @@ use crate::wire::reply;
 const CLOSING: Duration = Duration::from_secs(5);
 /// How long a publisher in a hurry waits for the consumers of a crowded queue.
 const CROWDED: Duration = Duration::from_millis(20);
-/// How long it does not wait again after it waited in vain: consumers that do not keep up must not slow it down much.
+/// How long it does not wait again after it waited in vain: consumers that do not keep up must not
+/// slow it down much.
 const IMPATIENT: Duration = Duration::from_millis(200);
 /// A read of this size says that more is coming.
 const HURRY_BYTES: usize = 32 * 1024;
@@ -115,7 +117,8 @@ impl Watched<'_> {
         self.link.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
-            // First: a wait that is over at once must not hide the end from a reader that waits again.
+            // First: a wait that is over at once must not hide the end from a reader that waits
+            // again.
             end = ended(self.ending) => Err(end),
             value = until => Ok(value),
             () = self.input.gone(&self.link.received) => Err(End::Gone),
@@ -151,7 +154,8 @@ impl Reader {
                 link: &link,
             };
             if let Some(queue) = crowded {
-                // Consumers that keep up in the long run get the time to; those that do not cost no more than this.
+                // Consumers that keep up in the long run get the time to; those that do not cost no
+                // more than this.
                 let drained = tokio::time::timeout(CROWDED, queue.drained());
                 match watched.wait(drained).await {
                     Ok(Ok(())) => {}
@@ -186,7 +190,8 @@ impl Reader {
         }
     }
 
-    /// Waits for what a turn ended for. Gives how much must be read before the next one, None when there is enough.
+    /// Waits for what a turn ended for. Gives how much must be read before the next one, None when
+    /// there is enough.
     async fn pause(
         &mut self,
         outcome: Outcome,
@@ -230,7 +235,8 @@ impl Reader {
         self.around.realm.end(turn);
     }
 
-    /// Waits until publishers may go on; tells the client where the reason is one that it can be told.
+    /// Waits until publishers may go on; tells the client where the reason is one that it can be
+    /// told.
     async fn hold(&self) {
         let mut watch = self.around.realm.alarms.watch();
         let mut is_told = false;
@@ -390,7 +396,8 @@ impl Reader {
         }
         match method::decode(frame.payload) {
             Ok(Method::ChannelOpen) => {}
-            // Both sides may have closed at once: the answer to the second close comes to a channel that is gone.
+            // Both sides may have closed at once: the answer to the second close comes to a channel
+            // that is gone.
             Ok(Method::ChannelCloseOk) => return Ok(Step::On),
             _ => {
                 return Err(Fault::connection(
@@ -486,7 +493,8 @@ impl Reader {
             .remove_exclusive(self.around.link.id, turn);
     }
 
-    /// Returns and deletes what the connection held, and tells the client why when it was the server's doing.
+    /// Returns and deletes what the connection held, and tells the client why when it was the
+    /// server's doing.
     fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
         let mut turn = self.around.realm.turn();
         self.close_channels(&mut turn);
@@ -498,8 +506,9 @@ impl Reader {
         self.around.realm.end(turn);
     }
 
-    /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a socket closed with bytes
-    /// unread is reset, and the reset can overtake our answer (amqplib writes `close` ahead of queued publishes).
+    /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
+    /// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
+    /// writes `close` ahead of queued publishes).
     async fn linger(&self, input: &mut Input) {
         self.around.link.outbox.finish();
         let emptied = async {

@@ -1,6 +1,8 @@
-//! Rates of everything that is counted, from one look to the next, and the totals that outlive what was counted.
+//! Rates of everything that is counted, from one look to the next, and the totals that outlive what
+//! was counted.
 //!
-//! Whoever looks first after [`STALE`] takes the next look; the ticker does so anyway. Relies on the realm's counters.
+//! Whoever looks first after [`STALE`] takes the next look; the ticker does so anyway. Relies on
+//! the realm's counters.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -18,7 +20,8 @@ use crate::stats::{ChannelCounters, Flow};
 /// Younger looks are good enough.
 const STALE: Duration = Duration::from_secs(1);
 
-/// `publish`, `deliver_get`, `deliver`, `get`, `ack`, `redeliver`, then `messages`, `messages_ready`, `messages_unacknowledged`.
+/// `publish`, `deliver_get`, `deliver`, `get`, `ack`, `redeliver`, then `messages`,
+/// `messages_ready`, `messages_unacknowledged`.
 pub(super) const QUEUE_FIELDS: [&str; 9] = [
     "publish",
     "deliver_get",
@@ -108,7 +111,8 @@ type QueueKey = (Arc<str>, Arc<str>);
 struct Looks {
     at: Option<Instant>,
     queues: HashMap<QueueKey, Track<9>>,
-    /// How long messages of a queue have waited for want of consumers that take them, in milliseconds.
+    /// How long messages of a queue have waited for want of consumers that take them, in
+    /// milliseconds.
     stalls: HashMap<QueueKey, Track<1>>,
     exchanges: HashMap<(Arc<str>, Box<str>), Track<2>>,
     vhosts: HashMap<Arc<str>, Overall>,
@@ -144,7 +148,8 @@ impl Rates {
         looks.look(realm, seconds);
     }
 
-    /// A queue's counters, and the part of the time in which its consumers could be given what there was.
+    /// A queue's counters, and the part of the time in which its consumers could be given what
+    /// there was.
     pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (Track<9>, f64) {
         let looks = lock(&self.0);
         let key = (Arc::clone(vhost), Arc::clone(name));
@@ -196,7 +201,8 @@ impl Rates {
     }
 }
 
-/// Looks at one thing again and keeps only what was seen in this round; gives how much its counters grew.
+/// Looks at one thing again and keeps only what was seen in this round; gives how much its counters
+/// grew.
 fn follow<K: Eq + Hash, const N: usize>(
     old: &mut HashMap<K, Track<N>>,
     seen: &mut HashMap<K, Track<N>>,
@@ -260,7 +266,8 @@ impl Looks {
             });
             let mut overall = self.vhosts.remove(vhost.name()).unwrap_or_default();
             overall.queues.step(counts, seconds);
-            // A channel that closes between the two looks is in neither for a moment: totals never fall.
+            // A channel that closes between the two looks is in neither for a moment: totals never
+            // fall.
             let mut channels = counted(&vhost.closed_channels);
             for link in &links {
                 let is_here = link
@@ -304,7 +311,8 @@ impl Looks {
             }
         }
         (self.links, self.channels) = (links, channels);
-        // A channel that closed between the two looks is in neither or in both for a moment: totals never fall.
+        // A channel that closed between the two looks is in neither or in both for a moment: totals
+        // never fall.
         for (total, before) in overall.iter_mut().zip(self.channels_overall.counts) {
             *total = before.max(*total);
         }

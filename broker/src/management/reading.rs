@@ -38,7 +38,8 @@ pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Re
     }
 }
 
-/// What is wrong with a field, in RabbitMQ's words where it has some: the parser's own name types of this program.
+/// What is wrong with a field, in RabbitMQ's words where it has some: the parser's own name types
+/// of this program.
 fn explained(field: &str, message: &str) -> Refusal {
     if let Some((missing, _)) = message
         .strip_prefix("missing field `")
@@ -75,7 +76,8 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Erro
     number.ok_or_else(|| because(&json!(["not_integer", value])))
 }
 
-/// `true`, `false`, or one of these as a text: `rabbitmqadmin` sends claims so, and so do old tools.
+/// `true`, `false`, or one of these as a text: `rabbitmqadmin` sends claims so, and so do old
+/// tools.
 pub(super) fn claim<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match Value::deserialize(from)? {
         Value::Bool(claim) => Ok(claim),

@@ -1,4 +1,5 @@
-//! What a request is refused with: a status and RabbitMQ's JSON, `{"error":…,"reason":…}`. Relies on `fault`.
+//! What a request is refused with: a status and RabbitMQ's JSON, `{"error":…,"reason":…}`. Relies
+//! on `fault`.
 
 use axum::Json;
 use axum::http::StatusCode;

@@ -1,9 +1,9 @@
-//! `definitions.json`: all durable definitions in the layout of RabbitMQ's export, for people and as a
-//! second copy.
+//! `definitions.json`: all durable definitions in the layout of RabbitMQ's export, for people and
+//! as a second copy.
 //!
 //! The store writes it at checkpoints and reads it when its index cannot be read. Field tables lose
-//! types in JSON, so the exact keys and values stand beside the readable lines, as base64, and those are
-//! what is read back. Relies on [`records`](super::records).
+//! types in JSON, so the exact keys and values stand beside the readable lines, as base64, and
+//! those are what is read back. Relies on [`records`](super::records).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

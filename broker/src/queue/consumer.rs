@@ -1,5 +1,5 @@
-//! Those who wait at the head of a queue, and whose turn it is. Relies on `outbox` and `ledger`, which a consumer carries
-//! so that a queue need not know channels.
+//! Those who wait at the head of a queue, and whose turn it is. Relies on `outbox` and `ledger`,
+//! which a consumer carries so that a queue need not know channels.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl Consumer {
         }
     }
 
-    /// Hands one message over: a tag in the ledger, then bytes in the outbox, both under the ledger's lock so that tags
-    /// leave in order.
+    /// Hands one message over: a tag in the ledger, then bytes in the outbox, both under the
+    /// ledger's lock so that tags leave in order.
     pub(crate) fn deliver(self: &Arc<Self>, queue: &Arc<Queue>, entry: Entry, turn: &mut Turn) {
         let message = entry.message.clone();
         let redelivered = entry.redelivered;
@@ -207,7 +207,8 @@ impl Consumers {
         }
     }
 
-    /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps `queue` again.
+    /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps
+    /// `queue` again.
     pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
         if let Choice::Single(active) = &self.choice {
             let active = active.as_ref();

@@ -1,8 +1,10 @@
-//! Ready messages in order, most of a long line's bodies left in the store. Relies on `message` and `persist` (tickets).
+//! Ready messages in order, most of a long line's bodies left in the store. Relies on `message` and
+//! `persist` (tickets).
 //!
-//! Each priority is a level; a level is, from its head on: messages that came back, a window in memory, and a gap whose
-//! messages lie in the store alone, followed by transient messages that arrived since the gap opened. A gap is closed slice
-//! by slice, by reads that happen without the queue's lock.
+//! Each priority is a level; a level is, from its head on: messages that came back, a window in
+//! memory, and a gap whose messages lie in the store alone, followed by transient messages that
+//! arrived since the gap opened. A gap is closed slice by slice, by reads that happen without the
+//! queue's lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -195,7 +197,8 @@ impl Level {
         self.gap.is_loading = false;
         let mut missing = 0;
         if slice.is_empty() {
-            // The store has nothing after all: the count was wrong, and waiting for it would stall the line.
+            // The store has nothing after all: the count was wrong, and waiting for it would stall
+            // the line.
             missing = std::mem::take(&mut self.gap.count);
             self.gap.bytes = 0;
         }
@@ -431,7 +434,8 @@ impl Line {
         self.levels.iter().any(|level| level.gap.count > 0)
     }
 
-    /// Takes what a read brought; None when it is no longer wanted, else how many messages turned out to be missing.
+    /// Takes what a read brought; None when it is no longer wanted, else how many messages turned
+    /// out to be missing.
     pub(crate) fn fill(&mut self, wanted: Wanted, slice: Vec<Entry>) -> Option<u64> {
         let level = &mut self.levels[usize::from(wanted.level)];
         if level.gap.epoch != wanted.epoch {
@@ -452,8 +456,8 @@ impl Line {
         }
     }
 
-    /// Levels with messages that only the store holds, and where those begin. Behind them a level has none in memory that
-    /// the store has too.
+    /// Levels with messages that only the store holds, and where those begin. Behind them a level
+    /// has none in memory that the store has too.
     pub(crate) fn gaps(&self) -> Vec<(u8, u64)> {
         let gaps = (0u8..)
             .zip(&self.levels)
@@ -478,8 +482,8 @@ impl Line {
         (std::mem::take(&mut self.ready), entries)
     }
 
-    /// What stands behind a place, without taking it: of each level, from the highest on, the next `count` messages in memory
-    /// and where those begin that only the store holds.
+    /// What stands behind a place, without taking it: of each level, from the highest on, the next
+    /// `count` messages in memory and where those begin that only the store holds.
     pub(crate) fn stretches(&self, after: Option<Place>, count: usize) -> Vec<Stretch> {
         let top = after.map_or(self.max_priority(), |after| after.level);
         let mut missing = count;

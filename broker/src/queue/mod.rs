@@ -1,9 +1,9 @@
 //! An ordered line of messages and the consumers that wait at its head.
 //!
-//! A message leaves a queue in one place only, [`State::pump`]. Publishing, settling, requeueing and a writer that has
-//! room again all change the state and then pump; direct hand-off is the case where the line was empty. Relies on
-//! `persist` for what must survive, on `ledger` and `outbox` through its consumers, and on `turn` for what is owed when the
-//! lock is gone.
+//! A message leaves a queue in one place only, [`State::pump`]. Publishing, settling, requeueing
+//! and a writer that has room again all change the state and then pump; direct hand-off is the case
+//! where the line was empty. Relies on `persist` for what must survive, on `ledger` and `outbox`
+//! through its consumers, and on `turn` for what is owed when the lock is gone.
 //!
 //! # Cost
 //! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.
@@ -63,7 +63,8 @@ pub struct Queue {
     drained: Notify,
 }
 
-/// Ready messages and bytes above which a publisher in a hurry gives the consumers a moment, and below which it goes on.
+/// Ready messages and bytes above which a publisher in a hurry gives the consumers a moment, and
+/// below which it goes on.
 const CROWDED: (u64, u64) = (512, 512 * 1024);
 const DRAINED: (u64, u64) = (128, 128 * 1024);
 
@@ -86,7 +87,8 @@ pub(crate) enum Asking<'a> {
     Nothing,
     /// It waits for the ticket.
     Ticket,
-    /// It waits for the ticket, and may be told earlier when the message is settled before its commit.
+    /// It waits for the ticket, and may be told earlier when the message is settled before its
+    /// commit.
     Confirm(&'a Arc<Confirms>, u64),
 }
 
@@ -304,7 +306,8 @@ impl Queue {
         lock(&self.state).purge(self, turn)
     }
 
-    /// Marks the queue as gone and empties it; gives the number of ready messages and its consumers.
+    /// Marks the queue as gone and empties it; gives the number of ready messages and its
+    /// consumers.
     pub(crate) fn close(self: &Arc<Self>) -> (u64, Vec<Arc<Consumer>>) {
         let mut state = lock(&self.state);
         state.is_deleted = true;

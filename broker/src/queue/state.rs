@@ -1,4 +1,5 @@
-//! What a queue's lock guards, and the small steps that its exits share. Relies on `line`, `consumer` and `persist`.
+//! What a queue's lock guards, and the small steps that its exits share. Relies on `line`,
+//! `consumer` and `persist`.
 
 use std::sync::Arc;
 
@@ -220,7 +221,8 @@ impl State {
         }
     }
 
-    /// The message is done with: the store forgets it for good with the ticket, and a confirm that waited for its commit may go.
+    /// The message is done with: the store forgets it for good with the ticket, and a confirm that
+    /// waited for its commit may go.
     pub(super) fn settle_kept(
         queue: &Queue,
         entry: &Entry,
@@ -240,7 +242,8 @@ impl State {
         })
     }
 
-    /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it is gone.
+    /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it
+    /// is gone.
     pub(super) fn discard(queue: &Arc<Queue>, entry: Entry, reason: Reason, turn: &mut Turn) {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.keeping == Keeping::Kept).then_some((entry.level, entry.position));
@@ -337,7 +340,8 @@ impl State {
         turn.timers.push((until_ms, Arc::downgrade(queue)));
     }
 
-    /// True while the store is not asked for the next messages, because it has just failed to give them.
+    /// True while the store is not asked for the next messages, because it has just failed to give
+    /// them.
     pub(super) fn is_unreadable(&self, turn: &Turn) -> bool {
         turn.now_ms < self.unreadable_until_ms
     }

@@ -1,4 +1,5 @@
-//! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause, again.
+//! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause,
+//! again.
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
@@ -13,8 +14,8 @@ use crate::peer::{
     CONNECT_WITHIN, Delivery, PULSE, PeerError, QueueArguments, answered, connect, publish,
 };
 
-/// The queues that brokers name themselves: nothing but these is answered, so that no question makes us publish
-/// into a session.
+/// The queues that brokers name themselves: nothing but these is answered, so that no question
+/// makes us publish into a session.
 const SERVER_NAMED: &str = "amq.";
 
 pub(super) struct Link {
@@ -232,8 +233,8 @@ impl Link {
         }
         let is_who = request == Request::Who;
         let to = ReplyTo(to);
-        // The session looks before it answers. One that is too slow to take questions leaves them unanswered, but for
-        // who it is: its last announcement is known here.
+        // The session looks before it answers. One that is too slow to take questions leaves them
+        // unanswered, but for who it is: its last announcement is known here.
         let asked = self.events.try_send(InboxEvent::Asked(request, to.clone()));
         let present = self.presence.borrow().clone();
         if let (true, Err(_), Some(presence)) = (is_who, asked, present) {
@@ -242,7 +243,8 @@ impl Link {
         }
     }
 
-    /// Pausing and reading a session is for its own user, in the broker's words and not the question's.
+    /// Pausing and reading a session is for its own user, in the broker's words and not the
+    /// question's.
     fn tell_of_stranger(&mut self, question: &lapin::message::Delivery) {
         if self.has_told_of_stranger {
             return;
@@ -257,7 +259,8 @@ impl Link {
         let present = self.presence.borrow_and_update().clone();
         if let Some(presence) = present {
             let body = Request::State(presence).to_json();
-            // If the connection is gone, the message stream says so; the announcement is repeated on attaching.
+            // If the connection is gone, the message stream says so; the announcement is repeated
+            // on attaching.
             let _ = answered(publish::plain(
                 &lines.speaking,
                 PRESENCE_EXCHANGE,
@@ -269,7 +272,8 @@ impl Link {
         }
     }
 
-    /// What was said last before the end still goes out; then the broker takes its unsettled messages back.
+    /// What was said last before the end still goes out; then the broker takes its unsettled
+    /// messages back.
     async fn say_goodbye(&mut self, lines: &Lines) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
             say(lines, outgoing).await;

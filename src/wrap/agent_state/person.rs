@@ -1,7 +1,8 @@
-//! The person's keys: whether one may still be on its way to the box, and what they left in it. Pure.
+//! The person's keys: whether one may still be on its way to the box, and what they left in it.
+//! Pure.
 //!
-//! A key is on its way until the program has read it (where the system tells), and until what it did was drawn: a
-//! slow agent shows an empty box for seconds after a text was typed.
+//! A key is on its way until the program has read it (where the system tells), and until what it
+//! did was drawn: a slow agent shows an empty box for seconds after a text was typed.
 //!
 //! Relies on the counting of a draft.
 
@@ -77,7 +78,8 @@ impl Person {
             .filter(|&free| free > now)
     }
 
-    /// Whether nothing that a person typed can be on its way to the box. `Err`: it can, and when to ask again.
+    /// Whether nothing that a person typed can be on its way to the box. `Err`: it can, and when to
+    /// ask again.
     pub(super) fn rests(
         &self,
         last_output: Instant,

@@ -1,7 +1,8 @@
 //! The arguments of `claude`: whether they make an interactive session, and how ours join them.
 //!
-//! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values are merged with
-//! ours and the result stands in front, where a subcommand cannot take offence at it.
+//! A second `--settings` or `--append-system-prompt` replaces the first, so the user's own values
+//! are merged with ours and the result stands in front, where a subcommand cannot take offence at
+//! it.
 //!
 //! Relies on `serde_json` for the settings.
 
@@ -123,7 +124,8 @@ pub struct Additions {
     pub plugin: Option<PathBuf>,
 }
 
-/// The arguments with ours in front. `Err` says why the user's settings could not be read; nothing may be added then.
+/// The arguments with ours in front. `Err` says why the user's settings could not be read; nothing
+/// may be added then.
 pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, String> {
     let mut rest = arguments.to_vec();
     let mut joined = Vec::new();
@@ -200,7 +202,8 @@ fn read_settings(value: &OsString) -> Result<Value, String> {
     }
 }
 
-/// Both: lists one after the other, objects field by field, and theirs where both have a plain value.
+/// Both: lists one after the other, objects field by field, and theirs where both have a plain
+/// value.
 pub fn merge(theirs: &Value, ours: &Value) -> Value {
     match (theirs, ours) {
         (Value::Object(theirs), Value::Object(ours)) => {

@@ -1,8 +1,8 @@
-//! What is known of each agent, as data: how it looks when it is ready, busy or asking, and whether it may be
-//! typed into at all.
+//! What is known of each agent, as data: how it looks when it is ready, busy or asking, and whether
+//! it may be typed into at all.
 //!
-//! Patterns carry the version that they were seen in. An agent that changes its looks is held back with
-//! `unknown screen`, never typed into by guess.
+//! Patterns carry the version that they were seen in. An agent that changes its looks is held back
+//! with `unknown screen`, never typed into by guess.
 //!
 //! Relies on nothing but the standard library.
 
@@ -42,7 +42,8 @@ pub struct Profile {
     pub busy: &'static [&'static str],
     /// First characters of its title while a turn runs.
     pub busy_titles: &'static [char],
-    /// First character of its title in its main view at rest; `None` where titles say nothing of views.
+    /// First character of its title in its main view at rest; `None` where titles say nothing of
+    /// views.
     pub idle_title: Option<char>,
     /// Texts below its box, or in grey in it, that other views than the main one show.
     pub other_views: &'static [&'static str],
@@ -80,8 +81,8 @@ pub struct Prompt {
     pub placeholder_colours: &'static [u8],
 }
 
-/// vim's NORMAL mode shows nothing of its own: whoever was once seen in INSERT mode and now has the footer of everybody
-/// else is in it.
+/// vim's NORMAL mode shows nothing of its own: whoever was once seen in INSERT mode and now has the
+/// footer of everybody else is in it.
 #[derive(Clone, Copy, Debug)]
 pub struct VimFooter {
     /// In INSERT mode.

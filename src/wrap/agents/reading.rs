@@ -82,7 +82,8 @@ impl Reading {
                 is_scrolled: false,
             };
         };
-        // What stands above is history, written by anybody; only the rows around the input speak of now.
+        // What stands above is history, written by anybody; only the rows around the input speak of
+        // now.
         let below = &rows[found.last + 1..];
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);

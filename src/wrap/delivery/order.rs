@@ -1,5 +1,5 @@
-//! Which way in takes a message now: the order, what is open, and what was switched off after failures. One place for
-//! all ways (docs/delivery.md, "order of the ways in").
+//! Which way in takes a message now: the order, what is open, and what was switched off after
+//! failures. One place for all ways (docs/delivery.md, "order of the ways in").
 //!
 //! Relies on the names of the ways.
 
@@ -89,7 +89,8 @@ impl Ways {
             .map(|(way, _)| *way)
     }
 
-    /// The way for a message of this timing. `is_busy`: a turn runs. `is_stopped`: the person pressed Escape.
+    /// The way for a message of this timing. `is_busy`: a turn runs. `is_stopped`: the person
+    /// pressed Escape.
     pub(super) fn choose(
         &self,
         mode: Mode,

@@ -50,7 +50,8 @@ impl Deliveries {
         }
     }
 
-    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all the same.
+    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
+    /// the same.
     pub fn unseen(&mut self, key: u64) {
         if let Some(submitted) = self.take(key) {
             self.ways.failed(submitted.way);
@@ -151,7 +152,8 @@ impl Deliveries {
         }
     }
 
-    /// They wait again, but for those whose delivery was lost: the broker gives them to us again, or to another session.
+    /// They wait again, but for those whose delivery was lost: the broker gives them to us again,
+    /// or to another session.
     fn back(&mut self, messages: &[MessageKey], may_repeat: bool) {
         for &key in messages {
             let Some(message) = self.table.get_mut(key) else {

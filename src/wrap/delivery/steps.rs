@@ -139,7 +139,8 @@ impl Deliveries {
 
     fn is_free(&self, key: MessageKey, message: &InFlightMessage) -> bool {
         let mut submissions = self.submissions.iter();
-        // What stands in the box is still the keyboard's submission; another way may have it all the same.
+        // What stands in the box is still the keyboard's submission; another way may have it all
+        // the same.
         let is_under_way = submissions.any(|submitted| {
             submitted.messages.contains(&key)
                 && !(message.is_stuck && submitted.way == Way::Keyboard)
@@ -157,7 +158,8 @@ impl Deliveries {
         first.map(|(key, _)| key)
     }
 
-    /// The first free ones of this timing, in order: `count` at most, and as many as fit into one text.
+    /// The first free ones of this timing, in order: `count` at most, and as many as fit into one
+    /// text.
     fn next(&self, timing: Timing, count: usize) -> Vec<MessageKey> {
         let mut bytes = 0;
         let mut count = count;
@@ -240,8 +242,8 @@ impl Deliveries {
             .map(|(hold, _)| hold)
     }
 
-    /// The box of Claude Code grows to about a quarter of the window, and scrolls beyond; a long text is shown as a
-    /// placeholder. A text that would scroll cannot be seen whole.
+    /// The box of Claude Code grows to about a quarter of the window, and scrolls beyond; a long
+    /// text is shown as a placeholder. A text that would scroll cannot be seen whole.
     fn fits(&self, messages: &[MessageKey]) -> bool {
         let Some((rows, columns)) = self.window else {
             return true;

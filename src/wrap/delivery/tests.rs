@@ -1,4 +1,5 @@
-//! Every rule of delivery, each with a test that fails when the rule is taken out. Time is moved by hand.
+//! Every rule of delivery, each with a test that fails when the rule is taken out. Time is moved by
+//! hand.
 
 #![allow(clippy::unwrap_used)]
 
@@ -315,7 +316,8 @@ fn keys_pressed_between_text_and_enter_come_after_the_enter_in_order() {
 
 #[test]
 fn what_the_terminal_reports_is_kept_in_order_and_is_nobodys_typing() {
-    // A window that got the focus counted as a person who typed on: slow agents were given up on, and no second Enter came.
+    // A window that got the focus counted as a person who typed on: slow agents were given up on,
+    // and no second Enter came.
     let mut play = Play::claude();
     play.offer("x");
     assert_eq!(play.deliveries.reports(b"\x1b[I"), None);

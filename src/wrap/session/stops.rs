@@ -1,7 +1,8 @@
-//! Signals, stops and ends: what happens to the wrap happens to the program, and the other way round.
+//! Signals, stops and ends: what happens to the wrap happens to the program, and the other way
+//! round.
 //!
-//! When the program stops, the terminal is given back and the wrap stops too, so that the shell takes over; when the
-//! shell continues the wrap, it continues the program.
+//! When the program stops, the terminal is given back and the wrap stops too, so that the shell
+//! takes over; when the shell continues the wrap, it continues the program.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,8 +19,9 @@ use crate::wrap::relay::Moved;
 const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
 /// Acks and goodbyes after the program's end.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// What the program wrote last is shown before the session ends; a background process that holds the terminal, and is silent
-/// for so long, keeps nobody waiting. Nor does one that writes more than the system can have kept of the program's.
+/// What the program wrote last is shown before the session ends; a background process that holds
+/// the terminal, and is silent for so long, keeps nobody waiting. Nor does one that writes more
+/// than the system can have kept of the program's.
 const SILENCE: Duration = Duration::from_secs(1);
 const TERMINAL_HOLDS: usize = 128 * 1024;
 /// A terminal that has not taken one piece in this time takes none.
@@ -131,7 +133,8 @@ impl Session {
         if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
             return self.come_back();
         }
-        // Stopped here, until somebody continues us; or not at all, where nobody could (an orphaned group).
+        // Stopped here, until somebody continues us; or not at all, where nobody could (an orphaned
+        // group).
         let heard = tokio::time::timeout(CONTINUED_WITHIN, self.signals.continued.recv()).await;
         if heard.is_ok() || signal != Signal::STOP.as_raw() {
             self.come_back();
@@ -141,8 +144,8 @@ impl Session {
         }
     }
 
-    /// What the program wrote before it stopped belongs before the shell's prompt; what others in the background write on does
-    /// not.
+    /// What the program wrote before it stopped belongs before the shell's prompt; what others in
+    /// the background write on does not.
     async fn show_all_output(&mut self) {
         let quiet = Duration::from_millis(20);
         let mut left = TERMINAL_HOLDS;
@@ -160,7 +163,8 @@ impl Session {
         }
     }
 
-    /// The person's terminal is gone, and the program's goes with it: it hears of that as it would without us.
+    /// The person's terminal is gone, and the program's goes with it: it hears of that as it would
+    /// without us.
     pub(super) fn person_gone(&mut self) {
         self.program.signal(Signal::HUP);
         self.end.get_or_insert(Report::Killed(Signal::HUP.as_raw()));

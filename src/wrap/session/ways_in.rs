@@ -1,4 +1,5 @@
-//! The session's side of the ways in: what the deliveries say is done, and what the agent's hooks say is passed on.
+//! The session's side of the ways in: what the deliveries say is done, and what the agent's hooks
+//! say is passed on.
 //!
 //! Relies on the deliveries, the hooks and the post.
 
@@ -180,7 +181,8 @@ impl Session {
                 {
                     self.deliveries.proves_by_transcript();
                 }
-                // A look at each event: what is seen while nothing waits explains what is seen later.
+                // A look at each event: what is seen while nothing waits explains what is seen
+                // later.
                 self.look(now);
                 self.state_look = Some(now + SETTLED);
                 self.agent.event(&event, now);

@@ -1,16 +1,19 @@
-//! The keyboard: paste, see the text in the box, Enter, see the sign of its turn. Pure: no terminal, no clock.
+//! The keyboard: paste, see the text in the box, Enter, see the sign of its turn. Pure: no
+//! terminal, no clock.
 //!
 //! ```text
-//! Pasted ──the box shows it, whole and alone──▶ Entered ──sign of the turn──▶ Submitted ──proof──▶ in the context
+//! Pasted ──the box shows it, whole and alone──▶ Entered ──sign of the turn──▶ Submitted ──proof──▶
+//! in the context
 //!    │                                             │ no sign after 1 s: one more Enter      │
 //!    │ 10 s, or the person interrupts              │ after that                             └─ refused
 //!    └───────────────▶ Stuck ◀─────────────────────┘   ends when the box is seen empty
 //! ```
 //!
-//! From the first byte of a text to the sign of its turn the person's keys are kept back (docs/delivery.md, "never let
-//! go in between"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after ten seconds all keys pass, in order: that ends
-//! the attempt. From then on no Enter is pressed for this text, and it is never pasted again before the box was seen
-//! empty. Neither Ctrl-C nor Escape is ever written.
+//! From the first byte of a text to the sign of its turn the person's keys are kept back
+//! (docs/delivery.md, "never let go in between"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after
+//! ten seconds all keys pass, in order: that ends the attempt. From then on no Enter is pressed for
+//! this text, and it is never pasted again before the box was seen empty. Neither Ctrl-C nor Escape
+//! is ever written.
 //!
 //! Relies on what is known of the agent.
 
@@ -32,7 +35,8 @@ const TURN_SIGN: Duration = Duration::from_secs(1);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A turn that began must stand in the transcript by then, if the agent is at rest again.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
-/// A text that was never seen counts as swallowed when the box was empty for so long after the agent read it.
+/// A text that was never seen counts as swallowed when the box was empty for so long after the
+/// agent read it.
 const SWALLOWED: Duration = Duration::from_secs(2);
 
 /// What the caller shall do next.
@@ -209,7 +213,8 @@ impl Keyboard {
                     self.finish(Outcome::InContext);
                 }
             }
-            // A turn that began with our text and ended: the model has read it, also where its transcript cannot be.
+            // A turn that began with our text and ended: the model has read it, also where its
+            // transcript cannot be.
             Event::TurnEnded if matches!(attempt.phase, Phase::Submitted { .. }) => {
                 self.finish(Outcome::InContext);
             }
@@ -224,8 +229,8 @@ impl Keyboard {
         }
     }
 
-    /// The program has ended. Where nothing on the screen could ever prove it, a text counts as read once its Enter was
-    /// written.
+    /// The program has ended. Where nothing on the screen could ever prove it, a text counts as
+    /// read once its Enter was written.
     pub fn ended(&mut self) {
         if let Some(Attempt {
             phase: Phase::Entered { out: Some(_), .. },

@@ -1,8 +1,8 @@
 //! Ways into an agent: one file each, all with one interface.
 //!
-//! A way is an actor. The session hands it a [`Submission`] with [`WayIn::deliver`] and hears from it through
-//! one channel of `(Way, Report)`, whichever way reports. A way decides nothing about order, retries or acks:
-//! the session's deliveries do, for all of them in one place.
+//! A way is an actor. The session hands it a [`Submission`] with [`WayIn::deliver`] and hears from
+//! it through one channel of `(Way, Report)`, whichever way reports. A way decides nothing about
+//! order, retries or acks: the session's deliveries do, for all of them in one place.
 //!
 //! ```text
 //! deliver(submission) ── true: handed over ──┬─▶ InContext   the proof: acked now, and only now

@@ -1,4 +1,5 @@
-//! Damage to sled's own files: a damaged snapshot costs the snapshot alone, and what is set aside is bounded.
+//! Damage to sled's own files: a damaged snapshot costs the snapshot alone, and what is set aside
+//! is bounded.
 
 use std::fs;
 use std::ops::ControlFlow;

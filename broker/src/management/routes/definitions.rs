@@ -1,5 +1,5 @@
-//! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's. Exclusive queues are left out,
-//! which nobody could bring back.
+//! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's.
+//! Exclusive queues are left out, which nobody could bring back.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! Definitions on their way in: all of a document, or nothing of it.
 //!
-//! The whole document is checked against what is there before anything is changed, and the first thing that cannot be is
-//! named. Then everything is done without a pause, topology first, and waited for once. What may still fail then, because
-//! somebody declared something else in between, is undone. What a document says of policies and parameters is left alone.
+//! The whole document is checked against what is there before anything is changed, and the first
+//! thing that cannot be is named. Then everything is done without a pause, topology first, and
+//! waited for once. What may still fail then, because somebody declared something else in between,
+//! is undone. What a document says of policies and parameters is left alone.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Multipart, Path, Request, State};

@@ -223,7 +223,8 @@ async fn get(
     Ok(([(header::CONTENT_TYPE, "application/json")], shown).into_response())
 }
 
-/// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang up at any time.
+/// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang
+/// up at any time.
 struct Taken<'a> {
     api: &'a Shared,
     ledger: Ledger,

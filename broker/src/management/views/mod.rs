@@ -1,4 +1,5 @@
-//! Things as JSON, with RabbitMQ's fields. What it has and we do not (Erlang's garbage collector, mirrors) is left out.
+//! Things as JSON, with RabbitMQ's fields. What it has and we do not (Erlang's garbage collector,
+//! mirrors) is left out.
 
 use serde_json::{Value, json};
 

@@ -206,7 +206,8 @@ impl BindingView {
         }
     }
 
-    /// What tells bindings of the same two ends apart: the key in a form that paths can hold, and a hash of the arguments.
+    /// What tells bindings of the same two ends apart: the key in a form that paths can hold, and a
+    /// hash of the arguments.
     pub(in crate::management) fn properties_key(&self) -> String {
         match (self.key.as_slice(), self.arguments.is_empty()) {
             (b"", true) => "~".to_owned(),
@@ -221,7 +222,8 @@ impl BindingView {
         own == properties_key || own == quoted_but_tilde(properties_key)
     }
 
-    /// Where it is, relative to its source: both parts may hold anything, so they are quoted, the key once more.
+    /// Where it is, relative to its source: both parts may hold anything, so they are quoted, the
+    /// key once more.
     pub(in crate::management) fn location(&self) -> String {
         let (_, destination) = self.destination_name();
         let key = self.properties_key();

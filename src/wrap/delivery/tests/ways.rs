@@ -55,7 +55,8 @@ fn the_order_is_plugin_api_inbox_hook() {
 
 #[test]
 fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
-    // Five seconds after it was handed over it was handed over again, and a menu that stood so long had it twice.
+    // Five seconds after it was handed over it was handed over again, and a menu that stood so long
+    // had it twice.
     let mut play = Play::claude();
     play.deliveries.open(Way::Hook, false);
     let ticket = play.offer("x");

@@ -67,8 +67,8 @@ impl Session {
         }
     }
 
-    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence of the program's this
-    /// has to wait for the next turn.
+    /// Where nothing is typed, title and bell say that messages wait. In the middle of a sequence
+    /// of the program's this has to wait for the next turn.
     fn notify(&mut self, held: usize) {
         let last = self.post.noticed;
         let is_announced = self.deliveries.mode() == Mode::Notify;

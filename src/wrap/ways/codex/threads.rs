@@ -86,8 +86,8 @@ impl Threads {
         }
     }
 
-    /// A thread does something else now. `true` when it is one of ours, and the one in the terminal:
-    /// a turn that began in another one of ours shows that the person went there.
+    /// A thread does something else now. `true` when it is one of ours, and the one in the
+    /// terminal: a turn that began in another one of ours shows that the person went there.
     pub(super) fn does(&mut self, id: &str, said: &Value) -> bool {
         let Some(thread) = self.ours.get_mut(id) else {
             return false;

@@ -1,5 +1,5 @@
-//! The steps of each phase. One function a phase; each looks at what is known of the agent at `now` and either does
-//! the next thing or says when to ask again.
+//! The steps of each phase. One function a phase; each looks at what is known of the agent at `now`
+//! and either does the next thing or says when to ask again.
 //!
 //! Relies on the types of [`super`].
 
@@ -63,7 +63,8 @@ impl Keyboard {
             return self.give_up(agent, now, Hold::Stuck);
         }
         let Some(out) = out else {
-            // The agent reads nothing: what was written of the text is in its way like a person's half-typed line.
+            // The agent reads nothing: what was written of the text is in its way like a person's
+            // half-typed line.
             return if now >= end {
                 self.give_up(agent, now, Hold::Unseen)
             } else {

@@ -1,5 +1,6 @@
 //! Which of opencode's sessions is the one on the screen, what it does, and which texts the model
-//! has. Fed with the events of the server and the title of the terminal. Seen with opencode 1.18.33.
+//! has. Fed with the events of the server and the title of the terminal. Seen with opencode
+//! 1.18.33.
 //!
 //! A server serves one program, so every session that is begun there is begun in our terminal. A
 //! subagent's session has a parent. `/new` and `/sessions` are in no event, but in the title:

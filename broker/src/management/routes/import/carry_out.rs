@@ -15,7 +15,8 @@ use crate::turn::Turn;
 use crate::vhost::{Condition, Labels, Vhost};
 
 impl Plan<'_> {
-    /// All of it, or nothing. What it gives must be durable before the caller is told that it is done.
+    /// All of it, or nothing. What it gives must be durable before the caller is told that it is
+    /// done.
     pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, Refusal> {
         let mut done = Done::default();
         let mut turn = self.api.realm.turn();

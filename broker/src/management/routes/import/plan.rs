@@ -1,4 +1,5 @@
-//! What a document asks for, checked line by line against what is there and what the lines before it will make.
+//! What a document asks for, checked line by line against what is there and what the lines before
+//! it will make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -299,7 +300,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Refuses what this caller could not do one by one. An administrator, who brings in a whole document, may do it all.
+    /// Refuses what this caller could not do one by one. An administrator, who brings in a whole
+    /// document, may do it all.
     pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), Refusal> {
         for ((vhost, name), declaration) in &self.exchanges {
             exchanges::check_caller(caller, vhost, (name, declaration))?;
