@@ -2,22 +2,23 @@
 
 use std::ffi::c_int;
 
-/// Sets SIGINT and SIGQUIT to their default action.
+/// Sets the signals that a caller may have ignored to their default action.
 ///
-/// A shell that starts a command in the background makes it ignore both signals, ignored signals
-/// stay ignored across `exec`, and a shell cannot trap a signal that was ignored when it started.
-/// Tests of Ctrl-C and Ctrl-\ would then wait for a signal that no program can receive.
+/// A shell that starts a command in the background makes it ignore SIGINT and SIGQUIT, `nohup`
+/// makes it ignore SIGHUP, ignored signals stay ignored across `exec`, and a shell cannot trap a
+/// signal that was ignored when it started. Tests of Ctrl-C, Ctrl-\ and of a terminal that is
+/// closed would then wait for a signal that no program can receive.
 ///
 /// Call this before any other thread or child exists.
 pub(crate) fn restore_defaults() {
-    for signal in [libc::SIGINT, libc::SIGQUIT] {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
         restore_default(signal);
     }
 }
 
 #[allow(unsafe_code)]
 fn restore_default(signal: c_int) {
-    // SAFETY: SIG_DFL installs no handler, so no code of ours runs in signal context, and both
+    // SAFETY: SIG_DFL installs no handler, so no code of ours runs in signal context, and these
     // signals may have their action changed (signal(2) excludes only SIGKILL and SIGSTOP).
     let previous = unsafe { libc::signal(signal, libc::SIG_DFL) };
     assert_ne!(
