@@ -552,7 +552,7 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     let folder = tempfile::tempdir().unwrap();
     let (sender, progress) = std::sync::mpsc::sync_channel(1 << 16);
     let options = storage::Options {
-        least_free_bytes: 1 << 20,
+        least_free_bytes: 2 << 20,
         segment_bytes: 1 << 20,
         ..disk.options(folder.path())
     };
@@ -564,20 +564,25 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     let mut told = |wanted: &Progress| {
         let until = Instant::now() + LIMIT;
         loop {
+            // Each fills its block: compaction would make room of small ones without end.
+            let text = body(QueueId(1), number, 3_000);
             let ticket = opened
                 .store
-                .append(QueueId(1), Sequence(number), &[b"more"], Urgency::Confirmed)
+                .append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)
                 .unwrap();
             number += 1;
             wait(&opened.store, ticket);
             if progress.try_iter().any(|progress| progress == *wanted) {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            // Slower than the store looks at the disk: it looks about five times before the space is used up.
+            std::thread::sleep(std::time::Duration::from_millis(4));
             assert!(Instant::now() < until, "{wanted:?} was not reported");
         }
     };
-    opened.store.put(b"fact", b"value".to_vec()).unwrap();
+    // The first segment is begun before the disk is full.
+    let fact = opened.store.put(b"fact", b"value".to_vec()).unwrap();
+    wait(&opened.store, fact);
     fill_disk(&disk);
     told(&Progress::NoRoom);
     disk.set_free_bytes(u64::MAX);
