@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
         self.take(length)
     }
 
-    /// Ranges as [`FrameBuilder::settles`] writes them.
+    /// Ranges as [`crate::frame::FrameBuilder::settles`] writes them.
     pub fn ranges(&mut self, mut after: u64) -> Result<Vec<(u64, u64)>, Malformed> {
         let count = self.varint()?;
         let mut ranges = Vec::new();
