@@ -142,10 +142,13 @@ fn a_connection_that_waits_for_a_full_disk_is_noticed_gone_and_can_be_closed() {
     let [mut gone, mut closed] = <[Raw; 2]>::try_from(clients).ok().unwrap();
     gone.method(1, (50, 10), &declaring("waits", DURABLE, b""));
     gone.expect(1, (50, 11));
+    gone.method(1, (85, 10), b"\0");
+    gone.expect(1, (85, 11));
     crate::blocked::fill_disk(&ballast, 8);
+    crate::blocked::publish_until_blocked(&mut gone, "waits", 0);
+    closed.publish_persistent(1, "waits", b"there is no room");
+    closed.expect(0, (10, 60));
     for client in [&mut gone, &mut closed] {
-        client.publish_persistent(1, "waits", b"there is little room");
-        client.expect(0, (10, 60));
         client.method(1, (50, 10), &declaring("waits", PASSIVE, b""));
         assert!(
             client.is_silent_for(Duration::from_millis(500)),
