@@ -9,7 +9,7 @@
 
 use std::hint::black_box;
 
-use broker::bench::{self, HandOff, Outgoing, Taking};
+use broker::bench::{self, AckMode, HandOff, Outgoing};
 use broker::exchange::{Declaration, Exchange, Kind};
 use broker::wire::table::{Table, Value};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -94,11 +94,11 @@ fn messages(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("decode", size), |bencher| {
             bencher.iter(|| bench::decode(black_box(&frames)));
         });
-        for (name, taking) in [
-            ("hand-off", Taking::Automatic),
-            ("hand-off and ledger", Taking::Acked),
+        for (name, ack_mode) in [
+            ("hand-off", AckMode::Automatic),
+            ("hand-off and ledger", AckMode::Acked),
         ] {
-            let mut path = HandOff::new(taking);
+            let mut path = HandOff::new(ack_mode);
             assert!(path.run(TURN, &body) > TURN * size);
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter(|| path.run(TURN, black_box(&body)));

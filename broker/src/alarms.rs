@@ -1,12 +1,12 @@
 //! The store's progress and the alarms that block publishers (disk, memory, backlog).
 //!
 //! The store's thread writes them into one watched value that connections await, and wakes the task
-//! that releases confirms. Depends on `persist` and `ring`.
+//! that releases confirms. Depends on `persist` and `wakeup`.
 
 use tokio::sync::watch;
 
 use crate::persist::{Progress, Ticket};
-use crate::ring::{Ear, Ring};
+use crate::wakeup::{Waker, Wakeup};
 
 /// The store's progress and the alarms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,11 @@ pub(crate) struct Alarms {
     /// than `standing`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
     /// Woken whenever more is durable.
-    pub(crate) durable: Ring,
+    pub(crate) durable: Waker,
 }
 
 impl Alarms {
-    pub(crate) fn new(durable: Ring) -> Self {
+    pub(crate) fn new(durable: Waker) -> Self {
         let standing = Standing {
             durable: Ticket::NONE,
             is_backlogged: false,
@@ -79,7 +79,7 @@ impl Alarms {
             Progress::Stopped(_) => standing.is_stopped = true,
         });
         match progress {
-            Progress::Durable(_) => self.durable.ring(),
+            Progress::Durable(_) => self.durable.wake(),
             Progress::NoRoom | Progress::Room | Progress::Stopped(_) => self.update_blocking(),
             Progress::Backlogged | Progress::Drained => {}
         }
@@ -105,10 +105,10 @@ impl Alarms {
     }
 
     /// Returns what the task that releases confirms awaits.
-    pub(crate) fn progress(&self, durable: Ear) -> Awaited<'_> {
+    pub(crate) fn progress(&self, durable: Wakeup) -> Awaited<'_> {
         Awaited {
             alarms: self,
-            ear: Some(durable),
+            wakeup: Some(durable),
             standing: self.standing.subscribe(),
         }
     }
@@ -131,22 +131,22 @@ impl Alarms {
 /// watched value, which costs a little more.
 pub(crate) struct Awaited<'a> {
     alarms: &'a Alarms,
-    ear: Option<Ear>,
+    wakeup: Option<Wakeup>,
     standing: watch::Receiver<Standing>,
 }
 
 impl Awaited<'_> {
     /// Returns when more may be durable than at the last return.
     pub(crate) async fn made(&mut self) {
-        if let Some(ear) = &self.ear {
-            match ear.heard(&self.alarms.durable).await {
+        if let Some(wakeup) = &self.wakeup {
+            match wakeup.wait(&self.alarms.durable).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(
                         %error,
                         "the wakeup pipe failed; confirms are sent without it from now on"
                     );
-                    self.ear = None;
+                    self.wakeup = None;
                     return;
                 }
             }
@@ -162,15 +162,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ring::ring;
+    use crate::wakeup::channel;
 
     #[tokio::test]
     async fn progress_is_seen_after_the_wake_up_pipe_has_failed() {
-        let alarms = Alarms::new(ring().unwrap().0);
+        let alarms = Alarms::new(channel().unwrap().0);
         // The other end of this pipe is closed, as after an error.
-        let (gone, ear) = ring().unwrap();
+        let (gone, wakeup) = channel().unwrap();
         drop(gone);
-        let mut progress = alarms.progress(ear);
+        let mut progress = alarms.progress(wakeup);
         progress.made().await;
         for _ in 0..3 {
             alarms.on_progress(&Progress::Durable(Ticket::NONE));

@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use crate::confirms::{Confirms, Waiting};
-use crate::ledger::{Credit, Ledger, Which};
-use crate::outbox::{Frames, Outbox, Taken};
+use crate::delivery::confirms::{Confirms, Waiting};
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::outbox::{Frames, Outbox, Taken};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
 use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::message::{Draft, Facts};
-use crate::queue::{Asking, Identity, Queue, Settling};
-use crate::turn::Turn;
+use crate::queue::{ConfirmMode, Disposition, Identity, Queue};
 use crate::wire::content::{self, Lane};
 use crate::wire::frame::{self, Parsed};
 use crate::wire::method::{self, Method};
@@ -32,7 +32,7 @@ const FACTS: Facts = Facts {
 
 /// How the consumer of a [`HandOff`] acknowledges its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taking {
+pub enum AckMode {
     /// Without acknowledgement (`no-ack`).
     Automatic,
     /// With one `basic.ack` with `multiple` for each batch.
@@ -45,15 +45,15 @@ pub struct HandOff {
     queue: Arc<Queue>,
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox>,
-    taking: Taking,
-    turn: Turn,
+    ack_mode: AckMode,
+    effects: Effects,
     draft: Draft,
     sent: Frames,
 }
 
 impl HandOff {
     /// Creates a transient queue and its consumer.
-    pub fn new(taking: Taking) -> Self {
+    pub fn new(ack_mode: AckMode) -> Self {
         let identity = Identity {
             name: "bench".into(),
             vhost: "/".into(),
@@ -73,7 +73,7 @@ impl HandOff {
             },
             outbox: Arc::clone(&outbox),
             ledger: Arc::clone(&ledger),
-            no_ack: taking == Taking::Automatic,
+            no_ack: ack_mode == AckMode::Automatic,
             exclusive: false,
             priority: 0,
             prefetch: 0,
@@ -81,15 +81,15 @@ impl HandOff {
             wants_cancel: false,
             connection: 1,
         });
-        let mut turn = Turn::new(0);
-        let subscribed = queue.subscribe(&Arc::new(consumer), &mut turn);
+        let mut effects = Effects::new(0);
+        let subscribed = queue.subscribe(&Arc::new(consumer), &mut effects);
         assert!(subscribed.is_ok(), "a queue without a store cannot stop");
         Self {
             queue,
             ledger,
             outbox,
-            taking,
-            turn,
+            ack_mode,
+            effects,
             draft: Draft::default(),
             sent: Frames::default(),
         }
@@ -105,17 +105,17 @@ impl HandOff {
             let message = self.draft.finish(FACTS);
             let outcome = self
                 .queue
-                .publish(&message, Asking::Nothing, &mut self.turn);
+                .publish(&message, ConfirmMode::Nothing, &mut self.effects);
             assert!(outcome.is_ok(), "a queue without a store cannot stop");
         }
-        self.turn.wake_writers();
+        self.effects.wake_writers();
         let sent = take(&self.outbox, &mut self.sent);
-        if self.taking == Taking::Acked {
+        if self.ack_mode == AckMode::Acked {
             let mut taken = Vec::with_capacity(messages);
             let known = self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken);
             let settled = self
                 .queue
-                .settle(taken.into_iter(), Settling::Ack, &mut self.turn);
+                .settle(taken.into_iter(), Disposition::Ack, &mut self.effects);
             assert!(known.is_ok() && settled.is_ok(), "all of them are open");
         }
         sent
@@ -181,12 +181,12 @@ pub fn decode(mut bytes: &[u8]) -> usize {
 pub fn confirms(count: usize) -> usize {
     let outbox = Arc::<Outbox>::default();
     let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
-    let mut turn = Turn::new(0);
+    let mut effects = Effects::new(0);
     for _ in 0..count {
-        let tag = confirms.open(&mut turn);
-        confirms.set(tag, Waiting::Ticket(Ticket::NONE), &mut turn);
+        let tag = confirms.open(&mut effects);
+        confirms.set(tag, Waiting::Ticket(Ticket::NONE), &mut effects);
     }
-    confirms.release(Ticket::NONE, &mut turn);
+    confirms.release(Ticket::NONE, &mut effects);
     take(&outbox, &mut Frames::default())
 }
 
@@ -201,12 +201,12 @@ impl Outgoing {
     /// Appends `pieces` pieces and takes them at once, as a turn and its writer do. Returns the
     /// number of bytes.
     pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {
-        let mut turn = Turn::new(0);
+        let mut effects = Effects::new(0);
         for _ in 0..pieces {
             self.outbox
-                .write(&mut turn, |out| out.extend_from_slice(piece));
+                .write(&mut effects, |out| out.extend_from_slice(piece));
         }
-        turn.wake_writers();
+        effects.wake_writers();
         take(&self.outbox, &mut self.sent)
     }
 }

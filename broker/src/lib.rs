@@ -5,12 +5,9 @@
 //! channel       the methods of one channel; publish and settle are the hot path
 //! vhost         names → exchanges and queues; routing, bindings, dead letters
 //! queue         ready messages and their consumers
-//! ledger        unsettled deliveries of a channel
-//! outbox        unsent frames of a connection
-//! confirms      unsent publisher confirms of a channel
-//! turn          side effects of one unit of work, carried out after all locks are released
+//! delivery      unsettled deliveries, unsent frames and confirms, side effects to come
 //! persist       queue ↔ store
-//! realm         the state that all connections share
+//! broker_state  the state that all connections share
 //! memory, block the memory account, and the bytes of messages
 //! wire          the AMQP wire format
 //! ```
@@ -28,48 +25,45 @@ mod alarms;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod block;
+pub mod broker_state;
 mod channel;
 mod clean_text;
 mod clock;
 pub mod config;
-mod confirms;
 mod connection;
+mod delivery;
 mod error;
 pub mod exchange;
 pub mod fault;
-mod ledger;
 mod listener;
 mod lock;
 mod login_throttle;
 mod management;
 mod memory;
-mod outbox;
 pub mod persist;
 pub mod queue;
-pub mod realm;
 mod recovery;
 pub mod registry;
 mod revocation;
-mod ring;
 pub mod stats;
 pub mod tap;
 mod time;
 pub mod tls;
-mod turn;
 pub mod users;
 pub mod vhost;
+mod wakeup;
 pub mod wire;
 
+pub use broker_state::BrokerState;
 pub use config::{Bind, Config, FirstUser, Limits, Tls};
 pub use error::{StartError, StopError};
-pub use realm::Realm;
 
 use alarms::Alarms;
+use broker_state::Parts;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
 use management::{About, Doors, Listening};
-use realm::Parts;
-use ring::Ring;
+use wakeup::Waker;
 
 /// How long clients have to close their connections at a shutdown.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -81,7 +75,7 @@ const CLOSE_LOOK: Duration = Duration::from_millis(50);
 /// A running broker.
 #[derive(Debug)]
 pub struct Broker {
-    realm: Arc<Realm>,
+    state: Arc<BrokerState>,
     addresses: Addresses,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -123,36 +117,36 @@ impl Broker {
         };
         let mut listening = listed("amqp", &tcp);
         listening.extend(tls.iter().flat_map(|(port, _)| listed("amqp/ssl", port)));
-        let (ring, durable) = ring::ring().map_err(StartError::Wake)?;
-        let realm = open(&config, ring).await?;
+        let (waker, durable) = wakeup::channel().map_err(StartError::Wake)?;
+        let broker = open(&config, waker).await?;
         let mut tasks = vec![
-            tokio::spawn(Arc::clone(&realm).run_confirms(durable)),
-            tokio::spawn(Arc::clone(&realm).run_clock()),
+            tokio::spawn(Arc::clone(&broker).run_confirms(durable)),
+            tokio::spawn(Arc::clone(&broker).run_clock()),
         ];
         for listener in tcp.into_listeners() {
             tasks.push(tokio::spawn(listener::serve_tcp(
-                Arc::clone(&realm),
+                Arc::clone(&broker),
                 listener,
             )));
         }
         if config.memory_limit_bytes > 0 {
-            tasks.push(tokio::spawn(watch_memory(Arc::clone(&realm))));
+            tasks.push(tokio::spawn(watch_memory(Arc::clone(&broker))));
         }
         if let Some((port, acceptor)) = tls {
             for listener in port.into_listeners() {
-                let serving = listener::serve_tls(Arc::clone(&realm), listener, acceptor.clone());
+                let serving = listener::serve_tls(Arc::clone(&broker), listener, acceptor.clone());
                 tasks.push(tokio::spawn(serving));
             }
         }
         if let Some(socket) = config.unix_socket.as_deref().and_then(UnixSocket::bind) {
-            let serving = listener::serve_unix(Arc::clone(&realm), socket);
+            let serving = listener::serve_unix(Arc::clone(&broker), socket);
             tasks.push(tokio::spawn(serving));
         }
-        let (address, task) = open_management(&config, &realm, listening).await?;
+        let (address, task) = open_management(&config, &broker, listening).await?;
         addresses.management = address;
         tasks.extend(task);
         Ok(Self {
-            realm,
+            state: broker,
             addresses,
             tasks,
         })
@@ -164,8 +158,8 @@ impl Broker {
     }
 
     /// Returns the state behind the sockets.
-    pub fn realm(&self) -> &Arc<Realm> {
-        &self.realm
+    pub fn state(&self) -> &Arc<BrokerState> {
+        &self.state
     }
 
     /// Closes every connection, commits everything and stops, within five seconds.
@@ -182,13 +176,13 @@ impl Broker {
             let _ = task.await;
         }
         let reason = "broker forced connection closure with reason 'shutdown'";
-        self.realm
+        self.state
             .end_all(
                 &Fault::connection(ReplyCode::ConnectionForced, reason),
                 FAREWELL,
             )
             .await;
-        let store = self.realm.store.clone();
+        let store = self.state.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await;
         closed
             .map_err(|_| StopError::Panicked)?
@@ -213,7 +207,7 @@ async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), Sta
 /// Serves the management API if it is configured. Returns the address of its port.
 async fn open_management(
     config: &Config,
-    realm: &Arc<Realm>,
+    broker: &Arc<BrokerState>,
     mut listening: Vec<Listening>,
 ) -> Result<(Option<SocketAddr>, Option<JoinHandle<()>>), StartError> {
     let (port, tls) = take_management(config).await?;
@@ -231,7 +225,7 @@ async fn open_management(
         memory_limit_bytes: config.memory_limit_bytes,
         local_user: config.first_user.as_ref().map(|first| first.name.clone()),
     };
-    let serving = management::serve(Arc::clone(realm), about, Doors { port, tls, socket });
+    let serving = management::serve(Arc::clone(broker), about, Doors { port, tls, socket });
     Ok((address, Some(tokio::spawn(serving))))
 }
 
@@ -258,7 +252,7 @@ async fn take_management(
 }
 
 /// Opens the store and restores everything from it.
-async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> {
+async fn open(config: &Config, durable: Waker) -> Result<Arc<BrokerState>, StartError> {
     let alarms = Arc::new(Alarms::new(durable));
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
     let opening = tokio::task::spawn_blocking(move || {
@@ -273,7 +267,7 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         .map_err(|error| refuse(error.to_string()))?
         .map_err(|error| refuse(error.to_string()))?;
     let recovery = recovery::recover(&found, config, time::now_ms())?;
-    let realm = Arc::new(Realm::new(Parts {
+    let broker = Arc::new(BrokerState::new(Parts {
         limits: config.limits,
         memory_limit: config.memory_limit_bytes,
         store: found.store,
@@ -284,15 +278,15 @@ async fn open(config: &Config, durable: Ring) -> Result<Arc<Realm>, StartError> 
         vhosts: recovery.vhosts,
     }));
     // A full disk must not make the broker unreachable: it starts, and publishers are blocked.
-    if !realm.durable_or_out_of_room(recovery.ticket).await {
+    if !broker.durable_or_out_of_room(recovery.ticket).await {
         return Err(StartError::Store("before it was ready".to_owned()));
     }
-    realm.look_ahead();
-    Ok(realm)
+    broker.look_ahead();
+    Ok(broker)
 }
 
 /// Reads resident memory at intervals, more often while much of the limit is used.
-async fn watch_memory(realm: Arc<Realm>) {
+async fn watch_memory(broker: Arc<BrokerState>) {
     let (mut since_aged, mut is_much_resident) = (Duration::ZERO, false);
     loop {
         memory::refresh();
@@ -305,7 +299,7 @@ async fn watch_memory(realm: Arc<Realm>) {
             block::pool::age();
         }
         if let Some(resident) = resident_bytes() {
-            is_much_resident = realm.watch_memory(resident);
+            is_much_resident = broker.watch_memory(resident);
         }
     }
 }

@@ -13,9 +13,9 @@ mod port;
 
 pub(crate) use port::Port;
 
+use crate::broker_state::BrokerState;
 use crate::connection::{self, Accepted};
 use crate::lock::lock;
-use crate::realm::Realm;
 use crate::registry::Endpoint;
 
 /// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
@@ -25,17 +25,17 @@ const GREETING: usize = 256;
 const REST: Duration = Duration::from_millis(100);
 
 /// Accepts clients without TLS.
-pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
+pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
     loop {
         if let Some(stream) =
-            accept(&realm, listener.accept().await.map(|(stream, _)| stream)).await
+            accept(&broker, listener.accept().await.map(|(stream, _)| stream)).await
         {
-            let realm = Arc::clone(&realm);
+            let broker = Arc::clone(&broker);
             tokio::spawn(async move {
                 if let Some((peer, local)) = prepare(&stream) {
                     let (read, write) = stream.into_split();
                     connection::serve(
-                        realm,
+                        broker,
                         Accepted {
                             read: Box::new(read),
                             write: Box::new(write),
@@ -52,21 +52,25 @@ pub(crate) async fn serve_tcp(realm: Arc<Realm>, listener: TcpListener) {
 }
 
 /// Accepts clients with TLS.
-pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor: TlsAcceptor) {
+pub(crate) async fn serve_tls(
+    broker: Arc<BrokerState>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+) {
     loop {
         if let Some(stream) =
-            accept(&realm, listener.accept().await.map(|(stream, _)| stream)).await
+            accept(&broker, listener.accept().await.map(|(stream, _)| stream)).await
         {
-            let (realm, acceptor) = (Arc::clone(&realm), acceptor.clone());
+            let (broker, acceptor) = (Arc::clone(&broker), acceptor.clone());
             tokio::spawn(async move {
                 let Some((peer, local)) = prepare(&stream) else {
                     return;
                 };
-                match tokio::time::timeout(realm.limits.handshake, acceptor.accept(stream)).await {
+                match tokio::time::timeout(broker.limits.handshake, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
                         let (read, write) = tokio::io::split(stream);
                         connection::serve(
-                            realm,
+                            broker,
                             Accepted {
                                 read: Box::new(read),
                                 write: Box::new(write),
@@ -88,10 +92,10 @@ pub(crate) async fn serve_tls(realm: Arc<Realm>, listener: TcpListener, acceptor
 }
 
 /// Accepts clients on the Unix socket.
-pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
+pub(crate) async fn serve_unix(broker: Arc<BrokerState>, socket: UnixSocket) {
     loop {
-        if let Some(stream) = accept(&realm, socket.accept().await).await {
-            let (realm, host) = (Arc::clone(&realm), socket.path.display().to_string());
+        if let Some(stream) = accept(&broker, socket.accept().await).await {
+            let (broker, host) = (Arc::clone(&broker), socket.path.display().to_string());
             tokio::spawn(async move {
                 let (read, write) = stream.into_split();
                 let end = Endpoint { host, port: 0 };
@@ -102,16 +106,16 @@ pub(crate) async fn serve_unix(realm: Arc<Realm>, socket: UnixSocket) {
                     local: end,
                     is_tls: false,
                 };
-                connection::serve(realm, accepted).await;
+                connection::serve(broker, accepted).await;
             });
         }
     }
 }
 
 /// Returns the accepted socket, or `None` after an error or above the limit.
-async fn accept<S>(realm: &Realm, accepted: std::io::Result<S>) -> Option<S> {
+async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option<S> {
     match accepted {
-        Ok(stream) if lock(&realm.links).len() < realm.limits.connections + GREETING => {
+        Ok(stream) if lock(&broker.links).len() < broker.limits.connections + GREETING => {
             Some(stream)
         }
         Ok(_) => {

@@ -1,6 +1,6 @@
 //! Queue and topology to store and back; the only file that names the storage crate.
 //!
-//! A [`Shelf`] is a durable queue's place in the store: one store queue for each of its priorities,
+//! A [`QueueStore`] is a durable queue's place in the store: one store queue for each of its priorities,
 //! so that each is in order of its positions. Topology is kept as [`records::Fact`]s. Relies on the
 //! storage crate.
 
@@ -121,7 +121,7 @@ impl Facts {
     }
 
     /// A place for a new queue with so many priorities.
-    pub(crate) fn shelf(&self, levels: u64) -> Result<Shelf, Stopped> {
+    pub(crate) fn queue_store(&self, levels: u64) -> Result<QueueStore, Stopped> {
         let mut numbers = lock(&self.numbers);
         let base = numbers.next;
         numbers.next += levels;
@@ -132,12 +132,12 @@ impl Facts {
                 next: numbers.reserved,
             })?;
         }
-        Ok(Shelf::new(self, base))
+        Ok(QueueStore::new(self, base))
     }
 
     /// The place of a queue that was found.
-    pub(crate) fn shelf_at(&self, base: u64) -> Shelf {
-        Shelf::new(self, base)
+    pub(crate) fn shelf_at(&self, base: u64) -> QueueStore {
+        QueueStore::new(self, base)
     }
 }
 
@@ -186,7 +186,7 @@ impl Budget {
 
 /// A durable queue's place in the store.
 #[derive(Debug, Clone)]
-pub(crate) struct Shelf {
+pub(crate) struct QueueStore {
     store: Store,
     base: u64,
     budget: Arc<Budget>,
@@ -206,7 +206,7 @@ pub(crate) enum Gone {
 #[error("cannot read waiting messages: {0}")]
 pub(crate) struct ReadFailed(String);
 
-impl Shelf {
+impl QueueStore {
     fn new(facts: &Facts, base: u64) -> Self {
         let (store, budget) = (facts.store.clone(), Arc::clone(&facts.budget));
         Self {

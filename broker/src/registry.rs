@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::watch;
 
-use crate::confirms::Confirms;
+use crate::delivery::confirms::Confirms;
+use crate::delivery::ledger::Ledger;
+use crate::delivery::outbox::Outbox;
 use crate::fault::Fault;
-use crate::ledger::Ledger;
 use crate::lock::lock;
 use crate::memory::Share;
-use crate::outbox::Outbox;
 use crate::stats::{ChannelCounters, Counter};
 use crate::wire::table::Table;
 

@@ -7,18 +7,19 @@
 //! | narrower permissions | consumers of queues that the user may no longer read are cancelled |
 //!
 //! Publishes, declares and gets check permissions each time, or again after every change
-//! ([`Realm::permissions_changed`]). The users must be changed before these functions are called. A
-//! login or subscription that runs at the same time checks again afterwards. Depends on `realm`.
+//! ([`BrokerState::permissions_changed`]). The users must be changed before these functions are
+//! called. A login or subscription that runs at the same time checks again afterwards. Depends on
+//! `broker_state`.
 
 use std::sync::Arc;
 
+use crate::broker_state::BrokerState;
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::realm::Realm;
 use crate::registry::Link;
-use crate::turn::Turn;
 use crate::users::Operation;
 use crate::wire::reply;
 
@@ -32,22 +33,22 @@ pub(crate) enum Loss {
 }
 
 /// Ends every connection of this user.
-pub(crate) fn end_connections(realm: &Arc<Realm>, user: &str, loss: Loss) {
+pub(crate) fn end_connections(broker: &Arc<BrokerState>, user: &str, loss: Loss) {
     let reason = match loss {
         Loss::Deleted => format!("user '{user}' is deleted"),
         Loss::Password => format!("the password of user '{user}' was changed"),
     };
     let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
-    for link in links_of(realm, user) {
+    for link in links_of(broker, user) {
         link.end(fault.clone());
     }
-    realm.permissions_changed();
+    broker.permissions_changed();
 }
 
 /// Applies a user's current permissions in a vhost to the user's connections there.
-pub(crate) fn restrict(realm: &Arc<Realm>, user: &str, vhost: &str) {
-    realm.permissions_changed();
-    let mut links = links_of(realm, user);
+pub(crate) fn restrict(broker: &Arc<BrokerState>, user: &str, vhost: &str) {
+    broker.permissions_changed();
+    let mut links = links_of(broker, user);
     links.retain(|link| {
         let session = link.session.get();
         session.is_some_and(|session| *session.vhost == *vhost)
@@ -55,7 +56,7 @@ pub(crate) fn restrict(realm: &Arc<Realm>, user: &str, vhost: &str) {
     if links.is_empty() {
         return;
     }
-    if !read(&realm.users).may_enter(user, vhost) {
+    if !read(&broker.users).may_enter(user, vhost) {
         let reason = format!("access to vhost '{vhost}' is withdrawn from user '{user}'");
         let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
         for link in links {
@@ -63,11 +64,11 @@ pub(crate) fn restrict(realm: &Arc<Realm>, user: &str, vhost: &str) {
         }
         return;
     }
-    cancel_consumers(realm, user, vhost, &links);
+    cancel_consumers(broker, user, vhost, &links);
 }
 
-fn links_of(realm: &Realm, user: &str) -> Vec<Arc<Link>> {
-    let mut links = realm.links();
+fn links_of(broker: &BrokerState, user: &str) -> Vec<Arc<Link>> {
+    let mut links = broker.links();
     links.retain(|link| {
         let session = link.session.get();
         session.is_some_and(|session| *session.user == *user)
@@ -76,11 +77,11 @@ fn links_of(realm: &Realm, user: &str) -> Vec<Arc<Link>> {
 }
 
 /// Cancels the consumers of these connections on queues that the user may not read.
-fn cancel_consumers(realm: &Arc<Realm>, user: &str, vhost: &str, links: &[Arc<Link>]) {
-    let Some(vhost) = realm.vhost(vhost) else {
+fn cancel_consumers(broker: &Arc<BrokerState>, user: &str, vhost: &str, links: &[Arc<Link>]) {
+    let Some(vhost) = broker.vhost(vhost) else {
         return;
     };
-    let mut turn = realm.turn();
+    let mut effects = broker.begin();
     for queue in vhost.queues() {
         let held: Vec<_> = queue.with(|state| {
             let consumers = state.consumers.iter();
@@ -89,15 +90,16 @@ fn cancel_consumers(realm: &Arc<Realm>, user: &str, vhost: &str, links: &[Arc<Li
                 .map(Arc::clone)
                 .collect()
         });
-        let may_read = || read(&realm.users).may(user, vhost.name(), Operation::Read, queue.name());
+        let may_read =
+            || read(&broker.users).may(user, vhost.name(), Operation::Read, queue.name());
         if held.is_empty() || may_read() {
             continue;
         }
         for consumer in held {
-            cancel(&queue, &consumer, links, &mut turn);
+            cancel(&queue, &consumer, links, &mut effects);
         }
     }
-    realm.end(turn);
+    broker.end(effects);
 }
 
 fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link>> {
@@ -108,9 +110,14 @@ fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link
 
 /// Cancels one consumer and notifies its client. A client without `consumer_cancel_notify` loses
 /// its connection.
-fn cancel(queue: &Arc<Queue>, consumer: &Arc<Consumer>, links: &[Arc<Link>], turn: &mut Turn) {
+fn cancel(
+    queue: &Arc<Queue>,
+    consumer: &Arc<Consumer>,
+    links: &[Arc<Link>],
+    effects: &mut Effects,
+) {
     consumer.mark_cancelled();
-    if let Err(error) = queue.unsubscribe(consumer, turn) {
+    if let Err(error) = queue.unsubscribe(consumer, effects) {
         tracing::debug!(
             queue = %queue.name(), %error,
             "a cancelled consumer's messages could not be requeued: the store has stopped"
@@ -119,7 +126,7 @@ fn cancel(queue: &Arc<Queue>, consumer: &Arc<Consumer>, links: &[Arc<Link>], tur
     let terms = &consumer.terms;
     if terms.wants_cancel {
         let outbox = &terms.outbox;
-        outbox.write(turn, |out| {
+        outbox.write(effects, |out| {
             reply::cancel(out, terms.lane.channel, &terms.tag);
         });
     } else if let Some(link) = owner(links, consumer) {

@@ -87,7 +87,7 @@ async fn durable_topology_comes_back_and_the_rest_does_not() {
     assert!(
         running
             .broker()
-            .realm()
+            .state()
             .vhost("/")
             .unwrap()
             .queue("lost")

@@ -43,7 +43,7 @@ const CRATES: [Layers; 3] = [
             ("time", 0),
             ("lock", 0),
             ("clean_text", 0),
-            ("ring", 0),
+            ("wakeup", 0),
             ("memory", 1),
             ("block", 1),
             ("fault", 1),
@@ -56,18 +56,15 @@ const CRATES: [Layers; 3] = [
             ("alarms", 3),
             // These use each other: a queue's consumers refer to their outbox and ledger, and
             // those refer to the queues that wait for room or credit. Their side effects are
-            // collected in the turn.
-            ("outbox", 3),
-            ("ledger", 3),
-            ("turn", 3),
-            ("confirms", 3),
+            // collected in `delivery/effects.rs`.
+            ("delivery", 3),
             ("queue", 3),
             ("clock", 4),
             ("registry", 4),
             ("exchange", 4),
             ("vhost", 5),
             ("recovery", 6),
-            ("realm", 6),
+            ("broker_state", 6),
             ("revocation", 7),
             ("channel", 7),
             ("connection", 8),

@@ -17,7 +17,6 @@ const STILL_LONG: &[&str] = &[
     "broker/src/management/",
     "broker/src/persist",
     "broker/src/queue/",
-    "broker/src/realm.rs",
     "src/peer",
     "src/wrap/",
     "storage/",

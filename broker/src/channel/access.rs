@@ -11,7 +11,7 @@ fn check(
     (kind, name): (&str, &str),
 ) -> Result<(), Fault> {
     let vhost = around.vhost.name();
-    if read(&around.realm.users).may(&around.user, vhost, operation, name) {
+    if read(&around.broker.users).may(&around.user, vhost, operation, name) {
         return Ok(());
     }
     let name = if kind == "exchange" && name.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn check_read_queue(around: &Surroundings, name: &str) -> Result<(), 
 
 /// The `user-id` property must name who publishes.
 pub(super) fn check_user_id(around: &Surroundings, claimed: &[u8]) -> Result<(), Fault> {
-    let users = read(&around.realm.users);
+    let users = read(&around.broker.users);
     let is_impersonator = || {
         users
             .get(&around.user)

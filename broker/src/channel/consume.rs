@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Channel, Step};
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::queue::consumer::{Consumer, Subscription};
-use crate::queue::{Got, Queue, Taking};
-use crate::turn::Turn;
+use crate::queue::{GetMode, GetResult, Queue};
 use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
 use crate::wire::method::Consume;
 use crate::wire::reply;
@@ -19,7 +19,7 @@ impl Channel {
         size: u32,
         count: u16,
         global: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         if size != 0 {
             return Err(Fault::connection(
@@ -29,18 +29,22 @@ impl Channel {
         }
         if global {
             self.ledger.set_limit(u32::from(count));
-            self.pump_all(turn)?;
+            self.pump_all(effects)?;
         } else {
             self.prefetch = u32::from(count);
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
-        self.send(turn, |out, channel| reply::bare(out, channel, 60, 11));
+        self.send(effects, |out, channel| reply::bare(out, channel, 60, 11));
         Ok(Step::On)
     }
 
-    pub(super) fn consume(&mut self, consume: Consume<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(super) fn consume(
+        &mut self,
+        consume: Consume<'_>,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
         if consume.queue == REPLY_TO {
-            return self.consume_replies(consume, turn);
+            return self.consume_replies(consume, effects);
         }
         let tag = self.consumer_tag(consume.consumer_tag)?;
         let queue = self.readable_queue(consume.queue)?;
@@ -70,7 +74,9 @@ impl Channel {
             connection: self.around.link.id,
         }));
         if !consume.no_wait {
-            self.send(turn, |out, channel| reply::consume_ok(out, channel, &tag));
+            self.send(effects, |out, channel| {
+                reply::consume_ok(out, channel, &tag);
+            });
         }
         self.consumers
             .insert(tag, (Arc::clone(&queue), Arc::clone(&consumer)));
@@ -78,7 +84,7 @@ impl Channel {
             u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
             Relaxed,
         );
-        queue.subscribe(&consumer, turn)?;
+        queue.subscribe(&consumer, effects)?;
         // The permission may have been withdrawn before the queue knew the consumer.
         super::access::check_read_queue(&self.around, queue.name())?;
         Ok(Step::On)
@@ -106,7 +112,11 @@ impl Channel {
         Ok(asked.into())
     }
 
-    fn consume_replies(&mut self, consume: Consume<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn consume_replies(
+        &mut self,
+        consume: Consume<'_>,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
         let tag = self.consumer_tag(consume.consumer_tag)?;
         if self.replies.is_some() {
             return Err(Fault::precondition("reply consumer already set"));
@@ -123,7 +133,9 @@ impl Channel {
         };
         self.around.vhost.add_reply_consumer(&token, consumer);
         if !consume.no_wait {
-            self.send(turn, |out, channel| reply::consume_ok(out, channel, &tag));
+            self.send(effects, |out, channel| {
+                reply::consume_ok(out, channel, &tag);
+            });
         }
         self.replies = Some((token, tag));
         Ok(Step::On)
@@ -144,10 +156,10 @@ impl Channel {
         &mut self,
         tag: &str,
         no_wait: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         if let Some((queue, consumer)) = self.consumers.remove(tag) {
-            queue.unsubscribe(&consumer, turn)?;
+            queue.unsubscribe(&consumer, effects)?;
             self.view.consumers.store(
                 u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
                 Relaxed,
@@ -156,7 +168,7 @@ impl Channel {
             self.around.vhost.remove_reply_consumer(&token);
         }
         if !no_wait {
-            self.send(turn, |out, channel| reply::cancel_ok(out, channel, tag));
+            self.send(effects, |out, channel| reply::cancel_ok(out, channel, tag));
         }
         Ok(Step::On)
     }
@@ -165,17 +177,17 @@ impl Channel {
         &mut self,
         queue: &str,
         no_ack: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let queue = self.readable_queue(queue)?;
-        let taking = if no_ack {
-            Taking::Acked
+        let mode = if no_ack {
+            GetMode::Acked
         } else {
-            Taking::Unsettled
+            GetMode::Unsettled
         };
-        match queue.get(&self.ledger, taking, turn)? {
-            Got::Empty => self.send(turn, reply::get_empty),
-            Got::Unreadable => {
+        match queue.get(&self.ledger, mode, effects)? {
+            GetResult::Empty => self.send(effects, reply::get_empty),
+            GetResult::Unreadable => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
                     "the messages of queue '{name}' in vhost '{vhost}' cannot be read from the store"
@@ -183,15 +195,15 @@ impl Channel {
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }
             // To wait would be to wait for ever where this client has to settle first.
-            Got::Held if self.around.link.has_unsettled() => {
+            GetResult::Held if self.around.link.has_unsettled() => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
                     "no memory for more unsettled messages of queue '{name}' in vhost '{vhost}'"
                 );
                 return Err(Fault::precondition(reason));
             }
-            Got::Loading | Got::Held => return Ok(Step::Again),
-            Got::Delivery {
+            GetResult::Loading | GetResult::Held => return Ok(Step::Again),
+            GetResult::Delivery {
                 tag,
                 message,
                 redelivered,
@@ -199,7 +211,7 @@ impl Channel {
             } => {
                 self.view.counters.got.add_alone(1);
                 let left = u32::try_from(left).unwrap_or(u32::MAX);
-                self.outbox.add(turn, |frames| {
+                self.outbox.add(effects, |frames| {
                     frames.get_ok(self.lane, (tag, redelivered), left, &message);
                 });
             }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::routes::Targets;
 use super::transaction::Commit;
 use super::{Channel, Step};
-use crate::confirms::{Confirms, Waiting};
+use crate::delivery::confirms::{Confirms, Waiting};
+use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::persist::Ticket;
 use crate::queue::message::Message;
-use crate::queue::{Asking, Outcome};
-use crate::turn::Turn;
+use crate::queue::{ConfirmMode, PublishResult};
 use crate::vhost::REPLY_TO_PREFIX;
 
 /// What one of many queues costs, in units of a turn: it wakes a writer of its own.
@@ -62,28 +62,28 @@ impl FanOut {
     }
 
     /// Offers the message to the next queues; true when all have been offered it.
-    fn advance(&mut self, turn: &mut Turn) -> Result<bool, Fault> {
+    fn advance(&mut self, effects: &mut Effects) -> Result<bool, Fault> {
         let is_alone = self.targets.len() == 1;
-        let asking = match &self.told {
-            Told::Never => Asking::Nothing,
-            Told::ByConfirm(confirms, tag) if is_alone => Asking::Confirm(confirms, *tag),
-            Told::ByCommit | Told::ByConfirm(..) => Asking::Ticket,
+        let confirm_mode = match &self.told {
+            Told::Never => ConfirmMode::Nothing,
+            Told::ByConfirm(confirms, tag) if is_alone => ConfirmMode::Confirm(confirms, *tag),
+            Told::ByCommit | Told::ByConfirm(..) => ConfirmMode::Ticket,
         };
         while let Some(queue) = self.targets.get(self.next) {
             if !is_alone {
-                if turn.is_spent() {
+                if effects.is_spent() {
                     return Ok(false);
                 }
-                turn.spend(ONE_OF_MANY);
+                effects.spend(ONE_OF_MANY);
             }
             self.next += 1;
-            let outcome = queue.publish(&self.message, asking, turn)?;
-            self.was_taken |= outcome != Outcome::Gone;
+            let outcome = queue.publish(&self.message, confirm_mode, effects)?;
+            self.was_taken |= outcome != PublishResult::Gone;
             match (outcome, self.waiting) {
-                (Outcome::Kept(ticket), Waiting::Ticket(before)) => {
+                (PublishResult::Kept(ticket), Waiting::Ticket(before)) => {
                     self.waiting = Waiting::Ticket(before.max(ticket));
                 }
-                (Outcome::Refused, _) => self.waiting = Waiting::Refused,
+                (PublishResult::Refused, _) => self.waiting = Waiting::Refused,
                 _ => {}
             }
         }
@@ -93,31 +93,36 @@ impl FanOut {
 
 impl Channel {
     /// Hands a publish out as far as the turn allows.
-    pub(super) fn fan_out(&mut self, mut publish: FanOut, turn: &mut Turn) -> Result<Step, Fault> {
-        turn.spend(1);
-        if !self.advance(&mut publish, turn)? {
+    pub(super) fn fan_out(
+        &mut self,
+        mut publish: FanOut,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
+        effects.spend(1);
+        if !self.advance(&mut publish, effects)? {
             self.unfinished = Some(Unfinished::Publish(publish));
             return Ok(Step::Unfinished);
         }
         if let Told::ByConfirm(confirms, tag) = &publish.told {
-            confirms.set(*tag, publish.waiting, turn);
+            confirms.set(*tag, publish.waiting, effects);
         }
         Ok(Step::On)
     }
 
     /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
-    fn advance(&mut self, publish: &mut FanOut, turn: &mut Turn) -> Result<bool, Fault> {
-        if publish.next == 0 && self.around.realm.tap.is_open() {
-            self.show(&publish.message, &publish.targets, turn);
+    fn advance(&mut self, publish: &mut FanOut, effects: &mut Effects) -> Result<bool, Fault> {
+        if publish.next == 0 && self.around.broker.tap.is_open() {
+            self.show(&publish.message, &publish.targets, effects);
         }
-        if !publish.advance(turn)? {
+        if !publish.advance(effects)? {
             return Ok(false);
         }
-        let was_routed = publish.was_taken || self.hand_to_replier(&publish.message, turn);
+        let was_routed = publish.was_taken || self.hand_to_replier(&publish.message, effects);
         if !was_routed && publish.is_mandatory {
             self.view.counters.returned.add_alone(1);
-            self.outbox
-                .add(turn, |frames| frames.no_route(self.lane, &publish.message));
+            self.outbox.add(effects, |frames| {
+                frames.no_route(self.lane, &publish.message);
+            });
         }
         Ok(true)
     }
@@ -126,27 +131,27 @@ impl Channel {
     pub(super) fn advance_commit(
         &mut self,
         publish: &mut FanOut,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Option<Waiting>, Fault> {
-        turn.spend(1);
-        Ok(self.advance(publish, turn)?.then_some(publish.waiting))
+        effects.spend(1);
+        Ok(self.advance(publish, effects)?.then_some(publish.waiting))
     }
 
     /// Goes on with what the turn before was too short for.
-    pub(crate) fn go_on(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
         match self.unfinished.take() {
             None => Ok(Step::On),
-            Some(Unfinished::Publish(publish)) => self.fan_out(publish, turn),
-            Some(Unfinished::Commit(commit)) => self.commit(commit, turn),
+            Some(Unfinished::Publish(publish)) => self.fan_out(publish, effects),
+            Some(Unfinished::Commit(commit)) => self.commit(commit, effects),
         }
     }
 
     /// The channel ends: a publish that has reached some of its queues reaches all.
     pub(super) fn finish_work(&mut self) {
         while self.unfinished.is_some() {
-            let mut own = self.around.realm.turn();
+            let mut own = self.around.broker.begin();
             let outcome = self.go_on(&mut own);
-            self.around.realm.end(own);
+            self.around.broker.end(own);
             if let Err(fault) = outcome {
                 tracing::debug!(%fault, "a publish of a closed channel was not finished");
             }
@@ -154,7 +159,7 @@ impl Channel {
     }
 
     /// An answer to a direct reply address, which is no queue.
-    fn hand_to_replier(&self, message: &Message, turn: &mut Turn) -> bool {
+    fn hand_to_replier(&self, message: &Message, effects: &mut Effects) -> bool {
         let content = message.content();
         if !content.exchange.is_empty()
             || !content.routing_key.starts_with(REPLY_TO_PREFIX.as_bytes())
@@ -162,7 +167,7 @@ impl Channel {
             return false;
         }
         let address = std::str::from_utf8(content.routing_key).unwrap_or_default();
-        self.around.vhost.reply(address, message, turn)
+        self.around.vhost.reply(address, message, effects)
     }
 }
 
@@ -215,11 +220,11 @@ mod tests {
             vec![deleted.clone(), open.clone()],
         ] {
             let mut fan_out = to(targets);
-            assert!(fan_out.advance(&mut Turn::new(0)).unwrap());
+            assert!(fan_out.advance(&mut Effects::new(0)).unwrap());
             assert!(fan_out.was_taken);
         }
         let mut lost = to(vec![deleted]);
-        assert!(lost.advance(&mut Turn::new(0)).unwrap());
+        assert!(lost.advance(&mut Effects::new(0)).unwrap());
         assert!(!lost.was_taken);
     }
 
@@ -228,7 +233,7 @@ mod tests {
         let queues: Vec<_> = (0..5_000).map(|_| queue()).collect();
         let mut fan_out = to(queues.clone());
         let mut turns = 1;
-        while !fan_out.advance(&mut Turn::new(0)).unwrap() {
+        while !fan_out.advance(&mut Effects::new(0)).unwrap() {
             turns += 1;
         }
         assert!(turns > 1, "nobody else had a turn");

@@ -6,17 +6,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::confirms::Confirms;
+use crate::broker_state::BrokerState;
+use crate::delivery::confirms::Confirms;
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Delivery, Ledger};
+use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Delivery, Ledger};
 use crate::lock::lock;
-use crate::outbox::Outbox;
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::realm::Realm;
 use crate::registry::{ChannelView, Link};
-use crate::turn::Turn;
 use crate::vhost::Vhost;
 use crate::wire::content::Lane;
 use crate::wire::frame::{self, Frame};
@@ -24,9 +24,9 @@ use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
 mod access;
-mod asked;
 mod consume;
 mod fan_out;
+mod message_properties;
 mod publish;
 mod routes;
 mod settle;
@@ -44,7 +44,7 @@ use transaction::Transaction;
 /// What every channel of a connection shares.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
-    pub(crate) realm: Arc<Realm>,
+    pub(crate) broker: Arc<BrokerState>,
     pub(crate) vhost: Arc<Vhost>,
     pub(crate) link: Arc<Link>,
     pub(crate) user: Arc<str>,
@@ -115,7 +115,7 @@ impl Channel {
         let ledger = Arc::<Ledger>::default();
         let view = Arc::new(ChannelView::new(number, Arc::clone(&ledger)));
         around.link.add_channel(&view);
-        around.realm.totals.channels_opened.add(1);
+        around.broker.totals.channels_opened.add(1);
         Self {
             lane: Lane {
                 channel: number,
@@ -140,34 +140,38 @@ impl Channel {
     }
 
     /// Acts on one frame of this channel.
-    pub(crate) fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(crate) fn receive(
+        &mut self,
+        frame: Frame<'_>,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
         if self.phase == Phase::Closing {
-            return Ok(self.receive_closing(frame, turn));
+            return Ok(self.receive_closing(frame, effects));
         }
         match frame.kind {
-            frame::METHOD => self.receive_method(frame.payload, turn),
-            frame::HEADER => self.receive_header(frame.payload, turn),
-            frame::BODY => self.receive_body(frame.payload, turn),
+            frame::METHOD => self.receive_method(frame.payload, effects),
+            frame::HEADER => self.receive_header(frame.payload, effects),
+            frame::BODY => self.receive_body(frame.payload, effects),
             _ => Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote())),
         }
     }
 
     /// After `channel.close` by the server, only its answer and a close of the client's own count.
-    fn receive_closing(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Step {
+    fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Step {
         if frame.kind != frame::METHOD {
             return Step::On;
         }
         match method::decode(frame.payload) {
             Ok(Method::ChannelCloseOk) => Step::Closed,
             Ok(Method::ChannelClose { .. }) => {
-                self.send(turn, |out, channel| reply::bare(out, channel, 20, 41));
+                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
                 Step::On
             }
             _ => Step::On,
         }
     }
 
-    fn receive_method(&mut self, payload: &[u8], turn: &mut Turn) -> Result<Step, Fault> {
+    fn receive_method(&mut self, payload: &[u8], effects: &mut Effects) -> Result<Step, Fault> {
         self.publishing.check_idle()?;
         let method = method::decode(payload).map_err(undecodable)?;
         match method {
@@ -181,71 +185,71 @@ impl Channel {
                 self.publishing.begin(publish);
                 Ok(Step::On)
             }
-            Method::BasicAck { tag, multiple } => self.ack(tag, multiple, turn),
+            Method::BasicAck { tag, multiple } => self.ack(tag, multiple, effects),
             Method::BasicNack {
                 tag,
                 multiple,
                 requeue,
-            } => self.nack((tag, multiple), requeue, turn),
-            Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, turn),
+            } => self.nack((tag, multiple), requeue, effects),
+            Method::BasicReject { tag, requeue } => self.nack((tag, false), requeue, effects),
             other => {
                 // Who asks for a queue's count sees the dead letters of what it rejected just
                 // before.
-                if turn.has_letters() {
-                    self.around.realm.pay(turn);
+                if effects.has_letters() {
+                    self.around.broker.pay(effects);
                 }
-                self.receive_other(other, turn)
+                self.receive_other(other, effects)
             }
         }
     }
 
     /// Everything outside the hot path.
-    fn receive_other(&mut self, method: Method<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn receive_other(&mut self, method: Method<'_>, effects: &mut Effects) -> Result<Step, Fault> {
         match method {
-            Method::ExchangeDeclare(declare) => self.exchange_declare(declare, turn),
+            Method::ExchangeDeclare(declare) => self.exchange_declare(declare, effects),
             Method::ExchangeDelete {
                 exchange,
                 if_unused,
                 no_wait,
-            } => self.exchange_delete(exchange, (if_unused, no_wait), turn),
-            Method::ExchangeBind(binding) => self.bind_exchange(binding, turn),
-            Method::ExchangeUnbind(binding) => self.unbind_exchange(binding, turn),
-            Method::QueueDeclare(declare) => self.queue_declare(declare, turn),
-            Method::QueueBind(binding) => self.bind_queue(binding, turn),
-            Method::QueueUnbind(binding) => self.unbind_queue(binding, turn),
-            Method::QueuePurge { queue, no_wait } => self.queue_purge(queue, no_wait, turn),
+            } => self.exchange_delete(exchange, (if_unused, no_wait), effects),
+            Method::ExchangeBind(binding) => self.bind_exchange(binding, effects),
+            Method::ExchangeUnbind(binding) => self.unbind_exchange(binding, effects),
+            Method::QueueDeclare(declare) => self.queue_declare(declare, effects),
+            Method::QueueBind(binding) => self.bind_queue(binding, effects),
+            Method::QueueUnbind(binding) => self.unbind_queue(binding, effects),
+            Method::QueuePurge { queue, no_wait } => self.queue_purge(queue, no_wait, effects),
             Method::QueueDelete {
                 queue,
                 if_unused,
                 if_empty,
                 no_wait,
-            } => self.queue_delete(queue, (if_unused, if_empty), no_wait, turn),
+            } => self.queue_delete(queue, (if_unused, if_empty), no_wait, effects),
             Method::BasicQos {
                 size,
                 count,
                 global,
-            } => self.qos(size, count, global, turn),
-            Method::BasicConsume(consume) => self.consume(consume, turn),
+            } => self.qos(size, count, global, effects),
+            Method::BasicConsume(consume) => self.consume(consume, effects),
             Method::BasicCancel {
                 consumer_tag,
                 no_wait,
-            } => self.cancel(consumer_tag, no_wait, turn),
-            Method::BasicGet { queue, no_ack } => self.get(queue, no_ack, turn),
-            Method::BasicRecover { requeue } => self.recover(requeue, Answer::Expected, turn),
-            Method::BasicRecoverAsync { requeue } => self.recover(requeue, Answer::None, turn),
-            Method::ConfirmSelect { no_wait } => self.confirm_select(no_wait, turn),
-            Method::TxSelect => self.tx_select(turn),
-            Method::TxCommit => self.tx_commit(turn),
-            Method::TxRollback => self.tx_rollback(turn),
-            Method::ChannelFlow { active } => self.flow(active, turn),
+            } => self.cancel(consumer_tag, no_wait, effects),
+            Method::BasicGet { queue, no_ack } => self.get(queue, no_ack, effects),
+            Method::BasicRecover { requeue } => self.recover(requeue, Answer::Expected, effects),
+            Method::BasicRecoverAsync { requeue } => self.recover(requeue, Answer::None, effects),
+            Method::ConfirmSelect { no_wait } => self.confirm_select(no_wait, effects),
+            Method::TxSelect => self.tx_select(effects),
+            Method::TxCommit => self.tx_commit(effects),
+            Method::TxRollback => self.tx_rollback(effects),
+            Method::ChannelFlow { active } => self.flow(active, effects),
             Method::ChannelClose { .. } => {
-                self.close(turn);
-                self.send(turn, |out, channel| reply::bare(out, channel, 20, 41));
+                self.close(effects);
+                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
                 Ok(Step::Closed)
             }
             Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Step::On),
             Method::AccessRequest => {
-                self.send(turn, |out, channel| {
+                self.send(effects, |out, channel| {
                     reply::MethodFrame::new(out, channel, 30, 11).u16(1).end();
                 });
                 Ok(Step::On)
@@ -261,17 +265,17 @@ impl Channel {
         }
     }
 
-    fn flow(&mut self, active: bool, turn: &mut Turn) -> Result<Step, Fault> {
+    fn flow(&mut self, active: bool, effects: &mut Effects) -> Result<Step, Fault> {
         if !active {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
-        self.send(turn, |out, channel| {
+        self.send(effects, |out, channel| {
             reply::MethodFrame::new(out, channel, 20, 21).u8(1).end();
         });
         Ok(Step::On)
     }
 
-    fn confirm_select(&mut self, no_wait: bool, turn: &mut Turn) -> Result<Step, Fault> {
+    fn confirm_select(&mut self, no_wait: bool, effects: &mut Effects) -> Result<Step, Fault> {
         match self.mode {
             Mode::Transactional(_) => {
                 return Err(Fault::precondition("cannot switch from tx to confirm mode"));
@@ -289,26 +293,26 @@ impl Channel {
             }
         }
         if !no_wait {
-            self.send(turn, |out, channel| reply::bare(out, channel, 85, 11));
+            self.send(effects, |out, channel| reply::bare(out, channel, 85, 11));
         }
         Ok(Step::On)
     }
 
     /// Appends a frame for this channel.
-    fn send(&self, turn: &mut Turn, append: impl FnOnce(&mut Vec<u8>, u16)) {
+    fn send(&self, effects: &mut Effects, append: impl FnOnce(&mut Vec<u8>, u16)) {
         self.outbox
-            .write(turn, |out| append(out, self.lane.channel));
+            .write(effects, |out| append(out, self.lane.channel));
     }
 
     /// A reply that waits for the store where there is something to wait for.
     fn reply_after(
         &self,
         ticket: Ticket,
-        turn: &mut Turn,
+        effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
     ) -> Step {
-        if ticket <= self.around.realm.store.durable() {
-            self.send(turn, append);
+        if ticket <= self.around.broker.store.durable() {
+            self.send(effects, append);
             return Step::On;
         }
         let mut held = Vec::new();
@@ -317,22 +321,22 @@ impl Channel {
     }
 
     /// The server closes the channel: its consumers go, its messages return, the client is told.
-    pub(crate) fn fail(&mut self, fault: &Fault, cause: (u16, u16), turn: &mut Turn) {
-        self.close(turn);
-        self.send(turn, |out, channel| {
+    pub(crate) fn fail(&mut self, fault: &Fault, cause: (u16, u16), effects: &mut Effects) {
+        self.close(effects);
+        self.send(effects, |out, channel| {
             reply::close(out, channel, fault.code.number(), &fault.text(), cause);
         });
     }
 
     /// Ends everything that the channel holds. Nothing of it is delivered to afterwards.
-    pub(crate) fn close(&mut self, turn: &mut Turn) {
+    pub(crate) fn close(&mut self, effects: &mut Effects) {
         if self.phase == Phase::Closing {
             return;
         }
         self.finish_work();
         self.phase = Phase::Closing;
         for (queue, consumer) in std::mem::take(&mut self.consumers).into_values() {
-            if let Err(error) = queue.unsubscribe(&consumer, turn) {
+            if let Err(error) = queue.unsubscribe(&consumer, effects) {
                 tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
             }
         }
@@ -342,16 +346,16 @@ impl Channel {
         if let Mode::Transactional(transaction) = &mut self.mode {
             self.ledger.put_back(transaction.take_settled());
         }
-        self.return_everything(turn);
+        self.return_everything(effects);
         if let Mode::Confirming(confirms) = &self.mode {
             // Publishes that are safe already were accepted, whatever comes after them.
-            confirms.release(self.around.realm.store.durable(), turn);
+            confirms.release(self.around.broker.store.durable(), effects);
             confirms.abandon();
         }
         self.mode = Mode::Plain;
         *lock(&self.view.confirms) = None;
         self.around.link.remove_channel(self.lane.channel);
-        let totals = &self.around.realm.totals;
+        let totals = &self.around.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);
         totals.channels_closed.add(1);
         let here = &self.around.vhost.closed_channels;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::fan_out::{FanOut, Told};
 use super::routes::Targets;
-use super::{Channel, Mode, Step, access, asked};
+use super::{Channel, Mode, Step, access, message_properties};
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::memory::{self, Holding, Kind, Level, Share};
 use crate::queue::message::{Draft, Facts, Message};
 use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
-use crate::turn::Turn;
 use crate::wire::content;
 use crate::wire::method;
 use crate::wire::table::Table;
@@ -77,7 +77,7 @@ impl Channel {
     pub(super) fn receive_header(
         &mut self,
         payload: &[u8],
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         match self.publishing.phase {
             Phase::Idle => {
@@ -105,7 +105,7 @@ impl Channel {
             );
             return Err(unexpected(reason));
         }
-        let limit = self.around.realm.limits.body_bytes;
+        let limit = self.around.broker.limits.body_bytes;
         if header.body_size > limit {
             self.publishing.phase = Phase::Idle;
             let reason = format!(
@@ -116,7 +116,7 @@ impl Channel {
         }
         self.publishing.draft.properties(header.properties);
         if header.body_size == 0 {
-            return self.publish(turn);
+            return self.publish(effects);
         }
         let body_size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
         self.publishing.draft.expect(body_size);
@@ -126,7 +126,11 @@ impl Channel {
         Ok(Step::On)
     }
 
-    pub(super) fn receive_body(&mut self, payload: &[u8], turn: &mut Turn) -> Result<Step, Fault> {
+    pub(super) fn receive_body(
+        &mut self,
+        payload: &[u8],
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
         let missing = match self.publishing.phase {
             Phase::AwaitingBody { missing } => missing,
             Phase::Idle => {
@@ -151,7 +155,7 @@ impl Channel {
             self.publishing.phase = Phase::AwaitingBody { missing: left };
             return self.hold_draft();
         }
-        self.publish(turn)
+        self.publish(effects)
     }
 
     /// Puts what has come of the draft on the account. A connection that fills its share with parts
@@ -183,7 +187,7 @@ impl Channel {
     }
 
     /// The message is whole.
-    fn publish(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+    fn publish(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
         self.publishing.phase = Phase::Idle;
         self.view.counters.published.add_alone(1);
         let place = self.publishing.draft.place();
@@ -192,24 +196,27 @@ impl Channel {
             self.check_exchange()?;
         }
         let view = self.publishing.draft.view();
-        let properties = asked::properties(view.properties)?;
+        let properties = message_properties::properties(view.properties)?;
         if let Some(user) = properties.user_id {
             access::check_user_id(&self.around, user)?;
         }
         let facts = Facts {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),
-            published_ms: turn.now_ms,
-            ttl_ms: properties.expiration.map(asked::ttl_ms).transpose()?,
+            published_ms: effects.now_ms,
+            ttl_ms: properties
+                .expiration
+                .map(message_properties::ttl_ms)
+                .transpose()?,
         };
-        let is_plain = asked::is_nothing(&properties)?;
+        let is_plain = message_properties::is_nothing(&properties)?;
         match known {
             Some(targets) if is_plain => {
-                self.routes.count(turn);
+                self.routes.count(effects);
                 let message = self.finish_draft(facts);
-                self.route_out(message, targets, turn)
+                self.route_out(message, targets, effects)
             }
-            known => self.publish_slowly(known, facts, turn),
+            known => self.publish_slowly(known, facts, effects),
         }
     }
 
@@ -219,27 +226,31 @@ impl Channel {
         &mut self,
         known: Option<Targets>,
         facts: Facts,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let view = self.publishing.draft.view();
-        let properties = asked::properties(view.properties)?;
-        let mut headers = properties.headers.map(asked::table).transpose()?;
+        let properties = message_properties::properties(view.properties)?;
+        let mut headers = properties
+            .headers
+            .map(message_properties::table)
+            .transpose()?;
         let keys = match &headers {
-            Some(table) => asked::keys(view.routing_key, table)?,
+            Some(table) => message_properties::keys(view.routing_key, table)?,
             None => vec![view.routing_key.to_vec()],
         };
         let reply_to = self.reply_address(properties.reply_to)?;
         let has_bcc = headers
             .as_mut()
             .is_some_and(|table| table.remove("BCC").is_some());
-        let rewritten = (has_bcc || reply_to.is_some())
-            .then(|| asked::rewritten(&properties, headers.as_ref(), reply_to.as_deref()));
+        let rewritten = (has_bcc || reply_to.is_some()).then(|| {
+            message_properties::rewritten(&properties, headers.as_ref(), reply_to.as_deref())
+        });
         let targets = match known.filter(|_| keys.len() == 1) {
             Some(targets) => {
-                self.routes.count(turn);
+                self.routes.count(effects);
                 targets
             }
-            None => self.find_targets(&keys, headers.as_ref(), turn)?,
+            None => self.find_targets(&keys, headers.as_ref(), effects)?,
         };
         let message = match rewritten {
             Some(raw) => {
@@ -254,7 +265,7 @@ impl Channel {
             }
             None => self.finish_draft(facts),
         };
-        self.route_out(message, targets, turn)
+        self.route_out(message, targets, effects)
     }
 
     /// Asks the tables, counts the message, and remembers the answer where it lasts.
@@ -262,7 +273,7 @@ impl Channel {
         &mut self,
         keys: &[Vec<u8>],
         headers: Option<&Table>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Targets, Fault> {
         let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
@@ -273,7 +284,7 @@ impl Channel {
             .route(exchange, &keys, headers)
             .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
         let targets: Targets = route.queues.into();
-        turn.count(&route.flow, targets.len());
+        effects.count(&route.flow, targets.len());
         if route.is_lasting && generation == vhost.generation() {
             self.routes
                 .remember(self.publishing.draft.place(), &targets, &route.flow);
@@ -301,7 +312,7 @@ impl Channel {
         &mut self,
         message: Message,
         targets: Targets,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let is_mandatory = self.publishing.is_mandatory;
         let told = match &mut self.mode {
@@ -310,18 +321,18 @@ impl Channel {
                 return Ok(Step::On);
             }
             Mode::Confirming(confirms) => {
-                Told::ByConfirm(Arc::clone(confirms), confirms.open(turn))
+                Told::ByConfirm(Arc::clone(confirms), confirms.open(effects))
             }
             Mode::Plain => Told::Never,
         };
-        self.fan_out(FanOut::new(message, targets, is_mandatory, told), turn)
+        self.fan_out(FanOut::new(message, targets, is_mandatory, told), effects)
     }
 
-    pub(super) fn show(&self, message: &Message, targets: &Targets, turn: &Turn) {
+    pub(super) fn show(&self, message: &Message, targets: &Targets, effects: &Effects) {
         let content = message.content();
-        self.around.realm.tap.note(Seen {
+        self.around.broker.tap.note(Seen {
             what: What::Published,
-            at_ms: turn.now_ms,
+            at_ms: effects.now_ms,
             vhost: (&**self.around.vhost.name()).into(),
             exchange: content.exchange.into(),
             routing_key: content.routing_key.into(),

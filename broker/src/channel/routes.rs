@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::delivery::effects::Effects;
 use crate::queue::Queue;
 use crate::stats::Flow;
-use crate::turn::Turn;
 
 /// Places that are remembered; beyond it all are forgotten.
 const KEPT: usize = 1024;
@@ -54,9 +54,9 @@ impl Routes {
     }
 
     /// Counts a message to the place that [`Self::find`] has just found.
-    pub(super) fn count(&self, turn: &mut Turn) {
+    pub(super) fn count(&self, effects: &mut Effects) {
         if let Some((_, way)) = &self.last {
-            turn.count(&way.flow, way.targets.len());
+            effects.count(&way.flow, way.targets.len());
         }
     }
 

@@ -4,11 +4,11 @@
 //! One lock of the ledger a method and one of the queue a run.
 
 use super::{Channel, Mode, Step};
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Credit, Delivery, UnknownTag, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Credit, Delivery, UnknownTag, Which, credit_consumers};
-use crate::queue::Settling;
+use crate::queue::Disposition;
 use crate::tap::{EXCERPT_BYTES, Seen, What};
-use crate::turn::Turn;
 use crate::wire::reply;
 
 impl From<UnknownTag> for Fault {
@@ -33,25 +33,35 @@ fn which(tag: u64, multiple: bool) -> Which {
 }
 
 impl Channel {
-    pub(super) fn ack(&mut self, tag: u64, multiple: bool, turn: &mut Turn) -> Result<Step, Fault> {
-        self.settle(which(tag, multiple), Settling::Ack, turn)
+    pub(super) fn ack(
+        &mut self,
+        tag: u64,
+        multiple: bool,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
+        self.settle(which(tag, multiple), Disposition::Ack, effects)
     }
 
     pub(super) fn nack(
         &mut self,
         (tag, multiple): (u64, bool),
         requeue: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
-        let settling = if requeue {
-            Settling::Requeue
+        let disposition = if requeue {
+            Disposition::Requeue
         } else {
-            Settling::Reject
+            Disposition::Reject
         };
-        self.settle(which(tag, multiple), settling, turn)
+        self.settle(which(tag, multiple), disposition, effects)
     }
 
-    fn settle(&mut self, which: Which, settling: Settling, turn: &mut Turn) -> Result<Step, Fault> {
+    fn settle(
+        &mut self,
+        which: Which,
+        disposition: Disposition,
+        effects: &mut Effects,
+    ) -> Result<Step, Fault> {
         let mut taken = std::mem::take(&mut self.taken);
         let is_direct = !matches!(self.mode, Mode::Transactional(_));
         let credit = if is_direct && self.ledger.limit() == 0 {
@@ -63,9 +73,9 @@ impl Channel {
         if known.is_ok() {
             self.view.counters.settled.add_alone(taken.len() as u64);
             if let Mode::Transactional(transaction) = &mut self.mode {
-                transaction.settle(taken.drain(..), settling);
+                transaction.settle(taken.drain(..), disposition);
             } else {
-                self.hand_back(&mut taken, (settling, credit), turn)?;
+                self.hand_back(&mut taken, (disposition, credit), effects)?;
             }
         }
         self.taken = taken;
@@ -79,15 +89,15 @@ impl Channel {
     pub(super) fn hand_back(
         &mut self,
         taken: &mut Vec<Delivery>,
-        (settling, credit): (Settling, Credit),
-        turn: &mut Turn,
+        (disposition, credit): (Disposition, Credit),
+        effects: &mut Effects,
     ) -> Result<(), Fault> {
         let owed = match credit {
             Credit::Now => 0,
             Credit::Later => credit_consumers(taken),
         };
-        if self.around.realm.tap.is_open() {
-            self.show_settled(taken, settling, turn);
+        if self.around.broker.tap.is_open() {
+            self.show_settled(taken, disposition, effects);
         }
         let mut rest = taken.drain(..).peekable();
         while let Some(first) = rest.next() {
@@ -95,25 +105,25 @@ impl Channel {
             let run = std::iter::once(first).chain(std::iter::from_fn(|| {
                 rest.next_if(|next| std::sync::Arc::ptr_eq(&next.queue, &queue))
             }));
-            queue.settle(run, settling, turn)?;
+            queue.settle(run, disposition, effects)?;
         }
         drop(rest);
         if owed > 0 {
             self.ledger.repay(owed);
         }
         if self.ledger.limit() > 0 {
-            self.pump_all(turn)?;
+            self.pump_all(effects)?;
         }
         Ok(())
     }
 
     /// Credit that all consumers share has grown: any of their queues may go on, each first in its turn.
-    pub(super) fn pump_all(&mut self, turn: &mut Turn) -> Result<(), Fault> {
+    pub(super) fn pump_all(&mut self, effects: &mut Effects) -> Result<(), Fault> {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);
         let first = self.first_pumped.checked_rem(count).unwrap_or(0);
         for (queue, _) in self.consumers.values().cycle().skip(first).take(count) {
-            queue.pump(turn)?;
+            queue.pump(effects)?;
         }
         Ok(())
     }
@@ -122,7 +132,7 @@ impl Channel {
         &mut self,
         requeue: bool,
         answer: Answer,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         if !requeue {
             return Err(Fault::connection(
@@ -132,37 +142,38 @@ impl Channel {
         }
         let mut taken = Vec::new();
         self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken)?;
-        self.hand_back(&mut taken, (Settling::Requeue, Credit::Now), turn)?;
+        self.hand_back(&mut taken, (Disposition::Requeue, Credit::Now), effects)?;
         if answer == Answer::Expected {
-            self.send(turn, |out, channel| reply::bare(out, channel, 60, 111));
+            self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
         }
         Ok(Step::On)
     }
 
     /// Every open delivery returns to its queue: the channel is gone.
-    pub(super) fn return_everything(&mut self, turn: &mut Turn) {
+    pub(super) fn return_everything(&mut self, effects: &mut Effects) {
         let mut taken = Vec::new();
         let outcome = self
             .ledger
             .take(Which::UpTo(0), Credit::Now, &mut taken)
             .map_err(Fault::from);
-        let outcome = outcome
-            .and_then(|()| self.hand_back(&mut taken, (Settling::Requeue, Credit::Now), turn));
+        let outcome = outcome.and_then(|()| {
+            self.hand_back(&mut taken, (Disposition::Requeue, Credit::Now), effects)
+        });
         if let Err(fault) = outcome {
             tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
         }
     }
 
-    fn show_settled(&self, taken: &[Delivery], settling: Settling, turn: &Turn) {
+    fn show_settled(&self, taken: &[Delivery], disposition: Disposition, effects: &Effects) {
         for delivery in taken {
             let content = delivery.entry.message.content();
-            self.around.realm.tap.note(Seen {
-                what: if settling == Settling::Ack {
+            self.around.broker.tap.note(Seen {
+                what: if disposition == Disposition::Ack {
                     What::Acked
                 } else {
                     What::Returned
                 },
-                at_ms: turn.now_ms,
+                at_ms: effects.now_ms,
                 vhost: (&**delivery.queue.vhost()).into(),
                 exchange: content.exchange.into(),
                 routing_key: content.routing_key.into(),

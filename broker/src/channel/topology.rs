@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::consume::decode;
 use super::{Channel, Step, access};
+use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Kind};
 use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
-use crate::turn::Turn;
 use crate::vhost::{
     Bind, Condition, Declare, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
 };
@@ -68,19 +68,19 @@ impl Channel {
         &self,
         ticket: Ticket,
         no_wait: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
     ) -> Step {
         if no_wait {
             return Step::On;
         }
-        self.reply_after(ticket, turn, append)
+        self.reply_after(ticket, effects, append)
     }
 
     pub(super) fn exchange_declare(
         &mut self,
         declare: ExchangeDeclare<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let name = strip_breaks(declare.exchange);
         check_not_default(&[&name])?;
@@ -90,7 +90,7 @@ impl Channel {
                 return Err(Fault::no_exchange(&name, vhost.name()));
             }
             return Ok(
-                self.done(Ticket::NONE, declare.no_wait, turn, |out, channel| {
+                self.done(Ticket::NONE, declare.no_wait, effects, |out, channel| {
                     reply::bare(out, channel, 40, 11);
                 }),
             );
@@ -114,7 +114,7 @@ impl Channel {
             access::check_write_exchange(&self.around, alternate)?;
         }
         let ticket = self.around.vhost.declare_exchange(&name, declaration)?;
-        Ok(self.done(ticket, declare.no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, declare.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 11);
         }))
     }
@@ -123,7 +123,7 @@ impl Channel {
         &mut self,
         name: &str,
         (if_unused, no_wait): (bool, bool),
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
@@ -133,7 +133,7 @@ impl Channel {
             ..Condition::default()
         };
         let ticket = self.around.vhost.delete_exchange(&name, condition)?;
-        Ok(self.done(ticket, no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 21);
         }))
     }
@@ -185,11 +185,11 @@ impl Channel {
     pub(super) fn bind_exchange(
         &mut self,
         binding: Binding<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
-        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 31);
         }))
     }
@@ -197,11 +197,11 @@ impl Channel {
     pub(super) fn unbind_exchange(
         &mut self,
         binding: Binding<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
-        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 51);
         }))
     }
@@ -209,11 +209,11 @@ impl Channel {
     pub(super) fn bind_queue(
         &mut self,
         binding: Binding<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
-        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 50, 21);
         }))
     }
@@ -221,11 +221,11 @@ impl Channel {
     pub(super) fn unbind_queue(
         &mut self,
         binding: Binding<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
-        Ok(self.done(ticket, binding.no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 50, 51);
         }))
     }
@@ -233,12 +233,12 @@ impl Channel {
     pub(super) fn queue_declare(
         &mut self,
         declare: QueueDeclare<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let asked = strip_breaks(declare.queue);
         // No queue, but clients ask for it by this method to learn whether there are direct replies.
         if declare.passive || asked == REPLY_TO || asked.starts_with(REPLY_TO_PREFIX) {
-            return self.queue_declare_passive(declare, turn);
+            return self.queue_declare_passive(declare, effects);
         }
         let is_server_named = asked.is_empty();
         let name = if is_server_named {
@@ -264,15 +264,15 @@ impl Channel {
                 is_server_named,
                 arguments,
                 connection: self.around.link.id,
-                limit: self.around.realm.limits.queues,
+                limit: self.around.broker.limits.queues,
             },
-            turn,
+            effects,
         )?;
-        self.around.realm.totals.queues_declared.add(1);
+        self.around.broker.totals.queues_declared.add(1);
         let (ready, consumers) = declared.queue.counts();
         self.last_queue.clone_from(&name);
         Ok(
-            self.done(declared.ticket, declare.no_wait, turn, |out, channel| {
+            self.done(declared.ticket, declare.no_wait, effects, |out, channel| {
                 reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
             }),
         )
@@ -281,7 +281,7 @@ impl Channel {
     fn queue_declare_passive(
         &mut self,
         declare: QueueDeclare<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let name = self.queue_name(declare.queue)?;
         let vhost = &self.around.vhost;
@@ -290,12 +290,12 @@ impl Channel {
         } else {
             let queue = vhost.queue_or_fault(&name)?;
             queue.check_access(self.around.link.id)?;
-            queue.touch(turn);
+            queue.touch(effects);
             queue.counts()
         };
         self.last_queue.clone_from(&name);
         Ok(
-            self.done(Ticket::NONE, declare.no_wait, turn, |out, channel| {
+            self.done(Ticket::NONE, declare.no_wait, effects, |out, channel| {
                 reply::queue_declare_ok(out, channel, &name, clamp(ready), clamp(consumers as u64));
             }),
         )
@@ -305,11 +305,11 @@ impl Channel {
         &mut self,
         queue: &str,
         no_wait: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let queue = self.readable_queue(queue)?;
-        let (count, ticket) = queue.purge(turn)?;
-        Ok(self.done(ticket, no_wait, turn, |out, channel| {
+        let (count, ticket) = queue.purge(effects)?;
+        Ok(self.done(ticket, no_wait, effects, |out, channel| {
             reply::queue_count_ok(out, channel, 31, clamp(count));
         }))
     }
@@ -319,7 +319,7 @@ impl Channel {
         queue: &str,
         (unused, empty): (bool, bool),
         no_wait: bool,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
         let name = self.queue_name(queue)?;
         access::check_configure_queue(&self.around, &name)?;
@@ -328,13 +328,13 @@ impl Channel {
             empty,
             connection: Some(self.around.link.id),
         };
-        let (count, ticket) = self.around.vhost.delete_queue(&name, condition, turn)?;
-        self.around.realm.totals.queues_deleted.add(1);
-        let farewells = std::mem::take(&mut turn.farewells);
+        let (count, ticket) = self.around.vhost.delete_queue(&name, condition, effects)?;
+        self.around.broker.totals.queues_deleted.add(1);
+        let farewells = std::mem::take(&mut effects.farewells);
         if no_wait {
-            self.send(turn, |out, _| out.extend_from_slice(&farewells));
+            self.send(effects, |out, _| out.extend_from_slice(&farewells));
         }
-        Ok(self.done(ticket, no_wait, turn, |out, channel| {
+        Ok(self.done(ticket, no_wait, effects, |out, channel| {
             reply::queue_count_ok(out, channel, 41, clamp(count));
             out.extend_from_slice(&farewells);
         }))

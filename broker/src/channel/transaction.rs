@@ -6,21 +6,21 @@ use std::sync::Arc;
 use super::fan_out::{FanOut, Told, Unfinished};
 use super::routes::Targets;
 use super::{Channel, Mode, Step};
-use crate::confirms::Waiting;
+use crate::delivery::confirms::Waiting;
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Credit, Delivery};
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Credit, Delivery};
 use crate::memory::{self, Holding, Kind, Share};
 use crate::persist::{Ticket, Together};
-use crate::queue::Settling;
+use crate::queue::Disposition;
 use crate::queue::message::Message;
-use crate::turn::Turn;
 use crate::wire::reply;
 
 /// What a commit will do, in its order.
 #[derive(Debug)]
 pub(super) struct Transaction {
     publishes: Vec<Publish>,
-    settles: Vec<(Delivery, Settling)>,
+    settles: Vec<(Delivery, Disposition)>,
     holding: Holding,
 }
 
@@ -36,7 +36,7 @@ struct Publish {
 pub(super) struct Commit {
     publishes: std::vec::IntoIter<Publish>,
     current: Option<FanOut>,
-    settles: Vec<(Delivery, Settling)>,
+    settles: Vec<(Delivery, Disposition)>,
     last: Ticket,
     /// One commit of the store: after a crash the transaction is whole or absent.
     _whole: Together,
@@ -73,13 +73,13 @@ impl Transaction {
     pub(super) fn settle(
         &mut self,
         deliveries: impl Iterator<Item = Delivery>,
-        settling: Settling,
+        disposition: Disposition,
     ) {
         let before = self.settles.len();
         self.settles
-            .extend(deliveries.map(|delivery| (delivery, settling)));
+            .extend(deliveries.map(|delivery| (delivery, disposition)));
         let added = self.settles.len() - before;
-        self.hold(0, added * size_of::<(Delivery, Settling)>());
+        self.hold(0, added * size_of::<(Delivery, Disposition)>());
     }
 
     /// Adds `bytes` that are on the account already and `more` that are not.
@@ -110,7 +110,7 @@ impl Transaction {
 }
 
 impl Channel {
-    pub(super) fn tx_select(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(super) fn tx_select(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
         match self.mode {
             Mode::Confirming(_) => {
                 return Err(Fault::precondition("cannot switch from confirm to tx mode"));
@@ -123,7 +123,7 @@ impl Channel {
                     .store(true, std::sync::atomic::Ordering::Relaxed);
             }
         }
-        self.send(turn, |out, channel| reply::bare(out, channel, 90, 11));
+        self.send(effects, |out, channel| reply::bare(out, channel, 90, 11));
         Ok(Step::On)
     }
 
@@ -138,7 +138,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn tx_commit(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
         let transaction = self.transaction()?;
         let commit = Commit {
             publishes: transaction.publishes.into_iter(),
@@ -148,17 +148,17 @@ impl Channel {
             _whole: self.around.vhost.together(),
             _holding: transaction.holding,
         };
-        self.commit(Box::new(commit), turn)
+        self.commit(Box::new(commit), effects)
     }
 
     /// Commits as far as the turn allows.
     pub(super) fn commit(
         &mut self,
         mut commit: Box<Commit>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Step, Fault> {
-        while let Some(mut publish) = commit.next_publish(turn) {
-            match self.advance_commit(&mut publish, turn)? {
+        while let Some(mut publish) = commit.next_publish(effects) {
+            match self.advance_commit(&mut publish, effects)? {
                 None => {
                     commit.current = Some(publish);
                     self.unfinished = Some(Unfinished::Commit(commit));
@@ -175,21 +175,23 @@ impl Channel {
             }
         }
         let mut settles = commit.settles.into_iter().peekable();
-        while let Some((first, settling)) = settles.next() {
+        while let Some((first, disposition)) = settles.next() {
             let mut run = vec![first];
-            while let Some((delivery, _)) = settles.next_if(|(_, next)| *next == settling) {
+            while let Some((delivery, _)) = settles.next_if(|(_, next)| *next == disposition) {
                 run.push(delivery);
             }
-            self.hand_back(&mut run, (settling, Credit::Later), turn)?;
+            self.hand_back(&mut run, (disposition, Credit::Later), effects)?;
         }
         let last = commit.last;
-        Ok(self.reply_after(last, turn, |out, channel| reply::bare(out, channel, 90, 21)))
+        Ok(self.reply_after(last, effects, |out, channel| {
+            reply::bare(out, channel, 90, 21);
+        }))
     }
 
-    pub(super) fn tx_rollback(&mut self, turn: &mut Turn) -> Result<Step, Fault> {
+    pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled());
-        self.send(turn, |out, channel| reply::bare(out, channel, 90, 31));
+        self.send(effects, |out, channel| reply::bare(out, channel, 90, 31));
         Ok(Step::On)
     }
 }
@@ -197,10 +199,10 @@ impl Channel {
 impl Commit {
     /// The publish that goes on, or the next one. It lives from now on, whatever its own or its
     /// queue's time is.
-    fn next_publish(&mut self, turn: &Turn) -> Option<FanOut> {
+    fn next_publish(&mut self, effects: &Effects) -> Option<FanOut> {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;
-            let message = publish.message.published_at(turn.now_ms);
+            let message = publish.message.published_at(effects.now_ms);
             let told = Told::ByCommit;
             Some(FanOut::new(
                 message,

@@ -1,4 +1,4 @@
-//! From the first byte to `connection.open-ok`: who, how large, where. Relies on `users` and `realm`.
+//! From the first byte to `connection.open-ok`: who, how large, where. Relies on `users` and `broker_state`.
 //!
 //! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and nothing else is kept.
 
@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Input;
+use crate::broker_state::BrokerState;
 use crate::channel::Surroundings;
 use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
-use crate::realm::Realm;
 use crate::registry::{Link, Session};
 use crate::users::{Credential, Origin, ScramExchange};
 use crate::wire::frame::{self, Parsed};
@@ -69,7 +69,7 @@ impl Claim {
 type Proved = (String, Credential);
 
 struct Greeting<'a> {
-    realm: &'a Arc<Realm>,
+    broker: &'a Arc<BrokerState>,
     link: &'a Arc<Link>,
     input: &'a mut Input,
     origin: Origin,
@@ -79,13 +79,13 @@ struct Greeting<'a> {
 
 /// Runs the handshake; on refusal the client has been told what may be told.
 pub(super) async fn run(
-    realm: &Arc<Realm>,
+    broker: &Arc<BrokerState>,
     link: &Arc<Link>,
     origin: Origin,
     input: &mut Input,
 ) -> Result<Surroundings, End> {
     let mut greeting = Greeting {
-        realm,
+        broker,
         link,
         input,
         origin,
@@ -109,7 +109,7 @@ pub(super) async fn run(
     let vhost = greeting.told(opened, (10, 40)).await?;
     let user: Arc<str> = user.into();
     let around = Surroundings {
-        realm: Arc::clone(realm),
+        broker: Arc::clone(broker),
         link: Arc::clone(link),
         user: Arc::clone(&user),
         frame_max: agreed.1,
@@ -137,7 +137,7 @@ pub(super) async fn run(
 
 /// Whether the user still has this password and may still enter the vhost.
 fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(), End> {
-    let users = read(&around.realm.users);
+    let users = read(&around.broker.users);
     let now = users
         .get(&around.user)
         .and_then(|user| user.password.as_ref());
@@ -150,9 +150,9 @@ fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(
 
 impl Greeting<'_> {
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut turn = self.realm.turn();
-        self.link.outbox.write(&mut turn, append);
-        self.realm.end(turn);
+        let mut effects = self.broker.begin();
+        self.link.outbox.write(&mut effects, append);
+        self.broker.end(effects);
     }
 
     async fn more(&mut self, needed: usize) -> Result<(), End> {
@@ -237,7 +237,7 @@ impl Greeting<'_> {
         if let Some(proved) = self.authenticate(&claim.proof).await? {
             return Ok(proved);
         }
-        self.realm.totals.logins_refused.add(1);
+        self.broker.totals.logins_refused.add(1);
         let reason = format!(
             "Login was refused using authentication mechanism {}. For details see the broker \
              logfile.",
@@ -252,13 +252,13 @@ impl Greeting<'_> {
 
     /// The user who proved who it is, and by which password; `None` where the proof is wrong, or must not be looked at now.
     async fn authenticate(&mut self, proof: &Proof) -> Result<Option<Proved>, End> {
-        let (realm, origin) = (Arc::clone(self.realm), self.origin);
-        if realm.throttle.pace(self.address).await.is_err() {
+        let (broker, origin) = (Arc::clone(self.broker), self.origin);
+        if broker.throttle.pace(self.address).await.is_err() {
             return Ok(None);
         }
         let proved = match proof {
             Proof::Password { user, password } => {
-                let users = read(&realm.users);
+                let users = read(&broker.users);
                 let outcome = users.authenticate(user, password, origin);
                 let known = users.get(user).and_then(|user| user.password.clone());
                 known
@@ -268,7 +268,7 @@ impl Greeting<'_> {
             Proof::Scram(first) => self.scram(first).await?,
         };
         if proved.is_none() {
-            realm.throttle.wrong(self.address);
+            broker.throttle.wrong(self.address);
         }
         Ok(proved)
     }
@@ -277,7 +277,7 @@ impl Greeting<'_> {
     /// nothing: AMQP has no place for it in the outcome.
     async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, End> {
         let nonce = crate::channel::random_name();
-        let begun = ScramExchange::begin(&read(&self.realm.users), first, &nonce, self.origin);
+        let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);
         let Ok(exchange) = begun else {
             return Ok(None);
         };
@@ -302,7 +302,7 @@ impl Greeting<'_> {
 
     /// Channels, octets of a frame, seconds between heartbeats.
     async fn tune(&mut self) -> Result<(u16, u32, u16), End> {
-        let limits = self.realm.limits;
+        let limits = self.broker.limits;
         self.send(|out| {
             reply::connection_tune(out, limits.channels, limits.frame_bytes, limits.heartbeat_s);
         });
@@ -327,10 +327,10 @@ impl Greeting<'_> {
     }
 
     async fn open(&mut self, user: &str) -> Result<Arc<crate::vhost::Vhost>, End> {
-        let realm = Arc::clone(self.realm);
+        let broker = Arc::clone(self.broker);
         self.method(|method| match method {
             Method::ConnectionOpen { vhost: name } => {
-                let vhost = realm.vhost(name).ok_or_else(|| {
+                let vhost = broker.vhost(name).ok_or_else(|| {
                     Fault::connection(
                         ReplyCode::NotAllowed,
                         format!("vhost {} not found", clean(name)),
@@ -340,10 +340,10 @@ impl Greeting<'_> {
                     let (name, user) = (clean(name), clean(user));
                     format!("access to vhost '{name}' refused for user '{user}'")
                 };
-                if !read(&realm.users).may_enter(user, name) {
+                if !read(&broker.users).may_enter(user, name) {
                     return Err(Fault::connection(ReplyCode::NotAllowed, place()));
                 }
-                let (open, limit) = (lock(&realm.links).len(), realm.limits.connections);
+                let (open, limit) = (lock(&broker.links).len(), broker.limits.connections);
                 if open > limit {
                     let reason = format!("{}: connection limit ({limit}) is reached", place());
                     return Err(Fault::connection(ReplyCode::NotAllowed, reason));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use crate::realm::Realm;
+use crate::broker_state::BrokerState;
 use crate::registry::Link;
 use crate::wire::frame;
 
@@ -15,13 +15,13 @@ use crate::wire::frame;
 const SILENT: u32 = 5;
 
 /// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer that is silent.
-pub(super) fn start(realm: &Arc<Realm>, link: &Arc<Link>) -> JoinHandle<()> {
-    let (realm, link) = (Arc::clone(realm), Arc::clone(link));
+pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<Link>) -> JoinHandle<()> {
+    let (broker, link) = (Arc::clone(broker), Arc::clone(link));
     tokio::spawn(async move {
         let seconds = link.session.get().map_or(0, |session| session.heartbeat_s);
         if seconds > 0 {
             beat(
-                &realm,
+                &broker,
                 &link,
                 Duration::from_millis(u64::from(seconds) * 500),
             )
@@ -30,7 +30,7 @@ pub(super) fn start(realm: &Arc<Realm>, link: &Arc<Link>) -> JoinHandle<()> {
     })
 }
 
-async fn beat(realm: &Arc<Realm>, link: &Arc<Link>, half: Duration) {
+async fn beat(broker: &Arc<BrokerState>, link: &Arc<Link>, half: Duration) {
     let mut ticks = tokio::time::interval(half);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -38,9 +38,9 @@ async fn beat(realm: &Arc<Realm>, link: &Arc<Link>, half: Duration) {
     loop {
         ticks.tick().await;
         if std::mem::replace(&mut sent, link.sent.get()) == link.sent.get() {
-            let mut turn = realm.turn();
-            link.outbox.write(&mut turn, frame::heartbeat);
-            realm.end(turn);
+            let mut effects = broker.begin();
+            link.outbox.write(&mut effects, frame::heartbeat);
+            broker.end(effects);
         }
         // A connection that is not read from cannot be heard either.
         if std::mem::replace(&mut received, link.received.get()) != link.received.get()

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::broker_state::BrokerState;
 use crate::lock::lock;
-use crate::realm::Realm;
 use crate::registry::{Endpoint, Link};
 use crate::time::wall_ms;
 use crate::users::Origin;
@@ -47,27 +47,27 @@ fn origin(peer: &Endpoint) -> Origin {
 }
 
 /// Serves one client to its end.
-pub(crate) async fn serve(realm: Arc<Realm>, accepted: Accepted) {
+pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     let origin = origin(&accepted.peer);
     let link = Arc::new(Link::new(
-        realm.next_id(),
+        broker.next_id(),
         (accepted.peer, accepted.local),
         accepted.is_tls,
         wall_ms(),
     ));
-    lock(&realm.links).insert(link.id, Arc::clone(&link));
-    realm.totals.connections_opened.add(1);
+    lock(&broker.links).insert(link.id, Arc::clone(&link));
+    broker.totals.connections_opened.add(1);
     let writing = tokio::spawn(writer::run(
-        Arc::clone(&realm),
+        Arc::clone(&broker),
         Arc::clone(&link),
         accepted.write,
     ));
     let mut input = Input::new(accepted.read, &link.share);
-    let greeting = handshake::run(&realm, &link, origin, &mut input);
-    match tokio::time::timeout(realm.limits.handshake, greeting).await {
+    let greeting = handshake::run(&broker, &link, origin, &mut input);
+    match tokio::time::timeout(broker.limits.handshake, greeting).await {
         Ok(Ok(around)) => {
             tracing::info!(connection = %link.name, user = %around.user, vhost = %around.vhost.name(), "open");
-            let beating = heartbeat::start(&realm, &link);
+            let beating = heartbeat::start(&broker, &link);
             reader::run(around, input).await;
             beating.abort();
             tracing::info!(connection = %link.name, "closed");
@@ -79,8 +79,8 @@ pub(crate) async fn serve(realm: Arc<Realm>, accepted: Accepted) {
         }
     }
     link.outbox.finish();
-    lock(&realm.links).remove(&link.id);
-    realm.totals.connections_closed.add(1);
+    lock(&broker.links).remove(&link.id);
+    broker.totals.connections_closed.add(1);
     // The last frames get a moment to leave; a peer that takes nothing does not keep the task.
     if tokio::time::timeout(std::time::Duration::from_secs(3), writing)
         .await

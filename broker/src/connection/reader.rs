@@ -13,11 +13,11 @@ use tokio::time::MissedTickBehavior;
 
 use super::Input;
 use crate::channel::{Channel, Step, Surroundings};
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode, Scope};
 use crate::memory::{self, Level};
 use crate::persist::Ticket;
 use crate::registry::{Ending, Link};
-use crate::turn::Turn;
 use crate::wire::frame::{self, Frame, Parsed};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
@@ -48,7 +48,7 @@ struct Reader {
 }
 
 /// Why a turn ended.
-enum Outcome {
+enum StopReason {
     /// The rest of the frame at the front is missing.
     Partial(usize),
     /// The reply waits for the store.
@@ -138,15 +138,15 @@ impl Reader {
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
         let link = Arc::clone(&self.around.link);
-        let mut blocking = self.around.realm.alarms.blocking();
+        let mut blocking = self.around.broker.alarms.blocking();
         loop {
-            let mut turn = self.around.realm.turn();
+            let mut effects = self.around.broker.begin();
             let brought = input.waiting().len();
-            let outcome = self.take_frames(input, &mut turn);
-            let crowded = turn.crowded.take();
+            let outcome = self.take_frames(input, &mut effects);
+            let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
-            self.around.realm.end(turn);
+            self.around.broker.end(effects);
             let seen = input.waiting().len();
             let mut watched = Watched {
                 input: &mut *input,
@@ -168,7 +168,7 @@ impl Reader {
                 Err(end) => return end,
             };
             if self.has_published
-                && self.around.realm.standing().holds_publishers()
+                && self.around.broker.standing().holds_publishers()
                 && let Err(end) = watched.wait(self.hold()).await
             {
                 return end;
@@ -194,34 +194,34 @@ impl Reader {
     /// there is enough.
     async fn pause(
         &mut self,
-        outcome: Outcome,
+        outcome: StopReason,
         watched: &mut Watched<'_>,
     ) -> Result<Option<usize>, End> {
-        let realm = &self.around.realm;
+        let broker = &self.around.broker;
         match outcome {
-            Outcome::Partial(needed) => return Ok(Some(needed)),
-            Outcome::Fault(fault, cause) => return Err(End::Refused(fault, cause)),
-            Outcome::Closed => return Err(End::Closed),
-            Outcome::Wait(ticket, frames) => {
-                if !watched.wait(realm.durable(ticket)).await? {
+            StopReason::Partial(needed) => return Ok(Some(needed)),
+            StopReason::Fault(fault, cause) => return Err(End::Refused(fault, cause)),
+            StopReason::Closed => return Err(End::Closed),
+            StopReason::Wait(ticket, frames) => {
+                if !watched.wait(broker.durable(ticket)).await? {
                     return Err(End::Refused(Fault::store_stopped(), (0, 0)));
                 }
                 self.send(|out| out.extend_from_slice(&frames));
             }
-            Outcome::Loading => {
-                let loaded = realm.loaded.notified();
+            StopReason::Loading => {
+                let loaded = broker.loaded.notified();
                 // Either way the frame is looked at again.
                 let _ = watched.wait(tokio::time::timeout(LOADING, loaded)).await?;
             }
-            Outcome::Spent => {
+            StopReason::Spent => {
                 tokio::task::yield_now().await;
                 if watched.ending.borrow().is_some() {
                     return Err(ended(watched.ending).await);
                 }
             }
-            Outcome::Unread => watched.wait(watched.link.outbox.readable()).await?,
-            Outcome::Short => {
-                realm.look_at_memory();
+            StopReason::Unread => watched.wait(watched.link.outbox.readable()).await?,
+            StopReason::Short => {
+                broker.look_at_memory();
                 // Others must get their turn even while the alarm is not raised.
                 tokio::task::yield_now().await;
             }
@@ -230,15 +230,15 @@ impl Reader {
     }
 
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut turn = self.around.realm.turn();
-        self.around.link.outbox.write(&mut turn, append);
-        self.around.realm.end(turn);
+        let mut effects = self.around.broker.begin();
+        self.around.link.outbox.write(&mut effects, append);
+        self.around.broker.end(effects);
     }
 
     /// Waits until publishers may go on; tells the client where the reason is one that it can be
     /// told.
     async fn hold(&self) {
-        let mut watch = self.around.realm.alarms.watch();
+        let mut watch = self.around.broker.alarms.watch();
         let mut is_told = false;
         self.around.link.set_blocked(true);
         loop {
@@ -264,7 +264,7 @@ impl Reader {
     }
 
     /// Acts on every whole frame that was read.
-    fn take_frames(&mut self, input: &mut Input, turn: &mut Turn) -> Outcome {
+    fn take_frames(&mut self, input: &mut Input, effects: &mut Effects) -> StopReason {
         let frame_max = self.around.frame_max;
         let mut used = 0;
         let outcome = loop {
@@ -274,33 +274,33 @@ impl Reader {
                 Some(&(frame::HEADER | frame::BODY))
             );
             if (!is_inside || self.unfinished.is_some())
-                && let Some(outcome) = self.must_pause(turn)
+                && let Some(outcome) = self.must_pause(effects)
             {
                 break outcome;
             }
             if let Some(number) = self.unfinished.take() {
                 let step = match self.channel(number) {
-                    Some(channel) => channel.go_on(turn),
+                    Some(channel) => channel.go_on(effects),
                     None => Ok(Step::On),
                 };
-                match self.after(step, number, || (60, 40), turn) {
+                match self.after(step, number, || (60, 40), effects) {
                     Some(outcome) => break outcome,
                     None => continue,
                 }
             }
             let front = match frame::parse(&input.waiting()[used..], frame_max) {
                 Ok(Parsed::Whole(front)) => front,
-                Ok(Parsed::Partial { needed }) => break Outcome::Partial(needed),
+                Ok(Parsed::Partial { needed }) => break StopReason::Partial(needed),
                 Err(error) => {
-                    break Outcome::Fault(
+                    break StopReason::Fault(
                         Fault::connection(ReplyCode::FrameError, error.0),
                         (0, 0),
                     );
                 }
             };
-            let step = self.receive(front, turn);
+            let step = self.receive(front, effects);
             if matches!(step, Ok(Step::Again)) {
-                break Outcome::Loading;
+                break StopReason::Loading;
             }
             used += front.total();
             let cause = || {
@@ -310,7 +310,7 @@ impl Reader {
                     (60, 40)
                 }
             };
-            if let Some(outcome) = self.after(step, front.channel, cause, turn) {
+            if let Some(outcome) = self.after(step, front.channel, cause, effects) {
                 break outcome;
             }
         };
@@ -319,17 +319,17 @@ impl Reader {
     }
 
     /// Why no further frame may be acted on now.
-    fn must_pause(&self, turn: &Turn) -> Option<Outcome> {
-        if turn.is_spent() {
-            return Some(Outcome::Spent);
+    fn must_pause(&self, effects: &Effects) -> Option<StopReason> {
+        if effects.is_spent() {
+            return Some(StopReason::Spent);
         }
         if !self.around.link.outbox.is_readable() {
-            return Some(Outcome::Unread);
+            return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
         let is_short = memory::level() == Level::Short;
-        (is_short && self.has_published && self.unfinished.is_none() && turn.has_spent())
-            .then_some(Outcome::Short)
+        (is_short && self.has_published && self.unfinished.is_none() && effects.has_spent())
+            .then_some(StopReason::Short)
     }
 
     /// What a step on a channel means for the turn; None to go on.
@@ -338,30 +338,30 @@ impl Reader {
         step: Result<Step, Fault>,
         number: u16,
         cause: impl FnOnce() -> (u16, u16),
-        turn: &mut Turn,
-    ) -> Option<Outcome> {
+        effects: &mut Effects,
+    ) -> Option<StopReason> {
         match step {
             Ok(Step::On) => {}
             Ok(Step::Closed) => {
                 if number == 0 {
-                    return Some(Outcome::Closed);
+                    return Some(StopReason::Closed);
                 }
                 self.forget(number);
             }
-            Ok(Step::Wait(ticket, frames)) => return Some(Outcome::Wait(ticket, frames)),
-            Ok(Step::Again) => return Some(Outcome::Loading),
+            Ok(Step::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
+            Ok(Step::Again) => return Some(StopReason::Loading),
             Ok(Step::Unfinished) => self.unfinished = Some(number),
             Err(fault) => match (fault.scope, self.channel(number)) {
-                (Scope::Channel, Some(channel)) => channel.fail(&fault, cause(), turn),
-                _ => return Some(Outcome::Fault(fault, cause())),
+                (Scope::Channel, Some(channel)) => channel.fail(&fault, cause(), effects),
+                _ => return Some(StopReason::Fault(fault, cause())),
             },
         }
         None
     }
 
-    fn receive(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
         if frame.channel == 0 {
-            return self.receive_own(frame, turn);
+            return self.receive_own(frame, effects);
         }
         match frame.kind {
             frame::METHOD | frame::BODY => {}
@@ -377,8 +377,8 @@ impl Reader {
             }
         }
         match self.channel(frame.channel) {
-            Some(channel) => channel.receive(frame, turn),
-            None => self.open_channel(frame, turn),
+            Some(channel) => channel.receive(frame, effects),
+            None => self.open_channel(frame, effects),
         }
     }
 
@@ -387,7 +387,7 @@ impl Reader {
     }
 
     /// A frame on a channel that is not open: it must open it.
-    fn open_channel(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn open_channel(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
         if frame.kind != frame::METHOD {
             return Err(Fault::connection(
                 ReplyCode::ChannelError,
@@ -428,7 +428,7 @@ impl Reader {
         self.around
             .link
             .outbox
-            .write(turn, |out| reply::channel_open_ok(out, frame.channel));
+            .write(effects, |out| reply::channel_open_ok(out, frame.channel));
         Ok(Step::On)
     }
 
@@ -441,7 +441,7 @@ impl Reader {
     }
 
     /// A frame on channel 0.
-    fn receive_own(&mut self, frame: Frame<'_>, turn: &mut Turn) -> Result<Step, Fault> {
+    fn receive_own(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
         match frame.kind {
             frame::HEARTBEAT => return Ok(Step::On),
             frame::METHOD => {}
@@ -457,18 +457,18 @@ impl Reader {
         }
         match method::decode(frame.payload) {
             Ok(Method::ConnectionClose { .. }) => {
-                self.close_channels(turn);
+                self.close_channels(effects);
                 self.around
                     .link
                     .outbox
-                    .write(turn, |out| reply::bare(out, 0, 10, 51));
+                    .write(effects, |out| reply::bare(out, 0, 10, 51));
                 Ok(Step::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
                 self.around
                     .link
                     .outbox
-                    .write(turn, |out| reply::bare(out, 0, 10, 71));
+                    .write(effects, |out| reply::bare(out, 0, 10, 71));
                 Ok(Step::On)
             }
             Ok(Method::ConnectionCloseOk) => Ok(Step::Closed),
@@ -482,28 +482,28 @@ impl Reader {
         }
     }
 
-    fn close_channels(&mut self, turn: &mut Turn) {
+    fn close_channels(&mut self, effects: &mut Effects) {
         for channel in self.channels.iter_mut().filter_map(Option::as_mut) {
-            channel.close(turn);
+            channel.close(effects);
         }
         self.channels.clear();
         self.open = 0;
         self.around
             .vhost
-            .remove_exclusive(self.around.link.id, turn);
+            .remove_exclusive(self.around.link.id, effects);
     }
 
     /// Returns and deletes what the connection held, and tells the client why when it was the
     /// server's doing.
     fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
-        let mut turn = self.around.realm.turn();
-        self.close_channels(&mut turn);
+        let mut effects = self.around.broker.begin();
+        self.close_channels(&mut effects);
         if let Some((fault, cause)) = told {
-            self.around.link.outbox.write(&mut turn, |out| {
+            self.around.link.outbox.write(&mut effects, |out| {
                 reply::close(out, 0, fault.code.number(), &fault.text(), cause);
             });
         }
-        self.around.realm.end(turn);
+        self.around.broker.end(effects);
     }
 
     /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a

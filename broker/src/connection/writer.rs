@@ -9,10 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::WriteHalf;
+use crate::broker_state::BrokerState;
+use crate::delivery::outbox::{Frames, KEEP_BYTES, Taken, UNREAD_BYTES};
 use crate::memory::{self, Level};
-use crate::outbox::{Frames, KEEP_BYTES, Taken, UNREAD_BYTES};
 use crate::queue::Queue;
-use crate::realm::Realm;
 use crate::registry::{Ending, Link};
 
 /// After so long without a byte to send, large buffers are given back. A busy connection uses them again: memory that
@@ -20,14 +20,14 @@ use crate::registry::{Ending, Link};
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer takes nothing more.
-pub(super) async fn run(realm: Arc<Realm>, link: Arc<Link>, mut stream: WriteHalf) {
+pub(super) async fn run(broker: Arc<BrokerState>, link: Arc<Link>, mut stream: WriteHalf) {
     let mut ending = link.ending.subscribe();
     let cut = async move {
         // An error means that the link is gone, and nobody can cut it.
         let _ = ending.wait_for(|ending| *ending == Some(Ending::Cut)).await;
     };
     tokio::select! {
-        outcome = send(&realm, &link, &mut stream) => {
+        outcome = send(&broker, &link, &mut stream) => {
             if let Err(error) = outcome {
                 tracing::debug!(connection = %link.name, %error, "cannot be written to");
                 link.cut();
@@ -42,9 +42,13 @@ pub(super) async fn run(realm: Arc<Realm>, link: Arc<Link>, mut stream: WriteHal
     link.outbox.break_off();
 }
 
-async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> io::Result<()> {
+async fn send(
+    broker: &Arc<BrokerState>,
+    link: &Arc<Link>,
+    stream: &mut WriteHalf,
+) -> io::Result<()> {
     let mut frames = Frames::default();
-    let mut pace = Pace::new(realm.limits.unread);
+    let mut pace = Pace::new(broker.limits.unread);
     loop {
         match link.outbox.take(&mut frames) {
             Taken::Frames => {
@@ -54,7 +58,7 @@ async fn send(realm: &Arc<Realm>, link: &Arc<Link>, stream: &mut WriteHalf) -> i
                     link.sent.add_alone(count as u64);
                     let waiting = link.outbox.sent(count);
                     if !waiting.is_empty() {
-                        pump(realm, &waiting);
+                        pump(broker, &waiting);
                     }
                 }
                 stream.flush().await?;
@@ -125,12 +129,12 @@ impl Pace {
     }
 }
 
-fn pump(realm: &Arc<Realm>, waiting: &[Weak<Queue>]) {
-    let mut turn = realm.turn();
+fn pump(broker: &Arc<BrokerState>, waiting: &[Weak<Queue>]) {
+    let mut effects = broker.begin();
     for queue in waiting.iter().filter_map(Weak::upgrade) {
-        if let Err(error) = queue.pump(&mut turn) {
+        if let Err(error) = queue.pump(&mut effects) {
             tracing::debug!(queue = %queue.name(), %error, "not handed out");
         }
     }
-    realm.end(turn);
+    broker.end(effects);
 }

@@ -50,14 +50,14 @@ pub(super) fn check(arguments: &Table) -> Result<(), BindError> {
 
 /// A header value, normalised so that two are equal exactly when RabbitMQ considers them equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Wanted {
+enum HeaderTest {
     Present,
     Integer(i64),
     Float(u64),
     Exactly(Value),
 }
 
-impl Wanted {
+impl HeaderTest {
     fn of(value: &Value) -> Self {
         if let Some(number) = value.as_integer() {
             return Self::Integer(number);
@@ -77,7 +77,7 @@ impl Wanted {
     }
 }
 
-type Ask = (Box<[u8]>, Wanted);
+type Ask = (Box<[u8]>, HeaderTest);
 
 #[derive(Debug)]
 struct Spec<D> {
@@ -91,7 +91,7 @@ struct Spec<D> {
 #[derive(Debug)]
 pub(super) struct HeadersIndex<D> {
     specs: HashMap<Slot, Spec<D>>,
-    filed: HashMap<Box<[u8]>, HashMap<Wanted, Vec<Slot>>>,
+    filed: HashMap<Box<[u8]>, HashMap<HeaderTest, Vec<Slot>>>,
     /// `all` bindings without arguments to compare; they match every message.
     always: Vec<Slot>,
 }
@@ -114,7 +114,7 @@ impl<D: Clone> HeadersIndex<D> {
         let asks: Vec<Ask> = arguments
             .iter()
             .filter(|(name, _)| counts(name.as_bytes()))
-            .map(|(name, value)| (name.as_bytes().into(), Wanted::asked_by(value)))
+            .map(|(name, value)| (name.as_bytes().into(), HeaderTest::asked_by(value)))
             .collect();
         let filed = match mode {
             Mode::Any => asks.clone(),
@@ -177,9 +177,9 @@ impl<D: Clone> HeadersIndex<D> {
     }
 
     pub(super) fn route<'a>(&'a self, headers: &Table, hit: &mut impl FnMut(&'a D)) {
-        let found: HashMap<&[u8], Wanted> = headers
+        let found: HashMap<&[u8], HeaderTest> = headers
             .iter()
-            .map(|(name, value)| (name.as_bytes(), Wanted::of(value)))
+            .map(|(name, value)| (name.as_bytes(), HeaderTest::of(value)))
             .collect();
         let mut test = |slot: &Slot| {
             if let Some(spec) = self.specs.get(slot).filter(|spec| spec.matches(&found)) {
@@ -191,7 +191,7 @@ impl<D: Clone> HeadersIndex<D> {
             let Some(values) = self.filed.get(*name) else {
                 continue;
             };
-            for wanted in [&Wanted::Present, value] {
+            for wanted in [&HeaderTest::Present, value] {
                 values.get(wanted).into_iter().flatten().for_each(&mut test);
             }
         }
@@ -199,13 +199,13 @@ impl<D: Clone> HeadersIndex<D> {
 }
 
 impl<D> Spec<D> {
-    fn matches(&self, found: &HashMap<&[u8], Wanted>) -> bool {
+    fn matches(&self, found: &HashMap<&[u8], HeaderTest>) -> bool {
         // An `any` binding is filed under each of its values, so being found is a match.
         self.mode == Mode::Any
             || self.asks.iter().all(|(name, wanted)| {
                 found
                     .get(&**name)
-                    .is_some_and(|value| *wanted == Wanted::Present || wanted == value)
+                    .is_some_and(|value| *wanted == HeaderTest::Present || wanted == value)
             })
     }
 }

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::door::Peer;
+use super::http_listener::Peer;
 use super::refusal::Refusal;
 use super::sessions::{self, Fingerprint, SignedIn};
 use super::{Api, Scheme, Shared};
@@ -57,10 +57,10 @@ impl IntoResponse for Unwelcome {
     fn into_response(self) -> Response {
         let mut response = self.refusal.into_response();
         if self.asks {
-            let realm = HeaderValue::from_static("Basic realm=\"cbroker management\"");
+            let broker = HeaderValue::from_static("Basic realm=\"cbroker management\"");
             response
                 .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, realm);
+                .insert(header::WWW_AUTHENTICATE, broker);
         }
         response
     }
@@ -87,7 +87,7 @@ async fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
             None => by_cookie(parts, api)?,
         },
     };
-    let user = read(&api.realm.users)
+    let user = read(&api.broker.users)
         .get(&name)
         .cloned()
         .ok_or_else(Refusal::login)?;
@@ -129,7 +129,7 @@ pub(super) async fn check_password(
     let peer = parts.extensions.get::<Peer>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
     let peer = peer.and_then(|peer| Some(peer.address?.ip()));
-    let paced = api.realm.throttle.pace(peer).await;
+    let paced = api.broker.throttle.pace(peer).await;
     paced.map_err(|error| {
         Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -143,11 +143,11 @@ pub(super) async fn check_password(
     } else {
         Origin::Elsewhere
     };
-    read(&api.realm.users)
+    read(&api.broker.users)
         .authenticate(name, password.as_bytes(), origin)
         .map_err(|_| {
-            api.realm.totals.logins_refused.add(1);
-            api.realm.throttle.wrong(peer);
+            api.broker.totals.logins_refused.add(1);
+            api.broker.throttle.wrong(peer);
             Refusal::login()
         })
 }
@@ -172,7 +172,7 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, Proof), Refusal> {
         ));
     }
     if let Some(renewed) = found.renewed
-        && let Err(error) = api.realm.facts.save(&Fact::Session(renewed))
+        && let Err(error) = api.broker.facts.save(&Fact::Session(renewed))
     {
         tracing::warn!(%error, "a session of the page may end with the broker");
     }
@@ -182,7 +182,7 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, Proof), Refusal> {
 /// The session of this secret, while its user has the password that it signed in with.
 fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
     let found = api.sessions().user(secret, now_ms())?;
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     let credential = users.get(&found.user)?.password.as_ref();
     (sessions::digest(credential) == found.credential).then_some(found)
 }
@@ -215,7 +215,7 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
 impl Caller {
     /// The same caller with the tags and permissions of now.
     pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, Refusal> {
-        let users = read(&api.realm.users);
+        let users = read(&api.broker.users);
         let user = users.get(&self.name).cloned();
         drop(users);
         let user = user.ok_or_else(Refusal::login)?;
@@ -268,7 +268,7 @@ impl Caller {
 
     /// The vhosts that the caller sees.
     pub(super) fn vhosts(&self, api: &Api) -> Vec<Arc<Vhost>> {
-        api.realm
+        api.broker
             .vhosts()
             .into_iter()
             .filter(|vhost| self.sees(vhost.name()))
@@ -277,7 +277,7 @@ impl Caller {
 
     /// A vhost that exists and that the caller sees.
     pub(super) fn vhost(&self, api: &Api, name: &str) -> Result<Arc<Vhost>, Refusal> {
-        let vhost = api.realm.vhost(name).ok_or_else(Refusal::not_found)?;
+        let vhost = api.broker.vhost(name).ok_or_else(Refusal::not_found)?;
         if self.sees(name) {
             Ok(vhost)
         } else {

@@ -47,12 +47,12 @@ impl Listings {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let own = self.of(user);
-        let turn = async {
+        let effects = async {
             let own = own.acquire_owned().await?;
             let all = Arc::clone(&self.all).acquire_owned().await?;
             Ok::<_, tokio::sync::AcquireError>((own, all))
         };
-        let Ok(Ok(turn)) = tokio::time::timeout(TURN_WITHIN, turn).await else {
+        let Ok(Ok(effects)) = tokio::time::timeout(TURN_WITHIN, effects).await else {
             return Err(Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
@@ -61,7 +61,7 @@ impl Listings {
         };
         let working = tokio::task::spawn_blocking(move || {
             let made = work();
-            drop(turn);
+            drop(effects);
             made
         });
         working

@@ -3,7 +3,7 @@
 //!
 //! The paths and fields are RabbitMQ 3.10's, so its tools work; what is ours alone lies under
 //! `/api/session`, `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (does it come
-//! for us, from no foreign page), then `auth` (who is it), then its route; routes ask the realm and
+//! for us, from no foreign page), then `auth` (who is it), then its route; routes ask the broker and
 //! answer with `views`. Relies on everything below.
 
 use std::net::SocketAddr;
@@ -14,18 +14,17 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::middleware::from_fn;
 
+use crate::broker_state::BrokerState;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
 use crate::persist::records::{Fact, SessionFact};
-use crate::realm::Realm;
 use crate::time::now_ms;
 
 mod amqp_json;
 mod auth;
-mod door;
-mod figures;
 mod guard;
 mod history;
+mod http_listener;
 mod listings;
 mod page;
 mod paging;
@@ -34,10 +33,11 @@ mod reading;
 mod refusal;
 mod routes;
 mod sessions;
+mod system_metrics;
 mod views;
 
-use door::Door;
 use guard::{Guard, Scheme};
+use http_listener::Door;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
@@ -54,7 +54,7 @@ pub(crate) struct Listening {
     pub(crate) address: SocketAddr,
 }
 
-/// What the API says of the broker beside what the realm knows.
+/// What the API says of the broker beside what its state says.
 #[derive(Debug)]
 pub(crate) struct About {
     pub(crate) listening: Vec<Listening>,
@@ -77,7 +77,7 @@ pub(crate) struct Doors {
 /// What every route works with.
 #[derive(Debug)]
 pub(super) struct Api {
-    realm: Arc<Realm>,
+    broker: Arc<BrokerState>,
     about: About,
     scheme: Scheme,
     /// The name of the page's cookie.
@@ -94,17 +94,17 @@ pub(super) struct Api {
 pub(super) type Shared = Arc<Api>;
 
 impl Api {
-    fn new(realm: Arc<Realm>, about: About, scheme: Scheme) -> Shared {
-        let node = format!("cbroker@{}", figures::host_name());
+    fn new(broker: Arc<BrokerState>, about: About, scheme: Scheme) -> Shared {
+        let node = format!("cbroker@{}", system_metrics::host_name());
         let mut sessions = Sessions::default();
-        let ended = sessions.restore(std::mem::take(&mut *lock(&realm.sessions)), now_ms());
+        let ended = sessions.restore(std::mem::take(&mut *lock(&broker.sessions)), now_ms());
         let mut listening = about.listening.iter();
         let page = listening.find(|listening| listening.protocol == "http");
         let port = page.map_or(0, |listening| listening.address.port());
         let api = Arc::new(Self {
             cookie: auth::cookie_name(scheme, port),
             listings: Listings::default(),
-            realm,
+            broker,
             about,
             scheme,
             node,
@@ -122,7 +122,7 @@ impl Api {
     /// password.
     fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionFact>) {
         for session in sessions {
-            if let Err(error) = self.realm.facts.forget(&Fact::Session(session)) {
+            if let Err(error) = self.broker.facts.forget(&Fact::Session(session)) {
                 tracing::warn!(%error, "a session of the page stays in the store");
             }
         }
@@ -143,26 +143,26 @@ impl Api {
         let is_wanted = self.sessions().is_anybody_in(now_ms());
         let mut ear = lock(&self.ear);
         match (is_wanted, ear.is_some()) {
-            (true, false) => *ear = self.realm.tap.listen().ok(),
+            (true, false) => *ear = self.broker.tap.listen().ok(),
             (false, true) => *ear = None,
             _ => {}
         }
     }
 
     fn tick(&self) {
-        self.rates.observe(&self.realm, Instant::now());
+        self.rates.observe(&self.broker, Instant::now());
         self.mind_the_tap();
     }
 }
 
 /// Serves until the future is dropped.
-pub(crate) async fn serve(realm: Arc<Realm>, about: About, doors: Doors) {
+pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) {
     let scheme = if doors.tls.is_some() {
         Scheme::Https
     } else {
         Scheme::Http
     };
-    let api = Api::new(realm, about, scheme);
+    let api = Api::new(broker, about, scheme);
     let mut serving = tokio::task::JoinSet::new();
     let router = router(&api, scheme);
     let door = Door::new(router.clone(), doors.tls);
@@ -183,7 +183,7 @@ pub(crate) async fn serve(realm: Arc<Realm>, about: About, doors: Doors) {
 fn router(api: &Shared, scheme: Scheme) -> Router {
     let guard = Guard {
         scheme,
-        names: vec![figures::host_name().to_ascii_lowercase()],
+        names: vec![system_metrics::host_name().to_ascii_lowercase()],
     };
     Routes::all()
         .into_router(Arc::clone(api))

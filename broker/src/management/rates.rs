@@ -2,18 +2,18 @@
 //! was counted.
 //!
 //! Whoever looks first after [`STALE`] takes the next look; the ticker does so anyway. Relies on
-//! the realm's counters.
+//! the broker's counters.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::figures;
 use super::history::{Point, SPAN};
+use super::system_metrics;
+use crate::broker_state::BrokerState;
 use crate::lock::lock;
 use crate::queue::Snapshot;
-use crate::realm::Realm;
 use crate::registry::{ChannelView, Link};
 use crate::stats::{ChannelCounters, Flow};
 
@@ -137,7 +137,7 @@ pub(super) struct Overall {
 
 impl Rates {
     /// Looks at every counter, unless that was done just now.
-    pub(super) fn observe(&self, realm: &Realm, now: Instant) {
+    pub(super) fn observe(&self, broker: &BrokerState, now: Instant) {
         let mut looks = lock(&self.0);
         let seconds = match looks.at {
             Some(at) if now.duration_since(at) < STALE => return,
@@ -145,7 +145,7 @@ impl Rates {
             None => 1.0,
         };
         looks.at = Some(now);
-        looks.look(realm, seconds);
+        looks.look(broker, seconds);
     }
 
     /// A queue's counters, and the part of the time in which its consumers could be given what
@@ -218,12 +218,12 @@ fn follow<K: Eq + Hash, const N: usize>(
 }
 
 impl Looks {
-    fn look(&mut self, realm: &Realm, seconds: f64) {
+    fn look(&mut self, broker: &BrokerState, seconds: f64) {
         let mut queues = HashMap::with_capacity(self.queues.len());
         let mut overall = self.overall.counts;
         // The last three are levels, not counts.
         overall[6..].fill(0);
-        for queue in realm.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+        for queue in broker.vhosts().iter().flat_map(|vhost| vhost.queues()) {
             let counts = queue_counts(&queue.snapshot());
             let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
             let grown = follow(&mut self.queues, &mut queues, key, counts, seconds);
@@ -236,16 +236,16 @@ impl Looks {
         }
         self.queues = queues;
         self.overall.step(overall, seconds);
-        self.look_at_vhosts(realm, seconds);
-        let links = self.look_at_links(realm, seconds);
-        self.remember(realm, links);
+        self.look_at_vhosts(broker, seconds);
+        let links = self.look_at_links(broker, seconds);
+        self.remember(broker, links);
     }
 
-    fn look_at_vhosts(&mut self, realm: &Realm, seconds: f64) {
+    fn look_at_vhosts(&mut self, broker: &BrokerState, seconds: f64) {
         let mut vhosts = HashMap::new();
         let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
-        let links = realm.links();
-        for vhost in realm.vhosts() {
+        let links = broker.links();
+        for vhost in broker.vhosts() {
             let mut counts = queue_counts(&Snapshot {
                 counters: vhost.deleted_queues(),
                 ..Snapshot::default()
@@ -289,10 +289,10 @@ impl Looks {
         (self.vhosts, self.exchanges, self.stalls) = (vhosts, exchanges, stalls);
     }
 
-    fn look_at_links(&mut self, realm: &Realm, seconds: f64) -> usize {
-        let all: Vec<Arc<Link>> = lock(&realm.links).values().cloned().collect();
+    fn look_at_links(&mut self, broker: &BrokerState, seconds: f64) -> usize {
+        let all: Vec<Arc<Link>> = lock(&broker.links).values().cloned().collect();
         let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
-        let mut overall = counted(&realm.totals.closed_channels);
+        let mut overall = counted(&broker.totals.closed_channels);
         for link in &all {
             follow(
                 &mut self.links,
@@ -320,7 +320,7 @@ impl Looks {
         all.len()
     }
 
-    fn remember(&mut self, realm: &Realm, connections: usize) {
+    fn remember(&mut self, broker: &BrokerState, connections: usize) {
         if self.points.len() >= SPAN {
             self.points.pop_front();
         }
@@ -332,8 +332,8 @@ impl Looks {
             ready: self.overall.counts[7],
             unsettled: self.overall.counts[8],
             connections,
-            memory_bytes: figures::memory_bytes(),
-            disk_bytes: realm.store.disk_bytes(),
+            memory_bytes: system_metrics::memory_bytes(),
+            disk_bytes: broker.store.disk_bytes(),
         });
     }
 }

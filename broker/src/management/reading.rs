@@ -100,7 +100,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[expect(dead_code, reason = "only whether it can be read counts")]
-    struct Wanted {
+    struct Sample {
         #[serde(deserialize_with = "integer")]
         count: i64,
         #[serde(default, deserialize_with = "claim")]
@@ -116,7 +116,7 @@ mod tests {
     }
 
     async fn reason(json: &str) -> Value {
-        let refusal = read::<Wanted>(&Bytes::copy_from_slice(json.as_bytes())).unwrap_err();
+        let refusal = read::<Sample>(&Bytes::copy_from_slice(json.as_bytes())).unwrap_err();
         let body = refusal.into_response().into_body();
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(reason(json).await, told, "{json}");
         }
         for json in [r#"{"count":"7"}"#, r#"{"count":7,"durable":"true"}"#] {
-            assert!(read::<Wanted>(&Bytes::copy_from_slice(json.as_bytes())).is_ok());
+            assert!(read::<Sample>(&Bytes::copy_from_slice(json.as_bytes())).is_ok());
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Looking through a line without taking anything, in memory and in the store. Relies on `line` and `persist`; blocks on the
+//! Looking through a line without taking anything, in memory and in the store. Relies on `ready` and `persist`; blocks on the
 //! disk, so it runs on a thread of its own.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Queue;
-use super::line::Stretch;
 use super::message::Message;
+use super::ready::Stretch;
 use crate::persist::ReadFailed;
 
 /// What one read of the store brings.
@@ -60,7 +60,7 @@ impl Queue {
         most: Most,
     ) -> Result<Vec<Waiting>, ReadFailed> {
         let (stretches, delivered_before) = self.with(|state| {
-            let stretches = state.line.stretches(after, most.messages);
+            let stretches = state.ready.stretches(after, most.messages);
             (stretches, state.delivered_before.clone())
         });
         let mut found = Vec::new();
@@ -94,11 +94,11 @@ impl Queue {
         wanted: usize,
         delivered_before: Option<u64>,
     ) -> Result<(), ReadFailed> {
-        let (Some(mut from), Some(shelf)) = (stretch.gap, self.shelf()) else {
+        let (Some(mut from), Some(store)) = (stretch.gap, self.store()) else {
             return Ok(());
         };
         while stretch.seen.range(..from).count() < wanted {
-            let slice = shelf.read(stretch.level, from, SLICE_BYTES)?;
+            let slice = store.read(stretch.level, from, SLICE_BYTES)?;
             let Some((last, _)) = slice.last() else {
                 return Ok(());
             };

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::Queue;
-use super::line::Entry;
-use crate::ledger::Ledger;
-use crate::outbox::Outbox;
-use crate::turn::Turn;
+use super::ready::QueuedMessage;
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::Ledger;
+use crate::delivery::outbox::Outbox;
 use crate::wire::content::Lane;
 use crate::wire::table::Table;
 
@@ -73,7 +73,12 @@ impl Consumer {
 
     /// Hands one message over: a tag in the ledger, then bytes in the outbox, both under the
     /// ledger's lock so that tags leave in order.
-    pub(crate) fn deliver(self: &Arc<Self>, queue: &Arc<Queue>, entry: Entry, turn: &mut Turn) {
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        queue: &Arc<Queue>,
+        entry: QueuedMessage,
+        effects: &mut Effects,
+    ) {
         let message = entry.message.clone();
         let redelivered = entry.redelivered;
         self.terms.ledger.opening(|open| {
@@ -83,7 +88,7 @@ impl Consumer {
                 self.unsettled.fetch_add(1, Relaxed);
                 open.open(queue, entry, Some(self))
             };
-            self.terms.outbox.add(turn, |frames| {
+            self.terms.outbox.add(effects, |frames| {
                 let tags = (self.terms.tag.as_bytes(), tag);
                 frames.deliver(self.terms.lane, tags, redelivered, &message);
             });

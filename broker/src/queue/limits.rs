@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::Queue;
 use super::arguments::{Overflow, QueueArguments};
 use super::dead_letter::Reason;
-use super::line::Entry;
 use super::message::Message;
+use super::ready::QueuedMessage;
 use super::state::State;
-use crate::turn::{DeadLetter, Turn};
+use crate::delivery::effects::{DeadLetter, Effects};
 
 /// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0 may still be handed to a
 /// consumer that waits, but not kept.
@@ -25,14 +25,19 @@ pub(super) fn refuses(state: &State, arguments: &QueueArguments, message: &Messa
     }
     arguments
         .max_length
-        .is_some_and(|most| state.line.ready() + 1 > most)
+        .is_some_and(|most| state.ready.ready() + 1 > most)
         || arguments
             .max_length_bytes
-            .is_some_and(|most| state.line.bytes() + message.body_len() as u64 > most)
+            .is_some_and(|most| state.ready.bytes() + message.body_len() as u64 > most)
 }
 
 /// What `reject-publish-dlx` does with the message beside refusing it.
-pub(super) fn refuse(queue: &Arc<Queue>, state: &mut State, message: &Message, turn: &mut Turn) {
+pub(super) fn refuse(
+    queue: &Arc<Queue>,
+    state: &mut State,
+    message: &Message,
+    effects: &mut Effects,
+) {
     state.counters.dropped += 1;
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::RejectPublishDlx && arguments.dead_letters.is_some() {
@@ -42,46 +47,48 @@ pub(super) fn refuse(queue: &Arc<Queue>, state: &mut State, message: &Message, t
             reason: Reason::MaxLength,
             stored: None,
         };
-        turn.dead.push_back(letter);
+        effects.dead.push_back(letter);
     }
 }
 
 /// Drops what is too old or too much from the head.
-pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
-    while expire(queue, state, turn, Strictness::Reached) {}
+pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, effects: &mut Effects) {
+    while expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
         while is_over(state, arguments) {
-            let Some(entry) = state.line.pop() else { break };
+            let Some(entry) = state.ready.pop() else {
+                break;
+            };
             state.counters.dropped += 1;
-            State::discard(queue, entry, Reason::MaxLength, turn);
+            State::discard(queue, entry, Reason::MaxLength, effects);
         }
     }
-    state.want_load(queue, turn);
-    arm(queue, state, turn);
+    state.want_load(queue, effects);
+    arm(queue, state, effects);
 }
 
 fn is_over(state: &State, arguments: &QueueArguments) -> bool {
     arguments
         .max_length
-        .is_some_and(|most| state.line.ready() > most)
+        .is_some_and(|most| state.ready.ready() > most)
         || arguments
             .max_length_bytes
-            .is_some_and(|most| state.line.bytes() > most)
+            .is_some_and(|most| state.ready.bytes() > most)
 }
 
 /// Takes one expired message from the head of a level; false when there is none.
 pub(super) fn expire(
     queue: &Arc<Queue>,
     state: &mut State,
-    turn: &mut Turn,
+    effects: &mut Effects,
     strictness: Strictness,
 ) -> bool {
     if !state.may_expire {
         return false;
     }
-    let (ttl, now) = (queue.identity.arguments.message_ttl_ms, turn.now_ms);
-    let is_due = |entry: &Entry| {
+    let (ttl, now) = (queue.identity.arguments.message_ttl_ms, effects.now_ms);
+    let is_due = |entry: &QueuedMessage| {
         entry
             .message
             .deadline_ms(ttl)
@@ -90,22 +97,22 @@ pub(super) fn expire(
                 Strictness::Reached => deadline <= now,
             })
     };
-    let Some(entry) = state.line.pop_if(is_due) else {
+    let Some(entry) = state.ready.pop_if(is_due) else {
         return false;
     };
     state.counters.expired += 1;
-    State::discard(queue, entry, Reason::Expired, turn);
+    State::discard(queue, entry, Reason::Expired, effects);
     true
 }
 
 /// Asks the clock to call when the next head expires or the lease ends.
-pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
+pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, effects: &mut Effects) {
     if !state.may_expire || state.is_deleted {
         return;
     }
     let arguments = &queue.identity.arguments;
     let head = state
-        .line
+        .ready
         .heads()
         .filter_map(|entry| entry.message.deadline_ms(arguments.message_ttl_ms))
         .min();
@@ -118,7 +125,7 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, turn: &mut Turn) {
     };
     if next < state.armed_ms {
         state.armed_ms = next;
-        turn.timers.push((next, Arc::downgrade(queue)));
+        effects.timers.push((next, Arc::downgrade(queue)));
     }
 }
 

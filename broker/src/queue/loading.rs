@@ -1,14 +1,14 @@
-//! Bringing the next slice of a long line back from the store. Relies on `line` and `persist`; blocks on the disk, so it
+//! Bringing the next slice of a long line back from the store. Relies on `ready` and `persist`; blocks on the disk, so it
 //! runs on a thread of its own.
 
 use std::sync::Arc;
 
-use super::line::{Entry, Keeping, Wanted};
 use super::message::Message;
+use super::ready::{LoadRequest, Persistence, QueuedMessage};
 use super::{Queue, limits};
+use crate::delivery::effects::Effects;
 use crate::memory::EntryCharge;
 use crate::time::not_in_the_future;
-use crate::turn::Turn;
 
 /// A stamp lies in the future when the wall clock was set back before this process started.
 fn with_possible_stamp(message: Message, now_ms: u64) -> Message {
@@ -32,14 +32,14 @@ impl Queue {
         self.with(|state| {
             state.next_position = state.next_position.max(next);
             state.delivered_before[usize::from(level)] = delivered;
-            state.line.recovered(level, first, ready, bytes);
+            state.ready.recovered(level, first, ready, bytes);
         });
     }
 
     /// Asks for the first messages of a queue that was recovered, so that their deadlines are known.
-    pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, turn: &mut Turn) {
-        self.with(|state| state.want_load(self, turn));
-        if let Some((queue, wanted)) = turn.loads.last_mut()
+    pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, effects: &mut Effects) {
+        self.with(|state| state.want_load(self, effects));
+        if let Some((queue, wanted)) = effects.loads.last_mut()
             && Arc::ptr_eq(queue, self)
         {
             wanted.limit_bytes = wanted.limit_bytes.min(limit_bytes);
@@ -47,16 +47,18 @@ impl Queue {
     }
 
     /// Reads what `wanted` names and hands out what can be handed out.
-    pub(crate) fn load(self: &Arc<Self>, wanted: Wanted, turn: &mut Turn) {
-        let Some(shelf) = self.shelf() else { return };
-        let read = shelf.read(wanted.level, wanted.from, wanted.limit_bytes);
+    pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
+        let Some(store) = self.store() else {
+            return;
+        };
+        let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
         self.with(|state| {
             let slice = match read {
                 Ok(slice) => slice.into_iter(),
                 Err(error) => {
                     tracing::error!(queue = %self.name(), %error, "a long queue stands still");
-                    state.set_unreadable(self, turn);
-                    return state.line.load_failed(wanted);
+                    state.set_unreadable(self, effects);
+                    return state.ready.load_failed(wanted);
                 }
             };
             let before = state
@@ -70,28 +72,28 @@ impl Queue {
                         |error| tracing::error!(queue = %self.name(), position, %error, "left out"),
                     )
                     .ok()?;
-                let message = with_possible_stamp(message, turn.now_ms);
+                let message = with_possible_stamp(message, effects.now_ms);
                 let redelivered = before.is_some_and(|through| position <= through);
-                Some(Entry {
+                Some(QueuedMessage {
                     position,
                     level: wanted.level,
                     redelivered,
-                    keeping: Keeping::Kept,
+                    persistence: Persistence::Appended,
                     confirm: None,
                     message,
                     _charge: EntryCharge::new(),
                 })
             };
-            let slice: Vec<Entry> = slice.filter_map(entry).collect();
+            let slice: Vec<QueuedMessage> = slice.filter_map(entry).collect();
             state.may_expire |= slice.iter().any(|entry| entry.message.has_ttl());
-            if let Some(missing) = state.line.fill(wanted, slice) {
+            if let Some(missing) = state.ready.fill(wanted, slice) {
                 if missing > 0 {
                     tracing::error!(queue = %self.name(), missing, "messages that were counted are not in the store");
                 }
-                limits::enforce(self, state, turn);
+                limits::enforce(self, state, effects);
             }
         });
-        if let Err(error) = self.pump(turn) {
+        if let Err(error) = self.pump(effects) {
             tracing::debug!(queue = %self.name(), %error, "not handed out");
         }
     }

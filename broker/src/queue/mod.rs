@@ -3,7 +3,7 @@
 //! A message leaves a queue in one place only, [`State::pump`]. Publishing, settling, requeueing
 //! and a writer that has room again all change the state and then pump; direct hand-off is the case
 //! where the line was empty. Relies on `persist` for what must survive, on `ledger` and `outbox`
-//! through its consumers, and on `turn` for what is owed when the lock is gone.
+//! through its consumers, and on `effects` for what is owed when the lock is gone.
 //!
 //! # Cost
 //! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.
@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::confirms::Confirms;
+use crate::delivery::confirms::Confirms;
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Delivery, Ledger};
 use crate::fault::Fault;
-use crate::ledger::{Delivery, Ledger};
 use crate::lock::lock;
-use crate::persist::{Shelf, Stopped, Ticket, Urgency};
-use crate::turn::Turn;
+use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
 pub mod arguments;
@@ -25,17 +25,17 @@ pub(crate) mod browse;
 pub(crate) mod consumer;
 pub mod dead_letter;
 pub(crate) mod limits;
-pub(crate) mod line;
 pub(crate) mod loading;
 pub mod message;
+pub(crate) mod ready;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use arguments::QueueArguments;
 use consumer::Consumer;
-use line::{Head, Keeping};
 use message::Message;
+use ready::{Head, Persistence};
 pub(crate) use state::State;
 pub use state::{Counters, Snapshot};
 
@@ -57,7 +57,7 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 pub struct Queue {
     pub(crate) identity: Identity,
-    shelf: Option<Shelf>,
+    store: Option<QueueStore>,
     state: Mutex<State>,
     /// Rings when consumers have nearly emptied the line.
     drained: Notify,
@@ -70,7 +70,7 @@ const DRAINED: (u64, u64) = (128, 128 * 1024);
 
 /// What became of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum PublishResult {
     /// It needs no store, or was consumed already.
     Done,
     /// It is safe once the store is durable past this point.
@@ -83,7 +83,7 @@ pub(crate) enum Outcome {
 
 /// How a publisher wants to hear of its message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Asking<'a> {
+pub(crate) enum ConfirmMode<'a> {
     Nothing,
     /// It waits for the ticket.
     Ticket,
@@ -94,7 +94,7 @@ pub(crate) enum Asking<'a> {
 
 /// What a settle does with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settling {
+pub(crate) enum Disposition {
     Ack,
     /// Rejected without requeue: a dead letter where the queue has a place for them.
     Reject,
@@ -103,7 +103,7 @@ pub(crate) enum Settling {
 
 /// What `basic.get` found.
 #[derive(Debug)]
-pub(crate) enum Got {
+pub(crate) enum GetResult {
     Empty,
     /// The next message is being read from the store; ask again when the load is done.
     Loading,
@@ -121,21 +121,21 @@ pub(crate) enum Got {
 
 /// How `basic.get` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taking {
+pub(crate) enum GetMode {
     Acked,
     /// Into the ledger, to be settled.
     Unsettled,
 }
 
 impl Queue {
-    pub(crate) fn new(identity: Identity, shelf: Option<Shelf>, now_ms: u64) -> Self {
-        let budget = shelf
+    pub(crate) fn new(identity: Identity, store: Option<QueueStore>, now_ms: u64) -> Self {
+        let budget = store
             .as_ref()
-            .map_or_else(Arc::default, |shelf| Arc::clone(shelf.budget()));
+            .map_or_else(Arc::default, |store| Arc::clone(store.budget()));
         let state = State::new(&identity.arguments, budget, now_ms);
         Self {
             identity,
-            shelf,
+            store,
             state: Mutex::new(state),
             drained: Notify::new(),
         }
@@ -151,8 +151,8 @@ impl Queue {
         &self.identity.vhost
     }
 
-    pub(crate) fn shelf(&self) -> Option<&Shelf> {
-        self.shelf.as_ref()
+    pub(crate) fn store(&self) -> Option<&QueueStore> {
+        self.store.as_ref()
     }
 
     /// Runs `with` under the lock.
@@ -172,138 +172,141 @@ impl Queue {
     pub(crate) fn publish(
         self: &Arc<Self>,
         message: &Message,
-        asking: Asking<'_>,
-        turn: &mut Turn,
-    ) -> Result<Outcome, Stopped> {
+        confirm_mode: ConfirmMode<'_>,
+        effects: &mut Effects,
+    ) -> Result<PublishResult, Stopped> {
         let mut state = lock(&self.state);
         if state.is_deleted {
-            return Ok(Outcome::Gone);
+            return Ok(PublishResult::Gone);
         }
         state.counters.published += 1;
         if limits::refuses(&state, &self.identity.arguments, message) {
-            limits::refuse(self, &mut state, message, turn);
-            return Ok(Outcome::Refused);
+            limits::refuse(self, &mut state, message, effects);
+            return Ok(PublishResult::Refused);
         }
-        let entry = state.entry(self, message, asking);
+        let entry = state.entry(self, message, confirm_mode);
         let level = entry.level;
-        if !state.line.is_empty() || state.consumers.is_empty() {
+        if !state.ready.is_empty() || state.consumers.is_empty() {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
             state.keep(self, &mut entry)?;
-            state.line.push(entry);
-            state.pump(self, turn)?;
+            state.ready.push(entry);
+            state.pump(self, effects)?;
         } else {
-            state.line.push(entry);
-            state.pump(self, turn)?;
+            state.ready.push(entry);
+            state.pump(self, effects)?;
             state.keep_last(self, level)?;
         }
-        limits::enforce(self, &mut state, turn);
+        limits::enforce(self, &mut state, effects);
         if state.is_above(CROWDED) && !state.consumers.is_empty() {
-            turn.crowd(self);
+            effects.crowd(self);
         }
-        Ok(state.kept_now.take().map_or(Outcome::Done, Outcome::Kept))
+        Ok(state
+            .kept_now
+            .take()
+            .map_or(PublishResult::Done, PublishResult::Kept))
     }
 
     /// Settles deliveries of this queue and hands out what the credit allows.
     pub(crate) fn settle(
         self: &Arc<Self>,
         deliveries: impl Iterator<Item = Delivery>,
-        settling: Settling,
-        turn: &mut Turn,
+        disposition: Disposition,
+        effects: &mut Effects,
     ) -> Result<(), Stopped> {
         let mut state = lock(&self.state);
         for delivery in deliveries {
-            state.settle(self, delivery.entry, settling, turn)?;
+            state.settle(self, delivery.entry, disposition, effects)?;
         }
-        if settling == Settling::Requeue {
-            limits::enforce(self, &mut state, turn);
+        if disposition == Disposition::Requeue {
+            limits::enforce(self, &mut state, effects);
         }
-        state.pump(self, turn)
+        state.pump(self, effects)
     }
 
     /// Hands out what can be handed out: a writer has room again, a credit grew.
-    pub(crate) fn pump(self: &Arc<Self>, turn: &mut Turn) -> Result<(), Stopped> {
-        lock(&self.state).pump(self, turn)
+    pub(crate) fn pump(self: &Arc<Self>, effects: &mut Effects) -> Result<(), Stopped> {
+        lock(&self.state).pump(self, effects)
     }
 
     /// Adds a consumer; the caller has sent its `consume-ok`.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         consumer: &Arc<Consumer>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<(), Stopped> {
         let mut state = lock(&self.state);
         state.consumers.add(Arc::clone(consumer));
-        state.used_ms = turn.now_ms;
-        state.pump(self, turn)
+        state.used_ms = effects.now_ms;
+        state.pump(self, effects)
     }
 
     /// Takes a consumer out; its open deliveries stay in the ledger.
     pub(crate) fn unsubscribe(
         self: &Arc<Self>,
         consumer: &Arc<Consumer>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<(), Stopped> {
         let mut state = lock(&self.state);
         if !state.consumers.remove(consumer) {
             return Ok(());
         }
-        state.used_ms = turn.now_ms;
+        state.used_ms = effects.now_ms;
         if state.consumers.is_empty() {
             if self.identity.auto_delete && !state.is_deleted {
-                turn.unused.push(Arc::clone(self));
+                effects.unused.push(Arc::clone(self));
             }
-            limits::arm(self, &mut state, turn);
+            limits::arm(self, &mut state, effects);
         }
-        state.pump(self, turn)
+        state.pump(self, effects)
     }
 
     /// `basic.get`.
     pub(crate) fn get(
         self: &Arc<Self>,
         ledger: &Ledger,
-        taking: Taking,
-        turn: &mut Turn,
-    ) -> Result<Got, Stopped> {
+        mode: GetMode,
+        effects: &mut Effects,
+    ) -> Result<GetResult, Stopped> {
         let mut state = lock(&self.state);
-        limits::enforce(self, &mut state, turn);
-        state.used_ms = turn.now_ms;
-        if taking == Taking::Unsettled && state.is_held() && !state.line.is_empty() {
-            return Ok(Got::Held);
+        limits::enforce(self, &mut state, effects);
+        state.used_ms = effects.now_ms;
+        if mode == GetMode::Unsettled && state.is_held() && !state.ready.is_empty() {
+            return Ok(GetResult::Held);
         }
-        let Some(entry) = state.line.pop() else {
-            state.want_load(self, turn);
-            return Ok(match state.line.is_empty() {
-                true => Got::Empty,
-                false if state.is_unreadable(turn) => Got::Unreadable,
-                false => Got::Loading,
+        let Some(entry) = state.ready.pop() else {
+            state.want_load(self, effects);
+            return Ok(match state.ready.is_empty() {
+                true => GetResult::Empty,
+                false if state.is_unreadable(effects) => GetResult::Unreadable,
+                false => GetResult::Loading,
             });
         };
         let (message, redelivered) = (entry.message.clone(), entry.redelivered);
         state.counters.got += 1;
         state.note_delivered(self, &entry);
-        let tag = match taking {
-            Taking::Acked => {
-                State::settle_kept(self, &entry, turn)?;
-                ledger.opening(crate::ledger::Open::skip)
+        let tag = match mode {
+            GetMode::Acked => {
+                State::settle_kept(self, &entry, effects)?;
+                ledger.opening(crate::delivery::ledger::Open::skip)
             }
-            Taking::Unsettled => {
+            GetMode::Unsettled => {
                 state.open(&entry);
                 ledger.opening(|open| open.open(self, entry, None))
             }
         };
-        state.want_load(self, turn);
-        Ok(Got::Delivery {
+        state.want_load(self, effects);
+        Ok(GetResult::Delivery {
             tag,
             message,
             redelivered,
-            left: state.line.ready(),
+            left: state.ready.ready(),
         })
     }
 
     /// Drops every ready message; gives their number, and when they are gone for good.
-    pub(crate) fn purge(self: &Arc<Self>, turn: &mut Turn) -> Result<(u64, Ticket), Stopped> {
-        lock(&self.state).purge(self, turn)
+    pub(crate) fn purge(self: &Arc<Self>, effects: &mut Effects) -> Result<(u64, Ticket), Stopped> {
+        lock(&self.state).purge(self, effects)
     }
 
     /// Marks the queue as gone and empties it; gives the number of ready messages and its
@@ -312,31 +315,31 @@ impl Queue {
         let mut state = lock(&self.state);
         state.is_deleted = true;
         let consumers = state.consumers.take_all();
-        (state.line.clear().0, consumers)
+        (state.ready.clear().0, consumers)
     }
 
     /// The clock has reached the time that this queue asked for. True when the queue has expired.
-    pub(crate) fn on_time(self: &Arc<Self>, turn: &mut Turn) -> Result<bool, Stopped> {
+    pub(crate) fn on_time(self: &Arc<Self>, effects: &mut Effects) -> Result<bool, Stopped> {
         let mut state = lock(&self.state);
         state.armed_ms = u64::MAX;
         if state.is_deleted {
             return Ok(false);
         }
-        limits::enforce(self, &mut state, turn);
-        state.pump(self, turn)?;
+        limits::enforce(self, &mut state, effects);
+        state.pump(self, effects)?;
         Ok(limits::has_expired(
             &state,
             &self.identity.arguments,
-            turn.now_ms,
+            effects.now_ms,
         ))
     }
 
     /// Starts the lease of `x-expires` anew.
-    pub(crate) fn touch(self: &Arc<Self>, turn: &mut Turn) {
+    pub(crate) fn touch(self: &Arc<Self>, effects: &mut Effects) {
         let mut state = lock(&self.state);
-        state.used_ms = turn.now_ms;
-        limits::enforce(self, &mut state, turn);
-        limits::arm(self, &mut state, turn);
+        state.used_ms = effects.now_ms;
+        limits::enforce(self, &mut state, effects);
+        limits::arm(self, &mut state, effects);
     }
 
     /// Waits until the consumers have nearly emptied the line.
@@ -354,7 +357,7 @@ impl Queue {
     /// Ready messages and consumers.
     pub(crate) fn counts(&self) -> (u64, usize) {
         let state = lock(&self.state);
-        (state.line.ready(), state.consumers.len())
+        (state.ready.ready(), state.consumers.len())
     }
 
     /// Everything the outside may want to know.
@@ -363,7 +366,7 @@ impl Queue {
     }
 }
 
-impl Asking<'_> {
+impl ConfirmMode<'_> {
     fn urgency(self) -> Urgency {
         match self {
             Self::Nothing => Urgency::Eventually,
@@ -374,45 +377,45 @@ impl Asking<'_> {
 
 impl State {
     fn is_above(&self, (messages, bytes): (u64, u64)) -> bool {
-        self.line.ready() > messages || self.line.bytes() > bytes
+        self.ready.ready() > messages || self.ready.bytes() > bytes
     }
 
     /// Hands messages to consumers until one of the two runs out.
-    fn pump(&mut self, queue: &Arc<Queue>, turn: &mut Turn) -> Result<(), Stopped> {
-        while !self.line.is_empty() && !self.is_deleted {
-            if limits::expire(queue, self, turn, limits::Strictness::Past) {
+    fn pump(&mut self, queue: &Arc<Queue>, effects: &mut Effects) -> Result<(), Stopped> {
+        while !self.ready.is_empty() && !self.is_deleted {
+            if limits::expire(queue, self, effects, limits::Strictness::Past) {
                 continue;
             }
-            if self.is_held() || matches!(self.line.head(), Head::InStore) {
+            if self.is_held() || matches!(self.ready.head(), Head::InStore) {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue) else {
                 break;
             };
-            let Some(mut entry) = self.line.pop() else {
+            let Some(mut entry) = self.ready.pop() else {
                 break;
             };
             let consumer = Arc::clone(consumer);
-            turn.spend(1);
+            effects.spend(1);
             self.counters.delivered += 1;
             if consumer.terms.no_ack {
-                Self::settle_kept(queue, &entry, turn)?;
-                entry.keeping = Keeping::Never;
+                Self::settle_kept(queue, &entry, effects)?;
+                entry.persistence = Persistence::Transient;
             } else {
                 self.keep(queue, &mut entry)?;
                 self.note_delivered(queue, &entry);
                 self.open(&entry);
             }
-            consumer.deliver(queue, entry, turn);
+            consumer.deliver(queue, entry, effects);
         }
         if self.is_awaited && !self.is_above(DRAINED) {
             self.is_awaited = false;
             queue.drained.notify_waiters();
         }
-        self.note_stall(turn);
+        self.note_stall(effects);
         self.flush_delivered(queue);
-        self.want_load(queue, turn);
-        limits::arm(queue, self, turn);
+        self.want_load(queue, effects);
+        limits::arm(queue, self, effects);
         Ok(())
     }
 }

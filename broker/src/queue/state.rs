@@ -1,4 +1,4 @@
-//! What a queue's lock guards, and the small steps that its exits share. Relies on `line`,
+//! What a queue's lock guards, and the small steps that its exits share. Relies on `ready`,
 //! `consumer` and `persist`.
 
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::dead_letter::Reason;
 use super::limits;
-use super::line::{Amount, Entry, Head, Keeping, Line};
 use super::message::Message;
-use super::{Asking, Queue, Settling};
+use super::ready::{Amount, Head, Persistence, QueuedMessage, ReadyMessages};
+use super::{ConfirmMode, Disposition, Queue};
+use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge, Level};
 use crate::persist::{Budget, Gone, Stopped, Ticket};
-use crate::turn::{DeadLetter, Turn};
 
 /// Counted since the broker started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ const UNREADABLE_MS: u64 = 1000;
 
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) line: Line,
+    pub(crate) ready: ReadyMessages,
     pub(crate) consumers: Consumers,
     pub(crate) counters: Counters,
     pub(crate) is_deleted: bool,
@@ -104,7 +104,7 @@ impl State {
         };
         let max_priority = arguments.max_priority.unwrap_or(0);
         Self {
-            line: Line::new(max_priority, budget),
+            ready: ReadyMessages::new(max_priority, budget),
             consumers,
             counters: Counters::default(),
             is_deleted: false,
@@ -126,25 +126,30 @@ impl State {
     }
 
     /// A place at the end of the line.
-    pub(super) fn entry(&mut self, queue: &Queue, message: &Message, asking: Asking<'_>) -> Entry {
+    pub(super) fn entry(
+        &mut self,
+        queue: &Queue,
+        message: &Message,
+        confirm_mode: ConfirmMode<'_>,
+    ) -> QueuedMessage {
         let position = self.next_position;
         self.next_position += 1;
         self.kept_now = None;
         self.may_expire |= message.has_ttl();
-        let is_kept = queue.shelf.is_some() && message.is_persistent();
-        let confirm = match asking {
-            Asking::Confirm(confirms, tag) if is_kept => Some((Arc::clone(confirms), tag)),
+        let is_kept = queue.store.is_some() && message.is_persistent();
+        let confirm = match confirm_mode {
+            ConfirmMode::Confirm(confirms, tag) if is_kept => Some((Arc::clone(confirms), tag)),
             _ => None,
         };
-        Entry {
+        QueuedMessage {
             position,
             message: message.clone(),
-            level: message.priority().min(self.line.max_priority()),
+            level: message.priority().min(self.ready.max_priority()),
             redelivered: false,
-            keeping: if is_kept {
-                Keeping::Due(asking.urgency())
+            persistence: if is_kept {
+                Persistence::ToAppend(confirm_mode.urgency())
             } else {
-                Keeping::Never
+                Persistence::Transient
             },
             confirm,
             _charge: EntryCharge::new(),
@@ -152,31 +157,32 @@ impl State {
     }
 
     /// Appends a message to the store unless that is done or not wanted.
-    pub(super) fn keep(&mut self, queue: &Queue, entry: &mut Entry) -> Result<(), Stopped> {
-        let (Keeping::Due(urgency), Some(shelf)) = (entry.keeping, &queue.shelf) else {
+    pub(super) fn keep(&mut self, queue: &Queue, entry: &mut QueuedMessage) -> Result<(), Stopped> {
+        let (Persistence::ToAppend(urgency), Some(store)) = (entry.persistence, &queue.store)
+        else {
             return Ok(());
         };
         self.kept_now =
-            Some(shelf.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
-        entry.keeping = Keeping::Kept;
+            Some(store.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+        entry.persistence = Persistence::Appended;
         Ok(())
     }
 
     /// The same for the newest message of a level, when it is still in the line.
     pub(super) fn keep_last(&mut self, queue: &Queue, level: u8) -> Result<(), Stopped> {
-        let (Some(entry), Some(shelf)) = (self.line.last_due(level), &queue.shelf) else {
+        let (Some(entry), Some(store)) = (self.ready.last_due(level), &queue.store) else {
             return Ok(());
         };
-        if let Keeping::Due(urgency) = entry.keeping {
+        if let Persistence::ToAppend(urgency) = entry.persistence {
             self.kept_now =
-                Some(shelf.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
-            entry.keeping = Keeping::Kept;
+                Some(store.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+            entry.persistence = Persistence::Appended;
         }
         Ok(())
     }
 
     /// A message that is in a client's hands now.
-    pub(super) fn open(&mut self, entry: &Entry) {
+    pub(super) fn open(&mut self, entry: &QueuedMessage) {
         self.unsettled += 1;
         self.unsettled_bytes += entry.message.body_len() as u64;
         if entry.is_transient() {
@@ -188,9 +194,9 @@ impl State {
     pub(super) fn settle(
         &mut self,
         queue: &Arc<Queue>,
-        mut entry: Entry,
-        settling: Settling,
-        turn: &mut Turn,
+        mut entry: QueuedMessage,
+        disposition: Disposition,
+        effects: &mut Effects,
     ) -> Result<(), Stopped> {
         self.unsettled = self.unsettled.saturating_sub(1);
         self.unsettled_bytes = self
@@ -202,20 +208,20 @@ impl State {
         if self.is_deleted {
             return Ok(());
         }
-        match settling {
-            Settling::Ack => {
+        match disposition {
+            Disposition::Ack => {
                 self.counters.acked += 1;
-                Self::settle_kept(queue, &entry, turn).map(drop)
+                Self::settle_kept(queue, &entry, effects).map(drop)
             }
-            Settling::Reject => {
+            Disposition::Reject => {
                 self.counters.rejected += 1;
-                Self::discard(queue, entry, Reason::Rejected, turn);
+                Self::discard(queue, entry, Reason::Rejected, effects);
                 Ok(())
             }
-            Settling::Requeue => {
+            Disposition::Requeue => {
                 self.counters.requeued += 1;
                 entry.redelivered = true;
-                self.line.give_back(entry);
+                self.ready.give_back(entry);
                 Ok(())
             }
         }
@@ -225,16 +231,16 @@ impl State {
     /// waited for its commit may go.
     pub(super) fn settle_kept(
         queue: &Queue,
-        entry: &Entry,
-        turn: &mut Turn,
+        entry: &QueuedMessage,
+        effects: &mut Effects,
     ) -> Result<Ticket, Stopped> {
-        let gone = match (entry.keeping, &queue.shelf) {
-            (Keeping::Kept, Some(shelf)) => shelf.settle(entry.level, entry.position)?,
-            (Keeping::Due(_), _) => Gone::BeforeCommit,
+        let gone = match (entry.persistence, &queue.store) {
+            (Persistence::Appended, Some(store)) => store.settle(entry.level, entry.position)?,
+            (Persistence::ToAppend(_), _) => Gone::BeforeCommit,
             _ => Gone::Recorded(Ticket::NONE),
         };
         if let (Gone::BeforeCommit, Some((confirms, tag))) = (gone, &entry.confirm) {
-            confirms.settled(*tag, turn);
+            confirms.settled(*tag, effects);
         }
         Ok(match gone {
             Gone::Recorded(ticket) => ticket,
@@ -244,25 +250,31 @@ impl State {
 
     /// The message leaves unconsumed: a dead letter where the queue has a place for them, else it
     /// is gone.
-    pub(super) fn discard(queue: &Arc<Queue>, entry: Entry, reason: Reason, turn: &mut Turn) {
+    pub(super) fn discard(
+        queue: &Arc<Queue>,
+        entry: QueuedMessage,
+        reason: Reason,
+        effects: &mut Effects,
+    ) {
         if queue.identity.arguments.dead_letters.is_some() {
-            let stored = (entry.keeping == Keeping::Kept).then_some((entry.level, entry.position));
-            turn.dead.push_back(DeadLetter {
+            let stored = (entry.persistence == Persistence::Appended)
+                .then_some((entry.level, entry.position));
+            effects.dead.push_back(DeadLetter {
                 queue: Arc::clone(queue),
                 message: entry.message,
                 reason,
                 stored,
             });
-        } else if Self::settle_kept(queue, &entry, turn).is_err() {
+        } else if Self::settle_kept(queue, &entry, effects).is_err() {
             // The store says so itself, once and loudly; the next publish is refused with it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
         }
     }
 
     /// Notes that a kept message reached a client, so that its redelivered flag survives a crash.
-    pub(super) fn note_delivered(&mut self, queue: &Queue, entry: &Entry) {
+    pub(super) fn note_delivered(&mut self, queue: &Queue, entry: &QueuedMessage) {
         self.counters.redelivered += u64::from(entry.redelivered);
-        if entry.keeping != Keeping::Kept || entry.redelivered {
+        if entry.persistence != Persistence::Appended || entry.redelivered {
             return;
         }
         if self
@@ -276,24 +288,24 @@ impl State {
 
     /// Tells the store what [`State::note_delivered`] collected.
     pub(super) fn flush_delivered(&mut self, queue: &Queue) {
-        if let (Some((level, through)), Some(shelf)) = (self.delivered_now.take(), &queue.shelf) {
-            shelf.delivered(level, through);
+        if let (Some((level, through)), Some(store)) = (self.delivered_now.take(), &queue.store) {
+            store.delivered(level, through);
         }
     }
 
     /// Asks for the next slice when the line is running out of messages in memory.
-    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
-        if self.is_unreadable(turn) {
+    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
+        if self.is_unreadable(effects) {
             return;
         }
         // Nobody takes messages: the one at the head is enough to know when it expires.
-        if self.consumers.is_empty() && !matches!(self.line.head(), Head::InStore) {
+        if self.consumers.is_empty() && !matches!(self.ready.head(), Head::InStore) {
             return;
         }
-        if self.line.has_gap()
-            && let Some(wanted) = self.line.wanted()
+        if self.ready.has_gap()
+            && let Some(wanted) = self.ready.wanted()
         {
-            turn.loads.push((Arc::clone(queue), wanted));
+            effects.loads.push((Arc::clone(queue), wanted));
         }
     }
 
@@ -301,25 +313,25 @@ impl State {
     pub(super) fn purge(
         &mut self,
         queue: &Arc<Queue>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<(u64, Ticket), Stopped> {
-        let gaps = self.line.gaps();
-        let (count, entries) = self.line.clear();
+        let gaps = self.ready.gaps();
+        let (count, entries) = self.ready.clear();
         let mut gone = Ticket::NONE;
         for entry in &entries {
-            gone = gone.max(Self::settle_kept(queue, entry, turn)?);
+            gone = gone.max(Self::settle_kept(queue, entry, effects)?);
         }
-        if let Some(shelf) = &queue.shelf {
+        if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
             for (level, first) in gaps {
                 gone = gone.max(if self.unsettled == 0 {
-                    shelf.purge(level, last)?
+                    store.purge(level, last)?
                 } else {
-                    shelf.settle_all(level, first, last)?
+                    store.settle_all(level, first, last)?
                 });
             }
         }
-        limits::arm(queue, self, turn);
+        limits::arm(queue, self, effects);
         Ok((count, gone))
     }
 
@@ -327,32 +339,32 @@ impl State {
     ///
     /// There is always something that they can settle, after which the queue is looked at again.
     pub(super) fn is_held(&self) -> bool {
-        let is_short = || memory::level() == Level::Short || self.line.is_memory_high();
+        let is_short = || memory::level() == Level::Short || self.ready.is_memory_high();
         self.unsettled_bytes >= memory::LEAST_UNSETTLED_BYTES
             && is_short()
             && self.unsettled_bytes >= memory::unsettled_bytes()
     }
 
     /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
-    pub(super) fn set_unreadable(&mut self, queue: &Arc<Queue>, turn: &mut Turn) {
-        let until_ms = turn.now_ms + UNREADABLE_MS;
+    pub(super) fn set_unreadable(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
+        let until_ms = effects.now_ms + UNREADABLE_MS;
         self.unreadable_until_ms = until_ms;
-        turn.timers.push((until_ms, Arc::downgrade(queue)));
+        effects.timers.push((until_ms, Arc::downgrade(queue)));
     }
 
     /// True while the store is not asked for the next messages, because it has just failed to give
     /// them.
-    pub(super) fn is_unreadable(&self, turn: &Turn) -> bool {
-        turn.now_ms < self.unreadable_until_ms
+    pub(super) fn is_unreadable(&self, effects: &Effects) -> bool {
+        effects.now_ms < self.unreadable_until_ms
     }
 
     /// Notes whether messages wait for want of consumers that take them.
-    pub(super) fn note_stall(&mut self, turn: &Turn) {
-        let is_stalled = !self.line.is_empty() && !self.consumers.is_empty();
+    pub(super) fn note_stall(&mut self, effects: &Effects) {
+        let is_stalled = !self.ready.is_empty() && !self.consumers.is_empty();
         match self.stalled_from_ms {
-            None if is_stalled => self.stalled_from_ms = Some(turn.now_ms),
+            None if is_stalled => self.stalled_from_ms = Some(effects.now_ms),
             Some(from) if !is_stalled => {
-                self.stalled_ms += turn.now_ms.saturating_sub(from);
+                self.stalled_ms += effects.now_ms.saturating_sub(from);
                 self.stalled_from_ms = None;
             }
             _ => {}
@@ -360,9 +372,9 @@ impl State {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let (transient, held) = (self.line.transient(), self.unsettled_transient);
-        let all = self.line.ready() + self.unsettled;
-        let all_bytes = self.line.bytes() + self.unsettled_bytes;
+        let (transient, held) = (self.ready.transient(), self.unsettled_transient);
+        let all = self.ready.ready() + self.unsettled;
+        let all_bytes = self.ready.bytes() + self.unsettled_bytes;
         let stalled_now = self
             .stalled_from_ms
             .map_or(0, |from| crate::time::now_ms().saturating_sub(from));
@@ -370,9 +382,9 @@ impl State {
             persistent: all.saturating_sub(transient.messages + held.messages),
             persistent_bytes: all_bytes.saturating_sub(transient.bytes + held.bytes),
             stalled_ms: self.stalled_ms + stalled_now,
-            ready: self.line.ready(),
+            ready: self.ready.ready(),
             unsettled: self.unsettled,
-            ready_bytes: self.line.bytes(),
+            ready_bytes: self.ready.bytes(),
             unsettled_bytes: self.unsettled_bytes,
             consumers: self.consumers.len(),
             counters: self.counters,

@@ -11,10 +11,10 @@ use super::arguments::QueueArguments;
 use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
 use super::message::{Facts, Message};
-use super::{Asking, Got, Identity, Outcome, Queue, Settling, Taking};
-use crate::ledger::{Credit, Ledger, Which};
-use crate::outbox::{Frames, Outbox};
-use crate::turn::Turn;
+use super::{ConfirmMode, Disposition, GetMode, GetResult, Identity, PublishResult, Queue};
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Credit, Ledger, Which};
+use crate::delivery::outbox::{Frames, Outbox};
 use crate::wire::content::{Content, Lane};
 use crate::wire::frame::{self, Parsed};
 use crate::wire::table::{Table, Value};
@@ -30,21 +30,34 @@ enum Place {
 
 #[derive(Debug, Clone, Copy)]
 enum Act {
-    Publish { ttl_ms: Option<u64>, priority: u8 },
-    Settle { nth: usize, settling: Settling },
-    SettleAll(Settling),
+    Publish {
+        ttl_ms: Option<u64>,
+        priority: u8,
+    },
+    Settle {
+        nth: usize,
+        disposition: Disposition,
+    },
+    SettleAll(Disposition),
     Get,
-    Consume { no_ack: bool, prefetch: u32 },
-    Cancel { nth: usize },
+    Consume {
+        no_ack: bool,
+        prefetch: u32,
+    },
+    Cancel {
+        nth: usize,
+    },
     Purge,
-    Pass { ms: u64 },
+    Pass {
+        ms: u64,
+    },
 }
 
-fn settling() -> impl Strategy<Value = Settling> {
+fn disposition() -> impl Strategy<Value = Disposition> {
     prop_oneof![
-        Just(Settling::Ack),
-        Just(Settling::Reject),
-        Just(Settling::Requeue)
+        Just(Disposition::Ack),
+        Just(Disposition::Reject),
+        Just(Disposition::Requeue)
     ]
 }
 
@@ -52,8 +65,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (proptest::option::of(0u64..40), 0u8..4)
             .prop_map(|(ttl_ms, priority)| Act::Publish { ttl_ms, priority }),
-        4 => (0usize..8, settling()).prop_map(|(nth, settling)| Act::Settle { nth, settling }),
-        1 => settling().prop_map(Act::SettleAll),
+        4 => (0usize..8, disposition()).prop_map(|(nth, disposition)| Act::Settle { nth, disposition }),
+        1 => disposition().prop_map(Act::SettleAll),
         2 => Just(Act::Get),
         2 => (any::<bool>(), 0u32..3).prop_map(|(no_ack, prefetch)| Act::Consume { no_ack, prefetch }),
         1 => (0usize..4).prop_map(|nth| Act::Cancel { nth }),
@@ -94,38 +107,38 @@ impl World {
     }
 
     fn apply(&mut self, act: &Act) {
-        let mut turn = Turn::new(self.now_ms);
+        let mut effects = Effects::new(self.now_ms);
         match *act {
-            Act::Publish { ttl_ms, priority } => self.publish(ttl_ms, priority, &mut turn),
-            Act::Settle { nth, settling } => {
+            Act::Publish { ttl_ms, priority } => self.publish(ttl_ms, priority, &mut effects),
+            Act::Settle { nth, disposition } => {
                 let tags = self.tags();
                 if let Some(&tag) = tags.get(nth % tags.len().max(1)) {
-                    self.settle(Which::One(tag), settling, &mut turn);
+                    self.settle(Which::One(tag), disposition, &mut effects);
                 }
             }
-            Act::SettleAll(settling) => self.settle(Which::UpTo(0), settling, &mut turn),
-            Act::Get => self.get(&mut turn),
-            Act::Consume { no_ack, prefetch } => self.consume((no_ack, prefetch), &mut turn),
+            Act::SettleAll(disposition) => self.settle(Which::UpTo(0), disposition, &mut effects),
+            Act::Get => self.get(&mut effects),
+            Act::Consume { no_ack, prefetch } => self.consume((no_ack, prefetch), &mut effects),
             Act::Cancel { nth } => {
                 if nth < self.consumers.len() {
                     let consumer = self.consumers.remove(nth);
-                    self.queue.unsubscribe(&consumer, &mut turn).unwrap();
+                    self.queue.unsubscribe(&consumer, &mut effects).unwrap();
                 }
             }
             Act::Purge => {
-                self.queue.purge(&mut turn).unwrap();
+                self.queue.purge(&mut effects).unwrap();
                 self.move_all(Place::Ready, Place::Gone);
             }
             Act::Pass { ms } => {
                 self.now_ms += ms;
-                turn.now_ms = self.now_ms;
-                self.queue.on_time(&mut turn).unwrap();
+                effects.now_ms = self.now_ms;
+                self.queue.on_time(&mut effects).unwrap();
             }
         }
-        self.look(&turn);
+        self.look(&effects);
     }
 
-    fn publish(&mut self, ttl_ms: Option<u64>, priority: u8, turn: &mut Turn) {
+    fn publish(&mut self, ttl_ms: Option<u64>, priority: u8, effects: &mut Effects) {
         let id = self.places.len() as u64;
         let content = Content {
             exchange: b"",
@@ -136,13 +149,16 @@ impl World {
         let facts = Facts {
             persistent: false,
             priority,
-            published_ms: turn.now_ms,
+            published_ms: effects.now_ms,
             ttl_ms,
         };
         let message = Message::assemble(content, facts);
         self.places.insert(id, Place::Ready);
-        let outcome = self.queue.publish(&message, Asking::Nothing, turn).unwrap();
-        if outcome == Outcome::Refused {
+        let outcome = self
+            .queue
+            .publish(&message, ConfirmMode::Nothing, effects)
+            .unwrap();
+        if outcome == PublishResult::Refused {
             self.places.insert(id, Place::Gone);
         }
     }
@@ -155,7 +171,7 @@ impl World {
         self.places.values().filter_map(tag).collect()
     }
 
-    fn settle(&mut self, which: Which, settling: Settling, turn: &mut Turn) {
+    fn settle(&mut self, which: Which, disposition: Disposition, effects: &mut Effects) {
         let mut taken = Vec::new();
         self.ledger.take(which, Credit::Now, &mut taken).unwrap();
         for delivery in &taken {
@@ -166,32 +182,32 @@ impl World {
                 Place::Unsettled { tag },
                 "only what is open can be settled"
             );
-            let next = match settling {
-                Settling::Ack => Place::Gone,
-                Settling::Reject => Place::Unsettled { tag: 0 },
-                Settling::Requeue => Place::Ready,
+            let next = match disposition {
+                Disposition::Ack => Place::Gone,
+                Disposition::Reject => Place::Unsettled { tag: 0 },
+                Disposition::Requeue => Place::Ready,
             };
             self.places.insert(id, next);
         }
         self.queue
-            .settle(taken.into_iter(), settling, turn)
+            .settle(taken.into_iter(), disposition, effects)
             .unwrap();
     }
 
-    fn get(&mut self, turn: &mut Turn) {
+    fn get(&mut self, effects: &mut Effects) {
         // What get expires on its way is dead before the message that it gives is looked at.
         let got = self
             .queue
-            .get(&self.ledger, Taking::Unsettled, turn)
+            .get(&self.ledger, GetMode::Unsettled, effects)
             .unwrap();
-        if let Got::Delivery { tag, message, .. } = got {
+        if let GetResult::Delivery { tag, message, .. } = got {
             let place = self.places.get_mut(&id_of(&message)).unwrap();
             assert_eq!(*place, Place::Ready, "only what is ready can be got");
             *place = Place::Unsettled { tag };
         }
     }
 
-    fn consume(&mut self, (no_ack, prefetch): (bool, u32), turn: &mut Turn) {
+    fn consume(&mut self, (no_ack, prefetch): (bool, u32), effects: &mut Effects) {
         let consumer = Arc::new(Consumer::new(Subscription {
             tag: if no_ack { "none".into() } else { "some".into() },
             lane: Lane {
@@ -209,7 +225,7 @@ impl World {
             connection: 1,
         }));
         self.consumers.push(Arc::clone(&consumer));
-        self.queue.subscribe(&consumer, turn).unwrap();
+        self.queue.subscribe(&consumer, effects).unwrap();
     }
 
     fn move_all(&mut self, from: Place, to: Place) {
@@ -219,7 +235,7 @@ impl World {
     }
 
     /// Reads what the client was sent and what died, and compares the queue with the model.
-    fn look(&mut self, turn: &Turn) {
+    fn look(&mut self, effects: &Effects) {
         for (tag, no_ack, id) in sent(&self.outbox) {
             let place = self.places.get_mut(&id).unwrap();
             assert_eq!(*place, Place::Ready, "only what is ready can be delivered");
@@ -229,7 +245,7 @@ impl World {
                 Place::Unsettled { tag }
             };
         }
-        for letter in &turn.dead {
+        for letter in &effects.dead {
             let place = self.places.get_mut(&id_of(&letter.message)).unwrap();
             assert!(
                 matches!(*place, Place::Ready | Place::Unsettled { tag: 0 }),
@@ -329,18 +345,18 @@ proptest! {
 #[test]
 fn a_queue_that_cannot_be_read_says_so_and_is_asked_again_later() {
     let world = World::new(&Table::new());
-    world.queue.with(|state| state.line.recovered(0, 1, 1, 10));
+    world.queue.with(|state| state.ready.recovered(0, 1, 1, 10));
     let get = |now_ms| {
-        let mut turn = Turn::new(now_ms);
-        let got = world.queue.get(&world.ledger, Taking::Acked, &mut turn);
+        let mut effects = Effects::new(now_ms);
+        let got = world.queue.get(&world.ledger, GetMode::Acked, &mut effects);
         got.unwrap()
     };
-    assert!(matches!(get(1000), Got::Loading));
-    let mut turn = Turn::new(1000);
+    assert!(matches!(get(1000), GetResult::Loading));
+    let mut effects = Effects::new(1000);
     world
         .queue
-        .with(|state| state.set_unreadable(&world.queue, &mut turn));
-    assert_eq!(turn.timers.len(), 1, "the clock asks again");
-    assert!(matches!(get(1500), Got::Unreadable));
-    assert!(matches!(get(3000), Got::Loading));
+        .with(|state| state.set_unreadable(&world.queue, &mut effects));
+    assert_eq!(effects.timers.len(), 1, "the clock asks again");
+    assert!(matches!(get(1500), GetResult::Unreadable));
+    assert!(matches!(get(3000), GetResult::Loading));
 }

@@ -109,7 +109,7 @@ impl Vhost {
                 if let Some(connection) = bind.connection {
                     queue.check_access(connection)?;
                 }
-                Ok(queue.shelf().is_some())
+                Ok(queue.store().is_some())
             }
             Destination::Exchange(name) => {
                 let exchange = tables
@@ -163,7 +163,7 @@ impl Vhost {
             Destination::Queue(name) => tables
                 .queues
                 .get(name)
-                .is_some_and(|queue| queue.shelf().is_some()),
+                .is_some_and(|queue| queue.store().is_some()),
             Destination::Exchange(_) => true,
         };
         if !is_kept || !source.declaration().durable {

@@ -2,13 +2,13 @@
 //! Depends on `routing`.
 
 use super::{Route, Vhost};
+use crate::delivery::effects::{DeadLetter, Effects};
 use crate::fault::Fault;
 use crate::persist::Stopped;
 use crate::queue::dead_letter::{Death, is_cycle};
 use crate::queue::message::{Facts, Message};
-use crate::queue::{Asking, Outcome};
+use crate::queue::{ConfirmMode, PublishResult};
 use crate::time::wall_ms;
-use crate::turn::{DeadLetter, Turn};
 use crate::wire::content::Content;
 use crate::wire::properties::Properties;
 use crate::wire::table::{Table, Value};
@@ -19,17 +19,17 @@ const CC: &str = "CC";
 impl Vhost {
     /// Publishes a dead letter and settles the original in the store, both in one commit: after a
     /// crash the message is in one place.
-    pub(crate) fn dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) {
+    pub(crate) fn dead_letter(&self, letter: &DeadLetter, effects: &mut Effects) {
         let _move = self.facts.together();
-        if let Err(error) = self.route_dead_letter(letter, turn) {
+        if let Err(error) = self.route_dead_letter(letter, effects) {
             tracing::debug!(
                 queue = %letter.queue.name(), %error,
                 "a message could not be dead-lettered and stays in its queue"
             );
             return;
         }
-        if let (Some((level, position)), Some(shelf)) = (letter.stored, letter.queue.shelf())
-            && let Err(error) = shelf.settle(level, position)
+        if let (Some((level, position)), Some(store)) = (letter.stored, letter.queue.store())
+            && let Err(error) = store.settle(level, position)
         {
             tracing::debug!(
                 queue = %letter.queue.name(), %error,
@@ -38,7 +38,7 @@ impl Vhost {
         }
     }
 
-    fn route_dead_letter(&self, letter: &DeadLetter, turn: &mut Turn) -> Result<(), Stopped> {
+    fn route_dead_letter(&self, letter: &DeadLetter, effects: &mut Effects) -> Result<(), Stopped> {
         let Some(target) = &letter.queue.identity.arguments.dead_letters else {
             return Ok(());
         };
@@ -75,19 +75,23 @@ impl Vhost {
             &target.exchange,
             keys[0],
             (&properties, &headers),
-            turn,
+            effects,
         );
-        turn.count(&route.flow, route.queues.len());
+        effects.count(&route.flow, route.queues.len());
         for queue in route.queues {
             if !is_cycle(&headers, queue.name(), letter.reason) {
-                queue.publish(&message, Asking::Nothing, turn)?;
+                queue.publish(&message, ConfirmMode::Nothing, effects)?;
             }
         }
         Ok(())
     }
 
     /// Publishes a message that did not come by a channel. Returns true if a queue accepted it.
-    pub(crate) fn publish(&self, content: Published<'_>, turn: &mut Turn) -> Result<bool, Fault> {
+    pub(crate) fn publish(
+        &self,
+        content: Published<'_>,
+        effects: &mut Effects,
+    ) -> Result<bool, Fault> {
         let properties = Properties::scan(content.properties)
             .map_err(|error| Fault::precondition(error.to_string()))?;
         let headers = properties.headers.and_then(|raw| Table::decode(raw).ok());
@@ -101,13 +105,13 @@ impl Vhost {
         let facts = Facts {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),
-            published_ms: turn.now_ms,
+            published_ms: effects.now_ms,
             ttl_ms: properties
                 .expiration
                 .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()),
         };
         let message = Message::assemble(content.wire(), facts);
-        deliver_to(&route, &message, turn)
+        deliver_to(&route, &message, effects)
     }
 }
 
@@ -135,13 +139,13 @@ impl<'a> Published<'a> {
     }
 }
 
-fn deliver_to(route: &Route, message: &Message, turn: &mut Turn) -> Result<bool, Fault> {
+fn deliver_to(route: &Route, message: &Message, effects: &mut Effects) -> Result<bool, Fault> {
     let mut was_taken = false;
-    turn.count(&route.flow, route.queues.len());
+    effects.count(&route.flow, route.queues.len());
     for queue in &route.queues {
         was_taken |= !matches!(
-            queue.publish(message, Asking::Nothing, turn)?,
-            Outcome::Gone | Outcome::Refused
+            queue.publish(message, ConfirmMode::Nothing, effects)?,
+            PublishResult::Gone | PublishResult::Refused
         );
     }
     Ok(was_taken)
@@ -152,7 +156,7 @@ fn restamped(
     exchange: &str,
     key: &[u8],
     (properties, headers): (&Properties<'_>, &Table),
-    turn: &Turn,
+    effects: &Effects,
 ) -> Message {
     let table = headers.to_bytes();
     let mut raw = Vec::new();
@@ -171,7 +175,7 @@ fn restamped(
     Message::assemble(
         content,
         Facts {
-            published_ms: turn.now_ms,
+            published_ms: effects.now_ms,
             ttl_ms: None,
             ..letter.message.facts()
         },

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{Destination, PREDECLARED, Tables, Vhost, check_name};
+use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange};
 use crate::fault::Fault;
 use crate::lock::write;
 use crate::persist::Ticket;
-use crate::turn::Turn;
 
 impl Vhost {
     /// Creates an exchange, or checks that the existing one is equivalent.
@@ -75,10 +75,10 @@ impl Vhost {
     }
 
     /// Deletes all queues and exchanges of a vhost that is being deleted.
-    pub(crate) fn remove_everything(&self, turn: &mut Turn) -> Result<Ticket, Fault> {
+    pub(crate) fn remove_everything(&self, effects: &mut Effects) -> Result<Ticket, Fault> {
         let mut ticket = Ticket::NONE;
         for queue in self.queues() {
-            let removed = self.remove_queue(&queue, super::Condition::default(), turn)?;
+            let removed = self.remove_queue(&queue, super::Condition::default(), effects)?;
             ticket = ticket.max(removed.1);
         }
         let mut tables = write(&self.tables);

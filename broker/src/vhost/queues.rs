@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Destination, Vhost, check_name};
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, write};
-use crate::persist::{Shelf, Ticket};
+use crate::persist::{QueueStore, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
 use crate::queue::{Identity, Queue};
-use crate::turn::Turn;
 use crate::wire::reply;
 use crate::wire::table::Table;
 
@@ -50,20 +50,20 @@ impl Vhost {
     pub(crate) fn declare_queue(
         &self,
         declare: Declare<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Declared, Fault> {
         if !declare.is_server_named {
             check_name("queue", declare.name)?;
         }
         if let Some(queue) = self.queue(declare.name) {
-            return self.declared_already(queue, &declare, turn);
+            return self.declared_already(queue, &declare, effects);
         }
         let arguments = QueueArguments::parse(&declare.arguments)
             .map_err(|error| self.argument_fault(&error, declare.name))?;
         let mut tables = write(&self.tables);
         if let Some(queue) = tables.queues.get(declare.name).cloned() {
             drop(tables);
-            return self.declared_already(queue, &declare, turn);
+            return self.declared_already(queue, &declare, effects);
         }
         if tables.queues.len() >= declare.limit {
             let reason = format!(
@@ -81,27 +81,27 @@ impl Vhost {
             arguments,
             table: declare.arguments,
         };
-        let (shelf, ticket) = self.shelve(&identity)?;
-        let queue = Arc::new(Queue::new(identity, shelf, turn.now_ms));
+        let (store, ticket) = self.open_store(&identity)?;
+        let queue = Arc::new(Queue::new(identity, store, effects.now_ms));
         tables
             .queues
             .insert(Arc::clone(queue.name()), Arc::clone(&queue));
         self.move_on();
         drop(tables);
-        queue.touch(turn);
+        queue.touch(effects);
         Ok(Declared { queue, ticket })
     }
 
     /// Reserves a place in the store for a queue that survives a restart. An exclusive queue does
     /// not: it ends with its connection.
-    fn shelve(&self, identity: &Identity) -> Result<(Option<Shelf>, Ticket), Fault> {
+    fn open_store(&self, identity: &Identity) -> Result<(Option<QueueStore>, Ticket), Fault> {
         if !identity.durable || identity.owner.is_some() {
             return Ok((None, Ticket::NONE));
         }
         let levels = u64::from(identity.arguments.max_priority.unwrap_or(0)) + 1;
-        let shelf = self.facts.shelf(levels)?;
-        let ticket = self.facts.save(&self.queue_fact(identity, shelf.base()))?;
-        Ok((Some(shelf), self.note_change(ticket)))
+        let store = self.facts.queue_store(levels)?;
+        let ticket = self.facts.save(&self.queue_fact(identity, store.base()))?;
+        Ok((Some(store), self.note_change(ticket)))
     }
 
     /// Refuses a declare that is not equivalent to the existing queue.
@@ -131,11 +131,11 @@ impl Vhost {
         &self,
         queue: Arc<Queue>,
         declare: &Declare<'_>,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Declared, Fault> {
         self.check_same(&queue, declare)?;
-        queue.touch(turn);
-        let ticket = if queue.shelf().is_some() {
+        queue.touch(effects);
+        let ticket = if queue.store().is_some() {
             self.note_change(Ticket::NONE)
         } else {
             Ticket::NONE
@@ -157,10 +157,10 @@ impl Vhost {
         &self,
         name: &str,
         condition: Condition,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<(u64, Ticket), Fault> {
         match self.queue(name) {
-            Some(queue) => self.remove_queue(&queue, condition, turn),
+            Some(queue) => self.remove_queue(&queue, condition, effects),
             None => Ok((0, Ticket::NONE)),
         }
     }
@@ -170,7 +170,7 @@ impl Vhost {
         &self,
         queue: &Arc<Queue>,
         condition: Condition,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<(u64, Ticket), Fault> {
         if let Some(connection) = condition.connection {
             queue.check_access(connection)?;
@@ -197,39 +197,39 @@ impl Vhost {
         let whole = self.facts.together();
         let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
         drop(tables);
-        if let Some(shelf) = queue.shelf() {
-            shelf.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
+        if let Some(store) = queue.store() {
+            store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
             ticket = ticket.max(
                 self.facts
-                    .forget(&self.queue_fact(&queue.identity, shelf.base()))?,
+                    .forget(&self.queue_fact(&queue.identity, store.base()))?,
             );
             self.note_change(ticket);
         }
         drop(whole);
-        let ready = close(queue, condition.connection, turn);
+        let ready = close(queue, condition.connection, effects);
         *lock(&self.deleted_queues) += queue.snapshot().counters;
         Ok((ready, ticket))
     }
 
     /// Deletes an auto-delete queue unless it has a consumer again.
-    pub(crate) fn remove_unused(&self, queue: &Arc<Queue>, turn: &mut Turn) {
+    pub(crate) fn remove_unused(&self, queue: &Arc<Queue>, effects: &mut Effects) {
         let condition = Condition {
             unused: true,
             ..Condition::default()
         };
-        if let Err(fault) = self.remove_queue(queue, condition, turn) {
+        if let Err(fault) = self.remove_queue(queue, condition, effects) {
             tracing::debug!(queue = %queue.name(), %fault, "an auto-delete queue is kept");
         }
     }
 
     /// Deletes every exclusive queue of a closed connection.
-    pub(crate) fn remove_exclusive(&self, connection: u64, turn: &mut Turn) {
+    pub(crate) fn remove_exclusive(&self, connection: u64, effects: &mut Effects) {
         let owned = self
             .queues()
             .into_iter()
             .filter(|queue| queue.identity.owner == Some(connection));
         for queue in owned {
-            if let Err(fault) = self.remove_queue(&queue, Condition::default(), turn) {
+            if let Err(fault) = self.remove_queue(&queue, Condition::default(), effects) {
                 tracing::warn!(
                     queue = %queue.name(), %fault,
                     "an exclusive queue could not be deleted"
@@ -241,7 +241,7 @@ impl Vhost {
 
 /// Closes a queue that is in no table any more and cancels its consumers. Those of the connection
 /// `deleter` are cancelled after the reply to its delete.
-fn close(queue: &Arc<Queue>, deleter: Option<u64>, turn: &mut Turn) -> u64 {
+fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64 {
     let (ready, consumers) = queue.close();
     for consumer in consumers {
         consumer.mark_cancelled();
@@ -250,12 +250,12 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, turn: &mut Turn) -> u64 {
         }
         if deleter == Some(consumer.terms.connection) {
             reply::cancel(
-                &mut turn.farewells,
+                &mut effects.farewells,
                 consumer.terms.lane.channel,
                 &consumer.terms.tag,
             );
         } else {
-            consumer.terms.outbox.write(turn, |out| {
+            consumer.terms.outbox.write(effects, |out| {
                 reply::cancel(out, consumer.terms.lane.channel, &consumer.terms.tag);
             });
         }

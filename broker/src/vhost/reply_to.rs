@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use super::Vhost;
-use crate::ledger::{Ledger, Open};
+use crate::delivery::effects::Effects;
+use crate::delivery::ledger::{Ledger, Open};
+use crate::delivery::outbox::Outbox;
 use crate::lock::lock;
-use crate::outbox::Outbox;
 use crate::queue::message::Message;
-use crate::turn::Turn;
 use crate::wire::content::Lane;
 
 /// The queue name that a client consumes from and puts into `reply-to`.
@@ -43,7 +43,7 @@ impl Vhost {
 
     /// Sends a reply to the consumer whose address is the routing key. Returns false if there is
     /// none, or if its outbox is so full that it accepts nothing from other connections.
-    pub(crate) fn reply(&self, address: &str, message: &Message, turn: &mut Turn) -> bool {
+    pub(crate) fn reply(&self, address: &str, message: &Message, effects: &mut Effects) -> bool {
         let Some(token) = address.strip_prefix(REPLY_TO_PREFIX) else {
             return false;
         };
@@ -55,7 +55,7 @@ impl Vhost {
         }
         consumer.ledger.opening(|open: &mut Open| {
             let tags = (consumer.tag.as_bytes(), open.skip());
-            consumer.outbox.add(turn, |frames| {
+            consumer.outbox.add(effects, |frames| {
                 frames.deliver(consumer.lane, tags, false, message);
             });
         });

@@ -253,7 +253,7 @@ async fn show(
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Wanted {
+struct BindingRequest {
     routing_key: String,
     arguments: Option<Value>,
 }
@@ -265,7 +265,7 @@ async fn bind(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let between = Between::find(&api, &caller, ends)?;
-    let wanted: Wanted = super::read_or_default(&body)?;
+    let wanted: BindingRequest = super::read_or_default(&body)?;
     let view = BindingView {
         source: between.source.clone(),
         destination: between.destination.clone(),

@@ -80,7 +80,7 @@ impl Listed for ListedChannel {
 
 /// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
 fn links(api: &Api, caller: &Caller) -> Vec<Arc<Link>> {
-    let mut links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let mut links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
     links.sort_by_key(|link| link.id);
     if caller.rank() < Rank::Monitoring {
         links.retain(|link| {

@@ -31,9 +31,9 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn export(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    let vhosts = api.realm.vhosts();
+    let vhosts = api.broker.vhosts();
     let mut document = topology(&api, &vhosts, Naming::WithVhost);
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     document["users"] = users
         .iter()
         .map(|(name, user)| views::user(name, user))

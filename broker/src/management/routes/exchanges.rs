@@ -39,7 +39,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 fn all_of(api: &Api, vhost: &Vhost) -> Vec<Value> {
-    api.rates.observe(&api.realm, Instant::now());
+    api.rates.observe(&api.broker, Instant::now());
     let mut shown = Vec::new();
     vhost.each_exchange(|exchange| shown.push(views::exchange(api, vhost.name(), exchange)));
     shown.sort_by(|one, two| one["name"].as_str().cmp(&two["name"].as_str()));
@@ -96,7 +96,7 @@ async fn show(
 /// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and
 /// transient unless something else is said.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct ExchangeRequest {
     #[serde(rename = "type")]
     kind: Option<String>,
     #[serde(default, deserialize_with = "super::claim")]
@@ -108,7 +108,7 @@ pub(super) struct Wanted {
     arguments: Option<Value>,
 }
 
-impl Wanted {
+impl ExchangeRequest {
     /// What this asks for under a name.
     pub(super) fn declaration(&self, name: &str) -> Result<Declaration, Refusal> {
         if name.is_empty() {
@@ -151,7 +151,7 @@ async fn declare(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let wanted: Wanted = super::read_or_default(&body)?;
+    let wanted: ExchangeRequest = super::read_or_default(&body)?;
     check_name("exchange", &name)?;
     let declaration = wanted.declaration(&name)?;
     check_caller(&caller, vhost.name(), (&name, &declaration))?;

@@ -59,7 +59,7 @@ async fn well(_caller: Caller) -> Json<Value> {
 }
 
 async fn alarms(State(api): State<Shared>, _caller: Caller) -> Response {
-    let standing = api.realm.standing();
+    let standing = api.broker.standing();
     let alarms = [
         ("memory", standing.is_memory_high),
         ("disk", standing.is_disk_full),
@@ -117,7 +117,7 @@ async fn aliveness(
     caller: Caller,
 ) -> Result<Response, Refusal> {
     caller.vhost(&api, &vhost)?;
-    if api.realm.standing().is_stopped {
+    if api.broker.standing().is_stopped {
         return Ok(unwell("the store has stopped", json!({})));
     }
     Ok(Json(json!({ "status": "ok" })).into_response())

@@ -66,7 +66,7 @@ async fn of_user(
 }
 
 fn find_user(api: &Shared, name: &str) -> Result<(), Refusal> {
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     users.get(name).map(drop).ok_or_else(Refusal::not_found)
 }
 
@@ -76,7 +76,7 @@ async fn limit_vhost(
     caller: Caller,
 ) -> Result<StatusCode, Refusal> {
     caller.administers()?;
-    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     Err(Refusal::bad(NO_LIMITS))
 }
 
@@ -86,7 +86,7 @@ async fn free_vhost(
     caller: Caller,
 ) -> Result<StatusCode, Refusal> {
     caller.administers()?;
-    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

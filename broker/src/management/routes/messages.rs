@@ -14,8 +14,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::Routes;
+use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::fault::{Fault, ReplyCode};
-use crate::ledger::{Credit, Ledger, Which};
 use crate::management::Shared;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
@@ -23,7 +23,7 @@ use crate::management::views::{self, Encoding};
 use crate::memory::{self, Charge};
 use crate::queue::browse::{Most, Place};
 use crate::queue::message::Message;
-use crate::queue::{Got, Queue, Settling, Taking};
+use crate::queue::{Disposition, GetMode, GetResult, Queue};
 use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
 use crate::time::now_ms;
 use crate::users::Operation;
@@ -95,7 +95,7 @@ async fn publish(
             .decode(&publish.payload)
             .map_err(|_| Refusal::bad("payload is not base64"))?,
     };
-    if payload.len() as u64 > api.realm.limits.body_bytes {
+    if payload.len() as u64 > api.broker.limits.body_bytes {
         return Err(Refusal::bad("payload is larger than the broker takes"));
     }
     if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
@@ -113,9 +113,9 @@ async fn publish(
         body: &payload,
     };
     show(&api, &vhost, &message);
-    let mut turn = api.realm.turn();
-    let routed = vhost.publish(message, &mut turn);
-    api.realm.end(turn);
+    let mut effects = api.broker.begin();
+    let routed = vhost.publish(message, &mut effects);
+    api.broker.end(effects);
     match routed {
         Ok(routed) => Ok(Json(json!({ "routed": routed }))),
         // RabbitMQ publishes over a connection of its own and tells what that was closed with.
@@ -126,7 +126,7 @@ async fn publish(
 
 /// The tap sees what comes this way too.
 fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
-    if !api.realm.tap.is_open() {
+    if !api.broker.tap.is_open() {
         return;
     }
     let headers = Properties::scan(message.properties).ok();
@@ -136,7 +136,7 @@ fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
     let queues = route.iter().flat_map(|route| &route.queues);
     let routed = queues.take(QUEUES).map(|queue| Arc::clone(queue.name()));
     let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
-    api.realm.tap.note(Seen {
+    api.broker.tap.note(Seen {
         what: What::Published,
         at_ms: now_ms(),
         vhost: (&**vhost.name()).into(),
@@ -241,17 +241,17 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
     let (mut bytes, most) = (0, memory::connection_share() / 4);
     while taken.messages.len() < count && bytes < most {
         // Registered before the look, so that a slice that comes between the two is not missed.
-        let loaded = api.realm.loaded.notified();
+        let loaded = api.broker.loaded.notified();
         tokio::pin!(loaded);
         loaded.as_mut().enable();
         let got = {
-            let mut turn = api.realm.turn();
-            let got = queue.get(&taken.ledger, Taking::Unsettled, &mut turn);
-            api.realm.end(turn);
+            let mut effects = api.broker.begin();
+            let got = queue.get(&taken.ledger, GetMode::Unsettled, &mut effects);
+            api.broker.end(effects);
             got.map_err(Fault::from)?
         };
         match got {
-            Got::Delivery {
+            GetResult::Delivery {
                 message,
                 redelivered,
                 left,
@@ -261,14 +261,16 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
                 taken.messages.push((message, redelivered, left));
             }
             // A slice is on its way from the disk, of this queue or another.
-            Got::Loading if waiting_since.elapsed() < LOADING => {
+            GetResult::Loading if waiting_since.elapsed() < LOADING => {
                 let _looked_at_again = tokio::time::timeout(LOADING / 100, loaded).await;
                 continue;
             }
-            Got::Held if taken.messages.is_empty() => {
+            GetResult::Held if taken.messages.is_empty() => {
                 return Err(Refusal::bad("no memory for unsettled messages"));
             }
-            Got::Empty | Got::Loading | Got::Unreadable | Got::Held => break,
+            GetResult::Empty | GetResult::Loading | GetResult::Unreadable | GetResult::Held => {
+                break;
+            }
         }
         waiting_since = Instant::now();
     }
@@ -277,10 +279,10 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
 
 impl Taken<'_> {
     fn settle(&self, mode: AckMode) -> Result<(), Fault> {
-        let settling = match mode {
-            AckMode::AckRequeueTrue | AckMode::RejectRequeueTrue => Settling::Requeue,
-            AckMode::AckRequeueFalse => Settling::Ack,
-            AckMode::RejectRequeueFalse => Settling::Reject,
+        let disposition = match mode {
+            AckMode::AckRequeueTrue | AckMode::RejectRequeueTrue => Disposition::Requeue,
+            AckMode::AckRequeueFalse => Disposition::Ack,
+            AckMode::RejectRequeueFalse => Disposition::Reject,
         };
         let mut deliveries = Vec::new();
         if self
@@ -296,9 +298,9 @@ impl Taken<'_> {
         else {
             return Ok(());
         };
-        let mut turn = self.api.realm.turn();
-        let settled = queue.settle(deliveries.into_iter(), settling, &mut turn);
-        self.api.realm.end(turn);
+        let mut effects = self.api.broker.begin();
+        let settled = queue.settle(deliveries.into_iter(), disposition, &mut effects);
+        self.api.broker.end(effects);
         Ok(settled?)
     }
 }

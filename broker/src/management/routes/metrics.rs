@@ -11,7 +11,7 @@ use super::Routes;
 use crate::lock::lock;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, figures};
+use crate::management::{Api, Shared, system_metrics};
 use crate::queue::Snapshot;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -47,7 +47,7 @@ impl Text {
 
 async fn metrics(State(api): State<Shared>, caller: Caller) -> Result<impl IntoResponse, Refusal> {
     caller.monitors()?;
-    api.rates.observe(&api.realm, Instant::now());
+    api.rates.observe(&api.broker, Instant::now());
     let mut text = Text(String::new());
     process(&api, &mut text);
     traffic(&api, &mut text);
@@ -62,8 +62,8 @@ async fn metrics(State(api): State<Shared>, caller: Caller) -> Result<impl IntoR
 }
 
 fn process(api: &Api, text: &mut Text) {
-    let standing = api.realm.standing();
-    let (descriptors, most) = figures::descriptors();
+    let standing = api.broker.standing();
+    let (descriptors, most) = system_metrics::descriptors();
     text.family(&Family {
         name: "build_info",
         kind: "gauge",
@@ -82,24 +82,24 @@ fn process(api: &Api, text: &mut Text) {
         (
             "process_resident_memory_bytes",
             "Memory of the process.",
-            figures::memory_bytes(),
+            system_metrics::memory_bytes(),
         ),
         ("process_open_fds", "Open file descriptors.", descriptors),
         ("process_max_fds", "How many there may be.", most),
         (
             "store_disk_bytes",
             "Size of the store on disk.",
-            api.realm.store.disk_bytes(),
+            api.broker.store.disk_bytes(),
         ),
         (
             "store_pending_bytes",
             "Bytes that wait for their commit.",
-            api.realm.store.pending_bytes() as u64,
+            api.broker.store.pending_bytes() as u64,
         ),
         (
             "disk_free_bytes",
             "Free room on the store's disk.",
-            figures::disk_free_bytes(&api.about.data_dir),
+            system_metrics::disk_free_bytes(&api.about.data_dir),
         ),
         (
             "alarm_memory",
@@ -127,7 +127,7 @@ fn traffic(api: &Api, text: &mut Text) {
     for (name, help, value) in counted(api) {
         text.single(name, "counter", help, value);
     }
-    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
     let channels = links.iter().map(|link| link.channel_count() as u64).sum();
     let queues = api.rates.overall().queues.counts;
     for (name, help, value) in [
@@ -149,7 +149,7 @@ fn traffic(api: &Api, text: &mut Text) {
 }
 
 fn counted(api: &Api) -> [Sample; 14] {
-    let (totals, overall) = (&api.realm.totals, api.rates.overall());
+    let (totals, overall) = (&api.broker.totals, api.rates.overall());
     let (queues, channels) = (overall.queues.counts, overall.channels.counts);
     let opened = totals.connections_opened.get();
     let closed = totals.connections_closed.get();
@@ -252,7 +252,7 @@ const QUEUE_FAMILIES: [QueueFamily; 5] = [
 
 fn queues(api: &Api, text: &mut Text) {
     let all: Vec<_> = api
-        .realm
+        .broker
         .vhosts()
         .iter()
         .flat_map(|vhost| vhost.queues())

@@ -1,7 +1,7 @@
 //! Every route, with the line that the `OpenAPI` document says of it: what is served is what is
 //! described.
 //!
-//! A handler checks who asks, asks the realm, and answers JSON or a [`Refusal`]. Names in paths are
+//! A handler checks who asks, asks the broker, and answers JSON or a [`Refusal`]. Names in paths are
 //! percent-decoded; the default exchange is called `amq.default`.
 
 use axum::Router;
@@ -155,7 +155,7 @@ impl Routes {
 
 /// Waits until a change is on disk: nothing is said to be done that a crash could undo.
 pub(super) async fn kept(api: &Api, ticket: Ticket) -> Result<(), Refusal> {
-    if api.realm.durable(ticket).await {
+    if api.broker.durable(ticket).await {
         Ok(())
     } else {
         Err(Fault::store_stopped().into())

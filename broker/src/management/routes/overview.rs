@@ -37,7 +37,7 @@ async fn overview(
     Query(listing): Query<Listing>,
     _caller: Caller,
 ) -> Json<Value> {
-    api.rates.observe(&api.realm, Instant::now());
+    api.rates.observe(&api.broker, Instant::now());
     Json(listing.narrow(views::overview(&api)))
 }
 

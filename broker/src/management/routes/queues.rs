@@ -74,7 +74,7 @@ async fn answer(
 ) -> Result<Json<Value>, Refusal> {
     let shared = Shared::clone(api);
     let all = move || {
-        shared.rates.observe(&shared.realm, Instant::now());
+        shared.rates.observe(&shared.broker, Instant::now());
         let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
         queues
             .map(|queue| ListedQueue(Shared::clone(&shared), queue))
@@ -130,7 +130,7 @@ async fn show(
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
 /// something else is said.
 #[derive(Debug, Default, PartialEq, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct QueueRequest {
     #[serde(default, deserialize_with = "super::claim")]
     durable: bool,
     #[serde(default, deserialize_with = "super::claim")]
@@ -138,7 +138,7 @@ pub(super) struct Wanted {
     arguments: Option<Value>,
 }
 
-impl Wanted {
+impl QueueRequest {
     /// What this asks for under a name.
     pub(super) fn declare<'a>(&self, api: &Api, name: &'a str) -> Result<Declare<'a>, Refusal> {
         if name.is_empty() || name.len() > 255 {
@@ -152,7 +152,7 @@ impl Wanted {
             is_server_named: false,
             arguments: table_from_json(self.arguments.as_ref())?,
             connection: 0,
-            limit: api.realm.limits.queues,
+            limit: api.broker.limits.queues,
         })
     }
 }
@@ -179,15 +179,15 @@ async fn declare(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let wanted: Wanted = super::read_or_default(&body)?;
+    let wanted: QueueRequest = super::read_or_default(&body)?;
     check_name("queue", &name)?;
     let declare = wanted.declare(&api, &name)?;
     check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
     let ticket = {
-        let mut turn = api.realm.turn();
-        let declared = vhost.declare_queue(declare, &mut turn);
-        api.realm.end(turn);
+        let mut effects = api.broker.begin();
+        let declared = vhost.declare_queue(declare, &mut effects);
+        api.broker.end(effects);
         declared?.ticket
     };
     super::kept(&api, ticket).await?;
@@ -218,9 +218,9 @@ async fn delete(
         connection: None,
     };
     let ticket = {
-        let mut turn = api.realm.turn();
-        let removed = vhost.remove_queue(&queue, condition, &mut turn);
-        api.realm.end(turn);
+        let mut effects = api.broker.begin();
+        let removed = vhost.remove_queue(&queue, condition, &mut effects);
+        api.broker.end(effects);
         removed?.1
     };
     super::kept(&api, ticket).await?;
@@ -236,9 +236,9 @@ async fn purge(
     caller.may(vhost.name(), Operation::Read, &name)?;
     queue.check_access(0)?;
     let purged = {
-        let mut turn = api.realm.turn();
-        let purged = queue.purge(&mut turn);
-        api.realm.end(turn);
+        let mut effects = api.broker.begin();
+        let purged = queue.purge(&mut effects);
+        api.broker.end(effects);
         purged
     };
     let (_, ticket) = purged.map_err(Fault::from)?;

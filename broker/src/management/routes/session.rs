@@ -88,14 +88,14 @@ async fn sign_in(
         }
     };
     let credential = {
-        let users = read(&api.realm.users);
+        let users = read(&api.broker.users);
         let user = users.get(&user).ok_or_else(Refusal::login)?;
         sessions::digest(user.password.as_ref())
     };
     let opened = api.sessions().sign_in(&user, credential, now_ms());
     let opened = opened.map_err(no_randomness)?;
     api.forget_sessions(opened.forgotten);
-    let saved = api.realm.facts.save(&Fact::Session(opened.stored));
+    let saved = api.broker.facts.save(&Fact::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
     let cookie = set_cookie(&api, &opened.secret, SESSION_LIFE_MS / 1000);
@@ -129,7 +129,7 @@ async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller
         api.forget_sessions(ended);
     }
     // A tap that the session opened ends too.
-    api.realm.permissions_changed();
+    api.broker.permissions_changed();
     api.mind_the_tap();
     (
         StatusCode::NO_CONTENT,

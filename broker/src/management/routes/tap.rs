@@ -48,11 +48,11 @@ async fn listen(
     State(api): State<Shared>,
     caller: Caller,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
-    let changes = api.realm.access_changes.subscribe();
+    let changes = api.broker.access_changes.subscribe();
     // As of after the subscription: no change is missed.
     let caller = caller.anew(&api)?;
     caller.monitors()?;
-    let listener = api.realm.tap.listen().map_err(|error| {
+    let listener = api.broker.tap.listen().map_err(|error| {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
     })?;
     let tapping = Tapping {

@@ -72,7 +72,7 @@ async fn list(
     caller.administers()?;
     let shared = Shared::clone(&api);
     let all = move || {
-        let users = read(&shared.realm.users);
+        let users = read(&shared.broker.users);
         let each = users.iter().map(|(name, user)| views::user(name, user));
         each.collect()
     };
@@ -81,7 +81,7 @@ async fn list(
 
 async fn without(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     let nowhere = users
         .iter()
         .filter(|(_, user)| user.permissions().next().is_none());
@@ -100,7 +100,7 @@ async fn show(
     if *caller.name != name {
         caller.administers()?;
     }
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     users
         .get(&name)
         .map(|user| Json(views::user(&name, user)))
@@ -110,7 +110,7 @@ async fn show(
 /// What a user is to be; also a line of the definitions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Wanted {
+pub(super) struct UserRequest {
     password: Option<String>,
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
@@ -154,7 +154,7 @@ impl Tags {
     }
 }
 
-impl Wanted {
+impl UserRequest {
     fn credential(&self) -> Result<Option<Credential>, Refusal> {
         match (&self.password, self.password_hash.as_deref()) {
             (Some(password), _) if password.is_empty() => Err(Refusal::bad("password is empty")),
@@ -179,7 +179,7 @@ impl Wanted {
     }
 }
 
-impl Wanted {
+impl UserRequest {
     /// Whether the user is so already: bringing definitions in must not sign anybody out.
     pub(super) fn is_of(&self, user: Option<&User>) -> bool {
         let Some(user) = user else { return false };
@@ -204,11 +204,11 @@ pub(super) struct Prepared {
 }
 
 /// Checks what a user is to be.
-pub(super) fn prepare(api: &Api, name: &str, wanted: Wanted) -> Result<Prepared, Refusal> {
+pub(super) fn prepare(api: &Api, name: &str, wanted: UserRequest) -> Result<Prepared, Refusal> {
     if name.is_empty() || name.len() > 255 {
         return Err(Refusal::bad("a user's name has 1 to 255 bytes"));
     }
-    let known = read(&api.realm.users).get(name).cloned();
+    let known = read(&api.broker.users).get(name).cloned();
     let known = known.and_then(|user| user.password);
     let password = match (known, &wanted.password) {
         // The password that the user has already: nobody is signed out for it.
@@ -248,7 +248,7 @@ pub(super) fn put(api: &Api, user: Prepared) -> Result<(bool, Ticket), Refusal> 
         tags: tags.iter().map(|tag| tag.0.clone()).collect(),
     };
     let before = {
-        let mut users = write(&api.realm.users);
+        let mut users = write(&api.broker.users);
         let before = users.get(&name).map(|user| user.password.clone());
         users.put(&name, password.clone(), tags);
         before
@@ -256,21 +256,21 @@ pub(super) fn put(api: &Api, user: Prepared) -> Result<(bool, Ticket), Refusal> 
     match &before {
         Some(old) if *old != password => {
             api.sign_out_everywhere(&name);
-            revocation::end_connections(&api.realm, &name, Loss::Password);
+            revocation::end_connections(&api.broker, &name, Loss::Password);
         }
-        _ => api.realm.permissions_changed(),
+        _ => api.broker.permissions_changed(),
     }
     Ok((before.is_some(), save(api, &Fact::User(fact))?))
 }
 
 fn save(api: &Api, fact: &Fact) -> Result<Ticket, Refusal> {
-    let saved = api.realm.facts.save(fact);
+    let saved = api.broker.facts.save(fact);
     Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
 async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
     let ticket = api
-        .realm
+        .broker
         .facts
         .forget(fact)
         .map_err(crate::fault::Fault::from)?;
@@ -293,7 +293,7 @@ async fn make(
 async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
     caller.administers()?;
     let vhosts: Vec<String> = {
-        let mut users = write(&api.realm.users);
+        let mut users = write(&api.broker.users);
         let user = users.get(name).ok_or_else(Refusal::not_found)?;
         let vhosts = user
             .permissions()
@@ -303,7 +303,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
         vhosts
     };
     api.sign_out_everywhere(name);
-    revocation::end_connections(&api.realm, name, Loss::Deleted);
+    revocation::end_connections(&api.broker, name, Loss::Deleted);
     for vhost in vhosts {
         forget(api, &permission_fact(name, &vhost, &Permissions::all())).await?;
     }
@@ -353,7 +353,7 @@ async fn permissions_of(
     if *caller.name != name {
         caller.administers()?;
     }
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     let user = users.get(&name).ok_or_else(Refusal::not_found)?;
     Ok(Json(all_of(&name, user).collect()))
 }
@@ -365,7 +365,7 @@ fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a
 
 async fn permissions(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     Ok(Json(
         users
             .iter()
@@ -380,7 +380,7 @@ async fn permission(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    let users = read(&api.realm.users);
+    let users = read(&api.broker.users);
     let found = users
         .permissions(&name, &vhost)
         .ok_or_else(Refusal::not_found)?;
@@ -420,17 +420,17 @@ pub(super) fn permit(
     permissions: Permissions,
 ) -> Result<Ticket, Refusal> {
     let fact = permission_fact(user, vhost, &permissions);
-    write(&api.realm.users)
+    write(&api.broker.users)
         .permit(user, vhost, permissions)
         .map_err(|_| Refusal::not_found())?;
-    revocation::restrict(&api.realm, user, vhost);
+    revocation::restrict(&api.broker, user, vhost);
     save(api, &fact)
 }
 
 /// A vhost is gone: so is everybody's way into it.
 pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), Refusal> {
-    let names = write(&api.realm.users).forget_vhost(vhost);
-    api.realm.permissions_changed();
+    let names = write(&api.broker.users).forget_vhost(vhost);
+    api.broker.permissions_changed();
     for name in names {
         forget(api, &permission_fact(&name, vhost, &Permissions::all())).await?;
     }
@@ -444,9 +444,9 @@ async fn allow(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     caller.administers()?;
-    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
     let allowed: Allowed = super::read(&body)?;
-    let was_there = read(&api.realm.users).may_enter(&name, &vhost);
+    let was_there = read(&api.broker.users).may_enter(&name, &vhost);
     let ticket = permit(&api, &name, &vhost, allowed.compile()?)?;
     super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
@@ -458,10 +458,10 @@ async fn forbid(
     caller: Caller,
 ) -> Result<StatusCode, Refusal> {
     caller.administers()?;
-    if !write(&api.realm.users).forbid(&name, &vhost) {
+    if !write(&api.broker.users).forbid(&name, &vhost) {
         return Err(Refusal::not_found());
     }
-    revocation::restrict(&api.realm, &name, &vhost);
+    revocation::restrict(&api.broker, &name, &vhost);
     forget(&api, &permission_fact(&name, &vhost, &Permissions::all())).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -48,14 +48,14 @@ async fn list(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     let all = if caller.rank() >= Rank::Monitoring {
-        api.realm.vhosts()
+        api.broker.vhosts()
     } else {
         caller.vhosts(&api)
     };
     let shown = {
         let api = Shared::clone(&api);
         move || {
-            api.rates.observe(&api.realm, Instant::now());
+            api.rates.observe(&api.broker, Instant::now());
             all.iter().map(|vhost| views::vhost(&api, vhost)).collect()
         }
     };
@@ -67,18 +67,18 @@ async fn show(
     Path(name): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
-    let vhost = api.realm.vhost(&name).ok_or_else(Refusal::not_found)?;
+    let vhost = api.broker.vhost(&name).ok_or_else(Refusal::not_found)?;
     if !caller.sees(&name) {
         caller.monitors()?;
     }
-    api.rates.observe(&api.realm, Instant::now());
+    api.rates.observe(&api.broker, Instant::now());
     Ok(Json(views::vhost(&api, &vhost)))
 }
 
 /// What is said of a vhost; also a part of a line of the definitions.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Wanted {
+pub(super) struct VhostRequest {
     description: Option<String>,
     tags: Option<Tags>,
     metadata: Option<Metadata>,
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for Tags {
     }
 }
 
-impl Wanted {
+impl VhostRequest {
     pub(super) fn labels(self) -> Labels {
         let later = self.metadata.unwrap_or_default();
         Labels {
@@ -142,8 +142,8 @@ pub(super) fn put(
     name: &str,
     labels: Labels,
 ) -> Result<Ticket, Refusal> {
-    let was_there = api.realm.vhost(name).is_some();
-    let ticket = api.realm.put_vhost(name, labels)?;
+    let was_there = api.broker.vhost(name).is_some();
+    let ticket = api.broker.put_vhost(name, labels)?;
     if was_there {
         return Ok(ticket);
     }
@@ -163,8 +163,8 @@ async fn make(
 ) -> Result<Response, Refusal> {
     caller.administers()?;
     check_name(&name)?;
-    let wanted: Wanted = super::read_or_default(&body)?;
-    let was_there = api.realm.vhost(&name).is_some();
+    let wanted: VhostRequest = super::read_or_default(&body)?;
+    let was_there = api.broker.vhost(&name).is_some();
     let ticket = put(&api, &caller, &name, wanted.labels())?;
     super::kept(&api, ticket).await?;
     Ok(super::made(was_there))
@@ -176,11 +176,11 @@ async fn delete(
     caller: Caller,
 ) -> Result<StatusCode, Refusal> {
     caller.administers()?;
-    api.realm.vhost(&name).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&name).ok_or_else(Refusal::not_found)?;
     if name == "/" {
         return Err(Refusal::bad("the vhost '/' always exists"));
     }
-    let ticket = api.realm.remove_vhost(&name)?;
+    let ticket = api.broker.remove_vhost(&name)?;
     super::users::forget_vhost(&api, &name).await?;
     super::kept(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -192,8 +192,8 @@ async fn permissions(
     caller: Caller,
 ) -> Result<Json<Value>, Refusal> {
     caller.administers()?;
-    api.realm.vhost(&vhost).ok_or_else(Refusal::not_found)?;
-    let users = read(&api.realm.users);
+    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    let users = read(&api.broker.users);
     let of = |(name, user): (&str, &crate::users::User)| {
         Some(views::permission(
             name,

@@ -6,7 +6,7 @@ use super::{message_stats, rated};
 use crate::exchange::Kind;
 use crate::lock::lock;
 use crate::management::rates::QUEUE_FIELDS;
-use crate::management::{Api, Listening, figures};
+use crate::management::{Api, Listening, system_metrics};
 
 /// What tools compare with what they can speak to.
 const SPOKEN: &str = "3.10.8";
@@ -49,7 +49,7 @@ fn queue_totals(api: &Api) -> Map<String, Value> {
 }
 
 fn churn(api: &Api) -> Value {
-    let totals = &api.realm.totals;
+    let totals = &api.broker.totals;
     json!({
         "connection_created": totals.connections_opened.get(),
         "connection_closed": totals.connections_closed.get(),
@@ -62,9 +62,9 @@ fn churn(api: &Api) -> Value {
 }
 
 fn object_totals(api: &Api) -> Value {
-    let links: Vec<_> = lock(&api.realm.links).values().cloned().collect();
+    let links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
     let (mut exchanges, mut queues, mut consumers) = (0, 0, 0);
-    for vhost in api.realm.vhosts() {
+    for vhost in api.broker.vhosts() {
         vhost.each_exchange(|_| exchanges += 1);
         for queue in vhost.queues() {
             queues += 1;
@@ -102,10 +102,10 @@ fn contexts(api: &Api) -> Vec<Value> {
 }
 
 pub(in crate::management) fn node(api: &Api) -> Value {
-    let (descriptors, most) = figures::descriptors();
-    let standing = api.realm.standing();
+    let (descriptors, most) = system_metrics::descriptors();
+    let standing = api.broker.standing();
     let limit = match api.about.memory_limit_bytes {
-        0 => figures::machine_memory_bytes(),
+        0 => system_metrics::machine_memory_bytes(),
         bytes => bytes,
     };
     json!({
@@ -115,18 +115,18 @@ pub(in crate::management) fn node(api: &Api) -> Value {
         "os_pid": std::process::id().to_string(),
         "uptime": u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
-        "mem_used": figures::memory_bytes(),
+        "mem_used": system_metrics::memory_bytes(),
         "mem_limit": limit,
         "mem_alarm": standing.is_memory_high,
-        "disk_free": figures::disk_free_bytes(&api.about.data_dir),
+        "disk_free": system_metrics::disk_free_bytes(&api.about.data_dir),
         "disk_free_limit": DISK_FREE_LIMIT_BYTES,
         "disk_free_alarm": standing.is_disk_full,
-        "store_bytes": api.realm.store.disk_bytes(),
-        "store_pending_bytes": api.realm.store.pending_bytes(),
+        "store_bytes": api.broker.store.disk_bytes(),
+        "store_pending_bytes": api.broker.store.pending_bytes(),
         "store_stopped": standing.is_stopped,
         "fd_used": descriptors,
         "fd_total": most,
-        "sockets_used": lock(&api.realm.links).len(),
+        "sockets_used": lock(&api.broker.links).len(),
         "db_dir": api.about.data_dir.display().to_string(),
         "partitions": [],
         "applications": [],

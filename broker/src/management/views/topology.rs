@@ -113,7 +113,7 @@ fn kind(arguments: &Table) -> &str {
 }
 
 fn link(api: &Api, id: u64) -> Option<Arc<Link>> {
-    lock(&api.realm.links).get(&id).cloned()
+    lock(&api.broker.links).get(&id).cloned()
 }
 
 fn peer(link: &Link) -> Value {

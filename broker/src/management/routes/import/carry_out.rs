@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::super::{users, vhosts};
 use super::named;
 use super::plan::{BindingLine, Plan};
+use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::management::Api;
 use crate::management::auth::Caller;
 use crate::management::refusal::Refusal;
 use crate::persist::Ticket;
 use crate::queue::Queue;
-use crate::turn::Turn;
 use crate::vhost::{Condition, Labels, Vhost};
 
 impl Plan<'_> {
@@ -19,9 +19,9 @@ impl Plan<'_> {
     /// done.
     pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, Refusal> {
         let mut done = Done::default();
-        let mut turn = self.api.realm.turn();
-        let outcome = self.make_all(caller, &mut done, &mut turn);
-        self.api.realm.end(turn);
+        let mut effects = self.api.broker.begin();
+        let outcome = self.make_all(caller, &mut done, &mut effects);
+        self.api.broker.end(effects);
         if outcome.is_err() {
             done.undo(self.api);
         }
@@ -32,16 +32,16 @@ impl Plan<'_> {
         &mut self,
         caller: &Caller,
         done: &mut Done,
-        turn: &mut Turn,
+        effects: &mut Effects,
     ) -> Result<Ticket, Refusal> {
         let mut last = Ticket::NONE;
         for (name, labels) in std::mem::take(&mut self.vhosts) {
-            let before = self.api.realm.vhost(&name).map(|vhost| vhost.labels());
+            let before = self.api.broker.vhost(&name).map(|vhost| vhost.labels());
             done.0.push(Step::Vhost(name.clone(), before));
             last = last.max(vhosts::put(self.api, caller, &name, labels)?);
         }
         last = last.max(self.make_exchanges(done)?);
-        last = last.max(self.make_queues(done, turn)?);
+        last = last.max(self.make_queues(done, effects)?);
         last = last.max(self.make_bindings(done)?);
         // Behind everything that may fail: what a user loses ends at once and cannot be undone.
         for user in std::mem::take(&mut self.users) {
@@ -54,7 +54,7 @@ impl Plan<'_> {
     }
 
     fn find(&self, vhost: &str) -> Result<Arc<Vhost>, Refusal> {
-        let found = self.api.realm.vhost(vhost);
+        let found = self.api.broker.vhost(vhost);
         found.ok_or_else(|| Refusal::bad(format!("no vhost '{vhost}'")))
     }
 
@@ -72,12 +72,12 @@ impl Plan<'_> {
         Ok(last)
     }
 
-    fn make_queues(&mut self, done: &mut Done, turn: &mut Turn) -> Result<Ticket, Refusal> {
+    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, Refusal> {
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             let there = self.find(&vhost)?;
             let is_new = there.queue(&name).is_none();
-            let declared = there.declare_queue(line.declare(self.api, &name)?, turn);
+            let declared = there.declare_queue(line.declare(self.api, &name)?, effects);
             let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
             last = last.max(declared.ticket);
             if is_new {
@@ -130,10 +130,10 @@ impl Done {
     /// Takes it all away again, the newest first.
     fn undo(self, api: &Api) {
         for step in self.0.into_iter().rev() {
-            let mut turn = api.realm.turn();
+            let mut effects = api.broker.begin();
             let undone = match step {
-                Step::Vhost(name, Some(labels)) => api.realm.put_vhost(&name, labels),
-                Step::Vhost(name, None) => api.realm.remove_vhost(&name),
+                Step::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
+                Step::Vhost(name, None) => api.broker.remove_vhost(&name),
                 Step::Exchange(vhost, name) => vhost.delete_exchange(&name, Condition::default()),
                 Step::Binding(vhost, line) => vhost.unbind(&line.bind()),
                 Step::Queue(vhost, queue) => {
@@ -142,11 +142,11 @@ impl Done {
                         empty: true,
                         ..Condition::default()
                     };
-                    let removed = vhost.remove_queue(&queue, condition, &mut turn);
+                    let removed = vhost.remove_queue(&queue, condition, &mut effects);
                     removed.map(|(_, ticket)| ticket)
                 }
             };
-            api.realm.end(turn);
+            api.broker.end(effects);
             if let Err(fault) = undone {
                 tracing::warn!(%fault, "a part of an import could not be undone");
             }

@@ -43,7 +43,7 @@ type Place = (String, String);
 /// A queue as it is to be.
 #[derive(PartialEq)]
 pub(super) struct QueueLine {
-    wanted: queues::Wanted,
+    wanted: queues::QueueRequest,
     arguments: Table,
 }
 
@@ -145,16 +145,16 @@ impl<'a> Plan<'a> {
     fn read_vhost(&mut self, line: &Value) -> Result<(), Refusal> {
         let name = text(line, "name")?;
         vhosts::check_name(name)?;
-        let labels = parse::<vhosts::Wanted>(line)?.labels();
+        let labels = parse::<vhosts::VhostRequest>(line)?.labels();
         self.vhosts.insert(name.to_owned(), labels);
         Ok(())
     }
 
     fn read_user(&mut self, line: &Value) -> Result<(), Refusal> {
         let name = text(line, "name")?;
-        let wanted: users::Wanted = parse(line)?;
+        let wanted: users::UserRequest = parse(line)?;
         self.user_names.insert(name.to_owned());
-        let is_so = wanted.is_of(read(&self.api.realm.users).get(name));
+        let is_so = wanted.is_of(read(&self.api.broker.users).get(name));
         if !is_so {
             self.users.push(users::prepare(self.api, name, wanted)?);
         }
@@ -164,7 +164,7 @@ impl<'a> Plan<'a> {
     fn read_permission(&mut self, line: &Value) -> Result<(), Refusal> {
         let (user, vhost) = (text(line, "user")?, text(line, "vhost")?);
         let is_known =
-            self.user_names.contains(user) || read(&self.api.realm.users).get(user).is_some();
+            self.user_names.contains(user) || read(&self.api.broker.users).get(user).is_some();
         if !is_known {
             return Err(Refusal::bad(format!("no user '{user}'")));
         }
@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
     }
 
     fn check_vhost(&self, name: &str) -> Result<(), Refusal> {
-        if self.vhosts.contains_key(name) || self.api.realm.vhost(name).is_some() {
+        if self.vhosts.contains_key(name) || self.api.broker.vhost(name).is_some() {
             return Ok(());
         }
         Err(Refusal::bad(format!("no vhost '{name}'")))
@@ -199,7 +199,7 @@ impl<'a> Plan<'a> {
                 return Err(Refusal::bad(format!("[{{key_missing,{field}}}]")));
             }
         }
-        let declaration = parse::<exchanges::Wanted>(line)?.declaration(name)?;
+        let declaration = parse::<exchanges::ExchangeRequest>(line)?.declaration(name)?;
         let fault = |text: String| Refusal::from(Fault::precondition(text));
         declaration
             .check()
@@ -223,7 +223,7 @@ impl<'a> Plan<'a> {
         let is_there = |vhost: Arc<Vhost>| {
             vhost.with_exchange(name, |exchange| exchange.declaration().clone())
         };
-        let there = self.api.realm.vhost(vhost).and_then(is_there);
+        let there = self.api.broker.vhost(vhost).and_then(is_there);
         // A vhost that is to be made has those that each has.
         there.or_else(|| Vhost::predeclared(name))
     }
@@ -233,7 +233,7 @@ impl<'a> Plan<'a> {
         if line.get("durable").is_none() {
             return Err(Refusal::bad("[{key_missing,durable}]"));
         }
-        let wanted: queues::Wanted = parse(line)?;
+        let wanted: queues::QueueRequest = parse(line)?;
         let declare = wanted.declare(self.api, name)?;
         if !is_server_named(name) {
             check_name("queue", name)?;
@@ -241,7 +241,7 @@ impl<'a> Plan<'a> {
         let fault = |text: String| Refusal::from(Fault::precondition(text));
         QueueArguments::parse(&declare.arguments)
             .map_err(|error| fault(error.text(name, &vhost)))?;
-        if let Some(there) = self.api.realm.vhost(&vhost)
+        if let Some(there) = self.api.broker.vhost(&vhost)
             && let Some(queue) = there.queue(name)
         {
             there.check_same(&queue, &declare)?;
@@ -266,7 +266,7 @@ impl<'a> Plan<'a> {
             "exchange" => Destination::Exchange(raw.destination.into()),
             other => return Err(Refusal::bad(format!("no destination_type '{other}'"))),
         };
-        let there = self.api.realm.vhost(&vhost);
+        let there = self.api.broker.vhost(&vhost);
         let missing = match &destination {
             Destination::Queue(name) => {
                 let is_there = there.is_some_and(|vhost| vhost.queue(name).is_some());

@@ -16,33 +16,33 @@ use tokio::net::unix::pipe;
 
 /// The sending end.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub(crate) struct Waker {
     pipe: File,
     /// A wakeup is pending: its byte is in the pipe, or was read but not yet acknowledged.
-    is_rung: AtomicBool,
+    is_pending: AtomicBool,
 }
 
 /// The receiving end.
 #[derive(Debug)]
-pub(crate) struct Ear {
+pub(crate) struct Wakeup {
     pipe: pipe::Receiver,
 }
 
 /// Creates both ends. Must be called in a tokio runtime.
-pub(crate) fn ring() -> io::Result<(Ring, Ear)> {
+pub(crate) fn channel() -> io::Result<(Waker, Wakeup)> {
     let (sender, receiver) = pipe::pipe()?;
-    let ring = Ring {
+    let waker = Waker {
         pipe: File::from(sender.into_nonblocking_fd()?),
-        is_rung: AtomicBool::new(false),
+        is_pending: AtomicBool::new(false),
     };
-    Ok((ring, Ear { pipe: receiver }))
+    Ok((waker, Wakeup { pipe: receiver }))
 }
 
-impl Ring {
+impl Waker {
     /// Wakes the task unless a wakeup is pending. The woken task sees everything done before this
     /// call.
-    pub(crate) fn ring(&self) {
-        if !self.is_rung.swap(true, Ordering::AcqRel) {
+    pub(crate) fn wake(&self) {
+        if !self.is_pending.swap(true, Ordering::AcqRel) {
             // At most one byte is in the pipe, so there is room. If the other end is closed, no
             // task waits.
             let _ = (&self.pipe).write(&[0]);
@@ -50,9 +50,9 @@ impl Ring {
     }
 }
 
-impl Ear {
-    /// Waits for a wakeup of `ring`. An error means that none will come.
-    pub(crate) async fn heard(&self, ring: &Ring) -> io::Result<()> {
+impl Wakeup {
+    /// Waits for a wakeup from `waker`. An error means that none will come.
+    pub(crate) async fn wait(&self, waker: &Waker) -> io::Result<()> {
         loop {
             self.pipe.readable().await?;
             match self.pipe.try_read(&mut [0]) {
@@ -62,9 +62,9 @@ impl Ear {
                 Err(error) => return Err(error),
             }
         }
-        // A swap, not a store, so that it is ordered with the swap in `ring`: that call either
+        // A swap, not a store, so that it is ordered with the swap in `wake`: that call either
         // happened before and its work is seen, or happens after and sends another byte.
-        ring.is_rung.swap(false, Ordering::AcqRel);
+        waker.is_pending.swap(false, Ordering::AcqRel);
         Ok(())
     }
 }
@@ -79,21 +79,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whatever_was_done_before_a_ring_is_seen_however_fast_they_come() {
+    async fn work_done_before_a_wakeup_is_seen_however_fast_they_come() {
         const LAST: u64 = 200_000;
-        let (ring, ear) = ring().unwrap();
-        let shared = Arc::new((ring, AtomicU64::new(0)));
-        let ringing = Arc::clone(&shared);
+        let (waker, wakeup) = channel().unwrap();
+        let shared = Arc::new((waker, AtomicU64::new(0)));
+        let waking = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             for number in 1..=LAST {
-                ringing.1.store(number, Ordering::Release);
-                ringing.0.ring();
+                waking.1.store(number, Ordering::Release);
+                waking.0.wake();
             }
         });
         let mut times = 0;
         let all = async {
             while shared.1.load(Ordering::Acquire) < LAST || times == 0 {
-                ear.heard(&shared.0).await.unwrap();
+                wakeup.wait(&shared.0).await.unwrap();
                 times += 1;
             }
         };
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rings_that_nobody_heard_are_one() {
-        let (ring, ear) = ring().unwrap();
-        (0..100_000).for_each(|_| ring.ring());
-        ear.heard(&ring).await.unwrap();
-        let again = tokio::time::timeout(Duration::from_millis(20), ear.heard(&ring)).await;
+    async fn wakeups_that_were_not_waited_for_are_one() {
+        let (waker, wakeup) = channel().unwrap();
+        (0..100_000).for_each(|_| waker.wake());
+        wakeup.wait(&waker).await.unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(20), wakeup.wait(&waker)).await;
         assert!(again.is_err(), "there was one byte in the pipe");
-        ring.ring();
-        ear.heard(&ring).await.unwrap();
+        waker.wake();
+        wakeup.wait(&waker).await.unwrap();
     }
 }

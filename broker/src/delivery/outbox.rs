@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
+use crate::delivery::effects::Effects;
 use crate::lock::lock;
 use crate::memory;
 use crate::queue::Queue;
-use crate::turn::Turn;
 
 mod frames;
 
@@ -78,16 +78,16 @@ impl Outbox {
     /// Appends frames. The turn wakes the writer when it ends.
     pub(crate) fn write<R>(
         self: &Arc<Self>,
-        turn: &mut Turn,
+        effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>) -> R,
     ) -> R {
-        self.add(turn, |frames| append(frames.bytes()))
+        self.add(effects, |frames| append(frames.bytes()))
     }
 
     /// Like [`Outbox::write`], for frames that can refer to message bodies.
     pub(crate) fn add<R>(
         self: &Arc<Self>,
-        turn: &mut Turn,
+        effects: &mut Effects,
         append: impl FnOnce(&mut Frames) -> R,
     ) -> R {
         let mut unsent = lock(&self.unsent);
@@ -102,7 +102,7 @@ impl Outbox {
             .store(self.pending.load(Relaxed) + added, Relaxed);
         if !unsent.wake_owed && added > 0 {
             unsent.wake_owed = true;
-            turn.owe_wake(self);
+            effects.owe_wake(self);
         }
         result
     }
@@ -255,13 +255,13 @@ mod tests {
         // This test guards against a busy loop: the reader checked, waited, and found that the wait
         // had ended, for ever, and blocked the whole broker.
         let outbox = Arc::new(Outbox::default());
-        let mut turn = Turn::new(0);
-        outbox.write(&mut turn, |out| out.resize(2 * UNREAD_BYTES, 0));
+        let mut effects = Effects::new(0);
+        outbox.write(&mut effects, |out| out.resize(2 * UNREAD_BYTES, 0));
         assert!(!outbox.is_readable());
         outbox.break_off();
         outbox.readable().await;
         assert!(outbox.is_readable());
-        outbox.write(&mut turn, |out| out.resize(2 * UNREAD_BYTES, 0));
+        outbox.write(&mut effects, |out| out.resize(2 * UNREAD_BYTES, 0));
         assert!(outbox.is_readable(), "nothing is kept for a lost client");
     }
 }

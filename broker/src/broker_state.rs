@@ -1,7 +1,7 @@
 //! What all connections share: vhosts, users, the store and how far it is durable, the clock,
 //! limits. Relies on `vhost`, `persist` and `users`.
 //!
-//! Here a turn ends: dead letters are routed, unused queues go, confirms that are due leave, and
+//! A unit of work ends here: dead letters are routed, unused queues removed, due confirms sent, and
 //! writers are woken last.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +14,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::alarms::{Alarms, Standing};
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::confirms::{Confirms, Left};
+use crate::delivery::confirms::{Confirms, Left};
+use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::login_throttle::LoginThrottle;
@@ -22,15 +23,14 @@ use crate::memory;
 use crate::persist::records::{Fact, SessionFact, VhostFact};
 use crate::persist::{Facts, Store, Ticket};
 use crate::queue::Queue;
-use crate::queue::line::Wanted;
+use crate::queue::ready::LoadRequest;
 use crate::registry::Link;
-use crate::ring::Ear;
 use crate::stats::Totals;
 use crate::tap::Tap;
 use crate::time::now_ms;
-use crate::turn::Turn;
 use crate::users::Users;
 use crate::vhost::{Condition, Labels, Vhost};
+use crate::wakeup::Wakeup;
 
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
@@ -43,7 +43,7 @@ const LOADS: usize = 8;
 
 /// The broker as its connections see it.
 #[derive(Debug)]
-pub struct Realm {
+pub struct BrokerState {
     pub(crate) limits: Limits,
     pub(crate) store: Store,
     pub(crate) facts: Facts,
@@ -76,7 +76,7 @@ pub struct Realm {
     pub(crate) loaded: Notify,
 }
 
-/// What a realm is made of.
+/// The parts of a new [`BrokerState`].
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) memory_limit: u64,
@@ -88,7 +88,7 @@ pub(crate) struct Parts {
     pub(crate) vhosts: Vec<Vhost>,
 }
 
-impl Realm {
+impl BrokerState {
     pub(crate) fn new(parts: Parts) -> Self {
         let vhosts = parts
             .vhosts
@@ -137,56 +137,56 @@ impl Realm {
         self.alarms.now()
     }
 
-    /// A turn that begins now.
+    /// Begins a unit of work.
     #[expect(
         clippy::unused_self,
-        reason = "a turn belongs to a realm, which ends it"
+        reason = "a unit of work begins and ends with the broker"
     )]
-    pub(crate) fn turn(&self) -> Turn {
-        Turn::new(now_ms())
+    pub(crate) fn begin(&self) -> Effects {
+        Effects::new(now_ms())
     }
 
-    /// Pays what a turn owes. No lock may be held.
-    pub(crate) fn end(self: &Arc<Self>, mut turn: Turn) {
-        self.pay(&mut turn);
-        turn.wake_writers();
+    /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
+    pub(crate) fn end(self: &Arc<Self>, mut effects: Effects) {
+        self.pay(&mut effects);
+        effects.wake_writers();
     }
 
-    /// The same for a turn that goes on.
-    pub(crate) fn pay(self: &Arc<Self>, turn: &mut Turn) {
+    /// Carries out the effects so far of a unit of work that goes on. No lock may be held.
+    pub(crate) fn pay(self: &Arc<Self>, effects: &mut Effects) {
         loop {
-            if let Some(letter) = turn.dead.pop_front() {
+            if let Some(letter) = effects.dead.pop_front() {
                 if let Some(vhost) = self.vhost(letter.queue.vhost()) {
-                    vhost.dead_letter(&letter, turn);
+                    vhost.dead_letter(&letter, effects);
                 }
-            } else if let Some(queue) = turn.unused.pop() {
+            } else if let Some(queue) = effects.unused.pop() {
                 if let Some(vhost) = self.vhost(queue.vhost()) {
-                    vhost.remove_unused(&queue, turn);
+                    vhost.remove_unused(&queue, effects);
                 }
-            } else if let Some(confirms) = turn.confirms.pop() {
-                self.release(&confirms, turn);
+            } else if let Some(confirms) = effects.confirms.pop() {
+                self.release(&confirms, effects);
             } else {
                 break;
             }
         }
-        turn.settle_tally();
-        for (at, queue) in turn.timers.drain(..) {
+        effects.settle_tally();
+        for (at, queue) in effects.timers.drain(..) {
             self.clock.arm(at, queue);
         }
-        for (queue, wanted) in turn.loads.drain(..) {
+        for (queue, wanted) in effects.loads.drain(..) {
             self.load(queue, wanted);
         }
     }
 
-    fn release(&self, confirms: &Arc<Confirms>, turn: &mut Turn) {
-        if confirms.release(self.store.durable(), turn) == Left::Unlisted {
+    fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
+        if confirms.release(self.store.durable(), effects) == Left::Unlisted {
             lock(&self.awaiting).push(Arc::clone(confirms));
             // The store may have got there between the two lines: then nobody would come again.
             if confirms
                 .next()
                 .is_some_and(|ticket| ticket <= self.store.durable())
             {
-                confirms.release(self.store.durable(), turn);
+                confirms.release(self.store.durable(), effects);
             }
         }
     }
@@ -194,28 +194,28 @@ impl Realm {
     /// Releases every confirm that the store's progress has made due.
     fn release_all(self: &Arc<Self>) {
         let awaiting = std::mem::take(&mut *lock(&self.awaiting));
-        let (durable, mut turn) = (self.store.durable(), self.turn());
+        let (durable, mut effects) = (self.store.durable(), self.begin());
         let stay: Vec<_> = awaiting
             .into_iter()
-            .filter(|confirms| confirms.release_listed(durable, &mut turn))
+            .filter(|confirms| confirms.release_listed(durable, &mut effects))
             .collect();
         lock(&self.awaiting).extend(stay);
-        self.end(turn);
+        self.end(effects);
     }
 
     /// Brings the next slice of a long queue back, on a thread that may wait for the disk.
-    fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: Wanted) {
-        let realm = Arc::clone(self);
+    fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: LoadRequest) {
+        let broker = Arc::clone(self);
         tokio::spawn(async move {
             // An error says that the semaphore was closed, which nobody does.
-            let Ok(_permit) = Arc::clone(&realm.loads).acquire_owned().await else {
+            let Ok(_permit) = Arc::clone(&broker.loads).acquire_owned().await else {
                 return;
             };
             let loading = tokio::task::spawn_blocking(move || {
-                let mut turn = realm.turn();
-                queue.load(wanted, &mut turn);
-                realm.end(turn);
-                realm.loaded.notify_waiters();
+                let mut effects = broker.begin();
+                queue.load(wanted, &mut effects);
+                broker.end(effects);
+                broker.loaded.notify_waiters();
             });
             if let Err(error) = loading.await {
                 tracing::error!(%error, "a queue could not be loaded");
@@ -287,9 +287,9 @@ impl Realm {
         for link in self.links().into_iter().filter(is_in) {
             link.end(fault.clone());
         }
-        let mut turn = self.turn();
-        let emptied = vhost.remove_everything(&mut turn);
-        self.end(turn);
+        let mut effects = self.begin();
+        let emptied = vhost.remove_everything(&mut effects);
+        self.end(effects);
         let fact = VhostFact {
             name: name.to_owned(),
             description: String::new(),
@@ -309,7 +309,7 @@ impl Realm {
 
     /// Asks for the first messages of every recovered queue.
     pub(crate) fn look_ahead(self: &Arc<Self>) {
-        let mut turn = self.turn();
+        let mut effects = self.begin();
         let queues: Vec<_> = self
             .vhosts()
             .iter()
@@ -317,9 +317,9 @@ impl Realm {
             .collect();
         let limit_bytes = (LOOK_AHEAD_BYTES / queues.len().max(1)).max(1);
         for queue in queues {
-            queue.look_ahead(limit_bytes, &mut turn);
+            queue.look_ahead(limit_bytes, &mut effects);
         }
-        self.end(turn);
+        self.end(effects);
     }
 
     /// Raises the alarm if the account has reached the limit.
@@ -364,13 +364,13 @@ impl Realm {
         if is_high {
             return crate::block::pool::empty();
         }
-        let mut turn = self.turn();
+        let mut effects = self.begin();
         for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
-            if let Err(error) = queue.pump(&mut turn) {
+            if let Err(error) = queue.pump(&mut effects) {
                 tracing::debug!(queue = %queue.name(), %error, "not handed out");
             }
         }
-        self.end(turn);
+        self.end(effects);
     }
 
     /// Every open connection.
@@ -397,7 +397,7 @@ impl Realm {
     }
 
     /// Releases confirms for as long as the broker runs.
-    pub(crate) async fn run_confirms(self: Arc<Self>, durable: Ear) {
+    pub(crate) async fn run_confirms(self: Arc<Self>, durable: Wakeup) {
         let mut progress = self.alarms.progress(durable);
         loop {
             progress.made().await;
@@ -409,21 +409,21 @@ impl Realm {
     pub(crate) async fn run_clock(self: Arc<Self>) {
         loop {
             let due = self.clock.next_due().await;
-            let mut turn = self.turn();
+            let mut effects = self.begin();
             for queue in due.iter().filter_map(std::sync::Weak::upgrade) {
-                self.on_time(&queue, &mut turn);
+                self.on_time(&queue, &mut effects);
             }
-            self.end(turn);
+            self.end(effects);
         }
     }
 
-    fn on_time(&self, queue: &Arc<Queue>, turn: &mut Turn) {
-        match queue.on_time(turn) {
+    fn on_time(&self, queue: &Arc<Queue>, effects: &mut Effects) {
+        match queue.on_time(effects) {
             Ok(true) => {
                 if let Some(vhost) = self.vhost(queue.vhost())
-                    && let Err(fault) = vhost.remove_queue(queue, Condition::default(), turn)
+                    && let Err(fault) = vhost.remove_queue(queue, Condition::default(), effects)
                 {
-                    tracing::warn!(queue = %queue.name(), %fault, "an expired queue could not be deleted");
+                    tracing::warn!(queue = %queue.name(), %fault, "cannot delete an expired queue");
                 }
             }
             Ok(false) => {}

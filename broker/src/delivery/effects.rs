@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use crate::confirms::Confirms;
-use crate::outbox::Outbox;
+use crate::delivery::confirms::Confirms;
+use crate::delivery::outbox::Outbox;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
-use crate::queue::line::Wanted;
 use crate::queue::message::Message;
+use crate::queue::ready::LoadRequest;
 use crate::stats::Flow;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
@@ -44,9 +44,9 @@ impl Tally {
 /// How much one turn may do before it yields to others: about a millisecond of work.
 const BUDGET: u32 = 8192;
 
-/// The collected effects of the current unit of work. `Realm::end` must carry them out.
+/// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Effects {
     /// The time, read once for the whole turn.
     pub(crate) now_ms: u64,
     wakes: Vec<Arc<Outbox>>,
@@ -56,7 +56,7 @@ pub(crate) struct Turn {
     /// Queues that need a timer, with its deadline.
     pub(crate) timers: Vec<(u64, Weak<Queue>)>,
     /// Queues whose next messages must be loaded from the store.
-    pub(crate) loads: Vec<(Arc<Queue>, Wanted)>,
+    pub(crate) loads: Vec<(Arc<Queue>, LoadRequest)>,
     /// A queue that its consumers do not keep empty. Its publisher should pause for a moment.
     pub(crate) crowded: Option<Arc<Queue>>,
     /// Channels with confirms that may be due.
@@ -70,7 +70,7 @@ pub(crate) struct Turn {
     pub(crate) farewells: Vec<u8>,
 }
 
-impl Turn {
+impl Effects {
     pub(crate) fn new(now_ms: u64) -> Self {
         Self {
             now_ms,

@@ -1,5 +1,5 @@
 //! The unsent publisher confirms of one channel: a window of tags, each waiting for a ticket of the
-//! store, sent in order. Depends on `outbox`, `turn` and `persist`.
+//! store, sent in order. Depends on `outbox`, `effects` and `persist`.
 //!
 //! A confirm is due when the store is durable past its ticket. It is due earlier if the message was
 //! consumed and settled first, because then it was not and will not be written. Acks are sent in
@@ -8,11 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use crate::delivery::effects::Effects;
+use crate::delivery::outbox::Outbox;
 use crate::lock::lock;
-use crate::outbox::Outbox;
 use crate::persist::Ticket;
 use crate::stats::ChannelCounters;
-use crate::turn::Turn;
 use crate::wire::reply;
 
 /// What the confirm of one publish waits for.
@@ -42,7 +42,7 @@ struct Window {
     waiting: VecDeque<Waiting>,
     /// A turn has this channel in its list for [`Confirms::release`].
     release_owed: bool,
-    /// The realm's list of channels that wait for the store includes this one.
+    /// The broker's list of channels that wait for the store includes this one.
     is_listed: bool,
 }
 
@@ -72,42 +72,42 @@ impl Confirms {
     }
 
     /// Assigns the tag of a publish that is about to be routed.
-    pub(crate) fn open(self: &Arc<Self>, turn: &mut Turn) -> u64 {
+    pub(crate) fn open(self: &Arc<Self>, effects: &mut Effects) -> u64 {
         let mut window = lock(&self.window);
         window.waiting.push_back(Waiting::Routing);
-        window.owe(self, turn);
+        window.owe(self, effects);
         window.first + window.waiting.len() as u64 - 1
     }
 
     /// Sets what the publish with this tag waits for. An earlier call of [`Confirms::settled`]
     /// takes precedence.
-    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: Waiting, turn: &mut Turn) {
+    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: Waiting, effects: &mut Effects) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag)
             && *slot == Waiting::Routing
         {
             *slot = waiting;
             // Routing can take more than one turn.
-            window.owe(self, turn);
+            window.owe(self, effects);
         }
     }
 
     /// Makes the confirm due: its message was settled before the commit.
-    pub(crate) fn settled(self: &Arc<Self>, tag: u64, turn: &mut Turn) {
+    pub(crate) fn settled(self: &Arc<Self>, tag: u64, effects: &mut Effects) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag) {
             *slot = Waiting::Ticket(Ticket::NONE);
-            window.owe(self, turn);
+            window.owe(self, effects);
         }
     }
 
     /// Sends the confirms that are due when the store is durable up to `durable`.
-    pub(crate) fn release(&self, durable: Ticket, turn: &mut Turn) -> Left {
+    pub(crate) fn release(&self, durable: Ticket, effects: &mut Effects) -> Left {
         let mut window = lock(&self.window);
         window.release_owed = false;
         let mut acked = 0;
         while let Some(run) = window.take_run(durable) {
-            self.outbox.write(turn, |out| match run {
+            self.outbox.write(effects, |out| match run {
                 Run::Acks {
                     last,
                     multiple,
@@ -131,11 +131,11 @@ impl Confirms {
         }
     }
 
-    /// Like [`Confirms::release`], for a channel on the realm's list. Returns true if it must stay
+    /// Like [`Confirms::release`], for a channel on the broker's list. Returns true if it must stay
     /// there.
-    pub(crate) fn release_listed(&self, durable: Ticket, turn: &mut Turn) -> bool {
+    pub(crate) fn release_listed(&self, durable: Ticket, effects: &mut Effects) -> bool {
         lock(&self.window).is_listed = false;
-        self.release(durable, turn) == Left::Unlisted
+        self.release(durable, effects) == Left::Unlisted
     }
 
     /// Returns the ticket that the first unsent confirm waits for.
@@ -179,10 +179,10 @@ impl Window {
         self.waiting.get_mut(at)
     }
 
-    fn owe(&mut self, confirms: &Arc<Confirms>, turn: &mut Turn) {
+    fn owe(&mut self, confirms: &Arc<Confirms>, effects: &mut Effects) {
         if !self.release_owed {
             self.release_owed = true;
-            turn.confirms.push(Arc::clone(confirms));
+            effects.confirms.push(Arc::clone(confirms));
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::browse::Place;
 use super::message::Message;
-use crate::confirms::Confirms;
+use crate::delivery::confirms::Confirms;
 use crate::memory::EntryCharge;
 use crate::persist::{Budget, Urgency};
 
@@ -29,12 +29,12 @@ const KEPT_ENTRIES: usize = 4096;
 
 /// One place in a line.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct QueuedMessage {
     pub(crate) position: u64,
     pub(crate) message: Message,
     pub(crate) level: u8,
     pub(crate) redelivered: bool,
-    pub(crate) keeping: Keeping,
+    pub(crate) persistence: Persistence,
     /// The publisher's open confirm, released early when this message is settled before its commit.
     pub(crate) confirm: Option<(Arc<Confirms>, u64)>,
     pub(crate) _charge: EntryCharge,
@@ -42,22 +42,22 @@ pub(crate) struct Entry {
 
 /// What the store has to do with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keeping {
+pub(crate) enum Persistence {
     /// Transient message or queue.
-    Never,
+    Transient,
     /// To be appended unless it is consumed at once.
-    Due(Urgency),
-    Kept,
+    ToAppend(Urgency),
+    Appended,
 }
 
-impl Entry {
+impl QueuedMessage {
     fn footprint(&self) -> usize {
         self.message.footprint() + ENTRY_BYTES
     }
 
     /// The store has it not and will not have it.
     pub(crate) fn is_transient(&self) -> bool {
-        self.keeping == Keeping::Never
+        self.persistence == Persistence::Transient
     }
 
     fn waiting(&self) -> (u64, (Message, bool)) {
@@ -89,7 +89,7 @@ struct Gap {
 
 /// What a read of the store is to bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct LoadRequest {
     pub(crate) level: u8,
     pub(crate) from: u64,
     pub(crate) epoch: u64,
@@ -98,18 +98,18 @@ pub(crate) struct Wanted {
 
 #[derive(Debug, Default)]
 struct Level {
-    returned: BTreeMap<u64, Entry>,
-    head: VecDeque<Entry>,
+    returned: BTreeMap<u64, QueuedMessage>,
+    head: VecDeque<QueuedMessage>,
     head_bytes: usize,
     /// What the budget was last told of `head_bytes`.
     reported_bytes: usize,
     gap: Gap,
-    tail: VecDeque<Entry>,
+    tail: VecDeque<QueuedMessage>,
 }
 
 /// What stands at the head of the line.
 pub(crate) enum Head<'a> {
-    Entry(&'a Entry),
+    QueuedMessage(&'a QueuedMessage),
     /// The next message lies in the store and is being read, or should be.
     InStore,
     Empty,
@@ -123,18 +123,20 @@ impl Level {
     fn front(&self) -> Head<'_> {
         let returned = self.returned.first_key_value().map(|(_, entry)| entry);
         match (returned, self.head.front()) {
-            (Some(returned), Some(head)) => Head::Entry(if returned.position < head.position {
-                returned
-            } else {
-                head
-            }),
-            (Some(entry), None) | (None, Some(entry)) => Head::Entry(entry),
+            (Some(returned), Some(head)) => {
+                Head::QueuedMessage(if returned.position < head.position {
+                    returned
+                } else {
+                    head
+                })
+            }
+            (Some(entry), None) | (None, Some(entry)) => Head::QueuedMessage(entry),
             (None, None) if self.gap.count > 0 => Head::InStore,
             (None, None) => Head::Empty,
         }
     }
 
-    fn pop(&mut self) -> Option<Entry> {
+    fn pop(&mut self) -> Option<QueuedMessage> {
         let is_returned = match (self.returned.first_key_value(), self.head.front()) {
             (Some((&position, _)), Some(head)) => position < head.position,
             (Some(_), None) => true,
@@ -151,8 +153,8 @@ impl Level {
         Some(entry)
     }
 
-    fn push(&mut self, entry: Entry, budget: &Budget) {
-        let is_kept = entry.keeping == Keeping::Kept;
+    fn push(&mut self, entry: QueuedMessage, budget: &Budget) {
+        let is_kept = entry.persistence == Persistence::Appended;
         let is_full = self.head_bytes >= WINDOW_BYTES
             || (self.head_bytes >= LEAST_BYTES && budget.is_spent());
         if is_kept && (self.gap.count > 0 || is_full) {
@@ -173,7 +175,7 @@ impl Level {
         budget.report(&mut self.reported_bytes, self.head_bytes);
     }
 
-    fn wants(&mut self, level: u8, budget: &Budget) -> Option<Wanted> {
+    fn wants(&mut self, level: u8, budget: &Budget) -> Option<LoadRequest> {
         // Many queues that are read at once share what all may keep.
         let (refill, limit_bytes) = if budget.is_spent() {
             (LEAST_BYTES, LEAST_BYTES)
@@ -184,7 +186,7 @@ impl Level {
             return None;
         }
         self.gap.is_loading = true;
-        Some(Wanted {
+        Some(LoadRequest {
             level,
             from: self.gap.next,
             epoch: self.gap.epoch,
@@ -193,7 +195,7 @@ impl Level {
     }
 
     /// Gives how many messages were counted and are not in the store.
-    fn fill(&mut self, slice: Vec<Entry>) -> u64 {
+    fn fill(&mut self, slice: Vec<QueuedMessage>) -> u64 {
         self.gap.is_loading = false;
         let mut missing = 0;
         if slice.is_empty() {
@@ -221,9 +223,9 @@ impl Level {
     }
 
     fn stretch(&self, level: u8, from: u64, count: usize) -> Stretch {
-        let in_order = |line: &VecDeque<Entry>| {
-            let start = line.partition_point(|entry| entry.position < from);
-            let part = line.range(start..).take(count).map(Entry::waiting);
+        let in_order = |ready: &VecDeque<QueuedMessage>| {
+            let start = ready.partition_point(|entry| entry.position < from);
+            let part = ready.range(start..).take(count).map(QueuedMessage::waiting);
             part.collect::<Vec<_>>()
         };
         let mut seen: BTreeMap<_, _> = in_order(&self.head).into_iter().collect();
@@ -259,12 +261,12 @@ pub(crate) struct Amount {
 }
 
 impl Amount {
-    pub(crate) fn add(&mut self, entry: &Entry) {
+    pub(crate) fn add(&mut self, entry: &QueuedMessage) {
         self.messages += 1;
         self.bytes += entry.message.body_len() as u64;
     }
 
-    pub(crate) fn take(&mut self, entry: &Entry) {
+    pub(crate) fn take(&mut self, entry: &QueuedMessage) {
         self.messages = self.messages.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
     }
@@ -272,7 +274,7 @@ impl Amount {
 
 /// The ready messages of one queue.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct ReadyMessages {
     /// Index is the priority.
     levels: Box<[Level]>,
     ready: u64,
@@ -283,7 +285,7 @@ pub(crate) struct Line {
     budget: Arc<Budget>,
 }
 
-impl Line {
+impl ReadyMessages {
     /// A line with the priorities 0 to `max_priority`.
     pub(crate) fn new(max_priority: u8, budget: Arc<Budget>) -> Self {
         Self {
@@ -329,7 +331,7 @@ impl Line {
         self.transient
     }
 
-    fn note_in(&mut self, entry: &Entry) {
+    fn note_in(&mut self, entry: &QueuedMessage) {
         self.ready += 1;
         self.bytes += entry.message.body_len() as u64;
         if entry.is_transient() {
@@ -337,7 +339,7 @@ impl Line {
         }
     }
 
-    fn note_out(&mut self, entry: &Entry) {
+    fn note_out(&mut self, entry: &QueuedMessage) {
         self.ready -= 1;
         self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
         if entry.is_transient() {
@@ -345,7 +347,7 @@ impl Line {
         }
     }
 
-    pub(crate) fn push(&mut self, entry: Entry) {
+    pub(crate) fn push(&mut self, entry: QueuedMessage) {
         self.note_in(&entry);
         let level = &mut self.levels[usize::from(entry.level)];
         level.push(entry, &self.budget);
@@ -353,7 +355,7 @@ impl Line {
     }
 
     /// Puts a message back at its place.
-    pub(crate) fn give_back(&mut self, entry: Entry) {
+    pub(crate) fn give_back(&mut self, entry: QueuedMessage) {
         self.note_in(&entry);
         self.levels[usize::from(entry.level)]
             .returned
@@ -371,7 +373,7 @@ impl Line {
         Head::Empty
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Entry> {
+    pub(crate) fn pop(&mut self) -> Option<QueuedMessage> {
         let level = self
             .levels
             .iter_mut()
@@ -384,13 +386,16 @@ impl Line {
     }
 
     /// The next message of any level whose head `is_due`; other levels are looked at too.
-    pub(crate) fn pop_if(&mut self, is_due: impl Fn(&Entry) -> bool) -> Option<Entry> {
+    pub(crate) fn pop_if(
+        &mut self,
+        is_due: impl Fn(&QueuedMessage) -> bool,
+    ) -> Option<QueuedMessage> {
         let level = self
             .levels
             .iter_mut()
             .rev()
             .find(|level| match level.front() {
-                Head::Entry(entry) => is_due(entry),
+                Head::QueuedMessage(entry) => is_due(entry),
                 Head::InStore | Head::Empty => false,
             })?;
         let entry = level.pop()?;
@@ -400,24 +405,24 @@ impl Line {
     }
 
     /// The newest message in memory when it still waits for the store.
-    pub(crate) fn last_due(&mut self, level: u8) -> Option<&mut Entry> {
+    pub(crate) fn last_due(&mut self, level: u8) -> Option<&mut QueuedMessage> {
         let level = &mut self.levels[usize::from(level)];
         level
             .head
             .back_mut()
-            .filter(|entry| matches!(entry.keeping, Keeping::Due(_)))
+            .filter(|entry| matches!(entry.persistence, Persistence::ToAppend(_)))
     }
 
     /// The heads of all levels, as far as they are in memory.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn heads(&self) -> impl Iterator<Item = &QueuedMessage> {
         self.levels.iter().filter_map(|level| match level.front() {
-            Head::Entry(entry) => Some(entry),
+            Head::QueuedMessage(entry) => Some(entry),
             Head::InStore | Head::Empty => None,
         })
     }
 
     /// Reads that should be made now; each level has at most one under way.
-    pub(crate) fn wanted(&mut self) -> Option<Wanted> {
+    pub(crate) fn wanted(&mut self) -> Option<LoadRequest> {
         let budget = &*self.budget;
         let top = self.max_priority();
         let levels = self.levels.iter_mut().rev();
@@ -436,7 +441,7 @@ impl Line {
 
     /// Takes what a read brought; None when it is no longer wanted, else how many messages turned
     /// out to be missing.
-    pub(crate) fn fill(&mut self, wanted: Wanted, slice: Vec<Entry>) -> Option<u64> {
+    pub(crate) fn fill(&mut self, wanted: LoadRequest, slice: Vec<QueuedMessage>) -> Option<u64> {
         let level = &mut self.levels[usize::from(wanted.level)];
         if level.gap.epoch != wanted.epoch {
             return None;
@@ -449,7 +454,7 @@ impl Line {
     }
 
     /// A read failed; another may be made.
-    pub(crate) fn load_failed(&mut self, wanted: Wanted) {
+    pub(crate) fn load_failed(&mut self, wanted: LoadRequest) {
         let gap = &mut self.levels[usize::from(wanted.level)].gap;
         if gap.epoch == wanted.epoch {
             gap.is_loading = false;
@@ -467,7 +472,7 @@ impl Line {
     }
 
     /// Empties the line: how many messages went, and those of them that were in memory.
-    pub(crate) fn clear(&mut self) -> (u64, Vec<Entry>) {
+    pub(crate) fn clear(&mut self) -> (u64, Vec<QueuedMessage>) {
         let mut entries = Vec::new();
         for level in &mut self.levels {
             let epoch = level.gap.epoch + 1;

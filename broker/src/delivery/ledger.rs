@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex};
 use crate::lock::lock;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::queue::line::Entry;
+use crate::queue::ready::QueuedMessage;
 
 /// One delivered message that is not settled.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) tag: u64,
     pub(crate) queue: Arc<Queue>,
-    pub(crate) entry: Entry,
+    pub(crate) entry: QueuedMessage,
     /// `None` for `basic.get`.
     pub(crate) consumer: Option<Arc<Consumer>>,
 }
@@ -61,7 +61,7 @@ impl Open {
     pub(crate) fn open(
         &mut self,
         queue: &Arc<Queue>,
-        entry: Entry,
+        entry: QueuedMessage,
         consumer: Option<&Arc<Consumer>>,
     ) -> u64 {
         self.last_tag += 1;

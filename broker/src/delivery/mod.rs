@@ -1,0 +1,23 @@
+//! What lies between a queue and a client: deliveries on their way out, their acknowledgements, and
+//! the confirms of publishers.
+//!
+//! ```text
+//! queue ──pump──► ledger ──frames──► outbox ──► connection's writer
+//!   ▲               │ ack, nack, reject
+//!   └───────────────┘
+//! store ──durable up to──► confirms ──ack, nack──► outbox
+//! effects: what the steps above leave to do after their locks are released
+//! ```
+//!
+//! - [`ledger`]: the unsettled deliveries of one channel, by delivery tag.
+//! - [`outbox`]: the frames of one connection that are not sent yet.
+//! - [`confirms`]: the publishes of one channel that are not confirmed yet.
+//! - [`effects`]: the side effects of one unit of work.
+//!
+//! `queue` and these four use each other, and nothing above them. Lock order: queue → confirms,
+//! ledger → outbox.
+
+pub(crate) mod confirms;
+pub(crate) mod effects;
+pub(crate) mod ledger;
+pub(crate) mod outbox;
