@@ -5,8 +5,8 @@
 //! `told`.
 
 mod args;
-mod cut;
-mod told;
+mod clap_errors;
+mod split_args;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 pub use args::*;
-pub use cut::Program;
+pub use split_args::Program;
 
 use crate::config::{Flags, Format, Volume};
 use crate::error::Error;
@@ -155,9 +155,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
             action: Action::Toy(record),
         })));
     }
-    let (ours, program) = cut::cut(argv);
+    let (ours, program) = split_args::cut(argv);
     let command = command();
-    let verb = cut::first_command(&ours)
+    let verb = split_args::first_command(&ours)
         .and_then(|at| ours[at].to_str())
         .filter(|verb| command.find_subcommand(verb).is_some());
     let verb = verb.map(str::to_owned);
@@ -167,7 +167,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
     {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => return Ok(Parsed::Text(error.render().to_string())),
-        Err(error) => return Err(told::in_our_words(&error, verb.as_deref())),
+        Err(error) => return Err(clap_errors::in_our_words(&error, verb.as_deref())),
     };
     let typed_wrap_option = cli.wrap.first_typed();
     let action = match (program, cli.verb, typed_wrap_option) {

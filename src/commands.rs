@@ -3,22 +3,22 @@
 
 mod ask;
 mod brief;
-mod carry;
 mod completions;
+mod compose;
 mod config;
+mod connect;
 mod delete;
 mod demo;
 mod doctor;
 mod inbox;
-mod letter;
 mod list;
 mod local;
 mod logs;
 mod man;
+mod move_queues;
 mod nuke;
 mod pause;
 mod purge;
-mod reach;
 mod removal;
 mod restart;
 mod rotate;
@@ -29,7 +29,7 @@ mod start;
 mod status;
 mod stop;
 mod tail;
-mod toy;
+mod toy_agent;
 mod ui;
 mod why;
 mod wrap;
@@ -87,7 +87,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Action::Wrap(args, program) => {
             return Box::pin(wrap::run(args, program, config, output)).await;
         }
-        Action::Toy(record) => return toy::run(record.as_deref()),
+        Action::Toy(record) => return toy_agent::run(record.as_deref()),
         Action::Verb(verb) => verb,
     };
     match verb {
@@ -109,7 +109,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Logs(args) => logs::run(args, config, output).await,
         Verb::Ui => ui::run(config, output).await,
         Verb::Nuke(args) => nuke::run(args, config, output).await,
-        Verb::Move(args) => carry::run(args, config, output).await,
+        Verb::Move(args) => move_queues::run(args, config, output).await,
         Verb::Service(verb) => service::run(&verb, config, output),
         Verb::Doctor(args) => doctor::run(args, config, output).await,
         Verb::Brief(args) => brief::run(&args, config, output),

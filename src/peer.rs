@@ -31,7 +31,7 @@ pub use delivery::{Delivery, Settled};
 pub use error::{BLOCKED_HINT, PeerError};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
 pub use presence::{HeldMessage, PeerState, Presence, Removal, Reply, Request, Scope};
-pub use publish::{Letter, Outcome, When};
+pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
 pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState};
@@ -69,8 +69,8 @@ async fn answered<T, E: Into<PeerError>>(
 /// A publish, given up early where the broker says that it takes no messages, and why.
 async fn unless_blocked(
     blockage: &mut Blockage,
-    publishing: impl Future<Output = Result<Outcome, PeerError>>,
-) -> Result<Outcome, PeerError> {
+    publishing: impl Future<Output = Result<PublishOutcome, PeerError>>,
+) -> Result<PublishOutcome, PeerError> {
     tokio::select! {
         biased;
         sent = publishing => sent,
@@ -181,18 +181,20 @@ impl Peer {
     /// the broker has it.
     pub async fn publish(
         &mut self,
-        letter: &Letter<'_>,
+        publication: &Publication<'_>,
         within: Duration,
-    ) -> Result<Outcome, PeerError> {
+    ) -> Result<PublishOutcome, PeerError> {
         self.confirm().await?;
-        let properties = letter.properties().with_user_id(self.user.as_str().into());
-        let to = letter.envelope.to.as_str();
-        let body = letter.envelope.to_json();
+        let properties = publication
+            .properties()
+            .with_user_id(self.user.as_str().into());
+        let to = publication.envelope.to.as_str();
+        let body = publication.envelope.to_json();
         let publishing = publish::confirmed(&self.channel, to, &body, properties, within);
         let sent = unless_blocked(&mut self.blockage, publishing).await;
         if matches!(sent, Err(PeerError::NoSuchExchange)) {
             self.renew_channel().await?;
-            return Ok(Outcome::Unroutable);
+            return Ok(PublishOutcome::Unroutable);
         }
         sent
     }
@@ -204,7 +206,7 @@ impl Peer {
         queue: &SessionName,
         delivery: &Delivery,
         within: Duration,
-    ) -> Result<Outcome, PeerError> {
+    ) -> Result<PublishOutcome, PeerError> {
         self.confirm().await?;
         let publishing = publish::confirmed(
             &self.channel,

@@ -114,7 +114,7 @@ const WRITERS: [&str; 11] = [
     "src/output.rs",
     "src/main.rs",
     "src/commands/start.rs",
-    "src/commands/toy.rs",
+    "src/commands/toy_agent.rs",
     "src/commands/serve.rs",
     "src/commands.rs",
     "src/wrap/hook.rs",

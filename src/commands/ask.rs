@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::letter::{Draft, session_name};
-use super::reach::{self, Autostart};
+use super::compose::{Draft, session_name};
+use super::connect::{self, Autostart};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
 use crate::config::Config;
@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{self, Output};
-use crate::peer::{Letter, Outcome, Peer, Reply, ReplyQueue, Request};
+use crate::peer::{Peer, Publication, PublishOutcome, Reply, ReplyQueue, Request};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
@@ -34,11 +34,11 @@ const WHO_WITHIN: Duration = Duration::from_secs(1);
 /// Asks one session and prints its answer.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let to = session_name(&args.to, "--to")?;
-    let mut draft = Draft::read(&args.letter, config, output)?;
-    let mut peer = reach::peer(
+    let mut draft = Draft::read(&args.message, config, output)?;
+    let mut peer = connect::peer(
         config,
         "ask",
-        Autostart::unless(args.letter.no_start),
+        Autostart::unless(args.message.no_start),
         output,
     )
     .await?;
@@ -60,7 +60,7 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         .await
     };
     let answer = interruptible(asked).await;
-    reach::delete_answers(&mut peer, config, &answers_at).await;
+    connect::delete_answers(&mut peer, config, &answers_at).await;
     delete_left_behind(&mut peer, config).await;
     peer.close().await;
     print(&answer?, output)
@@ -119,16 +119,16 @@ async fn publish(
         }
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
     }
-    let letter = Letter {
+    let message = Publication {
         envelope: question,
-        expires_ms: args.letter.ttl,
+        expires_ms: args.message.ttl,
         hops: hops(config),
         receipt_to: None,
         when: None,
     };
-    match peer.publish(&letter, CONFIRM_WITHIN).await? {
-        Outcome::Confirmed => Ok(()),
-        Outcome::Unroutable | Outcome::Refused => Err(Error::new(format!(
+    match peer.publish(&message, CONFIRM_WITHIN).await? {
+        PublishOutcome::Confirmed => Ok(()),
+        PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(
             "the question to `{to}` is not confirmed"
         ))
         .exit_with(Exit::Unconfirmed)),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::letter::session_name;
+use super::compose::session_name;
 use crate::cli::BriefArgs;
 use crate::config::Config;
 use crate::error::Error;

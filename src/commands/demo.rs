@@ -5,8 +5,8 @@
 //! this program's own commands in separate processes, so the output is what a user would get.
 
 mod frame;
+mod sandbox;
 mod session;
-mod stage;
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
+use sandbox::Sandbox;
 use session::Session;
-use stage::Stage;
 
 /// A step that takes longer has failed. All steps together take much less on any machine.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
@@ -33,20 +33,20 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     };
     show.line("Two terminal programs talk to each other through a durable broker.")?;
     show.line("All of it lives in a temporary folder and is gone in a few seconds.")?;
-    let mut stage = Stage::set(config)?;
+    let mut sandbox = Sandbox::set(config)?;
 
     show.heading("1. A message is typed into a running session")?;
     let starting = Instant::now();
-    stage.start_broker(STEP_WITHIN)?;
+    sandbox.start_broker(STEP_WITHIN)?;
     show.step(&format!(
         "the broker starts on a free port ({} ms)",
         starting.elapsed().as_millis()
     ))?;
-    let alice = Session::open(&stage, "alice")?;
-    let bob = Session::open(&stage, "bob")?;
+    let alice = Session::open(&sandbox, "alice")?;
+    let bob = Session::open(&sandbox, "bob")?;
     show.step("two sessions open: cbroker --name alice run -- …, cbroker --name bob run -- …")?;
-    stage.wait_until_attached(&["alice", "bob"], STEP_WITHIN)?;
-    let first = show.send(&stage, "alice", "bob", TO_BOB)?;
+    sandbox.wait_until_attached(&["alice", "bob"], STEP_WITHIN)?;
+    let first = show.send(&sandbox, "alice", "bob", TO_BOB)?;
     let live = bob.wait_for(TO_BOB, STEP_WITHIN)?;
     show.step(&format!(
         "typed into bob's input and submitted {} later, at a quiet moment",
@@ -57,17 +57,17 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     show.heading("2. A message to a closed session waits, and survives a crash")?;
     alice.close(STEP_WITHIN)?;
     show.step("alice closes")?;
-    show.send(&stage, "bob", "alice", TO_ALICE)?;
-    stage.kill_broker()?;
+    show.send(&sandbox, "bob", "alice", TO_ALICE)?;
+    sandbox.kill_broker()?;
     show.step("the broker is killed with kill -9 while the message waits")?;
     let starting = Instant::now();
-    stage.start_broker(STEP_WITHIN)?;
+    sandbox.start_broker(STEP_WITHIN)?;
     show.step(&format!(
         "the broker starts again on the same store ({} ms)",
         starting.elapsed().as_millis()
     ))?;
     let opened = Instant::now();
-    let alice = Session::open(&stage, "alice")?;
+    let alice = Session::open(&sandbox, "alice")?;
     let waited = alice.wait_for(TO_ALICE, STEP_WITHIN)?;
     show.step(&format!(
         "alice opens again: the message is there after {}",
@@ -115,11 +115,11 @@ impl Show<'_> {
 
     /// Sends with the command that a user would type, and prints both. Returns the time of the
     /// confirm.
-    fn send(&self, stage: &Stage, from: &str, to: &str, text: &str) -> Result<Instant, Error> {
+    fn send(&self, sandbox: &Sandbox, from: &str, to: &str, text: &str) -> Result<Instant, Error> {
         let command = format!("$ cbroker send --from {from} --to {to} -m \"{text}\"");
         self.step(&self.output.paint(Style::Bold, &command))?;
         let began = Instant::now();
-        let said = stage.send(from, to, text)?;
+        let said = sandbox.send(from, to, text)?;
         let took = began.elapsed().as_millis();
         self.step(&format!("{said}  confirmed on disk, {took} ms in all"))?;
         Ok(Instant::now())

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::letter::session_name;
-use super::reach::{self, Autostart};
+use super::compose::session_name;
+use super::connect::{self, Autostart};
 use crate::cli::InboxArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
             .hint("cbroker inbox NAME"));
     };
     let name = session_name(&name, "NAME")?;
-    let mut peer = reach::peer(config, "inbox", Autostart::Never, output).await?;
+    let mut peer = connect::peer(config, "inbox", Autostart::Never, output).await?;
     let request = Request::Inbox {
         scope: Scope::Name(name.to_string()),
         take: args.take,

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::reach::{self, Autostart};
+use super::connect::{self, Autostart};
 use crate::config::Config;
 use crate::envelope::timestamp;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::journal::Journal;
 use crate::management::Client;
+use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 use crate::output::{Output, Style};
 use crate::peer::{Peer, Presence, QueueState, Reply, Request};
@@ -49,7 +49,7 @@ struct Row {
 
 /// Prints one row for each name. Several sessions of one name share a row.
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
-    let mut peer = reach::peer(config, "list", Autostart::Never, output).await?;
+    let mut peer = connect::peer(config, "list", Autostart::Never, output).await?;
     let present = who(&peer).await?;
     let names = names(config, &present, output).await;
     let mut rows = Vec::new();
@@ -73,7 +73,11 @@ pub(super) async fn names(
         Ok(known) => names.extend(known),
         Err(error) => {
             names.extend(logged_names(config));
-            names.extend(Journal::of(&config.home).sessions().unwrap_or_default());
+            names.extend(
+                MessageHistory::of(&config.home)
+                    .sessions()
+                    .unwrap_or_default(),
+            );
             output.notice(format!(
                 "{}; only names that are known without the API are shown",
                 error.summary()

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::letter::session_name;
-use super::reach::{self, Autostart};
+use super::compose::session_name;
+use super::connect::{self, Autostart};
 use crate::cli::ScopeArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -48,7 +48,7 @@ pub(super) async fn run(
     } else {
         ANSWER_WITHIN
     };
-    let mut peer = reach::peer(config, "pause", Autostart::Never, output).await?;
+    let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let expected = match &scope {
         Scope::Name(name) => peer
             .look(&session_name(name, "NAME")?)

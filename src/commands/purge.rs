@@ -3,8 +3,8 @@
 
 use serde_json::json;
 
-use super::letter::session_name;
-use super::reach::{self, Autostart};
+use super::compose::session_name;
+use super::connect::{self, Autostart};
 use super::removal::{self, Removed};
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
@@ -21,7 +21,7 @@ pub(super) async fn run(
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
     removal::confirmed(args.yes, &format!("deleting all messages of `{name}`"))?;
-    let mut peer = reach::peer(config, "purge", Autostart::Never, output).await?;
+    let mut peer = connect::peer(config, "purge", Autostart::Never, output).await?;
     let queue = removal::existing(&mut peer, &name).await?;
     if !args.force {
         removal::unattended(&peer, &name, &queue).await?;

@@ -8,7 +8,7 @@ use chrono::Utc;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
-use crate::journal::{Entry, Event, Journal};
+use crate::message_history::{Event, HistoryEntry, MessageHistory};
 use crate::name::SessionName;
 use crate::output::counted;
 use crate::peer::{MAX_LENGTH, Peer, QueueState, Removal, Reply, Request, Scope};
@@ -82,7 +82,7 @@ impl Removed<'_> {
     /// Takes the waiting messages one by one. Returns their number. What exceeds the limit of a
     /// session's queue is left, and the broker deletes it at once.
     pub(super) async fn take_waiting(&self, peer: &Peer, waiting: u32) -> Result<u32, Error> {
-        let journal = Journal::of(&self.config.home);
+        let history = MessageHistory::of(&self.config.home);
         let event = match self.removal {
             Removal::Purged => Event::Purged,
             Removal::Deleted => Event::Deleted,
@@ -93,9 +93,9 @@ impl Removed<'_> {
             };
             let limit_bytes = self.config.settings.body_limit_bytes;
             if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
-                let end = Entry::new(Utc::now(), &envelope.id, event, self.name.as_str());
+                let end = HistoryEntry::new(Utc::now(), &envelope.id, event, self.name.as_str());
                 // The command continues even if the history cannot be written.
-                let _untold = journal.note(&end);
+                let _untold = history.note(&end);
             }
             message.ack().await;
         }

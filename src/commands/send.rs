@@ -13,19 +13,21 @@ use chrono::Utc;
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::letter::{Draft, session_name};
-use super::reach::{self, Autostart};
+use super::compose::{Draft, session_name};
+use super::connect::{self, Autostart};
 use crate::cli::{SendArgs, WhenArg};
 use crate::config::Config;
 use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::journal::{Entry, Event, Journal};
 use crate::management::Client;
+use crate::message_history::{Event, HistoryEntry, MessageHistory};
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
-use crate::peer::{BLOCKED_HINT, Letter, MAX_LENGTH, Outcome, Peer, PeerError, Receipt, When};
+use crate::peer::{
+    BLOCKED_HINT, MAX_LENGTH, Peer, PeerError, Publication, PublishOutcome, Receipt, When,
+};
 use receipts::Receipts;
 
 /// How long to wait for a confirm. A full disk can block the broker.
@@ -58,10 +60,10 @@ struct Sent {
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let recipients = recipients(&args)?;
     let draft = draft(&args, config, output)?;
-    let mut peer = reach::peer(
+    let mut peer = connect::peer(
         config,
         "send",
-        Autostart::unless(args.letter.no_start),
+        Autostart::unless(args.message.no_start),
         output,
     )
     .await?;
@@ -172,28 +174,28 @@ impl Sender<'_> {
         envelope: &Envelope,
         to: &SessionName,
     ) -> Result<(), Error> {
-        let letter = Letter {
+        let message = Publication {
             envelope,
-            expires_ms: self.args.letter.ttl,
+            expires_ms: self.args.message.ttl,
             hops: self.hops,
             receipt_to: self.receipt_to.as_deref(),
             when: when(self.args.when),
         };
-        self.note(&Entry::new(
+        self.note(&HistoryEntry::new(
             Utc::now(),
             &envelope.id,
             Event::Sent,
             to.as_str(),
         ));
-        let mut outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
-        if outcome == Ok(Outcome::Unroutable) {
+        let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
+        if outcome == Ok(PublishOutcome::Unroutable) {
             // The queue was deleted in the meantime, or it has no binding.
             peer.ensure_queue(to, self.config.settings.ttl_ms).await?;
-            outcome = peer.publish(&letter, CONFIRM_WITHIN).await;
+            outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         }
         let failure = match outcome {
-            Ok(Outcome::Confirmed) => {
-                self.note(&Entry::new(
+            Ok(PublishOutcome::Confirmed) => {
+                self.note(&HistoryEntry::new(
                     Utc::now(),
                     &envelope.id,
                     Event::Confirmed,
@@ -201,8 +203,8 @@ impl Sender<'_> {
                 ));
                 return Ok(());
             }
-            Ok(Outcome::Refused) => not_confirmed(to, "the broker refused it"),
-            Ok(Outcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
+            Ok(PublishOutcome::Refused) => not_confirmed(to, "the broker refused it"),
+            Ok(PublishOutcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
             Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(..))) => {
                 not_confirmed(to, &error.to_string())
                     .hint("it may have arrived; sent again, it may arrive twice")
@@ -213,7 +215,7 @@ impl Sender<'_> {
             Err(error) => error.into(),
         };
         self.note(
-            &Entry::new(Utc::now(), &envelope.id, Event::Unconfirmed, to.as_str())
+            &HistoryEntry::new(Utc::now(), &envelope.id, Event::Unconfirmed, to.as_str())
                 .because(failure.summary()),
         );
         Err(failure)
@@ -270,9 +272,9 @@ impl Sender<'_> {
         ))
     }
 
-    fn note(&self, entry: &Entry) {
-        // The journal is for `why`. The message is sent even if it cannot be written.
-        let _ = Journal::of(&self.config.home).note(entry);
+    fn note(&self, entry: &HistoryEntry) {
+        // The history is for `why`. The message is sent even if it cannot be written.
+        let _ = MessageHistory::of(&self.config.home).note(entry);
     }
 }
 
@@ -297,7 +299,7 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
         return Err(Error::usage(format!("`{id}` is not a message id"))
             .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
     }
-    let mut draft = Draft::read(&args.letter, config, output)?;
+    let mut draft = Draft::read(&args.message, config, output)?;
     draft.reply_to = reply_to;
     draft.correlation_id.clone_from(&args.correlation_id);
     Ok(draft)

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::letter::session_name;
-use super::reach::{self, Autostart};
+use super::compose::session_name;
+use super::connect::{self, Autostart};
 use crate::cli::TailArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
@@ -32,7 +32,7 @@ pub(super) async fn run(args: TailArgs, config: &Config, output: &Output) -> Res
         output,
         limit_bytes: config.settings.body_limit_bytes,
     };
-    let mut peer = reach::peer(config, &format!("tail {name}"), Autostart::Never, output).await?;
+    let mut peer = connect::peer(config, &format!("tail {name}"), Autostart::Never, output).await?;
     let done = if args.no_ack {
         peek(&mut peer, &name, limit, config, &view).await
     } else {

@@ -4,14 +4,14 @@ use crate::cli::WhyArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::journal::{Event, Journal};
+use crate::message_history::{Event, MessageHistory};
 use crate::output::{Output, Style};
 
 /// Prints what happened to the message, in order.
 pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let story = Journal::of(&config.home)
+    let story = MessageHistory::of(&config.home)
         .story(&args.id)
-        .map_err(|error| Error::new("cannot read the journal of messages").because(error))?;
+        .map_err(|error| Error::new("cannot read the message history").because(error))?;
     if story.is_empty() {
         return Err(
             Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(

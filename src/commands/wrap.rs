@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::letter::session_name;
-use super::reach::{Autostart, may_start};
+use super::compose::session_name;
+use super::connect::{Autostart, may_start};
 use crate::cli::{Delivery, Program, WrapArgs};
 use crate::config::{Config, Environment, Flags};
 use crate::daemon::{self, Wishes};

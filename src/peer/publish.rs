@@ -53,7 +53,7 @@ impl When {
 
 /// An envelope and how it travels.
 #[derive(Debug, Clone)]
-pub struct Letter<'a> {
+pub struct Publication<'a> {
     /// What is sent; its `to` is the routing key.
     pub envelope: &'a Envelope,
     /// Dropped by the broker when it waited longer than this (`send --ttl`).
@@ -69,7 +69,7 @@ pub struct Letter<'a> {
 
 /// What a broker did with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PublishOutcome {
     /// It is the broker's now: on disk, or already consumed.
     Confirmed,
     /// No queue of that name is bound; it was not kept.
@@ -78,7 +78,7 @@ pub enum Outcome {
     Refused,
 }
 
-impl Letter<'_> {
+impl Publication<'_> {
     pub(super) fn properties(&self) -> BasicProperties {
         let envelope = self.envelope;
         let mut headers = FieldTable::default();
@@ -127,7 +127,7 @@ pub(super) async fn confirmed(
     body: &[u8],
     properties: BasicProperties,
     within: Duration,
-) -> Result<Outcome, PeerError> {
+) -> Result<PublishOutcome, PeerError> {
     let options = BasicPublishOptions {
         mandatory: true,
         immediate: false,
@@ -145,9 +145,13 @@ pub(super) async fn confirmed(
         promise.await
     };
     match tokio::time::timeout(within, publishing).await {
-        Ok(Ok(Confirmation::Ack(None) | Confirmation::NotRequested)) => Ok(Outcome::Confirmed),
-        Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => Ok(Outcome::Unroutable),
-        Ok(Ok(Confirmation::Nack(None))) => Ok(Outcome::Refused),
+        Ok(Ok(Confirmation::Ack(None) | Confirmation::NotRequested)) => {
+            Ok(PublishOutcome::Confirmed)
+        }
+        Ok(Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))) => {
+            Ok(PublishOutcome::Unroutable)
+        }
+        Ok(Ok(Confirmation::Nack(None))) => Ok(PublishOutcome::Refused),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(PeerError::TimedOut(
             within.as_secs(),
@@ -203,14 +207,14 @@ mod tests {
             r#"{"id":"a","from":"a","to":"b","ts":"2026-01-01T00:00:00.000Z","message":"x"}"#;
         let envelope = Envelope::parse(body.as_bytes(), 1 << 20).unwrap();
         for when in [None, Some(When::Next), Some(When::Now)] {
-            let letter = Letter {
+            let publication = Publication {
                 envelope: &envelope,
                 expires_ms: None,
                 hops: None,
                 receipt_to: None,
                 when,
             };
-            let properties = letter.properties();
+            let properties = publication.properties();
             let headers = properties.headers().clone().unwrap_or_default();
             let read = match headers.inner().get(WHEN) {
                 Some(AMQPValue::LongString(word)) => When::parse(word.as_bytes()),

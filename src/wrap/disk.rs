@@ -4,7 +4,7 @@
 //! tried again every second: until the intent is written nothing is handed over, and until a dead
 //! letter is written nothing is acked.
 //!
-//! Relies on the seen log, the dead letters and the journal.
+//! Relies on the seen log, the dead letters and the history.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
 use crate::envelope::timestamp;
-use crate::journal::{Entry, Event, Journal};
+use crate::message_history::{Event, HistoryEntry, MessageHistory};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
@@ -86,8 +86,8 @@ pub(super) struct Places {
     pub dead_letters: PathBuf,
     /// The hops of the message that is being answered.
     pub hops: PathBuf,
-    /// The journal.
-    pub journal: Journal,
+    /// The history.
+    pub history: MessageHistory,
 }
 
 /// The thread's near end.
@@ -182,10 +182,10 @@ impl Worker {
                 Fact::Buried(key, error)
             }
             Job::Tell { id, event, detail } => {
-                // Information only: a journal that cannot be written stops nothing.
-                let mut entry = Entry::new(Utc::now(), &id, event, &self.places.queue);
+                // Information only: a history that cannot be written stops nothing.
+                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue);
                 entry.detail = detail;
-                let _untold = self.places.journal.note(&entry);
+                let _untold = self.places.history.note(&entry);
                 return Some(());
             }
             Job::Hops(hops) => {

@@ -34,7 +34,7 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::journal::Journal;
+use crate::message_history::MessageHistory;
 use crate::peer::{
     Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerError, PeerState, Presence, Whereabouts,
 };
@@ -340,7 +340,7 @@ fn post(
         sessions: config.home.sessions(),
         dead_letters: config.home.dead_letters(queue),
         hops: config.home.session_hops(&card.session),
-        journal: Journal::of(&config.home),
+        history: MessageHistory::of(&config.home),
     };
     let (disk, facts) = Disk::start(places)
         .map_err(|error| Error::new("the session cannot start").because(error))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cbroker::config::{Address, Endpoint, Guard, Login};
 use cbroker::envelope::Envelope;
 use cbroker::name::SessionName;
-use cbroker::peer::{Letter, Outcome, Peer, QueueArguments};
+use cbroker::peer::{Peer, Publication, PublishOutcome, QueueArguments};
 use ulid::Ulid;
 
 use crate::support::Place;
@@ -33,7 +33,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
         for text in texts {
             let envelope = Envelope::new(Ulid::generate(), chrono::Utc::now(), &to, &to, text);
-            let letter = Letter {
+            let letter = Publication {
                 envelope: &envelope,
                 expires_ms: None,
                 hops: None,
@@ -44,7 +44,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
                 peer.publish(&letter, Duration::from_secs(30))
                     .await
                     .unwrap(),
-                Outcome::Confirmed
+                PublishOutcome::Confirmed
             );
         }
         peer.close().await;

@@ -86,7 +86,7 @@ const CRATES: [Layers; 3] = [
             ("transport", 1),
             ("config", 2),
             ("cli", 3),
-            ("journal", 3),
+            ("message_history", 3),
             ("output", 3),
             ("peer", 3),
             ("management", 4),

@@ -8,7 +8,7 @@ use crate::envelope::Priority;
 
 /// Arguments that `send` and `ask` share.
 #[derive(Args, Debug)]
-pub struct LetterArgs {
+pub struct MessageArgs {
     /// The text; without it and --message-file, standard input
     #[arg(
         short,
@@ -61,7 +61,7 @@ pub struct SendArgs {
     pub to: Vec<String>,
     /// The message and its sender.
     #[command(flatten)]
-    pub letter: LetterArgs,
+    pub message: MessageArgs,
     /// The session to send answers to
     #[arg(long, value_name = "NAME")]
     pub reply_to: Option<String>,
@@ -93,7 +93,7 @@ pub struct AskArgs {
     pub to: String,
     /// The message and its sender.
     #[command(flatten)]
-    pub letter: LetterArgs,
+    pub message: MessageArgs,
     /// How long to wait for the answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub timeout: u64,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::termios::Winsize;
 
 use super::frame::Screen;
-use super::stage::Stage;
+use super::sandbox::Sandbox;
 use crate::error::Error;
 use crate::wrap::pty;
 
@@ -32,12 +32,12 @@ pub(super) struct Session {
 
 impl Session {
     /// Runs `cbroker --name NAME run -- cbroker toy` in a new terminal.
-    pub(super) fn open(stage: &Stage, name: &str) -> Result<Self, Error> {
+    pub(super) fn open(sandbox: &Sandbox, name: &str) -> Result<Self, Error> {
         let failed =
             |error: io::Error| Error::new(format!("cannot open the session {name}")).because(error);
         let (ours, theirs) = terminal().map_err(failed)?;
         let end = |terminal: &OwnedFd| terminal.try_clone().map(Stdio::from);
-        let child = stage
+        let child = sandbox
             .command()
             .args([
                 "--name",
@@ -48,7 +48,7 @@ impl Session {
                 "run",
                 "--",
             ])
-            .arg(stage.program())
+            .arg(sandbox.program())
             .arg("toy")
             .stdin(end(&theirs).map_err(failed)?)
             .stdout(end(&theirs).map_err(failed)?)

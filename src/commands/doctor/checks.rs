@@ -16,7 +16,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::management::Client;
 use crate::name::SessionName;
-use crate::peer::{Letter, Outcome, Peer};
+use crate::peer::{Peer, Publication, PublishOutcome};
 use crate::transport::{Owner, listeners};
 use crate::wrap;
 
@@ -138,19 +138,19 @@ async fn round_trip(config: &Config) -> Finding {
             &name,
             "a round trip".into(),
         );
-        let letter = Letter {
+        let message = Publication {
             envelope: &envelope,
             expires_ms: None,
             hops: None,
             receipt_to: None,
             when: None,
         };
-        let outcome = peer.publish(&letter, ROUND_TRIP_WITHIN).await?;
+        let outcome = peer.publish(&message, ROUND_TRIP_WITHIN).await?;
         let received = answers.next_within(ROUND_TRIP_WITHIN).await?;
         let whole = received.is_some_and(|delivery| delivery.body == envelope.to_json());
         peer.delete(&name).await?;
         peer.close().await;
-        if outcome == Outcome::Confirmed && whole {
+        if outcome == PublishOutcome::Confirmed && whole {
             Ok(())
         } else {
             Err(Error::new("the test message did not come back"))

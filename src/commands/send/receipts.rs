@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::Sent;
-use crate::commands::reach;
+use crate::commands::connect;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -69,7 +69,7 @@ impl Receipts {
     }
 
     pub(super) async fn close(&self, peer: &mut Peer, config: &Config) {
-        reach::delete_answers(peer, config, &self.name).await;
+        connect::delete_answers(peer, config, &self.name).await;
     }
 }
 

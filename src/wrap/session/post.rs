@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::Session;
 use crate::envelope::{Breaks, Envelope, Mark};
-use crate::journal::Event as Story;
+use crate::message_history::Event as Story;
 use crate::peer::{
     Attached, Delivery, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
 };

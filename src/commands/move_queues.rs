@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::{MAX_LENGTH, Outcome, Peer, QueueArguments};
+use crate::peer::{MAX_LENGTH, Peer, PublishOutcome, QueueArguments};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -142,8 +142,8 @@ async fn carry(
             );
         }
         match target.forward(name, &delivery, CONFIRM_WITHIN).await? {
-            Outcome::Confirmed => delivery.ack().await,
-            Outcome::Unroutable | Outcome::Refused => {
+            PublishOutcome::Confirmed => delivery.ack().await,
+            PublishOutcome::Unroutable | PublishOutcome::Refused => {
                 delivery.requeue().await;
                 return Err(Error::new(format!(
                     "the target broker did not accept a message for `{name}`"

@@ -54,9 +54,9 @@ pub enum Event {
     Returned,
 }
 
-/// One line of the journal.
+/// One line of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// The time, in the format of an envelope's `ts`.
     pub ts: String,
     /// The message id.
@@ -70,13 +70,13 @@ pub struct Entry {
     pub detail: Option<String>,
 }
 
-/// The journal of this machine.
+/// The history of this machine.
 #[derive(Debug, Clone)]
-pub struct Journal {
+pub struct MessageHistory {
     home: Home,
 }
 
-impl Entry {
+impl HistoryEntry {
     /// Creates an event without a detail.
     pub fn new(at: DateTime<Utc>, id: &str, event: Event, session: &str) -> Self {
         Self {
@@ -96,14 +96,14 @@ impl Entry {
     }
 }
 
-impl Journal {
-    /// Returns the journal of this home.
+impl MessageHistory {
+    /// Returns the history of this home.
     pub fn of(home: &Home) -> Self {
         Self { home: home.clone() }
     }
 
-    /// Appends one event. The caller may ignore an error: a failing journal must not stop anything.
-    pub fn note(&self, entry: &Entry) -> io::Result<()> {
+    /// Appends one event. The caller may ignore an error: a failing history must not stop anything.
+    pub fn note(&self, entry: &HistoryEntry) -> io::Result<()> {
         let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
         let path = self.path();
@@ -114,7 +114,7 @@ impl Journal {
     }
 
     /// Returns all events of a message, oldest first.
-    pub fn story(&self, id: &str) -> io::Result<Vec<Entry>> {
+    pub fn story(&self, id: &str) -> io::Result<Vec<HistoryEntry>> {
         Ok(self
             .entries()?
             .into_iter()
@@ -132,7 +132,7 @@ impl Journal {
     }
 
     /// Reads all lines of both files. Lines that cannot be parsed are skipped.
-    fn entries(&self) -> io::Result<Vec<Entry>> {
+    fn entries(&self) -> io::Result<Vec<HistoryEntry>> {
         let mut entries = Vec::new();
         for path in [self.older(), self.path()] {
             let file = match File::open(path) {
@@ -141,7 +141,7 @@ impl Journal {
                 Err(error) => return Err(error),
             };
             for line in BufReader::new(file).split(b'\n') {
-                entries.extend(serde_json::from_slice::<Entry>(&line?).ok());
+                entries.extend(serde_json::from_slice::<HistoryEntry>(&line?).ok());
             }
         }
         Ok(entries)
@@ -177,17 +177,17 @@ mod tests {
     fn a_message_s_story_is_told_in_order_and_without_the_others() {
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
-        let journal = Journal::of(&Home::of(&environment).unwrap());
-        assert_eq!(journal.story("a").unwrap(), []);
-        let entry = |id, event| Entry::new(DateTime::UNIX_EPOCH, id, event, "backend");
-        journal.note(&entry("a", Event::Sent)).unwrap();
-        journal.note(&entry("b", Event::Sent)).unwrap();
-        journal
+        let history = MessageHistory::of(&Home::of(&environment).unwrap());
+        assert_eq!(history.story("a").unwrap(), []);
+        let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
+        history.note(&entry("a", Event::Sent)).unwrap();
+        history.note(&entry("b", Event::Sent)).unwrap();
+        history
             .note(&entry("a", Event::Held).because("draft"))
             .unwrap();
-        fs::rename(journal.path(), journal.older()).unwrap();
-        journal.note(&entry("a", Event::Delivered)).unwrap();
-        let events: Vec<_> = journal
+        fs::rename(history.path(), history.older()).unwrap();
+        history.note(&entry("a", Event::Delivered)).unwrap();
+        let events: Vec<_> = history
             .story("a")
             .unwrap()
             .into_iter()

@@ -9,7 +9,7 @@ use chrono::Utc;
 use serde_json::{Map, Value};
 use ulid::Ulid;
 
-use crate::cli::LetterArgs;
+use crate::cli::MessageArgs;
 use crate::config::Config;
 use crate::envelope::{Envelope, Priority};
 use crate::error::Error;
@@ -35,7 +35,11 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Reads the text and checks the arguments. Waits for stdin if the text comes from there.
-    pub(super) fn read(args: &LetterArgs, config: &Config, output: &Output) -> Result<Self, Error> {
+    pub(super) fn read(
+        args: &MessageArgs,
+        config: &Config,
+        output: &Output,
+    ) -> Result<Self, Error> {
         let from = args
             .from
             .as_deref()
@@ -86,7 +90,7 @@ pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Erro
     })
 }
 
-fn message(args: &LetterArgs, limit_bytes: usize) -> Result<String, Error> {
+fn message(args: &MessageArgs, limit_bytes: usize) -> Result<String, Error> {
     let text = match (&args.message, &args.message_file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => {
@@ -134,7 +138,7 @@ fn without_last_break(mut text: String) -> String {
     text
 }
 
-fn files(args: &LetterArgs, output: &Output) -> Result<Vec<String>, Error> {
+fn files(args: &MessageArgs, output: &Output) -> Result<Vec<String>, Error> {
     args.files
         .iter()
         .map(|path| absolute(path, output))

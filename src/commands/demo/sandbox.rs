@@ -18,7 +18,7 @@ use crate::error::Error;
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 
 /// The folder and the broker. Both are removed on drop.
-pub(super) struct Stage {
+pub(super) struct Sandbox {
     home: PathBuf,
     program: PathBuf,
     broker: Option<Child>,
@@ -27,7 +27,7 @@ pub(super) struct Stage {
     management_port: u16,
 }
 
-impl Stage {
+impl Sandbox {
     /// Creates the temporary folder. The broker is not started yet.
     pub(super) fn set(config: &Config) -> Result<Self, Error> {
         let temporary = config
@@ -164,7 +164,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = self.kill_broker();
         // The folder is temporary; if it cannot be removed now, the system removes it.
