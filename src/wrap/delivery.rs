@@ -347,6 +347,9 @@ impl Deliveries {
     /// This way takes messages. `can_steer`: also between two tools of a running turn.
     pub fn open(&mut self, way: Way, can_steer: bool) {
         self.ways.open(way, can_steer);
+        for message in self.table.values_mut() {
+            message.unseen_by.retain(|unseen| *unseen != way);
+        }
     }
 
     /// This way takes none.

@@ -2,15 +2,19 @@
 //!
 //! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never
 //! block or break the agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a
-//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. The token
-//! tells the wrap that the caller is a hook of its own agent.
+//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. Until then it
+//! writes to the agent's inbox socket what the wrap gives it, since it is a child of the agent. The
+//! token tells the wrap that the caller is a hook of its own agent.
 //!
-//! Relies on the standard library alone; at most 5 ms from start to end.
+//! Relies on little beside the standard library; at most 5 ms from start to end.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::ways::claude_plugin::stream;
 
@@ -23,8 +27,20 @@ pub(super) const GO: u8 = b'-';
 /// The wrap's answer before a text.
 pub(super) const TAKE: u8 = b'+';
 
+/// The wrap's order to write a line to a socket: behind it the length and the bytes of the socket's
+/// path, and of the line. The waiter answers and waits on.
+pub(super) const PASS: u8 = b'>';
+/// The answer: all of it was written.
+pub(super) const PASSED: u8 = b'1';
+/// The answer: nothing of it was.
+pub(super) const NOT_PASSED: u8 = b'0';
+/// The answer: it may have been.
+const PERHAPS_PASSED: u8 = b'?';
+
 /// A wrap that does not take the input within this is as good as gone.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// An inbox that does not take a line within this is as good as gone.
+const INBOX_PATIENCE: Duration = Duration::from_secs(2);
 /// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's result larger.
 const INPUT_LIMIT: u64 = 1 << 20;
 /// The length that comes before a message, in bytes.
@@ -61,13 +77,40 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     }
 }
 
-/// Four bytes of length, then token, line break, event, line break, input.
+/// Where the agent takes messages, as its hooks' environment says it; empty where it does not.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Inbox {
+    /// The path of a socket.
+    #[serde(default)]
+    pub(super) socket: String,
+    /// What it may ask for.
+    #[serde(default)]
+    pub(super) token: String,
+    /// The agent's process.
+    #[serde(default)]
+    pub(super) pid: String,
+}
+
+impl Inbox {
+    fn of_environment() -> Self {
+        let named = |name| std::env::var(name).unwrap_or_default();
+        Self {
+            socket: named("CLAUDE_CODE_MESSAGING_SOCKET"),
+            token: named("CLAUDE_CODE_MESSAGING_TOKEN"),
+            pid: named("CLAUDE_PID"),
+        }
+    }
+}
+
+/// Four bytes of length, then a line each for token, event and inbox, then the input.
 fn tell(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
     wrap.set_write_timeout(Some(PATIENCE))?;
     let mut message = vec![0; LENGTH];
     message.extend_from_slice(token.as_bytes());
     message.push(b'\n');
     message.extend_from_slice(event.as_bytes());
+    message.push(b'\n');
+    message.extend_from_slice(&serde_json::to_vec(&Inbox::of_environment())?);
     message.push(b'\n');
     let mut input = io::stdin().lock();
     (&mut input).take(INPUT_LIMIT).read_to_end(&mut message)?;
@@ -79,18 +122,55 @@ fn tell(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
 }
 
 fn wait(wrap: &mut UnixStream) -> i32 {
-    let mut answer = Vec::new();
+    let mut order = [0; 1];
     // The end of the wrap ends this wait too.
-    if wrap.read_to_end(&mut answer).is_err() {
+    while wrap.read_exact(&mut order).is_ok() {
+        match order[0] {
+            PASS if pass(wrap).is_ok() => {}
+            TAKE => return take(wrap),
+            _ => return 0,
+        }
+    }
+    0
+}
+
+/// Hands the text to the model.
+fn take(wrap: &mut UnixStream) -> i32 {
+    let mut text = Vec::new();
+    if wrap.read_to_end(&mut text).is_err() || text.is_empty() {
         return 0;
     }
-    match answer.split_first() {
-        Some((&TAKE, text)) if !text.is_empty() => {
-            let shown = io::stderr()
-                .write_all(text)
-                .and_then(|()| io::stderr().flush());
-            if shown.is_ok() { DELIVER } else { 0 }
+    let shown = io::stderr()
+        .write_all(&text)
+        .and_then(|()| io::stderr().flush());
+    if shown.is_ok() { DELIVER } else { 0 }
+}
+
+/// Writes a line to a socket, and tells the wrap what became of it.
+fn pass(wrap: &mut UnixStream) -> io::Result<()> {
+    let socket = read_part(wrap)?;
+    let line = read_part(wrap)?;
+    let socket = UnixStream::connect(OsString::from_vec(socket));
+    let answer = match socket {
+        Err(_) => NOT_PASSED,
+        Ok(mut socket) => {
+            let written = socket
+                .set_write_timeout(Some(INBOX_PATIENCE))
+                .and_then(|()| socket.write_all(&line));
+            if written.is_ok() {
+                PASSED
+            } else {
+                PERHAPS_PASSED
+            }
         }
-        _ => 0,
-    }
+    };
+    wrap.write_all(&[answer])
+}
+
+fn read_part(wrap: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; LENGTH];
+    wrap.read_exact(&mut length)?;
+    let mut part = vec![0; u32::from_be_bytes(length) as usize];
+    wrap.read_exact(&mut part)?;
+    Ok(part)
 }

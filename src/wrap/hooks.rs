@@ -6,6 +6,8 @@
 //!
 //! Relies on tokio for the socket and on `serde_json` for what the hooks say.
 
+mod waiter;
+
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -14,13 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent_state::Event;
-use super::hook;
-use super::ways::Submission;
-use super::ways::claude_hook::Carried;
+use super::hook::{self, Inbox};
+use super::ways::Place;
+use super::ways::claude_inbox::Address;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+
+pub(super) use waiter::Waiter;
 
 /// Larger than the client sends.
 const INPUT_LIMIT: u32 = (1 << 20) + 256;
@@ -36,8 +40,8 @@ const HOOK_SECONDS: u32 = 5;
 /// What the hooks tell the session.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// Something happened in the agent, which writes this transcript.
-    Event(Event, Option<PathBuf>),
+    /// Something happened in the agent, which was here.
+    Event(Event, Place),
     /// A waiter is there to carry a message in.
     Waiter(Waiter),
     /// The waiter went away without one.
@@ -48,22 +52,6 @@ pub(super) enum Told {
     NotTaken(u64),
     /// The waiter had it, and the transcript never said that the agent accepted it.
     Unseen(u64),
-}
-
-/// A hook that waits for a text.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    /// Its number in this session.
-    pub number: u64,
-    give: tokio::sync::oneshot::Sender<Submission>,
-}
-
-impl Waiter {
-    /// Gives it a submission; [`Told::InContext`] follows once it stands in the transcript.
-    /// `false`: it is gone.
-    pub(super) fn give(self, submission: Submission) -> bool {
-        self.give.send(submission).is_ok()
-    }
 }
 
 /// The socket. Removed when dropped.
@@ -183,20 +171,27 @@ async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mp
     let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
         return;
     };
-    let mut parts = message.splitn(3, |&byte| byte == b'\n');
+    let mut parts = message.splitn(4, |&byte| byte == b'\n');
     if !is_same(token.as_bytes(), parts.next().unwrap_or_default()) {
         return;
     }
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+    let inbox: Inbox = parts
+        .next()
+        .and_then(|inbox| serde_json::from_slice(inbox).ok())
+        .unwrap_or_default();
     let input: Value = parts
         .next()
         .and_then(|input| serde_json::from_slice(input).ok())
         .unwrap_or_default();
     if name == hook::WAIT {
-        wait(stream, number, &input, tell).await;
+        waiter::wait(stream, number, transcript_of(&input), tell).await;
     } else if let Some(event) = understand(&name, &input) {
-        let transcript = transcript_of(&input);
-        let _session_ended = tell.send(Told::Event(event, transcript)).await;
+        let place = Place {
+            transcript: transcript_of(&input),
+            inbox: Address::new(&inbox.socket, &inbox.token, &inbox.pid),
+        };
+        let _session_ended = tell.send(Told::Event(event, place)).await;
     }
 }
 
@@ -208,45 +203,6 @@ async fn hear(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut message = vec![0; length as usize];
     stream.read_exact(&mut message).await?;
     Ok(message)
-}
-
-async fn wait(mut stream: UnixStream, number: u64, input: &Value, tell: mpsc::Sender<Told>) {
-    let (give, given) = tokio::sync::oneshot::channel();
-    if tell
-        .send(Told::Waiter(Waiter { number, give }))
-        .await
-        .is_err()
-    {
-        return;
-    }
-    let mut nothing = [0; 1];
-    let submission = tokio::select! {
-        submission = given => submission,
-        // The client says nothing more; its silence ends when its process does.
-        _ = stream.read(&mut nothing) => {
-            let _session_ended = tell.send(Told::WaiterGone(number)).await;
-            return;
-        }
-    };
-    let Ok(submission) = submission else {
-        let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
-        return;
-    };
-    let key = submission.key;
-    let carried = transcript_of(input).map(|path| Carried::expect(submission.ids, &path));
-    let mut bytes = vec![hook::TAKE];
-    bytes.extend_from_slice(submission.text.as_bytes());
-    bytes.push(b'\n');
-    let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
-    let told = match carried {
-        _ if !is_written => Told::NotTaken(key),
-        Some(carried) => tokio::select! {
-            is_read = carried.is_in_context() => if is_read { Told::InContext(key) } else { Told::Unseen(key) },
-            () = tell.closed() => return,
-        },
-        None => Told::Unseen(key),
-    };
-    let _session_ended = tell.send(told).await;
 }
 
 fn transcript_of(input: &Value) -> Option<PathBuf> {
@@ -278,6 +234,8 @@ fn understand(name: &str, input: &Value) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -339,7 +297,7 @@ mod tests {
     /// A hook that connects and says this.
     async fn hook(path: &Path, event: &str) -> UnixStream {
         let mut stream = UnixStream::connect(path).await.unwrap();
-        let message = format!("{TOKEN}\n{event}\n{{}}");
+        let message = format!("{TOKEN}\n{event}\n{{}}\n{{}}");
         let length = u32::try_from(message.len()).unwrap();
         stream.write_u32(length).await.unwrap();
         stream.write_all(message.as_bytes()).await.unwrap();

@@ -1,28 +1,64 @@
 //! A fake agent that looks and behaves like Claude Code where it was measured: an input box between two rules,
-//! drafts, paste detection, shell mode, a permission dialog, busy turns, a title, hooks and the way without a keyboard.
+//! drafts, paste detection, shell mode, a permission dialog, busy turns, a title, hooks, the views beside the main
+//! prompt, and the ways without a keyboard: a background hook, the plugin, the inbox socket.
 //!
 //! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it: `SLOWn` makes a turn
-//! of n tenths of a second, `ASK{word}` opens a permission dialog whose approval is logged as `approved word`.
-//! `AGENT` in the environment lists quirks: `nohooks`, `notitle`, `slow` (late redraws), `lost` (swallows the first
-//! Enter of each prompt), `swallow` (and the first paste), `late` (starts after a second), `forgetful` (writes no transcript).
+//! of n tenths of a second, `TOOLn` one whose first n tenths are a tool, `ASK{word}` opens a permission dialog whose
+//! approval is logged as `approved word`. `/model` opens a menu. The left arrow opens the agents view, twice the arrow
+//! downwards and Enter a subagent's; Escape leads back.
+//!
+//! `AGENT` in the environment lists quirks:
+//!
+//! | quirk | what it does |
+//! |---|---|
+//! | `nohooks`, `notitle` | as it says |
+//! | `slow`, `sluggish` | draws 0.4 s late, or 2.5 s after each key |
+//! | `pause` | reads nothing for 3 s after the first paste |
+//! | `lost`, `swallow` | swallows the first Enter of each prompt, or the first paste |
+//! | `late` | starts after a second |
+//! | `forgetful` | writes no transcript |
+//! | `deaf` | takes a prompt and does nothing with it |
+//! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE` |
+//! | `stops` | at a turn's end the frame says for a while "esc to interrupt" |
+//! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
+//! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
+//! | `moves` | the agents view moves the session to another process |
 //!
 //! Relies on the sink's terminal mode.
 
+mod draw;
+mod elsewhere;
 mod hooks;
+mod inbox;
 mod input;
+mod messages;
+mod plugin;
+mod quirks;
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::sink;
 use hooks::Hooks;
+use inbox::{Inbox, Manner};
 use input::{Key, Parser};
+use messages::Source;
+use plugin::Plugin;
+use quirks::Quirks;
 
-const RULE_WIDTH: usize = 80;
+/// Between keys and what they do, where the agent is sluggish.
+const SLUGGISH: Duration = Duration::from_millis(2500);
+/// It reads nothing for so long after a paste, where it pauses.
+const PAUSE: Duration = Duration::from_secs(3);
+/// The frame after a turn's end says what was before.
+const STOPS: Duration = Duration::from_millis(300);
 
 /// What reaches the agent's one loop.
 pub(crate) enum Happening {
@@ -30,24 +66,74 @@ pub(crate) enum Happening {
     Bytes(Vec<u8>),
     /// A background hook ended with 2 and these words.
     Reminder(String),
+    /// A line of the inbox.
+    Inbox {
+        /// Its content.
+        text: String,
+        /// Its priority is `next`.
+        is_next: bool,
+    },
+    /// A line of the inbox that is held behind a dialog.
+    Held(String),
+    /// The plugin shall submit a prompt.
+    Submit {
+        /// The session's key for it.
+        key: u64,
+        /// The prompt.
+        text: String,
+    },
     /// No more input.
     Closed,
 }
 
 enum State {
     Idle,
-    Turn { until: Instant },
-    Dialog { word: String },
+    Turn {
+        until: Instant,
+        /// When its tool ends.
+        tool: Option<Instant>,
+    },
+    Dialog {
+        word: String,
+    },
+    Menu,
+    /// A message of another session is held; Enter denies it.
+    Held,
 }
 
+/// What has the focus.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    Main,
+    Agents,
+    Subagent,
+}
+
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that is so or not"
+)]
 struct Agent {
+    stage: PathBuf,
     box_text: String,
     is_shell: bool,
     state: State,
+    view: View,
+    /// Arrows downwards since the last other key.
+    downs: u8,
     history: Vec<String>,
-    reminders: Vec<String>,
+    waiting: VecDeque<(Source, String)>,
     hooks: Hooks,
-    quirks: String,
+    plugin: Option<Plugin>,
+    inbox: Option<Inbox>,
+    /// The process that the session moved to.
+    moved: Option<Child>,
+    spare: Option<Child>,
+    /// The person pressed Escape in a turn and has sent nothing since.
+    is_stopped: bool,
+    /// The last frame of a turn still stands.
+    stops: bool,
+    quirks: Quirks,
     swallowed: bool,
     swallowed_paste: bool,
     log: std::fs::File,
@@ -56,49 +142,39 @@ struct Agent {
 /// Runs until `/exit`, Ctrl-D or the end of input.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let stage = std::env::var_os("STAGE")
-        .map(std::path::PathBuf::from)
+        .map(PathBuf::from)
         .unwrap_or_default();
-    let log = std::fs::OpenOptions::new()
+    let mut log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
         .open(stage.join("agent.log"))
         .unwrap();
-    let quirks = std::env::var("AGENT").unwrap_or_default();
+    if elsewhere::is_meant(arguments) {
+        return elsewhere::run(arguments, &stage, |what| write_line(&mut log, what));
+    }
+    let quirks = Quirks::of_environment();
     let (tell, hear) = sync_channel(1024);
-    let hooks = Hooks::of(
-        arguments,
-        stage.join("transcript.jsonl"),
-        tell.clone(),
-        &quirks,
-    );
-    let mut agent = Agent {
-        box_text: String::new(),
-        is_shell: false,
-        state: State::Idle,
-        history: Vec::new(),
-        reminders: Vec::new(),
-        hooks,
-        quirks,
-        swallowed: false,
-        swallowed_paste: false,
-        log,
-    };
+    let mut agent = Agent::new(arguments, &stage, &tell, quirks, log);
     agent.note(&format!("arguments {arguments:?}"));
     sink::raw();
-    read_keys(tell);
-    if agent.quirks.contains("late") {
+    let pause = agent.quirks.has("pause");
+    read_keys(tell.clone(), pause);
+    if agent.quirks.has("late") {
         std::thread::sleep(Duration::from_secs(1));
     }
     sink::say("\x1b[?2004h\x1b[?1004h\x1b[?25l");
     agent.draw();
+    agent.open(&tell);
     agent.hooks.run("SessionStart", &[]);
     agent.note("started");
     agent.live(&hear);
     sink::say("\x1b[?25h\x1b[?1004l\x1b[?2004l");
+    agent.close();
     ExitCode::SUCCESS
 }
 
-fn read_keys(tell: SyncSender<Happening>) {
+/// Reads keys in the background, which no state of the agent stops.
+fn read_keys(tell: SyncSender<Happening>, mut pauses: bool) {
     std::thread::spawn(move || {
         let mut piece = vec![0; 65536];
         loop {
@@ -108,6 +184,11 @@ fn read_keys(tell: SyncSender<Happening>) {
             } else {
                 Happening::Bytes(piece[..count].to_vec())
             };
+            let is_paste = String::from_utf8_lossy(&piece[..count]).contains("\x1b[201~");
+            if is_paste && std::mem::take(&mut pauses) {
+                let _unseen = std::fs::write(stage_path("paused"), "");
+                std::thread::sleep(PAUSE);
+            }
             if tell.send(happening).is_err() || count == 0 {
                 return;
             }
@@ -115,64 +196,145 @@ fn read_keys(tell: SyncSender<Happening>) {
     });
 }
 
+fn stage_path(name: &str) -> PathBuf {
+    let stage = std::env::var_os("STAGE").map(PathBuf::from);
+    stage.unwrap_or_default().join(name)
+}
+
+fn write_line(log: &mut std::fs::File, what: &str) {
+    log.write_all(format!("{what}\n").as_bytes()).unwrap();
+}
+
 impl Agent {
+    fn new(
+        arguments: &[OsString],
+        stage: &Path,
+        tell: &SyncSender<Happening>,
+        quirks: Quirks,
+        log: std::fs::File,
+    ) -> Self {
+        let transcript = stage.join("transcript.jsonl");
+        Self {
+            stage: stage.to_owned(),
+            box_text: String::new(),
+            is_shell: false,
+            state: State::Idle,
+            view: View::Main,
+            downs: 0,
+            history: Vec::new(),
+            waiting: VecDeque::new(),
+            hooks: Hooks::of(arguments, transcript, tell.clone(), &quirks),
+            plugin: None,
+            inbox: None,
+            moved: None,
+            spare: None,
+            is_stopped: false,
+            stops: false,
+            quirks,
+            swallowed: false,
+            swallowed_paste: false,
+            log,
+        }
+    }
+
+    /// Opens the ways without a keyboard.
+    fn open(&mut self, tell: &SyncSender<Happening>) {
+        if self.quirks.has("inbox") {
+            let manner = match () {
+                () if self.quirks.has("mute") => Manner::Mute,
+                () if self.quirks.has("bypass") => Manner::Holding,
+                () => Manner::Taking,
+            };
+            let (inbox, path) = Inbox::listen(&self.stage, manner, tell.clone());
+            self.hooks.name_inbox(path);
+            self.inbox = Some(inbox);
+        }
+        if self.quirks.has("plugin") {
+            let (settings, transcript) = (self.hooks.settings(), self.hooks.transcript());
+            self.plugin = Plugin::load(settings, transcript, tell.clone());
+        }
+        if self.quirks.has("spare") {
+            let settings = self.hooks.settings().to_string();
+            self.spare = Some(elsewhere::begin_spare(&self.stage, &settings));
+        }
+    }
+
+    /// Ends the other processes.
+    fn close(&mut self) {
+        for mut child in [self.moved.take(), self.spare.take()].into_iter().flatten() {
+            drop(child.stdin.take());
+            let _status = child.wait();
+        }
+    }
+
     fn live(&mut self, hear: &Receiver<Happening>) {
         let mut parser = Parser::default();
         loop {
-            let wait = match self.state {
-                State::Turn { until } => until.saturating_duration_since(Instant::now()),
-                State::Idle | State::Dialog { .. } => Duration::from_hours(1),
-            };
+            let wait = self.due().map_or(Duration::from_hours(1), |due| {
+                due.saturating_duration_since(Instant::now())
+            });
             match hear.recv_timeout(wait) {
                 Ok(Happening::Bytes(bytes)) => {
-                    for key in parser.read(&bytes) {
-                        if self.press(&key) {
+                    let keys = parser.read(&bytes);
+                    for key in &keys {
+                        if self.press(key) {
                             return;
                         }
                     }
-                    if self.quirks.contains("slow") {
+                    if self.quirks.has("slow") {
                         std::thread::sleep(Duration::from_millis(400));
                     }
-                }
-                Ok(Happening::Reminder(words)) => {
-                    self.hooks.enqueue(&words);
-                    self.note(&format!("accepted {words}"));
-                    self.reminders.push(words);
+                    if self.quirks.has("sluggish") && !keys.is_empty() {
+                        self.note("reads keys");
+                        std::thread::sleep(SLUGGISH);
+                    }
                 }
                 Ok(Happening::Closed) | Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => self.end_turn(),
+                Ok(happening) => self.receive(happening),
+                Err(RecvTimeoutError::Timeout) => self.pass_time(),
             }
-            if matches!(self.state, State::Idle) && !self.reminders.is_empty() {
-                let words = self.reminders.remove(0);
-                self.note(&format!("reminder {words}"));
-                self.hooks.transcribe(&words);
-                self.begin_turn(&words);
-            }
+            self.take_waiting();
             self.draw();
         }
     }
 
+    fn pass_time(&mut self) {
+        let now = Instant::now();
+        if let State::Turn { until, tool } = &mut self.state
+            && now < *until
+        {
+            if tool.is_some_and(|tool| now >= tool) {
+                *tool = None;
+                self.hooks.run("PostToolUse", &[("tool_name", "Bash")]);
+                self.take_between_tools();
+            }
+            return;
+        }
+        self.end_turn();
+    }
+
     /// Whether that was the last key.
     fn press(&mut self, key: &Key) -> bool {
-        if let State::Dialog { word } = &self.state {
-            let word = word.clone();
-            match key {
-                Key::Enter => {
-                    self.note(&format!("approved {word}"));
-                    self.hooks.run("PostToolUse", &[("tool_name", "Bash")]);
-                    self.end_turn();
-                }
-                Key::Text(text) if text == "1" => {
-                    self.note(&format!("approved {word}"));
-                    self.end_turn();
-                }
-                Key::Escape => {
-                    self.note(&format!("rejected {word}"));
-                    self.state = State::Idle;
-                }
-                _ => {}
+        let downs = std::mem::take(&mut self.downs);
+        match (&self.state, self.view) {
+            (State::Dialog { word }, _) => {
+                let word = word.clone();
+                self.answer(key, &word);
+                return false;
             }
-            return false;
+            (State::Menu | State::Held, _) => {
+                if matches!(key, Key::Escape | Key::Enter) {
+                    self.note("closed");
+                    self.state = State::Idle;
+                    self.tell(&json!({"is": "menu"}));
+                }
+                return false;
+            }
+            (_, View::Agents | View::Subagent) => {
+                self.press_elsewhere(key);
+                return false;
+            }
+            (_, View::Main) => {}
         }
         match key {
             Key::Text(text) if text == "!" && self.box_text.is_empty() => self.is_shell = true,
@@ -185,8 +347,13 @@ impl Agent {
                 if let State::Turn { .. } = self.state {
                     self.note("interrupted");
                     self.state = State::Idle;
+                    self.stop();
                 }
             }
+            Key::Left if self.box_text.is_empty() => self.leave(),
+            Key::Left => {}
+            Key::Down => self.downs = downs + 1,
+            Key::Enter if downs > 1 && self.box_text.is_empty() => self.view = View::Subagent,
             Key::Enter => return self.enter(),
             Key::Stop => {
                 sink::say("\r\nsuspended\r\n");
@@ -201,12 +368,66 @@ impl Agent {
         false
     }
 
+    fn answer(&mut self, key: &Key, word: &str) {
+        match key {
+            Key::Enter => {
+                self.note(&format!("approved {word}"));
+                self.hooks.run("PostToolUse", &[("tool_name", "Bash")]);
+                self.tell(&json!({"is": "called", "call": "one"}));
+                self.end_turn();
+            }
+            Key::Text(text) if text == "1" => {
+                self.note(&format!("approved {word}"));
+                self.tell(&json!({"is": "called", "call": "one"}));
+                self.end_turn();
+            }
+            Key::Escape => {
+                self.note(&format!("rejected {word}"));
+                self.state = State::Idle;
+                self.tell(&json!({"is": "called", "call": "one"}));
+                self.tell(&json!({"is": "rest", "why": "rejected"}));
+            }
+            _ => {}
+        }
+    }
+
+    /// The agents view is opened.
+    fn leave(&mut self) {
+        self.view = View::Agents;
+        if self.quirks.has("moves") && self.moved.is_none() {
+            let settings = self.hooks.settings().to_string();
+            let transcript = self.hooks.transcript();
+            self.moved = Some(elsewhere::move_session(&self.stage, &settings, transcript));
+            if let Some(inbox) = &self.inbox {
+                inbox.behave(Manner::Mute);
+            }
+        }
+    }
+
+    /// Keys in another view: what is submitted there is for others.
+    fn press_elsewhere(&mut self, key: &Key) {
+        match key {
+            Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
+            Key::Enter => {
+                let text = std::mem::take(&mut self.box_text);
+                let whom = if self.view == View::Agents {
+                    "new session"
+                } else {
+                    "to the subagent"
+                };
+                self.note(&format!("{whom} {text}"));
+            }
+            Key::Escape => self.view = View::Main,
+            _ => {}
+        }
+    }
+
     fn swallows_paste(&self) -> bool {
-        self.quirks.contains("swallow") && !self.swallowed_paste
+        self.quirks.has("swallow") && !self.swallowed_paste
     }
 
     fn enter(&mut self) -> bool {
-        if self.quirks.contains("lost") && !self.swallowed && !self.box_text.is_empty() {
+        if self.quirks.has("lost") && !self.swallowed && !self.box_text.is_empty() {
             self.swallowed = true;
             return false;
         }
@@ -216,28 +437,49 @@ impl Agent {
             self.note(&format!("shell {text}"));
             return false;
         }
-        if text == "/exit" {
-            return true;
-        }
-        if !text.is_empty() {
-            self.note(&format!("submitted {}", text.replace('\n', "\\n")));
-            self.history.push(text.clone());
-            self.hooks.transcribe(&text);
-            self.begin_turn(&text);
+        match text.as_str() {
+            "/exit" => return true,
+            "/model" => {
+                self.state = State::Menu;
+                self.tell(&json!({"is": "menu", "name": "model"}));
+            }
+            "" => {}
+            text if self.quirks.has("deaf") => self.note(&format!("took {text}")),
+            text => self.prompt(text),
         }
         false
     }
 
+    /// The person, or somebody at the keyboard, submitted a prompt.
+    fn prompt(&mut self, text: &str) {
+        self.is_stopped = false;
+        self.tell(&json!({"is": "person"}));
+        if self.refuses(text) {
+            self.note(&format!("refused {text}"));
+            self.history.push("a hook blocked the prompt".to_owned());
+            self.hooks.run("UserPromptSubmit", &[("prompt", text)]);
+            return;
+        }
+        self.note(&format!("submitted {}", text.replace('\n', "\\n")));
+        self.history.push(text.to_owned());
+        self.hooks.transcribe(text);
+        self.begin_turn(text);
+    }
+
     fn begin_turn(&mut self, prompt: &str) {
-        let tenths = prompt.split("SLOW").nth(1).and_then(|rest| {
-            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            digits.parse::<u64>().ok()
-        });
+        let tool = tenths(prompt, "TOOL");
+        let rest = tenths(prompt, "SLOW").unwrap_or(Duration::from_millis(200));
+        let begin = Instant::now();
         self.state = State::Turn {
-            until: Instant::now() + Duration::from_millis(100 * tenths.unwrap_or(2)),
+            until: begin + tool.unwrap_or_default() + rest,
+            tool: tool.map(|tool| begin + tool),
         };
         self.draw();
+        self.tell(&json!({"is": "turn"}));
         self.hooks.run("UserPromptSubmit", &[("prompt", prompt)]);
+        if tool.is_some() {
+            self.hooks.run("PreToolUse", &[("tool_name", "Bash")]);
+        }
         if let Some(word) = prompt
             .split("ASK{")
             .nth(1)
@@ -245,6 +487,7 @@ impl Agent {
         {
             self.hooks
                 .run("PermissionRequest", &[("tool_name", "Bash")]);
+            self.tell(&json!({"is": "ask", "call": "one", "tool": "Bash"}));
             self.state = State::Dialog {
                 word: word.to_owned(),
             };
@@ -253,57 +496,26 @@ impl Agent {
 
     fn end_turn(&mut self) {
         self.state = State::Idle;
+        self.stops = self.quirks.has("stops");
         self.draw();
+        self.tell(&json!({"is": "rest", "why": "done"}));
         self.hooks.run("Stop", &[]);
+        if std::mem::take(&mut self.stops) {
+            std::thread::sleep(STOPS);
+            self.draw();
+        }
         self.note("turn ended");
     }
 
-    fn draw(&self) {
-        let rule = "─".repeat(RULE_WIDTH);
-        let mut out = String::from("\x1b[?2026h\x1b[H\x1b[2J");
-        for line in self.history.iter().rev().take(3).rev() {
-            let line: String = line
-                .chars()
-                .take(RULE_WIDTH)
-                .filter(|c| !c.is_control())
-                .collect();
-            let _infallible = write!(out, "> {line}\r\n");
-        }
-        if let State::Dialog { word } = &self.state {
-            let _infallible = write!(
-                out,
-                "{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"
-            );
-        } else {
-            let mark = if self.is_shell { '!' } else { '❯' };
-            let shown = if self.box_text.len() > 800 {
-                "[Pasted text #1]".to_owned()
-            } else {
-                self.box_text.replace('\n', "\r\n  ")
-            };
-            let footer = if matches!(self.state, State::Turn { .. }) {
-                "esc to interrupt"
-            } else {
-                "? for shortcuts"
-            };
-            let _infallible = write!(
-                out,
-                "{rule}\r\n{mark} {shown}\x1b7\r\n{rule}\r\n  {footer}\x1b8"
-            );
-        }
-        if !self.quirks.contains("notitle") {
-            let sign = if matches!(self.state, State::Turn { .. }) {
-                '⠂'
-            } else {
-                '✳'
-            };
-            let _infallible = write!(out, "\x1b]0;{sign} Claude Code\x07");
-        }
-        out.push_str("\x1b[?2026l");
-        sink::say(&out);
-    }
-
     fn note(&mut self, what: &str) {
-        self.log.write_all(format!("{what}\n").as_bytes()).unwrap();
+        write_line(&mut self.log, what);
     }
+}
+
+/// The number of tenths of a second behind a word.
+fn tenths(prompt: &str, word: &str) -> Option<Duration> {
+    let rest = prompt.split(word).nth(1)?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let tenths: u64 = digits.parse().ok()?;
+    Some(Duration::from_millis(100 * tenths))
 }

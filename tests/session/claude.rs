@@ -28,24 +28,24 @@ crate::tests![
     a_run_that_answers_gets_its_arguments_untouched,
 ];
 
-fn claude(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
+pub(crate) fn claude(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
     let command = [&[CBROKER, "--name", "peer"], options, &["claude"]].concat();
     stage.terminal_with(&command, &[("AGENT", quirks)])
 }
 
-fn ready(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
+pub(crate) fn ready(stage: &Stage, options: &[&str], quirks: &str) -> Terminal {
     let terminal = claude(stage, options, quirks);
     wait_for_log(stage, "started");
     terminal
 }
 
-fn wait_for_log(stage: &Stage, text: &str) {
+pub(crate) fn wait_for_log(stage: &Stage, text: &str) {
     wait_for(&format!("`{text}` in the agent's log"), || {
         stage.text("agent.log").contains(text)
     });
 }
 
-fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
+pub(crate) fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
     stage
         .text("agent.log")
         .lines()
@@ -54,7 +54,7 @@ fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
         .collect()
 }
 
-fn wait_for_hold(stage: &Stage, reason: &str) {
+pub(crate) fn wait_for_hold(stage: &Stage, reason: &str) {
     wait_for(&format!("a hold: {reason}"), || {
         let inbox = stage.cbroker(&["inbox", "peer"]).output().unwrap();
         String::from_utf8_lossy(&inbox.stdout).contains(reason)

@@ -48,6 +48,7 @@ mod child_env;
 mod claude;
 mod delivery;
 mod hooks;
+mod inbox;
 mod launchers;
 mod passthrough;
 mod removal;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
                     claude::TESTS,
                     child_env::TESTS,
                     hooks::TESTS,
+                    inbox::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
                     starting::TESTS,

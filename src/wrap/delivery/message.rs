@@ -69,6 +69,8 @@ pub struct InFlightMessage {
     pub timing: Timing,
     /// It may have reached the agent before.
     pub may_repeat: bool,
+    /// Ways that were given it and of which nothing was ever seen.
+    pub unseen_by: Vec<Way>,
     /// Its text is in a file already.
     pub is_in_file: bool,
     /// Why this one waits whatever the agent does.
@@ -103,6 +105,7 @@ impl InFlightMessage {
                 .map_or(Timing::Idle, timing),
             delivery,
             may_repeat: false,
+            unseen_by: Vec::new(),
             is_in_file: false,
             blocked: None,
             is_stuck: false,

@@ -48,6 +48,19 @@ pub(super) enum Choice {
     None,
 }
 
+/// What bears on the choice beside the ways.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// When the message shall come in.
+    pub(super) timing: Timing,
+    /// Ways that had it, and of which nothing was seen.
+    pub(super) unseen_by: &'a [Way],
+    /// A turn runs.
+    pub(super) is_busy: bool,
+    /// The person pressed Escape.
+    pub(super) is_stopped: bool,
+}
+
 impl Ways {
     pub(super) fn open(&mut self, way: Way, can_steer: bool) {
         let known = self.entry(way);
@@ -89,16 +102,29 @@ impl Ways {
             .map(|(way, _)| *way)
     }
 
-    /// The way for a message of this timing. `is_busy`: a turn runs. `is_stopped`: the person
-    /// pressed Escape.
-    pub(super) fn choose(
+    /// The way for a message.
+    pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> Choice {
+        let untried = self.choose_among(mode, wanted, now, |way| !wanted.unseen_by.contains(way));
+        if untried == Choice::None && !wanted.unseen_by.is_empty() {
+            return self.choose_among(mode, wanted, now, |_| true);
+        }
+        untried
+    }
+
+    fn choose_among(
         &self,
         mode: Mode,
-        timing: Timing,
-        (is_busy, is_stopped): (bool, bool),
+        wanted: Wanted<'_>,
         now: Instant,
+        is_meant: impl Fn(&Way) -> bool,
     ) -> Choice {
-        let is_allowed = |way: &Way| mode.allows(*way) && self.works(*way);
+        let Wanted {
+            timing,
+            is_busy,
+            is_stopped,
+            ..
+        } = wanted;
+        let is_allowed = |way: &Way| mode.allows(*way) && self.works(*way) && is_meant(way);
         let is_open = |way: &Way| {
             let known = self.known.get(way);
             is_allowed(way) && known.is_some_and(|known| matches!(known.openness, Openness::Open))

@@ -56,6 +56,13 @@ impl Deliveries {
         if let Some(submitted) = self.take(key) {
             self.ways.failed(submitted.way);
             self.back(&submitted.messages, true);
+            if submitted.way == Way::Inbox {
+                for key in submitted.messages {
+                    if let Some(message) = self.table.get_mut(key) {
+                        message.unseen_by.push(submitted.way);
+                    }
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::order::Choice;
+use super::order::{Choice, Wanted};
 use super::{Claim, Deliveries, InFlightMessage, MessageKey, Mode, Phase, Step, Submitted};
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
@@ -13,6 +13,8 @@ use crate::wrap::ways::{Submission, Timing, Way};
 
 /// The longest text that was seen to arrive whole in the agents, by every way.
 const TEXT_BYTES: usize = 64 * 1024;
+/// So many messages may share one line of Claude Code's inbox.
+const INBOX_BATCH: usize = 10;
 /// Longer texts are shown by Claude Code's box as a placeholder.
 const PLACEHOLDER_FROM: usize = 800;
 
@@ -103,17 +105,18 @@ impl Deliveries {
             let Some(first) = self.first_free(timing) else {
                 continue;
             };
-            let way = match self.way(timing, agent, now) {
+            let unseen_by = self.unseen_by(first);
+            let way = match self.way((timing, &unseen_by), agent, now) {
                 Ok(way) => way,
                 Err((_, again)) => {
                     next = [next, again].into_iter().flatten().min();
                     continue;
                 }
             };
-            let many = if way == Way::Keyboard && !agent.takes_paste() {
-                1
-            } else {
-                self.batch
+            let many = match way {
+                Way::Keyboard if !agent.takes_paste() => 1,
+                Way::Inbox => self.batch.min(INBOX_BATCH),
+                _ => self.batch,
             };
             let mut messages = self.next(timing, many);
             if way == Way::Keyboard && agent.profile().knows_its_prompt() {
@@ -151,6 +154,11 @@ impl Deliveries {
             && !is_under_way
     }
 
+    fn unseen_by(&self, key: MessageKey) -> Vec<Way> {
+        let message = self.table.get(key);
+        message.map_or_else(Vec::new, |message| message.unseen_by.clone())
+    }
+
     fn first_free(&self, timing: Timing) -> Option<MessageKey> {
         let mut queued = self.table.queued();
         let first =
@@ -179,9 +187,10 @@ impl Deliveries {
     }
 
     /// The way that may take a message of this timing now, or why none may and when to look again.
+    /// Ways that were given the message in vain come last.
     fn way(
         &self,
-        timing: Timing,
+        (timing, unseen_by): (Timing, &[Way]),
         agent: &AgentState,
         now: Instant,
     ) -> Result<Way, (Hold, Option<Instant>)> {
@@ -196,11 +205,18 @@ impl Deliveries {
         }
         let is_stopped = self.is_escaped || agent.is_stopped();
         let verdict = agent.verdict(now);
-        let choice = self
-            .ways
-            .choose(self.mode, timing, (agent.is_busy(now), is_stopped), now);
+        let wanted = Wanted {
+            timing,
+            unseen_by,
+            is_busy: agent.is_busy(now),
+            is_stopped,
+        };
+        let choice = self.ways.choose(self.mode, wanted, now);
         match choice {
             Choice::Take(Way::Plugin) if is_stopped => Err((Hold::Escaped, None)),
+            Choice::Take(Way::Inbox) if is_stopped && timing != Timing::Now => {
+                Err((Hold::Escaped, None))
+            }
             Choice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
             Choice::Take(way) => Ok(way),
             Choice::Soon(until) => Err((Hold::Starting, Some(until))),
@@ -237,7 +253,7 @@ impl Deliveries {
         if let Some(hold) = &message.blocked {
             return Some(hold.clone());
         }
-        self.way(message.timing, agent, now)
+        self.way((message.timing, &message.unseen_by), agent, now)
             .err()
             .map(|(hold, _)| hold)
     }

@@ -132,6 +132,11 @@ impl Session {
                 self.log.say(&format!("not taken by {way}: {why}"));
                 self.deliveries.not_taken(key, &why, refusal);
             }
+            Report::Unseen(key) => {
+                self.log
+                    .say(&format!("by {way}: the agent did not accept it"));
+                self.deliveries.unseen(key);
+            }
             Report::Lost(key) => {
                 self.log
                     .say(&format!("{way}: the agent ended before it read the text"));
@@ -171,12 +176,13 @@ impl Session {
     pub(super) fn handle_hook(&mut self, told: Told) {
         let now = Instant::now();
         match told {
-            Told::Event(event, transcript) => {
+            Told::Event(event, place) => {
                 if self.heard != Heard::Hooks {
                     self.heard = Heard::Hooks;
                     self.log.say("the agent's hooks work");
                 }
-                if let Some(transcript) = transcript
+                self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
+                if let Some(transcript) = place.transcript
                     && self.proofs.follow(transcript)
                 {
                     self.deliveries.proves_by_transcript();
@@ -194,6 +200,9 @@ impl Session {
             Told::Waiter(waiter) => {
                 // Its SessionStart may be heard after it.
                 self.deliveries.hooks_work(now);
+                let porter = waiter.porter();
+                let ways = self.ways.ways.iter();
+                ways.for_each(|way| way.hook_waits(porter.clone()));
                 // One at a time: dropping the other lets it go.
                 self.waiter = Some(waiter);
                 self.deliveries.open(Way::Hook, false);

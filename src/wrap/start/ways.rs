@@ -15,6 +15,7 @@ use crate::wrap::delivery::Mode;
 use crate::wrap::log::Log;
 use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
+use crate::wrap::ways::claude_inbox::ClaudeInbox;
 use crate::wrap::ways::claude_plugin::{Given, Plugin};
 use crate::wrap::ways::codex::{self, Codex, Mark};
 use crate::wrap::ways::opencode::{self, Opencode};
@@ -43,6 +44,10 @@ pub(super) async fn open(
             Ok(plugin) => ways.push(Box::new(plugin)),
             Err(error) => log.say(&format!("no plugin for Claude Code: {error}")),
         }
+    }
+    if profile.has_hooks && matches!(mode, Mode::Auto | Mode::Inbox) {
+        let reports = Reports::new(Way::Inbox, to.clone());
+        ways.push(Box::new(ClaudeInbox::start(reports)));
     }
     if matches!(mode, Mode::Auto | Mode::Api) {
         match api(

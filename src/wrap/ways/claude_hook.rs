@@ -41,7 +41,7 @@ impl Carried {
             for (_, stage) in self.proof.look().await {
                 match stage {
                     Stage::InContext => return true,
-                    Stage::Enqueued => is_accepted = true,
+                    _ => is_accepted = true,
                 }
             }
             if !is_accepted && Instant::now() >= until {

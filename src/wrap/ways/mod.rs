@@ -7,7 +7,8 @@
 //! ```text
 //! deliver(submission) ── true: handed over ──┬─▶ InContext   the proof: acked now, and only now
 //!                     │                      ├─▶ NotTaken    certain: it never entered; another way may have it
-//!                     └─ false: nothing      └─▶ Lost        the agent ended first: it may have been read
+//!                     └─ false: nothing      ├─▶ Unseen      no sign of it: it may have been read
+//!                                            └─▶ Lost        the agent ended first: it may have been read
 //! ```
 //!
 //! There is no time limit between the hand-over and its report: a dialog may stand for an hour.
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 
 pub mod claude_hook;
+pub mod claude_inbox;
 pub mod claude_plugin;
 pub mod codex;
 pub mod opencode;
@@ -102,6 +104,9 @@ pub enum Report {
         /// What that means for the next attempt.
         refusal: Refusal,
     },
+    /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
+    /// the same.
+    Unseen(u64),
     /// The agent's process ended before its proof: it may have been read, or not.
     Lost(u64),
     /// Something was seen in the agent.
@@ -144,6 +149,15 @@ pub enum Sign {
     Transcript(PathBuf),
 }
 
+/// Where the agent's session was when one of its hooks ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The transcript that it wrote.
+    pub transcript: Option<PathBuf>,
+    /// Its inbox socket, where this version has one.
+    pub inbox: Option<claude_inbox::Address>,
+}
+
 /// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.
 pub trait WayIn: fmt::Debug + Send {
     /// Which one it is.
@@ -156,6 +170,12 @@ pub trait WayIn: fmt::Debug + Send {
 
     /// The terminal's title is this now: some agents say in it which conversation is shown.
     fn titled(&self, _title: &str) {}
+
+    /// A hook of the agent's ran here.
+    fn hook_ran(&self, _place: &Place) {}
+
+    /// A hook of the agent's waits, and can write to the agent's inbox.
+    fn hook_waits(&self, _porter: claude_inbox::Porter) {}
 
     /// Hands a submission over. `false`: it was not taken, and nothing will be reported about it.
     fn deliver(&self, submission: Submission) -> bool;

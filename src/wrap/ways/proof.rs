@@ -10,6 +10,27 @@ use super::transcript::{Stage, Transcript};
 pub struct Proof {
     transcripts: Vec<Transcript>,
     waiting: BTreeMap<u64, Vec<String>>,
+    queue: Queue,
+}
+
+/// What was written of the agent's queue since something is looked for. Its rows do not say of
+/// which text they speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    entered: u64,
+    left: u64,
+}
+
+impl Queue {
+    /// Something was accepted.
+    pub fn has_accepted(self) -> bool {
+        self.entered > 0
+    }
+
+    /// Nothing of what was accepted waits any more.
+    pub fn is_empty(self) -> bool {
+        self.left >= self.entered
+    }
 }
 
 impl Proof {
@@ -18,6 +39,7 @@ impl Proof {
     pub fn expect(&mut self, key: u64, ids: Vec<String>, transcript: Option<&Path>) {
         if self.waiting.is_empty() {
             self.transcripts.clear();
+            self.queue = Queue::default();
         }
         if let Some(path) = transcript.filter(|path| !self.reads(path)) {
             self.transcripts.push(Transcript::from_end(path));
@@ -31,6 +53,11 @@ impl Proof {
         if !self.waiting.is_empty() && !self.reads(path) {
             self.transcripts.push(Transcript::from_start(path));
         }
+    }
+
+    /// What was read of the agent's queue.
+    pub fn queue(&self) -> Queue {
+        self.queue
     }
 
     /// Stops looking for a text.
@@ -60,7 +87,14 @@ impl Proof {
         self.transcripts = transcripts;
         let mut found = Vec::new();
         for row in rows {
-            let named = |ids: &Vec<String>| ids.iter().all(|id| row.ids.contains(id));
+            match row.stage {
+                Stage::Enqueued | Stage::SomethingEnqueued => self.queue.entered += 1,
+                Stage::SomethingDequeued => self.queue.left += 1,
+                Stage::InContext => {}
+            }
+            let named = |ids: &Vec<String>| {
+                !row.ids.is_empty() && ids.iter().all(|id| row.ids.contains(id))
+            };
             let keys = self.waiting.iter().filter(|(_, ids)| named(ids));
             found.extend(keys.map(|(&key, _)| (key, row.stage)));
         }

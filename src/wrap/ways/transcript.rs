@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `type: "user"` | its text is in the model's context |
 //! | `type: "attachment"` with `attachment.type: "queued_command"` | the same, in a running turn |
-//! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory |
+//! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory; what, is not said for the inbox socket |
+//! | `type: "queue-operation"` with another operation | something left that queue |
 //! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
 //! | Codex: `type: "response_item"`, its payload a `message` of the user | its text is in the model's context |
 //!
@@ -23,6 +24,10 @@ use serde_json::Value;
 
 /// What begins the line of each message.
 const OPENING: &str = "[cbroker peer message from=";
+/// The type of a row about the queue of what was accepted.
+const QUEUE: &str = "queue-operation";
+/// Such a row without a message's text is no longer than this.
+const QUEUE_ROW: usize = 4096;
 /// Bytes of one read.
 const PIECE: usize = 64 * 1024;
 /// Bytes of one call of [`Transcript::read`]; the rest is left for the next call.
@@ -44,6 +49,10 @@ pub struct Row {
 pub enum Stage {
     /// Accepted, and not yet in the model's context.
     Enqueued,
+    /// Something was accepted; the row does not say what.
+    SomethingEnqueued,
+    /// Something left the queue.
+    SomethingDequeued,
     /// In the model's context.
     InContext,
 }
@@ -153,7 +162,11 @@ fn open(path: &Path) -> io::Result<File> {
 /// A row that names messages, or nothing.
 fn understand(line: &[u8]) -> Option<Row> {
     // Most rows have nothing to do with messages, and some are megabytes long.
-    memchr::memmem::find(line, OPENING.as_bytes())?;
+    let is_short = line.len() <= QUEUE_ROW;
+    let is_of_queue = is_short && memchr::memmem::find(line, QUEUE.as_bytes()).is_some();
+    if !is_of_queue {
+        memchr::memmem::find(line, OPENING.as_bytes())?;
+    }
     let row: Value = serde_json::from_slice(line).ok()?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (stage, text) = match row["type"].as_str()? {
@@ -161,13 +174,19 @@ fn understand(line: &[u8]) -> Option<Row> {
         "attachment" if row["attachment"]["type"] == "queued_command" => {
             (Stage::InContext, prompt_of(&row["attachment"]["prompt"]))
         }
-        "queue-operation" if row["operation"] == "enqueue" => {
-            (Stage::Enqueued, text(&row["content"]))
-        }
+        QUEUE if row["operation"] == "enqueue" => (Stage::Enqueued, text(&row["content"])),
+        QUEUE => (Stage::SomethingDequeued, String::new()),
         "response_item" => (Stage::InContext, prompt_of_codex(&row["payload"])?),
         _ => return None,
     };
     let ids = ids_in(&text);
+    if is_of_queue && row["type"] == QUEUE && ids.is_empty() {
+        let stage = match stage {
+            Stage::Enqueued => Stage::SomethingEnqueued,
+            _ => Stage::SomethingDequeued,
+        };
+        return Some(Row { stage, ids });
+    }
     (!ids.is_empty()).then_some(Row { stage, ids })
 }
 
@@ -204,6 +223,17 @@ pub fn ids_in(text: &str) -> Vec<String> {
             Some(id.split(' ').next()?.to_owned())
         })
         .collect()
+}
+
+/// The senders in the openings of message lines, each once, in order.
+pub fn senders_in(text: &str) -> Vec<&str> {
+    let mut senders = Vec::new();
+    for (at, _) in text.match_indices(OPENING) {
+        let name = text[at + OPENING.len()..].split([' ', ']']).next();
+        let name = name.filter(|name| !senders.contains(name));
+        senders.extend(name);
+    }
+    senders
 }
 
 #[cfg(test)]
@@ -309,9 +339,16 @@ mod tests {
         let mut transcript = Transcript::from_end(&written.path());
         written.row(&json!({"type": "queue-operation", "operation": "enqueue", "content": LINE}));
         written.row(&json!({"type": "queue-operation", "operation": "remove", "content": LINE}));
-        let rows = transcript.read().unwrap();
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0].stage, Stage::Enqueued);
+        let bare = json!({"type": "queue-operation", "operation": "enqueue"});
+        written.row(&bare);
+        let stages = transcript.read().unwrap().into_iter().map(|row| row.stage);
+        let stages: Vec<Stage> = stages.collect();
+        let expected = [
+            Stage::Enqueued,
+            Stage::SomethingDequeued,
+            Stage::SomethingEnqueued,
+        ];
+        assert_eq!(stages, expected);
     }
 
     #[test]

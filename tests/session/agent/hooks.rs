@@ -1,21 +1,25 @@
-//! The fake agent's hooks: commands from `--settings`, run as the real one runs them.
+//! The fake agent's hooks: commands from `--settings`, run as the real one runs them; and its
+//! transcript.
 //!
 //! Relies on `sh` and on `serde_json`.
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::SyncSender;
 
 use serde_json::{Value, json};
 
 use super::Happening;
+use super::quirks::Quirks;
 
 /// What the settings say, and the transcript.
 pub(crate) struct Hooks {
     settings: Value,
     transcript: PathBuf,
+    /// Where messages are taken, for the hooks' environment.
+    inbox: Option<PathBuf>,
     tell: SyncSender<Happening>,
     are_on: bool,
     are_written_down: bool,
@@ -26,7 +30,7 @@ impl Hooks {
         arguments: &[OsString],
         transcript: PathBuf,
         tell: SyncSender<Happening>,
-        quirks: &str,
+        quirks: &Quirks,
     ) -> Self {
         let mut words = arguments.iter();
         let mut settings = Value::Null;
@@ -38,10 +42,26 @@ impl Hooks {
         Self {
             settings,
             transcript,
+            inbox: None,
             tell,
-            are_on: !quirks.contains("nohooks"),
-            are_written_down: !quirks.contains("forgetful"),
+            are_on: !quirks.has("nohooks"),
+            are_written_down: !quirks.has("forgetful"),
         }
+    }
+
+    /// The settings that the agent was given.
+    pub(crate) fn settings(&self) -> &Value {
+        &self.settings
+    }
+
+    /// The transcript that is written.
+    pub(crate) fn transcript(&self) -> &Path {
+        &self.transcript
+    }
+
+    /// The hooks' environment names this inbox from now on.
+    pub(crate) fn name_inbox(&mut self, socket: PathBuf) {
+        self.inbox = Some(socket);
     }
 
     /// Runs the hooks of an event: the plain ones to their end, the waiters in the background.
@@ -61,38 +81,70 @@ impl Hooks {
             .iter()
             .flat_map(|group| group["hooks"].as_array().cloned().unwrap_or_default());
         for call in calls {
-            let mut child = Command::new("sh")
-                .args(["-c", call["command"].as_str().unwrap()])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            child
-                .stdin
-                .take()
-                .unwrap()
-                .write_all(input.to_string().as_bytes())
-                .unwrap();
-            if call["asyncRewake"] == true {
-                let tell = self.tell.clone();
-                std::thread::spawn(move || {
-                    let output = child.wait_with_output().unwrap();
-                    if output.status.code() == Some(2) {
-                        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-                        let _agent_ended =
-                            tell.send(Happening::Reminder(words.trim_end().to_owned()));
-                    }
-                });
-            } else {
-                child.wait().unwrap();
-            }
+            self.call(&call, &input);
         }
+    }
+
+    fn call(&self, call: &Value, input: &Value) {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", call["command"].as_str().unwrap()])
+            .env("CLAUDE_PID", std::process::id().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        if let Some(socket) = &self.inbox {
+            command
+                .env("CLAUDE_CODE_MESSAGING_SOCKET", socket)
+                .env("CLAUDE_CODE_MESSAGING_TOKEN", "a token");
+        }
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        if call["asyncRewake"] != true {
+            child.wait().unwrap();
+            return;
+        }
+        let tell = self.tell.clone();
+        std::thread::spawn(move || {
+            let output = child.wait_with_output().unwrap();
+            if output.status.code() == Some(2) {
+                let words = String::from_utf8_lossy(&output.stderr).into_owned();
+                let _agent_ended = tell.send(Happening::Reminder(words.trim_end().to_owned()));
+            }
+        });
     }
 
     /// A prompt that the model reads from now on.
     pub(crate) fn transcribe(&self, words: &str) {
         self.write_row(&json!({"type": "user", "message": {"role": "user", "content": words}}));
+    }
+
+    /// A prompt of the plugin's that the model reads from now on.
+    pub(crate) fn transcribe_plugins(&self, words: &str) {
+        self.write_row(&json!({
+            "type": "user", "origin": {"kind": "plugin"},
+            "message": {"role": "user", "content": [{"type": "text", "text": words}]},
+        }));
+    }
+
+    /// A text that the model reads from now on in a running turn.
+    pub(crate) fn transcribe_between_tools(&self, words: &str) {
+        self.write_row(&json!({
+            "type": "attachment",
+            "attachment": {"type": "queued_command", "prompt": words},
+        }));
+    }
+
+    /// A line of the inbox was accepted; the row does not say which.
+    pub(crate) fn enqueue_from_inbox(&self) {
+        self.write_row(&json!({"type": "queue-operation", "operation": "enqueue"}));
+    }
+
+    /// It left the queue.
+    pub(crate) fn dequeue(&self) {
+        self.write_row(&json!({"type": "queue-operation", "operation": "dequeue"}));
     }
 
     /// A text that was accepted and that the model has not read.

@@ -13,6 +13,10 @@ pub(crate) enum Key {
     Enter,
     /// Escape alone.
     Escape,
+    /// The arrow to the left.
+    Left,
+    /// The arrow downwards.
+    Down,
     /// Delete backwards.
     Backspace,
     /// Ctrl-U.
@@ -49,6 +53,11 @@ impl Parser {
                 let end = report
                     .find(|c: char| c.is_ascii_alphabetic())
                     .map_or(report.len(), |end| end + 1);
+                match &report[..end] {
+                    "D" => keys.push(Key::Left),
+                    "B" => keys.push(Key::Down),
+                    _ => {}
+                }
                 rest = &report[end..];
             } else {
                 let end = rest.find("\x1b[").unwrap_or(rest.len());

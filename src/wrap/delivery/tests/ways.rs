@@ -17,6 +17,21 @@ impl Play {
         self.hands().into_iter().map(|(way, _)| way).collect()
     }
 
+    /// A message that shall come in at this time.
+    fn offer_for(&mut self, text: &str, timing: Timing) {
+        let key = self.deliveries.table.next_key();
+        let mut message = message(key, text, self.now);
+        message.timing = timing;
+        self.deliveries.table.insert(key, message);
+        self.run();
+    }
+
+    fn sign(&mut self, sign: &Sign) {
+        self.agent.sign(sign, self.now);
+        self.deliveries.sign(sign);
+        self.run();
+    }
+
     fn last_key(&self) -> u64 {
         self.hands().last().unwrap().1
     }
@@ -270,4 +285,86 @@ fn the_next_message_waits_for_the_proof_of_the_last() {
     play.deliveries.in_context(play.last_key());
     play.run();
     assert!(play.did(&Step::HandedOver(vec![two, three], Way::Plugin)));
+}
+
+#[test]
+fn a_text_of_which_the_inbox_shows_nothing_goes_by_the_next_way_and_says_so() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Inbox, true);
+    play.offer("x");
+    play.deliveries.open(Way::Hook, false);
+    play.deliveries.unseen(play.last_key());
+    play.run();
+    assert_eq!(play.hands_by(), [Way::Inbox, Way::Hook]);
+    let again = play.steps.iter().rev().find_map(|step| match step {
+        Step::Hand(_, submission) => Some(submission.text.clone()),
+        _ => None,
+    });
+    assert!(again.unwrap().contains("(possible repeat)"));
+    // One failure: the inbox has the next message.
+    play.deliveries.in_context(play.last_key());
+    play.offer("y");
+    assert_eq!(play.hands_by().last(), Some(&Way::Inbox));
+}
+
+#[test]
+fn where_the_inbox_is_the_only_way_it_is_tried_again_and_then_switched_off() {
+    let mut play = Play::claude_by(Mode::Inbox);
+    play.deliveries.open(Way::Inbox, true);
+    play.offer("x");
+    for _ in 0..2 {
+        play.deliveries.unseen(play.last_key());
+        play.run();
+    }
+    assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
+    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+}
+
+#[test]
+fn after_escape_only_what_shall_come_now_goes_by_the_inbox() {
+    let mut play = Play::claude();
+    for way in [Way::Plugin, Way::Inbox] {
+        play.deliveries.open(way, way == Way::Inbox);
+    }
+    play.sign(&Sign::Stopped);
+    play.offer("idle");
+    assert_eq!(play.hands_by(), []);
+    play.deliveries.close(Way::Plugin);
+    play.run();
+    assert_eq!(play.hands_by(), [], "it waits for the person");
+    assert_eq!(play.hold(), Some(Hold::Escaped));
+    play.deliveries.open(Way::Plugin, false);
+    play.offer_for("now", Timing::Now);
+    assert_eq!(play.hands_by(), [Way::Inbox]);
+}
+
+#[test]
+fn between_tools_the_inbox_comes_before_the_plugin() {
+    let mut play = Play::claude();
+    for way in [Way::Plugin, Way::Inbox] {
+        play.deliveries.open(way, way == Way::Inbox);
+    }
+    play.begins("work");
+    play.offer_for("next", Timing::Next);
+    play.offer("later");
+    assert_eq!(play.hands_by(), [Way::Inbox, Way::Plugin]);
+}
+
+#[test]
+fn at_most_ten_messages_share_a_line_of_the_inbox() {
+    let mut play = Play::claude();
+    play.deliveries = Deliveries::new(Mode::Inbox, 50);
+    play.deliveries.pause();
+    for number in 0..12 {
+        play.offer(&format!("text {number}"));
+    }
+    play.deliveries.open(Way::Inbox, true);
+    play.deliveries.resume();
+    play.run();
+    let ids = play.steps.iter().find_map(|step| match step {
+        Step::Hand(Way::Inbox, submission) => Some(submission.ids.len()),
+        _ => None,
+    });
+    assert_eq!(ids, Some(10));
 }

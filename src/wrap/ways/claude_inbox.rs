@@ -1,0 +1,364 @@
+//! Claude Code's inbox socket: a teammate's request, without a key, also between two tools of a
+//! running turn and after the person pressed Escape.
+//!
+//! The socket never answers. What it took shows in the [`transcript`](super::transcript): first
+//! that something was accepted (it is in Claude Code's memory then, and may wait as long as a
+//! dialog stands), later that the model has it. Nothing of either within two seconds means that it
+//! was dropped, held back or refused, and the next way has its turn. The first row does not say
+//! what was accepted; so where nothing waits any more and the text has not come, the same is true.
+//!
+//! Where the socket is, the agent's hooks say: their environment holds its path. It is another one
+//! after each move to another process (the agents view, `--resume`), and the old socket goes on
+//! accepting lines and loses them silently. Seen with Claude Code 2.1.332; older versions have no
+//! inbox, and their hooks name none.
+
+mod line;
+mod porter;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::proof::Proof;
+use super::transcript::Stage;
+use super::{Place, Refusal, Report, Reports, Submission, Way, WayIn, process};
+use line::{LINE_LIMIT, Pace};
+
+pub use porter::{Errand, PATIENCE, Passed, Porter};
+
+/// A text of which the transcript shows nothing within this was not taken.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// After its session moved to another process, what an old process had accepted shows within this.
+const MOVED_WITHIN: Duration = Duration::from_secs(3);
+/// How often the transcript is read for a text that was just sent.
+const LOOK_SOON: Duration = Duration::from_millis(10);
+/// And for one that waits behind a turn or a dialog.
+const LOOK_LATER: Duration = Duration::from_millis(100);
+/// Texts handed over at once. The deliveries hand over one.
+const TEXTS: usize = 4;
+/// A process that waits for a task: a message there begins a session of its own.
+const SPARE: &str = "--bg-spare";
+/// Why the way is closed.
+const NO_SOCKET: &str = "this Claude Code names no inbox socket";
+const NOBODY: &str = "nobody listens on the inbox socket";
+
+/// An inbox socket, as a hook's environment names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Its path.
+    pub socket: PathBuf,
+    /// What it may ask for.
+    pub token: Option<String>,
+    /// The process behind it.
+    pub pid: Option<i32>,
+}
+
+impl Address {
+    /// From the words of the environment.
+    pub fn new(socket: &str, token: &str, pid: &str) -> Option<Self> {
+        let socket = PathBuf::from(socket);
+        let named = socket.file_stem().and_then(|stem| stem.to_str());
+        let named = named.and_then(|stem| stem.parse().ok());
+        socket.is_absolute().then(|| Self {
+            token: (!token.is_empty()).then(|| token.to_owned()),
+            pid: pid.parse().ok().or(named),
+            socket,
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        self.pid.is_none_or(process::is_alive)
+    }
+
+    fn is_spare(&self) -> bool {
+        let process = self.pid.and_then(process::look);
+        process.is_some_and(|process| process.arguments.iter().any(|word| word == SPARE))
+    }
+}
+
+/// The session's hold of this way. Its task ends when this is dropped.
+#[derive(Debug)]
+pub struct ClaudeInbox {
+    texts: mpsc::Sender<Submission>,
+    place: watch::Sender<Option<Place>>,
+    porter: watch::Sender<Option<Porter>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl ClaudeInbox {
+    /// Nothing is open before a hook names a socket.
+    pub fn start(reports: Reports) -> Self {
+        let (texts, given) = mpsc::channel(TEXTS);
+        let (place, placed) = watch::channel(None);
+        let (porter, porters) = watch::channel(None);
+        let work = Work {
+            place: placed,
+            porters,
+            address: None,
+            is_open: None,
+            pace: Pace::default(),
+            proof: Proof::default(),
+            in_flight: None,
+            reports,
+        };
+        let task = tokio::spawn(work.run(given));
+        Self {
+            texts,
+            place,
+            porter,
+            task,
+        }
+    }
+}
+
+impl WayIn for ClaudeInbox {
+    fn way(&self) -> Way {
+        Way::Inbox
+    }
+
+    fn can_steer(&self) -> bool {
+        true
+    }
+
+    fn hook_ran(&self, place: &Place) {
+        self.place.send_replace(Some(place.clone()));
+    }
+
+    fn hook_waits(&self, porter: Porter) {
+        self.porter.send_replace(Some(porter));
+    }
+
+    fn deliver(&self, submission: Submission) -> bool {
+        self.texts.try_send(submission).is_ok()
+    }
+}
+
+impl Drop for ClaudeInbox {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A text that was handed over.
+#[derive(Debug)]
+struct InFlight {
+    submission: Submission,
+    stage: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    /// Claude Code would drop it now.
+    Waiting(Instant),
+    /// It was written to this socket at this time.
+    Sent(Address, Instant),
+    /// The transcript says that this process accepted something; and since when nothing of what
+    /// it accepted waits any more.
+    Accepted(Address, Option<Instant>),
+    /// The session left the process that accepted it.
+    Left(Instant),
+}
+
+struct Work {
+    place: watch::Receiver<Option<Place>>,
+    porters: watch::Receiver<Option<Porter>>,
+    address: Option<Address>,
+    /// `None`: nothing was said yet.
+    is_open: Option<bool>,
+    pace: Pace,
+    proof: Proof,
+    in_flight: Option<InFlight>,
+    reports: Reports,
+}
+
+impl Work {
+    async fn run(mut self, mut texts: mpsc::Receiver<Submission>) {
+        loop {
+            let due = self.next_look();
+            tokio::select! {
+                biased;
+                changed = self.place.changed() => match changed {
+                    Ok(()) => self.follow().await,
+                    Err(_) => return,
+                },
+                text = texts.recv(), if self.in_flight.is_none() => match text {
+                    Some(text) => self.take(text),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.go_on().await;
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, report: Report) {
+        let _session_ended = self.reports.tell(report).await;
+    }
+
+    /// A hook ran: the session's socket and transcript are these now.
+    async fn follow(&mut self) {
+        let Some(place) = self.place.borrow_and_update().clone() else {
+            return;
+        };
+        if place.inbox.as_ref().is_some_and(Address::is_spare) {
+            return;
+        }
+        if let Some(transcript) = &place.transcript {
+            self.proof.follow(transcript);
+        }
+        if place.inbox != self.address || self.is_open != Some(true) {
+            if place.inbox != self.address {
+                self.pace = Pace::default();
+            }
+            self.address = place.inbox;
+            self.probe().await;
+        }
+    }
+
+    async fn probe(&mut self) {
+        let (is_open, why) = match &self.address {
+            Some(address) => (porter::is_open(&address.socket).await, NOBODY),
+            None => (false, NO_SOCKET),
+        };
+        if self.is_open.replace(is_open) != Some(is_open) {
+            self.tell(if is_open {
+                Report::Open
+            } else {
+                Report::Closed(why.to_owned())
+            })
+            .await;
+        }
+    }
+
+    fn take(&mut self, submission: Submission) {
+        let at = self.pace.earliest(&submission.text, Instant::now());
+        self.in_flight = Some(InFlight {
+            submission,
+            stage: Progress::Waiting(at),
+        });
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let in_flight = self.in_flight.as_ref()?;
+        Some(match &in_flight.stage {
+            Progress::Waiting(at) => *at,
+            Progress::Sent(..) => now + LOOK_SOON,
+            Progress::Accepted(..) | Progress::Left(_) => now + LOOK_LATER,
+        })
+    }
+
+    async fn go_on(&mut self) {
+        let Some(InFlight { submission, stage }) = self.in_flight.take() else {
+            return;
+        };
+        match stage {
+            Progress::Waiting(_) => self.send(submission).await,
+            stage => self.look(submission, stage).await,
+        }
+    }
+
+    async fn send(&mut self, submission: Submission) {
+        let transcript = self.transcript();
+        let Some(address) = self.address.clone() else {
+            return self.not_taken(submission.key, NO_SOCKET).await;
+        };
+        let line = line::lines(
+            &submission.text,
+            submission.timing,
+            address.token.as_deref(),
+        );
+        if line.chars().count() > LINE_LIMIT {
+            return self
+                .not_taken(submission.key, "the text is too long for the inbox socket")
+                .await;
+        }
+        // Before the agent has it: what is written from now on counts.
+        self.proof.expect(
+            submission.key,
+            submission.ids.clone(),
+            transcript.as_deref(),
+        );
+        let now = Instant::now();
+        let porter = self.porters.borrow_and_update().clone();
+        let passed = porter::send(porter, &address.socket, Bytes::from(line)).await;
+        if passed == Passed::NotSent {
+            self.proof.forget(submission.key);
+            self.not_taken(submission.key, NOBODY).await;
+            return self.probe().await;
+        }
+        self.pace.sent(&submission.text, now);
+        self.in_flight = Some(InFlight {
+            submission,
+            stage: Progress::Sent(address, Instant::now()),
+        });
+    }
+
+    fn transcript(&self) -> Option<PathBuf> {
+        let place = self.place.borrow();
+        let transcript = place.as_ref()?.transcript.as_deref();
+        transcript.map(Path::to_owned)
+    }
+
+    async fn not_taken(&self, key: u64, why: &str) {
+        let (why, refusal) = (why.to_owned(), Refusal::Failed);
+        self.tell(Report::NotTaken { key, why, refusal }).await;
+    }
+
+    /// Looks for the text in the transcript, and for the process that has it.
+    async fn look(&mut self, submission: Submission, stage: Progress) {
+        let key = submission.key;
+        let now = Instant::now();
+        // Before the transcript is read: what a process wrote before its end is found then.
+        let is_gone = match &stage {
+            Progress::Waiting(_) => false,
+            Progress::Sent(address, _) | Progress::Accepted(address, _) => !address.is_alive(),
+            Progress::Left(since) => now >= *since + MOVED_WITHIN,
+        };
+        for (_, seen) in self.proof.look().await {
+            if seen == Stage::InContext {
+                return self.tell(Report::InContext(key)).await;
+            }
+        }
+        if is_gone {
+            return self.give_up(key, Report::Lost(key)).await;
+        }
+        let queue = self.proof.queue();
+        let has_moved = |address: &Address| self.address.as_ref() != Some(address);
+        let stage = match stage {
+            Progress::Sent(address, _) if queue.has_accepted() => Progress::Accepted(address, None),
+            Progress::Sent(address, at) if now >= at + SEEN_WITHIN => {
+                // The socket of a process that the session has left loses what it gets.
+                let report = if has_moved(&address) {
+                    Report::Lost(key)
+                } else {
+                    Report::Unseen(key)
+                };
+                return self.give_up(key, report).await;
+            }
+            Progress::Accepted(address, _) if has_moved(&address) => Progress::Left(now),
+            // Something else was accepted, and not this.
+            Progress::Accepted(_, Some(since)) if now >= since + SEEN_WITHIN => {
+                return self.give_up(key, Report::Unseen(key)).await;
+            }
+            Progress::Accepted(address, since) => {
+                let since = queue.is_empty().then(|| since.unwrap_or(now));
+                Progress::Accepted(address, since)
+            }
+            stage => stage,
+        };
+        self.in_flight = Some(InFlight { submission, stage });
+    }
+
+    async fn give_up(&mut self, key: u64, report: Report) {
+        self.proof.forget(key);
+        self.tell(report).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

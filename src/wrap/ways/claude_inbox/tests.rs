@@ -1,0 +1,200 @@
+//! The inbox against a socket that behaves as Claude Code's.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixListener;
+
+use super::super::Timing;
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
+
+struct Stage {
+    folder: tempfile::TempDir,
+    inbox: ClaudeInbox,
+    reports: mpsc::Receiver<(Way, Report)>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (to, reports) = mpsc::channel(16);
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            inbox: ClaudeInbox::start(Reports::new(Way::Inbox, to)),
+            reports,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn socket(&self, name: &str) -> UnixListener {
+        UnixListener::bind(self.path(name)).unwrap()
+    }
+
+    /// A hook ran in the process `pid` with this socket.
+    fn hook(&self, socket: &str, pid: u32) {
+        let socket = self.path(socket);
+        self.inbox.hook_ran(&Place {
+            transcript: Some(self.path("transcript.jsonl")),
+            inbox: Address::new(socket.to_str().unwrap(), "", &pid.to_string()),
+        });
+    }
+
+    fn row(&self, row: &Value) {
+        let path = self.path("transcript.jsonl");
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        writeln!(file, "{row}").unwrap();
+    }
+
+    async fn said(&mut self) -> Report {
+        let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
+        said.unwrap().unwrap().1
+    }
+
+    fn deliver(&self, key: u64) {
+        let submission = Submission {
+            key,
+            ids: vec!["01".into()],
+            text: LINE.to_owned(),
+            timing: Timing::Next,
+        };
+        assert!(self.inbox.deliver(submission));
+    }
+}
+
+/// The next line that somebody writes to the socket.
+async fn line_of(socket: &UnixListener) -> Value {
+    loop {
+        let (stream, _) = socket.accept().await.unwrap();
+        let line = BufReader::new(stream).lines().next_line().await.unwrap();
+        if let Some(line) = line {
+            return serde_json::from_str(&line).unwrap();
+        }
+    }
+}
+
+fn content(line: &Value) -> String {
+    line["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted() {
+    let mut stage = Stage::new();
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    let line = line_of(&socket).await;
+    assert_eq!(line["priority"], "next");
+    stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
+    // Longer than a text may take that nothing is seen of.
+    let nothing = tokio::time::timeout(SEEN_WITHIN * 2, stage.reports.recv()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
+    assert_eq!(stage.said().await, Report::InContext(7));
+}
+
+#[tokio::test]
+async fn a_text_that_no_row_tells_of_is_given_up() {
+    let mut stage = Stage::new();
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    line_of(&socket).await;
+    assert_eq!(stage.said().await, Report::Unseen(7));
+}
+
+#[tokio::test]
+async fn what_a_process_swallows_that_the_session_has_left_is_no_failure_of_the_way() {
+    let mut stage = Stage::new();
+    let old = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    line_of(&old).await;
+    let new = stage.socket("2.sock");
+    stage.hook("2.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Lost(7));
+    stage.deliver(8);
+    assert!(content(&line_of(&new).await).contains("id=01"));
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_lost_with_its_process() {
+    let mut stage = Stage::new();
+    let mut process = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", process.id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    line_of(&socket).await;
+    stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(stage.said().await, Report::Lost(7));
+}
+
+#[tokio::test]
+async fn without_a_socket_the_way_is_closed_and_says_why() {
+    let mut stage = Stage::new();
+    stage.inbox.hook_ran(&Place::default());
+    assert_eq!(stage.said().await, Report::Closed(NO_SOCKET.to_owned()));
+    stage.hook("gone.sock", std::process::id());
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    drop(socket);
+    stage.deliver(7);
+    let (key, why, refusal) = (7, NOBODY.to_owned(), Refusal::Failed);
+    assert_eq!(stage.said().await, Report::NotTaken { key, why, refusal });
+    assert_eq!(stage.said().await, Report::Closed(NOBODY.to_owned()));
+}
+
+#[tokio::test]
+async fn a_hook_that_waits_writes_the_line() {
+    let mut stage = Stage::new();
+    let _socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
+    stage.inbox.hook_waits(Porter::new(&errands));
+    stage.deliver(7);
+    let errand = tokio::time::timeout(LIMIT, waiting.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(errand.socket, stage.path("1.sock"));
+    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
+    errand.done.send(Passed::Sent).unwrap();
+    stage.row(&json!({"type": "user", "message": {"content": LINE}}));
+    assert_eq!(stage.said().await, Report::InContext(7));
+}
+
+#[tokio::test]
+async fn where_only_something_else_was_accepted_the_text_is_given_up() {
+    let mut stage = Stage::new();
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    line_of(&socket).await;
+    for operation in ["enqueue", "dequeue"] {
+        stage.row(&json!({"type": "queue-operation", "operation": operation}));
+    }
+    assert_eq!(stage.said().await, Report::Unseen(7));
+}

@@ -1,0 +1,117 @@
+//! What the fake agent shows: its box between two rules, a dialog, or another view.
+//!
+//! Relies on the terminal's size.
+
+use std::fmt::Write as _;
+
+use super::{Agent, State, View};
+use crate::sink;
+
+const RULE_WIDTH: usize = 80;
+/// A longer text is shown as a placeholder.
+const PLACEHOLDER_FROM: usize = 800;
+
+impl Agent {
+    pub(super) fn draw(&self) {
+        let rule = "─".repeat(RULE_WIDTH);
+        let mut out = String::from("\x1b[?2026h\x1b[H\x1b[2J");
+        for line in self.history.iter().rev().take(3).rev() {
+            let line: String = line
+                .chars()
+                .take(RULE_WIDTH)
+                .filter(|c| !c.is_control())
+                .collect();
+            let _infallible = write!(out, "> {line}\r\n");
+        }
+        match (&self.state, self.view) {
+            (State::Dialog { word }, _) => {
+                let _infallible = write!(
+                    out,
+                    "{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"
+                );
+            }
+            (State::Menu, _) => {
+                let _infallible = write!(
+                    out,
+                    "{rule}\r\n Select model\r\n\r\n ❯ 1. Default\r\n   2. Other\r\n\r\n Enter to confirm · Esc to exit"
+                );
+            }
+            (State::Held, _) => {
+                let _infallible = write!(
+                    out,
+                    "{rule}\r\n Held message from another session\r\n\r\n ❯ 1. Deny\r\n   2. Allow\r\n"
+                );
+            }
+            (_, View::Main) => self.draw_box(&mut out, "", ""),
+            (_, View::Agents) => self.draw_box(
+                &mut out,
+                "describe a task for a new session",
+                "enter to open · space to reply",
+            ),
+            (_, View::Subagent) => {
+                self.draw_box(&mut out, "Message @general-purpose…", "Esc to go back");
+            }
+        }
+        if !self.quirks.has("notitle") {
+            let title = match (&self.state, self.view) {
+                (_, View::Agents) => "✳ work · claude agents",
+                (State::Turn { .. }, _) => "⠂ Claude Code",
+                _ => "✳ Claude Code",
+            };
+            let _infallible = write!(out, "\x1b]0;{title}\x07");
+        }
+        out.push_str("\x1b[?2026l");
+        sink::say(&out);
+    }
+
+    fn draw_box(&self, out: &mut String, placeholder: &str, footer: &str) {
+        let (rows, columns) = size();
+        let mark = if self.is_shell { '!' } else { '❯' };
+        let lines = if self.box_text.len() > PLACEHOLDER_FROM {
+            vec!["[Pasted text #1]".to_owned()]
+        } else {
+            wrapped(&self.box_text, columns.saturating_sub(4).max(1))
+        };
+        // The box grows to about a quarter of the window, and then shows the end of its text.
+        let room = (rows / 4).max(2);
+        let hidden = lines.len().saturating_sub(room);
+        let rule = "─".repeat(RULE_WIDTH.min(columns));
+        let _infallible = match hidden {
+            0 => write!(out, "{rule}\r\n{mark} "),
+            hidden => write!(out, "─── ↑ {hidden} more ───\r\n  "),
+        };
+        let _infallible = write!(out, "{}", lines[hidden..].join("\r\n  "));
+        let grey = match placeholder {
+            text if self.box_text.is_empty() && !text.is_empty() => {
+                format!("\x1b7\x1b[7m{}\x1b[0;2m{}\x1b[0m", &text[..1], &text[1..])
+            }
+            _ => "\x1b7".to_owned(),
+        };
+        let footer = match (&self.state, footer) {
+            (State::Turn { .. }, _) => "esc to interrupt",
+            (_, "") if self.stops => "running stop hooks… esc to interrupt",
+            (_, "") => "? for shortcuts",
+            (_, footer) => footer,
+        };
+        let _infallible = write!(out, "{grey}\r\n{rule}\r\n  {footer}\x1b8");
+    }
+}
+
+/// Rows and columns of the terminal.
+fn size() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.map_or((24, 80), |size| (size.ws_row.into(), size.ws_col.into()))
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let characters: Vec<char> = line.chars().collect();
+        let pieces = characters.chunks(width).map(|piece| piece.iter().collect());
+        lines.extend(pieces);
+        if line.is_empty() {
+            lines.push(String::new());
+        }
+    }
+    lines
+}

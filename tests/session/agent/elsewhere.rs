@@ -1,0 +1,102 @@
+//! Other processes of the fake agent: the one that its session moves to when the agents view is
+//! opened, and a spare that waits for a task. Neither has a terminal; both end with their parent.
+//!
+//! Relies on this program's name, which makes it the agent.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::sync_channel;
+
+use serde_json::json;
+
+use super::Happening;
+use super::hooks::Hooks;
+use super::inbox::{Inbox, Manner};
+use super::messages::unwrapped;
+use super::plugin::Plugin;
+use super::quirks::Quirks;
+
+/// The process that the session moves to.
+pub(super) fn move_session(stage: &Path, settings: &str, transcript: &Path) -> Child {
+    let mut moved = Command::new(stage.join("claude"));
+    moved
+        .args(["--session-id", "two", "--fork-session", "--resume"])
+        .arg(transcript)
+        .args(["--settings", settings]);
+    begin(&mut moved)
+}
+
+/// A process that waits for a task.
+pub(super) fn begin_spare(stage: &Path, settings: &str) -> Child {
+    let mut spare = Command::new(stage.join("claude"));
+    spare.args(["bg-spare", "--bg-spare", "/tmp/spare.sock"]);
+    begin(spare.args(["--settings", settings]))
+}
+
+fn begin(command: &mut Command) -> Child {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Whether the arguments make such a process.
+pub(super) fn is_meant(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter();
+    words.any(|word| word == "--fork-session" || word == "--bg-spare")
+}
+
+/// Runs until its parent has ended.
+pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&str)) -> ExitCode {
+    let is_spare = arguments.iter().any(|word| word == "--bg-spare");
+    let name = if is_spare { "spare" } else { "moved" };
+    let quirks = Quirks::of_environment();
+    let (tell, hear) = sync_channel(64);
+    let transcript = stage.join(format!("transcript-{name}.jsonl"));
+    let mut hooks = Hooks::of(arguments, transcript, tell.clone(), &quirks);
+    let mut inbox = None;
+    if quirks.has("inbox") {
+        let (made, path) = Inbox::listen(stage, Manner::Taking, tell.clone());
+        hooks.name_inbox(path);
+        inbox = Some(made);
+    }
+    let mut plugin = None;
+    if quirks.has("plugin") {
+        plugin = Plugin::load(hooks.settings(), hooks.transcript(), tell.clone());
+    }
+    hooks.run("SessionStart", &[]);
+    note(&format!("{name} started"));
+    let closed = tell.clone();
+    std::thread::spawn(move || {
+        let _parent_ended = std::io::stdin().read(&mut [0; 1]);
+        let _nobody_hears = closed.send(Happening::Closed);
+    });
+    while let Ok(happening) = hear.recv() {
+        match happening {
+            Happening::Closed => break,
+            Happening::Submit { key, text } => {
+                hooks.transcribe_plugins(&text);
+                note(&format!("{name} plugin {text}"));
+                if let Some(plugin) = &mut plugin {
+                    plugin.say(&json!({"is": "submitted", "key": key}));
+                    plugin.say(&json!({"is": "turn"}));
+                    plugin.say(&json!({"is": "rest", "why": "done"}));
+                }
+            }
+            Happening::Inbox { text, .. } => {
+                hooks.enqueue_from_inbox();
+                hooks.dequeue();
+                hooks.transcribe(&text);
+                note(&format!("{name} inbox {}", unwrapped(&text)));
+            }
+            Happening::Reminder(text) => {
+                hooks.enqueue(&text);
+                hooks.transcribe(&text);
+                note(&format!("{name} reminder {text}"));
+            }
+            Happening::Held(_) | Happening::Bytes(_) => {}
+        }
+    }
+    drop(inbox);
+    ExitCode::SUCCESS
+}
