@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 pub use args::*;
-pub use split_args::Program;
+pub use split_args::ProgramArgs;
 
 use crate::config::{Flags, Format, Volume};
 use crate::error::Error;
@@ -30,7 +30,7 @@ pub struct Invocation {
 /// What to do.
 pub enum Action {
     /// Wrap a program.
-    Wrap(WrapArgs, Program),
+    Wrap(WrapArgs, ProgramArgs),
     /// Run a verb.
     Verb(Verb),
     /// Run the toy agent of `demo`, and record each submission in this file. Internal, so clap does
@@ -39,7 +39,7 @@ pub enum Action {
 }
 
 /// The result of parsing a command line.
-pub enum Parsed {
+pub enum ParsedArgs {
     /// A command to run.
     Invocation(Box<Invocation>),
     /// A help or version text to print.
@@ -142,7 +142,7 @@ impl Globals {
 }
 
 /// Parses a command line; its first argument is the program's own name.
-pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<ParsedArgs, Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     if argv.get(1).is_some_and(|verb| verb == "toy") {
         let record = argv
@@ -150,7 +150,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
             .filter(|option| *option == "--record")
             .and(argv.get(3))
             .map(PathBuf::from);
-        return Ok(Parsed::Invocation(Box::new(Invocation {
+        return Ok(ParsedArgs::Invocation(Box::new(Invocation {
             flags: Flags::default(),
             action: Action::Toy(record),
         })));
@@ -166,7 +166,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
         .and_then(|mut seen| Cli::from_arg_matches_mut(&mut seen))
     {
         Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => return Ok(Parsed::Text(error.render().to_string())),
+        Err(error) if !error.use_stderr() => {
+            return Ok(ParsedArgs::Text(error.render().to_string()));
+        }
         Err(error) => return Err(clap_errors::in_our_words(&error, verb.as_deref())),
     };
     let typed_wrap_option = cli.wrap.first_typed();
@@ -183,9 +185,11 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> 
                 .because("`claude` or `run` is missing")
                 .hint("cbroker --name NAME claude, or cbroker --name NAME run -- PROGRAM"));
         }
-        (None, None, None) => return Ok(Parsed::Text(self::command().render_help().to_string())),
+        (None, None, None) => {
+            return Ok(ParsedArgs::Text(self::command().render_help().to_string()));
+        }
     };
-    Ok(Parsed::Invocation(Box::new(Invocation {
+    Ok(ParsedArgs::Invocation(Box::new(Invocation {
         flags: cli.globals.into_flags(),
         action,
     })))
@@ -201,13 +205,13 @@ pub fn command() -> clap::Command {
     Cli::command().subcommands([claude, run])
 }
 
-fn checked(wrap: WrapArgs, program: &Program) -> Result<WrapArgs, Error> {
+fn checked(wrap: WrapArgs, program: &ProgramArgs) -> Result<WrapArgs, Error> {
     if wrap.name.is_none() {
         return Err(Error::usage("a wrap needs a name")
             .because("--name NAME is missing")
             .hint(format!("cbroker --name NAME {}", program.verb())));
     }
-    if matches!(program, Program::Other(args) if args.is_empty()) {
+    if matches!(program, ProgramArgs::Other(args) if args.is_empty()) {
         return Err(
             Error::usage("nothing to run").hint("cbroker --name NAME run -- PROGRAM [ARGS]")
         );
@@ -219,7 +223,7 @@ fn checked(wrap: WrapArgs, program: &Program) -> Result<WrapArgs, Error> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Parsed, Error> {
+    fn read(line: &str) -> Result<ParsedArgs, Error> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
@@ -241,7 +245,7 @@ mod tests {
             "cbroker --url amqp://h --json list",
             "cbroker list --json --url amqp://h",
         ] {
-            let Ok(Parsed::Invocation(invocation)) = read(line) else {
+            let Ok(ParsedArgs::Invocation(invocation)) = read(line) else {
                 panic!("{line}")
             };
             assert_eq!(invocation.flags.url.as_deref(), Some("amqp://h"));
@@ -251,12 +255,12 @@ mod tests {
 
     #[test]
     fn a_wrap_takes_its_options_before_the_program() {
-        let Ok(Parsed::Invocation(invocation)) =
+        let Ok(ParsedArgs::Invocation(invocation)) =
             read("cbroker --name my-api --ttl 5 --no-brief claude --name x -- --help")
         else {
             panic!("not taken");
         };
-        let Action::Wrap(args, Program::Claude(rest)) = invocation.action else {
+        let Action::Wrap(args, ProgramArgs::Claude(rest)) = invocation.action else {
             panic!("no wrap")
         };
         assert_eq!(

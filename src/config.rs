@@ -16,12 +16,12 @@ mod resolve;
 
 use std::path::PathBuf;
 
-pub use address::{Address, AddressError, Endpoint, Guard, Login, Scheme, escape};
+pub use address::{Address, AddressError, Endpoint, Login, LoginGuard, UrlScheme, escape};
 pub use credentials::{Credentials, read_session_address, write_session_address};
 pub use environment::Environment;
-pub use file::{Settings, Way};
+pub use file::{DeliveryWay, Settings};
 pub use home::{Home, write_private};
-pub use local::{Kind, LocalBroker};
+pub use local::{BrokerKind, LocalBroker};
 pub use own_folder::{NotOurs, claim_store, private_folder};
 
 use crate::error::Error;
@@ -70,7 +70,7 @@ pub enum Volume {
 /// The source of a value, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Origin {
+pub enum ValueOrigin {
     /// A command-line flag.
     Flag,
     /// An environment variable.
@@ -78,7 +78,7 @@ pub enum Origin {
     /// `config.toml`.
     File,
     /// `broker.json`, written by `start` or `serve`.
-    LocalBroker,
+    Local,
     /// Derived from another value.
     Derived,
     /// The default.
@@ -93,7 +93,7 @@ pub struct Effective {
     /// The value for display.
     pub value: String,
     /// The source.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// The management API and its login.
@@ -104,12 +104,12 @@ pub struct Management {
     /// The login.
     pub login: Login,
     /// Where the login comes from, and so whom it may be sent to.
-    pub guard: Guard,
+    pub guard: LoginGuard,
 }
 
 /// The session in which this command runs, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inside {
+pub struct CurrentSession {
     /// `CBROKER_NAME`
     pub name: Option<String>,
     /// `CBROKER_SESSION`: a ULID.
@@ -123,9 +123,9 @@ pub struct Config {
     pub home: Home,
     /// The broker and its login.
     pub endpoint: Endpoint,
-    /// The source of the broker's address. Anything above [`Origin::LocalBroker`] means that the
+    /// The source of the broker's address. Anything above [`ValueOrigin::Local`] means that the
     /// user named it.
-    pub endpoint_origin: Origin,
+    pub endpoint_origin: ValueOrigin,
     /// The management API of the broker.
     pub management: Management,
     /// Text or JSON.
@@ -135,7 +135,7 @@ pub struct Config {
     /// The settings of `config.toml`, with defaults.
     pub settings: Settings,
     /// The session in which this command runs.
-    pub inside: Inside,
+    pub inside: CurrentSession,
     /// The local broker that `start` or `serve` recorded. It may not be running.
     pub local: Option<LocalBroker>,
     /// The environment at the start of the program.
@@ -182,7 +182,7 @@ impl Config {
     pub fn names_a_broker(&self) -> bool {
         matches!(
             self.endpoint_origin,
-            Origin::Flag | Origin::Environment | Origin::File
+            ValueOrigin::Flag | ValueOrigin::Environment | ValueOrigin::File
         )
     }
 }

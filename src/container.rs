@@ -24,7 +24,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Environment, Kind, LocalBroker, Login};
+use crate::config::{BrokerKind, Environment, LocalBroker, Login};
 use crate::error::Error;
 use crate::exit::Exit;
 
@@ -42,13 +42,13 @@ const USER_VARIABLE: &str = "LAVINMQ_DEFAULT_USER";
 const HASH_VARIABLE: &str = "LAVINMQ_DEFAULT_PASSWORD";
 
 /// A Docker engine.
-pub struct Engine {
+pub struct DockerEngine {
     docker: Docker,
 }
 
 /// The parameters of a new container.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct ContainerPlan {
     /// The image to run.
     pub image: String,
     /// The AMQP port on loopback.
@@ -61,7 +61,7 @@ pub struct Plan {
 
 /// The container as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct ContainerState {
     /// Whether it runs.
     pub is_running: bool,
     /// The local broker in it, with its ports if they are known.
@@ -70,7 +70,7 @@ pub struct State {
     pub image: String,
 }
 
-impl Engine {
+impl DockerEngine {
     /// Selects the engine that `DOCKER_HOST` names, or the default socket. Does not connect.
     pub fn new(environment: &Environment) -> Result<Self, Error> {
         let socket = match environment.text("DOCKER_HOST") {
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// Returns the container, if it exists.
-    pub async fn state(&self) -> Result<Option<State>, Error> {
+    pub async fn state(&self) -> Result<Option<ContainerState>, Error> {
         match self.docker.inspect_container(CONTAINER, None).await {
             Ok(told) => Ok(Some(state(&told))),
             Err(error) if is_missing(&error) => Ok(None),
@@ -116,7 +116,11 @@ impl Engine {
 
     /// Creates and starts the container, or starts the existing one. Pulls the image if it is
     /// missing, and reports the progress.
-    pub async fn start(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<State, Error> {
+    pub async fn start(
+        &self,
+        plan: &ContainerPlan,
+        progress: impl FnMut(String),
+    ) -> Result<ContainerState, Error> {
         match self.state().await? {
             Some(state) if state.is_running => return Ok(state),
             Some(_) => {}
@@ -130,7 +134,11 @@ impl Engine {
         state.ok_or_else(|| Error::new("the container was removed while it started"))
     }
 
-    async fn create(&self, plan: &Plan, progress: impl FnMut(String)) -> Result<(), Error> {
+    async fn create(
+        &self,
+        plan: &ContainerPlan,
+        progress: impl FnMut(String),
+    ) -> Result<(), Error> {
         if self.docker.inspect_image(&plan.image).await.is_err() {
             pull::pull(&self.docker, &plan.image, progress).await?;
         }
@@ -185,7 +193,7 @@ impl Engine {
     }
 }
 
-impl Plan {
+impl ContainerPlan {
     fn body(&self) -> ContainerCreateBody {
         let bound = |port: u16| {
             Some(vec![PortBinding {
@@ -249,7 +257,7 @@ fn salt() -> [u8; 4] {
     salt
 }
 
-fn state(told: &ContainerInspectResponse) -> State {
+fn state(told: &ContainerInspectResponse) -> ContainerState {
     let bindings = told
         .host_config
         .as_ref()
@@ -260,7 +268,7 @@ fn state(told: &ContainerInspectResponse) -> State {
         .as_ref()
         .and_then(|config| config.env.as_ref())
         .is_some_and(|env| env.iter().any(|line| line.starts_with(USER_VARIABLE)));
-    State {
+    ContainerState {
         is_running: told
             .state
             .as_ref()
@@ -273,7 +281,7 @@ fn state(told: &ContainerInspectResponse) -> State {
             .unwrap_or_default(),
         local: LocalBroker {
             version: 1,
-            kind: Kind::Container {
+            kind: BrokerKind::Container {
                 name: CONTAINER.into(),
             },
             host: Ipv4Addr::LOCALHOST.into(),
@@ -342,7 +350,7 @@ mod tests {
             user: "cbroker".into(),
             password: "secret".into(),
         };
-        let plan = Plan {
+        let plan = ContainerPlan {
             image: "x".into(),
             port: 1,
             management_port: 2,

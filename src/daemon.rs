@@ -20,9 +20,9 @@ use rustix::process::Signal;
 
 pub use log::{CleanLines, RotatingFile, clean_lines};
 pub use ports::in_use;
-pub use process::{Process, began};
+pub use process::{RunningProcess, began};
 
-use crate::config::{Config, Credentials, Home, Kind, LocalBroker};
+use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker};
 use crate::error::Error;
 use crate::output::Output;
 
@@ -54,7 +54,7 @@ impl Wishes {
     /// reconnect to its ports.
     fn or_as_before(mut self, before: Option<LocalBroker>) -> Self {
         if let Some(LocalBroker {
-            kind: Kind::Embedded { arguments, .. },
+            kind: BrokerKind::Embedded { arguments, .. },
             port,
             management_port,
             ..
@@ -72,7 +72,7 @@ impl Wishes {
 
 /// A local broker that answers.
 #[derive(Debug, Clone)]
-pub struct Started {
+pub struct StartedBroker {
     /// Its record in `broker.json`.
     pub local: LocalBroker,
     /// Whether it was running before.
@@ -111,17 +111,17 @@ impl Lock {
 }
 
 /// Returns the running embedded broker, if any.
-pub fn running(home: &Home) -> Option<(LocalBroker, Process)> {
+pub fn running(home: &Home) -> Option<(LocalBroker, RunningProcess)> {
     let local = LocalBroker::read(home)?;
-    let Kind::Embedded { pid, began, .. } = &local.kind else {
+    let BrokerKind::Embedded { pid, began, .. } = &local.kind else {
         return None;
     };
-    let process = Process::alive(*pid, began)?;
+    let process = RunningProcess::alive(*pid, began)?;
     Some((local, process))
 }
 
 /// Starts the broker unless it runs, and waits until it accepts connections.
-pub async fn start(config: &Config, wishes: Wishes) -> Result<Started, Error> {
+pub async fn start(config: &Config, wishes: Wishes) -> Result<StartedBroker, Error> {
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = running(&config.home) {
         return already_runs(local, &wishes);
@@ -140,7 +140,7 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<Started, Error> {
     })?;
     let mut child = spawn(&config.home, [port, management_port], &wishes.arguments)?;
     let local = wait_until_ready(&config.home, &mut child).await?;
-    Ok(Started {
+    Ok(StartedBroker {
         local,
         was_running: false,
     })
@@ -190,7 +190,7 @@ pub fn last_log_line(home: &Home) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<Started, Error> {
+fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<StartedBroker, Error> {
     let other =
         |wanted: Option<u16>, live: Option<u16>| wanted.is_some_and(|wanted| Some(wanted) != live);
     if other(wishes.amqp, Some(local.port)) || other(wishes.management, local.management_port) {
@@ -200,7 +200,7 @@ fn already_runs(local: LocalBroker, wishes: &Wishes) -> Result<Started, Error> {
         ))
         .hint("`cbroker stop` first, then start it with the other ports"));
     }
-    Ok(Started {
+    Ok(StartedBroker {
         local,
         was_running: true,
     })
@@ -278,7 +278,7 @@ async fn wait_until_ready(home: &Home, child: &mut Child) -> Result<LocalBroker,
     }
 }
 
-async fn gone_within(process: &Process, limit: Duration) -> bool {
+async fn gone_within(process: &RunningProcess, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     while process.is_alive() {
         if Instant::now() > until {

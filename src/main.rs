@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cbroker::cli::{self, Parsed};
+use cbroker::cli::{self, ParsedArgs};
 use cbroker::commands;
 use cbroker::config::Environment;
 use cbroker::exit::Exit;
@@ -15,8 +15,10 @@ fn main() -> ExitCode {
         return code.into();
     }
     let outcome = cli::parse(arguments).and_then(|parsed| match parsed {
-        Parsed::Invocation(invocation) => commands::execute(*invocation, Environment::of_process()),
-        Parsed::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
+        ParsedArgs::Invocation(invocation) => {
+            commands::execute(*invocation, Environment::of_process())
+        }
+        ParsedArgs::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
     });
     match outcome {
         Ok(exit) => exit.into(),

@@ -22,7 +22,7 @@ use crate::config::{Config, Management, escape};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::peer::EXCHANGE;
-use crate::transport::{self, Proof, Route, TransportError};
+use crate::transport::{self, ListenerProof, Route, TransportError};
 
 /// The name of the embedded broker's API socket in its home folder.
 const SOCKET: &str = "management.sock";
@@ -111,7 +111,7 @@ pub struct QueueInfo {
 
 /// A node in the response to `/api/nodes`.
 #[derive(Deserialize)]
-struct Node {
+struct NodeInfo {
     #[serde(default)]
     disk_free_alarm: bool,
     #[serde(default)]
@@ -137,7 +137,7 @@ struct SignIn {
 }
 
 #[derive(Deserialize)]
-struct Binding {
+struct BindingInfo {
     destination: String,
     destination_type: String,
 }
@@ -168,8 +168,8 @@ impl Client {
 
     /// Returns why the broker blocks publishers, in the words of `connection.blocked`, or `None`.
     pub async fn alarm(&self) -> Result<Option<&'static str>, ManagementError> {
-        let nodes: Vec<Node> = self.get("/api/nodes".into()).await?;
-        let is_any = |is_on: fn(&Node) -> bool| nodes.iter().any(is_on);
+        let nodes: Vec<NodeInfo> = self.get("/api/nodes".into()).await?;
+        let is_any = |is_on: fn(&NodeInfo) -> bool| nodes.iter().any(is_on);
         let alarms = (
             is_any(|node| node.disk_free_alarm),
             is_any(|node| node.mem_alarm),
@@ -203,7 +203,7 @@ impl Client {
             "/api/exchanges/{}/{EXCHANGE}/bindings/source",
             escape(&self.vhost)
         );
-        let bindings: Vec<Binding> = match self.get(path).await {
+        let bindings: Vec<BindingInfo> = match self.get(path).await {
             Err(ManagementError::Status { status: 404, .. }) => Vec::new(),
             other => other?,
         };
@@ -344,8 +344,8 @@ impl Client {
     }
 
     /// Returns the HTTP Basic header, which contains the password itself.
-    fn authorization(&self, proof: Proof) -> Result<String, ManagementError> {
-        if proof == Proof::Unknown {
+    fn authorization(&self, proof: ListenerProof) -> Result<String, ManagementError> {
+        if proof == ListenerProof::Unknown {
             return Err(self.unreachable(
                 "the system does not report which program listens there, so the stored password \
                  is not sent"

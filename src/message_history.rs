@@ -22,7 +22,7 @@ const ROTATE_BYTES: u64 = 8 << 20;
 /// What happened to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Event {
+pub enum HistoryEvent {
     /// `send` published it.
     Sent,
     /// The broker confirmed it.
@@ -62,7 +62,7 @@ pub struct HistoryEntry {
     /// The message id.
     pub id: String,
     /// What happened.
-    pub event: Event,
+    pub event: HistoryEvent,
     /// The recipient's session name.
     pub session: String,
     /// The reason or the way.
@@ -78,7 +78,7 @@ pub struct MessageHistory {
 
 impl HistoryEntry {
     /// Creates an event without a detail.
-    pub fn new(at: DateTime<Utc>, id: &str, event: Event, session: &str) -> Self {
+    pub fn new(at: DateTime<Utc>, id: &str, event: HistoryEvent, session: &str) -> Self {
         Self {
             ts: timestamp(at),
             id: id.to_owned(),
@@ -180,19 +180,26 @@ mod tests {
         let history = MessageHistory::of(&Home::of(&environment).unwrap());
         assert_eq!(history.story("a").unwrap(), []);
         let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
-        history.note(&entry("a", Event::Sent)).unwrap();
-        history.note(&entry("b", Event::Sent)).unwrap();
+        history.note(&entry("a", HistoryEvent::Sent)).unwrap();
+        history.note(&entry("b", HistoryEvent::Sent)).unwrap();
         history
-            .note(&entry("a", Event::Held).because("draft"))
+            .note(&entry("a", HistoryEvent::Held).because("draft"))
             .unwrap();
         fs::rename(history.path(), history.older()).unwrap();
-        history.note(&entry("a", Event::Delivered)).unwrap();
+        history.note(&entry("a", HistoryEvent::Delivered)).unwrap();
         let events: Vec<_> = history
             .story("a")
             .unwrap()
             .into_iter()
             .map(|entry| entry.event)
             .collect();
-        assert_eq!(events, [Event::Sent, Event::Held, Event::Delivered]);
+        assert_eq!(
+            events,
+            [
+                HistoryEvent::Sent,
+                HistoryEvent::Held,
+                HistoryEvent::Delivered
+            ]
+        );
     }
 }

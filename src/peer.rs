@@ -25,12 +25,12 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::{Channel, Connection};
 
-pub use arguments::QueueArguments;
+pub use arguments::DeclareArguments;
 pub use backoff::Backoff;
-pub use delivery::{Delivery, Settled};
+pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
-pub use presence::{HeldMessage, PeerState, Presence, Removal, Reply, Request, Scope};
+pub use presence::{HeldMessage, PeerState, Presence, QuestionScope, Removal, Reply, Request};
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
@@ -127,7 +127,7 @@ impl Peer {
         queue: &SessionName,
         ttl_ms: u64,
     ) -> Result<QueueState, PeerError> {
-        let arguments = QueueArguments::of_session(ttl_ms);
+        let arguments = DeclareArguments::of_session(ttl_ms);
         self.ensure_queue_with(queue, &arguments).await
     }
 
@@ -135,7 +135,7 @@ impl Peer {
     pub async fn ensure_queue_with(
         &mut self,
         queue: &SessionName,
-        arguments: &QueueArguments,
+        arguments: &DeclareArguments,
     ) -> Result<QueueState, PeerError> {
         if let Some(state) = self.look(queue).await? {
             answered(topology::bind(&self.channel, queue)).await?;
@@ -158,10 +158,10 @@ impl Peer {
         &mut self,
         queue: &SessionName,
         ttl_ms: u64,
-    ) -> Result<Option<QueueArguments>, PeerError> {
+    ) -> Result<Option<DeclareArguments>, PeerError> {
         let mut ttl_ms = ttl_ms;
         for _ in 0..2 {
-            let arguments = QueueArguments::of_session(ttl_ms);
+            let arguments = DeclareArguments::of_session(ttl_ms);
             match answered(topology::declare_alone(&self.channel, queue, &arguments)).await {
                 Ok(_) => return Ok(Some(arguments)),
                 Err(PeerError::OtherArguments { live_ttl_ms, .. }) => {
@@ -204,7 +204,7 @@ impl Peer {
     pub async fn forward(
         &mut self,
         queue: &SessionName,
-        delivery: &Delivery,
+        delivery: &ReceivedMessage,
         within: Duration,
     ) -> Result<PublishOutcome, PeerError> {
         self.confirm().await?;
@@ -219,10 +219,10 @@ impl Peer {
     }
 
     /// Takes the first message of a queue, unsettled. `None`: it is empty.
-    pub async fn get(&self, queue: &SessionName) -> Result<Option<Delivery>, PeerError> {
+    pub async fn get(&self, queue: &SessionName) -> Result<Option<ReceivedMessage>, PeerError> {
         let options = BasicGetOptions { no_ack: false };
         let got = answered(self.channel.basic_get(queue.as_str().into(), options)).await?;
-        Ok(got.map(|message| Delivery::new(message.delivery)))
+        Ok(got.map(|message| ReceivedMessage::new(message.delivery)))
     }
 
     /// Drops the waiting messages of a queue and says how many there were.

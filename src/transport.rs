@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
-pub use owner::{Owner, Proof, listeners};
+pub use owner::{ListenerProof, Owner, listeners};
 
 /// Both directions of a connection.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -45,11 +45,11 @@ pub struct Route {
 }
 
 /// An open connection and what is known about its listener.
-pub struct Link {
+pub struct BrokerStream {
     /// The connection.
     pub stream: Stream,
     /// What is known about the listener.
-    pub proof: Proof,
+    pub proof: ListenerProof,
     /// Whether this is the socket in the home folder.
     pub is_socket: bool,
 }
@@ -72,7 +72,7 @@ pub enum TransportError {
 }
 
 /// Connects. For a guarded route, the error names a foreign listener.
-pub async fn open(route: &Route) -> Result<Link, TransportError> {
+pub async fn open(route: &Route) -> Result<BrokerStream, TransportError> {
     if let Some(socket) = &route.socket
         && let Some(link) = through_socket(socket).await?
     {
@@ -84,7 +84,7 @@ pub async fn open(route: &Route) -> Result<Link, TransportError> {
     } else {
         Box::new(stream)
     };
-    Ok(Link {
+    Ok(BrokerStream {
         stream,
         proof,
         is_socket: false,
@@ -92,7 +92,7 @@ pub async fn open(route: &Route) -> Result<Link, TransportError> {
 }
 
 /// Connects to the socket. `None` if no broker listens on it.
-async fn through_socket(path: &Path) -> Result<Option<Link>, TransportError> {
+async fn through_socket(path: &Path) -> Result<Option<BrokerStream>, TransportError> {
     let Ok(stream) = UnixStream::connect(path).await else {
         return Ok(None);
     };
@@ -101,14 +101,14 @@ async fn through_socket(path: &Path) -> Result<Option<Link>, TransportError> {
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
         return Err(TransportError::Foreign(Owner::of(peer.uid(), pid)));
     }
-    Ok(Some(Link {
+    Ok(Some(BrokerStream {
         stream: Box::new(stream),
-        proof: Proof::Ours,
+        proof: ListenerProof::Ours,
         is_socket: true,
     }))
 }
 
-async fn through_tcp(route: &Route) -> Result<(TcpStream, Proof), TransportError> {
+async fn through_tcp(route: &Route) -> Result<(TcpStream, ListenerProof), TransportError> {
     let host = match route.host.as_str() {
         "" => "127.0.0.1",
         host => host,
@@ -120,7 +120,7 @@ async fn through_tcp(route: &Route) -> Result<(TcpStream, Proof), TransportError
                 let proof = owner::prove(&stream).await?;
                 return Ok((stream, proof));
             }
-            Ok(stream) => return Ok((stream, Proof::NotAsked)),
+            Ok(stream) => return Ok((stream, ListenerProof::NotAsked)),
             Err(error) => failure = error,
         }
     }

@@ -9,8 +9,8 @@
 
 use std::hint::black_box;
 
-use broker::bench::{self, AckMode, HandOff, Outgoing};
-use broker::exchange::{Declaration, Exchange, Kind};
+use broker::bench::{self, ConsumerAcks, HandOff, OutboxBench};
+use broker::exchange::{Declaration, Exchange, ExchangeType};
 use broker::wire::table::{Table, Value};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -18,7 +18,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 const TURN: usize = 64;
 
 /// An exchange with `count` bindings to as many destinations, one of which `key(7)` reaches.
-fn exchange(kind: Kind, count: u32, key: impl Fn(u32) -> String) -> Exchange<u32> {
+fn exchange(kind: ExchangeType, count: u32, key: impl Fn(u32) -> String) -> Exchange<u32> {
     let declaration = Declaration {
         kind,
         durable: false,
@@ -29,7 +29,7 @@ fn exchange(kind: Kind, count: u32, key: impl Fn(u32) -> String) -> Exchange<u32
     let mut exchange = Exchange::new("bench", declaration);
     for n in 0..count {
         let mut arguments = Table::default();
-        if kind == Kind::Headers {
+        if kind == ExchangeType::Headers {
             arguments.set("x-match", Value::text("all"));
             arguments.set("region", Value::text(key(n)));
         }
@@ -50,14 +50,18 @@ fn route(criterion: &mut Criterion) {
     headers.set("region", Value::text("area7.place.event"));
     for count in [1, 100, 10_000] {
         let plain = |n: u32| format!("area{n}.place.event");
-        for kind in [Kind::Direct, Kind::Topic, Kind::Headers] {
+        for kind in [
+            ExchangeType::Direct,
+            ExchangeType::Topic,
+            ExchangeType::Headers,
+        ] {
             let exchange = exchange(kind, count, plain);
             let name = BenchmarkId::new(kind.as_str(), count);
             group.bench_function(name, |bencher| {
                 bencher.iter(|| routed(&exchange, black_box("area7.place.event"), &headers));
             });
         }
-        let patterns = exchange(Kind::Topic, count, |n| match n % 3 {
+        let patterns = exchange(ExchangeType::Topic, count, |n| match n % 3 {
             0 => format!("area{n}.*.event"),
             1 => format!("area{n}.#"),
             _ => format!("*.place{n}.event"),
@@ -95,8 +99,8 @@ fn messages(criterion: &mut Criterion) {
             bencher.iter(|| bench::decode(black_box(&frames)));
         });
         for (name, ack_mode) in [
-            ("hand-off", AckMode::Automatic),
-            ("hand-off and ledger", AckMode::Acked),
+            ("hand-off", ConsumerAcks::Automatic),
+            ("hand-off and ledger", ConsumerAcks::Acked),
         ] {
             let mut path = HandOff::new(ack_mode);
             assert!(path.run(TURN, &body) > TURN * size);
@@ -104,7 +108,7 @@ fn messages(criterion: &mut Criterion) {
                 bencher.iter(|| path.run(TURN, black_box(&body)));
             });
         }
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = OutboxBench::default();
         assert_eq!(outgoing.run(TURN, &body), TURN * size);
         group.bench_function(BenchmarkId::new("outbox", size), |bencher| {
             bencher.iter(|| outgoing.run(TURN, black_box(&body)));

@@ -14,7 +14,7 @@ use crate::wakeup::{Waker, Wakeup};
     clippy::struct_excessive_bools,
     reason = "four independent facts that are watched together"
 )]
-pub(crate) struct Standing {
+pub(crate) struct AlarmState {
     pub(crate) durable: Ticket,
     /// Too many changes are waiting for their commit.
     pub(crate) is_backlogged: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Standing {
     pub(crate) is_stopped: bool,
 }
 
-impl Standing {
+impl AlarmState {
     /// The reason for `connection.blocked`, in RabbitMQ's words.
     pub(crate) fn blocked_reason(&self) -> Option<&'static str> {
         match (self.is_disk_full, self.is_memory_high) {
@@ -44,7 +44,7 @@ impl Standing {
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<AlarmState>,
     /// Whether publishers are blocked for a reason that clients are told. Changes far less often
     /// than `standing`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
@@ -54,7 +54,7 @@ pub(crate) struct Alarms {
 
 impl Alarms {
     pub(crate) fn new(durable: Waker) -> Self {
-        let standing = Standing {
+        let standing = AlarmState {
             durable: Ticket::NONE,
             is_backlogged: false,
             is_disk_full: false,
@@ -113,7 +113,7 @@ impl Alarms {
         }
     }
 
-    pub(crate) fn now(&self) -> Standing {
+    pub(crate) fn now(&self) -> AlarmState {
         *self.standing.borrow()
     }
 
@@ -122,7 +122,7 @@ impl Alarms {
         self.blocking.subscribe()
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
+    pub(crate) fn watch(&self) -> watch::Receiver<AlarmState> {
         self.standing.subscribe()
     }
 }
@@ -132,7 +132,7 @@ impl Alarms {
 pub(crate) struct Awaited<'a> {
     alarms: &'a Alarms,
     wakeup: Option<Wakeup>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<AlarmState>,
 }
 
 impl Awaited<'_> {

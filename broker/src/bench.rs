@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
-use crate::delivery::confirms::{Confirms, Waiting};
+use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, Ledger, Which};
-use crate::delivery::outbox::{Frames, Outbox, Taken};
+use crate::delivery::outbox::{Frames, Outbox, OutboxTake};
 use crate::persist::Ticket;
 use crate::queue::arguments::QueueArguments;
 use crate::queue::consumer::{Consumer, Subscription};
-use crate::queue::message::{Draft, Facts};
-use crate::queue::{ConfirmMode, Disposition, Identity, Queue};
+use crate::queue::message::{MessageBuilder, MessageFacts};
+use crate::queue::{ConfirmMode, Disposition, Queue, QueueIdentity};
 use crate::wire::content::{self, Lane};
-use crate::wire::frame::{self, Parsed};
+use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::table::Table;
 
@@ -23,7 +23,7 @@ const FRAME_MAX: u32 = 131_072;
 const KEY: &[u8] = b"bench";
 /// Delivery mode 2 and no other property.
 const PROPERTIES: &[u8] = &[0x10, 0x00, 2];
-const FACTS: Facts = Facts {
+const FACTS: MessageFacts = MessageFacts {
     persistent: true,
     priority: 0,
     published_ms: 0,
@@ -32,7 +32,7 @@ const FACTS: Facts = Facts {
 
 /// How the consumer of a [`HandOff`] acknowledges its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AckMode {
+pub enum ConsumerAcks {
     /// Without acknowledgement (`no-ack`).
     Automatic,
     /// With one `basic.ack` with `multiple` for each batch.
@@ -45,16 +45,16 @@ pub struct HandOff {
     queue: Arc<Queue>,
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox>,
-    ack_mode: AckMode,
+    ack_mode: ConsumerAcks,
     effects: Effects,
-    draft: Draft,
+    draft: MessageBuilder,
     sent: Frames,
 }
 
 impl HandOff {
     /// Creates a transient queue and its consumer.
-    pub fn new(ack_mode: AckMode) -> Self {
-        let identity = Identity {
+    pub fn new(ack_mode: ConsumerAcks) -> Self {
+        let identity = QueueIdentity {
             name: "bench".into(),
             vhost: "/".into(),
             durable: false,
@@ -73,7 +73,7 @@ impl HandOff {
             },
             outbox: Arc::clone(&outbox),
             ledger: Arc::clone(&ledger),
-            no_ack: ack_mode == AckMode::Automatic,
+            no_ack: ack_mode == ConsumerAcks::Automatic,
             exclusive: false,
             priority: 0,
             prefetch: 0,
@@ -90,7 +90,7 @@ impl HandOff {
             outbox,
             ack_mode,
             effects,
-            draft: Draft::default(),
+            draft: MessageBuilder::default(),
             sent: Frames::default(),
         }
     }
@@ -110,7 +110,7 @@ impl HandOff {
         }
         self.effects.wake_writers();
         let sent = take(&self.outbox, &mut self.sent);
-        if self.ack_mode == AckMode::Acked {
+        if self.ack_mode == ConsumerAcks::Acked {
             let mut taken = Vec::with_capacity(messages);
             let known = self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken);
             let settled = self
@@ -125,7 +125,7 @@ impl HandOff {
 /// Takes the frames as the writer does. Returns the number of bytes.
 fn take(outbox: &Outbox, into: &mut Frames) -> usize {
     into.clear();
-    if outbox.take(into) != Taken::Frames {
+    if outbox.take(into) != OutboxTake::Frames {
         return 0;
     }
     outbox.sent(into.len());
@@ -157,7 +157,7 @@ pub fn published(body: &[u8]) -> Vec<u8> {
 /// Parses frames as a connection does. Returns the number of publishes.
 pub fn decode(mut bytes: &[u8]) -> usize {
     let mut publishes = 0;
-    while let Ok(Parsed::Whole(front)) = frame::parse(bytes, FRAME_MAX) {
+    while let Ok(ParsedFrame::Whole(front)) = frame::parse(bytes, FRAME_MAX) {
         match front.kind {
             frame::METHOD => {
                 let method = method::decode(front.payload);
@@ -184,7 +184,7 @@ pub fn confirms(count: usize) -> usize {
     let mut effects = Effects::new(0);
     for _ in 0..count {
         let tag = confirms.open(&mut effects);
-        confirms.set(tag, Waiting::Ticket(Ticket::NONE), &mut effects);
+        confirms.set(tag, ConfirmState::Ticket(Ticket::NONE), &mut effects);
     }
     confirms.release(Ticket::NONE, &mut effects);
     take(&outbox, &mut Frames::default())
@@ -192,12 +192,12 @@ pub fn confirms(count: usize) -> usize {
 
 /// The frames that one connection has yet to send.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct OutboxBench {
     outbox: Arc<Outbox>,
     sent: Frames,
 }
 
-impl Outgoing {
+impl OutboxBench {
     /// Appends `pieces` pieces and takes them at once, as a turn and its writer do. Returns the
     /// number of bytes.
     pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {

@@ -23,7 +23,7 @@ pub(crate) mod pool;
 pub(crate) const LARGE_BYTES: usize = 128 * 1024;
 
 #[repr(C)]
-struct Header {
+struct BlockHeader {
     owners: AtomicUsize,
     /// The initialised bytes after the header.
     len: usize,
@@ -31,14 +31,14 @@ struct Header {
     capacity: usize,
 }
 
-const HEADER: usize = size_of::<Header>();
+const HEADER: usize = size_of::<BlockHeader>();
 
 #[expect(
     clippy::expect_used,
     reason = "fails only for sizes near the whole address space, and bodies are limited"
 )]
 fn layout(capacity: usize) -> Layout {
-    Layout::from_size_align(HEADER + capacity, align_of::<Header>()).expect("a possible size")
+    Layout::from_size_align(HEADER + capacity, align_of::<BlockHeader>()).expect("a possible size")
 }
 
 /// Returns what a block of this capacity charges to the account.
@@ -50,15 +50,15 @@ const fn cost(capacity: usize) -> usize {
 ///
 /// Invariant: the pointer refers to an allocation made with `layout(capacity)` whose header is
 /// valid. The first `len <= capacity` bytes after the header are initialised.
-struct Raw(NonNull<Header>);
+struct RawBlock(NonNull<BlockHeader>);
 
-// SAFETY: a `Raw` is the only owner of its allocation, and header and bytes are plain memory that
+// SAFETY: a `RawBlock` is the only owner of its allocation; header and bytes are plain memory that
 // any thread may use.
 #[expect(unsafe_code, reason = "it owns plain memory")]
-unsafe impl Send for Raw {}
-// SAFETY: through a `&Raw`, only the number of owners is written, and it is atomic.
+unsafe impl Send for RawBlock {}
+// SAFETY: through a `&RawBlock`, only the number of owners is written, and it is atomic.
 #[expect(unsafe_code, reason = "it owns plain memory")]
-unsafe impl Sync for Raw {}
+unsafe impl Sync for RawBlock {}
 
 #[expect(
     unsafe_code,
@@ -68,14 +68,15 @@ unsafe impl Sync for Raw {}
     clippy::cast_ptr_alignment,
     reason = "the layout asks for the header's alignment"
 )]
-impl Raw {
+impl RawBlock {
     fn new(capacity: usize) -> Self {
         let layout = layout(capacity);
         // SAFETY: the layout includes the header, so its size is not 0.
-        let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }.cast::<Header>()) else {
+        let Some(place) = NonNull::new(unsafe { alloc::alloc(layout) }.cast::<BlockHeader>())
+        else {
             alloc::handle_alloc_error(layout);
         };
-        let header = Header {
+        let header = BlockHeader {
             owners: AtomicUsize::new(1),
             len: 0,
             capacity,
@@ -87,8 +88,8 @@ impl Raw {
         Self(place)
     }
 
-    fn header(&self) -> &Header {
-        // SAFETY: the invariant of `Raw`.
+    fn header(&self) -> &BlockHeader {
+        // SAFETY: the invariant of `RawBlock`.
         unsafe { self.0.as_ref() }
     }
 
@@ -120,7 +121,7 @@ impl Raw {
     }
 
     fn clear(&mut self) {
-        // SAFETY: the invariant of `Raw`; a shorter length keeps it.
+        // SAFETY: the invariant of `RawBlock`; a shorter length keeps it.
         unsafe { self.0.as_mut() }.len = 0;
     }
 
@@ -132,7 +133,7 @@ impl Raw {
         // SAFETY: the allocation was made with `layout(old)`. The new size is not 0 and comes from
         // a valid layout with the same alignment.
         let moved = unsafe { alloc::realloc(self.0.as_ptr().cast(), layout(old), new.size()) };
-        let Some(place) = NonNull::new(moved.cast::<Header>()) else {
+        let Some(place) = NonNull::new(moved.cast::<BlockHeader>()) else {
             alloc::handle_alloc_error(new);
         };
         self.0 = place;
@@ -144,7 +145,7 @@ impl Raw {
 }
 
 #[expect(unsafe_code, reason = "it frees what `Raw::new` has allocated")]
-impl Drop for Raw {
+impl Drop for RawBlock {
     fn drop(&mut self) {
         let capacity = self.header().capacity;
         memory::release(cost(capacity));
@@ -154,7 +155,7 @@ impl Drop for Raw {
 }
 
 /// A block under construction.
-pub(crate) struct Filling(Raw);
+pub(crate) struct Filling(RawBlock);
 
 impl Filling {
     /// Prepares for `expected` bytes. A new block grows as they arrive.
@@ -163,7 +164,7 @@ impl Filling {
             raw.clear();
             return Self(raw);
         }
-        Self(Raw::new(expected.min(LARGE_BYTES)))
+        Self(RawBlock::new(expected.min(LARGE_BYTES)))
     }
 
     /// Appends a part. `expected` is the size of the finished block.
@@ -202,7 +203,7 @@ impl std::fmt::Debug for Filling {
 }
 
 /// Immutable bytes with any number of owners.
-pub(crate) struct Block(NonNull<Header>);
+pub(crate) struct Block(NonNull<BlockHeader>);
 
 // SAFETY: the bytes do not change while a `Block` exists, and the number of owners is atomic. The
 // last owner has exclusive access, on whatever thread.
@@ -215,13 +216,13 @@ unsafe impl Sync for Block {}
 impl Block {
     /// Creates a block with a copy of `bytes`.
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
-        let mut raw = Raw::new(bytes.len());
+        let mut raw = RawBlock::new(bytes.len());
         raw.push(bytes);
         Self::from_raw(raw)
     }
 
     /// Takes over the only owner of `raw`.
-    fn from_raw(raw: Raw) -> Self {
+    fn from_raw(raw: RawBlock) -> Self {
         Self(std::mem::ManuallyDrop::new(raw).0)
     }
 }
@@ -231,7 +232,7 @@ impl Deref for Block {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: a block is a `Raw` that is not written to any more, and its owners keep it alive.
+        // SAFETY: a block is a `RawBlock` that is no longer written to; its owners keep it alive.
         unsafe {
             let len = self.0.as_ref().len;
             std::slice::from_raw_parts(self.0.as_ptr().add(1).cast::<u8>(), len)
@@ -267,7 +268,7 @@ impl Drop for Block {
         // SAFETY: this was the last owner, so nothing else refers to the allocation.
         let header = unsafe { self.0.as_mut() };
         *header.owners.get_mut() = 1;
-        let raw = Raw(self.0);
+        let raw = RawBlock(self.0);
         if raw.header().capacity >= LARGE_BYTES {
             pool::give(raw);
         }

@@ -11,25 +11,25 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::alarms::{Alarms, Standing};
+use crate::alarms::{AlarmState, Alarms};
 use crate::clock::Clock;
-use crate::config::Limits;
+use crate::config::ClientLimits;
 use crate::delivery::confirms::{Confirms, Left};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
-use crate::persist::records::{Fact, SessionFact, VhostFact};
-use crate::persist::{Facts, Store, Ticket};
+use crate::persist::records::{Definition, SessionFact, VhostFact};
+use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::ready::LoadRequest;
-use crate::registry::Link;
+use crate::registry::ConnectionHandle;
 use crate::stats::Totals;
 use crate::tap::Tap;
 use crate::time::now_ms;
 use crate::users::Users;
-use crate::vhost::{Condition, Labels, Vhost};
+use crate::vhost::{DeleteCondition, Labels, Vhost};
 use crate::wakeup::Wakeup;
 
 /// What all queues together read at the start.
@@ -44,9 +44,9 @@ const LOADS: usize = 8;
 /// The broker as its connections see it.
 #[derive(Debug)]
 pub struct BrokerState {
-    pub(crate) limits: Limits,
+    pub(crate) limits: ClientLimits,
     pub(crate) store: Store,
-    pub(crate) facts: Facts,
+    pub(crate) facts: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
     /// Bytes that may be held before publishers are told to wait, 0 for any number.
@@ -68,7 +68,7 @@ pub struct BrokerState {
     /// The last messages, for whoever listens.
     pub tap: Arc<Tap>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
-    pub(crate) links: Mutex<HashMap<u64, Arc<Link>>>,
+    pub(crate) links: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
@@ -77,11 +77,11 @@ pub struct BrokerState {
 }
 
 /// The parts of a new [`BrokerState`].
-pub(crate) struct Parts {
-    pub(crate) limits: Limits,
+pub(crate) struct BrokerParts {
+    pub(crate) limits: ClientLimits,
     pub(crate) memory_limit: u64,
     pub(crate) store: Store,
-    pub(crate) facts: Facts,
+    pub(crate) facts: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) users: Users,
     pub(crate) sessions: Vec<SessionFact>,
@@ -89,7 +89,7 @@ pub(crate) struct Parts {
 }
 
 impl BrokerState {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: BrokerParts) -> Self {
         let vhosts = parts
             .vhosts
             .into_iter()
@@ -133,7 +133,7 @@ impl BrokerState {
         read(&self.vhosts).values().cloned().collect()
     }
 
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> AlarmState {
         self.alarms.now()
     }
 
@@ -261,7 +261,7 @@ impl BrokerState {
             description: labels.description.clone(),
             tags: labels.tags.clone(),
         };
-        let ticket = self.facts.save(&Fact::Vhost(fact))?;
+        let ticket = self.facts.save(&Definition::Vhost(fact))?;
         if let Some(vhost) = known {
             vhost.set_labels(labels);
         } else {
@@ -280,7 +280,7 @@ impl BrokerState {
             ReplyCode::ConnectionForced,
             format!("vhost '{name}' is deleted"),
         );
-        let is_in = |link: &Arc<Link>| {
+        let is_in = |link: &Arc<ConnectionHandle>| {
             let session = link.session.get();
             session.is_some_and(|session| *session.vhost == *name)
         };
@@ -295,7 +295,7 @@ impl BrokerState {
             description: String::new(),
             tags: Vec::new(),
         };
-        Ok(emptied?.max(self.facts.forget(&Fact::Vhost(fact))?))
+        Ok(emptied?.max(self.facts.forget(&Definition::Vhost(fact))?))
     }
 
     /// Permissions have changed: channels ask again where they remembered that they may publish,
@@ -374,7 +374,7 @@ impl BrokerState {
     }
 
     /// Every open connection.
-    pub fn links(&self) -> Vec<Arc<Link>> {
+    pub fn links(&self) -> Vec<Arc<ConnectionHandle>> {
         lock(&self.links).values().cloned().collect()
     }
 
@@ -421,7 +421,8 @@ impl BrokerState {
         match queue.on_time(effects) {
             Ok(true) => {
                 if let Some(vhost) = self.vhost(queue.vhost())
-                    && let Err(fault) = vhost.remove_queue(queue, Condition::default(), effects)
+                    && let Err(fault) =
+                        vhost.remove_queue(queue, DeleteCondition::default(), effects)
                 {
                     tracing::warn!(queue = %queue.name(), %fault, "cannot delete an expired queue");
                 }

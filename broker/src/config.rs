@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// All settings for `Broker::start`.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct BrokerConfig {
     /// The addresses to listen on.
-    pub bind: Bind,
+    pub bind: BindAddresses,
     /// The AMQP port; 0 selects a free one.
     pub port: u16,
     /// The management port; 0 selects a free one, `None` disables it.
@@ -31,12 +31,12 @@ pub struct Config {
     /// machine's memory, as RabbitMQ does.
     pub memory_limit_bytes: u64,
     /// Limits for clients.
-    pub limits: Limits,
+    pub limits: ClientLimits,
 }
 
 /// The addresses that every port is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Bind {
+pub enum BindAddresses {
     /// 127.0.0.1, and `[::1]` if the machine has it, because `localhost` can mean either.
     #[default]
     Loopback,
@@ -44,7 +44,7 @@ pub enum Bind {
     At(IpAddr),
 }
 
-impl Bind {
+impl BindAddresses {
     /// Whether only this machine can reach it.
     pub fn is_loopback(self) -> bool {
         match self {
@@ -84,7 +84,7 @@ impl std::fmt::Debug for FirstUser {
 
 /// Limits for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ClientLimits {
     /// The maximum number of open connections.
     pub connections: usize,
     /// Channels for each connection, as offered in `connection.tune`.
@@ -104,7 +104,7 @@ pub struct Limits {
     pub unread: Duration,
 }
 
-impl Default for Limits {
+impl Default for ClientLimits {
     fn default() -> Self {
         Self {
             connections: 65_536,
@@ -119,10 +119,10 @@ impl Default for Limits {
     }
 }
 
-impl Default for Config {
+impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            bind: Bind::Loopback,
+            bind: BindAddresses::Loopback,
             port: 5672,
             management_port: Some(15672),
             data_dir: PathBuf::from("data"),
@@ -132,7 +132,7 @@ impl Default for Config {
             allow_guest: false,
             first_user: None,
             memory_limit_bytes: 0,
-            limits: Limits::default(),
+            limits: ClientLimits::default(),
         }
     }
 }

@@ -55,7 +55,7 @@ impl ReplyCode {
 
 /// What a fault closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum FaultScope {
     /// The channel of the method.
     Channel,
     /// The whole connection.
@@ -66,7 +66,7 @@ pub enum Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// What it closes.
-    pub scope: Scope,
+    pub scope: FaultScope,
     /// The reply code.
     pub code: ReplyCode,
     /// The text after the code's name.
@@ -77,7 +77,7 @@ impl Fault {
     /// Creates a fault that closes the channel.
     pub fn channel(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
-            scope: Scope::Channel,
+            scope: FaultScope::Channel,
             code,
             reason: reason.into(),
         }
@@ -86,7 +86,7 @@ impl Fault {
     /// Creates a fault that closes the connection.
     pub fn connection(code: ReplyCode, reason: impl Into<String>) -> Self {
         Self {
-            scope: Scope::Connection,
+            scope: FaultScope::Connection,
             code,
             reason: reason.into(),
         }

@@ -55,11 +55,11 @@ mod wakeup;
 pub mod wire;
 
 pub use broker_state::BrokerState;
-pub use config::{Bind, Config, FirstUser, Limits, Tls};
+pub use config::{BindAddresses, BrokerConfig, ClientLimits, FirstUser, Tls};
 pub use error::{StartError, StopError};
 
 use alarms::Alarms;
-use broker_state::Parts;
+use broker_state::BrokerParts;
 use fault::{Fault, ReplyCode};
 use listener::{Port, UnixSocket};
 use management::{About, Doors, Listening};
@@ -96,7 +96,7 @@ pub struct Addresses {
 
 impl Broker {
     /// Opens the store, binds the ports and starts serving. Must be called in a tokio runtime.
-    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: BrokerConfig) -> Result<Self, StartError> {
         if config.memory_limit_bytes == 0 {
             config.memory_limit_bytes =
                 proc_bytes("/proc/meminfo", "MemTotal:").unwrap_or(0) / 5 * 2;
@@ -196,8 +196,8 @@ fn listed(protocol: &'static str, port: &Port) -> Vec<Listening> {
         .collect()
 }
 
-async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), StartError> {
-    let server = tls::server_config(&tls.certificate, &tls.key, tls::Purpose::Amqp)?;
+async fn take_tls(config: &BrokerConfig, tls: &Tls) -> Result<(Port, TlsAcceptor), StartError> {
+    let server = tls::server_config(&tls.certificate, &tls.key, tls::TlsPurpose::Amqp)?;
     Ok((
         Port::take(config.bind, tls.port).await?,
         TlsAcceptor::from(server),
@@ -206,7 +206,7 @@ async fn take_tls(config: &Config, tls: &Tls) -> Result<(Port, TlsAcceptor), Sta
 
 /// Serves the management API if it is configured. Returns the address of its port.
 async fn open_management(
-    config: &Config,
+    config: &BrokerConfig,
     broker: &Arc<BrokerState>,
     mut listening: Vec<Listening>,
 ) -> Result<(Option<SocketAddr>, Option<JoinHandle<()>>), StartError> {
@@ -231,7 +231,7 @@ async fn open_management(
 
 /// Binds the management port. Beyond loopback it requires TLS.
 async fn take_management(
-    config: &Config,
+    config: &BrokerConfig,
 ) -> Result<(Option<Port>, Option<Arc<rustls::ServerConfig>>), StartError> {
     let Some(port) = config.management_port else {
         return Ok((None, None));
@@ -241,7 +241,7 @@ async fn take_management(
         Some(tls) => Some(tls::server_config(
             &tls.certificate,
             &tls.key,
-            tls::Purpose::Http,
+            tls::TlsPurpose::Http,
         )?),
         None => {
             tracing::warn!("the management port is disabled: beyond loopback it needs TLS");
@@ -252,7 +252,7 @@ async fn take_management(
 }
 
 /// Opens the store and restores everything from it.
-async fn open(config: &Config, durable: Waker) -> Result<Arc<BrokerState>, StartError> {
+async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>, StartError> {
     let alarms = Arc::new(Alarms::new(durable));
     let (folder, told) = (config.data_dir.clone(), Arc::clone(&alarms));
     let opening = tokio::task::spawn_blocking(move || {
@@ -267,7 +267,7 @@ async fn open(config: &Config, durable: Waker) -> Result<Arc<BrokerState>, Start
         .map_err(|error| refuse(error.to_string()))?
         .map_err(|error| refuse(error.to_string()))?;
     let recovery = recovery::recover(&found, config, time::now_ms())?;
-    let broker = Arc::new(BrokerState::new(Parts {
+    let broker = Arc::new(BrokerState::new(BrokerParts {
         limits: config.limits,
         memory_limit: config.memory_limit_bytes,
         store: found.store,
@@ -290,7 +290,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
     let (mut since_aged, mut is_much_resident) = (Duration::ZERO, false);
     loop {
         memory::refresh();
-        let is_watched = memory::level() > memory::Level::Calm || is_much_resident;
+        let is_watched = memory::level() > memory::MemoryLevel::Calm || is_much_resident;
         let look = if is_watched { CLOSE_LOOK } else { LOOK };
         tokio::time::sleep(look).await;
         since_aged += look;

@@ -16,7 +16,7 @@ pub(crate) use port::Port;
 use crate::broker_state::BrokerState;
 use crate::connection::{self, Accepted};
 use crate::lock::lock;
-use crate::registry::Endpoint;
+use crate::registry::SocketEnd;
 
 /// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
 /// them with an error instead of a closed socket.
@@ -98,7 +98,7 @@ pub(crate) async fn serve_unix(broker: Arc<BrokerState>, socket: UnixSocket) {
             let (broker, host) = (Arc::clone(&broker), socket.path.display().to_string());
             tokio::spawn(async move {
                 let (read, write) = stream.into_split();
-                let end = Endpoint { host, port: 0 };
+                let end = SocketEnd { host, port: 0 };
                 let accepted = Accepted {
                     read: Box::new(read),
                     write: Box::new(write),
@@ -132,8 +132,8 @@ async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option
 
 /// Sets `TCP_NODELAY` and reads the addresses. Small writes should leave at once, because the
 /// writer has already gathered what can be sent together.
-fn prepare(stream: &TcpStream) -> Option<(Endpoint, Endpoint)> {
-    let end = |address: SocketAddr| Endpoint {
+fn prepare(stream: &TcpStream) -> Option<(SocketEnd, SocketEnd)> {
+    let end = |address: SocketAddr| SocketEnd {
         host: address.ip().to_canonical().to_string(),
         port: address.port(),
     };

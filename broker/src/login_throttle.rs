@@ -25,10 +25,10 @@ const ADDRESSES: usize = 4096;
 
 /// Wrong passwords by address.
 #[derive(Debug, Default)]
-pub(crate) struct LoginThrottle(Mutex<HashMap<IpAddr, Record>>);
+pub(crate) struct LoginThrottle(Mutex<HashMap<IpAddr, LoginRecord>>);
 
 #[derive(Debug, Default)]
-struct Record {
+struct LoginRecord {
     /// The times of the last wrong passwords, oldest first, at most [`FREE`].
     wrong: Vec<Instant>,
     waiting: usize,
@@ -40,7 +40,7 @@ struct Record {
 pub(crate) struct TooManyTries;
 
 /// One waiting attempt, counted until it is dropped.
-struct Place<'a> {
+struct Attempt<'a> {
     throttle: &'a LoginThrottle,
     from: IpAddr,
 }
@@ -54,7 +54,7 @@ impl LoginThrottle {
         if !self.must_wait(from, Instant::now())? {
             return Ok(());
         }
-        let _place = Place {
+        let _place = Attempt {
             throttle: self,
             from,
         };
@@ -95,7 +95,7 @@ impl LoginThrottle {
     }
 }
 
-impl Record {
+impl LoginRecord {
     fn is_slow(&self, now: Instant) -> bool {
         self.wrong.len() >= FREE
             && self
@@ -105,7 +105,7 @@ impl Record {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if let Some(record) = lock(&self.throttle.0).get_mut(&self.from) {
             record.waiting = record.waiting.saturating_sub(1);
@@ -113,7 +113,7 @@ impl Drop for Place<'_> {
     }
 }
 
-fn forget_one(records: &mut HashMap<IpAddr, Record>) {
+fn forget_one(records: &mut HashMap<IpAddr, LoginRecord>) {
     let oldest = records
         .iter()
         .filter(|(_, record)| record.waiting == 0)

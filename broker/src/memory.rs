@@ -45,7 +45,7 @@ impl Drop for Unreported {
 
 /// How much of the limit is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub(crate) enum MemoryLevel {
     /// Less than half.
     Calm,
     /// Half or more: buffers stay small.
@@ -93,10 +93,10 @@ fn report(bytes: i64) {
 fn set_level(held: u64) {
     let limit = LIMIT.load(Relaxed);
     let level = match held {
-        _ if limit == 0 => Level::Calm,
-        held if held >= mark(limit) => Level::Short,
-        held if held >= limit / 2 => Level::Tight,
-        _ => Level::Calm,
+        _ if limit == 0 => MemoryLevel::Calm,
+        held if held >= mark(limit) => MemoryLevel::Short,
+        held if held >= limit / 2 => MemoryLevel::Tight,
+        _ => MemoryLevel::Calm,
     };
     LEVEL.store(level as u8, Relaxed);
 }
@@ -123,11 +123,11 @@ pub(crate) fn held() -> u64 {
 }
 
 /// How much of the limit is held.
-pub(crate) fn level() -> Level {
+pub(crate) fn level() -> MemoryLevel {
     match LEVEL.load(Relaxed) {
-        0 => Level::Calm,
-        1 => Level::Tight,
-        _ => Level::Short,
+        0 => MemoryLevel::Calm,
+        1 => MemoryLevel::Tight,
+        _ => MemoryLevel::Short,
     }
 }
 
@@ -146,9 +146,9 @@ const MIB: usize = 1024 * 1024;
 /// Unsent bytes of a connection above which its consumers are given nothing more.
 pub(crate) fn outbox_room() -> usize {
     match level() {
-        Level::Calm => 512 * 1024,
-        Level::Tight => 64 * 1024,
-        Level::Short => 16 * 1024,
+        MemoryLevel::Calm => 512 * 1024,
+        MemoryLevel::Tight => 64 * 1024,
+        MemoryLevel::Short => 16 * 1024,
     }
 }
 
@@ -265,7 +265,7 @@ pub(crate) struct Share {
 
 /// What a [`Holding`] is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum HoldingKind {
     /// Publishes of which parts are missing.
     Unfinished,
     /// Publishes and settles that wait for a commit.
@@ -275,25 +275,29 @@ pub(crate) enum Kind {
 }
 
 impl Share {
-    fn of(&self, kind: Kind) -> &AtomicUsize {
+    fn of(&self, kind: HoldingKind) -> &AtomicUsize {
         match kind {
-            Kind::Unfinished => &self.unfinished,
-            Kind::Transaction => &self.transactions,
-            Kind::Read => &self.read,
+            HoldingKind::Unfinished => &self.unfinished,
+            HoldingKind::Transaction => &self.transactions,
+            HoldingKind::Read => &self.read,
         }
     }
 
     /// Bytes held for this reason.
-    pub(crate) fn bytes(&self, kind: Kind) -> usize {
+    pub(crate) fn bytes(&self, kind: HoldingKind) -> usize {
         self.of(kind).load(Relaxed)
     }
 
     /// Bytes held for any reason.
     pub(crate) fn total(&self) -> usize {
-        [Kind::Unfinished, Kind::Transaction, Kind::Read]
-            .into_iter()
-            .map(|kind| self.bytes(kind))
-            .sum()
+        [
+            HoldingKind::Unfinished,
+            HoldingKind::Transaction,
+            HoldingKind::Read,
+        ]
+        .into_iter()
+        .map(|kind| self.bytes(kind))
+        .sum()
     }
 }
 
@@ -301,13 +305,13 @@ impl Share {
 #[derive(Debug)]
 pub(crate) struct Holding {
     share: Arc<Share>,
-    kind: Kind,
+    kind: HoldingKind,
     bytes: usize,
     charge: Charge,
 }
 
 impl Holding {
-    pub(crate) fn new(share: &Arc<Share>, kind: Kind) -> Self {
+    pub(crate) fn new(share: &Arc<Share>, kind: HoldingKind) -> Self {
         Self {
             share: Arc::clone(share),
             kind,
@@ -326,7 +330,7 @@ impl Holding {
         }
         let counters = [
             Some(self.share.of(self.kind)),
-            (self.kind == Kind::Transaction).then_some(&TRANSACTIONS),
+            (self.kind == HoldingKind::Transaction).then_some(&TRANSACTIONS),
         ];
         for counter in counters.into_iter().flatten() {
             if bytes > before {
@@ -348,7 +352,7 @@ impl Holding {
     /// True while this connection and all together hold no more of this kind than they may.
     pub(crate) fn is_within_share(&self) -> bool {
         self.share.bytes(self.kind) <= connection_share()
-            && (self.kind != Kind::Transaction
+            && (self.kind != HoldingKind::Transaction
                 || TRANSACTIONS.load(Relaxed) <= transactions_share())
     }
 }
@@ -380,12 +384,15 @@ mod tests {
     #[test]
     fn a_connection_gives_back_what_it_held_of_each_kind() {
         let share = Arc::<Share>::default();
-        let mut unfinished = Holding::new(&share, Kind::Unfinished);
-        let mut read = Holding::new(&share, Kind::Read);
+        let mut unfinished = Holding::new(&share, HoldingKind::Unfinished);
+        let mut read = Holding::new(&share, HoldingKind::Read);
         unfinished.set(1000, 10);
         read.set(10, 10);
         unfinished.set(700, 0);
-        assert_eq!((share.bytes(Kind::Unfinished), share.total()), (700, 710));
+        assert_eq!(
+            (share.bytes(HoldingKind::Unfinished), share.total()),
+            (700, 710)
+        );
         drop(unfinished);
         assert_eq!(share.total(), 10);
     }

@@ -1,8 +1,8 @@
 //! Queue and topology to store and back; the only file that names the storage crate.
 //!
-//! A [`QueueStore`] is a durable queue's place in the store: one store queue for each of its priorities,
-//! so that each is in order of its positions. Topology is kept as [`records::Fact`]s. Relies on the
-//! storage crate.
+//! A [`QueueStore`] is a durable queue's place in the store: one store queue for each of its
+//! priorities, so that each is in order of its positions. Topology is kept as
+//! [`records::Definition`]s. Relies on the storage crate.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,17 +20,17 @@ use crate::memory;
 mod definitions;
 pub mod records;
 
-use records::Fact;
+use records::Definition;
 
 /// Queue numbers are reserved in runs of this many, so that not every declare writes the counter.
 const RESERVED: u64 = 4096;
 const COUNTER: &str = "queue";
 
 /// What was found when the store was opened.
-pub(crate) struct Found {
+pub(crate) struct OpenedStore {
     pub(crate) store: Store,
-    pub(crate) facts: Facts,
-    pub(crate) topology: Vec<Fact>,
+    pub(crate) facts: DefinitionStore,
+    pub(crate) topology: Vec<Definition>,
     /// Waiting messages, by number in the store.
     pub(crate) messages: HashMap<u64, Recovered>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Found {
 pub(crate) fn open(
     folder: &Path,
     progress: impl Fn(Progress) + Send + Sync + 'static,
-) -> Result<Found, OpenError> {
+) -> Result<OpenedStore, OpenError> {
     let options = Options {
         pending_limit_bytes: memory::store_pending_bytes(),
         cache_bytes: memory::store_cache_bytes() as u64,
@@ -52,13 +52,13 @@ pub(crate) fn open(
     let opened = Store::open(folder, options, progress)?;
     let mut topology = Vec::with_capacity(opened.facts.len());
     for (key, value) in &opened.facts {
-        match Fact::decode(key, value) {
+        match Definition::decode(key, value) {
             Ok(fact) => topology.push(fact),
             Err(error) => tracing::error!(?key, %error, "left out"),
         }
     }
     let counted = topology.iter().find_map(|fact| match fact {
-        Fact::Counter { name, next } if name == COUNTER => Some(*next),
+        Definition::Counter { name, next } if name == COUNTER => Some(*next),
         _ => None,
     });
     let messages: HashMap<u64, Recovered> = opened
@@ -68,7 +68,7 @@ pub(crate) fn open(
         .collect();
     let seen = messages.keys().max().map_or(1, |last| last + 1);
     let next = counted.unwrap_or(1).max(seen);
-    let facts = Facts {
+    let facts = DefinitionStore {
         store: opened.store.clone(),
         numbers: Arc::new(Mutex::new(Numbers {
             next,
@@ -76,7 +76,7 @@ pub(crate) fn open(
         })),
         budget: Arc::default(),
     };
-    Ok(Found {
+    Ok(OpenedStore {
         store: opened.store,
         facts,
         topology,
@@ -86,7 +86,7 @@ pub(crate) fn open(
 
 /// Topology's way to the store.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct DefinitionStore {
     store: Store,
     numbers: Arc<Mutex<Numbers>>,
     budget: Arc<Budget>,
@@ -98,19 +98,19 @@ struct Numbers {
     reserved: u64,
 }
 
-impl Facts {
+impl DefinitionStore {
     /// What all queues may keep in memory.
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
     }
 
     /// Keeps a fact, in place of the one with its key.
-    pub(crate) fn save(&self, fact: &Fact) -> Result<Ticket, Stopped> {
+    pub(crate) fn save(&self, fact: &Definition) -> Result<Ticket, Stopped> {
         self.store.put(&fact.key(), fact.value())
     }
 
     /// Takes the fact with this one's key away.
-    pub(crate) fn forget(&self, fact: &Fact) -> Result<Ticket, Stopped> {
+    pub(crate) fn forget(&self, fact: &Definition) -> Result<Ticket, Stopped> {
         self.store.remove(&fact.key())
     }
 
@@ -127,7 +127,7 @@ impl Facts {
         numbers.next += levels;
         if numbers.next > numbers.reserved {
             numbers.reserved = numbers.next + RESERVED;
-            self.save(&Fact::Counter {
+            self.save(&Definition::Counter {
                 name: COUNTER.to_owned(),
                 next: numbers.reserved,
             })?;
@@ -207,7 +207,7 @@ pub(crate) enum Gone {
 pub(crate) struct ReadFailed(String);
 
 impl QueueStore {
-    fn new(facts: &Facts, base: u64) -> Self {
+    fn new(facts: &DefinitionStore, base: u64) -> Self {
         let (store, budget) = (facts.store.clone(), Arc::clone(&facts.budget));
         Self {
             store,

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, FirstUser};
+use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
-use crate::persist::records::{Fact, PermissionFact, SessionFact, UserFact, VhostFact};
-use crate::persist::{Facts, Found, Stopped, Ticket};
+use crate::persist::records::{Definition, PermissionFact, SessionFact, UserFact, VhostFact};
+use crate::persist::{DefinitionStore, OpenedStore, Stopped, Ticket};
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
 use crate::vhost::{Labels, Vhost};
 
@@ -15,7 +15,7 @@ const ROOT: &str = "/";
 const ADMINISTRATOR: &str = "administrator";
 
 /// Everything that was restored.
-pub(crate) struct Recovery {
+pub(crate) struct RestoredBroker {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) users: Users,
     /// The open sessions of the management page.
@@ -25,11 +25,15 @@ pub(crate) struct Recovery {
 }
 
 /// Restores vhosts and users, and adds the default vhost and the first user.
-pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Recovery, StartError> {
+pub(crate) fn recover(
+    found: &OpenedStore,
+    config: &BrokerConfig,
+    now_ms: u64,
+) -> Result<RestoredBroker, StartError> {
     let mut ticket = Ticket::NONE;
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
     for fact in &found.topology {
-        if let Fact::Vhost(fact) = fact {
+        if let Definition::Vhost(fact) = fact {
             let labels = Labels {
                 description: fact.description.clone(),
                 tags: fact.tags.clone(),
@@ -50,7 +54,7 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
             description: labels.description.clone(),
             tags: Vec::new(),
         };
-        ticket = found.facts.save(&Fact::Vhost(fact))?;
+        ticket = found.facts.save(&Definition::Vhost(fact))?;
         vhosts.insert(
             ROOT.to_owned(),
             Vhost::new(ROOT.into(), labels, found.facts.clone()),
@@ -59,17 +63,17 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
     // Bindings come last, because both of their ends must exist.
     for fact in &found.topology {
         match fact {
-            Fact::Exchange(fact) => {
+            Definition::Exchange(fact) => {
                 with(&vhosts, &fact.vhost, |vhost| vhost.recover_exchange(fact));
             }
-            Fact::Queue(fact) => with(&vhosts, &fact.vhost, |vhost| {
+            Definition::Queue(fact) => with(&vhosts, &fact.vhost, |vhost| {
                 vhost.recover_queue(fact, &found.messages, now_ms);
             }),
             _ => {}
         }
     }
     for fact in &found.topology {
-        if let Fact::Binding(fact) = fact {
+        if let Definition::Binding(fact) = fact {
             with(&vhosts, &fact.vhost, |vhost| vhost.recover_binding(fact));
         }
     }
@@ -78,10 +82,10 @@ pub(crate) fn recover(found: &Found, config: &Config, now_ms: u64) -> Result<Rec
         ticket = ticket.max(install(&mut users, &found.facts, first)?);
     }
     let sessions = found.topology.iter().filter_map(|fact| match fact {
-        Fact::Session(session) => Some(session.clone()),
+        Definition::Session(session) => Some(session.clone()),
         _ => None,
     });
-    Ok(Recovery {
+    Ok(RestoredBroker {
         vhosts: vhosts.into_values().collect(),
         users,
         sessions: sessions.collect(),
@@ -100,21 +104,21 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
     }
 }
 
-fn users(facts: &[Fact], config: &Config) -> Users {
+fn users(facts: &[Definition], config: &BrokerConfig) -> Users {
     let mut users = Users::new(if config.allow_guest {
         GuestPolicy::LoopbackOnly
     } else {
         GuestPolicy::Refused
     });
     for fact in facts {
-        if let Fact::User(fact) = fact {
+        if let Definition::User(fact) = fact {
             let tags = fact.tags.iter().cloned().map(Tag).collect();
             let password = Credential::from_stored(&fact.password, &fact.scram);
             users.put(&fact.name, password, tags);
         }
     }
     for fact in facts {
-        let Fact::Permission(fact) = fact else {
+        let Definition::Permission(fact) = fact else {
             continue;
         };
         match Permissions::new(&fact.configure, &fact.write, &fact.read) {
@@ -144,7 +148,11 @@ fn users(facts: &[Fact], config: &Config) -> Users {
 }
 
 /// Creates the first user, or updates its password.
-fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket, StartError> {
+fn install(
+    users: &mut Users,
+    facts: &DefinitionStore,
+    first: &FirstUser,
+) -> Result<Ticket, StartError> {
     let is_current = users
         .get(&first.name)
         .and_then(|user| user.password.as_ref())
@@ -175,8 +183,8 @@ fn install(users: &mut Users, facts: &Facts, first: &FirstUser) -> Result<Ticket
         read: all(),
     };
     let _both = facts.together();
-    facts.save(&Fact::User(fact))?;
-    Ok(facts.save(&Fact::Permission(permission))?)
+    facts.save(&Definition::User(fact))?;
+    Ok(facts.save(&Definition::Permission(permission))?)
 }
 
 impl From<Stopped> for StartError {

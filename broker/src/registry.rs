@@ -18,21 +18,21 @@ use crate::wire::table::Table;
 
 /// One connection.
 #[derive(Debug)]
-pub struct Link {
+pub struct ConnectionHandle {
     /// Unique while the broker runs.
     pub id: u64,
     /// `peer -> local`, as RabbitMQ names connections.
     pub name: String,
     /// The client's address.
-    pub peer: Endpoint,
+    pub peer: SocketEnd,
     /// The address that the client connected to.
-    pub local: Endpoint,
+    pub local: SocketEnd,
     /// Whether the connection uses TLS.
     pub is_tls: bool,
     /// Milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
     /// Set after the handshake.
-    pub session: OnceLock<Session>,
+    pub session: OnceLock<OpenedConnection>,
     /// Bytes read from the socket.
     pub received: Counter,
     /// Bytes written to the socket.
@@ -46,12 +46,12 @@ pub struct Link {
     pub(crate) outbox: Arc<Outbox>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
     /// Set when the server decides to end the connection.
-    pub(crate) ending: watch::Sender<Option<Ending>>,
+    pub(crate) ending: watch::Sender<Option<ConnectionEnding>>,
 }
 
 /// How the server ends a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ConnectionEnding {
     /// With a `connection.close`.
     Close(Fault),
     /// By closing the socket.
@@ -60,7 +60,7 @@ pub(crate) enum Ending {
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct SocketEnd {
     /// An IP address, or the path of a Unix socket.
     pub host: String,
     /// 0 for a Unix socket.
@@ -69,7 +69,7 @@ pub struct Endpoint {
 
 /// The result of the handshake.
 #[derive(Debug)]
-pub struct Session {
+pub struct OpenedConnection {
     /// The user.
     pub user: Arc<str>,
     /// The vhost.
@@ -137,10 +137,10 @@ impl ChannelView {
     }
 }
 
-impl Link {
+impl ConnectionHandle {
     pub(crate) fn new(
         id: u64,
-        (peer, local): (Endpoint, Endpoint),
+        (peer, local): (SocketEnd, SocketEnd),
         is_tls: bool,
         connected_at_ms: u64,
     ) -> Self {
@@ -194,15 +194,16 @@ impl Link {
     /// Ends the connection with a `connection.close` that carries the fault.
     pub fn end(&self, fault: Fault) {
         self.ending.send_if_modified(|ending| {
-            ending.is_none() && ending.replace(Ending::Close(fault)).is_none()
+            ending.is_none() && ending.replace(ConnectionEnding::Close(fault)).is_none()
         });
     }
 
     /// Ends the connection by closing its socket: the peer is gone, or does not read what it is
     /// sent.
     pub(crate) fn cut(&self) {
-        self.ending
-            .send_if_modified(|ending| ending.replace(Ending::Cut) != Some(Ending::Cut));
+        self.ending.send_if_modified(|ending| {
+            ending.replace(ConnectionEnding::Cut) != Some(ConnectionEnding::Cut)
+        });
     }
 
     /// Returns the bytes of memory held for this connection: unsent frames, received bytes,

@@ -19,7 +19,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::read;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::registry::Link;
+use crate::registry::ConnectionHandle;
 use crate::users::Operation;
 use crate::wire::reply;
 
@@ -67,7 +67,7 @@ pub(crate) fn restrict(broker: &Arc<BrokerState>, user: &str, vhost: &str) {
     cancel_consumers(broker, user, vhost, &links);
 }
 
-fn links_of(broker: &BrokerState, user: &str) -> Vec<Arc<Link>> {
+fn links_of(broker: &BrokerState, user: &str) -> Vec<Arc<ConnectionHandle>> {
     let mut links = broker.links();
     links.retain(|link| {
         let session = link.session.get();
@@ -77,7 +77,12 @@ fn links_of(broker: &BrokerState, user: &str) -> Vec<Arc<Link>> {
 }
 
 /// Cancels the consumers of these connections on queues that the user may not read.
-fn cancel_consumers(broker: &Arc<BrokerState>, user: &str, vhost: &str, links: &[Arc<Link>]) {
+fn cancel_consumers(
+    broker: &Arc<BrokerState>,
+    user: &str,
+    vhost: &str,
+    links: &[Arc<ConnectionHandle>],
+) {
     let Some(vhost) = broker.vhost(vhost) else {
         return;
     };
@@ -102,7 +107,10 @@ fn cancel_consumers(broker: &Arc<BrokerState>, user: &str, vhost: &str, links: &
     broker.end(effects);
 }
 
-fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link>> {
+fn owner<'a>(
+    links: &'a [Arc<ConnectionHandle>],
+    consumer: &Consumer,
+) -> Option<&'a Arc<ConnectionHandle>> {
     links
         .iter()
         .find(|link| link.id == consumer.terms.connection)
@@ -113,7 +121,7 @@ fn owner<'a>(links: &'a [Arc<Link>], consumer: &Consumer) -> Option<&'a Arc<Link
 fn cancel(
     queue: &Arc<Queue>,
     consumer: &Arc<Consumer>,
-    links: &[Arc<Link>],
+    links: &[Arc<ConnectionHandle>],
     effects: &mut Effects,
 ) {
     consumer.mark_cancelled();

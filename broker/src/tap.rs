@@ -38,7 +38,7 @@ pub enum What {
 
 /// One line of the tap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct TapEvent {
     /// What happened.
     pub what: What,
     /// Milliseconds since the Unix epoch.
@@ -65,19 +65,19 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Tap {
     listeners: AtomicUsize,
-    kept: Mutex<Kept>,
+    kept: Mutex<TapEntry>,
     /// The number of the next line.
     next: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    lines: VecDeque<Arc<Seen>>,
+struct TapEntry {
+    lines: VecDeque<Arc<TapEvent>>,
     /// The memory that the lines use, in bytes.
     charge: Charge,
 }
 
-impl Seen {
+impl TapEvent {
     /// Returns the memory that this line uses, in bytes.
     fn footprint(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
@@ -107,7 +107,7 @@ impl Default for Tap {
 ///
 /// Nothing is queued for a listener: it reads the lines that the tap keeps, at its own pace.
 #[derive(Debug)]
-pub struct Listener {
+pub struct TapListener {
     tap: Arc<Tap>,
     /// The number of the next line to read.
     position: u64,
@@ -118,12 +118,12 @@ pub struct Listener {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Batch {
     /// Lines in order; empty if there is nothing new.
-    Lines(Vec<Arc<Seen>>),
+    Lines(Vec<Arc<TapEvent>>),
     /// This many lines were dropped before this listener read them.
     Missed(u64),
 }
 
-impl Listener {
+impl TapListener {
     /// Returns up to `limit` unread lines, oldest first, with at most about [`BATCH_BYTES`] of
     /// excerpts and properties.
     pub fn take(&mut self, limit: usize) -> Batch {
@@ -138,7 +138,7 @@ impl Listener {
         }
         let read = usize::try_from(self.position - first).unwrap_or(usize::MAX);
         let mut room = BATCH_BYTES;
-        let has_room = |seen: &&Arc<Seen>| {
+        let has_room = |seen: &&Arc<TapEvent>| {
             let had_room = room > 0;
             room = room.saturating_sub(seen.excerpt.len() + seen.properties.len());
             had_room
@@ -165,7 +165,7 @@ impl Tap {
     }
 
     /// Adds a listener that starts with the oldest line kept.
-    pub fn listen(self: &Arc<Self>) -> Result<Listener, TapBusy> {
+    pub fn listen(self: &Arc<Self>) -> Result<TapListener, TapBusy> {
         if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
             self.listeners.fetch_sub(1, Relaxed);
             return Err(TapBusy);
@@ -175,14 +175,14 @@ impl Tap {
         let position = *next.borrow() - kept.lines.len() as u64;
         drop(kept);
         let tap = Arc::clone(self);
-        Ok(Listener {
+        Ok(TapListener {
             tap,
             position,
             next,
         })
     }
 
-    pub(crate) fn note(&self, seen: Seen) {
+    pub(crate) fn note(&self, seen: TapEvent) {
         let mut kept = lock(&self.kept);
         let mut bytes = kept.charge.bytes() + seen.footprint();
         kept.lines.push_back(Arc::new(seen));
@@ -196,7 +196,7 @@ impl Tap {
     }
 }
 
-impl Drop for Listener {
+impl Drop for TapListener {
     fn drop(&mut self) {
         self.tap.listeners.fetch_sub(1, Relaxed);
     }
@@ -207,8 +207,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
     use super::*;
 
-    fn seen(number: u64) -> Seen {
-        Seen {
+    fn seen(number: u64) -> TapEvent {
+        TapEvent {
             what: What::Published,
             at_ms: 0,
             vhost: "/".into(),
@@ -227,7 +227,7 @@ mod tests {
         let tap = Arc::new(Tap::default());
         let mut listener = tap.listen().unwrap();
         for number in 0..400 {
-            tap.note(Seen {
+            tap.note(TapEvent {
                 properties: vec![0; 100_000].into(),
                 ..seen(number)
             });

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Which application protocols a connection can negotiate with ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum TlsPurpose {
     /// AMQP. Clients that do not offer ALPN are accepted too.
     Amqp,
     /// The management API.
@@ -50,7 +50,7 @@ pub enum TlsError {
 pub fn server_config(
     certificate: &Path,
     key: &Path,
-    purpose: Purpose,
+    purpose: TlsPurpose,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = read_certificates(certificate)?;
     let key = read_key(key)?;
@@ -59,7 +59,7 @@ pub fn server_config(
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    if purpose == Purpose::Http {
+    if purpose == TlsPurpose::Http {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
     }
     Ok(Arc::new(config))
@@ -106,7 +106,7 @@ fn explain(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    use super::{Purpose, server_config};
+    use super::{TlsPurpose, server_config};
 
     fn refused(certificate: Option<&str>, key: Option<&str>) -> String {
         let folder = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ mod tests {
                 std::fs::write(path, text).unwrap();
             }
         }
-        let error = server_config(&certificate_path, &key_path, Purpose::Amqp).unwrap_err();
+        let error = server_config(&certificate_path, &key_path, TlsPurpose::Amqp).unwrap_err();
         error
             .to_string()
             .replace(&format!("{}/", folder.path().display()), "")
@@ -156,7 +156,7 @@ mod tests {
         );
         std::fs::write(&certificate, include_str!("tls/test-cert.pem")).unwrap();
         std::fs::write(&key, include_str!("tls/test-key.pem")).unwrap();
-        let config = server_config(&certificate, &key, Purpose::Http).unwrap();
+        let config = server_config(&certificate, &key, TlsPurpose::Http).unwrap();
         assert_eq!(config.alpn_protocols, [b"http/1.1"]);
     }
 

@@ -25,7 +25,7 @@ pub const GUEST: &str = "guest";
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum LoginOrigin {
     /// The same machine: the loopback interface or the Unix socket.
     Loopback,
     /// Any other machine.
@@ -135,7 +135,7 @@ impl Users {
         &self,
         name: &str,
         password: &[u8],
-        origin: Origin,
+        origin: LoginOrigin,
     ) -> Result<(), LoginRefused> {
         let user = self.by_name.get(name);
         let known = user.and_then(|user| user.password.as_ref());
@@ -149,8 +149,9 @@ impl Users {
     }
 
     /// Whether a user of this name can log in from `origin`.
-    fn is_welcome(&self, name: &str, origin: Origin) -> bool {
-        name != GUEST || (self.guest == GuestPolicy::LoopbackOnly && origin == Origin::Loopback)
+    fn is_welcome(&self, name: &str, origin: LoginOrigin) -> bool {
+        name != GUEST
+            || (self.guest == GuestPolicy::LoopbackOnly && origin == LoginOrigin::Loopback)
     }
 
     /// Whether the user can enter the vhost.

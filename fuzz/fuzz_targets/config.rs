@@ -9,7 +9,9 @@ use std::path::Path;
 use cbroker::config::Settings;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
     let path = Path::new("config.toml");
     let rows = match Settings::explain(text, path) {
         Ok(rows) => rows,

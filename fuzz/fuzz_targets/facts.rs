@@ -2,13 +2,17 @@
 
 #![no_main]
 
-use broker::persist::records::Fact;
+use broker::persist::records::Definition;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((&length, rest)) = bytes.split_first() else { return };
-    let Some((key, value)) = rest.split_at_checked(length.into()) else { return };
-    if let Ok(fact) = Fact::decode(key, value) {
+    let Some((&length, rest)) = bytes.split_first() else {
+        return;
+    };
+    let Some((key, value)) = rest.split_at_checked(length.into()) else {
+        return;
+    };
+    if let Ok(fact) = Definition::decode(key, value) {
         assert_eq!(fact.key(), key);
-        assert_eq!(Fact::decode(&fact.key(), &fact.value()), Ok(fact));
+        assert_eq!(Definition::decode(&fact.key(), &fact.value()), Ok(fact));
     }
 });

@@ -31,8 +31,14 @@ fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((&manner, rest)) = bytes.split_first() else { return };
-    let file = if manner % 4 == 0 { rest.to_vec() } else { forge::segment(&records(rest)) };
+    let Some((&manner, rest)) = bytes.split_first() else {
+        return;
+    };
+    let file = if manner % 4 == 0 {
+        rest.to_vec()
+    } else {
+        forge::segment(&records(rest))
+    };
     let disk = SimulatedDisk::new();
     disk.replace(Path::new("log/000001.log"), file);
     for _ in 0..2 {
@@ -53,7 +59,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
                 from = Sequence(next);
             }
         }
-        let last = opened.queues.iter().find(|found| found.queue == QueueId(u64::MAX));
+        let last = opened
+            .queues
+            .iter()
+            .find(|found| found.queue == QueueId(u64::MAX));
         let next = last.map_or(0, |found| found.next.0);
         let _ = opened.store.append(
             QueueId(u64::MAX),

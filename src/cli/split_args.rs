@@ -20,14 +20,14 @@ const WITH_VALUE: [&str; 9] = [
 
 /// The wrapped program, and its arguments, which are passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
+pub enum ProgramArgs {
     /// Claude Code with these arguments.
     Claude(Vec<OsString>),
     /// A program and its arguments.
     Other(Vec<OsString>),
 }
 
-impl Program {
+impl ProgramArgs {
     /// Returns the command that wraps it.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -38,13 +38,13 @@ impl Program {
 }
 
 /// Splits at the first command if it is `claude` or `run`. A `--` directly after it is dropped.
-pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<Program>) {
+pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<ProgramArgs>) {
     let Some(at) = first_command(&argv) else {
         return (argv, None);
     };
     let make = match argv[at].to_str() {
-        Some("claude") => Program::Claude,
-        Some("run") => Program::Other,
+        Some("claude") => ProgramArgs::Claude,
+        Some("run") => ProgramArgs::Other,
         _ => return (argv, None),
     };
     let mut rest = argv.split_off(at + 1);
@@ -73,7 +73,7 @@ pub(super) fn first_command(argv: &[OsString]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn split(line: &str) -> (String, Option<Program>) {
+    fn split(line: &str) -> (String, Option<ProgramArgs>) {
         let (ours, program) = cut(line.split_whitespace().map(OsString::from).collect());
         let ours: Vec<_> = ours
             .iter()
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(ours, "cbroker --name backend");
         assert_eq!(
             program,
-            Some(Program::Claude(words("--resume --name x run")))
+            Some(ProgramArgs::Claude(words("--resume --name x run")))
         );
     }
 
@@ -100,19 +100,19 @@ mod tests {
     fn one_leading_separator_is_dropped_and_no_more() {
         assert_eq!(
             split("cbroker --name b claude -- --help").1,
-            Some(Program::Claude(words("--help")))
+            Some(ProgramArgs::Claude(words("--help")))
         );
         assert_eq!(
             split("cbroker --name b claude -- -- x").1,
-            Some(Program::Claude(words("-- x")))
+            Some(ProgramArgs::Claude(words("-- x")))
         );
         assert_eq!(
             split("cbroker --name b run -- sh -c x").1,
-            Some(Program::Other(words("sh -c x")))
+            Some(ProgramArgs::Other(words("sh -c x")))
         );
         assert_eq!(
             split("cbroker --name b run sh -- x").1,
-            Some(Program::Other(words("sh -- x")))
+            Some(ProgramArgs::Other(words("sh -- x")))
         );
     }
 
@@ -121,11 +121,11 @@ mod tests {
         assert_eq!(split("cbroker send --to claude -m run").1, None);
         assert_eq!(
             split("cbroker --name claude run x").1,
-            Some(Program::Other(words("x")))
+            Some(ProgramArgs::Other(words("x")))
         );
         assert_eq!(
             split("cbroker --name run claude").1,
-            Some(Program::Claude(vec![]))
+            Some(ProgramArgs::Claude(vec![]))
         );
         assert_eq!(
             split("cbroker --name=run --json claude").0,

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::compose::{Draft, session_name};
+use super::compose::{MessageDraft, session_name};
 use super::connect::{self, Autostart};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
@@ -34,7 +34,7 @@ const WHO_WITHIN: Duration = Duration::from_secs(1);
 /// Asks one session and prints its answer.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let to = session_name(&args.to, "--to")?;
-    let mut draft = Draft::read(&args.message, config, output)?;
+    let mut draft = MessageDraft::read(&args.message, config, output)?;
     let mut peer = connect::peer(
         config,
         "ask",

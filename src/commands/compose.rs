@@ -20,7 +20,7 @@ use crate::output::Output;
 const NOBODY: &str = "cli";
 
 /// A message without its recipient and id.
-pub(super) struct Draft {
+pub(super) struct MessageDraft {
     from: SessionName,
     message: String,
     files: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct Draft {
     limit_bytes: usize,
 }
 
-impl Draft {
+impl MessageDraft {
     /// Reads the text and checks the arguments. Waits for stdin if the text comes from there.
     pub(super) fn read(
         args: &MessageArgs,

@@ -1,6 +1,6 @@
 //! `cbroker config`: prints every effective setting and its source.
 
-use crate::config::{Config, Origin};
+use crate::config::{Config, ValueOrigin};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -23,13 +23,13 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn word(origin: Origin) -> &'static str {
+fn word(origin: ValueOrigin) -> &'static str {
     match origin {
-        Origin::Flag => "flag",
-        Origin::Environment => "environment",
-        Origin::File => "config.toml",
-        Origin::LocalBroker => "broker.json",
-        Origin::Derived => "derived",
-        Origin::Default => "default",
+        ValueOrigin::Flag => "flag",
+        ValueOrigin::Environment => "environment",
+        ValueOrigin::File => "config.toml",
+        ValueOrigin::Local => "broker.json",
+        ValueOrigin::Derived => "derived",
+        ValueOrigin::Default => "default",
     }
 }

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
 use sandbox::Sandbox;
-use session::Session;
+use session::DemoSession;
 
 /// A step that takes longer has failed. All steps together take much less on any machine.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
@@ -42,8 +42,8 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
         "the broker starts on a free port ({} ms)",
         starting.elapsed().as_millis()
     ))?;
-    let alice = Session::open(&sandbox, "alice")?;
-    let bob = Session::open(&sandbox, "bob")?;
+    let alice = DemoSession::open(&sandbox, "alice")?;
+    let bob = DemoSession::open(&sandbox, "bob")?;
     show.step("two sessions open: cbroker --name alice run -- …, cbroker --name bob run -- …")?;
     sandbox.wait_until_attached(&["alice", "bob"], STEP_WITHIN)?;
     let first = show.send(&sandbox, "alice", "bob", TO_BOB)?;
@@ -67,7 +67,7 @@ pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
         starting.elapsed().as_millis()
     ))?;
     let opened = Instant::now();
-    let alice = Session::open(&sandbox, "alice")?;
+    let alice = DemoSession::open(&sandbox, "alice")?;
     let waited = alice.wait_for(TO_ALICE, STEP_WITHIN)?;
     show.step(&format!(
         "alice opens again: the message is there after {}",
@@ -125,7 +125,7 @@ impl Show<'_> {
         Ok(Instant::now())
     }
 
-    fn screens(&self, left: &Session, right: &Session) -> Result<(), Error> {
+    fn screens(&self, left: &DemoSession, right: &DemoSession) -> Result<(), Error> {
         for line in frame::side_by_side(&left.screen(), &right.screen()) {
             self.line(&format!("  {line}"))?;
         }

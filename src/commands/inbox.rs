@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style, counted};
-use crate::peer::{HeldMessage, Reply, Request, Scope};
+use crate::peer::{HeldMessage, QuestionScope, Reply, Request};
 
 /// An attached session answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     let name = session_name(&name, "NAME")?;
     let mut peer = connect::peer(config, "inbox", Autostart::Never, output).await?;
     let request = Request::Inbox {
-        scope: Scope::Name(name.to_string()),
+        scope: QuestionScope::Name(name.to_string()),
         take: args.take,
     };
     let attached = peer.look(&name).await?.map_or(0, |state| state.consumers) as usize;

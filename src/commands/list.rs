@@ -28,7 +28,7 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// One session, as `--json` prints it.
 #[derive(Debug, Serialize)]
-struct Row {
+struct SessionRow {
     name: String,
     /// Sessions attached to the queue.
     consumers: u32,
@@ -129,7 +129,7 @@ fn logged_names(config: &Config) -> Vec<String> {
         .collect()
 }
 
-fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -> Row {
+fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -> SessionRow {
     let first = present.and_then(|present| present.first());
     let state = match (first, queue.consumers) {
         (Some(presence), _) => presence.words(),
@@ -137,7 +137,7 @@ fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -
         // Another tool's session, or one that is too busy to answer.
         (None, _) => "attached".to_owned(),
     };
-    Row {
+    SessionRow {
         name: name.to_string(),
         consumers: queue.consumers,
         pending: queue.messages,
@@ -151,7 +151,7 @@ fn row(name: &SessionName, queue: QueueState, present: Option<&Vec<Presence>>) -
     }
 }
 
-fn print(rows: &[Row], output: &Output) -> Result<Exit, Error> {
+fn print(rows: &[SessionRow], output: &Output) -> Result<Exit, Error> {
     output.json(&rows)?;
     if rows.is_empty() {
         output.line(output.paint(

@@ -4,49 +4,49 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Kind, LocalBroker};
-use crate::container::{Engine, State};
-use crate::daemon::{self, Process};
+use crate::config::{BrokerKind, Config, LocalBroker};
+use crate::container::{ContainerState, DockerEngine};
+use crate::daemon::{self, RunningProcess};
 use crate::error::Error;
 use crate::management::Client;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
-/// The local broker.
-pub(super) enum Local {
+/// What the local broker runs as.
+pub(super) enum RunsAs {
     /// A `serve` process.
-    Embedded(LocalBroker, Process),
+    Embedded(LocalBroker, RunningProcess),
     /// The container, which may be stopped.
-    Container(Engine, State),
+    Container(DockerEngine, ContainerState),
     /// There is no local broker.
     Nothing,
 }
 
 /// Finds the local broker. The embedded one is checked first, because asking Docker takes longer.
-pub(super) async fn look(config: &Config) -> Result<Local, Error> {
+pub(super) async fn look(config: &Config) -> Result<RunsAs, Error> {
     if let Some((local, process)) = daemon::running(&config.home) {
-        return Ok(Local::Embedded(local, process));
+        return Ok(RunsAs::Embedded(local, process));
     }
     let is_expected = matches!(
         &config.local,
         Some(LocalBroker {
-            kind: Kind::Container { .. },
+            kind: BrokerKind::Container { .. },
             ..
         })
     );
-    if !is_expected && !Engine::may_exist(&config.environment) {
-        return Ok(Local::Nothing);
+    if !is_expected && !DockerEngine::may_exist(&config.environment) {
+        return Ok(RunsAs::Nothing);
     }
     let seen = async {
-        let engine = Engine::new(&config.environment)?;
+        let engine = DockerEngine::new(&config.environment)?;
         let state = engine.state().await?;
-        Ok(state.map(|state| Local::Container(engine, state)))
+        Ok(state.map(|state| RunsAs::Container(engine, state)))
     };
     match seen.await {
         Ok(Some(container)) => Ok(container),
         // An engine that does not answer is an error only if our broker should run in it.
         Err(error) if is_expected => Err(error),
-        Ok(None) | Err(_) => Ok(Local::Nothing),
+        Ok(None) | Err(_) => Ok(RunsAs::Nothing),
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use crate::cli::LogsArgs;
 use crate::config::Config;
-use crate::container::Engine;
+use crate::container::DockerEngine;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{self, Output};
@@ -25,8 +25,8 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
     local::is_ours(config)?;
     let show = async {
         match local::look(config).await? {
-            Local::Container(engine, _) => container(&engine, &args).await,
-            Local::Embedded(..) | Local::Nothing => {
+            RunsAs::Container(engine, _) => container(&engine, &args).await,
+            RunsAs::Embedded(..) | RunsAs::Nothing => {
                 file(&config.home.broker_log(), &args, output).await
             }
         }
@@ -37,7 +37,7 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
     }
 }
 
-async fn container(engine: &Engine, args: &LogsArgs) -> Result<(), Error> {
+async fn container(engine: &DockerEngine, args: &LogsArgs) -> Result<(), Error> {
     let mut parts = Box::pin(engine.logs(args.lines, args.follow));
     while let Some(part) = parts.next().await {
         output::foreign(&part?)?;

@@ -18,13 +18,13 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::name::SessionName;
 use crate::output::{Output, counted};
-use crate::peer::{MAX_LENGTH, Peer, PublishOutcome, QueueArguments};
+use crate::peer::{DeclareArguments, MAX_LENGTH, Peer, PublishOutcome};
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// One moved queue, as `--json` prints it.
 #[derive(Debug, Serialize)]
-struct Carried {
+struct MovedQueue {
     name: String,
     messages: u32,
     /// Why the queue was not deleted at the source.
@@ -61,7 +61,7 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
                 "the queue `{name}` was not deleted at the source: {why}"
             ));
         }
-        carried.push(Carried {
+        carried.push(MovedQueue {
             name: name.to_string(),
             messages,
             stays,
@@ -100,9 +100,9 @@ async fn arguments(
     name: &SessionName,
     from: &Config,
     output: &Output,
-) -> Result<QueueArguments, Error> {
+) -> Result<DeclareArguments, Error> {
     if let Ok(Some(queue)) = Client::new(from, API_WITHIN)?.queue(name.as_str()).await {
-        return Ok(QueueArguments::from_json(&queue.arguments));
+        return Ok(DeclareArguments::from_json(&queue.arguments));
     }
     let ttl_ms = from.settings.ttl_ms;
     if let Some(arguments) = source.learn_arguments(name, ttl_ms).await? {
@@ -112,14 +112,14 @@ async fn arguments(
         "the arguments of `{name}` cannot be read without a management API; \
              the target queue gets the default ones"
     ));
-    Ok(QueueArguments::of_session(ttl_ms))
+    Ok(DeclareArguments::of_session(ttl_ms))
 }
 
 async fn carry(
     source: &mut Peer,
     target: &mut Peer,
     name: &SessionName,
-    arguments: &QueueArguments,
+    arguments: &DeclareArguments,
 ) -> Result<u32, Error> {
     // An existing queue keeps its own limit, which is [`MAX_LENGTH`] for every session's queue.
     let limit = match target.look(name).await? {

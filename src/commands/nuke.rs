@@ -4,10 +4,10 @@ use std::fs;
 
 use serde_json::json;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use super::removal::confirmed;
 use crate::cli::YesArgs;
-use crate::config::{Config, Kind, LocalBroker};
+use crate::config::{BrokerKind, Config, LocalBroker};
 use crate::daemon::{self, Lock};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -19,11 +19,11 @@ pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Resu
     local::is_ours(config)?;
     confirmed(args.yes, "deleting all sessions' messages")?;
     let deleted = match local::look(config).await? {
-        Local::Container(engine, _) => {
+        RunsAs::Container(engine, _) => {
             engine.remove().await?;
             format!("the container and its volume {}", crate::container::VOLUME)
         }
-        Local::Embedded(..) | Local::Nothing => delete_store(config).await?,
+        RunsAs::Embedded(..) | RunsAs::Nothing => delete_store(config).await?,
     };
     let forget = LocalBroker::forget(&config.home);
     forget.map_err(|error| Error::new("cannot remove broker.json").because(error))?;
@@ -36,7 +36,7 @@ async fn delete_store(config: &Config) -> Result<String, Error> {
     let folder = match daemon::running(&config.home) {
         Some((
             LocalBroker {
-                kind: Kind::Embedded { data_dir, .. },
+                kind: BrokerKind::Embedded { data_dir, .. },
                 ..
             },
             _,

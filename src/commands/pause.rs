@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::peer::{Presence, Reply, Request, Scope};
+use crate::peer::{Presence, QuestionScope, Reply, Request};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const ALL_ANSWER_WITHIN: Duration = Duration::from_millis(400);
@@ -31,8 +31,8 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let scope = match &args.name {
-        Some(name) => Scope::Name(session_name(name, "NAME")?.to_string()),
-        None => Scope::All,
+        Some(name) => QuestionScope::Name(session_name(name, "NAME")?.to_string()),
+        None => QuestionScope::All,
     };
     let request = match wish {
         Wish::Pause => Request::Pause {
@@ -43,18 +43,18 @@ pub(super) async fn run(
         },
     };
     // A named session answers at once. With `--all`, the number of answers is not known.
-    let limit = if scope == Scope::All {
+    let limit = if scope == QuestionScope::All {
         ALL_ANSWER_WITHIN
     } else {
         ANSWER_WITHIN
     };
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let expected = match &scope {
-        Scope::Name(name) => peer
+        QuestionScope::Name(name) => peer
             .look(&session_name(name, "NAME")?)
             .await?
             .map_or(0, |state| state.consumers),
-        Scope::All => u32::MAX,
+        QuestionScope::All => u32::MAX,
     };
     let enough = |so_far: &[Reply]| so_far.len() >= expected.max(1) as usize;
     let replies = peer.ask_sessions(&request, limit, enough).await?;
@@ -69,7 +69,7 @@ pub(super) async fn run(
             }
         })
         .collect();
-    if let (true, Scope::Name(name)) = (sessions.is_empty(), &scope) {
+    if let (true, QuestionScope::Name(name)) = (sessions.is_empty(), &scope) {
         return Err(Error::new(format!("no session `{name}` is attached"))
             .because("only an open session can be paused; messages to a closed one wait anyway"));
     }

@@ -8,10 +8,10 @@ use chrono::Utc;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
-use crate::message_history::{Event, HistoryEntry, MessageHistory};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::counted;
-use crate::peer::{MAX_LENGTH, Peer, QueueState, Removal, Reply, Request, Scope};
+use crate::peer::{MAX_LENGTH, Peer, QuestionScope, QueueState, Removal, Reply, Request};
 
 /// An attached session answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -84,8 +84,8 @@ impl Removed<'_> {
     pub(super) async fn take_waiting(&self, peer: &Peer, waiting: u32) -> Result<u32, Error> {
         let history = MessageHistory::of(&self.config.home);
         let event = match self.removal {
-            Removal::Purged => Event::Purged,
-            Removal::Deleted => Event::Deleted,
+            Removal::Purged => HistoryEvent::Purged,
+            Removal::Deleted => HistoryEvent::Deleted,
         };
         for taken in 0..waiting.min(MAX_LENGTH) {
             let Some(message) = peer.get(self.name).await? else {
@@ -109,7 +109,7 @@ impl Removed<'_> {
             return Ok(0);
         }
         let request = Request::Discard {
-            scope: Scope::Name(self.name.to_string()),
+            scope: QuestionScope::Name(self.name.to_string()),
             removal: self.removal,
         };
         let enough = |replies: &[Reply]| replies.len() >= sessions as usize;

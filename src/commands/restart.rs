@@ -1,9 +1,9 @@
 //! `cbroker restart`: stops the local broker and starts it again.
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use super::{start, stop};
 use crate::cli::StartArgs;
-use crate::config::{Config, Kind, LocalBroker};
+use crate::config::{BrokerKind, Config, LocalBroker};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -12,9 +12,9 @@ use crate::output::Output;
 pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
     let before = match local::look(config).await? {
-        Local::Embedded(local, _) => Some((local, String::new())),
-        Local::Container(_, state) => Some((state.local, state.image)),
-        Local::Nothing => None,
+        RunsAs::Embedded(local, _) => Some((local, String::new())),
+        RunsAs::Container(_, state) => Some((state.local, state.image)),
+        RunsAs::Nothing => None,
     };
     stop::stop(config).await?;
     start::run(as_before(before), &config.again()?, output).await
@@ -24,7 +24,7 @@ fn as_before(before: Option<(LocalBroker, String)>) -> StartArgs {
     let (local, image) =
         before.map_or((None, String::new()), |(local, image)| (Some(local), image));
     let serve_arguments = match local.as_ref().map(|local| &local.kind) {
-        Some(Kind::Embedded { arguments, .. }) => arguments.clone(),
+        Some(BrokerKind::Embedded { arguments, .. }) => arguments.clone(),
         _ => Vec::new(),
     };
     StartArgs {
@@ -33,7 +33,7 @@ fn as_before(before: Option<(LocalBroker, String)>) -> StartArgs {
         mgmt_port: local.as_ref().and_then(|local| local.management_port),
         docker: local
             .as_ref()
-            .is_some_and(|local| matches!(local.kind, Kind::Container { .. })),
+            .is_some_and(|local| matches!(local.kind, BrokerKind::Container { .. })),
         guest: local.as_ref().is_some_and(|local| local.guest),
         image,
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -27,18 +27,18 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
     let old = Credentials::read_or_create(&config.home).map_err(cannot)?;
     let new = Credentials::fresh(&old.user).map_err(cannot)?;
     match local::look(config).await? {
-        Local::Container(..) => {
+        RunsAs::Container(..) => {
             return Err(
                 Error::new("the broker in the container cannot change its password")
                     .because("LavinMQ reads it only for a new data folder")
                     .hint("change it on the management page, and set it in CBROKER_URL"),
             );
         }
-        Local::Embedded(..) => {
+        RunsAs::Embedded(..) => {
             let client = Client::new(config, API_WITHIN)?;
             client.set_password(&new.user, &new.password).await?;
         }
-        Local::Nothing => {}
+        RunsAs::Nothing => {}
     }
     // If this fails, the next start of the broker restores the old password from the file.
     Credentials::replace(&config.home, &new).map_err(cannot)?;

@@ -13,7 +13,7 @@ use chrono::Utc;
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::compose::{Draft, session_name};
+use super::compose::{MessageDraft, session_name};
 use super::connect::{self, Autostart};
 use crate::cli::{SendArgs, WhenArg};
 use crate::config::Config;
@@ -21,7 +21,7 @@ use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
-use crate::message_history::{Event, HistoryEntry, MessageHistory};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
@@ -73,7 +73,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         None
     };
     let receipt_to = receipts.as_ref().map(Receipts::queue);
-    let sender = Sender {
+    let sender = SendParameters {
         args: &args,
         config,
         output,
@@ -106,7 +106,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
 }
 
 /// The parameters that all recipients share.
-struct Sender<'a> {
+struct SendParameters<'a> {
     args: &'a SendArgs,
     config: &'a Config,
     output: &'a Output,
@@ -114,11 +114,11 @@ struct Sender<'a> {
     receipt_to: Option<String>,
 }
 
-impl Sender<'_> {
+impl SendParameters<'_> {
     async fn send_all(
         &self,
         peer: &mut Peer,
-        draft: &Draft,
+        draft: &MessageDraft,
         recipients: &[SessionName],
     ) -> (Vec<Sent>, Vec<Error>) {
         let mut sent = Vec::new();
@@ -135,7 +135,12 @@ impl Sender<'_> {
         (sent, failures)
     }
 
-    async fn send(&self, peer: &mut Peer, draft: &Draft, to: &SessionName) -> Result<Sent, Error> {
+    async fn send(
+        &self,
+        peer: &mut Peer,
+        draft: &MessageDraft,
+        to: &SessionName,
+    ) -> Result<Sent, Error> {
         let envelope = draft.envelope(to)?;
         let found = peer.look(to).await?;
         let new = found.is_none();
@@ -184,7 +189,7 @@ impl Sender<'_> {
         self.note(&HistoryEntry::new(
             Utc::now(),
             &envelope.id,
-            Event::Sent,
+            HistoryEvent::Sent,
             to.as_str(),
         ));
         let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
@@ -198,7 +203,7 @@ impl Sender<'_> {
                 self.note(&HistoryEntry::new(
                     Utc::now(),
                     &envelope.id,
-                    Event::Confirmed,
+                    HistoryEvent::Confirmed,
                     to.as_str(),
                 ));
                 return Ok(());
@@ -215,8 +220,13 @@ impl Sender<'_> {
             Err(error) => error.into(),
         };
         self.note(
-            &HistoryEntry::new(Utc::now(), &envelope.id, Event::Unconfirmed, to.as_str())
-                .because(failure.summary()),
+            &HistoryEntry::new(
+                Utc::now(),
+                &envelope.id,
+                HistoryEvent::Unconfirmed,
+                to.as_str(),
+            )
+            .because(failure.summary()),
         );
         Err(failure)
     }
@@ -289,7 +299,7 @@ fn recipients(args: &SendArgs) -> Result<Vec<SessionName>, Error> {
     Ok(recipients)
 }
 
-fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Error> {
+fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<MessageDraft, Error> {
     let reply_to = args
         .reply_to
         .as_deref()
@@ -299,7 +309,7 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<Draft, Err
         return Err(Error::usage(format!("`{id}` is not a message id"))
             .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
     }
-    let mut draft = Draft::read(&args.message, config, output)?;
+    let mut draft = MessageDraft::read(&args.message, config, output)?;
     draft.reply_to = reply_to;
     draft.correlation_id.clone_from(&args.correlation_id);
     Ok(draft)

@@ -9,14 +9,14 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use broker::{Addresses, Bind, Broker, FirstUser, StartError, Tls};
+use broker::{Addresses, BindAddresses, Broker, FirstUser, StartError, Tls};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::allocator;
 use crate::cli::ServeArgs;
-use crate::config::{Config, Credentials, Kind, LocalBroker, Volume, claim_store};
+use crate::config::{BrokerKind, Config, Credentials, LocalBroker, Volume, claim_store};
 use crate::daemon::{self, RotatingFile, clean_lines};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -38,7 +38,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         // An error means that the process leads a session already.
         let _ = rustix::process::setsid();
     }
-    let mut signals = Signals::listen()?;
+    let mut signals = ServeSignals::listen()?;
     let is_first = daemon::running(&config.home).is_none();
     let settings = settings(&args, config, is_first)?;
     let data_dir = settings.data_dir.clone();
@@ -97,7 +97,11 @@ fn refuse_taken_ports(args: &ServeArgs) -> Result<(), Error> {
     Ok(())
 }
 
-fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker::Config, Error> {
+fn settings(
+    args: &ServeArgs,
+    config: &Config,
+    is_first: bool,
+) -> Result<broker::BrokerConfig, Error> {
     let login = Credentials::read_or_create(&config.home).map_err(|error| {
         cannot_use(
             &config.home.credentials_file().display().to_string(),
@@ -118,8 +122,8 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
         }),
         _ => None,
     };
-    Ok(broker::Config {
-        bind: args.bind.map_or(Bind::Loopback, Bind::At),
+    Ok(broker::BrokerConfig {
+        bind: args.bind.map_or(BindAddresses::Loopback, BindAddresses::At),
         port: args.port,
         management_port: Some(args.mgmt_port),
         data_dir,
@@ -132,7 +136,7 @@ fn settings(args: &ServeArgs, config: &Config, is_first: bool) -> Result<broker:
             password: login.password,
         }),
         memory_limit_bytes: args.memory_limit.map_or(0, |mebibytes| mebibytes << 20),
-        ..broker::Config::default()
+        ..broker::BrokerConfig::default()
     })
 }
 
@@ -166,7 +170,7 @@ fn register(
     let pid = std::process::id();
     let local = LocalBroker {
         version: 1,
-        kind: Kind::Embedded {
+        kind: BrokerKind::Embedded {
             pid,
             began: daemon::began(pid).unwrap_or_default(),
             arguments: arguments(args, &data_dir),
@@ -233,7 +237,7 @@ fn arguments(args: &ServeArgs, data_dir: &Path) -> Vec<String> {
 fn forget_me(config: &Config) {
     let is_me = matches!(
         LocalBroker::read(&config.home).map(|local| local.kind),
-        Some(Kind::Embedded { pid, .. }) if pid == std::process::id()
+        Some(BrokerKind::Embedded { pid, .. }) if pid == std::process::id()
     );
     if is_me {
         // A file that remains is recognised as stale.
@@ -276,13 +280,13 @@ fn cannot_use(what: &str, error: &std::io::Error) -> Error {
 }
 
 /// The signals that the broker handles.
-struct Signals {
+struct ServeSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-impl Signals {
+impl ServeSignals {
     fn listen() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind).map_err(|error| Error::new("cannot wait for signals").because(error))

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use crate::cli::StartArgs;
 use crate::config::{Config, Credentials, LocalBroker};
-use crate::container::{self, Engine, Plan};
+use crate::container::{self, ContainerPlan, DockerEngine};
 use crate::daemon::{self, Lock, Wishes};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -54,7 +54,7 @@ async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
 
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
     match local::look(config).await? {
-        Local::Container(_, state) if state.is_running => Err(Error::new(format!(
+        RunsAs::Container(_, state) if state.is_running => Err(Error::new(format!(
             "LavinMQ already runs in the container {}",
             container::CONTAINER
         ))
@@ -76,7 +76,7 @@ async fn start_container(
         ))
         .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker"));
     }
-    let engine = Engine::new(&config.environment)?;
+    let engine = DockerEngine::new(&config.environment)?;
     let before = engine.state().await?;
     let was_running = before.as_ref().is_some_and(|state| state.is_running);
     let plan = plan(args, config)?;
@@ -100,14 +100,14 @@ async fn start_container(
     Ok((state.local, was_running))
 }
 
-fn plan(args: &StartArgs, config: &Config) -> Result<Plan, Error> {
+fn plan(args: &StartArgs, config: &Config) -> Result<ContainerPlan, Error> {
     let login = if args.guest {
         None
     } else {
         let made = Credentials::read_or_create(&config.home);
         Some(made.map_err(|error| Error::new("cannot write the credentials").because(error))?)
     };
-    Ok(Plan {
+    Ok(ContainerPlan {
         image: args.image.clone(),
         port: args.port.unwrap_or(5672),
         management_port: args.mgmt_port.unwrap_or(15672),

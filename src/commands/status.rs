@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use crate::cli::StatusArgs;
-use crate::config::{Config, Kind};
+use crate::config::{BrokerKind, Config};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
@@ -18,7 +18,7 @@ const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// The output of `--json`.
 #[derive(Debug, Serialize)]
-struct Status {
+struct StatusOutput {
     url: String,
     user: String,
     reachable: bool,
@@ -57,7 +57,7 @@ pub(super) async fn run(args: StatusArgs, config: &Config, output: &Output) -> R
     })
 }
 
-async fn status(config: &Config) -> Result<Status, Error> {
+async fn status(config: &Config) -> Result<StatusOutput, Error> {
     let address = &config.endpoint.address;
     let error = match Peer::connect(&config.endpoint, "status").await {
         Ok(peer) => {
@@ -72,7 +72,7 @@ async fn status(config: &Config) -> Result<Status, Error> {
     } else {
         (None, None)
     };
-    Ok(Status {
+    Ok(StatusOutput {
         url: address.to_string(),
         user: config.endpoint.login.user.clone(),
         reachable: error.is_none(),
@@ -91,8 +91,8 @@ async fn kind(config: &Config) -> Result<(&'static str, Option<String>), Error> 
         return Ok(("remote", None));
     }
     Ok(match local::look(config).await? {
-        Local::Embedded(local, process) if local.port == address.port => {
-            let Kind::Embedded { data_dir, .. } = &local.kind else {
+        RunsAs::Embedded(local, process) if local.port == address.port => {
+            let BrokerKind::Embedded { data_dir, .. } = &local.kind else {
                 return Ok(("embedded", None));
             };
             (
@@ -104,7 +104,7 @@ async fn kind(config: &Config) -> Result<(&'static str, Option<String>), Error> 
                 )),
             )
         }
-        Local::Container(_, state) if state.is_running && state.local.port == address.port => (
+        RunsAs::Container(_, state) if state.is_running && state.local.port == address.port => (
             "container",
             Some(format!(
                 "container {}, image {}",
@@ -134,7 +134,7 @@ async fn product(config: &Config) -> Option<String> {
     Some(version.map_or_else(|| name.clone(), |version| format!("{name} {version}")))
 }
 
-fn print(status: &Status, output: &Output) -> Result<(), Error> {
+fn print(status: &StatusOutput, output: &Output) -> Result<(), Error> {
     let word = match (&status.error, status.reachable) {
         (None, _) | (_, true) => output.paint(Style::Good, "running"),
         (Some(error), _) => format!("{} ({error})", output.paint(Style::Bad, "not reachable")),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::local::{self, Local};
+use super::local::{self, RunsAs};
 use crate::config::Config;
 use crate::daemon;
 use crate::error::Error;
@@ -25,8 +25,8 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
 /// Stops the local broker. Returns whether one ran.
 pub(super) async fn stop(config: &Config) -> Result<bool, Error> {
     match local::look(config).await? {
-        Local::Embedded(..) => daemon::stop(&config.home).await,
-        Local::Container(engine, state) if state.is_running => engine.stop().await.map(|()| true),
-        Local::Container(..) | Local::Nothing => Ok(false),
+        RunsAs::Embedded(..) => daemon::stop(&config.home).await,
+        RunsAs::Container(engine, state) if state.is_running => engine.stop().await.map(|()| true),
+        RunsAs::Container(..) | RunsAs::Nothing => Ok(false),
     }
 }

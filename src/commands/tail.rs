@@ -20,7 +20,7 @@ use crate::exit::Exit;
 use crate::management::{Client, ManagementError};
 use crate::name::SessionName;
 use crate::output::{Output, Style};
-use crate::peer::{Delivery, MAX_LENGTH, Peer};
+use crate::peer::{MAX_LENGTH, Peer, ReceivedMessage};
 
 const API_WITHIN: Duration = Duration::from_secs(30);
 
@@ -122,7 +122,7 @@ async fn peek_by_returning(
     count: usize,
     view: &View<'_>,
 ) -> Result<Exit, Error> {
-    let mut taken: Vec<Delivery> = Vec::new();
+    let mut taken: Vec<ReceivedMessage> = Vec::new();
     while taken.len() < count {
         let Some(delivery) = peer.get(name).await? else {
             break;

@@ -19,7 +19,7 @@ const PROMPT: &str = "> ";
 
 /// The meaning of an input byte.
 #[derive(Debug, PartialEq, Eq)]
-enum Key {
+enum InputKey {
     Text(u8),
     Submit,
     Erase,
@@ -28,7 +28,7 @@ enum Key {
 
 /// Turns bytes into keys. A paste is text, whatever it contains.
 #[derive(Default)]
-struct Keys {
+struct KeyReader {
     pending: Vec<u8>,
     is_paste: bool,
 }
@@ -37,7 +37,7 @@ struct Keys {
 pub(super) fn run(record: Option<&Path>) -> Result<Exit, Error> {
     let failed = |error: io::Error| Error::new("the toy agent failed").because(error);
     let record = record.map(open).transpose().map_err(failed)?;
-    let _raw = Raw::enter().map_err(failed)?;
+    let _raw = RawMode::enter().map_err(failed)?;
     talk(record).map_err(failed)?;
     Ok(Exit::Done)
 }
@@ -49,7 +49,7 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
         "\x1b[?2004hToy agent. Type a line, or receive one.\r\n{PROMPT}"
     )?;
     screen.flush()?;
-    let (mut keys, mut line, mut bytes) = (Keys::default(), Vec::new(), [0; 4096]);
+    let (mut keys, mut line, mut bytes) = (KeyReader::default(), Vec::new(), [0; 4096]);
     loop {
         let count = io::stdin().lock().read(&mut bytes)?;
         if count == 0 {
@@ -57,9 +57,9 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
         }
         for key in keys.take(&bytes[..count]) {
             match key {
-                Key::Text(byte) => line.push(byte),
-                Key::Erase => drop(line.pop()),
-                Key::Submit => {
+                InputKey::Text(byte) => line.push(byte),
+                InputKey::Erase => drop(line.pop()),
+                InputKey::Submit => {
                     let text = String::from_utf8_lossy(&line).into_owned();
                     write!(
                         screen,
@@ -72,7 +72,7 @@ fn talk(mut record: Option<File>) -> io::Result<()> {
                     }
                     line.clear();
                 }
-                Key::Leave => {
+                InputKey::Leave => {
                     write!(screen, "\r\n\x1b[?2004l")?;
                     return screen.flush();
                 }
@@ -94,8 +94,8 @@ fn shown(line: &[u8]) -> String {
     format!("{beginning}… ({} characters)", text.chars().count())
 }
 
-impl Keys {
-    fn take(&mut self, bytes: &[u8]) -> Vec<Key> {
+impl KeyReader {
+    fn take(&mut self, bytes: &[u8]) -> Vec<InputKey> {
         self.pending.extend_from_slice(bytes);
         let mut keys = Vec::new();
         let mut at = 0;
@@ -117,21 +117,21 @@ impl Keys {
         keys
     }
 
-    fn meaning(&self, byte: u8) -> Key {
+    fn meaning(&self, byte: u8) -> InputKey {
         match byte {
-            _ if self.is_paste => Key::Text(byte),
-            b'\r' => Key::Submit,
-            BACKSPACE => Key::Erase,
-            CTRL_C | CTRL_D => Key::Leave,
-            _ => Key::Text(byte),
+            _ if self.is_paste => InputKey::Text(byte),
+            b'\r' => InputKey::Submit,
+            BACKSPACE => InputKey::Erase,
+            CTRL_C | CTRL_D => InputKey::Leave,
+            _ => InputKey::Text(byte),
         }
     }
 }
 
 /// Raw mode of the terminal, restored on drop.
-struct Raw(Option<Termios>);
+struct RawMode(Option<Termios>);
 
-impl Raw {
+impl RawMode {
     fn enter() -> io::Result<Self> {
         let Ok(before) = tcgetattr(io::stdin()) else {
             return Ok(Self(None));
@@ -143,7 +143,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
             // The terminal may be closed already.
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_paste_is_text_even_with_a_return_in_it_and_even_when_torn() {
-        let mut keys = Keys::default();
+        let mut keys = KeyReader::default();
         let mut seen = keys.take(b"\x1b[20");
         assert_eq!(seen, []);
         seen.extend(keys.take(b"0~a\rb\x1b[2"));
@@ -170,10 +170,10 @@ mod tests {
         assert_eq!(
             seen,
             [
-                Key::Text(b'a'),
-                Key::Text(b'\r'),
-                Key::Text(b'b'),
-                Key::Submit
+                InputKey::Text(b'a'),
+                InputKey::Text(b'\r'),
+                InputKey::Text(b'b'),
+                InputKey::Submit
             ]
         );
     }

@@ -4,7 +4,7 @@ use crate::cli::WhyArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::message_history::{Event, MessageHistory};
+use crate::message_history::{HistoryEvent, MessageHistory};
 use crate::output::{Output, Style};
 
 /// Prints what happened to the message, in order.
@@ -23,20 +23,20 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
     output.json(&story)?;
     for entry in &story {
         let (word, style) = match entry.event {
-            Event::Sent => ("sent", Style::Dim),
-            Event::Confirmed => ("confirmed", Style::Good),
-            Event::Unconfirmed => ("not confirmed", Style::Bad),
-            Event::Received => ("received", Style::Dim),
-            Event::Held => ("held", Style::Warning),
-            Event::HandedOver => ("handed over", Style::Dim),
-            Event::Delivered => ("delivered", Style::Good),
-            Event::Repeated => ("received again, already delivered", Style::Dim),
-            Event::Deleted => ("deleted with its queue", Style::Bad),
-            Event::Purged => ("purged", Style::Bad),
-            Event::Expired => ("expired", Style::Bad),
-            Event::Dropped => ("dropped: the queue was full", Style::Bad),
-            Event::Returned => ("back in its queue", Style::Dim),
-            Event::DeadLettered => ("dead-lettered", Style::Bad),
+            HistoryEvent::Sent => ("sent", Style::Dim),
+            HistoryEvent::Confirmed => ("confirmed", Style::Good),
+            HistoryEvent::Unconfirmed => ("not confirmed", Style::Bad),
+            HistoryEvent::Received => ("received", Style::Dim),
+            HistoryEvent::Held => ("held", Style::Warning),
+            HistoryEvent::HandedOver => ("handed over", Style::Dim),
+            HistoryEvent::Delivered => ("delivered", Style::Good),
+            HistoryEvent::Repeated => ("received again, already delivered", Style::Dim),
+            HistoryEvent::Deleted => ("deleted with its queue", Style::Bad),
+            HistoryEvent::Purged => ("purged", Style::Bad),
+            HistoryEvent::Expired => ("expired", Style::Bad),
+            HistoryEvent::Dropped => ("dropped: the queue was full", Style::Bad),
+            HistoryEvent::Returned => ("back in its queue", Style::Dim),
+            HistoryEvent::DeadLettered => ("dead-lettered", Style::Bad),
         };
         let detail = entry
             .detail

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::compose::session_name;
 use super::connect::{Autostart, may_start};
-use crate::cli::{Delivery, Program, WrapArgs};
+use crate::cli::{DeliveryOption, ProgramArgs, WrapArgs};
 use crate::config::{Config, Environment, Flags};
 use crate::daemon::{self, Wishes};
 use crate::envelope::Breaks;
@@ -22,7 +22,7 @@ const START_WITHIN: Duration = Duration::from_secs(2);
 /// Wraps the program and returns its exit code.
 pub(super) async fn run(
     args: WrapArgs,
-    program: Program,
+    program: ProgramArgs,
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
@@ -64,7 +64,7 @@ pub(super) async fn run(
 /// working. An invalid command line is still an error.
 pub(super) fn without_configuration(
     args: &WrapArgs,
-    program: Program,
+    program: ProgramArgs,
     flags: &Flags,
     environment: Environment,
     error: Error,
@@ -114,17 +114,17 @@ fn fallback(args: &WrapArgs) -> Fallback {
     }
 }
 
-fn command_line(program: Program) -> Result<(OsString, Vec<OsString>), Error> {
+fn command_line(program: ProgramArgs) -> Result<(OsString, Vec<OsString>), Error> {
     match program {
-        Program::Claude(arguments) => Ok((OsString::from("claude"), arguments)),
-        Program::Other(mut arguments) if !arguments.is_empty() => {
+        ProgramArgs::Claude(arguments) => Ok((OsString::from("claude"), arguments)),
+        ProgramArgs::Other(mut arguments) if !arguments.is_empty() => {
             Ok((arguments.remove(0), arguments))
         }
-        Program::Other(_) => Err(Error::usage("nothing to run")),
+        ProgramArgs::Other(_) => Err(Error::usage("nothing to run")),
     }
 }
 
-fn options(args: &WrapArgs, program: Program, config: &Config) -> Result<WrapOptions, Error> {
+fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<WrapOptions, Error> {
     let settings = &config.settings;
     let name = session_name(args.name.as_deref().unwrap_or_default(), "--name")?;
     if name.waits_for_answer() {
@@ -144,13 +144,13 @@ fn options(args: &WrapArgs, program: Program, config: &Config) -> Result<WrapOpt
         is_briefed: !args.no_brief && settings.brief,
         may_send: args.allow_send,
         delivery: args.delivery.map(|delivery| match delivery {
-            Delivery::Auto => Mode::Auto,
-            Delivery::Plugin => Mode::Plugin,
-            Delivery::Inbox => Mode::Inbox,
-            Delivery::Api => Mode::Api,
-            Delivery::Pty => Mode::Pty,
-            Delivery::Hook => Mode::Hook,
-            Delivery::Notify => Mode::Notify,
+            DeliveryOption::Auto => Mode::Auto,
+            DeliveryOption::Plugin => Mode::Plugin,
+            DeliveryOption::Inbox => Mode::Inbox,
+            DeliveryOption::Api => Mode::Api,
+            DeliveryOption::Pty => Mode::Pty,
+            DeliveryOption::Hook => Mode::Hook,
+            DeliveryOption::Notify => Mode::Notify,
         }),
         breaks: if args.multiline || settings.multiline {
             Breaks::Keep

@@ -22,7 +22,7 @@ const RESERVED: AsciiSet = NON_ALPHANUMERIC
 
 /// With or without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
+pub enum UrlScheme {
     /// Plain TCP, port 5672 by default.
     Amqp,
     /// TLS, port 5671 by default.
@@ -42,7 +42,7 @@ pub struct Login {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     /// With or without TLS.
-    pub scheme: Scheme,
+    pub scheme: UrlScheme,
     /// The host name or IP address, without brackets.
     pub host: String,
     /// The TCP port.
@@ -65,12 +65,12 @@ pub struct Endpoint {
     /// A file of PEM certificates to trust in addition to the system's.
     pub ca_cert: Option<PathBuf>,
     /// Where the login comes from, and so whom it may be sent to.
-    pub guard: Guard,
+    pub guard: LoginGuard,
 }
 
 /// Whom a login may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Guard {
+pub enum LoginGuard {
     /// Any listener at the address, because the user gave both the address and the login.
     AsGiven,
     /// The login is stored in this home. It is sent only to a listener that is proven to run as
@@ -100,7 +100,7 @@ pub enum AddressError {
     Escape,
 }
 
-impl Scheme {
+impl UrlScheme {
     /// Returns the default port.
     pub fn default_port(self) -> u16 {
         match self {
@@ -127,7 +127,7 @@ impl Address {
     /// Returns an address without TLS.
     pub fn at(host: IpAddr, port: u16) -> Self {
         Self {
-            scheme: Scheme::Amqp,
+            scheme: UrlScheme::Amqp,
             host: host.to_string(),
             port,
             vhost: "/".into(),
@@ -141,8 +141,8 @@ impl Address {
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (scheme, rest) = text.trim().split_once("://").ok_or(AddressError::Scheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
-            "amqp" => Scheme::Amqp,
-            "amqps" => Scheme::Amqps,
+            "amqp" => UrlScheme::Amqp,
+            "amqps" => UrlScheme::Amqps,
             _ => return Err(AddressError::Scheme),
         };
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
@@ -216,7 +216,7 @@ impl Address {
     }
 }
 
-impl Guard {
+impl LoginGuard {
     /// Reads the stored login again. `None` if the login is not stored.
     pub fn login(&self) -> Option<Login> {
         match self {
@@ -248,7 +248,7 @@ impl Endpoint {
         Route {
             host: self.address.host.clone(),
             port: self.address.port,
-            is_tls: self.address.scheme == Scheme::Amqps,
+            is_tls: self.address.scheme == UrlScheme::Amqps,
             ca_cert: self.ca_cert.clone(),
             socket: self.guard.socket(SOCKET),
             is_guarded: self.guard.is_stored(),
@@ -344,7 +344,7 @@ mod tests {
                 .unwrap();
         assert_eq!(
             (address.scheme, address.port, address.vhost.as_str()),
-            (Scheme::Amqps, 5671, "ixpqijvz")
+            (UrlScheme::Amqps, 5671, "ixpqijvz")
         );
         assert_eq!(address.password.as_deref(), Some("se/cret"));
         for shown in [address.to_string(), format!("{address:?}")] {
@@ -405,7 +405,7 @@ mod tests {
         ) {
             let address = Address { vhost: vhost.clone(), ..Address::local(5672) };
             let login = Login { user: user.clone(), password: password.clone() };
-            let endpoint = Endpoint { address, login, ca_cert: None, guard: Guard::AsGiven };
+            let endpoint = Endpoint { address, login, ca_cert: None, guard: LoginGuard::AsGiven };
             let again = Address::parse(&endpoint.secret_url()).unwrap();
             prop_assert_eq!(
                 (again.user, again.password, again.vhost),

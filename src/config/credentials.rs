@@ -12,13 +12,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::home::{write_private, write_private_once};
 use super::own_folder::private_folder;
-use super::{Address, Endpoint, Guard, Home, Login};
+use super::{Address, Endpoint, Home, Login, LoginGuard};
 
 const USER: &str = "cbroker";
 
 /// The content of the file `credentials`: user and password of the local broker.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Stored {
+struct StoredLogin {
     version: u32,
     user: String,
     password: String,
@@ -35,7 +35,7 @@ impl Credentials {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let stored: Stored = toml::from_str(&text).map_err(|_| damaged("credentials"))?;
+        let stored: StoredLogin = toml::from_str(&text).map_err(|_| damaged("credentials"))?;
         Ok(Some(Login {
             user: stored.user,
             password: stored.password,
@@ -85,8 +85,8 @@ pub fn write_session_address(home: &Home, session: &str, endpoint: &Endpoint) ->
     home.claim()?;
     private_folder(&home.sessions())?;
     let url = match &endpoint.guard {
-        Guard::Stored { .. } => endpoint.address.without_password().to_string(),
-        Guard::AsGiven => endpoint.secret_url(),
+        LoginGuard::Stored { .. } => endpoint.address.without_password().to_string(),
+        LoginGuard::AsGiven => endpoint.secret_url(),
     };
     let mut text = format!("{url}\n");
     if let Some(known) = SessionAddress::read(home, session) {

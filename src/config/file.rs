@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Effective, Home, Login, Origin};
+use super::{Effective, Home, Login, ValueOrigin};
 use crate::envelope::DEFAULT_LIMIT_BYTES;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -32,7 +32,7 @@ pub(super) struct File {
     pub(super) body_limit_bytes: Option<usize>,
     pub(super) max_hops: Option<u32>,
     pub(super) max_messages_per_minute: Option<u32>,
-    pub(super) delivery: Option<Way>,
+    pub(super) delivery: Option<DeliveryWay>,
     pub(super) brief: Option<bool>,
     pub(super) multiline: Option<bool>,
     #[serde(deserialize_with = "batch")]
@@ -42,7 +42,7 @@ pub(super) struct File {
 /// How messages are delivered to an agent, as in the option `--delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum DeliveryWay {
     /// The best way that the agent is known to support.
     #[default]
     Auto,
@@ -60,7 +60,7 @@ pub enum Way {
     Notify,
 }
 
-impl Display for Way {
+impl Display for DeliveryWay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
@@ -99,7 +99,7 @@ pub struct Settings {
     /// (`max_messages_per_minute`).
     pub max_messages_per_minute: u32,
     /// How messages are delivered without the option `--delivery` (`delivery`).
-    pub delivery: Way,
+    pub delivery: DeliveryWay,
     /// Whether Claude gets a briefing (`brief`).
     pub brief: bool,
     /// Whether line breaks are kept if the agent supports bracketed paste (`multiline`).
@@ -163,9 +163,9 @@ impl File {
             key,
             value: value.to_string(),
             origin: if is_set {
-                Origin::File
+                ValueOrigin::File
             } else {
-                Origin::Default
+                ValueOrigin::Default
             },
         };
         vec![

@@ -14,7 +14,7 @@ use super::{Address, Home};
 /// How the broker runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Kind {
+pub enum BrokerKind {
     /// A `cbroker serve` process.
     Embedded {
         /// The process id.
@@ -41,7 +41,7 @@ pub struct LocalBroker {
     pub version: u32,
     /// How the broker runs.
     #[serde(flatten)]
-    pub kind: Kind,
+    pub kind: BrokerKind,
     /// The address of both ports. Missing in files of earlier versions.
     #[serde(default = "loopback")]
     pub host: IpAddr,
@@ -66,7 +66,7 @@ impl LocalBroker {
 
     /// Whether it is a `cbroker serve` process, which also listens on sockets in its home.
     pub fn is_embedded(&self) -> bool {
-        matches!(self.kind, Kind::Embedded { .. })
+        matches!(self.kind, BrokerKind::Embedded { .. })
     }
 
     /// Reads the file. A file that cannot be read counts as missing.

@@ -1,12 +1,12 @@
 //! Resolves flags, environment and files into a [`Config`]: the first source that names a value
 //! wins.
 
-use super::address::Scheme;
+use super::address::UrlScheme;
 use super::credentials::moved_session_address;
 use super::file::File;
 use super::{
-    Address, Config, Credentials, Effective, Endpoint, Environment, Flags, Guard, Home, Inside,
-    LocalBroker, Login, Management, Origin, read_session_address,
+    Address, Config, Credentials, CurrentSession, Effective, Endpoint, Environment, Flags, Home,
+    LocalBroker, Login, LoginGuard, Management, ValueOrigin, read_session_address,
 };
 use crate::error::Error;
 use crate::exit::Exit;
@@ -28,13 +28,13 @@ impl Config {
             return Err(Error::new(format!("cannot use {folder}")).because(objection));
         }
         let file = File::read(&home)?;
-        let inside = Inside {
+        let inside = CurrentSession {
             name: environment.text("CBROKER_NAME").map(str::to_owned),
             session: environment.text("CBROKER_SESSION").map(str::to_owned),
         };
         let local = LocalBroker::read(&home);
         let (mut address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
-        if let (Origin::Environment, Some(session)) = (endpoint_origin, &inside.session)
+        if let (ValueOrigin::Environment, Some(session)) = (endpoint_origin, &inside.session)
             && let Some(moved) = moved_session_address(&home, session, &address)
         {
             address = moved;
@@ -42,9 +42,9 @@ impl Config {
         let login = login(&address, endpoint_origin, &home, &inside, local.as_ref())?;
         let guard = guard(&address, endpoint_origin, &home, &inside, &login);
         let (ca_cert, ca_origin) = match (&flags.ca_cert, &file.ca_cert) {
-            (Some(path), _) => (Some(path.clone()), Origin::Flag),
-            (None, Some(path)) => (Some(path.clone()), Origin::File),
-            (None, None) => (None, Origin::Default),
+            (Some(path), _) => (Some(path.clone()), ValueOrigin::Flag),
+            (None, Some(path)) => (Some(path.clone()), ValueOrigin::File),
+            (None, None) => (None, ValueOrigin::Default),
         };
         let endpoint = Endpoint {
             address,
@@ -75,11 +75,11 @@ impl Config {
     }
 
     /// Returns every value for display with its source, for `cbroker config`.
-    fn explain(&self, file: &File, [management, ca_cert]: [Origin; 2]) -> Vec<Effective> {
+    fn explain(&self, file: &File, [management, ca_cert]: [ValueOrigin; 2]) -> Vec<Effective> {
         let home = if self.environment.get("CBROKER_HOME").is_some() {
-            Origin::Environment
+            ValueOrigin::Environment
         } else {
-            Origin::Default
+            ValueOrigin::Default
         };
         let ca_path = match &self.endpoint.ca_cert {
             Some(path) => path.display().to_string(),
@@ -93,7 +93,11 @@ impl Config {
                 self.endpoint.address.to_string(),
                 self.endpoint_origin,
             ),
-            row("user", self.endpoint.login.user.clone(), Origin::Derived),
+            row(
+                "user",
+                self.endpoint.login.user.clone(),
+                ValueOrigin::Derived,
+            ),
             row("mgmt_url", self.management.url.clone(), management),
             row("mgmt_user", self.management.login.user.clone(), management),
             row("ca_cert", ca_path, ca_cert),
@@ -108,17 +112,17 @@ fn address(
     environment: &Environment,
     file: &File,
     local: Option<&LocalBroker>,
-) -> Result<(Address, Origin), Error> {
+) -> Result<(Address, ValueOrigin), Error> {
     let (text, origin, named) = if let Some(url) = &flags.url {
-        (url.clone(), Origin::Flag, "--url")
+        (url.clone(), ValueOrigin::Flag, "--url")
     } else if let Some(url) = environment.text("CBROKER_URL") {
-        (url.to_owned(), Origin::Environment, "CBROKER_URL")
+        (url.to_owned(), ValueOrigin::Environment, "CBROKER_URL")
     } else if let Some(url) = file.url()? {
-        (url, Origin::File, "the url of config.toml")
+        (url, ValueOrigin::File, "the url of config.toml")
     } else if let Some(local) = local {
-        return Ok((local.address(), Origin::LocalBroker));
+        return Ok((local.address(), ValueOrigin::Local));
     } else {
-        return Ok((Address::local(DEFAULT_PORT), Origin::Default));
+        return Ok((Address::local(DEFAULT_PORT), ValueOrigin::Default));
     };
     let address = Address::parse(&text).map_err(|error| {
         Error::usage(format!("{named} is not a broker address"))
@@ -129,10 +133,16 @@ fn address(
 }
 
 /// Guards a login that equals the stored one, even if it came from elsewhere, such as a URL.
-fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login: &Login) -> Guard {
+fn guard(
+    address: &Address,
+    origin: ValueOrigin,
+    home: &Home,
+    inside: &CurrentSession,
+    login: &Login,
+) -> LoginGuard {
     let is_stored = matches!(Credentials::read(home), Ok(Some(stored)) if stored == *login);
     if !is_stored {
-        return Guard::AsGiven;
+        return LoginGuard::AsGiven;
     }
     let local = LocalBroker::read(home);
     let is_embedded = local.as_ref().is_none_or(LocalBroker::is_embedded);
@@ -142,8 +152,8 @@ fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login:
         .as_deref()
         .and_then(|session| read_session_address(home, session))
         .is_some_and(|around_us| around_us.is_same_place(address));
-    let is_unnamed = matches!(origin, Origin::LocalBroker | Origin::Default);
-    Guard::Stored {
+    let is_unnamed = matches!(origin, ValueOrigin::Local | ValueOrigin::Default);
+    LoginGuard::Stored {
         home: home.clone(),
         has_sockets: is_embedded && (is_unnamed || is_its_place || is_around_us),
     }
@@ -154,9 +164,9 @@ fn guard(address: &Address, origin: Origin, home: &Home, inside: &Inside, login:
 /// default port is not entered.
 fn login(
     address: &Address,
-    origin: Origin,
+    origin: ValueOrigin,
     home: &Home,
-    inside: &Inside,
+    inside: &CurrentSession,
     local: Option<&LocalBroker>,
 ) -> Result<Login, Error> {
     if let (Some(user), Some(password)) = (&address.user, &address.password) {
@@ -190,7 +200,7 @@ fn login(
             return Ok(login);
         }
     }
-    if origin == Origin::Default {
+    if origin == ValueOrigin::Default {
         return Ok(Credentials::none_yet());
     }
     let user = address.user.clone().unwrap_or_else(|| "guest".into());
@@ -206,22 +216,22 @@ fn management(
     file: &File,
     endpoint: &Endpoint,
     local: Option<&LocalBroker>,
-) -> Result<(Management, Origin), Error> {
+) -> Result<(Management, ValueOrigin), Error> {
     let given = flags
         .mgmt_url
         .as_deref()
-        .map(|url| (url, Origin::Flag))
+        .map(|url| (url, ValueOrigin::Flag))
         .or_else(|| {
             environment
                 .text("CBROKER_MGMT_URL")
-                .map(|url| (url, Origin::Environment))
+                .map(|url| (url, ValueOrigin::Environment))
         })
-        .or_else(|| file.mgmt_url.as_deref().map(|url| (url, Origin::File)));
+        .or_else(|| file.mgmt_url.as_deref().map(|url| (url, ValueOrigin::File)));
     let (url, origin) = match given {
         Some((url, origin)) => (url.trim_end_matches('/').to_owned(), origin),
         None => (
             derived_management_url(&endpoint.address, local),
-            Origin::Derived,
+            ValueOrigin::Derived,
         ),
     };
     if !(url.starts_with("http://") || url.starts_with("https://")) {
@@ -253,19 +263,19 @@ fn management(
 fn management_guard(
     endpoint: &Endpoint,
     login: &Login,
-    origin: Origin,
+    origin: ValueOrigin,
     local: Option<&LocalBroker>,
-) -> Guard {
+) -> LoginGuard {
     match &endpoint.guard {
-        Guard::Stored { home, has_sockets } if *login == endpoint.login => {
+        LoginGuard::Stored { home, has_sockets } if *login == endpoint.login => {
             let is_derived =
-                origin == Origin::Derived && local.is_none_or(LocalBroker::is_embedded);
-            Guard::Stored {
+                origin == ValueOrigin::Derived && local.is_none_or(LocalBroker::is_embedded);
+            LoginGuard::Stored {
                 home: home.clone(),
                 has_sockets: *has_sockets && is_derived,
             }
         }
-        _ => Guard::AsGiven,
+        _ => LoginGuard::AsGiven,
     }
 }
 
@@ -277,7 +287,7 @@ pub(super) fn derived_management_url(address: &Address, local: Option<&LocalBrok
     } else {
         address.host.clone()
     };
-    if address.scheme == Scheme::Amqps || host.ends_with(".cloudamqp.com") {
+    if address.scheme == UrlScheme::Amqps || host.ends_with(".cloudamqp.com") {
         return format!("https://{host}");
     }
     let here = local.filter(|local| address.is_local() && local.port == address.port);
@@ -313,7 +323,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::config::{Kind, write_session_address};
+    use crate::config::{BrokerKind, write_session_address};
 
     struct Place {
         folder: tempfile::TempDir,
@@ -353,7 +363,7 @@ mod tests {
     #[test]
     fn a_flag_beats_the_environment_beats_the_file_beats_the_local_broker() {
         let place = Place::new();
-        let kind = Kind::Container { name: "x".into() };
+        let kind = BrokerKind::Container { name: "x".into() };
         let local = LocalBroker {
             version: 1,
             kind,
@@ -366,19 +376,19 @@ mod tests {
             let config = place.config(flags, more).unwrap();
             (config.endpoint.address.port, config.endpoint_origin)
         };
-        assert_eq!(seen(&Flags::default(), &[]), (5672, Origin::Default));
+        assert_eq!(seen(&Flags::default(), &[]), (5672, ValueOrigin::Default));
         local.write(&place.home()).unwrap();
-        assert_eq!(seen(&Flags::default(), &[]), (7001, Origin::LocalBroker));
+        assert_eq!(seen(&Flags::default(), &[]), (7001, ValueOrigin::Local));
         fs::write(place.home().config_file(), "url = \"amqp://h:7003\"\n").unwrap();
-        assert_eq!(seen(&Flags::default(), &[]), (7003, Origin::File));
+        assert_eq!(seen(&Flags::default(), &[]), (7003, ValueOrigin::File));
         let environment = [("CBROKER_URL", "amqp://h:7004")];
         assert_eq!(
             seen(&Flags::default(), &environment),
-            (7004, Origin::Environment)
+            (7004, ValueOrigin::Environment)
         );
         assert_eq!(
             seen(&url("amqp://h:7005"), &environment),
-            (7005, Origin::Flag)
+            (7005, ValueOrigin::Flag)
         );
     }
 

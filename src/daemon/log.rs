@@ -20,10 +20,10 @@ const KEPT: u32 = 3;
 /// A log file that is rotated as it grows. Lines are never split between files.
 pub struct RotatingFile {
     path: PathBuf,
-    open: Mutex<Open>,
+    open: Mutex<OpenFile>,
 }
 
-struct Open {
+struct OpenFile {
     file: File,
     bytes: u64,
 }
@@ -44,7 +44,7 @@ impl RotatingFile {
         open.file.write_all(line)
     }
 
-    fn rotate(&self, open: &mut MutexGuard<'_, Open>) -> io::Result<()> {
+    fn rotate(&self, open: &mut MutexGuard<'_, OpenFile>) -> io::Result<()> {
         for number in (1..KEPT).rev() {
             // Numbers may be missing while the log is young.
             let _ = fs::rename(older(&self.path, number), older(&self.path, number + 1));
@@ -55,14 +55,14 @@ impl RotatingFile {
     }
 }
 
-fn append(path: &Path) -> io::Result<Open> {
+fn append(path: &Path) -> io::Result<OpenFile> {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .open(path)?;
     let bytes = file.metadata()?.len();
-    Ok(Open { file, bytes })
+    Ok(OpenFile { file, bytes })
 }
 
 fn older(path: &Path, number: u32) -> PathBuf {
@@ -72,9 +72,9 @@ fn older(path: &Path, number: u32) -> PathBuf {
 }
 
 /// A writer for whole lines, which is what tracing writes.
-pub struct Line<'a>(&'a RotatingFile);
+pub struct LogLine<'a>(&'a RotatingFile);
 
-impl Write for Line<'_> {
+impl Write for LogLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write_line(bytes)?;
         Ok(bytes.len())
@@ -86,10 +86,10 @@ impl Write for Line<'_> {
 }
 
 impl<'a> MakeWriter<'a> for RotatingFile {
-    type Writer = Line<'a>;
+    type Writer = LogLine<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine(self)
     }
 }
 

@@ -7,12 +7,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A process that was running when it was looked up.
 #[derive(Debug, Clone)]
-pub struct Process {
+pub struct RunningProcess {
     pid: Pid,
     began: String,
 }
 
-impl Process {
+impl RunningProcess {
     /// Returns the process of this id if it runs and has this start time.
     pub fn alive(pid: u32, began_then: &str) -> Option<Self> {
         let id = Pid::from_raw(i32::try_from(pid).ok()?)?;
@@ -71,8 +71,8 @@ mod tests {
     fn a_process_is_known_by_its_beginning_too() {
         let me = std::process::id();
         let when = began(me).unwrap();
-        assert!(Process::alive(me, &when).is_some());
-        assert!(Process::alive(me, "another moment").is_none());
+        assert!(RunningProcess::alive(me, &when).is_some());
+        assert!(RunningProcess::alive(me, "another moment").is_none());
     }
 
     #[test]

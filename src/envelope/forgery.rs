@@ -21,7 +21,7 @@ const ROUND: [&str; 5] = [
 
 /// The appearance of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sign {
+enum Glyph {
     /// `[` and its look-alikes.
     Square,
     /// `(` and its look-alikes.
@@ -32,7 +32,7 @@ enum Sign {
 
 /// Replaces the bracket of every imitated mark: `[` by `(`, and `(` by `<`.
 pub(super) fn disarm(text: &str) -> String {
-    let is_bracket = |c: char| matches!(looks(c).next(), Some(Sign::Square | Sign::Round));
+    let is_bracket = |c: char| matches!(looks(c).next(), Some(Glyph::Square | Glyph::Round));
     if !text.chars().any(is_bracket) {
         return text.to_owned();
     }
@@ -43,9 +43,9 @@ pub(super) fn disarm(text: &str) -> String {
             looks(c).skip(1).chain(after)
         };
         let (marks, instead): (&[&str], char) = match looks(c).next() {
-            Some(Sign::Square) => (&SQUARE, '('),
-            Some(Sign::Round) => (&ROUND, '<'),
-            Some(Sign::Letter(_)) | None => (&[], c),
+            Some(Glyph::Square) => (&SQUARE, '('),
+            Some(Glyph::Round) => (&ROUND, '<'),
+            Some(Glyph::Letter(_)) | None => (&[], c),
         };
         let is_forged = marks.iter().any(|mark| begins_with(behind(), mark));
         out.push(if is_forged { instead } else { c });
@@ -54,16 +54,16 @@ pub(super) fn disarm(text: &str) -> String {
 }
 
 /// Compares only up to the first sign that differs, so that a text of brackets is scanned once.
-fn begins_with(mut signs: impl Iterator<Item = Sign>, mark: &str) -> bool {
+fn begins_with(mut signs: impl Iterator<Item = Glyph>, mark: &str) -> bool {
     mark.chars().all(|wanted| {
-        let wanted = Sign::Letter(folded(wanted));
-        let is_letter = |sign: &Sign| !matches!(sign, Sign::Letter(']' | ':')) || *sign == wanted;
+        let wanted = Glyph::Letter(folded(wanted));
+        let is_letter = |sign: &Glyph| !matches!(sign, Glyph::Letter(']' | ':')) || *sign == wanted;
         signs.find(is_letter) == Some(wanted)
     })
 }
 
 /// Returns the signs that a character looks like: none, one, or several for a ligature.
-fn looks(c: char) -> impl Iterator<Item = Sign> {
+fn looks(c: char) -> impl Iterator<Item = Glyph> {
     let one = c.is_ascii().then(|| sign(c)).flatten();
     let several = (!c.is_ascii()).then(|| {
         DecomposingNormalizerBorrowed::new_nfkd()
@@ -74,22 +74,22 @@ fn looks(c: char) -> impl Iterator<Item = Sign> {
     one.into_iter().chain(several.into_iter().flatten())
 }
 
-fn sign(c: char) -> Option<Sign> {
+fn sign(c: char) -> Option<Glyph> {
     match c {
         '[' | '\u{2045}' | '\u{2772}' | '\u{27E6}' | '\u{3010}' | '\u{3014}' | '\u{3016}'
         | '\u{3018}' | '\u{301A}' | '\u{23A1}' | '\u{2983}' | '\u{298B}' | '\u{298D}'
         | '\u{298F}' | '\u{FF5B}' | '\u{27EC}' | '\u{2E22}' | '\u{23A3}' | '\u{2308}'
-        | '\u{230A}' => Some(Sign::Square),
+        | '\u{230A}' => Some(Glyph::Square),
         '(' | '\u{2768}' | '\u{276A}' | '\u{27EE}' | '\u{2985}' | '\u{207D}' | '\u{208D}'
-        | '\u{FD3E}' | '\u{2E28}' => Some(Sign::Round),
+        | '\u{FD3E}' | '\u{2E28}' => Some(Glyph::Round),
         ']' | '\u{2046}' | '\u{2773}' | '\u{27E7}' | '\u{3011}' | '\u{3015}' | '\u{3017}'
         | '\u{3019}' | '\u{301B}' | '\u{2984}' | '\u{298C}' | '\u{298E}' | '\u{2990}'
-        | '\u{27ED}' | '\u{2E23}' | '\u{2309}' | '\u{230B}' => Some(Sign::Letter(']')),
+        | '\u{27ED}' | '\u{2E23}' | '\u{2309}' | '\u{230B}' => Some(Glyph::Letter(']')),
         ':' | '\u{2236}' | '\u{A789}' | '\u{02D0}' | '\u{0589}' | '\u{05C3}' => {
-            Some(Sign::Letter(':'))
+            Some(Glyph::Letter(':'))
         }
-        c if c.is_ascii_alphanumeric() => Some(Sign::Letter(folded(c.to_ascii_lowercase()))),
-        c if c.is_alphanumeric() && !is_mark(c) => Some(Sign::Letter(folded(c))),
+        c if c.is_ascii_alphanumeric() => Some(Glyph::Letter(folded(c.to_ascii_lowercase()))),
+        c if c.is_alphanumeric() && !is_mark(c) => Some(Glyph::Letter(folded(c))),
         _ => None,
     }
 }

@@ -9,9 +9,9 @@ const MAX_LENGTH_KEY: &str = "x-max-length";
 
 /// What a queue is declared with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct QueueArguments(pub(super) FieldTable);
+pub struct DeclareArguments(pub(super) FieldTable);
 
-impl QueueArguments {
+impl DeclareArguments {
     /// Those of every session's queue, exactly.
     pub fn of_session(ttl_ms: u64) -> Self {
         let mut table = FieldTable::default();
@@ -80,9 +80,9 @@ mod tests {
         let told =
             json!({ "x-message-ttl": 60_000, "x-max-length": 1000, "x-overflow": "drop-head" });
         let told =
-            QueueArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
-        assert_eq!(told, QueueArguments::of_session(60_000));
+            DeclareArguments::from_json(told.as_object().into_iter().next().unwrap_or(&Map::new()));
+        assert_eq!(told, DeclareArguments::of_session(60_000));
         assert_eq!(told.max_length(), Some(1000));
-        assert_eq!(QueueArguments::from_json(&Map::new()).max_length(), None);
+        assert_eq!(DeclareArguments::from_json(&Map::new()).max_length(), None);
     }
 }

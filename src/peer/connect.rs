@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 
 use super::scram::Scram;
 use super::{PeerError, runtime};
-use crate::config::{Address, Endpoint, Login, Scheme};
-use crate::transport::{self, Link, Proof, TransportError};
+use crate::config::{Address, Endpoint, Login, UrlScheme};
+use crate::transport::{self, BrokerStream, ListenerProof, TransportError};
 
 /// The smallest that every broker accepts. The client keeps buffers of 64 frames for as long as a
 /// session lives: at the usual 128 KiB they would be 8 MiB.
@@ -43,7 +43,7 @@ pub(super) async fn open(
 async fn sign_in(
     endpoint: &Endpoint,
     purpose: &str,
-    link: Link,
+    link: BrokerStream,
 ) -> Result<(Connection, String), PeerError> {
     let mut properties = ConnectionProperties::default()
         .with_connection_name(format!("cbroker {purpose}").into())
@@ -51,7 +51,7 @@ async fn sign_in(
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     // Read again at every connect: it may have been changed since.
     let mut login = endpoint.login_now();
-    if link.proof == Proof::Unknown {
+    if link.proof == ListenerProof::Unknown {
         let scram = Scram::new(&login)
             .ok_or_else(|| PeerError::Setup("the system has no random numbers".into()))?;
         properties = properties.with_auth_provider(scram);
@@ -75,8 +75,8 @@ async fn sign_in(
 fn uri(address: &Address, login: Login) -> AMQPUri {
     AMQPUri {
         scheme: match address.scheme {
-            Scheme::Amqp => AMQPScheme::AMQP,
-            Scheme::Amqps => AMQPScheme::AMQPS,
+            UrlScheme::Amqp => AMQPScheme::AMQP,
+            UrlScheme::Amqps => AMQPScheme::AMQPS,
         },
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo {
@@ -144,19 +144,19 @@ mod tests {
 
     use std::sync::{Arc, Mutex as Shared};
 
-    use broker::{Broker, Config, FirstUser};
+    use broker::{Broker, BrokerConfig, FirstUser};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
-    use crate::config::Guard;
+    use crate::config::LoginGuard;
     use crate::transport::{Duplex, Stream};
 
     const PASSWORD: &str = "a password of 192 bits";
 
     /// Our own broker at a port and a Unix socket.
     async fn broker(folder: &std::path::Path) -> (Broker, u16) {
-        let config = Config {
+        let config = BrokerConfig {
             port: 0,
             data_dir: folder.join("data"),
             unix_socket: Some(folder.join("broker.sock")),
@@ -164,7 +164,7 @@ mod tests {
                 name: "ada".into(),
                 password: PASSWORD.into(),
             }),
-            ..Config::default()
+            ..BrokerConfig::default()
         };
         let broker = Broker::start(config).await.unwrap();
         let port = broker.addresses().amqp.port();
@@ -199,7 +199,7 @@ mod tests {
     async fn signed_in(
         stream: impl Duplex,
         (port, password): (u16, &str),
-        proof: Proof,
+        proof: ListenerProof,
     ) -> (Result<(), PeerError>, bool) {
         let endpoint = Endpoint {
             address: Address::local(port),
@@ -208,10 +208,10 @@ mod tests {
                 password: password.into(),
             },
             ca_cert: None,
-            guard: Guard::AsGiven,
+            guard: LoginGuard::AsGiven,
         };
         let heard = Arc::default();
-        let link = Link {
+        let link = BrokerStream {
             stream: overheard(stream, Arc::clone(&heard)),
             proof,
             is_socket: false,
@@ -244,14 +244,14 @@ mod tests {
         };
         let right = (port, PASSWORD);
         for (result, was_sent) in [
-            signed_in(tcp().await, right, Proof::Unknown).await,
-            signed_in(unix().await, right, Proof::Unknown).await,
+            signed_in(tcp().await, right, ListenerProof::Unknown).await,
+            signed_in(unix().await, right, ListenerProof::Unknown).await,
         ] {
             assert_eq!((result, was_sent), (Ok(()), false));
         }
         for (result, was_sent) in [
-            signed_in(tcp().await, (port, "a wrong one"), Proof::Unknown).await,
-            signed_in(unix().await, (port, "a wrong one"), Proof::Unknown).await,
+            signed_in(tcp().await, (port, "a wrong one"), ListenerProof::Unknown).await,
+            signed_in(unix().await, (port, "a wrong one"), ListenerProof::Unknown).await,
         ] {
             assert!(
                 matches!(result, Err(PeerError::SignInRefused { .. })),
@@ -259,7 +259,7 @@ mod tests {
             );
             assert!(!was_sent);
         }
-        let (result, was_sent) = signed_in(tcp().await, right, Proof::Ours).await;
+        let (result, was_sent) = signed_in(tcp().await, right, ListenerProof::Ours).await;
         assert_eq!(
             (result, was_sent),
             (Ok(()), true),

@@ -11,7 +11,7 @@ use crate::name::SessionName;
 /// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the
 /// connection ends.
 #[derive(Debug)]
-pub struct Delivery {
+pub struct ReceivedMessage {
     /// The bytes of the body, unchecked.
     pub body: Vec<u8>,
     properties: BasicProperties,
@@ -20,14 +20,14 @@ pub struct Delivery {
 
 /// Whether settling reached the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
+pub enum SettleResult {
     /// It was sent to the broker.
     Sent,
     /// The connection of the delivery is gone: the broker will hand the message out again.
     Gone,
 }
 
-impl Delivery {
+impl ReceivedMessage {
     pub(super) fn new(delivery: lapin::message::Delivery) -> Self {
         Self {
             body: delivery.data,
@@ -37,12 +37,12 @@ impl Delivery {
     }
 
     /// The message is done with.
-    pub async fn ack(&self) -> Settled {
+    pub async fn ack(&self) -> SettleResult {
         settled(self.acker.ack(BasicAckOptions::default())).await
     }
 
     /// Back to its place in the queue, to be handed out again.
-    pub async fn requeue(&self) -> Settled {
+    pub async fn requeue(&self) -> SettleResult {
         let back = BasicNackOptions {
             multiple: false,
             requeue: true,
@@ -114,10 +114,10 @@ impl Delivery {
     }
 }
 
-async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> Settled {
+async fn settled(asking: impl Future<Output = lapin::Result<bool>>) -> SettleResult {
     match answered(asking).await {
-        Ok(true) => Settled::Sent,
-        Ok(false) | Err(_) => Settled::Gone,
+        Ok(true) => SettleResult::Sent,
+        Ok(false) | Err(_) => SettleResult::Gone,
     }
 }
 

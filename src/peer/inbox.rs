@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::presence::{Presence, Reply, Request};
-use super::{Backoff, Delivery, PeerError, Receipt};
+use super::{Backoff, PeerError, Receipt, ReceivedMessage};
 use crate::config::Endpoint;
 use crate::name::SessionName;
 
@@ -81,7 +81,7 @@ pub enum InboxEvent {
     /// It consumes now: at first, and again after each loss.
     Attached(Attached),
     /// A message.
-    Delivery(Box<Delivery>),
+    Delivery(Box<ReceivedMessage>),
     /// The broker is away; attempts go on. Deliveries that are still open will come again.
     Lost(PeerError),
     /// The broker refuses for good, or somebody has the queue for themselves: there will be no more events.
@@ -152,7 +152,7 @@ impl Inbox {
         let (outgoing, outgoing_out) = mpsc::channel(OUTGOING);
         let (presence, presence_out) = watch::channel(None);
         let (closing, closing_out) = watch::channel(false);
-        let link = link::Link {
+        let link = link::InboxConnection {
             options,
             events: events_in,
             outgoing: outgoing_out,

@@ -93,7 +93,7 @@ pub struct HeldMessage {
 /// Whom a question is meant for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum QuestionScope {
     /// Every session.
     All,
     /// The sessions of this name.
@@ -109,17 +109,17 @@ pub enum Request {
     /// Hold messages until resumed. Answered with [`Reply::State`].
     Pause {
         /// Whom.
-        scope: Scope,
+        scope: QuestionScope,
     },
     /// Deliver again. Answered with [`Reply::State`].
     Resume {
         /// Whom.
-        scope: Scope,
+        scope: QuestionScope,
     },
     /// Show what is held. Answered with [`Reply::Inbox`].
     Inbox {
         /// Whose.
-        scope: Scope,
+        scope: QuestionScope,
         /// Whether the messages count as read: they are acked, and will not be delivered again.
         take: bool,
     },
@@ -127,7 +127,7 @@ pub enum Request {
     /// which lists what went.
     Discard {
         /// Whose.
-        scope: Scope,
+        scope: QuestionScope,
         /// How it was removed.
         removal: Removal,
     },
@@ -216,8 +216,8 @@ impl Request {
             | Self::Resume { scope }
             | Self::Inbox { scope, .. }
             | Self::Discard { scope, .. } => match scope {
-                Scope::All => true,
-                Scope::Name(wanted) => wanted == name,
+                QuestionScope::All => true,
+                QuestionScope::Name(wanted) => wanted == name,
             },
             Self::State(_) => false,
         }
@@ -312,10 +312,15 @@ mod tests {
     #[test]
     fn a_question_reaches_the_sessions_that_it_names() {
         let named = Request::Pause {
-            scope: Scope::Name("backend".into()),
+            scope: QuestionScope::Name("backend".into()),
         };
         assert!(named.concerns("backend") && !named.concerns("frontend"));
-        assert!(Request::Resume { scope: Scope::All }.concerns("frontend"));
+        assert!(
+            Request::Resume {
+                scope: QuestionScope::All
+            }
+            .concerns("frontend")
+        );
         assert!(Request::Who.concerns("any"));
     }
 
@@ -323,7 +328,7 @@ mod tests {
     fn questions_have_a_stable_form() {
         let text = String::from_utf8(
             Request::Inbox {
-                scope: Scope::Name("a".into()),
+                scope: QuestionScope::Name("a".into()),
                 take: false,
             }
             .to_json(),

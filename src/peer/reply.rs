@@ -7,7 +7,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use super::{Delivery, PULSE, PeerError};
+use super::{PULSE, PeerError, ReceivedMessage};
 
 const PREFETCH: u16 = 100;
 
@@ -39,20 +39,23 @@ impl ReplyQueue {
     }
 
     /// The next message. [`PeerError::Lost`] when the connection or the queue is gone.
-    pub async fn next(&mut self) -> Result<Delivery, PeerError> {
+    pub async fn next(&mut self) -> Result<ReceivedMessage, PeerError> {
         let next = tokio::select! {
             next = self.consumer.next() => next,
             () = end_of(&self.channel) => return Err(PeerError::Lost("the connection is gone".into())),
         };
         match next {
-            Some(Ok(delivery)) => Ok(Delivery::new(delivery)),
+            Some(Ok(delivery)) => Ok(ReceivedMessage::new(delivery)),
             Some(Err(error)) => Err(error.into()),
             None => Err(PeerError::Lost("the queue was deleted".into())),
         }
     }
 
     /// The next message, or `None` when none came in time.
-    pub async fn next_within(&mut self, limit: Duration) -> Result<Option<Delivery>, PeerError> {
+    pub async fn next_within(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Option<ReceivedMessage>, PeerError> {
         match tokio::time::timeout(limit, self.next()).await {
             Ok(delivery) => delivery.map(Some),
             Err(_) => Ok(None),

@@ -19,11 +19,11 @@ const ROUNDS: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
 pub(super) struct Scram {
     login: Login,
     nonce: String,
-    step: Mutex<Step>,
+    step: Mutex<ScramStep>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum ScramStep {
     /// The server has to send its salt.
     First,
     /// The server has to prove that it knows the password: this is its signature.
@@ -44,7 +44,7 @@ impl Scram {
         Self {
             login: login.clone(),
             nonce,
-            step: Mutex::new(Step::First),
+            step: Mutex::new(ScramStep::First),
         }
     }
 
@@ -101,15 +101,15 @@ impl AuthProvider for Scram {
         let challenge = challenge.to_string();
         let mut step = self.step.lock().map_err(|error| error.to_string())?;
         let (next, answer) = match &*step {
-            Step::First => {
+            ScramStep::First => {
                 let (answer, signature) = self.prove(&challenge)?;
-                (Step::Proof(signature), answer)
+                (ScramStep::Proof(signature), answer)
             }
-            Step::Proof(signature) if challenge.strip_prefix("v=") == Some(signature) => {
-                (Step::Done, String::new())
+            ScramStep::Proof(signature) if challenge.strip_prefix("v=") == Some(signature) => {
+                (ScramStep::Done, String::new())
             }
-            Step::Proof(_) => return Err("the listener does not know the password".into()),
-            Step::Done => return Err("the broker asks once too often".into()),
+            ScramStep::Proof(_) => return Err("the listener does not know the password".into()),
+            ScramStep::Done => return Err("the broker asks once too often".into()),
         };
         *step = next;
         Ok(answer.into())

@@ -4,7 +4,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 
-use super::{PeerError, QueueArguments};
+use super::{DeclareArguments, PeerError};
 use crate::name::SessionName;
 
 /// The direct exchange that every session's queue is bound to.
@@ -40,7 +40,7 @@ pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<Queue
 pub(super) async fn declare(
     channel: &Channel,
     queue: &SessionName,
-    arguments: &QueueArguments,
+    arguments: &DeclareArguments,
 ) -> Result<QueueState, PeerError> {
     declare_exchange(channel, EXCHANGE, ExchangeKind::Direct).await?;
     let state = declare_alone(channel, queue, arguments).await?;
@@ -52,7 +52,7 @@ pub(super) async fn declare(
 pub(super) async fn declare_alone(
     channel: &Channel,
     queue: &SessionName,
-    arguments: &QueueArguments,
+    arguments: &DeclareArguments,
 ) -> Result<QueueState, PeerError> {
     let options = QueueDeclareOptions::durable();
     let declared = channel

@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What is known about the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
+pub enum ListenerProof {
     /// A program of this user, or of root.
     Ours,
     /// The system does not report it.
@@ -44,7 +44,7 @@ pub struct Owner {
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Row {
+struct SocketRow {
     local: SocketAddr,
     remote: SocketAddr,
     state: u8,
@@ -60,7 +60,7 @@ impl Owner {
         Self { uid, pid, program }
     }
 
-    fn of_row(row: &Row) -> Self {
+    fn of_row(row: &SocketRow) -> Self {
         Self::of(row.uid, process_with(row.inode))
     }
 
@@ -88,7 +88,7 @@ pub(super) fn is_trusted(uid: u32) -> bool {
 }
 
 /// Proves which user accepted `stream`.
-pub(super) async fn prove(stream: &TcpStream) -> Result<Proof, TransportError> {
+pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, TransportError> {
     let (near, far) = (
         canonical(stream.local_addr()?),
         canonical(stream.peer_addr()?),
@@ -106,11 +106,11 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<Proof, TransportError> {
             .iter()
             .find(|row| row.local == far && row.remote == near)
         {
-            Some(row) if row.inode != 0 && is_trusted(row.uid) => return Ok(Proof::Ours),
+            Some(row) if row.inode != 0 && is_trusted(row.uid) => return Ok(ListenerProof::Ours),
             Some(row) if row.inode != 0 => {
                 return Err(TransportError::Foreign(Owner::of_row(row)));
             }
-            _ if rows.is_empty() || Instant::now() > until => return Ok(Proof::Unknown),
+            _ if rows.is_empty() || Instant::now() > until => return Ok(ListenerProof::Unknown),
             _ => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
@@ -130,7 +130,7 @@ pub fn listeners(port: u16) -> Vec<Owner> {
     owners
 }
 
-impl Row {
+impl SocketRow {
     fn is_listening_at(&self, address: SocketAddr) -> bool {
         let ip = self.local.ip();
         self.state == LISTENING
@@ -157,11 +157,16 @@ impl Row {
     }
 }
 
-fn rows() -> Vec<Row> {
+fn rows() -> Vec<SocketRow> {
     TABLES
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| table.lines().filter_map(Row::parse).collect::<Vec<_>>())
+        .flat_map(|table| {
+            table
+                .lines()
+                .filter_map(SocketRow::parse)
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -226,23 +231,26 @@ mod tests {
     fn a_row_of_either_table_is_read() {
         let four = "   0: 0100007F:1628 00000000:0000 0A 00000000:00000000 00:00000000 \
                     00000000  1000        0 4242 1 0";
-        let row = Row::parse(four).unwrap();
+        let row = SocketRow::parse(four).unwrap();
         assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
         assert_eq!((row.state, row.uid, row.inode), (LISTENING, 1000, 4242));
         let mapped = "   1: 0000000000000000FFFF00000100007F:1628 \
                       0000000000000000FFFF00000100007F:9C40 01 00000000:00000000 \
                       00:00000000 00000000 65534        0 7 1";
-        let row = Row::parse(mapped).unwrap();
+        let row = SocketRow::parse(mapped).unwrap();
         assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
         assert_eq!(row.remote, "127.0.0.1:40000".parse().unwrap());
         assert_eq!(row.uid, 65534);
         let six = "   2: 00000000000000000000000001000000:1628 \
                    00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 9 1";
         assert_eq!(
-            Row::parse(six).unwrap().local,
+            SocketRow::parse(six).unwrap().local,
             "[::1]:5672".parse().unwrap()
         );
-        assert_eq!(Row::parse("  sl  local_address rem_address   st"), None);
+        assert_eq!(
+            SocketRow::parse("  sl  local_address rem_address   st"),
+            None
+        );
     }
 
     #[tokio::test]
@@ -254,7 +262,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let accepting = tokio::spawn(async move { listener.accept().await });
             let stream = TcpStream::connect(address).await.unwrap();
-            assert_eq!(prove(&stream).await.unwrap(), Proof::Ours);
+            assert_eq!(prove(&stream).await.unwrap(), ListenerProof::Ours);
             let _both_ends_open = accepting.await.unwrap().unwrap();
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -19,7 +19,7 @@ use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
 use crate::envelope::timestamp;
-use crate::message_history::{Event, HistoryEntry, MessageHistory};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
@@ -51,7 +51,7 @@ pub(super) enum Job {
         /// The message.
         id: String,
         /// What became of it.
-        event: Event,
+        event: HistoryEvent,
         /// How, or why.
         detail: Option<String>,
     },

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use ulid::Ulid;
 
 use crate::clean::{Breaks, clean, line};
-use crate::envelope::{Envelope, Mark, digest};
+use crate::envelope::{DeliveryMark, Envelope, digest};
 
 /// Longest line that is typed, in bytes.
 pub(super) const LINE_LIMIT: usize = 64 * 1024;
@@ -42,7 +42,11 @@ pub(super) fn spill(
     );
     short.spilled = Some("0".repeat(DIGEST_DIGITS));
     let mut text = clean(&envelope.message, Breaks::Keep);
-    if short.to_line(Breaks::Flatten, Mark::PossibleRepeat).len() > limit_bytes {
+    if short
+        .to_line(Breaks::Flatten, DeliveryMark::PossibleRepeat)
+        .len()
+        > limit_bytes
+    {
         for file in short.files.take().unwrap_or_default() {
             let _infallible = write!(text, "\nfile: {}", line(&file));
         }
@@ -100,7 +104,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = (folder.path(), "q");
         let short = spill(place, &envelope("m1"), CANONICAL_LIMIT).unwrap();
-        let line = short.to_line(Breaks::Flatten, Mark::PossibleRepeat);
+        let line = short.to_line(Breaks::Flatten, DeliveryMark::PossibleRepeat);
         assert!(line.len() <= CANONICAL_LIMIT, "{line}");
         let text = fs::read_to_string(&files(folder.path())[0]).unwrap();
         assert_eq!(text.matches("\nfile: /some/file").count(), 400);
@@ -119,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (queue, id) in [("q", "a:b"), ("q", "a-b"), ("q", "a:b"), ("other", "a:b")] {
             let short = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
-            let line = short.to_line(Breaks::Flatten, Mark::None);
+            let line = short.to_line(Breaks::Flatten, DeliveryMark::None);
             let wanted = digest(id.as_bytes(), 12);
             assert!(line.contains(&format!(" text_sha256={wanted}] ")), "{line}");
         }

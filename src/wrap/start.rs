@@ -30,7 +30,7 @@ use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::terminal::{self, Terminal};
 use crate::config::{
-    Config, Environment, Volume, Way, read_session_address, write_session_address,
+    Config, DeliveryWay, Environment, Volume, read_session_address, write_session_address,
 };
 use crate::error::Error;
 use crate::exit::Exit;
@@ -174,13 +174,13 @@ struct Prepared {
 fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mode, Error> {
     let program = options.program.to_string_lossy();
     let configured = match config.settings.delivery {
-        Way::Plugin => Some(Mode::Plugin),
-        Way::Inbox => Some(Mode::Inbox),
-        Way::Api => Some(Mode::Api),
-        Way::Pty => Some(Mode::Pty),
-        Way::Hook => Some(Mode::Hook),
-        Way::Notify => Some(Mode::Notify),
-        Way::Auto => None,
+        DeliveryWay::Plugin => Some(Mode::Plugin),
+        DeliveryWay::Inbox => Some(Mode::Inbox),
+        DeliveryWay::Api => Some(Mode::Api),
+        DeliveryWay::Pty => Some(Mode::Pty),
+        DeliveryWay::Hook => Some(Mode::Hook),
+        DeliveryWay::Notify => Some(Mode::Notify),
+        DeliveryWay::Auto => None,
     };
     let has_way = |mode: Mode| match mode {
         Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,

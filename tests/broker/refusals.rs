@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use broker::Limits;
+use broker::ClientLimits;
 use broker::fault::{Fault, ReplyCode};
 
 use crate::raw::{Raw, long, short};
 use crate::running::Running;
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> ClientLimits {
+    ClientLimits {
         channels: 2,
         queues: 1,
         body_bytes: 100,
         handshake: Duration::from_millis(400),
-        ..Limits::default()
+        ..ClientLimits::default()
     }
 }
 

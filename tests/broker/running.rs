@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use broker::{Broker, Config, FirstUser, Limits};
+use broker::{Broker, BrokerConfig, ClientLimits, FirstUser};
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
@@ -18,8 +18,8 @@ pub(crate) struct Running {
     folder: tempfile::TempDir,
 }
 
-pub(crate) fn config(folder: &Path) -> Config {
-    Config {
+pub(crate) fn config(folder: &Path) -> BrokerConfig {
+    BrokerConfig {
         port: 0,
         management_port: None,
         data_dir: folder.join("data"),
@@ -27,7 +27,7 @@ pub(crate) fn config(folder: &Path) -> Config {
             name: USER.into(),
             password: PASSWORD.into(),
         }),
-        ..Config::default()
+        ..BrokerConfig::default()
     }
 }
 
@@ -36,7 +36,7 @@ impl Running {
         Self::with(|_| {}).await
     }
 
-    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         change(&mut config);
@@ -47,7 +47,7 @@ impl Running {
         }
     }
 
-    pub(crate) async fn with_limits(limits: Limits) -> Self {
+    pub(crate) async fn with_limits(limits: ClientLimits) -> Self {
         Self::with(|config| config.limits = limits).await
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use cbroker::config::{Address, Endpoint, Guard, Login};
+use cbroker::config::{Address, Endpoint, Login, LoginGuard};
 use cbroker::envelope::Envelope;
 use cbroker::name::SessionName;
-use cbroker::peer::{Peer, Publication, PublishOutcome, QueueArguments};
+use cbroker::peer::{DeclareArguments, Peer, Publication, PublishOutcome};
 use ulid::Ulid;
 
 use crate::support::Place;
@@ -21,7 +21,7 @@ pub(crate) fn endpoint(place: &Place) -> Endpoint {
         address,
         login,
         ca_cert: None,
-        guard: Guard::AsGiven,
+        guard: LoginGuard::AsGiven,
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn make_queue_with(place: &Place, name: &str, ttl_ms: u64) {
 }
 
 /// What a queue was declared with, as its broker's refusals tell.
-pub(crate) fn arguments(place: &Place, name: &str) -> Option<QueueArguments> {
+pub(crate) fn arguments(place: &Place, name: &str) -> Option<DeclareArguments> {
     let (endpoint, name) = (endpoint(place), SessionName::new(name).unwrap());
     run(async {
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use broker::{Bind, Broker, Config, FirstUser, Tls};
+use broker::{BindAddresses, Broker, BrokerConfig, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, Request};
@@ -26,8 +26,8 @@ impl Server {
 
     /// Starts a broker that listens beyond loopback, with a certificate if one is given.
     pub(crate) fn start_beyond_loopback(tls: Option<Tls>) -> Self {
-        let changed = move |config: Config| Config {
-            bind: Bind::At([0, 0, 0, 0].into()),
+        let changed = move |config: BrokerConfig| BrokerConfig {
+            bind: BindAddresses::At([0, 0, 0, 0].into()),
             tls,
             ..config
         };
@@ -36,7 +36,7 @@ impl Server {
 
     fn start_in(folder: tempfile::TempDir) -> Self {
         let socket = folder.path().join("management.sock");
-        Self::start_with(folder, |config| Config {
+        Self::start_with(folder, |config| BrokerConfig {
             management_socket: Some(socket),
             ..config
         })
@@ -47,13 +47,16 @@ impl Server {
         self.folder.path().join("management.sock")
     }
 
-    fn start_with(folder: tempfile::TempDir, changed: impl FnOnce(Config) -> Config) -> Self {
+    fn start_with(
+        folder: tempfile::TempDir,
+        changed: impl FnOnce(BrokerConfig) -> BrokerConfig,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let config = Config {
+        let config = BrokerConfig {
             port: 0,
             management_port: Some(0),
             data_dir: folder.path().join("data"),
@@ -61,7 +64,7 @@ impl Server {
                 name: USER.to_owned(),
                 password: PASSWORD.to_owned(),
             }),
-            ..Config::default()
+            ..BrokerConfig::default()
         };
         let broker = runtime.block_on(Broker::start(changed(config))).unwrap();
         let (amqp, management) = (broker.addresses().amqp, broker.addresses().management);
@@ -85,7 +88,7 @@ impl Server {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         let port = self.page().port();
         drop(self);
-        Self::start_with(folder, |config| Config {
+        Self::start_with(folder, |config| BrokerConfig {
             management_port: Some(port),
             ..config
         })
@@ -97,7 +100,7 @@ impl Server {
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         let port = self.page().port();
         drop(self);
-        Self::start_with(folder, |config| Config {
+        Self::start_with(folder, |config| BrokerConfig {
             management_port: Some(port),
             first_user: Some(FirstUser {
                 name: USER.to_owned(),

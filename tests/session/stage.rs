@@ -96,7 +96,7 @@ impl Stage {
 
     /// Starts the broker on this stage's port.
     pub(crate) fn start_broker(&mut self) {
-        let config = broker::Config {
+        let config = broker::BrokerConfig {
             port: self.address.port(),
             management_port: None,
             data_dir: self.path("data"),
@@ -104,7 +104,7 @@ impl Stage {
                 name: USER.into(),
                 password: PASSWORD.into(),
             }),
-            ..broker::Config::default()
+            ..broker::BrokerConfig::default()
         };
         let started = self.runtime.block_on(broker::Broker::start(config));
         self.broker = Some(started.unwrap());

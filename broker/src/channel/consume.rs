@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Channel, Step};
+use super::{Channel, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::queue::consumer::{Consumer, Subscription};
@@ -20,7 +20,7 @@ impl Channel {
         count: u16,
         global: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         if size != 0 {
             return Err(Fault::connection(
                 ReplyCode::NotImplemented,
@@ -35,14 +35,14 @@ impl Channel {
             self.view.prefetch.store(self.prefetch, Relaxed);
         }
         self.send(effects, |out, channel| reply::bare(out, channel, 60, 11));
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     pub(super) fn consume(
         &mut self,
         consume: Consume<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         if consume.queue == REPLY_TO {
             return self.consume_replies(consume, effects);
         }
@@ -87,7 +87,7 @@ impl Channel {
         queue.subscribe(&consumer, effects)?;
         // The permission may have been withdrawn before the queue knew the consumer.
         super::access::check_read_queue(&self.around, queue.name())?;
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// The tag that the client chose, or one that nobody has.
@@ -116,7 +116,7 @@ impl Channel {
         &mut self,
         consume: Consume<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let tag = self.consumer_tag(consume.consumer_tag)?;
         if self.replies.is_some() {
             return Err(Fault::precondition("reply consumer already set"));
@@ -138,7 +138,7 @@ impl Channel {
             });
         }
         self.replies = Some((token, tag));
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// What a `reply-to` of [`REPLY_TO`] becomes; None for every other.
@@ -157,7 +157,7 @@ impl Channel {
         tag: &str,
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         if let Some((queue, consumer)) = self.consumers.remove(tag) {
             queue.unsubscribe(&consumer, effects)?;
             self.view.consumers.store(
@@ -170,7 +170,7 @@ impl Channel {
         if !no_wait {
             self.send(effects, |out, channel| reply::cancel_ok(out, channel, tag));
         }
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     pub(super) fn get(
@@ -178,7 +178,7 @@ impl Channel {
         queue: &str,
         no_ack: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let queue = self.readable_queue(queue)?;
         let mode = if no_ack {
             GetMode::Acked
@@ -202,7 +202,7 @@ impl Channel {
                 );
                 return Err(Fault::precondition(reason));
             }
-            GetResult::Loading | GetResult::Held => return Ok(Step::Again),
+            GetResult::Loading | GetResult::Held => return Ok(Next::Again),
             GetResult::Delivery {
                 tag,
                 message,
@@ -216,7 +216,7 @@ impl Channel {
                 });
             }
         }
-        Ok(Step::On)
+        Ok(Next::On)
     }
 }
 

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use super::routes::Targets;
+use super::routes::TargetQueues;
 use super::transaction::Commit;
-use super::{Channel, Step};
-use crate::delivery::confirms::{Confirms, Waiting};
+use super::{Channel, Next};
+use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::persist::Ticket;
@@ -22,7 +22,7 @@ const ONE_OF_MANY: u32 = 4;
 
 /// How the publisher hears of its message.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum PublishReply {
     Never,
     /// A commit waits for the ticket.
     ByCommit,
@@ -32,12 +32,12 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct FanOut {
     message: Message,
-    targets: Targets,
+    targets: TargetQueues,
     /// The first queue that has not been offered the message.
     next: usize,
     is_mandatory: bool,
-    told: Told,
-    waiting: Waiting,
+    told: PublishReply,
+    waiting: ConfirmState,
     was_taken: bool,
 }
 
@@ -49,14 +49,19 @@ pub(super) enum Unfinished {
 }
 
 impl FanOut {
-    pub(super) fn new(message: Message, targets: Targets, is_mandatory: bool, told: Told) -> Self {
+    pub(super) fn new(
+        message: Message,
+        targets: TargetQueues,
+        is_mandatory: bool,
+        told: PublishReply,
+    ) -> Self {
         Self {
             message,
             targets,
             next: 0,
             is_mandatory,
             told,
-            waiting: Waiting::Ticket(Ticket::NONE),
+            waiting: ConfirmState::Ticket(Ticket::NONE),
             was_taken: false,
         }
     }
@@ -65,9 +70,11 @@ impl FanOut {
     fn advance(&mut self, effects: &mut Effects) -> Result<bool, Fault> {
         let is_alone = self.targets.len() == 1;
         let confirm_mode = match &self.told {
-            Told::Never => ConfirmMode::Nothing,
-            Told::ByConfirm(confirms, tag) if is_alone => ConfirmMode::Confirm(confirms, *tag),
-            Told::ByCommit | Told::ByConfirm(..) => ConfirmMode::Ticket,
+            PublishReply::Never => ConfirmMode::Nothing,
+            PublishReply::ByConfirm(confirms, tag) if is_alone => {
+                ConfirmMode::Confirm(confirms, *tag)
+            }
+            PublishReply::ByCommit | PublishReply::ByConfirm(..) => ConfirmMode::Ticket,
         };
         while let Some(queue) = self.targets.get(self.next) {
             if !is_alone {
@@ -80,10 +87,10 @@ impl FanOut {
             let outcome = queue.publish(&self.message, confirm_mode, effects)?;
             self.was_taken |= outcome != PublishResult::Gone;
             match (outcome, self.waiting) {
-                (PublishResult::Kept(ticket), Waiting::Ticket(before)) => {
-                    self.waiting = Waiting::Ticket(before.max(ticket));
+                (PublishResult::Kept(ticket), ConfirmState::Ticket(before)) => {
+                    self.waiting = ConfirmState::Ticket(before.max(ticket));
                 }
-                (PublishResult::Refused, _) => self.waiting = Waiting::Refused,
+                (PublishResult::Refused, _) => self.waiting = ConfirmState::Refused,
                 _ => {}
             }
         }
@@ -97,16 +104,16 @@ impl Channel {
         &mut self,
         mut publish: FanOut,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         effects.spend(1);
         if !self.advance(&mut publish, effects)? {
             self.unfinished = Some(Unfinished::Publish(publish));
-            return Ok(Step::Unfinished);
+            return Ok(Next::Unfinished);
         }
-        if let Told::ByConfirm(confirms, tag) = &publish.told {
+        if let PublishReply::ByConfirm(confirms, tag) = &publish.told {
             confirms.set(*tag, publish.waiting, effects);
         }
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
@@ -132,15 +139,15 @@ impl Channel {
         &mut self,
         publish: &mut FanOut,
         effects: &mut Effects,
-    ) -> Result<Option<Waiting>, Fault> {
+    ) -> Result<Option<ConfirmState>, Fault> {
         effects.spend(1);
         Ok(self.advance(publish, effects)?.then_some(publish.waiting))
     }
 
     /// Goes on with what the turn before was too short for.
-    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
+    pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
         match self.unfinished.take() {
-            None => Ok(Step::On),
+            None => Ok(Next::On),
             Some(Unfinished::Publish(publish)) => self.fan_out(publish, effects),
             Some(Unfinished::Commit(commit)) => self.commit(commit, effects),
         }
@@ -176,13 +183,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::queue::arguments::QueueArguments;
-    use crate::queue::message::Facts;
-    use crate::queue::{Identity, Queue};
-    use crate::wire::content::Content;
+    use crate::queue::message::MessageFacts;
+    use crate::queue::{Queue, QueueIdentity};
+    use crate::wire::content::MessageContent;
     use crate::wire::table::Table;
 
     fn queue() -> Arc<Queue> {
-        let identity = Identity {
+        let identity = QueueIdentity {
             name: "q".into(),
             vhost: "/".into(),
             durable: false,
@@ -195,20 +202,20 @@ mod tests {
     }
 
     fn to(targets: Vec<Arc<Queue>>) -> FanOut {
-        let content = Content {
+        let content = MessageContent {
             exchange: b"",
             routing_key: b"q",
             properties: &[0, 0],
             body: b"x",
         };
-        let facts = Facts {
+        let facts = MessageFacts {
             persistent: false,
             priority: 0,
             published_ms: 0,
             ttl_ms: None,
         };
         let message = Message::assemble(content, facts);
-        FanOut::new(message, targets.into(), true, Told::Never)
+        FanOut::new(message, targets.into(), true, PublishReply::Never)
     }
 
     #[test]

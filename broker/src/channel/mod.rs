@@ -1,6 +1,6 @@
 //! One channel: what its client may say, in which order, and what that does. Relies on `vhost` for
 //! everything named and on `queue` for everything that moves. No await: what must wait is given
-//! back to the connection as a [`Step`].
+//! back to the connection as a [`Next`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::broker_state::BrokerState;
 use crate::delivery::confirms::Confirms;
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Delivery, Ledger};
+use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::registry::{ChannelView, Link};
+use crate::registry::{ChannelView, ConnectionHandle};
 use crate::vhost::Vhost;
 use crate::wire::content::Lane;
 use crate::wire::frame::{self, Frame};
@@ -37,8 +37,8 @@ pub(crate) use topology::random_name;
 
 use fan_out::Unfinished;
 use publish::Publishing;
-use routes::Routes;
-use settle::Answer;
+use routes::RouteCache;
+use settle::ReplyMode;
 use transaction::Transaction;
 
 /// What every channel of a connection shares.
@@ -46,7 +46,7 @@ use transaction::Transaction;
 pub(crate) struct Surroundings {
     pub(crate) broker: Arc<BrokerState>,
     pub(crate) vhost: Arc<Vhost>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<ConnectionHandle>,
     pub(crate) user: Arc<str>,
     pub(crate) frame_max: u32,
     /// The client wants `basic.cancel` when a queue goes.
@@ -57,7 +57,7 @@ pub(crate) struct Surroundings {
 
 /// What the connection does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Next {
     On,
     /// Send these frames once the store is durable up to the ticket, and read nothing of this
     /// connection before.
@@ -72,7 +72,7 @@ pub(crate) enum Step {
 
 /// How publishes are answered.
 #[derive(Debug)]
-enum Mode {
+enum ChannelMode {
     Plain,
     Confirming(Arc<Confirms>),
     Transactional(Transaction),
@@ -80,7 +80,7 @@ enum Mode {
 
 /// Whether the client is listened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ChannelState {
     Open,
     /// The server has closed it: everything but `close-ok` is ignored.
     Closing,
@@ -93,11 +93,11 @@ pub(crate) struct Channel {
     outbox: Arc<Outbox>,
     ledger: Arc<Ledger>,
     view: Arc<ChannelView>,
-    phase: Phase,
-    mode: Mode,
+    phase: ChannelState,
+    mode: ChannelMode,
     publishing: Publishing,
     unfinished: Option<Unfinished>,
-    routes: Routes,
+    routes: RouteCache,
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
     /// Token and tag of the consumer of direct replies.
     replies: Option<(String, Arc<str>)>,
@@ -107,7 +107,7 @@ pub(crate) struct Channel {
     /// Whose queue is offered shared credit first, counted round.
     first_pumped: usize,
     /// Used again for each settle.
-    taken: Vec<Delivery>,
+    taken: Vec<UnsettledDelivery>,
 }
 
 impl Channel {
@@ -124,11 +124,11 @@ impl Channel {
             outbox: Arc::clone(&around.link.outbox),
             ledger,
             view,
-            phase: Phase::Open,
-            mode: Mode::Plain,
+            phase: ChannelState::Open,
+            mode: ChannelMode::Plain,
             publishing: Publishing::new(&around.link.share),
             unfinished: None,
-            routes: Routes::default(),
+            routes: RouteCache::default(),
             consumers: HashMap::new(),
             replies: None,
             last_queue: String::new(),
@@ -144,8 +144,8 @@ impl Channel {
         &mut self,
         frame: Frame<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
-        if self.phase == Phase::Closing {
+    ) -> Result<Next, Fault> {
+        if self.phase == ChannelState::Closing {
             return Ok(self.receive_closing(frame, effects));
         }
         match frame.kind {
@@ -157,21 +157,21 @@ impl Channel {
     }
 
     /// After `channel.close` by the server, only its answer and a close of the client's own count.
-    fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Step {
+    fn receive_closing(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Next {
         if frame.kind != frame::METHOD {
-            return Step::On;
+            return Next::On;
         }
         match method::decode(frame.payload) {
-            Ok(Method::ChannelCloseOk) => Step::Closed,
+            Ok(Method::ChannelCloseOk) => Next::Closed,
             Ok(Method::ChannelClose { .. }) => {
                 self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
-                Step::On
+                Next::On
             }
-            _ => Step::On,
+            _ => Next::On,
         }
     }
 
-    fn receive_method(&mut self, payload: &[u8], effects: &mut Effects) -> Result<Step, Fault> {
+    fn receive_method(&mut self, payload: &[u8], effects: &mut Effects) -> Result<Next, Fault> {
         self.publishing.check_idle()?;
         let method = method::decode(payload).map_err(undecodable)?;
         match method {
@@ -183,7 +183,7 @@ impl Channel {
                     ));
                 }
                 self.publishing.begin(publish);
-                Ok(Step::On)
+                Ok(Next::On)
             }
             Method::BasicAck { tag, multiple } => self.ack(tag, multiple, effects),
             Method::BasicNack {
@@ -204,7 +204,7 @@ impl Channel {
     }
 
     /// Everything outside the hot path.
-    fn receive_other(&mut self, method: Method<'_>, effects: &mut Effects) -> Result<Step, Fault> {
+    fn receive_other(&mut self, method: Method<'_>, effects: &mut Effects) -> Result<Next, Fault> {
         match method {
             Method::ExchangeDeclare(declare) => self.exchange_declare(declare, effects),
             Method::ExchangeDelete {
@@ -235,8 +235,10 @@ impl Channel {
                 no_wait,
             } => self.cancel(consumer_tag, no_wait, effects),
             Method::BasicGet { queue, no_ack } => self.get(queue, no_ack, effects),
-            Method::BasicRecover { requeue } => self.recover(requeue, Answer::Expected, effects),
-            Method::BasicRecoverAsync { requeue } => self.recover(requeue, Answer::None, effects),
+            Method::BasicRecover { requeue } => self.recover(requeue, ReplyMode::Expected, effects),
+            Method::BasicRecoverAsync { requeue } => {
+                self.recover(requeue, ReplyMode::None, effects)
+            }
             Method::ConfirmSelect { no_wait } => self.confirm_select(no_wait, effects),
             Method::TxSelect => self.tx_select(effects),
             Method::TxCommit => self.tx_commit(effects),
@@ -245,14 +247,14 @@ impl Channel {
             Method::ChannelClose { .. } => {
                 self.close(effects);
                 self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
-                Ok(Step::Closed)
+                Ok(Next::Closed)
             }
-            Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Step::On),
+            Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Next::On),
             Method::AccessRequest => {
                 self.send(effects, |out, channel| {
                     reply::MethodFrame::new(out, channel, 30, 11).u16(1).end();
                 });
-                Ok(Step::On)
+                Ok(Next::On)
             }
             Method::ChannelOpen => Err(Fault::connection(
                 ReplyCode::ChannelError,
@@ -265,23 +267,23 @@ impl Channel {
         }
     }
 
-    fn flow(&mut self, active: bool, effects: &mut Effects) -> Result<Step, Fault> {
+    fn flow(&mut self, active: bool, effects: &mut Effects) -> Result<Next, Fault> {
         if !active {
             return Err(Fault::connection(ReplyCode::NotImplemented, "active=false"));
         }
         self.send(effects, |out, channel| {
             reply::MethodFrame::new(out, channel, 20, 21).u8(1).end();
         });
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
-    fn confirm_select(&mut self, no_wait: bool, effects: &mut Effects) -> Result<Step, Fault> {
+    fn confirm_select(&mut self, no_wait: bool, effects: &mut Effects) -> Result<Next, Fault> {
         match self.mode {
-            Mode::Transactional(_) => {
+            ChannelMode::Transactional(_) => {
                 return Err(Fault::precondition("cannot switch from tx to confirm mode"));
             }
-            Mode::Confirming(_) => {}
-            Mode::Plain => {
+            ChannelMode::Confirming(_) => {}
+            ChannelMode::Plain => {
                 let confirms = Arc::new(Confirms::new(
                     Arc::clone(&self.outbox),
                     self.lane.channel,
@@ -289,13 +291,13 @@ impl Channel {
                 ));
                 *lock(&self.view.confirms) = Some(Arc::clone(&confirms));
                 self.view.is_confirming.store(true, Relaxed);
-                self.mode = Mode::Confirming(confirms);
+                self.mode = ChannelMode::Confirming(confirms);
             }
         }
         if !no_wait {
             self.send(effects, |out, channel| reply::bare(out, channel, 85, 11));
         }
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// Appends a frame for this channel.
@@ -310,14 +312,14 @@ impl Channel {
         ticket: Ticket,
         effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
-    ) -> Step {
+    ) -> Next {
         if ticket <= self.around.broker.store.durable() {
             self.send(effects, append);
-            return Step::On;
+            return Next::On;
         }
         let mut held = Vec::new();
         append(&mut held, self.lane.channel);
-        Step::Wait(ticket, held)
+        Next::Wait(ticket, held)
     }
 
     /// The server closes the channel: its consumers go, its messages return, the client is told.
@@ -330,11 +332,11 @@ impl Channel {
 
     /// Ends everything that the channel holds. Nothing of it is delivered to afterwards.
     pub(crate) fn close(&mut self, effects: &mut Effects) {
-        if self.phase == Phase::Closing {
+        if self.phase == ChannelState::Closing {
             return;
         }
         self.finish_work();
-        self.phase = Phase::Closing;
+        self.phase = ChannelState::Closing;
         for (queue, consumer) in std::mem::take(&mut self.consumers).into_values() {
             if let Err(error) = queue.unsubscribe(&consumer, effects) {
                 tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
@@ -343,16 +345,16 @@ impl Channel {
         if let Some((token, _)) = self.replies.take() {
             self.around.vhost.remove_reply_consumer(&token);
         }
-        if let Mode::Transactional(transaction) = &mut self.mode {
+        if let ChannelMode::Transactional(transaction) = &mut self.mode {
             self.ledger.put_back(transaction.take_settled());
         }
         self.return_everything(effects);
-        if let Mode::Confirming(confirms) = &self.mode {
+        if let ChannelMode::Confirming(confirms) = &self.mode {
             // Publishes that are safe already were accepted, whatever comes after them.
             confirms.release(self.around.broker.store.durable(), effects);
             confirms.abandon();
         }
-        self.mode = Mode::Plain;
+        self.mode = ChannelMode::Plain;
         *lock(&self.view.confirms) = None;
         self.around.link.remove_channel(self.lane.channel);
         let totals = &self.around.broker.totals;

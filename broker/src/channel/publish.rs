@@ -7,14 +7,14 @@
 
 use std::sync::Arc;
 
-use super::fan_out::{FanOut, Told};
-use super::routes::Targets;
-use super::{Channel, Mode, Step, access, message_properties};
+use super::fan_out::{FanOut, PublishReply};
+use super::routes::TargetQueues;
+use super::{Channel, ChannelMode, Next, access, message_properties};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
-use crate::memory::{self, Holding, Kind, Level, Share};
-use crate::queue::message::{Draft, Facts, Message};
-use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
+use crate::memory::{self, Holding, HoldingKind, MemoryLevel, Share};
+use crate::queue::message::{Message, MessageBuilder, MessageFacts};
+use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::wire::content;
 use crate::wire::method;
 use crate::wire::table::Table;
@@ -23,14 +23,14 @@ use crate::wire::{BASIC, erlang};
 /// A publish as it arrives: method, then header, then as many body frames as it takes.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    phase: Phase,
-    draft: Draft,
+    phase: PublishState,
+    draft: MessageBuilder,
     is_mandatory: bool,
     holding: Holding,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum PublishState {
     #[default]
     Idle,
     AwaitingHeader,
@@ -46,21 +46,21 @@ fn unexpected(reason: impl Into<String>) -> Fault {
 impl Publishing {
     pub(super) fn new(share: &Arc<Share>) -> Self {
         Self {
-            phase: Phase::default(),
-            draft: Draft::default(),
+            phase: PublishState::default(),
+            draft: MessageBuilder::default(),
             is_mandatory: false,
-            holding: Holding::new(share, Kind::Unfinished),
+            holding: Holding::new(share, HoldingKind::Unfinished),
         }
     }
 
     /// A method may come now.
     pub(super) fn check_idle(&self) -> Result<(), Fault> {
         match self.phase {
-            Phase::Idle => Ok(()),
-            Phase::AwaitingHeader => Err(unexpected(
+            PublishState::Idle => Ok(()),
+            PublishState::AwaitingHeader => Err(unexpected(
                 "expected content header for class 60, got non content header frame instead",
             )),
-            Phase::AwaitingBody { .. } => Err(unexpected(
+            PublishState::AwaitingBody { .. } => Err(unexpected(
                 "expected content body, got non content body frame instead",
             )),
         }
@@ -69,7 +69,7 @@ impl Publishing {
     pub(super) fn begin(&mut self, publish: method::Publish<'_>) {
         self.draft.begin(publish.exchange, publish.routing_key);
         self.is_mandatory = publish.mandatory;
-        self.phase = Phase::AwaitingHeader;
+        self.phase = PublishState::AwaitingHeader;
     }
 }
 
@@ -78,19 +78,19 @@ impl Channel {
         &mut self,
         payload: &[u8],
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         match self.publishing.phase {
-            Phase::Idle => {
+            PublishState::Idle => {
                 return Err(unexpected(
                     "expected method frame, got non method frame instead",
                 ));
             }
-            Phase::AwaitingBody { .. } => {
+            PublishState::AwaitingBody { .. } => {
                 return Err(unexpected(
                     "expected content body, got non content body frame instead",
                 ));
             }
-            Phase::AwaitingHeader => {}
+            PublishState::AwaitingHeader => {}
         }
         let header = content::header(payload).map_err(|_| {
             Fault::connection(
@@ -107,7 +107,7 @@ impl Channel {
         }
         let limit = self.around.broker.limits.body_bytes;
         if header.body_size > limit {
-            self.publishing.phase = Phase::Idle;
+            self.publishing.phase = PublishState::Idle;
             let reason = format!(
                 "message size {} is larger than configured max size {limit}",
                 header.body_size
@@ -120,25 +120,25 @@ impl Channel {
         }
         let body_size = usize::try_from(header.body_size).unwrap_or(usize::MAX);
         self.publishing.draft.expect(body_size);
-        self.publishing.phase = Phase::AwaitingBody {
+        self.publishing.phase = PublishState::AwaitingBody {
             missing: header.body_size,
         };
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     pub(super) fn receive_body(
         &mut self,
         payload: &[u8],
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let missing = match self.publishing.phase {
-            Phase::AwaitingBody { missing } => missing,
-            Phase::Idle => {
+            PublishState::AwaitingBody { missing } => missing,
+            PublishState::Idle => {
                 return Err(unexpected(
                     "expected method frame, got non method frame instead",
                 ));
             }
-            Phase::AwaitingHeader => {
+            PublishState::AwaitingHeader => {
                 return Err(unexpected(
                     "expected content header for class 60, got non content header frame instead",
                 ));
@@ -152,7 +152,7 @@ impl Channel {
         };
         self.publishing.draft.body(payload);
         if left > 0 {
-            self.publishing.phase = Phase::AwaitingBody { missing: left };
+            self.publishing.phase = PublishState::AwaitingBody { missing: left };
             return self.hold_draft();
         }
         self.publish(effects)
@@ -160,12 +160,12 @@ impl Channel {
 
     /// Puts what has come of the draft on the account. A connection that fills its share with parts
     /// of publishes would be held with all others until it has sent the rest, which it then cannot.
-    fn hold_draft(&mut self) -> Result<Step, Fault> {
+    fn hold_draft(&mut self) -> Result<Next, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();
         publishing.holding.set(bytes, charged);
         if publishing.holding.is_within_share() {
-            return Ok(Step::On);
+            return Ok(Next::On);
         }
         let reason = format!(
             "unfinished publishes of more than {} bytes on one connection",
@@ -175,10 +175,10 @@ impl Channel {
     }
 
     /// Makes the message of the draft; its buffer is kept for the next one.
-    fn finish_draft(&mut self, facts: Facts) -> Message {
+    fn finish_draft(&mut self, facts: MessageFacts) -> Message {
         let publishing = &mut self.publishing;
         let message = publishing.draft.finish(facts);
-        if memory::level() > Level::Calm {
+        if memory::level() > MemoryLevel::Calm {
             publishing.draft.rest();
         }
         let (bytes, charged) = publishing.draft.held_bytes();
@@ -187,8 +187,8 @@ impl Channel {
     }
 
     /// The message is whole.
-    fn publish(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
-        self.publishing.phase = Phase::Idle;
+    fn publish(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+        self.publishing.phase = PublishState::Idle;
         self.view.counters.published.add_alone(1);
         let place = self.publishing.draft.place();
         let known = self.routes.find(place, self.around.vhost.generation());
@@ -200,7 +200,7 @@ impl Channel {
         if let Some(user) = properties.user_id {
             access::check_user_id(&self.around, user)?;
         }
-        let facts = Facts {
+        let facts = MessageFacts {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),
             published_ms: effects.now_ms,
@@ -224,10 +224,10 @@ impl Channel {
     /// message or its way.
     fn publish_slowly(
         &mut self,
-        known: Option<Targets>,
-        facts: Facts,
+        known: Option<TargetQueues>,
+        facts: MessageFacts,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let view = self.publishing.draft.view();
         let properties = message_properties::properties(view.properties)?;
         let mut headers = properties
@@ -256,7 +256,7 @@ impl Channel {
             Some(raw) => {
                 let view = self.publishing.draft.view();
                 Message::assemble(
-                    content::Content {
+                    content::MessageContent {
                         properties: &raw,
                         ..view
                     },
@@ -274,7 +274,7 @@ impl Channel {
         keys: &[Vec<u8>],
         headers: Option<&Table>,
         effects: &mut Effects,
-    ) -> Result<Targets, Fault> {
+    ) -> Result<TargetQueues, Fault> {
         let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
@@ -283,7 +283,7 @@ impl Channel {
         let route = vhost
             .route(exchange, &keys, headers)
             .ok_or_else(|| Fault::no_exchange(exchange, vhost.name()))?;
-        let targets: Targets = route.queues.into();
+        let targets: TargetQueues = route.queues.into();
         effects.count(&route.flow, targets.len());
         if route.is_lasting && generation == vhost.generation() {
             self.routes
@@ -311,26 +311,26 @@ impl Channel {
     fn route_out(
         &mut self,
         message: Message,
-        targets: Targets,
+        targets: TargetQueues,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let is_mandatory = self.publishing.is_mandatory;
         let told = match &mut self.mode {
-            Mode::Transactional(transaction) => {
+            ChannelMode::Transactional(transaction) => {
                 transaction.publish(message, targets, is_mandatory)?;
-                return Ok(Step::On);
+                return Ok(Next::On);
             }
-            Mode::Confirming(confirms) => {
-                Told::ByConfirm(Arc::clone(confirms), confirms.open(effects))
+            ChannelMode::Confirming(confirms) => {
+                PublishReply::ByConfirm(Arc::clone(confirms), confirms.open(effects))
             }
-            Mode::Plain => Told::Never,
+            ChannelMode::Plain => PublishReply::Never,
         };
         self.fan_out(FanOut::new(message, targets, is_mandatory, told), effects)
     }
 
-    pub(super) fn show(&self, message: &Message, targets: &Targets, effects: &Effects) {
+    pub(super) fn show(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {
         let content = message.content();
-        self.around.broker.tap.note(Seen {
+        self.around.broker.tap.note(TapEvent {
             what: What::Published,
             at_ms: effects.now_ms,
             vhost: (&**self.around.vhost.name()).into(),

@@ -15,28 +15,28 @@ use crate::stats::Flow;
 const KEPT: usize = 1024;
 
 /// Queues for one exchange and key.
-pub(super) type Targets = Arc<[Arc<Queue>]>;
+pub(super) type TargetQueues = Arc<[Arc<Queue>]>;
 
 /// Where a place leads.
 #[derive(Debug, Clone)]
-struct Way {
-    targets: Targets,
+struct RouteTarget {
+    targets: TargetQueues,
     /// Of the exchange.
     flow: Arc<Flow>,
 }
 
 /// What is remembered, as of one generation of the vhost.
 #[derive(Debug, Default)]
-pub(super) struct Routes {
+pub(super) struct RouteCache {
     generation: u64,
-    last: Option<(Arc<[u8]>, Way)>,
-    places: HashMap<Arc<[u8]>, Way>,
+    last: Option<(Arc<[u8]>, RouteTarget)>,
+    places: HashMap<Arc<[u8]>, RouteTarget>,
 }
 
-impl Routes {
+impl RouteCache {
     /// The targets for a place, which is both lengths, the exchange's name and the routing key as
     /// they lie in a draft.
-    pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<Targets> {
+    pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<TargetQueues> {
         if self.generation != generation {
             self.last = None;
             self.places.clear();
@@ -65,12 +65,12 @@ impl Routes {
         self.generation
     }
 
-    pub(super) fn remember(&mut self, place: &[u8], targets: &Targets, flow: &Arc<Flow>) {
+    pub(super) fn remember(&mut self, place: &[u8], targets: &TargetQueues, flow: &Arc<Flow>) {
         if self.places.len() >= KEPT {
             self.places.clear();
         }
         let place: Arc<[u8]> = place.into();
-        let way = Way {
+        let way = RouteTarget {
             targets: Arc::clone(targets),
             flow: Arc::clone(flow),
         };

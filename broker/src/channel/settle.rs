@@ -3,12 +3,12 @@
 //! # Cost
 //! One lock of the ledger a method and one of the queue a run.
 
-use super::{Channel, Mode, Step};
+use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, Delivery, UnknownTag, Which, credit_consumers};
+use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
 use crate::queue::Disposition;
-use crate::tap::{EXCERPT_BYTES, Seen, What};
+use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
 
 impl From<UnknownTag> for Fault {
@@ -19,7 +19,7 @@ impl From<UnknownTag> for Fault {
 
 /// Whether a method has a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ReplyMode {
     Expected,
     None,
 }
@@ -38,7 +38,7 @@ impl Channel {
         tag: u64,
         multiple: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         self.settle(which(tag, multiple), Disposition::Ack, effects)
     }
 
@@ -47,7 +47,7 @@ impl Channel {
         (tag, multiple): (u64, bool),
         requeue: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let disposition = if requeue {
             Disposition::Requeue
         } else {
@@ -61,9 +61,9 @@ impl Channel {
         which: Which,
         disposition: Disposition,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let mut taken = std::mem::take(&mut self.taken);
-        let is_direct = !matches!(self.mode, Mode::Transactional(_));
+        let is_direct = !matches!(self.mode, ChannelMode::Transactional(_));
         let credit = if is_direct && self.ledger.limit() == 0 {
             Credit::Now
         } else {
@@ -72,7 +72,7 @@ impl Channel {
         let known = self.ledger.take(which, credit, &mut taken);
         if known.is_ok() {
             self.view.counters.settled.add_alone(taken.len() as u64);
-            if let Mode::Transactional(transaction) = &mut self.mode {
+            if let ChannelMode::Transactional(transaction) = &mut self.mode {
                 transaction.settle(taken.drain(..), disposition);
             } else {
                 self.hand_back(&mut taken, (disposition, credit), effects)?;
@@ -80,7 +80,7 @@ impl Channel {
         }
         self.taken = taken;
         known?;
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// Gives deliveries to their queues, those that follow each other together, and leaves `taken` empty.
@@ -88,7 +88,7 @@ impl Channel {
     /// Credit that all consumers share returns behind that: the queues ask for it in turn, not those that were settled first.
     pub(super) fn hand_back(
         &mut self,
-        taken: &mut Vec<Delivery>,
+        taken: &mut Vec<UnsettledDelivery>,
         (disposition, credit): (Disposition, Credit),
         effects: &mut Effects,
     ) -> Result<(), Fault> {
@@ -131,9 +131,9 @@ impl Channel {
     pub(super) fn recover(
         &mut self,
         requeue: bool,
-        answer: Answer,
+        answer: ReplyMode,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         if !requeue {
             return Err(Fault::connection(
                 ReplyCode::NotImplemented,
@@ -143,10 +143,10 @@ impl Channel {
         let mut taken = Vec::new();
         self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken)?;
         self.hand_back(&mut taken, (Disposition::Requeue, Credit::Now), effects)?;
-        if answer == Answer::Expected {
+        if answer == ReplyMode::Expected {
             self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
         }
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// Every open delivery returns to its queue: the channel is gone.
@@ -164,10 +164,15 @@ impl Channel {
         }
     }
 
-    fn show_settled(&self, taken: &[Delivery], disposition: Disposition, effects: &Effects) {
+    fn show_settled(
+        &self,
+        taken: &[UnsettledDelivery],
+        disposition: Disposition,
+        effects: &Effects,
+    ) {
         for delivery in taken {
             let content = delivery.entry.message.content();
-            self.around.broker.tap.note(Seen {
+            self.around.broker.tap.note(TapEvent {
                 what: if disposition == Disposition::Ack {
                     What::Acked
                 } else {

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::consume::decode;
-use super::{Channel, Step, access};
+use super::{Channel, Next, access};
 use crate::delivery::effects::Effects;
-use crate::exchange::{Declaration, Kind};
+use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::{Fault, ReplyCode};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::arguments::QueueArguments;
 use crate::vhost::{
-    Bind, Condition, Declare, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
+    BindRequest, Declare, DeleteCondition, Destination, REPLY_TO, REPLY_TO_PREFIX, strip_breaks,
 };
-use crate::wire::method::{Binding, ExchangeDeclare, QueueDeclare};
+use crate::wire::method::{BindMethod, ExchangeDeclare, QueueDeclare};
 use crate::wire::reply;
 
 /// Twenty-two characters that nobody guesses and nobody has.
@@ -70,9 +70,9 @@ impl Channel {
         no_wait: bool,
         effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
-    ) -> Step {
+    ) -> Next {
         if no_wait {
-            return Step::On;
+            return Next::On;
         }
         self.reply_after(ticket, effects, append)
     }
@@ -81,7 +81,7 @@ impl Channel {
         &mut self,
         declare: ExchangeDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let name = strip_breaks(declare.exchange);
         check_not_default(&[&name])?;
         if declare.passive {
@@ -95,7 +95,7 @@ impl Channel {
                 }),
             );
         }
-        let kind = Kind::parse(declare.kind).ok_or_else(|| {
+        let kind = ExchangeType::parse(declare.kind).ok_or_else(|| {
             Fault::connection(
                 ReplyCode::CommandInvalid,
                 format!("unknown exchange type '{}'", declare.kind),
@@ -124,13 +124,13 @@ impl Channel {
         name: &str,
         (if_unused, no_wait): (bool, bool),
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
         access::check_configure_exchange(&self.around, &name)?;
-        let condition = Condition {
+        let condition = DeleteCondition {
             unused: if_unused,
-            ..Condition::default()
+            ..DeleteCondition::default()
         };
         let ticket = self.around.vhost.delete_exchange(&name, condition)?;
         Ok(self.done(ticket, no_wait, effects, |out, channel| {
@@ -138,7 +138,7 @@ impl Channel {
         }))
     }
 
-    fn exchange_binding<'a>(&self, binding: &Binding<'a>) -> Result<Bind<'a>, Fault> {
+    fn exchange_binding<'a>(&self, binding: &BindMethod<'a>) -> Result<BindRequest<'a>, Fault> {
         access::check_write_exchange(&self.around, binding.destination)?;
         access::check_read_exchange(&self.around, binding.source)?;
         check_not_default(&[binding.destination, binding.source])?;
@@ -149,7 +149,7 @@ impl Channel {
         ))
     }
 
-    fn queue_binding<'a>(&mut self, binding: &Binding<'a>) -> Result<Bind<'a>, Fault> {
+    fn queue_binding<'a>(&mut self, binding: &BindMethod<'a>) -> Result<BindRequest<'a>, Fault> {
         let name = self.queue_name(binding.destination)?;
         access::check_write_queue(&self.around, &name)?;
         access::check_read_exchange(&self.around, binding.source)?;
@@ -168,12 +168,12 @@ impl Channel {
 
     fn binding<'a>(
         &self,
-        binding: &Binding<'a>,
+        binding: &BindMethod<'a>,
         destination: Destination,
         arguments: crate::wire::table::Table,
-    ) -> Bind<'a> {
+    ) -> BindRequest<'a> {
         let connection = Some(self.around.link.id);
-        Bind {
+        BindRequest {
             source: binding.source,
             destination,
             key: binding.routing_key.into(),
@@ -184,9 +184,9 @@ impl Channel {
 
     pub(super) fn bind_exchange(
         &mut self,
-        binding: Binding<'_>,
+        binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -196,9 +196,9 @@ impl Channel {
 
     pub(super) fn unbind_exchange(
         &mut self,
-        binding: Binding<'_>,
+        binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let bind = self.exchange_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -208,9 +208,9 @@ impl Channel {
 
     pub(super) fn bind_queue(
         &mut self,
-        binding: Binding<'_>,
+        binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -220,9 +220,9 @@ impl Channel {
 
     pub(super) fn unbind_queue(
         &mut self,
-        binding: Binding<'_>,
+        binding: BindMethod<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let bind = self.queue_binding(&binding)?;
         let ticket = self.around.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
@@ -234,7 +234,7 @@ impl Channel {
         &mut self,
         declare: QueueDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let asked = strip_breaks(declare.queue);
         // No queue, but clients ask for it by this method to learn whether there are direct replies.
         if declare.passive || asked == REPLY_TO || asked.starts_with(REPLY_TO_PREFIX) {
@@ -282,7 +282,7 @@ impl Channel {
         &mut self,
         declare: QueueDeclare<'_>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let name = self.queue_name(declare.queue)?;
         let vhost = &self.around.vhost;
         let (ready, consumers) = if name == REPLY_TO || vhost.has_reply_consumer(&name) {
@@ -306,7 +306,7 @@ impl Channel {
         queue: &str,
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let queue = self.readable_queue(queue)?;
         let (count, ticket) = queue.purge(effects)?;
         Ok(self.done(ticket, no_wait, effects, |out, channel| {
@@ -320,10 +320,10 @@ impl Channel {
         (unused, empty): (bool, bool),
         no_wait: bool,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         let name = self.queue_name(queue)?;
         access::check_configure_queue(&self.around, &name)?;
-        let condition = Condition {
+        let condition = DeleteCondition {
             unused,
             empty,
             connection: Some(self.around.link.id),

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::fan_out::{FanOut, Told, Unfinished};
-use super::routes::Targets;
-use super::{Channel, Mode, Step};
-use crate::delivery::confirms::Waiting;
+use super::fan_out::{FanOut, PublishReply, Unfinished};
+use super::routes::TargetQueues;
+use super::{Channel, ChannelMode, Next};
+use crate::delivery::confirms::ConfirmState;
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, Delivery};
+use crate::delivery::ledger::{Credit, UnsettledDelivery};
 use crate::fault::{Fault, ReplyCode};
-use crate::memory::{self, Holding, Kind, Share};
+use crate::memory::{self, Holding, HoldingKind, Share};
 use crate::persist::{Ticket, Together};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
@@ -19,24 +19,24 @@ use crate::wire::reply;
 /// What a commit will do, in its order.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    publishes: Vec<Publish>,
-    settles: Vec<(Delivery, Disposition)>,
+    publishes: Vec<PendingPublish>,
+    settles: Vec<(UnsettledDelivery, Disposition)>,
     holding: Holding,
 }
 
 #[derive(Debug)]
-struct Publish {
+struct PendingPublish {
     message: Message,
-    targets: Targets,
+    targets: TargetQueues,
     is_mandatory: bool,
 }
 
 /// A commit and how far it is.
 #[derive(Debug)]
 pub(super) struct Commit {
-    publishes: std::vec::IntoIter<Publish>,
+    publishes: std::vec::IntoIter<PendingPublish>,
     current: Option<FanOut>,
-    settles: Vec<(Delivery, Disposition)>,
+    settles: Vec<(UnsettledDelivery, Disposition)>,
     last: Ticket,
     /// One commit of the store: after a crash the transaction is whole or absent.
     _whole: Together,
@@ -49,7 +49,7 @@ impl Transaction {
         Self {
             publishes: Vec::new(),
             settles: Vec::new(),
-            holding: Holding::new(share, Kind::Transaction),
+            holding: Holding::new(share, HoldingKind::Transaction),
         }
     }
 
@@ -58,11 +58,11 @@ impl Transaction {
     pub(super) fn publish(
         &mut self,
         message: Message,
-        targets: Targets,
+        targets: TargetQueues,
         is_mandatory: bool,
     ) -> Result<(), Fault> {
-        self.hold(message.footprint(), size_of::<Publish>());
-        self.publishes.push(Publish {
+        self.hold(message.footprint(), size_of::<PendingPublish>());
+        self.publishes.push(PendingPublish {
             message,
             targets,
             is_mandatory,
@@ -72,14 +72,14 @@ impl Transaction {
 
     pub(super) fn settle(
         &mut self,
-        deliveries: impl Iterator<Item = Delivery>,
+        deliveries: impl Iterator<Item = UnsettledDelivery>,
         disposition: Disposition,
     ) {
         let before = self.settles.len();
         self.settles
             .extend(deliveries.map(|delivery| (delivery, disposition)));
         let added = self.settles.len() - before;
-        self.hold(0, added * size_of::<(Delivery, Disposition)>());
+        self.hold(0, added * size_of::<(UnsettledDelivery, Disposition)>());
     }
 
     /// Adds `bytes` that are on the account already and `more` that are not.
@@ -99,7 +99,7 @@ impl Transaction {
     }
 
     /// Deliveries whose settles are given up.
-    pub(super) fn take_settled(&mut self) -> Vec<Delivery> {
+    pub(super) fn take_settled(&mut self) -> Vec<UnsettledDelivery> {
         self.publishes = Vec::new();
         self.holding.set(0, 0);
         std::mem::take(&mut self.settles)
@@ -110,35 +110,35 @@ impl Transaction {
 }
 
 impl Channel {
-    pub(super) fn tx_select(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
+    pub(super) fn tx_select(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
         match self.mode {
-            Mode::Confirming(_) => {
+            ChannelMode::Confirming(_) => {
                 return Err(Fault::precondition("cannot switch from confirm to tx mode"));
             }
-            Mode::Transactional(_) => {}
-            Mode::Plain => {
-                self.mode = Mode::Transactional(Transaction::new(&self.around.link.share));
+            ChannelMode::Transactional(_) => {}
+            ChannelMode::Plain => {
+                self.mode = ChannelMode::Transactional(Transaction::new(&self.around.link.share));
                 self.view
                     .is_transactional
                     .store(true, std::sync::atomic::Ordering::Relaxed);
             }
         }
         self.send(effects, |out, channel| reply::bare(out, channel, 90, 11));
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     /// Takes the open transaction; the next one has begun.
     fn transaction(&mut self) -> Result<Transaction, Fault> {
         let share = &self.around.link.share;
         match &mut self.mode {
-            Mode::Transactional(transaction) => {
+            ChannelMode::Transactional(transaction) => {
                 Ok(std::mem::replace(transaction, Transaction::new(share)))
             }
             _ => Err(Fault::precondition("channel is not transactional")),
         }
     }
 
-    pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
+    pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
         let transaction = self.transaction()?;
         let commit = Commit {
             publishes: transaction.publishes.into_iter(),
@@ -156,22 +156,22 @@ impl Channel {
         &mut self,
         mut commit: Box<Commit>,
         effects: &mut Effects,
-    ) -> Result<Step, Fault> {
+    ) -> Result<Next, Fault> {
         while let Some(mut publish) = commit.next_publish(effects) {
             match self.advance_commit(&mut publish, effects)? {
                 None => {
                     commit.current = Some(publish);
                     self.unfinished = Some(Unfinished::Commit(commit));
-                    return Ok(Step::Unfinished);
+                    return Ok(Next::Unfinished);
                 }
-                Some(Waiting::Ticket(ticket)) => commit.last = commit.last.max(ticket),
-                Some(Waiting::Refused) => {
+                Some(ConfirmState::Ticket(ticket)) => commit.last = commit.last.max(ticket),
+                Some(ConfirmState::Refused) => {
                     return Err(Fault::channel(
                         ReplyCode::PreconditionFailed,
                         "partial tx completion",
                     ));
                 }
-                Some(Waiting::Routing) => {}
+                Some(ConfirmState::Routing) => {}
             }
         }
         let mut settles = commit.settles.into_iter().peekable();
@@ -188,11 +188,11 @@ impl Channel {
         }))
     }
 
-    pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<Step, Fault> {
+    pub(super) fn tx_rollback(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
         let mut transaction = self.transaction()?;
         self.ledger.put_back(transaction.take_settled());
         self.send(effects, |out, channel| reply::bare(out, channel, 90, 31));
-        Ok(Step::On)
+        Ok(Next::On)
     }
 }
 
@@ -203,7 +203,7 @@ impl Commit {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;
             let message = publish.message.published_at(effects.now_ms);
-            let told = Told::ByCommit;
+            let told = PublishReply::ByCommit;
             Some(FanOut::new(
                 message,
                 publish.targets,

@@ -5,15 +5,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Input;
+use super::ReadBuffer;
 use crate::broker_state::BrokerState;
 use crate::channel::Surroundings;
 use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
-use crate::registry::{Link, Session};
-use crate::users::{Credential, Origin, ScramExchange};
-use crate::wire::frame::{self, Parsed};
+use crate::registry::{ConnectionHandle, OpenedConnection};
+use crate::users::{Credential, LoginOrigin, ScramExchange};
+use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply::{self, MethodFrame};
 use crate::wire::table::{Table, Value};
@@ -24,7 +24,7 @@ const GREETING_BYTES: u32 = MIN_LIMIT;
 
 /// Why a handshake ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum End {
+pub(super) enum HandshakeEnd {
     #[error("not AMQP 0-9-1")]
     OtherProtocol,
     #[error("the client went away")]
@@ -33,21 +33,21 @@ pub(super) enum End {
     Refused(Fault),
 }
 
-impl From<Fault> for End {
+impl From<Fault> for HandshakeEnd {
     fn from(fault: Fault) -> Self {
         Self::Refused(fault)
     }
 }
 
 /// What `connection.start-ok` brought.
-struct Claim {
-    proof: Proof,
+struct StartOk {
+    proof: SaslProof,
     mechanism: &'static str,
     properties: Table,
 }
 
 /// How the client says who it is.
-enum Proof {
+enum SaslProof {
     Password {
         user: String,
         password: Vec<u8>,
@@ -56,7 +56,7 @@ enum Proof {
     Scram(Vec<u8>),
 }
 
-impl Claim {
+impl StartOk {
     fn can(&self, capability: &str) -> bool {
         match self.properties.get("capabilities") {
             Some(Value::Table(table)) => table.get(capability) == Some(&Value::Bool(true)),
@@ -70,9 +70,9 @@ type Proved = (String, Credential);
 
 struct Greeting<'a> {
     broker: &'a Arc<BrokerState>,
-    link: &'a Arc<Link>,
-    input: &'a mut Input,
-    origin: Origin,
+    link: &'a Arc<ConnectionHandle>,
+    input: &'a mut ReadBuffer,
+    origin: LoginOrigin,
     /// Where the client is; `None` on a Unix socket.
     address: Option<IpAddr>,
 }
@@ -80,10 +80,10 @@ struct Greeting<'a> {
 /// Runs the handshake; on refusal the client has been told what may be told.
 pub(super) async fn run(
     broker: &Arc<BrokerState>,
-    link: &Arc<Link>,
-    origin: Origin,
-    input: &mut Input,
-) -> Result<Surroundings, End> {
+    link: &Arc<ConnectionHandle>,
+    origin: LoginOrigin,
+    input: &mut ReadBuffer,
+) -> Result<Surroundings, HandshakeEnd> {
     let mut greeting = Greeting {
         broker,
         link,
@@ -117,7 +117,7 @@ pub(super) async fn run(
         wants_blocked: claim.can("connection.blocked"),
         vhost: Arc::clone(&vhost),
     };
-    let session = Session {
+    let session = OpenedConnection {
         user,
         vhost: Arc::clone(vhost.name()),
         mechanism: claim.mechanism,
@@ -136,7 +136,7 @@ pub(super) async fn run(
 }
 
 /// Whether the user still has this password and may still enter the vhost.
-fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(), End> {
+fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(), HandshakeEnd> {
     let users = read(&around.broker.users);
     let now = users
         .get(&around.user)
@@ -155,17 +155,17 @@ impl Greeting<'_> {
         self.broker.end(effects);
     }
 
-    async fn more(&mut self, needed: usize) -> Result<(), End> {
+    async fn more(&mut self, needed: usize) -> Result<(), HandshakeEnd> {
         match self.input.fill(needed).await {
             Ok(count) if count > 0 => {
                 self.link.received.add_alone(count as u64);
                 Ok(())
             }
-            _ => Err(End::Gone),
+            _ => Err(HandshakeEnd::Gone),
         }
     }
 
-    async fn protocol_header(&mut self) -> Result<(), End> {
+    async fn protocol_header(&mut self) -> Result<(), HandshakeEnd> {
         while self.input.waiting().len() < PROTOCOL_HEADER.len() {
             if !PROTOCOL_HEADER
                 .starts_with(&self.input.waiting()[..self.input.waiting().len().min(4)])
@@ -176,7 +176,7 @@ impl Greeting<'_> {
         }
         if !self.input.waiting().starts_with(&PROTOCOL_HEADER) {
             self.send(|out| out.extend_from_slice(&PROTOCOL_HEADER));
-            return Err(End::OtherProtocol);
+            return Err(HandshakeEnd::OtherProtocol);
         }
         self.input.consume(PROTOCOL_HEADER.len());
         Ok(())
@@ -186,19 +186,19 @@ impl Greeting<'_> {
     async fn method<R>(
         &mut self,
         with: impl FnOnce(Method<'_>) -> Result<R, Fault>,
-    ) -> Result<R, End> {
+    ) -> Result<R, HandshakeEnd> {
         loop {
             let front = self
                 .input
                 .front(GREETING_BYTES)
                 .map_err(|error| Fault::connection(ReplyCode::FrameError, error.0))?;
             match front {
-                Parsed::Partial { needed } => self.more(needed).await?,
-                Parsed::Whole(whole) if whole.kind == frame::HEARTBEAT => {
+                ParsedFrame::Partial { needed } => self.more(needed).await?,
+                ParsedFrame::Whole(whole) if whole.kind == frame::HEARTBEAT => {
                     let total = whole.total();
                     self.input.consume(total);
                 }
-                Parsed::Whole(whole) => {
+                ParsedFrame::Whole(whole) => {
                     if whole.channel != 0 || whole.kind != frame::METHOD {
                         return Err(
                             Fault::connection(ReplyCode::UnexpectedFrame, whole.quote()).into()
@@ -219,7 +219,7 @@ impl Greeting<'_> {
         }
     }
 
-    async fn claim(&mut self) -> Result<Claim, End> {
+    async fn claim(&mut self) -> Result<StartOk, HandshakeEnd> {
         let claimed = self.method(|method| match method {
             Method::ConnectionStartOk {
                 properties,
@@ -233,7 +233,7 @@ impl Greeting<'_> {
     }
 
     /// The user who proved who it is; a client is told of a refusal where it can understand that.
-    async fn log_in(&mut self, claim: &Claim) -> Result<Proved, End> {
+    async fn log_in(&mut self, claim: &StartOk) -> Result<Proved, HandshakeEnd> {
         if let Some(proved) = self.authenticate(&claim.proof).await? {
             return Ok(proved);
         }
@@ -251,13 +251,13 @@ impl Greeting<'_> {
     }
 
     /// The user who proved who it is, and by which password; `None` where the proof is wrong, or must not be looked at now.
-    async fn authenticate(&mut self, proof: &Proof) -> Result<Option<Proved>, End> {
+    async fn authenticate(&mut self, proof: &SaslProof) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
         if broker.throttle.pace(self.address).await.is_err() {
             return Ok(None);
         }
         let proved = match proof {
-            Proof::Password { user, password } => {
+            SaslProof::Password { user, password } => {
                 let users = read(&broker.users);
                 let outcome = users.authenticate(user, password, origin);
                 let known = users.get(user).and_then(|user| user.password.clone());
@@ -265,7 +265,7 @@ impl Greeting<'_> {
                     .filter(|_| outcome.is_ok())
                     .map(|known| (user.clone(), known))
             }
-            Proof::Scram(first) => self.scram(first).await?,
+            SaslProof::Scram(first) => self.scram(first).await?,
         };
         if proved.is_none() {
             broker.throttle.wrong(self.address);
@@ -275,7 +275,7 @@ impl Greeting<'_> {
 
     /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the client answers with
     /// nothing: AMQP has no place for it in the outcome.
-    async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, End> {
+    async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, HandshakeEnd> {
         let nonce = crate::channel::random_name();
         let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);
         let Ok(exchange) = begun else {
@@ -290,7 +290,7 @@ impl Greeting<'_> {
     }
 
     /// The answer to a `connection.secure`.
-    async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, End> {
+    async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, HandshakeEnd> {
         self.send(|out| MethodFrame::new(out, 0, 10, 20).long(challenge).end());
         let answered = self.method(|method| match method {
             Method::ConnectionSecureOk { response } => Ok(response.to_vec()),
@@ -301,7 +301,7 @@ impl Greeting<'_> {
     }
 
     /// Channels, octets of a frame, seconds between heartbeats.
-    async fn tune(&mut self) -> Result<(u16, u32, u16), End> {
+    async fn tune(&mut self) -> Result<(u16, u32, u16), HandshakeEnd> {
         let limits = self.broker.limits;
         self.send(|out| {
             reply::connection_tune(out, limits.channels, limits.frame_bytes, limits.heartbeat_s);
@@ -326,7 +326,7 @@ impl Greeting<'_> {
         .await
     }
 
-    async fn open(&mut self, user: &str) -> Result<Arc<crate::vhost::Vhost>, End> {
+    async fn open(&mut self, user: &str) -> Result<Arc<crate::vhost::Vhost>, HandshakeEnd> {
         let broker = Arc::clone(self.broker);
         self.method(|method| match method {
             Method::ConnectionOpen { vhost: name } => {
@@ -356,8 +356,12 @@ impl Greeting<'_> {
     }
 
     /// Tells the client of a refusal before it is passed on.
-    async fn told<R>(&mut self, outcome: Result<R, End>, cause: (u16, u16)) -> Result<R, End> {
-        if let Err(End::Refused(fault)) = &outcome {
+    async fn told<R>(
+        &mut self,
+        outcome: Result<R, HandshakeEnd>,
+        cause: (u16, u16),
+    ) -> Result<R, HandshakeEnd> {
+        if let Err(HandshakeEnd::Refused(fault)) = &outcome {
             self.tell(fault, cause).await;
         }
         outcome
@@ -372,7 +376,7 @@ impl Greeting<'_> {
     }
 
     fn saw_close_ok(&mut self) -> bool {
-        while let Ok(Parsed::Whole(whole)) = self.input.front(GREETING_BYTES) {
+        while let Ok(ParsedFrame::Whole(whole)) = self.input.front(GREETING_BYTES) {
             let is_close_ok = whole.kind == frame::METHOD && method::ids(whole.payload) == (10, 51);
             let total = whole.total();
             self.input.consume(total);
@@ -395,10 +399,10 @@ fn not_negotiable(reason: String) -> Fault {
     Fault::connection(ReplyCode::NotAllowed, reason)
 }
 
-fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<Claim, Fault> {
+fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<StartOk, Fault> {
     let properties = Table::decode(properties)
         .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
-    let password = |user: &[u8], password: &[u8]| Proof::Password {
+    let password = |user: &[u8], password: &[u8]| SaslProof::Password {
         user: String::from_utf8_lossy(user).into_owned(),
         password: password.to_vec(),
     };
@@ -424,7 +428,7 @@ fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<Claim, F
             };
             ("AMQPLAIN", password(field("LOGIN"), field("PASSWORD")))
         }
-        "SCRAM-SHA-256" => ("SCRAM-SHA-256", Proof::Scram(response.to_vec())),
+        "SCRAM-SHA-256" => ("SCRAM-SHA-256", SaslProof::Scram(response.to_vec())),
         other => {
             return Err(Fault::connection(
                 ReplyCode::CommandInvalid,
@@ -432,7 +436,7 @@ fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<Claim, F
             ));
         }
     };
-    Ok(Claim {
+    Ok(StartOk {
         proof,
         mechanism,
         properties,

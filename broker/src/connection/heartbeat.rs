@@ -8,14 +8,14 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::broker_state::BrokerState;
-use crate::registry::Link;
+use crate::registry::ConnectionHandle;
 use crate::wire::frame;
 
 /// Half-intervals without a byte after which a peer counts as gone: two whole intervals and one for the way.
 const SILENT: u32 = 5;
 
 /// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer that is silent.
-pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<Link>) -> JoinHandle<()> {
+pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>) -> JoinHandle<()> {
     let (broker, link) = (Arc::clone(broker), Arc::clone(link));
     tokio::spawn(async move {
         let seconds = link.session.get().map_or(0, |session| session.heartbeat_s);
@@ -30,7 +30,7 @@ pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<Link>) -> JoinHandle<(
     })
 }
 
-async fn beat(broker: &Arc<BrokerState>, link: &Arc<Link>, half: Duration) {
+async fn beat(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>, half: Duration) {
     let mut ticks = tokio::time::interval(half);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;

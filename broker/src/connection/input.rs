@@ -10,16 +10,16 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
-use crate::memory::{self, Holding, Kind, Level, Share};
+use crate::memory::{self, Holding, HoldingKind, MemoryLevel, Share};
 use crate::stats::Counter;
-use crate::wire::frame::{self, FrameError, Parsed};
+use crate::wire::frame::{self, FrameError, ParsedFrame};
 
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 256 * 1024;
 /// How long a client that has closed its side is still served what it sent before.
 const LINGER: Duration = Duration::from_secs(2);
 
-pub(super) struct Input {
+pub(super) struct ReadBuffer {
     stream: ReadHalf,
     buffer: Vec<u8>,
     start: usize,
@@ -27,9 +27,9 @@ pub(super) struct Input {
     holding: Holding,
 }
 
-impl Input {
+impl ReadBuffer {
     pub(super) fn new(stream: ReadHalf, share: &Arc<Share>) -> Self {
-        let mut holding = Holding::new(share, Kind::Read);
+        let mut holding = Holding::new(share, HoldingKind::Read);
         holding.set(SMALL, SMALL);
         Self {
             stream,
@@ -46,7 +46,7 @@ impl Input {
     }
 
     /// What stands at the front.
-    pub(super) fn front(&self, limit: u32) -> Result<Parsed<'_>, FrameError> {
+    pub(super) fn front(&self, limit: u32) -> Result<ParsedFrame<'_>, FrameError> {
         frame::parse(self.waiting(), limit)
     }
 
@@ -67,7 +67,7 @@ impl Input {
         let count = self.stream.read(&mut self.buffer[self.end..]).await?;
         self.end += count;
         let (is_full, size) = (self.end == self.buffer.len(), self.buffer.len());
-        if is_full && size < LARGE && memory::level() == Level::Calm {
+        if is_full && size < LARGE && memory::level() == MemoryLevel::Calm {
             self.resize((size * 4).min(LARGE));
         }
         Ok(count)

@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker_state::BrokerState;
 use crate::lock::lock;
-use crate::registry::{Endpoint, Link};
+use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::time::wall_ms;
-use crate::users::Origin;
+use crate::users::LoginOrigin;
 
 mod handshake;
 mod heartbeat;
@@ -18,7 +18,7 @@ mod input;
 mod reader;
 mod writer;
 
-use input::Input;
+use input::ReadBuffer;
 
 pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
 pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
@@ -27,29 +27,29 @@ pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 pub(crate) struct Accepted {
     pub(crate) read: ReadHalf,
     pub(crate) write: WriteHalf,
-    pub(crate) peer: Endpoint,
-    pub(crate) local: Endpoint,
+    pub(crate) peer: SocketEnd,
+    pub(crate) local: SocketEnd,
     pub(crate) is_tls: bool,
 }
 
 /// Where the client sits, as far as `guest` is concerned.
-fn origin(peer: &Endpoint) -> Origin {
+fn origin(peer: &SocketEnd) -> LoginOrigin {
     let is_local = peer.port == 0
         || peer
             .host
             .parse::<IpAddr>()
             .is_ok_and(|address| address.to_canonical().is_loopback());
     if is_local {
-        Origin::Loopback
+        LoginOrigin::Loopback
     } else {
-        Origin::Elsewhere
+        LoginOrigin::Elsewhere
     }
 }
 
 /// Serves one client to its end.
 pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     let origin = origin(&accepted.peer);
-    let link = Arc::new(Link::new(
+    let link = Arc::new(ConnectionHandle::new(
         broker.next_id(),
         (accepted.peer, accepted.local),
         accepted.is_tls,
@@ -62,7 +62,7 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
         Arc::clone(&link),
         accepted.write,
     ));
-    let mut input = Input::new(accepted.read, &link.share);
+    let mut input = ReadBuffer::new(accepted.read, &link.share);
     let greeting = handshake::run(&broker, &link, origin, &mut input);
     match tokio::time::timeout(broker.limits.handshake, greeting).await {
         Ok(Ok(around)) => {

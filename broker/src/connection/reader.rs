@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::Input;
-use crate::channel::{Channel, Step, Surroundings};
+use super::ReadBuffer;
+use crate::channel::{Channel, Next, Surroundings};
 use crate::delivery::effects::Effects;
-use crate::fault::{Fault, ReplyCode, Scope};
-use crate::memory::{self, Level};
+use crate::fault::{Fault, FaultScope, ReplyCode};
+use crate::memory::{self, MemoryLevel};
 use crate::persist::Ticket;
-use crate::registry::{Ending, Link};
-use crate::wire::frame::{self, Frame, Parsed};
+use crate::registry::{ConnectionEnding, ConnectionHandle};
+use crate::wire::frame::{self, Frame, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
@@ -36,7 +36,7 @@ const LOADING: Duration = Duration::from_millis(20);
 /// How often a connection that nothing comes from is asked to make itself small.
 const QUIET: Duration = Duration::from_secs(10);
 
-struct Reader {
+struct ConnectionReader {
     around: Surroundings,
     /// By number; 0 is never used.
     channels: Vec<Option<Box<Channel>>>,
@@ -68,7 +68,7 @@ enum StopReason {
 }
 
 /// Why a connection is read no more.
-enum End {
+enum ReadEnd {
     /// The socket is gone, or is to go without a word.
     Gone,
     /// The client said goodbye and has its answer.
@@ -78,9 +78,9 @@ enum End {
 }
 
 /// Reads until the connection ends, then lets go of everything it held.
-pub(super) async fn run(around: Surroundings, mut input: Input) {
+pub(super) async fn run(around: Surroundings, mut input: ReadBuffer) {
     let mut ending = around.link.ending.subscribe();
-    let mut reader = Reader {
+    let mut reader = ConnectionReader {
         around,
         channels: Vec::new(),
         open: 0,
@@ -88,12 +88,12 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
         unfinished: None,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
-        End::Gone => return reader.let_go(None),
-        End::Closed => {
+        ReadEnd::Gone => return reader.let_go(None),
+        ReadEnd::Closed => {
             reader.let_go(None);
             return reader.linger(&mut input).await;
         }
-        End::Refused(fault, cause) => (fault, cause),
+        ReadEnd::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause)));
@@ -105,15 +105,15 @@ pub(super) async fn run(around: Surroundings, mut input: Input) {
 }
 
 /// What a connection watches for while it waits for something else.
-struct Watched<'a> {
-    input: &'a mut Input,
-    ending: &'a mut watch::Receiver<Option<Ending>>,
-    link: &'a Link,
+struct ConnectionWatch<'a> {
+    input: &'a mut ReadBuffer,
+    ending: &'a mut watch::Receiver<Option<ConnectionEnding>>,
+    link: &'a ConnectionHandle,
 }
 
-impl Watched<'_> {
+impl ConnectionWatch<'_> {
     /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
-    async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, End> {
+    async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
         self.link.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
@@ -121,19 +121,19 @@ impl Watched<'_> {
             // again.
             end = ended(self.ending) => Err(end),
             value = until => Ok(value),
-            () = self.input.gone(&self.link.received) => Err(End::Gone),
+            () = self.input.gone(&self.link.received) => Err(ReadEnd::Gone),
         };
         self.link.is_paused.store(false, Relaxed);
         outcome
     }
 }
 
-impl Reader {
+impl ConnectionReader {
     async fn read(
         &mut self,
-        input: &mut Input,
-        ending: &mut watch::Receiver<Option<Ending>>,
-    ) -> End {
+        input: &mut ReadBuffer,
+        ending: &mut watch::Receiver<Option<ConnectionEnding>>,
+    ) -> ReadEnd {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
@@ -148,7 +148,7 @@ impl Reader {
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
             self.around.broker.end(effects);
             let seen = input.waiting().len();
-            let mut watched = Watched {
+            let mut watched = ConnectionWatch {
                 input: &mut *input,
                 ending: &mut *ending,
                 link: &link,
@@ -180,7 +180,7 @@ impl Reader {
             tokio::select! {
                 count = input.fill(needed) => match count {
                     Ok(count) if count > 0 => link.received.add_alone(count as u64),
-                    _ => return End::Gone,
+                    _ => return ReadEnd::Gone,
                 },
                 end = ended(ending) => return end,
                 // An idle publisher is told at once that it is blocked.
@@ -195,16 +195,16 @@ impl Reader {
     async fn pause(
         &mut self,
         outcome: StopReason,
-        watched: &mut Watched<'_>,
-    ) -> Result<Option<usize>, End> {
+        watched: &mut ConnectionWatch<'_>,
+    ) -> Result<Option<usize>, ReadEnd> {
         let broker = &self.around.broker;
         match outcome {
             StopReason::Partial(needed) => return Ok(Some(needed)),
-            StopReason::Fault(fault, cause) => return Err(End::Refused(fault, cause)),
-            StopReason::Closed => return Err(End::Closed),
+            StopReason::Fault(fault, cause) => return Err(ReadEnd::Refused(fault, cause)),
+            StopReason::Closed => return Err(ReadEnd::Closed),
             StopReason::Wait(ticket, frames) => {
                 if !watched.wait(broker.durable(ticket)).await? {
-                    return Err(End::Refused(Fault::store_stopped(), (0, 0)));
+                    return Err(ReadEnd::Refused(Fault::store_stopped(), (0, 0)));
                 }
                 self.send(|out| out.extend_from_slice(&frames));
             }
@@ -264,7 +264,7 @@ impl Reader {
     }
 
     /// Acts on every whole frame that was read.
-    fn take_frames(&mut self, input: &mut Input, effects: &mut Effects) -> StopReason {
+    fn take_frames(&mut self, input: &mut ReadBuffer, effects: &mut Effects) -> StopReason {
         let frame_max = self.around.frame_max;
         let mut used = 0;
         let outcome = loop {
@@ -281,7 +281,7 @@ impl Reader {
             if let Some(number) = self.unfinished.take() {
                 let step = match self.channel(number) {
                     Some(channel) => channel.go_on(effects),
-                    None => Ok(Step::On),
+                    None => Ok(Next::On),
                 };
                 match self.after(step, number, || (60, 40), effects) {
                     Some(outcome) => break outcome,
@@ -289,8 +289,8 @@ impl Reader {
                 }
             }
             let front = match frame::parse(&input.waiting()[used..], frame_max) {
-                Ok(Parsed::Whole(front)) => front,
-                Ok(Parsed::Partial { needed }) => break StopReason::Partial(needed),
+                Ok(ParsedFrame::Whole(front)) => front,
+                Ok(ParsedFrame::Partial { needed }) => break StopReason::Partial(needed),
                 Err(error) => {
                     break StopReason::Fault(
                         Fault::connection(ReplyCode::FrameError, error.0),
@@ -299,7 +299,7 @@ impl Reader {
                 }
             };
             let step = self.receive(front, effects);
-            if matches!(step, Ok(Step::Again)) {
+            if matches!(step, Ok(Next::Again)) {
                 break StopReason::Loading;
             }
             used += front.total();
@@ -327,7 +327,7 @@ impl Reader {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
-        let is_short = memory::level() == Level::Short;
+        let is_short = memory::level() == MemoryLevel::Short;
         (is_short && self.has_published && self.unfinished.is_none() && effects.has_spent())
             .then_some(StopReason::Short)
     }
@@ -335,31 +335,31 @@ impl Reader {
     /// What a step on a channel means for the turn; None to go on.
     fn after(
         &mut self,
-        step: Result<Step, Fault>,
+        step: Result<Next, Fault>,
         number: u16,
         cause: impl FnOnce() -> (u16, u16),
         effects: &mut Effects,
     ) -> Option<StopReason> {
         match step {
-            Ok(Step::On) => {}
-            Ok(Step::Closed) => {
+            Ok(Next::On) => {}
+            Ok(Next::Closed) => {
                 if number == 0 {
                     return Some(StopReason::Closed);
                 }
                 self.forget(number);
             }
-            Ok(Step::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
-            Ok(Step::Again) => return Some(StopReason::Loading),
-            Ok(Step::Unfinished) => self.unfinished = Some(number),
+            Ok(Next::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
+            Ok(Next::Again) => return Some(StopReason::Loading),
+            Ok(Next::Unfinished) => self.unfinished = Some(number),
             Err(fault) => match (fault.scope, self.channel(number)) {
-                (Scope::Channel, Some(channel)) => channel.fail(&fault, cause(), effects),
+                (FaultScope::Channel, Some(channel)) => channel.fail(&fault, cause(), effects),
                 _ => return Some(StopReason::Fault(fault, cause())),
             },
         }
         None
     }
 
-    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
+    fn receive(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
         if frame.channel == 0 {
             return self.receive_own(frame, effects);
         }
@@ -387,7 +387,7 @@ impl Reader {
     }
 
     /// A frame on a channel that is not open: it must open it.
-    fn open_channel(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
+    fn open_channel(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
         if frame.kind != frame::METHOD {
             return Err(Fault::connection(
                 ReplyCode::ChannelError,
@@ -398,7 +398,7 @@ impl Reader {
             Ok(Method::ChannelOpen) => {}
             // Both sides may have closed at once: the answer to the second close comes to a channel
             // that is gone.
-            Ok(Method::ChannelCloseOk) => return Ok(Step::On),
+            Ok(Method::ChannelCloseOk) => return Ok(Next::On),
             _ => {
                 return Err(Fault::connection(
                     ReplyCode::ChannelError,
@@ -429,7 +429,7 @@ impl Reader {
             .link
             .outbox
             .write(effects, |out| reply::channel_open_ok(out, frame.channel));
-        Ok(Step::On)
+        Ok(Next::On)
     }
 
     fn forget(&mut self, number: u16) {
@@ -441,9 +441,9 @@ impl Reader {
     }
 
     /// A frame on channel 0.
-    fn receive_own(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Step, Fault> {
+    fn receive_own(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
         match frame.kind {
-            frame::HEARTBEAT => return Ok(Step::On),
+            frame::HEARTBEAT => return Ok(Next::On),
             frame::METHOD => {}
             frame::HEADER | frame::BODY => {
                 return Err(Fault::connection(ReplyCode::UnexpectedFrame, frame.quote()));
@@ -462,16 +462,16 @@ impl Reader {
                     .link
                     .outbox
                     .write(effects, |out| reply::bare(out, 0, 10, 51));
-                Ok(Step::Closed)
+                Ok(Next::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
                 self.around
                     .link
                     .outbox
                     .write(effects, |out| reply::bare(out, 0, 10, 71));
-                Ok(Step::On)
+                Ok(Next::On)
             }
-            Ok(Method::ConnectionCloseOk) => Ok(Step::Closed),
+            Ok(Method::ConnectionCloseOk) => Ok(Next::Closed),
             Err(method::MethodError::Undecodable(text)) => {
                 Err(Fault::connection(ReplyCode::FrameError, text))
             }
@@ -509,7 +509,7 @@ impl Reader {
     /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
     /// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
     /// writes `close` ahead of queued publishes).
-    async fn linger(&self, input: &mut Input) {
+    async fn linger(&self, input: &mut ReadBuffer) {
         self.around.link.outbox.finish();
         let emptied = async {
             while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
@@ -522,11 +522,11 @@ impl Reader {
     }
 
     /// Reads and drops until `connection.close-ok` or the end of the stream.
-    async fn drain(&self, input: &mut Input) {
+    async fn drain(&self, input: &mut ReadBuffer) {
         let mut needed = frame::OVERHEAD;
         loop {
             match input.front(self.around.frame_max) {
-                Ok(Parsed::Whole(front)) => {
+                Ok(ParsedFrame::Whole(front)) => {
                     let ids = (front.kind == frame::METHOD && front.channel == 0)
                         .then(|| method::ids(front.payload));
                     let total = front.total();
@@ -538,7 +538,7 @@ impl Reader {
                     }
                     continue;
                 }
-                Ok(Parsed::Partial { needed: more }) => needed = more,
+                Ok(ParsedFrame::Partial { needed: more }) => needed = more,
                 // Frames cannot be told apart any more: everything is dropped.
                 Err(_) => {
                     let count = input.waiting().len();
@@ -553,9 +553,9 @@ impl Reader {
 }
 
 /// How the server ends the connection: with a fault to tell, or without a word.
-async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> End {
+async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>) -> ReadEnd {
     match ending.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(Ending::Close(fault))) => End::Refused(fault.clone(), (0, 0)),
-        _ => End::Gone,
+        Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
+        _ => ReadEnd::Gone,
     }
 }

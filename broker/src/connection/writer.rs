@@ -10,21 +10,27 @@ use tokio::time::timeout;
 
 use super::WriteHalf;
 use crate::broker_state::BrokerState;
-use crate::delivery::outbox::{Frames, KEEP_BYTES, Taken, UNREAD_BYTES};
-use crate::memory::{self, Level};
+use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
+use crate::memory::{self, MemoryLevel};
 use crate::queue::Queue;
-use crate::registry::{Ending, Link};
+use crate::registry::{ConnectionEnding, ConnectionHandle};
 
 /// After so long without a byte to send, large buffers are given back. A busy connection uses them again: memory that
 /// comes and goes every turn costs more than the copies into it.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer takes nothing more.
-pub(super) async fn run(broker: Arc<BrokerState>, link: Arc<Link>, mut stream: WriteHalf) {
+pub(super) async fn run(
+    broker: Arc<BrokerState>,
+    link: Arc<ConnectionHandle>,
+    mut stream: WriteHalf,
+) {
     let mut ending = link.ending.subscribe();
     let cut = async move {
         // An error means that the link is gone, and nobody can cut it.
-        let _ = ending.wait_for(|ending| *ending == Some(Ending::Cut)).await;
+        let _ = ending
+            .wait_for(|ending| *ending == Some(ConnectionEnding::Cut))
+            .await;
     };
     tokio::select! {
         outcome = send(&broker, &link, &mut stream) => {
@@ -44,14 +50,14 @@ pub(super) async fn run(broker: Arc<BrokerState>, link: Arc<Link>, mut stream: W
 
 async fn send(
     broker: &Arc<BrokerState>,
-    link: &Arc<Link>,
+    link: &Arc<ConnectionHandle>,
     stream: &mut WriteHalf,
 ) -> io::Result<()> {
     let mut frames = Frames::default();
-    let mut pace = Pace::new(broker.limits.unread);
+    let mut pace = ClientPace::new(broker.limits.unread);
     loop {
         match link.outbox.take(&mut frames) {
-            Taken::Frames => {
+            OutboxTake::Frames => {
                 let mut sending = frames.sending();
                 while sending.has_remaining() {
                     let count = pace.write(link, stream.write_buf(&mut sending)).await?;
@@ -63,11 +69,11 @@ async fn send(
                 }
                 stream.flush().await?;
                 frames.clear();
-                if frames.capacity() > KEEP_BYTES && memory::level() > Level::Calm {
+                if frames.capacity() > KEEP_BYTES && memory::level() > MemoryLevel::Calm {
                     frames = Frames::default();
                 }
             }
-            Taken::Nothing => {
+            OutboxTake::Nothing => {
                 if frames.capacity() <= KEEP_BYTES && !link.outbox.is_large() {
                     link.outbox.woken().await;
                 } else if timeout(QUIET, link.outbox.woken()).await.is_err() {
@@ -75,20 +81,20 @@ async fn send(
                     link.outbox.rest();
                 }
             }
-            Taken::Ended => return stream.shutdown().await,
+            OutboxTake::Ended => return stream.shutdown().await,
         }
     }
 }
 
 /// How fast a client takes what it is sent.
-struct Pace {
+struct ClientPace {
     patience: Duration,
     /// Since when more than [`UNREAD_BYTES`] wait and fewer than that were taken.
     since: Instant,
     taken: usize,
 }
 
-impl Pace {
+impl ClientPace {
     fn new(patience: Duration) -> Self {
         Self {
             patience,
@@ -101,7 +107,7 @@ impl Pace {
     /// that waits for it.
     async fn write(
         &mut self,
-        link: &Link,
+        link: &ConnectionHandle,
         write: impl Future<Output = io::Result<usize>>,
     ) -> io::Result<usize> {
         let is_late = |pace: &Self| {

@@ -17,7 +17,7 @@ use crate::wire::reply;
 
 /// What the confirm of one publish waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
+pub(crate) enum ConfirmState {
     /// The message is not routed yet. Later confirms wait behind it.
     Routing,
     /// An ack, due when the store is durable up to this ticket. [`Ticket::NONE`] is always durable.
@@ -39,7 +39,7 @@ pub(crate) struct Confirms {
 struct Window {
     /// The tag of the first entry in `waiting`.
     first: u64,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<ConfirmState>,
     /// A turn has this channel in its list for [`Confirms::release`].
     release_owed: bool,
     /// The broker's list of channels that wait for the store includes this one.
@@ -74,17 +74,17 @@ impl Confirms {
     /// Assigns the tag of a publish that is about to be routed.
     pub(crate) fn open(self: &Arc<Self>, effects: &mut Effects) -> u64 {
         let mut window = lock(&self.window);
-        window.waiting.push_back(Waiting::Routing);
+        window.waiting.push_back(ConfirmState::Routing);
         window.owe(self, effects);
         window.first + window.waiting.len() as u64 - 1
     }
 
     /// Sets what the publish with this tag waits for. An earlier call of [`Confirms::settled`]
     /// takes precedence.
-    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: Waiting, effects: &mut Effects) {
+    pub(crate) fn set(self: &Arc<Self>, tag: u64, waiting: ConfirmState, effects: &mut Effects) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag)
-            && *slot == Waiting::Routing
+            && *slot == ConfirmState::Routing
         {
             *slot = waiting;
             // Routing can take more than one turn.
@@ -96,7 +96,7 @@ impl Confirms {
     pub(crate) fn settled(self: &Arc<Self>, tag: u64, effects: &mut Effects) {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag) {
-            *slot = Waiting::Ticket(Ticket::NONE);
+            *slot = ConfirmState::Ticket(Ticket::NONE);
             window.owe(self, effects);
         }
     }
@@ -108,7 +108,7 @@ impl Confirms {
         let mut acked = 0;
         while let Some(run) = window.take_run(durable) {
             self.outbox.write(effects, |out| match run {
-                Run::Acks {
+                ConfirmRun::Acks {
                     last,
                     multiple,
                     count,
@@ -116,7 +116,9 @@ impl Confirms {
                     acked += count;
                     reply::ack(out, self.channel, last, multiple);
                 }
-                Run::Nacks { last, multiple } => reply::nack(out, self.channel, last, multiple),
+                ConfirmRun::Nacks { last, multiple } => {
+                    reply::nack(out, self.channel, last, multiple);
+                }
             });
         }
         if acked > 0 {
@@ -141,9 +143,9 @@ impl Confirms {
     /// Returns the ticket that the first unsent confirm waits for.
     pub(crate) fn next(&self) -> Option<Ticket> {
         match lock(&self.window).waiting.front()? {
-            Waiting::Ticket(ticket) => Some(*ticket),
-            Waiting::Refused => Some(Ticket::NONE),
-            Waiting::Routing => None,
+            ConfirmState::Ticket(ticket) => Some(*ticket),
+            ConfirmState::Refused => Some(Ticket::NONE),
+            ConfirmState::Routing => None,
         }
     }
 
@@ -161,7 +163,7 @@ impl Confirms {
 }
 
 /// Consecutive confirms that fit into one frame.
-enum Run {
+enum ConfirmRun {
     Acks {
         last: u64,
         multiple: bool,
@@ -174,7 +176,7 @@ enum Run {
 }
 
 impl Window {
-    fn slot(&mut self, tag: u64) -> Option<&mut Waiting> {
+    fn slot(&mut self, tag: u64) -> Option<&mut ConfirmState> {
         let at = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         self.waiting.get_mut(at)
     }
@@ -187,16 +189,16 @@ impl Window {
     }
 
     /// Removes the longest run of due confirms of one kind at the front.
-    fn take_run(&mut self, durable: Ticket) -> Option<Run> {
+    fn take_run(&mut self, durable: Ticket) -> Option<ConfirmRun> {
         let is_refusal = match self.waiting.front()? {
-            Waiting::Refused => true,
-            Waiting::Ticket(ticket) if *ticket <= durable => false,
-            Waiting::Ticket(_) | Waiting::Routing => return None,
+            ConfirmState::Refused => true,
+            ConfirmState::Ticket(ticket) if *ticket <= durable => false,
+            ConfirmState::Ticket(_) | ConfirmState::Routing => return None,
         };
-        let due = |waiting: &Waiting| match waiting {
-            Waiting::Refused => is_refusal,
-            Waiting::Ticket(ticket) => !is_refusal && *ticket <= durable,
-            Waiting::Routing => false,
+        let due = |waiting: &ConfirmState| match waiting {
+            ConfirmState::Refused => is_refusal,
+            ConfirmState::Ticket(ticket) => !is_refusal && *ticket <= durable,
+            ConfirmState::Routing => false,
         };
         let count = self
             .waiting
@@ -207,9 +209,9 @@ impl Window {
         self.first += count as u64;
         let (last, multiple) = (self.first - 1, count > 1);
         Some(if is_refusal {
-            Run::Nacks { last, multiple }
+            ConfirmRun::Nacks { last, multiple }
         } else {
-            Run::Acks {
+            ConfirmRun::Acks {
                 last,
                 multiple,
                 count: count as u64,

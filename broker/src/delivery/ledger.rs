@@ -19,7 +19,7 @@ use crate::queue::ready::QueuedMessage;
 
 /// One delivered message that is not settled.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub(crate) struct UnsettledDelivery {
     pub(crate) tag: u64,
     pub(crate) queue: Arc<Queue>,
     pub(crate) entry: QueuedMessage,
@@ -34,7 +34,7 @@ pub(crate) struct UnknownTag(pub(crate) u64);
 /// The unsettled deliveries of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    open: Mutex<Open>,
+    open: Mutex<OpenDeliveries>,
     /// The prefetch count of `basic.qos` with `global`: how many unsettled deliveries all consumers
     /// of the channel may have together. 0 for no limit.
     limit: AtomicU32,
@@ -43,14 +43,14 @@ pub(crate) struct Ledger {
 
 /// The state behind the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Open {
+pub(crate) struct OpenDeliveries {
     last_tag: u64,
     /// Ordered by ascending tag.
-    deliveries: VecDeque<Delivery>,
+    deliveries: VecDeque<UnsettledDelivery>,
     used: u32,
 }
 
-impl Open {
+impl OpenDeliveries {
     /// Returns a tag for a delivery without acknowledgement.
     pub(crate) fn skip(&mut self) -> u64 {
         self.last_tag += 1;
@@ -68,7 +68,7 @@ impl Open {
         if consumer.is_some() {
             self.used += 1;
         }
-        self.deliveries.push_back(Delivery {
+        self.deliveries.push_back(UnsettledDelivery {
             tag: self.last_tag,
             queue: Arc::clone(queue),
             entry,
@@ -80,7 +80,7 @@ impl Open {
 
 impl Ledger {
     /// Calls `with` under the lock.
-    pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut Open) -> R) -> R {
+    pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut OpenDeliveries) -> R) -> R {
         let mut open = lock(&self.open);
         let result = with(&mut open);
         self.used.store(open.used, Relaxed);
@@ -106,7 +106,7 @@ impl Ledger {
         &self,
         which: Which,
         credit: Credit,
-        into: &mut Vec<Delivery>,
+        into: &mut Vec<UnsettledDelivery>,
     ) -> Result<(), UnknownTag> {
         let mut open = lock(&self.open);
         let start = into.len();
@@ -137,7 +137,7 @@ impl Ledger {
     }
 
     /// Restores the deliveries of a rolled-back transaction.
-    pub(crate) fn put_back(&self, deliveries: Vec<Delivery>) {
+    pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>) {
         self.opening(|open| {
             for delivery in deliveries {
                 let at = open
@@ -165,7 +165,7 @@ pub(crate) enum Credit {
 
 /// Returns the credit of each delivery to its consumer. Returns how many deliveries belong to
 /// consumers.
-pub(crate) fn credit_consumers(deliveries: &[Delivery]) -> u32 {
+pub(crate) fn credit_consumers(deliveries: &[UnsettledDelivery]) -> u32 {
     let consumers = deliveries
         .iter()
         .filter_map(|delivery| delivery.consumer.as_ref());
@@ -183,7 +183,7 @@ pub(crate) enum Which {
     UpTo(u64),
 }
 
-fn position(deliveries: &VecDeque<Delivery>, tag: u64) -> Option<usize> {
+fn position(deliveries: &VecDeque<UnsettledDelivery>, tag: u64) -> Option<usize> {
     if deliveries.front()?.tag == tag {
         return Some(0);
     }

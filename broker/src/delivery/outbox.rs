@@ -51,12 +51,12 @@ struct Unsent {
     /// A turn has the outbox in its list of writers to wake.
     wake_owed: bool,
     /// What the writer does after the last frame.
-    ending: Ending,
+    ending: OutboxEnding,
     turned_away: Vec<Weak<Queue>>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+enum OutboxEnding {
     #[default]
     Open,
     /// Send the remaining frames, then close the socket.
@@ -67,7 +67,7 @@ enum Ending {
 
 /// The result of [`Outbox::take`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum OutboxTake {
     Frames,
     Nothing,
     /// No frames, and none will come.
@@ -91,7 +91,7 @@ impl Outbox {
         append: impl FnOnce(&mut Frames) -> R,
     ) -> R {
         let mut unsent = lock(&self.unsent);
-        if unsent.ending == Ending::Broken {
+        if unsent.ending == OutboxEnding::Broken {
             return append(&mut Frames::default());
         }
         let before = unsent.frames.len();
@@ -130,7 +130,7 @@ impl Outbox {
             // Registered before the check, so that a notification in between is not missed.
             readable.as_mut().enable();
             if self.pending_bytes() < UNREAD_BYTES / 2
-                || lock(&self.unsent).ending == Ending::Broken
+                || lock(&self.unsent).ending == OutboxEnding::Broken
             {
                 return;
             }
@@ -181,17 +181,17 @@ impl Outbox {
     }
 
     /// Swaps all unsent frames into `into`, which must be empty.
-    pub(crate) fn take(&self, into: &mut Frames) -> Taken {
+    pub(crate) fn take(&self, into: &mut Frames) -> OutboxTake {
         let mut unsent = lock(&self.unsent);
         unsent.wake_owed = false;
         if unsent.frames.is_empty() {
             return match unsent.ending {
-                Ending::Open => Taken::Nothing,
-                Ending::AfterFrames | Ending::Broken => Taken::Ended,
+                OutboxEnding::Open => OutboxTake::Nothing,
+                OutboxEnding::AfterFrames | OutboxEnding::Broken => OutboxTake::Ended,
             };
         }
         std::mem::swap(&mut unsent.frames, into);
-        Taken::Frames
+        OutboxTake::Frames
     }
 
     /// Records that the writer sent `count` bytes. Returns the queues that can be pumped again.
@@ -225,8 +225,8 @@ impl Outbox {
     /// Lets the writer send the remaining frames and then close the socket.
     pub(crate) fn finish(&self) {
         let mut unsent = lock(&self.unsent);
-        if unsent.ending == Ending::Open {
-            unsent.ending = Ending::AfterFrames;
+        if unsent.ending == OutboxEnding::Open {
+            unsent.ending = OutboxEnding::AfterFrames;
         }
         drop(unsent);
         self.wake();
@@ -235,7 +235,7 @@ impl Outbox {
     /// Drops all frames and refuses more.
     pub(crate) fn break_off(&self) {
         let mut unsent = lock(&self.unsent);
-        unsent.ending = Ending::Broken;
+        unsent.ending = OutboxEnding::Broken;
         unsent.frames = Frames::default();
         unsent.turned_away = Vec::new();
         // Nothing remains to be sent, so the reader must not wait for it.

@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use crate::wire::table::Table;
 
-pub(super) type Slot = usize;
+pub(super) type BindingSlot = usize;
 
 /// One binding, as listings show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +30,14 @@ pub(super) struct Held<D> {
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Identity<D> {
+struct BindingIdentity<D> {
     destination: D,
     key: Box<[u8]>,
     /// The encoded arguments, sorted by name.
     arguments: Box<[u8]>,
 }
 
-impl<D: Clone> Identity<D> {
+impl<D: Clone> BindingIdentity<D> {
     fn new(destination: &D, key: &[u8], arguments: &Table) -> Self {
         let mut entries: Vec<_> = arguments.iter().collect();
         entries.sort();
@@ -56,9 +56,9 @@ impl<D: Clone> Identity<D> {
 #[derive(Debug)]
 pub(super) struct Bindings<D> {
     held: Vec<Option<Held<D>>>,
-    free: Vec<Slot>,
-    slots: HashMap<Identity<D>, Slot>,
-    by_destination: HashMap<D, Vec<Slot>>,
+    free: Vec<BindingSlot>,
+    slots: HashMap<BindingIdentity<D>, BindingSlot>,
+    by_destination: HashMap<D, Vec<BindingSlot>>,
 }
 
 impl<D> Default for Bindings<D> {
@@ -74,8 +74,13 @@ impl<D> Default for Bindings<D> {
 
 impl<D: Clone + Eq + Hash> Bindings<D> {
     /// Adds a binding and returns its slot, or `None` if an identical binding exists.
-    pub(super) fn insert(&mut self, destination: &D, key: &[u8], arguments: Table) -> Option<Slot> {
-        let identity = Identity::new(destination, key, &arguments);
+    pub(super) fn insert(
+        &mut self,
+        destination: &D,
+        key: &[u8],
+        arguments: Table,
+    ) -> Option<BindingSlot> {
+        let identity = BindingIdentity::new(destination, key, &arguments);
         if self.slots.contains_key(&identity) {
             return None;
         }
@@ -98,15 +103,20 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         Some(slot)
     }
 
-    pub(super) fn find(&self, destination: &D, key: &[u8], arguments: &Table) -> Option<Slot> {
+    pub(super) fn find(
+        &self,
+        destination: &D,
+        key: &[u8],
+        arguments: &Table,
+    ) -> Option<BindingSlot> {
         self.slots
-            .get(&Identity::new(destination, key, arguments))
+            .get(&BindingIdentity::new(destination, key, arguments))
             .copied()
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Held<D>> {
+    pub(super) fn remove(&mut self, slot: BindingSlot) -> Option<Held<D>> {
         let held = self.held.get_mut(slot)?.take()?;
-        self.slots.remove(&Identity::new(
+        self.slots.remove(&BindingIdentity::new(
             &held.destination,
             &held.key,
             &held.arguments,
@@ -121,11 +131,11 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
         Some(held)
     }
 
-    pub(super) fn get(&self, slot: Slot) -> Option<Binding<'_, D>> {
+    pub(super) fn get(&self, slot: BindingSlot) -> Option<Binding<'_, D>> {
         self.held.get(slot)?.as_ref().map(view)
     }
 
-    pub(super) fn slots_of(&self, destination: &D) -> Vec<Slot> {
+    pub(super) fn slots_of(&self, destination: &D) -> Vec<BindingSlot> {
         self.by_destination
             .get(destination)
             .cloned()

@@ -12,19 +12,19 @@
 use std::collections::HashMap;
 
 use super::BindError;
-use super::bindings::Slot;
+use super::bindings::BindingSlot;
 use crate::wire::table::{Table, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum MatchMode {
     All,
     Any,
 }
 
 /// Returns the mode and whether `x-` arguments are compared.
-fn mode(arguments: &Table) -> Result<(Mode, bool), BindError> {
+fn mode(arguments: &Table) -> Result<(MatchMode, bool), BindError> {
     let Some(value) = arguments.get("x-match") else {
-        return Ok((Mode::All, false));
+        return Ok((MatchMode::All, false));
     };
     let Some(bytes) = value.as_bytes() else {
         return Err(BindError::MatchType {
@@ -33,10 +33,10 @@ fn mode(arguments: &Table) -> Result<(Mode, bool), BindError> {
         });
     };
     match bytes {
-        b"all" => Ok((Mode::All, false)),
-        b"any" => Ok((Mode::Any, false)),
-        b"all-with-x" => Ok((Mode::All, true)),
-        b"any-with-x" => Ok((Mode::Any, true)),
+        b"all" => Ok((MatchMode::All, false)),
+        b"any" => Ok((MatchMode::Any, false)),
+        b"all-with-x" => Ok((MatchMode::All, true)),
+        b"any-with-x" => Ok((MatchMode::Any, true)),
         other => Err(BindError::MatchValue(
             String::from_utf8_lossy(other).into_owned(),
         )),
@@ -81,7 +81,7 @@ type Ask = (Box<[u8]>, HeaderTest);
 
 #[derive(Debug)]
 struct Spec<D> {
-    mode: Mode,
+    mode: MatchMode,
     asks: Vec<Ask>,
     /// The entries of `HeadersIndex::filed` that list this binding.
     filed: Vec<Ask>,
@@ -90,10 +90,10 @@ struct Spec<D> {
 
 #[derive(Debug)]
 pub(super) struct HeadersIndex<D> {
-    specs: HashMap<Slot, Spec<D>>,
-    filed: HashMap<Box<[u8]>, HashMap<HeaderTest, Vec<Slot>>>,
+    specs: HashMap<BindingSlot, Spec<D>>,
+    filed: HashMap<Box<[u8]>, HashMap<HeaderTest, Vec<BindingSlot>>>,
     /// `all` bindings without arguments to compare; they match every message.
-    always: Vec<Slot>,
+    always: Vec<BindingSlot>,
 }
 
 impl<D> Default for HeadersIndex<D> {
@@ -108,8 +108,8 @@ impl<D> Default for HeadersIndex<D> {
 
 impl<D: Clone> HeadersIndex<D> {
     /// Files a binding. `arguments` must have passed [`check`].
-    pub(super) fn add(&mut self, slot: Slot, arguments: &Table, destination: &D) {
-        let (mode, with_x) = mode(arguments).unwrap_or((Mode::All, false));
+    pub(super) fn add(&mut self, slot: BindingSlot, arguments: &Table, destination: &D) {
+        let (mode, with_x) = mode(arguments).unwrap_or((MatchMode::All, false));
         let counts = |name: &[u8]| name != b"x-match" && (with_x || !name.starts_with(b"x-"));
         let asks: Vec<Ask> = arguments
             .iter()
@@ -117,8 +117,8 @@ impl<D: Clone> HeadersIndex<D> {
             .map(|(name, value)| (name.as_bytes().into(), HeaderTest::asked_by(value)))
             .collect();
         let filed = match mode {
-            Mode::Any => asks.clone(),
-            Mode::All => asks
+            MatchMode::Any => asks.clone(),
+            MatchMode::All => asks
                 .iter()
                 .min_by_key(|ask| self.sharing(ask))
                 .cloned()
@@ -133,7 +133,7 @@ impl<D: Clone> HeadersIndex<D> {
                 .or_default()
                 .push(slot);
         }
-        if mode == Mode::All && asks.is_empty() {
+        if mode == MatchMode::All && asks.is_empty() {
             self.always.push(slot);
         }
         self.specs.insert(
@@ -155,7 +155,7 @@ impl<D: Clone> HeadersIndex<D> {
             .map_or(0, Vec::len)
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) {
+    pub(super) fn remove(&mut self, slot: BindingSlot) {
         let Some(spec) = self.specs.remove(&slot) else {
             return;
         };
@@ -181,7 +181,7 @@ impl<D: Clone> HeadersIndex<D> {
             .iter()
             .map(|(name, value)| (name.as_bytes(), HeaderTest::of(value)))
             .collect();
-        let mut test = |slot: &Slot| {
+        let mut test = |slot: &BindingSlot| {
             if let Some(spec) = self.specs.get(slot).filter(|spec| spec.matches(&found)) {
                 hit(&spec.destination);
             }
@@ -201,7 +201,7 @@ impl<D: Clone> HeadersIndex<D> {
 impl<D> Spec<D> {
     fn matches(&self, found: &HashMap<&[u8], HeaderTest>) -> bool {
         // An `any` binding is filed under each of its values, so being found is a match.
-        self.mode == Mode::Any
+        self.mode == MatchMode::Any
             || self.asks.iter().all(|(name, wanted)| {
                 found
                     .get(&**name)

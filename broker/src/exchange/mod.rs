@@ -33,7 +33,7 @@ use topic::Trie;
 
 /// The four exchange types of AMQP 0-9-1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ExchangeType {
     /// Matches when the message's routing key equals the binding's.
     Direct,
     /// Matches every message.
@@ -44,7 +44,7 @@ pub enum Kind {
     Headers,
 }
 
-impl Kind {
+impl ExchangeType {
     /// Looks a type up by its name in `exchange.declare`. `None` means an unknown type (503).
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ExchangeType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
     /// The exchange type.
-    pub kind: Kind,
+    pub kind: ExchangeType,
     /// Whether the exchange survives a restart.
     pub durable: bool,
     /// Whether the exchange is deleted with its last binding.
@@ -135,7 +135,7 @@ impl Declaration {
 
     /// Checks the arguments of a binding from an exchange of this type.
     pub(crate) fn check_binding(&self, arguments: &Table) -> Result<(), BindError> {
-        if self.kind == Kind::Headers {
+        if self.kind == ExchangeType::Headers {
             headers::check(arguments)?;
         }
         Ok(())
@@ -228,10 +228,10 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
     /// Creates an exchange without bindings.
     pub fn new(name: impl Into<String>, declaration: Declaration) -> Self {
         let router = match declaration.kind {
-            Kind::Direct => Router::Direct(KeyedTargets::default()),
-            Kind::Fanout => Router::Fanout(Targets::default()),
-            Kind::Topic => Router::Topic(Trie::default()),
-            Kind::Headers => Router::Headers(HeadersIndex::default()),
+            ExchangeType::Direct => Router::Direct(KeyedTargets::default()),
+            ExchangeType::Fanout => Router::Fanout(Targets::default()),
+            ExchangeType::Topic => Router::Topic(Trie::default()),
+            ExchangeType::Headers => Router::Headers(HeadersIndex::default()),
         };
         Self {
             name: name.into(),
@@ -258,7 +258,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
     }
 
     /// Returns the exchange type.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ExchangeType {
         self.declaration.kind
     }
 
@@ -318,7 +318,7 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             .collect()
     }
 
-    fn forget(&mut self, slot: bindings::Slot) -> Option<bindings::Held<D>> {
+    fn forget(&mut self, slot: bindings::BindingSlot) -> Option<bindings::Held<D>> {
         let held = self.bindings.remove(slot)?;
         match &mut self.router {
             Router::Direct(targets) => targets.remove(&held.key, &held.destination),

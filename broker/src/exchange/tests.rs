@@ -4,10 +4,10 @@
 
 use proptest::prelude::*;
 
-use super::{Bound, Declaration, Exchange, Kind, Unbound};
+use super::{Bound, Declaration, Exchange, ExchangeType, Unbound};
 use crate::wire::table::{ShortString, Table, Value};
 
-fn declaration(kind: Kind) -> Declaration {
+fn declaration(kind: ExchangeType) -> Declaration {
     Declaration {
         kind,
         durable: false,
@@ -17,7 +17,7 @@ fn declaration(kind: Kind) -> Declaration {
     }
 }
 
-fn exchange(kind: Kind) -> Exchange<u32> {
+fn exchange(kind: ExchangeType) -> Exchange<u32> {
     Exchange::new("x", declaration(kind))
 }
 
@@ -45,7 +45,10 @@ fn by_key(exchange: &Exchange<u32>, key: &str) -> Vec<u32> {
 
 #[test]
 fn direct_needs_the_same_key_and_fanout_needs_none() {
-    let (mut direct, mut fanout) = (exchange(Kind::Direct), exchange(Kind::Fanout));
+    let (mut direct, mut fanout) = (
+        exchange(ExchangeType::Direct),
+        exchange(ExchangeType::Fanout),
+    );
     for exchange in [&mut direct, &mut fanout] {
         exchange.bind(&1, "a", Table::new()).unwrap();
         exchange.bind(&2, "b", Table::new()).unwrap();
@@ -57,7 +60,7 @@ fn direct_needs_the_same_key_and_fanout_needs_none() {
 
 #[test]
 fn a_binding_is_one_triple_and_unbinding_needs_all_three() {
-    let mut direct = exchange(Kind::Direct);
+    let mut direct = exchange(ExchangeType::Direct);
     let arguments = table(&[("m", Value::Int(1)), ("n", Value::Int(2))]);
     let turned = table(&[("n", Value::Int(2)), ("m", Value::Int(1))]);
     assert_eq!(direct.bind(&1, "k", Table::new()), Ok(Bound::New));
@@ -87,7 +90,12 @@ fn a_binding_is_one_triple_and_unbinding_needs_all_three() {
 
 #[test]
 fn a_destination_goes_with_all_its_bindings() {
-    for kind in [Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers] {
+    for kind in [
+        ExchangeType::Direct,
+        ExchangeType::Fanout,
+        ExchangeType::Topic,
+        ExchangeType::Headers,
+    ] {
         let mut exchange = exchange(kind);
         for key in ["a", "a.b", "#"] {
             exchange.bind(&1, key, Table::new()).unwrap();
@@ -121,7 +129,7 @@ fn topic_patterns_mean_what_they_should() {
         ("#.#", &["", "a", "a.b"], &[]),
         ("a..b", &["a..b"], &["a.b"]),
     ] {
-        let mut topic = exchange(Kind::Topic);
+        let mut topic = exchange(ExchangeType::Topic);
         topic.bind(&1, pattern, Table::new()).unwrap();
         for key in hits {
             assert_eq!(by_key(&topic, key), [1], "{pattern} should match {key:?}");
@@ -171,7 +179,7 @@ proptest! {
         gone in proptest::collection::vec(any::<prop::sample::Index>(), 0..10),
         keys in proptest::collection::vec(any_key(&["a", "b", ""]), 1..10),
     ) {
-        let mut topic = exchange(Kind::Topic);
+        let mut topic = exchange(ExchangeType::Topic);
         let mut held: Vec<Option<&String>> = patterns.iter().map(Some).collect();
         for (destination, pattern) in (0..).zip(&patterns) {
             topic.bind(&destination, pattern, Table::new()).unwrap();
@@ -201,7 +209,7 @@ proptest! {
     fn any_number_of_fanout_targets_come_and_go(
         steps in proptest::collection::vec((any::<bool>(), 0..80_u32), 0..400),
     ) {
-        let mut fanout = exchange(Kind::Fanout);
+        let mut fanout = exchange(ExchangeType::Fanout);
         let mut expected = std::collections::BTreeSet::new();
         for (is_bind, destination) in steps {
             if is_bind {
@@ -219,7 +227,7 @@ proptest! {
 /// With backtracking, this would not end in any useful time.
 #[test]
 fn a_pattern_of_many_hashes_is_walked_once() {
-    let mut topic = exchange(Kind::Topic);
+    let mut topic = exchange(ExchangeType::Topic);
     topic
         .bind(&1, "#.a.".repeat(60) + "z", Table::new())
         .unwrap();
@@ -231,7 +239,7 @@ fn a_pattern_of_many_hashes_is_walked_once() {
 }
 
 fn headers_hit(arguments: &[(&str, Value)], headers: &[(&str, Value)]) -> bool {
-    let mut exchange = exchange(Kind::Headers);
+    let mut exchange = exchange(ExchangeType::Headers);
     exchange.bind(&1, "", table(arguments)).unwrap();
     let hit = routed(&exchange, "", &table(headers)) == [1];
     exchange.unbind(&1, "", &table(arguments));
@@ -285,7 +293,7 @@ fn names_that_begin_with_x_count_only_where_asked() {
 
 #[test]
 fn a_bad_match_is_refused_in_rabbitmqs_words() {
-    let mut exchange = exchange(Kind::Headers);
+    let mut exchange = exchange(ExchangeType::Headers);
     let mut refused = |value| {
         exchange
             .bind(&1, "", table(&[("x-match", value)]))
@@ -309,14 +317,14 @@ fn a_bad_match_is_refused_in_rabbitmqs_words() {
 
 #[test]
 fn declaring_again_must_agree() {
-    let held = declaration(Kind::Direct);
+    let held = declaration(ExchangeType::Direct);
     let refused =
         |received: Declaration| held.check_equivalent(&received).unwrap_err().text("x", "/");
     assert_eq!(held.check_equivalent(&held), Ok(()));
     let unlike = "inequivalent arg";
     let place = "for exchange 'x' in vhost '/': received";
     assert_eq!(
-        refused(declaration(Kind::Fanout)),
+        refused(declaration(ExchangeType::Fanout)),
         format!("{unlike} 'type' {place} 'fanout' but current is 'direct'")
     );
     assert_eq!(
@@ -349,7 +357,12 @@ fn declaring_again_must_agree() {
 
 #[test]
 fn ten_thousand_bindings_come_and_go() {
-    for kind in [Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers] {
+    for kind in [
+        ExchangeType::Direct,
+        ExchangeType::Fanout,
+        ExchangeType::Topic,
+        ExchangeType::Headers,
+    ] {
         let mut exchange = exchange(kind);
         for destination in 0..10_000_u32 {
             let arguments = table(&[
@@ -362,9 +375,9 @@ fn ten_thousand_bindings_come_and_go() {
         }
         let headers = table(&[("id", Value::Int(77)), ("kind", Value::text("same"))]);
         let expected = match kind {
-            Kind::Direct => Vec::new(),
-            Kind::Fanout => (0..10_000).collect(),
-            Kind::Topic | Kind::Headers => vec![77],
+            ExchangeType::Direct => Vec::new(),
+            ExchangeType::Fanout => (0..10_000).collect(),
+            ExchangeType::Topic | ExchangeType::Headers => vec![77],
         };
         assert_eq!(routed(&exchange, "a.77.z", &headers), expected, "{kind}");
         for destination in 0..10_000 {

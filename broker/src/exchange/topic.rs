@@ -15,7 +15,7 @@ type NodeId = usize;
 const ROOT: NodeId = 0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum WalkStep {
     Root,
     Word,
     Star,
@@ -23,8 +23,8 @@ enum Step {
 }
 
 #[derive(Debug)]
-struct Node<D> {
-    step: Step,
+struct TopicNode<D> {
+    step: WalkStep,
     parent: NodeId,
     /// The word on the edge from the parent.
     word: Box<[u8]>,
@@ -36,8 +36,8 @@ struct Node<D> {
     targets: Targets<D>,
 }
 
-impl<D: Clone + Eq + Hash> Node<D> {
-    fn new(step: Step, parent: NodeId, word: &[u8], is_under_hash: bool) -> Self {
+impl<D: Clone + Eq + Hash> TopicNode<D> {
+    fn new(step: WalkStep, parent: NodeId, word: &[u8], is_under_hash: bool) -> Self {
         Self {
             step,
             parent,
@@ -68,14 +68,14 @@ impl<D: Clone + Eq + Hash> Node<D> {
 
 #[derive(Debug)]
 pub(super) struct Trie<D> {
-    nodes: Vec<Node<D>>,
+    nodes: Vec<TopicNode<D>>,
     free: Vec<NodeId>,
 }
 
 impl<D: Clone + Eq + Hash> Default for Trie<D> {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::new(Step::Root, ROOT, b"", false)],
+            nodes: vec![TopicNode::new(WalkStep::Root, ROOT, b"", false)],
             free: Vec::new(),
         }
     }
@@ -100,13 +100,13 @@ impl<D: Clone + Eq + Hash> Trie<D> {
 
     fn grow(&mut self, parent: NodeId, word: &[u8]) -> NodeId {
         let step = match word {
-            b"*" => Step::Star,
-            b"#" => Step::Hash,
-            _ => Step::Word,
+            b"*" => WalkStep::Star,
+            b"#" => WalkStep::Hash,
+            _ => WalkStep::Word,
         };
         let is_under_hash =
-            self.nodes[parent].is_under_hash || self.nodes[parent].step == Step::Hash;
-        let node = Node::new(step, parent, word, is_under_hash);
+            self.nodes[parent].is_under_hash || self.nodes[parent].step == WalkStep::Hash;
+        let node = TopicNode::new(step, parent, word, is_under_hash);
         let id = self.free.pop().unwrap_or(self.nodes.len());
         if id == self.nodes.len() {
             self.nodes.push(node);
@@ -115,9 +115,9 @@ impl<D: Clone + Eq + Hash> Trie<D> {
         }
         let parent = &mut self.nodes[parent];
         match step {
-            Step::Star => parent.star = Some(id),
-            Step::Hash => parent.hash = Some(id),
-            Step::Word | Step::Root => {
+            WalkStep::Star => parent.star = Some(id),
+            WalkStep::Hash => parent.hash = Some(id),
+            WalkStep::Word | WalkStep::Root => {
                 parent.words.insert(word.into(), id);
             }
         }
@@ -144,9 +144,9 @@ impl<D: Clone + Eq + Hash> Trie<D> {
         let word = std::mem::take(&mut self.nodes[id].word);
         let above = &mut self.nodes[parent];
         match step {
-            Step::Star => above.star = None,
-            Step::Hash => above.hash = None,
-            Step::Word | Step::Root => {
+            WalkStep::Star => above.star = None,
+            WalkStep::Hash => above.hash = None,
+            WalkStep::Word | WalkStep::Root => {
                 above.words.remove(&word);
             }
         }
@@ -155,7 +155,7 @@ impl<D: Clone + Eq + Hash> Trie<D> {
     }
 
     pub(super) fn route<'a>(&'a self, key: &[u8], hit: &mut impl FnMut(&'a D)) {
-        let mut walk = Walk {
+        let mut walk = TopicWalk {
             trie: self,
             active: Vec::new(),
             opened: HashSet::new(),
@@ -170,7 +170,7 @@ impl<D: Clone + Eq + Hash> Trie<D> {
     }
 }
 
-struct Walk<'a, D> {
+struct TopicWalk<'a, D> {
     trie: &'a Trie<D>,
     /// The nodes reached by the words so far.
     active: Vec<NodeId>,
@@ -178,7 +178,7 @@ struct Walk<'a, D> {
     opened: HashSet<NodeId>,
 }
 
-impl<D: Clone + Eq + Hash> Walk<'_, D> {
+impl<D: Clone + Eq + Hash> TopicWalk<'_, D> {
     /// Activates a node and its `#` child, because `#` also matches no word at all.
     fn enter(&mut self, mut id: NodeId) {
         loop {
@@ -195,7 +195,7 @@ impl<D: Clone + Eq + Hash> Walk<'_, D> {
     fn advance(&mut self, word: &[u8]) {
         for id in std::mem::take(&mut self.active) {
             let node = &self.trie.nodes[id];
-            if node.step == Step::Hash {
+            if node.step == WalkStep::Hash {
                 self.active.push(id);
             }
             if let Some(&child) = node.words.get(word) {

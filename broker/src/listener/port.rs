@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-use crate::config::Bind;
+use crate::config::BindAddresses;
 use crate::error::StartError;
 
 /// How many free ports are tried to find one that is free on both loopback addresses.
@@ -21,15 +21,18 @@ pub(crate) struct Port {
 
 impl Port {
     /// Binds the port; 0 selects a free one.
-    pub(crate) async fn take(bind: Bind, port: u16) -> std::result::Result<Self, StartError> {
+    pub(crate) async fn take(
+        bind: BindAddresses,
+        port: u16,
+    ) -> std::result::Result<Self, StartError> {
         let taken = match bind {
-            Bind::At(address) => listen(address, port).await.map(|first| (first, None)),
-            Bind::Loopback if port == 0 => take_free().await,
-            Bind::Loopback => take_both(port).await,
+            BindAddresses::At(address) => listen(address, port).await.map(|first| (first, None)),
+            BindAddresses::Loopback if port == 0 => take_free().await,
+            BindAddresses::Loopback => take_both(port).await,
         };
         let address = match bind {
-            Bind::At(address) => address,
-            Bind::Loopback => Ipv4Addr::LOCALHOST.into(),
+            BindAddresses::At(address) => address,
+            BindAddresses::Loopback => Ipv4Addr::LOCALHOST.into(),
         };
         let refuse = |reason| StartError::Listen {
             address: SocketAddr::from((address, port)).to_string(),
@@ -61,11 +64,11 @@ impl Port {
     }
 }
 
-type Taken = (TcpListener, Option<TcpListener>);
+type TakenPort = (TcpListener, Option<TcpListener>);
 
 /// Binds a given port on 127.0.0.1 and, if possible, on `[::1]`. If another program has it on
 /// `[::1]`, logs a warning and continues without.
-async fn take_both(port: u16) -> Result<Taken> {
+async fn take_both(port: u16) -> Result<TakenPort> {
     let first = listen(Ipv4Addr::LOCALHOST.into(), port).await?;
     let second = listen_v6(port).await;
     Ok((
@@ -76,7 +79,7 @@ async fn take_both(port: u16) -> Result<Taken> {
 
 /// Binds a port that is free on both addresses. A port that is free only on 127.0.0.1 stays bound
 /// until the search ends, so that the system does not offer it again.
-async fn take_free() -> Result<Taken> {
+async fn take_free() -> Result<TakenPort> {
     let mut halves = Vec::new();
     loop {
         let first = listen(Ipv4Addr::LOCALHOST.into(), 0).await?;

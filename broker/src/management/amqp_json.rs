@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Number, Value as Json, json};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 use crate::wire::table::{DEPTH_LIMIT, ShortString, Table, Value};
 
 /// A table as an object. Of names that come twice the last one shows.
@@ -38,30 +38,30 @@ fn value_to_json(value: &Value) -> Json {
 }
 
 /// An object as a table; an absent one is empty.
-pub(super) fn table_from_json(json: Option<&Json>) -> Result<Table, Refusal> {
+pub(super) fn table_from_json(json: Option<&Json>) -> Result<Table, ApiError> {
     match json {
         None => Ok(Table::new()),
         Some(Json::Object(entries)) => entries_from_json(entries, 1),
         Some(Json::Array(empty)) if empty.is_empty() => Ok(Table::new()),
-        Some(_) => Err(Refusal::bad("arguments must be an object")),
+        Some(_) => Err(ApiError::bad("arguments must be an object")),
     }
 }
 
-fn entries_from_json(entries: &Map<String, Json>, depth: usize) -> Result<Table, Refusal> {
+fn entries_from_json(entries: &Map<String, Json>, depth: usize) -> Result<Table, ApiError> {
     if depth > DEPTH_LIMIT {
-        return Err(Refusal::bad("arguments nest too deeply"));
+        return Err(ApiError::bad("arguments nest too deeply"));
     }
     let entry = |(name, value): (&String, &Json)| {
         let key = ShortString::new(name)
-            .ok_or_else(|| Refusal::bad("a name is longer than 255 bytes"))?;
+            .ok_or_else(|| ApiError::bad("a name is longer than 255 bytes"))?;
         Ok((key, value_from_json(value, depth)?))
     };
     entries.iter().map(entry).collect()
 }
 
-fn value_from_json(json: &Json, depth: usize) -> Result<Value, Refusal> {
+fn value_from_json(json: &Json, depth: usize) -> Result<Value, ApiError> {
     Ok(match json {
-        Json::Null => return Err(Refusal::bad("null_not_allowed")),
+        Json::Null => return Err(ApiError::bad("null_not_allowed")),
         Json::Bool(claim) => Value::Bool(*claim),
         Json::Number(number) => match number.as_i64() {
             Some(whole) => Value::Long(whole),
@@ -69,7 +69,7 @@ fn value_from_json(json: &Json, depth: usize) -> Result<Value, Refusal> {
         },
         Json::String(text) => Value::text(text),
         Json::Array(_) if depth >= DEPTH_LIMIT => {
-            return Err(Refusal::bad("arguments nest too deeply"));
+            return Err(ApiError::bad("arguments nest too deeply"));
         }
         Json::Array(values) => Value::Array(
             values

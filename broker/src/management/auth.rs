@@ -14,14 +14,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::http_listener::Peer;
-use super::refusal::Refusal;
+use super::http_listener::RemoteEnd;
+use super::refusal::ApiError;
 use super::sessions::{self, Fingerprint, SignedIn};
-use super::{Api, Scheme, Shared};
+use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
-use crate::persist::records::Fact;
+use crate::persist::records::Definition;
 use crate::time::now_ms;
-use crate::users::{Operation, Origin, Rank, User};
+use crate::users::{LoginOrigin, Operation, Rank, User};
 use crate::vhost::Vhost;
 
 /// A user who may use the API.
@@ -29,7 +29,7 @@ use crate::vhost::Vhost;
 pub(super) struct Caller {
     pub(super) name: Arc<str>,
     pub(super) user: User,
-    pub(super) by: Proof,
+    pub(super) by: SignIn,
 }
 
 /// Cookies of our name that are looked at: a page on another port of this machine can add some of
@@ -38,7 +38,7 @@ const COOKIES: usize = 16;
 
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(super) enum SignIn {
     Password,
     /// Of this session.
     Cookie(Fingerprint),
@@ -49,7 +49,7 @@ pub(super) enum Proof {
 /// A caller who is not let in. A tool is asked for a password; a browser is not, for it would
 /// remember it.
 pub(super) struct Unwelcome {
-    refusal: Refusal,
+    refusal: ApiError,
     asks: bool,
 }
 
@@ -66,10 +66,10 @@ impl IntoResponse for Unwelcome {
     }
 }
 
-impl FromRequestParts<Shared> for Caller {
+impl FromRequestParts<SharedApi> for Caller {
     type Rejection = Unwelcome;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Unwelcome> {
+    async fn from_request_parts(parts: &mut Parts, api: &SharedApi) -> Result<Self, Unwelcome> {
         let from_browser = parts.headers.contains_key(header::ORIGIN)
             || parts.headers.contains_key("sec-fetch-mode");
         identify(parts, api).await.map_err(|refusal| {
@@ -79,22 +79,22 @@ impl FromRequestParts<Shared> for Caller {
     }
 }
 
-async fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
+async fn identify(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
     let (name, by) = match parts.headers.get(header::AUTHORIZATION) {
-        Some(value) => (by_password(parts, api, value).await?, Proof::Password),
+        Some(value) => (by_password(parts, api, value).await?, SignIn::Password),
         None => match by_socket(parts, api) {
-            Some(name) => (name, Proof::Socket),
+            Some(name) => (name, SignIn::Socket),
             None => by_cookie(parts, api)?,
         },
     };
     let user = read(&api.broker.users)
         .get(&name)
         .cloned()
-        .ok_or_else(Refusal::login)?;
+        .ok_or_else(ApiError::login)?;
     if user.rank() < Rank::Management {
-        return Err(Refusal::forbidden("Not management user"));
+        return Err(ApiError::forbidden("Not management user"));
     }
-    if let Some(peer) = parts.extensions.get::<Peer>() {
+    if let Some(peer) = parts.extensions.get::<RemoteEnd>() {
         peer.signed_in(&name);
     }
     Ok(Caller { name, user, by })
@@ -102,19 +102,19 @@ async fn identify(parts: &Parts, api: &Api) -> Result<Caller, Refusal> {
 
 /// The first user, for a peer on the Unix socket that could read its password as well.
 fn by_socket(parts: &Parts, api: &Api) -> Option<Arc<str>> {
-    let is_local = parts.extensions.get::<Peer>()?.is_same_user;
+    let is_local = parts.extensions.get::<RemoteEnd>()?.is_same_user;
     // No page comes this way.
     let is_tool = is_local && !parts.headers.contains_key(header::ORIGIN);
     is_tool.then_some(api.about.local_user.as_deref()?.into())
 }
 
-async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Arc<str>, Refusal> {
+async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Arc<str>, ApiError> {
     if parts.headers.contains_key(header::ORIGIN) {
-        return Err(Refusal::suspicious(
+        return Err(ApiError::suspicious(
             "a page signs in with a token, not with a password in a header",
         ));
     }
-    let (name, password) = credentials(value).ok_or_else(Refusal::login)?;
+    let (name, password) = credentials(value).ok_or_else(ApiError::login)?;
     check_password(parts, api, &name, &password).await?;
     Ok(name.into())
 }
@@ -125,13 +125,13 @@ pub(super) async fn check_password(
     api: &Api,
     name: &str,
     password: &str,
-) -> Result<(), Refusal> {
-    let peer = parts.extensions.get::<Peer>();
+) -> Result<(), ApiError> {
+    let peer = parts.extensions.get::<RemoteEnd>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
     let peer = peer.and_then(|peer| Some(peer.address?.ip()));
     let paced = api.broker.throttle.pace(peer).await;
     paced.map_err(|error| {
-        Refusal::new(
+        ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
             error.to_string(),
@@ -139,16 +139,16 @@ pub(super) async fn check_password(
     })?;
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     let origin = if is_local || peer.is_some_and(is_loopback) {
-        Origin::Loopback
+        LoginOrigin::Loopback
     } else {
-        Origin::Elsewhere
+        LoginOrigin::Elsewhere
     };
     read(&api.broker.users)
         .authenticate(name, password.as_bytes(), origin)
         .map_err(|_| {
             api.broker.totals.logins_refused.add(1);
             api.broker.throttle.wrong(peer);
-            Refusal::login()
+            ApiError::login()
         })
 }
 
@@ -163,20 +163,20 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
-fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, Proof), Refusal> {
+fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
     let found = cookies(&parts.headers, api).find_map(|secret| signed_in(api, secret));
-    let found = found.ok_or_else(Refusal::login)?;
+    let found = found.ok_or_else(ApiError::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
-        return Err(Refusal::suspicious(
+        return Err(ApiError::suspicious(
             "a change by cookie must come from our own page",
         ));
     }
     if let Some(renewed) = found.renewed
-        && let Err(error) = api.broker.facts.save(&Fact::Session(renewed))
+        && let Err(error) = api.broker.facts.save(&Definition::Session(renewed))
     {
         tracing::warn!(%error, "a session of the page may end with the broker");
     }
-    Ok((found.user, Proof::Cookie(found.id)))
+    Ok((found.user, SignIn::Cookie(found.id)))
 }
 
 /// The session of this secret, while its user has the password that it signed in with.
@@ -189,10 +189,10 @@ fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
 
 /// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's
 /// pages out. Over TLS no other host may set it.
-pub(super) fn cookie_name(scheme: Scheme, port: u16) -> String {
+pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
     match scheme {
-        Scheme::Http => format!("cbroker-{port}"),
-        Scheme::Https => format!("__Host-cbroker-{port}"),
+        HttpScheme::Http => format!("cbroker-{port}"),
+        HttpScheme::Https => format!("__Host-cbroker-{port}"),
     }
 }
 
@@ -214,28 +214,28 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
 
 impl Caller {
     /// The same caller with the tags and permissions of now.
-    pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, Refusal> {
+    pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, ApiError> {
         let users = read(&api.broker.users);
         let user = users.get(&self.name).cloned();
         drop(users);
-        let user = user.ok_or_else(Refusal::login)?;
+        let user = user.ok_or_else(ApiError::login)?;
         Ok(Self { user, ..self })
     }
 
     /// The same caller as it is now; refused where the user is gone, has another password, or has
     /// signed out.
-    pub(super) fn anew(self, api: &Api) -> Result<Self, Refusal> {
+    pub(super) fn anew(self, api: &Api) -> Result<Self, ApiError> {
         let before = self.user.password.clone();
         let caller = self.with_rights_of_now(api)?;
         let is_in = match caller.by {
-            Proof::Password => caller.user.password == before,
-            Proof::Cookie(id) => api.sessions().is_in(&id),
-            Proof::Socket => true,
+            SignIn::Password => caller.user.password == before,
+            SignIn::Cookie(id) => api.sessions().is_in(&id),
+            SignIn::Socket => true,
         };
         if is_in {
             Ok(caller)
         } else {
-            Err(Refusal::login())
+            Err(ApiError::login())
         }
     }
 
@@ -244,20 +244,20 @@ impl Caller {
     }
 
     /// Refuses callers below administrators.
-    pub(super) fn administers(&self) -> Result<(), Refusal> {
+    pub(super) fn administers(&self) -> Result<(), ApiError> {
         if self.rank() >= Rank::Administrator {
             Ok(())
         } else {
-            Err(Refusal::forbidden("Not administrator user"))
+            Err(ApiError::forbidden("Not administrator user"))
         }
     }
 
     /// Refuses callers who may not see other people's connections and traffic.
-    pub(super) fn monitors(&self) -> Result<(), Refusal> {
+    pub(super) fn monitors(&self) -> Result<(), ApiError> {
         if self.rank() >= Rank::Monitoring {
             Ok(())
         } else {
-            Err(Refusal::forbidden("Not monitor user"))
+            Err(ApiError::forbidden("Not monitor user"))
         }
     }
 
@@ -276,12 +276,12 @@ impl Caller {
     }
 
     /// A vhost that exists and that the caller sees.
-    pub(super) fn vhost(&self, api: &Api, name: &str) -> Result<Arc<Vhost>, Refusal> {
-        let vhost = api.broker.vhost(name).ok_or_else(Refusal::not_found)?;
+    pub(super) fn vhost(&self, api: &Api, name: &str) -> Result<Arc<Vhost>, ApiError> {
+        let vhost = api.broker.vhost(name).ok_or_else(ApiError::not_found)?;
         if self.sees(name) {
             Ok(vhost)
         } else {
-            Err(Refusal::forbidden(
+            Err(ApiError::forbidden(
                 "User not authorised to access virtual host",
             ))
         }
@@ -293,10 +293,10 @@ impl Caller {
         vhost: &str,
         operation: Operation,
         resource: &str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ApiError> {
         match self.user.permissions_in(vhost) {
             Some(permissions) if permissions.allow(operation, resource) => Ok(()),
-            _ => Err(Refusal::forbidden("Access refused.")),
+            _ => Err(ApiError::forbidden("Access refused.")),
         }
     }
 }

@@ -10,18 +10,18 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// Whether the listener speaks TLS; it decides what our own origin is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(super) enum HttpScheme {
     /// Loopback only.
     Http,
     /// Anywhere.
     Https,
 }
 
-impl Scheme {
+impl HttpScheme {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -32,8 +32,8 @@ impl Scheme {
 
 /// What every request is checked against.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
-    pub(super) scheme: Scheme,
+pub(super) struct RequestGuard {
+    pub(super) scheme: HttpScheme,
     /// Names by which this machine may be called beside `localhost` and its addresses, in lower case.
     pub(super) names: Vec<String>,
 }
@@ -67,9 +67,9 @@ const PROTECTION: [(HeaderName, HeaderValue); 7] = [
     ),
 ];
 
-impl Guard {
+impl RequestGuard {
     /// Refuses what does not come for us, or comes from a foreign page.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let authority = self.host(headers)?;
         let Some(origin) = headers.get(header::ORIGIN) else {
             return Ok(());
@@ -78,13 +78,15 @@ impl Guard {
         if origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()) {
             return Ok(());
         }
-        Err(Refusal::suspicious("the request comes from a foreign page"))
+        Err(ApiError::suspicious(
+            "the request comes from a foreign page",
+        ))
     }
 
-    fn host<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Refusal> {
+    fn host<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
         let misdirected = || {
             let reason = "this server does not answer to that Host; use localhost or an address";
-            Refusal::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", reason)
+            ApiError::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", reason)
         };
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -110,7 +112,7 @@ impl Guard {
 }
 
 /// The layer around every route.
-pub(super) async fn protect(guard: Guard, request: Request, next: Next) -> Response {
+pub(super) async fn protect(guard: RequestGuard, request: Request, next: Next) -> Response {
     let mut response = match guard.check(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
@@ -128,10 +130,13 @@ mod tests {
 
     use axum::http::{HeaderMap, StatusCode, header};
 
-    use super::{Guard, Scheme};
+    use super::{HttpScheme, RequestGuard};
 
-    fn judged(scheme: Scheme, headers: &[(header::HeaderName, &str)]) -> Result<(), StatusCode> {
-        let guard = Guard {
+    fn judged(
+        scheme: HttpScheme,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Result<(), StatusCode> {
+        let guard = RequestGuard {
             scheme,
             names: vec!["build.example".into()],
         };
@@ -143,7 +148,7 @@ mod tests {
     }
 
     fn host(value: &str) -> Result<(), StatusCode> {
-        judged(Scheme::Http, &[(header::HOST, value)])
+        judged(HttpScheme::Http, &[(header::HOST, value)])
     }
 
     #[test]
@@ -173,13 +178,13 @@ mod tests {
             );
         }
         assert_eq!(
-            judged(Scheme::Http, &[]),
+            judged(HttpScheme::Http, &[]),
             Err(StatusCode::MISDIRECTED_REQUEST),
             "no Host at all"
         );
         let two = [(header::HOST, "localhost"), (header::HOST, "evil.example")];
         assert_eq!(
-            judged(Scheme::Http, &two),
+            judged(HttpScheme::Http, &two),
             Err(StatusCode::MISDIRECTED_REQUEST)
         );
     }
@@ -188,7 +193,7 @@ mod tests {
     fn a_foreign_origin_is_refused() {
         let from = |origin| {
             judged(
-                Scheme::Http,
+                HttpScheme::Http,
                 &[(header::HOST, "localhost:15672"), (header::ORIGIN, origin)],
             )
         };
@@ -206,6 +211,6 @@ mod tests {
             (header::HOST, "localhost:15672"),
             (header::ORIGIN, "https://localhost:15672"),
         ];
-        assert_eq!(judged(Scheme::Https, &secure), Ok(()));
+        assert_eq!(judged(HttpScheme::Https, &secure), Ok(()));
     }
 }

@@ -36,15 +36,15 @@ const REST: Duration = Duration::from_millis(100);
 
 /// The far end of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
+pub(super) struct RemoteEnd {
     /// `None` on the Unix socket.
     pub(super) address: Option<SocketAddr>,
     /// The peer runs as the same user of the machine as this broker, which the kernel says of a Unix socket.
     pub(super) is_same_user: bool,
-    visit: Arc<Visit>,
+    visit: Arc<ConnectionPermit>,
 }
 
-impl Peer {
+impl RemoteEnd {
     /// Somebody has signed in on this connection.
     pub(super) fn signed_in(&self, user: &str) {
         self.visit.visitors.promote(self.visit.id, user);
@@ -53,24 +53,24 @@ impl Peer {
 
 /// Open connections.
 #[derive(Debug, Default)]
-struct Visitors(Mutex<Inside>);
+struct Visitors(Mutex<OpenConnections>);
 
 #[derive(Debug, Default)]
-struct Inside {
+struct OpenConnections {
     /// Numbers grow, so the least is the oldest.
     next: u64,
-    visits: HashMap<u64, Place>,
+    visits: HashMap<u64, ConnectionSlot>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct ConnectionSlot {
     user: Option<Arc<str>>,
     end: Arc<Notify>,
 }
 
 /// One connection; its place is free again when this is dropped.
 #[derive(Debug)]
-struct Visit {
+struct ConnectionPermit {
     visitors: Arc<Visitors>,
     id: u64,
     end: Arc<Notify>,
@@ -78,18 +78,18 @@ struct Visit {
 
 impl Visitors {
     /// A place for a new connection.
-    fn admit(self: &Arc<Self>) -> Arc<Visit> {
+    fn admit(self: &Arc<Self>) -> Arc<ConnectionPermit> {
         let mut inside = lock(&self.0);
         let (id, end) = (inside.next, Arc::new(Notify::new()));
         inside.next += 1;
-        let place = Place {
+        let place = ConnectionSlot {
             user: None,
             end: Arc::clone(&end),
         };
         inside.visits.insert(id, place);
         inside.thin_out(None, STRANGERS);
         drop(inside);
-        Arc::new(Visit {
+        Arc::new(ConnectionPermit {
             visitors: Arc::clone(self),
             id,
             end,
@@ -108,7 +108,7 @@ impl Visitors {
     }
 }
 
-impl Inside {
+impl OpenConnections {
     /// Ends the oldest connection of a group that has become too large.
     fn thin_out(&mut self, user: Option<&str>, most: usize) {
         let group = || {
@@ -126,7 +126,7 @@ impl Inside {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         lock(&self.visitors.0).visits.remove(&self.id);
     }
@@ -179,7 +179,7 @@ impl Door {
 
     async fn greet(self, stream: TcpStream, address: SocketAddr) {
         let visit = self.visitors.admit();
-        let peer = Peer {
+        let peer = RemoteEnd {
             address: Some(address),
             is_same_user: false,
             visit,
@@ -201,7 +201,7 @@ impl Door {
 
     async fn greet_local(self, stream: UnixStream) {
         let own = rustix::process::geteuid().as_raw();
-        let peer = Peer {
+        let peer = RemoteEnd {
             address: None,
             is_same_user: stream.peer_cred().is_ok_and(|peer| peer.uid() == own),
             visit: self.visitors.admit(),
@@ -213,7 +213,7 @@ impl Door {
     async fn converse(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
+        peer: RemoteEnd,
     ) {
         let end = Arc::clone(&peer.visit.end);
         let routes = TowerToHyperService::new(self.router);

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::Api;
 use super::auth::Caller;
 use super::paging::{Listed, Listing};
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 use crate::lock::lock;
 
 const AT_ONCE: usize = 4;
@@ -45,7 +45,7 @@ impl Listings {
         &self,
         user: &Arc<str>,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, ApiError> {
         let own = self.of(user);
         let effects = async {
             let own = own.acquire_owned().await?;
@@ -53,7 +53,7 @@ impl Listings {
             Ok::<_, tokio::sync::AcquireError>((own, all))
         };
         let Ok(Ok(effects)) = tokio::time::timeout(TURN_WITHIN, effects).await else {
-            return Err(Refusal::new(
+            return Err(ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "busy",
                 "too many listings at once",
@@ -66,7 +66,7 @@ impl Listings {
         });
         working
             .await
-            .map_err(|_| Refusal::failed("the listing failed"))
+            .map_err(|_| ApiError::failed("the listing failed"))
     }
 
     fn of(&self, user: &Arc<str>) -> Arc<Semaphore> {
@@ -85,7 +85,7 @@ impl Api {
         caller: &Caller,
         listing: Listing,
         collect: impl FnOnce() -> Vec<T> + Send + 'static,
-    ) -> Result<Json<Value>, Refusal> {
+    ) -> Result<Json<Value>, ApiError> {
         let work = move || listing.show(collect());
         self.listings.make(&caller.name, work).await?.map(Json)
     }

@@ -17,7 +17,7 @@ use axum::middleware::from_fn;
 use crate::broker_state::BrokerState;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
-use crate::persist::records::{Fact, SessionFact};
+use crate::persist::records::{Definition, SessionFact};
 use crate::time::now_ms;
 
 mod amqp_json;
@@ -36,12 +36,12 @@ mod sessions;
 mod system_metrics;
 mod views;
 
-use guard::{Guard, Scheme};
+use guard::{HttpScheme, RequestGuard};
 use http_listener::Door;
 use listings::Listings;
 use rates::Rates;
 use routes::Routes;
-use sessions::Sessions;
+use sessions::PageSessions;
 
 /// How often rates and history are taken.
 const EVERY: Duration = Duration::from_secs(2);
@@ -79,24 +79,24 @@ pub(crate) struct Doors {
 pub(super) struct Api {
     broker: Arc<BrokerState>,
     about: About,
-    scheme: Scheme,
+    scheme: HttpScheme,
     /// The name of the page's cookie.
     cookie: String,
     listings: Listings,
     node: String,
     started: Instant,
-    sessions: Mutex<Sessions>,
+    sessions: Mutex<PageSessions>,
     rates: Rates,
     /// Keeps the tap running while somebody is signed in at the page.
-    ear: Mutex<Option<crate::tap::Listener>>,
+    ear: Mutex<Option<crate::tap::TapListener>>,
 }
 
-pub(super) type Shared = Arc<Api>;
+pub(super) type SharedApi = Arc<Api>;
 
 impl Api {
-    fn new(broker: Arc<BrokerState>, about: About, scheme: Scheme) -> Shared {
+    fn new(broker: Arc<BrokerState>, about: About, scheme: HttpScheme) -> SharedApi {
         let node = format!("cbroker@{}", system_metrics::host_name());
-        let mut sessions = Sessions::default();
+        let mut sessions = PageSessions::default();
         let ended = sessions.restore(std::mem::take(&mut *lock(&broker.sessions)), now_ms());
         let mut listening = about.listening.iter();
         let page = listening.find(|listening| listening.protocol == "http");
@@ -122,7 +122,7 @@ impl Api {
     /// password.
     fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionFact>) {
         for session in sessions {
-            if let Err(error) = self.broker.facts.forget(&Fact::Session(session)) {
+            if let Err(error) = self.broker.facts.forget(&Definition::Session(session)) {
                 tracing::warn!(%error, "a session of the page stays in the store");
             }
         }
@@ -134,7 +134,7 @@ impl Api {
         self.forget_sessions(ended);
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    fn sessions(&self) -> MutexGuard<'_, PageSessions> {
         lock(&self.sessions)
     }
 
@@ -158,9 +158,9 @@ impl Api {
 /// Serves until the future is dropped.
 pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) {
     let scheme = if doors.tls.is_some() {
-        Scheme::Https
+        HttpScheme::Https
     } else {
-        Scheme::Http
+        HttpScheme::Http
     };
     let api = Api::new(broker, about, scheme);
     let mut serving = tokio::task::JoinSet::new();
@@ -180,8 +180,8 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, about: About, doors: Doors) 
     }
 }
 
-fn router(api: &Shared, scheme: Scheme) -> Router {
-    let guard = Guard {
+fn router(api: &SharedApi, scheme: HttpScheme) -> Router {
+    let guard = RequestGuard {
         scheme,
         names: vec![system_metrics::host_name().to_ascii_lowercase()],
     };

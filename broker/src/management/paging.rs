@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 use crate::users::bounded_regex;
 
 /// The query of a listing.
@@ -78,7 +78,7 @@ impl Filter {
 
 impl Listing {
     /// The answer: a plain array, or a page with its numbers.
-    pub(super) fn show<T: Listed>(&self, mut items: Vec<T>) -> Result<Value, Refusal> {
+    pub(super) fn show<T: Listed>(&self, mut items: Vec<T>) -> Result<Value, ApiError> {
         let page = self.page()?;
         let total = items.len();
         self.check_size()?;
@@ -90,7 +90,7 @@ impl Listing {
             !is_late && filter.accepts(item.name())
         });
         if is_late {
-            return Err(Refusal::bad("the expression takes too long"));
+            return Err(ApiError::bad("the expression takes too long"));
         }
         self.order(&mut items, page.is_some());
         let filtered = items.len();
@@ -101,7 +101,7 @@ impl Listing {
         if page > pages {
             let reason =
                 format!("Page out of range, page: {page} page size: {size}, len: {filtered}");
-            return Err(Refusal::new(
+            return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "page_out_of_range",
                 reason,
@@ -150,18 +150,18 @@ impl Listing {
     }
 
     /// Refuses a query that would cost more than any tool has a use for.
-    fn check_size(&self) -> Result<(), Refusal> {
+    fn check_size(&self) -> Result<(), ApiError> {
         let columns = || self.columns.iter().flat_map(|columns| columns.split(','));
         let is_long = |text: &str| text.len() > LONGEST || text.split('.').count() > DEPTH;
         let mut paths = columns().chain(self.sort.as_deref());
         let name_bytes = self.name.as_ref().map_or(0, String::len);
         if columns().count() > COLUMNS || paths.any(is_long) || name_bytes > 4 * LONGEST {
-            return Err(Refusal::bad("columns, sort or name are too long"));
+            return Err(ApiError::bad("columns, sort or name are too long"));
         }
         Ok(())
     }
 
-    fn page(&self) -> Result<Option<(usize, usize)>, Refusal> {
+    fn page(&self) -> Result<Option<(usize, usize)>, ApiError> {
         if self.page.is_none() && self.page_size.is_none() {
             return Ok(None);
         }
@@ -171,11 +171,11 @@ impl Listing {
         };
         match (number(&self.page, 1), number(&self.page_size, DEFAULT_SIZE)) {
             (Some(page), Some(size)) if size <= MOST => Ok(Some((page, size))),
-            _ => Err(Refusal::bad("Pagination parameters are invalid")),
+            _ => Err(ApiError::bad("Pagination parameters are invalid")),
         }
     }
 
-    fn filter(&self) -> Result<Filter, Refusal> {
+    fn filter(&self) -> Result<Filter, ApiError> {
         match self.name.as_deref().filter(|name| !name.is_empty()) {
             None => Ok(Filter::All),
             Some(pattern) if self.use_regex.as_deref() == Some("true") => {

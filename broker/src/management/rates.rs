@@ -13,8 +13,8 @@ use super::history::{Point, SPAN};
 use super::system_metrics;
 use crate::broker_state::BrokerState;
 use crate::lock::lock;
-use crate::queue::Snapshot;
-use crate::registry::{ChannelView, Link};
+use crate::queue::QueueSnapshot;
+use crate::registry::{ChannelView, ConnectionHandle};
 use crate::stats::{ChannelCounters, Flow};
 
 /// Younger looks are good enough.
@@ -68,7 +68,7 @@ impl<const N: usize> Track<N> {
     }
 }
 
-pub(super) fn queue_counts(snapshot: &Snapshot) -> [u64; 9] {
+pub(super) fn queue_counts(snapshot: &QueueSnapshot) -> [u64; 9] {
     let counters = &snapshot.counters;
     [
         counters.published,
@@ -87,7 +87,7 @@ pub(super) fn exchange_counts(flow: &Flow) -> [u64; 2] {
     [flow.came.get(), flow.passed.get()]
 }
 
-pub(super) fn link_counts(link: &Link) -> [u64; 2] {
+pub(super) fn link_counts(link: &ConnectionHandle) -> [u64; 2] {
     [link.received.get(), link.sent.get()]
 }
 
@@ -246,9 +246,9 @@ impl Looks {
         let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
         let links = broker.links();
         for vhost in broker.vhosts() {
-            let mut counts = queue_counts(&Snapshot {
+            let mut counts = queue_counts(&QueueSnapshot {
                 counters: vhost.deleted_queues(),
-                ..Snapshot::default()
+                ..QueueSnapshot::default()
             });
             for queue in vhost.queues() {
                 let snapshot = queue.snapshot();
@@ -290,7 +290,7 @@ impl Looks {
     }
 
     fn look_at_links(&mut self, broker: &BrokerState, seconds: f64) -> usize {
-        let all: Vec<Arc<Link>> = lock(&broker.links).values().cloned().collect();
+        let all: Vec<Arc<ConnectionHandle>> = lock(&broker.links).values().cloned().collect();
         let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
         let mut overall = counted(&broker.totals.closed_channels);
         for link in &all {

@@ -5,19 +5,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::refusal::Refusal;
+use super::refusal::ApiError;
 
 /// A JSON body, whatever its content type says: tools forget it.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
     if !is_object || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
-        return Err(Refusal::bad("not_json"));
+        return Err(ApiError::bad("not_json"));
     }
     interpret(&mut serde_json::Deserializer::from_slice(body))
 }
 
 /// What JSON means; refused in the words of the API where it means nothing.
-pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, Refusal>
+pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, ApiError>
 where
     T: DeserializeOwned,
     D: Deserializer<'de>,
@@ -30,7 +30,7 @@ where
 }
 
 /// As [`read`], for bodies that may be left out.
-pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refusal> {
+pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, ApiError> {
     if body.trim_ascii().is_empty() {
         Ok(T::default())
     } else {
@@ -40,20 +40,20 @@ pub(super) fn read_or_default<T: DeserializeOwned + Default>(body: &Bytes) -> Re
 
 /// What is wrong with a field, in RabbitMQ's words where it has some: the parser's own name types
 /// of this program.
-fn explained(field: &str, message: &str) -> Refusal {
+fn explained(field: &str, message: &str) -> ApiError {
     if let Some((missing, _)) = message
         .strip_prefix("missing field `")
         .and_then(|rest| rest.split_once('`'))
     {
-        return Refusal::bad(format!("[{{key_missing,{missing}}}]"));
+        return ApiError::bad(format!("[{{key_missing,{missing}}}]"));
     }
     let message = message
         .rsplit_once(" at line ")
         .map_or(message, |(text, _)| text);
     match message.strip_prefix(OWN_WORDS).map(serde_json::from_str) {
-        Some(Ok(Value::String(text))) => Refusal::bad(text),
-        Some(Ok(reason)) => Refusal::bad_value(reason),
-        _ => Refusal::bad(format!("{field}: a value of another type is needed")),
+        Some(Ok(Value::String(text))) => ApiError::bad(text),
+        Some(Ok(reason)) => ApiError::bad_value(reason),
+        _ => ApiError::bad(format!("{field}: a value of another type is needed")),
     }
 }
 
@@ -100,23 +100,23 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[expect(dead_code, reason = "only whether it can be read counts")]
-    struct Sample {
+    struct TestBody {
         #[serde(deserialize_with = "integer")]
         count: i64,
         #[serde(default, deserialize_with = "claim")]
         durable: bool,
         #[serde(default)]
-        inner: Vec<Inner>,
+        inner: Vec<JsonError>,
     }
 
     #[derive(Debug, Deserialize)]
     #[expect(dead_code, reason = "only whether it can be read counts")]
-    struct Inner {
+    struct JsonError {
         name: String,
     }
 
     async fn reason(json: &str) -> Value {
-        let refusal = read::<Sample>(&Bytes::copy_from_slice(json.as_bytes())).unwrap_err();
+        let refusal = read::<TestBody>(&Bytes::copy_from_slice(json.as_bytes())).unwrap_err();
         let body = refusal.into_response().into_body();
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(reason(json).await, told, "{json}");
         }
         for json in [r#"{"count":"7"}"#, r#"{"count":7,"durable":"true"}"#] {
-            assert!(read::<Sample>(&Bytes::copy_from_slice(json.as_bytes())).is_ok());
+            assert!(read::<TestBody>(&Bytes::copy_from_slice(json.as_bytes())).is_ok());
         }
     }
 }

@@ -11,13 +11,13 @@ use crate::users::BadPattern;
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
     error: &'static str,
     reason: Value,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
         Self {
             status,
@@ -76,7 +76,7 @@ impl Refusal {
 }
 
 /// The topology's refusals in HTTP's terms, as RabbitMQ maps them.
-impl From<Fault> for Refusal {
+impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         match fault.code {
             ReplyCode::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", fault.reason),
@@ -87,13 +87,13 @@ impl From<Fault> for Refusal {
     }
 }
 
-impl From<BadPattern> for Refusal {
+impl From<BadPattern> for ApiError {
     fn from(error: BadPattern) -> Self {
         Self::bad(error.to_string())
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (
             self.status,

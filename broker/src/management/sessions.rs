@@ -33,14 +33,14 @@ struct Token {
 }
 
 #[derive(Debug, Clone)]
-struct Session {
+struct PageSession {
     user: Arc<str>,
     credential: Vec<u8>,
     ends_ms: u64,
     stored_ends_ms: u64,
 }
 
-impl Session {
+impl PageSession {
     fn fact(&self, id: &Fingerprint) -> SessionFact {
         SessionFact {
             id: URL_SAFE_NO_PAD.encode(id),
@@ -52,9 +52,9 @@ impl Session {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(super) struct PageSessions {
     tokens: HashMap<Fingerprint, Token>,
-    signed_in: HashMap<Fingerprint, Session>,
+    signed_in: HashMap<Fingerprint, PageSession>,
 }
 
 /// A session that a cookie belongs to.
@@ -70,7 +70,7 @@ pub(super) struct SignedIn {
 
 /// A new session.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedSession {
     /// The cookie's value.
     pub(super) secret: String,
     pub(super) stored: SessionFact,
@@ -97,7 +97,7 @@ pub(super) fn digest(credential: Option<&Credential>) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
-impl Sessions {
+impl PageSessions {
     /// What a broker before this one has stored; gives what has ended since.
     pub(super) fn restore(&mut self, facts: Vec<SessionFact>, now_ms: u64) -> Vec<SessionFact> {
         let mut ended = Vec::new();
@@ -105,7 +105,7 @@ impl Sessions {
             let id = URL_SAFE_NO_PAD.decode(&fact.id).ok();
             match id.and_then(|id| Fingerprint::try_from(id).ok()) {
                 Some(id) if fact.ends_ms > now_ms && self.signed_in.len() < MOST => {
-                    let session = Session {
+                    let session = PageSession {
                         user: fact.user.as_str().into(),
                         credential: fact.credential,
                         ends_ms: fact.ends_ms,
@@ -148,7 +148,7 @@ impl Sessions {
         user: &str,
         credential: Vec<u8>,
         now_ms: u64,
-    ) -> Result<Opened, getrandom::Error> {
+    ) -> Result<OpenedSession, getrandom::Error> {
         let secret = secret()?;
         let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
         if self.signed_in.len() >= MOST {
@@ -161,7 +161,7 @@ impl Sessions {
             }
         }
         let ends_ms = now_ms + SESSION_LIFE_MS;
-        let session = Session {
+        let session = PageSession {
             user: user.into(),
             credential,
             ends_ms,
@@ -170,7 +170,7 @@ impl Sessions {
         let id = fingerprint(&secret);
         let stored = session.fact(&id);
         self.signed_in.insert(id, session);
-        Ok(Opened {
+        Ok(OpenedSession {
             secret,
             stored,
             forgotten,
@@ -218,7 +218,7 @@ impl Sessions {
         self.take(|session| &*session.user == user)
     }
 
-    fn take(&mut self, is_over: impl Fn(&Session) -> bool) -> Vec<SessionFact> {
+    fn take(&mut self, is_over: impl Fn(&PageSession) -> bool) -> Vec<SessionFact> {
         let over = self.signed_in.extract_if(|_, session| is_over(session));
         over.map(|(id, session)| session.fact(&id)).collect()
     }
@@ -236,15 +236,15 @@ mod tests {
 
     use std::time::Instant;
 
-    use super::{MOST, RENEWAL_MS, SESSION_LIFE_MS, Sessions, TOKEN_LIFE};
+    use super::{MOST, PageSessions, RENEWAL_MS, SESSION_LIFE_MS, TOKEN_LIFE};
 
     const NOW: u64 = 1_000_000;
 
-    fn opened(sessions: &mut Sessions, user: &str, now_ms: u64) -> String {
+    fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> String {
         sessions.sign_in(user, vec![1], now_ms).unwrap().secret
     }
 
-    fn user(sessions: &mut Sessions, cookie: &str, now_ms: u64) -> Option<String> {
+    fn user(sessions: &mut PageSessions, cookie: &str, now_ms: u64) -> Option<String> {
         sessions
             .user(cookie, now_ms)
             .map(|found| found.user.to_string())
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_token_works_once_and_for_a_minute() {
-        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        let (mut sessions, now) = (PageSessions::default(), Instant::now());
         let token = sessions.issue("ada", now).unwrap();
         assert_eq!(sessions.redeem("wrong", now), None);
         assert_eq!(sessions.redeem(&token, now).as_deref(), Some("ada"));
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_session_lives_on_while_it_is_used() {
-        let mut sessions = Sessions::default();
+        let mut sessions = PageSessions::default();
         let cookie = opened(&mut sessions, "ada", NOW);
         let later = NOW + SESSION_LIFE_MS - 1;
         assert_eq!(user(&mut sessions, &cookie, later).as_deref(), Some("ada"));
@@ -278,23 +278,23 @@ mod tests {
 
     #[test]
     fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
-        let mut sessions = Sessions::default();
+        let mut sessions = PageSessions::default();
         let open = sessions.sign_in("ada", vec![1], NOW).unwrap();
         let found = sessions.user(&open.secret, NOW + 1000).unwrap();
         assert_eq!(found.renewed, None, "not at each request");
         let found = sessions.user(&open.secret, NOW + RENEWAL_MS).unwrap();
         let stored = found.renewed.unwrap();
         assert!(!stored.id.contains(&open.secret), "only its hash is stored");
-        let mut later = Sessions::default();
+        let mut later = PageSessions::default();
         assert_eq!(later.restore(vec![stored], NOW), []);
         assert_eq!(user(&mut later, &open.secret, NOW).as_deref(), Some("ada"));
-        let ended = Sessions::default().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
+        let ended = PageSessions::default().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
         assert_eq!(ended.len(), 1);
     }
 
     #[test]
     fn signing_out_and_a_changed_password_end_it() {
-        let mut sessions = Sessions::default();
+        let mut sessions = PageSessions::default();
         let one = opened(&mut sessions, "ada", NOW);
         let two = opened(&mut sessions, "ada", NOW);
         let bob = opened(&mut sessions, "bob", NOW);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_number_of_sessions_is_bounded() {
-        let mut sessions = Sessions::default();
+        let mut sessions = PageSessions::default();
         let first = opened(&mut sessions, "ada", NOW);
         for later in 1..=MOST as u64 {
             opened(&mut sessions, "ada", NOW + later);

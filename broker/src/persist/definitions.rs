@@ -9,17 +9,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json, json};
 
-use super::records::{DestinationKind, Fact};
+use super::records::{Definition, DestinationKind};
 use crate::wire::table::{Table, Value};
 
 /// Member that holds the exact bytes.
 const EXACT: &str = "cbroker_facts";
 
 /// A key and a value of the store.
-type Stored = (Vec<u8>, Vec<u8>);
+type StoredRow = (Vec<u8>, Vec<u8>);
 
 /// Renders the stored facts as one JSON object.
-pub(super) fn render(stored: &[Stored]) -> Vec<u8> {
+pub(super) fn render(stored: &[StoredRow]) -> Vec<u8> {
     let mut document = json!({
         "rabbit_version": "3.10.8",
         "rabbitmq_version": "3.10.8",
@@ -41,7 +41,9 @@ pub(super) fn render(stored: &[Stored]) -> Vec<u8> {
         document[name] = json!([]);
     }
     for (key, value) in stored {
-        let line = Fact::decode(key, value).ok().and_then(|fact| line(&fact));
+        let line = Definition::decode(key, value)
+            .ok()
+            .and_then(|fact| line(&fact));
         if let Some((list, line)) = line
             && let Some(lines) = document[list].as_array_mut()
         {
@@ -56,7 +58,7 @@ pub(super) fn render(stored: &[Stored]) -> Vec<u8> {
 }
 
 /// Reads back what [`render`] wrote.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Stored>, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<StoredRow>, String> {
     let document: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let lines = document[EXACT]
         .as_array()
@@ -68,15 +70,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Stored>, String> {
     lines
         .iter()
         .map(|line| Some((field(line, 0)?, field(line, 1)?)))
-        .collect::<Option<Vec<Stored>>>()
+        .collect::<Option<Vec<StoredRow>>>()
         .ok_or_else(|| format!("{EXACT} is not base64"))
 }
 
 /// The list of the export that a fact belongs to, and its line there.
-fn line(fact: &Fact) -> Option<(&'static str, Json)> {
+fn line(fact: &Definition) -> Option<(&'static str, Json)> {
     Some(match fact {
-        Fact::Vhost(vhost) => ("vhosts", json!({ "name": vhost.name })),
-        Fact::Exchange(exchange) => (
+        Definition::Vhost(vhost) => ("vhosts", json!({ "name": vhost.name })),
+        Definition::Exchange(exchange) => (
             "exchanges",
             json!({
                 "name": exchange.name,
@@ -88,7 +90,7 @@ fn line(fact: &Fact) -> Option<(&'static str, Json)> {
                 "arguments": table(&exchange.arguments),
             }),
         ),
-        Fact::Queue(queue) => (
+        Definition::Queue(queue) => (
             "queues",
             json!({
                 "name": queue.name,
@@ -98,7 +100,7 @@ fn line(fact: &Fact) -> Option<(&'static str, Json)> {
                 "arguments": table(&queue.arguments),
             }),
         ),
-        Fact::Binding(binding) => (
+        Definition::Binding(binding) => (
             "bindings",
             json!({
                 "source": binding.source,
@@ -112,7 +114,7 @@ fn line(fact: &Fact) -> Option<(&'static str, Json)> {
                 "arguments": table(&binding.arguments),
             }),
         ),
-        Fact::User(user) => (
+        Definition::User(user) => (
             "users",
             json!({
                 "name": user.name,
@@ -121,7 +123,7 @@ fn line(fact: &Fact) -> Option<(&'static str, Json)> {
                 "tags": user.tags,
             }),
         ),
-        Fact::Permission(permission) => (
+        Definition::Permission(permission) => (
             "permissions",
             json!({
                 "user": permission.user,
@@ -131,7 +133,7 @@ fn line(fact: &Fact) -> Option<(&'static str, Json)> {
                 "read": permission.read,
             }),
         ),
-        Fact::Session(_) | Fact::Counter { .. } => return None,
+        Definition::Session(_) | Definition::Counter { .. } => return None,
     })
 }
 
@@ -162,21 +164,21 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::{parse, render};
-    use crate::persist::records::{Fact, QueueFact, UserFact};
+    use crate::persist::records::{Definition, QueueFact, UserFact};
     use crate::wire::table::{Table, Value};
 
     #[test]
     fn what_is_rendered_reads_as_an_export_and_comes_back_exactly() {
         let mut arguments = Table::new();
         arguments.set("x-max-length", Value::Short(7));
-        let queue = Fact::Queue(QueueFact {
+        let queue = Definition::Queue(QueueFact {
             vhost: "/".to_owned(),
             name: "jobs".to_owned(),
             id: 12,
             auto_delete: false,
             arguments,
         });
-        let user = Fact::User(UserFact {
+        let user = Definition::User(UserFact {
             name: "ann".to_owned(),
             password: vec![1, 2, 3],
             scram: vec![4, 5],

@@ -13,14 +13,14 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
-use fields::{Fields, Writer};
+use fields::{RecordFields, RecordWriter};
 
 /// The layout of every value written today.
 const VERSION: u8 = 1;
 
 /// Something durable that is no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
+pub enum Definition {
     /// A virtual host.
     Vhost(VhostFact),
     /// A durable exchange that a client declared.
@@ -168,7 +168,7 @@ pub enum FactError {
     Damaged,
 }
 
-impl Fact {
+impl Definition {
     /// The key under which it is stored, at most 1 KiB; needs the names only.
     pub fn key(&self) -> Vec<u8> {
         match self {
@@ -185,7 +185,7 @@ impl Fact {
 
     /// The value under that key.
     pub fn value(&self) -> Vec<u8> {
-        let mut out = Writer::new(VERSION);
+        let mut out = RecordWriter::new(VERSION);
         match self {
             Self::Vhost(fact) => {
                 out.short(&fact.name)
@@ -230,7 +230,7 @@ impl Fact {
         if !b"vxqbupsn".contains(&kind) {
             return Err(FactError::UnknownKind(kind));
         }
-        let mut fields = Fields::new(value);
+        let mut fields = RecordFields::new(value);
         match fields.octet()? {
             VERSION => {}
             version => return Err(FactError::UnknownVersion(version)),
@@ -245,7 +245,7 @@ impl Fact {
         }
     }
 
-    fn read(kind: u8, fields: &mut Fields<'_>) -> Result<Self, FactError> {
+    fn read(kind: u8, fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
         Ok(match kind {
             b'v' => Self::Vhost(VhostFact {
                 name: fields.short()?,
@@ -297,7 +297,7 @@ impl Fact {
 
 /// Each name after its length, so that no two lists of names run together to the same key.
 fn key(kind: u8, names: &[&str]) -> Vec<u8> {
-    let mut out = Writer::new(kind);
+    let mut out = RecordWriter::new(kind);
     for name in names {
         out.short(name);
     }
@@ -306,14 +306,14 @@ fn key(kind: u8, names: &[&str]) -> Vec<u8> {
 
 impl BindingFact {
     fn key(&self) -> Vec<u8> {
-        let mut names = Writer::new(b'b');
+        let mut names = RecordWriter::new(b'b');
         self.write(&mut names);
         let mut key = vec![b'b'];
         key.extend_from_slice(&Sha256::digest(names.finish()));
         key
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut RecordWriter) {
         out.short(&self.vhost)
             .short(&self.source)
             .claim(self.kind == DestinationKind::Exchange);
@@ -322,7 +322,7 @@ impl BindingFact {
             .table(&self.arguments);
     }
 
-    fn read(fields: &mut Fields<'_>) -> Result<Self, FactError> {
+    fn read(fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
         Ok(Self {
             vhost: fields.short()?,
             source: fields.short()?,

@@ -14,15 +14,15 @@ const SLICE_BYTES: usize = 1024 * 1024;
 
 /// Where a message stands in its queue: stays the same however many messages before it go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct QueuePosition {
     pub(crate) level: u8,
     pub(crate) position: u64,
 }
 
 /// A message as it waits.
 #[derive(Debug, Clone)]
-pub(crate) struct Waiting {
-    pub(crate) place: Place,
+pub(crate) struct WaitingMessage {
+    pub(crate) place: QueuePosition,
     pub(crate) message: Message,
     pub(crate) redelivered: bool,
 }
@@ -34,13 +34,13 @@ pub(crate) struct Most {
     pub(crate) bytes: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for QueuePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.level, self.position)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for QueuePosition {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -56,9 +56,9 @@ impl Queue {
     /// The messages that wait behind `after`, in the order in which they would be handed out. Nothing changes.
     pub(crate) fn browse(
         &self,
-        after: Option<Place>,
+        after: Option<QueuePosition>,
         most: Most,
-    ) -> Result<Vec<Waiting>, ReadFailed> {
+    ) -> Result<Vec<WaitingMessage>, ReadFailed> {
         let (stretches, delivered_before) = self.with(|state| {
             let stretches = state.ready.stretches(after, most.messages);
             (stretches, state.delivered_before.clone())
@@ -74,8 +74,8 @@ impl Queue {
                 if bytes > most.bytes && !found.is_empty() {
                     return Ok(found);
                 }
-                found.push(Waiting {
-                    place: Place {
+                found.push(WaitingMessage {
+                    place: QueuePosition {
                         level: stretch.level,
                         position,
                     },

@@ -40,7 +40,7 @@ pub(crate) struct Subscription {
 }
 
 /// Why a consumer can or cannot be given a message now.
-enum Standing {
+enum Readiness {
     Willing,
     /// Its connection has enough unsent bytes.
     NoRoom,
@@ -56,18 +56,18 @@ impl Consumer {
         }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> Readiness {
         if !self.terms.outbox.has_room() {
-            return Standing::NoRoom;
+            return Readiness::NoRoom;
         }
         // What the channel may hold binds also those that never hold anything: RabbitMQ's way.
         let has_own = self.terms.no_ack
             || self.terms.prefetch == 0
             || self.unsettled.load(Relaxed) < self.terms.prefetch;
         if has_own && self.terms.ledger.has_credit() {
-            Standing::Willing
+            Readiness::Willing
         } else {
-            Standing::NoCredit
+            Readiness::NoCredit
         }
     }
 
@@ -115,11 +115,11 @@ impl Consumer {
 pub(crate) struct Consumers {
     /// Highest priority first; no ring is empty.
     groups: Vec<(i32, VecDeque<Arc<Consumer>>)>,
-    choice: Choice,
+    choice: ConsumerChoice,
 }
 
 #[derive(Debug, Default)]
-enum Choice {
+enum ConsumerChoice {
     #[default]
     Everyone,
     /// Single active consumer: this one until it goes.
@@ -130,7 +130,7 @@ impl Consumers {
     pub(crate) fn single_active() -> Self {
         Self {
             groups: Vec::new(),
-            choice: Choice::Single(None),
+            choice: ConsumerChoice::Single(None),
         }
     }
 
@@ -149,8 +149,8 @@ impl Consumers {
     /// The one that alone is given messages, where only one may be.
     pub(crate) fn single(&self) -> Option<&Arc<Consumer>> {
         match &self.choice {
-            Choice::Everyone => None,
-            Choice::Single(active) => active.as_ref(),
+            ConsumerChoice::Everyone => None,
+            ConsumerChoice::Single(active) => active.as_ref(),
         }
     }
 
@@ -161,8 +161,8 @@ impl Consumers {
     /// True for every consumer unless only one may be active.
     pub(crate) fn is_active(&self, consumer: &Arc<Consumer>) -> bool {
         match &self.choice {
-            Choice::Everyone => true,
-            Choice::Single(active) => active
+            ConsumerChoice::Everyone => true,
+            ConsumerChoice::Single(active) => active
                 .as_ref()
                 .is_some_and(|active| Arc::ptr_eq(active, consumer)),
         }
@@ -191,7 +191,7 @@ impl Consumers {
             ring.retain(|other| !Arc::ptr_eq(other, consumer));
         }
         self.groups.retain(|(_, ring)| !ring.is_empty());
-        if let Choice::Single(active) = &mut self.choice
+        if let ConsumerChoice::Single(active) = &mut self.choice
             && active
                 .as_ref()
                 .is_some_and(|active| Arc::ptr_eq(active, consumer))
@@ -203,7 +203,7 @@ impl Consumers {
     }
 
     fn choose(&mut self) {
-        if let Choice::Single(active @ None) = &mut self.choice {
+        if let ConsumerChoice::Single(active @ None) = &mut self.choice {
             *active = self
                 .groups
                 .first()
@@ -215,7 +215,7 @@ impl Consumers {
     /// The consumer whose turn it is. Those without room are noted at their outbox, which pumps
     /// `queue` again.
     pub(crate) fn next_willing(&mut self, queue: &Arc<Queue>) -> Option<&Arc<Consumer>> {
-        if let Choice::Single(active) = &self.choice {
+        if let ConsumerChoice::Single(active) = &self.choice {
             let active = active.as_ref();
             return active.filter(|active| is_willing(active, queue));
         }
@@ -238,7 +238,7 @@ impl Consumers {
 
     /// Everybody, for a queue that goes.
     pub(crate) fn take_all(&mut self) -> Vec<Arc<Consumer>> {
-        if let Choice::Single(active) = &mut self.choice {
+        if let ConsumerChoice::Single(active) = &mut self.choice {
             *active = None;
         }
         std::mem::take(&mut self.groups)
@@ -250,8 +250,8 @@ impl Consumers {
 
 fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
     match consumer.standing() {
-        Standing::Willing => true,
-        Standing::NoCredit => false,
-        Standing::NoRoom => !consumer.terms.outbox.turn_away(queue),
+        Readiness::Willing => true,
+        Readiness::NoCredit => false,
+        Readiness::NoRoom => !consumer.terms.outbox.turn_away(queue),
     }
 }

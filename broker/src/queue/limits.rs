@@ -7,7 +7,7 @@ use super::arguments::{Overflow, QueueArguments};
 use super::dead_letter::Reason;
 use super::message::Message;
 use super::ready::QueuedMessage;
-use super::state::State;
+use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
 
 /// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0 may still be handed to a
@@ -19,7 +19,7 @@ pub(super) enum Strictness {
 }
 
 /// True when one more message would be too many for a queue that refuses instead of dropping.
-pub(super) fn refuses(state: &State, arguments: &QueueArguments, message: &Message) -> bool {
+pub(super) fn refuses(state: &QueueState, arguments: &QueueArguments, message: &Message) -> bool {
     if arguments.overflow == Overflow::DropHead {
         return false;
     }
@@ -34,7 +34,7 @@ pub(super) fn refuses(state: &State, arguments: &QueueArguments, message: &Messa
 /// What `reject-publish-dlx` does with the message beside refusing it.
 pub(super) fn refuse(
     queue: &Arc<Queue>,
-    state: &mut State,
+    state: &mut QueueState,
     message: &Message,
     effects: &mut Effects,
 ) {
@@ -52,7 +52,7 @@ pub(super) fn refuse(
 }
 
 /// Drops what is too old or too much from the head.
-pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, effects: &mut Effects) {
+pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
     while expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
@@ -61,14 +61,14 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut State, effects: &mut Effec
                 break;
             };
             state.counters.dropped += 1;
-            State::discard(queue, entry, Reason::MaxLength, effects);
+            QueueState::discard(queue, entry, Reason::MaxLength, effects);
         }
     }
     state.want_load(queue, effects);
     arm(queue, state, effects);
 }
 
-fn is_over(state: &State, arguments: &QueueArguments) -> bool {
+fn is_over(state: &QueueState, arguments: &QueueArguments) -> bool {
     arguments
         .max_length
         .is_some_and(|most| state.ready.ready() > most)
@@ -80,7 +80,7 @@ fn is_over(state: &State, arguments: &QueueArguments) -> bool {
 /// Takes one expired message from the head of a level; false when there is none.
 pub(super) fn expire(
     queue: &Arc<Queue>,
-    state: &mut State,
+    state: &mut QueueState,
     effects: &mut Effects,
     strictness: Strictness,
 ) -> bool {
@@ -101,12 +101,12 @@ pub(super) fn expire(
         return false;
     };
     state.counters.expired += 1;
-    State::discard(queue, entry, Reason::Expired, effects);
+    QueueState::discard(queue, entry, Reason::Expired, effects);
     true
 }
 
 /// Asks the clock to call when the next head expires or the lease ends.
-pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, effects: &mut Effects) {
+pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
     if !state.may_expire || state.is_deleted {
         return;
     }
@@ -130,7 +130,7 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut State, effects: &mut Effects) 
 }
 
 /// True when nobody has used the queue for as long as `x-expires` allows.
-pub(super) fn has_expired(state: &State, arguments: &QueueArguments, now_ms: u64) -> bool {
+pub(super) fn has_expired(state: &QueueState, arguments: &QueueArguments, now_ms: u64) -> bool {
     let ends = arguments
         .expires_ms
         .map(|ms| state.used_ms.saturating_add(ms));

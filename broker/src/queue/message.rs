@@ -20,7 +20,7 @@
 //! One allocation and one copy a message; a large one is put together where it stays.
 
 use crate::block::{Block, Filling, LARGE_BYTES};
-use crate::wire::content::Content;
+use crate::wire::content::MessageContent;
 
 const VERSION: u8 = 1;
 const HEAD: usize = 25;
@@ -36,7 +36,7 @@ pub struct DamagedMessage;
 
 /// What the server itself must know of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct MessageFacts {
     /// Delivery mode 2.
     pub persistent: bool,
     /// 0 where the publisher gave none.
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Message {
 
 /// A message that is still arriving, in a buffer that is used again for the next one.
 #[derive(Debug, Default)]
-pub(crate) struct Draft {
+pub(crate) struct MessageBuilder {
     bytes: Vec<u8>,
     large: Option<Large>,
 }
@@ -77,7 +77,7 @@ struct Large {
 /// A draft's buffer that grew beyond this is given back.
 const KEEP_BYTES: usize = 64 * 1024;
 
-impl Draft {
+impl MessageBuilder {
     /// Starts over with the names from `basic.publish`, each at most 255 bytes.
     #[expect(
         clippy::cast_possible_truncation,
@@ -142,7 +142,7 @@ impl Draft {
         &self.bytes[NAMES..HEAD + names]
     }
 
-    pub(crate) fn view(&self) -> Content<'_> {
+    pub(crate) fn view(&self) -> MessageContent<'_> {
         match &self.large {
             None => content(&self.bytes),
             Some(large) => content(large.filling.bytes()),
@@ -150,7 +150,7 @@ impl Draft {
     }
 
     /// Makes the message and keeps the buffer.
-    pub(crate) fn finish(&mut self, facts: Facts) -> Message {
+    pub(crate) fn finish(&mut self, facts: MessageFacts) -> Message {
         if let Some(Large { mut filling, .. }) = self.large.take() {
             note(facts, filling.bytes_mut());
             return Message(filling.finish());
@@ -165,19 +165,19 @@ impl Draft {
 }
 
 /// Writes the facts where the layout has them.
-fn note(facts: Facts, bytes: &mut [u8]) {
+fn note(facts: MessageFacts, bytes: &mut [u8]) {
     bytes[1] = if facts.persistent { PERSISTENT } else { 0 };
     bytes[2] = facts.priority;
     bytes[7..15].copy_from_slice(&facts.published_ms.to_be_bytes());
     bytes[15..23].copy_from_slice(&facts.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
 }
 
-fn content(bytes: &[u8]) -> Content<'_> {
+fn content(bytes: &[u8]) -> MessageContent<'_> {
     let exchange_end = HEAD + usize::from(bytes[NAMES]);
     let key_end = exchange_end + usize::from(bytes[NAMES + 1]);
     let properties_end =
         key_end + u32::from_be_bytes([bytes[3], bytes[4], bytes[5], bytes[6]]) as usize;
-    Content {
+    MessageContent {
         exchange: &bytes[HEAD..exchange_end],
         routing_key: &bytes[exchange_end..key_end],
         properties: &bytes[key_end..properties_end],
@@ -187,8 +187,8 @@ fn content(bytes: &[u8]) -> Content<'_> {
 
 impl Message {
     /// Puts a message together outside the hot path. Names longer than 255 bytes are cut.
-    pub(crate) fn assemble(content: Content<'_>, facts: Facts) -> Self {
-        let mut draft = Draft::default();
+    pub(crate) fn assemble(content: MessageContent<'_>, facts: MessageFacts) -> Self {
+        let mut draft = MessageBuilder::default();
         draft.begin(
             &content.exchange[..content.exchange.len().min(255)],
             &content.routing_key[..content.routing_key.len().min(255)],
@@ -221,7 +221,7 @@ impl Message {
         self.0.len()
     }
 
-    pub(crate) fn content(&self) -> Content<'_> {
+    pub(crate) fn content(&self) -> MessageContent<'_> {
         content(&self.0)
     }
 
@@ -270,9 +270,9 @@ impl Message {
         self.u64_at(15) != NO_TTL
     }
 
-    pub(crate) fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> MessageFacts {
         let ttl = self.u64_at(15);
-        Facts {
+        MessageFacts {
             persistent: self.is_persistent(),
             priority: self.priority(),
             published_ms: self.published_ms(),
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Message {
-        let content = Content {
+        let content = MessageContent {
             exchange: b"ex",
             routing_key: b"a.b",
             properties: b"\x10\0\x02",
@@ -295,7 +295,7 @@ mod tests {
         };
         Message::assemble(
             content,
-            Facts {
+            MessageFacts {
                 persistent: true,
                 priority: 7,
                 published_ms: 1000,
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_large_message_is_what_a_small_one_is_though_it_grew_as_it_came() {
-        let (mut draft, body) = (Draft::default(), vec![7; 3_141_593]);
+        let (mut draft, body) = (MessageBuilder::default(), vec![7; 3_141_593]);
         for _ in 0..2 {
             draft.begin(b"ex", b"a.b");
             draft.properties(b"\x10\0\x02");
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_small_message_follows_a_large_one_that_was_broken_off() {
-        let mut draft = Draft::default();
+        let mut draft = MessageBuilder::default();
         draft.begin(b"ex", b"a.b");
         draft.properties(b"\0\0");
         draft.expect(1 << 20);

@@ -1,9 +1,9 @@
 //! An ordered line of messages and the consumers that wait at its head.
 //!
-//! A message leaves a queue in one place only, [`State::pump`]. Publishing, settling, requeueing
-//! and a writer that has room again all change the state and then pump; direct hand-off is the case
-//! where the line was empty. Relies on `persist` for what must survive, on `ledger` and `outbox`
-//! through its consumers, and on `effects` for what is owed when the lock is gone.
+//! A message leaves a queue in one place only, [`QueueState::pump`]. Publishing, settling,
+//! requeueing and a writer that has room again all change the state and then pump; direct hand-off
+//! is the case where the line was empty. Relies on `persist` for what must survive, on `ledger` and
+//! `outbox` through its consumers, and on `effects` for what is owed when the lock is gone.
 //!
 //! # Cost
 //! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::delivery::confirms::Confirms;
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Delivery, Ledger};
+use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::lock::lock;
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
@@ -36,12 +36,12 @@ use arguments::QueueArguments;
 use consumer::Consumer;
 use message::Message;
 use ready::{Head, Persistence};
-pub(crate) use state::State;
-pub use state::{Counters, Snapshot};
+pub(crate) use state::QueueState;
+pub use state::{Counters, QueueSnapshot};
 
 /// What a queue is, as it was declared.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct QueueIdentity {
     pub(crate) name: Arc<str>,
     pub(crate) vhost: Arc<str>,
     pub(crate) durable: bool,
@@ -56,9 +56,9 @@ pub(crate) struct Identity {
 /// A queue of one vhost.
 #[derive(Debug)]
 pub struct Queue {
-    pub(crate) identity: Identity,
+    pub(crate) identity: QueueIdentity,
     store: Option<QueueStore>,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Rings when consumers have nearly emptied the line.
     drained: Notify,
 }
@@ -128,11 +128,11 @@ pub(crate) enum GetMode {
 }
 
 impl Queue {
-    pub(crate) fn new(identity: Identity, store: Option<QueueStore>, now_ms: u64) -> Self {
+    pub(crate) fn new(identity: QueueIdentity, store: Option<QueueStore>, now_ms: u64) -> Self {
         let budget = store
             .as_ref()
             .map_or_else(Arc::default, |store| Arc::clone(store.budget()));
-        let state = State::new(&identity.arguments, budget, now_ms);
+        let state = QueueState::new(&identity.arguments, budget, now_ms);
         Self {
             identity,
             store,
@@ -156,7 +156,7 @@ impl Queue {
     }
 
     /// Runs `with` under the lock.
-    pub(crate) fn with<R>(&self, with: impl FnOnce(&mut State) -> R) -> R {
+    pub(crate) fn with<R>(&self, with: impl FnOnce(&mut QueueState) -> R) -> R {
         with(&mut lock(&self.state))
     }
 
@@ -210,7 +210,7 @@ impl Queue {
     /// Settles deliveries of this queue and hands out what the credit allows.
     pub(crate) fn settle(
         self: &Arc<Self>,
-        deliveries: impl Iterator<Item = Delivery>,
+        deliveries: impl Iterator<Item = UnsettledDelivery>,
         disposition: Disposition,
         effects: &mut Effects,
     ) -> Result<(), Stopped> {
@@ -287,8 +287,8 @@ impl Queue {
         state.note_delivered(self, &entry);
         let tag = match mode {
             GetMode::Acked => {
-                State::settle_kept(self, &entry, effects)?;
-                ledger.opening(crate::delivery::ledger::Open::skip)
+                QueueState::settle_kept(self, &entry, effects)?;
+                ledger.opening(crate::delivery::ledger::OpenDeliveries::skip)
             }
             GetMode::Unsettled => {
                 state.open(&entry);
@@ -361,7 +361,7 @@ impl Queue {
     }
 
     /// Everything the outside may want to know.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> QueueSnapshot {
         lock(&self.state).snapshot()
     }
 }
@@ -375,7 +375,7 @@ impl ConfirmMode<'_> {
     }
 }
 
-impl State {
+impl QueueState {
     fn is_above(&self, (messages, bytes): (u64, u64)) -> bool {
         self.ready.ready() > messages || self.ready.bytes() > bytes
     }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::browse::Place;
+use super::browse::QueuePosition;
 use super::message::Message;
 use crate::delivery::confirms::Confirms;
 use crate::memory::EntryCharge;
@@ -97,7 +97,7 @@ pub(crate) struct LoadRequest {
 }
 
 #[derive(Debug, Default)]
-struct Level {
+struct PriorityLevel {
     returned: BTreeMap<u64, QueuedMessage>,
     head: VecDeque<QueuedMessage>,
     head_bytes: usize,
@@ -115,7 +115,7 @@ pub(crate) enum Head<'a> {
     Empty,
 }
 
-impl Level {
+impl PriorityLevel {
     fn count(&self) -> u64 {
         (self.returned.len() + self.head.len() + self.tail.len()) as u64 + self.gap.count
     }
@@ -276,7 +276,7 @@ impl Amount {
 #[derive(Debug)]
 pub(crate) struct ReadyMessages {
     /// Index is the priority.
-    levels: Box<[Level]>,
+    levels: Box<[PriorityLevel]>,
     ready: u64,
     /// Bodies of all ready messages.
     bytes: u64,
@@ -289,7 +289,9 @@ impl ReadyMessages {
     /// A line with the priorities 0 to `max_priority`.
     pub(crate) fn new(max_priority: u8, budget: Arc<Budget>) -> Self {
         Self {
-            levels: (0..=max_priority).map(|_| Level::default()).collect(),
+            levels: (0..=max_priority)
+                .map(|_| PriorityLevel::default())
+                .collect(),
             ready: 0,
             bytes: 0,
             transient: Amount::default(),
@@ -489,7 +491,7 @@ impl ReadyMessages {
 
     /// What stands behind a place, without taking it: of each level, from the highest on, the next
     /// `count` messages in memory and where those begin that only the store holds.
-    pub(crate) fn stretches(&self, after: Option<Place>, count: usize) -> Vec<Stretch> {
+    pub(crate) fn stretches(&self, after: Option<QueuePosition>, count: usize) -> Vec<Stretch> {
         let top = after.map_or(self.max_priority(), |after| after.level);
         let mut missing = count;
         let mut found = Vec::new();

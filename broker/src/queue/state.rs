@@ -11,7 +11,7 @@ use super::message::Message;
 use super::ready::{Amount, Head, Persistence, QueuedMessage, ReadyMessages};
 use super::{ConfirmMode, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
-use crate::memory::{self, EntryCharge, Level};
+use crate::memory::{self, EntryCharge, MemoryLevel};
 use crate::persist::{Budget, Gone, Stopped, Ticket};
 
 /// Counted since the broker started.
@@ -46,7 +46,7 @@ impl std::ops::AddAssign for Counters {
 /// A queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct Snapshot {
+pub struct QueueSnapshot {
     pub ready: u64,
     pub unsettled: u64,
     pub ready_bytes: u64,
@@ -64,7 +64,7 @@ pub struct Snapshot {
 const UNREADABLE_MS: u64 = 1000;
 
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct QueueState {
     pub(crate) ready: ReadyMessages,
     pub(crate) consumers: Consumers,
     pub(crate) counters: Counters,
@@ -95,7 +95,7 @@ pub(crate) struct State {
     unreadable_until_ms: u64,
 }
 
-impl State {
+impl QueueState {
     pub(super) fn new(arguments: &QueueArguments, budget: Arc<Budget>, now_ms: u64) -> Self {
         let consumers = if arguments.single_active_consumer {
             Consumers::single_active()
@@ -190,7 +190,7 @@ impl State {
         }
     }
 
-    /// Ends a delivery that was [`State::open`]ed.
+    /// Ends a delivery that was [`QueueState::open`]ed.
     pub(super) fn settle(
         &mut self,
         queue: &Arc<Queue>,
@@ -286,7 +286,7 @@ impl State {
         self.delivered_now = Some((entry.level, entry.position));
     }
 
-    /// Tells the store what [`State::note_delivered`] collected.
+    /// Tells the store what [`QueueState::note_delivered`] collected.
     pub(super) fn flush_delivered(&mut self, queue: &Queue) {
         if let (Some((level, through)), Some(store)) = (self.delivered_now.take(), &queue.store) {
             store.delivered(level, through);
@@ -339,7 +339,7 @@ impl State {
     ///
     /// There is always something that they can settle, after which the queue is looked at again.
     pub(super) fn is_held(&self) -> bool {
-        let is_short = || memory::level() == Level::Short || self.ready.is_memory_high();
+        let is_short = || memory::level() == MemoryLevel::Short || self.ready.is_memory_high();
         self.unsettled_bytes >= memory::LEAST_UNSETTLED_BYTES
             && is_short()
             && self.unsettled_bytes >= memory::unsettled_bytes()
@@ -371,14 +371,14 @@ impl State {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> QueueSnapshot {
         let (transient, held) = (self.ready.transient(), self.unsettled_transient);
         let all = self.ready.ready() + self.unsettled;
         let all_bytes = self.ready.bytes() + self.unsettled_bytes;
         let stalled_now = self
             .stalled_from_ms
             .map_or(0, |from| crate::time::now_ms().saturating_sub(from));
-        Snapshot {
+        QueueSnapshot {
             persistent: all.saturating_sub(transient.messages + held.messages),
             persistent_bytes: all_bytes.saturating_sub(transient.bytes + held.bytes),
             stalled_ms: self.stalled_ms + stalled_now,

@@ -10,18 +10,18 @@ use proptest::prelude::*;
 use super::arguments::QueueArguments;
 use super::browse::Most;
 use super::consumer::{Consumer, Subscription};
-use super::message::{Facts, Message};
-use super::{ConfirmMode, Disposition, GetMode, GetResult, Identity, PublishResult, Queue};
+use super::message::{Message, MessageFacts};
+use super::{ConfirmMode, Disposition, GetMode, GetResult, PublishResult, Queue, QueueIdentity};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::delivery::outbox::{Frames, Outbox};
-use crate::wire::content::{Content, Lane};
-use crate::wire::frame::{self, Parsed};
+use crate::wire::content::{Lane, MessageContent};
+use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::table::{Table, Value};
 
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum MessagePlace {
     Ready,
     Unsettled { tag: u64 },
     Dead,
@@ -81,13 +81,13 @@ struct World {
     ledger: Arc<Ledger>,
     outbox: Arc<Outbox>,
     consumers: Vec<Arc<Consumer>>,
-    places: BTreeMap<u64, Place>,
+    places: BTreeMap<u64, MessagePlace>,
     now_ms: u64,
 }
 
 impl World {
     fn new(arguments: &Table) -> Self {
-        let identity = Identity {
+        let identity = QueueIdentity {
             name: "q".into(),
             vhost: "/".into(),
             durable: false,
@@ -127,7 +127,7 @@ impl World {
             }
             Act::Purge => {
                 self.queue.purge(&mut effects).unwrap();
-                self.move_all(Place::Ready, Place::Gone);
+                self.move_all(MessagePlace::Ready, MessagePlace::Gone);
             }
             Act::Pass { ms } => {
                 self.now_ms += ms;
@@ -140,32 +140,32 @@ impl World {
 
     fn publish(&mut self, ttl_ms: Option<u64>, priority: u8, effects: &mut Effects) {
         let id = self.places.len() as u64;
-        let content = Content {
+        let content = MessageContent {
             exchange: b"",
             routing_key: b"q",
             properties: &[0, 0],
             body: &id.to_be_bytes(),
         };
-        let facts = Facts {
+        let facts = MessageFacts {
             persistent: false,
             priority,
             published_ms: effects.now_ms,
             ttl_ms,
         };
         let message = Message::assemble(content, facts);
-        self.places.insert(id, Place::Ready);
+        self.places.insert(id, MessagePlace::Ready);
         let outcome = self
             .queue
             .publish(&message, ConfirmMode::Nothing, effects)
             .unwrap();
         if outcome == PublishResult::Refused {
-            self.places.insert(id, Place::Gone);
+            self.places.insert(id, MessagePlace::Gone);
         }
     }
 
     fn tags(&self) -> Vec<u64> {
-        let tag = |place: &Place| match place {
-            Place::Unsettled { tag } => Some(*tag),
+        let tag = |place: &MessagePlace| match place {
+            MessagePlace::Unsettled { tag } => Some(*tag),
             _ => None,
         };
         self.places.values().filter_map(tag).collect()
@@ -179,13 +179,13 @@ impl World {
             let tag = delivery.tag;
             assert_eq!(
                 self.places[&id],
-                Place::Unsettled { tag },
+                MessagePlace::Unsettled { tag },
                 "only what is open can be settled"
             );
             let next = match disposition {
-                Disposition::Ack => Place::Gone,
-                Disposition::Reject => Place::Unsettled { tag: 0 },
-                Disposition::Requeue => Place::Ready,
+                Disposition::Ack => MessagePlace::Gone,
+                Disposition::Reject => MessagePlace::Unsettled { tag: 0 },
+                Disposition::Requeue => MessagePlace::Ready,
             };
             self.places.insert(id, next);
         }
@@ -202,8 +202,8 @@ impl World {
             .unwrap();
         if let GetResult::Delivery { tag, message, .. } = got {
             let place = self.places.get_mut(&id_of(&message)).unwrap();
-            assert_eq!(*place, Place::Ready, "only what is ready can be got");
-            *place = Place::Unsettled { tag };
+            assert_eq!(*place, MessagePlace::Ready, "only what is ready can be got");
+            *place = MessagePlace::Unsettled { tag };
         }
     }
 
@@ -228,7 +228,7 @@ impl World {
         self.queue.subscribe(&consumer, effects).unwrap();
     }
 
-    fn move_all(&mut self, from: Place, to: Place) {
+    fn move_all(&mut self, from: MessagePlace, to: MessagePlace) {
         for place in self.places.values_mut().filter(|place| **place == from) {
             *place = to;
         }
@@ -238,20 +238,27 @@ impl World {
     fn look(&mut self, effects: &Effects) {
         for (tag, no_ack, id) in sent(&self.outbox) {
             let place = self.places.get_mut(&id).unwrap();
-            assert_eq!(*place, Place::Ready, "only what is ready can be delivered");
+            assert_eq!(
+                *place,
+                MessagePlace::Ready,
+                "only what is ready can be delivered"
+            );
             *place = if no_ack {
-                Place::Gone
+                MessagePlace::Gone
             } else {
-                Place::Unsettled { tag }
+                MessagePlace::Unsettled { tag }
             };
         }
         for letter in &effects.dead {
             let place = self.places.get_mut(&id_of(&letter.message)).unwrap();
             assert!(
-                matches!(*place, Place::Ready | Place::Unsettled { tag: 0 }),
+                matches!(
+                    *place,
+                    MessagePlace::Ready | MessagePlace::Unsettled { tag: 0 }
+                ),
                 "{place:?} cannot die"
             );
-            *place = Place::Dead;
+            *place = MessagePlace::Dead;
         }
         let everything = Most {
             messages: usize::MAX,
@@ -264,7 +271,7 @@ impl World {
         let model: Vec<u64> = self
             .places
             .iter()
-            .filter(|(_, place)| **place == Place::Ready)
+            .filter(|(_, place)| **place == MessagePlace::Ready)
             .map(|(id, _)| *id)
             .collect();
         assert_eq!(sorted, model, "ready messages");
@@ -286,7 +293,7 @@ fn sent(outbox: &Arc<Outbox>) -> Vec<(u64, bool, u64)> {
     outbox.sent(frames.len());
     let bytes = frames.bytes();
     let (mut at, mut found, mut tag) = (0, Vec::new(), (0, false));
-    while let Ok(Parsed::Whole(whole)) = frame::parse(&bytes[at..], 0) {
+    while let Ok(ParsedFrame::Whole(whole)) = frame::parse(&bytes[at..], 0) {
         match whole.kind {
             frame::METHOD => {
                 let name = &whole.payload[5..9];

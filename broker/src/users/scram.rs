@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::{Credential, LoginRefused, Origin, Users};
+use super::{Credential, LoginOrigin, LoginRefused, Users};
 
 /// PBKDF2 iterations: the minimum of RFC 7677. More would add little, because the hash stored for
 /// PLAIN is a single round of SHA-256.
@@ -28,7 +28,7 @@ const LONGEST: usize = 1024;
 /// The GS2 header `n,,` in base64, which the client repeats. It means no channel binding.
 const NO_BINDING: &str = "biws";
 
-type Key = [u8; KEY];
+type ScramKey = [u8; KEY];
 
 /// What the server stores of a password for SCRAM. It can verify a proof, but it cannot be used to
 /// log in to another server.
@@ -36,8 +36,8 @@ type Key = [u8; KEY];
 pub struct ScramKeys {
     salt: [u8; SALT],
     iterations: u32,
-    stored: Key,
-    server: Key,
+    stored: ScramKey,
+    server: ScramKey,
 }
 
 impl ScramKeys {
@@ -49,7 +49,8 @@ impl ScramKeys {
     }
 
     fn with_salt(password: &[u8], salt: [u8; SALT], iterations: u32) -> Self {
-        let salted: Key = pbkdf2::pbkdf2_hmac_array::<Sha256, KEY>(password, &salt, iterations);
+        let salted: ScramKey =
+            pbkdf2::pbkdf2_hmac_array::<Sha256, KEY>(password, &salt, iterations);
         Self {
             salt,
             iterations,
@@ -60,7 +61,7 @@ impl ScramKeys {
 
     /// Returns keys that no password fits. They are the same every time for one name, so that a
     /// client cannot find out which users exist.
-    fn of_nobody(name: &str, decoy: &Key) -> Self {
+    fn of_nobody(name: &str, decoy: &ScramKey) -> Self {
         let [salt, stored, server] = ["salt", "stored", "server"]
             .map(|what| mac(decoy, format!("{what} {name}").as_bytes()));
         let mut short = [0; SALT];
@@ -121,7 +122,7 @@ impl ScramExchange {
         users: &Users,
         client_first: &[u8],
         server_nonce: &str,
-        origin: Origin,
+        origin: LoginOrigin,
     ) -> Result<Self, LoginRefused> {
         let text = readable(client_first)?;
         let bare = text.strip_prefix("n,,").ok_or(LoginRefused)?;
@@ -166,7 +167,7 @@ impl ScramExchange {
         let mut fields = unproved.split(',');
         let is_ours = fields.next() == Some(&format!("c={NO_BINDING}"))
             && fields.next() == Some(&format!("r={}", self.nonce));
-        let proof: Key = STANDARD
+        let proof: ScramKey = STANDARD
             .decode(proof)
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
@@ -179,7 +180,7 @@ impl ScramExchange {
         for (octet, proved) in client_key.iter_mut().zip(proof) {
             *octet ^= proved;
         }
-        let shown: Key = Sha256::digest(client_key).into();
+        let shown: ScramKey = Sha256::digest(client_key).into();
         let known = self.known.filter(|known| known.scram.is_some());
         let known = known.filter(|_| is_same(&shown, &self.keys.stored) && is_ours);
         let known = known.ok_or(LoginRefused)?;
@@ -212,7 +213,7 @@ fn unescaped(name: &str) -> Option<String> {
 }
 
 /// HMAC-SHA-256.
-fn mac(key: &Key, message: &[u8]) -> Key {
+fn mac(key: &ScramKey, message: &[u8]) -> ScramKey {
     // HMAC accepts a key of any length, so this does not fail. A key of zeros would only refuse.
     Hmac::<Sha256>::new_from_slice(key).map_or([0; KEY], |mut mac| {
         mac.update(message);
@@ -221,7 +222,7 @@ fn mac(key: &Key, message: &[u8]) -> Key {
 }
 
 /// Compares in constant time.
-fn is_same(one: &Key, two: &Key) -> bool {
+fn is_same(one: &ScramKey, two: &ScramKey) -> bool {
     let differing = one
         .iter()
         .zip(two)
@@ -234,7 +235,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::{ScramExchange, ScramKeys, mac, unescaped};
-    use crate::users::{Credential, GuestPolicy, LoginRefused, Origin, PasswordHash, Users};
+    use crate::users::{Credential, GuestPolicy, LoginOrigin, LoginRefused, PasswordHash, Users};
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 
@@ -257,7 +258,7 @@ mod tests {
     }
 
     fn begun(users: &Users, first: &[u8]) -> Result<ScramExchange, LoginRefused> {
-        ScramExchange::begin(users, first, SERVER, Origin::Elsewhere)
+        ScramExchange::begin(users, first, SERVER, LoginOrigin::Elsewhere)
     }
 
     #[test]

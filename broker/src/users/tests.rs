@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use super::{
-    Credential, GUEST, GuestPolicy, LoginRefused, Operation, Origin, PasswordHash, Permissions,
-    Rank, Tag, Users,
+    Credential, GUEST, GuestPolicy, LoginOrigin, LoginRefused, Operation, PasswordHash,
+    Permissions, Rank, Tag, Users,
 };
 
 fn users(guest: GuestPolicy) -> Users {
@@ -43,20 +43,20 @@ fn a_hash_is_rabbitmqs_and_is_read_back() {
 fn only_the_right_password_enters() {
     let mut users = users(GuestPolicy::Refused);
     assert_eq!(
-        users.authenticate("cbroker", b"secret", Origin::Elsewhere),
+        users.authenticate("cbroker", b"secret", LoginOrigin::Elsewhere),
         Ok(())
     );
     assert_eq!(
-        users.authenticate("cbroker", b"Secret", Origin::Loopback),
+        users.authenticate("cbroker", b"Secret", LoginOrigin::Loopback),
         Err(LoginRefused)
     );
     assert_eq!(
-        users.authenticate("nobody", b"", Origin::Loopback),
+        users.authenticate("nobody", b"", LoginOrigin::Loopback),
         Err(LoginRefused)
     );
     users.put("cbroker", None, Vec::new());
     assert_eq!(
-        users.authenticate("cbroker", b"", Origin::Loopback),
+        users.authenticate("cbroker", b"", LoginOrigin::Loopback),
         Err(LoginRefused)
     );
     assert!(
@@ -69,18 +69,18 @@ fn only_the_right_password_enters() {
 fn guest_enters_only_where_it_is_allowed_and_from_here() {
     assert!(
         users(GuestPolicy::Refused)
-            .authenticate(GUEST, b"secret", Origin::Loopback)
+            .authenticate(GUEST, b"secret", LoginOrigin::Loopback)
             .is_err()
     );
     let allowing = users(GuestPolicy::LoopbackOnly);
     assert!(
         allowing
-            .authenticate(GUEST, b"secret", Origin::Loopback)
+            .authenticate(GUEST, b"secret", LoginOrigin::Loopback)
             .is_ok()
     );
     assert!(
         allowing
-            .authenticate(GUEST, b"secret", Origin::Elsewhere)
+            .authenticate(GUEST, b"secret", LoginOrigin::Elsewhere)
             .is_err()
     );
 }

@@ -13,7 +13,7 @@ use crate::wire::table::Table;
 
 /// A binding to add or to remove.
 #[derive(Debug, Clone)]
-pub(crate) struct Bind<'a> {
+pub(crate) struct BindRequest<'a> {
     pub(crate) source: &'a str,
     pub(crate) destination: Destination,
     pub(crate) key: Cow<'a, [u8]>,
@@ -24,7 +24,7 @@ pub(crate) struct Bind<'a> {
 
 impl Vhost {
     /// Adds a binding. An identical binding that exists stays as it is.
-    pub(crate) fn bind(&self, bind: Bind<'_>) -> Result<Ticket, Fault> {
+    pub(crate) fn bind(&self, bind: BindRequest<'_>) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
         if !tables.exchanges.contains_key(bind.source) {
             return Err(Fault::no_exchange(bind.source, &self.name));
@@ -65,7 +65,7 @@ impl Vhost {
     }
 
     /// Removes a binding. A binding that does not exist, or whose ends do not, counts as removed.
-    pub(crate) fn unbind(&self, bind: &Bind<'_>) -> Result<Ticket, Fault> {
+    pub(crate) fn unbind(&self, bind: &BindRequest<'_>) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
         if let (Destination::Queue(name), Some(connection)) = (&bind.destination, bind.connection)
             && let Some(queue) = tables.queues.get(name)
@@ -99,7 +99,7 @@ impl Vhost {
     }
 
     /// Checks that the destination exists and may be used. Returns whether it is durable.
-    fn check_destination(&self, tables: &Tables, bind: &Bind<'_>) -> Result<bool, Fault> {
+    fn check_destination(&self, tables: &Tables, bind: &BindRequest<'_>) -> Result<bool, Fault> {
         match &bind.destination {
             Destination::Queue(name) => {
                 let queue = tables

@@ -1,15 +1,15 @@
 //! Messages that no channel publishes: dead letters, and those sent with the management API.
 //! Depends on `routing`.
 
-use super::{Route, Vhost};
+use super::{QueueRoute, Vhost};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::fault::Fault;
 use crate::persist::Stopped;
 use crate::queue::dead_letter::{Death, is_cycle};
-use crate::queue::message::{Facts, Message};
+use crate::queue::message::{Message, MessageFacts};
 use crate::queue::{ConfirmMode, PublishResult};
 use crate::time::wall_ms;
-use crate::wire::content::Content;
+use crate::wire::content::MessageContent;
 use crate::wire::properties::Properties;
 use crate::wire::table::{Table, Value};
 
@@ -102,7 +102,7 @@ impl Vhost {
                 headers.as_ref(),
             )
             .ok_or_else(|| Fault::no_exchange(content.exchange, self.name()))?;
-        let facts = Facts {
+        let facts = MessageFacts {
             persistent: properties.delivery_mode == Some(2),
             priority: properties.priority.unwrap_or(0),
             published_ms: effects.now_ms,
@@ -129,8 +129,8 @@ pub struct Published<'a> {
 }
 
 impl<'a> Published<'a> {
-    fn wire(&self) -> Content<'a> {
-        Content {
+    fn wire(&self) -> MessageContent<'a> {
+        MessageContent {
             exchange: self.exchange.as_bytes(),
             routing_key: self.routing_key.as_bytes(),
             properties: self.properties,
@@ -139,7 +139,7 @@ impl<'a> Published<'a> {
     }
 }
 
-fn deliver_to(route: &Route, message: &Message, effects: &mut Effects) -> Result<bool, Fault> {
+fn deliver_to(route: &QueueRoute, message: &Message, effects: &mut Effects) -> Result<bool, Fault> {
     let mut was_taken = false;
     effects.count(&route.flow, route.queues.len());
     for queue in &route.queues {
@@ -166,7 +166,7 @@ fn restamped(
         ..*properties
     }
     .encode(&mut raw);
-    let content = Content {
+    let content = MessageContent {
         exchange: exchange.as_bytes(),
         routing_key: key,
         properties: &raw,
@@ -174,7 +174,7 @@ fn restamped(
     };
     Message::assemble(
         content,
-        Facts {
+        MessageFacts {
             published_ms: effects.now_ms,
             ttl_ms: None,
             ..letter.message.facts()

@@ -47,7 +47,7 @@ impl Vhost {
     pub(crate) fn delete_exchange(
         &self,
         name: &str,
-        condition: super::Condition,
+        condition: super::DeleteCondition,
     ) -> Result<Ticket, Fault> {
         if PREDECLARED
             .iter()
@@ -78,7 +78,7 @@ impl Vhost {
     pub(crate) fn remove_everything(&self, effects: &mut Effects) -> Result<Ticket, Fault> {
         let mut ticket = Ticket::NONE;
         for queue in self.queues() {
-            let removed = self.remove_queue(&queue, super::Condition::default(), effects)?;
+            let removed = self.remove_queue(&queue, super::DeleteCondition::default(), effects)?;
             ticket = ticket.max(removed.1);
         }
         let mut tables = write(&self.tables);

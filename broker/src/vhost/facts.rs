@@ -2,12 +2,12 @@
 
 use super::{Destination, Vhost};
 use crate::exchange::{Binding, Declaration};
-use crate::persist::records::{BindingFact, DestinationKind, ExchangeFact, Fact, QueueFact};
-use crate::queue::Identity;
+use crate::persist::records::{BindingFact, Definition, DestinationKind, ExchangeFact, QueueFact};
+use crate::queue::QueueIdentity;
 
 impl Vhost {
-    pub(super) fn exchange_fact(&self, name: &str, declaration: &Declaration) -> Fact {
-        Fact::Exchange(ExchangeFact {
+    pub(super) fn exchange_fact(&self, name: &str, declaration: &Declaration) -> Definition {
+        Definition::Exchange(ExchangeFact {
             vhost: self.name.to_string(),
             name: name.to_owned(),
             kind: declaration.kind.as_str().to_owned(),
@@ -17,8 +17,8 @@ impl Vhost {
         })
     }
 
-    pub(super) fn queue_fact(&self, identity: &Identity, id: u64) -> Fact {
-        Fact::Queue(QueueFact {
+    pub(super) fn queue_fact(&self, identity: &QueueIdentity, id: u64) -> Definition {
+        Definition::Queue(QueueFact {
             vhost: self.name.to_string(),
             name: identity.name.to_string(),
             id,
@@ -27,12 +27,16 @@ impl Vhost {
         })
     }
 
-    pub(super) fn binding_fact(&self, source: &str, binding: &Binding<'_, Destination>) -> Fact {
+    pub(super) fn binding_fact(
+        &self,
+        source: &str,
+        binding: &Binding<'_, Destination>,
+    ) -> Definition {
         let (kind, destination) = match binding.destination {
             Destination::Queue(name) => (DestinationKind::Queue, name),
             Destination::Exchange(name) => (DestinationKind::Exchange, name),
         };
-        Fact::Binding(BindingFact {
+        Definition::Binding(BindingFact {
             vhost: self.name.to_string(),
             source: source.to_owned(),
             kind,

@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
-use crate::exchange::{Declaration, Exchange, Kind};
+use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::fault::Fault;
 use crate::lock::{lock, read, write};
-use crate::persist::{Facts, Stopped, Ticket};
+use crate::persist::{DefinitionStore, Stopped, Ticket};
 use crate::queue::{Counters, Queue};
 use crate::stats::ChannelCounters;
 use crate::wire::table::Table;
@@ -25,13 +25,13 @@ mod recovery;
 mod reply_to;
 mod routing;
 
-pub(crate) use bindings::Bind;
+pub(crate) use bindings::BindRequest;
 pub use dead_letters::Published;
 pub(crate) use dead_letters::routing_keys;
-pub(crate) use queues::{Condition, Declare};
+pub(crate) use queues::{Declare, DeleteCondition};
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
-pub(crate) use routing::Route;
+pub(crate) use routing::QueueRoute;
 
 /// What a binding routes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ pub struct Vhost {
     /// Incremented by every change that can make a cached route wrong.
     generation: AtomicU64,
     replies: Mutex<HashMap<Box<str>, ReplyConsumer>>,
-    facts: Facts,
+    facts: DefinitionStore,
     /// The ticket of the newest change to durable topology.
     changed: Mutex<Ticket>,
 }
@@ -78,14 +78,14 @@ struct Tables {
 }
 
 /// The exchanges that every vhost has.
-const PREDECLARED: [(&str, Kind); 7] = [
-    ("", Kind::Direct),
-    ("amq.direct", Kind::Direct),
-    ("amq.fanout", Kind::Fanout),
-    ("amq.topic", Kind::Topic),
-    ("amq.headers", Kind::Headers),
-    ("amq.match", Kind::Headers),
-    ("amq.rabbitmq.trace", Kind::Topic),
+const PREDECLARED: [(&str, ExchangeType); 7] = [
+    ("", ExchangeType::Direct),
+    ("amq.direct", ExchangeType::Direct),
+    ("amq.fanout", ExchangeType::Fanout),
+    ("amq.topic", ExchangeType::Topic),
+    ("amq.headers", ExchangeType::Headers),
+    ("amq.match", ExchangeType::Headers),
+    ("amq.rabbitmq.trace", ExchangeType::Topic),
 ];
 
 impl Vhost {
@@ -95,7 +95,7 @@ impl Vhost {
     }
 
     /// Creates a vhost with the predeclared exchanges.
-    pub(crate) fn new(name: Arc<str>, labels: Labels, facts: Facts) -> Self {
+    pub(crate) fn new(name: Arc<str>, labels: Labels, facts: DefinitionStore) -> Self {
         let mut tables = Tables::default();
         for (exchange, _) in PREDECLARED {
             if let Some(declaration) = Self::predeclared(exchange) {

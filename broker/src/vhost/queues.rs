@@ -8,7 +8,7 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, write};
 use crate::persist::{QueueStore, Ticket};
 use crate::queue::arguments::{ArgumentError, QueueArguments};
-use crate::queue::{Identity, Queue};
+use crate::queue::{Queue, QueueIdentity};
 use crate::wire::reply;
 use crate::wire::table::Table;
 
@@ -38,7 +38,7 @@ pub(crate) struct Declared {
 
 /// The conditions of a delete.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Condition {
+pub(crate) struct DeleteCondition {
     pub(crate) unused: bool,
     pub(crate) empty: bool,
     /// The connection that asks, or `None` for the server itself.
@@ -72,7 +72,7 @@ impl Vhost {
             );
             return Err(Fault::precondition(reason));
         }
-        let identity = Identity {
+        let identity = QueueIdentity {
             name: declare.name.into(),
             vhost: Arc::clone(&self.name),
             durable: declare.durable,
@@ -94,7 +94,7 @@ impl Vhost {
 
     /// Reserves a place in the store for a queue that survives a restart. An exclusive queue does
     /// not: it ends with its connection.
-    fn open_store(&self, identity: &Identity) -> Result<(Option<QueueStore>, Ticket), Fault> {
+    fn open_store(&self, identity: &QueueIdentity) -> Result<(Option<QueueStore>, Ticket), Fault> {
         if !identity.durable || identity.owner.is_some() {
             return Ok((None, Ticket::NONE));
         }
@@ -156,7 +156,7 @@ impl Vhost {
     pub(crate) fn delete_queue(
         &self,
         name: &str,
-        condition: Condition,
+        condition: DeleteCondition,
         effects: &mut Effects,
     ) -> Result<(u64, Ticket), Fault> {
         match self.queue(name) {
@@ -169,7 +169,7 @@ impl Vhost {
     pub(crate) fn remove_queue(
         &self,
         queue: &Arc<Queue>,
-        condition: Condition,
+        condition: DeleteCondition,
         effects: &mut Effects,
     ) -> Result<(u64, Ticket), Fault> {
         if let Some(connection) = condition.connection {
@@ -213,9 +213,9 @@ impl Vhost {
 
     /// Deletes an auto-delete queue unless it has a consumer again.
     pub(crate) fn remove_unused(&self, queue: &Arc<Queue>, effects: &mut Effects) {
-        let condition = Condition {
+        let condition = DeleteCondition {
             unused: true,
-            ..Condition::default()
+            ..DeleteCondition::default()
         };
         if let Err(fault) = self.remove_queue(queue, condition, effects) {
             tracing::debug!(queue = %queue.name(), %fault, "an auto-delete queue is kept");
@@ -229,7 +229,7 @@ impl Vhost {
             .into_iter()
             .filter(|queue| queue.identity.owner == Some(connection));
         for queue in owned {
-            if let Err(fault) = self.remove_queue(&queue, Condition::default(), effects) {
+            if let Err(fault) = self.remove_queue(&queue, DeleteCondition::default(), effects) {
                 tracing::warn!(
                     queue = %queue.name(), %fault,
                     "an exclusive queue could not be deleted"

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Destination, Vhost};
-use crate::exchange::{Declaration, Exchange, Kind};
+use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::lock::write;
 use crate::persist::Recovered;
 use crate::persist::records::{BindingFact, DestinationKind, ExchangeFact, QueueFact};
 use crate::queue::arguments::QueueArguments;
-use crate::queue::{Identity, Queue};
+use crate::queue::{Queue, QueueIdentity};
 
 impl Vhost {
     /// Restores an exchange. One of an unknown type is skipped.
     pub(crate) fn recover_exchange(&self, fact: &ExchangeFact) {
-        let Some(kind) = Kind::parse(&fact.kind) else {
+        let Some(kind) = ExchangeType::parse(&fact.kind) else {
             return tracing::error!(
                 exchange = %fact.name, kind = %fact.kind,
                 "an exchange of unknown type was not restored"
@@ -50,7 +50,7 @@ impl Vhost {
             }
         };
         let levels = arguments.max_priority.unwrap_or(0);
-        let identity = Identity {
+        let identity = QueueIdentity {
             name: fact.name.as_str().into(),
             vhost: Arc::clone(&self.name),
             durable: true,

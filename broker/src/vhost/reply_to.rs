@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Vhost;
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Ledger, Open};
+use crate::delivery::ledger::{Ledger, OpenDeliveries};
 use crate::delivery::outbox::Outbox;
 use crate::lock::lock;
 use crate::queue::message::Message;
@@ -53,7 +53,7 @@ impl Vhost {
         if !consumer.outbox.admits_others() {
             return false;
         }
-        consumer.ledger.opening(|open: &mut Open| {
+        consumer.ledger.opening(|open: &mut OpenDeliveries| {
             let tags = (consumer.tag.as_bytes(), open.skip());
             consumer.outbox.add(effects, |frames| {
                 frames.deliver(consumer.lane, tags, false, message);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Destination, Tables, Vhost};
-use crate::exchange::{Exchange, Kind};
+use crate::exchange::{Exchange, ExchangeType};
 use crate::lock::read;
 use crate::queue::Queue;
 use crate::stats::Flow;
@@ -13,7 +13,7 @@ use crate::wire::table::Table;
 
 /// The queues for messages with one exchange and routing key.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Route {
+pub(crate) struct QueueRoute {
     pub(crate) queues: Vec<Arc<Queue>>,
     /// True if only the exchange and key decided the route. It is then valid until the vhost
     /// changes.
@@ -23,18 +23,18 @@ pub(crate) struct Route {
 }
 
 /// The traversal of the exchanges for one message.
-struct Walk<'a> {
+struct ExchangeWalk<'a> {
     tables: &'a Tables,
     headers: Option<&'a Table>,
     exchanges: Vec<&'a Exchange<Destination>>,
     seen: HashSet<&'a str>,
-    found: Found,
+    found: RoutedQueues,
     is_lasting: bool,
 }
 
 /// The queues found, without duplicates, in the order in which they were found.
 #[derive(Default)]
-struct Found {
+struct RoutedQueues {
     queues: Vec<Arc<Queue>>,
     /// The addresses of the same queues; empty for up to [`FEW`] queues.
     seen: HashSet<*const Queue>,
@@ -43,7 +43,7 @@ struct Found {
 /// Up to this many queues are compared one by one.
 const FEW: usize = 16;
 
-impl Found {
+impl RoutedQueues {
     fn add(&mut self, queue: &Arc<Queue>) {
         let is_new = if self.queues.len() < FEW {
             !self.queues.iter().any(|other| Arc::ptr_eq(other, queue))
@@ -67,21 +67,21 @@ impl Vhost {
         exchange: &str,
         keys: &[&[u8]],
         headers: Option<&Table>,
-    ) -> Option<Route> {
+    ) -> Option<QueueRoute> {
         let tables = read(&self.tables);
         let first = tables.exchanges.get(exchange)?;
-        let mut walk = Walk {
+        let mut walk = ExchangeWalk {
             tables: &tables,
             headers,
             exchanges: vec![first],
             seen: HashSet::from([exchange]),
-            found: Found::default(),
+            found: RoutedQueues::default(),
             is_lasting: keys.len() == 1,
         };
         while let Some(exchange) = walk.exchanges.pop() {
             walk.visit(exchange, keys);
         }
-        Some(Route {
+        Some(QueueRoute {
             queues: walk.found.queues,
             is_lasting: walk.is_lasting,
             flow: Arc::clone(first.flow()),
@@ -89,9 +89,9 @@ impl Vhost {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ExchangeWalk<'a> {
     fn visit(&mut self, exchange: &'a Exchange<Destination>, keys: &[&[u8]]) {
-        if exchange.kind() == Kind::Headers {
+        if exchange.kind() == ExchangeType::Headers {
             self.is_lasting = false;
         }
         let mut hits: Vec<&'a Destination> = Vec::new();

@@ -13,7 +13,7 @@ pub fn frames(bytes: &[u8]) {
         let mut rest = bytes;
         loop {
             match frame::parse(rest, limit) {
-                Ok(frame::Parsed::Whole(found)) => {
+                Ok(frame::ParsedFrame::Whole(found)) => {
                     assert!(limit == 0 || found.total() <= limit as usize);
                     assert_eq!(rest[found.total() - 1], frame::END);
                     assert_eq!(&rest[7..found.total() - 1], found.payload);
@@ -22,7 +22,7 @@ pub fn frames(bytes: &[u8]) {
                     }
                     rest = &rest[found.total()..];
                 }
-                Ok(frame::Parsed::Partial { needed }) => {
+                Ok(frame::ParsedFrame::Partial { needed }) => {
                     assert!(needed > rest.len());
                     break;
                 }

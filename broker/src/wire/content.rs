@@ -7,24 +7,24 @@
 
 use std::ops::Range;
 
-use super::cursor::{Cursor, Malformed};
+use super::cursor::{ByteCursor, MalformedField};
 use super::{BASIC, frame};
 
 /// The fixed fields of a content header, and the undecoded properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header<'a> {
+pub(crate) struct ContentHeader<'a> {
     pub(crate) class: u16,
     pub(crate) body_size: u64,
     /// Property flags and values; they are sent to consumers unchanged.
     pub(crate) properties: &'a [u8],
 }
 
-pub(crate) fn header(payload: &[u8]) -> Result<Header<'_>, Malformed> {
-    let mut cursor = Cursor::new(payload);
+pub(crate) fn header(payload: &[u8]) -> Result<ContentHeader<'_>, MalformedField> {
+    let mut cursor = ByteCursor::new(payload);
     let class = cursor.u16()?;
     cursor.u16()?;
     let body_size = cursor.u64()?;
-    Ok(Header {
+    Ok(ContentHeader {
         class,
         body_size,
         properties: cursor.rest(),
@@ -33,7 +33,7 @@ pub(crate) fn header(payload: &[u8]) -> Result<Header<'_>, Malformed> {
 
 /// The parts of a message that go on the wire.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Content<'a> {
+pub(crate) struct MessageContent<'a> {
     pub(crate) exchange: &'a [u8],
     pub(crate) routing_key: &'a [u8],
     pub(crate) properties: &'a [u8],
@@ -61,7 +61,7 @@ pub(crate) fn deliver(
     lane: Lane,
     consumer_tag: &[u8],
     tags: (u64, bool),
-    content: Content<'_>,
+    content: MessageContent<'_>,
 ) {
     announce(out, lane, consumer_tag, tags, content);
     body(out, lane, content.body);
@@ -73,7 +73,7 @@ pub(crate) fn announce(
     lane: Lane,
     consumer_tag: &[u8],
     (tag, redelivered): (u64, bool),
-    content: Content<'_>,
+    content: MessageContent<'_>,
 ) {
     let size =
         4 + 1 + consumer_tag.len() + 9 + 2 + content.exchange.len() + content.routing_key.len();
@@ -95,7 +95,7 @@ pub(crate) fn announce_get(
     lane: Lane,
     (tag, redelivered): (u64, bool),
     left: u32,
-    content: Content<'_>,
+    content: MessageContent<'_>,
 ) {
     let size = 4 + 9 + 2 + content.exchange.len() + content.routing_key.len() + 4;
     frame::head(out, frame::METHOD, lane.channel, size);
@@ -111,7 +111,7 @@ pub(crate) fn announce_get(
 
 /// Writes the method and header of a `basic.return`. The caller adds the body. The reason is always
 /// 312 `NO_ROUTE`, because `immediate` is not supported.
-pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
+pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: MessageContent<'_>) {
     const TEXT: &[u8] = b"NO_ROUTE";
     let size = 4 + 2 + 1 + TEXT.len() + 2 + content.exchange.len() + content.routing_key.len();
     frame::head(out, frame::METHOD, lane.channel, size);
@@ -124,7 +124,7 @@ pub(crate) fn announce_return(out: &mut Vec<u8>, lane: Lane, content: Content<'_
     content_header(out, lane, content);
 }
 
-fn content_header(out: &mut Vec<u8>, lane: Lane, content: Content<'_>) {
+fn content_header(out: &mut Vec<u8>, lane: Lane, content: MessageContent<'_>) {
     frame::head(
         out,
         frame::HEADER,

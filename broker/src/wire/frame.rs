@@ -51,7 +51,7 @@ fn quote(kind: u8, payload: &[u8]) -> String {
 
 /// The result of parsing the front of a buffer.
 #[derive(Debug)]
-pub(crate) enum Parsed<'a> {
+pub(crate) enum ParsedFrame<'a> {
     Whole(Frame<'a>),
     /// The frame is incomplete. Its total size is `needed`, or at least `needed` if its header is
     /// incomplete too.
@@ -65,9 +65,9 @@ pub(crate) enum Parsed<'a> {
 pub(crate) struct FrameError(pub(crate) String);
 
 /// Parses the frame at the front of `buffer`. `limit` is the negotiated frame-max, 0 for no limit.
-pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError> {
+pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<ParsedFrame<'_>, FrameError> {
     let Some((head, rest)) = buffer.split_first_chunk::<7>() else {
-        return Ok(Parsed::Partial { needed: OVERHEAD });
+        return Ok(ParsedFrame::Partial { needed: OVERHEAD });
     };
     let [kind, c0, c1, s0, s1, s2, s3] = *head;
     let size = u32::from_be_bytes([s0, s1, s2, s3]);
@@ -81,7 +81,7 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError>
     }
     let size = size as usize;
     let Some(end) = rest.get(size) else {
-        return Ok(Parsed::Partial {
+        return Ok(ParsedFrame::Partial {
             needed: size + OVERHEAD,
         });
     };
@@ -92,7 +92,7 @@ pub(crate) fn parse(buffer: &[u8], limit: u32) -> Result<Parsed<'_>, FrameError>
             quote(kind, payload)
         )));
     }
-    Ok(Parsed::Whole(Frame {
+    Ok(ParsedFrame::Whole(Frame {
         kind,
         channel: u16::from_be_bytes([c0, c1]),
         payload,
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_whole_frame_is_borrowed_and_a_cut_one_says_what_it_needs() {
         let bytes = [1, 0, 7, 0, 0, 0, 2, 9, 8, END, 1];
-        let Parsed::Whole(frame) = parse(&bytes, 4096).unwrap() else {
+        let ParsedFrame::Whole(frame) = parse(&bytes, 4096).unwrap() else {
             panic!("whole")
         };
         assert_eq!(
@@ -131,11 +131,11 @@ mod tests {
         );
         assert!(matches!(
             parse(&bytes[..9], 4096).unwrap(),
-            Parsed::Partial { needed: 10 }
+            ParsedFrame::Partial { needed: 10 }
         ));
         assert!(matches!(
             parse(&bytes[..3], 4096).unwrap(),
-            Parsed::Partial { needed: 8 }
+            ParsedFrame::Partial { needed: 8 }
         ));
     }
 

@@ -3,7 +3,7 @@
 //! Decoding fails if a field is truncated, a name is not UTF-8, or bytes are left over, as in
 //! RabbitMQ. Tables stay encoded; the code that needs one decodes it with [`super::table`].
 
-use super::cursor::{Cursor, Malformed};
+use super::cursor::{ByteCursor, MalformedField};
 use super::erlang;
 
 /// Why a method frame cannot be decoded.
@@ -17,7 +17,7 @@ pub(crate) enum MethodError {
 
 /// Reads the class and method number of a method frame; 0 for what is missing.
 pub(crate) fn ids(payload: &[u8]) -> (u16, u16) {
-    let mut cursor = Cursor::new(payload);
+    let mut cursor = ByteCursor::new(payload);
     (cursor.u16().unwrap_or(0), cursor.u16().unwrap_or(0))
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct ExchangeDeclare<'a> {
 /// The arguments of `exchange.bind`, `exchange.unbind`, `queue.bind` and `queue.unbind`, which
 /// differ only in the type of the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Binding<'a> {
+pub(crate) struct BindMethod<'a> {
     pub(crate) destination: &'a str,
     pub(crate) source: &'a str,
     pub(crate) routing_key: &'a [u8],
@@ -120,11 +120,11 @@ pub(crate) enum Method<'a> {
         if_unused: bool,
         no_wait: bool,
     },
-    ExchangeBind(Binding<'a>),
-    ExchangeUnbind(Binding<'a>),
+    ExchangeBind(BindMethod<'a>),
+    ExchangeUnbind(BindMethod<'a>),
     QueueDeclare(QueueDeclare<'a>),
-    QueueBind(Binding<'a>),
-    QueueUnbind(Binding<'a>),
+    QueueBind(BindMethod<'a>),
+    QueueUnbind(BindMethod<'a>),
     QueuePurge {
         queue: &'a str,
         no_wait: bool,
@@ -180,7 +180,7 @@ pub(crate) enum Method<'a> {
 
 /// Decodes the payload of a method frame.
 pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
-    let mut cursor = Cursor::new(payload);
+    let mut cursor = ByteCursor::new(payload);
     let (Ok(class), Ok(method)) = (cursor.u16(), cursor.u16()) else {
         return Err(MethodError::Undecodable(format!(
             "cannot decode {}",
@@ -206,7 +206,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
     let known = match decoded {
         Ok(Some(known)) if cursor.end().is_ok() => known,
         Ok(None) => return Err(MethodError::Unknown { class, method }),
-        Ok(Some(_)) | Err(Malformed) => {
+        Ok(Some(_)) | Err(MalformedField) => {
             let shown = &arguments[..arguments.len().min(64)];
             return Err(MethodError::Undecodable(format!(
                 "cannot decode {}",
@@ -217,9 +217,9 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Method<'_>, MethodError> {
     Ok(known)
 }
 
-type Decoded<'a> = Result<Option<Method<'a>>, Malformed>;
+type Decoded<'a> = Result<Option<Method<'a>>, MalformedField>;
 
-fn connection<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn connection<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         11 => {
             let (properties, mechanism, response) = (c.table()?, c.short()?, c.long()?);
@@ -258,13 +258,13 @@ fn connection<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     }))
 }
 
-fn close<'a>(c: &mut Cursor<'a>) -> Result<(u16, &'a str), Malformed> {
+fn close<'a>(c: &mut ByteCursor<'a>) -> Result<(u16, &'a str), MalformedField> {
     let (code, text) = (c.u16()?, c.short_bytes()?);
     c.u32()?;
     Ok((code, std::str::from_utf8(text).unwrap_or("")))
 }
 
-fn channel<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn channel<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         10 => {
             c.short_bytes()?;
@@ -286,13 +286,13 @@ fn channel<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     }))
 }
 
-fn access<'a>(c: &mut Cursor<'a>) -> Decoded<'a> {
+fn access<'a>(c: &mut ByteCursor<'a>) -> Decoded<'a> {
     c.short_bytes()?;
     c.u8()?;
     Ok(Some(Method::AccessRequest))
 }
 
-fn exchange<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn exchange<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     if !matches!(method, 10 | 20 | 30 | 40) {
         return Ok(None);
     }
@@ -327,7 +327,7 @@ fn exchange<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
                 c.u8()?,
                 c.table()?,
             );
-            let binding = Binding {
+            let binding = BindMethod {
                 destination,
                 source,
                 routing_key,
@@ -343,7 +343,7 @@ fn exchange<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     }))
 }
 
-fn queue<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn queue<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     if !matches!(method, 10 | 20 | 30 | 40 | 50) {
         return Ok(None);
     }
@@ -365,7 +365,7 @@ fn queue<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
         20 => {
             let (source, routing_key, bits, arguments) =
                 (c.short()?, c.short_bytes()?, c.u8()?, c.table()?);
-            Method::QueueBind(Binding {
+            Method::QueueBind(BindMethod {
                 destination: queue,
                 source,
                 routing_key,
@@ -388,7 +388,7 @@ fn queue<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
         }
         _ => {
             let (source, routing_key, arguments) = (c.short()?, c.short_bytes()?, c.table()?);
-            Method::QueueUnbind(Binding {
+            Method::QueueUnbind(BindMethod {
                 destination: queue,
                 source,
                 routing_key,
@@ -399,7 +399,7 @@ fn queue<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
     }))
 }
 
-fn basic<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn basic<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         40 => {
             c.u16()?;
@@ -435,7 +435,7 @@ fn basic<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
 }
 
 /// Decodes the methods of class `basic` that are not needed for each message.
-fn basic_other<'a>(method: u16, c: &mut Cursor<'a>) -> Decoded<'a> {
+fn basic_other<'a>(method: u16, c: &mut ByteCursor<'a>) -> Decoded<'a> {
     Ok(Some(match method {
         10 => Method::BasicQos {
             size: c.u32()?,

@@ -5,7 +5,7 @@
 //! [`Properties::scan`] borrows and does not allocate. Unchanged properties are never encoded
 //! again.
 
-use super::cursor::{Cursor, Malformed};
+use super::cursor::{ByteCursor, MalformedField};
 
 const CONTENT_TYPE: u16 = 1 << 15;
 const CONTENT_ENCODING: u16 = 1 << 14;
@@ -27,8 +27,8 @@ const CLUSTER_ID: u16 = 1 << 2;
 #[error("the content header's properties cannot be decoded")]
 pub struct PropertiesError;
 
-impl From<Malformed> for PropertiesError {
-    fn from(_: Malformed) -> Self {
+impl From<MalformedField> for PropertiesError {
+    fn from(_: MalformedField) -> Self {
         Self
     }
 }
@@ -74,7 +74,7 @@ impl<'a> Properties<'a> {
         if raw.len() == 2 && raw == [0, 0] {
             return Ok(found);
         }
-        let mut c = Cursor::new(raw);
+        let mut c = ByteCursor::new(raw);
         let flags = c.u16()?;
         // Bit 0 announces further flag words, bit 1 is reserved. No property uses either.
         if flags & 0b11 != 0 {

@@ -14,7 +14,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use reader::Reader;
+use reader::TableReader;
 
 /// The maximum nesting depth of tables and arrays, including the outermost one.
 pub const DEPTH_LIMIT: usize = 32;
@@ -250,7 +250,7 @@ impl Table {
     /// Decodes one table with its four-byte length prefix. Returns the table and the bytes after
     /// it.
     pub fn split_from(bytes: &[u8]) -> Result<(Self, &[u8]), TableError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = TableReader::new(bytes);
         let table = reader.table(1)?;
         Ok((table, reader.rest()))
     }
@@ -258,7 +258,7 @@ impl Table {
     /// Validates one table without storing it. Returns its size in bytes, including the length
     /// prefix.
     pub fn measure(bytes: &[u8]) -> Result<usize, TableError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = TableReader::new(bytes);
         reader.skip_table(1)?;
         Ok(bytes.len() - reader.rest().len())
     }

@@ -8,7 +8,7 @@ use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, connection, exc
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use proptest::prelude::*;
 
-use super::method::{self, Binding, Consume, ExchangeDeclare, Method, Publish, QueueDeclare};
+use super::method::{self, BindMethod, Consume, ExchangeDeclare, Method, Publish, QueueDeclare};
 use super::table::Table;
 use super::{content, frame, reply};
 
@@ -20,11 +20,11 @@ fn payload(class: AMQPClass) -> Vec<u8> {
     let written = gen_frame(&whole)(Vec::new().into()).unwrap();
     let bytes = written.write;
     match frame::parse(&bytes, 1 << 20).unwrap() {
-        frame::Parsed::Whole(found) => {
+        frame::ParsedFrame::Whole(found) => {
             assert_eq!((found.kind, found.channel), (frame::METHOD, CHANNEL));
             found.payload.to_vec()
         }
-        frame::Parsed::Partial { needed } => panic!("{needed} octets are wanted"),
+        frame::ParsedFrame::Partial { needed } => panic!("{needed} octets are wanted"),
     }
 }
 
@@ -123,7 +123,7 @@ proptest! {
             panic!("another method")
         };
         prop_assert!(same_fields(found.arguments, &arguments));
-        prop_assert_eq!(found, Binding {
+        prop_assert_eq!(found, BindMethod {
             destination: &first, source: &second, routing_key: third.as_bytes(), no_wait: nowait,
             arguments: found.arguments,
         });
@@ -283,7 +283,7 @@ proptest! {
         (tag, redelivered) in any::<(u64, bool)>(),
     ) {
         let lane = content::Lane { channel: CHANNEL, frame_max: 4096 };
-        let parts = content::Content {
+        let parts = content::MessageContent {
             exchange: exchange.as_bytes(), routing_key: key.as_bytes(),
             properties: &[0, 0], body: &body,
         };

@@ -30,7 +30,7 @@ pub struct WrapArgs {
     pub no_start: bool,
     /// How messages are delivered to the agent [default: auto]
     #[arg(long, value_name = "WAY")]
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<DeliveryOption>,
     /// Keep line breaks if the agent supports bracketed paste
     #[arg(long)]
     pub multiline: bool,
@@ -44,7 +44,7 @@ pub struct WrapArgs {
 
 /// How messages are delivered to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Delivery {
+pub enum DeliveryOption {
     /// The first way that is open, the keyboard last
     Auto,
     /// Our plugin inside Claude Code: submitted as your own words

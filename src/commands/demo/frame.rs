@@ -2,14 +2,14 @@
 //! nothing.
 
 /// The text on one session's screen.
-pub(super) struct Screen {
+pub(super) struct DemoScreen {
     pub(super) name: String,
     pub(super) columns: usize,
     pub(super) rows: Vec<String>,
 }
 
 /// Draws both screens in frames, without the empty rows at the end.
-pub(super) fn side_by_side(left: &Screen, right: &Screen) -> Vec<String> {
+pub(super) fn side_by_side(left: &DemoScreen, right: &DemoScreen) -> Vec<String> {
     let height = used(left).max(used(right)).max(1);
     let mut lines = vec![format!("{} {}", top(left), top(right))];
     for row in 0..height {
@@ -19,7 +19,7 @@ pub(super) fn side_by_side(left: &Screen, right: &Screen) -> Vec<String> {
     lines
 }
 
-fn used(screen: &Screen) -> usize {
+fn used(screen: &DemoScreen) -> usize {
     screen
         .rows
         .iter()
@@ -27,17 +27,17 @@ fn used(screen: &Screen) -> usize {
         .map_or(0, |last| last + 1)
 }
 
-fn top(screen: &Screen) -> String {
+fn top(screen: &DemoScreen) -> String {
     let rest = screen.columns.saturating_sub(screen.name.chars().count());
     format!("┌ {} {}┐", screen.name, "─".repeat(rest))
 }
 
-fn middle(screen: &Screen, row: usize) -> String {
+fn middle(screen: &DemoScreen, row: usize) -> String {
     let text = screen.rows.get(row).map_or("", |row| row.trim_end());
     format!("│ {text:<width$} │", width = screen.columns)
 }
 
-fn bottom(screen: &Screen) -> String {
+fn bottom(screen: &DemoScreen) -> String {
     format!("└{}┘", "─".repeat(screen.columns + 2))
 }
 
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn two_screens_of_different_height_share_one_frame() {
-        let screen = |name: &str, rows: &[&str]| Screen {
+        let screen = |name: &str, rows: &[&str]| DemoScreen {
             name: name.into(),
             columns: 8,
             rows: rows.iter().map(|row| (*row).to_owned()).collect(),

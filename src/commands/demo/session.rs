@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::Winsize;
 
-use super::frame::Screen;
+use super::frame::DemoScreen;
 use super::sandbox::Sandbox;
 use crate::error::Error;
 use crate::wrap::pty;
@@ -22,7 +22,7 @@ const LEAVE: u8 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// One wrapped session. It is killed on drop.
-pub(super) struct Session {
+pub(super) struct DemoSession {
     name: String,
     child: Child,
     terminal: File,
@@ -30,7 +30,7 @@ pub(super) struct Session {
     began: Instant,
 }
 
-impl Session {
+impl DemoSession {
     /// Runs `cbroker --name NAME run -- cbroker toy` in a new terminal.
     pub(super) fn open(sandbox: &Sandbox, name: &str) -> Result<Self, Error> {
         let failed =
@@ -89,10 +89,10 @@ impl Session {
     }
 
     /// Returns the content of the session's screen.
-    pub(super) fn screen(&self) -> Screen {
+    pub(super) fn screen(&self) -> DemoScreen {
         let drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = drawn.screen().rows(0, COLUMNS.get()).collect();
-        Screen {
+        DemoScreen {
             name: self.name.clone(),
             columns: usize::from(COLUMNS.get()),
             rows,
@@ -118,7 +118,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for DemoSession {
     fn drop(&mut self) {
         // The session has ended already, or the demo has failed.
         let _ = self.child.kill();

@@ -9,9 +9,9 @@ use ulid::Ulid;
 
 use super::Finding;
 use crate::cli::DoctorArgs;
-use crate::commands::local::{self, Local};
-use crate::config::{Config, Kind};
-use crate::container::Engine;
+use crate::commands::local::{self, RunsAs};
+use crate::config::{BrokerKind, Config};
+use crate::container::DockerEngine;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::management::Client;
@@ -176,8 +176,8 @@ async fn management(config: &Config) -> Finding {
 fn store(config: &Config) -> Finding {
     let folder = match &config.local {
         Some(local) => match &local.kind {
-            Kind::Embedded { data_dir, .. } => data_dir.clone(),
-            Kind::Container { .. } => {
+            BrokerKind::Embedded { data_dir, .. } => data_dir.clone(),
+            BrokerKind::Container { .. } => {
                 return Finding::well(
                     "store",
                     format!("in the volume {}", crate::container::VOLUME),
@@ -216,12 +216,12 @@ fn store(config: &Config) -> Finding {
 async fn docker(config: &Config) -> Option<Finding> {
     let is_container = matches!(
         config.local.as_ref().map(|local| &local.kind),
-        Some(Kind::Container { .. })
-    ) || matches!(local::look(config).await, Ok(Local::Container(..)));
+        Some(BrokerKind::Container { .. })
+    ) || matches!(local::look(config).await, Ok(RunsAs::Container(..)));
     if !is_container {
         return None;
     }
-    let asked = async { Engine::new(&config.environment)?.version().await };
+    let asked = async { DockerEngine::new(&config.environment)?.version().await };
     Some(match asked.await {
         Ok(version) => Finding::well("docker", format!("version {version}")),
         Err(error) => told("docker", &error),

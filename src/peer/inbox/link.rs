@@ -11,14 +11,14 @@ use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Shar
 use crate::peer::presence::{self, Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
-    CONNECT_WITHIN, Delivery, PULSE, PeerError, QueueArguments, answered, connect, publish,
+    CONNECT_WITHIN, DeclareArguments, PULSE, PeerError, ReceivedMessage, answered, connect, publish,
 };
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no question
 /// makes us publish into a session.
 const SERVER_NAMED: &str = "amq.";
 
-pub(super) struct Link {
+pub(super) struct InboxConnection {
     pub(super) options: InboxOptions,
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
@@ -44,7 +44,7 @@ enum Ended {
     Lost(PeerError),
 }
 
-impl Link {
+impl InboxConnection {
     pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         let mut was_attached = false;
@@ -149,7 +149,7 @@ impl Link {
     async fn declare(&self, connection: &Connection) -> Result<(Channel, Attached), PeerError> {
         let (name, ttl_ms) = (&self.options.name, self.options.ttl_ms);
         let channel = connection.create_channel().await?;
-        match topology::declare(&channel, name, &QueueArguments::of_session(ttl_ms)).await {
+        match topology::declare(&channel, name, &DeclareArguments::of_session(ttl_ms)).await {
             Ok(state) => {
                 let attached = Attached {
                     waiting: state.messages,
@@ -188,7 +188,7 @@ impl Link {
                 }
                 message = lines.messages.next() => match message {
                     Some(Ok(delivery)) => {
-                        if self.events.send(InboxEvent::Delivery(Box::new(Delivery::new(delivery)))).await.is_err() {
+                        if self.events.send(InboxEvent::Delivery(Box::new(ReceivedMessage::new(delivery)))).await.is_err() {
                             return Ended::SessionGone;
                         }
                     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::envelope::Envelope;
-use crate::peer::{Delivery, When};
+use crate::peer::{ReceivedMessage, When};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::{Timing, Way};
 
@@ -62,7 +62,7 @@ pub struct InFlightMessage {
     /// Where its sender waits for receipts.
     pub receipt_to: Option<String>,
     /// The broker's hand; `None` when the connection was lost.
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<ReceivedMessage>,
     /// How far it has come.
     pub state: State,
     /// When it shall come in.
@@ -86,11 +86,11 @@ pub struct InFlightMessage {
 
 impl InFlightMessage {
     /// A message that has just come in.
-    pub fn new(envelope: Envelope, delivery: Option<Delivery>, now: Instant) -> Self {
+    pub fn new(envelope: Envelope, delivery: Option<ReceivedMessage>, now: Instant) -> Self {
         Self {
             line: String::new(),
             line_again: String::new(),
-            hops: delivery.as_ref().and_then(Delivery::hops),
+            hops: delivery.as_ref().and_then(ReceivedMessage::hops),
             hops_to_pass_on: delivery
                 .as_ref()
                 .and_then(|delivery| delivery.user().and(delivery.hops()))
@@ -101,7 +101,7 @@ impl InFlightMessage {
             state: State::Arriving,
             timing: delivery
                 .as_ref()
-                .and_then(Delivery::when)
+                .and_then(ReceivedMessage::when)
                 .map_or(Timing::Idle, timing),
             delivery,
             may_repeat: false,
@@ -152,7 +152,7 @@ pub struct Table {
     last: u64,
     messages: BTreeMap<MessageKey, InFlightMessage>,
     /// Deliveries that are no messages, until they are buried.
-    dead: BTreeMap<MessageKey, Delivery>,
+    dead: BTreeMap<MessageKey, ReceivedMessage>,
 }
 
 impl Table {
@@ -168,12 +168,12 @@ impl Table {
     }
 
     /// Keeps a delivery that is no message until its dead letter is on disk.
-    pub fn insert_dead(&mut self, key: MessageKey, delivery: Delivery) {
+    pub fn insert_dead(&mut self, key: MessageKey, delivery: ReceivedMessage) {
         self.dead.insert(key, delivery);
     }
 
     /// Takes such a delivery out.
-    pub fn remove_dead(&mut self, key: MessageKey) -> Option<Delivery> {
+    pub fn remove_dead(&mut self, key: MessageKey) -> Option<ReceivedMessage> {
         self.dead.remove(&key)
     }
 
@@ -216,7 +216,11 @@ impl Table {
 
     /// Takes the new delivery of a message that lost its own. Gives it back where the message has
     /// one: it was sent twice.
-    pub fn attach(&mut self, key: MessageKey, delivery: Delivery) -> Option<Delivery> {
+    pub fn attach(
+        &mut self,
+        key: MessageKey,
+        delivery: ReceivedMessage,
+    ) -> Option<ReceivedMessage> {
         match self.messages.get_mut(&key) {
             Some(message) if message.claim == Claim::Lost => {
                 message.claim = Claim::Ours;

@@ -17,10 +17,11 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
 use super::Session;
-use crate::envelope::{Breaks, Envelope, Mark};
-use crate::message_history::Event as Story;
+use crate::envelope::{Breaks, DeliveryMark, Envelope};
+use crate::message_history::HistoryEvent as Story;
 use crate::peer::{
-    Attached, Delivery, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, Settled,
+    Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
+    SettleResult,
 };
 use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
@@ -51,7 +52,7 @@ pub(in crate::wrap) struct PostParts {
 /// Everything that messages need beside the table and the terminal.
 pub(in crate::wrap) struct Post {
     parts: PostParts,
-    acks: JoinSet<Settled>,
+    acks: JoinSet<SettleResult>,
     announced: Option<Announced>,
     /// When the state that was announced last began.
     state_since: DateTime<Utc>,
@@ -205,7 +206,7 @@ impl Post {
         }
     }
 
-    fn ack(&mut self, delivery: Option<Delivery>) {
+    fn ack(&mut self, delivery: Option<ReceivedMessage>) {
         if let Some(delivery) = delivery {
             self.acks.spawn(async move { delivery.ack().await });
         }
@@ -273,7 +274,7 @@ impl Session {
         }
     }
 
-    fn receive(&mut self, delivery: Delivery) {
+    fn receive(&mut self, delivery: ReceivedMessage) {
         let table = &mut self.deliveries.table;
         let key = table.next_key();
         match Envelope::parse(&delivery.body, self.post.parts.body_limit_bytes) {
@@ -294,7 +295,7 @@ impl Session {
     }
 
     /// A message that must not reach the agent: acked once it is on disk.
-    fn bury(&mut self, key: MessageKey, delivery: Delivery, error: String) {
+    fn bury(&mut self, key: MessageKey, delivery: ReceivedMessage, error: String) {
         let body = delivery.body.clone();
         self.deliveries.table.insert_dead(key, delivery);
         self.post
@@ -349,7 +350,7 @@ impl Session {
         };
         let passing = Passing {
             from: &message.envelope.from,
-            user: message.delivery.as_ref().and_then(Delivery::user),
+            user: message.delivery.as_ref().and_then(ReceivedMessage::user),
             id: &message.envelope.id,
             hops: message.hops,
         };
@@ -374,7 +375,7 @@ impl Session {
 
     /// A message that is here already was delivered again: after the connection was lost, or
     /// because it was sent twice.
-    fn came_again(&mut self, key: MessageKey, delivery: Delivery) {
+    fn came_again(&mut self, key: MessageKey, delivery: ReceivedMessage) {
         let spare = self.deliveries.table.attach(key, delivery);
         self.post.ack(spare);
     }
@@ -390,7 +391,7 @@ fn compose(
 ) -> (String, String) {
     let both = |envelope: &Envelope| {
         let line = |mark| envelope.to_line(parts.breaks, mark);
-        (line(Mark::None), line(Mark::PossibleRepeat))
+        (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
     };
     let lines = both(envelope);
     if lines.0.len() <= limit {

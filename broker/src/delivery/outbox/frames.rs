@@ -222,17 +222,17 @@ impl Buf for Sending<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::queue::message::Facts;
-    use crate::wire::content::Content;
+    use crate::queue::message::MessageFacts;
+    use crate::wire::content::MessageContent;
 
     fn message(body: &[u8]) -> Message {
-        let content = Content {
+        let content = MessageContent {
             exchange: b"ex",
             routing_key: b"key",
             properties: &[0, 0],
             body,
         };
-        let facts = Facts {
+        let facts = MessageFacts {
             persistent: false,
             priority: 0,
             published_ms: 0,

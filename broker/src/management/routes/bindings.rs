@@ -15,11 +15,11 @@ use super::Routes;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::paging::Listing;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
-use crate::management::{Api, Shared};
+use crate::management::{Api, SharedApi};
 use crate::users::Operation;
-use crate::vhost::{Bind, Destination, Vhost};
+use crate::vhost::{BindRequest, Destination, Vhost};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -90,10 +90,10 @@ fn shown(vhost: &Vhost, bindings: impl IntoIterator<Item = BindingView>) -> Vec<
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhosts = caller.vhosts(&api);
     let all = move || {
         let each = vhosts.iter().flat_map(|vhost| shown(vhost, all_of(vhost)));
@@ -103,26 +103,26 @@ async fn list(
 }
 
 async fn list_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let all = move || shown(&vhost, all_of(&vhost));
     api.list(&caller, listing, all).await
 }
 
 async fn from_exchange(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let name = super::exchange_name(&name);
     vhost
         .with_exchange(name, |_| ())
-        .ok_or_else(Refusal::not_found)?;
+        .ok_or_else(ApiError::not_found)?;
     let found = all_of(&vhost)
         .into_iter()
         .filter(|binding| binding.source == name);
@@ -130,14 +130,14 @@ async fn from_exchange(
 }
 
 async fn to_exchange(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     vhost
         .with_exchange(&name, |_| ())
-        .ok_or_else(Refusal::not_found)?;
+        .ok_or_else(ApiError::not_found)?;
     Ok(Json(Value::Array(shown(
         &vhost,
         to(&vhost, &Destination::Exchange(name.into())),
@@ -145,12 +145,12 @@ async fn to_exchange(
 }
 
 async fn to_queue(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    vhost.queue(&name).ok_or_else(Refusal::not_found)?;
+    vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     Ok(Json(Value::Array(shown(
         &vhost,
         to(&vhost, &Destination::Queue(name.into())),
@@ -169,7 +169,7 @@ pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,
     (source, destination): (&str, &Destination),
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let (Destination::Queue(name) | Destination::Exchange(name)) = destination;
     caller.may(vhost, Operation::Write, name)?;
     caller.may(vhost, Operation::Read, source)
@@ -189,13 +189,13 @@ impl Between {
         api: &Api,
         caller: &Caller,
         (vhost, source, kind, destination): Ends,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         let vhost = caller.vhost(api, &vhost)?;
         let source = super::exchange_name(&source).to_owned();
         let destination = match kind.as_str() {
             "q" => Destination::Queue(destination.into()),
             "e" => Destination::Exchange(destination.into()),
-            _ => return Err(Refusal::not_found()),
+            _ => return Err(ApiError::not_found()),
         };
         Ok(Self {
             vhost,
@@ -210,18 +210,18 @@ impl Between {
         })
     }
 
-    fn one(&self, key: &str) -> Result<BindingView, Refusal> {
+    fn one(&self, key: &str) -> Result<BindingView, ApiError> {
         self.bindings()
             .find(|binding| binding.is_meant_by(key))
-            .ok_or_else(Refusal::not_found)
+            .ok_or_else(ApiError::not_found)
     }
 
-    fn check(&self, caller: &Caller) -> Result<(), Refusal> {
+    fn check(&self, caller: &Caller) -> Result<(), ApiError> {
         check_caller(caller, self.vhost.name(), (&self.source, &self.destination))
     }
 
-    fn request(&self, binding: BindingView) -> Bind<'static> {
-        Bind {
+    fn request(&self, binding: BindingView) -> BindRequest<'static> {
+        BindRequest {
             source: "",
             destination: self.destination.clone(),
             key: Cow::Owned(binding.key),
@@ -232,20 +232,20 @@ impl Between {
 }
 
 async fn between(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(ends): Path<Ends>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
     let found: Vec<_> = between.bindings().collect();
     Ok(Json(Value::Array(shown(&between.vhost, found))))
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
     let binding = between.one(&key)?;
     Ok(Json(views::binding(between.vhost.name(), &binding)))
@@ -259,11 +259,11 @@ struct BindingRequest {
 }
 
 async fn bind(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(ends): Path<Ends>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
     let wanted: BindingRequest = super::read_or_default(&body)?;
     let view = BindingView {
@@ -274,7 +274,7 @@ async fn bind(
     };
     between.check(&caller)?;
     let location = HeaderValue::from_str(&view.location());
-    let ticket = between.vhost.bind(Bind {
+    let ticket = between.vhost.bind(BindRequest {
         source: &between.source,
         ..between.request(view)
     })?;
@@ -284,14 +284,14 @@ async fn bind(
 }
 
 async fn unbind(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
     let binding = between.one(&key)?;
     between.check(&caller)?;
-    let request = Bind {
+    let request = BindRequest {
         source: &between.source,
         ..between.request(binding)
     };

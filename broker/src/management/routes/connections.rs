@@ -12,10 +12,10 @@ use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
 use crate::management::auth::Caller;
 use crate::management::paging::{Listed, Listing};
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, views};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
 use crate::queue::Queue;
-use crate::registry::{ChannelView, Link};
+use crate::registry::{ChannelView, ConnectionHandle};
 use crate::users::Rank;
 use crate::vhost::Vhost;
 
@@ -54,7 +54,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedLink(Shared, Arc<Link>);
+struct ListedLink(SharedApi, Arc<ConnectionHandle>);
 
 impl Listed for ListedLink {
     fn name(&self) -> &str {
@@ -66,7 +66,7 @@ impl Listed for ListedLink {
     }
 }
 
-struct ListedChannel(Shared, Arc<Link>, Arc<ChannelView>, String);
+struct ListedChannel(SharedApi, Arc<ConnectionHandle>, Arc<ChannelView>, String);
 
 impl Listed for ListedChannel {
     fn name(&self) -> &str {
@@ -79,7 +79,7 @@ impl Listed for ListedChannel {
 }
 
 /// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
-fn links(api: &Api, caller: &Caller) -> Vec<Arc<Link>> {
+fn links(api: &Api, caller: &Caller) -> Vec<Arc<ConnectionHandle>> {
     let mut links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
     links.sort_by_key(|link| link.id);
     if caller.rank() < Rank::Monitoring {
@@ -92,42 +92,42 @@ fn links(api: &Api, caller: &Caller) -> Vec<Arc<Link>> {
     links
 }
 
-fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<Link>, Refusal> {
+fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<ConnectionHandle>, ApiError> {
     links(api, caller)
         .into_iter()
         .find(|link| link.name == name)
-        .ok_or_else(Refusal::not_found)
+        .ok_or_else(ApiError::not_found)
 }
 
 async fn answer(
-    api: &Shared,
+    api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    links: Vec<Arc<Link>>,
-) -> Result<Json<Value>, Refusal> {
-    let shared = Shared::clone(api);
+    links: Vec<Arc<ConnectionHandle>>,
+) -> Result<Json<Value>, ApiError> {
+    let shared = SharedApi::clone(api);
     let all = move || {
         let links = links.into_iter();
         links
-            .map(|link| ListedLink(Shared::clone(&shared), link))
+            .map(|link| ListedLink(SharedApi::clone(&shared), link))
             .collect()
     };
     api.list::<ListedLink>(caller, listing, all).await
 }
 
 async fn answer_channels(
-    api: &Shared,
+    api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    links: Vec<Arc<Link>>,
-) -> Result<Json<Value>, Refusal> {
-    let shared = Shared::clone(api);
+    links: Vec<Arc<ConnectionHandle>>,
+) -> Result<Json<Value>, ApiError> {
+    let shared = SharedApi::clone(api);
     let all = move || {
         let mut listed = Vec::new();
         for link in links {
             for channel in link.channels() {
                 let name = views::channel_name(&link, channel.number);
-                let api = Shared::clone(&shared);
+                let api = SharedApi::clone(&shared);
                 listed.push(ListedChannel(api, Arc::clone(&link), channel, name));
             }
         }
@@ -137,20 +137,20 @@ async fn answer_channels(
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let links = links(&api, &caller);
     answer(&api, &caller, listing, links).await
 }
 
 async fn of_user(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(user): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let mut links = links(&api, &caller);
     links.retain(|link| {
         link.session
@@ -160,7 +160,11 @@ async fn of_user(
     answer(&api, &caller, listing, links).await
 }
 
-fn in_vhost(api: &Api, caller: &Caller, vhost: &str) -> Result<Vec<Arc<Link>>, Refusal> {
+fn in_vhost(
+    api: &Api,
+    caller: &Caller,
+    vhost: &str,
+) -> Result<Vec<Arc<ConnectionHandle>>, ApiError> {
     caller.vhost(api, vhost)?;
     let mut links = links(api, caller);
     links.retain(|link| {
@@ -172,31 +176,31 @@ fn in_vhost(api: &Api, caller: &Caller, vhost: &str) -> Result<Vec<Arc<Link>>, R
 }
 
 async fn of_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let links = in_vhost(&api, &caller, &vhost)?;
     answer(&api, &caller, listing, links).await
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let link = find(&api, &caller, &name)?;
     Ok(Json(listing.narrow(views::connection(&api, &link))))
 }
 
 async fn close(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     headers: HeaderMap,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let link = find(&api, &caller, &name)?;
     let reason = headers
         .get("x-reason")
@@ -207,39 +211,39 @@ async fn close(
 }
 
 async fn channels(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let links = links(&api, &caller);
     answer_channels(&api, &caller, listing, links).await
 }
 
 async fn channels_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let links = in_vhost(&api, &caller, &vhost)?;
     answer_channels(&api, &caller, listing, links).await
 }
 
 async fn channels_of(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let link = find(&api, &caller, &name)?;
     answer_channels(&api, &caller, listing, vec![link]).await
 }
 
 async fn channel(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let found = links(&api, &caller).into_iter().find_map(|link| {
         let number = name
             .strip_prefix(&*link.name)?
@@ -253,7 +257,7 @@ async fn channel(
             .find(|channel| channel.number == number)?;
         Some(views::channel(&api, &link, &channel))
     });
-    found.map(Json).ok_or_else(Refusal::not_found)
+    found.map(Json).ok_or_else(ApiError::not_found)
 }
 
 /// The consumers of a queue.
@@ -271,12 +275,12 @@ pub(super) fn consumers_of(api: &Api, queue: &Queue) -> Vec<Value> {
 }
 
 async fn answer_consumers(
-    api: &Shared,
+    api: &SharedApi,
     caller: &Caller,
     listing: Listing,
     vhosts: Vec<Arc<Vhost>>,
-) -> Result<Json<Value>, Refusal> {
-    let shared = Shared::clone(api);
+) -> Result<Json<Value>, ApiError> {
+    let shared = SharedApi::clone(api);
     let all = move || {
         let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
         queues
@@ -287,20 +291,20 @@ async fn answer_consumers(
 }
 
 async fn consumers(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhosts = caller.vhosts(&api);
     answer_consumers(&api, &caller, listing, vhosts).await
 }
 
 async fn consumers_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     answer_consumers(&api, &caller, listing, vec![vhost]).await
 }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::{Routes, bindings};
 use crate::lock::read;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
-use crate::management::{Api, Shared};
+use crate::management::{Api, SharedApi};
 use crate::vhost::{Destination, Vhost};
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -29,7 +29,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-async fn export(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     let vhosts = api.broker.vhosts();
     let mut document = topology(&api, &vhosts, Naming::WithVhost);
@@ -62,10 +62,10 @@ async fn export(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>
 }
 
 async fn export_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let mut document = topology(&api, &[vhost], Naming::Bare);
     document["policies"] = json!([]);

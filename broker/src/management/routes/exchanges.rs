@@ -11,15 +11,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Routes;
-use crate::exchange::{Declaration, Kind};
+use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::Fault;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::paging::Listing;
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, views};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
 use crate::users::Operation;
-use crate::vhost::{Condition, Vhost, check_name};
+use crate::vhost::{DeleteCondition, Vhost, check_name};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -47,12 +47,12 @@ fn all_of(api: &Api, vhost: &Vhost) -> Vec<Value> {
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhosts = caller.vhosts(&api);
-    let shared = Shared::clone(&api);
+    let shared = SharedApi::clone(&api);
     let all = move || {
         let each = vhosts.iter().flat_map(|vhost| all_of(&shared, vhost));
         each.collect()
@@ -61,23 +61,23 @@ async fn list(
 }
 
 async fn list_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let shared = Shared::clone(&api);
+    let shared = SharedApi::clone(&api);
     let all = move || all_of(&shared, &vhost);
     api.list(&caller, listing, all).await
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let shown = vhost.with_exchange(super::exchange_name(&name), |exchange| {
         views::exchange(&api, vhost.name(), exchange)
@@ -90,7 +90,7 @@ async fn show(
     });
     shown
         .map(|shown| Json(listing.narrow(shown)))
-        .ok_or_else(Refusal::not_found)
+        .ok_or_else(ApiError::not_found)
 }
 
 /// What an exchange is to be; also a line of the definitions. As at RabbitMQ, it is direct and
@@ -110,16 +110,16 @@ pub(super) struct ExchangeRequest {
 
 impl ExchangeRequest {
     /// What this asks for under a name.
-    pub(super) fn declaration(&self, name: &str) -> Result<Declaration, Refusal> {
+    pub(super) fn declaration(&self, name: &str) -> Result<Declaration, ApiError> {
         if name.is_empty() {
-            return Err(Refusal::forbidden("Access refused."));
+            return Err(ApiError::forbidden("Access refused."));
         }
         if name.len() > 255 {
-            return Err(Refusal::bad("an exchange's name has 1 to 255 bytes"));
+            return Err(ApiError::bad("an exchange's name has 1 to 255 bytes"));
         }
         let kind = self.kind.as_deref().unwrap_or("direct");
-        let kind = Kind::parse(kind)
-            .ok_or_else(|| Refusal::bad(format!("unknown exchange type '{kind}'")))?;
+        let kind = ExchangeType::parse(kind)
+            .ok_or_else(|| ApiError::bad(format!("unknown exchange type '{kind}'")))?;
         Ok(Declaration {
             kind,
             durable: self.durable,
@@ -135,7 +135,7 @@ pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,
     (name, declaration): (&str, &Declaration),
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     caller.may(vhost, Operation::Configure, name)?;
     if let Some(alternate) = declaration.alternate() {
         caller.may(vhost, Operation::Read, name)?;
@@ -145,11 +145,11 @@ pub(super) fn check_caller(
 }
 
 async fn declare(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let wanted: ExchangeRequest = super::read_or_default(&body)?;
     check_name("exchange", &name)?;
@@ -162,30 +162,30 @@ async fn declare(
 }
 
 #[derive(Deserialize)]
-struct Conditions {
+struct ExchangeConditions {
     #[serde(rename = "if-unused", default)]
     unused: Option<String>,
 }
 
 async fn delete(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    Query(only): Query<Conditions>,
+    Query(only): Query<ExchangeConditions>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let name = super::exchange_name(&name);
     vhost
         .with_exchange(name, |_| ())
-        .ok_or_else(Refusal::not_found)?;
+        .ok_or_else(ApiError::not_found)?;
     if name.is_empty() {
-        return Err(Refusal::forbidden("Access refused."));
+        return Err(ApiError::forbidden("Access refused."));
     }
-    check_name("exchange", name).map_err(|_: Fault| Refusal::forbidden("Access refused."))?;
+    check_name("exchange", name).map_err(|_: Fault| ApiError::forbidden("Access refused."))?;
     caller.may(vhost.name(), Operation::Configure, name)?;
-    let condition = Condition {
+    let condition = DeleteCondition {
         unused: only.unused.as_deref() == Some("true"),
-        ..Condition::default()
+        ..DeleteCondition::default()
     };
     let ticket = vhost.delete_exchange(name, condition)?;
     super::kept(&api, ticket).await?;

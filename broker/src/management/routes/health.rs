@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::Routes;
-use crate::management::Shared;
+use crate::management::SharedApi;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -58,7 +58,7 @@ async fn well(_caller: Caller) -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-async fn alarms(State(api): State<Shared>, _caller: Caller) -> Response {
+async fn alarms(State(api): State<SharedApi>, _caller: Caller) -> Response {
     let standing = api.broker.standing();
     let alarms = [
         ("memory", standing.is_memory_high),
@@ -76,7 +76,7 @@ async fn alarms(State(api): State<Shared>, _caller: Caller) -> Response {
     unwell("There are alarms in effect", json!({ "alarms": ringing }))
 }
 
-async fn port(State(api): State<Shared>, Path(port): Path<u16>, _caller: Caller) -> Response {
+async fn port(State(api): State<SharedApi>, Path(port): Path<u16>, _caller: Caller) -> Response {
     if api
         .about
         .listening
@@ -89,7 +89,7 @@ async fn port(State(api): State<Shared>, Path(port): Path<u16>, _caller: Caller)
 }
 
 async fn protocol(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(protocol): Path<String>,
     _caller: Caller,
 ) -> Response {
@@ -112,10 +112,10 @@ async fn protocol(
 
 /// Looks only: a request that any page could make a browser send must not declare queues and publish, as RabbitMQ's does.
 async fn aliveness(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
     if api.broker.standing().is_stopped {
         return Ok(unwell("the store has stopped", json!({})));

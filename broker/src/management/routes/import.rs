@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::{Routes, kept};
-use crate::management::Shared;
+use crate::management::SharedApi;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 
 mod carry_out;
 mod plan;
 
-use plan::Plan;
+use plan::ImportPlan;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -36,10 +36,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn import(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     caller: Caller,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
     let upload = Upload::receive(request).await?;
     bring_in(&api, &caller, &upload.document, None).await?;
@@ -47,11 +47,11 @@ async fn import(
 }
 
 async fn import_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
     let upload = Upload::receive(request).await?;
     bring_in(&api, &caller, &upload.document, Some(&vhost)).await?;
@@ -66,7 +66,7 @@ struct Upload {
 }
 
 impl Upload {
-    async fn receive(request: Request) -> Result<Self, Refusal> {
+    async fn receive(request: Request) -> Result<Self, ApiError> {
         let kind = request.headers().get(header::CONTENT_TYPE);
         let is_form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
         if !is_form {
@@ -94,8 +94,8 @@ impl Upload {
         Ok(upload)
     }
 
-    fn unreadable() -> Refusal {
-        Refusal::bad("the upload is broken or too large")
+    fn unreadable() -> ApiError {
+        ApiError::bad("the upload is broken or too large")
     }
 
     fn answer(self) -> Response {
@@ -115,16 +115,16 @@ fn within(place: &[u8]) -> Option<HeaderValue> {
 }
 
 async fn bring_in(
-    api: &Shared,
+    api: &SharedApi,
     caller: &Caller,
     document: &Bytes,
     into: Option<&str>,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let document = serde_json::from_slice(document).ok();
     let Some(Value::Object(document)) = document else {
-        return Err(Refusal::bad("failed_to_parse_json"));
+        return Err(ApiError::bad("failed_to_parse_json"));
     };
-    let mut plan = Plan::new(api, into);
+    let mut plan = ImportPlan::new(api, into);
     plan.read(&Value::Object(document))?;
     if into.is_some() {
         plan.check_caller(caller)?;

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::Routes;
 use crate::lock::read;
-use crate::management::Shared;
+use crate::management::SharedApi;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -36,75 +36,75 @@ pub(super) fn routes(routes: Routes) -> Routes {
 /// Why no limit is taken: one that is not kept would be worse.
 const NO_LIMITS: &str = "limits of vhosts and users are not supported";
 
-async fn enable(Path(_name): Path<String>, caller: Caller) -> Result<StatusCode, Refusal> {
+async fn enable(Path(_name): Path<String>, caller: Caller) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    Err(Refusal::bad("unsupported"))
+    Err(ApiError::bad("unsupported"))
 }
 
-async fn of_all(caller: Caller) -> Result<Json<Value>, Refusal> {
+async fn of_all(caller: Caller) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     Ok(Json(json!([])))
 }
 
 async fn of_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.vhost(&api, &vhost)?;
     Ok(Json(json!([])))
 }
 
 async fn of_user(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(user): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     find_user(&api, &user)?;
     Ok(Json(json!([])))
 }
 
-fn find_user(api: &Shared, name: &str) -> Result<(), Refusal> {
+fn find_user(api: &SharedApi, name: &str) -> Result<(), ApiError> {
     let users = read(&api.broker.users);
-    users.get(name).map(drop).ok_or_else(Refusal::not_found)
+    users.get(name).map(drop).ok_or_else(ApiError::not_found)
 }
 
 async fn limit_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, _name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
-    Err(Refusal::bad(NO_LIMITS))
+    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
+    Err(ApiError::bad(NO_LIMITS))
 }
 
 async fn free_vhost(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, _name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn limit_user(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((user, _name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     find_user(&api, &user)?;
-    Err(Refusal::bad(NO_LIMITS))
+    Err(ApiError::bad(NO_LIMITS))
 }
 
 async fn free_user(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((user, _name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     find_user(&api, &user)?;
     Ok(StatusCode::NO_CONTENT)

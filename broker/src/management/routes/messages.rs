@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::fault::{Fault, ReplyCode};
-use crate::management::Shared;
+use crate::management::SharedApi;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 use crate::management::views::{self, Encoding};
 use crate::memory::{self, Charge};
-use crate::queue::browse::{Most, Place};
+use crate::queue::browse::{Most, QueuePosition};
 use crate::queue::message::Message;
 use crate::queue::{Disposition, GetMode, GetResult, Queue};
-use crate::tap::{EXCERPT_BYTES, QUEUES, Seen, What};
+use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::time::now_ms;
 use crate::users::Operation;
 use crate::vhost::{Published, Vhost};
@@ -51,7 +51,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 #[derive(Deserialize)]
-struct Publish {
+struct PublishRequest {
     properties: Value,
     routing_key: String,
     #[serde(deserialize_with = "payload")]
@@ -80,30 +80,30 @@ fn payload<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 }
 
 async fn publish(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let exchange = super::exchange_name(&name);
     caller.may(vhost.name(), Operation::Write, exchange)?;
-    let publish: Publish = super::read(&body)?;
+    let publish: PublishRequest = super::read(&body)?;
     let payload = match publish.payload_encoding {
         PayloadEncoding::String => publish.payload.into_bytes(),
         PayloadEncoding::Base64 => STANDARD
             .decode(&publish.payload)
-            .map_err(|_| Refusal::bad("payload is not base64"))?,
+            .map_err(|_| ApiError::bad("payload is not base64"))?,
     };
     if payload.len() as u64 > api.broker.limits.body_bytes {
-        return Err(Refusal::bad("payload is larger than the broker takes"));
+        return Err(ApiError::bad("payload is larger than the broker takes"));
     }
     if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
         let text = format!(
             "cannot publish to internal exchange '{exchange}' in vhost '{}'",
             vhost.name()
         );
-        return Err(Refusal::bad(format!("403 ACCESS_REFUSED - {text}")));
+        return Err(ApiError::bad(format!("403 ACCESS_REFUSED - {text}")));
     }
     let properties = views::properties_from_json(&publish.properties, &caller.name)?;
     let message = Published {
@@ -119,13 +119,13 @@ async fn publish(
     match routed {
         Ok(routed) => Ok(Json(json!({ "routed": routed }))),
         // RabbitMQ publishes over a connection of its own and tells what that was closed with.
-        Err(fault) if fault.code == ReplyCode::NotFound => Err(Refusal::bad(fault.to_string())),
+        Err(fault) if fault.code == ReplyCode::NotFound => Err(ApiError::bad(fault.to_string())),
         Err(fault) => Err(fault.into()),
     }
 }
 
 /// The tap sees what comes this way too.
-fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
+fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
     if !api.broker.tap.is_open() {
         return;
     }
@@ -136,7 +136,7 @@ fn show(api: &Shared, vhost: &Vhost, message: &Published<'_>) {
     let queues = route.iter().flat_map(|route| &route.queues);
     let routed = queues.take(QUEUES).map(|queue| Arc::clone(queue.name()));
     let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
-    api.broker.tap.note(Seen {
+    api.broker.tap.note(TapEvent {
         what: What::Published,
         at_ms: now_ms(),
         vhost: (&**vhost.name()).into(),
@@ -192,13 +192,13 @@ const MOST: usize = 10_000;
 const LOADING: Duration = Duration::from_secs(10);
 
 async fn get(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let queue = vhost.queue(&name).ok_or_else(Refusal::not_found)?;
+    let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     let get: Get = super::read(&body)?;
     let count = usize::try_from(get.count).unwrap_or(0);
@@ -215,7 +215,7 @@ async fn get(
             shown.push(b',');
         }
         serde_json::to_writer(&mut shown, &one)
-            .map_err(|error| Refusal::failed(error.to_string()))?;
+            .map_err(|error| ApiError::failed(error.to_string()))?;
         charge.set(shown.capacity());
     }
     shown.push(b']');
@@ -225,14 +225,18 @@ async fn get(
 
 /// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang
 /// up at any time.
-struct Taken<'a> {
-    api: &'a Shared,
+struct GotMessages<'a> {
+    api: &'a SharedApi,
     ledger: Ledger,
     messages: Vec<(Message, bool, u64)>,
 }
 
-async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<Taken<'a>, Refusal> {
-    let mut taken = Taken {
+async fn take<'a>(
+    api: &'a SharedApi,
+    queue: &Arc<Queue>,
+    count: usize,
+) -> Result<GotMessages<'a>, ApiError> {
+    let mut taken = GotMessages {
         api,
         ledger: Ledger::default(),
         messages: Vec::new(),
@@ -266,7 +270,7 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
                 continue;
             }
             GetResult::Held if taken.messages.is_empty() => {
-                return Err(Refusal::bad("no memory for unsettled messages"));
+                return Err(ApiError::bad("no memory for unsettled messages"));
             }
             GetResult::Empty | GetResult::Loading | GetResult::Unreadable | GetResult::Held => {
                 break;
@@ -277,7 +281,7 @@ async fn take<'a>(api: &'a Shared, queue: &Arc<Queue>, count: usize) -> Result<T
     Ok(taken)
 }
 
-impl Taken<'_> {
+impl GotMessages<'_> {
     fn settle(&self, mode: AckMode) -> Result<(), Fault> {
         let disposition = match mode {
             AckMode::AckRequeueTrue | AckMode::RejectRequeueTrue => Disposition::Requeue,
@@ -305,7 +309,7 @@ impl Taken<'_> {
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for GotMessages<'_> {
     fn drop(&mut self) {
         if let Err(fault) = self.settle(AckMode::AckRequeueTrue) {
             tracing::warn!(%fault, "messages could not be given back to their queue");
@@ -329,26 +333,26 @@ impl Peek {
     const FEW: usize = 50;
 
     /// A number in the query.
-    fn number(text: Option<&str>, name: &str) -> Result<Option<usize>, Refusal> {
-        let not_one = |_| Refusal::bad(format!("{name} is not a number"));
+    fn number(text: Option<&str>, name: &str) -> Result<Option<usize>, ApiError> {
+        let not_one = |_| ApiError::bad(format!("{name} is not a number"));
         text.map(|text| text.parse().map_err(not_one)).transpose()
     }
 }
 
 async fn peek(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     Query(peek): Query<Peek>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let queue = vhost.queue(&name).ok_or_else(Refusal::not_found)?;
+    let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
-    let after: Option<Place> = peek
+    let after: Option<QueuePosition> = peek
         .after
         .map(|text| text.parse())
         .transpose()
-        .map_err(|()| Refusal::bad("after is not a cursor"))?;
+        .map_err(|()| ApiError::bad("after is not a cursor"))?;
     let truncate = Peek::number(peek.truncate.as_deref(), "truncate")?;
     let count = Peek::number(peek.count.as_deref(), "count")?.unwrap_or(Peek::FEW);
     let most = Most {
@@ -359,8 +363,8 @@ async fn peek(
     let browsing = tokio::task::spawn_blocking(move || queue.browse(after, most));
     let seen = browsing
         .await
-        .map_err(|error| Refusal::failed(error.to_string()))?
-        .map_err(|error| Refusal::failed(error.to_string()))?;
+        .map_err(|error| ApiError::failed(error.to_string()))?
+        .map_err(|error| ApiError::failed(error.to_string()))?;
     let shown = seen.iter().map(|waiting| {
         let mut shown = views::message(&waiting.message, Encoding::Auto, truncate);
         shown["redelivered"] = json!(waiting.redelivered);

@@ -10,9 +10,9 @@ use axum::response::IntoResponse;
 use super::Routes;
 use crate::lock::lock;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, system_metrics};
-use crate::queue::Snapshot;
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, system_metrics};
+use crate::queue::QueueSnapshot;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.get("/metrics", "figures for Prometheus", metrics)
@@ -45,7 +45,10 @@ impl Text {
     }
 }
 
-async fn metrics(State(api): State<Shared>, caller: Caller) -> Result<impl IntoResponse, Refusal> {
+async fn metrics(
+    State(api): State<SharedApi>,
+    caller: Caller,
+) -> Result<impl IntoResponse, ApiError> {
     caller.monitors()?;
     api.rates.observe(&api.broker, Instant::now());
     let mut text = Text(String::new());
@@ -214,7 +217,7 @@ type QueueFamily = (
     &'static str,
     &'static str,
     &'static str,
-    fn(&Snapshot) -> u64,
+    fn(&QueueSnapshot) -> u64,
 );
 
 const QUEUE_FAMILIES: [QueueFamily; 5] = [

@@ -1,8 +1,8 @@
 //! Every route, with the line that the `OpenAPI` document says of it: what is served is what is
 //! described.
 //!
-//! A handler checks who asks, asks the broker, and answers JSON or a [`Refusal`]. Names in paths are
-//! percent-decoded; the default exchange is called `amq.default`.
+//! A handler checks who asks, asks the broker, and answers JSON or an [`ApiError`]. Names in paths
+//! are percent-decoded; the default exchange is called `amq.default`.
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::reading::{because, claim, integer, interpret, read, read_or_default};
-use super::refusal::Refusal;
-use super::{Api, Shared, page};
+use super::refusal::ApiError;
+use super::{Api, SharedApi, page};
 use crate::fault::Fault;
 use crate::persist::Ticket;
 
@@ -50,7 +50,7 @@ pub(super) struct Described {
 /// The routes as they gather.
 #[derive(Default)]
 pub(super) struct Routes {
-    router: Router<Shared>,
+    router: Router<SharedApi>,
     described: Vec<Described>,
 }
 
@@ -78,7 +78,7 @@ impl Routes {
 
     pub(super) fn get<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
     where
-        H: axum::handler::Handler<T, Shared>,
+        H: axum::handler::Handler<T, SharedApi>,
         T: 'static,
     {
         self.add(Method::GET, path, summary, on(MethodFilter::GET, handler))
@@ -86,7 +86,7 @@ impl Routes {
 
     fn put<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
     where
-        H: axum::handler::Handler<T, Shared>,
+        H: axum::handler::Handler<T, SharedApi>,
         T: 'static,
     {
         self.add(Method::PUT, path, summary, on(MethodFilter::PUT, handler))
@@ -94,7 +94,7 @@ impl Routes {
 
     fn post<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
     where
-        H: axum::handler::Handler<T, Shared>,
+        H: axum::handler::Handler<T, SharedApi>,
         T: 'static,
     {
         self.add(Method::POST, path, summary, on(MethodFilter::POST, handler))
@@ -103,7 +103,7 @@ impl Routes {
     /// A post whose body may be large; it is read only for a caller who is known.
     fn post_much<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
     where
-        H: axum::handler::Handler<T, Shared>,
+        H: axum::handler::Handler<T, SharedApi>,
         T: 'static,
     {
         let route = on(MethodFilter::POST, handler).layer(DefaultBodyLimit::max(MUCH_BYTES));
@@ -112,7 +112,7 @@ impl Routes {
 
     fn delete<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
     where
-        H: axum::handler::Handler<T, Shared>,
+        H: axum::handler::Handler<T, SharedApi>,
         T: 'static,
     {
         self.add(
@@ -128,7 +128,7 @@ impl Routes {
         method: Method,
         path: &'static str,
         summary: &'static str,
-        route: MethodRouter<Shared>,
+        route: MethodRouter<SharedApi>,
     ) -> Self {
         self.router = self.router.route(path, route);
         self.described.push(Described {
@@ -140,21 +140,21 @@ impl Routes {
     }
 
     /// The finished router, which also serves its own description.
-    pub(super) fn into_router(self, api: Shared) -> Router {
+    pub(super) fn into_router(self, api: SharedApi) -> Router {
         let document = openapi::document(&self.described);
         self.router
             .route(
                 "/api/openapi.json",
                 on(MethodFilter::GET, || async { axum::Json(document) }),
             )
-            .fallback(|| async { Refusal::not_found() })
+            .fallback(|| async { ApiError::not_found() })
             .layer(DefaultBodyLimit::max(LITTLE_BYTES))
             .with_state(api)
     }
 }
 
 /// Waits until a change is on disk: nothing is said to be done that a crash could undo.
-pub(super) async fn kept(api: &Api, ticket: Ticket) -> Result<(), Refusal> {
+pub(super) async fn kept(api: &Api, ticket: Ticket) -> Result<(), ApiError> {
     if api.broker.durable(ticket).await {
         Ok(())
     } else {

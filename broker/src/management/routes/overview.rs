@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::management::auth::Caller;
 use crate::management::paging::Listing;
-use crate::management::refusal::Refusal;
-use crate::management::{Shared, history, views};
+use crate::management::refusal::ApiError;
+use crate::management::{SharedApi, history, views};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -33,7 +33,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn overview(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     _caller: Caller,
 ) -> Json<Value> {
@@ -41,34 +41,34 @@ async fn overview(
     Json(listing.narrow(views::overview(&api)))
 }
 
-async fn past(State(api): State<Shared>, _caller: Caller) -> Json<Value> {
+async fn past(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {
     Json(history::to_json(&api.rates.points()))
 }
 
-async fn cluster_name(State(api): State<Shared>, _caller: Caller) -> Json<Value> {
+async fn cluster_name(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {
     Json(json!({ "name": api.node }))
 }
 
 async fn nodes(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.monitors()?;
     let node = views::node(&api);
     api.list(&caller, listing, move || vec![node]).await
 }
 
 async fn node(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.monitors()?;
     if name == api.node {
         Ok(Json(views::node(&api)))
     } else {
-        Err(Refusal::not_found())
+        Err(ApiError::not_found())
     }
 }
 

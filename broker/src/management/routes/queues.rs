@@ -16,11 +16,11 @@ use crate::fault::Fault;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::paging::{Listed, Listing};
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, views};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
 use crate::queue::Queue;
 use crate::users::Operation;
-use crate::vhost::{Condition, Declare, Vhost, check_name};
+use crate::vhost::{Declare, DeleteCondition, Vhost, check_name};
 use crate::wire::table::Value as Field;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -50,7 +50,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedQueue(Shared, Arc<Queue>);
+struct ListedQueue(SharedApi, Arc<Queue>);
 
 impl Listed for ListedQueue {
     fn name(&self) -> &str {
@@ -67,37 +67,37 @@ impl Listed for ListedQueue {
 }
 
 async fn answer(
-    api: &Shared,
+    api: &SharedApi,
     caller: &Caller,
     listing: Listing,
     vhosts: Vec<Arc<Vhost>>,
-) -> Result<Json<Value>, Refusal> {
-    let shared = Shared::clone(api);
+) -> Result<Json<Value>, ApiError> {
+    let shared = SharedApi::clone(api);
     let all = move || {
         shared.rates.observe(&shared.broker, Instant::now());
         let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
         queues
-            .map(|queue| ListedQueue(Shared::clone(&shared), queue))
+            .map(|queue| ListedQueue(SharedApi::clone(&shared), queue))
             .collect()
     };
     api.list::<ListedQueue>(caller, listing, all).await
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhosts = caller.vhosts(&api);
     answer(&api, &caller, listing, vhosts).await
 }
 
 async fn list_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     answer(&api, &caller, listing, vec![vhost]).await
 }
@@ -107,18 +107,18 @@ fn find(
     caller: &Caller,
     vhost: &str,
     name: &str,
-) -> Result<(Arc<Vhost>, Arc<Queue>), Refusal> {
+) -> Result<(Arc<Vhost>, Arc<Queue>), ApiError> {
     let vhost = caller.vhost(api, vhost)?;
-    let queue = vhost.queue(name).ok_or_else(Refusal::not_found)?;
+    let queue = vhost.queue(name).ok_or_else(ApiError::not_found)?;
     Ok((vhost, queue))
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let (_, queue) = find(&api, &caller, &vhost, &name)?;
     let mut shown = views::queue(&api, &queue);
     shown["consumer_details"] = Value::Array(super::connections::consumers_of(&api, &queue));
@@ -140,9 +140,9 @@ pub(super) struct QueueRequest {
 
 impl QueueRequest {
     /// What this asks for under a name.
-    pub(super) fn declare<'a>(&self, api: &Api, name: &'a str) -> Result<Declare<'a>, Refusal> {
+    pub(super) fn declare<'a>(&self, api: &Api, name: &'a str) -> Result<Declare<'a>, ApiError> {
         if name.is_empty() || name.len() > 255 {
-            return Err(Refusal::bad("a queue's name has 1 to 255 bytes"));
+            return Err(ApiError::bad("a queue's name has 1 to 255 bytes"));
         }
         Ok(Declare {
             name,
@@ -162,7 +162,7 @@ pub(super) fn check_caller(
     caller: &Caller,
     vhost: &str,
     declare: &Declare<'_>,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     caller.may(vhost, Operation::Configure, declare.name)?;
     let dead_letters = declare.arguments.get("x-dead-letter-exchange");
     if let Some(exchange) = dead_letters.and_then(Field::as_text) {
@@ -173,11 +173,11 @@ pub(super) fn check_caller(
 }
 
 async fn declare(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let wanted: QueueRequest = super::read_or_default(&body)?;
     check_name("queue", &name)?;
@@ -195,7 +195,7 @@ async fn declare(
 }
 
 #[derive(Deserialize)]
-struct Conditions {
+struct QueueConditions {
     #[serde(rename = "if-unused", default)]
     unused: Option<String>,
     #[serde(rename = "if-empty", default)]
@@ -203,16 +203,16 @@ struct Conditions {
 }
 
 async fn delete(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    Query(only): Query<Conditions>,
+    Query(only): Query<QueueConditions>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
     caller.may(vhost.name(), Operation::Configure, &name)?;
     queue.check_access(0)?;
     let is_true = |text: &Option<String>| text.as_deref() == Some("true");
-    let condition = Condition {
+    let condition = DeleteCondition {
         unused: is_true(&only.unused),
         empty: is_true(&only.empty),
         connection: None,
@@ -228,10 +228,10 @@ async fn delete(
 }
 
 async fn purge(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let (vhost, queue) = find(&api, &caller, &vhost, &name)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     queue.check_access(0)?;
@@ -247,10 +247,10 @@ async fn purge(
 }
 
 async fn act(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     find(&api, &caller, &vhost, &name)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::fault::Fault;
 use crate::lock::read;
-use crate::management::auth::{self, Caller, Proof};
-use crate::management::refusal::Refusal;
+use crate::management::auth::{self, Caller, SignIn};
+use crate::management::refusal::ApiError;
 use crate::management::sessions::{self, SESSION_LIFE_MS, TOKEN_LIFE};
-use crate::management::{Api, Scheme, Shared};
-use crate::persist::records::Fact;
+use crate::management::{Api, HttpScheme, SharedApi};
+use crate::persist::records::Definition;
 use crate::time::now_ms;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -37,9 +37,9 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .delete("/api/session", "sign out", sign_out)
 }
 
-fn no_randomness(error: getrandom::Error) -> Refusal {
+fn no_randomness(error: getrandom::Error) -> ApiError {
     tracing::error!(%error, "the machine gives no random numbers");
-    Refusal::new(
+    ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal_error",
         "no random numbers",
@@ -47,9 +47,9 @@ fn no_randomness(error: getrandom::Error) -> Refusal {
 }
 
 /// For tools alone: a page has no use for a token but to hand it to another browser.
-async fn token(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
-    if matches!(caller.by, Proof::Cookie(_)) {
-        return Err(Refusal::suspicious("a token is given for a password only"));
+async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    if matches!(caller.by, SignIn::Cookie(_)) {
+        return Err(ApiError::suspicious("a token is given for a password only"));
     }
     let token = api
         .sessions()
@@ -68,20 +68,20 @@ enum Entrance {
 }
 
 async fn sign_in(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     parts: Parts,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     // A form on a foreign page could post this without an Origin of its own in very old browsers:
     // ours always has one.
     if !parts.headers.contains_key(header::ORIGIN) {
-        return Err(Refusal::suspicious("signing in happens at our own page"));
+        return Err(ApiError::suspicious("signing in happens at our own page"));
     }
     let user = match super::read(&body)? {
         Entrance::Token { token } => api
             .sessions()
             .redeem(&token, Instant::now())
-            .ok_or_else(Refusal::login)?,
+            .ok_or_else(ApiError::login)?,
         Entrance::Password { username, password } => {
             auth::check_password(&parts, &api, &username, &password).await?;
             username.into()
@@ -89,13 +89,13 @@ async fn sign_in(
     };
     let credential = {
         let users = read(&api.broker.users);
-        let user = users.get(&user).ok_or_else(Refusal::login)?;
+        let user = users.get(&user).ok_or_else(ApiError::login)?;
         sessions::digest(user.password.as_ref())
     };
     let opened = api.sessions().sign_in(&user, credential, now_ms());
     let opened = opened.map_err(no_randomness)?;
     api.forget_sessions(opened.forgotten);
-    let saved = api.broker.facts.save(&Fact::Session(opened.stored));
+    let saved = api.broker.facts.save(&Definition::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
     let cookie = set_cookie(&api, &opened.secret, SESSION_LIFE_MS / 1000);
@@ -107,7 +107,7 @@ async fn sign_in(
 }
 
 fn set_cookie(api: &Api, secret: &str, seconds: u64) -> HeaderValue {
-    let secure = if api.scheme == Scheme::Https {
+    let secure = if api.scheme == HttpScheme::Https {
         "; Secure"
     } else {
         ""
@@ -123,7 +123,7 @@ async fn show(caller: Caller) -> Json<Value> {
     Json(json!({ "name": &*caller.name, "tags": tags }))
 }
 
-async fn sign_out(State(api): State<Shared>, headers: HeaderMap, _caller: Caller) -> Response {
+async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Caller) -> Response {
     for secret in auth::cookies(&headers, &api) {
         let ended = api.sessions().sign_out(secret);
         api.forget_sessions(ended);

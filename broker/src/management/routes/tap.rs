@@ -21,9 +21,9 @@ use tokio::sync::watch;
 
 use super::Routes;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
-use crate::management::{Shared, views};
-use crate::tap::{Batch, Listener, Seen, What};
+use crate::management::refusal::ApiError;
+use crate::management::{SharedApi, views};
+use crate::tap::{Batch, TapEvent, TapListener, What};
 use crate::users::Operation;
 
 /// Lines in one event at most.
@@ -38,22 +38,22 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 struct Tapping {
-    api: Shared,
+    api: SharedApi,
     caller: Caller,
-    listener: Listener,
+    listener: TapListener,
     changes: watch::Receiver<u64>,
 }
 
 async fn listen(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     caller: Caller,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refusal> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let changes = api.broker.access_changes.subscribe();
     // As of after the subscription: no change is missed.
     let caller = caller.anew(&api)?;
     caller.monitors()?;
     let listener = api.broker.tap.listen().map_err(|error| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
     })?;
     let tapping = Tapping {
         api,
@@ -98,7 +98,7 @@ impl Tapping {
         Some(())
     }
 
-    fn event(&mut self, batch: &[Arc<Seen>]) -> Option<Event> {
+    fn event(&mut self, batch: &[Arc<TapEvent>]) -> Option<Event> {
         if self.changes.has_changed().ok()? {
             self.look_again()?;
         }
@@ -113,7 +113,7 @@ impl Tapping {
 
 /// Whether the caller could have had the message from a queue. One that went to no queue belongs to those who could have
 /// bound one to its exchange.
-fn may_read(caller: &Caller, seen: &Seen) -> bool {
+fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
     match &seen.queue {
         Some(queue) => may(queue),
@@ -122,7 +122,7 @@ fn may_read(caller: &Caller, seen: &Seen) -> bool {
     }
 }
 
-fn line(seen: &Seen, is_open: bool) -> Value {
+fn line(seen: &TapEvent, is_open: bool) -> Value {
     let what = match seen.what {
         What::Published => "published",
         What::Acked => "acked",

@@ -13,10 +13,10 @@ use super::Routes;
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
 use crate::management::paging::Listing;
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, views};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
-use crate::persist::records::{Fact, PermissionFact, UserFact};
+use crate::persist::records::{Definition, PermissionFact, UserFact};
 use crate::revocation::{self, Loss};
 use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
 
@@ -65,12 +65,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
-    let shared = Shared::clone(&api);
+    let shared = SharedApi::clone(&api);
     let all = move || {
         let users = read(&shared.broker.users);
         let each = users.iter().map(|(name, user)| views::user(name, user));
@@ -79,7 +79,7 @@ async fn list(
     api.list::<Value>(&caller, listing, all).await
 }
 
-async fn without(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     let users = read(&api.broker.users);
     let nowhere = users
@@ -93,10 +93,10 @@ async fn without(State(api): State<Shared>, caller: Caller) -> Result<Json<Value
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     if *caller.name != name {
         caller.administers()?;
     }
@@ -104,7 +104,7 @@ async fn show(
     users
         .get(&name)
         .map(|user| Json(views::user(&name, user)))
-        .ok_or_else(Refusal::not_found)
+        .ok_or_else(ApiError::not_found)
 }
 
 /// What a user is to be; also a line of the definitions.
@@ -114,17 +114,17 @@ pub(super) struct UserRequest {
     password: Option<String>,
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
-    tags: Option<Tags>,
+    tags: Option<UserTags>,
 }
 
 /// Commas until RabbitMQ 3.8, a list since.
 #[derive(Debug)]
-enum Tags {
+enum UserTags {
     Text(String),
     List(Vec<String>),
 }
 
-impl<'de> Deserialize<'de> for Tags {
+impl<'de> Deserialize<'de> for UserTags {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(from)?;
         let words = |list: &Vec<Value>| {
@@ -140,7 +140,7 @@ impl<'de> Deserialize<'de> for Tags {
     }
 }
 
-impl Tags {
+impl UserTags {
     fn into_list(self) -> Vec<Tag> {
         match self {
             Self::Text(text) => text
@@ -155,12 +155,12 @@ impl Tags {
 }
 
 impl UserRequest {
-    fn credential(&self) -> Result<Option<Credential>, Refusal> {
+    fn credential(&self) -> Result<Option<Credential>, ApiError> {
         match (&self.password, self.password_hash.as_deref()) {
-            (Some(password), _) if password.is_empty() => Err(Refusal::bad("password is empty")),
+            (Some(password), _) if password.is_empty() => Err(ApiError::bad("password is empty")),
             (Some(password), _) => Credential::new(password.as_bytes())
                 .map(Some)
-                .map_err(|error| Refusal::bad(error.to_string())),
+                .map_err(|error| ApiError::bad(error.to_string())),
             (None, None | Some("")) => Ok(None),
             (None, Some(_))
                 if self
@@ -168,13 +168,13 @@ impl UserRequest {
                     .as_deref()
                     .is_some_and(|name| name != "rabbit_password_hashing_sha256") =>
             {
-                Err(Refusal::bad(
+                Err(ApiError::bad(
                     "only rabbit_password_hashing_sha256 is supported",
                 ))
             }
             (None, Some(hash)) => PasswordHash::from_base64(hash)
                 .map(|hash| Some(Credential::imported(hash)))
-                .ok_or_else(|| Refusal::bad("password_hash is no salted SHA-256")),
+                .ok_or_else(|| ApiError::bad("password_hash is no salted SHA-256")),
         }
     }
 }
@@ -184,8 +184,8 @@ impl UserRequest {
     pub(super) fn is_of(&self, user: Option<&User>) -> bool {
         let Some(user) = user else { return false };
         let tags = match &self.tags {
-            Some(Tags::List(list)) => list.clone(),
-            Some(Tags::Text(text)) => text.split(',').map(str::to_owned).collect(),
+            Some(UserTags::List(list)) => list.clone(),
+            Some(UserTags::Text(text)) => text.split(',').map(str::to_owned).collect(),
             None => Vec::new(),
         };
         let hash = user.password.as_ref().map(|known| known.hash.to_base64());
@@ -197,16 +197,20 @@ impl UserRequest {
 
 /// A user as it is to be, its password digested: nothing is changed yet.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(super) struct PreparedUser {
     name: String,
     password: Option<Credential>,
     tags: Vec<Tag>,
 }
 
 /// Checks what a user is to be.
-pub(super) fn prepare(api: &Api, name: &str, wanted: UserRequest) -> Result<Prepared, Refusal> {
+pub(super) fn prepare(
+    api: &Api,
+    name: &str,
+    wanted: UserRequest,
+) -> Result<PreparedUser, ApiError> {
     if name.is_empty() || name.len() > 255 {
-        return Err(Refusal::bad("a user's name has 1 to 255 bytes"));
+        return Err(ApiError::bad("a user's name has 1 to 255 bytes"));
     }
     let known = read(&api.broker.users).get(name).cloned();
     let known = known.and_then(|user| user.password);
@@ -219,9 +223,9 @@ pub(super) fn prepare(api: &Api, name: &str, wanted: UserRequest) -> Result<Prep
     };
     let tags = wanted
         .tags
-        .ok_or_else(|| Refusal::bad("tags_not_present"))?
+        .ok_or_else(|| ApiError::bad("tags_not_present"))?
         .into_list();
-    Ok(Prepared {
+    Ok(PreparedUser {
         name: name.to_owned(),
         password,
         tags,
@@ -229,8 +233,8 @@ pub(super) fn prepare(api: &Api, name: &str, wanted: UserRequest) -> Result<Prep
 }
 
 /// Makes or changes a user; says whether it was there.
-pub(super) fn put(api: &Api, user: Prepared) -> Result<(bool, Ticket), Refusal> {
-    let Prepared {
+pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiError> {
+    let PreparedUser {
         name,
         password,
         tags,
@@ -260,15 +264,15 @@ pub(super) fn put(api: &Api, user: Prepared) -> Result<(bool, Ticket), Refusal> 
         }
         _ => api.broker.permissions_changed(),
     }
-    Ok((before.is_some(), save(api, &Fact::User(fact))?))
+    Ok((before.is_some(), save(api, &Definition::User(fact))?))
 }
 
-fn save(api: &Api, fact: &Fact) -> Result<Ticket, Refusal> {
+fn save(api: &Api, fact: &Definition) -> Result<Ticket, ApiError> {
     let saved = api.broker.facts.save(fact);
     Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
-async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
+async fn forget(api: &Api, fact: &Definition) -> Result<(), ApiError> {
     let ticket = api
         .broker
         .facts
@@ -278,11 +282,11 @@ async fn forget(api: &Api, fact: &Fact) -> Result<(), Refusal> {
 }
 
 async fn make(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
     let user = prepare(&api, &name, super::read(&body)?)?;
     let (was_there, ticket) = put(&api, user)?;
@@ -290,11 +294,11 @@ async fn make(
     Ok(super::made(was_there))
 }
 
-async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
+async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
     caller.administers()?;
     let vhosts: Vec<String> = {
         let mut users = write(&api.broker.users);
-        let user = users.get(name).ok_or_else(Refusal::not_found)?;
+        let user = users.get(name).ok_or_else(ApiError::not_found)?;
         let vhosts = user
             .permissions()
             .map(|(vhost, _)| vhost.to_owned())
@@ -309,7 +313,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
     }
     forget(
         api,
-        &Fact::User(UserFact {
+        &Definition::User(UserFact {
             name: name.to_owned(),
             password: Vec::new(),
             scram: Vec::new(),
@@ -320,10 +324,10 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), Refusal> {
 }
 
 async fn delete(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     remove(&api, &caller, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -334,10 +338,10 @@ struct Several {
 }
 
 async fn delete_several(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     caller: Caller,
     body: Bytes,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     let several: Several = super::read(&body)?;
     for name in several.users {
         remove(&api, &caller, &name).await?;
@@ -346,15 +350,15 @@ async fn delete_several(
 }
 
 async fn permissions_of(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     if *caller.name != name {
         caller.administers()?;
     }
     let users = read(&api.broker.users);
-    let user = users.get(&name).ok_or_else(Refusal::not_found)?;
+    let user = users.get(&name).ok_or_else(ApiError::not_found)?;
     Ok(Json(all_of(&name, user).collect()))
 }
 
@@ -363,7 +367,10 @@ fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a
         .map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
 }
 
-async fn permissions(State(api): State<Shared>, caller: Caller) -> Result<Json<Value>, Refusal> {
+async fn permissions(
+    State(api): State<SharedApi>,
+    caller: Caller,
+) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     let users = read(&api.broker.users);
     Ok(Json(
@@ -375,15 +382,15 @@ async fn permissions(State(api): State<Shared>, caller: Caller) -> Result<Json<V
 }
 
 async fn permission(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
     let users = read(&api.broker.users);
     let found = users
         .permissions(&name, &vhost)
-        .ok_or_else(Refusal::not_found)?;
+        .ok_or_else(ApiError::not_found)?;
     Ok(Json(views::permission(&name, &vhost, found)))
 }
 
@@ -396,14 +403,14 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
-    pub(super) fn compile(&self) -> Result<Permissions, Refusal> {
+    pub(super) fn compile(&self) -> Result<Permissions, ApiError> {
         Ok(Permissions::new(&self.configure, &self.write, &self.read)?)
     }
 }
 
-fn permission_fact(user: &str, vhost: &str, permissions: &Permissions) -> Fact {
+fn permission_fact(user: &str, vhost: &str, permissions: &Permissions) -> Definition {
     let source = |operation| permissions.source(operation).to_owned();
-    Fact::Permission(PermissionFact {
+    Definition::Permission(PermissionFact {
         user: user.to_owned(),
         vhost: vhost.to_owned(),
         configure: source(Operation::Configure),
@@ -418,17 +425,17 @@ pub(super) fn permit(
     user: &str,
     vhost: &str,
     permissions: Permissions,
-) -> Result<Ticket, Refusal> {
+) -> Result<Ticket, ApiError> {
     let fact = permission_fact(user, vhost, &permissions);
     write(&api.broker.users)
         .permit(user, vhost, permissions)
-        .map_err(|_| Refusal::not_found())?;
+        .map_err(|_| ApiError::not_found())?;
     revocation::restrict(&api.broker, user, vhost);
     save(api, &fact)
 }
 
 /// A vhost is gone: so is everybody's way into it.
-pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), Refusal> {
+pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), ApiError> {
     let names = write(&api.broker.users).forget_vhost(vhost);
     api.broker.permissions_changed();
     for name in names {
@@ -438,13 +445,13 @@ pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), Refusal> 
 }
 
 async fn allow(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
     let allowed: Allowed = super::read(&body)?;
     let was_there = read(&api.broker.users).may_enter(&name, &vhost);
     let ticket = permit(&api, &name, &vhost, allowed.compile()?)?;
@@ -453,13 +460,13 @@ async fn allow(
 }
 
 async fn forbid(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     if !write(&api.broker.users).forbid(&name, &vhost) {
-        return Err(Refusal::not_found());
+        return Err(ApiError::not_found());
     }
     revocation::restrict(&api.broker, &name, &vhost);
     forget(&api, &permission_fact(&name, &vhost, &Permissions::all())).await?;

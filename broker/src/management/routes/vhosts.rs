@@ -14,8 +14,8 @@ use super::Routes;
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::paging::Listing;
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared, views};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::users::{Permissions, Rank};
 use crate::vhost::Labels;
@@ -43,17 +43,17 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn list(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let all = if caller.rank() >= Rank::Monitoring {
         api.broker.vhosts()
     } else {
         caller.vhosts(&api)
     };
     let shown = {
-        let api = Shared::clone(&api);
+        let api = SharedApi::clone(&api);
         move || {
             api.rates.observe(&api.broker, Instant::now());
             all.iter().map(|vhost| views::vhost(&api, vhost)).collect()
@@ -63,11 +63,11 @@ async fn list(
 }
 
 async fn show(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
-    let vhost = api.broker.vhost(&name).ok_or_else(Refusal::not_found)?;
+) -> Result<Json<Value>, ApiError> {
+    let vhost = api.broker.vhost(&name).ok_or_else(ApiError::not_found)?;
     if !caller.sees(&name) {
         caller.monitors()?;
     }
@@ -80,7 +80,7 @@ async fn show(
 #[serde(default)]
 pub(super) struct VhostRequest {
     description: Option<String>,
-    tags: Option<Tags>,
+    tags: Option<VhostTags>,
     metadata: Option<Metadata>,
 }
 
@@ -89,14 +89,14 @@ pub(super) struct VhostRequest {
 #[serde(default)]
 struct Metadata {
     description: Option<String>,
-    tags: Option<Tags>,
+    tags: Option<VhostTags>,
 }
 
 /// A list, or words with commas between them.
 #[derive(Debug, Default)]
-struct Tags(Vec<String>);
+struct VhostTags(Vec<String>);
 
-impl<'de> Deserialize<'de> for Tags {
+impl<'de> Deserialize<'de> for VhostTags {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(from)?;
         let words = match &value {
@@ -128,9 +128,9 @@ impl VhostRequest {
 }
 
 /// Refuses what cannot be the name of a vhost.
-pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
+pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     if name.is_empty() || name.len() > 255 {
-        return Err(Refusal::bad("a vhost's name has 1 to 255 bytes"));
+        return Err(ApiError::bad("a vhost's name has 1 to 255 bytes"));
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ pub(super) fn put(
     caller: &Caller,
     name: &str,
     labels: Labels,
-) -> Result<Ticket, Refusal> {
+) -> Result<Ticket, ApiError> {
     let was_there = api.broker.vhost(name).is_some();
     let ticket = api.broker.put_vhost(name, labels)?;
     if was_there {
@@ -156,11 +156,11 @@ pub(super) fn put(
 }
 
 async fn make(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
     check_name(&name)?;
     let wanted: VhostRequest = super::read_or_default(&body)?;
@@ -171,14 +171,14 @@ async fn make(
 }
 
 async fn delete(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<StatusCode, Refusal> {
+) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&name).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&name).ok_or_else(ApiError::not_found)?;
     if name == "/" {
-        return Err(Refusal::bad("the vhost '/' always exists"));
+        return Err(ApiError::bad("the vhost '/' always exists"));
     }
     let ticket = api.broker.remove_vhost(&name)?;
     super::users::forget_vhost(&api, &name).await?;
@@ -187,12 +187,12 @@ async fn delete(
 }
 
 async fn permissions(
-    State(api): State<Shared>,
+    State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(Refusal::not_found)?;
+    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
     let users = read(&api.broker.users);
     let of = |(name, user): (&str, &crate::users::User)| {
         Some(views::permission(

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::management::amqp_json::{table_from_json, table_to_json};
 use crate::management::reading::because;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 use crate::queue::message::Message;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
@@ -100,11 +100,11 @@ pub(in crate::management) fn properties(raw: &[u8]) -> Value {
 pub(in crate::management) fn properties_from_json(
     json: &Value,
     caller: &str,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Vec<u8>, ApiError> {
     let text = |name: &str| match json.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if text.len() <= 255 => Ok(Some(text.as_bytes())),
-        Some(_) => Err(Refusal::bad(format!(
+        Some(_) => Err(ApiError::bad(format!(
             "{name} must be a text of at most 255 bytes"
         ))),
     };
@@ -112,7 +112,7 @@ pub(in crate::management) fn properties_from_json(
         None => Ok(None),
         Some(value) => match value.as_u64().and_then(|number| u8::try_from(number).ok()) {
             Some(number) => Ok(Some(number)),
-            None => Err(Refusal::bad(format!("{name} must be a number below 256"))),
+            None => Err(ApiError::bad(format!("{name} must be a number below 256"))),
         },
     };
     let headers = match json.get("headers") {
@@ -121,13 +121,13 @@ pub(in crate::management) fn properties_from_json(
     };
     let user_id = text("user_id")?;
     if user_id.is_some_and(|user| user != caller.as_bytes()) {
-        return Err(Refusal::bad(
+        return Err(ApiError::bad(
             "user_id must be the name of the user who publishes",
         ));
     }
     let expiration = text("expiration")?;
     if expiration.is_some_and(|text| text.is_empty() || !text.iter().all(u8::is_ascii_digit)) {
-        return Err(Refusal::bad("invalid expiration"));
+        return Err(ApiError::bad("invalid expiration"));
     }
     let mut raw = Vec::new();
     Properties {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{message_stats, rated};
-use crate::exchange::Kind;
+use crate::exchange::ExchangeType;
 use crate::lock::lock;
 use crate::management::rates::QUEUE_FIELDS;
 use crate::management::{Api, Listening, system_metrics};
@@ -16,7 +16,12 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 const DISK_FREE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(in crate::management) fn overview(api: &Api) -> Value {
-    let kinds = [Kind::Direct, Kind::Fanout, Kind::Topic, Kind::Headers];
+    let kinds = [
+        ExchangeType::Direct,
+        ExchangeType::Fanout,
+        ExchangeType::Topic,
+        ExchangeType::Headers,
+    ];
     let kinds =
         kinds.map(|kind| json!({ "name": kind.as_str(), "description": "", "enabled": true }));
     json!({

@@ -15,7 +15,7 @@ use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, EXCHANGE_FIELDS, QUEUE_FIELDS};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::registry::Link;
+use crate::registry::ConnectionHandle;
 use crate::users::{Operation, Permissions, User};
 use crate::vhost::{Destination, Vhost};
 use crate::wire::table::{Table, Value as Field};
@@ -112,11 +112,11 @@ fn kind(arguments: &Table) -> &str {
         .unwrap_or("classic")
 }
 
-fn link(api: &Api, id: u64) -> Option<Arc<Link>> {
+fn link(api: &Api, id: u64) -> Option<Arc<ConnectionHandle>> {
     lock(&api.broker.links).get(&id).cloned()
 }
 
-fn peer(link: &Link) -> Value {
+fn peer(link: &ConnectionHandle) -> Value {
     json!({ "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port })
 }
 

@@ -8,10 +8,10 @@ use super::rated;
 use crate::management::Api;
 use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, CHANNEL_FIELDS, LINK_FIELDS};
-use crate::registry::{ChannelView, Link};
+use crate::registry::{ChannelView, ConnectionHandle};
 
 /// A connection; `null` fields until its handshake is through.
-pub(in crate::management) fn connection(api: &Api, link: &Link) -> Value {
+pub(in crate::management) fn connection(api: &Api, link: &ConnectionHandle) -> Value {
     let mut track = api.rates.link(link.id);
     track.counts = rates::link_counts(link);
     let session = link.session.get();
@@ -58,12 +58,16 @@ pub(in crate::management) fn connection(api: &Api, link: &Link) -> Value {
 }
 
 /// RabbitMQ's name for a channel.
-pub(in crate::management) fn channel_name(link: &Link, number: u16) -> String {
+pub(in crate::management) fn channel_name(link: &ConnectionHandle, number: u16) -> String {
     format!("{} ({number})", link.name)
 }
 
 /// A channel.
-pub(in crate::management) fn channel(api: &Api, link: &Link, channel: &ChannelView) -> Value {
+pub(in crate::management) fn channel(
+    api: &Api,
+    link: &ConnectionHandle,
+    channel: &ChannelView,
+) -> Value {
     let mut track = api.rates.channel(link.id, channel.number);
     track.counts = rates::channel_counts(channel);
     let session = link.session.get();

@@ -3,9 +3,9 @@
 use super::FactError;
 use crate::wire::table::Table;
 
-pub(super) struct Writer(Vec<u8>);
+pub(super) struct RecordWriter(Vec<u8>);
 
-impl Writer {
+impl RecordWriter {
     pub(super) fn new(first: u8) -> Self {
         Self(vec![first])
     }
@@ -53,9 +53,9 @@ impl Writer {
     }
 }
 
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(super) struct RecordFields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> RecordFields<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -91,7 +91,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn texts(&mut self) -> Result<Vec<String>, FactError> {
         let inside = self.long()?;
-        let mut inside = Fields(&inside);
+        let mut inside = RecordFields(&inside);
         let mut texts = Vec::new();
         while !inside.0.is_empty() {
             texts.push(inside.text()?);

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::{
-    BindingFact, DestinationKind, ExchangeFact, Fact, FactError, PermissionFact, QueueFact,
+    BindingFact, Definition, DestinationKind, ExchangeFact, FactError, PermissionFact, QueueFact,
     SessionFact, UserFact, VhostFact,
 };
 use crate::wire::table::{Table, Value};
@@ -28,7 +28,7 @@ fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..most)
 }
 
-fn any_topology() -> impl Strategy<Value = Fact> {
+fn any_topology() -> impl Strategy<Value = Definition> {
     let exchange = (name(), name(), name(), any::<(bool, bool)>(), arguments());
     let queue = (name(), name(), any::<u64>(), any::<bool>(), arguments());
     let binding = (
@@ -41,7 +41,7 @@ fn any_topology() -> impl Strategy<Value = Fact> {
     );
     prop_oneof![
         exchange.prop_map(|(vhost, name, kind, (auto_delete, internal), arguments)| {
-            Fact::Exchange(ExchangeFact {
+            Definition::Exchange(ExchangeFact {
                 vhost,
                 name,
                 kind,
@@ -51,7 +51,7 @@ fn any_topology() -> impl Strategy<Value = Fact> {
             })
         }),
         queue.prop_map(|(vhost, name, id, auto_delete, arguments)| {
-            Fact::Queue(QueueFact {
+            Definition::Queue(QueueFact {
                 vhost,
                 name,
                 id,
@@ -65,7 +65,7 @@ fn any_topology() -> impl Strategy<Value = Fact> {
             } else {
                 DestinationKind::Exchange
             };
-            Fact::Binding(BindingFact {
+            Definition::Binding(BindingFact {
                 vhost,
                 source,
                 kind,
@@ -77,22 +77,22 @@ fn any_topology() -> impl Strategy<Value = Fact> {
     ]
 }
 
-fn any_fact() -> impl Strategy<Value = Fact> {
+fn any_fact() -> impl Strategy<Value = Definition> {
     let tags = || proptest::collection::vec(name(), 0..3);
     let vhost = (name(), name(), tags());
     let permission = (name(), name(), name(), name(), name());
     prop_oneof![
         3 => any_topology(),
-        1 => vhost.prop_map(|(name, description, tags)| Fact::Vhost(VhostFact { name, description, tags })),
+        1 => vhost.prop_map(|(name, description, tags)| Definition::Vhost(VhostFact { name, description, tags })),
         1 => (name(), octets(40), octets(90), tags())
-            .prop_map(|(name, password, scram, tags)| Fact::User(UserFact { name, password, scram, tags })),
+            .prop_map(|(name, password, scram, tags)| Definition::User(UserFact { name, password, scram, tags })),
         1 => (name(), name(), octets(32), any::<u64>()).prop_map(|(id, user, credential, ends_ms)| {
-            Fact::Session(SessionFact { id, user, credential, ends_ms })
+            Definition::Session(SessionFact { id, user, credential, ends_ms })
         }),
         1 => permission.prop_map(|(user, vhost, configure, write, read)| {
-            Fact::Permission(PermissionFact { user, vhost, configure, write, read })
+            Definition::Permission(PermissionFact { user, vhost, configure, write, read })
         }),
-        1 => (name(), any::<u64>()).prop_map(|(name, next)| Fact::Counter { name, next }),
+        1 => (name(), any::<u64>()).prop_map(|(name, next)| Definition::Counter { name, next }),
     ]
 }
 
@@ -100,19 +100,19 @@ proptest! {
     #[test]
     fn every_fact_survives_the_way_there_and_back(fact in any_fact()) {
         prop_assert!(fact.key().len() <= 1024);
-        prop_assert_eq!(Fact::decode(&fact.key(), &fact.value()), Ok(fact));
+        prop_assert_eq!(Definition::decode(&fact.key(), &fact.value()), Ok(fact));
     }
 
     #[test]
     fn a_cut_value_is_damaged(fact in any_fact(), at in any::<prop::sample::Index>()) {
         let value = fact.value();
         let cut = &value[..at.index(value.len())];
-        prop_assert_eq!(Fact::decode(&fact.key(), cut), Err(FactError::Damaged));
+        prop_assert_eq!(Definition::decode(&fact.key(), cut), Err(FactError::Damaged));
     }
 
     #[test]
     fn no_bytes_make_it_panic(key in octets(20), value in octets(80)) {
-        let _ = Fact::decode(&key, &value);
+        let _ = Definition::decode(&key, &value);
     }
 }
 
@@ -121,7 +121,7 @@ fn names_never_run_together_to_the_same_key() {
     let permission = |user: &str, vhost: &str| {
         let (user, vhost) = (user.to_owned(), vhost.to_owned());
         let (configure, write, read) = (String::new(), String::new(), String::new());
-        Fact::Permission(PermissionFact {
+        Definition::Permission(PermissionFact {
             user,
             vhost,
             configure,
@@ -136,26 +136,26 @@ fn names_never_run_together_to_the_same_key() {
 
 #[test]
 fn a_value_from_the_future_or_under_anothers_key_is_told_apart() {
-    let fact = Fact::Counter {
+    let fact = Definition::Counter {
         name: "queue".into(),
         next: 7,
     };
     let mut newer = fact.value();
     newer[0] = 2;
     assert_eq!(
-        Fact::decode(&fact.key(), &newer),
+        Definition::decode(&fact.key(), &newer),
         Err(FactError::UnknownVersion(2))
     );
     assert_eq!(
-        Fact::decode(b"?", &fact.value()),
+        Definition::decode(b"?", &fact.value()),
         Err(FactError::UnknownKind(b'?'))
     );
-    let other = Fact::Counter {
+    let other = Definition::Counter {
         name: "other".into(),
         next: 7,
     };
     assert_eq!(
-        Fact::decode(&other.key(), &fact.value()),
+        Definition::decode(&other.key(), &fact.value()),
         Err(FactError::Damaged)
     );
 }

@@ -45,7 +45,7 @@ pub(super) fn all(table: &Table) -> Result<(), ArgumentError> {
             kind: value.type_name(),
         });
     }
-    let is_quorum = kind(table)? == Kind::Quorum;
+    let is_quorum = kind(table)? == ArgumentKind::Quorum;
     if let Some(name) = OTHER_KINDS
         .into_iter()
         .find(|name| !is_quorum && table.get(name).is_some())
@@ -61,18 +61,18 @@ pub(super) fn all(table: &Table) -> Result<(), ArgumentError> {
 }
 
 #[derive(PartialEq)]
-enum Kind {
+enum ArgumentKind {
     Classic,
     Quorum,
 }
 
-fn kind(table: &Table) -> Result<Kind, ArgumentError> {
+fn kind(table: &Table) -> Result<ArgumentKind, ArgumentError> {
     let Some(value) = table.get("x-queue-type") else {
-        return Ok(Kind::Classic);
+        return Ok(ArgumentKind::Classic);
     };
     let reason = match value.as_text() {
-        Some("classic") => return Ok(Kind::Classic),
-        Some("quorum") => return Ok(Kind::Quorum),
+        Some("classic") => return Ok(ArgumentKind::Classic),
+        Some("quorum") => return Ok(ArgumentKind::Quorum),
         Some("stream") => return Err(ArgumentError::Stream),
         Some(other) => format!("\"unsupported queue type '{other}'\""),
         None => unacceptable(value),

@@ -5,11 +5,11 @@
 
 use super::{DEPTH_LIMIT, ShortString, Table, TableError, Value};
 
-pub(super) struct Reader<'a> {
+pub(super) struct TableReader<'a> {
     bytes: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TableReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
@@ -51,11 +51,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Enters a table or array at this depth. The outermost table has depth 1.
-    fn nested(&mut self, depth: usize) -> Result<Reader<'a>, TableError> {
+    fn nested(&mut self, depth: usize) -> Result<TableReader<'a>, TableError> {
         if depth > DEPTH_LIMIT {
             return Err(TableError::TooDeep);
         }
-        self.long().map(Reader::new)
+        self.long().map(TableReader::new)
     }
 
     pub(super) fn table(&mut self, depth: usize) -> Result<Table, TableError> {

@@ -8,8 +8,8 @@ use chrono::Utc;
 
 use super::{Announced, Job, Post, Said, Session, Story};
 use crate::peer::{
-    Delivery, HeldMessage, PeerState, Presence, Receipt, ReceiptState, Removal, Reply, ReplyTo,
-    Request,
+    HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal, Reply,
+    ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
 use crate::wrap::delivery::{InFlightMessage, MessageKey, Mode, State};
@@ -211,7 +211,7 @@ impl Post {
     }
 
     /// Its dead letter is on disk: it may go, and its sender hears of it.
-    pub(super) fn refuse(&mut self, delivery: Delivery, error: &str) {
+    pub(super) fn refuse(&mut self, delivery: ReceivedMessage, error: &str) {
         let id = claimed_id(&delivery);
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
             let receipt = Receipt {
@@ -232,7 +232,7 @@ impl Post {
 }
 
 /// The id that a message claims which could not be parsed; empty where it claims none.
-fn claimed_id(delivery: &Delivery) -> String {
+fn claimed_id(delivery: &ReceivedMessage) -> String {
     let claimed = serde_json::from_slice::<serde_json::Value>(&delivery.body).ok();
     claimed
         .as_ref()

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use super::super::{users, vhosts};
 use super::named;
-use super::plan::{BindingLine, Plan};
+use super::plan::{BindingLine, ImportPlan};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
 use crate::management::Api;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
+use crate::management::refusal::ApiError;
 use crate::persist::Ticket;
 use crate::queue::Queue;
-use crate::vhost::{Condition, Labels, Vhost};
+use crate::vhost::{DeleteCondition, Labels, Vhost};
 
-impl Plan<'_> {
+impl ImportPlan<'_> {
     /// All of it, or nothing. What it gives must be durable before the caller is told that it is
     /// done.
-    pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, Refusal> {
+    pub(super) fn carry_out(mut self, caller: &Caller) -> Result<Ticket, ApiError> {
         let mut done = Done::default();
         let mut effects = self.api.broker.begin();
         let outcome = self.make_all(caller, &mut done, &mut effects);
@@ -33,11 +33,11 @@ impl Plan<'_> {
         caller: &Caller,
         done: &mut Done,
         effects: &mut Effects,
-    ) -> Result<Ticket, Refusal> {
+    ) -> Result<Ticket, ApiError> {
         let mut last = Ticket::NONE;
         for (name, labels) in std::mem::take(&mut self.vhosts) {
             let before = self.api.broker.vhost(&name).map(|vhost| vhost.labels());
-            done.0.push(Step::Vhost(name.clone(), before));
+            done.0.push(DoneStep::Vhost(name.clone(), before));
             last = last.max(vhosts::put(self.api, caller, &name, labels)?);
         }
         last = last.max(self.make_exchanges(done)?);
@@ -53,12 +53,12 @@ impl Plan<'_> {
         Ok(last)
     }
 
-    fn find(&self, vhost: &str) -> Result<Arc<Vhost>, Refusal> {
+    fn find(&self, vhost: &str) -> Result<Arc<Vhost>, ApiError> {
         let found = self.api.broker.vhost(vhost);
-        found.ok_or_else(|| Refusal::bad(format!("no vhost '{vhost}'")))
+        found.ok_or_else(|| ApiError::bad(format!("no vhost '{vhost}'")))
     }
 
-    fn make_exchanges(&mut self, done: &mut Done) -> Result<Ticket, Refusal> {
+    fn make_exchanges(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
         let mut last = Ticket::NONE;
         for ((vhost, name), declaration) in std::mem::take(&mut self.exchanges) {
             let there = self.find(&vhost)?;
@@ -66,13 +66,13 @@ impl Plan<'_> {
             let made = there.declare_exchange(&name, declaration);
             last = last.max(made.map_err(about(&named("exchange", &name, &vhost)))?);
             if is_new {
-                done.0.push(Step::Exchange(there, name));
+                done.0.push(DoneStep::Exchange(there, name));
             }
         }
         Ok(last)
     }
 
-    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, Refusal> {
+    fn make_queues(&mut self, done: &mut Done, effects: &mut Effects) -> Result<Ticket, ApiError> {
         let mut last = Ticket::NONE;
         for ((vhost, name), line) in std::mem::take(&mut self.queues) {
             let there = self.find(&vhost)?;
@@ -81,13 +81,13 @@ impl Plan<'_> {
             let declared = declared.map_err(about(&named("queue", &name, &vhost)))?;
             last = last.max(declared.ticket);
             if is_new {
-                done.0.push(Step::Queue(there, declared.queue));
+                done.0.push(DoneStep::Queue(there, declared.queue));
             }
         }
         Ok(last)
     }
 
-    fn make_bindings(&mut self, done: &mut Done) -> Result<Ticket, Refusal> {
+    fn make_bindings(&mut self, done: &mut Done) -> Result<Ticket, ApiError> {
         let mut last = Ticket::NONE;
         for (vhost, line) in std::mem::take(&mut self.bindings) {
             let there = self.find(&vhost)?;
@@ -95,7 +95,7 @@ impl Plan<'_> {
             let bound = there.bind(line.bind());
             last = last.max(bound.map_err(about(&named("binding from", &line.source, &vhost)))?);
             if is_new {
-                done.0.push(Step::Binding(there, line));
+                done.0.push(DoneStep::Binding(there, line));
             }
         }
         Ok(last)
@@ -110,15 +110,15 @@ fn is_bound(vhost: &Vhost, line: &BindingLine) -> bool {
     is_there.unwrap_or_default()
 }
 
-fn about(thing: &str) -> impl Fn(Fault) -> Refusal {
-    move |fault| Refusal::from(fault).about(thing)
+fn about(thing: &str) -> impl Fn(Fault) -> ApiError {
+    move |fault| ApiError::from(fault).about(thing)
 }
 
 /// What an import has made so far.
 #[derive(Default)]
-pub(super) struct Done(Vec<Step>);
+pub(super) struct Done(Vec<DoneStep>);
 
-pub(super) enum Step {
+pub(super) enum DoneStep {
     /// With the labels that it had before, None where it was not there.
     Vhost(String, Option<Labels>),
     Exchange(Arc<Vhost>, String),
@@ -132,15 +132,17 @@ impl Done {
         for step in self.0.into_iter().rev() {
             let mut effects = api.broker.begin();
             let undone = match step {
-                Step::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
-                Step::Vhost(name, None) => api.broker.remove_vhost(&name),
-                Step::Exchange(vhost, name) => vhost.delete_exchange(&name, Condition::default()),
-                Step::Binding(vhost, line) => vhost.unbind(&line.bind()),
-                Step::Queue(vhost, queue) => {
-                    let condition = Condition {
+                DoneStep::Vhost(name, Some(labels)) => api.broker.put_vhost(&name, labels),
+                DoneStep::Vhost(name, None) => api.broker.remove_vhost(&name),
+                DoneStep::Exchange(vhost, name) => {
+                    vhost.delete_exchange(&name, DeleteCondition::default())
+                }
+                DoneStep::Binding(vhost, line) => vhost.unbind(&line.bind()),
+                DoneStep::Queue(vhost, queue) => {
+                    let condition = DeleteCondition {
                         unused: true,
                         empty: true,
-                        ..Condition::default()
+                        ..DeleteCondition::default()
                     };
                     let removed = vhost.remove_queue(&queue, condition, &mut effects);
                     removed.map(|(_, ticket)| ticket)

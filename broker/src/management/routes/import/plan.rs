@@ -15,30 +15,30 @@ use crate::fault::Fault;
 use crate::lock::read;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::refusal::Refusal;
-use crate::management::{Api, Shared};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi};
 use crate::queue::arguments::QueueArguments;
 use crate::users::Permissions;
-use crate::vhost::{Bind, Declare, Destination, Labels, Vhost, check_name};
+use crate::vhost::{BindRequest, Declare, Destination, Labels, Vhost, check_name};
 use crate::wire::table::Table;
 
 /// Everything that a document asks for, checked.
-pub(super) struct Plan<'a> {
-    pub(super) api: &'a Shared,
+pub(super) struct ImportPlan<'a> {
+    pub(super) api: &'a SharedApi,
     /// The one vhost that is brought into; None for all of a document.
     into: Option<&'a str>,
     pub(super) vhosts: BTreeMap<String, Labels>,
-    pub(super) users: Vec<users::Prepared>,
+    pub(super) users: Vec<users::PreparedUser>,
     user_names: BTreeSet<String>,
     pub(super) permissions: Vec<(String, String, Permissions)>,
     /// By vhost and name, as the next ones.
-    pub(super) queues: BTreeMap<Place, QueueLine>,
-    pub(super) exchanges: BTreeMap<Place, Declaration>,
+    pub(super) queues: BTreeMap<VhostAndName, QueueLine>,
+    pub(super) exchanges: BTreeMap<VhostAndName, Declaration>,
     pub(super) bindings: Vec<(String, BindingLine)>,
 }
 
 /// A vhost, and a name in it.
-type Place = (String, String);
+type VhostAndName = (String, String);
 
 /// A queue as it is to be.
 #[derive(PartialEq)]
@@ -48,7 +48,7 @@ pub(super) struct QueueLine {
 }
 
 impl QueueLine {
-    pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Result<Declare<'l>, Refusal> {
+    pub(super) fn declare<'l>(&self, api: &Api, name: &'l str) -> Result<Declare<'l>, ApiError> {
         Ok(Declare {
             is_server_named: is_server_named(name),
             arguments: self.arguments.clone(),
@@ -71,8 +71,8 @@ pub(super) struct BindingLine {
 }
 
 impl BindingLine {
-    pub(super) fn bind(&self) -> Bind<'_> {
-        Bind {
+    pub(super) fn bind(&self) -> BindRequest<'_> {
+        BindRequest {
             source: &self.source,
             destination: self.destination.clone(),
             key: self.key.as_slice().into(),
@@ -92,17 +92,17 @@ struct RawBinding {
 }
 
 /// A text of a line, for its name in a refusal.
-fn text<'v>(line: &'v Value, field: &str) -> Result<&'v str, Refusal> {
-    let missing = || Refusal::bad(format!("[{{key_missing,{field}}}]"));
+fn text<'v>(line: &'v Value, field: &str) -> Result<&'v str, ApiError> {
+    let missing = || ApiError::bad(format!("[{{key_missing,{field}}}]"));
     line.get(field).and_then(Value::as_str).ok_or_else(missing)
 }
 
-fn parse<T: DeserializeOwned>(line: &Value) -> Result<T, Refusal> {
+fn parse<T: DeserializeOwned>(line: &Value) -> Result<T, ApiError> {
     super::super::interpret(line)
 }
 
-impl<'a> Plan<'a> {
-    pub(super) fn new(api: &'a Shared, into: Option<&'a str>) -> Self {
+impl<'a> ImportPlan<'a> {
+    pub(super) fn new(api: &'a SharedApi, into: Option<&'a str>) -> Self {
         Self {
             api,
             into,
@@ -116,14 +116,14 @@ impl<'a> Plan<'a> {
         }
     }
 
-    pub(super) fn read(&mut self, document: &Value) -> Result<(), Refusal> {
-        type Reader<'a> = fn(&mut Plan<'a>, &Value) -> Result<(), Refusal>;
-        let whole: [(&str, &str, Reader<'a>); 3] = [
+    pub(super) fn read(&mut self, document: &Value) -> Result<(), ApiError> {
+        type PlanReader<'a> = fn(&mut ImportPlan<'a>, &Value) -> Result<(), ApiError>;
+        let whole: [(&str, &str, PlanReader<'a>); 3] = [
             ("vhosts", "vhost", Self::read_vhost),
             ("users", "user", Self::read_user),
             ("permissions", "permissions", Self::read_permission),
         ];
-        let topology: [(&str, &str, Reader<'a>); 3] = [
+        let topology: [(&str, &str, PlanReader<'a>); 3] = [
             ("exchanges", "exchange", Self::read_exchange),
             ("queues", "queue", Self::read_queue),
             ("bindings", "binding", Self::read_binding),
@@ -133,7 +133,7 @@ impl<'a> Plan<'a> {
             let lines = match document.get(section) {
                 None | Some(Value::Null) => continue,
                 Some(Value::Array(lines)) => lines,
-                Some(_) => return Err(Refusal::bad(format!("{section} must be a list"))),
+                Some(_) => return Err(ApiError::bad(format!("{section} must be a list"))),
             };
             for line in lines {
                 read(self, line).map_err(|refusal| refusal.about(&called(kind, line)))?;
@@ -142,7 +142,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn read_vhost(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_vhost(&mut self, line: &Value) -> Result<(), ApiError> {
         let name = text(line, "name")?;
         vhosts::check_name(name)?;
         let labels = parse::<vhosts::VhostRequest>(line)?.labels();
@@ -150,7 +150,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn read_user(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_user(&mut self, line: &Value) -> Result<(), ApiError> {
         let name = text(line, "name")?;
         let wanted: users::UserRequest = parse(line)?;
         self.user_names.insert(name.to_owned());
@@ -161,12 +161,12 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn read_permission(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_permission(&mut self, line: &Value) -> Result<(), ApiError> {
         let (user, vhost) = (text(line, "user")?, text(line, "vhost")?);
         let is_known =
             self.user_names.contains(user) || read(&self.api.broker.users).get(user).is_some();
         if !is_known {
-            return Err(Refusal::bad(format!("no user '{user}'")));
+            return Err(ApiError::bad(format!("no user '{user}'")));
         }
         self.check_vhost(vhost)?;
         let allowed = parse::<users::Allowed>(line)?.compile()?;
@@ -176,7 +176,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The vhost of a line: it is there or will be.
-    fn vhost_of(&self, line: &Value) -> Result<String, Refusal> {
+    fn vhost_of(&self, line: &Value) -> Result<String, ApiError> {
         let name = match self.into {
             Some(name) => name,
             None => text(line, "vhost")?,
@@ -185,22 +185,22 @@ impl<'a> Plan<'a> {
         Ok(name.to_owned())
     }
 
-    fn check_vhost(&self, name: &str) -> Result<(), Refusal> {
+    fn check_vhost(&self, name: &str) -> Result<(), ApiError> {
         if self.vhosts.contains_key(name) || self.api.broker.vhost(name).is_some() {
             return Ok(());
         }
-        Err(Refusal::bad(format!("no vhost '{name}'")))
+        Err(ApiError::bad(format!("no vhost '{name}'")))
     }
 
-    fn read_exchange(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_exchange(&mut self, line: &Value) -> Result<(), ApiError> {
         let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
         for field in ["type", "durable"] {
             if line.get(field).is_none() {
-                return Err(Refusal::bad(format!("[{{key_missing,{field}}}]")));
+                return Err(ApiError::bad(format!("[{{key_missing,{field}}}]")));
             }
         }
         let declaration = parse::<exchanges::ExchangeRequest>(line)?.declaration(name)?;
-        let fault = |text: String| Refusal::from(Fault::precondition(text));
+        let fault = |text: String| ApiError::from(Fault::precondition(text));
         declaration
             .check()
             .map_err(|error| fault(error.text(name, &vhost)))?;
@@ -228,17 +228,17 @@ impl<'a> Plan<'a> {
         there.or_else(|| Vhost::predeclared(name))
     }
 
-    fn read_queue(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_queue(&mut self, line: &Value) -> Result<(), ApiError> {
         let (vhost, name) = (self.vhost_of(line)?, text(line, "name")?);
         if line.get("durable").is_none() {
-            return Err(Refusal::bad("[{key_missing,durable}]"));
+            return Err(ApiError::bad("[{key_missing,durable}]"));
         }
         let wanted: queues::QueueRequest = parse(line)?;
         let declare = wanted.declare(self.api, name)?;
         if !is_server_named(name) {
             check_name("queue", name)?;
         }
-        let fault = |text: String| Refusal::from(Fault::precondition(text));
+        let fault = |text: String| ApiError::from(Fault::precondition(text));
         QueueArguments::parse(&declare.arguments)
             .map_err(|error| fault(error.text(name, &vhost)))?;
         if let Some(there) = self.api.broker.vhost(&vhost)
@@ -250,21 +250,21 @@ impl<'a> Plan<'a> {
         let (place, line) = ((vhost, name.to_owned()), QueueLine { wanted, arguments });
         match self.queues.get(&place) {
             Some(before) if *before != line => {
-                return Err(Refusal::bad("it comes twice, with other properties"));
+                return Err(ApiError::bad("it comes twice, with other properties"));
             }
             _ => self.queues.insert(place, line),
         };
         Ok(())
     }
 
-    fn read_binding(&mut self, line: &Value) -> Result<(), Refusal> {
+    fn read_binding(&mut self, line: &Value) -> Result<(), ApiError> {
         let vhost = self.vhost_of(line)?;
         let raw: RawBinding = parse(line)?;
         let arguments = table_from_json(raw.arguments.as_ref())?;
         let destination = match raw.destination_type.as_str() {
             "queue" => Destination::Queue(raw.destination.into()),
             "exchange" => Destination::Exchange(raw.destination.into()),
-            other => return Err(Refusal::bad(format!("no destination_type '{other}'"))),
+            other => return Err(ApiError::bad(format!("no destination_type '{other}'"))),
         };
         let there = self.api.broker.vhost(&vhost);
         let missing = match &destination {
@@ -302,7 +302,7 @@ impl<'a> Plan<'a> {
 
     /// Refuses what this caller could not do one by one. An administrator, who brings in a whole
     /// document, may do it all.
-    pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), Refusal> {
+    pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), ApiError> {
         for ((vhost, name), declaration) in &self.exchanges {
             exchanges::check_caller(caller, vhost, (name, declaration))?;
         }
