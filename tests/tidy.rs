@@ -8,6 +8,8 @@
 
 #[path = "tidy/layering.rs"]
 mod layering;
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/sources.rs"]
 mod sources;
 #[path = "tidy/texts.rs"]
@@ -63,6 +65,11 @@ fn no_file_or_type_has_a_vague_name() {
         vague,
         "is called util, common, helper, manager or handler",
     ));
+}
+
+#[test]
+fn a_type_s_name_stands_for_one_thing() {
+    assert_none(&names::shared(&sources::all()));
 }
 
 #[test]
