@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
 
@@ -161,18 +161,49 @@ pub(crate) fn is_no_room(error: &io::Error) -> bool {
     )
 }
 
-/// Reads `buffer.len()` bytes at an offset; what lies behind the end of the file stays zero.
-pub(crate) fn read_up_to(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// An open file of the log.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) length: u64,
+}
+
+impl LogFile {
+    /// Reads `buffer.len()` bytes at an offset; what lies behind the end of the file stays as it is.
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(done)
     }
-    Ok(done)
+}
+
+/// Moves a damaged file or folder under `set-aside/`. Returns its new place.
+pub(crate) fn set_aside(disk: &dyn Disk, folder: &Path, path: &Path) -> io::Result<PathBuf> {
+    let aside = folder.join("set-aside");
+    disk.create_folder(&aside)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let taken = disk.list(&aside)?;
+    let mut places = (1_u32..).map(|number| aside.join(format!("{name}-{number}")));
+    let to = places
+        .find(|place| !taken.contains(place))
+        .unwrap_or_else(|| aside.join("last"));
+    disk.rename(path, &to)?;
+    disk.sync_folder(&aside)?;
+    disk.sync_folder(folder)?;
+    Ok(to)
+}
+
+/// Locks a mutex. What a thread that panicked has left is used as it is.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Creates the folder where it is missing and locks it for this process.

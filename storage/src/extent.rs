@@ -1,600 +1,457 @@
 //! One queue's numbers, and where its messages lie: packed extents, a few bytes each.
 //!
 //! An extent is a group of messages in one frame. A [`Run`] is the extents of one queue in one
-//! segment, packed as varints; the runs of a queue are sorted and do not overlap. A sequence below
-//! the floor or in the settled ranges is gone; every other one below `next` lies in a run.
+//! segment; the runs of a queue are sorted and do not overlap. A settled sequence is gone; every
+//! other one below `next` lies in a run.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::frame::{Fields, Malformed, push_varint, to_usize, varint_length};
-pub(crate) use crate::ranges::Ranges;
-pub(crate) use crate::segment::{Segment, SegmentFile, Segments};
+use crate::disk::LogFile;
+use crate::record::{
+    Entries, Entry, Fields, Group, MESSAGE_BYTES, Malformed, Range, push_bytes, push_varint,
+};
+
+/// A segment as the index knows it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Readers hold it: a segment is used again only when nobody else does.
+    pub(crate) file: Arc<LogFile>,
+    /// Live messages in it, and their bytes.
+    pub(crate) live: u64,
+    pub(crate) bytes: u64,
+    /// A large body's file, which belongs to no chain.
+    pub(crate) is_body: bool,
+    /// Something in it could not be read: it is not compacted.
+    pub(crate) is_damaged: bool,
+}
+
+impl Segment {
+    pub(crate) fn new(file: Arc<LogFile>, is_body: bool) -> Self {
+        let (live, bytes, is_damaged) = (0, 0, false);
+        Self {
+            file,
+            live,
+            bytes,
+            is_body,
+            is_damaged,
+        }
+    }
+}
+
+/// All segments by number.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    pub(crate) all: BTreeMap<u64, Segment>,
+    /// The segment being written; 0 before the first frame since the opening. Older ones may be
+    /// freed.
+    pub(crate) active: u64,
+    /// A segment may have lost its last live message since somebody looked.
+    pub(crate) may_free: bool,
+}
+
+impl Segments {
+    /// Segments of the log that are full, by number.
+    pub(crate) fn sealed(&self) -> impl Iterator<Item = (u64, &Segment)> {
+        let older = self.all.range(..self.active);
+        let logs = older.filter(|(_, segment)| !segment.is_body);
+        logs.map(|(number, segment)| (*number, segment))
+    }
+
+    /// Takes out the first segment without a live message that no reader holds.
+    pub(crate) fn take_dead(&mut self) -> Option<(u64, Segment)> {
+        let may_go = |(number, segment): &(&u64, &Segment)| {
+            segment.live == 0 && (segment.is_body || **number < self.active)
+        };
+        let mut dead = self.all.iter().filter(may_go).peekable();
+        self.may_free = dead.peek().is_some();
+        let free = dead.find(|(_, segment)| Arc::strong_count(&segment.file) == 1);
+        let number = *free?.0;
+        Some((number, self.all.remove(&number)?))
+    }
+}
+
+/// Disjoint ranges of sequences, both ends included, none of them the highest number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    /// Whether all of these sequences are in one range.
+    pub(crate) fn contains(&self, first: u64, last: u64) -> bool {
+        let before = self.0.range(..=first).next_back();
+        before.is_some_and(|(_, to)| *to >= last)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range> {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
+
+    /// The first sequence that is not in a range.
+    pub(crate) fn floor(&self) -> u64 {
+        self.0.get(&0).map_or(0, |last| last + 1)
+    }
+
+    /// Adds `first..=last`, joined with what it touches.
+    pub(crate) fn add(&mut self, first: u64, mut last: u64) {
+        while let Some((from, to)) = self.0.range_mut(..=last.saturating_add(1)).next_back()
+            && to.saturating_add(1) >= first
+        {
+            if *from <= first {
+                *to = last.max(*to);
+                return;
+            }
+            let from = *from;
+            last = last.max(*to);
+            self.0.remove(&from);
+        }
+        self.0.insert(first, last);
+    }
+}
 
 /// One group as it lies in a segment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent<'a> {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    count: u64,
-    /// Offset of the group's data in the segment.
-    pub(crate) offset: u64,
-    /// Length of the data.
-    pub(crate) length: u64,
-    /// The length of all messages, or of each.
-    uniform: Option<u64>,
-    lengths: &'a [u8],
-    gaps: Option<&'a [u8]>,
+struct Extent<'a> {
+    first: u64,
+    last: u64,
+    /// Where the group's data begins.
+    offset: u64,
+    /// The data without the bodies.
+    heads: &'a [u8],
 }
 
-/// One message of an extent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) sequence: u64,
-    /// Where its body begins in the group's data, and how long it is.
-    pub(crate) start: u64,
-    pub(crate) length: u64,
-}
+impl<'a> Extent<'a> {
+    fn entries(self) -> impl Iterator<Item = Entry> + use<'a> {
+        Entries::heads(self.heads, self.first).flatten()
+    }
 
-impl Extent<'_> {
-    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> {
-        let mut lengths = Fields::new(self.lengths, 0);
-        let mut gaps = self.gaps.map(|gaps| Fields::new(gaps, 0));
-        let (mut sequence, mut at) = (self.first, 0);
-        (0..self.count).map_while(move |_| {
-            let length = match self.uniform {
-                Some(length) => length,
-                None => lengths.varint().ok()?,
-            };
-            if let Some(gaps) = &mut gaps {
-                let gap = gaps.varint().ok()?;
-                sequence += gap;
-                at += varint_length(gap) as u64;
-            }
-            let start = at + varint_length(length) as u64;
-            let entry = Entry {
-                sequence,
-                start,
-                length,
-            };
-            at = start + length;
-            sequence = sequence.saturating_add(1);
-            Some(entry)
+    fn unpack(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
+        let [first, span, offset] = fields.varints()?;
+        let last = first.checked_add(span).ok_or(Malformed)?;
+        let heads = fields.bytes()?;
+        Ok(Self {
+            first,
+            last,
+            offset,
+            heads,
         })
     }
-
-    /// Messages from `first` to `last` and their bytes.
-    fn sum(&self, first: u64, last: u64) -> (u64, u64) {
-        let (first, last) = (first.max(self.first), last.min(self.last));
-        if first > last {
-            return (0, 0);
-        }
-        if let (Some(length), None) = (self.uniform, self.gaps) {
-            let count = last - first + 1;
-            return (count, count * length);
-        }
-        self.entries()
-            .filter(|entry| (first..=last).contains(&entry.sequence))
-            .fold((0, 0), |(count, bytes), entry| {
-                (count + 1, bytes + entry.length)
-            })
-    }
 }
 
-/// A place in a packed run: byte, next sequence, and end of the group before.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
-    at: usize,
-    next: u64,
-    offset: u64,
+/// Packs one extent.
+pub(crate) fn pack((first, last): Range, offset: u64, heads: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(heads.len() + 16);
+    for number in [first, last - first, offset] {
+        push_varint(&mut packed, number);
+    }
+    push_bytes(&mut packed, heads);
+    packed
 }
 
 /// The extents of one queue in one segment.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) segment: u64,
-    /// Only sequences from here to `to` count.
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-    pub(crate) live: u64,
-    bytes: u64,
+    /// No sequence in it is lower than this or higher than `last`.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
     packed: Vec<u8>,
-    start: Cursor,
-    end: Cursor,
+    /// What lies before this byte is gone.
+    start: usize,
 }
 
 impl Run {
-    fn new(segment: u64, first: u64) -> Self {
-        let cursor = Cursor {
-            at: 0,
-            next: first,
-            offset: 0,
-        };
-        Self {
+    /// No segment is longer, so that sums of lengths do not overflow.
+    const MOST_BYTES: u64 = 1 << 40;
+
+    /// Extents that are known to be sound, if there are any.
+    fn over(segment: u64, packed: Vec<u8>) -> Option<Self> {
+        let mut run = Self {
             segment,
-            from: first,
-            to: first,
-            live: 0,
-            bytes: 0,
-            packed: Vec::new(),
-            start: cursor,
-            end: cursor,
-        }
-    }
-
-    fn push(&mut self, entries: &[Entry], offset: u64, length: u64) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return;
+            first: 0,
+            last: u64::MAX,
+            packed,
+            start: 0,
         };
-        let uniform = entries.iter().all(|entry| entry.length == first.length);
-        let is_gappy = last.sequence - first.sequence + 1 != entries.len() as u64;
-        let flags = u64::from(is_gappy) << 1 | u64::from(uniform);
-        push_varint(&mut self.packed, first.sequence - self.end.next);
-        push_varint(&mut self.packed, (entries.len() as u64) << 2 | flags);
-        push_varint(&mut self.packed, offset - self.end.offset);
-        if uniform {
-            push_varint(&mut self.packed, first.length);
-        } else {
-            for entry in entries {
-                push_varint(&mut self.packed, entry.length);
+        let mut extents = run.between(0, u64::MAX).map(|(extent, _)| extent);
+        let first = extents.next()?;
+        let last = extents.last().unwrap_or(first);
+        (run.first, run.last) = (first.first, last.last);
+        Some(run)
+    }
+
+    /// Reads what [`packed`](Self::packed) gave.
+    pub(crate) fn read(segment: u64, packed: &[u8]) -> Result<Self, Malformed> {
+        let (mut fields, mut next) = (Fields::new(packed, 0), 0);
+        while !fields.is_at_end() {
+            let extent = Extent::unpack(&mut fields)?;
+            let mut newest = Err(Malformed);
+            for entry in Entries::heads(extent.heads, extent.first) {
+                newest = Ok(entry?);
             }
+            let Entry {
+                sequence,
+                start,
+                length,
+            } = newest?;
+            let is_sound = extent.first >= next && sequence == extent.last;
+            if !is_sound || extent.offset.max(start + length) > Self::MOST_BYTES {
+                return Err(Malformed);
+            }
+            next = sequence + 1;
         }
-        if is_gappy {
-            let mut expected = first.sequence;
-            for entry in entries {
-                push_varint(&mut self.packed, entry.sequence - expected);
-                expected = entry.sequence + 1;
-            }
+        Self::over(segment, packed.to_vec()).ok_or(Malformed)
+    }
+
+    /// One group at an offset of a segment.
+    pub(crate) fn of(group: &Group<'_>, segment: u64, offset: u64) -> Result<Self, Malformed> {
+        let (mut heads, mut end, mut last) = (Vec::new(), 0, group.first);
+        for entry in group.entries() {
+            let (entry, range) = (entry?, entry?.range());
+            heads.extend_from_slice(&group.data[end..range.start]);
+            (end, last) = (range.end, entry.sequence);
         }
-        self.to = last.sequence;
-        self.end = Cursor {
-            at: self.packed.len(),
-            next: last.sequence.saturating_add(1),
-            offset: offset + length,
-        };
+        let packed = pack((group.first, last), offset, &heads);
+        Self::over(segment, packed)
+            .filter(|_| end > 0)
+            .ok_or(Malformed)
     }
 
-    /// Extents from the cursor on, each with the cursor behind it.
-    fn extents(&self, mut cursor: Cursor) -> impl Iterator<Item = (Extent<'_>, Cursor)> {
-        std::iter::from_fn(move || {
-            if cursor.at >= self.packed.len() {
-                return None;
-            }
-            let extent = unpack(&self.packed, &mut cursor).ok()?;
-            Some((extent, cursor))
-        })
+    /// The extents for a checkpoint.
+    pub(crate) fn packed(&self) -> &[u8] {
+        &self.packed[self.start..]
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = Extent<'_>> {
-        self.extents(self.start).map(|(extent, _)| extent)
+    /// The extents with sequences from `first` to `last`, each with the byte behind it.
+    fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, usize)> {
+        let mut fields = Fields::new(&self.packed, self.start);
+        let extents = std::iter::from_fn(move || {
+            let is_at_end = fields.is_at_end();
+            let extent = (!is_at_end).then(|| Extent::unpack(&mut fields))?.ok()?;
+            Some((extent, fields.at))
+        });
+        let older = extents.skip_while(move |(extent, _)| extent.last < first);
+        older.take_while(move |(extent, _)| extent.first <= last)
     }
 
-    fn sum(&self, first: u64, last: u64) -> (u64, u64) {
-        let (first, last) = (first.max(self.from), last.min(self.to));
-        let (mut count, mut bytes) = (0, 0);
-        for extent in self.all() {
-            if extent.first > last {
-                break;
-            }
-            let (some, their) = extent.sum(first, last);
-            count += some;
-            bytes += their;
-        }
-        (count, bytes)
+    /// The messages from `first` to `last`.
+    pub(crate) fn entries(&self, first: u64, last: u64) -> impl Iterator<Item = Entry> {
+        let entries = self
+            .between(first, last)
+            .flat_map(|(extent, _)| extent.entries());
+        entries.filter(move |entry| (first..=last).contains(&entry.sequence))
     }
 
-    /// Moves the start behind extents that are wholly below the floor.
+    /// The byte behind the extents that end at or before a sequence.
+    fn end_of(&self, last: u64) -> usize {
+        let extents = self
+            .between(0, u64::MAX)
+            .take_while(|(extent, _)| extent.last <= last);
+        extents.last().map_or(self.start, |(_, end)| end)
+    }
+
+    /// The extents before and behind those with sequences from `first` to `last`.
+    fn without(&self, first: u64, last: u64) -> (Option<Self>, Option<Self>) {
+        let before = first
+            .checked_sub(1)
+            .map_or(self.start, |last| self.end_of(last));
+        let behind = self
+            .between(0, last)
+            .last()
+            .map_or(self.start, |(_, end)| end);
+        let part =
+            |bytes: std::ops::Range<usize>| Self::over(self.segment, self.packed[bytes].to_vec());
+        (part(self.start..before), part(behind..self.packed.len()))
+    }
+
+    /// Forgets the extents that are wholly below the floor.
     fn trim(&mut self, floor: u64) {
-        let mut start = self.start;
-        for (extent, behind) in self.extents(self.start) {
-            if extent.last >= floor {
-                break;
-            }
-            start = behind;
-        }
-        self.start = start;
-        if self.start.at > 256 && self.start.at * 2 > self.packed.len() {
-            self.packed.drain(..self.start.at);
+        self.start = floor
+            .checked_sub(1)
+            .map_or(self.start, |last| self.end_of(last));
+        if self.start > self.packed.len() / 2 {
+            self.packed.drain(..self.start);
             self.packed.shrink_to_fit();
-            self.end.at -= self.start.at;
-            self.start.at = 0;
+            self.start = 0;
         }
-    }
-
-    /// Appends the run for a checkpoint.
-    pub(crate) fn save(&self, out: &mut Vec<u8>) {
-        for number in [self.from, self.to, self.start.next, self.start.offset] {
-            push_varint(out, number);
-        }
-        crate::frame::push_bytes(out, &self.packed[self.start.at..]);
-    }
-
-    /// Reads what [`save`](Self::save) wrote.
-    pub(crate) fn load(segment: u64, fields: &mut Fields<'_>) -> Result<Self, Malformed> {
-        let (from, to) = (fields.varint()?, fields.varint()?);
-        let mut run = Self::new(segment, fields.varint()?);
-        run.start.offset = fields.varint()?;
-        run.packed = fields.bytes()?.to_vec();
-        (run.from, run.to) = (from, to);
-        let mut end = run.start;
-        while end.at < run.packed.len() {
-            unpack(&run.packed, &mut end)?;
-        }
-        run.end = end;
-        Ok(run)
     }
 }
 
-fn unpack<'a>(packed: &'a [u8], cursor: &mut Cursor) -> Result<Extent<'a>, Malformed> {
-    let mut fields = Fields::new(packed, cursor.at);
-    let first = cursor.next.checked_add(fields.varint()?).ok_or(Malformed)?;
-    let flags = fields.varint()?;
-    let count = flags >> 2;
-    let offset = cursor
-        .offset
-        .checked_add(fields.varint()?)
-        .ok_or(Malformed)?;
-    let mut length = 0_u64;
-    let mut add = |bytes: u64| -> Result<(), Malformed> {
-        length = length
-            .checked_add(bytes + varint_length(bytes) as u64)
-            .ok_or(Malformed)?;
-        Ok(())
-    };
-    let lengths_at = fields.at;
-    let mut uniform = None;
-    if flags & 1 == 1 {
-        let each = fields.varint()?;
-        uniform = Some(each);
-        length = (each + varint_length(each) as u64)
-            .checked_mul(count)
-            .ok_or(Malformed)?;
-    } else {
-        for _ in 0..count {
-            add(fields.varint()?)?;
-        }
-    }
-    let gaps_at = fields.at;
-    let mut last = first
-        .checked_add(count.checked_sub(1).ok_or(Malformed)?)
-        .ok_or(Malformed)?;
-    if flags & 2 == 2 {
-        for _ in 0..count {
-            let gap = fields.varint()?;
-            last = last.checked_add(gap).ok_or(Malformed)?;
-            length += varint_length(gap) as u64;
-        }
-    }
-    let end = offset.checked_add(length).ok_or(Malformed)?;
-    *cursor = Cursor {
-        at: fields.at,
-        next: last.saturating_add(1),
-        offset: end,
-    };
-    Ok(Extent {
-        first,
-        last,
-        count,
-        offset,
-        length,
-        uniform,
-        lengths: &packed[lengths_at..gaps_at],
-        gaps: (flags & 2 == 2).then(|| &packed[gaps_at..fields.at]),
-    })
-}
-
-/// A group to read, and which of its messages are wanted.
-#[derive(Debug)]
+/// A group to read.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
     pub(crate) segment: u64,
     pub(crate) offset: u64,
     pub(crate) length: u64,
-    /// First sequence of the group, which its checksum covers.
     pub(crate) first: u64,
     pub(crate) last: u64,
-    pub(crate) wanted: Vec<Entry>,
 }
 
 /// Everything known of one queue on the disk.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct QueueIndex {
     pub(crate) next: u64,
-    pub(crate) floor: u64,
     pub(crate) delivered_below: u64,
     pub(crate) settled: Ranges,
-    pub(crate) runs: VecDeque<Run>,
+    pub(crate) runs: Vec<Run>,
     pub(crate) live: u64,
     pub(crate) bytes: u64,
 }
 
 impl QueueIndex {
-    pub(crate) fn is_live(&self, sequence: u64) -> bool {
-        sequence >= self.floor && sequence < self.next && !self.settled.contains(sequence)
-    }
-
-    /// Notes that the sequences from `next` up to `next` are used and gone.
+    /// Notes that the sequences up to `next` are used, and those of them that no frame has brought
+    /// are gone.
     pub(crate) fn skip_to(&mut self, next: u64) {
         if next > self.next {
             self.settled.add(self.next, next - 1);
             self.next = next;
-            self.floor = self.settled.raise(self.floor);
         }
     }
 
-    /// Adds a group of new messages. All of its sequences must be `next` or above.
-    pub(crate) fn add(
+    /// Live messages of a run from `first` to `last`, and their bytes.
+    fn tally(&self, run: &Run, (first, last): Range) -> (u64, u64) {
+        let settled = |entry: &Entry| self.settled.contains(entry.sequence, entry.sequence);
+        let live = run.entries(first, last).filter(|entry| !settled(entry));
+        live.fold((0, 0), |(live, bytes), entry| {
+            (live + 1, bytes + entry.length)
+        })
+    }
+
+    /// Adds to the counts of the queue and of a segment, or takes away.
+    fn count(
         &mut self,
-        (segment, offset, length): (u64, u64, u64),
-        entries: &[Entry],
-        segments: &mut Segments,
+        (live, bytes): (u64, u64),
+        (number, segments): (u64, &mut Segments),
+        change: fn(u64, u64) -> u64,
     ) {
-        for entry in entries {
-            self.skip_to(entry.sequence);
-            self.next = entry.sequence.saturating_add(1);
-        }
-        self.place((segment, offset, length), entries, segments);
-    }
-
-    /// Adds copies: what lies elsewhere of their range does not count any more.
-    pub(crate) fn relocate(
-        &mut self,
-        (segment, offset, length): (u64, u64, u64),
-        entries: &[Entry],
-        segments: &mut Segments,
-    ) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return;
-        };
-        if last.sequence >= self.next {
-            return;
-        }
-        self.cut(first.sequence, last.sequence, segments);
-        self.place((segment, offset, length), entries, segments);
-    }
-
-    fn place(
-        &mut self,
-        (segment, offset, length): (u64, u64, u64),
-        entries: &[Entry],
-        segments: &mut Segments,
-    ) {
-        let (Some(first), Some(_)) = (entries.first(), entries.last()) else {
-            return;
-        };
-        let live = entries.iter().filter(|entry| self.is_live(entry.sequence));
-        let (count, bytes) = live.fold((0, 0), |(count, bytes), entry| {
-            (count + 1, bytes + entry.length)
-        });
-        if count == 0 {
-            return;
-        }
-        let at = self.runs.partition_point(|run| run.to < first.sequence);
-        let joins = at.checked_sub(1).filter(|before| {
-            let run = &self.runs[*before];
-            run.segment == segment && run.end.next <= first.sequence && run.end.offset <= offset
-        });
-        let at = joins.unwrap_or_else(|| {
-            self.runs.insert(at, Run::new(segment, first.sequence));
-            at
-        });
-        let run = &mut self.runs[at];
-        run.push(entries, offset, length);
-        run.live += count;
-        run.bytes += bytes;
-        self.live += count;
-        self.bytes += bytes;
-        if let Some(segment) = segments.get_mut(&segment) {
-            segment.live += count;
-            segment.bytes += bytes;
+        (self.live, self.bytes) = (change(self.live, live), change(self.bytes, bytes));
+        if let Some(segment) = segments.all.get_mut(&number) {
+            segment.live = change(segment.live, live);
+            segment.bytes = change(segment.bytes, bytes);
+            segments.may_free |= segment.live == 0 && number != segments.active;
         }
     }
 
-    /// Adds a run from a checkpoint, over older ones.
-    pub(crate) fn adopt(&mut self, mut run: Run, segments: &mut Segments) {
-        self.cut(run.from, run.to, segments);
-        (run.live, run.bytes) = (0, 0);
-        let (from, to) = (
-            run.from.max(self.floor),
-            run.to.min(self.next.saturating_sub(1)),
-        );
-        if from <= to {
-            for (first, last) in self.settled.gaps(from, to) {
-                let (count, bytes) = run.sum(first, last);
-                run.live += count;
-                run.bytes += bytes;
+    /// The runs with sequences from `first` to `last`.
+    fn overlapping(&self, first: u64, last: u64) -> std::ops::Range<usize> {
+        let from = self.runs.partition_point(|run| run.last < first);
+        from..from + self.runs[from..].partition_point(|run| run.first <= last)
+    }
+
+    /// Adds a run, in place of what lies elsewhere of its range.
+    pub(crate) fn adopt(&mut self, run: Run, segments: &mut Segments) {
+        self.cut(run.first, run.last, segments);
+        let live = self.tally(&run, (run.first, run.last));
+        if live.0 == 0 {
+            return;
+        }
+        self.count(live, (run.segment, segments), u64::saturating_add);
+        let at = self.runs.partition_point(|other| other.last < run.first);
+        match at.checked_sub(1).map(|before| &mut self.runs[before]) {
+            Some(before) if before.segment == run.segment => {
+                before.packed.extend_from_slice(run.packed());
+                before.last = run.last;
             }
-        }
-        if run.live == 0 {
-            return;
-        }
-        self.live += run.live;
-        self.bytes += run.bytes;
-        if let Some(segment) = segments.get_mut(&run.segment) {
-            segment.live += run.live;
-            segment.bytes += run.bytes;
-        }
-        let at = self.runs.partition_point(|other| other.to < run.from);
-        self.runs.insert(at, run);
-    }
-
-    /// Takes the sequences from `first` to `last` out of the runs, without settling them.
-    fn cut(&mut self, first: u64, last: u64, segments: &mut Segments) {
-        let mut at = self.runs.partition_point(|run| run.to < first);
-        while at < self.runs.len() && self.runs[at].from <= last {
-            let run = self.runs.remove(at).unwrap_or_else(|| Run::new(0, 0));
-            self.uncount(&run, segments);
-            if run.from < first {
-                let mut left = run.clone();
-                left.to = first - 1;
-                at += usize::from(self.recount(at, left, segments));
-            }
-            if run.to > last {
-                let mut right = run;
-                right.from = last + 1;
-                right.trim(last + 1);
-                self.recount(at, right, segments);
-                break;
+            _ => {
+                self.runs.reserve_exact(1);
+                self.runs.insert(at, run);
             }
         }
     }
 
-    fn uncount(&mut self, run: &Run, segments: &mut Segments) {
-        self.live -= run.live;
-        self.bytes -= run.bytes;
-        if let Some(segment) = segments.get_mut(&run.segment) {
-            segment.live -= run.live;
-            segment.bytes -= run.bytes;
+    /// Takes groups with sequences from `first` to `last` out of the runs, as a whole: what the
+    /// copies of one leave out was settled.
+    pub(crate) fn cut(&mut self, first: u64, last: u64, segments: &mut Segments) {
+        for at in self.overlapping(first, last).rev() {
+            let run = self.runs.remove(at);
+            let (left, right) = run.without(first, last);
+            let from = left.as_ref().map_or(0, |left| left.last + 1);
+            let to = right.as_ref().map_or(u64::MAX, |right| right.first - 1);
+            let gone = self.tally(&run, (from, to));
+            self.count(gone, (run.segment, segments), u64::saturating_sub);
+            for part in [right, left].into_iter().flatten() {
+                self.runs.insert(at, part);
+            }
         }
-    }
-
-    /// Puts a run back with its live messages counted anew; false when there are none.
-    fn recount(&mut self, at: usize, mut run: Run, segments: &mut Segments) -> bool {
-        (run.live, run.bytes) = (0, 0);
-        for (first, last) in self.settled.gaps(run.from.max(self.floor), run.to) {
-            let (count, bytes) = run.sum(first, last);
-            run.live += count;
-            run.bytes += bytes;
-        }
-        if run.live == 0 {
-            return false;
-        }
-        self.live += run.live;
-        self.bytes += run.bytes;
-        if let Some(segment) = segments.get_mut(&run.segment) {
-            segment.live += run.live;
-            segment.bytes += run.bytes;
-        }
-        self.runs.insert(at, run);
-        true
     }
 
     /// Settles the sequences from `first` to `last`, whichever of them are live.
     pub(crate) fn settle(&mut self, first: u64, last: u64, segments: &mut Segments) {
         self.next = self.next.max(last.saturating_add(1));
-        let first = first.max(self.floor);
-        if first > last {
-            return;
-        }
-        let mut has_empty = false;
-        for (first, last) in self.settled.gaps(first, last) {
-            let at = self.runs.partition_point(|run| run.to < first);
-            for run in self.runs.range_mut(at..) {
-                if run.from > last {
-                    break;
-                }
-                let (count, bytes) = if first <= run.from && last >= run.to {
-                    (run.live, run.bytes)
-                } else {
-                    run.sum(first, last)
-                };
-                run.live -= count;
-                run.bytes -= bytes;
-                self.live -= count;
-                self.bytes -= bytes;
-                if let Some(segment) = segments.get_mut(&run.segment) {
-                    segment.live -= count;
-                    segment.bytes -= bytes;
-                }
-                has_empty |= run.live == 0;
-            }
+        let hit = self.overlapping(first, last);
+        for at in hit.clone() {
+            let (gone, number) = (
+                self.tally(&self.runs[at], (first, last)),
+                self.runs[at].segment,
+            );
+            self.count(gone, (number, segments), u64::saturating_sub);
         }
         self.settled.add(first, last);
-        self.floor = self.settled.raise(self.floor);
-        if has_empty {
-            self.runs.retain(|run| run.live > 0);
+        let settled = &self.settled;
+        let is_gone = |run: &Run| settled.contains(run.first, run.last);
+        if self.runs[hit.clone()].iter().any(is_gone) {
+            self.runs.retain(|run| !is_gone(run));
         }
-        if let Some(run) = self.runs.front_mut() {
-            run.trim(self.floor);
-        }
-    }
-
-    /// Takes everything out of the segments' counts, before the queue is forgotten.
-    pub(crate) fn clear(&mut self, segments: &mut Segments) {
-        while let Some(run) = self.runs.pop_front() {
-            self.uncount(&run, segments);
+        if let Some(run) = self.runs.first_mut().filter(|_| hit.start == 0) {
+            run.trim(settled.floor());
         }
     }
 
     /// Sequences that should be live and lie nowhere. Settles them, and returns how many there
     /// were.
     pub(crate) fn settle_lost(&mut self, segments: &mut Segments) -> u64 {
-        if self.floor >= self.next {
-            return 0;
-        }
-        let expected = self.next - self.floor - self.settled.count();
-        if expected == self.live {
-            return 0;
-        }
-        let mut present = Ranges::default();
-        for run in &self.runs {
-            for entry in run.all().flat_map(|extent| {
-                let entries: Vec<Entry> = extent.entries().collect();
-                entries
-            }) {
-                if (run.from..=run.to).contains(&entry.sequence) {
-                    present.add(entry.sequence, entry.sequence);
+        let settled: u64 = self
+            .settled
+            .iter()
+            .map(|(first, last)| last - first + 1)
+            .sum();
+        let lost = self.next.saturating_sub(settled).saturating_sub(self.live);
+        if lost > 0 {
+            let mut known = self.settled.clone();
+            let entries = self.runs.iter().flat_map(|run| run.entries(0, u64::MAX));
+            entries.for_each(|entry| known.add(entry.sequence, entry.sequence));
+            let mut next = 0;
+            for (first, last) in known.iter().chain([(self.next, self.next)]) {
+                if next < first {
+                    self.settle(next, first - 1, segments);
                 }
+                next = last.saturating_add(1);
             }
         }
-        for (first, last) in present.gaps(self.floor, self.next - 1) {
-            self.settle(first, last, segments);
-        }
-        expected - self.live
+        lost
     }
 
-    /// Groups that hold live messages from a sequence on, up to about `limit_bytes`.
-    pub(crate) fn plan(
-        &self,
-        (from, limit_bytes): (u64, u64),
-        is_wanted: impl Fn(u64) -> bool,
-    ) -> Vec<Piece> {
-        let from = from.max(self.floor);
+    /// Groups of some runs that hold live messages from a sequence on, up to about `limit` bytes.
+    pub(crate) fn plan(&self, from: u64, limit: u64, is_of: impl Fn(&Run) -> bool) -> Vec<Piece> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
-        let at = self.runs.partition_point(|run| run.to < from);
-        for run in self.runs.range(at..) {
-            for extent in run.all() {
-                if bytes >= limit_bytes && !pieces.is_empty() || extent.first > run.to {
-                    break;
-                }
-                if extent.last < from || extent.last < run.from {
+        let runs = &self.runs[self.overlapping(from, u64::MAX)];
+        for run in runs.iter().filter(|run| is_of(run)) {
+            for (extent, _) in run.between(from, u64::MAX) {
+                let Extent {
+                    first,
+                    last,
+                    offset,
+                    ..
+                } = extent;
+                if self.settled.contains(first.max(from), last) {
                     continue;
                 }
-                let mut wanted = Vec::new();
+                let (mut count, mut length) = (0, 0);
                 for entry in extent.entries() {
-                    let is_in = entry.sequence >= from.max(run.from) && entry.sequence <= run.to;
-                    if !is_in || !self.is_live(entry.sequence) || !is_wanted(entry.sequence) {
-                        continue;
-                    }
-                    if bytes >= limit_bytes && (!pieces.is_empty() || !wanted.is_empty()) {
-                        break;
-                    }
-                    bytes += entry.length + MESSAGE_BYTES;
-                    wanted.push(entry);
+                    (count, length) = (count + 1, entry.start + entry.length);
                 }
-                if !wanted.is_empty() {
-                    pieces.push(Piece {
-                        segment: run.segment,
-                        offset: extent.offset,
-                        length: extent.length,
-                        first: extent.first,
-                        last: extent.last,
-                        wanted,
-                    });
+                bytes += length + count * MESSAGE_BYTES as u64;
+                pieces.push(Piece {
+                    segment: run.segment,
+                    offset,
+                    length,
+                    first,
+                    last,
+                });
+                if bytes >= limit {
+                    return pieces;
                 }
-            }
-            if bytes >= limit_bytes && !pieces.is_empty() {
-                break;
             }
         }
         pieces
-    }
-}
-
-/// What a message counts beside its bytes, so that a slice of empty ones is bounded too.
-pub(crate) const MESSAGE_BYTES: u64 = 16;
-
-impl Piece {
-    /// The body of one wanted message in the group's data.
-    pub(crate) fn range(entry: &Entry) -> std::ops::Range<usize> {
-        to_usize(entry.start)..to_usize(entry.start.saturating_add(entry.length))
     }
 }

@@ -3,22 +3,24 @@
 //! The inbox is cut into shards by queue so that connections rarely meet; a cut locks all of them
 //! at once, so that what happened before it in one queue is never committed after what happened
 //! later in another. A ticket is the number of the group that a piece of work falls into. Lock
-//! order: shards by rising index, then the bell.
-//!
-//! # Cost
-//! One short mutex and one atomic addition a call; the committer is woken only when nobody has
-//! asked it to yet.
+//! order: shards by rising index, then the index. A call is one short mutex and one atomic addition;
+//! the committer is woken only when nobody has asked it to yet.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::pending::{Block, Elision, Line, Look, Taken, recycle};
+use crate::disk::lock;
+use crate::pending::{Block, Line, Look, Taken};
+use crate::record::Range;
 use crate::terms::{Progress, QueueId, Sequence, Settled, Stopped, Ticket, Urgency};
 
 const SHARDS: usize = 8;
+/// How long a commit waits for work that must not be cut apart.
+const TOGETHER_LATEST: Duration = Duration::from_secs(1);
 
 /// One change of one fact: the new value, or none.
 pub(crate) type FactChange = (Vec<u8>, Option<Vec<u8>>);
@@ -26,6 +28,8 @@ pub(crate) type FactChange = (Vec<u8>, Option<Vec<u8>>);
 /// What one commit is made of.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
+    /// The last group in it; 0 in one that nobody waits for.
+    pub(crate) through: u64,
     pub(crate) queues: Vec<(QueueId, Arc<Taken>)>,
     pub(crate) facts: Vec<FactChange>,
     /// Something in it must not be cut apart.
@@ -35,14 +39,11 @@ pub(crate) struct Group {
 #[derive(Default)]
 struct Shard {
     group: u64,
+    /// Queues of which something waits.
     lines: HashMap<QueueId, Line, BuildHasherDefault<QueueHasher>>,
-    dirty: Vec<QueueId>,
     spare: Vec<Block>,
     facts: Vec<(u64, FactChange)>,
 }
-
-/// How long a commit waits for work that must not be cut apart.
-const TOGETHER_LATEST: Duration = Duration::from_secs(1);
 
 /// Callers that hold commits back.
 #[derive(Default)]
@@ -50,6 +51,8 @@ struct Holders {
     count: usize,
     /// Rises when commits have waited long enough: those that entered before do not count any more.
     round: u64,
+    /// Somebody has entered since the last cut.
+    has_entered: bool,
 }
 
 /// Everything that callers and the committer share.
@@ -64,9 +67,9 @@ pub(crate) struct Inbox {
     crossing: Mutex<()>,
     durable: AtomicU64,
     /// Callers whose work must not be cut apart.
-    together: (Mutex<Holders>, Condvar),
-    /// Somebody has entered since the last cut, and before it since the last take.
-    has_entered: AtomicBool,
+    holders: Mutex<Holders>,
+    has_left: Condvar,
+    /// Something since the last take must not be cut apart.
     is_whole: AtomicBool,
     stopped: OnceLock<Stopped>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
@@ -74,21 +77,22 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(limit: usize, progress: Box<dyn Fn(Progress) + Send + Sync>) -> Self {
+        let shard = |_| {
+            Mutex::new(Shard {
+                group: 1,
+                ..Shard::default()
+            })
+        };
         Self {
-            shards: std::array::from_fn(|_| {
-                Mutex::new(Shard {
-                    group: 1,
-                    ..Shard::default()
-                })
-            }),
+            shards: std::array::from_fn(shard),
             bell: Bell::default(),
             pending: AtomicUsize::new(0),
             limit,
             is_backlogged: AtomicBool::new(false),
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
-            together: (Mutex::default(), Condvar::new()),
-            has_entered: AtomicBool::new(false),
+            holders: Mutex::default(),
+            has_left: Condvar::new(),
             is_whole: AtomicBool::new(false),
             stopped: OnceLock::new(),
             progress,
@@ -97,9 +101,7 @@ impl Inbox {
 
     fn shard(&self, queue: QueueId) -> MutexGuard<'_, Shard> {
         let index = usize::try_from(queue.0 % SHARDS as u64).unwrap_or(0);
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[index])
     }
 
     pub(crate) fn check(&self) -> Result<(), Stopped> {
@@ -117,7 +119,25 @@ impl Inbox {
 
     /// Latches the ordinary end, which nobody has to be told.
     pub(crate) fn end(&self) {
-        let _ = self.stopped.set(Stopped::closed());
+        let _ = self.stopped.set(Stopped::because("it was closed"));
+    }
+
+    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
+    /// more.
+    fn change<T: Default>(
+        &self,
+        queue: QueueId,
+        change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> T,
+    ) -> Result<(Ticket, T), Stopped> {
+        self.check()?;
+        let shard = &mut *self.shard(queue);
+        let line = shard.lines.entry(queue).or_default();
+        let outcome = if line.is_dropped() {
+            T::default()
+        } else {
+            change(line, shard.group, &mut shard.spare)
+        };
+        Ok((Ticket(shard.group), outcome))
     }
 
     pub(crate) fn append(
@@ -127,120 +147,43 @@ impl Inbox {
         parts: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
-        let (ticket, pending) = self.change_line(queue, |line, group, spare| {
-            let added = line.append(sequence, (parts, urgency), group, spare);
+        let (ticket, pending) = self.change(queue, |line, group, spare| {
+            let added = line.append(sequence.0, (parts, urgency), group, spare);
             // Counted before the shard is free: nobody can release these bytes earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
-        let Some(pending) = pending else {
-            return Ok(ticket);
-        };
-        let demand = match urgency {
-            Urgency::Confirmed => Demand::Now,
-            Urgency::Eventually if pending * 2 > self.limit => Demand::Now,
-            Urgency::Eventually => Demand::Soon,
-        };
-        self.bell.raise(demand);
+        let is_urgent = urgency == Urgency::Confirmed || pending * 2 > self.limit;
+        self.bell
+            .raise(if is_urgent { Demand::Now } else { Demand::Soon });
         if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
-            self.announce_backlog();
+            self.announce_crossing();
         }
         Ok(ticket)
     }
 
-    /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
-    /// more.
-    fn change_line<T>(
-        &self,
-        queue: QueueId,
-        change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> T,
-    ) -> Result<(Ticket, Option<T>), Stopped> {
-        self.check()?;
-        let mut shard = self.shard(queue);
-        let Shard {
-            group,
-            lines,
-            dirty,
-            spare,
-            ..
-        } = &mut *shard;
-        let line = lines.entry(queue).or_default();
-        let ticket = Ticket(*group);
-        if line.is_dropped() {
-            return Ok((ticket, None));
-        }
-        let outcome = change(line, *group, spare);
-        if line.soil() {
-            dirty.push(queue);
-        }
-        Ok((ticket, Some(outcome)))
-    }
-
     pub(crate) fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        self.check()?;
-        let mut shard = self.shard(queue);
-        let Shard {
-            group,
-            lines,
-            dirty,
-            spare,
-            ..
-        } = &mut *shard;
-        let line = lines.entry(queue).or_default();
-        match line.elide(sequence, *group, spare) {
-            Elision::Done { freed } => {
-                drop(shard);
+        let settle = |line: &mut Line, group, spare: &mut _| line.settle(sequence.0, group, spare);
+        Ok(match self.change(queue, settle)? {
+            (_, Some(freed)) => {
                 self.release(freed);
-                Ok(Settled::Elided)
+                Settled::Elided
             }
-            Elision::TooLate => {
-                let ticket = Ticket(*group);
-                if line.is_dropped() {
-                    return Ok(Settled::Recorded(ticket));
-                }
-                let demand = if line.settle(sequence, *group) {
-                    Demand::Soon
-                } else {
-                    Demand::Later
-                };
-                if line.soil() {
-                    dirty.push(queue);
-                }
-                drop(shard);
-                self.bell.raise(demand);
-                Ok(Settled::Recorded(ticket))
+            (ticket, None) => {
+                self.bell.raise(Demand::Later);
+                Settled::Recorded(ticket)
             }
-        }
-    }
-
-    pub(crate) fn settle_all(
-        &self,
-        queue: QueueId,
-        (first, last): (Sequence, Sequence),
-        known: Sequence,
-    ) -> Result<Ticket, Stopped> {
-        self.whole_queue(queue, |line, group, spare| {
-            line.settle_all((first, line.clipped(last, known)), group, spare)
         })
     }
 
-    pub(crate) fn delivered(&self, queue: QueueId, through: Sequence) {
-        let mut shard = self.shard(queue);
-        let Shard { lines, dirty, .. } = &mut *shard;
-        let line = lines.entry(queue).or_default();
-        line.delivered(through);
-        if line.soil() {
-            dirty.push(queue);
-        }
-    }
-
-    pub(crate) fn purge(
+    /// `known` says which is the first sequence that the log does not have.
+    pub(crate) fn settle_all(
         &self,
         queue: QueueId,
-        through: Sequence,
-        known: Sequence,
+        range: Range,
+        known: impl FnOnce() -> u64,
     ) -> Result<Ticket, Stopped> {
         self.whole_queue(queue, |line, group, spare| {
-            line.purge(line.clipped(through, known), group, spare)
+            line.settle_all(range, known(), group, spare)
         })
     }
 
@@ -253,12 +196,14 @@ impl Inbox {
         queue: QueueId,
         change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> usize,
     ) -> Result<Ticket, Stopped> {
-        let (ticket, freed) = self.change_line(queue, change)?;
-        if let Some(freed) = freed {
-            self.release(freed);
-            self.bell.raise(Demand::Now);
-        }
+        let (ticket, freed) = self.change(queue, change)?;
+        self.release(freed);
+        self.bell.raise(Demand::Now);
         Ok(ticket)
+    }
+
+    pub(crate) fn delivered(&self, queue: QueueId, through: Sequence) {
+        let _ = self.change(queue, |line, _, _| line.delivered(through.0));
     }
 
     pub(crate) fn change_fact(&self, change: FactChange) -> Result<Ticket, Stopped> {
@@ -272,10 +217,9 @@ impl Inbox {
     }
 
     pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> Look {
-        self.shard(queue)
-            .lines
-            .get(&queue)
-            .map(|line| line.look(from, limit_bytes))
+        let shard = self.shard(queue);
+        let line = shard.lines.get(&queue);
+        line.map(|line| line.look(from, limit_bytes))
             .unwrap_or_default()
     }
 
@@ -283,12 +227,9 @@ impl Inbox {
     /// later falls into the next one.
     pub(crate) fn cut(&self) -> (u64, Demand) {
         // Held until the cut is over: nobody enters in between.
-        let _none = self.wait_for_holders();
-        let mut shards = self
-            .shards
-            .each_ref()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.has_entered.swap(false, Ordering::AcqRel) {
+        let mut holders = self.wait_for_holders();
+        let mut shards = self.shards.each_ref().map(lock);
+        if std::mem::take(&mut holders.has_entered) {
             self.is_whole.store(true, Ordering::Release);
         }
         // Reset under all locks: work that comes later asks again, earlier work is in the group
@@ -304,9 +245,8 @@ impl Inbox {
     /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
     /// one that waits for the messages before its own to be committed may stop the store.
     fn wait_for_holders(&self) -> MutexGuard<'_, Holders> {
-        let (holders, is_left) = &self.together;
         let until = Instant::now() + TOGETHER_LATEST;
-        let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = lock(&self.holders);
         while holders.count > 0 {
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() || self.pending_bytes() >= self.limit {
@@ -315,10 +255,10 @@ impl Inbox {
                 break;
             }
             // In slices: the pending bytes rise without a notice.
-            let slice = rest.min(Duration::from_millis(10));
-            (holders, _) = is_left
-                .wait_timeout(holders, slice)
-                .unwrap_or_else(PoisonError::into_inner);
+            let waited = self
+                .has_left
+                .wait_timeout(holders, rest.min(Duration::from_millis(10)));
+            holders = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         holders
     }
@@ -326,75 +266,64 @@ impl Inbox {
     /// From here to [`leave`](Self::leave) no group is closed. May be nested. Returns what `leave`
     /// needs.
     pub(crate) fn enter(&self) -> u64 {
-        let holders = self.together.0.lock();
-        let mut holders = holders.unwrap_or_else(PoisonError::into_inner);
+        let mut holders = lock(&self.holders);
         holders.count += 1;
-        self.has_entered.store(true, Ordering::Release);
+        holders.has_entered = true;
         holders.round
     }
 
     pub(crate) fn leave(&self, round: u64) {
-        let (holders, is_left) = &self.together;
-        let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
-        if holders.round != round {
-            return;
-        }
-        holders.count -= 1;
-        if holders.count == 0 {
-            is_left.notify_one();
+        let mut holders = lock(&self.holders);
+        if holders.round == round {
+            holders.count -= 1;
+            self.has_left.notify_one();
         }
     }
 
     /// Takes all work of the groups up to `through`.
     pub(crate) fn take(&self, through: u64) -> Group {
+        let is_whole = self.is_whole.swap(false, Ordering::AcqRel);
         let mut group = Group {
-            is_whole: self.is_whole.swap(false, Ordering::AcqRel),
+            through,
+            is_whole,
             ..Group::default()
         };
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let Shard {
-                lines,
-                dirty,
-                facts,
-                ..
-            } = &mut *shard;
-            dirty.retain(|queue| {
-                let Some(line) = lines.get_mut(queue) else {
-                    return false;
-                };
-                let (taken, has_more) = line.take(through);
-                group.queues.push((*queue, taken));
-                has_more
-            });
-            let ready = facts.partition_point(|(of, _)| *of <= through);
+            let mut shard = lock(shard);
+            let taken = shard.lines.iter_mut();
+            let taken = taken.filter_map(|(queue, line)| Some((*queue, line.take(through)?)));
+            group.queues.extend(taken);
+            let ready = shard.facts.partition_point(|(of, _)| *of <= through);
             group
                 .facts
-                .extend(facts.drain(..ready).map(|(_, change)| change));
+                .extend(shard.facts.drain(..ready).map(|(_, change)| change));
         }
         group
     }
 
-    /// Makes the groups up to `through` durable in the eyes of everybody and gives their memory
-    /// back.
-    pub(crate) fn finish(&self, through: u64, group: Group) {
+    /// Makes a group durable in the eyes of everybody and gives its memory back.
+    pub(crate) fn finish(&self, group: Group) {
+        if group.through == 0 {
+            return;
+        }
         let mut freed = 0;
         for (queue, taken) in group.queues {
-            let mut shard = self.shard(queue);
-            let Shard { lines, spare, .. } = &mut *shard;
-            if lines.get_mut(&queue).is_some_and(Line::committed) {
-                lines.remove(&queue);
+            let shard = &mut *self.shard(queue);
+            if shard
+                .lines
+                .get_mut(&queue)
+                .is_some_and(|line| line.committed(group.through))
+            {
+                shard.lines.remove(&queue);
             }
             freed += taken.blocks.iter().map(Block::charge).sum::<usize>();
-            if let Some(taken) = Arc::into_inner(taken) {
-                taken
-                    .blocks
-                    .into_iter()
-                    .for_each(|block| recycle(block, spare));
+            let blocks = Arc::into_inner(taken).map(|taken| taken.blocks);
+            for block in blocks.into_iter().flatten() {
+                block.recycle(&mut shard.spare);
             }
         }
-        self.durable.store(through, Ordering::Release);
-        (self.progress)(Progress::Durable(Ticket(through)));
+        self.durable.store(group.through, Ordering::Release);
+        (self.progress)(Progress::Durable(Ticket(group.through)));
         self.release(freed);
     }
 
@@ -407,34 +336,31 @@ impl Inbox {
     }
 
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        self.pending.load(Ordering::SeqCst)
     }
 
     fn release(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        let pending = self.pending.fetch_sub(bytes, Ordering::SeqCst) - bytes;
-        if pending <= self.limit / 2 && self.is_backlogged.load(Ordering::SeqCst) {
-            let _order = self.crossing.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.pending.load(Ordering::SeqCst) <= self.limit / 2
-                && self.is_backlogged.swap(false, Ordering::SeqCst)
-            {
-                (self.progress)(Progress::Drained);
+        if bytes > 0 {
+            let pending = self.pending.fetch_sub(bytes, Ordering::SeqCst) - bytes;
+            if pending <= self.limit / 2 && self.is_backlogged.load(Ordering::SeqCst) {
+                self.announce_crossing();
             }
         }
     }
 
-    fn announce_backlog(&self) {
-        let _order = self.crossing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_backlogged.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        // Set before the second look: a release in between either sees the flag or is seen here.
-        if self.pending.load(Ordering::SeqCst) < self.limit {
+    /// Says that the pending bytes have reached the limit, or come down to half of it.
+    fn announce_crossing(&self) {
+        let _order = lock(&self.crossing);
+        let was_backlogged = self.is_backlogged.swap(true, Ordering::SeqCst);
+        // Set before this look: a release in between either sees the flag or is seen here.
+        let pending = self.pending_bytes();
+        if was_backlogged && pending <= self.limit / 2 {
             self.is_backlogged.store(false, Ordering::SeqCst);
-        } else {
+            (self.progress)(Progress::Drained);
+        } else if !was_backlogged && pending >= self.limit {
             (self.progress)(Progress::Backlogged);
+        } else {
+            self.is_backlogged.store(was_backlogged, Ordering::SeqCst);
         }
     }
 }
@@ -444,86 +370,66 @@ impl Inbox {
 #[repr(u8)]
 pub(crate) enum Demand {
     /// Nothing waits.
-    Never = 0,
+    Never,
     /// Settlements wait: within 50 ms.
-    Later = 1,
-    /// Unconfirmed messages wait, or a queue was drained: after the gather window of 5 ms.
-    Soon = 2,
+    Later,
+    /// Unconfirmed messages wait: after the gather window of 5 ms.
+    Soon,
     /// Somebody waits for the disk.
-    Now = 3,
+    Now,
     /// The store is being closed.
-    Close = 4,
+    Close,
 }
 
 impl Demand {
-    fn from_number(number: u8) -> Self {
-        match number {
-            0 => Self::Never,
-            1 => Self::Later,
-            2 => Self::Soon,
-            3 => Self::Now,
-            _ => Self::Close,
-        }
-    }
+    const ALL: [Self; 5] = [Self::Never, Self::Later, Self::Soon, Self::Now, Self::Close];
 }
 
+/// What callers ask of the committer, and its thread, which they wake.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     demand: AtomicU8,
-    closing: AtomicBool,
-    lock: Mutex<()>,
-    ring: Condvar,
+    committer: OnceLock<Thread>,
 }
 
 impl Bell {
+    /// Says which thread is to be woken, before anybody asks.
+    pub(crate) fn set_committer(&self, thread: &Thread) {
+        let _ = self.committer.set(thread.clone());
+    }
+
     /// Asks for a commit at least so soon.
     pub(crate) fn raise(&self, demand: Demand) {
         if self.demand.load(Ordering::Acquire) < demand as u8
             && self.demand.fetch_max(demand as u8, Ordering::AcqRel) < demand as u8
+            && let Some(committer) = self.committer.get()
         {
-            let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            self.ring.notify_one();
+            committer.unpark();
         }
     }
 
-    /// Asks the committer to end after one last commit.
-    pub(crate) fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.raise(Demand::Close);
-    }
-
-    /// Takes note of all demands so far. Called under the locks of all shards.
-    pub(crate) fn answer(&self) -> Demand {
-        Demand::from_number(self.demand.swap(Demand::Never as u8, Ordering::AcqRel))
+    /// Takes note of all demands so far; a close is never over. Called under the locks of all
+    /// shards.
+    fn answer(&self) -> Demand {
+        // The bit of a close stays.
+        let close = Demand::Close as u8;
+        Demand::ALL[usize::from(self.demand.fetch_and(close, Ordering::AcqRel))]
     }
 
     pub(crate) fn demand(&self) -> Demand {
-        if self.closing.load(Ordering::Acquire) {
-            return Demand::Close;
-        }
-        Demand::from_number(self.demand.load(Ordering::Acquire))
+        Demand::ALL[usize::from(self.demand.load(Ordering::Acquire))]
     }
 
-    /// Waits until the demand is higher than `than`, or until the time.
+    /// The committer waits until the demand is higher than `than`, or until the time.
     pub(crate) fn wait(&self, than: Demand, until: Instant) -> Demand {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let demand = self.demand();
             let left = until.saturating_duration_since(Instant::now());
             if demand > than || left.is_zero() {
                 return demand;
             }
-            lock = self
-                .ring
-                .wait_timeout(lock, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            thread::park_timeout(left);
         }
-    }
-
-    /// Waits for a while, shorter only when the store is being closed.
-    pub(crate) fn rest(&self, length: Duration) -> Demand {
-        self.wait(Demand::Now, Instant::now() + length)
     }
 }
 

@@ -1,27 +1,32 @@
 //! What the log says, in memory: definitions, numbers and extents of every queue, live bytes of
 //! every segment.
 //!
-//! The committer applies each frame after it is durable, and recovery applies the same frames in
-//! the same order, so both come to the same index. Readers plan under the lock and read files
-//! without it.
+//! The committer applies each frame after it is durable; recovery applies the rows of the last
+//! checkpoint and then the same frames in the same order, so both come to the same index. Readers
+//! plan under the lock and read files without it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::extent::{Entry, QueueIndex, Ranges, Run, Segments};
-use crate::frame::{
-    BODY_AT, FRAME_HEADER, Fields, Group, GroupKind, Malformed, QueueNumbers, Record, Snapshot,
-    push_bytes, push_ranges, push_varint, records, varint_length,
-};
+use crate::extent::{QueueIndex, Run, Segments};
+use crate::frame::{FRAME_HEADER, Malformed, Range, Record, records};
 use crate::terms::{QueueId, Recovered, Sequence};
 
 /// Where a frame lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Place {
     pub(crate) segment: u64,
     /// Offset of the frame's header.
     pub(crate) offset: u64,
     pub(crate) commit: u64,
+}
+
+/// Where the log ends: a segment, the offset behind its last frame, and the number that the next
+/// segment gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) segment: u64,
+    pub(crate) end: u64,
+    pub(crate) next_number: u64,
 }
 
 /// Everything that the log says.
@@ -32,8 +37,9 @@ pub(crate) struct Index {
     pub(crate) definitions: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Definitions changed since the last checkpoint, with the commit of the change.
     pub(crate) changed: BTreeMap<Vec<u8>, u64>,
-    /// The last commit applied.
+    /// The last commit applied, and where the log ended with it.
     pub(crate) commit: u64,
+    pub(crate) tail: Tail,
     /// The commit of the last durable checkpoint.
     pub(crate) checkpoint: u64,
     /// The last commit that changed a definition and is in a durable checkpoint.
@@ -42,68 +48,72 @@ pub(crate) struct Index {
     pub(crate) definitions_commit: u64,
     /// Records of queues that are not known, which were left out.
     pub(crate) unknown: u64,
-    /// A segment may have lost its last live message since somebody looked.
-    pub(crate) may_free: bool,
-}
-
-/// Locks the index.
-pub(crate) fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
-    index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Index {
-    /// Applies the records of one frame.
+    /// Applies the records of one frame, or of a row.
     pub(crate) fn apply(&mut self, body: &[u8], place: Place) -> Result<(), Malformed> {
-        for record in records(body) {
-            self.apply_record(record?, place)?;
+        // Queues that a snapshot has not named yet.
+        let mut before = HashMap::new();
+        let mut records = records(body);
+        let outcome = records.try_for_each(|record| self.apply_record(record?, place, &mut before));
+        for mut queue in before.into_values() {
+            queue.cut(0, u64::MAX, &mut self.segments);
         }
         self.commit = self.commit.max(place.commit);
-        Ok(())
+        outcome
     }
 
-    fn apply_record(&mut self, record: Record<'_>, place: Place) -> Result<(), Malformed> {
+    fn apply_record(
+        &mut self,
+        record: Record<'_>,
+        place: Place,
+        before: &mut HashMap<u64, QueueIndex>,
+    ) -> Result<(), Malformed> {
         match record {
-            Record::Group(kind, group) => self.apply_group(kind, group, place)?,
-            Record::Large([queue, base, sequence, file, length]) => {
-                self.apply_large((queue, base), sequence, (file, length));
+            Record::Group(group) => {
+                let offset = place.offset + (FRAME_HEADER + group.at) as u64;
+                let run = Run::of(&group, place.segment, offset)?;
+                self.place(group.queue, group.base, run);
             }
-            Record::Settles(queue, ranges) => self.settle(queue, &ranges),
-            Record::Purge(queue, through) => self.settle(queue, &[(0, through)]),
-            Record::Drop(queue) => self.drop_queue(queue),
-            Record::Put(key, value) => self.define(key, Some(value), place.commit),
-            Record::Remove(key) => self.define(key, None, place.commit),
-            Record::Numbers(queue, next, delivered_below) => {
-                if let Some(queue) = self.known(queue) {
-                    queue.skip_to(next);
-                    queue.delivered_below = queue.delivered_below.max(delivered_below);
+            Record::Run([queue, base, segment], packed) => {
+                let run = Run::read(segment, packed)?;
+                // A row may be older than the drop of its queue.
+                let is_row = place.segment == 0;
+                if !is_row || self.queues.contains_key(&queue) {
+                    self.place(queue, base, run);
                 }
             }
-            Record::Snapshot(snapshot) => self.apply_snapshot(&snapshot, place),
+            Record::Settled(queue, ranges) => self.settle(queue, &ranges),
+            Record::Drop(queue) => {
+                if let Some(mut queue) = self.queues.remove(&queue) {
+                    queue.cut(0, u64::MAX, &mut self.segments);
+                }
+            }
+            Record::Put(key, value) => self.define(key, Some(value), place.commit),
+            Record::Remove(key) => self.define(key, None, place.commit),
+            Record::Snapshot(defined) => {
+                self.defined = self.defined.max(defined);
+                *before = std::mem::take(&mut self.queues);
+            }
+            Record::Numbers([number, next, delivered_below], ranges) => {
+                let queue = self.queues.entry(number);
+                let queue = queue.or_insert_with(|| before.remove(&number).unwrap_or_default());
+                queue.next = queue.next.max(next);
+                queue.delivered_below = queue.delivered_below.max(delivered_below);
+                self.settle(number, &ranges);
+            }
         }
         Ok(())
     }
 
-    fn known(&mut self, queue: u64) -> Option<&mut QueueIndex> {
-        let known = self.queues.get_mut(&queue);
-        self.unknown += u64::from(known.is_none());
-        known
-    }
-
-    fn settle(&mut self, queue: u64, ranges: &[(u64, u64)]) {
+    fn settle(&mut self, queue: u64, ranges: &[Range]) {
         let Some(queue) = self.queues.get_mut(&queue) else {
             self.unknown += 1;
             return;
         };
         for (first, last) in ranges {
             queue.settle(*first, *last, &mut self.segments);
-        }
-        self.may_free = true;
-    }
-
-    fn drop_queue(&mut self, queue: u64) {
-        if let Some(mut queue) = self.queues.remove(&queue) {
-            queue.clear(&mut self.segments);
-            self.may_free = true;
         }
     }
 
@@ -118,224 +128,90 @@ impl Index {
         self.changed.insert(key.to_vec(), commit);
     }
 
-    /// A queue that is about to get messages. Sequences below the base that no frame has brought
-    /// count as live, so that recovery finds them missing.
-    fn prepare(&mut self, number: u64, base: u64) -> &mut QueueIndex {
+    /// A queue gets messages, or copies of them in place of the older ones. Sequences below the base
+    /// that no frame has brought count as live, so that recovery finds them missing; those that are
+    /// skipped from there on are gone.
+    fn place(&mut self, number: u64, base: u64, run: Run) {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);
-        queue
-    }
-
-    fn apply_group(
-        &mut self,
-        kind: GroupKind,
-        group: Group<'_>,
-        place: Place,
-    ) -> Result<(), Malformed> {
-        let mut entries = Vec::with_capacity(usize::try_from(group.count).unwrap_or(0).min(65_536));
-        for entry in group.entries() {
-            let (sequence, start, length) = entry?;
-            entries.push(Entry {
-                sequence,
-                start: start as u64,
-                length: length as u64,
-            });
-        }
-        let offset = place.offset + FRAME_HEADER as u64 + group.data_at as u64;
-        let at = (place.segment, offset, group.data.len() as u64);
-        match kind {
-            GroupKind::Messages => {
-                let queue = self.prepare(group.queue, group.base);
-                let is_new = group.first >= queue.next;
-                if is_new && let Some(queue) = self.queues.get_mut(&group.queue) {
-                    queue.add(at, &entries, &mut self.segments);
-                }
-            }
-            GroupKind::Copies => match self.queues.get_mut(&group.queue) {
-                Some(queue) => queue.relocate(at, &entries, &mut self.segments),
-                None => self.unknown += 1,
-            },
-        }
-        self.may_free = true;
-        Ok(())
-    }
-
-    fn apply_large(
-        &mut self,
-        (number, base): (u64, u64),
-        sequence: u64,
-        (file, length): (u64, u64),
-    ) {
-        let queue = self.prepare(number, base);
-        if sequence < queue.next {
-            return;
-        }
-        let is_there = self.segments.contains_key(&file);
-        let Some(queue) = self.queues.get_mut(&number) else {
-            return;
-        };
-        queue.skip_to(sequence);
-        queue.next = sequence.saturating_add(1);
-        if is_there {
-            let start = varint_length(length) as u64;
-            let entry = Entry {
-                sequence,
-                start,
-                length,
-            };
-            queue.relocate(
-                (file, BODY_AT, start + length),
-                &[entry],
-                &mut self.segments,
-            );
-        }
-    }
-
-    fn apply_snapshot(&mut self, snapshot: &Snapshot<'_>, place: Place) {
-        self.defined = self.defined.max(snapshot.defined);
-        let mut before = std::mem::take(&mut self.queues);
-        for numbers in &snapshot.queues {
-            let mut queue = before.remove(&numbers.queue).unwrap_or_default();
-            queue.next = queue.next.max(numbers.next);
-            if numbers.floor > 0 {
-                queue.settle(0, numbers.floor - 1, &mut self.segments);
-            }
-            for (first, last) in &numbers.settled {
-                queue.settle(*first, *last, &mut self.segments);
-            }
-            queue.delivered_below = queue.delivered_below.max(numbers.delivered_below);
-            self.queues.insert(numbers.queue, queue);
-        }
-        for mut queue in before.into_values() {
-            queue.clear(&mut self.segments);
-        }
-        for (key, value) in &snapshot.definitions {
-            self.define(key, *value, place.commit);
-        }
-        self.may_free = true;
-    }
-
-    /// Writes all numbers, as in [`Snapshot`]; with the definitions changed since the last
-    /// checkpoint.
-    pub(crate) fn write_snapshot(&self, out: &mut Vec<u8>, with_definitions: bool) {
-        let mut numbers: Vec<u64> = self.queues.keys().copied().collect();
-        numbers.sort_unstable();
-        push_varint(out, self.defined);
-        push_varint(out, numbers.len() as u64);
-        for number in numbers {
-            let queue = &self.queues[&number];
-            let floor = queue.floor.min(queue.next);
-            push_varint(out, number);
-            push_varint(out, queue.next);
-            push_varint(out, queue.next - floor);
-            push_varint(out, queue.delivered_below);
-            push_ranges(out, floor, queue.settled.len(), queue.settled.iter());
-        }
-        let changed = self.changed.keys().filter(|_| with_definitions);
-        push_varint(out, changed.clone().count() as u64);
-        for key in changed {
-            push_bytes(out, key);
-            match self.definitions.get(key) {
-                Some(value) => {
-                    push_varint(out, value.len() as u64 + 1);
-                    out.extend_from_slice(value);
-                }
-                None => push_varint(out, 0),
+        if run.first >= queue.next {
+            for entry in run.entries(0, u64::MAX) {
+                queue.skip_to(entry.sequence);
+                queue.next = entry.sequence + 1;
             }
         }
-    }
-
-    /// Takes over the numbers of a checkpoint.
-    pub(crate) fn load_numbers(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        for numbers in Snapshot::read(&mut Fields::new(bytes, 0))?.queues {
-            let QueueNumbers {
-                queue,
-                next,
-                floor,
-                delivered_below,
-                settled,
-            } = numbers;
-            let mut ranges = Ranges::default();
-            for (first, last) in settled {
-                ranges.add(first, last);
-            }
-            let queue_index = QueueIndex {
-                next,
-                floor,
-                delivered_below,
-                settled: ranges,
-                ..QueueIndex::default()
-            };
-            self.queues.insert(queue, queue_index);
+        queue.next = queue.next.max(run.last + 1);
+        if self.segments.all.contains_key(&run.segment) {
+            queue.adopt(run, &mut self.segments);
         }
-        Ok(())
     }
 
-    /// Writes the extents that lie in some segments.
-    pub(crate) fn write_extents(&self, out: &mut Vec<u8>, is_wanted: impl Fn(u64) -> bool) {
+    /// The records of a snapshot: the numbers of all queues.
+    pub(crate) fn numbers(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        Record::Snapshot(self.defined).write(&mut out);
+        for (number, queue) in &self.queues {
+            let numbers = [*number, queue.next, queue.delivered_below];
+            Record::Numbers(numbers, queue.settled.iter().collect()).write(&mut out);
+        }
+        out
+    }
+
+    /// The same, with the definitions changed since the last checkpoint.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        let mut out = self.numbers();
+        for key in self.changed.keys() {
+            let value = self.definitions.get(key);
+            let record = value.map_or(Record::Remove(key), |value| Record::Put(key, value));
+            record.write(&mut out);
+        }
+        out
+    }
+
+    pub(crate) fn all_definitions(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (key, value) in &self.definitions {
+            Record::Put(key, value).write(&mut out);
+        }
+        out
+    }
+
+    /// The extents that lie in some segments.
+    pub(crate) fn runs(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<u8> {
+        let mut out = Vec::new();
         for (number, queue) in &self.queues {
             for run in queue.runs.iter().filter(|run| is_wanted(run.segment)) {
-                push_varint(out, *number);
-                push_varint(out, run.segment);
-                run.save(out);
+                Record::Run([*number, 0, run.segment], run.packed()).write(&mut out);
             }
         }
-    }
-
-    /// Takes over extents of a checkpoint; those whose segment is not there are left out.
-    pub(crate) fn load_extents(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        let mut fields = Fields::new(bytes, 0);
-        while !fields.is_at_end() {
-            let (number, segment) = (fields.varint()?, fields.varint()?);
-            let run = Run::load(segment, &mut fields)?;
-            if !self.segments.contains_key(&segment) {
-                continue;
-            }
-            if let Some(queue) = self.queues.get_mut(&number) {
-                queue.adopt(run, &mut self.segments);
-            }
-        }
-        Ok(())
+        out
     }
 
     /// Every queue, by rising number.
     pub(crate) fn recovered(&self) -> Vec<Recovered> {
-        let mut queues: Vec<Recovered> = self
-            .queues
-            .iter()
-            .map(|(number, queue)| Recovered {
-                queue: QueueId(*number),
-                first: Sequence(queue.floor),
-                // A watermark above it was left by messages that never reached the disk.
-                next: Sequence(queue.next.max(queue.delivered_below)),
-                ready: queue.live,
-                bytes: queue.bytes,
-                delivered: queue.delivered_below.checked_sub(1).map(Sequence),
-            })
-            .collect();
+        let queues = self.queues.iter().map(|(number, queue)| Recovered {
+            queue: QueueId(*number),
+            first: Sequence(queue.settled.floor()),
+            // A watermark above it was left by messages that never reached the disk.
+            next: Sequence(queue.next.max(queue.delivered_below)),
+            ready: queue.live,
+            bytes: queue.bytes,
+            delivered: queue.delivered_below.checked_sub(1).map(Sequence),
+        });
+        let mut queues: Vec<Recovered> = queues.collect();
         queues.sort_unstable_by_key(|queue| queue.queue);
         queues
     }
 
-    /// Segments before `active` without a live message that no reader holds. They are taken out.
-    pub(crate) fn take_dead(&mut self, active: u64) -> Vec<(u64, crate::extent::Segment)> {
-        let dead: Vec<u64> = self
-            .segments
-            .iter()
-            .filter(|(number, segment)| {
-                segment.live == 0
-                    && (segment.is_body || **number < active)
-                    && std::sync::Arc::strong_count(&segment.file) == 1
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        let taken = dead
-            .into_iter()
-            .filter_map(|number| Some((number, self.segments.remove(&number)?)))
-            .collect();
-        let mut rest = self.segments.iter();
-        self.may_free = rest
-            .any(|(number, segment)| segment.live == 0 && (segment.is_body || *number < active));
-        taken
+    /// Forgets everything but the files.
+    pub(crate) fn start_over(&mut self) {
+        let mut segments = std::mem::take(&mut self.segments);
+        for segment in segments.all.values_mut() {
+            (segment.live, segment.bytes) = (0, 0);
+        }
+        *self = Self {
+            segments,
+            ..Self::default()
+        };
     }
 }

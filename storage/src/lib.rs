@@ -11,11 +11,10 @@
 //! store       the calls, reading             terms       numbers, options, errors
 //! inbox       hand-over, shards, tickets     pending     one queue's waiting messages, elision
 //! committer   the thread that writes frames  log         slots, segments, switching to the next
-//! frame       every byte of the log          extent      one queue: numbers, runs of extents
-//! index       all queues, from frames        compaction  copies from the emptiest segment
-//! checkpoint  the index in sled, the keeper  recovery    files to index, damage
-//! definitions the readable second copy       record      records, from untrusted bytes
-//! segment     files of the log, live bytes   ranges      sets of sequences
+//! frame       headers and sums               record      what a frame or a row says
+//! index       all queues, from records       extent      one queue: numbers, runs of extents
+//! compaction  copies from the emptiest       keeper      the thread that tidies up
+//! checkpoint  the index in sled              recovery    files to index, damage
 //! disk        file system, lock              engine      sled
 //! ```
 //! Knows no AMQP and no tokio.
@@ -27,16 +26,14 @@ pub mod frame;
 mod checkpoint;
 mod committer;
 mod compaction;
-mod definitions;
 mod extent;
 mod inbox;
 mod index;
+mod keeper;
 mod log;
 mod pending;
-mod ranges;
 mod record;
 mod recovery;
-mod segment;
 mod store;
 mod terms;
 

@@ -3,30 +3,28 @@
 //!
 //! Only [`Store::open`], [`Store::read`] and [`Store::close`] wait for the disk.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::checkpoint::Keeper;
-use crate::committer::{self, Committer};
-use crate::compaction::{Compaction, read_group};
-use crate::disk::lock_folder;
-use crate::extent::{MESSAGE_BYTES, Piece, SegmentFile};
-use crate::frame::FrameBuilder;
-use crate::inbox::Inbox;
-use crate::index::{Index, lock};
+use crate::committer::Committer;
+use crate::compaction::read_group;
+use crate::disk::{LogFile, lock, lock_folder};
+use crate::extent::{Piece, Ranges};
+use crate::inbox::{Demand, Inbox};
+use crate::index::Index;
+use crate::keeper::Keeper;
 use crate::log::{Log, Slots};
 use crate::pending::Look;
-use crate::recovery::{self, Found};
+use crate::record::{Entries, MESSAGE_BYTES};
+use crate::recovery;
 use crate::terms::{
     OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence, Settled,
-    Stopped, Ticket, Urgency,
+    Stopped, Stored, Ticket, Urgency,
 };
 
 /// What [`Store::open`] found.
@@ -35,7 +33,7 @@ pub struct Opened {
     /// The store, running.
     pub store: Store,
     /// All facts, in the order of their keys.
-    pub facts: Vec<(Vec<u8>, Vec<u8>)>,
+    pub facts: Vec<Stored>,
     /// Every queue that has had a message on disk and was not dropped, by rising number.
     pub queues: Vec<Recovered>,
     /// What was repaired.
@@ -48,13 +46,14 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+type Running = JoinHandle<Result<(), Stopped>>;
+
 struct Inner {
     inbox: Arc<Inbox>,
     index: Arc<Mutex<Index>>,
     slots: Arc<Slots>,
-    committer: Mutex<Option<JoinHandle<Result<(), Stopped>>>>,
-    /// Held until the store is closed.
-    folder: Mutex<Option<File>>,
+    /// The committer, and the lock of the folder, until the store is closed.
+    running: Mutex<Option<(Running, File)>>,
 }
 
 /// While it lives no commit is begun: everything handed over meanwhile is durable together, or not
@@ -96,65 +95,36 @@ impl Store {
         for line in &found.report.losses {
             tracing::error!("store: {line}");
         }
-        Self::start((folder, held), options, found, Box::new(progress)).map_err(|source| {
-            OpenError::Io {
-                folder: folder.to_owned(),
-                doing: "served",
-                source,
-            }
-        })
-    }
-
-    fn start(
-        (folder, held): (&Path, File),
-        options: Options,
-        found: Found,
-        progress: Box<dyn Fn(Progress) + Send + Sync>,
-    ) -> std::io::Result<Opened> {
-        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, progress));
-        let slots = Arc::new(found.slots);
         let facts = found.index.definitions.clone().into_iter().collect();
         let queues = found.index.recovered();
-        let commit = found.index.commit;
-        let index = Arc::new(Mutex::new(found.index));
-        let keeper = Keeper::start(
-            (folder, &options),
-            Arc::clone(&slots),
-            Arc::clone(&index),
-            (found.engine, found.meta),
-        )?;
-        let now = Instant::now();
-        let committer = Committer {
-            inbox: Arc::clone(&inbox),
-            index: Arc::clone(&index),
-            log: Log::new(Arc::clone(&slots), found.tail, found.next_number),
-            keeper,
-            compaction: Compaction::default(),
-            frame: FrameBuilder::default(),
-            written: HashMap::new(),
-            commit,
-            ripening: None,
-            has_begun: false,
-            is_short: false,
-            next_look: now,
-            has_to_look: true,
-            next_checkpoint: now + options.checkpoint_every,
-            options,
-        };
-        let inner = Inner {
+        let report = found.report;
+        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, Box::new(progress)));
+        let (slots, index) = (Arc::new(found.slots), Arc::new(Mutex::new(found.index)));
+        let keeper = Keeper::start(Arc::clone(&slots), Arc::clone(&index), found.rows);
+        let started = keeper.and_then(|keeper| {
+            let log = Log::new(Arc::clone(&slots), Arc::clone(&index));
+            let committer = Committer::new(Arc::clone(&inbox), log, keeper, options);
+            let thread = std::thread::Builder::new().name("store".to_owned());
+            thread.spawn(move || committer.run())
+        });
+        let committer = started.map_err(|source| OpenError::Io {
+            folder: folder.to_owned(),
+            doing: "served",
+            source,
+        })?;
+        inbox.bell.set_committer(committer.thread());
+        let running = Mutex::new(Some((committer, held)));
+        let inner = Arc::new(Inner {
             inbox,
             index,
             slots,
-            committer: Mutex::new(Some(committer::spawn(committer)?)),
-            folder: Mutex::new(Some(held)),
-        };
+            running,
+        });
         Ok(Opened {
-            store: Self {
-                inner: Arc::new(inner),
-            },
+            store: Self { inner },
             facts,
             queues,
-            report: found.report,
+            report,
         })
     }
 
@@ -201,8 +171,13 @@ impl Store {
         first: Sequence,
         last: Sequence,
     ) -> Result<Ticket, Stopped> {
-        let known = self.inner.known(queue);
-        self.inner.inbox.settle_all(queue, (first, last), known)
+        let known = || {
+            lock(&self.inner.index)
+                .queues
+                .get(&queue.0)
+                .map_or(0, |queue| queue.next)
+        };
+        self.inner.inbox.settle_all(queue, (first.0, last.0), known)
     }
 
     /// Notes that everything up to here was delivered at least once. It rides along with the next
@@ -213,8 +188,7 @@ impl Store {
 
     /// Forgets every message up to here.
     pub fn purge(&self, queue: QueueId, through: Sequence) -> Result<Ticket, Stopped> {
-        let known = self.inner.known(queue);
-        self.inner.inbox.purge(queue, through, known)
+        self.settle_all(queue, Sequence(0), through)
     }
 
     /// Forgets a queue. Its number is not used again.
@@ -270,51 +244,59 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
-    /// The first sequence of a queue that the log does not have.
-    fn known(&self, queue: QueueId) -> Sequence {
-        let index = lock(&self.index);
-        Sequence(index.queues.get(&queue.0).map_or(0, |queue| queue.next))
-    }
-
     fn read(
         &self,
         queue: QueueId,
-        (from, limit_bytes): (Sequence, usize),
+        (from, limit): (Sequence, usize),
         look: Look,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
-        let limit = limit_bytes as u64;
-        let pieces = self.plan(queue, (from.0.max(look.gone_below), limit), &look);
-        let mut messages: Vec<(Sequence, Bytes)> = Vec::new();
+        let (mut messages, mut from, limit) = (Vec::new(), from.0, limit as u64);
         let mut bytes = 0;
-        for (piece, file) in pieces {
-            let Some(data) = read_group(file.file.as_ref(), queue.0, &piece) else {
-                // What was read before the damage is good, and the damage comes up again at the
-                // next call.
-                return if messages.is_empty() {
-                    Err(ReadError::Damaged {
-                        queue: queue.0,
-                        first: piece.wanted[0].sequence,
-                        next: piece.last.saturating_add(1),
-                    })
-                } else {
-                    Ok(messages)
-                };
+        // A group may hold little that is live.
+        while bytes < limit.max(1) {
+            let pieces = self.plan(queue, (from, limit.saturating_sub(bytes)));
+            let Some((newest, _)) = pieces.last() else {
+                break;
             };
-            for entry in &piece.wanted {
-                bytes += entry.length + MESSAGE_BYTES;
-                let body = data.slice(Piece::range(entry));
-                messages.push((Sequence(entry.sequence), body));
+            let next = newest.last + 1;
+            for (piece, file) in &pieces {
+                let Some(data) = read_group(file, queue.0, piece) else {
+                    // What was read before the damage is good, and the damage comes up again at the
+                    // next call.
+                    let (first, next) = (piece.first.max(from), piece.last + 1);
+                    let damaged = ReadError::Damaged {
+                        queue: queue.0,
+                        first,
+                        next,
+                    };
+                    return if messages.is_empty() {
+                        Err(damaged)
+                    } else {
+                        Ok(messages)
+                    };
+                };
+                let index = lock(&self.index);
+                let Some(found) = index.queues.get(&queue.0) else {
+                    break;
+                };
+                for entry in Entries::bodies(&data, piece.first).flatten() {
+                    let number = entry.sequence;
+                    let is_settled = |settled: &Ranges| settled.contains(number, number);
+                    if number >= from && !is_settled(&found.settled) && !is_settled(&look.settled) {
+                        bytes += entry.length + MESSAGE_BYTES as u64;
+                        messages.push((Sequence(number), data.slice(entry.range())));
+                    }
+                }
             }
+            from = next;
         }
-        let after = messages
-            .last()
-            .map_or(from, |(last, _)| Sequence(last.0.saturating_add(1)));
+        let after = messages.last().map_or(from, |(last, _)| last.0 + 1);
         for (sequence, body) in look.waiting {
-            if bytes >= limit && !messages.is_empty() {
+            if bytes >= limit.max(1) {
                 break;
             }
-            if sequence >= after {
-                bytes += body.len() as u64 + MESSAGE_BYTES;
+            if sequence.0 >= after {
+                bytes += (body.len() + MESSAGE_BYTES) as u64;
                 messages.push((sequence, Bytes::from(body)));
             }
         }
@@ -322,46 +304,27 @@ impl Inner {
     }
 
     /// Which groups to read, with their files, which are not used again while they are held.
-    fn plan(
-        &self,
-        queue: QueueId,
-        bounds: (u64, u64),
-        look: &Look,
-    ) -> Vec<(Piece, Arc<SegmentFile>)> {
+    fn plan(&self, queue: QueueId, (from, limit): (u64, u64)) -> Vec<(Piece, Arc<LogFile>)> {
         let index = lock(&self.index);
-        let Some(found) = index.queues.get(&queue.0) else {
-            return Vec::new();
-        };
-        let pieces = found.plan(bounds, |sequence| look.is_live(Sequence(sequence)));
-        pieces
-            .into_iter()
-            .filter_map(|piece| {
-                let file = Arc::clone(&index.segments.get(&piece.segment)?.file);
-                Some((piece, file))
-            })
-            .collect()
+        let queue = index.queues.get(&queue.0);
+        let pieces = queue
+            .map(|queue| queue.plan(from, limit, |_| true))
+            .unwrap_or_default();
+        let files = pieces.into_iter().filter_map(|piece| {
+            let file = Arc::clone(&index.segments.all.get(&piece.segment)?.file);
+            Some((piece, file))
+        });
+        files.collect()
     }
 
     fn close(&self) -> Result<(), Stopped> {
-        let Some(thread) = self
-            .committer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        else {
+        let Some((committer, folder)) = lock(&self.running).take() else {
             return Ok(());
         };
-        self.inbox.bell.close();
-        let outcome = thread
-            .join()
-            .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
-        drop(
-            self.folder
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        outcome
+        self.inbox.bell.raise(Demand::Close);
+        let outcome = committer.join();
+        drop(folder);
+        outcome.unwrap_or_else(|_| Err(Stopped::because("the committer panicked")))
     }
 }
 

@@ -231,8 +231,4 @@ impl Stopped {
             reason: Arc::from(reason.as_ref()),
         }
     }
-
-    pub(crate) fn closed() -> Self {
-        Self::because("it was closed")
-    }
 }

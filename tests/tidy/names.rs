@@ -23,8 +23,6 @@ const SHARED: &[(&str, &str)] = &[
         "a field table of AMQP; a session's table of messages",
     ),
     ("Block", STORE),
-    ("Change", STORE),
-    ("Cursor", STORE),
     ("Found", STORE),
     ("Group", STORE),
     ("Inbox", STORE),

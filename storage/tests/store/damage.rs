@@ -236,7 +236,7 @@ fn frames(bytes: &[u8]) -> Vec<(u64, u64)> {
         .get(at as usize..)
         .and_then(|rest| FrameHeader::parse(rest, &secret, header.number, at))
     {
-        frames.push((at, FRAME_HEADER as u64 + u64::from(frame.length)));
+        frames.push((at, FRAME_HEADER as u64 + frame.length));
         at += frame.stride();
     }
     frames

@@ -33,8 +33,7 @@ pub(crate) fn raw_frame(records: &[u8], salt: &[u8; 16], (offset, commit): (u64,
         .flat_map(|word| xxh3_64_with_seed(salt, word).to_le_bytes())
         .collect();
     let mut header = commit.to_le_bytes().to_vec();
-    header.extend_from_slice(&u32::try_from(records.len()).unwrap().to_le_bytes());
-    header.extend_from_slice(&1_u32.to_le_bytes());
+    header.extend_from_slice(&(records.len() as u64).to_le_bytes());
     header.extend_from_slice(&xxh3_64_with_secret(records, &secret).to_le_bytes());
     let place = [
         header.as_slice(),

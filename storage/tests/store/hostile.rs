@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use storage::frame::{BLOCK, FrameBuilder, GroupKind, Secret, SegmentHeader};
+use storage::frame::{BLOCK, FrameBuilder, Record, Secret, SegmentHeader};
 use storage::{Opened, QueueId, Sequence, Store, Urgency};
 
 use crate::forge::{raw_frame, segment};
@@ -207,7 +207,7 @@ fn many_false_headers_in_a_damaged_store_do_not_slow_the_start() {
 #[test]
 fn a_frame_made_as_documented_counts() {
     let mut builder = FrameBuilder::default();
-    builder.put(b"key", b"value");
+    builder.push(&Record::Put(b"key", b"value"));
     let salt = [9; 16];
     let sealed = builder.seal(&Secret::new(&salt), 1, BLOCK, 4).to_vec();
     assert_eq!(raw_frame(builder.body(), &salt, (BLOCK, 4)), sealed);
@@ -218,15 +218,16 @@ fn nearly(kind: u8, numbers: [u64; 4], body: &[u8], damage: &[(usize, u8)]) -> V
     let mut builder = FrameBuilder::default();
     let [a, b, c, d] = numbers;
     let entries = [(b, body), (b.saturating_add(1 + c % 5), body)];
+    let range = vec![(b.min(c), b.max(c))];
     match kind % 8 {
-        0 => builder.messages(GroupKind::Messages, (a, d), entries.into_iter()),
-        1 => builder.messages(GroupKind::Copies, (a, b), entries.into_iter()),
-        2 => builder.settles(a, &[(b.min(c), b.max(c))]),
-        3 => builder.put(body, body),
-        4 => builder.purge(a, b),
-        5 => builder.drop_queue(a),
-        6 => builder.numbers(a, b, c),
-        _ => builder.large((a, b), c, d, 1 << 30),
+        0 => builder.messages((a, d), entries.into_iter()),
+        1 => builder.messages((a, b), entries.into_iter()),
+        2 => builder.push(&Record::Settled(a, range)),
+        3 => builder.push(&Record::Put(body, body)),
+        4 => builder.push(&Record::Settled(a, vec![(0, b)])),
+        5 => builder.push(&Record::Drop(a)),
+        6 => builder.push(&Record::Numbers([a, b, c], range)),
+        _ => builder.push(&Record::Run([a, b, c], body)),
     }
     let mut bytes = builder.body().to_vec();
     for (at, byte) in damage {

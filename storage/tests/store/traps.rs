@@ -399,7 +399,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let path = segment_path(&disk, 1);
     let mut bytes = disk.bytes(&path);
     for version in [7, 2048 + 7] {
-        bytes[version] = 3;
+        bytes[version] = 4;
     }
     disk.replace(&path, bytes.clone());
     let files = disk.files();
@@ -409,8 +409,8 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
         matches!(
             error,
             storage::OpenError::Newer {
-                found: 3,
-                known: 2,
+                found: 4,
+                known: 3,
                 ..
             }
         ),
