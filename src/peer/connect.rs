@@ -51,9 +51,11 @@ async fn sign_in(
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     // Read again at every connect: it may have been changed since.
     let mut login = endpoint.login_now();
+    let mut progress = None;
     if link.proof == ListenerProof::Unknown {
         let scram = Scram::new(&login)
             .ok_or_else(|| PeerError::Setup("the system has no random numbers".into()))?;
+        progress = Some(scram.progress());
         properties = properties.with_auth_provider(scram);
         login.password.clear();
     }
@@ -67,6 +69,12 @@ async fn sign_in(
     let uri = uri(&endpoint.address, login);
     let connected = Connection::connector(uri, runtime::current(), connector, properties).await;
     match connected {
+        Ok(_) if progress.is_some_and(|progress| !progress.is_proven()) => {
+            Err(PeerError::SignInRefused {
+                address: Box::new(endpoint.address.clone()),
+                why: "the listener did not prove that it knows the password".into(),
+            })
+        }
         Ok(connection) => Ok((connection, user)),
         Err(error) => Err(explain(&endpoint.address, &error)),
     }
@@ -230,6 +238,61 @@ mod tests {
             .windows(password.len())
             .any(|part| part == password.as_bytes());
         (result, was_sent)
+    }
+
+    /// A method on channel 0.
+    fn method(class: u16, id: u16, arguments: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(arguments.len() + 4).unwrap().to_be_bytes();
+        let head = [class.to_be_bytes(), id.to_be_bytes()].concat();
+        [&[1, 0, 0], &length[..], &head, arguments, &[0xCE]].concat()
+    }
+
+    fn long(text: &str) -> Vec<u8> {
+        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+        [&length[..], text.as_bytes()].concat()
+    }
+
+    /// Lets everybody in, and proves nothing.
+    async fn pretend(mut client: impl Duplex, asks: bool) {
+        let start = [vec![0, 9, 0, 0, 0, 0], long("SCRAM-SHA-256"), long("en_US")].concat();
+        let tune = [0, 1, 0, 0, 0x20, 0, 0, 20];
+        let (mut heard, mut part) = (Vec::new(), [0; 4096]);
+        let mut steps = vec![method(10, 10, &start)];
+        if asks {
+            steps.push(Vec::new());
+        }
+        steps.extend([
+            method(10, 30, &tune),
+            method(10, 41, &[0]),
+            method(20, 11, &[0; 4]),
+        ]);
+        for mut step in steps {
+            let count = client.read(&mut part).await.unwrap_or(0);
+            heard.extend(&part[..count]);
+            if step.is_empty() {
+                let text = String::from_utf8_lossy(&heard).into_owned();
+                let nonce = text.split_once(",r=").unwrap().1.get(..24).unwrap();
+                let salt = "W22ZaJ0SNY7soEsUEjb6gQ==";
+                let challenge = format!("r={nonce}more,s={salt},i=4096");
+                step = method(10, 20, &long(&challenge));
+            }
+            if count == 0 || client.write_all(&step).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_lets_us_in_without_a_proof_is_left() {
+        for asks in [false, true] {
+            let (ours, theirs) = tokio::io::duplex(64 << 10);
+            let pretending = tokio::spawn(pretend(theirs, asks));
+            let (result, was_sent) = signed_in(ours, (1, PASSWORD), ListenerProof::Unknown).await;
+            let is_left = matches!(result, Err(PeerError::SignInRefused { .. }));
+            assert!(is_left, "{result:?}");
+            assert!(!was_sent);
+            pretending.await.unwrap();
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

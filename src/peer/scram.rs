@@ -1,7 +1,11 @@
-//! SASL SCRAM-SHA-256 as a client (RFC 5802 and 7677, without channel binding): both sides prove that they know the
-//! password, and neither sends it. For a stored login where the system does not tell who listens.
+//! SASL SCRAM-SHA-256 as a client (RFC 5802 and RFC 7677, without channel binding), for a stored
+//! login where the system does not tell who listens. Both sides prove that they know the password,
+//! and neither sends it.
+//!
+//! A listener may end the login early and leave its proof out. lapin takes that for a success, so
+//! the caller has to look at [`ScramProgress`] afterwards.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -12,14 +16,26 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Login;
 
-/// Fewer rounds would let a listener guess the password from one answer; more would make us work for it.
+/// The accepted PBKDF2 iterations. With fewer, a listener could guess the password from one answer;
+/// more would cost us time.
 const ROUNDS: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
 
 /// One login. lapin asks it for each answer.
 pub(super) struct Scram {
     login: Login,
     nonce: String,
-    step: Mutex<ScramStep>,
+    progress: ScramProgress,
+}
+
+/// How far a login has come.
+#[derive(Debug, Clone)]
+pub(super) struct ScramProgress(Arc<Mutex<ScramStep>>);
+
+impl ScramProgress {
+    /// Whether the server has proven that it knows the password.
+    pub(super) fn is_proven(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == ScramStep::Done
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +49,7 @@ enum ScramStep {
 }
 
 impl Scram {
-    /// `None` where the system has no random numbers.
+    /// Returns `None` if the system has no random numbers.
     pub(super) fn new(login: &Login) -> Option<Self> {
         let mut random = [0; 18];
         getrandom::fill(&mut random).ok()?;
@@ -44,8 +60,13 @@ impl Scram {
         Self {
             login: login.clone(),
             nonce,
-            step: Mutex::new(ScramStep::First),
+            progress: ScramProgress(Arc::new(Mutex::new(ScramStep::First))),
         }
+    }
+
+    /// Follows the login after lapin has taken it.
+    pub(super) fn progress(&self) -> ScramProgress {
+        self.progress.clone()
     }
 
     fn bare(&self) -> String {
@@ -99,7 +120,8 @@ impl AuthProvider for Scram {
 
     fn continue_auth(&self, challenge: LongString) -> Result<LongString, String> {
         let challenge = challenge.to_string();
-        let mut step = self.step.lock().map_err(|error| error.to_string())?;
+        let step = &self.progress.0;
+        let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, answer) = match &*step {
             ScramStep::First => {
                 let (answer, signature) = self.prove(&challenge)?;
@@ -153,7 +175,9 @@ mod tests {
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
         let last = scram.continue_auth("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=".into());
+        assert!(!example().progress().is_proven());
         assert_eq!(last.unwrap().to_string(), "");
+        assert!(scram.progress().is_proven());
     }
 
     #[test]
