@@ -4,8 +4,8 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
-use super::answered;
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
+use super::{answered, presence};
 use crate::name::SessionName;
 
 /// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the
@@ -16,6 +16,8 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
+    /// The broker vouches that the user of this connection published it.
+    is_of_own_user: bool,
 }
 
 /// Whether settling reached the broker.
@@ -33,6 +35,16 @@ impl ReceivedMessage {
             body: delivery.data,
             properties: delivery.properties,
             acker: delivery.acker,
+            is_of_own_user: false,
+        }
+    }
+
+    /// One that came to a connection of this user.
+    pub(super) fn to_user(user: &str, delivery: lapin::message::Delivery) -> Self {
+        let is_of_own_user = presence::is_from(&delivery, user);
+        Self {
+            is_of_own_user,
+            ..Self::new(delivery)
         }
     }
 
@@ -66,8 +78,12 @@ impl ReceivedMessage {
     }
 
     /// The queue that wants receipts. Only a queue of ours: a header must not make us publish into
-    /// another session.
+    /// another session. And only of our own user's message: receipts name an id, and who waits
+    /// believes this user, so a stranger with a known id would let us say what is not so.
     pub fn receipt_to(&self) -> Option<&str> {
+        if !self.is_of_own_user {
+            return None;
+        }
         let Some(AMQPValue::LongString(queue)) = self.header(RECEIPT_TO) else {
             return None;
         };

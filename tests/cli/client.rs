@@ -51,6 +51,31 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
     });
 }
 
+/// Publishes bytes that need not be messages to a queue that exists, confirmed.
+pub(crate) fn publish_raw(place: &Place, to: &str, bodies: impl Iterator<Item = String>) {
+    let url = place.ok(["status", "--show-url"]);
+    run(async {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(url.trim(), properties)
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let confirms = lapin::options::ConfirmSelectOptions::default();
+        channel.confirm_select(confirms).await.unwrap();
+        for body in bodies {
+            let published = channel.basic_publish(
+                "claudeBroker".into(),
+                to.into(),
+                lapin::options::BasicPublishOptions::default(),
+                body.as_bytes(),
+                lapin::BasicProperties::default(),
+            );
+            published.await.unwrap().await.unwrap();
+        }
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
 /// Makes a queue with the ordinary topology.
 pub(crate) fn make_queue(place: &Place, name: &str) {
     make_queue_with(place, name, 86_400_000);

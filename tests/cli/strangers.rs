@@ -2,16 +2,14 @@
 //! named after one.
 
 use std::fmt::Write;
-use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::support::{Place, Ran, Wrapped, free_port, skip, wait_until};
+use crate::support::{Place, Wrapped, free_port, skip, wait_until};
 
 /// A user that is nobody's.
 const STRANGER: &str = "65534";
@@ -138,7 +136,7 @@ impl Drop for Stranger {
     }
 }
 
-fn password(place: &Place) -> String {
+pub(crate) fn password(place: &Place) -> String {
     let url = place.ok(["status", "--show-url"]);
     let (_, rest) = url.split_once("://cbroker:").unwrap();
     rest.split_once('@').unwrap().0.to_owned()
@@ -168,7 +166,7 @@ fn crashed(place: &Place, [port, management]: [u16; 2]) -> String {
     password
 }
 
-fn kill_broker(place: &Place) {
+pub(crate) fn kill_broker(place: &Place) {
     let record = std::fs::read(place.home().join("broker.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
@@ -272,7 +270,7 @@ fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
 }
 
 /// Asks the management API as whoever may publish there does.
-fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
+pub(crate) fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
     let status = &place.json(["status"])[0];
     let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
     let mut answer = ureq::post(format!(
@@ -287,7 +285,7 @@ fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-fn api_get(place: &Place, path: &str) -> serde_json::Value {
+pub(crate) fn api_get(place: &Place, path: &str) -> serde_json::Value {
     let status = &place.json(["status"])[0];
     let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
     let url = format!("{}/api/{path}", status["mgmt_url"].as_str().unwrap());
@@ -296,7 +294,13 @@ fn api_get(place: &Place, path: &str) -> serde_json::Value {
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-fn publish(place: &Place, exchange: &str, key: &str, reply_to: &str, payload: &serde_json::Value) {
+pub(crate) fn publish(
+    place: &Place,
+    exchange: &str,
+    key: &str,
+    reply_to: &str,
+    payload: &serde_json::Value,
+) {
     let body = json!({
         "routing_key": key, "payload": payload.to_string(), "payload_encoding": "string",
         "properties": {"reply_to": reply_to},
@@ -304,7 +308,7 @@ fn publish(place: &Place, exchange: &str, key: &str, reply_to: &str, payload: &s
     api(place, &format!("exchanges/%2f/{exchange}/publish"), &body);
 }
 
-fn started(place: &Place) {
+pub(crate) fn started(place: &Place) {
     let [port, management] = [free_port().to_string(), free_port().to_string()];
     place.ok(["start", "--port", &port, "--mgmt-port", &management]);
 }
@@ -383,7 +387,7 @@ fn an_impostor_answers_for_no_session() {
 }
 
 /// A command that waits, and the message that it sent to `ghost`.
-fn waiting(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
+pub(crate) fn waiting(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
     let mut command = place.command();
     command
         .args(arguments)
@@ -502,91 +506,4 @@ fn escape_sequences_of_a_peer_reach_neither_terminal_nor_json_nor_log() {
     assert!(!log.contains(acts), "{log:?}");
     drop(session);
     place.ok(["stop"]);
-}
-
-#[test]
-fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
-    let place = Place::new();
-    started(&place);
-    let old = place.ok(["status", "--show-url"]);
-    let session = Wrapped::open(&place, "backend", &[]);
-    place.ok(["rotate"]);
-    let new = place.ok(["status", "--show-url"]);
-    assert_ne!(old, new);
-    let refused = place.run(["list", "--url", old.trim()]);
-    assert_eq!(refused.code, 3, "{refused:?}");
-    place.ok(["send", "--to", "backend", "-m", "still here"]);
-    session.wait_for_submission("still here");
-    place.ok(["restart"]);
-    place.ok(["send", "--to", "backend", "-m", "after a restart"]);
-    session.wait_for_submission("after a restart");
-    place.ok(["stop"]);
-}
-
-/// A folder that everybody may read, with a file of somebody's in it.
-fn foreign_folder(place: &Place) -> std::path::PathBuf {
-    let folder = place.path().join("shared");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("notes.txt"), "mine").unwrap();
-    std::fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
-    folder
-}
-
-fn assert_untouched(folder: &std::path::Path) {
-    let mode = std::fs::metadata(folder).unwrap().permissions().mode();
-    assert_eq!(mode & 0o7777, 0o1777, "its rights are as before");
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
-}
-
-#[test]
-fn a_data_dir_of_somebody_else_s_files_is_refused_and_keeps_its_rights() {
-    let place = Place::new();
-    let folder = foreign_folder(&place);
-    let name = folder.to_str().unwrap();
-    let ran = place.run([
-        "serve",
-        "--port",
-        "0",
-        "--mgmt-port",
-        "0",
-        "--data-dir",
-        name,
-    ]);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
-    assert!(
-        ran.err.contains(name) && ran.err.contains("it holds `notes.txt`"),
-        "{ran:?}"
-    );
-    assert_untouched(&folder);
-}
-
-#[test]
-fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rights() {
-    let place = Place::new();
-    let folder = foreign_folder(&place);
-    for arguments in [
-        &["serve", "--port", "0", "--mgmt-port", "0"][..],
-        &["start"],
-        &["send", "--to", "a", "-m", "x"],
-        &["list"],
-        &["doctor"],
-        &["nuke", "--yes"],
-        &["--name", "a", "--no-fallback", "run", "--", "true"],
-    ] {
-        let mut command = place.command();
-        command.env("CBROKER_HOME", &folder).args(arguments);
-        let ran = Ran::of(&command.output().unwrap());
-        assert_eq!(ran.code, 1, "{arguments:?} {ran:?}");
-        assert_eq!(ran.err.lines().count(), 1, "{arguments:?} {ran:?}");
-        assert!(ran.err.contains("it holds `notes.txt`"), "{ran:?}");
-        assert_untouched(&folder);
-    }
-    let mut wrap = place.command();
-    let wrap = wrap
-        .env("CBROKER_HOME", &folder)
-        .args(["--name", "a", "run", "--", "sh", "-c", "exit 7"]);
-    let ran = Ran::of(&wrap.output().unwrap());
-    assert_eq!(ran.code, 7, "the program runs without messages: {ran:?}");
-    assert_untouched(&folder);
 }

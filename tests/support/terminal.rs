@@ -60,6 +60,10 @@ impl Terminal {
         Self { child, keys, shown }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn press(&mut self, keys: &[u8]) {
         self.keys.write_all(keys).unwrap();
     }

@@ -188,7 +188,8 @@ impl InboxConnection {
                 }
                 message = lines.messages.next() => match message {
                     Some(Ok(delivery)) => {
-                        if self.events.send(InboxEvent::Delivery(Box::new(ReceivedMessage::new(delivery)))).await.is_err() {
+                        let delivery = Box::new(ReceivedMessage::to_user(&lines.user, delivery));
+                        if self.events.send(InboxEvent::Delivery(delivery)).await.is_err() {
                             return Ended::SessionGone;
                         }
                     }

@@ -1,0 +1,149 @@
+//! What users and publishers may cost: memory of the broker and of a session.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use crate::client;
+use crate::strangers::password;
+use crate::support::{Place, Server, Wrapped, wait_until};
+
+const MIB: usize = 1 << 20;
+
+/// A broker whose clients may make it hold 64 MiB.
+fn small() -> (Place, Server) {
+    let place = Place::new();
+    let server = Server::start_with(&place, 0, 0, &["--memory-limit", "64"]);
+    (place, server)
+}
+
+/// The management API by its port, with a login.
+struct Api {
+    address: String,
+    login: String,
+}
+
+impl Api {
+    fn of(place: &Place) -> Self {
+        let status = &place.json(["status"])[0];
+        let url = status["mgmt_url"].as_str().unwrap();
+        let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
+        Self {
+            address: url.strip_prefix("http://").unwrap().to_owned(),
+            login,
+        }
+    }
+
+    /// Sends a request and leaves its answer unread.
+    fn open(&self, method: &str, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {}\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n",
+            self.address,
+            self.login,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        stream
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> u16 {
+        let mut stream = self.open(method, path, body);
+        let status = status(&mut stream);
+        let _rest = stream.read_to_end(&mut Vec::new());
+        status
+    }
+
+    fn publish(&self, queue: &str, payload: &str) -> u16 {
+        let body = json!({"routing_key": queue, "payload": payload, "payload_encoding": "string",
+            "properties": {}});
+        let path = "/api/exchanges/%2f/amq.default/publish";
+        self.ask("POST", path, &body.to_string())
+    }
+}
+
+/// The status of an answer, of which no more is read.
+fn status(stream: &mut TcpStream) -> u16 {
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
+}
+
+/// The most memory that a process had at once.
+fn peak_mib(pid: &str) -> usize {
+    let text = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024
+}
+
+#[test]
+fn answers_that_nobody_reads_are_bounded_for_each_user() {
+    let (place, _server) = small();
+    let api = Api::of(&place);
+    api.ask("PUT", "/api/queues/%2f/q", r#"{"durable":true}"#);
+    for _ in 0..8 {
+        assert_eq!(api.publish("q", &"x".repeat(MIB)), 200);
+    }
+    let mut unread: Vec<_> = (0..20)
+        .map(|_| api.open("GET", "/api/queues/%2f/q/peek", ""))
+        .collect();
+    let statuses: Vec<_> = unread.iter_mut().map(status).collect();
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(
+        statuses.contains(&503),
+        "160 MiB of answers were held: {statuses:?}"
+    );
+    drop(unread);
+    let look = || api.ask("GET", "/api/queues/%2f/q/peek", "");
+    wait_until(|| look() == 200, || "what is gone is not free again".into());
+}
+
+#[test]
+fn publishes_by_http_are_refused_while_those_by_amqp_wait_for_memory() {
+    let (place, _server) = small();
+    let api = Api::of(&place);
+    api.ask("PUT", "/api/queues/%2f/q", r#"{"durable":false}"#);
+    let payload = "x".repeat(MIB);
+    let statuses: Vec<_> = (0..150).map(|_| api.publish("q", &payload)).collect();
+    let taken = statuses.iter().filter(|status| **status == 200).count();
+    assert!(
+        (8..=80).contains(&taken),
+        "{taken} MiB were taken: {statuses:?}"
+    );
+    assert!(statuses.ends_with(&[503]), "{statuses:?}");
+}
+
+#[test]
+fn three_hundred_megabytes_that_are_no_messages_take_little_memory_and_disk() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let pid = session.terminal.pid().to_string();
+    let text = "no message ".repeat(100_000);
+    client::publish_raw(&place, "backend", std::iter::repeat_n(text, 300));
+    let dlq = place.home().join("dlq");
+    let files = || {
+        let entries = std::fs::read_dir(&dlq).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.metadata().unwrap().len())
+            .collect::<Vec<_>>()
+    };
+    let log = || std::fs::read_to_string(place.home().join("logs/backend.log")).unwrap();
+    wait_until(|| log().matches("a dead letter").count() == 300, log);
+    let bytes: u64 = files().iter().sum();
+    assert!(bytes <= 20 << 20, "{bytes} bytes on disk");
+    let peak = peak_mib(&pid);
+    eprintln!("the peak of the session is {peak} MiB, {bytes} bytes on disk");
+    assert!(peak < 120, "{peak} MiB");
+    drop(session);
+}

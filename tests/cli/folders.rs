@@ -1,0 +1,90 @@
+//! Folders of somebody else: cbroker neither uses them nor changes their rights.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Place, Ran};
+
+/// A folder that everybody may read, with a file of somebody's in it.
+fn foreign_folder(place: &Place) -> std::path::PathBuf {
+    let folder = place.path().join("shared");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("notes.txt"), "mine").unwrap();
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
+    folder
+}
+
+/// Runs a command that has to end by itself.
+fn ended(command: &mut Command) -> Ran {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ran::of(&child.wait_with_output().unwrap())
+}
+
+fn assert_untouched(folder: &std::path::Path) {
+    let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777, "its rights are as before");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
+}
+
+#[test]
+fn a_data_dir_of_somebody_else_s_files_is_refused_and_keeps_its_rights() {
+    let place = Place::new();
+    let folder = foreign_folder(&place);
+    let name = folder.to_str().unwrap();
+    let serve = [
+        "serve",
+        "--port",
+        "0",
+        "--mgmt-port",
+        "0",
+        "--data-dir",
+        name,
+    ];
+    let ran = ended(place.command().args(serve));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.err.lines().count(), 1, "{ran:?}");
+    assert!(
+        ran.err.contains(name) && ran.err.contains("it holds `notes.txt`"),
+        "{ran:?}"
+    );
+    assert_untouched(&folder);
+}
+
+#[test]
+fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rights() {
+    let place = Place::new();
+    let folder = foreign_folder(&place);
+    for arguments in [
+        &["serve", "--port", "0", "--mgmt-port", "0"][..],
+        &["start"],
+        &["send", "--to", "a", "-m", "x"],
+        &["list"],
+        &["doctor"],
+        &["nuke", "--yes"],
+        &["--name", "a", "--no-fallback", "run", "--", "true"],
+    ] {
+        let mut command = place.command();
+        let ran = ended(command.env("CBROKER_HOME", &folder).args(arguments));
+        assert_eq!(ran.code, 1, "{arguments:?} {ran:?}");
+        assert_eq!(ran.err.lines().count(), 1, "{arguments:?} {ran:?}");
+        assert!(ran.err.contains("it holds `notes.txt`"), "{ran:?}");
+        assert_untouched(&folder);
+    }
+    let mut wrap = place.command();
+    let wrap = wrap
+        .env("CBROKER_HOME", &folder)
+        .args(["--name", "a", "run", "--", "sh", "-c", "exit 7"]);
+    let ran = ended(wrap);
+    assert_eq!(ran.code, 7, "the program runs without messages: {ran:?}");
+    assert_untouched(&folder);
+}

@@ -1,0 +1,130 @@
+//! The password of the local broker, the page's cookie, and what the doctor says of the listeners.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::strangers::{api, kill_broker, password, started};
+use crate::support::{Place, Wrapped, free_port};
+
+/// Signs in at the page with a one-time token and returns its cookie.
+fn cookie(place: &Place) -> String {
+    let token = api(place, "session/token", &json!({}))["token"].clone();
+    let url = place.json(["status"])[0]["mgmt_url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let answer = ureq::post(format!("{url}/api/session"))
+        .header("origin", &url)
+        .send(json!({ "token": token }).to_string())
+        .unwrap();
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+/// What the page is answered that has this cookie.
+fn signed_in(place: &Place, cookie: &str) -> u16 {
+    let url = place.json(["status"])[0]["mgmt_url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let asked = ureq::get(format!("{url}/api/session")).header("cookie", cookie);
+    match asked.call() {
+        Ok(answer) => answer.status().as_u16(),
+        Err(ureq::Error::StatusCode(status)) => status,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn the_page_s_cookie_survives_a_restart_and_a_crash_of_the_broker() {
+    let place = Place::new();
+    let ports = [free_port().to_string(), free_port().to_string()];
+    let start = || place.ok(["start", "--port", &ports[0], "--mgmt-port", &ports[1]]);
+    start();
+    let cookie = cookie(&place);
+    assert_eq!(signed_in(&place, &cookie), 200);
+    place.ok(["restart"]);
+    assert_eq!(signed_in(&place, &cookie), 200, "after a restart");
+    kill_broker(&place);
+    start();
+    assert_eq!(signed_in(&place, &cookie), 200, "after a crash");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
+    let place = Place::new();
+    started(&place);
+    let (cookie, old) = (cookie(&place), password(&place));
+    place.ok(["rotate"]);
+    assert_eq!(signed_in(&place, &cookie), 401);
+    let url = place.json(["status"])[0]["mgmt_url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let address = url.strip_prefix("http://").unwrap();
+    let by_http = ureq::get(format!("http://cbroker:{old}@{address}/api/whoami")).call();
+    assert!(
+        matches!(by_http, Err(ureq::Error::StatusCode(401))),
+        "{by_http:?}"
+    );
+    let file = place.home().join("credentials");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains(&old));
+    place.ok(["stop"]);
+}
+
+#[test]
+fn rotate_without_a_broker_counts_from_its_next_start() {
+    let place = Place::new();
+    started(&place);
+    let old = place.ok(["status", "--show-url"]);
+    place.ok(["stop"]);
+    place.ok(["rotate"]);
+    let address = old.trim().rsplit_once(':').unwrap().1;
+    let port = address.trim_end_matches('/');
+    place.ok([
+        "start",
+        "--port",
+        port,
+        "--mgmt-port",
+        &free_port().to_string(),
+    ]);
+    let refused = place.run(["list", "--url", old.trim()]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    place.ok(["list"]);
+    place.ok(["stop"]);
+}
+
+#[test]
+fn the_doctor_says_who_listens() {
+    let place = Place::new();
+    started(&place);
+    let record = std::fs::read(place.home().join("broker.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let doctor = place.run(["doctor"]).out;
+    let line = doctor.lines().find(|line| line.contains("listener"));
+    let named = format!("cbroker (process {} of user ", record["pid"]);
+    assert!(line.is_some_and(|line| line.contains(&named)), "{doctor}");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
+    let place = Place::new();
+    started(&place);
+    let old = place.ok(["status", "--show-url"]);
+    let session = Wrapped::open(&place, "backend", &[]);
+    place.ok(["rotate"]);
+    let new = place.ok(["status", "--show-url"]);
+    assert_ne!(old, new);
+    let refused = place.run(["list", "--url", old.trim()]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    place.ok(["send", "--to", "backend", "-m", "still here"]);
+    session.wait_for_submission("still here");
+    place.ok(["restart"]);
+    place.ok(["send", "--to", "backend", "-m", "after a restart"]);
+    session.wait_for_submission("after a restart");
+    place.ok(["stop"]);
+}
