@@ -6,6 +6,7 @@ crate::tests![
     a_paused_session_holds_until_it_is_resumed,
     answers_without_end_are_held,
     a_session_that_sends_too_much_is_held_and_a_script_is_not,
+    a_ts_of_2099_under_a_claimed_name_holds_no_mail_of_the_one_who_has_it,
     a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further,
     what_a_session_sends_counts_the_messages_since_a_person_spoke,
 ];
@@ -77,6 +78,29 @@ fn a_session_that_sends_too_much_is_held_and_a_script_is_not() {
     // Counting began anew.
     stage.publish_with_hops("peer", &body("later", "text"), 0);
     stage.wait_for_messages(11);
+}
+
+fn a_ts_of_2099_under_a_claimed_name_holds_no_mail_of_the_one_who_has_it() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    // `tester` is the name in the genuine messages too.
+    for number in 0..31 {
+        let body = body(&format!("forged{number}"), "text");
+        let body = String::from_utf8(body)
+            .unwrap()
+            .replace("2026-01-01", "2099-01-01");
+        stage.publish_as_stranger("peer", body.as_bytes(), 0);
+    }
+    wait_for("the hold", || {
+        stage.says(&["inbox", "peer"]).contains("loop?")
+    });
+    for number in 0..3 {
+        let genuine = body(&format!("genuine{number}"), "text");
+        stage.publish_with_hops("peer", &genuine, 0);
+    }
+    let lines = stage.wait_for_messages(33);
+    let genuine = lines.iter().filter(|line| line.contains("id=genuine"));
+    assert_eq!(genuine.count(), 3, "{lines:?}");
 }
 
 fn a_stranger_without_the_hops_header_is_held_and_its_hops_go_no_further() {
