@@ -57,15 +57,20 @@ impl Request {
     }
 
     /// Sends the request and returns the stream, to read the response as it arrives.
-    pub(crate) fn open(mut self, body: &str) -> TcpStream {
+    pub(crate) fn open(self, body: &str) -> TcpStream {
+        let length = body.len();
+        self.open_part(body, length)
+    }
+
+    /// Sends the head and the beginning of a body of `length` bytes.
+    pub(crate) fn open_part(mut self, body: &str, length: usize) -> TcpStream {
         if !self.has_host {
             let host = self.to.to_string();
             self = self.header("host", &host);
         }
         let mut text = format!(
             "{}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            self.line,
-            body.len()
+            self.line, length
         );
         for (name, value) in &self.headers {
             for part in [name.as_str(), ": ", value, "\r\n"] {
@@ -96,6 +101,17 @@ fn is_whole(bytes: &[u8]) -> bool {
 }
 
 impl Answer {
+    /// Reads the head of a response and no more.
+    pub(crate) fn head(mut stream: TcpStream) -> Self {
+        let (mut bytes, mut byte) = (Vec::new(), [0; 1]);
+        while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+            bytes.push(byte[0]);
+        }
+        let mut answer = Self::parse(&bytes);
+        answer.body.clear();
+        answer
+    }
+
     fn parse(bytes: &[u8]) -> Self {
         let end = bytes
             .windows(4)
@@ -112,7 +128,7 @@ impl Answer {
         let is_chunked = headers
             .iter()
             .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-        let body = if is_chunked {
+        let body = if is_chunked && !body.is_empty() {
             joined(body)
         } else {
             body.to_vec()

@@ -7,6 +7,7 @@
 
 mod api;
 mod browser;
+mod costs;
 mod definitions;
 mod fields;
 mod fixture;
@@ -14,6 +15,7 @@ mod http;
 mod peeking;
 mod peers;
 mod revocation;
+mod rights;
 mod security;
 mod tap;
 mod tools;

@@ -1,10 +1,11 @@
 //! Rights that a user loses take effect at once on open connections, consumers, page sessions and
 //! taps.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 use crate::fixture::{Server, USER, eventually};
+use crate::http::Answer;
 use crate::peers::Peer;
 
 const ALL: &str = r#"{"configure":".*","write":".*","read":".*"}"#;
@@ -197,4 +198,67 @@ fn the_page_of_a_user_who_lost_its_tag_shows_nothing_more() {
     server.ask("PUT", "/api/users/bob", r#"{"password":"pw","tags":""}"#);
     assert_eq!(ask(), 401);
     assert_eq!(server.get("/api/whoami").json()["name"], USER);
+}
+
+#[test]
+fn a_request_that_was_begun_before_its_user_lost_its_rights_does_nothing() {
+    let server = Server::start();
+    let admin = r#"{"password":"pw","tags":"administrator"}"#;
+    for (change, method, path, body) in [
+        (
+            "tag",
+            "PUT",
+            "/api/users/bob",
+            r#"{"password":"pw","tags":""}"#,
+        ),
+        (
+            "password",
+            "PUT",
+            "/api/users/bob",
+            r#"{"password":"other","tags":"administrator"}"#,
+        ),
+        ("user", "DELETE", "/api/users/bob", ""),
+    ] {
+        server.ask("PUT", "/api/users/bob", admin);
+        let late = format!("late-{change}");
+        let wanted = format!(
+            r#"{{"password":"x","tags":"administrator","{}":0}}"#,
+            "x".repeat(40)
+        );
+        let request = server.request("PUT", &format!("/api/users/{late}"));
+        let request = request.password("bob", "pw");
+        let mut begun = request.open_part(&wanted[..20], wanted.len());
+        // The request was let in: another one on the same connection list is behind it.
+        eventually("the broker reads the request", || {
+            let seen = server
+                .request("GET", "/api/whoami")
+                .password("bob", "pw")
+                .send("");
+            (seen.status == 200).then_some(())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(server.ask(method, path, body).status < 300);
+        begun.write_all(&wanted.as_bytes()[20..]).unwrap();
+        let answer = Answer::head(begun);
+        assert_eq!(answer.status, 401, "{change}: {answer:?}");
+        let made = server.get(&format!("/api/users/{late}"));
+        assert_eq!(made.status, 404, "{change}: {made:?}");
+    }
+}
+
+#[test]
+fn a_publish_that_was_begun_before_its_permission_was_withdrawn_arrives_nowhere() {
+    let server = with_bob("management");
+    let message =
+        r#"{"properties":{},"routing_key":"q","payload":"late","payload_encoding":"string"}"#;
+    let request = server.request("POST", "/api/exchanges/%2F/amq.default/publish");
+    let mut begun = request
+        .password("bob", "pw")
+        .open_part(&message[..20], message.len());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    permit(&server, r#"{"configure":".*","write":"^$","read":".*"}"#);
+    begun.write_all(&message.as_bytes()[20..]).unwrap();
+    let answer = Answer::head(begun);
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_eq!(server.get("/api/queues/%2F/q").json()["messages"], 0);
 }

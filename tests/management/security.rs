@@ -245,6 +245,68 @@ fn a_cookie_tossed_from_another_port_signs_nobody_out() {
 }
 
 #[test]
+fn five_hundred_tossed_cookies_sign_nobody_out() {
+    let server = Server::start();
+    let own = server.cookie();
+    let name = own.split_once('=').unwrap().0;
+    let tossed = format!("{name}=evil; ").repeat(500);
+    assert_eq!(who(&server, &format!("{tossed}{own}")), 200);
+}
+
+#[test]
+fn another_page_of_the_same_host_makes_no_request_by_the_cookie() {
+    let server = Server::start();
+    let cookie = server.cookie();
+    let asked_from = |site: &str| {
+        let request = server.request("GET", "/api/queues");
+        let request = request.header("cookie", &cookie);
+        request.header("sec-fetch-site", site).send("").status
+    };
+    // An image of a page at another port comes with the cookie and without an origin.
+    for foreign in ["same-site", "cross-site", "unheard-of"] {
+        assert_eq!(asked_from(foreign), 403, "{foreign}");
+    }
+    for own in ["same-origin", "none"] {
+        assert_eq!(asked_from(own), 200, "{own}");
+    }
+}
+
+#[test]
+fn a_user_who_signs_in_without_end_signs_nobody_else_out() {
+    let server = Server::start();
+    let cookie = server.cookie();
+    let token = server.token();
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    server.ask("PUT", "/api/users/bob", user);
+    let password = r#"{"username":"bob","password":"pw"}"#;
+    for _ in 0..300 {
+        let sign_in = server.request("POST", "/api/session");
+        let answer = sign_in.header("origin", &server.origin()).send(password);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let asked = server.request("POST", "/api/session/token");
+        assert_eq!(asked.password("bob", "pw").send("").status, 200);
+    }
+    assert_eq!(who(&server, &cookie), 200);
+    let redeemed = server
+        .request("POST", "/api/session")
+        .header("origin", &server.origin());
+    let body = format!("{{\"token\":\"{token}\"}}");
+    assert_eq!(redeemed.send(&body).status, 200);
+}
+
+#[test]
+fn a_user_without_a_tag_does_not_sign_in_at_the_page() {
+    let server = Server::start();
+    server.ask("PUT", "/api/users/bob", r#"{"password":"pw","tags":""}"#);
+    let sign_in = server
+        .request("POST", "/api/session")
+        .header("origin", &server.origin());
+    let answer = sign_in.send(r#"{"username":"bob","password":"pw"}"#);
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_eq!(answer.header("set-cookie"), None);
+}
+
+#[test]
 fn the_cookie_of_one_broker_is_neither_replaced_nor_taken_by_another_on_the_same_host() {
     let (one, other) = (Server::start(), Server::start());
     let jar = [one.cookie(), other.cookie()];

@@ -32,10 +32,6 @@ pub(super) struct Caller {
     pub(super) by: SignIn,
 }
 
-/// Cookies of our name that are looked at: a page on another port of this machine can add some of
-/// its own.
-const COOKIES: usize = 16;
-
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SignIn {
@@ -91,13 +87,19 @@ async fn identify(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
         .get(&name)
         .cloned()
         .ok_or_else(ApiError::login)?;
-    if user.rank() < Rank::Management {
-        return Err(ApiError::forbidden("Not management user"));
-    }
+    check_rank(&user)?;
     if let Some(peer) = parts.extensions.get::<RemoteEnd>() {
         peer.signed_in(&name);
     }
     Ok(Caller { name, user, by })
+}
+
+/// Refuses users without a tag.
+pub(super) fn check_rank(user: &User) -> Result<(), ApiError> {
+    if user.rank() < Rank::Management {
+        return Err(ApiError::forbidden("Not management user"));
+    }
+    Ok(())
 }
 
 /// The first user, for a peer on the Unix socket that could read its password as well.
@@ -164,6 +166,14 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
 }
 
 fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
+    // A page at another port of this host is of the same site, so its requests bring the cookie.
+    let site = parts.headers.get("sec-fetch-site");
+    let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
+    if !site.is_none_or(is_own) {
+        return Err(ApiError::suspicious(
+            "the request comes from a foreign page",
+        ));
+    }
     let found = cookies(&parts.headers, api).find_map(|secret| signed_in(api, secret));
     let found = found.ok_or_else(ApiError::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
@@ -196,8 +206,8 @@ pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
     }
 }
 
-/// Every cookie of our name. A page on another port of this machine can set some too, and the
-/// browser sends them first: any that is valid counts.
+/// Every cookie of our name. A page on another port of this machine can set many too, and the
+/// browser sends them first: any that is valid counts. The size of a request's head bounds them.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)
@@ -209,7 +219,6 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
     pairs
         .filter(|(name, _)| *name == api.cookie)
         .map(|(_, secret)| secret)
-        .take(COOKIES)
 }
 
 impl Caller {
@@ -222,11 +231,12 @@ impl Caller {
         Ok(Self { user, ..self })
     }
 
-    /// The same caller as it is now; refused where the user is gone, has another password, or has
-    /// signed out.
+    /// The same caller as it is now; refused where the user is gone, has no tag any more, has
+    /// another password, or has signed out.
     pub(super) fn anew(self, api: &Api) -> Result<Self, ApiError> {
         let before = self.user.password.clone();
         let caller = self.with_rights_of_now(api)?;
+        check_rank(&caller.user)?;
         let is_in = match caller.by {
             SignIn::Password => caller.user.password == before,
             SignIn::Cookie(id) => api.sessions().is_in(&id),

@@ -28,6 +28,8 @@ use crate::lock::lock;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the moment that a request could come to the end of its head.
 const HEAD: Duration = Duration::from_secs(30);
+/// The longest head of a request, so that strangers make the broker hold little.
+const HEAD_BYTES: usize = 64 * 1024;
 /// Connections on which nobody has signed in.
 const STRANGERS: usize = 256;
 const OF_ONE_USER: usize = 256;
@@ -227,6 +229,7 @@ impl Door {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
+            .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             served = connection => if let Err(error) = served {

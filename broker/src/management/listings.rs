@@ -1,18 +1,18 @@
-//! Listings are made on threads of their own, so that no expression, order or number of items of a
-//! client holds up those that serve. A few are made at once, and fewer of them for one user: no
+//! Answers that cost work are made on threads of their own, so that no expression, order or number
+//! of items of a client holds up those that serve. A few are made at once, and fewer of them for one user: no
 //! user keeps the others waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Json;
-use axum::http::StatusCode;
+use axum::response::Response;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::Api;
 use super::auth::Caller;
+use super::held;
 use super::paging::{Listed, Listing};
 use super::refusal::ApiError;
 use crate::lock::lock;
@@ -47,21 +47,17 @@ impl Listings {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let own = self.of(user);
-        let effects = async {
+        let turn = async {
             let own = own.acquire_owned().await?;
             let all = Arc::clone(&self.all).acquire_owned().await?;
             Ok::<_, tokio::sync::AcquireError>((own, all))
         };
-        let Ok(Ok(effects)) = tokio::time::timeout(TURN_WITHIN, effects).await else {
-            return Err(ApiError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "too many listings at once",
-            ));
+        let Ok(Ok(turn)) = tokio::time::timeout(TURN_WITHIN, turn).await else {
+            return Err(ApiError::busy("too many listings at once"));
         };
         let working = tokio::task::spawn_blocking(move || {
             let made = work();
-            drop(effects);
+            drop(turn);
             made
         });
         working
@@ -85,9 +81,34 @@ impl Api {
         caller: &Caller,
         listing: Listing,
         collect: impl FnOnce() -> Vec<T> + Send + 'static,
-    ) -> Result<Json<Value>, ApiError> {
-        let work = move || listing.show(collect());
-        self.listings.make(&caller.name, work).await?.map(Json)
+    ) -> Result<Response, ApiError> {
+        let answer = move || listing.show(collect());
+        self.work_out(caller, answer).await
+    }
+
+    /// Does a user's work on a thread of its own.
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        user: &Arc<str>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.listings.make(user, work).await
+    }
+
+    /// Answers what `work` gives, as JSON.
+    pub(super) async fn work_out(
+        &self,
+        caller: &Caller,
+        work: impl FnOnce() -> Result<Value, ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let holding = self.holdings.of(&caller.name);
+        let work = move || {
+            let text = serde_json::to_vec(&work()?);
+            let text = text.map_err(|error| ApiError::failed(error.to_string()))?;
+            held::held(text, holding)
+        };
+        let answer = self.aside(&caller.name, work).await??;
+        Ok(held::json_response(answer))
     }
 }
 

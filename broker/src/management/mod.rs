@@ -23,6 +23,7 @@ use crate::time::now_ms;
 mod amqp_json;
 mod auth;
 mod guard;
+mod held;
 mod history;
 mod http_listener;
 mod listings;
@@ -37,6 +38,7 @@ mod system_metrics;
 mod views;
 
 use guard::{HttpScheme, RequestGuard};
+use held::UserHoldings;
 use http_listener::Door;
 use listings::Listings;
 use rates::Rates;
@@ -83,6 +85,7 @@ pub(super) struct Api {
     /// The name of the page's cookie.
     cookie: String,
     listings: Listings,
+    holdings: Arc<UserHoldings>,
     node: String,
     started: Instant,
     sessions: Mutex<PageSessions>,
@@ -104,6 +107,7 @@ impl Api {
         let api = Arc::new(Self {
             cookie: auth::cookie_name(scheme, port),
             listings: Listings::default(),
+            holdings: Arc::default(),
             broker,
             about,
             scheme,

@@ -64,6 +64,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
     }
 
+    /// 503: not now.
+    pub(super) fn busy(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", reason)
+    }
+
     /// 500: our own trouble.
     pub(super) fn failed(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", reason)

@@ -21,8 +21,11 @@ pub(super) const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
 
 /// A session's new end is stored when it has moved this far, not at each request.
 const RENEWAL_MS: u64 = 60 * 60 * 1000;
-/// Tokens that may wait at once, and sessions that may live at once; the oldest goes.
-const MOST: usize = 256;
+/// Sessions that are taken from the store of a broker before this one.
+const MOST: usize = 4096;
+/// Tokens of one user that may wait at once, and sessions of one user that may live at once; that
+/// user's oldest goes.
+const MOST_OF_USER: usize = 64;
 
 pub(super) type Fingerprint = [u8; 32];
 
@@ -123,11 +126,15 @@ impl PageSessions {
     pub(super) fn issue(&mut self, user: &str, now: Instant) -> Result<String, getrandom::Error> {
         let token = secret()?;
         self.tokens.retain(|_, token| token.ends > now);
-        if self.tokens.len() >= MOST {
-            let oldest = self.tokens.iter().min_by_key(|(_, token)| token.ends);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.tokens.remove(&id);
-            }
+        let own = || {
+            let tokens = self.tokens.iter();
+            tokens.filter(|(_, token)| &*token.user == user)
+        };
+        let oldest = own().min_by_key(|(_, token)| token.ends);
+        if let Some(id) = oldest.map(|(id, _)| *id)
+            && own().count() >= MOST_OF_USER
+        {
+            self.tokens.remove(&id);
         }
         let ends = now + TOKEN_LIFE;
         let user = user.into();
@@ -151,14 +158,15 @@ impl PageSessions {
     ) -> Result<OpenedSession, getrandom::Error> {
         let secret = secret()?;
         let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
-        if self.signed_in.len() >= MOST {
-            let oldest = self
-                .signed_in
-                .iter()
-                .min_by_key(|(_, session)| session.ends_ms);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                forgotten.extend(self.remove(&id));
-            }
+        let own = || {
+            let sessions = self.signed_in.iter();
+            sessions.filter(|(_, session)| &*session.user == user)
+        };
+        let oldest = own().min_by_key(|(_, session)| session.ends_ms);
+        if let Some(id) = oldest.map(|(id, _)| *id)
+            && own().count() >= MOST_OF_USER
+        {
+            forgotten.extend(self.remove(&id));
         }
         let ends_ms = now_ms + SESSION_LIFE_MS;
         let session = PageSession {
@@ -236,7 +244,7 @@ mod tests {
 
     use std::time::Instant;
 
-    use super::{MOST, PageSessions, RENEWAL_MS, SESSION_LIFE_MS, TOKEN_LIFE};
+    use super::{MOST_OF_USER, PageSessions, RENEWAL_MS, SESSION_LIFE_MS, TOKEN_LIFE};
 
     const NOW: u64 = 1_000_000;
 
@@ -307,12 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_sessions_is_bounded() {
+    fn the_number_of_sessions_of_a_user_is_bounded_and_another_user_keeps_its_own() {
         let mut sessions = PageSessions::default();
+        let bob = opened(&mut sessions, "bob", NOW - 1);
         let first = opened(&mut sessions, "ada", NOW);
-        for later in 1..=MOST as u64 {
+        for later in 1..=MOST_OF_USER as u64 {
             opened(&mut sessions, "ada", NOW + later);
         }
         assert_eq!(user(&mut sessions, &first, NOW), None, "the oldest went");
+        assert_eq!(user(&mut sessions, &bob, NOW).as_deref(), Some("bob"));
     }
 }

@@ -273,7 +273,7 @@ $("send-form").addEventListener("submit", async (event) => {
     await send(to.value, from.value, message.value);
     message.value = "";
     $("send-box").close();
-    toast(`Sent to ${to.value}.`);
+    toast(`CallerBody to ${to.value}.`);
     round();
   } catch (error) {
     say($("send-error"), error.message);

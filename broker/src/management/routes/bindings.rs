@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +12,7 @@ use serde_json::Value;
 use super::Routes;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
+use crate::management::held::CallerBody;
 use crate::management::paging::Listing;
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
@@ -93,7 +92,7 @@ async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     let all = move || {
         let each = vhosts.iter().flat_map(|vhost| shown(vhost, all_of(vhost)));
@@ -107,7 +106,7 @@ async fn list_in(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let all = move || shown(&vhost, all_of(&vhost));
     api.list(&caller, listing, all).await
@@ -117,51 +116,57 @@ async fn from_exchange(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let name = super::exchange_name(&name);
+    let name = super::exchange_name(&name).to_owned();
     vhost
-        .with_exchange(name, |_| ())
+        .with_exchange(&name, |_| ())
         .ok_or_else(ApiError::not_found)?;
-    let found = all_of(&vhost)
-        .into_iter()
-        .filter(|binding| binding.source == name);
-    Ok(Json(Value::Array(shown(&vhost, found))))
+    answer(&api, &caller, vhost, move |binding| binding.source == name).await
+}
+
+/// Answers the bindings of a vhost that are `wanted`.
+async fn answer(
+    api: &Api,
+    caller: &Caller,
+    vhost: Arc<Vhost>,
+    wanted: impl Fn(&BindingView) -> bool + Send + 'static,
+) -> Result<Response, ApiError> {
+    let work = move || {
+        let found = all_of(&vhost).into_iter().filter(wanted);
+        Ok(Value::Array(shown(&vhost, found)))
+    };
+    api.work_out(caller, work).await
 }
 
 async fn to_exchange(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     vhost
         .with_exchange(&name, |_| ())
         .ok_or_else(ApiError::not_found)?;
-    Ok(Json(Value::Array(shown(
-        &vhost,
-        to(&vhost, &Destination::Exchange(name.into())),
-    ))))
+    let end = Destination::Exchange(name.into());
+    answer(&api, &caller, vhost, move |binding| {
+        binding.destination == end
+    })
+    .await
 }
 
 async fn to_queue(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     vhost.queue(&name).ok_or_else(ApiError::not_found)?;
-    Ok(Json(Value::Array(shown(
-        &vhost,
-        to(&vhost, &Destination::Queue(name.into())),
-    ))))
-}
-
-fn to(vhost: &Vhost, destination: &Destination) -> Vec<BindingView> {
-    all_of(vhost)
-        .into_iter()
-        .filter(|binding| binding.destination == *destination)
-        .collect()
+    let end = Destination::Queue(name.into());
+    answer(&api, &caller, vhost, move |binding| {
+        binding.destination == end
+    })
+    .await
 }
 
 /// Refuses what AMQP would not let this caller bind.
@@ -235,20 +240,23 @@ async fn between(
     State(api): State<SharedApi>,
     Path(ends): Path<Ends>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
-    let found: Vec<_> = between.bindings().collect();
-    Ok(Json(Value::Array(shown(&between.vhost, found))))
+    let work = move || Ok(Value::Array(shown(&between.vhost, between.bindings())));
+    api.work_out(&caller, work).await
 }
 
 async fn show(
     State(api): State<SharedApi>,
     Path((vhost, source, kind, destination, key)): Path<(String, String, String, String, String)>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
-    let binding = between.one(&key)?;
-    Ok(Json(views::binding(between.vhost.name(), &binding)))
+    let work = move || {
+        let binding = between.one(&key)?;
+        Ok(views::binding(between.vhost.name(), &binding))
+    };
+    api.work_out(&caller, work).await
 }
 
 #[derive(Default, Deserialize)]
@@ -261,8 +269,7 @@ struct BindingRequest {
 async fn bind(
     State(api): State<SharedApi>,
     Path(ends): Path<Ends>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
     let wanted: BindingRequest = super::read_or_default(&body)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde_json::Value;
 
 use super::Routes;
@@ -104,7 +105,7 @@ async fn answer(
     caller: &Caller,
     listing: Listing,
     links: Vec<Arc<ConnectionHandle>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
         let links = links.into_iter();
@@ -120,7 +121,7 @@ async fn answer_channels(
     caller: &Caller,
     listing: Listing,
     links: Vec<Arc<ConnectionHandle>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
         let mut listed = Vec::new();
@@ -140,7 +141,7 @@ async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let links = links(&api, &caller);
     answer(&api, &caller, listing, links).await
 }
@@ -150,7 +151,7 @@ async fn of_user(
     Path(user): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let mut links = links(&api, &caller);
     links.retain(|link| {
         link.session
@@ -180,7 +181,7 @@ async fn of_vhost(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let links = in_vhost(&api, &caller, &vhost)?;
     answer(&api, &caller, listing, links).await
 }
@@ -214,7 +215,7 @@ async fn channels(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let links = links(&api, &caller);
     answer_channels(&api, &caller, listing, links).await
 }
@@ -224,7 +225,7 @@ async fn channels_in(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let links = in_vhost(&api, &caller, &vhost)?;
     answer_channels(&api, &caller, listing, links).await
 }
@@ -234,7 +235,7 @@ async fn channels_of(
     Path(name): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let link = find(&api, &caller, &name)?;
     answer_channels(&api, &caller, listing, vec![link]).await
 }
@@ -279,7 +280,7 @@ async fn answer_consumers(
     caller: &Caller,
     listing: Listing,
     vhosts: Vec<Arc<Vhost>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
         let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
@@ -294,7 +295,7 @@ async fn consumers(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     answer_consumers(&api, &caller, listing, vhosts).await
 }
@@ -304,7 +305,7 @@ async fn consumers_in(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     answer_consumers(&api, &caller, listing, vec![vhost]).await
 }

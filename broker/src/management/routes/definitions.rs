@@ -1,10 +1,11 @@
 //! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's.
 //! Exclusive queues are left out, which nobody could bring back.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{Routes, bindings};
@@ -29,10 +30,15 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.administers()?;
+    let shared = SharedApi::clone(&api);
+    api.work_out(&caller, move || Ok(everything(&shared))).await
+}
+
+fn everything(api: &Api) -> Value {
     let vhosts = api.broker.vhosts();
-    let mut document = topology(&api, &vhosts, Naming::WithVhost);
+    let mut document = topology(api, &vhosts, Naming::WithVhost);
     let users = read(&api.broker.users);
     document["users"] = users
         .iter()
@@ -58,19 +64,23 @@ async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Val
     ] {
         document[absent] = json!([]);
     }
-    Ok(Json(document))
+    document
 }
 
 async fn export_vhost(
     State(api): State<SharedApi>,
     Path(vhost): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let mut document = topology(&api, &[vhost], Naming::Bare);
-    document["policies"] = json!([]);
-    document["parameters"] = json!([]);
-    Ok(Json(document))
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let mut document = topology(&shared, &[vhost], Naming::Bare);
+        document["policies"] = json!([]);
+        document["parameters"] = json!([]);
+        Ok(document)
+    };
+    api.work_out(&caller, work).await
 }
 
 /// Whether each line says which vhost it belongs to.
@@ -113,13 +123,10 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
                 ));
             }
         });
-        let is_kept = |binding: &BindingView| match &binding.destination {
-            Destination::Queue(name) => kept.iter().any(|queue| queue.name() == name),
-            Destination::Exchange(_) => true,
-        };
+        let names: HashSet<&str> = kept.iter().map(|queue| &**queue.name()).collect();
         let bound = bindings::all_of(vhost)
             .into_iter()
-            .filter(|binding| !binding.source.is_empty() && is_kept(binding));
+            .filter(|binding| !binding.source.is_empty() && is_kept(binding, &names));
         let fields = [
             "source",
             "vhost",
@@ -141,6 +148,14 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
         "exchanges": exchanges,
         "bindings": found,
     })
+}
+
+/// Whether both ends of a binding are in the document.
+fn is_kept(binding: &BindingView, queues: &HashSet<&str>) -> bool {
+    match &binding.destination {
+        Destination::Queue(name) => queues.contains(&**name),
+        Destination::Exchange(_) => true,
+    }
 }
 
 fn chosen(from: &Value, fields: &[&str], naming: Naming) -> Value {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -15,6 +14,7 @@ use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::Fault;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
+use crate::management::held::CallerBody;
 use crate::management::paging::Listing;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
@@ -50,7 +50,7 @@ async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     let shared = SharedApi::clone(&api);
     let all = move || {
@@ -65,7 +65,7 @@ async fn list_in(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let shared = SharedApi::clone(&api);
     let all = move || all_of(&shared, &vhost);
@@ -147,8 +147,7 @@ pub(super) fn check_caller(
 async fn declare(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let wanted: ExchangeRequest = super::read_or_default(&body)?;

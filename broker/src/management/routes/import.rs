@@ -5,8 +5,10 @@
 //! waited for once. What may still fail then, because somebody declared something else in between,
 //! is undone. What a document says of policies and parameters is left alone.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Multipart, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -14,7 +16,9 @@ use serde_json::Value;
 use super::{Routes, kept};
 use crate::management::SharedApi;
 use crate::management::auth::Caller;
+use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
+use crate::persist::Ticket;
 
 mod carry_out;
 mod plan;
@@ -23,12 +27,12 @@ use plan::ImportPlan;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .post_much(
+        .post(
             "/api/definitions",
             "bring such a document in, as JSON or as the part \"file\" of a form",
             import,
         )
-        .post_much(
+        .post(
             "/api/definitions/{vhost}",
             "bring such a document into a vhost",
             import_vhost,
@@ -41,8 +45,10 @@ async fn import(
     request: Request,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
-    let upload = Upload::receive(request).await?;
-    bring_in(&api, &caller, &upload.document, None).await?;
+    let (caller, upload) = Upload::receive(&api, caller, request).await?;
+    caller.administers()?;
+    let document = upload.document.clone();
+    bring_in(&api, caller, document, None).await?;
     Ok(upload.answer())
 }
 
@@ -53,8 +59,10 @@ async fn import_vhost(
     request: Request,
 ) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
-    let upload = Upload::receive(request).await?;
-    bring_in(&api, &caller, &upload.document, Some(&vhost)).await?;
+    let (caller, upload) = Upload::receive(&api, caller, request).await?;
+    caller.vhost(&api, &vhost)?;
+    let document = upload.document.clone();
+    bring_in(&api, caller, document, Some(vhost)).await?;
     Ok(upload.answer())
 }
 
@@ -66,16 +74,29 @@ struct Upload {
 }
 
 impl Upload {
-    async fn receive(request: Request) -> Result<Self, ApiError> {
-        let kind = request.headers().get(header::CONTENT_TYPE);
+    /// The document, and its sender with the rights of after it came.
+    async fn receive(
+        api: &SharedApi,
+        caller: Caller,
+        request: Request,
+    ) -> Result<(Caller, Self), ApiError> {
+        let (parts, body) = request.into_parts();
+        let sent = CallerBody::receive(api, caller, body, held::MUCH_BYTES).await?;
+        let kind = parts.headers.get(header::CONTENT_TYPE);
         let is_form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
-        if !is_form {
-            let document = Bytes::from_request(request, &()).await;
-            return Ok(Self {
-                document: document.map_err(|_| Self::unreadable())?,
+        let upload = if is_form {
+            Self::of_form(Request::from_parts(parts, sent.body.into())).await?
+        } else {
+            Self {
+                document: sent.body,
                 redirect: None,
-            });
-        }
+            }
+        };
+        Ok((sent.caller, upload))
+    }
+
+    async fn of_form(mut request: Request) -> Result<Self, ApiError> {
+        DefaultBodyLimit::max(held::MUCH_BYTES).apply(&mut request);
         let form = Multipart::from_request(request, &()).await;
         let mut form = form.map_err(|_| Self::unreadable())?;
         let mut upload = Self {
@@ -108,18 +129,34 @@ impl Upload {
 
 /// A place of this server: a form cannot send people elsewhere.
 fn within(place: &[u8]) -> Option<HeaderValue> {
-    let is_relative =
-        !place.contains(&b':') && !place.starts_with(b"//") && !place.contains(&b'\\');
+    // Browsers leave tabs out, so one between two slashes leads to another server.
+    let leads_away = |byte: &u8| matches!(byte, b':' | b'\\') || byte.is_ascii_control();
+    let is_relative = !place.iter().any(leads_away) && !place.starts_with(b"//");
     let value = HeaderValue::from_bytes(place).ok();
     value.filter(|_| is_relative && !place.is_empty())
 }
 
 async fn bring_in(
     api: &SharedApi,
+    caller: Caller,
+    document: Bytes,
+    into: Option<String>,
+) -> Result<(), ApiError> {
+    let shared = SharedApi::clone(api);
+    let user = Arc::clone(&caller.name);
+    let work = move || carry_out(&shared, &caller, &document, into.as_deref());
+    let ticket = api.aside(&user, work).await??;
+    kept(api, ticket).await
+}
+
+fn carry_out(
+    api: &SharedApi,
     caller: &Caller,
     document: &Bytes,
     into: Option<&str>,
-) -> Result<(), ApiError> {
+) -> Result<Ticket, ApiError> {
+    let mut holding = api.holdings.of(&caller.name);
+    weigh(document, &mut holding)?;
     let document = serde_json::from_slice(document).ok();
     let Some(Value::Object(document)) = document else {
         return Err(ApiError::bad("failed_to_parse_json"));
@@ -129,8 +166,23 @@ async fn bring_in(
     if into.is_some() {
         plan.check_caller(caller)?;
     }
-    let ticket = plan.carry_out(caller)?;
-    kept(api, ticket).await
+    plan.carry_out(caller)
+}
+
+/// What a value costs in the tree of a document, with its key and the room for more.
+const VALUE_BYTES: usize = 64;
+/// The largest tree.
+const TREE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Refuses a document that would be too large as a tree, before it is one.
+fn weigh(document: &[u8], holding: &mut UserHolding) -> Result<(), ApiError> {
+    let begins_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{' | b':');
+    let values = document.iter().filter(begins_value).count();
+    let bytes = document.len() + values * VALUE_BYTES;
+    if bytes > TREE_BYTES {
+        return Err(ApiError::bad("the document is too large"));
+    }
+    holding.set(bytes)
 }
 
 fn named(kind: &str, name: &str, vhost: &str) -> String {

@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Routes;
 use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::fault::{Fault, ReplyCode};
-use crate::management::SharedApi;
 use crate::management::auth::Caller;
+use crate::management::held::{self, CallerBody};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, Encoding};
-use crate::memory::{self, Charge};
+use crate::management::{Api, SharedApi};
+use crate::memory::{self, MemoryLevel};
 use crate::queue::browse::{Most, QueuePosition};
 use crate::queue::message::Message;
 use crate::queue::{Disposition, GetMode, GetResult, Queue};
@@ -33,7 +33,7 @@ use crate::wire::table::Table;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .post_much(
+        .post(
             "/api/exchanges/{vhost}/{name}/publish",
             "publish a message",
             publish,
@@ -50,9 +50,13 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
+/// The longest properties in JSON: as binary they have to fit into a frame.
+const PROPERTIES_BYTES: usize = 256 * 1024;
+
 #[derive(Deserialize)]
 struct PublishRequest {
-    properties: Value,
+    /// As it came: a tree of it would take many times the room.
+    properties: Box<RawValue>,
     routing_key: String,
     #[serde(deserialize_with = "payload")]
     payload: String,
@@ -83,12 +87,19 @@ async fn publish(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
-    body: Bytes,
+    request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    let vhost = caller.vhost(&api, &vhost)?;
     let exchange = super::exchange_name(&name);
+    // A large body is read from those alone who may use it, and looked at with the rights of then.
+    caller.vhost(&api, &vhost)?;
+    caller.may(&vhost, Operation::Write, exchange)?;
+    let sent = CallerBody::receive(&api, caller, request.into_body(), held::MUCH_BYTES).await?;
+    let caller = sent.caller;
+    let vhost = caller.vhost(&api, &vhost)?;
     caller.may(vhost.name(), Operation::Write, exchange)?;
-    let publish: PublishRequest = super::read(&body)?;
+    check_room(&api)?;
+    let publish: PublishRequest = super::read(&sent.body)?;
+    drop(sent.body);
     let payload = match publish.payload_encoding {
         PayloadEncoding::String => publish.payload.into_bytes(),
         PayloadEncoding::Base64 => STANDARD
@@ -105,7 +116,7 @@ async fn publish(
         );
         return Err(ApiError::bad(format!("403 ACCESS_REFUSED - {text}")));
     }
-    let properties = views::properties_from_json(&publish.properties, &caller.name)?;
+    let properties = properties(&publish.properties, &caller.name)?;
     let message = Published {
         exchange,
         routing_key: &publish.routing_key,
@@ -122,6 +133,25 @@ async fn publish(
         Err(fault) if fault.code == ReplyCode::NotFound => Err(ApiError::bad(fault.to_string())),
         Err(fault) => Err(fault.into()),
     }
+}
+
+/// Refuses publishes while those by AMQP wait for room.
+fn check_room(api: &Api) -> Result<(), ApiError> {
+    let standing = api.broker.standing();
+    let is_short = memory::level() == MemoryLevel::Short || standing.is_memory_high;
+    if is_short || standing.is_disk_full {
+        let what = if is_short { "memory" } else { "disk space" };
+        return Err(ApiError::busy(format!("no {what} for messages now")));
+    }
+    Ok(())
+}
+
+fn properties(raw: &RawValue, caller: &str) -> Result<Vec<u8>, ApiError> {
+    if raw.get().len() > PROPERTIES_BYTES {
+        return Err(ApiError::bad("the properties are too large"));
+    }
+    let json: Value = serde_json::from_str(raw.get()).map_err(|_| ApiError::bad("not_json"))?;
+    views::properties_from_json(&json, caller)
 }
 
 /// The tap sees what comes this way too.
@@ -194,8 +224,7 @@ const LOADING: Duration = Duration::from_secs(10);
 async fn get(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
@@ -206,7 +235,7 @@ async fn get(
     let taken = take(&api, &queue, count.min(MOST)).await?;
     // Written out one by one: as a tree they would take the memory of all once more.
     let mut shown = vec![b'['];
-    let mut charge = Charge::default();
+    let mut holding = api.holdings.of(&caller.name);
     for (message, redelivered, left) in &taken.messages {
         let mut one = views::message(message, get.encoding, get.truncate);
         one["redelivered"] = json!(redelivered);
@@ -216,11 +245,12 @@ async fn get(
         }
         serde_json::to_writer(&mut shown, &one)
             .map_err(|error| ApiError::failed(error.to_string()))?;
-        charge.set(shown.capacity());
+        holding.set(shown.capacity())?;
     }
     shown.push(b']');
+    let answer = held::held(shown, holding)?;
     taken.settle(get.ackmode)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], shown).into_response())
+    Ok(held::json_response(answer))
 }
 
 /// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang
@@ -344,7 +374,7 @@ async fn peek(
     Path((vhost, name)): Path<(String, String)>,
     Query(peek): Query<Peek>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
@@ -360,17 +390,25 @@ async fn peek(
         bytes: Peek::MOST_BYTES,
     };
     // A long queue is read from the disk.
-    let browsing = tokio::task::spawn_blocking(move || queue.browse(after, most));
-    let seen = browsing
-        .await
-        .map_err(|error| ApiError::failed(error.to_string()))?
-        .map_err(|error| ApiError::failed(error.to_string()))?;
-    let shown = seen.iter().map(|waiting| {
-        let mut shown = views::message(&waiting.message, Encoding::Auto, truncate);
-        shown["redelivered"] = json!(waiting.redelivered);
-        shown["published_ms"] = json!(waiting.message.facts().published_ms);
-        shown["cursor"] = json!(waiting.place.to_string());
-        shown
-    });
-    Ok(Json(shown.collect()))
+    let mut holding = api.holdings.of(&caller.name);
+    let looking = move || {
+        let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string());
+        let seen = queue.browse(after, most).map_err(|error| failed(&error))?;
+        let mut shown = vec![b'['];
+        for waiting in &seen {
+            let mut one = views::message(&waiting.message, Encoding::Auto, truncate);
+            one["redelivered"] = json!(waiting.redelivered);
+            one["published_ms"] = json!(waiting.message.facts().published_ms);
+            one["cursor"] = json!(waiting.place.to_string());
+            if shown.len() > 1 {
+                shown.push(b',');
+            }
+            serde_json::to_writer(&mut shown, &one).map_err(|error| failed(&error))?;
+            holding.set(shown.capacity())?;
+        }
+        shown.push(b']');
+        held::held(shown, holding)
+    };
+    let answer = api.aside(&caller.name, looking).await??;
+    Ok(held::json_response(answer))
 }

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::header;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 
 use super::Routes;
 use crate::lock::lock;
 use crate::management::auth::Caller;
+use crate::management::held;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, system_metrics};
 use crate::queue::QueueSnapshot;
@@ -45,23 +46,22 @@ impl Text {
     }
 }
 
-async fn metrics(
-    State(api): State<SharedApi>,
-    caller: Caller,
-) -> Result<impl IntoResponse, ApiError> {
+async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.monitors()?;
+    let (shared, holding) = (SharedApi::clone(&api), api.holdings.of(&caller.name));
+    let work = move || held::held(everything(&shared).into_bytes(), holding);
+    let text = api.aside(&caller.name, work).await??;
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn everything(api: &Api) -> String {
     api.rates.observe(&api.broker, Instant::now());
     let mut text = Text(String::new());
-    process(&api, &mut text);
-    traffic(&api, &mut text);
-    queues(&api, &mut text);
-    Ok((
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text.0,
-    ))
+    process(api, &mut text);
+    traffic(api, &mut text);
+    queues(api, &mut text);
+    text.0
 }
 
 fn process(api: &Api, text: &mut Text) {

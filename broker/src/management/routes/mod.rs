@@ -36,9 +36,6 @@ mod vhosts;
 /// Bodies up to here are read from anybody.
 const LITTLE_BYTES: usize = 64 * 1024;
 
-/// A payload of the broker's limit in base64 has to fit.
-const MUCH_BYTES: usize = 192 * 1024 * 1024;
-
 /// What the document says of a route.
 #[derive(Debug, Clone)]
 pub(super) struct Described {
@@ -98,16 +95,6 @@ impl Routes {
         T: 'static,
     {
         self.add(Method::POST, path, summary, on(MethodFilter::POST, handler))
-    }
-
-    /// A post whose body may be large; it is read only for a caller who is known.
-    fn post_much<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self
-    where
-        H: axum::handler::Handler<T, SharedApi>,
-        T: 'static,
-    {
-        let route = on(MethodFilter::POST, handler).layer(DefaultBodyLimit::max(MUCH_BYTES));
-        self.add(Method::POST, path, summary, route)
     }
 
     fn delete<H, T>(self, path: &'static str, summary: &'static str, handler: H) -> Self

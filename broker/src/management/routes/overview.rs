@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::Routes;
@@ -35,10 +36,14 @@ pub(super) fn routes(routes: Routes) -> Routes {
 async fn overview(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
-    _caller: Caller,
-) -> Json<Value> {
-    api.rates.observe(&api.broker, Instant::now());
-    Json(listing.narrow(views::overview(&api)))
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        shared.rates.observe(&shared.broker, Instant::now());
+        Ok(listing.narrow(views::overview(&shared)))
+    };
+    api.work_out(&caller, work).await
 }
 
 async fn past(State(api): State<SharedApi>, _caller: Caller) -> Json<Value> {
@@ -53,7 +58,7 @@ async fn nodes(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.monitors()?;
     let node = views::node(&api);
     api.list(&caller, listing, move || vec![node]).await

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -15,6 +13,7 @@ use super::Routes;
 use crate::fault::Fault;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
+use crate::management::held::CallerBody;
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
@@ -71,7 +70,7 @@ async fn answer(
     caller: &Caller,
     listing: Listing,
     vhosts: Vec<Arc<Vhost>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
         shared.rates.observe(&shared.broker, Instant::now());
@@ -87,7 +86,7 @@ async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     answer(&api, &caller, listing, vhosts).await
 }
@@ -97,7 +96,7 @@ async fn list_in(
     Path(vhost): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     answer(&api, &caller, listing, vec![vhost]).await
 }
@@ -118,13 +117,18 @@ async fn show(
     Path((vhost, name)): Path<(String, String)>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let (_, queue) = find(&api, &caller, &vhost, &name)?;
-    let mut shown = views::queue(&api, &queue);
-    shown["consumer_details"] = Value::Array(super::connections::consumers_of(&api, &queue));
-    shown["deliveries"] = json!([]);
-    shown["incoming"] = json!([]);
-    Ok(Json(listing.narrow(shown)))
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let mut shown = views::queue(&shared, &queue);
+        let consumers = super::connections::consumers_of(&shared, &queue);
+        shown["consumer_details"] = Value::Array(consumers);
+        shown["deliveries"] = json!([]);
+        shown["incoming"] = json!([]);
+        Ok(listing.narrow(shown))
+    };
+    api.work_out(&caller, work).await
 }
 
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless
@@ -175,8 +179,7 @@ pub(super) fn check_caller(
 async fn declare(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let wanted: QueueRequest = super::read_or_default(&body)?;

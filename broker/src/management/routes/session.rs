@@ -90,6 +90,7 @@ async fn sign_in(
     let credential = {
         let users = read(&api.broker.users);
         let user = users.get(&user).ok_or_else(ApiError::login)?;
+        auth::check_rank(user)?;
         sessions::digest(user.password.as_ref())
     };
     let opened = api.sessions().sign_in(&user, credential, now_ms());

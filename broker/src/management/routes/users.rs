@@ -2,7 +2,6 @@
 //! its connections.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
+use crate::management::held::CallerBody;
 use crate::management::paging::Listing;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
@@ -68,7 +68,7 @@ async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.administers()?;
     let shared = SharedApi::clone(&api);
     let all = move || {
@@ -79,17 +79,19 @@ async fn list(
     api.list::<Value>(&caller, listing, all).await
 }
 
-async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.administers()?;
-    let users = read(&api.broker.users);
-    let nowhere = users
-        .iter()
-        .filter(|(_, user)| user.permissions().next().is_none());
-    Ok(Json(
-        nowhere
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let users = read(&shared.broker.users);
+        let nowhere = users
+            .iter()
+            .filter(|(_, user)| user.permissions().next().is_none());
+        Ok(nowhere
             .map(|(name, user)| views::user(name, user))
-            .collect(),
-    ))
+            .collect())
+    };
+    api.work_out(&caller, work).await
 }
 
 async fn show(
@@ -284,8 +286,7 @@ async fn forget(api: &Api, fact: &Definition) -> Result<(), ApiError> {
 async fn make(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
     let user = prepare(&api, &name, super::read(&body)?)?;
@@ -339,9 +340,9 @@ struct Several {
 
 async fn delete_several(
     State(api): State<SharedApi>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<StatusCode, ApiError> {
+    caller.administers()?;
     let several: Several = super::read(&body)?;
     for name in several.users {
         remove(&api, &caller, &name).await?;
@@ -367,18 +368,15 @@ fn all_of<'a>(name: &'a str, user: &'a User) -> impl Iterator<Item = Value> + 'a
         .map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
 }
 
-async fn permissions(
-    State(api): State<SharedApi>,
-    caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+async fn permissions(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.administers()?;
-    let users = read(&api.broker.users);
-    Ok(Json(
-        users
-            .iter()
-            .flat_map(|(name, user)| all_of(name, user))
-            .collect(),
-    ))
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        let users = read(&shared.broker.users);
+        let each = users.iter().flat_map(|(name, user)| all_of(name, user));
+        Ok(each.collect())
+    };
+    api.work_out(&caller, work).await
 }
 
 async fn permission(
@@ -447,8 +445,7 @@ pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), ApiError>
 async fn allow(
     State(api): State<SharedApi>,
     Path((vhost, name)): Path<(String, String)>,
-    caller: Caller,
-    body: Bytes,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
     api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;

@@ -1,0 +1,87 @@
+//! What requests may cost the broker: attacks with large heads, bodies and answers.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::fixture::Server;
+use crate::http::Answer;
+
+/// A broker with the user `bob`, who may use the API and touch nothing.
+fn with_bob(server: Server) -> Server {
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    let nothing = r#"{"configure":"^$","write":"^$","read":"^$"}"#;
+    assert!(
+        server
+            .ask("PUT", "/api/permissions/%2F/bob", nothing)
+            .status
+            < 300
+    );
+    server
+}
+
+#[test]
+fn a_head_without_end_of_a_stranger_is_not_collected() {
+    let server = Server::start();
+    let mut stream = TcpStream::connect(server.page()).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n")
+        .unwrap();
+    let header = format!("x-{}: {}\r\n", "n".repeat(20), "v".repeat(8000));
+    let mut sent = 0;
+    while sent < 300_000 && stream.write_all(header.as_bytes()).is_ok() {
+        sent += header.len();
+    }
+    // The broker has ended the connection, with an answer or without.
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || text.starts_with("HTTP/1.1 431"),
+        "{text}"
+    );
+    let head = format!("{}\r\n", header.repeat(20));
+    let mut stream = TcpStream::connect(server.page()).unwrap();
+    let _closed =
+        stream.write_all(format!("GET / HTTP/1.1\r\nhost: localhost\r\n{head}").as_bytes());
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    assert!(
+        !text.starts_with("HTTP/1.1 200"),
+        "160 KB of head were taken: {text}"
+    );
+}
+
+#[test]
+fn a_large_body_is_not_read_from_a_user_who_may_not_use_it() {
+    let server = with_bob(Server::start());
+    for path in [
+        "/api/exchanges/%2F/amq.default/publish",
+        "/api/definitions",
+        "/api/definitions/missing",
+    ] {
+        let request = server.request("POST", path).password("bob", "pw");
+        let begun = request.open_part("{", 150 << 20);
+        let answer = Answer::head(begun);
+        assert!(matches!(answer.status, 401 | 404), "{path}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_document_that_would_take_gigabytes_as_a_tree_is_refused() {
+    let server = Server::start();
+    let many = "0,".repeat(16 << 20);
+    let document = format!(r#"{{"queues":[{many}0]}}"#);
+    let answer = server.ask("POST", "/api/definitions", &document);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains("too large"), "{answer:?}");
+    let message = format!(
+        r#"{{"properties":{{"headers":{{"a":[{many}0]}}}},"routing_key":"q","payload":"",
+        "payload_encoding":"string"}}"#
+    );
+    let path = "/api/exchanges/%2F/amq.default/publish";
+    let answer = server.ask("POST", path, &message);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains("too large"), "{answer:?}");
+}
