@@ -32,7 +32,7 @@ const SHORT_SHARE_BYTES: usize = 1024 * 1024;
 /// A body whose next part does not come in this time is given up.
 const PART_WITHIN: Duration = Duration::from_secs(30);
 
-/// HeldBytes bytes by user.
+/// What each user holds, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct UserHoldings(Mutex<HashMap<Arc<str>, usize>>);
 
