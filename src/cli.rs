@@ -27,6 +27,13 @@ pub struct Invocation {
     pub action: Action,
 }
 
+impl Invocation {
+    /// Whether details are wanted, also of errors.
+    pub fn is_verbose(&self) -> bool {
+        matches!(self.flags.volume, Volume::Verbose(_))
+    }
+}
+
 /// What to do.
 pub enum Action {
     /// Wrap a program.

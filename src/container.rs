@@ -86,7 +86,7 @@ impl DockerEngine {
         };
         let docker = Docker::connect_with_unix(socket, TIMEOUT_SECONDS, API_DEFAULT_VERSION);
         Ok(Self {
-            docker: docker.map_err(|error| unavailable(&error))?,
+            docker: docker.map_err(unavailable)?,
         })
     }
 
@@ -97,11 +97,7 @@ impl DockerEngine {
 
     /// Returns the engine's version, which shows that it answers.
     pub async fn version(&self) -> Result<String, Error> {
-        let version = self
-            .docker
-            .version()
-            .await
-            .map_err(|error| unavailable(&error))?;
+        let version = self.docker.version().await.map_err(unavailable)?;
         Ok(version.version.unwrap_or_default())
     }
 
@@ -110,7 +106,7 @@ impl DockerEngine {
         match self.docker.inspect_container(CONTAINER, None).await {
             Ok(told) => Ok(Some(state(&told))),
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(unavailable(&error)),
+            Err(error) => Err(unavailable(error)),
         }
     }
 
@@ -129,7 +125,7 @@ impl DockerEngine {
         self.docker
             .start_container(CONTAINER, None)
             .await
-            .map_err(|error| failed("cannot start the container", &error))?;
+            .map_err(|error| failed("cannot start the container", error))?;
         let state = self.state().await?;
         state.ok_or_else(|| Error::new("the container was removed while it started"))
     }
@@ -148,7 +144,7 @@ impl DockerEngine {
         self.docker
             .create_container(Some(options), plan.body())
             .await
-            .map_err(|error| failed("cannot create the container", &error))?;
+            .map_err(|error| failed("cannot create the container", error))?;
         Ok(())
     }
 
@@ -157,7 +153,7 @@ impl DockerEngine {
         self.docker
             .stop_container(CONTAINER, None)
             .await
-            .map_err(|error| failed("cannot stop the container", &error))
+            .map_err(|error| failed("cannot stop the container", error))
     }
 
     /// Removes the container and the volume, if they exist.
@@ -165,13 +161,13 @@ impl DockerEngine {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
         match self.docker.remove_container(CONTAINER, Some(options)).await {
             Err(error) if !is_missing(&error) => {
-                return Err(failed("cannot remove the container", &error));
+                return Err(failed("cannot remove the container", error));
             }
             _ => {}
         }
         let options = RemoveVolumeOptionsBuilder::default().force(true).build();
         match self.docker.remove_volume(VOLUME, Some(options)).await {
-            Err(error) if !is_missing(&error) => Err(failed("cannot remove the volume", &error)),
+            Err(error) if !is_missing(&error) => Err(failed("cannot remove the volume", error)),
             _ => Ok(()),
         }
     }
@@ -188,7 +184,7 @@ impl DockerEngine {
             .logs(CONTAINER, Some(options))
             .map(|part| match part {
                 Ok(part) => Ok(part.to_string()),
-                Err(error) => Err(failed("cannot read the container's log", &error)),
+                Err(error) => Err(failed("cannot read the container's log", error)),
             })
     }
 }
@@ -313,7 +309,7 @@ fn is_missing(error: &bollard::errors::Error) -> bool {
     )
 }
 
-fn failed(what: &str, error: &bollard::errors::Error) -> Error {
+fn failed(what: &str, error: bollard::errors::Error) -> Error {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => {
             Error::new(what).because(message)
@@ -322,7 +318,7 @@ fn failed(what: &str, error: &bollard::errors::Error) -> Error {
     }
 }
 
-fn unavailable(error: &bollard::errors::Error) -> Error {
+fn unavailable(error: bollard::errors::Error) -> Error {
     failed("docker is not available", error)
         .hint("start Docker, or use the embedded broker: `cbroker start`")
         .exit_with(Exit::Failed)

@@ -2,15 +2,17 @@
 //!
 //! `main` prints each error once, as one line and at most one hint.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::exit::Exit;
 
-/// A failure, described for the user.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A failure, described for the user. Its `source` is the cause.
+#[derive(Debug, Clone)]
 pub struct Error {
     what: String,
-    why: Option<String>,
+    why: Option<Arc<dyn StdError + Send + Sync>>,
     hint: Option<String>,
     exit: Exit,
 }
@@ -41,10 +43,10 @@ impl Error {
         Self::new(what).exit_with(Exit::Usage)
     }
 
-    /// Adds the cause, as it was reported.
+    /// Adds the cause: an error, which keeps its own causes, or a text.
     #[must_use]
-    pub fn because(mut self, why: impl fmt::Display) -> Self {
-        self.why = Some(why.to_string());
+    pub fn because(mut self, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.why = Some(Arc::from(why.into()));
         self
     }
 
@@ -70,14 +72,38 @@ impl Error {
     /// Returns what happened and why, without the hint, for logs and `--json`.
     pub fn summary(&self) -> String {
         match &self.why {
-            Some(why) => format!("{}: {}", flat(&self.what), flat(why)),
+            Some(why) => format!("{}: {}", flat(&self.what), flat(&why.to_string())),
             None => flat(&self.what),
         }
+    }
+
+    /// Returns the text for the user; in detail also each cause that adds something, on a line of
+    /// its own.
+    pub fn report(&self, is_detailed: bool) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source().and_then(StdError::source);
+        while let Some(error) = cause.filter(|_| is_detailed) {
+            let line = flat(&error.to_string());
+            if !text.contains(&line) {
+                text.push_str("\ncaused by: ");
+                text.push_str(&line);
+            }
+            cause = error.source();
+        }
+        text
     }
 
     /// Returns the hint, if any.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.why
+            .as_deref()
+            .map(|why| why as &(dyn StdError + 'static))
     }
 }
 
@@ -124,6 +150,23 @@ mod tests {
              hint: start one with `cbroker start`"
         );
         assert_eq!(error.exit().code(), 3);
+    }
+
+    #[test]
+    fn causes_that_add_something_are_told_in_detail_only() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the file is damaged")]
+        struct Damaged(#[source] std::io::Error);
+        let cause = std::io::Error::other("row 7\nhas no end");
+        let error = Error::new("cannot start").because(Damaged(cause));
+        assert_eq!(
+            error.report(false),
+            "cbroker: cannot start: the file is damaged"
+        );
+        assert_eq!(
+            error.report(true),
+            "cbroker: cannot start: the file is damaged\ncaused by: row 7 has no end"
+        );
     }
 
     #[test]

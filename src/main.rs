@@ -14,8 +14,10 @@ fn main() -> ExitCode {
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();
     }
+    let mut is_verbose = false;
     let outcome = cli::parse(arguments).and_then(|parsed| match parsed {
         ParsedArgs::Invocation(invocation) => {
+            is_verbose = invocation.is_verbose();
             commands::execute(*invocation, Environment::of_process())
         }
         ParsedArgs::Text(text) => cbroker::output::raw(&text).map(|()| Exit::Done),
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         Err(error) => {
             if !error.is_silent() {
                 // If stderr is closed, there is no place to report that.
-                let _ = writeln!(std::io::stderr(), "{error}");
+                let _ = writeln!(std::io::stderr(), "{}", error.report(is_verbose));
             }
             error.exit().into()
         }

@@ -258,14 +258,13 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
     let opening = tokio::task::spawn_blocking(move || {
         persist::open(&folder, move |progress| told.on_progress(&progress))
     });
-    let refuse = |reason: String| StartError::Open {
-        folder: config.data_dir.clone(),
-        reason,
-    };
     let found = opening
         .await
-        .map_err(|error| refuse(error.to_string()))?
-        .map_err(|error| refuse(error.to_string()))?;
+        .map_err(|_| StartError::OpenPanicked)?
+        .map_err(|source| StartError::Open {
+            folder: config.data_dir.clone(),
+            source,
+        })?;
     let recovery = recovery::recover(&found, config, time::now_ms())?;
     let broker = Arc::new(BrokerState::new(BrokerParts {
         limits: config.limits,
@@ -279,7 +278,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
     }));
     // A full disk must not make the broker unreachable: it starts, and publishers are blocked.
     if !broker.durable_or_out_of_room(recovery.ticket).await {
-        return Err(StartError::Store("before it was ready".to_owned()));
+        return Err(StartError::NotReady);
     }
     broker.look_ahead();
     Ok(broker)

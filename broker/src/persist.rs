@@ -204,7 +204,7 @@ pub(crate) enum Gone {
 /// The store could not give a slice back.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read waiting messages: {0}")]
-pub(crate) struct ReadFailed(String);
+pub(crate) struct ReadFailed(#[source] ReadError);
 
 impl QueueStore {
     fn new(facts: &DefinitionStore, base: u64) -> Self {
@@ -290,7 +290,7 @@ impl QueueStore {
                     tracing::error!(queue, first, next, "damaged messages are left out");
                     from = Sequence(next);
                 }
-                Err(error) => return Err(ReadFailed(error.to_string())),
+                Err(error) => return Err(ReadFailed(error)),
             }
         };
         let numbered = slice

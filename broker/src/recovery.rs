@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
 use crate::persist::records::{Definition, PermissionFact, SessionFact, UserFact, VhostFact};
-use crate::persist::{DefinitionStore, OpenedStore, Stopped, Ticket};
+use crate::persist::{DefinitionStore, OpenedStore, Ticket};
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
 use crate::vhost::{Labels, Vhost};
 
@@ -185,10 +185,4 @@ fn install(
     let _both = facts.together();
     facts.save(&Definition::User(fact))?;
     Ok(facts.save(&Definition::Permission(permission))?)
-}
-
-impl From<Stopped> for StartError {
-    fn from(error: Stopped) -> Self {
-        Self::Store(error.to_string())
-    }
 }

@@ -38,7 +38,8 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         |url: Option<&String>| url.map_or_else(|| Ok(config.clone()), |url| config.for_url(url));
     let (from, to) = (side(args.from.as_ref())?, side(args.to.as_ref())?);
     if from.endpoint.address.is_same_place(&to.endpoint.address) {
-        return Err(Error::usage("both sides are the same broker").because(from.endpoint.address));
+        return Err(Error::usage("both sides are the same broker")
+            .because(from.endpoint.address.to_string()));
     }
     let mut source = Peer::connect(&from.endpoint, "move").await?;
     let mut target = Peer::connect(&to.endpoint, "move").await?;

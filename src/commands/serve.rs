@@ -31,7 +31,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     config
         .home
         .prepare()
-        .map_err(|error| cannot_use(&config.home.folder().display().to_string(), &error))?;
+        .map_err(|error| cannot_use(&config.home.folder().display().to_string(), error))?;
     log(&args, config)?;
     refuse_taken_ports(&args)?;
     if args.background {
@@ -43,7 +43,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     let settings = settings(&args, config, is_first)?;
     let data_dir = settings.data_dir.clone();
     let broker = tokio::select! {
-        started = Broker::start(settings) => started.map_err(|error| explain(&error, &args))?,
+        started = Broker::start(settings) => started.map_err(|error| explain(error, &args))?,
         () = signals.end() => return Ok(Exit::Done),
     };
     let addresses = broker.addresses().clone();
@@ -103,17 +103,14 @@ fn settings(
     is_first: bool,
 ) -> Result<broker::BrokerConfig, Error> {
     let login = Credentials::read_or_create(&config.home).map_err(|error| {
-        cannot_use(
-            &config.home.credentials_file().display().to_string(),
-            &error,
-        )
+        cannot_use(&config.home.credentials_file().display().to_string(), error)
     })?;
     let data_dir = match &args.data_dir {
         Some(folder) => std::path::absolute(folder)
-            .map_err(|error| cannot_use(&folder.display().to_string(), &error))?,
+            .map_err(|error| cannot_use(&folder.display().to_string(), error))?,
         None => config.home.data(),
     };
-    claim_store(&data_dir).map_err(|error| cannot_use(&data_dir.display().to_string(), &error))?;
+    claim_store(&data_dir).map_err(|error| cannot_use(&data_dir.display().to_string(), error))?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(certificate), Some(key)) => Some(Tls {
             certificate: certificate.clone(),
@@ -152,7 +149,7 @@ fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
     if args.background {
         let path = config.home.broker_log();
         let file = RotatingFile::open(path.clone())
-            .map_err(|error| cannot_use(&path.display().to_string(), &error))?;
+            .map_err(|error| cannot_use(&path.display().to_string(), error))?;
         // If a subscriber is installed already, it serves as well.
         let _ = lines.with_writer(clean_lines(file)).try_init();
     } else {
@@ -184,7 +181,7 @@ fn register(
     let path = config.home.broker_file();
     local
         .write(&config.home)
-        .map_err(|error| cannot_use(&path.display().to_string(), &error))
+        .map_err(|error| cannot_use(&path.display().to_string(), error))
 }
 
 /// Returns the address at which local clients reach a broker that listens on `address`.
@@ -261,7 +258,7 @@ fn tell(addresses: &Addresses, output: &Output) -> Result<(), Error> {
     output.line(line)
 }
 
-fn explain(error: &StartError, args: &ServeArgs) -> Error {
+fn explain(error: StartError, args: &ServeArgs) -> Error {
     let told = Error::new("the broker cannot start").because(error);
     for (port, option) in [(args.port, "--port"), (args.mgmt_port, "--mgmt-port")] {
         if port != 0
@@ -275,7 +272,7 @@ fn explain(error: &StartError, args: &ServeArgs) -> Error {
     told
 }
 
-fn cannot_use(what: &str, error: &std::io::Error) -> Error {
+fn cannot_use(what: &str, error: std::io::Error) -> Error {
     Error::new(format!("cannot use {what}")).because(error)
 }
 

@@ -24,7 +24,7 @@ pub(super) async fn pull(
     let mut layers: HashMap<String, (i64, i64)> = HashMap::new();
     while let Some(step) = steps.next().await {
         let step = step.map_err(|error| {
-            failed(&format!("cannot pull {image}"), &error)
+            failed(&format!("cannot pull {image}"), error)
                 .hint("check the network, or name another image with --image")
         })?;
         if let Some(error) = step.error_detail.and_then(|error| error.message) {

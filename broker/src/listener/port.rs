@@ -34,9 +34,9 @@ impl Port {
             BindAddresses::At(address) => address,
             BindAddresses::Loopback => Ipv4Addr::LOCALHOST.into(),
         };
-        let refuse = |reason| StartError::Listen {
+        let refuse = |source| StartError::Listen {
             address: SocketAddr::from((address, port)).to_string(),
-            reason,
+            source,
         };
         let (first, second) = taken.map_err(refuse)?;
         let address = first.local_addr().map_err(refuse)?;

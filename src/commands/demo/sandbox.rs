@@ -142,7 +142,9 @@ impl Sandbox {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(Error::new("the demo's sessions did not attach").because(rows));
+                return Err(
+                    Error::new("the demo's sessions did not attach").because(rows.to_string())
+                );
             }
             thread::sleep(LOOK_AGAIN);
         }

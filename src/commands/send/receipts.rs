@@ -120,7 +120,7 @@ fn tell_lost(sent: &[Sent], error: &PeerError, output: &Output) {
     for message in sent.iter().filter(|message| is_open(message)) {
         output.error(
             &Error::new(format!("no final receipt from `{}`", message.to))
-                .because(error)
+                .because(error.to_string())
                 .hint(format!(
                     "`cbroker why {}` tells what is known of it",
                     message.id
