@@ -15,6 +15,7 @@
 //! function hooks ignore the plugin, so only a hello opens this way.
 
 mod choice;
+mod continued;
 mod folder;
 mod listener;
 pub mod stream;
@@ -44,9 +45,12 @@ const LOOK_LATER: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(3);
 /// A text that found no session is offered to the same process again after this.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
+/// A text that found no session for so long goes another way.
+const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
 /// How Claude Code says that the process holds no session: nothing of the text is with it.
 const UNBOUND: &str = "no session is bound";
 /// Why the way is closed.
+const NO_SESSION: &str = "no process of Claude Code that takes messages holds the session";
 const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
 /// The longest path of a socket that Claude Code connects to.
 const SOCKET_PATH: usize = 100;
@@ -111,6 +115,7 @@ impl Plugin {
         let work = Work {
             _listener: listener,
             choice: Choice::default(),
+            strangers: Vec::new(),
             streams: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
@@ -146,6 +151,8 @@ struct InFlight {
     instance: Instance,
     order: Bytes,
     stage: Progress,
+    /// When a process first refused it because it holds no session.
+    homeless_since: Option<Instant>,
 }
 
 /// How far a text got, as far as its module said.
@@ -165,6 +172,8 @@ enum Progress {
 struct Work {
     _listener: Listener,
     choice: Choice,
+    /// Processes that said hello and do not hold the session, and their transcripts.
+    strangers: Vec<(Instance, PathBuf)>,
     /// How orders reach each module.
     streams: BTreeMap<String, Sender<Bytes>>,
     in_flight: BTreeMap<u64, InFlight>,
@@ -262,7 +271,9 @@ impl Work {
             }
             Event::Failed { key, why } if why.contains(UNBOUND) => {
                 if let Some(text) = self.in_flight.get_mut(&key) {
-                    text.stage = Progress::Homeless(Instant::now());
+                    let now = Instant::now();
+                    text.stage = Progress::Homeless(now);
+                    text.homeless_since.get_or_insert(now);
                 }
             }
             Event::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
@@ -277,18 +288,35 @@ impl Work {
         let us = i32::try_from(std::process::id()).unwrap_or_default();
         let is_ours = process::descends_from(pid, us);
         let name = name.to_owned();
-        let role = self.choice.hello(
-            Instance {
-                name: name.clone(),
-                pid,
-            },
-            &arguments,
-            is_ours,
-            process::is_alive,
-        );
+        let instance = Instance { name, pid };
+        let role = if self.goes_on_in(transcript).await {
+            self.choice.goes_on_in(instance.clone())
+        } else {
+            let is_alive = process::is_alive;
+            self.choice
+                .hello(instance.clone(), &arguments, is_ours, is_alive)
+        };
         if role == Role::Foreign {
-            return;
+            self.strangers
+                .retain(|(known, _)| process::is_alive(known.pid));
+            self.strangers.push((instance, transcript.to_owned()));
+        } else {
+            self.adopt(&instance.name, transcript).await;
         }
+    }
+
+    /// Whether the session's transcript says that it goes on in the process that writes this one.
+    async fn goes_on_in(&self, transcript: &Path) -> bool {
+        let Some(ours) = self.choice.transcript().map(Path::to_owned) else {
+            return false;
+        };
+        let other = transcript.to_owned();
+        let looked = tokio::task::spawn_blocking(move || continued::goes_on(&ours, &other));
+        looked.await.unwrap_or_default()
+    }
+
+    /// The session is in this process now.
+    async fn adopt(&mut self, name: &str, transcript: &Path) {
         self.open_calls.clear();
         self.is_stopped = false;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
@@ -297,8 +325,19 @@ impl Work {
                 text.stage = Progress::Left(Instant::now());
             }
         }
-        self.follow(&name, Some(transcript.to_owned())).await;
+        self.follow(name, Some(transcript.to_owned())).await;
         self.tell_open().await;
+    }
+
+    /// Looks for the session in processes that said hello before the transcript named them.
+    async fn find_home(&mut self) {
+        for at in 0..self.strangers.len() {
+            if self.goes_on_in(&self.strangers[at].1.clone()).await {
+                let (instance, transcript) = self.strangers.remove(at);
+                self.choice.goes_on_in(instance.clone());
+                return self.adopt(&instance.name, &transcript).await;
+            }
+        }
     }
 
     /// The process that holds the session writes this transcript now.
@@ -314,6 +353,7 @@ impl Work {
 
     /// An event of the process that holds the session.
     async fn observe(&mut self, instance: &str, event: Event) {
+        self.tell_open().await;
         let sign = match event {
             Event::Turn { transcript } => {
                 self.follow(instance, transcript).await;
@@ -371,6 +411,7 @@ impl Work {
                 instance,
                 order,
                 stage,
+                homeless_since: None,
             };
             self.in_flight.insert(key, in_flight);
         } else {
@@ -446,6 +487,29 @@ impl Work {
                 self.proof.forget(key);
                 self.tell(Report::Lost(key)).await;
             }
+        }
+        self.house().await;
+    }
+
+    /// Texts that found no session: a home is looked for, and what finds none goes another way.
+    async fn house(&mut self) {
+        let is_homeless = |text: &InFlight| matches!(text.stage, Progress::Homeless(_));
+        if !self.in_flight.values().any(is_homeless) {
+            return;
+        }
+        self.find_home().await;
+        let is_given_up = |text: &InFlight| {
+            let since = text.homeless_since.filter(|_| is_homeless(text));
+            since.is_some_and(|since| since.elapsed() >= HOMELESS_LIMIT)
+        };
+        let given_up = keys(&self.in_flight, is_given_up);
+        if !given_up.is_empty() && std::mem::replace(&mut self.is_open, false) {
+            let why = NO_SESSION.to_owned();
+            self.tell(Report::Closed(why)).await;
+        }
+        for key in given_up {
+            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Failed)
+                .await;
         }
         self.send_homeless();
     }

@@ -3,9 +3,11 @@
 //! Claude Code starts more processes with the same plugin than the one in the terminal:
 //!
 //! - one press of Left at an empty prompt moves the session to a new background process, whose
-//!   arguments hold `--fork-session --resume <the transcript>`; the old one refuses prompts;
+//!   arguments hold `--fork-session --resume <the transcript>`, or to a spare process that waited
+//!   for it, whose arguments say nothing; the old process refuses prompts, and its transcript ends
+//!   with the id of the new session;
 //! - pre-warmed spare processes (`--bg-spare`) wait for a task. A prompt there starts a session of
-//!   its own, so they must never get one.
+//!   its own, so they must never get one before the session has moved there.
 
 use std::path::{Path, PathBuf};
 
@@ -93,6 +95,12 @@ impl Choice {
             self.current = Some(instance);
         }
         role
+    }
+
+    /// The transcript of the session says that the session goes on in this process.
+    pub(super) fn goes_on_in(&mut self, instance: Instance) -> Role {
+        self.current = Some(instance);
+        Role::Moved
     }
 
     fn resumes_ours(&self, arguments: &[String]) -> bool {
@@ -192,6 +200,13 @@ mod tests {
         let after_its_end = choice.hello(instance("c", 11), &words("claude"), true, |_| false);
         assert_eq!(after_its_end, Role::Main);
         assert!(choice.is_current("c"));
+    }
+
+    #[test]
+    fn a_spare_that_the_session_moved_to_holds_it() {
+        let mut choice = started();
+        assert_eq!(choice.goes_on_in(instance("b", 20)), Role::Moved);
+        assert!(choice.is_current("b"));
     }
 
     #[test]
