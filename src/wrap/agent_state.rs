@@ -270,6 +270,11 @@ impl AgentState {
         });
     }
 
+    /// When the prompt was drawn first.
+    pub fn first_prompt(&self) -> Option<Instant> {
+        self.first_prompt
+    }
+
     /// A signal stopped the program.
     pub fn suspend(&mut self) {
         self.is_suspended = true;

@@ -247,8 +247,15 @@ impl Deliveries {
     /// Messages that the agent does not have, in queue order, each with the reason that it would be
     /// given now.
     pub fn waiting(&self, agent: &AgentState, now: Instant) -> Vec<(MessageKey, Hold)> {
+        // What is noted on disk goes in at once.
+        let is_going_in = |key: MessageKey| {
+            self.submissions.iter().any(|submitted| {
+                submitted.phase != Phase::Handed && submitted.messages.contains(&key)
+            })
+        };
         self.table
             .queued()
+            .filter(|(key, _)| !is_going_in(*key))
             .filter_map(|(key, message)| Some((key, self.reason(message, agent, now)?)))
             .collect()
     }
@@ -353,8 +360,8 @@ impl Deliveries {
     }
 
     /// This way takes none.
-    pub fn close(&mut self, way: Way) {
-        self.ways.close(way);
+    pub fn close(&mut self, way: Way, now: Instant) {
+        self.ways.close(way, now);
     }
 }
 

@@ -13,12 +13,18 @@ use crate::wrap::ways::{Timing, Way};
 const FAILURES: u8 = 2;
 /// How long a plugin that was given to the agent may take to say hello after the session began.
 const HELLO_WITHIN: Duration = Duration::from_secs(2);
+/// How long an agent's own API may take to open after its prompt was drawn: Codex and opencode
+/// need 1 s on an idle machine.
+const API_WITHIN: Duration = Duration::from_secs(15);
+/// How long a way that has closed may take to open again: the session moves to another process, or
+/// the agent is about to end.
+const OPENS_AGAIN_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug)]
 enum Openness {
     Open,
     Closed,
-    /// It may open soon: the agent started at this time, if it has.
+    /// It may open until then; `None`: nothing was seen of the agent yet.
     Expected(Option<Instant>),
 }
 
@@ -42,8 +48,8 @@ pub(super) enum Choice {
     Take(Way),
     /// Only the keyboard is left, and that needs a free prompt.
     Keyboard,
-    /// A better way may open until then.
-    Soon(Instant),
+    /// A better way may open until then; `None`: the agent is still starting.
+    Soon(Option<Instant>),
     /// None.
     None,
 }
@@ -68,8 +74,15 @@ impl Ways {
         known.can_steer |= can_steer;
     }
 
-    pub(super) fn close(&mut self, way: Way) {
-        self.entry(way).openness = Openness::Closed;
+    pub(super) fn close(&mut self, way: Way, now: Instant) {
+        let known = self.entry(way);
+        // The hook closes at each text that it takes.
+        let may_open_again = way != Way::Hook && matches!(known.openness, Openness::Open);
+        known.openness = if may_open_again {
+            Openness::Expected(Some(now + OPENS_AGAIN_WITHIN))
+        } else {
+            Openness::Closed
+        };
     }
 
     /// This way was given to the agent, and opens when the agent says so.
@@ -79,9 +92,19 @@ impl Ways {
 
     /// The agent's session began.
     pub(super) fn began(&mut self, now: Instant) {
-        for known in self.known.values_mut() {
-            if let Openness::Expected(since) = &mut known.openness {
-                since.get_or_insert(now);
+        self.wait_until(now + HELLO_WITHIN, |way| way != Way::Api);
+    }
+
+    /// The agent's prompt was drawn first at `at`.
+    pub(super) fn drawn(&mut self, at: Instant) {
+        self.wait_until(at + API_WITHIN, |way| way == Way::Api);
+    }
+
+    fn wait_until(&mut self, until: Instant, is_meant: impl Fn(Way) -> bool) {
+        let meant = self.known.iter_mut().filter(|(way, _)| is_meant(**way));
+        for (_, known) in meant {
+            if let Openness::Expected(limit) = &mut known.openness {
+                limit.get_or_insert(until);
             }
         }
     }
@@ -145,12 +168,12 @@ impl Ways {
             .known
             .iter()
             .filter(|(way, _)| is_allowed(way) && is_better(way));
-        let hello = hello.filter_map(|(_, known)| match known.openness {
-            Openness::Expected(Some(since)) => Some(since + HELLO_WITHIN),
-            _ => None,
-        });
-        if let Some(until) = hello.max().filter(|&until| until > now) {
-            return Choice::Soon(until);
+        for (way, known) in hello {
+            match known.openness {
+                Openness::Expected(Some(until)) if until > now => return Choice::Soon(Some(until)),
+                Openness::Expected(None) if *way == Way::Api => return Choice::Soon(None),
+                _ => {}
+            }
         }
         if let Some(way) = open {
             return Choice::Take(*way);

@@ -21,6 +21,9 @@ const PLACEHOLDER_FROM: usize = 800;
 impl Deliveries {
     /// The next thing to do at `now`, given what is known of the agent.
     pub fn step(&mut self, agent: &AgentState, now: Instant) -> Step {
+        if let Some(at) = agent.first_prompt() {
+            self.ways.drawn(at);
+        }
         loop {
             if let Some(step) = self.due.pop_front() {
                 return step;
@@ -219,7 +222,10 @@ impl Deliveries {
             }
             Choice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
             Choice::Take(way) => Ok(way),
-            Choice::Soon(until) => Err((Hold::Starting, Some(until))),
+            Choice::Soon(until) if is_stopped && timing != Timing::Now => {
+                Err((Hold::Escaped, until))
+            }
+            Choice::Soon(until) => Err((Hold::Starting, until)),
             Choice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
             Choice::Keyboard if self.keyboard.is_taken() => {
                 Err((agent.obstacle().unwrap_or(Hold::Behind), None))

@@ -64,7 +64,7 @@ impl Session {
         match step {
             Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
             Step::ToFile(key) => self.move_to_file(key),
-            Step::Hand(way, submission) => self.hand(way, submission),
+            Step::Hand(way, submission) => self.hand(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_tell(&bytes),
             Step::Replay(bytes) => self.pass_on(&bytes, now),
             Step::Type(submission, bytes) => {
@@ -93,11 +93,11 @@ impl Session {
         }
     }
 
-    fn hand(&mut self, way: Way, submission: Submission) {
+    fn hand(&mut self, way: Way, submission: Submission, now: Instant) {
         let key = submission.key;
         let is_taken = match way {
             Way::Hook => {
-                self.deliveries.close(Way::Hook);
+                self.deliveries.close(Way::Hook, now);
                 self.waiter
                     .take()
                     .is_some_and(|waiter| waiter.give(submission))
@@ -125,7 +125,7 @@ impl Session {
             Report::Closed(why) => {
                 self.log
                     .say(&format!("the way in by {way} is closed: {why}"));
-                self.deliveries.close(way);
+                self.deliveries.close(way, now);
             }
             Report::InContext(key) => self.deliveries.in_context(key),
             Report::NotTaken { key, why, refusal } => {
@@ -194,7 +194,7 @@ impl Session {
                 self.agent.event(&event, now);
                 self.deliveries.event(&event, now);
                 if matches!(event, Event::SessionEnd) {
-                    self.disarm();
+                    self.disarm(now);
                 }
             }
             Told::Waiter(waiter) => {
@@ -210,7 +210,7 @@ impl Session {
             Told::WaiterGone(number) => {
                 let waiter = self.waiter.as_ref();
                 if waiter.is_some_and(|waiter| waiter.number == number) {
-                    self.disarm();
+                    self.disarm(now);
                 }
             }
             Told::InContext(key) => self.deliveries.in_context(key),
@@ -227,8 +227,8 @@ impl Session {
         }
     }
 
-    fn disarm(&mut self) {
+    fn disarm(&mut self, now: Instant) {
         self.waiter = None;
-        self.deliveries.close(Way::Hook);
+        self.deliveries.close(Way::Hook, now);
     }
 }

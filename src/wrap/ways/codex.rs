@@ -42,9 +42,13 @@ const LOOK_LATER: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(3);
 /// A thread that is idle again for so long without the row has refused the text.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
-/// Pauses between attempts to find the thread, the first and the longest.
+/// Pauses between attempts to find the thread: the first, the longest while Codex starts and the
+/// first messages wait for it, and the longest later.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const START_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// Codex has started by then.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Texts handed over at once.
 const TEXTS: usize = 64;
 /// Why the way is closed.
@@ -109,6 +113,7 @@ impl Codex {
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
             is_open: false,
+            began: Instant::now(),
             pause: FIRST_PAUSE,
             search_at: Instant::now(),
             doing: None,
@@ -166,6 +171,7 @@ struct Work {
     in_flight: BTreeMap<u64, InFlight>,
     proof: Proof,
     is_open: bool,
+    began: Instant,
     pause: Duration,
     /// When to look for the thread again.
     search_at: Instant,
@@ -241,7 +247,12 @@ impl Work {
         }
         self.tell_open().await;
         self.search_at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        let longest = if self.began.elapsed() < STARTS_WITHIN {
+            START_PAUSE
+        } else {
+            LAST_PAUSE
+        };
+        self.pause = (self.pause * 2).min(longest);
     }
 
     async fn hear(&mut self, heard: Heard) {

@@ -63,7 +63,8 @@ fn the_order_is_plugin_api_inbox_hook() {
         play.offer(text);
         play.deliveries.in_context(play.last_key());
         play.run();
-        play.deliveries.close(*closed);
+        play.deliveries.close(*closed, play.now);
+        play.passes(ms(2000));
     }
     assert_eq!(play.hands_by(), [Way::Plugin, Way::Inbox, Way::Hook]);
 }
@@ -75,7 +76,7 @@ fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Hook, false);
     let ticket = play.offer("x");
-    play.deliveries.close(Way::Hook);
+    play.deliveries.close(Way::Hook, play.now);
     play.passes(ms(3_600_000));
     assert_eq!(play.hands_by(), [Way::Hook]);
     assert!(!play.did(&Step::Delivered(vec![ticket], Way::Hook)));
@@ -225,7 +226,7 @@ fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
     let mut play = Play::with(&CLAUDE, Mode::Auto);
     play.deliveries.expect(Way::Plugin);
     play.deliveries.open(Way::Hook, false);
-    play.deliveries.close(Way::Hook);
+    play.deliveries.close(Way::Hook, play.now);
     play.event(&Event::SessionStart);
     play.sees(Input::Empty);
     play.offer("x");
@@ -234,6 +235,60 @@ fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
     assert!(!play.has_typed());
     play.passes(ms(100));
     assert!(play.has_typed());
+}
+
+#[test]
+fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
+    for program in ["codex", "opencode"] {
+        let profile = Profile::of(program.as_ref(), &[]);
+        let mut play = Play::with(profile, Mode::Auto);
+        play.deliveries.expect(Way::Api);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(Hold::Starting), "nothing is drawn yet");
+        play.sees(Input::Empty);
+        play.passes(ms(14_000));
+        assert!(!play.has_typed(), "{program}");
+        play.passes(ms(1000));
+        assert!(play.has_typed(), "{program}");
+    }
+}
+
+#[test]
+fn an_api_that_opens_late_takes_what_waited_for_it() {
+    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
+    play.deliveries.expect(Way::Api);
+    play.offer("x");
+    play.sees(Input::Empty);
+    play.passes(ms(14_000));
+    play.deliveries.open(Way::Api, true);
+    play.run();
+    assert_eq!(play.hands_by(), [Way::Api]);
+    assert!(!play.has_typed());
+}
+
+#[test]
+fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.deliveries.close(Way::Plugin, play.now);
+    play.offer("x");
+    play.passes(ms(1900));
+    assert!(!play.has_typed());
+    play.passes(ms(100));
+    assert!(play.has_typed());
+}
+
+#[test]
+fn a_message_that_goes_in_now_is_not_held_behind_itself() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.is_disk_slow = true;
+    let key = play.offer("x");
+    play.run();
+    assert!(play.did(&Step::Note(vec![key])));
+    let waiting = play.deliveries.waiting(&play.agent, play.now);
+    assert_eq!(waiting, []);
 }
 
 #[test]
@@ -330,7 +385,7 @@ fn after_escape_only_what_shall_come_now_goes_by_the_inbox() {
     play.sign(&Sign::Stopped);
     play.offer("idle");
     assert_eq!(play.hands_by(), []);
-    play.deliveries.close(Way::Plugin);
+    play.deliveries.close(Way::Plugin, play.now);
     play.run();
     assert_eq!(play.hands_by(), [], "it waits for the person");
     assert_eq!(play.hold(), Some(Hold::Escaped));
