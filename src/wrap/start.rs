@@ -277,6 +277,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         alone,
     } = prepared;
     let mut log = Log::open(&config.home.session_log(options.name.as_str()));
+    let planned = ways::Planned::new(&options, mode, config);
     let (inbox, reach) = attach(&options, config, &identity).await?;
     let _traces = Traces {
         files: vec![
@@ -293,7 +294,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         })
         .ok()
         .filter(|_| profile.has_hooks);
-    let ways = ways::open(&options, mode, config, &mut identity, &mut log).await;
+    let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
         "session {} of {}: {}, {mode:?}",

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use known::{CLAUDE, UNKNOWN};
 pub use line::Line;
-pub use subcommands::other_sessions;
+pub use subcommands::{other_sessions, shows_a_session};
 
 /// One kind of wrapped program.
 #[derive(Debug)]

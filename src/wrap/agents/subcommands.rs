@@ -83,9 +83,34 @@ pub fn other_sessions(agent: &str, arguments: &[OsString]) -> bool {
     })
 }
 
+/// Whether opencode is started with a session or a prompt, and leaves its first screen by itself.
+pub fn shows_a_session(agent: &str, arguments: &[OsString]) -> bool {
+    let words = ["-c", "--continue", "-s", "--session", "--fork", "--prompt"];
+    agent == "opencode"
+        && arguments.iter().any(|argument| {
+            let argument = argument.to_string_lossy();
+            words.contains(&argument.split('=').next().unwrap_or_default())
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_of_the_persons_choice_is_in_the_arguments() {
+        for (line, expected) in [
+            ("-c", true),
+            ("--session=ses_1", true),
+            ("--prompt hello", true),
+            (".", false),
+            ("-m fake/m1", false),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(shows_a_session("opencode", &words), expected, "{line}");
+            assert!(!shows_a_session("codex", &words));
+        }
+    }
 
     #[test]
     fn only_a_session_at_the_terminal_gets_arguments_of_ours() {

@@ -1,22 +1,30 @@
 //! The version of an agent that is installed, as its program says it.
 //!
 //! An option that a version does not know stops an agent from starting, so a version is known
-//! before an option is added. The answer is kept on disk, since asking takes up to a second; it
-//! counts as long as the program's file is the same.
+//! before an option is added. Asking takes a second, and the start of an agent does not wait for
+//! it: the answer is kept on disk, where it counts as long as the program's file is the same, and
+//! what npm installed says its version in its `package.json`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-/// A program that has not said its version within this is not waited for. opencode takes a second
-/// on an idle machine.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(8);
+/// A program that has not said its version within this is ended. opencode takes a second on an
+/// idle machine.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+/// What a start waits for the answer, at most. A later one serves the next start.
+const START_WAITS: Duration = Duration::from_millis(300);
+/// Folders above a program in which its package may be described.
+const PACKAGE_DEPTH: usize = 5;
+/// Bytes of a `package.json`.
+const PACKAGE_BYTES: u64 = 1 << 20;
 /// Programs that are remembered; the file is begun anew beyond that.
 const REMEMBERED: usize = 64;
 
@@ -37,9 +45,26 @@ struct Answer {
     version: Version,
 }
 
+/// A question that runs in the background.
+#[derive(Debug)]
+pub struct Asked(tokio::task::JoinHandle<Option<Version>>);
+
+impl Asked {
+    /// Asks for the version of the program at `path`, whose packages have `name` in their names.
+    pub fn new(path: PathBuf, name: &'static str, cache: PathBuf) -> Self {
+        Self(tokio::spawn(async move { of(&path, name, &cache).await }))
+    }
+
+    /// The answer, if it is there now or very soon. A later one is kept for the next start.
+    pub async fn soon(self) -> Option<Version> {
+        let answer = tokio::time::timeout(START_WAITS, self.0).await;
+        answer.ok()?.ok()?
+    }
+}
+
 /// The version of the program at `path`, from `cache` where it is known there; `None` when the
 /// program does not say one in time.
-pub async fn of(path: &Path, cache: &Path) -> Option<Version> {
+async fn of(path: &Path, package: &str, cache: &Path) -> Option<Version> {
     let metadata = fs::metadata(path).ok()?;
     let file = (
         metadata.dev(),
@@ -53,13 +78,34 @@ pub async fn of(path: &Path, cache: &Path) -> Option<Version> {
     if let Some(answer) = known.programs.get(&name).filter(|known| known.file == file) {
         return Some(answer.version);
     }
-    let version = ask(path).await?;
+    let version = match of_package(path, package) {
+        Some(version) => version,
+        None => ask(path).await?,
+    };
     if known.programs.len() >= REMEMBERED {
         known.programs.clear();
     }
     known.programs.insert(name, Answer { file, version });
     write(cache, &known);
     Some(version)
+}
+
+/// What the nearest `package.json` above the program says, where it is of a package of this name.
+fn of_package(path: &Path, name: &str) -> Option<Version> {
+    let program = path.canonicalize().ok()?;
+    let folders = program.ancestors().skip(1).take(PACKAGE_DEPTH);
+    let mut files = folders.filter_map(|folder| File::open(folder.join("package.json")).ok());
+    let mut text = Vec::new();
+    files
+        .next()?
+        .take(PACKAGE_BYTES)
+        .read_to_end(&mut text)
+        .ok()?;
+    let package: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    package["name"]
+        .as_str()
+        .filter(|said| said.contains(name))?;
+    version_in(package["version"].as_str()?)
 }
 
 async fn ask(path: &Path) -> Option<Version> {
@@ -139,6 +185,46 @@ mod tests {
         ] {
             assert_eq!(version_in(said), version, "{said:?}");
         }
+    }
+
+    async fn of(path: &Path, cache: &Path) -> Option<Version> {
+        super::of(path, "agent", cache).await
+    }
+
+    #[tokio::test]
+    async fn a_package_says_its_version_and_its_program_is_not_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (bin, cache) = (folder.path().join("bin"), folder.path().join("cache"));
+        fs::create_dir(&bin).unwrap();
+        let path = bin.join("agent");
+        program(&path, "echo 9.9.9");
+        let package = folder.path().join("package.json");
+        fs::write(&package, r#"{"name": "other", "version": "1.0.0"}"#).unwrap();
+        assert_eq!(of(&path, &folder.path().join("x")).await, Some((9, 9, 9)));
+        let said = r#"{"name": "@x/agent-linux", "version": "1.2.3-linux-x64"}"#;
+        fs::write(&package, said).unwrap();
+        assert_eq!(of(&path, &cache).await, Some((1, 2, 3)));
+        let asked = fs::read_to_string(bin.join("agent.log")).unwrap();
+        assert_eq!(asked.lines().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slow_program_is_not_waited_for_and_its_answer_serves_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, cache) = (folder.path().join("agent"), folder.path().join("cache"));
+        let go = folder.path().join("go");
+        let line = format!(
+            "until [ -e {} ]; do sleep 0.02; done; echo 1.2.3",
+            go.display()
+        );
+        program(&path, &line);
+        let ask = || Asked::new(path.clone(), "agent", cache.clone());
+        assert_eq!(ask().soon().await, None, "it does not answer before it may");
+        fs::write(&go, "").unwrap();
+        while read(&cache).programs.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(ask().soon().await, Some((1, 2, 3)));
     }
 
     #[tokio::test]

@@ -3,13 +3,13 @@
 //! Relies on the ways and on the session's marks.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::wrap::agents::version::{self, Version};
-use crate::wrap::agents::{Profile, other_sessions};
+use crate::wrap::agents::version::{Asked, Version};
+use crate::wrap::agents::{Profile, other_sessions, shows_a_session};
 use crate::wrap::child_env::Identity;
 use crate::wrap::delivery::Mode;
 use crate::wrap::log::Log;
@@ -27,16 +27,70 @@ const REPORTS: usize = 256;
 const CODEX_SINCE: Version = (0, 171, 0);
 const OPENCODE_SINCE: Version = (1, 18, 0);
 
+/// The ways that this agent may have.
+#[derive(Debug)]
+pub(super) struct Planned {
+    profile: &'static Profile,
+    mode: Mode,
+    api: Option<AgentApi>,
+}
+
+impl Planned {
+    /// Asks what has to be asked, in the background.
+    pub(super) fn new(options: &WrapOptions, mode: Mode, config: &Config) -> Self {
+        Self {
+            profile: Profile::of(&options.program, &options.arguments),
+            mode,
+            api: AgentApi::ask(options, mode, config),
+        }
+    }
+}
+
+/// A question for the agent's version, where it decides whether the agent has an API of its own.
+/// Asked first, so that the answer is there when the ways are made.
+#[derive(Debug)]
+struct AgentApi {
+    since: Version,
+    program: PathBuf,
+    /// A session of the person's choice is about to be shown.
+    resumes: bool,
+    asked: Asked,
+}
+
+impl AgentApi {
+    /// `None`: there is none, or it is not used here.
+    fn ask(options: &WrapOptions, mode: Mode, config: &Config) -> Option<Self> {
+        let name = Profile::of(&options.program, &options.arguments).name;
+        let since = match name {
+            "codex" => CODEX_SINCE,
+            "opencode" => OPENCODE_SINCE,
+            _ => return None,
+        };
+        let has_own_password = config.environment.get(opencode::PASSWORD).is_some();
+        let is_used = matches!(mode, Mode::Auto | Mode::Api)
+            && !other_sessions(name, &options.arguments)
+            && !(name == "opencode" && has_own_password);
+        let path = config.environment.get("PATH");
+        let program = find_program(&options.program, path).filter(|_| is_used)?;
+        let cache = config.home.folder().join("agent-versions.json");
+        Some(Self {
+            since,
+            resumes: shows_a_session(name, &options.arguments),
+            asked: Asked::new(program.clone(), name, cache),
+            program,
+        })
+    }
+}
+
 /// The ways into this agent that report through one channel. What cannot be made is left out, and
 /// the other ways serve.
 pub(super) async fn open(
-    options: &WrapOptions,
-    mode: Mode,
+    planned: Planned,
     config: &Config,
     identity: &mut Identity,
     log: &mut Log,
 ) -> WaysIn {
-    let profile = Profile::of(&options.program, &options.arguments);
+    let Planned { profile, mode, api } = planned;
     let (to, reports) = mpsc::channel(REPORTS);
     let mut ways: Vec<Box<dyn WayIn>> = Vec::new();
     if profile.has_hooks {
@@ -49,18 +103,10 @@ pub(super) async fn open(
         let reports = Reports::new(Way::Inbox, to.clone());
         ways.push(Box::new(ClaudeInbox::start(reports)));
     }
-    if matches!(mode, Mode::Auto | Mode::Api) {
-        match api(
-            profile,
-            options,
-            config,
-            identity,
-            Reports::new(Way::Api, to),
-        )
-        .await
-        {
-            Ok(Some(way)) => ways.push(way),
-            Ok(None) => {}
+    if let Some(asked) = api {
+        let reports = Reports::new(Way::Api, to);
+        match open_api(profile, asked, config, identity, reports).await {
+            Ok(way) => ways.push(way),
             Err(error) => log.say(&format!("no way into {} by its API: {error}", profile.name)),
         }
     }
@@ -76,43 +122,30 @@ fn plugin(config: &Config, identity: &mut Identity, reports: Reports) -> io::Res
     Ok(plugin)
 }
 
-/// The agent's own API, where this version has it and the arguments make a session at the terminal.
-async fn api(
+/// The agent's own API, where this version has it.
+async fn open_api(
     profile: &Profile,
-    options: &WrapOptions,
+    asked: AgentApi,
     config: &Config,
     identity: &mut Identity,
     reports: Reports,
-) -> io::Result<Option<Box<dyn WayIn>>> {
-    let since = match profile.name {
-        "codex" => CODEX_SINCE,
-        "opencode" => OPENCODE_SINCE,
-        _ => return Ok(None),
-    };
-    let has_own_password = config.environment.get(opencode::PASSWORD).is_some();
-    if other_sessions(profile.name, &options.arguments)
-        || (profile.name == "opencode" && has_own_password)
-    {
-        return Ok(None);
-    }
-    let path = config.environment.get("PATH");
-    let Some(program) = find_program(&options.program, path) else {
-        return Ok(None);
-    };
-    let cache = config.home.folder().join("agent-versions.json");
-    match version::of(&program, &cache).await {
+) -> io::Result<Box<dyn WayIn>> {
+    let AgentApi {
+        since,
+        program,
+        resumes,
+        asked,
+    } = asked;
+    match asked.soon().await {
         Some(version) if version >= since => {}
-        _ => {
-            return Err(io::Error::other(
-                "it does not say that it is a version that has one",
-            ));
-        }
+        Some(_) => return Err(io::Error::other("this version has none")),
+        None => return Err(io::Error::other("it has not said its version yet")),
     }
     if profile.name == "opencode" {
         let given = opencode::Given::new()?;
         identity.arguments.extend(given.arguments());
         identity.environment.push(given.environment());
-        return Ok(Some(Box::new(Opencode::start(given, reports))));
+        return Ok(Box::new(Opencode::start(given, resumes, reports)));
     }
     let named = |name: &str| config.environment.get(name).map(Path::new);
     let home = codex::home(named("CODEX_HOME"), named("HOME"))
@@ -128,5 +161,5 @@ async fn api(
         program: program.into_os_string(),
         mark,
     };
-    Ok(Some(Box::new(Codex::start(setup, reports))))
+    Ok(Box::new(Codex::start(setup, reports)))
 }

@@ -48,7 +48,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const START_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// Codex has started by then.
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// Texts handed over at once.
 const TEXTS: usize = 64;
 /// Why the way is closed.

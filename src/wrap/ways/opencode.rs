@@ -5,7 +5,8 @@
 //! |---|---|
 //! | idle | `prompt_async`: a turn of its own; a draft in the box stays |
 //! | a turn runs, or a dialog stands | the text waits here for the turn's end; a text that may come between two tools is sent at once, and opencode takes it into its next step |
-//! | no session is shown (the first screen) | the way is closed |
+//! | the first screen | a session is begun and shown, then as idle; a draft stays |
+//! | a session that is not known | the way is closed |
 //!
 //! The proof is an answer that was begun to the prompt, or to a later one. Seen with opencode
 //! 1.18.33.
@@ -82,7 +83,9 @@ pub struct Opencode {
 
 impl Opencode {
     /// Looks for the server from now on. Nothing is open before a session is on the screen.
-    pub fn start(given: Given, reports: Reports) -> Self {
+    ///
+    /// `resumes`: opencode was started with a session of the person's choice.
+    pub fn start(given: Given, resumes: bool, reports: Reports) -> Self {
         let (texts, orders) = mpsc::channel(TEXTS);
         let (title, titles) = watch::channel(String::new());
         let work = Work {
@@ -93,6 +96,7 @@ impl Opencode {
             sessions: Sessions::default(),
             events: None,
             in_flight: BTreeMap::new(),
+            resumes,
             is_open: false,
             reports,
         };
@@ -144,6 +148,8 @@ struct Work {
     sessions: Sessions,
     events: Option<Events>,
     in_flight: BTreeMap<u64, InFlight>,
+    /// A session of the person's choice is about to be shown, so none is begun before.
+    resumes: bool,
     is_open: bool,
     reports: Reports,
 }
@@ -241,7 +247,9 @@ impl Work {
     async fn move_on(&mut self) {
         let session = self.sessions.current().map(str::to_owned);
         let session = session.filter(|_| self.events.is_some());
-        let is_open = session.is_some();
+        self.resumes &= session.is_none();
+        let may_begin = self.events.is_some() && self.sessions.is_first_screen() && !self.resumes;
+        let is_open = session.is_some() || may_begin;
         if is_open != std::mem::replace(&mut self.is_open, is_open) {
             self.tell(if is_open {
                 Report::Open
@@ -250,9 +258,9 @@ impl Work {
             })
             .await;
         }
-        let Some(session) = session else {
+        if !is_open {
             return self.give_back(NO_SESSION).await;
-        };
+        }
         let is_busy = self.sessions.is_busy();
         let is_due = |text: &&mut InFlight| {
             !text.is_sent && (!is_busy || text.submission.timing != Timing::Idle)
@@ -260,9 +268,51 @@ impl Work {
         let Some(text) = self.in_flight.values_mut().find(is_due) else {
             return;
         };
-        text.is_sent = true;
-        let key = text.submission.key;
-        let body = json!({"parts": [{"type": "text", "text": text.submission.text}]});
+        let (key, words) = (text.submission.key, text.submission.text.clone());
+        let session = match session {
+            Some(session) => session,
+            None => match self.begin().await {
+                Ok(session) => session,
+                Err(error) => return self.not_taken(key, &error.to_string()).await,
+            },
+        };
+        if let Some(text) = self.in_flight.get_mut(&key) {
+            text.is_sent = true;
+        }
+        self.prompt(&session, key, &words).await;
+    }
+
+    /// Begins a session on the first screen, and has it shown.
+    async fn begin(&mut self) -> Result<String, HttpError> {
+        let begun = self
+            .server
+            .ask(Method::POST, "/session", Some(&json!({})))
+            .await?;
+        let id = begun["id"].as_str().ok_or(HttpError::Answer)?.to_owned();
+        let shown = json!({"sessionID": id});
+        let shown = self
+            .server
+            .ask(Method::POST, "/tui/select-session", Some(&shown))
+            .await;
+        if let Err(error) = shown {
+            let path = format!("/session/{id}");
+            let _stays_empty = self.server.ask(Method::DELETE, &path, None).await;
+            return Err(error);
+        }
+        self.sessions.learn(&begun);
+        self.sessions.shows(&id);
+        Ok(id)
+    }
+
+    async fn prompt(&mut self, session: &str, key: u64, words: &str) {
+        let settings = self.sessions.settings(session);
+        let mut body = json!({"parts": [{"type": "text", "text": words}]});
+        if let Some(agent) = settings.agent {
+            body["agent"] = agent.into();
+        }
+        if let Some((provider, model)) = settings.model {
+            body["model"] = json!({"providerID": provider, "modelID": model});
+        }
         let path = format!("/session/{session}/prompt_async");
         match self.server.ask(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
@@ -298,6 +348,9 @@ impl Work {
     async fn lost(&mut self, error: &HttpError) {
         self.events = None;
         self.sessions = Sessions::default();
+        if std::mem::replace(&mut self.is_open, false) {
+            self.tell(Report::Closed(error.to_string())).await;
+        }
         self.give_back(&error.to_string()).await;
         let keys: Vec<u64> = self.in_flight.keys().copied().collect();
         for key in keys {

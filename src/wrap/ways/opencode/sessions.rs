@@ -4,7 +4,8 @@
 //!
 //! A server serves one program, so every session that is begun there is begun in our terminal. A
 //! subagent's session has a parent. `/new` and `/sessions` are in no event, but in the title:
-//! `OC | <the session's title>`, or `OpenCode` where no session with a title is shown.
+//! `OC | <the session's title>`, or `OpenCode` on the first screen and for a session without a
+//! title.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +35,19 @@ pub(super) enum News {
 struct Known {
     title: String,
     is_busy: bool,
+    /// The agent (`build`, `plan`) and the model of the last prompt.
+    settings: PromptSettings,
     /// Prompts that no answer was begun to, and the ids of the messages in them.
     prompts: BTreeMap<String, Vec<String>>,
+}
+
+/// What a prompt of the person's runs with; a prompt that says nothing of it would run with the
+/// defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PromptSettings {
+    pub(super) agent: Option<String>,
+    /// Provider and model.
+    pub(super) model: Option<(String, String)>,
 }
 
 /// The sessions of one server.
@@ -43,12 +55,32 @@ struct Known {
 pub(super) struct Sessions {
     known: BTreeMap<String, Known>,
     current: Option<String>,
+    is_first_screen: bool,
 }
 
 impl Sessions {
     /// The session on the screen.
     pub(super) fn current(&self) -> Option<&str> {
         self.current.as_deref()
+    }
+
+    /// The first screen is shown: the next prompt begins a session.
+    pub(super) fn is_first_screen(&self) -> bool {
+        self.is_first_screen && self.current.is_none()
+    }
+
+    /// This session is shown now.
+    pub(super) fn shows(&mut self, id: &str) {
+        self.known.entry(id.to_owned()).or_default();
+        self.current = Some(id.to_owned());
+    }
+
+    /// What the last prompt of this session ran with.
+    pub(super) fn settings(&self, id: &str) -> PromptSettings {
+        let known = self.known.get(id);
+        known
+            .map(|known| known.settings.clone())
+            .unwrap_or_default()
     }
 
     /// Whether a turn runs in it.
@@ -68,6 +100,7 @@ impl Sessions {
     /// The terminal's title says which session is shown. Ids begin with the time, counted
     /// downwards: of sessions with one title the newest is the first.
     pub(super) fn titled(&mut self, title: &str) {
+        self.is_first_screen = title == NO_TITLE;
         if let Some(shown) = title.strip_prefix(TITLE) {
             let is_shown = |known: &Known| match shown.strip_suffix(CUT) {
                 Some(start) => known.title.starts_with(start),
@@ -142,6 +175,7 @@ impl Known {
     fn message(&mut self, message: &Value) -> Option<News> {
         let id = message["id"].as_str()?;
         if message["role"] == "user" {
+            self.settings = PromptSettings::of(message);
             self.prompts.entry(id.to_owned()).or_default();
             return None;
         }
@@ -151,6 +185,17 @@ impl Known {
         let read = std::mem::replace(&mut self.prompts, later);
         let read: Vec<String> = read.into_values().flatten().collect();
         (!read.is_empty()).then_some(News::Read(read))
+    }
+}
+
+impl PromptSettings {
+    fn of(prompt: &Value) -> Self {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let model = &prompt["model"];
+        Self {
+            agent: text(&prompt["agent"]),
+            model: text(&model["providerID"]).zip(text(&model["modelID"])),
+        }
     }
 }
 
@@ -240,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn the_manner_of_the_last_prompt_is_known() {
+        let mut sessions = begun();
+        assert_eq!(sessions.settings("s1"), PromptSettings::default());
+        let info = json!({"id": "m1", "role": "user", "agent": "plan",
+            "model": {"providerID": "p", "modelID": "m"}});
+        sessions.happened(&event(
+            "message.updated",
+            &json!({"sessionID": "s1", "info": info}),
+        ));
+        let (agent, model) = (Some("plan".into()), Some(("p".into(), "m".into())));
+        assert_eq!(sessions.settings("s1"), PromptSettings { agent, model });
+    }
+
+    #[test]
     fn turns_and_dialogs_of_the_session_are_told() {
         let mut sessions = begun();
         assert_eq!(sessions.happened(&status("busy")), Some(News::Busy(true)));
@@ -264,9 +323,11 @@ mod tests {
         assert_eq!(sessions.current(), Some("s2"));
         sessions.titled("OpenCode");
         assert_eq!(sessions.current(), None, "the person left it");
+        assert!(sessions.is_first_screen());
         sessions.titled("OC | Find a bug");
         assert_eq!(sessions.current(), Some("s1"));
         sessions.titled("OC | Something else");
         assert_eq!(sessions.current(), None);
+        assert!(!sessions.is_first_screen());
     }
 }

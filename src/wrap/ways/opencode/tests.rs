@@ -141,8 +141,11 @@ async fn serve(
         }
     } else if path == "/session" {
         drop(events);
-        let list = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]";
-        stream.write_all(list.as_bytes()).await.unwrap();
+        let is_list = head[0].starts_with("GET");
+        let body = if is_list { "[]" } else { r#"{"id":"s9"}"# };
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
     } else {
         drop(events);
         let body = serde_json::from_slice(&body).unwrap_or_default();
@@ -176,7 +179,7 @@ async fn started(status: &'static str) -> (Fake, Opencode, Told) {
     let given = Given::new().unwrap();
     let fake = Fake::start(&given, status).await;
     let (to, told) = mpsc::channel(64);
-    let way = Opencode::start(given, Reports::new(Way::Api, to));
+    let way = Opencode::start(given, false, Reports::new(Way::Api, to));
     let mut told = Told(told);
     fake.is_heard().await;
     fake.begins("s1");
@@ -235,14 +238,14 @@ async fn a_refused_request_is_a_failure_of_the_way() {
 }
 
 #[tokio::test]
-async fn the_first_screen_closes_the_way_and_gives_back_what_was_not_sent() {
+async fn a_session_that_is_not_known_closes_the_way_and_gives_back_what_was_not_sent() {
     let (fake, way, mut told) = started("204 No Content").await;
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.updated", &json!({"sessionID": "s1", "info": info}));
     fake.does("busy");
     while told.next().await != Report::Sign(Sign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
-    way.titled("OpenCode");
+    way.titled("OC | Something else");
     assert_eq!(told.fate().await, Report::Closed(NO_SESSION.to_owned()));
     let given_back = told.fate().await;
     let is_failure = matches!(given_back, Report::NotTaken { key: 1, .. });
@@ -251,14 +254,73 @@ async fn the_first_screen_closes_the_way_and_gives_back_what_was_not_sent() {
     assert_eq!(told.fate().await, Report::Open);
 }
 
+/// A server whose program shows its first screen.
+async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Opencode, Told) {
+    let given = Given::new().unwrap();
+    let fake = Fake::start(&given, status).await;
+    let (to, told) = mpsc::channel(64);
+    let way = Opencode::start(given, resumes, Reports::new(Way::Api, to));
+    way.titled("OpenCode");
+    fake.is_heard().await;
+    (fake, way, Told(told))
+}
+
+#[tokio::test]
+async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
+    let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(way.deliver(submission(Timing::Idle)));
+    let shown = ("/tui/select-session".to_owned(), json!({"sessionID": "s9"}));
+    assert_eq!(fake.request().await, shown);
+    let (path, body) = fake.request().await;
+    assert_eq!(path, "/session/s9/prompt_async");
+    assert_eq!(body["parts"][0]["text"], LINE);
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_shown_gets_no_prompt_and_is_deleted() {
+    let (mut fake, way, mut told) = at_the_first_screen("404 Not Found", false).await;
+    assert_eq!(told.fate().await, Report::Open);
+    assert!(way.deliver(submission(Timing::Idle)));
+    assert_eq!(fake.request().await.0, "/tui/select-session");
+    assert_eq!(fake.request().await.0, "/session/s9");
+    let fate = told.fate().await;
+    assert!(matches!(fate, Report::NotTaken { key: 1, .. }), "{fate:?}");
+}
+
+#[tokio::test]
+async fn no_session_is_begun_where_one_is_about_to_be_shown() {
+    let (fake, way, mut told) = at_the_first_screen("204 No Content", true).await;
+    let info = json!({"id": "s1", "title": "Find a bug"});
+    fake.send("session.created", &json!({"sessionID": "s1", "info": info}));
+    assert_eq!(told.fate().await, Report::Open);
+    drop(way);
+}
+
+#[tokio::test]
+async fn a_prompt_runs_with_the_agent_and_the_model_of_the_last_one() {
+    let (mut fake, way, mut told) = started("204 No Content").await;
+    let info = json!({"id": "m0", "role": "user", "agent": "plan",
+        "model": {"providerID": "p", "modelID": "m"}});
+    fake.send("message.updated", &json!({"sessionID": "s1", "info": info}));
+    fake.does("busy");
+    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    fake.does("idle");
+    assert!(way.deliver(submission(Timing::Idle)));
+    let body = fake.request().await.1;
+    assert_eq!(body["agent"], "plan");
+    assert_eq!(body["model"], json!({"providerID": "p", "modelID": "m"}));
+}
+
 #[tokio::test]
 async fn the_end_of_the_server_loses_what_it_has() {
     let (mut fake, way, mut told) = started("204 No Content").await;
     assert!(way.deliver(submission(Timing::Idle)));
     fake.request().await;
     fake.task.abort();
+    let closed = told.fate().await;
+    assert!(matches!(closed, Report::Closed(_)), "{closed:?}");
     assert_eq!(told.fate().await, Report::Lost(1));
-    assert_eq!(told.fate().await, Report::Closed(NO_SESSION.to_owned()));
 }
 
 #[test]
