@@ -1,46 +1,67 @@
-"""A model that answers by script, on loopback: the Anthropic Messages API as Claude Code calls it.
+"""A model that answers by script, on loopback: the APIs that Claude Code (Anthropic Messages),
+Codex (OpenAI Responses) and opencode (OpenAI Chat) call.
 
-Words in the newest user text script the answer: SLOW<n> waits n seconds, TOOL{command} calls the
-Bash tool, ASK asks a question, TASK{text} starts a subagent in the background. Words inside a peer
-message are not obeyed. Each request becomes one line of `requests.jsonl`: when it came, whether it
-carried tools, and the user texts after the last answer.
+Words in the newest user texts script the answer: SLOW<n> waits n seconds, TOOL{command} calls the
+shell tool, ASK asks a question, TASK{text} starts a subagent in the background. Words inside a
+peer message are not obeyed. Each request becomes one line of `requests.jsonl`: when it came
+(`at`), whether it carried tools (`tools`), the user texts after the last answer (`texts`), and the
+peer messages in the whole conversation (`peers`), as often as they are there.
 """
 import json
 import os
 import re
+import sys
 import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# Reminders of its own are left out; a hook brings peer messages in one.
+# What agents say to the model in the user's name. A peer message may come in one.
 REMINDER = re.compile(
     r"<system-reminder>(?!.*\[cbroker peer message).*?</system-reminder>\s*", re.S)
+PEER = re.compile(r"\[cbroker peer message from=[^\n]*?\[end\]")
+USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
 
 def texts_of(content):
     if isinstance(content, str):
         return [content]
-    return [part.get("text", "") for part in content or [] if part.get("type") == "text"]
+    parts = [part for part in content or [] if isinstance(part, dict)]
+    return [part.get("text", "") for part in parts if part.get("type") in ("text", "input_text")]
 
 
-def fresh_texts(messages):
+def conversation(body):
+    """Who speaks, what they say, and whether it is a tool's result: one of each in order."""
+    for item in body.get("input", []):
+        kind = item.get("type", "message")
+        if kind == "message":
+            yield item.get("role"), texts_of(item.get("content")), False
+        elif kind.endswith("_call_output"):
+            yield "user", [], True
+        elif kind.endswith("_call"):
+            yield "assistant", [], False
+    for message in body.get("messages", []):
+        content = message.get("content")
+        is_result = message.get("role") == "tool" or (isinstance(content, list) and any(
+            isinstance(part, dict) and part.get("type") == "tool_result" for part in content))
+        role = "user" if message.get("role") == "tool" else message.get("role")
+        yield role, [] if message.get("role") == "tool" else texts_of(content), is_result
+
+
+def fresh_texts(turns):
     """The user texts after the last answer, and whether a tool's result is among them."""
     texts, has_result = [], False
-    for message in messages:
-        if message.get("role") == "assistant":
+    for role, said, is_result in turns:
+        if role == "assistant":
             texts, has_result = [], False
-            continue
-        content = message.get("content")
-        texts += texts_of(content)
-        has_result |= isinstance(content, list) and any(
-            part.get("type") == "tool_result" for part in content
-        )
+        elif role == "user":
+            texts += said
+            has_result |= is_result
     return [text for text in (REMINDER.sub("", text) for text in texts) if text.strip()], has_result
 
 
 def plan(texts, has_result):
-    """The pause before the answer, and the tool call that it is, if any."""
+    """The pause before the answer, and the tool call that it is, if any: its kind and argument."""
     script = "\n".join(text for text in texts if "[cbroker peer message" not in text)
     outside = re.sub(r"\w+\{[^}]*\}", "", script)
     slow = re.search(r"SLOW(\d+)", outside)
@@ -48,16 +69,44 @@ def plan(texts, has_result):
     if has_result:
         return pause, None
     if tool := re.search(r"TOOL\{([^}]*)\}", script):
-        return pause, ("Bash", {"command": tool[1], "description": "run it"})
+        return pause, ("shell", tool[1])
     if task := re.search(r"TASK\{([^}]*)\}", script):
-        return pause, ("Agent", {"description": "sub", "prompt": task[1],
-                                 "subagent_type": "general-purpose", "run_in_background": True})
-    if "ASK" in outside:
+        return pause, ("task", task[1])
+    return pause, ("ask", "") if "ASK" in outside else None
+
+
+def tools_of(body):
+    """The names of the tools that the model may call; a request for a title has none."""
+    if (body.get("text") or {}).get("format"):
+        return []
+    tools = list(body.get("tools") or [])
+    for item in body.get("input") or []:
+        if isinstance(item, dict) and item.get("type") == "additional_tools":
+            tools += item.get("tools", [])
+    names = []
+    for tool in tools:
+        names += [each.get("name") for each in tool.get("tools", [])]
+        names.append(tool.get("name") or tool.get("function", {}).get("name"))
+    return names
+
+
+def call_of(kind, argument, names):
+    """The tool of this agent's that does it, and its arguments."""
+    if kind == "task":
+        return "Agent", {"description": "sub", "prompt": argument,
+                         "subagent_type": "general-purpose", "run_in_background": True}
+    if kind == "ask":
         options = [{"label": "Alpha", "description": "a"}, {"label": "Beta", "description": "b"}]
-        question = {"question": "Which one?", "header": "Pick", "multiSelect": False,
-                    "options": options}
-        return pause, ("AskUserQuestion", {"questions": [question]})
-    return pause, None
+        return "AskUserQuestion", {"questions": [{
+            "question": "Which one?", "header": "Pick", "multiSelect": False, "options": options}]}
+    escalated = {"sandbox_permissions": "require_escalated", "justification": "by the script"}
+    if "exec" in names:
+        call = json.dumps(dict(escalated, cmd=argument))
+        return "exec", f"await tools.exec_command({call})"
+    if "exec_command" in names:
+        return "exec_command", dict(escalated, cmd=argument)
+    name = "bash" if "bash" in names else "Bash"
+    return name, {"command": argument, "description": "run it"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -76,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def do_GET(self):
-        self.plain({"data": [], "has_more": False})
+        self.plain({"object": "list", "data": [], "models": [], "has_more": False})
 
     do_HEAD = do_GET
 
@@ -86,36 +135,39 @@ class Handler(BaseHTTPRequestHandler):
             body = json.loads(raw or b"{}")
         except ValueError:
             body = {}
-        if not self.path.split("?")[0].endswith("/messages"):
+        path = self.path.split("?")[0]
+        speak = {"/messages": self.speak_anthropic, "/responses": self.speak_responses,
+                 "/chat/completions": self.speak_chat}
+        ending = next((end for end in speak if path.endswith(end)), None)
+        if ending is None or not isinstance(body, dict):
             return self.plain({"input_tokens": 1000})
-        texts, has_result = fresh_texts(body.get("messages", []))
-        has_tools = bool(body.get("tools"))
-        self.server.note({"at": time.time(), "tools": has_tools, "texts": texts})
-        pause, tool = plan(texts, has_result)
-        if has_tools:
+        turns = list(conversation(body))
+        texts, has_result = fresh_texts(turns)
+        tools = tools_of(body)
+        said = [text for role, texts, _ in turns if role == "user" for text in texts]
+        self.server.note({"at": time.time(), "tools": bool(tools), "texts": texts,
+                          "peers": [peer for text in said for peer in PEER.findall(text)]})
+        pause, wanted = plan(texts, has_result)
+        call = call_of(*wanted, tools) if tools and wanted else None
+        if tools:
             time.sleep(pause)
         try:
-            self.answer(body, tool if has_tools else None)
+            speak[ending](body, call)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def answer(self, body, tool):
+    def speak_anthropic(self, body, call):
         blocks = [{"type": "text", "text": "OK"}]
-        if tool:
-            name, arguments = tool
-            call = "toolu_" + uuid.uuid4().hex[:20]
-            blocks.append({"type": "tool_use", "id": call, "name": name, "input": arguments})
+        if call:
+            blocks.append({"type": "tool_use", "id": "toolu_" + uuid.uuid4().hex[:20],
+                           "name": call[0], "input": call[1]})
         message = {"id": "msg_" + uuid.uuid4().hex[:20], "type": "message", "role": "assistant",
                    "model": body.get("model", "fake"), "content": blocks,
-                   "stop_reason": "tool_use" if tool else "end_turn", "stop_sequence": None,
+                   "stop_reason": "tool_use" if call else "end_turn", "stop_sequence": None,
                    "usage": {"input_tokens": 10, "output_tokens": 5}}
         if not body.get("stream"):
             return self.plain(message)
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("connection", "close")
-        self.end_headers()
-        self.close_connection = True
+        self.stream()
         self.event("message_start", message=dict(message, content=[], stop_reason=None))
         for index, block in enumerate(blocks):
             is_text = block["type"] == "text"
@@ -129,10 +181,66 @@ class Handler(BaseHTTPRequestHandler):
         self.event("message_delta", delta=stop, usage={"output_tokens": 5})
         self.event("message_stop")
 
-    def event(self, name, **fields):
-        line = json.dumps(dict(fields, type=name))
-        self.wfile.write(f"event: {name}\ndata: {line}\n\n".encode())
+    def speak_responses(self, body, call):
+        item = {"type": "message", "id": "msg_" + uuid.uuid4().hex[:12], "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "OK", "annotations": []}]}
+        if call:
+            is_script = isinstance(call[1], str)
+            what = {"input": call[1]} if is_script else {"arguments": json.dumps(call[1])}
+            item = {"type": "custom_tool_call" if is_script else "function_call",
+                    "id": "fc_" + uuid.uuid4().hex[:12], "status": "completed",
+                    "call_id": "call_" + uuid.uuid4().hex[:12], "name": call[0], **what}
+        response = {"id": "resp_" + uuid.uuid4().hex[:20], "object": "response",
+                    "created_at": int(time.time()), "status": "completed",
+                    "model": body.get("model"), "output": [item], "usage": USAGE}
+        if not body.get("stream"):
+            return self.plain(response)
+        self.stream()
+        begun = dict(response, status="in_progress", output=[])
+        self.event("response.created", response=begun)
+        shell = dict(item, **({} if call else {"content": []}))
+        self.event("response.output_item.added", output_index=0, item=shell)
+        if not call:
+            self.event("response.output_text.delta", item_id=item["id"], output_index=0,
+                       content_index=0, delta="OK")
+        self.event("response.output_item.done", output_index=0, item=item)
+        self.event("response.completed", response=response)
+
+    def speak_chat(self, body, call):
+        delta = {"role": "assistant", "content": "OK"}
+        if call:
+            delta = {"role": "assistant", "tool_calls": [
+                {"index": 0, "id": "call_" + uuid.uuid4().hex[:12], "type": "function",
+                 "function": {"name": call[0], "arguments": json.dumps(call[1])}}]}
+        reason = "tool_calls" if call else "stop"
+        whole = {"id": "chatcmpl-" + uuid.uuid4().hex[:12], "created": int(time.time()),
+                 "model": body.get("model")}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        if not body.get("stream"):
+            choice = {"index": 0, "message": delta, "finish_reason": reason}
+            return self.plain(dict(whole, object="chat.completion", choices=[choice], usage=usage))
+        self.stream()
+        for part, end in ((delta, None), ({}, reason)):
+            choice = {"index": 0, "delta": part, "finish_reason": end}
+            chunk = dict(whole, object="chat.completion.chunk", choices=[choice])
+            self.line(json.dumps(dict(chunk, usage=usage) if end else chunk))
+        self.line("[DONE]")
+
+    def stream(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.close_connection = True
+
+    def line(self, data, name=None):
+        event = f"event: {name}\n" if name else ""
+        self.wfile.write(f"{event}data: {data}\n\n".encode())
         self.wfile.flush()
+
+    def event(self, name, **fields):
+        self.line(json.dumps(dict(fields, type=name)), name)
 
 
 class Model(ThreadingHTTPServer):
@@ -150,5 +258,4 @@ class Model(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    import sys
     Model(int(sys.argv[1]), sys.argv[2]).serve_forever()

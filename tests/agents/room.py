@@ -5,7 +5,6 @@ Needs Linux with `unshare`, `nsenter` (util-linux), `ip` (iproute2), tmux and py
 """
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -13,18 +12,18 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-KEY = "sk-ant-not-a-key-for-tests"
 PORT = 8787
-PROMPT = re.compile(r"(?m)^❯")
+MARK = "(possible repeat)"
 
 
 class Room:
-    def __init__(self, folder, cbroker, claude):
-        self.folder, self.cbroker = os.path.abspath(folder), os.path.abspath(cbroker)
+    def __init__(self, folder, cbroker, agent, program):
+        self.folder, self.agent = os.path.abspath(folder), agent
+        self.cbroker = self.path("bin", "cbroker")
         self.home, self.work = self.path("home"), self.path("work")
         for each in (self.home, self.work, self.path("bin")):
             os.makedirs(each, exist_ok=True)
-        for name, target in (("claude", claude), ("cbroker", cbroker)):
+        for name, target in ((agent.name, program), ("cbroker", cbroker)):
             link = self.path("bin", name)
             if os.path.lexists(link):
                 os.unlink(link)
@@ -32,24 +31,19 @@ class Room:
         self.env = {
             "HOME": self.home, "PATH": self.path("bin") + ":/usr/local/bin:/usr/bin:/bin",
             "TERM": "xterm-256color", "LANG": "C.UTF-8", "SHELL": "/bin/bash", "USER": "tester",
-            "CBROKER_HOME": self.path("cbroker"), "ANTHROPIC_API_KEY": KEY,
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{PORT}",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1",
-            "DISABLE_AUTOUPDATER": "1", "DISABLE_ERROR_REPORTING": "1"}
-        self.prepare()
+            "CBROKER_HOME": self.path("cbroker"), **agent.environment(self)}
+        agent.prepare(self)
+        # One peer sends all of them, as fast as it can.
+        os.makedirs(self.path("cbroker"), mode=0o700, exist_ok=True)
+        with open(self.path("cbroker", "config.toml"), "w") as file:
+            file.write("max_messages_per_minute = 100000\n")
+        # Requests before each start of the agent: what came after it was read in another life.
+        self.lives = []
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
 
-    def prepare(self):
-        """Claude Code's first questions are answered: theme, key, trust."""
-        answers = {"hasCompletedOnboarding": True, "theme": "dark", "numStartups": 5,
-                   "customApiKeyResponses": {"approved": [KEY[-20:]], "rejected": []},
-                   "projects": {self.work: {"hasTrustDialogAccepted": True,
-                                            "hasCompletedProjectOnboarding": True,
-                                            "allowedTools": []}}}
-        with open(os.path.join(self.home, ".claude.json"), "w") as file:
-            json.dump(answers, file)
+    # The room and what runs in it.
 
     def tmux(self, *words):
         command = ["tmux", "-S", self.path("tmux.sock"), "-f", "/dev/null", *words]
@@ -66,42 +60,79 @@ class Room:
                        check=True)
         self.tmux("set", "-g", "remain-on-exit", "on")
         self.server = int(self.tmux("display-message", "-p", "#{pid}"))
+        self.namespace = os.readlink(f"/proc/{self.server}/ns/net")
+        assert self.namespace != os.readlink("/proc/self/ns/net")
 
     def close(self):
         """Ends what runs in the namespace: agents leave processes of their own behind."""
-        ours = os.readlink(f"/proc/{self.server}/ns/net")
-        assert ours != os.readlink("/proc/self/ns/net")
+        self.run("stop")
         self.tmux("kill-server")
-        for pid in self.processes():
+        for pid, _, _ in self.processes():
+            self.kill(pid)
+
+    def processes(self):
+        """Those in the namespace: id, parent, arguments."""
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if os.readlink(f"/proc/{pid}/ns/net") == ours:
-                    os.kill(pid, signal.SIGKILL)
+                if os.readlink(f"/proc/{name}/ns/net") != self.namespace:
+                    continue
+                with open(f"/proc/{name}/cmdline") as file:
+                    arguments = file.read().rstrip("\0").split("\0")
+                with open(f"/proc/{name}/stat") as file:
+                    state, parent = file.read().rsplit(") ", 1)[1].split()[:2]
             except OSError:
-                pass
+                continue
+            if state != "Z":
+                found.append((int(name), int(parent), arguments))
+        return found
 
-    @staticmethod
-    def processes():
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    def kill(self, pid, how=signal.SIGKILL):
+        try:
+            os.kill(pid, how)
+        except OSError:
+            pass
 
-    def start(self, *arguments, columns=120, rows=40):
-        """A wrapped Claude Code, at its prompt."""
-        command = [self.cbroker, "--name", "peer", "claude", *arguments]
+    def wrap(self):
+        """The wrap's process."""
+        pids = [pid for pid, _, words in self.processes() if words[1:3] == ["--name", "peer"]]
+        return pids[0] if pids else None
+
+    def program(self):
+        """The agent's process: the child of the wrap's monitor."""
+        processes = self.processes()
+        monitors = [pid for pid, _, words in processes if "__monitor" in words[1:2]]
+        pids = [pid for pid, parent, _ in processes if parent in monitors]
+        return pids[0] if pids else None
+
+    def broker(self):
+        pids = [pid for pid, _, words in self.processes() if words[1:2] == ["serve"]]
+        return pids[0] if pids else None
+
+    def begin(self, *options, columns=120, rows=40):
+        """A wrapped agent that is only just starting."""
+        self.lives.append(len(self.requests()))
+        command = [self.cbroker, "--name", "peer", *options, *self.agent.command,
+                   *self.agent.arguments]
         line = f"cd {shlex.quote(self.work)} && exec env -i " + " ".join(
             f"{name}={shlex.quote(value)}" for name, value in self.env.items()
         ) + " " + shlex.join(command)
         self.tmux("kill-session", "-t", "=peer")
         self.tmux("new-session", "-d", "-s", "peer", "-x", str(columns), "-y", str(rows), line)
-        assert self.wait(PROMPT.search, 60), self.screen()
+
+    def start(self, *options, columns=120, rows=40):
+        """A wrapped agent at its prompt."""
+        self.begin(*options, columns=columns, rows=rows)
+        assert self.wait(self.agent.prompt.search, 60), self.screen()
         time.sleep(1.5)
+
+    # The person.
 
     def screen(self):
         return self.tmux("capture-pane", "-p", "-t", "=peer:")
 
     def box(self):
-        """What stands in the input box: between the last two rules."""
-        lines = self.screen().split("\n")
-        rules = [at for at, line in enumerate(lines) if line.startswith("────")]
-        return "\n".join(lines[rules[-2] + 1:rules[-1]]).strip("❯ \n\xa0") if rules[1:] else None
+        return self.agent.box(self.screen())
 
     def keys(self, *keys):
         self.tmux("send-keys", "-t", "=peer:", *keys)
@@ -111,8 +142,11 @@ class Room:
 
     def submit(self, text):
         self.type(text)
-        time.sleep(0.4)
+        time.sleep(0.6)
         self.keys("Enter")
+
+    def resize(self, columns, rows):
+        self.tmux("resize-window", "-t", "=peer:", "-x", str(columns), "-y", str(rows))
 
     def wait(self, is_so, limit=20.0):
         """Until `is_so(screen)`; whether it came to be."""
@@ -125,7 +159,9 @@ class Room:
 
     def at_rest(self, limit=20):
         time.sleep(0.3)
-        return self.wait(lambda text: PROMPT.search(text) and "esc to interrupt" not in text, limit)
+        return self.wait(self.agent.is_ready, limit)
+
+    # The peer.
 
     def run(self, *words, limit=90):
         """A command of cbroker in the namespace."""
@@ -133,9 +169,10 @@ class Room:
         return subprocess.run(command, env=self.env, cwd=self.work, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=limit).stdout
 
-    def send(self, text):
+    def send(self, text, *options):
+        """Sends a message; when."""
         began = time.time()
-        self.run("send", "--to", "peer", "--from", "tester", "-m", text)
+        self.said = self.run("send", "--to", "peer", "--from", "tester", "-m", text, *options)
         return began
 
     def waiting(self):
@@ -143,9 +180,14 @@ class Room:
         rows = [row.split() for row in self.run("list").splitlines()]
         return sum(int(row[2]) for row in rows if row[:1] == ["peer"])
 
+    # The model.
+
     def requests(self):
-        with open(self.path("requests.jsonl")) as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
+        try:
+            with open(self.path("requests.jsonl")) as file:
+                return [json.loads(line) for line in file if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
 
     def seen(self, tag):
         """The requests in which the model reads a text for the first time."""
@@ -153,6 +195,7 @@ class Room:
         return [each for each in holds if any(tag in text for text in each["texts"])]
 
     def wait_seen(self, tag, limit=20.0):
+        """When the model first read a text; None if it did not in time."""
         until = time.time() + limit
         while time.time() < until:
             if found := self.seen(tag):
@@ -160,16 +203,30 @@ class Room:
             time.sleep(0.02)
         return None
 
-    def agent(self):
-        """The process of the wrapped Claude Code."""
-        for pid in self.processes():
-            try:
-                with open(f"/proc/{pid}/cmdline") as file:
-                    line = file.read().split("\0")
-                same = os.readlink(f"/proc/{pid}/ns/net") == os.readlink(
-                    f"/proc/{self.server}/ns/net")
-            except OSError:
-                continue
-            if same and os.path.basename(line[0]) == "claude" and "--settings" in line:
-                return pid
+    def readings(self, tag):
+        """How often it was read, and how often without the mark of a repeat.
+
+        A conversation holds a message once for each time that it was read; the next life of the
+        agent begins another one.
+        """
+        requests = [each for each in self.requests()]
+        starts = sorted({0, *self.lives})
+        total = bare = 0
+        for start, end in zip(starts, [*starts[1:], len(requests)]):
+            lives = [[peer for peer in each["peers"] if tag in peer]
+                     for each in requests[start:end] if each["tools"]]
+            peers = max(lives, key=len, default=[])
+            total += len(peers)
+            bare += sum(MARK not in peer for peer in peers)
+        return total, bare
+
+    def joined(self, tag):
+        """The text that was submitted together with a message, if any."""
+        for each in self.seen(tag):
+            for text in each["texts"]:
+                rest = text
+                for peer in each["peers"]:
+                    rest = rest.replace(peer, "")
+                if tag in text and rest.strip() and "SYSTEM NOTIFICATION" not in text:
+                    return rest.strip()
         return None
