@@ -12,8 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{Disk, FileDisk, set_aside};
 use crate::engine::{Change, Engine, EngineError, snapshots};
+use crate::frame::{Fields, Malformed, Record, push_varint, records};
 use crate::index::{Index, Place, Tail};
-use crate::record::{Fields, Malformed, Record, push_varint, records};
 use crate::terms::{Definitions, Options, Report, Stored};
 
 /// Bytes of one row; longer values would become files that sled does not sync.
@@ -79,11 +79,9 @@ impl Image {
 
     /// All definitions, if they changed.
     fn definitions(&self) -> Option<Vec<Stored>> {
-        let bytes = self
-            .records
-            .iter()
-            .find(|(content, _)| *content == DEFINITIONS)?;
-        let puts = records(bytes.1.as_ref()?).filter_map(|record| match record {
+        let mut tables = self.records.iter();
+        let (_, bytes) = tables.find(|(content, _)| *content == DEFINITIONS)?;
+        let puts = records(bytes.as_ref()?).filter_map(|record| match record {
             Ok(Record::Put(key, value)) => Some((key.to_vec(), value.to_vec())),
             _ => None,
         });
@@ -98,15 +96,8 @@ impl Meta {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let tail = self.tail;
-        let mut numbers = vec![
-            VERSION,
-            self.commit,
-            tail.segment,
-            tail.end,
-            tail.next_number,
-        ];
-        numbers.push(self.defined);
+        let mut numbers = vec![VERSION, self.commit, self.tail.segment, self.tail.end];
+        numbers.extend([self.tail.next_number, self.defined]);
         numbers.extend(self.tables.iter().flatten());
         let mut out = Vec::new();
         for number in numbers {
@@ -116,7 +107,7 @@ impl Meta {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(bytes, 0);
+        let mut fields = Fields::new(bytes);
         let [version, commit, segment, end, next_number, defined] = fields.varints()?;
         let (tail, mut tables) = (
             Tail {
@@ -126,18 +117,16 @@ impl Meta {
             },
             Vec::new(),
         );
-        while version == VERSION && !fields.is_at_end() {
+        while !fields.is_at_end() {
             tables.push(fields.varints()?);
         }
-        let is_known = version == VERSION;
-        is_known
-            .then_some(Self {
-                commit,
-                tail,
-                defined,
-                tables,
-            })
-            .ok_or(Malformed)
+        let meta = Self {
+            commit,
+            tail,
+            defined,
+            tables,
+        };
+        Some(meta).filter(|_| version == VERSION).ok_or(Malformed)
     }
 }
 
@@ -187,10 +176,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
     let word = |at: usize| Some(u64::from_le_bytes(rows.get(at..at + 8)?.try_into().ok()?));
     let meta = checked(rows.get(16..), word(0).unwrap_or(0), word(8).unwrap_or(0))?;
     let meta = Meta::decode(meta).map_err(malformed)?;
-    let place = Place {
-        commit: meta.commit,
-        ..Place::default()
-    };
+    let place = Place::new(0, 0, meta.commit);
     for [_, number, length, sum] in &meta.tables {
         let rows = read_rows(engine, *number)?;
         let records = checked(Some(&rows), *length, *sum)?;
@@ -218,21 +204,14 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, Engi
     }
     commit(engine, &changes)?;
     let bytes = meta.encode();
-    let (length, sum) = (
-        (bytes.len() as u64).to_le_bytes(),
-        xxh3_64(&bytes).to_le_bytes(),
-    );
-    let summed = [&length[..], &sum, &bytes].concat();
+    let (length, sum) = (bytes.len() as u64, xxh3_64(&bytes));
+    let summed = [&length.to_le_bytes()[..], &sum.to_le_bytes(), &bytes].concat();
     commit(engine, &rows(0, &summed).collect::<Vec<_>>())?;
-    let needed: Vec<[u8; 8]> = meta
-        .tables
-        .iter()
-        .map(|table| table[1].to_be_bytes())
-        .collect();
+    let numbers = meta.tables.iter().map(|table| table[1].to_be_bytes());
+    let needed: Vec<[u8; 8]> = numbers.chain([[0; 8]]).collect();
     let mut old = Vec::new();
     engine.scan(&[0; 8], &[u8::MAX], &mut |key, _| {
-        let is_needed = |number: &[u8; 8]| key.starts_with(number);
-        if !key.starts_with(&[0; 8]) && !needed.iter().any(is_needed) {
+        if !needed.iter().any(|number| key.starts_with(number)) {
             old.push(Change::Delete(key.to_vec()));
         }
         ControlFlow::Continue(())
@@ -258,11 +237,12 @@ pub(crate) struct Rows {
 impl Rows {
     pub(crate) fn new(folder: &Path, options: &Options) -> Self {
         let (folder, options) = (folder.to_owned(), options.clone());
+        let (engine, meta) = (None, Meta::default());
         Self {
             folder,
             options,
-            engine: None,
-            meta: Meta::default(),
+            engine,
+            meta,
         }
     }
 
@@ -273,18 +253,13 @@ impl Rows {
         let mut outcome = self.try_open(&path, index);
         // sled rebuilds its snapshot from the rest of its file.
         let snapshot = ("the snapshot of the index", snapshots(&path), "");
-        let all = (
-            "the index",
-            vec![path.clone()],
-            "; the log was read instead",
-        );
+        let then = "; the log was read instead";
+        let all = ("the index", vec![path.clone()], then);
         for (what, parts, then) in [snapshot, all] {
             let Err(EngineError::Broken(reason)) = &outcome else {
                 break;
             };
-            let kept = parts
-                .iter()
-                .map(|part| keep_aside(&self.options, &self.folder, part));
+            let kept = parts.iter().map(|part| self.keep_aside(part));
             if let Some(kept) = kept.flatten().last() {
                 let kept = kept.display();
                 note = Some(format!(
@@ -294,6 +269,30 @@ impl Rows {
             }
         }
         outcome.map(|()| note)
+    }
+
+    /// Sets a part of the index aside. The log has all that is in it, so only the newest few of a kind
+    /// are kept.
+    fn keep_aside(&self, path: &Path) -> io::Result<PathBuf> {
+        let aside = set_aside(self.options.disk.as_ref(), &self.folder, path)?;
+        let is_index = path.ends_with("index");
+        let kind = if is_index { "index-" } else { "snap." };
+        let mut kept = Vec::new();
+        for path in FileDisk
+            .list(&self.folder.join("set-aside"))
+            .unwrap_or_default()
+        {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let changed = path.metadata().and_then(|found| found.modified());
+            if path != aside && name.starts_with(kind) {
+                kept.extend(changed.ok().map(|changed| (changed, path)));
+            }
+        }
+        kept.sort();
+        for (_, path) in kept.iter().rev().skip(KEPT_ASIDE - 1) {
+            let _ = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
+        }
+        Ok(aside)
     }
 
     fn try_open(&mut self, path: &Path, index: &mut Index) -> Result<(), EngineError> {
@@ -354,27 +353,6 @@ impl Rows {
             }
         }
     }
-}
-
-/// Sets a part of the index aside. The log has all that is in it, so only the newest few of a kind
-/// are kept.
-fn keep_aside(options: &Options, folder: &Path, path: &Path) -> io::Result<PathBuf> {
-    let aside = set_aside(options.disk.as_ref(), folder, path)?;
-    let is_index = path.ends_with("index");
-    let kind = if is_index { "index-" } else { "snap." };
-    let mut kept = Vec::new();
-    for path in FileDisk.list(&folder.join("set-aside")).unwrap_or_default() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let changed = path.metadata().and_then(|found| found.modified());
-        if path != aside && name.starts_with(kind) {
-            kept.extend(changed.ok().map(|changed| (changed, path)));
-        }
-    }
-    kept.sort();
-    for (_, path) in kept.iter().rev().skip(KEPT_ASIDE - 1) {
-        let _ = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
-    }
-    Ok(aside)
 }
 
 const DEFINITIONS_JSON: &str = "definitions.json";

@@ -10,16 +10,15 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::compaction::Compaction;
 use crate::disk::{is_no_room, lock};
 use crate::extent::Ranges;
 use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, to_usize};
 use crate::inbox::{Demand, Group, Inbox};
 use crate::index::Index;
-use crate::keeper::Keeper;
 use crate::log::{Log, Purpose};
 use crate::pending::{Block, Taken};
 use crate::terms::{Options, Progress, Stopped};
+use crate::tidying::{Compaction, Keeper};
 
 /// How long unconfirmed messages gather, and how long they wait after that.
 const GATHER: Duration = Duration::from_millis(5);
@@ -29,6 +28,9 @@ const SETTLE_LATEST: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the thread rests when nothing comes.
 const IDLE: Duration = Duration::from_hours(1);
+
+const CLOSED_WHILE_FULL: &str =
+    "it was closed while the disk was full: what was not confirmed is gone";
 
 /// What the committer owns.
 pub(crate) struct Committer {
@@ -159,11 +161,7 @@ impl Committer {
         while let Some(group) = groups.front() {
             match self.write_group(group) {
                 Err(error) if !is_no_room(&error) => return Err(stopped(&error)),
-                Err(_) if is_last_try => {
-                    return Err(Stopped::because(
-                        "it was closed while the disk was full: what was not confirmed is gone",
-                    ));
-                }
+                Err(_) if is_last_try => return Err(Stopped::because(CLOSED_WHILE_FULL)),
                 Err(_) => {
                     self.log.release_bodies();
                     self.relieve(&groups, &mut relieved)?;
@@ -175,11 +173,8 @@ impl Committer {
                 Ok(is_whole) => {
                     // What is written now may be settled in a group that waits.
                     (relieved, is_last_try) = (0, false);
-                    if is_whole {
-                        groups
-                            .pop_front()
-                            .into_iter()
-                            .for_each(|group| self.inbox.finish(group));
+                    if let Some(group) = groups.pop_front_if(|_| is_whole) {
+                        self.inbox.finish(group);
                     }
                 }
             }
@@ -200,7 +195,15 @@ impl Committer {
             }
         }
         let before = self.frame.body().len();
-        let is_whole = self.add_messages(group)?;
+        let limit = if group.is_whole {
+            usize::MAX
+        } else {
+            self.part_bytes()
+        };
+        let mut is_whole = true;
+        for (queue, taken) in group.queues.iter().filter(|(_, taken)| !taken.is_dropped) {
+            is_whole = is_whole && self.add_messages(queue.0, taken, limit)?;
+        }
         if self.frame.body().len() > before {
             purpose = Purpose::Messages;
         }
@@ -212,7 +215,7 @@ impl Committer {
                 self.add_settlements(queue.0, taken, true);
             }
         }
-        if !self.frame.is_empty() {
+        if !self.frame.body().is_empty() {
             self.write_frame(purpose)?;
         }
         Ok(is_whole)
@@ -230,7 +233,7 @@ impl Committer {
                 self.add_settlements(queue.0, taken, false);
             }
         }
-        if self.log.seal() || !self.frame.is_empty() {
+        if self.log.seal() || !self.frame.body().is_empty() {
             match self.write_frame(Purpose::Relief) {
                 Err(error) if is_no_room(&error) => return Ok(()),
                 outcome => outcome.map_err(|error| stopped(&error))?,
@@ -240,27 +243,11 @@ impl Committer {
         Ok(())
     }
 
-    /// Puts messages that are not written yet into the frame; large bodies are written at once.
-    /// `false` when there are more than a frame should hold.
-    fn add_messages(&mut self, group: &Group) -> io::Result<bool> {
-        let limit = if group.is_whole {
-            usize::MAX
-        } else {
-            self.part_bytes()
-        };
-        for (queue, taken) in group.queues.iter().filter(|(_, taken)| !taken.is_dropped) {
-            let known = lock(&self.index)
-                .queues
-                .get(&queue.0)
-                .map(|queue| queue.next);
-            let mut next = known.unwrap_or(0);
-            for block in &taken.blocks {
-                if !self.add_block((queue.0, &mut next), block, limit)? {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+    /// What the log has of a queue: its next sequence, and below which everything was delivered.
+    fn known(&self, queue: u64) -> Option<(u64, u64)> {
+        let index = lock(&self.index);
+        let queue = index.queues.get(&queue)?;
+        Some((queue.next, queue.delivered_below))
     }
 
     /// Bytes of messages after which a frame ends, unless it must not be cut apart.
@@ -272,27 +259,21 @@ impl Committer {
         to_usize(if is_tight { whole.min(rest) } else { whole })
     }
 
-    /// Adds the messages of a block from `next` on that have room.
-    fn add_block(
-        &mut self,
-        (queue, next): (u64, &mut u64),
-        block: &Block,
-        limit: usize,
-    ) -> io::Result<bool> {
-        let from = *next;
-        let mut messages = block
-            .live()
-            .skip_while(|(sequence, _)| *sequence < from)
-            .peekable();
+    /// Puts messages that the log does not have into the frame; large bodies are written at once.
+    /// `false` when there are more than a frame should hold.
+    fn add_messages(&mut self, queue: u64, taken: &Taken, limit: usize) -> io::Result<bool> {
+        let (mut next, _) = self.known(queue).unwrap_or_default();
+        let (from, live) = (next, taken.blocks.iter().flat_map(Block::live));
+        let mut messages = live.skip_while(|(sequence, _)| *sequence < from).peekable();
         while let Some((sequence, body)) = messages.peek().copied() {
-            let base = *next;
+            let base = next;
             if self.frame.body().len() >= limit {
                 return Ok(false);
             }
             if body.len() > LARGE_BYTES {
                 let (file, packed) = self.log.write_body((queue, sequence), body)?;
                 self.frame.push(&Record::Run([queue, base, file], &packed));
-                *next = sequence.saturating_add(1);
+                next = sequence.saturating_add(1);
                 messages.next();
                 continue;
             }
@@ -301,7 +282,7 @@ impl Committer {
                 let fits = |(_, body): &(u64, &[u8])| room > 0 && body.len() <= LARGE_BYTES;
                 let (sequence, body) = messages.next_if(fits)?;
                 room = room.saturating_sub(body.len());
-                *next = sequence.saturating_add(1);
+                next = sequence.saturating_add(1);
                 Some((sequence, body))
             });
             self.frame.messages((queue, base), small);
@@ -312,10 +293,7 @@ impl Committer {
     /// Puts what happened to older messages into the frame, no further than what the log has of the
     /// queue, or has with the messages in this frame.
     fn add_settlements(&mut self, queue: u64, taken: &Taken, has_messages: bool) {
-        let known = lock(&self.index)
-            .queues
-            .get(&queue)
-            .map(|queue| (queue.next, queue.delivered_below));
+        let known = self.known(queue);
         if taken.is_dropped {
             if known.is_some() {
                 self.frame.push(&Record::Drop(queue));
@@ -323,15 +301,14 @@ impl Committer {
             return;
         }
         let (known, delivered_below) = known.unwrap_or_default();
-        let newest = taken
-            .blocks
-            .iter()
-            .rev()
-            .find_map(|block| block.live().next_back());
-        let written = newest
-            .filter(|_| has_messages)
-            .map_or(0, |(sequence, _)| sequence + 1);
-        let next = known.max(written);
+        let mut blocks = taken.blocks.iter().rev();
+        let newest = blocks.find_map(|block| block.live().next_back());
+        let written = newest.map_or(0, |(sequence, _)| sequence + 1);
+        let next = if has_messages {
+            known.max(written)
+        } else {
+            known
+        };
         let mut settled = Ranges::default();
         for (first, last) in taken.settled.iter().filter(|(first, _)| *first < next) {
             settled.add(*first, next.saturating_sub(1).min(*last));
@@ -356,10 +333,8 @@ impl Committer {
     fn wait_for_room(&mut self, groups: &mut VecDeque<Group>) -> Demand {
         self.tell_shortage();
         self.keeper.wake();
-        let demand = self
-            .inbox
-            .bell
-            .wait(Demand::Now, Instant::now() + SETTLE_LATEST);
+        let until = Instant::now() + SETTLE_LATEST;
+        let demand = self.inbox.bell.wait(Demand::Now, until);
         if demand > Demand::Never {
             let (through, _) = self.inbox.cut();
             groups.push_back(self.inbox.take(through));
@@ -371,7 +346,7 @@ impl Committer {
     fn tell_shortage(&mut self) {
         if !std::mem::replace(&mut self.is_short, true) {
             tracing::warn!("the store's disk is nearly full: publishers have to wait");
-            self.inbox.announce(Progress::NoRoom);
+            (self.inbox.progress)(Progress::NoRoom);
         }
     }
 
@@ -387,12 +362,9 @@ impl Committer {
         }
         if has_begun || has_to_look || self.compaction.is_over() {
             // On a full disk every byte counts.
-            let from = if self.is_short {
-                0
-            } else {
-                self.options.compact_from_bytes
-            };
-            self.compaction.choose(&index, from);
+            let from = self.options.compact_from_bytes;
+            self.compaction
+                .choose(&index, if self.is_short { 0 } else { from });
         }
         drop(index);
         if has_to_look || self.is_short && now >= self.next_look {
@@ -415,7 +387,7 @@ impl Committer {
         } else if self.is_short && room >= least.saturating_add(least / 4) && slots.is_prepared() {
             self.is_short = false;
             tracing::info!("the store's disk has room again");
-            self.inbox.announce(Progress::Room);
+            (self.inbox.progress)(Progress::Room);
         }
     }
 }

@@ -57,6 +57,12 @@ pub trait Disk: Debug + Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileDisk;
 
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    options.mode(MODE).open(path)
+}
+
 impl DiskFile for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
@@ -92,13 +98,7 @@ impl Disk for FileDisk {
     }
 
     fn create(&self, path: &Path, length: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(MODE)
-            .open(path)?;
+        let file = create(path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, length) {
             // A file system that cannot allocate ahead: the file grows as it is written.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(length)?,
@@ -109,12 +109,7 @@ impl Disk for FileDisk {
     }
 
     fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(MODE)
-            .open(path)?;
+        let mut file = create(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
@@ -183,6 +178,12 @@ impl LogFile {
         }
         Ok(done)
     }
+
+    /// Writes bytes at an offset and makes them durable.
+    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)?;
+        self.file.sync()
+    }
 }
 
 /// Moves a damaged file or folder under `set-aside/`. Returns its new place.
@@ -192,9 +193,8 @@ pub(crate) fn set_aside(disk: &dyn Disk, folder: &Path, path: &Path) -> io::Resu
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let taken = disk.list(&aside)?;
     let mut places = (1_u32..).map(|number| aside.join(format!("{name}-{number}")));
-    let to = places
-        .find(|place| !taken.contains(place))
-        .unwrap_or_else(|| aside.join("last"));
+    let to = places.find(|place| !taken.contains(place));
+    let to = to.unwrap_or_else(|| aside.join("last"));
     disk.rename(path, &to)?;
     disk.sync_folder(&aside)?;
     disk.sync_folder(folder)?;
@@ -216,13 +216,11 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<File, OpenError> {
         }
     };
     fs::create_dir_all(folder).map_err(failed("created"))?;
-    let lock = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(folder.join("lock"));
-    let mut lock = lock.map_err(failed("locked"))?;
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let mut lock = options
+        .open(folder.join("lock"))
+        .map_err(failed("locked"))?;
     if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         if error != rustix::io::Errno::WOULDBLOCK {
             return Err(failed("locked")(error.into()));

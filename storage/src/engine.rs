@@ -16,6 +16,8 @@ use std::sync::Once;
 
 use bytes::Bytes;
 
+use crate::disk::{Disk, FileDisk, is_no_room};
+
 /// One change of one key. Of two changes of the same key in one step the later one counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -83,22 +85,25 @@ impl Sled {
     /// Opens or creates the rows in a folder. A panic of sled's comes back as an error.
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         guarded(|| {
-            remove_unfinished_snapshots(folder);
-            let db = sled::Config::new()
-                .path(folder)
-                .segment_size(SEGMENT_BYTES)
+            // A kill during an opening leaves one unfinished, which can make the next opening fail.
+            for snapshot in snapshots(folder) {
+                if snapshot
+                    .extension()
+                    .is_some_and(|kind| kind == "generating")
+                {
+                    let _ = std::fs::remove_file(snapshot);
+                }
+            }
+            let config = sled::Config::new().path(folder).segment_size(SEGMENT_BYTES);
+            let db = config
                 .cache_capacity(cache_bytes)
                 .flush_every_ms(None)
-                .open()
-                .map_err(from_sled)?;
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(folder.join("db"))
-                .map_err(|error| EngineError::from(&error))?;
-            db.flush().map_err(from_sled)?;
-            file.sync_all().map_err(|error| EngineError::from(&error))?;
-            sync_folder(folder).map_err(|error| EngineError::from(&error))?;
+                .open()?;
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).open(folder.join("db"))?;
+            db.flush()?;
+            file.sync_all()?;
+            FileDisk.sync_folder(folder)?;
             Ok(Self { db: Some(db), file })
         })
     }
@@ -116,18 +121,16 @@ impl Engine for Sled {
                     Change::Delete(key) => batch.remove(key.as_slice()),
                 }
             }
-            self.db()?.apply_batch(batch).map_err(from_sled)?;
-            self.db()?.flush().map_err(from_sled)?;
-            self.file
-                .sync_data()
-                .map_err(|error| EngineError::from(&error))
+            self.db()?.apply_batch(batch)?;
+            self.db()?.flush()?;
+            Ok(self.file.sync_data()?)
         })
     }
 
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
         guarded(|| {
             for row in self.db()?.range(from..until) {
-                let (key, value) = row.map_err(from_sled)?;
+                let (key, value) = row?;
                 IS_GUARDED.set(false);
                 let flow = visit(&key, Bytes::from_owner(value));
                 IS_GUARDED.set(true);
@@ -142,33 +145,17 @@ impl Engine for Sled {
 
 impl Sled {
     fn db(&self) -> Result<&sled::Db, EngineError> {
-        self.db
-            .as_ref()
-            .ok_or_else(|| EngineError::Broken("the engine was closed".to_owned()))
+        let closed = || EngineError::Broken("the engine was closed".to_owned());
+        self.db.as_ref().ok_or_else(closed)
     }
 }
 
 /// sled's snapshots of its own page table, which it can do without.
 pub(crate) fn snapshots(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."))
-        .map(|entry| entry.path())
-        .collect()
-}
-
-/// A kill during an opening leaves `snap.*.generating`, which can make the next opening fail.
-fn remove_unfinished_snapshots(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().ends_with(".generating") {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Makes the names in a folder durable.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    let mut paths = FileDisk.list(folder).unwrap_or_default();
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
+    paths.retain(|path| name(path).to_string_lossy().starts_with("snap."));
+    paths
 }
 
 thread_local! {
@@ -203,22 +190,22 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     format!("the engine panicked: {}", text.unwrap_or("no reason given"))
 }
 
-fn from_sled(error: sled::Error) -> EngineError {
-    match error {
-        sled::Error::Io(error) => EngineError::from(&error),
-        other => EngineError::Broken(other.to_string()),
+impl From<sled::Error> for EngineError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => error.into(),
+            other => Self::Broken(other.to_string()),
+        }
     }
 }
 
-impl From<&io::Error> for EngineError {
+impl From<io::Error> for EngineError {
     /// A disk that was mounted read-only is one without room: it may come back.
-    fn from(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge
-            | io::ErrorKind::ReadOnlyFilesystem => Self::NoRoom,
-            _ => Self::Broken(error.to_string()),
+    fn from(error: io::Error) -> Self {
+        if is_no_room(&error) {
+            Self::NoRoom
+        } else {
+            Self::Broken(error.to_string())
         }
     }
 }

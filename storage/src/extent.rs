@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::disk::LogFile;
-use crate::record::{
-    Entries, Entry, Fields, Group, MESSAGE_BYTES, Malformed, Range, push_bytes, push_varint,
+use crate::frame::{
+    Entry, Fields, Group, Heads, MESSAGE_BYTES, Malformed, Range, group_crc, push_varint, to_usize,
 };
 
 /// A segment as the index knows it.
@@ -82,6 +84,16 @@ impl Ranges {
         before.is_some_and(|(_, to)| *to >= last)
     }
 
+    pub(crate) fn has(&self, sequence: u64) -> bool {
+        self.contains(sequence, sequence)
+    }
+
+    /// Whether any of these sequences is in a range.
+    pub(crate) fn touches(&self, first: u64, last: u64) -> bool {
+        let before = self.0.range(..=last).next_back();
+        before.is_some_and(|(_, to)| *to >= first)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Range> {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
@@ -110,41 +122,31 @@ impl Ranges {
 
 /// One group as it lies in a segment.
 #[derive(Debug, Clone, Copy)]
-struct Extent<'a> {
-    first: u64,
+pub(crate) struct Extent<'a> {
+    heads: Heads<'a>,
     last: u64,
-    /// Where the group's data begins.
+    /// Where the bodies begin.
     offset: u64,
-    /// The data without the bodies.
-    heads: &'a [u8],
 }
 
 impl<'a> Extent<'a> {
-    fn entries(self) -> impl Iterator<Item = Entry> + use<'a> {
-        Entries::heads(self.heads, self.first).flatten()
+    pub(crate) fn pack(heads: Heads<'_>, last: u64, offset: u64) -> Vec<u8> {
+        let mut packed = Vec::new();
+        heads.write(&mut packed);
+        push_varint(&mut packed, last - heads.first);
+        push_varint(&mut packed, offset);
+        packed
     }
 
     fn unpack(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let [first, span, offset] = fields.varints()?;
-        let last = first.checked_add(span).ok_or(Malformed)?;
-        let heads = fields.bytes()?;
+        let (heads, [span, offset]) = (Heads::read(fields)?, fields.varints()?);
+        let last = heads.first.checked_add(span).ok_or(Malformed)?;
         Ok(Self {
-            first,
+            heads,
             last,
             offset,
-            heads,
         })
     }
-}
-
-/// Packs one extent.
-pub(crate) fn pack((first, last): Range, offset: u64, heads: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(heads.len() + 16);
-    for number in [first, last - first, offset] {
-        push_varint(&mut packed, number);
-    }
-    push_bytes(&mut packed, heads);
-    packed
 }
 
 /// The extents of one queue in one segment.
@@ -175,45 +177,30 @@ impl Run {
         let mut extents = run.between(0, u64::MAX).map(|(extent, _)| extent);
         let first = extents.next()?;
         let last = extents.last().unwrap_or(first);
-        (run.first, run.last) = (first.first, last.last);
+        (run.first, run.last) = (first.heads.first, last.last);
         Some(run)
     }
 
     /// Reads what [`packed`](Self::packed) gave.
     pub(crate) fn read(segment: u64, packed: &[u8]) -> Result<Self, Malformed> {
-        let (mut fields, mut next) = (Fields::new(packed, 0), 0);
+        let (mut fields, mut next) = (Fields::new(packed), 0);
         while !fields.is_at_end() {
             let extent = Extent::unpack(&mut fields)?;
-            let mut newest = Err(Malformed);
-            for entry in Entries::heads(extent.heads, extent.first) {
-                newest = Ok(entry?);
-            }
-            let Entry {
-                sequence,
-                start,
-                length,
-            } = newest?;
-            let is_sound = extent.first >= next && sequence == extent.last;
-            if !is_sound || extent.offset.max(start + length) > Self::MOST_BYTES {
+            let newest = extent.heads.last()?;
+            let is_sound = extent.heads.first >= next && newest.sequence == extent.last;
+            if !is_sound || extent.offset.max(newest.end()) > Self::MOST_BYTES {
                 return Err(Malformed);
             }
-            next = sequence + 1;
+            next = extent.last + 1;
         }
         Self::over(segment, packed.to_vec()).ok_or(Malformed)
     }
 
     /// One group at an offset of a segment.
     pub(crate) fn of(group: &Group<'_>, segment: u64, offset: u64) -> Result<Self, Malformed> {
-        let (mut heads, mut end, mut last) = (Vec::new(), 0, group.first);
-        for entry in group.entries() {
-            let (entry, range) = (entry?, entry?.range());
-            heads.extend_from_slice(&group.data[end..range.start]);
-            (end, last) = (range.end, entry.sequence);
-        }
-        let packed = pack((group.first, last), offset, &heads);
-        Self::over(segment, packed)
-            .filter(|_| end > 0)
-            .ok_or(Malformed)
+        let last = group.heads.last()?.sequence;
+        let packed = Extent::pack(group.heads, last, offset);
+        Self::over(segment, packed).ok_or(Malformed)
     }
 
     /// The extents for a checkpoint.
@@ -223,51 +210,45 @@ impl Run {
 
     /// The extents with sequences from `first` to `last`, each with the byte behind it.
     fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, usize)> {
-        let mut fields = Fields::new(&self.packed, self.start);
+        let mut fields = Fields::new(&self.packed);
+        fields.at = self.start;
         let extents = std::iter::from_fn(move || {
             let is_at_end = fields.is_at_end();
             let extent = (!is_at_end).then(|| Extent::unpack(&mut fields))?.ok()?;
             Some((extent, fields.at))
         });
         let older = extents.skip_while(move |(extent, _)| extent.last < first);
-        older.take_while(move |(extent, _)| extent.first <= last)
+        older.take_while(move |(extent, _)| extent.heads.first <= last)
     }
 
     /// The messages from `first` to `last`.
     pub(crate) fn entries(&self, first: u64, last: u64) -> impl Iterator<Item = Entry> {
-        let entries = self
-            .between(first, last)
-            .flat_map(|(extent, _)| extent.entries());
+        let extents = self.between(first, last);
+        let entries = extents.flat_map(|(extent, _)| extent.heads.entries().flatten());
         entries.filter(move |entry| (first..=last).contains(&entry.sequence))
     }
 
     /// The byte behind the extents that end at or before a sequence.
     fn end_of(&self, last: u64) -> usize {
-        let extents = self
-            .between(0, u64::MAX)
-            .take_while(|(extent, _)| extent.last <= last);
+        let all = self.between(0, u64::MAX);
+        let extents = all.take_while(|(extent, _)| extent.last <= last);
         extents.last().map_or(self.start, |(_, end)| end)
     }
 
     /// The extents before and behind those with sequences from `first` to `last`.
     fn without(&self, first: u64, last: u64) -> (Option<Self>, Option<Self>) {
-        let before = first
-            .checked_sub(1)
-            .map_or(self.start, |last| self.end_of(last));
-        let behind = self
-            .between(0, last)
-            .last()
-            .map_or(self.start, |(_, end)| end);
-        let part =
-            |bytes: std::ops::Range<usize>| Self::over(self.segment, self.packed[bytes].to_vec());
-        (part(self.start..before), part(behind..self.packed.len()))
+        let before = first.checked_sub(1).map(|last| self.end_of(last));
+        let before = before.unwrap_or(self.start);
+        let behind = self.between(0, last).last();
+        let behind = behind.map_or(self.start, |(_, end)| end);
+        let part = |from, to| Self::over(self.segment, self.packed[from..to].to_vec());
+        (part(self.start, before), part(behind, self.packed.len()))
     }
 
     /// Forgets the extents that are wholly below the floor.
     fn trim(&mut self, floor: u64) {
-        self.start = floor
-            .checked_sub(1)
-            .map_or(self.start, |last| self.end_of(last));
+        let gone = floor.checked_sub(1).map(|last| self.end_of(last));
+        self.start = gone.unwrap_or(self.start);
         if self.start > self.packed.len() / 2 {
             self.packed.drain(..self.start);
             self.packed.shrink_to_fit();
@@ -277,13 +258,30 @@ impl Run {
 }
 
 /// A group to read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Piece {
-    pub(crate) segment: u64,
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-    pub(crate) first: u64,
-    pub(crate) last: u64,
+    /// Its extent alone.
+    pub(crate) run: Run,
+    offset: u64,
+    length: u64,
+    /// What it counts: its bytes, and some more for each message.
+    pub(crate) cost: u64,
+}
+
+impl Piece {
+    /// Reads the bodies of the group and checks them; `None` where they are damaged.
+    pub(crate) fn read(&self, file: &LogFile, queue: u64) -> Option<Bytes> {
+        // The length comes from the log, which may be damaged.
+        if self.offset.checked_add(self.length)? > file.file.length().ok()? {
+            return None;
+        }
+        let mut bytes = vec![0; to_usize(self.length.checked_add(4)?)];
+        let read = file.read(&mut bytes, self.offset.checked_sub(4)?).ok()?;
+        let (extent, _) = self.run.between(0, u64::MAX).next()?;
+        let crc = u32::from_le_bytes(bytes[..4].try_into().ok()?);
+        let is_sound = read == bytes.len() && crc == group_crc(queue, extent.heads, &bytes[4..]);
+        is_sound.then(|| Bytes::from(bytes).slice(4..))
+    }
 }
 
 /// Everything known of one queue on the disk.
@@ -309,11 +307,11 @@ impl QueueIndex {
 
     /// Live messages of a run from `first` to `last`, and their bytes.
     fn tally(&self, run: &Run, (first, last): Range) -> (u64, u64) {
-        let settled = |entry: &Entry| self.settled.contains(entry.sequence, entry.sequence);
-        let live = run.entries(first, last).filter(|entry| !settled(entry));
-        live.fold((0, 0), |(live, bytes), entry| {
-            (live + 1, bytes + entry.length)
-        })
+        let settled = &self.settled;
+        let has_settled = settled.touches(first.max(run.first), last.min(run.last));
+        let is_live = |entry: &Entry| !has_settled || !settled.has(entry.sequence);
+        let live = run.entries(first, last).filter(is_live);
+        live.fold((0, 0), |sum, entry| (sum.0 + 1, sum.1 + entry.length))
     }
 
     /// Adds to the counts of the queue and of a segment, or takes away.
@@ -379,10 +377,8 @@ impl QueueIndex {
         self.next = self.next.max(last.saturating_add(1));
         let hit = self.overlapping(first, last);
         for at in hit.clone() {
-            let (gone, number) = (
-                self.tally(&self.runs[at], (first, last)),
-                self.runs[at].segment,
-            );
+            let run = &self.runs[at];
+            let (gone, number) = (self.tally(run, (first, last)), run.segment);
             self.count(gone, (number, segments), u64::saturating_sub);
         }
         self.settled.add(first, last);
@@ -399,11 +395,8 @@ impl QueueIndex {
     /// Sequences that should be live and lie nowhere. Settles them, and returns how many there
     /// were.
     pub(crate) fn settle_lost(&mut self, segments: &mut Segments) -> u64 {
-        let settled: u64 = self
-            .settled
-            .iter()
-            .map(|(first, last)| last - first + 1)
-            .sum();
+        let settled = self.settled.iter().map(|(first, last)| last - first + 1);
+        let settled: u64 = settled.sum();
         let lost = self.next.saturating_sub(settled).saturating_sub(self.live);
         if lost > 0 {
             let mut known = self.settled.clone();
@@ -426,27 +419,23 @@ impl QueueIndex {
         let runs = &self.runs[self.overlapping(from, u64::MAX)];
         for run in runs.iter().filter(|run| is_of(run)) {
             for (extent, _) in run.between(from, u64::MAX) {
-                let Extent {
-                    first,
-                    last,
-                    offset,
-                    ..
-                } = extent;
-                if self.settled.contains(first.max(from), last) {
+                let (heads, last, offset) = (extent.heads, extent.last, extent.offset);
+                if self.settled.contains(heads.first.max(from), last) {
                     continue;
                 }
                 let (mut count, mut length) = (0, 0);
-                for entry in extent.entries() {
-                    (count, length) = (count + 1, entry.start + entry.length);
+                for entry in heads.entries().flatten() {
+                    (count, length) = (count + 1, entry.end());
                 }
-                bytes += length + count * MESSAGE_BYTES as u64;
-                pieces.push(Piece {
-                    segment: run.segment,
+                let cost = length + count * MESSAGE_BYTES as u64;
+                bytes += cost;
+                let run = Run::over(run.segment, Extent::pack(heads, last, offset));
+                pieces.extend(run.map(|run| Piece {
+                    run,
                     offset,
                     length,
-                    first,
-                    last,
-                });
+                    cost,
+                }));
                 if bytes >= limit {
                     return pieces;
                 }

@@ -6,8 +6,7 @@
 //! order: shards by rising index, then the index. A call is one short mutex and one atomic addition;
 //! the committer is woken only when nobody has asked it to yet.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
@@ -15,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::lock;
 use crate::pending::{Block, Line, Look, Taken};
-use crate::record::Range;
-use crate::terms::{Progress, QueueId, Sequence, Settled, Stopped, Ticket, Urgency};
+use crate::terms::{Progress, QueueId, Sequence, Stopped, Ticket, Urgency};
 
 const SHARDS: usize = 8;
 /// How long a commit waits for work that must not be cut apart.
@@ -40,12 +38,12 @@ pub(crate) struct Group {
 struct Shard {
     group: u64,
     /// Queues of which something waits.
-    lines: HashMap<QueueId, Line, BuildHasherDefault<QueueHasher>>,
+    lines: BTreeMap<QueueId, Line>,
     spare: Vec<Block>,
     facts: Vec<(u64, FactChange)>,
 }
 
-/// Callers that hold commits back.
+/// Callers whose work must not be cut apart: they hold commits back.
 #[derive(Default)]
 struct Holders {
     count: usize,
@@ -66,25 +64,18 @@ pub(crate) struct Inbox {
     /// the crossings.
     crossing: Mutex<()>,
     durable: AtomicU64,
-    /// Callers whose work must not be cut apart.
     holders: Mutex<Holders>,
     has_left: Condvar,
     /// Something since the last take must not be cut apart.
     is_whole: AtomicBool,
     stopped: OnceLock<Stopped>,
-    progress: Box<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
 impl Inbox {
     pub(crate) fn new(limit: usize, progress: Box<dyn Fn(Progress) + Send + Sync>) -> Self {
-        let shard = |_| {
-            Mutex::new(Shard {
-                group: 1,
-                ..Shard::default()
-            })
-        };
-        Self {
-            shards: std::array::from_fn(shard),
+        let inbox = Self {
+            shards: Default::default(),
             bell: Bell::default(),
             pending: AtomicUsize::new(0),
             limit,
@@ -96,7 +87,10 @@ impl Inbox {
             is_whole: AtomicBool::new(false),
             stopped: OnceLock::new(),
             progress,
-        }
+        };
+        // Group 0 is always durable.
+        let _ = inbox.cut();
+        inbox
     }
 
     fn shard(&self, queue: QueueId) -> MutexGuard<'_, Shard> {
@@ -105,9 +99,7 @@ impl Inbox {
     }
 
     pub(crate) fn check(&self) -> Result<(), Stopped> {
-        self.stopped
-            .get()
-            .map_or(Ok(()), |stopped| Err(stopped.clone()))
+        self.stopped.get().cloned().map_or(Ok(()), Err)
     }
 
     /// Latches the failure, first one wins, and announces it.
@@ -124,7 +116,7 @@ impl Inbox {
 
     /// Changes what waits of a queue, under its shard's lock. Of a dropped queue nothing waits any
     /// more.
-    fn change<T: Default>(
+    pub(crate) fn change<T: Default>(
         &self,
         queue: QueueId,
         change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> T,
@@ -153,45 +145,16 @@ impl Inbox {
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
         let is_urgent = urgency == Urgency::Confirmed || pending * 2 > self.limit;
-        self.bell
-            .raise(if is_urgent { Demand::Now } else { Demand::Soon });
+        let demand = if is_urgent { Demand::Now } else { Demand::Soon };
+        self.bell.raise(demand);
         if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
             self.announce_crossing();
         }
         Ok(ticket)
     }
 
-    pub(crate) fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        let settle = |line: &mut Line, group, spare: &mut _| line.settle(sequence.0, group, spare);
-        Ok(match self.change(queue, settle)? {
-            (_, Some(freed)) => {
-                self.release(freed);
-                Settled::Elided
-            }
-            (ticket, None) => {
-                self.bell.raise(Demand::Later);
-                Settled::Recorded(ticket)
-            }
-        })
-    }
-
-    /// `known` says which is the first sequence that the log does not have.
-    pub(crate) fn settle_all(
-        &self,
-        queue: QueueId,
-        range: Range,
-        known: impl FnOnce() -> u64,
-    ) -> Result<Ticket, Stopped> {
-        self.whole_queue(queue, |line, group, spare| {
-            line.settle_all(range, known(), group, spare)
-        })
-    }
-
-    pub(crate) fn drop_queue(&self, queue: QueueId) -> Result<Ticket, Stopped> {
-        self.whole_queue(queue, Line::drop_all)
-    }
-
-    fn whole_queue(
+    /// Changes a whole queue at once. `change` returns the bytes of memory that became free.
+    pub(crate) fn change_all(
         &self,
         queue: QueueId,
         change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> usize,
@@ -202,25 +165,28 @@ impl Inbox {
         Ok(ticket)
     }
 
-    pub(crate) fn delivered(&self, queue: QueueId, through: Sequence) {
-        let _ = self.change(queue, |line, _, _| line.delivered(through.0));
-    }
-
-    pub(crate) fn change_fact(&self, change: FactChange) -> Result<Ticket, Stopped> {
+    /// Sets a fact, or removes it.
+    pub(crate) fn change_fact(
+        &self,
+        key: &[u8],
+        value: Option<Vec<u8>>,
+    ) -> Result<Ticket, Stopped> {
         self.check()?;
         let mut shard = self.shard(QueueId(0));
         let group = shard.group;
-        shard.facts.push((group, change));
-        drop(shard);
+        shard.facts.push((group, (key.to_vec(), value)));
         self.bell.raise(Demand::Now);
         Ok(Ticket(group))
     }
 
+    /// What waits of a queue, as a reader needs it.
     pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> Look {
         let shard = self.shard(queue);
-        let line = shard.lines.get(&queue);
-        line.map(|line| line.look(from, limit_bytes))
-            .unwrap_or_default()
+        let look = shard
+            .lines
+            .get(&queue)
+            .map(|line| line.look(from, limit_bytes));
+        look.unwrap_or_default()
     }
 
     /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything
@@ -255,9 +221,8 @@ impl Inbox {
                 break;
             }
             // In slices: the pending bytes rise without a notice.
-            let waited = self
-                .has_left
-                .wait_timeout(holders, rest.min(Duration::from_millis(10)));
+            let slice = rest.min(Duration::from_millis(10));
+            let waited = self.has_left.wait_timeout(holders, slice);
             holders = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         holders
@@ -283,22 +248,21 @@ impl Inbox {
     /// Takes all work of the groups up to `through`.
     pub(crate) fn take(&self, through: u64) -> Group {
         let is_whole = self.is_whole.swap(false, Ordering::AcqRel);
-        let mut group = Group {
-            through,
-            is_whole,
-            ..Group::default()
-        };
+        let (mut queues, mut facts) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let taken = shard.lines.iter_mut();
-            let taken = taken.filter_map(|(queue, line)| Some((*queue, line.take(through)?)));
-            group.queues.extend(taken);
+            for (queue, line) in &mut shard.lines {
+                queues.extend(line.take(through).map(|taken| (*queue, taken)));
+            }
             let ready = shard.facts.partition_point(|(of, _)| *of <= through);
-            group
-                .facts
-                .extend(shard.facts.drain(..ready).map(|(_, change)| change));
+            facts.extend(shard.facts.drain(..ready).map(|(_, change)| change));
         }
-        group
+        Group {
+            through,
+            queues,
+            facts,
+            is_whole,
+        }
     }
 
     /// Makes a group durable in the eyes of everybody and gives its memory back.
@@ -309,11 +273,8 @@ impl Inbox {
         let mut freed = 0;
         for (queue, taken) in group.queues {
             let shard = &mut *self.shard(queue);
-            if shard
-                .lines
-                .get_mut(&queue)
-                .is_some_and(|line| line.committed(group.through))
-            {
+            let line = shard.lines.get_mut(&queue);
+            if line.is_some_and(|line| line.committed(group.through)) {
                 shard.lines.remove(&queue);
             }
             freed += taken.blocks.iter().map(Block::charge).sum::<usize>();
@@ -327,10 +288,6 @@ impl Inbox {
         self.release(freed);
     }
 
-    pub(crate) fn announce(&self, progress: Progress) {
-        (self.progress)(progress);
-    }
-
     pub(crate) fn durable(&self) -> Ticket {
         Ticket(self.durable.load(Ordering::Acquire))
     }
@@ -339,7 +296,7 @@ impl Inbox {
         self.pending.load(Ordering::SeqCst)
     }
 
-    fn release(&self, bytes: usize) {
+    pub(crate) fn release(&self, bytes: usize) {
         if bytes > 0 {
             let pending = self.pending.fetch_sub(bytes, Ordering::SeqCst) - bytes;
             if pending <= self.limit / 2 && self.is_backlogged.load(Ordering::SeqCst) {
@@ -430,28 +387,5 @@ impl Bell {
             }
             thread::park_timeout(left);
         }
-    }
-}
-
-/// Queue numbers are chosen by the broker, so spreading them is enough.
-#[derive(Default)]
-struct QueueHasher(u64);
-
-impl Hasher for QueueHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // The upper half of the product depends on every bit below it, and the table uses the top
-        // and the bottom bits.
-        let product = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = product ^ (product >> 32);
     }
 }

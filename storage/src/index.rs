@@ -20,6 +20,16 @@ pub(crate) struct Place {
     pub(crate) commit: u64,
 }
 
+impl Place {
+    pub(crate) fn new(segment: u64, offset: u64, commit: u64) -> Self {
+        Self {
+            segment,
+            offset,
+            commit,
+        }
+    }
+}
+
 /// Where the log ends: a segment, the offset behind its last frame, and the number that the next
 /// segment gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

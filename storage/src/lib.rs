@@ -11,9 +11,8 @@
 //! store       the calls, reading             terms       numbers, options, errors
 //! inbox       hand-over, shards, tickets     pending     one queue's waiting messages, elision
 //! committer   the thread that writes frames  log         slots, segments, switching to the next
-//! frame       headers and sums               record      what a frame or a row says
-//! index       all queues, from records       extent      one queue: numbers, runs of extents
-//! compaction  copies from the emptiest       keeper      the thread that tidies up
+//! frame       every byte of the log          extent      one queue: numbers, runs of extents
+//! index       all queues, from records       tidying     compaction, and the keeper's thread
 //! checkpoint  the index in sled              recovery    files to index, damage
 //! disk        file system, lock              engine      sled
 //! ```
@@ -25,17 +24,15 @@ pub mod frame;
 
 mod checkpoint;
 mod committer;
-mod compaction;
 mod extent;
 mod inbox;
 mod index;
-mod keeper;
 mod log;
 mod pending;
-mod record;
 mod recovery;
 mod store;
 mod terms;
+mod tidying;
 
 pub use store::{Opened, Store, Together};
 pub use terms::{

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::disk::{Disk, LogFile, is_no_room, lock};
-use crate::extent::{Segment, pack};
-use crate::frame::{BLOCK, BODY_AT, FrameBuilder, Secret, SegmentHeader, State, padded};
+use crate::extent::{Extent, Segment};
+use crate::frame::{
+    BLOCK, BODY_AT, FrameBuilder, Heads, Secret, SegmentHeader, State, group_crc, padded, push_head,
+};
 use crate::index::{Index, Place, Tail};
-use crate::record::{group_crc, push_head};
 
 /// Never-written slots that messages leave to what frees space. Two, because an opening takes one
 /// before it can free another.
@@ -114,9 +115,14 @@ impl Slots {
     /// Whether the reserve is whole, and a slot for the next segment is there if it is needed soon.
     pub(crate) fn is_prepared(&self) -> bool {
         let next = usize::from(self.needs_next.load(Ordering::Relaxed));
+        let used = self.used_slots();
+        let ready = lock(&self.ready).len();
+        ready.saturating_sub(used) >= RESERVED && ready >= RESERVED + next
+    }
+
+    fn used_slots(&self) -> usize {
         let ready = lock(&self.ready);
-        let spares = ready.iter().filter(|(_, was_written)| !was_written);
-        spares.count() >= RESERVED && ready.len() >= RESERVED + next
+        ready.iter().filter(|(_, was_written)| *was_written).count()
     }
 
     /// Bytes of the slots that messages may take, and of those that they leave alone.
@@ -134,45 +140,35 @@ impl Slots {
     /// A slot for a new segment; `true` when it is of the reserve, taken because no other can be
     /// had.
     fn take(&self, length: u64, purpose: Purpose) -> io::Result<(Arc<LogFile>, bool)> {
-        if length > self.segment_bytes {
-            return Ok((self.create_slot(length)?, false));
+        let is_long = length > self.segment_bytes;
+        if !is_long && self.ready_bytes().0 > 0 {
+            return Ok((self.pop()?, false));
         }
-        let from_ready = |least| {
-            let mut ready = lock(&self.ready);
-            let slot = if ready.len() > least {
-                ready.pop()
-            } else {
-                None
-            };
-            slot.map(|(file, _)| file)
-        };
-        if let Some(file) = from_ready(RESERVED) {
-            return Ok((file, false));
-        }
-        match self.create_slot(self.segment_bytes) {
-            Err(error) if purpose == Purpose::Relief => Ok((from_ready(0).ok_or(error)?, true)),
+        match self.create_slot(length.max(self.segment_bytes)) {
+            Err(_) if purpose == Purpose::Relief && !is_long => Ok((self.pop()?, true)),
             created => Ok((created?, false)),
         }
+    }
+
+    fn pop(&self) -> io::Result<Arc<LogFile>> {
+        let slot = lock(&self.ready).pop();
+        let full = || io::ErrorKind::StorageFull.into();
+        slot.map(|(file, _)| file).ok_or_else(full)
     }
 
     /// Marks a dead segment free and keeps its slot, or removes a file that is not used again.
     pub(crate) fn free(&self, number: u64, segment: &Segment) -> io::Result<()> {
         let file = &segment.file;
-        let used = lock(&self.ready)
-            .iter()
-            .filter(|(_, was_written)| *was_written)
-            .count();
-        if segment.is_body || file.length != self.segment_bytes || used >= KEPT_FREE {
+        let (length, has_enough) = (file.length, self.used_slots() >= KEPT_FREE);
+        if segment.is_body || length != self.segment_bytes || has_enough {
             return self.remove(file);
         }
-        let length = file.length;
         let header = SegmentHeader {
             number,
             length,
             ..SegmentHeader::default()
         };
-        file.file.write_at(&header.encode(), 0)?;
-        file.file.sync()?;
+        file.write(&header.encode(), 0)?;
         self.keep(Arc::clone(file), true);
         Ok(())
     }
@@ -186,7 +182,6 @@ fn salt() -> io::Result<[u8; 16]> {
 }
 
 /// The segment that frames are appended to; the tail says where.
-#[derive(Debug)]
 struct Active {
     file: Arc<LogFile>,
     secret: Secret,
@@ -196,7 +191,6 @@ struct Active {
 }
 
 /// Appends frames. Owned by the committer.
-#[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) slots: Arc<Slots>,
     pub(crate) index: Arc<Mutex<Index>>,
@@ -271,14 +265,14 @@ impl Log {
         }
         let commit = lock(&self.index).commit + 1;
         let begins = self.active.is_none() || self.rest() < frame.stride();
-        let place = if begins {
+        let offset = if begins {
             self.begin(frame, commit, purpose)?
         } else {
             self.append(frame, commit)?
         };
-        self.slots
-            .needs_next
-            .store(self.is_half_full(), Ordering::Relaxed);
+        let place = Place::new(self.tail.segment, offset, commit);
+        let needs_next = &self.slots.needs_next;
+        needs_next.store(self.is_half_full(), Ordering::Relaxed);
         let mut index = lock(&self.index);
         index.tail = self.tail;
         let applied = index.apply(frame.body(), place);
@@ -287,20 +281,15 @@ impl Log {
         Ok(begins)
     }
 
-    fn append(&mut self, frame: &mut FrameBuilder, commit: u64) -> io::Result<Place> {
+    fn append(&mut self, frame: &mut FrameBuilder, commit: u64) -> io::Result<u64> {
         let Some(Active { file, secret, .. }) = &self.active else {
             return Err(io::Error::other("no segment is being written"));
         };
         let (segment, offset) = (self.tail.segment, self.tail.end);
         let bytes = frame.seal(secret, segment, offset, commit);
-        file.file.write_at(bytes, offset)?;
-        file.file.sync()?;
+        file.write(bytes, offset)?;
         self.tail.end += bytes.len() as u64;
-        Ok(Place {
-            segment,
-            offset,
-            commit,
-        })
+        Ok(offset)
     }
 
     /// Begins a new segment with a snapshot and this frame.
@@ -309,32 +298,27 @@ impl Log {
         frame: &mut FrameBuilder,
         commit: u64,
         purpose: Purpose,
-    ) -> io::Result<Place> {
+    ) -> io::Result<u64> {
         let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
         let length = BLOCK + snapshot.stride() + frame.stride();
         let (file, is_reserve) = self.slots.take(padded(length), purpose)?;
         let segment = self.tail.next_number;
-        let before = commit.saturating_sub(1);
         let header = SegmentHeader {
             number: segment,
             salt: salt()?,
             first_commit: commit,
             previous: self.tail.segment,
             previous_end: self.tail.end,
-            previous_commit: before,
             length: file.length,
             state: State::Log,
         };
         self.tail.next_number += 1;
         let secret = Secret::new(&header.salt);
         let mut bytes = header.encode();
-        bytes.extend_from_slice(snapshot.seal(&secret, segment, BLOCK, before));
+        bytes.extend_from_slice(snapshot.seal(&secret, segment, BLOCK, commit - 1));
         let offset = bytes.len() as u64;
         bytes.extend_from_slice(frame.seal(&secret, segment, offset, commit));
-        let written = file
-            .file
-            .write_at(&bytes, 0)
-            .and_then(|()| file.file.sync());
+        let written = file.write(&bytes, 0);
         if written.as_ref().is_err_and(is_no_room) {
             // Its number is not in the chain, so whatever was written does not count.
             self.slots.keep(Arc::clone(&file), true);
@@ -342,9 +326,8 @@ impl Log {
         written?;
         (self.tail.segment, self.tail.end) = (segment, bytes.len() as u64);
         let segments = &mut lock(&self.index).segments;
-        segments
-            .all
-            .insert(segment, Segment::new(Arc::clone(&file), false));
+        let inserted = Segment::new(Arc::clone(&file), false);
+        segments.all.insert(segment, inserted);
         (segments.active, segments.may_free) = (segment, true);
         self.active = Some(Active {
             file,
@@ -352,11 +335,7 @@ impl Log {
             is_reserve,
         });
         self.is_sealed = false;
-        Ok(Place {
-            segment,
-            offset,
-            commit,
-        })
+        Ok(offset)
     }
 
     /// Writes one large body to a file of its own and makes it durable. Returns the number of the
@@ -366,35 +345,31 @@ impl Log {
         (queue, sequence): (u64, u64),
         body: &[u8],
     ) -> io::Result<(u64, Vec<u8>)> {
-        let number = self.tail.next_number;
+        let (number, body_length) = (self.tail.next_number, body.len() as u64);
         let mut head = Vec::new();
-        push_head(&mut head, body.len() as u64, 0);
-        let length = BLOCK + padded(4 + (head.len() + body.len()) as u64);
-        let file = self
-            .slots
-            .create(&format!("body-{number:012}.log"), length)?;
-        let state = State::Body;
-        let header = SegmentHeader {
+        push_head(&mut head, body_length, 0);
+        let heads = Heads::of(sequence, &head);
+        let length = padded(BODY_AT + body_length);
+        let name = format!("body-{number:012}.log");
+        let file = self.slots.create(&name, length)?;
+        let mut header = SegmentHeader {
             number,
             length,
-            state,
             ..SegmentHeader::default()
         };
-        let crc = crc32c::crc32c_append(group_crc(queue, sequence, &head), body);
-        let first = [&header.encode()[..], &crc.to_le_bytes(), &head].concat();
+        header.state = State::Body;
+        let crc = group_crc(queue, heads, body);
+        let first = [&header.encode()[..], &crc.to_le_bytes()].concat();
         let written = file.file.write_at(&first, 0);
-        let written = written.and_then(|()| file.file.write_at(body, first.len() as u64));
-        if let Err(error) = written.and_then(|()| file.file.sync()) {
+        if let Err(error) = written.and_then(|()| file.write(body, first.len() as u64)) {
             drop(self.slots.remove(&file));
             return Err(error);
         }
         self.tail.next_number += 1;
         self.bodies.push(Arc::clone(&file));
-        lock(&self.index)
-            .segments
-            .all
-            .insert(number, Segment::new(file, true));
-        Ok((number, pack((sequence, sequence), BODY_AT, &head)))
+        let segments = &mut lock(&self.index).segments;
+        segments.all.insert(number, Segment::new(file, true));
+        Ok((number, Extent::pack(heads, sequence, BODY_AT)))
     }
 
     /// The frame that was to name the large bodies was not written.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::extent::Ranges;
-use crate::record::Range;
+use crate::frame::Range;
 use crate::terms::{Sequence, Urgency};
 
 /// A block takes no further message beyond this size.
@@ -65,10 +65,8 @@ impl Block {
     pub(crate) fn live(&self) -> impl DoubleEndedIterator<Item = (u64, &[u8])> {
         let live = (0..self.slots.len()).filter(|at| !self.slots[*at].is_settled);
         live.map(|at| {
-            let start = at
-                .checked_sub(1)
-                .map_or(0, |before| self.slots[before].end as usize);
-            let slot = self.slots[at];
+            let before = at.checked_sub(1).map(|before| self.slots[before].end);
+            let (start, slot) = (before.unwrap_or(0) as usize, self.slots[at]);
             (slot.sequence, &self.bytes[start..slot.end as usize])
         })
     }
@@ -134,11 +132,12 @@ impl Line {
             }
             let end = u32::try_from(block.bytes.len()).unwrap_or(u32::MAX);
             let is_awaited = urgency == Urgency::Confirmed;
+            let is_settled = false;
             block.slots.push(Slot {
                 sequence,
                 end,
                 is_awaited,
-                is_settled: false,
+                is_settled,
             });
             block.live += 1;
         }
@@ -199,11 +198,8 @@ impl Line {
     ) -> (usize, usize) {
         let (mut gone, mut freed) = (0, 0);
         let mut at = self.blocks.partition_point(|block| block.last() < first);
-        while let Some(block) = self
-            .blocks
-            .get_mut(at)
-            .filter(|block| block.first() <= last)
-        {
+        let blocks = &mut self.blocks;
+        while let Some(block) = blocks.get_mut(at).filter(|block| block.first() <= last) {
             let from = block.find(first);
             let slots = block.slots[from..].iter_mut();
             for slot in slots.take_while(|slot| slot.sequence <= last) {
@@ -215,7 +211,7 @@ impl Line {
             }
             if block.live > 0 {
                 at += 1;
-            } else if let Some(block) = self.blocks.remove(at) {
+            } else if let Some(block) = blocks.remove(at) {
                 freed += block.charge();
                 block.recycle(spare);
             }
@@ -247,16 +243,16 @@ impl Line {
         if blocks == 0 && settled == 0 && !is_dropped && delivered_below == 0 {
             return None;
         }
-        let taken = Arc::new(Taken {
-            blocks: self.blocks.drain(..blocks).collect(),
-            settled: self
-                .settled
-                .drain(..settled)
-                .map(|(_, range)| range)
-                .collect(),
+        let blocks = self.blocks.drain(..blocks).collect();
+        let settled = self.settled.drain(..settled).map(|(_, range)| range);
+        let settled = settled.collect();
+        let taken = Taken {
+            blocks,
+            settled,
             is_dropped,
             delivered_below,
-        });
+        };
+        let taken = Arc::new(taken);
         self.committing.push_back(Arc::clone(&taken));
         Some(taken)
     }
@@ -282,14 +278,12 @@ impl Line {
             settled.add(0, u64::MAX - 1);
         }
         let (mut waiting, mut bytes) = (Vec::new(), 0);
-        let blocks = committing()
-            .flat_map(|taken| &taken.blocks)
-            .chain(&self.blocks);
-        for (sequence, body) in blocks.flat_map(Block::live) {
+        let blocks = committing().flat_map(|taken| &taken.blocks);
+        for (sequence, body) in blocks.chain(&self.blocks).flat_map(Block::live) {
             if bytes > limit_bytes {
                 break;
             }
-            if sequence >= from.0 && !settled.contains(sequence, sequence) {
+            if sequence >= from.0 && !settled.has(sequence) {
                 bytes += body.len() + SLOT_BYTES;
                 waiting.push((Sequence(sequence), body.to_vec()));
             }

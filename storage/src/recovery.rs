@@ -58,16 +58,12 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<Found, OpenError>
     let disk = options.disk.as_ref();
     let log_folder = folder.join("log");
     let entries = disk.list(folder).map_err(failed("listed"))?;
-    if ["rows", "journal", "witness"]
-        .iter()
-        .any(|old| entries.contains(&folder.join(old)))
-    {
+    let is_here = |name: &&str| entries.contains(&folder.join(name));
+    if ["rows", "journal", "witness"].iter().any(is_here) {
         return Err(OpenError::OldFormat { folder: owned() });
     }
     let prepared = disk.create_folder(&log_folder).and_then(|()| {
-        folder
-            .parent()
-            .map_or(Ok(()), |parent| disk.sync_folder(parent))?;
+        disk.sync_folder(folder.parent().unwrap_or(folder))?;
         disk.sync_folder(folder)
     });
     prepared.map_err(failed("created"))?;
@@ -85,35 +81,26 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<Found, OpenError>
         buffer: Vec::new(),
     };
     recovery.find_segments().map_err(failed("read"))?;
-    match recovery.foreign {
-        Some(found) if found > VERSION => {
-            return Err(OpenError::Newer {
-                folder: owned(),
-                found,
-                known: VERSION,
-            });
-        }
-        Some(_) => return Err(OpenError::OldFormat { folder: owned() }),
-        None => {}
+    if let Some(found) = recovery.foreign {
+        let (folder, known) = (owned(), VERSION);
+        let newer = OpenError::Newer {
+            folder,
+            found,
+            known,
+        };
+        let is_newer = found > VERSION;
+        return Err(if is_newer {
+            newer
+        } else {
+            OpenError::OldFormat { folder: owned() }
+        });
     }
     recovery.drop_void_segments();
-    recovery.load_index();
-    recovery.replay();
-    if recovery.index.defined > recovery.rows.meta.commit && recovery.rows.meta.commit > 0 {
-        recovery.repaired("the index is older than the log expects; the log was read instead");
-        recovery.index.start_over();
-        recovery.rows.meta = Meta::default();
-        recovery.load_definitions();
-        recovery.replay();
-    }
+    recovery.restore();
     Ok(recovery.finish())
 }
 
 impl Recovery<'_> {
-    fn repaired(&mut self, line: impl Into<String>) {
-        self.report.repairs.push(line.into());
-    }
-
     /// Opens every file of the log and reads its header.
     fn find_segments(&mut self) -> io::Result<()> {
         let disk = Arc::clone(&self.slots.disk);
@@ -125,17 +112,14 @@ impl Recovery<'_> {
                 _ => continue,
             };
             let opened = disk.open(&path).and_then(|file| Ok((file.length()?, file)));
-            let (length, file) = match opened {
-                Ok(opened) => opened,
-                Err(error) => {
-                    self.slots.found(slot, 0);
-                    let line = format!("{} cannot be opened: {error}", path.display());
-                    self.report.losses.push(line);
-                    continue;
-                }
-            };
+            let length = opened.as_ref().map_or(0, |(length, _)| *length);
             self.slots.found(slot, length);
-            self.found(Arc::new(LogFile { path, file, length }))?;
+            let place = path.display();
+            let unreadable = |error| format!("{place} cannot be opened: {error}");
+            match opened {
+                Err(error) => self.report.lost(unreadable(error)),
+                Ok((length, file)) => self.found(Arc::new(LogFile { path, file, length }))?,
+            }
         }
         Ok(())
     }
@@ -151,28 +135,36 @@ impl Recovery<'_> {
             _ if self.foreign.is_some() => {}
             None if block.iter().all(|byte| *byte == 0) => return self.found_unused(file),
             None => return self.put_aside(&file, "has no readable header"),
-            Some(header) => {
-                let number = header.number;
-                self.next_number = self.next_number.max(number.saturating_add(1));
-                let segments = &mut self.index.segments.all;
-                let segment = Segment::new(Arc::clone(&file), header.state == State::Body);
-                match header.state {
-                    State::Free if whole => self.slots.keep(file, true),
-                    State::Free => self.slots.remove(&file)?,
-                    _ if segments.contains_key(&number) => {
-                        return self.put_aside(&file, "is a double of another");
-                    }
-                    State::Body => drop(segments.insert(number, segment)),
-                    State::Log => {
-                        segments.insert(number, segment);
-                        if file.length < header.length {
-                            let (path, was, length) =
-                                (file.path.display(), header.length, file.length);
-                            let line = format!("{path} was cut from {was} to {length} bytes");
-                            self.report.repairs.push(line);
-                        }
-                        self.chain.insert(number, (header, file));
-                    }
+            Some(header) => return self.found_segment(header, file, whole),
+        }
+        Ok(())
+    }
+
+    fn found_segment(
+        &mut self,
+        header: SegmentHeader,
+        file: Arc<LogFile>,
+        is_whole: bool,
+    ) -> io::Result<()> {
+        let number = header.number;
+        self.next_number = self.next_number.max(number.saturating_add(1));
+        let segments = &mut self.index.segments.all;
+        match header.state {
+            State::Free if is_whole => self.slots.keep(file, true),
+            State::Free => self.slots.remove(&file)?,
+            _ if segments.contains_key(&number) => {
+                return self.put_aside(&file, "is a double of another");
+            }
+            state => {
+                let is_body = state == State::Body;
+                segments.insert(number, Segment::new(Arc::clone(&file), is_body));
+                let (path, was, length) = (file.path.display(), header.length, file.length);
+                if length < was && !is_body {
+                    let line = format!("{path} was cut from {was} to {length} bytes");
+                    self.report.repaired(line);
+                }
+                if !is_body {
+                    self.chain.insert(number, (header, file));
                 }
             }
         }
@@ -182,20 +174,17 @@ impl Recovery<'_> {
     /// A slot whose header block was never written. Frames without one belong to a first write that
     /// was cut short.
     fn found_unused(&mut self, file: Arc<LogFile>) -> io::Result<()> {
-        let path = file.path.display();
-        if file.length != self.slots.segment_bytes {
-            let length = file.length;
-            self.report.repairs.push(format!(
-                "{path} has {length} bytes and nothing in them: it was removed"
-            ));
+        let (path, length) = (file.path.display(), file.length);
+        if length != self.slots.segment_bytes {
+            let what = "bytes and nothing in them: it was removed";
+            self.report.repaired(format!("{path} has {length} {what}"));
             return self.slots.remove(&file);
         }
         let mut head = [0; 64];
         let was_written = file.read(&mut head, BLOCK).is_err() || head != [0; 64];
         if was_written {
-            self.report.repairs.push(format!(
-                "the first write of {path} was cut short: it was never in use"
-            ));
+            let line = format!("the first write of {path} was cut short: it was never in use");
+            self.report.repaired(line);
         }
         self.slots.keep(file, was_written);
         Ok(())
@@ -204,9 +193,8 @@ impl Recovery<'_> {
     fn put_aside(&mut self, file: &LogFile, why: &str) -> io::Result<()> {
         let aside = set_aside(self.slots.disk.as_ref(), self.folder, &file.path)?;
         let (path, aside) = (file.path.display(), aside.display());
-        self.report
-            .losses
-            .push(format!("{path} {why}; it is kept in {aside}"));
+        let line = format!("{path} {why}; it is kept in {aside}");
+        self.report.lost(line);
         Ok(())
     }
 
@@ -224,43 +212,46 @@ impl Recovery<'_> {
         self.chain = chain.filter(follows).collect();
     }
 
-    /// Loads the last checkpoint, or the definitions alone.
-    fn load_index(&mut self) {
+    /// Loads the last checkpoint, or the definitions alone, and replays the log behind it.
+    fn restore(&mut self) {
         match self.rows.open(&mut self.index) {
             Ok(note) => self.report.repairs.extend(note),
-            Err(error) => self.repaired(format!(
+            Err(error) => self.report.repaired(format!(
                 "the index could not be opened ({error}); the log is read instead"
             )),
         }
-        if self.rows.meta == Meta::default() {
+        let commit = self.rows.meta.commit;
+        if commit == 0 {
             self.load_definitions();
+        }
+        self.replay();
+        if self.index.defined > commit && commit > 0 {
+            let what = "the index is older than the log expects; the log was read instead";
+            self.report.repaired(what);
+            self.index.start_over();
+            self.rows.meta = Meta::default();
+            self.load_definitions();
+            self.replay();
         }
     }
 
     fn load_definitions(&mut self) {
-        self.rows
-            .load_definitions(&mut self.index, &mut self.report);
+        let (index, report) = (&mut self.index, &mut self.report);
+        self.rows.load_definitions(index, report);
     }
 
     /// Applies the frames behind the checkpoint, segment by segment.
     fn replay(&mut self) {
         let chain = std::mem::take(&mut self.chain);
         let start = self.index.tail;
-        let mut segments = chain
-            .iter()
-            .filter(|(number, _)| **number >= start.segment)
-            .peekable();
+        let mut segments = chain.range(start.segment..).peekable();
         while let Some((number, segment)) = segments.next() {
             // Where the next segment says that this one ended.
-            let bound = segments.peek().map(|(_, (next, _))| next);
-            let bound = bound
-                .filter(|next| next.previous == *number)
-                .map(|next| next.previous_end);
-            let from = if *number == start.segment {
-                start.end
-            } else {
-                BLOCK
-            };
+            let next = segments.peek().map(|(_, (next, _))| next);
+            let next = next.filter(|next| next.previous == *number);
+            let bound = next.map(|next| next.previous_end);
+            let is_start = *number == start.segment;
+            let from = if is_start { start.end } else { BLOCK };
             let end = self.replay_segment(segment, from, bound);
             (self.index.tail.segment, self.index.tail.end) = (*number, end);
         }
@@ -273,9 +264,8 @@ impl Recovery<'_> {
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.resize(to_usize(file.length), 0);
         if let Err(error) = file.read(&mut bytes, 0) {
-            self.report
-                .losses
-                .push(format!("{}: {error}", file.path.display()));
+            let line = format!("{}: {error}", file.path.display());
+            self.report.lost(line);
             // Only the sectors that cannot be read are lost.
             let blocks = bytes.chunks_mut(to_usize(BLOCK));
             for (at, block) in (0..).step_by(to_usize(BLOCK)).zip(blocks) {
@@ -308,10 +298,8 @@ impl Recovery<'_> {
         while at < limit {
             let found = frame_at(at).map(|(_, frame)| frame);
             let next = || behind(at + BLOCK).next().map(|(at, _)| at).or(bound);
-            let Some(end) = found
-                .map(|frame| at.saturating_add(frame.stride()))
-                .or_else(next)
-            else {
+            let end = found.map(|frame| at.saturating_add(frame.stride()));
+            let Some(end) = end.or_else(next) else {
                 break;
             };
             let body = found.and_then(|frame| {
@@ -321,24 +309,20 @@ impl Recovery<'_> {
             });
             let is_newer = |(_, frame): (u64, FrameHeader)| frame.commit > header.first_commit;
             if let Some((commit, body)) = body {
-                let place = Place {
-                    segment,
-                    offset: at,
-                    commit,
-                };
+                let place = Place::new(segment, at, commit);
                 if self.index.apply(body, place).is_err() {
                     self.damaged(segment, (at, end), &bytes);
                 }
             } else if at == BLOCK && !behind(at + BLOCK).any(is_newer) {
                 // The snapshot may be bad and the first commit whole, which counts all the same.
-                self.repaired(format!(
+                self.report.repaired(format!(
                     "the snapshot of segment {segment} is not whole: its first write was cut short"
                 ));
             } else if let Some(frame) = found
                 && bound.is_none_or(|bound| bound < end)
                 && behind(end).next().is_none()
             {
-                self.repaired(format!(
+                self.report.repaired(format!(
                     "commit {} at the end of the log was not whole: it was never confirmed",
                     frame.commit
                 ));
@@ -357,55 +341,47 @@ impl Recovery<'_> {
         if let Some(found) = self.index.segments.all.get_mut(&segment) {
             found.is_damaged = true;
         }
-        let stretch = bytes
-            .get(to_usize(from)..to_usize(to).min(bytes.len()))
-            .unwrap_or_default();
+        let stretch = bytes.get(to_usize(from)..to_usize(to).min(bytes.len()));
         let (disk, aside) = (self.options.disk.as_ref(), self.folder.join("set-aside"));
         let name = format!("frame-{segment}-{from}");
         let kept = disk.create_folder(&aside).and_then(|()| {
-            disk.write_file(&aside.join(&name), stretch)?;
+            disk.write_file(&aside.join(&name), stretch.unwrap_or_default())?;
             disk.sync_folder(&aside)
         });
         let kept = kept.map_or_else(|error| error.to_string(), |()| format!("set-aside/{name}"));
         let length = to - from;
-        self.report.losses.push(format!(
-            "{length} bytes of segment {segment} at {from} are damaged; a copy is kept: {kept}"
-        ));
+        let place = format!("{length} bytes of segment {segment} at {from}");
+        let line = format!("{place} are damaged; a copy is kept: {kept}");
+        self.report.lost(line);
     }
 
-    fn finish(mut self) -> Found {
-        let (index, losses) = (&mut self.index, &mut self.report.losses);
+    fn finish(self) -> Found {
+        let Self {
+            mut index,
+            slots,
+            rows,
+            mut report,
+            ..
+        } = self;
         let mut lost = BTreeMap::new();
         for (number, queue) in &mut index.queues {
             lost.insert(*number, queue.settle_lost(&mut index.segments));
         }
         for (queue, count) in lost.into_iter().filter(|(_, count)| *count > 0) {
-            losses.push(format!("{count} messages of queue {queue} are lost"));
+            report.lost(format!("{count} messages of queue {queue} are lost"));
         }
-        if index.defined > self.rows.meta.commit.max(index.definitions_commit) {
-            let line = "the definitions are older than the log expects: changes may be missing";
-            losses.push(line.to_owned());
+        if index.defined > rows.meta.commit.max(index.definitions_commit) {
+            report.lost("the definitions are older than the log expects: changes may be missing");
+        }
+        if index.unknown > 0 {
+            let what = "records of queues that are not there were left out";
+            report.repaired(format!("{} {what}", index.unknown));
         }
         // Orphans of large bodies, and segments whose first write failed.
         index.segments.may_free = true;
-        let newest = index
-            .tail
-            .next_number
-            .max(index.tail.segment.saturating_add(1));
-        index.tail.next_number = newest.max(self.next_number);
-        if index.unknown > 0 {
-            let unknown = index.unknown;
-            self.repaired(format!(
-                "{unknown} records of queues that are not there were left out"
-            ));
-        }
-        let Self {
-            index,
-            slots,
-            rows,
-            report,
-            ..
-        } = self;
+        let tail = &mut index.tail;
+        let newest = tail.segment.saturating_add(1).max(self.next_number);
+        tail.next_number = tail.next_number.max(newest);
         Found {
             index,
             slots,

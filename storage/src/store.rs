@@ -12,20 +12,19 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 
 use crate::committer::Committer;
-use crate::compaction::read_group;
 use crate::disk::{LogFile, lock, lock_folder};
-use crate::extent::{Piece, Ranges};
+use crate::extent::Piece;
+use crate::frame::MESSAGE_BYTES;
 use crate::inbox::{Demand, Inbox};
 use crate::index::Index;
-use crate::keeper::Keeper;
 use crate::log::{Log, Slots};
-use crate::pending::Look;
-use crate::record::{Entries, MESSAGE_BYTES};
+use crate::pending::{Line, Look};
 use crate::recovery;
 use crate::terms::{
     OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence, Settled,
     Stopped, Stored, Ticket, Urgency,
 };
+use crate::tidying::Keeper;
 
 /// What [`Store::open`] found.
 #[derive(Debug)]
@@ -139,12 +138,12 @@ impl Store {
 
     /// Sets a fact. Keys up to 1 KiB, values up to 1 MiB. Asks for a commit at once.
     pub fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_fact((key.to_vec(), Some(value)))
+        self.inner.inbox.change_fact(key, Some(value))
     }
 
     /// Removes a fact, which may be absent. Asks for a commit at once.
     pub fn remove(&self, key: &[u8]) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_fact((key.to_vec(), None))
+        self.inner.inbox.change_fact(key, None)
     }
 
     /// Adds a message of up to 128 MiB, given in parts that are joined. Its sequence is higher than
@@ -161,7 +160,17 @@ impl Store {
 
     /// Forgets a message that is not needed any more.
     pub fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        self.inner.inbox.settle(queue, sequence)
+        let inbox = &self.inner.inbox;
+        let settled = inbox.change(queue, |line, group, spare| {
+            line.settle(sequence.0, group, spare)
+        });
+        let (ticket, freed) = settled?;
+        if let Some(freed) = freed {
+            inbox.release(freed);
+            return Ok(Settled::Elided);
+        }
+        inbox.bell.raise(Demand::Later);
+        Ok(Settled::Recorded(ticket))
     }
 
     /// Forgets every message from the first to the last of these, whichever of them there are.
@@ -171,19 +180,20 @@ impl Store {
         first: Sequence,
         last: Sequence,
     ) -> Result<Ticket, Stopped> {
-        let known = || {
-            lock(&self.inner.index)
-                .queues
-                .get(&queue.0)
-                .map_or(0, |queue| queue.next)
-        };
-        self.inner.inbox.settle_all(queue, (first.0, last.0), known)
+        self.inner.inbox.change_all(queue, |line, group, spare| {
+            // What is committed in between is in the line until the index has it.
+            let index = lock(&self.inner.index);
+            let known = index.queues.get(&queue.0).map_or(0, |queue| queue.next);
+            line.settle_all((first.0, last.0), known, group, spare)
+        })
     }
 
     /// Notes that everything up to here was delivered at least once. It rides along with the next
     /// commit.
     pub fn delivered(&self, queue: QueueId, through: Sequence) {
-        self.inner.inbox.delivered(queue, through);
+        let delivered = |line: &mut Line, _, _: &mut _| line.delivered(through.0);
+        // Nobody has to know of it once the store has stopped.
+        let _ = self.inner.inbox.change(queue, delivered);
     }
 
     /// Forgets every message up to here.
@@ -193,7 +203,7 @@ impl Store {
 
     /// Forgets a queue. Its number is not used again.
     pub fn drop_queue(&self, queue: QueueId) -> Result<Ticket, Stopped> {
-        self.inner.inbox.drop_queue(queue)
+        self.inner.inbox.change_all(queue, Line::drop_all)
     }
 
     /// Live messages from a sequence on, in order, also those that are not durable yet: up to about
@@ -258,34 +268,31 @@ impl Inner {
             let Some((newest, _)) = pieces.last() else {
                 break;
             };
-            let next = newest.last + 1;
+            let next = newest.run.last + 1;
             for (piece, file) in &pieces {
-                let Some(data) = read_group(file, queue.0, piece) else {
+                let (first, last) = (piece.run.first.max(from), piece.run.last);
+                let Some(data) = piece.read(file, queue.0) else {
                     // What was read before the damage is good, and the damage comes up again at the
                     // next call.
-                    let (first, next) = (piece.first.max(from), piece.last + 1);
-                    let damaged = ReadError::Damaged {
-                        queue: queue.0,
-                        first,
-                        next,
-                    };
-                    return if messages.is_empty() {
-                        Err(damaged)
-                    } else {
-                        Ok(messages)
-                    };
+                    let (queue, next) = (queue.0, last + 1);
+                    let damaged = ReadError::Damaged { queue, first, next };
+                    let has_some = !messages.is_empty();
+                    return if has_some { Ok(messages) } else { Err(damaged) };
                 };
                 let index = lock(&self.index);
                 let Some(found) = index.queues.get(&queue.0) else {
                     break;
                 };
-                for entry in Entries::bodies(&data, piece.first).flatten() {
-                    let number = entry.sequence;
-                    let is_settled = |settled: &Ranges| settled.contains(number, number);
-                    if number >= from && !is_settled(&found.settled) && !is_settled(&look.settled) {
-                        bytes += entry.length + MESSAGE_BYTES as u64;
-                        messages.push((Sequence(number), data.slice(entry.range())));
+                let settled = [&found.settled, &look.settled];
+                let has_settled = settled.map(|all| all.touches(first, last));
+                for entry in piece.run.entries(first, last) {
+                    let at = entry.sequence;
+                    let is_in = |which: usize| has_settled[which] && settled[which].has(at);
+                    if is_in(0) || is_in(1) {
+                        continue;
                     }
+                    bytes += entry.length + MESSAGE_BYTES as u64;
+                    messages.push((Sequence(at), data.slice(entry.range())));
                 }
             }
             from = next;
@@ -307,11 +314,10 @@ impl Inner {
     fn plan(&self, queue: QueueId, (from, limit): (u64, u64)) -> Vec<(Piece, Arc<LogFile>)> {
         let index = lock(&self.index);
         let queue = index.queues.get(&queue.0);
-        let pieces = queue
-            .map(|queue| queue.plan(from, limit, |_| true))
-            .unwrap_or_default();
+        let pieces = queue.map(|queue| queue.plan(from, limit, |_| true));
+        let pieces = pieces.unwrap_or_default();
         let files = pieces.into_iter().filter_map(|piece| {
-            let file = Arc::clone(&index.segments.all.get(&piece.segment)?.file);
+            let file = Arc::clone(&index.segments.all.get(&piece.run.segment)?.file);
             Some((piece, file))
         });
         files.collect()

@@ -152,6 +152,16 @@ pub struct Report {
     pub losses: Vec<String>,
 }
 
+impl Report {
+    pub(crate) fn repaired(&mut self, line: impl Into<String>) {
+        self.repairs.push(line.into());
+    }
+
+    pub(crate) fn lost(&mut self, line: impl Into<String>) {
+        self.losses.push(line.into());
+    }
+}
+
 /// Why a folder could not be opened as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -227,8 +237,7 @@ pub struct Stopped {
 
 impl Stopped {
     pub(crate) fn because(reason: impl AsRef<str>) -> Self {
-        Self {
-            reason: Arc::from(reason.as_ref()),
-        }
+        let reason = Arc::from(reason.as_ref());
+        Self { reason }
     }
 }

@@ -14,7 +14,6 @@ pub(crate) fn segment(records: &[Vec<u8>]) -> Vec<u8> {
         first_commit: 1,
         previous: 0,
         previous_end: 0,
-        previous_commit: 0,
         length: SEGMENT_BYTES,
         state: State::Log,
     };

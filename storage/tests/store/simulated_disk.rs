@@ -528,7 +528,7 @@ fn open_index(path: &Path, _cache_bytes: u64) -> Result<Box<dyn Engine>, EngineE
 impl Engine for MemoryEngine {
     fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
         let state = self.0.begin(Kind::Index);
-        let mut state = state.map_err(|error| EngineError::from(&error))?;
+        let mut state = state.map_err(EngineError::from)?;
         for change in changes {
             match change {
                 Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),

@@ -1,5 +1,6 @@
-//! The thread beside the committer: it frees dead segments, prepares spares and writes checkpoints,
-//! so that none of these delays a commit. None of them can stop the store.
+//! What frees space: copies of live messages out of the emptiest segment, and the thread beside the
+//! committer, which frees dead segments, prepares spares and writes checkpoints, so that none of
+//! these delays a commit. None of them can stop the store.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Image, Rows};
 use crate::disk::lock;
+use crate::frame::FrameBuilder;
 use crate::index::Index;
 use crate::log::Slots;
 
@@ -144,6 +146,95 @@ impl Work {
                 }
                 self.rows.engine = None;
             }
+        }
+    }
+}
+
+/// Bytes read for one piece.
+const PIECE_BYTES: u64 = 16 * 1024;
+
+/// The segment that is emptied.
+#[derive(Debug, Default)]
+pub(crate) struct Compaction {
+    victim: u64,
+    /// Queues with messages in the victim.
+    queues: Vec<u64>,
+}
+
+impl Compaction {
+    /// Looks for a segment to empty, if less than half of the sealed bytes are live.
+    pub(crate) fn choose(&mut self, index: &Index, from_bytes: u64) {
+        if self.is_under_way() {
+            return;
+        }
+        self.victim = 0;
+        let sealed = || index.segments.sealed();
+        let allocated: u64 = sealed().map(|(_, segment)| segment.file.length).sum();
+        let live: u64 = sealed().map(|(_, segment)| segment.bytes).sum();
+        if allocated < from_bytes || live >= allocated / 2 {
+            return;
+        }
+        let candidates = sealed().filter(|(_, segment)| {
+            let is_worth = segment.bytes < segment.file.length / 4 * 3;
+            !segment.is_damaged && segment.live > 0 && is_worth
+        });
+        let emptiest =
+            candidates.min_by_key(|(_, segment)| segment.bytes * 1024 / segment.file.length);
+        if let Some((victim, _)) = emptiest {
+            self.victim = victim;
+            let queues = index.queues.iter();
+            let inside =
+                queues.filter(|(_, queue)| queue.runs.iter().any(|run| run.segment == victim));
+            self.queues = inside.map(|(number, _)| *number).collect();
+        }
+    }
+
+    /// Whether there is something to copy.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
+    /// Whether a segment was emptied and none chosen since.
+    pub(crate) fn is_over(&self) -> bool {
+        self.victim > 0 && self.queues.is_empty()
+    }
+
+    /// Adds one piece of copies to a frame. What is damaged stays where it is.
+    pub(crate) fn add_piece(&mut self, index: &Mutex<Index>, frame: &mut FrameBuilder) {
+        let mut left = PIECE_BYTES;
+        while let Some(number) = self.queues.last().copied() {
+            let (pieces, file) = {
+                let index = lock(index);
+                let segment = index.segments.all.get(&self.victim);
+                let Some((segment, queue)) = segment.zip(index.queues.get(&number)) else {
+                    self.queues.pop();
+                    continue;
+                };
+                let pieces = queue.plan(0, left, |run| run.segment == self.victim);
+                (pieces, Arc::clone(&segment.file))
+            };
+            for piece in pieces {
+                let data = piece.read(&file, number);
+                let mut index = lock(index);
+                let (Some(data), Some(queue)) = (data, index.queues.get(&number)) else {
+                    tracing::error!(number, "damaged messages of a queue cannot be moved");
+                    if let Some(segment) = index.segments.all.get_mut(&self.victim) {
+                        segment.is_damaged = true;
+                    }
+                    self.queues.clear();
+                    return;
+                };
+                let entries = piece.run.entries(0, u64::MAX);
+                let live = entries.filter(|entry| !queue.settled.has(entry.sequence));
+                let bodies = live.map(|entry| (entry.sequence, &data[entry.range()]));
+                frame.messages((number, queue.next), bodies);
+                left = left.saturating_sub(piece.cost);
+                if left == 0 {
+                    // The copies count from the next commit on; the rest of the queue follows then.
+                    return;
+                }
+            }
+            self.queues.pop();
         }
     }
 }
