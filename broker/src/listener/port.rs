@@ -66,15 +66,15 @@ impl Port {
 
 type TakenPort = (TcpListener, Option<TcpListener>);
 
-/// Binds a given port on 127.0.0.1 and, if possible, on `[::1]`. If another program has it on
-/// `[::1]`, logs a warning and continues without.
+/// Binds a given port on 127.0.0.1 and, if the machine has it, on `[::1]`. Fails if another program
+/// has it on one of them: clients that use localhost could reach that program.
 async fn take_both(port: u16) -> Result<TakenPort> {
     let first = listen(Ipv4Addr::LOCALHOST.into(), port).await?;
-    let second = listen_v6(port).await;
-    Ok((
-        first,
-        second.unwrap_or_else(|error| without_v6(port, &error)),
-    ))
+    match listen_v6(port).await {
+        Ok(second) => Ok((first, second)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(error),
+        Err(error) => Ok((first, without_v6(port, &error))),
+    }
 }
 
 /// Binds a port that is free on both addresses. A port that is free only on 127.0.0.1 stays bound
@@ -88,6 +88,7 @@ async fn take_free() -> Result<TakenPort> {
             Err(error) if error.kind() == ErrorKind::AddrInUse && halves.len() < TRIES => {
                 halves.push(first);
             }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
             Err(error) => {
                 let port = first.local_addr()?.port();
                 return Ok((first, without_v6(port, &error)));
@@ -132,4 +133,26 @@ async fn listen(address: IpAddr, port: u16) -> Result<TcpListener> {
 
 fn at_v6(port: u16) -> SocketAddr {
     (Ipv6Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_somebody_has_on_either_loopback_address_is_refused() {
+        for address in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let Ok(other) = TcpListener::bind((address, 0)).await else {
+                continue;
+            };
+            let port = other.local_addr().unwrap().port();
+            let refused = take_both(port).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AddrInUse, "{address}");
+        }
+    }
 }
