@@ -5,6 +5,7 @@
 //! session wants to say is queued, so both may be slow without a deadlock.
 
 mod link;
+mod speech;
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,6 +108,16 @@ pub struct Outlet {
 enum Outgoing {
     Receipt { queue: String, receipt: Receipt },
     Answer { to: ReplyTo, reply: Box<Reply> },
+}
+
+impl Outgoing {
+    /// The queue that it goes to, and its body.
+    fn into_message(self) -> (String, Vec<u8>) {
+        match self {
+            Self::Receipt { queue, receipt } => (queue, receipt.to_json()),
+            Self::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
+        }
+    }
 }
 
 /// A consumer that comes back by itself. Dropped, it lets go of the connection at once.

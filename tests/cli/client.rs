@@ -52,8 +52,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
 }
 
 /// Publishes bytes that need not be messages to a queue that exists, confirmed.
-pub(crate) fn publish_raw(place: &Place, to: &str, bodies: impl Iterator<Item = String>) {
-    let url = place.ok(["status", "--show-url"]);
+pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = String>) {
     run(async {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(url.trim(), properties)

@@ -4,14 +4,15 @@
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, Consumer};
+use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
+use super::speech::Speech;
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
 use crate::peer::presence::{self, Presence, Reply, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
-    CONNECT_WITHIN, DeclareArguments, PULSE, PeerError, ReceivedMessage, answered, connect, publish,
+    CONNECT_WITHIN, DeclareArguments, PULSE, PeerError, ReceivedMessage, answered, connect,
 };
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no question
@@ -32,8 +33,8 @@ struct Lines {
     connection: Connection,
     /// Who signed in.
     user: String,
-    speaking: Channel,
     messages: Consumer,
+    speech: Speech,
     questions: Consumer,
 }
 
@@ -98,15 +99,19 @@ impl InboxConnection {
 
     async fn attach(&self) -> Result<(Lines, Attached), PeerError> {
         let purpose = format!("session {}", self.options.name);
-        let (connection, user) =
-            connect::open(&self.options.endpoint, &purpose, CONNECT_WITHIN).await?;
-        answered(self.listen(connection, user)).await
+        let speaks = format!("{purpose} speaks");
+        let endpoint = &self.options.endpoint;
+        let ((connection, user), (speaking, _)) = tokio::try_join!(
+            connect::open(endpoint, &purpose, CONNECT_WITHIN),
+            connect::open(endpoint, &speaks, CONNECT_WITHIN),
+        )?;
+        answered(self.listen((connection, user), speaking)).await
     }
 
     async fn listen(
         &self,
-        connection: Connection,
-        user: String,
+        (connection, user): (Connection, String),
+        speaking: Connection,
     ) -> Result<(Lines, Attached), PeerError> {
         let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
@@ -132,14 +137,13 @@ impl InboxConnection {
                 FieldTable::default(),
             )
             .await?;
-        let speaking = connection.create_channel().await?;
-        let questions = hear_questions(&speaking).await?;
+        let (speech, questions) = Speech::open(speaking, user.clone()).await?;
         Ok((
             Lines {
                 connection,
                 user,
-                speaking,
                 messages,
+                speech,
                 questions,
             },
             attached,
@@ -183,7 +187,7 @@ impl InboxConnection {
         loop {
             tokio::select! {
                 () = asked_to_close(closing) => {
-                    self.say_goodbye(&lines).await;
+                    self.say_goodbye(&mut lines).await;
                     return Ended::Closing;
                 }
                 message = lines.messages.next() => match message {
@@ -197,23 +201,24 @@ impl InboxConnection {
                     None => return Ended::Lost(PeerError::Lost("the queue was deleted".into())),
                 },
                 question = lines.questions.next() => match question {
-                    Some(Ok(question)) => self.hear(&lines, &question).await,
+                    Some(Ok(question)) => self.hear(&mut lines, &question).await,
                     Some(Err(error)) => return Ended::Lost(error.into()),
                     None => return Ended::Lost(PeerError::Lost("the presence queue was deleted".into())),
                 },
-                Some(outgoing) = self.outgoing.recv() => say(&lines, outgoing).await,
-                Ok(()) = self.presence.changed() => self.announce(&lines).await,
+                Some(outgoing) = self.outgoing.recv() => lines.speech.say(outgoing).await,
+                Ok(()) = self.presence.changed() => self.announce(&mut lines).await,
                 _ = pulse.tick() => {
-                    if !lines.connection.status().connected() {
+                    if !lines.connection.status().connected() || !lines.speech.is_connected() {
                         return Ended::Lost(PeerError::Lost("the connection is gone".into()));
                     }
+                    lines.speech.catch_up().await;
                 }
             }
         }
     }
 
     /// Answers who we are; what only the session knows goes to the session.
-    async fn hear(&mut self, lines: &Lines, question: &lapin::message::Delivery) {
+    async fn hear(&mut self, lines: &mut Lines, question: &lapin::message::Delivery) {
         let Some(request) = Request::parse(&question.data) else {
             return;
         };
@@ -240,7 +245,7 @@ impl InboxConnection {
         let present = self.presence.borrow().clone();
         if let (true, Err(_), Some(presence)) = (is_who, asked, present) {
             let reply = Box::new(Reply::State(presence));
-            say(lines, Outgoing::Answer { to, reply }).await;
+            lines.speech.say(Outgoing::Answer { to, reply }).await;
         }
     }
 
@@ -256,28 +261,18 @@ impl InboxConnection {
         self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }
 
-    async fn announce(&mut self, lines: &Lines) {
+    async fn announce(&mut self, lines: &mut Lines) {
         let present = self.presence.borrow_and_update().clone();
         if let Some(presence) = present {
-            let body = Request::State(presence).to_json();
-            // If the connection is gone, the message stream says so; the announcement is repeated
-            // on attaching.
-            let _ = answered(publish::plain(
-                &lines.speaking,
-                PRESENCE_EXCHANGE,
-                "",
-                &body,
-                BasicProperties::default(),
-            ))
-            .await;
+            lines.speech.announce(presence).await;
         }
     }
 
     /// What was said last before the end still goes out; then the broker takes its unsettled
     /// messages back.
-    async fn say_goodbye(&mut self, lines: &Lines) {
+    async fn say_goodbye(&mut self, lines: &mut Lines) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
-            say(lines, outgoing).await;
+            lines.speech.say(outgoing).await;
         }
         if self.presence.has_changed().unwrap_or(false) {
             self.announce(lines).await;
@@ -286,6 +281,7 @@ impl InboxConnection {
             .connection
             .close(200, "the session ended".into())
             .await;
+        lines.speech.close().await;
     }
 }
 
@@ -294,7 +290,7 @@ async fn asked_to_close(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
+pub(super) async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
     topology::declare_presence(channel).await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
     let queue = channel
@@ -317,19 +313,4 @@ async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
     Ok(channel
         .basic_consume(name, "".into(), options, FieldTable::default())
         .await?)
-}
-
-async fn say(lines: &Lines, outgoing: Outgoing) {
-    let (queue, body) = match outgoing {
-        Outgoing::Receipt { queue, receipt } => (queue, receipt.to_json()),
-        Outgoing::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
-    };
-    // The asker's queue may be gone; and if the connection is, the message stream says so.
-    let _ = answered(publish::to_queue(
-        &lines.speaking,
-        &queue,
-        &body,
-        &lines.user,
-    ))
-    .await;
 }

@@ -1,0 +1,96 @@
+//! The connection on which a session speaks: receipts, answers, announcements.
+//!
+//! It is not the one on which messages are acked. A broker that is short of memory or disk reads
+//! nothing more from a connection that has published, and lapin writes nothing to one that is
+//! blocked: acks would wait for memory that only they make free.
+
+use std::collections::VecDeque;
+
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+
+use super::link::hear_questions;
+use super::{OUTGOING, Outgoing};
+use crate::peer::blockage::Blockage;
+use crate::peer::presence::{Presence, Request};
+use crate::peer::topology::PRESENCE_EXCHANGE;
+use crate::peer::{PeerError, answered, publish};
+
+/// What the session says, and what it could not say yet.
+pub(super) struct Speech {
+    connection: Connection,
+    channel: Channel,
+    /// Who signed in.
+    user: String,
+    blockage: Blockage,
+    unsaid: VecDeque<Outgoing>,
+    unannounced: Option<Presence>,
+}
+
+impl Speech {
+    /// Opens a channel, and hears the questions that come to every session.
+    pub(super) async fn open(
+        connection: Connection,
+        user: String,
+    ) -> Result<(Self, Consumer), PeerError> {
+        let blockage = Blockage::of(&connection);
+        let channel = connection.create_channel().await?;
+        let questions = hear_questions(&channel).await?;
+        let speech = Self {
+            connection,
+            channel,
+            user,
+            blockage,
+            unsaid: VecDeque::new(),
+            unannounced: None,
+        };
+        Ok((speech, questions))
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Says it now, or once the broker takes it.
+    pub(super) async fn say(&mut self, outgoing: Outgoing) {
+        if self.unsaid.len() < OUTGOING {
+            self.unsaid.push_back(outgoing);
+        }
+        self.catch_up().await;
+    }
+
+    /// The same for what the session does; the last announcement counts.
+    pub(super) async fn announce(&mut self, presence: Presence) {
+        self.unannounced = Some(presence);
+        self.catch_up().await;
+    }
+
+    /// Says what waits, unless the broker takes nothing.
+    pub(super) async fn catch_up(&mut self) {
+        // If the connection is gone, the message stream says so; the announcement is repeated on
+        // attaching.
+        while self.blockage.check().is_ok()
+            && let Some(outgoing) = self.unsaid.pop_front()
+        {
+            let (queue, body) = outgoing.into_message();
+            // The asker's queue may be gone.
+            let said = publish::to_queue(&self.channel, &queue, &body, &self.user);
+            let _ = answered(said).await;
+        }
+        if self.blockage.check().is_ok()
+            && let Some(presence) = self.unannounced.take()
+        {
+            let body = Request::State(presence).to_json();
+            let none = BasicProperties::default();
+            let said = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, none);
+            let _ = answered(said).await;
+        }
+    }
+
+    /// Says goodbye. A connection that is blocked can only be dropped.
+    pub(super) async fn close(&mut self) {
+        if self.blockage.check().is_ok() {
+            let goodbye = self.connection.close(200, "the session ended".into());
+            let _ = answered(goodbye).await;
+        }
+    }
+}
