@@ -5,35 +5,28 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::strangers::{api, kill_broker, password, started};
-use crate::support::{Place, Wrapped, free_port};
+use crate::support::{Place, Request, Wrapped, free_port};
 
 /// Signs in at the page with a one-time token and returns its cookie.
 fn cookie(place: &Place) -> String {
     let token = api(place, "session/token", &json!({}))["token"].clone();
-    let url = place.json(["status"])[0]["mgmt_url"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let answer = ureq::post(format!("{url}/api/session"))
+    let url = management_url(place);
+    let answer = Request::to_url(&url, "POST", "/api/session")
         .header("origin", &url)
-        .send(json!({ "token": token }).to_string())
-        .unwrap();
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        .send(&json!({ "token": token }).to_string());
+    let cookie = answer.header("set-cookie").unwrap();
     cookie.split(';').next().unwrap().to_owned()
 }
 
 /// What the page is answered that has this cookie.
 fn signed_in(place: &Place, cookie: &str) -> u16 {
-    let url = place.json(["status"])[0]["mgmt_url"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let asked = ureq::get(format!("{url}/api/session")).header("cookie", cookie);
-    match asked.call() {
-        Ok(answer) => answer.status().as_u16(),
-        Err(ureq::Error::StatusCode(status)) => status,
-        Err(error) => panic!("{error}"),
-    }
+    let asked = Request::to_url(&management_url(place), "GET", "/api/session");
+    asked.header("cookie", cookie).send("").status
+}
+
+fn management_url(place: &Place) -> String {
+    let status = &place.json(["status"])[0];
+    status["mgmt_url"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -59,16 +52,9 @@ fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
     let (cookie, old) = (cookie(&place), password(&place));
     place.ok(["rotate"]);
     assert_eq!(signed_in(&place, &cookie), 401);
-    let url = place.json(["status"])[0]["mgmt_url"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let address = url.strip_prefix("http://").unwrap();
-    let by_http = ureq::get(format!("http://cbroker:{old}@{address}/api/whoami")).call();
-    assert!(
-        matches!(by_http, Err(ureq::Error::StatusCode(401))),
-        "{by_http:?}"
-    );
+    let by_http = Request::to_url(&management_url(&place), "GET", "/api/whoami");
+    let answer = by_http.password("cbroker", &old).send("");
+    assert_eq!(answer.status, 401, "{answer:?}");
     let file = place.home().join("credentials");
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!std::fs::read_to_string(&file).unwrap().contains(&old));

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::support::{Place, Wrapped, free_port, skip, wait_until};
+use crate::support::{Place, Request, Wrapped, free_port, skip, wait_until};
 
 /// A user that is nobody's.
 const STRANGER: &str = "65534";
@@ -269,29 +269,24 @@ fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
     }
 }
 
-/// Asks the management API as whoever may publish there does.
+/// Asks the management API as a user who may publish there.
 pub(crate) fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
-    let status = &place.json(["status"])[0];
-    let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
-    let mut answer = ureq::post(format!(
-        "{}/api/{path}",
-        status["mgmt_url"].as_str().unwrap()
-    ))
-    .header("authorization", &format!("Basic {login}"))
-    .header("content-type", "application/json")
-    .send(body.to_string())
-    .unwrap();
-    let text = answer.body_mut().read_to_string().unwrap();
-    serde_json::from_str(&text).unwrap_or_default()
+    request(place, "POST", path, &body.to_string())
 }
 
 pub(crate) fn api_get(place: &Place, path: &str) -> serde_json::Value {
+    request(place, "GET", path, "")
+}
+
+fn request(place: &Place, method: &str, path: &str, body: &str) -> serde_json::Value {
     let status = &place.json(["status"])[0];
-    let login = BASE64_STANDARD.encode(format!("cbroker:{}", password(place)));
-    let url = format!("{}/api/{path}", status["mgmt_url"].as_str().unwrap());
-    let asked = ureq::get(url).header("authorization", &format!("Basic {login}"));
-    let text = asked.call().unwrap().body_mut().read_to_string().unwrap();
-    serde_json::from_str(&text).unwrap_or_default()
+    let url = status["mgmt_url"].as_str().unwrap();
+    let answer = Request::to_url(url, method, &format!("/api/{path}"))
+        .password("cbroker", &password(place))
+        .header("content-type", "application/json")
+        .send(body);
+    assert!(answer.status < 300, "{answer:?}");
+    serde_json::from_str(&answer.body).unwrap_or_default()
 }
 
 pub(crate) fn publish(

@@ -11,6 +11,7 @@ mod costs;
 mod definitions;
 mod fields;
 mod fixture;
+#[path = "../support/http.rs"]
 mod http;
 mod peeking;
 mod peers;

@@ -140,7 +140,11 @@ fn a_tap_ends_with_its_user_its_password_and_its_tag() {
 fn a_tap_shows_no_body_to_who_may_not_read_the_queue() {
     let server = with_bob("monitoring");
     let mut stream = tap(&server);
+    let mut heard = String::new();
     server.publish("q", "for bob");
+    while !heard.contains("for bob") {
+        assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+    }
     permit(&server, NO_READ);
     server.publish("q", "hidden one");
     server.ask("PUT", "/api/queues/%2F/marker", "{}");
@@ -149,11 +153,9 @@ fn a_tap_shows_no_body_to_who_may_not_read_the_queue() {
         r#"{"configure":".*","write":".*","read":"^marker$"}"#,
     );
     server.publish("marker", "the end");
-    let mut heard = String::new();
     while !heard.contains("the end") {
         assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
     }
-    assert!(heard.contains("for bob"), "{heard}");
     assert!(!heard.contains("hidden one"), "{heard}");
     let kept = tap(&server);
     drop(kept);

@@ -17,6 +17,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod certificate;
+mod http;
 mod place;
 mod rabbit;
 mod server;
@@ -25,6 +26,7 @@ mod terminal;
 use std::time::{Duration, Instant};
 
 pub(crate) use certificate::certificate;
+pub(crate) use http::{Answer, Request};
 pub(crate) use place::{Place, Ran, binary};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;

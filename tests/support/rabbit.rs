@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{free_port, outside_is_required, skip, wait_until};
+use super::{Request, free_port, outside_is_required, skip, wait_until};
 
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
@@ -57,11 +57,11 @@ impl Rabbit {
     /// Returns it with a new virtual host, for tests that would affect the queues of others.
     pub(crate) fn with_vhost(&self, name: &str) -> Self {
         let put = |path: &str, body: &str| {
-            ureq::put(format!("{}/api/{path}", self.management))
-                .header("authorization", "Basic Z3Vlc3Q6Z3Vlc3Q=")
+            let answer = Request::to_url(&self.management, "PUT", &format!("/api/{path}"))
+                .password("guest", "guest")
                 .header("content-type", "application/json")
-                .send(body)
-                .unwrap()
+                .send(body);
+            assert!(answer.status < 300, "{answer:?}");
         };
         put(&format!("vhosts/{name}"), "{}");
         let all = r#"{"configure":".*","write":".*","read":".*"}"#;

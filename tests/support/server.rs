@@ -2,16 +2,15 @@
 //! store.
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{PATIENCE, Place};
+use super::{Answer, PATIENCE, Place, Request};
 
 /// A broker in a home, killed on drop.
 pub(crate) struct Server {
@@ -75,34 +74,25 @@ impl Server {
 
     /// Returns the response of the management API as JSON.
     pub(crate) fn api(&self, place: &Place, path: &str) -> Value {
-        let url = place.ok(["status", "--show-url"]);
-        let login = url.trim().trim_start_matches("amqp://");
-        let login = login.rsplit_once('@').unwrap().0;
-        let port = self.management_port.unwrap();
-        let mut answer = ureq::get(format!("http://localhost:{port}{path}"))
-            .header(
-                "authorization",
-                format!("Basic {}", BASE64_STANDARD.encode(login)),
-            )
-            .call()
-            .unwrap();
-        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+        self.request(place, "GET", path).json()
     }
 
     /// Deletes an object with the management API.
     #[allow(dead_code, reason = "one of the test programs uses it")]
     pub(crate) fn delete(&self, place: &Place, path: &str) {
+        self.request(place, "DELETE", path);
+    }
+
+    fn request(&self, place: &Place, method: &str, path: &str) -> Answer {
         let url = place.ok(["status", "--show-url"]);
         let login = url.trim().trim_start_matches("amqp://");
-        let login = login.rsplit_once('@').unwrap().0;
-        let port = self.management_port.unwrap();
-        ureq::delete(format!("http://localhost:{port}{path}"))
-            .header(
-                "authorization",
-                format!("Basic {}", BASE64_STANDARD.encode(login)),
-            )
-            .call()
-            .unwrap();
+        let (user, password) = login.rsplit_once('@').unwrap().0.split_once(':').unwrap();
+        let to = (Ipv4Addr::LOCALHOST, self.management_port.unwrap()).into();
+        let answer = Request::new(to, method, path)
+            .password(user, password)
+            .send("");
+        assert!(answer.status < 300, "{answer:?}");
+        answer
     }
 
     pub(crate) fn pid(&self) -> u32 {

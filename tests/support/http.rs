@@ -1,7 +1,7 @@
 //! An HTTP client that sends exactly what it is given, including wrong headers.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use base64::Engine;
@@ -29,6 +29,18 @@ impl Request {
             headers: Vec::new(),
             has_host: false,
         }
+    }
+
+    /// A request to the server at `url`, such as `http://localhost:15672`.
+    #[allow(dead_code, reason = "one of the test programs does not use it")]
+    pub(crate) fn to_url(url: &str, method: &str, path: &str) -> Self {
+        let authority = url.trim_start_matches("http://").trim_end_matches('/');
+        let to = authority
+            .to_socket_addrs()
+            .unwrap()
+            .find(SocketAddr::is_ipv4)
+            .unwrap();
+        Self::new(to, method, path)
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
@@ -81,7 +93,7 @@ impl Request {
         text.push_str(body);
         let mut stream = TcpStream::connect(self.to).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_mins(1)))
             .unwrap();
         stream.write_all(text.as_bytes()).unwrap();
         stream
