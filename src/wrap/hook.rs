@@ -12,11 +12,13 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ways::claude_plugin::stream;
+use super::ways::own_socket;
 
 /// First argument that makes this binary a hook.
 pub(super) const VERB: &str = "hook";
@@ -150,10 +152,11 @@ fn take(wrap: &mut UnixStream) -> i32 {
 fn pass(wrap: &mut UnixStream) -> io::Result<()> {
     let socket = read_part(wrap)?;
     let line = read_part(wrap)?;
-    let socket = UnixStream::connect(OsString::from_vec(socket));
-    let answer = match socket {
-        Err(_) => NOT_PASSED,
-        Ok(mut socket) => {
+    let path = PathBuf::from(OsString::from_vec(socket));
+    let socket = UnixStream::connect(&path).ok();
+    let answer = match socket.filter(|socket| own_socket::is_own(socket, &path)) {
+        None => NOT_PASSED,
+        Some(mut socket) => {
             let written = socket
                 .set_write_timeout(Some(INBOX_PATIENCE))
                 .and_then(|()| socket.write_all(&line));

@@ -27,6 +27,7 @@ pub mod claude_inbox;
 pub mod claude_plugin;
 pub mod codex;
 pub mod opencode;
+pub(super) mod own_socket;
 pub mod process;
 pub mod proof;
 pub mod transcript;

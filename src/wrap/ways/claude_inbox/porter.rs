@@ -12,6 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::wrap::ways::own_socket;
+
 /// A socket that does not take a line within this is as good as gone.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -63,6 +65,13 @@ impl Porter {
     }
 }
 
+/// Connects to a socket on which this user's program listens.
+async fn connect(socket: &Path) -> Option<UnixStream> {
+    let connecting = tokio::time::timeout(PATIENCE, UnixStream::connect(socket)).await;
+    let stream = connecting.ok()?.ok()?;
+    own_socket::is_own(&stream, socket).then_some(stream)
+}
+
 /// Writes the line to the socket, by the hook where one waits.
 pub(super) async fn send(porter: Option<Porter>, socket: &Path, line: Bytes) -> Passed {
     if let Some(porter) = porter {
@@ -71,8 +80,7 @@ pub(super) async fn send(porter: Option<Porter>, socket: &Path, line: Bytes) -> 
             return passed;
         }
     }
-    let connecting = tokio::time::timeout(PATIENCE, UnixStream::connect(socket)).await;
-    let Ok(Ok(mut stream)) = connecting else {
+    let Some(mut stream) = connect(socket).await else {
         return Passed::NotSent;
     };
     let written = async {
@@ -85,8 +93,69 @@ pub(super) async fn send(porter: Option<Porter>, socket: &Path, line: Bytes) -> 
     }
 }
 
-/// Whether somebody listens there.
+/// Whether the agent listens there.
 pub(super) async fn is_open(socket: &Path) -> bool {
-    let connecting = tokio::time::timeout(PATIENCE, UnixStream::connect(socket)).await;
-    matches!(connecting, Ok(Ok(_)))
+    connect(socket).await.is_some()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Says that it listens, and then what it is sent.
+    const LISTENER: &str = "import socket, sys\nserver = socket.socket(socket.AF_UNIX)\n\
+        server.bind(sys.argv[1])\nserver.listen()\nprint('ready', flush=True)\n\
+        for _ in range(2):\n  print(server.accept()[0].recv(100))\n";
+
+    #[tokio::test]
+    async fn a_socket_of_another_user_in_a_shared_folder_is_sent_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root starts a listener of another user");
+            return;
+        }
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let shared = std::fs::Permissions::from_mode(0o1777);
+        std::fs::set_permissions(folder.path(), shared).unwrap();
+        let socket = folder.path().join("1.sock");
+        let mut listener = Command::new("setpriv")
+            .args([
+                "--reuid",
+                "65534",
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-I",
+                "-c",
+            ])
+            .args([LISTENER, socket.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut heard = BufReader::new(listener.stdout.take().unwrap());
+        let mut ready = String::new();
+        heard.read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n");
+        assert!(!is_open(&socket).await);
+        let passed = send(None, &socket, Bytes::from_static(b"secret")).await;
+        assert_eq!(passed, Passed::NotSent);
+        let mut told = String::new();
+        heard.read_to_string(&mut told).unwrap();
+        listener.wait().unwrap();
+        assert!(!told.contains("secret"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_our_own_is_sent_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("1.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        assert!(is_open(&socket).await);
+        let passed = send(None, &socket, Bytes::from_static(b"line")).await;
+        assert_eq!(passed, Passed::Sent);
+    }
 }
