@@ -30,11 +30,30 @@ struct Line<'a> {
     cut_from: Option<usize>,
 }
 
-/// Appends one dead letter to `file`. On disk when this returns, so that the broker may forget the message.
-pub(super) fn append(file: &Path, ts: &str, error: &str, body: &[u8]) -> io::Result<()> {
+/// The beginning of a body. The rest takes no memory while it waits for the disk.
+#[derive(Debug)]
+pub(super) struct DeadBody {
+    kept: Vec<u8>,
+    /// The length of the whole body.
+    bytes: usize,
+}
+
+impl DeadBody {
+    /// Cuts a body to what is kept of it.
+    pub(super) fn cut(mut body: Vec<u8>) -> Self {
+        let bytes = body.len();
+        body.truncate(kept(&body).len());
+        body.shrink_to_fit();
+        Self { kept: body, bytes }
+    }
+}
+
+/// Appends one dead letter to `file`. It is on disk when this returns, so that the broker may
+/// forget the message.
+pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io::Result<()> {
     let encoded;
-    let kept = kept(body);
-    let cut_from = (kept.len() < body.len()).then_some(body.len());
+    let kept = body.kept.as_slice();
+    let cut_from = (kept.len() < body.bytes).then_some(body.bytes);
     let (raw, encoding) = if let Ok(text) = std::str::from_utf8(kept) {
         (text, None)
     } else {
@@ -85,7 +104,8 @@ mod tests {
         let file = folder.path().join("q.jsonl");
         let body = "é".repeat(1 << 20);
         for _ in 0..400 {
-            append(&file, "t", "no JSON", body.as_bytes()).unwrap();
+            let body = DeadBody::cut(body.clone().into_bytes());
+            append(&file, "t", "no JSON", &body).unwrap();
         }
         let sizes = fs::read_dir(folder.path()).unwrap();
         let sizes: Vec<u64> = sizes
@@ -108,8 +128,12 @@ mod tests {
     fn a_dead_letter_keeps_every_byte() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("q.jsonl");
-        append(&file, "2026-01-01T00:00:00.000Z", "no JSON", b"{half").unwrap();
-        append(&file, "2026-01-01T00:00:01.000Z", "no UTF-8", b"\xff\x00").unwrap();
+        for (ts, error, body) in [
+            ("2026-01-01T00:00:00.000Z", "no JSON", &b"{half"[..]),
+            ("2026-01-01T00:00:01.000Z", "no UTF-8", b"\xff\x00"),
+        ] {
+            append(&file, ts, error, &DeadBody::cut(body.to_vec())).unwrap();
+        }
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(
             text,

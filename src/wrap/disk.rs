@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::dead_letter;
+use super::dead_letter::{self, DeadBody};
 use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
@@ -43,8 +43,8 @@ pub(super) enum Job {
         key: MessageKey,
         /// What is wrong with it.
         error: String,
-        /// Its bytes.
-        body: Vec<u8>,
+        /// The beginning of its body.
+        body: DeadBody,
     },
     /// A line for `cbroker why`.
     Tell {

@@ -9,6 +9,7 @@
 
 mod answers;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::peer::{
     SettleResult,
 };
 use crate::wrap::brake::{Brake, Passing};
+use crate::wrap::dead_letter::DeadBody;
 use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
@@ -31,6 +33,7 @@ use crate::wrap::log::Log;
 use crate::wrap::seen::Seen;
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
+use answers::claimed_id;
 
 /// Another message under an id that is known: taking it for that one would make one of them vanish.
 const ID_USED_TWICE: &str = "id used twice";
@@ -58,6 +61,8 @@ pub(in crate::wrap) struct Post {
     state_since: DateTime<Utc>,
     /// How many waiting messages title and bell have told of.
     noticed: usize,
+    /// The ids that dead letters claim which are on their way to the disk.
+    buried: HashMap<MessageKey, String>,
 }
 
 /// What others know of the session.
@@ -84,6 +89,7 @@ impl Post {
             announced: None,
             state_since: Utc::now(),
             noticed: 0,
+            buried: HashMap::new(),
         }
     }
 
@@ -295,8 +301,9 @@ impl Session {
     }
 
     /// A message that must not reach the agent: acked once it is on disk.
-    fn bury(&mut self, key: MessageKey, delivery: ReceivedMessage, error: String) {
-        let body = delivery.body.clone();
+    fn bury(&mut self, key: MessageKey, mut delivery: ReceivedMessage, error: String) {
+        self.post.buried.insert(key, claimed_id(&delivery.body));
+        let body = DeadBody::cut(std::mem::take(&mut delivery.body));
         self.deliveries.table.insert_dead(key, delivery);
         self.post
             .parts
@@ -311,8 +318,9 @@ impl Session {
             Fact::Done(keys) => self.post.done(&mut self.deliveries.table, &keys),
             Fact::Buried(key, error) => {
                 self.log.say(&format!("a dead letter: {error}"));
+                let id = self.post.buried.remove(&key).unwrap_or_default();
                 if let Some(delivery) = self.deliveries.table.remove_dead(key) {
-                    self.post.refuse(delivery, &error);
+                    self.post.refuse(delivery, id, &error);
                 }
             }
             Fact::Failed(error) => self

@@ -211,8 +211,7 @@ impl Post {
     }
 
     /// Its dead letter is on disk: it may go, and its sender hears of it.
-    pub(super) fn refuse(&mut self, delivery: ReceivedMessage, error: &str) {
-        let id = claimed_id(&delivery);
+    pub(super) fn refuse(&mut self, delivery: ReceivedMessage, id: String, error: &str) {
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
             let receipt = Receipt {
                 id: id.clone(),
@@ -231,13 +230,15 @@ impl Post {
     }
 }
 
-/// The id that a message claims which could not be parsed; empty where it claims none.
-fn claimed_id(delivery: &ReceivedMessage) -> String {
-    let claimed = serde_json::from_slice::<serde_json::Value>(&delivery.body).ok();
-    claimed
-        .as_ref()
-        .and_then(|body| body.get("id")?.as_str())
-        .filter(|id| crate::envelope::is_id(id))
+/// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
+/// else of the body is kept, however large it is.
+pub(super) fn claimed_id(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        id: String,
+    }
+    let claims = serde_json::from_slice::<Claims>(body).ok();
+    let id = claims.map(|claims| claims.id);
+    id.filter(|id| crate::envelope::is_id(id))
         .unwrap_or_default()
-        .to_owned()
 }
