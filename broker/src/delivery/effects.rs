@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use crate::delivery::confirms::Confirms;
 use crate::delivery::outbox::Outbox;
@@ -43,6 +44,11 @@ impl Tally {
 
 /// How much one turn may do before it yields to others: about a millisecond of work.
 const BUDGET: u32 = 8192;
+/// How long it may last, where the work takes longer than usual. A hundred busy connections keep
+/// everybody else waiting for a hundred turns.
+const LONGEST: Duration = Duration::from_millis(2);
+/// Units of work between two looks at the clock.
+const LOOK_EVERY: u32 = 256;
 
 /// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
@@ -65,6 +71,11 @@ pub(crate) struct Effects {
     tally: Option<Tally>,
     /// The work done so far, in units of one cheap step.
     spent: u32,
+    /// When the clock is looked at next, in these units.
+    look_at: u32,
+    /// The first look.
+    since: Option<Instant>,
+    is_late: bool,
     /// `basic.cancel` frames for the consumers of the client that deletes their queue. They follow
     /// its `delete-ok`, as in RabbitMQ.
     pub(crate) farewells: Vec<u8>,
@@ -83,6 +94,9 @@ impl Effects {
             confirms: Vec::new(),
             tally: None,
             spent: 0,
+            look_at: LOOK_EVERY,
+            since: None,
+            is_late: false,
             farewells: Vec::new(),
         }
     }
@@ -114,11 +128,21 @@ impl Effects {
     /// Counts work. One unit is a cheap step, such as one delivery.
     pub(crate) fn spend(&mut self, units: u32) {
         self.spent += units;
+        if self.spent >= self.look_at {
+            self.look_at_clock();
+        }
+    }
+
+    #[cold]
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        self.look_at = self.spent + LOOK_EVERY;
+        self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= LONGEST;
     }
 
     /// Whether the turn has used its budget and should leave the rest to a later turn.
     pub(crate) fn is_spent(&self) -> bool {
-        self.spent >= BUDGET
+        self.is_late || self.spent >= BUDGET
     }
 
     /// Whether any work was done.
