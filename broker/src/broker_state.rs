@@ -360,15 +360,28 @@ impl BrokerState {
         if !self.alarms.set_memory_high(is_high) {
             return;
         }
-        self.facts.budget().set_memory_high(is_high);
+        memory::set_alarm(is_high);
         if is_high {
-            return crate::block::pool::empty();
+            crate::block::pool::empty();
+            for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+                queue.unload();
+            }
+            return;
         }
         let mut effects = self.begin();
         for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
             if let Err(error) = queue.pump(&mut effects) {
                 tracing::debug!(queue = %queue.name(), %error, "not handed out");
             }
+        }
+        self.end(effects);
+    }
+
+    /// Hands out what waited until a client settles or memory is free.
+    pub(crate) fn pump_waiting(self: &Arc<Self>) {
+        let mut effects = self.begin();
+        for link in self.links() {
+            link.outbox.pump_waiting(&mut effects);
         }
         self.end(effects);
     }

@@ -297,6 +297,9 @@ async fn watch_memory(broker: Arc<BrokerState>) {
             since_aged = Duration::ZERO;
             block::pool::age();
         }
+        if memory::take_waiting() {
+            broker.pump_waiting();
+        }
         if let Some(resident) = resident_bytes() {
             is_much_resident = broker.watch_memory(resident);
         }

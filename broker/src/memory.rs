@@ -15,10 +15,14 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 
 /// Bytes that a thread may be ahead of or behind the account.
 const STEP: u64 = 32 * 1024;
+/// The step in which a channel reports to its connection's [`Share`].
+const SHARE_STEP: usize = 16 * 1024;
 /// What an allocation costs beside its bytes.
 pub(crate) const ALLOCATION_BYTES: usize = 16;
 /// What a message costs in each queue or channel that holds it: the entry, its place in a
@@ -29,6 +33,8 @@ static HELD: AtomicI64 = AtomicI64::new(0);
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 static TRANSACTIONS: AtomicUsize = AtomicUsize::new(0);
+static IS_ALARM_RAISED: AtomicBool = AtomicBool::new(false);
+static IS_ANYBODY_WAITING: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static UNREPORTED: Unreported = const { Unreported(Cell::new(0)) };
@@ -180,16 +186,37 @@ pub(crate) fn windows_bytes() -> usize {
     part(4, MIB, 64 * MIB)
 }
 
-/// Unsettled bodies that the clients of a queue may hold whatever else is held.
-pub(crate) const LEAST_UNSETTLED_BYTES: u64 = 64 * 1024;
+/// Says whether publishers are held because of memory.
+pub(crate) fn set_alarm(is_raised: bool) {
+    IS_ALARM_RAISED.store(is_raised, Relaxed);
+}
 
-/// Unsettled bodies that the clients of a queue may hold while memory is short. Many queues with so
-/// much each would pass the limit, so there is little more once it is reached.
-pub(crate) fn unsettled_bytes() -> u64 {
+/// True while nothing more should be taken into memory than what frees some.
+pub(crate) fn is_short() -> bool {
+    level() == MemoryLevel::Short || IS_ALARM_RAISED.load(Relaxed)
+}
+
+/// What a client may hold unsettled whatever else is held: it must get something to settle.
+const LEAST_UNSETTLED_BYTES: usize = 64 * 1024;
+
+/// What one connection may hold unsettled. While memory is short, that is a share; once all of the
+/// limit is held, it is little more than one message.
+pub(crate) fn unsettled_room() -> usize {
     match LIMIT.load(Relaxed) {
+        _ if !is_short() => usize::MAX,
         limit if limit > 0 && held() >= limit => LEAST_UNSETTLED_BYTES,
-        _ => part(16, MIB, 8 * MIB) as u64,
+        _ => part(16, MIB, 8 * MIB),
     }
+}
+
+/// Notes that a consumer is given nothing because of what its connection holds.
+pub(crate) fn note_waiting() {
+    IS_ANYBODY_WAITING.store(true, Relaxed);
+}
+
+/// Whether [`note_waiting`] was called since the last call of this.
+pub(crate) fn take_waiting() -> bool {
+    IS_ANYBODY_WAITING.load(Relaxed) && IS_ANYBODY_WAITING.swap(false, Relaxed)
 }
 
 /// What may be kept of freed large blocks.
@@ -261,6 +288,7 @@ pub(crate) struct Share {
     unfinished: AtomicUsize,
     transactions: AtomicUsize,
     read: AtomicUsize,
+    unsettled: AtomicUsize,
 }
 
 /// What a [`Holding`] is for.
@@ -272,6 +300,8 @@ pub(crate) enum HoldingKind {
     Transaction,
     /// Bytes that were read and not used yet.
     Read,
+    /// Messages in the client's hands.
+    Unsettled,
 }
 
 impl Share {
@@ -280,7 +310,22 @@ impl Share {
             HoldingKind::Unfinished => &self.unfinished,
             HoldingKind::Transaction => &self.transactions,
             HoldingKind::Read => &self.read,
+            HoldingKind::Unsettled => &self.unsettled,
         }
+    }
+
+    /// Brings what was last reported of a kind up to `bytes`, where that is a step or more; 0 is
+    /// always reported. For messages, which are on the account already.
+    pub(crate) fn report(&self, kind: HoldingKind, reported: &mut usize, bytes: usize) {
+        if bytes.abs_diff(*reported) < SHARE_STEP && (bytes > 0 || *reported == 0) {
+            return;
+        }
+        if bytes > *reported {
+            self.of(kind).fetch_add(bytes - *reported, Relaxed);
+        } else {
+            self.of(kind).fetch_sub(*reported - bytes, Relaxed);
+        }
+        *reported = bytes;
     }
 
     /// Bytes held for this reason.
@@ -290,14 +335,13 @@ impl Share {
 
     /// Bytes held for any reason.
     pub(crate) fn total(&self) -> usize {
-        [
+        let kinds = [
             HoldingKind::Unfinished,
             HoldingKind::Transaction,
             HoldingKind::Read,
-        ]
-        .into_iter()
-        .map(|kind| self.bytes(kind))
-        .sum()
+            HoldingKind::Unsettled,
+        ];
+        kinds.into_iter().map(|kind| self.bytes(kind)).sum()
     }
 }
 

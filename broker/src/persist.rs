@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use storage::{Definitions, Options, QueueId, ReadError, Sequence, Settled};
@@ -99,11 +99,6 @@ struct Numbers {
 }
 
 impl DefinitionStore {
-    /// What all queues may keep in memory.
-    pub(crate) fn budget(&self) -> &Budget {
-        &self.budget
-    }
-
     /// Keeps a fact, in place of the one with its key.
     pub(crate) fn save(&self, fact: &Definition) -> Result<Ticket, Stopped> {
         self.store.put(&fact.key(), fact.value())
@@ -147,7 +142,6 @@ impl DefinitionStore {
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     held_bytes: AtomicUsize,
-    is_memory_high: AtomicBool,
 }
 
 /// The step in which a level reports.
@@ -166,16 +160,6 @@ impl Budget {
             self.held_bytes.fetch_sub(*reported - holds, Relaxed);
         }
         *reported = holds;
-    }
-
-    /// Says whether the broker has more memory than it should.
-    pub(crate) fn set_memory_high(&self, is_high: bool) {
-        self.is_memory_high.store(is_high, Relaxed);
-    }
-
-    /// True while consumers should settle what they have before they are given more.
-    pub(crate) fn is_memory_high(&self) -> bool {
-        self.is_memory_high.load(Relaxed)
     }
 
     /// True when windows should not grow.

@@ -207,7 +207,7 @@ impl ConnectionHandle {
     }
 
     /// Returns the bytes of memory held for this connection: unsent frames, received bytes,
-    /// incomplete publishes and transactions.
+    /// incomplete publishes, transactions and unsettled messages.
     pub fn held_bytes(&self) -> u64 {
         (self.outbox.pending_bytes() + self.share.total()) as u64
     }

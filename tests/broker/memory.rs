@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,9 @@ const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
 const LOAD: Duration = Duration::from_secs(3);
 /// How long the API may take, with room for a machine that runs other tests.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How often the API must answer one after the other while the load goes on, within [`ANSWER`] all
+/// together: so an answer takes less than a second.
+const ANSWERS: u32 = 10;
 
 struct Loaded {
     server: Server,
@@ -81,8 +84,8 @@ impl Loaded {
     /// under the ceiling.
     #[track_caller]
     fn bear(mut self, what: &str, clients: Vec<Raw>) {
-        let (started, mut slowest) = (Instant::now(), Duration::ZERO);
-        while started.elapsed() < LOAD {
+        let (started, mut slowest, mut answers) = (Instant::now(), Duration::ZERO, 0);
+        while started.elapsed() < LOAD || answers < ANSWERS {
             let mut head = [0; 12];
             let asked = Instant::now();
             let mut stream = self.ask("/api/overview");
@@ -90,7 +93,13 @@ impl Loaded {
             answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
             assert_eq!(&head, b"HTTP/1.1 200");
             slowest = slowest.max(asked.elapsed());
+            answers += 1;
         }
+        assert!(
+            started.elapsed() < ANSWER,
+            "{what}: the API gave {ANSWERS} answers in {:?}",
+            started.elapsed()
+        );
         let peak = self.peak_mib();
         println!(
             "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, slowest answer of the API {} ms",
@@ -282,10 +291,12 @@ fn bodies_that_are_announced_or_begun_and_do_not_come() {
         let mut begun = Vec::new();
         for channel in 1..200_u16 {
             let whole = publishing(channel, ("", "q"), 0, PLAIN, b"");
+            // The last is larger than any body may be.
+            let size = if channel == 199 { 128_u64 } else { 16 } << 20;
             let announced = frame(
                 2,
                 channel,
-                &[&b"\0\x3c\0\0"[..], &(16_u64 << 20).to_be_bytes(), PLAIN].concat(),
+                &[&b"\0\x3c\0\0"[..], &size.to_be_bytes(), PLAIN].concat(),
             );
             begun.extend(&whole[..whole.len() - 22]);
             begun.extend(announced);
@@ -307,11 +318,7 @@ fn taps_that_nobody_reads() {
     let consume = [&b"\0\0"[..], &short("q"), &short("t"), b"\x02\0\0\0\0"].concat();
     client.method(1, (60, 20), &consume);
     client.expect(1, (60, 21));
-    let mut reading = client.stream();
-    loaded.threads.push(thread::spawn(move || {
-        let mut sink = vec![0; 1 << 16];
-        while matches!(reading.read(&mut sink), Ok(count) if count > 0) {}
-    }));
+    loaded.drain(&client);
     let body = [b'x'; 4096];
     loaded.flood(
         &client,
@@ -351,11 +358,7 @@ fn a_fanout_to_many_queues_whose_consumers_are_slow() {
         consuming.method(1, (60, 20), &consume);
         consuming.expect(1, (60, 21));
     }
-    let mut reading = consuming.stream();
-    loaded.threads.push(thread::spawn(move || {
-        let mut sink = vec![0; 1 << 16];
-        while matches!(reading.read(&mut sink), Ok(count) if count > 0) {}
-    }));
+    loaded.drain(&consuming);
     let mut clients = vec![consuming];
     for _ in 0..100 {
         let client = loaded.client();
@@ -436,4 +439,104 @@ fn messages_that_a_client_gets_and_does_not_settle() {
     client.method(1, (20, 10), &short(""));
     client.expect(1, (20, 11));
     loaded.bear("gets that nobody settles", vec![client]);
+}
+
+/// Asks for everything of a queue, and never settles any of it.
+fn consume_all(client: &mut Raw, queue: &str) {
+    let consume = [&b"\0\0"[..], &short(queue), &short(queue), b"\0\0\0\0\0"].concat();
+    client.method(1, (60, 20), &consume);
+}
+
+impl Loaded {
+    /// Reads and drops what comes, from a thread of its own, and counts it.
+    fn drain(&mut self, client: &Raw) -> Arc<AtomicU64> {
+        let (mut reading, count) = (client.stream(), Arc::<AtomicU64>::default());
+        let counted = Arc::clone(&count);
+        reading.set_read_timeout(None).unwrap();
+        self.threads.push(thread::spawn(move || {
+            let mut sink = vec![0; 1 << 16];
+            while let Ok(read) = reading.read(&mut sink)
+                && read > 0
+            {
+                counted.fetch_add(read as u64, Ordering::Relaxed);
+            }
+        }));
+        count
+    }
+}
+
+#[test]
+fn deliveries_from_many_queues_that_nobody_settles() {
+    for (queues, each, size) in [(40, 20, 200_000), (400, 2, 200_000), (40, 2_000, 2_000)] {
+        let mut loaded = Loaded::start();
+        let mut names = filled(&loaded, (queues + 1, each), size);
+        let small = names.pop().unwrap();
+        let mut client = loaded.client();
+        for name in &names {
+            consume_all(&mut client, name);
+        }
+        let read = loaded.drain(&client);
+        // A second client is served although the first holds what there is.
+        let mut other = loaded.client();
+        consume_all(&mut other, &small);
+        other.expect(1, (60, 21));
+        other.expect(1, (60, 60));
+        loaded.bear(
+            &format!("{queues} queues, {each} of {size} bytes unsettled each"),
+            vec![client, other],
+        );
+        assert!(
+            read.load(Ordering::Relaxed) > 1_000_000,
+            "nothing was delivered"
+        );
+    }
+}
+
+#[test]
+fn what_an_unsettling_client_held_goes_back_to_the_store_when_it_leaves() {
+    let mut loaded = Loaded::start();
+    let names = filled(&loaded, (40, 20), 200_000);
+    let mut client = loaded.client();
+    for name in &names {
+        consume_all(&mut client, name);
+    }
+    let read = loaded.drain(&client);
+    // It has all that it is given.
+    let mut before = 0;
+    while before == 0 || before < read.load(Ordering::Relaxed) {
+        before = read.load(Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(500));
+    }
+    client.stream().shutdown(Shutdown::Both).unwrap();
+    // Publishers may go on.
+    let mut publisher = loaded.client();
+    publisher.method(1, (85, 10), b"\0");
+    publisher.expect(1, (85, 11));
+    for _ in 0..100 {
+        publisher.bytes(&publishing(
+            1,
+            ("", &names[0]),
+            0,
+            PERSISTENT,
+            &vec![7; 200_000],
+        ));
+    }
+    let mut confirmed = 0;
+    while confirmed < 100 {
+        let (_, _, frame) = publisher.next().expect("publishers wait for ever");
+        if frame[..4] == [0, 60, 0, 80] {
+            confirmed = u64::from_be_bytes(frame[4..12].try_into().unwrap());
+        }
+    }
+    // Everything is still there.
+    let mut reading = loaded.client();
+    for name in &names {
+        let passive = declaring(name, b"\x03");
+        reading.method(1, (50, 10), &passive);
+        let ok = reading.expect(1, (50, 11));
+        let at = 1 + usize::from(ok[0]);
+        let waiting = u32::from_be_bytes(ok[at..at + 4].try_into().unwrap());
+        assert_eq!(waiting, if name == &names[0] { 120 } else { 20 }, "{name}");
+    }
+    loaded.bear("a client that left", vec![publisher, reading]);
 }

@@ -112,7 +112,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub(crate) fn new(around: Surroundings, number: u16) -> Self {
-        let ledger = Arc::<Ledger>::default();
+        let ledger = Arc::new(Ledger::new(&around.link.share));
         let view = Arc::new(ChannelView::new(number, Arc::clone(&ledger)));
         around.link.add_channel(&view);
         around.broker.totals.channels_opened.add(1);

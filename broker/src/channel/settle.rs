@@ -7,6 +7,7 @@ use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
 use crate::fault::{Fault, ReplyCode};
+use crate::memory;
 use crate::queue::Disposition;
 use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
@@ -113,6 +114,10 @@ impl Channel {
         }
         if self.ledger.limit() > 0 {
             self.pump_all(effects)?;
+        }
+        // What was settled makes room for other queues too.
+        if memory::is_short() {
+            self.outbox.pump_waiting(effects);
         }
         Ok(())
     }

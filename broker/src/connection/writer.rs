@@ -1,7 +1,7 @@
 //! The writing task: everything unsent in one go, then the queues that waited for room. Relies on `outbox`.
 
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
@@ -12,7 +12,6 @@ use super::WriteHalf;
 use crate::broker_state::BrokerState;
 use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
 use crate::memory::{self, MemoryLevel};
-use crate::queue::Queue;
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 
 /// After so long without a byte to send, large buffers are given back. A busy connection uses them again: memory that
@@ -62,9 +61,10 @@ async fn send(
                 while sending.has_remaining() {
                     let count = pace.write(link, stream.write_buf(&mut sending)).await?;
                     link.sent.add_alone(count as u64);
-                    let waiting = link.outbox.sent(count);
-                    if !waiting.is_empty() {
-                        pump(broker, &waiting);
+                    if link.outbox.sent(count) {
+                        let mut effects = broker.begin();
+                        link.outbox.pump_waiting(&mut effects);
+                        broker.end(effects);
                     }
                 }
                 stream.flush().await?;
@@ -133,14 +133,4 @@ impl ClientPace {
         }
         Ok(count)
     }
-}
-
-fn pump(broker: &Arc<BrokerState>, waiting: &[Weak<Queue>]) {
-    let mut effects = broker.begin();
-    for queue in waiting.iter().filter_map(Weak::upgrade) {
-        if let Err(error) = queue.pump(&mut effects) {
-            tracing::debug!(queue = %queue.name(), %error, "not handed out");
-        }
-    }
-    broker.end(effects);
 }

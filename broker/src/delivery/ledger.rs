@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::lock::lock;
+use crate::memory::{self, HoldingKind, Share};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::queue::ready::QueuedMessage;
@@ -39,6 +40,8 @@ pub(crate) struct Ledger {
     /// of the channel may have together. 0 for no limit.
     limit: AtomicU32,
     used: AtomicU32,
+    /// What the connection holds, of which this channel's unsettled deliveries are a part.
+    share: Arc<Share>,
 }
 
 /// The state behind the lock.
@@ -48,6 +51,9 @@ pub(crate) struct OpenDeliveries {
     /// Ordered by ascending tag.
     deliveries: VecDeque<UnsettledDelivery>,
     used: u32,
+    /// What `deliveries` hold, and how much of it the connection's share was told of.
+    bytes: usize,
+    reported_bytes: usize,
 }
 
 impl OpenDeliveries {
@@ -68,6 +74,7 @@ impl OpenDeliveries {
         if consumer.is_some() {
             self.used += 1;
         }
+        self.bytes += entry.footprint();
         self.deliveries.push_back(UnsettledDelivery {
             tag: self.last_tag,
             queue: Arc::clone(queue),
@@ -79,11 +86,36 @@ impl OpenDeliveries {
 }
 
 impl Ledger {
+    pub(crate) fn new(share: &Arc<Share>) -> Self {
+        Self {
+            open: Mutex::default(),
+            limit: AtomicU32::default(),
+            used: AtomicU32::default(),
+            share: Arc::clone(share),
+        }
+    }
+
+    fn report(&self, open: &mut OpenDeliveries) {
+        let OpenDeliveries {
+            bytes,
+            reported_bytes,
+            ..
+        } = open;
+        self.share
+            .report(HoldingKind::Unsettled, reported_bytes, *bytes);
+    }
+
+    /// Whether memory is short and the connection must settle before it gets more.
+    pub(crate) fn is_held(&self) -> bool {
+        memory::is_short() && self.share.bytes(HoldingKind::Unsettled) >= memory::unsettled_room()
+    }
+
     /// Calls `with` under the lock.
     pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut OpenDeliveries) -> R) -> R {
         let mut open = lock(&self.open);
         let result = with(&mut open);
         self.used.store(open.used, Relaxed);
+        self.report(&mut open);
         result
     }
 
@@ -123,6 +155,9 @@ impl Ledger {
                 }
             }
         }
+        let taken = into[start..].iter().map(|taken| taken.entry.footprint());
+        open.bytes = open.bytes.saturating_sub(taken.sum());
+        self.report(&mut open);
         if credit == Credit::Now {
             open.used -= credit_consumers(&into[start..]);
             self.used.store(open.used, Relaxed);
@@ -140,6 +175,7 @@ impl Ledger {
     pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>) {
         self.opening(|open| {
             for delivery in deliveries {
+                open.bytes += delivery.entry.footprint();
                 let at = open
                     .deliveries
                     .partition_point(|other| other.tag < delivery.tag);
@@ -151,6 +187,14 @@ impl Ledger {
     /// Returns the number of unsettled deliveries.
     pub(crate) fn len(&self) -> usize {
         lock(&self.open).deliveries.len()
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open);
+        open.bytes = 0;
+        self.report(&mut open);
     }
 }
 

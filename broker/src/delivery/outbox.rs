@@ -11,6 +11,7 @@
 //! One uncontended lock and a copy of the frames. No allocation once the buffer has grown. Large
 //! bodies are not copied.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -52,7 +53,29 @@ struct Unsent {
     wake_owed: bool,
     /// What the writer does after the last frame.
     ending: OutboxEnding,
-    turned_away: Vec<Weak<Queue>>,
+    waiting: WaitingQueues,
+}
+
+/// Queues with a message for a consumer of this connection, each once, the first to come first.
+#[derive(Debug, Default)]
+struct WaitingQueues {
+    line: VecDeque<Weak<Queue>>,
+    /// The addresses of those in the line, which they keep allocated.
+    listed: HashSet<usize>,
+}
+
+impl WaitingQueues {
+    fn push(&mut self, queue: &Arc<Queue>) {
+        if self.listed.insert(Arc::as_ptr(queue) as usize) {
+            self.line.push_back(Arc::downgrade(queue));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Weak<Queue>> {
+        let queue = self.line.pop_front()?;
+        self.listed.remove(&(queue.as_ptr() as usize));
+        Some(queue)
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -160,15 +183,32 @@ impl Outbox {
         if self.has_room() {
             return false;
         }
-        let queue = Arc::downgrade(queue);
-        if !unsent
-            .turned_away
-            .iter()
-            .any(|other| Weak::ptr_eq(other, &queue))
-        {
-            unsent.turned_away.push(queue);
-        }
+        unsent.waiting.push(queue);
         true
+    }
+
+    /// Records that `queue` has a message for a consumer here that must settle first.
+    pub(crate) fn let_wait(&self, queue: &Arc<Queue>) {
+        lock(&self.unsent).waiting.push(queue);
+    }
+
+    /// Pumps the queues that wait for this connection, as long as there is room. Those that must
+    /// wait again do so behind the others.
+    pub(crate) fn pump_waiting(&self, effects: &mut Effects) {
+        let count = lock(&self.unsent).waiting.line.len();
+        for _ in 0..count {
+            if !self.has_room() {
+                break;
+            }
+            // Bound first, so that the outbox is not locked while the queue is.
+            let waiting = lock(&self.unsent).waiting.pop();
+            let Some(waiting) = waiting else { break };
+            if let Some(queue) = waiting.upgrade()
+                && let Err(error) = queue.pump(effects)
+            {
+                tracing::debug!(queue = %queue.name(), %error, "not handed out");
+            }
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -194,19 +234,16 @@ impl Outbox {
         OutboxTake::Frames
     }
 
-    /// Records that the writer sent `count` bytes. Returns the queues that can be pumped again.
-    pub(crate) fn sent(&self, count: usize) -> Vec<Weak<Queue>> {
-        let mut unsent = lock(&self.unsent);
+    /// Records that the writer sent `count` bytes. Returns true when queues wait that can be pumped
+    /// again.
+    pub(crate) fn sent(&self, count: usize) -> bool {
+        let unsent = lock(&self.unsent);
         let pending = self.pending.load(Relaxed).saturating_sub(count);
         self.pending.store(pending, Relaxed);
         if pending < UNREAD_BYTES / 2 {
             self.readable.notify_waiters();
         }
-        if pending < memory::outbox_room() / 4 {
-            std::mem::take(&mut unsent.turned_away)
-        } else {
-            Vec::new()
-        }
+        pending < memory::outbox_room() / 4 && !unsent.waiting.line.is_empty()
     }
 
     /// Whether the buffer is larger than an idle connection may keep.
@@ -237,7 +274,7 @@ impl Outbox {
         let mut unsent = lock(&self.unsent);
         unsent.ending = OutboxEnding::Broken;
         unsent.frames = Frames::default();
-        unsent.turned_away = Vec::new();
+        unsent.waiting = WaitingQueues::default();
         // Nothing remains to be sent, so the reader must not wait for it.
         self.pending.store(0, Relaxed);
         drop(unsent);

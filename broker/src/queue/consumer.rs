@@ -10,6 +10,7 @@ use super::ready::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
+use crate::memory;
 use crate::wire::content::Lane;
 use crate::wire::table::Table;
 
@@ -45,6 +46,8 @@ enum Readiness {
     /// Its connection has enough unsent bytes.
     NoRoom,
     NoCredit,
+    /// Memory is short, and its connection holds as many unsettled messages as it may.
+    Held,
 }
 
 impl Consumer {
@@ -64,10 +67,12 @@ impl Consumer {
         let has_own = self.terms.no_ack
             || self.terms.prefetch == 0
             || self.unsettled.load(Relaxed) < self.terms.prefetch;
-        if has_own && self.terms.ledger.has_credit() {
-            Readiness::Willing
-        } else {
+        if !has_own || !self.terms.ledger.has_credit() {
             Readiness::NoCredit
+        } else if !self.terms.no_ack && self.terms.ledger.is_held() {
+            Readiness::Held
+        } else {
+            Readiness::Willing
         }
     }
 
@@ -225,6 +230,17 @@ impl Consumers {
         ring.back()
     }
 
+    /// Whether some consumer may be given a message now. Notes the others as
+    /// [`Consumers::next_willing`] does.
+    pub(crate) fn has_willing(&self, queue: &Arc<Queue>) -> bool {
+        match &self.choice {
+            ConsumerChoice::Single(active) => active
+                .as_ref()
+                .is_some_and(|active| is_willing(active, queue)),
+            ConsumerChoice::Everyone => self.find_willing(queue).is_some(),
+        }
+    }
+
     fn find_willing(&self, queue: &Arc<Queue>) -> Option<(usize, usize)> {
         for (group, (_, ring)) in self.groups.iter().enumerate() {
             for (at, consumer) in ring.iter().enumerate() {
@@ -253,5 +269,10 @@ fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
         Readiness::Willing => true,
         Readiness::NoCredit => false,
         Readiness::NoRoom => !consumer.terms.outbox.turn_away(queue),
+        Readiness::Held => {
+            consumer.terms.outbox.let_wait(queue);
+            memory::note_waiting();
+            false
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::Queue;
 use super::arguments::{Overflow, QueueArguments};
 use super::dead_letter::Reason;
 use super::message::Message;
-use super::ready::QueuedMessage;
+use super::ready::{LoadNeed, QueuedMessage};
 use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
 
@@ -64,7 +64,13 @@ pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut 
             QueueState::discard(queue, entry, Reason::MaxLength, effects);
         }
     }
-    state.want_load(queue, effects);
+    // What is too much at the head must be read before it can be dropped.
+    let need = if arguments.overflow == Overflow::DropHead && is_over(state, arguments) {
+        LoadNeed::Now
+    } else {
+        LoadNeed::Soon
+    };
+    state.want_load(queue, need, effects);
     arm(queue, state, effects);
 }
 

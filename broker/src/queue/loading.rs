@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use super::message::Message;
-use super::ready::{LoadRequest, Persistence, QueuedMessage};
+use super::ready::{LoadNeed, LoadRequest, Persistence, QueuedMessage};
+use super::state::QueueState;
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
-use crate::memory::EntryCharge;
+use crate::memory::{self, EntryCharge};
 use crate::time::not_in_the_future;
 
 /// A stamp lies in the future when the wall clock was set back before this process started.
@@ -38,7 +39,7 @@ impl Queue {
 
     /// Asks for the first messages of a queue that was recovered, so that their deadlines are known.
     pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, effects: &mut Effects) {
-        self.with(|state| state.want_load(self, effects));
+        self.with(|state| state.want_load(self, LoadNeed::Soon, effects));
         if let Some((queue, wanted)) = effects.loads.last_mut()
             && Arc::ptr_eq(queue, self)
         {
@@ -46,9 +47,17 @@ impl Queue {
         }
     }
 
+    /// While memory is short, leaves messages to the store that clients gave back and nobody takes.
+    pub(crate) fn unload(&self) {
+        if memory::is_short() {
+            self.with(QueueState::unload);
+        }
+    }
+
     /// Reads what `wanted` names and hands out what can be handed out.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
-        let Some(store) = self.store() else {
+        let Some(store) = self.store() else { return };
+        let Some(wanted) = self.with(|state| state.confirm_load(self, wanted)) else {
             return;
         };
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);

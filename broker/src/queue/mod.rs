@@ -17,6 +17,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::lock::lock;
+use crate::memory;
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
@@ -34,8 +35,9 @@ mod tests;
 
 use arguments::QueueArguments;
 use consumer::Consumer;
+
 use message::Message;
-use ready::{Head, Persistence};
+use ready::{Head, LoadNeed, Persistence};
 pub(crate) use state::QueueState;
 pub use state::{Counters, QueueSnapshot};
 
@@ -190,10 +192,11 @@ impl Queue {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
             state.keep(self, &mut entry)?;
-            state.ready.push(entry);
+            let is_awaited = state.may_expire || !state.consumers.is_empty();
+            state.ready.push(entry, is_awaited);
             state.pump(self, effects)?;
         } else {
-            state.ready.push(entry);
+            state.ready.push(entry, true);
             state.pump(self, effects)?;
             state.keep_last(self, level)?;
         }
@@ -220,6 +223,11 @@ impl Queue {
         }
         if disposition == Disposition::Requeue {
             limits::enforce(self, &mut state, effects);
+            state.pump(self, effects)?;
+            if memory::is_short() {
+                state.unload();
+            }
+            return Ok(());
         }
         state.pump(self, effects)
     }
@@ -271,11 +279,11 @@ impl Queue {
         let mut state = lock(&self.state);
         limits::enforce(self, &mut state, effects);
         state.used_ms = effects.now_ms;
-        if mode == GetMode::Unsettled && state.is_held() && !state.ready.is_empty() {
+        if mode == GetMode::Unsettled && ledger.is_held() && !state.ready.is_empty() {
             return Ok(GetResult::Held);
         }
         let Some(entry) = state.ready.pop() else {
-            state.want_load(self, effects);
+            state.want_load(self, LoadNeed::Now, effects);
             return Ok(match state.ready.is_empty() {
                 true => GetResult::Empty,
                 false if state.is_unreadable(effects) => GetResult::Unreadable,
@@ -295,7 +303,7 @@ impl Queue {
                 ledger.opening(|open| open.open(self, entry, None))
             }
         };
-        state.want_load(self, effects);
+        state.want_load(self, LoadNeed::Soon, effects);
         Ok(GetResult::Delivery {
             tag,
             message,
@@ -386,7 +394,7 @@ impl QueueState {
             if limits::expire(queue, self, effects, limits::Strictness::Past) {
                 continue;
             }
-            if self.is_held() || matches!(self.ready.head(), Head::InStore) {
+            if matches!(self.ready.head(), Head::InStore) {
                 break;
             }
             let Some(consumer) = self.consumers.next_willing(queue) else {
@@ -414,7 +422,7 @@ impl QueueState {
         }
         self.note_stall(effects);
         self.flush_delivered(queue);
-        self.want_load(queue, effects);
+        self.want_load(queue, LoadNeed::Soon, effects);
         limits::arm(queue, self, effects);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::browse::QueuePosition;
 use super::message::Message;
 use crate::delivery::confirms::Confirms;
-use crate::memory::EntryCharge;
+use crate::memory::{self, EntryCharge};
 use crate::persist::{Budget, Urgency};
 
 /// Bodies kept in memory per level; beyond it persistent messages are left to the store.
@@ -51,7 +51,8 @@ pub(crate) enum Persistence {
 }
 
 impl QueuedMessage {
-    fn footprint(&self) -> usize {
+    /// What it takes in memory.
+    pub(crate) fn footprint(&self) -> usize {
         self.message.footprint() + ENTRY_BYTES
     }
 
@@ -94,6 +95,21 @@ pub(crate) struct LoadRequest {
     pub(crate) from: u64,
     pub(crate) epoch: u64,
     pub(crate) limit_bytes: usize,
+    pub(crate) need: LoadNeed,
+}
+
+/// How much a load from the store is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadNeed {
+    /// Somebody waits for the next message.
+    Now,
+    /// The line is running out of messages in memory.
+    Soon,
+}
+
+/// Whether memory is not plenty, or the windows of all queues together are as large as they may be.
+fn is_scarce(budget: &Budget) -> bool {
+    budget.is_spent() || memory::level() > memory::MemoryLevel::Calm
 }
 
 #[derive(Debug, Default)]
@@ -153,10 +169,12 @@ impl PriorityLevel {
         Some(entry)
     }
 
-    fn push(&mut self, entry: QueuedMessage, budget: &Budget) {
+    /// `is_awaited`: there are consumers, or it must be known when the message expires.
+    fn push(&mut self, entry: QueuedMessage, is_awaited: bool, budget: &Budget) {
         let is_kept = entry.persistence == Persistence::Appended;
         let is_full = self.head_bytes >= WINDOW_BYTES
-            || (self.head_bytes >= LEAST_BYTES && budget.is_spent());
+            || (self.head_bytes >= LEAST_BYTES && budget.is_spent())
+            || (!is_awaited && is_scarce(budget));
         if is_kept && (self.gap.count > 0 || is_full) {
             if self.gap.count == 0 {
                 self.gap.next = entry.position;
@@ -171,13 +189,47 @@ impl PriorityLevel {
         }
     }
 
+    /// Leaves what is in memory to the store, but for a head of [`LEAST_BYTES`], where the store
+    /// has all of it. Returns the last position of it that a client has had.
+    fn unload(&mut self) -> Option<u64> {
+        let is_kept = |entry: &QueuedMessage| entry.persistence == Persistence::Appended;
+        let in_memory = self.returned.values().chain(&self.head);
+        let bytes: usize = in_memory.clone().map(QueuedMessage::footprint).sum();
+        if bytes <= 2 * LEAST_BYTES || !in_memory.clone().all(is_kept) {
+            return None;
+        }
+        let mut all: Vec<_> = std::mem::take(&mut self.returned).into_values().collect();
+        all.extend(std::mem::take(&mut self.head));
+        all.sort_unstable_by_key(|entry| entry.position);
+        self.head_bytes = 0;
+        let mut kept = 0;
+        while self.head_bytes < LEAST_BYTES && kept < all.len() {
+            self.head_bytes += all[kept].footprint();
+            kept += 1;
+        }
+        let dropped = all.split_off(kept);
+        self.head.extend(all);
+        let first = dropped.first()?;
+        // A read that is under way would bring what comes behind these.
+        self.gap.epoch += 1;
+        self.gap.is_loading = false;
+        self.gap.next = first.position;
+        self.gap.count += dropped.len() as u64;
+        self.gap.bytes += dropped
+            .iter()
+            .map(|entry| entry.message.body_len() as u64)
+            .sum::<u64>();
+        let given_back = dropped.iter().filter(|entry| entry.redelivered);
+        given_back.map(|entry| entry.position).max()
+    }
+
     fn report(&mut self, budget: &Budget) {
         budget.report(&mut self.reported_bytes, self.head_bytes);
     }
 
-    fn wants(&mut self, level: u8, budget: &Budget) -> Option<LoadRequest> {
+    fn wants(&mut self, level: u8, need: LoadNeed, budget: &Budget) -> Option<LoadRequest> {
         // Many queues that are read at once share what all may keep.
-        let (refill, limit_bytes) = if budget.is_spent() {
+        let (refill, limit_bytes) = if is_scarce(budget) {
             (LEAST_BYTES, LEAST_BYTES)
         } else {
             (REFILL_BYTES, WINDOW_BYTES / 4)
@@ -191,6 +243,7 @@ impl PriorityLevel {
             from: self.gap.next,
             epoch: self.gap.epoch,
             limit_bytes,
+            need,
         })
     }
 
@@ -349,10 +402,25 @@ impl ReadyMessages {
         }
     }
 
-    pub(crate) fn push(&mut self, entry: QueuedMessage) {
+    /// True while memory is not plenty.
+    pub(super) fn is_scarce(&self) -> bool {
+        is_scarce(&self.budget)
+    }
+
+    /// [`PriorityLevel::unload`] of one level.
+    pub(super) fn unload(&mut self, level: u8) -> Option<u64> {
+        let level = self.levels.get_mut(usize::from(level))?;
+        let given_back = level.unload();
+        level.report(&self.budget);
+        given_back
+    }
+
+    /// Adds a message at the end. One that nobody awaits is left to the store while memory is not
+    /// plenty: many queues with one message each would hold much.
+    pub(crate) fn push(&mut self, entry: QueuedMessage, is_awaited: bool) {
         self.note_in(&entry);
         let level = &mut self.levels[usize::from(entry.level)];
-        level.push(entry, &self.budget);
+        level.push(entry, is_awaited, &self.budget);
         level.report(&self.budget);
     }
 
@@ -424,16 +492,12 @@ impl ReadyMessages {
     }
 
     /// Reads that should be made now; each level has at most one under way.
-    pub(crate) fn wanted(&mut self) -> Option<LoadRequest> {
+    pub(crate) fn wanted(&mut self, need: LoadNeed) -> Option<LoadRequest> {
         let budget = &*self.budget;
         let top = self.max_priority();
         let levels = self.levels.iter_mut().rev();
         let mut numbered = (0..=top).rev().zip(levels);
-        numbered.find_map(|(number, level)| level.wants(number, budget))
-    }
-
-    pub(crate) fn is_memory_high(&self) -> bool {
-        self.budget.is_memory_high()
+        numbered.find_map(|(number, level)| level.wants(number, need, budget))
     }
 
     /// True when some level has messages that only the store holds.
@@ -455,7 +519,20 @@ impl ReadyMessages {
         Some(missing)
     }
 
-    /// A read failed; another may be made.
+    /// What a read should bring now that its effects has come, which may be less than it was.
+    pub(crate) fn narrowed(&self, wanted: LoadRequest) -> LoadRequest {
+        let most = if is_scarce(&self.budget) {
+            LEAST_BYTES
+        } else {
+            usize::MAX
+        };
+        LoadRequest {
+            limit_bytes: wanted.limit_bytes.min(most),
+            ..wanted
+        }
+    }
+
+    /// A read failed or is not made; another may be.
     pub(crate) fn load_failed(&mut self, wanted: LoadRequest) {
         let gap = &mut self.levels[usize::from(wanted.level)].gap;
         if gap.epoch == wanted.epoch {

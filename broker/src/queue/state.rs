@@ -8,10 +8,12 @@ use super::consumer::Consumers;
 use super::dead_letter::Reason;
 use super::limits;
 use super::message::Message;
-use super::ready::{Amount, Head, Persistence, QueuedMessage, ReadyMessages};
+use super::ready::{
+    Amount, Head, LoadNeed, LoadRequest, Persistence, QueuedMessage, ReadyMessages,
+};
 use super::{ConfirmMode, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
-use crate::memory::{self, EntryCharge, MemoryLevel};
+use crate::memory::{self, EntryCharge};
 use crate::persist::{Budget, Gone, Stopped, Ticket};
 
 /// Counted since the broker started.
@@ -294,19 +296,59 @@ impl QueueState {
     }
 
     /// Asks for the next slice when the line is running out of messages in memory.
-    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
+    pub(super) fn want_load(&mut self, queue: &Arc<Queue>, need: LoadNeed, effects: &mut Effects) {
         if self.is_unreadable(effects) {
             return;
         }
         // Nobody takes messages: the one at the head is enough to know when it expires.
-        if self.consumers.is_empty() && !matches!(self.ready.head(), Head::InStore) {
+        let is_at_head = matches!(self.ready.head(), Head::InStore);
+        let is_plenty = self.may_expire || !self.ready.is_scarce() || need == LoadNeed::Now;
+        if self.consumers.is_empty() && !(is_at_head && is_plenty) {
+            return;
+        }
+        if !self.is_load_due(queue, need) {
             return;
         }
         if self.ready.has_gap()
-            && let Some(wanted) = self.ready.wanted()
+            && let Some(wanted) = self.ready.wanted(need)
         {
             effects.loads.push((Arc::clone(queue), wanted));
         }
+    }
+
+    /// Leaves what the store has to the store, but for the head of each level. Not while clients
+    /// hold messages: the store has those too, and would give them once more.
+    pub(super) fn unload(&mut self) {
+        if self.unsettled > 0 || self.is_deleted {
+            return;
+        }
+        for (level, before) in (0..).zip(&mut self.delivered_before) {
+            let given_back = self.ready.unload(level);
+            *before = (*before).max(given_back);
+        }
+    }
+
+    /// Whether there is memory for a load. While it is short, only for what can leave again.
+    fn is_load_due(&self, queue: &Arc<Queue>, need: LoadNeed) -> bool {
+        let can_leave =
+            || self.may_expire || self.consumers.is_empty() || self.consumers.has_willing(queue);
+        need == LoadNeed::Now
+            || !memory::is_short()
+            || (matches!(self.ready.head(), Head::InStore) && can_leave())
+    }
+
+    /// Looks at a load again once its effects has come: memory may be short by now. `None` when it is
+    /// not made; the queue asks again when it is pumped.
+    pub(super) fn confirm_load(
+        &mut self,
+        queue: &Arc<Queue>,
+        wanted: LoadRequest,
+    ) -> Option<LoadRequest> {
+        if self.is_load_due(queue, wanted.need) {
+            return Some(self.ready.narrowed(wanted));
+        }
+        self.ready.load_failed(wanted);
+        None
     }
 
     /// Drops every ready message, for good with the ticket; those in clients' hands stay.
@@ -333,16 +375,6 @@ impl QueueState {
         }
         limits::arm(queue, self, effects);
         Ok((count, gone))
-    }
-
-    /// While memory is short, those who hold much already get no more.
-    ///
-    /// There is always something that they can settle, after which the queue is looked at again.
-    pub(super) fn is_held(&self) -> bool {
-        let is_short = || memory::level() == MemoryLevel::Short || self.ready.is_memory_high();
-        self.unsettled_bytes >= memory::LEAST_UNSETTLED_BYTES
-            && is_short()
-            && self.unsettled_bytes >= memory::unsettled_bytes()
     }
 
     /// The store could not give the next messages back: it is asked again after [`UNREADABLE_MS`].
