@@ -327,6 +327,20 @@ fn refusals_are_rabbitmqs_and_name_nothing_of_this_program() {
     }
     assert_eq!(server.get("/api/users/bob").status, 404);
     assert_eq!(server.get("/api/vhosts/v").status, 404);
+    for path in [
+        "/api/queues?page=1&page=2",
+        "/api/queues/%ff",
+        "/api/queues/%2F/%ff",
+        "/api/queues/%2F/q/bindings/%ff",
+    ] {
+        let refused = server.get(path);
+        let told = if refused.status == 404 {
+            "Not Found"
+        } else {
+            "the path, the query or the body cannot be understood"
+        };
+        assert_eq!(refused.json()["reason"], told, "{path}: {}", refused.status);
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
@@ -136,8 +138,26 @@ impl Routes {
             )
             .fallback(|| async { ApiError::not_found() })
             .layer(DefaultBodyLimit::max(LITTLE_BYTES))
+            .layer(map_response(in_own_words))
             .with_state(api)
     }
+}
+
+/// What the HTTP library refuses by itself, in the form of the API: its own texts name types of
+/// this program.
+async fn in_own_words(response: Response) -> Response {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let is_text = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/plain"));
+    let status = response.status();
+    if !(status.is_client_error() && is_text) {
+        return response;
+    }
+    let reason = match status {
+        StatusCode::BAD_REQUEST => "the path, the query or the body cannot be understood",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large",
+        other => other.canonical_reason().unwrap_or_default(),
+    };
+    ApiError::new(status, "bad_request", reason).into_response()
 }
 
 /// Waits until a change is on disk: nothing is said to be done that a crash could undo.
