@@ -134,13 +134,20 @@ fn row_key(number: u64, part: u32) -> Vec<u8> {
     [&number.to_be_bytes()[..], &part.to_be_bytes()].concat()
 }
 
-fn rows(number: u64, bytes: &[u8]) -> impl Iterator<Item = Change> {
+/// Writes bytes as rows, step by step.
+fn write_rows(engine: &dyn Engine, number: u64, bytes: &[u8]) -> Result<(), EngineError> {
     let parts = (0..).zip(bytes.chunks(ROW_BYTES));
-    parts.map(move |(part, bytes)| Change::Put(row_key(number, part), bytes.to_vec()))
+    let mut rows = parts.map(|(part, row)| Change::Put(row_key(number, part), row.to_vec()));
+    loop {
+        let step: Vec<Change> = rows.by_ref().take(STEP_ROWS).collect();
+        if step.is_empty() {
+            return Ok(());
+        }
+        engine.commit(&step)?;
+    }
 }
 
-/// The bytes in rows from an offset on. What an interrupted checkpoint has left behind them does not
-/// count.
+/// The bytes in rows.
 fn read_rows(engine: &dyn Engine, number: u64) -> Result<Vec<u8>, EngineError> {
     let mut bytes = Vec::new();
     let (from, until) = (row_key(number, 0), row_key(number, u32::MAX));
@@ -192,21 +199,19 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, Engi
     let mut meta = image.meta.clone();
     let numbers = before.tables.iter().map(|table| table[1]);
     let mut number = numbers.max().unwrap_or(0);
-    let mut changes = Vec::new();
     for (content, records) in &image.records {
         meta.tables.extend(if let Some(bytes) = records {
             number += 1;
-            changes.extend(rows(number, bytes));
+            write_rows(engine, number, bytes)?;
             Some([*content, number, bytes.len() as u64, xxh3_64(bytes)])
         } else {
             before.table(*content)
         });
     }
-    commit(engine, &changes)?;
     let bytes = meta.encode();
     let (length, sum) = (bytes.len() as u64, xxh3_64(&bytes));
     let summed = [&length.to_le_bytes()[..], &sum.to_le_bytes(), &bytes].concat();
-    commit(engine, &rows(0, &summed).collect::<Vec<_>>())?;
+    write_rows(engine, 0, &summed)?;
     let numbers = meta.tables.iter().map(|table| table[1].to_be_bytes());
     let needed: Vec<[u8; 8]> = numbers.chain([[0; 8]]).collect();
     let mut old = Vec::new();
@@ -216,13 +221,9 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, Engi
         }
         ControlFlow::Continue(())
     })?;
-    commit(engine, &old)?;
+    old.chunks(STEP_ROWS)
+        .try_for_each(|step| engine.commit(step))?;
     Ok(meta)
-}
-
-fn commit(engine: &dyn Engine, changes: &[Change]) -> Result<(), EngineError> {
-    let mut steps = changes.chunks(STEP_ROWS);
-    steps.try_for_each(|step| engine.commit(step))
 }
 
 /// The rows on the disk. Any of their failures costs the checkpoint alone.

@@ -10,9 +10,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::disk::{is_no_room, lock};
+use crate::disk::{is_no_room, lock, to_usize};
 use crate::extent::Ranges;
-use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record, to_usize};
+use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record};
 use crate::inbox::{Demand, Group, Inbox};
 use crate::index::Index;
 use crate::log::{Log, Purpose};

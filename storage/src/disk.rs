@@ -201,6 +201,11 @@ pub(crate) fn set_aside(disk: &dyn Disk, folder: &Path, path: &Path) -> io::Resu
     Ok(to)
 }
 
+/// Bytes from a number that a file or memory can hold.
+pub(crate) fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// Locks a mutex. What a thread that panicked has left is used as it is.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::disk::LogFile;
+use crate::disk::{LogFile, to_usize};
 use crate::frame::{
-    Entry, Fields, Group, Heads, MESSAGE_BYTES, Malformed, Range, group_crc, push_varint, to_usize,
+    Entry, Fields, Group, Heads, MESSAGE_BYTES, Malformed, Range, group_crc, push_varint,
 };
 
 /// A segment as the index knows it.
@@ -133,13 +133,20 @@ impl<'a> Extent<'a> {
     pub(crate) fn pack(heads: Heads<'_>, last: u64, offset: u64) -> Vec<u8> {
         let mut packed = Vec::new();
         heads.write(&mut packed);
-        push_varint(&mut packed, last - heads.first);
         push_varint(&mut packed, offset);
+        if !heads.is_alone() {
+            push_varint(&mut packed, last - heads.first);
+        }
         packed
     }
 
     fn unpack(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let (heads, [span, offset]) = (Heads::read(fields)?, fields.varints()?);
+        let (heads, offset) = (Heads::read(fields)?, fields.varint()?);
+        let span = if heads.is_alone() {
+            0
+        } else {
+            fields.varint()?
+        };
         let last = heads.first.checked_add(span).ok_or(Malformed)?;
         Ok(Self {
             heads,
@@ -349,7 +356,11 @@ impl QueueIndex {
                 before.packed.extend_from_slice(run.packed());
                 before.last = run.last;
             }
-            _ => {
+            before => {
+                // It is full: the next messages go to another segment.
+                if let Some(run) = before {
+                    run.packed.shrink_to_fit();
+                }
                 self.runs.reserve_exact(1);
                 self.runs.insert(at, run);
             }

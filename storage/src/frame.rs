@@ -1,10 +1,11 @@
-//! Every byte of the log: segment headers, frames and their records, as in `docs/storage.md`. The
-//! rows of the index hold the same records.
+//! Every byte of the log, as in `docs/storage.md`. The rows of the index hold the same records.
 //!
-//! All numbers are little-endian, varints are LEB128. Nothing a client wrote can pass as a frame:
-//! the sums of a frame are keyed with a secret made from the segment's random salt.
+//! Nothing a client wrote can pass as a frame: the sums of a frame are keyed with a secret made from
+//! the segment's random salt.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_secret, xxh3_64_with_seed};
+
+use crate::disk::to_usize;
 
 /// Frames begin at multiples of this many bytes; the header of a segment fills one.
 pub const BLOCK: u64 = 4096;
@@ -20,11 +21,6 @@ pub(crate) const VERSION: u16 = MAGIC[7] as u16;
 const SEGMENT_HEADER: usize = 80;
 /// Where the second copy of the segment header begins.
 const SECOND_COPY: usize = 2048;
-
-/// Bytes from a number that a file or memory can hold.
-pub(crate) fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
 
 /// Rounds up to whole blocks.
 pub const fn padded(bytes: u64) -> u64 {
@@ -191,8 +187,6 @@ impl Default for FrameBuilder {
 }
 
 impl FrameBuilder {
-    const KEPT_BYTES: usize = 1 << 20;
-
     /// A frame with these records.
     pub(crate) fn of(records: &[u8]) -> Self {
         let bytes = [&[0; FRAME_HEADER], records].concat();
@@ -202,7 +196,7 @@ impl FrameBuilder {
     /// Starts over.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(Self::KEPT_BYTES);
+        self.bytes.shrink_to(1 << 20);
         self.bytes.resize(FRAME_HEADER, 0);
         self.padding = 0;
     }
@@ -400,37 +394,48 @@ impl<'a> Heads<'a> {
     /// Those that [`push_head`] wrote. Messages of one length without gaps have one head.
     pub(crate) fn of(first: u64, heads: &'a [u8]) -> Self {
         let end = heads.iter().position(|byte| *byte < 0x80);
-        let one = end.map_or(heads, |end| &heads[..=end]);
-        let is_regular = heads.chunks(one.len().max(1)).all(|head| head == one);
-        let has_gaps = one.first().is_some_and(|byte| byte & 1 == 1);
-        let times = if is_regular && !has_gaps {
-            heads.len() / one.len().max(1)
-        } else {
-            1
-        };
-        let bytes = &heads[..heads.len() / times.max(1)];
+        let one = end.map_or(1, |end| end + 1);
+        let has_gap = heads.first().is_none_or(|byte| byte & 1 == 1);
+        let is_regular = !has_gap && heads.chunks(one).all(|head| *head == heads[..one]);
+        let times = if is_regular { heads.len() / one } else { 1 };
+        let bytes = &heads[..heads.len() / times];
+        Self::new(first, times as u64, bytes)
+    }
+
+    fn new(first: u64, times: u64, bytes: &'a [u8]) -> Self {
         Self {
             first,
-            times: times as u64,
+            times,
             bytes,
         }
     }
 
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         push_varint(out, self.first);
-        push_varint(out, self.times);
-        push_bytes(out, self.bytes);
+        push_varint(
+            out,
+            (self.bytes.len() as u64) << 1 | u64::from(self.times > 1),
+        );
+        if self.times > 1 {
+            push_varint(out, self.times);
+        }
+        out.extend_from_slice(self.bytes);
+    }
+
+    /// Whether these are the heads of one message, which no gap precedes.
+    pub(crate) fn is_alone(self) -> bool {
+        let end = self.bytes.iter().position(|byte| *byte < 0x80);
+        self.times == 1 && end.is_some_and(|end| end + 1 == self.bytes.len())
     }
 
     pub(crate) fn read(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let ([first, times], bytes) = (fields.varints()?, fields.bytes()?);
+        let [first, tag] = fields.varints()?;
+        let times = if tag & 1 == 1 { fields.varint()? } else { 1 };
+        let bytes = fields.take(tag >> 1)?;
         let is_sound = (bytes.len() as u64).saturating_mul(times) <= Self::MOST;
-        let heads = Self {
-            first,
-            times,
-            bytes,
-        };
-        Some(heads).filter(|_| is_sound).ok_or(Malformed)
+        is_sound
+            .then(|| Self::new(first, times, bytes))
+            .ok_or(Malformed)
     }
 
     /// The messages, up to the first that is malformed.
@@ -459,25 +464,20 @@ impl<'a> Heads<'a> {
 
     /// The last message.
     pub(crate) fn last(self) -> Result<Entry, Malformed> {
-        let mut last = Err(Malformed);
-        for entry in self.entries() {
-            last = Ok(entry?);
-        }
-        last
+        let last = self.entries().try_fold(None, |_, entry| entry.map(Some));
+        last?.ok_or(Malformed)
     }
 }
 
 /// Messages of one queue, next to each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a> {
-    /// The queue.
-    pub queue: u64,
+    pub(crate) queue: u64,
     /// The queue's next sequence before this group.
-    pub base: u64,
-    /// Sequences and lengths.
-    pub heads: Heads<'a>,
+    pub(crate) base: u64,
+    pub(crate) heads: Heads<'a>,
     /// Offset of the bodies in the records.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 impl<'a> Group<'a> {

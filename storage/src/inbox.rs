@@ -7,6 +7,7 @@
 //! the committer is woken only when nobody has asked it to yet.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
@@ -251,9 +252,10 @@ impl Inbox {
         let (mut queues, mut facts) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
-            for (queue, line) in &mut shard.lines {
+            shard.lines.retain(|queue, line| {
                 queues.extend(line.take(through).map(|taken| (*queue, taken)));
-            }
+                !line.is_idle()
+            });
             let ready = shard.facts.partition_point(|(of, _)| *of <= through);
             facts.extend(shard.facts.drain(..ready).map(|(_, change)| change));
         }
@@ -273,9 +275,11 @@ impl Inbox {
         let mut freed = 0;
         for (queue, taken) in group.queues {
             let shard = &mut *self.shard(queue);
-            let line = shard.lines.get_mut(&queue);
-            if line.is_some_and(|line| line.committed(group.through)) {
-                shard.lines.remove(&queue);
+            if let Entry::Occupied(mut line) = shard.lines.entry(queue) {
+                line.get_mut().committed(group.through);
+                if line.get().is_idle() {
+                    line.remove();
+                }
             }
             freed += taken.blocks.iter().map(Block::charge).sum::<usize>();
             let blocks = Arc::into_inner(taken).map(|taken| taken.blocks);

@@ -4,8 +4,16 @@
 //! it is durable. A commit is one frame, one write and one `fdatasync`. `docs/storage.md` has every
 //! byte.
 //!
-//! A message's bytes are in a block of [`pending`] until their commit, then in a frame of a segment
-//! in [`log`], where the extents of the queue in [`index`] find them.
+//! Where a message's bytes are:
+//!
+//! 1. From the call until its commit in a block of its queue ([`pending`]). Settled meanwhile, it is
+//!    never written.
+//! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
+//!    file of its own. A run of the queue says where ([`extent`], [`index`]). The block is given back
+//!    when the frame is durable.
+//! 3. When most of its segment is dead, in a copy at the end of the log ([`tidying`]).
+//! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live; the
+//!    keeper then marks the segment free, and its file is used again.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors

@@ -257,13 +257,17 @@ impl Line {
         Some(taken)
     }
 
-    /// The oldest commit of what was taken is over. `true` when nothing is left to remember of the
-    /// queue.
-    pub(crate) fn committed(&mut self, through: u64) -> bool {
+    /// The oldest commit of what was taken is over, and with it the groups up to `through`.
+    pub(crate) fn committed(&mut self, through: u64) {
         self.committing.pop_front();
-        let is_idle = self.committing.is_empty() && self.blocks.is_empty();
-        let is_over = self.dropped.is_none_or(|group| group <= through);
-        is_idle && is_over && self.settled.is_empty() && self.delivered_below == 0
+        self.dropped = self.dropped.filter(|group| *group > through);
+    }
+
+    /// Whether there is nothing to remember of the queue.
+    pub(crate) fn is_idle(&self) -> bool {
+        let has_messages = !self.committing.is_empty() || !self.blocks.is_empty();
+        let has_more = self.dropped.is_some() || self.delivered_below > 0;
+        !has_messages && !has_more && self.settled.is_empty()
     }
 
     /// What a reader has to know beside what is on disk.
@@ -320,10 +324,8 @@ mod tests {
         let written: Vec<_> = taken.blocks.iter().flat_map(Block::live).collect();
         assert_eq!(written, [(1, &b"text"[..])]);
         assert_eq!(taken.settled, []);
-        assert!(
-            !line.committed(7),
-            "something was left behind for the next group"
-        );
+        line.committed(7);
+        assert!(!line.is_idle(), "the settlement is for the next group");
     }
 
     #[test]

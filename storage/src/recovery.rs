@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Meta, Rows};
-use crate::disk::{LogFile, set_aside};
+use crate::disk::{LogFile, set_aside, to_usize};
 use crate::extent::Segment;
 use crate::frame::{
-    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, State, VERSION, padded, to_usize,
+    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, State, VERSION, padded,
 };
 use crate::index::{Index, Place};
 use crate::log::Slots;
