@@ -21,6 +21,7 @@ def play(room, scene, times, tally):
     is_there = False
     for _ in range(times):
         if not is_there or scene.fresh:
+            room.clear()
             room.start(*options)
         kind = KINDS[0]
         try:

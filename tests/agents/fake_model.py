@@ -44,8 +44,13 @@ def conversation(body):
         content = message.get("content")
         is_result = message.get("role") == "tool" or (isinstance(content, list) and any(
             isinstance(part, dict) and part.get("type") == "tool_result" for part in content))
-        role = "user" if message.get("role") == "tool" else message.get("role")
-        yield role, [] if message.get("role") == "tool" else texts_of(content), is_result
+        role, texts = message.get("role"), texts_of(content)
+        if role == "tool":
+            role, texts = "user", []
+        elif role in ("system", "developer"):
+            # Claude Code tells so what came while a turn runs.
+            role, texts = "user", [text for text in texts if PEER.search(text)]
+        yield role, texts, is_result
 
 
 def fresh_texts(turns):

@@ -14,6 +14,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 8787
 MARK = "(possible repeat)"
+# What Claude Code itself writes around a text that came by its inbox or by a hook.
+FRAMES = ["SYSTEM NOTIFICATION", "cross-session-message", "task-notification"]
 
 
 class Room:
@@ -108,6 +110,13 @@ class Room:
     def broker(self):
         pids = [pid for pid, _, words in self.processes() if words[1:2] == ["serve"]]
         return pids[0] if pids else None
+
+    def clear(self):
+        """Ends all but the model and the broker: sessions stay behind in the agents view."""
+        for pid, parent, words in self.processes():
+            if self.server not in (pid, parent) and words[1:2] != ["serve"]:
+                self.kill(pid)
+        self.tmux("kill-session", "-t", "=peer")
 
     def begin(self, *options, columns=120, rows=40):
         """A wrapped agent that is only just starting."""
@@ -227,6 +236,7 @@ class Room:
                 rest = text
                 for peer in each["peers"]:
                     rest = rest.replace(peer, "")
-                if tag in text and rest.strip() and "SYSTEM NOTIFICATION" not in text:
+                is_framed = any(frame in text for frame in FRAMES)
+                if tag in text and rest.strip() and not is_framed:
                     return rest.strip()
         return None

@@ -57,6 +57,16 @@ def opened(room, text):
         raise Wrong("not played", f"{text!r} is not shown: {room.screen()[-400:]}")
 
 
+def close(room, text, key):
+    """A dialog that has only just opened may not take the key yet."""
+    for _ in range(5):
+        time.sleep(0.3)
+        room.keys(key)
+        if room.wait(lambda screen: text not in screen, 3):
+            return
+    raise Wrong("not played", f"{text!r} does not close: {room.screen()[-400:]}")
+
+
 @scene()
 def idle(room, tally):
     mark = tag()
@@ -120,7 +130,7 @@ def tool_runs(room, _):
     mark = tag()
     room.submit("TOOL{touch slept; sleep 3}")
     opened(room, room.agent.dialog)
-    room.keys(room.agent.allow)
+    close(room, room.agent.dialog, room.agent.allow)
     time.sleep(1)
     room.send(mark)
     once(room, mark)
@@ -132,7 +142,7 @@ def between_tools(room, _):
     mark = tag()
     room.submit("TOOL{touch slept; sleep 3}")
     opened(room, room.agent.dialog)
-    room.keys(room.agent.allow)
+    close(room, room.agent.dialog, room.agent.allow)
     time.sleep(1)
     room.send(mark, "--when", "next")
     once(room, mark)
@@ -147,7 +157,7 @@ def answered(room, keys, script, shown):
     is_answered = shown not in room.screen() or os.path.exists(os.path.join(room.work, path))
     if is_answered or room.seen(mark):
         raise Wrong("a key that nobody meant", "the dialog was answered by the message")
-    room.keys(keys)
+    close(room, shown, keys)
     once(room, mark)
 
 
@@ -166,13 +176,15 @@ def question(room, _):
     answered(room, "Enter", "ASK", "Which one?")
 
 
-def in_menu(room, command, shown):
+def in_menu(room, command, shown, closing=("Escape",)):
     mark = tag()
     room.submit(command)
     opened(room, shown)
     room.send(mark)
     time.sleep(6)
-    room.keys("Escape")
+    for key in closing:
+        room.keys(key)
+        time.sleep(0.5)
     once(room, mark)
 
 
@@ -184,7 +196,7 @@ def menu(room, _):
 
 @scene(CLAUDE)
 def config(room, _):
-    in_menu(room, "/config", "Esc to")
+    in_menu(room, "/config", "Esc to", ("Escape", "Escape"))
 
 
 @scene(CLAUDE)
