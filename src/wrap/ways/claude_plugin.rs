@@ -112,18 +112,7 @@ impl Plugin {
     pub fn listen(socket: &Path, token: String, reports: Reports) -> io::Result<Self> {
         let (listener, heard) = Listener::bind(socket, token)?;
         let (texts, given) = mpsc::channel(ORDERS);
-        let work = Work {
-            _listener: listener,
-            choice: Choice::default(),
-            strangers: Vec::new(),
-            streams: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
-            proof: Proof::default(),
-            open_calls: BTreeMap::new(),
-            is_stopped: false,
-            is_open: false,
-            reports,
-        };
+        let work = Work::new(listener, reports);
         let task = tokio::spawn(work.run(heard, given));
         Ok(Self { texts, task })
     }
@@ -187,6 +176,21 @@ struct Work {
 }
 
 impl Work {
+    fn new(listener: Listener, reports: Reports) -> Self {
+        Self {
+            _listener: listener,
+            choice: Choice::default(),
+            strangers: Vec::new(),
+            streams: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            proof: Proof::default(),
+            open_calls: BTreeMap::new(),
+            is_stopped: false,
+            is_open: false,
+            reports,
+        }
+    }
+
     async fn run(mut self, mut heard: Receiver<Heard>, mut texts: Receiver<Submission>) {
         loop {
             let due = self.next_look();

@@ -239,3 +239,62 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
         assert_eq!(stage.next().await, Report::Sign(sign));
     }
 }
+
+/// A text that the process which held the session refused `seconds` ago, and the way that has it.
+fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
+    let (to, reports) = mpsc::channel(64);
+    let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
+    let mut work = Work::new(listener, Reports::new(Way::Plugin, to));
+    work.is_open = true;
+    work.choice.moves_to(&folder.join("one.jsonl"));
+    let since = Instant::now() - Duration::from_secs(seconds);
+    let text = InFlight {
+        instance: instance("old"),
+        order: Bytes::from_static(b"{}\n"),
+        stage: Progress::Homeless(since),
+        homeless_since: Some(since),
+    };
+    work.in_flight.insert(7, text);
+    (work, reports)
+}
+
+fn instance(name: &str) -> Instance {
+    let pid = i32::try_from(std::process::id()).unwrap();
+    Instance {
+        name: name.to_owned(),
+        pid,
+    }
+}
+
+#[tokio::test]
+async fn a_text_goes_to_the_process_that_the_transcript_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut work, mut reports) = homeless(folder.path(), 2);
+    let two = folder.path().join("two.jsonl");
+    work.strangers.push((instance("new"), two.clone()));
+    let (orders, mut given) = mpsc::channel(4);
+    work.streams.insert("new".to_owned(), orders);
+    work.house().await;
+    assert!(given.try_recv().is_err(), "nothing says that it is ours");
+    let row = json!({"type": "continued-in", "continuedInSessionId": "two"});
+    std::fs::write(folder.path().join("one.jsonl"), format!("{row}\n")).unwrap();
+    work.house().await;
+    assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
+    let moved = Report::Sign(Sign::Transcript(two));
+    assert_eq!(reports.recv().await.unwrap().1, moved);
+}
+
+#[tokio::test]
+async fn a_text_that_finds_no_session_goes_another_way_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut work, mut reports) = homeless(folder.path(), 14);
+    work.house().await;
+    assert!(reports.try_recv().is_err());
+    let (mut work, mut reports) = homeless(folder.path(), 15);
+    work.house().await;
+    let closed = Report::Closed(NO_SESSION.to_owned());
+    assert_eq!(reports.recv().await.unwrap().1, closed);
+    let (key, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Failed);
+    let given_up = Report::NotTaken { key, why, refusal };
+    assert_eq!(reports.recv().await.unwrap().1, given_up);
+}
