@@ -38,6 +38,8 @@ pub enum Hold {
     NoWay,
     /// The message stands in the box, and no Enter will follow.
     Stuck,
+    /// The window cannot show a text whole, not even one that names a file.
+    SmallWindow,
     /// The message was typed and never seen; it may still appear in the box.
     Unseen,
     /// The person's own hook or settings refused it.
@@ -65,6 +67,7 @@ impl fmt::Display for Hold {
             Self::Notify => out.write_str("read it with `cbroker inbox`"),
             Self::NoWay => out.write_str("no way in works"),
             Self::Stuck => out.write_str("your input box holds a message; press Enter or clear it"),
+            Self::SmallWindow => out.write_str("the window is too small to type into"),
             Self::Unseen => out.write_str("the agent does not show what was typed"),
             Self::Refused(why) if why.is_empty() => out.write_str("your agent refused it"),
             Self::Refused(why) => write!(out, "your agent refused it: {why}"),

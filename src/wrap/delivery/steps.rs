@@ -127,8 +127,11 @@ impl Deliveries {
                     messages = vec![first];
                 }
                 let is_in_file = self.table.get(first).is_some_and(|first| first.is_in_file);
-                if !self.fits(&messages) && !is_in_file {
-                    return Ok(Step::ToFile(first));
+                match (self.fits(&messages), is_in_file) {
+                    (true, _) => {}
+                    (false, false) => return Ok(Step::ToFile(first)),
+                    // It waits for a larger window.
+                    (false, true) => continue,
                 }
             }
             self.last_submission += 1;
@@ -259,22 +262,30 @@ impl Deliveries {
         if let Some(hold) = &message.blocked {
             return Some(hold.clone());
         }
-        self.way((message.timing, &message.unseen_by), agent, now)
-            .err()
-            .map(|(hold, _)| hold)
+        match self.way((message.timing, &message.unseen_by), agent, now) {
+            Err((hold, _)) => Some(hold),
+            Ok(Way::Keyboard) if agent.profile().knows_its_prompt() => {
+                let is_too_long = message.is_in_file && !self.shows([message]);
+                is_too_long.then_some(Hold::SmallWindow)
+            }
+            Ok(_) => None,
+        }
     }
 
     /// The box of Claude Code grows to about a quarter of the window, and scrolls beyond; a long
     /// text is shown as a placeholder. A text that would scroll cannot be seen whole.
     fn fits(&self, messages: &[MessageKey]) -> bool {
+        self.shows(messages.iter().filter_map(|key| self.table.get(*key)))
+    }
+
+    fn shows<'a>(&self, messages: impl IntoIterator<Item = &'a InFlightMessage>) -> bool {
         let Some((rows, columns)) = self.window else {
             return true;
         };
         let width = usize::from(columns).saturating_sub(6).max(1);
         let room = usize::from(rows / 4).saturating_sub(1).max(1);
-        let lengths = messages
-            .iter()
-            .filter_map(|key| Some(self.table.get(*key)?.text().chars().count()));
+        let messages = messages.into_iter();
+        let lengths = messages.map(|message| message.text().chars().count());
         let (count, total, needed) = lengths.fold((0, 0, 0), |(count, total, needed), length| {
             (count + 1, total + length, needed + length.div_ceil(width))
         });

@@ -476,6 +476,20 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
 }
 
 #[test]
+fn a_window_that_cannot_show_the_name_of_a_file_is_not_typed_into_until_it_grows() {
+    let mut play = Play::claude_by(Mode::Pty);
+    play.deliveries.resized(11, 20);
+    let ticket = play.offer(&"word ".repeat(30));
+    assert!(play.did(&Step::ToFile(ticket)));
+    play.passes(ms(60_000));
+    assert!(!play.has_typed());
+    assert_eq!(play.hold(), Some(Hold::SmallWindow));
+    play.deliveries.resized(40, 120);
+    play.run();
+    assert!(play.has_typed());
+}
+
+#[test]
 fn the_next_message_waits_for_the_last_ones_turn() {
     let mut play = Play::claude();
     play.offer("one");
