@@ -14,8 +14,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 8787
 MARK = "(possible repeat)"
-# What Claude Code itself writes around a text that came by its inbox or by a hook.
-FRAMES = ["SYSTEM NOTIFICATION", "cross-session-message", "task-notification"]
+# What Claude Code itself writes around a text that came by its inbox, by a hook or by a paste.
+FRAMES = ["SYSTEM NOTIFICATION", "cross-session-message", "task-notification", "pasted_content"]
 
 
 class Room:
@@ -182,6 +182,8 @@ class Room:
         """Sends a message; when."""
         began = time.time()
         self.said = self.run("send", "--to", "peer", "--from", "tester", "-m", text, *options)
+        words = self.said.split()
+        self.id = words[1] if words[:1] == ["sent"] else None
         return began
 
     def waiting(self):

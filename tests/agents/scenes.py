@@ -226,8 +226,13 @@ def small_window(room, _):
     columns, rows = random.choice([(80, 24), (60, 16), (80, 11)])
     room.resize(columns, rows)
     time.sleep(0.3)
+    # A text that goes by file is known by its id alone.
     room.send(mark + " " + LONG * random.randrange(6, 11))
+    mark = room.id or mark
     try:
+        # The keyboard waits for a window in which it sees what it types.
+        if room.wait_seen(mark, 5) is None:
+            room.resize(120, 40)
         once(room, mark)
     finally:
         room.resize(120, 40)
