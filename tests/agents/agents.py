@@ -23,6 +23,8 @@ class Agent:
     dialog, allow, refuse = "", "Enter", "Escape"
     # Keys that clear the input box.
     clear = "C-u"
+    # Seconds until a turn has begun, on a busy machine.
+    patience = 20
 
     def environment(self, room):
         return {}
@@ -94,6 +96,8 @@ enabled = false
 class Opencode(Agent):
     name, prompt, busy = "opencode", re.compile("┃.*\n.*╹|Ask anything"), "esc interrupt"
     dialog, command = "ermission required", ["run", "--", "opencode"]
+    # Its first turn without a network takes long.
+    patience = 60
 
     def environment(self, room):
         return {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}

@@ -28,9 +28,9 @@ def tag():
     return f"tag{random.randrange(10**9):09d}"
 
 
-def once(room, mark, limit=20.0):
+def once(room, mark, limit=0):
     """The model reads a message once, alone; when."""
-    at = room.wait_seen(mark, limit)
+    at = room.wait_seen(mark, max(limit, room.agent.patience))
     if at is None:
         held = " ".join(room.run("inbox", "peer").split())
         raise Wrong("lost", f"not read; inbox: {held[:300]}; screen: {room.screen()[-500:]}")
@@ -53,7 +53,7 @@ def kept(room, draft):
 
 
 def opened(room, text):
-    if not room.wait(lambda screen: text in screen):
+    if not room.wait(lambda screen: text in screen, room.agent.patience):
         raise Wrong("not played", f"{text!r} is not shown: {room.screen()[-400:]}")
 
 
@@ -326,6 +326,8 @@ def early(room, _):
     room.send(mark)
     room.wait(room.agent.prompt.search, 60)
     once(room, mark, 40)
+    if not room.wait(lambda screen: mark in screen, 5):
+        raise Wrong("a key that nobody meant", f"read, and not shown: {room.screen()[-400:]}")
 
 
 def slowly(room, keys, pause):
