@@ -49,6 +49,11 @@ const OFFER_AGAIN: Duration = Duration::from_secs(1);
 const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
 /// How Claude Code says that the process holds no session: nothing of the text is with it.
 const UNBOUND: &str = "no session is bound";
+/// How Claude Code says that the person pressed Escape and has sent nothing since.
+const STOPPED: [&str; 2] = [
+    "nobody has sent input since",
+    "removed from the queue before it ran",
+];
 /// Why the way is closed.
 const NO_SESSION: &str = "no process of Claude Code that takes messages holds the session";
 const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
@@ -266,7 +271,9 @@ impl Work {
                 }
             }
             Event::Dropped { key, why } => {
-                let refusal = if self.is_stopped {
+                // A process that the session has moved to says so before it says anything else.
+                let says_stopped = STOPPED.iter().any(|words| why.contains(words));
+                let refusal = if self.is_stopped || says_stopped {
                     Refusal::Stopped
                 } else {
                     Refusal::Refused

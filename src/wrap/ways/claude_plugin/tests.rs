@@ -171,6 +171,20 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
 }
 
 #[tokio::test]
+async fn a_process_that_says_only_in_its_drop_that_it_was_stopped_is_believed() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    line(&mut orders).await;
+    let why = "the session was stopped and nobody has sent input since";
+    stage
+        .tell(json!([{"is": "dropped", "key": 7, "why": why}]))
+        .await;
+    let (key, why, refusal) = (7, why.to_owned(), Refusal::Stopped);
+    assert_eq!(stage.next().await, Report::NotTaken { key, why, refusal });
+}
+
+#[tokio::test]
 async fn a_text_that_found_no_session_is_offered_again_and_another_error_fails() {
     let mut stage = Stage::new();
     let mut orders = stage.greeted().await;
