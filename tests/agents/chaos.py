@@ -154,21 +154,34 @@ class Chaos:
             self.prompt("go on")
             time.sleep(4)
 
-    def rows(self):
-        """The rows of all transcripts, a copy in a conversation that goes on counted once."""
-        texts = {}
+    def transcripts(self):
         for path in glob.glob(os.path.join(self.room.home, ".claude/projects/*/*.jsonl")):
             with open(path) as file:
-                for line in file:
-                    if "[cbroker peer message" not in line or '"uuid"' not in line:
-                        continue
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        continue
+                yield [line for line in file if '"uuid"' in line]
+
+    def rows(self):
+        """The rows with messages, a copy in a conversation that goes on counted once."""
+        texts = {}
+        for lines in self.transcripts():
+            for line in lines:
+                if "[cbroker peer message" in line:
+                    row = json.loads(line)
                     if row.get("type") in ("user", "attachment"):
                         texts[row["uuid"]] = line
         return list(texts.values())
+
+    def was_interrupted(self, tag):
+        """The person ended its turn before the model answered."""
+        for lines in self.transcripts():
+            is_open = False
+            for line in lines:
+                if tag in line:
+                    is_open = True
+                elif '"type":"assistant"' in line:
+                    is_open = False
+                elif is_open and "[Request interrupted by user" in line:
+                    return True
+        return False
 
     def account(self):
         requests = "\n".join(peer for each in self.room.requests() if each["tools"]
@@ -176,6 +189,9 @@ class Chaos:
         rows = self.rows()
         waiting = self.room.waiting()
         unread = [tag for tag in self.sent if tag not in requests]
+        # The person's Escape came between the row and the request.
+        interrupted = [tag for tag in unread if self.was_interrupted(tag)]
+        unread = [tag for tag in unread if tag not in interrupted]
         repeats, doubled = [], []
         for tag in self.sent:
             of_tag = [row for row in rows if tag in row]
@@ -183,7 +199,9 @@ class Chaos:
                 repeats.append(tag)
                 if sum(MARK not in row for row in of_tag) > 1:
                     doubled.append(tag)
-        return {"sent": len(self.sent), "seen by the model": len(self.sent) - len(unread),
+        return {"sent": len(self.sent),
+                "seen by the model": len(self.sent) - len(unread) - len(interrupted),
+                "in a turn that the person interrupted": interrupted,
                 "still queued": waiting, "not confirmed by the broker": len(self.unsure),
                 "neither": unread, "read again with the mark": len(repeats) - len(doubled),
                 "doubled without it": doubled, "actions": self.counts}
@@ -217,7 +235,9 @@ def main():
         chaos.note(json.dumps(account))
     finally:
         room.close()
-    is_whole = account["sent"] == account["seen by the model"] + account["still queued"]
+    found = account["seen by the model"] + account["still queued"]
+    found += len(account["in a turn that the person interrupted"])
+    is_whole = account["sent"] == found
     return 0 if is_whole and not account["doubled without it"] else 1
 
 
