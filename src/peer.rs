@@ -1,5 +1,5 @@
-//! The AMQP client side: everything that a session or a command asks of a broker. This folder alone
-//! names lapin.
+//! The AMQP client: everything that sessions and commands request from a broker. Only this module
+//! uses lapin.
 //!
 //! [`Peer`] is one connection for one command. [`Inbox`] is a consumer that lives as long as a
 //! wrapped session and comes back by itself after every loss of the broker. What both declare is in
@@ -43,7 +43,7 @@ use blockage::Blockage;
 /// How long a first connection may take before the broker counts as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 
-/// How long a broker may take to answer anything but a publish.
+/// The time limit of every request but a publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often a consumer's connection is asked whether it is there. Its consumers usually say so
@@ -81,7 +81,7 @@ async fn unless_blocked(
 /// One connection with one channel, for one command.
 pub struct Peer {
     connection: Connection,
-    /// Who signed in.
+    /// The user that signed in.
     user: String,
     channel: Channel,
     confirming: bool,
@@ -103,7 +103,7 @@ impl Peer {
         })
     }
 
-    /// Who signed in.
+    /// The user that signed in.
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -143,7 +143,7 @@ impl Peer {
         }
         match answered(topology::declare(&self.channel, queue, arguments)).await {
             Err(PeerError::OtherArguments { .. }) => {
-                // Somebody else made it between our look and our declare.
+                // Another client created it between our look and our declare.
                 self.renew_channel().await?;
                 answered(topology::bind(&self.channel, queue)).await?;
                 answered(topology::look(&self.channel, queue)).await
@@ -238,7 +238,7 @@ impl Peer {
         answered(self.channel.queue_delete(queue.as_str().into(), options)).await
     }
 
-    /// Deletes a queue that is empty and that nobody consumes. `Some`: it stays, for this reason.
+    /// Deletes a queue that is empty and has no consumers. `Some` is the reason why it stays.
     pub async fn delete_unused(
         &mut self,
         queue: &SessionName,

@@ -1,4 +1,4 @@
-//! The arguments of a queue: those that every session's has, and those that another broker tells of one.
+//! Queue arguments: those of every session's queue, and those that another broker reports.
 
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use serde_json::{Map, Value};
@@ -15,7 +15,8 @@ impl DeclareArguments {
     /// Those of every session's queue, exactly.
     pub fn of_session(ttl_ms: u64) -> Self {
         let mut table = FieldTable::default();
-        // amqplib writes whole numbers in the smallest signed type that holds them; brokers compare by value.
+        // amqplib writes integers in the smallest signed type that holds them; brokers compare
+        // values.
         let ttl = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         table.insert("x-message-ttl".into(), AMQPValue::LongLongInt(ttl));
         let length = i64::from(MAX_LENGTH);
@@ -27,7 +28,7 @@ impl DeclareArguments {
         Self(table)
     }
 
-    /// As a management API tells them.
+    /// Reads them as a management API reports them.
     pub fn from_json(arguments: &Map<String, Value>) -> Self {
         Self(table(arguments))
     }

@@ -17,7 +17,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The next pause. `chance` between 0 and 1 takes up to half of it away, so that many sessions do not come back at once.
+    /// Returns the next pause. `chance`, between 0 and 1, shortens it by up to half, so that many
+    /// sessions do not reconnect at once.
     pub fn next_pause(&mut self, chance: f64) -> Duration {
         let full = FIRST
             .saturating_mul(1 << self.failures.min(10))

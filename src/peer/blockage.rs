@@ -1,6 +1,7 @@
-//! Whether the broker takes messages at the moment: `connection.blocked`, with the broker's reason, and the all-clear.
+//! Whether the broker accepts messages now: `connection.blocked` with the broker's reason, and
+//! `connection.unblocked`.
 //!
-//! lapin writes nothing at all to a connection that is blocked, so nothing may be asked there either.
+//! lapin writes nothing to a blocked connection, so no request can be sent on it either.
 
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use lapin::{Connection, Event};
 
 use super::PeerError;
 
-/// What a broker said of taking messages, as far as it was listened to.
+/// The state of a connection, updated when it is checked.
 pub(super) struct Blockage {
     events: BoxStream<'static, Event>,
     reason: Option<String>,
 }
 
 impl Blockage {
-    /// Listens from now on. A broker blocks a connection only after it has published.
+    /// Starts to listen. A broker blocks a connection only after it has published.
     pub(super) fn of(connection: &Connection) -> Self {
         Self {
             events: connection.events_listener().boxed(),
@@ -25,7 +26,7 @@ impl Blockage {
         }
     }
 
-    /// [`PeerError::Blocked`] while the broker takes nothing.
+    /// Fails with [`PeerError::Blocked`] while the broker accepts nothing.
     pub(super) fn check(&mut self) -> Result<(), PeerError> {
         while let Some(Some(event)) = self.events.next().now_or_never() {
             self.note(event);
@@ -36,7 +37,8 @@ impl Blockage {
         }
     }
 
-    /// Resolves with the broker's reason once it has taken nothing for so long. Never, where it takes messages.
+    /// Resolves with the broker's reason once it has accepted nothing for `patience`. Never
+    /// resolves while it accepts messages.
     pub(super) async fn lasts(&mut self, patience: Duration) -> String {
         loop {
             match &self.reason {
@@ -54,7 +56,7 @@ impl Blockage {
     async fn next(&mut self) {
         match self.events.next().await {
             Some(event) => self.note(event),
-            // The connection is gone; whoever waits for an answer on it is told so.
+            // The connection is gone; requests on it fail by themselves.
             None => std::future::pending().await,
         }
     }

@@ -62,7 +62,7 @@ async fn sign_in(
     let stream = Mutex::new(Some(link.stream));
     let connector = async move |_uri, _runtime| match stream.lock().await.take() {
         Some(stream) => Ok(AsyncTcpStream::Plain(stream.compat())),
-        // One stream, one attempt: whoever wants another connects anew.
+        // One stream serves one attempt; another attempt needs a new connection.
         None => Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
     };
     let user = login.user.clone();

@@ -146,8 +146,10 @@ fn without_user(from: &BasicProperties) -> BasicProperties {
             to
         }};
     }
-    copied!(content_type => with_content_type, content_encoding => with_content_encoding, headers => with_headers,
-        delivery_mode => with_delivery_mode, priority => with_priority, correlation_id => with_correlation_id,
+    copied!(content_type => with_content_type, content_encoding => with_content_encoding,
+        headers => with_headers, delivery_mode => with_delivery_mode, priority => with_priority,
+        correlation_id => with_correlation_id,
         reply_to => with_reply_to, expiration => with_expiration, message_id => with_message_id,
-        timestamp => with_timestamp, kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id)
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id,
+        cluster_id => with_cluster_id)
 }

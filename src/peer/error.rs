@@ -33,12 +33,12 @@ pub enum PeerError {
         /// What is wrong with it.
         why: String,
     },
-    /// Another user's program listens there. It was told nothing.
+    /// Another user's program listens there. Nothing was sent to it.
     #[error("{owner} listens at {address}; no password was sent")]
     Foreign {
         /// Where.
         address: Box<Address>,
-        /// The program, its process and its user, as far as the system tells.
+        /// The program, its process and its user, as far as the system reports them.
         owner: String,
     },
     /// Something answers, but not in AMQP.
@@ -56,12 +56,12 @@ pub enum PeerError {
     /// The queue lives with other arguments than ours.
     #[error("the queue was declared with other arguments: {why}")]
     OtherArguments {
-        /// Its TTL, where the broker's text tells.
+        /// Its TTL, if the broker's text contains it.
         live_ttl_ms: Option<u64>,
         /// The broker's words.
         why: String,
     },
-    /// Somebody else has the queue for themselves.
+    /// Another client has the queue exclusively.
     #[error("the queue is in exclusive use: {0}")]
     InUse(String),
     /// The broker refused for another reason.
@@ -79,7 +79,8 @@ pub enum PeerError {
 }
 
 /// What there is to do where a broker is low on disk or memory.
-pub const BLOCKED_HINT: &str = "free what it is low on, or purge queues; what was sent may still arrive then, so look before sending again";
+pub const BLOCKED_HINT: &str = "free what it is low on, or purge queues; what was sent may still \
+                                arrive then, so look before sending again";
 
 impl PeerError {
     /// Whether another attempt may succeed without anybody changing anything.
@@ -135,7 +136,8 @@ impl From<PeerError> for Error {
             }
             PeerError::SignInRefused { address, why } => {
                 let hint = if address.is_local() {
-                    "another broker may have this port: try `--url amqp://guest:guest@localhost`, or `cbroker start --port PORT`"
+                    "another broker may have this port: try `--url amqp://guest:guest@localhost`, \
+                     or `cbroker start --port PORT`"
                 } else {
                     "check user, password and vhost of the URL"
                 };

@@ -1,8 +1,10 @@
-//! The consumer of a wrapped session: it attaches, yields deliveries and comes back by itself, for days.
+//! The consumer of a wrapped session: it attaches, yields deliveries, and reconnects by itself, for
+//! days.
 //!
-//! A task of its own owns the connection (`link`); the session hears of it through [`InboxEvent`]s and speaks through
-//! an [`Outlet`]. Nothing here waits for the session: at most `prefetch` deliveries are on their way, and what the
-//! session wants to say is queued, so both may be slow without a deadlock.
+//! Its own task owns the connections (`link`, `speech`). It reports to the session with
+//! [`InboxEvent`]s, and the session sends through an [`Outlet`]. The task does not wait for the
+//! session: at most `prefetch` deliveries are under way, and what the session sends is queued, so
+//! both may be slow without a deadlock.
 
 mod link;
 mod speech;
@@ -19,7 +21,8 @@ use super::{Backoff, PeerError, Receipt, ReceivedMessage};
 use crate::config::Endpoint;
 use crate::name::SessionName;
 
-/// What waits to be said while the broker is away. More than this is dropped: it is about messages that will come again.
+/// The limit of queued receipts and answers while the broker is away. Further ones are dropped:
+/// they are about messages that will be delivered again.
 const OUTGOING: usize = 1024;
 
 /// Whether a second session of the name may attach.
@@ -27,7 +30,7 @@ const OUTGOING: usize = 1024;
 pub enum Sharing {
     /// Both share the queue; each message goes to one.
     Shared,
-    /// Nobody else may (`--exclusive`).
+    /// No other session may attach (`--exclusive`).
     Exclusive,
 }
 
@@ -48,7 +51,8 @@ pub struct InboxOptions {
     pub whereabouts: Option<Whereabouts>,
 }
 
-/// Says where the broker is now; asked before each attempt to reach it. `None`: where it was.
+/// Returns the current address of the broker, before each attempt to reach it. `None` means that
+/// it has not moved.
 #[derive(Clone)]
 pub struct Whereabouts(Arc<dyn Fn() -> Option<Endpoint> + Send + Sync>);
 
@@ -72,11 +76,11 @@ pub struct Attached {
     pub waiting: u32,
     /// Other sessions on the same queue.
     pub others: u32,
-    /// The queue lives with other arguments than asked for: its TTL, where the broker tells it.
+    /// The queue has other arguments than requested: its TTL, if the broker reports it.
     pub other_ttl: Option<Option<u64>>,
 }
 
-/// What an inbox tells its session.
+/// An event for the session.
 #[derive(Debug)]
 pub enum InboxEvent {
     /// It consumes now: at first, and again after each loss.
@@ -85,9 +89,11 @@ pub enum InboxEvent {
     Delivery(Box<ReceivedMessage>),
     /// The broker is away; attempts go on. Deliveries that are still open will come again.
     Lost(PeerError),
-    /// The broker refuses for good, or somebody has the queue for themselves: there will be no more events.
+    /// The broker refuses permanently, or another session has the queue exclusively. No more events
+    /// follow.
     Refused(PeerError),
-    /// A question was not answered, because it does not come from this session's own user. Said once.
+    /// A question was ignored, because it does not come from this session's own user. Reported
+    /// once.
     Ignored(String),
     /// A question that only the session can answer; answer with [`Outlet::answer`].
     Asked(Request, ReplyTo),
@@ -120,7 +126,7 @@ impl Outgoing {
     }
 }
 
-/// A consumer that comes back by itself. Dropped, it lets go of the connection at once.
+/// A consumer that reconnects by itself. Dropping it closes the connections at once.
 #[derive(Debug)]
 pub struct Inbox {
     events: mpsc::Receiver<InboxEvent>,
@@ -138,7 +144,8 @@ impl Outlet {
         });
     }
 
-    /// Says what the session does now. Announced if it changed; `who` is answered from the last one.
+    /// Sets what the session does now. It is announced if it changed, and `who` is answered with
+    /// the last one.
     pub fn announce(&self, presence: Presence) {
         self.presence.send_if_modified(|last| {
             let changed = last.as_ref() != Some(&presence);
@@ -189,7 +196,8 @@ impl Inbox {
         self.outlet.clone()
     }
 
-    /// Says goodbye: unsettled messages are back in the queue when this returns. Waits at most `limit`.
+    /// Closes the connections. Unsettled messages are back in the queue when this returns. Waits at
+    /// most `limit`.
     pub async fn close(mut self, limit: Duration) {
         let _ = self.closing.send(true);
         self.events.close();

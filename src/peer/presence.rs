@@ -4,7 +4,7 @@
 //! for it, to the asker's temporary queue. Pausing and the look into a session's held messages
 //! travel the same way, and therefore work from any machine.
 //!
-//! Whoever may write to the exchange can ask who is there. All else needs the property `user-id`,
+//! Every user who can write to the exchange can ask who is there. Everything else needs `user-id`,
 //! which brokers check against the login: a session obeys its own user alone. Answers carry it too
 //! and count only from the asker's own user, one a session, so nobody else answers for a session.
 
@@ -90,7 +90,7 @@ pub struct HeldMessage {
     pub line: String,
 }
 
-/// Whom a question is meant for.
+/// The sessions that a question addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionScope {
@@ -108,17 +108,17 @@ pub enum Request {
     Who,
     /// Hold messages until resumed. Answered with [`Reply::State`].
     Pause {
-        /// Whom.
+        /// The addressed sessions.
         scope: QuestionScope,
     },
     /// Deliver again. Answered with [`Reply::State`].
     Resume {
-        /// Whom.
+        /// The addressed sessions.
         scope: QuestionScope,
     },
     /// Show what is held. Answered with [`Reply::Inbox`].
     Inbox {
-        /// Whose.
+        /// The addressed sessions.
         scope: QuestionScope,
         /// Whether the messages count as read: they are acked, and will not be delivered again.
         take: bool,
@@ -126,7 +126,7 @@ pub enum Request {
     /// Let go of what is held, for good: an operator removed it. Answered with [`Reply::Inbox`],
     /// which lists what went.
     Discard {
-        /// Whose.
+        /// The addressed sessions.
         scope: QuestionScope,
         /// How it was removed.
         removal: Removal,

@@ -42,7 +42,9 @@ impl ReplyQueue {
     pub async fn next(&mut self) -> Result<ReceivedMessage, PeerError> {
         let next = tokio::select! {
             next = self.consumer.next() => next,
-            () = end_of(&self.channel) => return Err(PeerError::Lost("the connection is gone".into())),
+            () = end_of(&self.channel) => {
+                return Err(PeerError::Lost("the connection is gone".into()));
+            }
         };
         match next {
             Some(Ok(delivery)) => Ok(ReceivedMessage::new(delivery)),

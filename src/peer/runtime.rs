@@ -1,4 +1,5 @@
-//! What lapin runs on: tokio's executor and timers, with connections of any kind in the place of its TCP streams.
+//! The runtime for lapin: tokio's executor and timers, with any kind of connection in place of its
+//! TCP streams.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

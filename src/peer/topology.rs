@@ -1,4 +1,4 @@
-//! Exchanges and queues of sessions: the same on every broker, and the same as the TypeScript tool's.
+//! Exchanges and queues of sessions: the same on every broker, and those of the TypeScript tool.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -13,10 +13,10 @@ pub const EXCHANGE: &str = "claudeBroker";
 /// The fanout exchange on which sessions say who is there.
 pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
 
-/// A queue holds at most so many messages; then its oldest would be dropped.
+/// The most messages that a queue holds. Beyond that, the oldest are dropped.
 pub const MAX_LENGTH: u32 = 1000;
 
-/// What a broker tells about a queue.
+/// What a broker reports about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueState {
     /// Messages that wait, without those that a consumer has and did not settle.
@@ -36,7 +36,8 @@ pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<Queue
     })
 }
 
-/// Declares exchange and queue and binds them. [`PeerError::OtherArguments`] where the queue lives with others.
+/// Declares the exchange and the queue and binds them. Fails with [`PeerError::OtherArguments`] if
+/// the queue exists with other arguments.
 pub(super) async fn declare(
     channel: &Channel,
     queue: &SessionName,
@@ -48,7 +49,7 @@ pub(super) async fn declare(
     Ok(state)
 }
 
-/// Declares the queue without its exchange and binding: on a queue that lives, this changes nothing.
+/// Declares the queue without its exchange and binding, which does not change an existing queue.
 pub(super) async fn declare_alone(
     channel: &Channel,
     queue: &SessionName,
@@ -119,13 +120,16 @@ mod tests {
 
     #[test]
     fn the_live_ttl_is_read_from_the_brokers_words() {
-        let same = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': \
+        let same = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost \
+                    '/': \
                     received '86400000' but current is '60000'";
         assert_eq!(live_ttl_ms(same), Some(60_000));
-        let typed = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q7' in vhost '/': received \
-                     the value '1' of type 'long' but current is the value '60000' of type 'signedint'";
+        let typed = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q7' in \
+                     vhost '/': received the value '1' of type 'long' but current is the value \
+                     '60000' of type 'signedint'";
         assert_eq!(live_ttl_ms(typed), Some(60_000));
-        let none = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': \
+        let none = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost \
+                    '/': \
                     received the value '1' of type 'long' but current is none";
         assert_eq!(live_ttl_ms(none), None);
         assert_eq!(

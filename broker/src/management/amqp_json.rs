@@ -1,7 +1,9 @@
-//! Field tables as JSON and back, the way RabbitMQ's management plugin does it. Relies on field tables.
+//! Converts field tables to JSON and back, as RabbitMQ's management plugin does. Depends on field
+//! tables.
 //!
-//! From JSON, whole numbers become 64-bit ones and fractions doubles; `null` has no place in a table and is refused. To
-//! JSON, what is not UTF-8 is shown with replacement characters, and numbers that JSON lacks become text.
+//! From JSON, integers become 64-bit integers and fractions become doubles. `null` is refused,
+//! because a table cannot hold it. To JSON, invalid UTF-8 is shown with replacement characters, and
+//! numbers that JSON does not have become text.
 
 use serde_json::{Map, Number, Value as Json, json};
 

@@ -42,7 +42,7 @@ pub(super) enum SignIn {
     Socket,
 }
 
-/// A caller who is not let in. A tool is asked for a password; a browser is not, for it would
+/// A refused caller. A tool is prompted for a password, but a browser is not, because it would
 /// remember it.
 pub(super) struct Unwelcome {
     refusal: ApiError,

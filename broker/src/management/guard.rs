@@ -1,8 +1,10 @@
-//! Which requests may come in at all, before anybody asks who sent them, and the headers that go out with every answer.
+//! Checks every request before its sender is identified, and adds the security headers to every
+//! response.
 //!
-//! A page of somebody else's must not be able to reach this API through the browser of a person who can.
-//! So the `Host` must be an address or a name of this machine, which a rebound name is not; an `Origin`, where a browser
-//! sends one, must be this server's own; and the answer may not be framed, sniffed, or run anything but our own script.
+//! A foreign page must not reach this API through the browser of a signed-in user. Therefore `Host`
+//! must be an address or a name of this machine, which a rebound name is not. `Origin`, if the
+//! browser sends one, must be this server's own. The headers forbid framing, sniffing, and every
+//! script but the page's own.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -34,7 +36,7 @@ impl HttpScheme {
 #[derive(Clone, Debug)]
 pub(super) struct RequestGuard {
     pub(super) scheme: HttpScheme,
-    /// Names by which this machine may be called beside `localhost` and its addresses, in lower case.
+    /// Names of this machine in addition to `localhost` and its addresses, in lower case.
     pub(super) names: Vec<String>,
 }
 
@@ -42,9 +44,9 @@ const PROTECTION: [(HeaderName, HeaderValue); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
-             trusted-types 'none'",
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+             require-trusted-types-for 'script'; trusted-types 'none'",
         ),
     ),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
@@ -100,7 +102,8 @@ impl RequestGuard {
         Ok(text)
     }
 
-    /// A name that a foreign page cannot have: addresses cannot be rebound, `localhost` is never asked of a name server.
+    /// Whether no foreign page can have this name. Addresses cannot be rebound, and browsers do not
+    /// ask a name server for `localhost`.
     fn is_own(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,8 +1,8 @@
-//! Where connections of the management API come in: TCP with TLS or without, and the Unix socket.
+//! Accepts connections to the management API: TCP with or without TLS, and the Unix socket.
 //!
-//! Nobody keeps others out by doing nothing. A TLS handshake and the head of each request have a time limit, which also
-//! ends idle connections. At most [`STRANGERS`] connections on which nobody has signed in yet are held, and at most
-//! [`OF_ONE_USER`] of each user; one more makes the oldest of them end.
+//! Idle connections do not lock out other clients. A TLS handshake and the head of each request
+//! have a time limit, which also ends idle connections. At most [`STRANGERS`] connections without a
+//! login are open, and at most [`OF_ONE_USER`] of each user. One more ends the oldest of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// The longest head of a request, so that strangers make the broker hold little.
 const HEAD_BYTES: usize = 64 * 1024;
-/// Connections on which nobody has signed in.
+/// The limit of connections without a login.
 const STRANGERS: usize = 256;
 const OF_ONE_USER: usize = 256;
 /// Rest after a failed accept, which is mostly a lack of descriptors.
@@ -41,13 +41,14 @@ const REST: Duration = Duration::from_millis(100);
 pub(super) struct RemoteEnd {
     /// `None` on the Unix socket.
     pub(super) address: Option<SocketAddr>,
-    /// The peer runs as the same user of the machine as this broker, which the kernel says of a Unix socket.
+    /// Whether the peer runs as the same user of the machine as this broker. The kernel reports
+    /// this for a Unix socket.
     pub(super) is_same_user: bool,
     visit: Arc<ConnectionPermit>,
 }
 
 impl RemoteEnd {
-    /// Somebody has signed in on this connection.
+    /// Records the login of a user on this connection.
     pub(super) fn signed_in(&self, user: &str) {
         self.visit.visitors.promote(self.visit.id, user);
     }
@@ -134,7 +135,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What is served, and to whom it is shown.
+/// The router, and the connections that it serves.
 #[derive(Clone)]
 pub(super) struct Door {
     router: Router,

@@ -1,6 +1,6 @@
-//! Answers that cost work are made on threads of their own, so that no expression, order or number
-//! of items of a client holds up those that serve. A few are made at once, and fewer of them for one user: no
-//! user keeps the others waiting.
+//! Runs expensive requests on blocking threads, so that no expression, sort order or number of
+//! items delays the threads that serve. A few run at once, and fewer for one user, so that no user
+//! blocks the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -122,7 +122,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Work that ends when something is sent to it; it tells whether that came.
+    /// Work that ends when something is sent to it. It returns whether that arrived.
     fn blocked() -> (SyncSender<()>, impl FnOnce() -> bool + Send) {
         let (end, ended) = sync_channel(1);
         (end, move || ended.recv_timeout(LONG).is_ok())

@@ -1,10 +1,10 @@
-//! The management HTTP API, the metrics and the page, on a port of their own. The only place with
+//! The management HTTP API, the metrics and the page, on their own port. Only this module uses
 //! JSON.
 //!
-//! The paths and fields are RabbitMQ 3.10's, so its tools work; what is ours alone lies under
-//! `/api/session`, `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (does it come
-//! for us, from no foreign page), then `auth` (who is it), then its route; routes ask the broker and
-//! answer with `views`. Relies on everything below.
+//! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
+//! `/api/session`, `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (is it for
+//! this server, and not from a foreign page), then `auth` (who sends it), then its route. Routes
+//! query the broker and answer with `views`. Depends on all modules below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -90,7 +90,7 @@ pub(super) struct Api {
     started: Instant,
     sessions: Mutex<PageSessions>,
     rates: Rates,
-    /// Keeps the tap running while somebody is signed in at the page.
+    /// Keeps the tap running while a session of the page is active.
     ear: Mutex<Option<crate::tap::TapListener>>,
 }
 
@@ -142,7 +142,7 @@ impl Api {
         lock(&self.sessions)
     }
 
-    /// Opens the tap for as long as somebody is signed in, and closes it after the last one.
+    /// Opens the tap while a session of the page is active, and closes it after the last one.
     fn mind_the_tap(&self) {
         let is_wanted = self.sessions().is_anybody_in(now_ms());
         let mut ear = lock(&self.ear);

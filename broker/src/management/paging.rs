@@ -1,7 +1,8 @@
-//! `page`, `page_size`, `name`, `use_regex`, `sort`, `sort_reverse`, `columns`, `pagination` of every listing, as
-//! RabbitMQ has them.
+//! The query of every listing, as RabbitMQ has it: `page`, `page_size`, `name`, `use_regex`,
+//! `sort`, `sort_reverse`, `columns`, `pagination`.
 //!
-//! A listing comes as lean keys first; only what is shown is turned into JSON, unless the order is by a field of it.
+//! A listing starts as lean keys. Only the shown items are converted to JSON, unless they are
+//! sorted by another field than the name.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -29,14 +30,14 @@ pub(super) struct Listing {
 
 const DEFAULT_SIZE: usize = 100;
 const MOST: usize = 500;
-/// Columns that may be asked for, and names in the path of one.
+/// The limits of requested columns and of names in the path of a column.
 const COLUMNS: usize = 64;
 const DEPTH: usize = 8;
 /// Characters of a name, of a path in `sort` and of each column.
 const LONGEST: usize = 256;
-/// So many columns are looked up one by one; for more an item is rendered once.
+/// Up to this many columns are looked up one by one. For more, an item is rendered once.
 const FEW: usize = 4;
-/// How long names are matched with an expression.
+/// The time limit for matching names against an expression.
 const MATCHING: Duration = Duration::from_secs(1);
 
 /// Something that can be listed: known by name before it is rendered.
@@ -44,7 +45,8 @@ pub(super) trait Listed {
     fn name(&self) -> &str;
     fn render(&self) -> Value;
 
-    /// One field, `a.b` for the field `b` of the object in `a`, without rendering the rest where that can be.
+    /// Returns one field; `a.b` is the field `b` of the object in `a`. Does not render the rest
+    /// where possible.
     fn field(&self, path: &str) -> Option<Value> {
         field(&self.render(), path).cloned()
     }
@@ -120,7 +122,7 @@ impl Listing {
         }))
     }
 
-    /// Pages need an order; a plain list keeps the one that it came in unless another is asked for.
+    /// Sorts pages by name by default. A plain list keeps its order unless the query requests one.
     fn order<T: Listed>(&self, items: &mut [T], is_paged: bool) {
         match self.sort.as_deref() {
             Some(by) if by != "name" => {
@@ -288,7 +290,10 @@ mod tests {
     use super::Listing;
 
     fn items() -> Vec<Value> {
-        let item = |name: &str, number: i32| json!({ "name": name, "messages": number, "owner": { "name": "o", "pid": number } });
+        let item = |name: &str, number: i32| {
+            let owner = json!({ "name": "o", "pid": number });
+            json!({ "name": name, "messages": number, "owner": owner })
+        };
         vec![item("b", 5), item("Alpha", 7), item("c", 1)]
     }
 

@@ -1,7 +1,7 @@
 //! Rates of everything that is counted, from one look to the next, and the totals that outlive what
 //! was counted.
 //!
-//! Whoever looks first after [`STALE`] takes the next look; the ticker does so anyway. Relies on
+//! The first request after [`STALE`] takes the next snapshot, and so does the ticker. Depends on
 //! the broker's counters.
 
 use std::collections::{HashMap, VecDeque};

@@ -1,5 +1,5 @@
-//! What a request is refused with: a status and RabbitMQ's JSON, `{"error":…,"reason":…}`. Relies
-//! on `fault`.
+//! The response to a refused request: a status and RabbitMQ's JSON, `{"error":…,"reason":…}`.
+//! Depends on `fault`.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -54,12 +54,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", reason)
     }
 
-    /// 401 for somebody who is known but may not.
+    /// 401 for an identified user without the right.
     pub(super) fn forbidden(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorised", reason)
     }
 
-    /// 401 for nobody in particular.
+    /// 401 for a failed login.
     pub(super) fn login() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
     }
@@ -69,7 +69,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", reason)
     }
 
-    /// 500: our own trouble.
+    /// 500: an internal failure.
     pub(super) fn failed(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", reason)
     }

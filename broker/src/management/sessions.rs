@@ -1,9 +1,10 @@
-//! Who is signed in at the page: one-time tokens that a tool asks for, and the cookies that a browser gets for them.
+//! The page's sign-in state: one-time tokens for tools, and cookies for browsers.
 //!
-//! A token lives for [`TOKEN_LIFE`] in memory and is gone when it is first shown, right or wrong. A session lives for
-//! [`SESSION_LIFE_MS`] after it was last used and survives a restart of the broker: the store keeps the SHA-256 of its
-//! secret, its user and a digest of the user's password, so that another password ends it. Both are 256 random bits,
-//! bounded in number. What must be stored or forgotten is returned; time is an argument.
+//! A token lives for [`TOKEN_LIFE`] in memory and is removed at its first use. A session lives for
+//! [`SESSION_LIFE_MS`] after its last use and survives a restart of the broker: the store keeps the
+//! SHA-256 of its secret, its user, and a digest of the user's password, so that a new password
+//! ends it. Both are 256 random bits, and their number is limited for each user. Methods return
+//! what must be stored or deleted. Time is an argument.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -101,7 +102,7 @@ pub(super) fn digest(credential: Option<&Credential>) -> Vec<u8> {
 }
 
 impl PageSessions {
-    /// What a broker before this one has stored; gives what has ended since.
+    /// Restores the sessions that an earlier broker stored. Returns those that have ended since.
     pub(super) fn restore(&mut self, facts: Vec<SessionFact>, now_ms: u64) -> Vec<SessionFact> {
         let mut ended = Vec::new();
         for fact in facts {
@@ -143,7 +144,7 @@ impl PageSessions {
         Ok(token)
     }
 
-    /// Whom a token was issued for; it is gone afterwards.
+    /// Returns the user of a token and removes the token.
     pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<Arc<str>> {
         let token = self.tokens.remove(&fingerprint(token))?;
         (token.ends > now).then_some(token.user)
@@ -185,7 +186,7 @@ impl PageSessions {
         })
     }
 
-    /// Whose a cookie is; using it makes it live on.
+    /// Returns the session of a cookie and extends its life.
     pub(super) fn user(&mut self, cookie: &str, now_ms: u64) -> Option<SignedIn> {
         let id = fingerprint(cookie);
         let session = self.signed_in.get_mut(&id)?;
@@ -205,12 +206,12 @@ impl PageSessions {
         })
     }
 
-    /// Whether this session goes on.
+    /// Whether this session is active.
     pub(super) fn is_in(&self, id: &Fingerprint) -> bool {
         self.signed_in.contains_key(id)
     }
 
-    /// The cookie is worth nothing any more.
+    /// Ends the session of a cookie.
     pub(super) fn sign_out(&mut self, cookie: &str) -> Option<SessionFact> {
         self.remove(&fingerprint(cookie))
     }
@@ -220,7 +221,7 @@ impl PageSessions {
         Some(session.fact(id))
     }
 
-    /// The user is gone or has another password: so are the tokens and sessions.
+    /// Ends the tokens and sessions of a user that was deleted or has a new password.
     pub(super) fn forget(&mut self, user: &str) -> Vec<SessionFact> {
         self.tokens.retain(|_, token| &*token.user != user);
         self.take(|session| &*session.user == user)
@@ -231,7 +232,7 @@ impl PageSessions {
         over.map(|(id, session)| session.fact(&id)).collect()
     }
 
-    /// Whether somebody is signed in.
+    /// Whether any session is active.
     pub(super) fn is_anybody_in(&self, now_ms: u64) -> bool {
         let mut sessions = self.signed_in.values();
         sessions.any(|session| session.ends_ms > now_ms)

@@ -24,7 +24,7 @@ pub(super) struct InboxConnection {
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
-    /// Whether a question of another user was told of already.
+    /// Whether a question of another user was reported already.
     pub(super) has_told_of_stranger: bool,
 }
 
@@ -203,7 +203,10 @@ impl InboxConnection {
                 question = lines.questions.next() => match question {
                     Some(Ok(question)) => self.hear(&mut lines, &question).await,
                     Some(Err(error)) => return Ended::Lost(error.into()),
-                    None => return Ended::Lost(PeerError::Lost("the presence queue was deleted".into())),
+                    None => {
+                        let why = "the presence queue was deleted".into();
+                        return Ended::Lost(PeerError::Lost(why));
+                    }
                 },
                 Some(outgoing) = self.outgoing.recv() => lines.speech.say(outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&mut lines).await,

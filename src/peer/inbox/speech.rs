@@ -15,7 +15,7 @@ use crate::peer::presence::{Presence, Request};
 use crate::peer::topology::PRESENCE_EXCHANGE;
 use crate::peer::{PeerError, answered, publish};
 
-/// What the session says, and what it could not say yet.
+/// The connection, and what could not be sent yet.
 pub(super) struct Speech {
     connection: Connection,
     channel: Channel,
@@ -50,7 +50,7 @@ impl Speech {
         self.connection.status().connected()
     }
 
-    /// Says it now, or once the broker takes it.
+    /// Sends it now, or once the broker accepts it.
     pub(super) async fn say(&mut self, outgoing: Outgoing) {
         if self.unsaid.len() < OUTGOING {
             self.unsaid.push_back(outgoing);
@@ -64,7 +64,7 @@ impl Speech {
         self.catch_up().await;
     }
 
-    /// Says what waits, unless the broker takes nothing.
+    /// Sends what is queued, unless the connection is blocked.
     pub(super) async fn catch_up(&mut self) {
         // If the connection is gone, the message stream says so; the announcement is repeated on
         // attaching.
@@ -86,7 +86,7 @@ impl Speech {
         }
     }
 
-    /// Says goodbye. A connection that is blocked can only be dropped.
+    /// Closes the connection. A blocked connection can only be dropped.
     pub(super) async fn close(&mut self) {
         if self.blockage.check().is_ok() {
             let goodbye = self.connection.close(200, "the session ended".into());

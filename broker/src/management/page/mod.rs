@@ -1,6 +1,7 @@
-//! The web page at `/`: a few files in the binary, no build step, nothing from outside.
+//! The web page at `/`: a few files in the binary, with no build step and no external resources.
 //!
-//! Public as they stand: they hold nothing, and everything that they show is asked from the API by a signed-in user.
+//! The files are public and contain no data. The page requests everything that it shows from the
+//! API, as a signed-in user.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};

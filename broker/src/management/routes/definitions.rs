@@ -1,5 +1,5 @@
 //! All of the topology and the users at once, to be kept in a file. The layout is RabbitMQ's.
-//! Exclusive queues are left out, which nobody could bring back.
+//! Exclusive queues are left out, because they cannot be restored.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -53,7 +53,8 @@ fn everything(api: &Api) -> Value {
         .iter()
         .map(|vhost| {
             let labels = vhost.labels();
-            json!({ "name": &**vhost.name(), "description": labels.description, "tags": labels.tags })
+            let (description, tags) = (labels.description, labels.tags);
+            json!({ "name": &**vhost.name(), "description": description, "tags": tags })
         })
         .collect();
     for absent in [

@@ -1,4 +1,4 @@
-//! Whether the broker is well, for load balancers and monitors: 200 `{"status":"ok"}`, or 503 with the reason.
+//! Health checks for load balancers and monitors: 200 `{"status":"ok"}`, or 503 with the reason.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -110,7 +110,8 @@ async fn protocol(
     unwell("No active listener", json!({ "missing": protocol }))
 }
 
-/// Looks only: a request that any page could make a browser send must not declare queues and publish, as RabbitMQ's does.
+/// Changes nothing. RabbitMQ's declares a queue and publishes, which a request that any page can
+/// make a browser send must not do.
 async fn aliveness(
     State(api): State<SharedApi>,
     Path(vhost): Path<String>,

@@ -129,7 +129,7 @@ async fn publish(
     api.broker.end(effects);
     match routed {
         Ok(routed) => Ok(Json(json!({ "routed": routed }))),
-        // RabbitMQ publishes over a connection of its own and tells what that was closed with.
+        // RabbitMQ publishes over its own connection and reports why that was closed.
         Err(fault) if fault.code == ReplyCode::NotFound => Err(ApiError::bad(fault.to_string())),
         Err(fault) => Err(fault.into()),
     }

@@ -212,7 +212,7 @@ fn counted(api: &Api) -> [Sample; 14] {
     ]
 }
 
-/// What is told of each queue: name, type, meaning, and where it stands in a snapshot.
+/// A metric of each queue: name, type, help text, and its value in a snapshot.
 type QueueFamily = (
     &'static str,
     &'static str,

@@ -15,7 +15,7 @@ pub(super) fn document(routes: &[Described]) -> Value {
         "info": {
             "title": "cbroker management API",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "The paths and fields of RabbitMQ's management API, as far as cbroker has what they speak of.",
+            "description": "The paths and fields of RabbitMQ's management API that cbroker has.",
         },
         "security": [{ "basic": [] }, { "cookie": [] }],
         "components": {
@@ -37,7 +37,10 @@ pub(super) fn document(routes: &[Described]) -> Value {
 
 fn operation(route: &Described) -> Value {
     let parameters: Vec<Value> = names(route.path)
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .map(|name| {
+            let schema = json!({ "type": "string" });
+            json!({ "name": name, "in": "path", "required": true, "schema": schema })
+        })
         .collect();
     json!({
         "summary": route.summary,
@@ -46,7 +49,9 @@ fn operation(route: &Described) -> Value {
             "2XX": { "description": "done" },
             "4XX": {
                 "description": "refused",
-                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Refusal" } } },
+                "content": {
+                    "application/json": { "schema": { "$ref": "#/components/schemas/Refusal" } },
+                },
             },
         },
     })

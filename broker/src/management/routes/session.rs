@@ -55,9 +55,11 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
         .sessions()
         .issue(&caller.name, Instant::now())
         .map_err(no_randomness)?;
-    Ok(Json(
-        json!({ "token": token, "expires_in": TOKEN_LIFE.as_secs(), "path": format!("/#token={token}") }),
-    ))
+    Ok(Json(json!({
+        "token": token,
+        "expires_in": TOKEN_LIFE.as_secs(),
+        "path": format!("/#token={token}"),
+    })))
 }
 
 #[derive(Deserialize)]

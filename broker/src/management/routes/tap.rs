@@ -1,9 +1,9 @@
-//! The tap as server-sent events: what was seen lately, then everything as it happens.
+//! The tap as server-sent events: recent events first, then new ones as they happen.
 //!
-//! Two kinds of event: `seen`, an array of lines, and `missed`, how many went by while this listener was too slow.
-//! Lines of vhosts that the caller may not enter are left out, and a body is shown to those alone who may read a queue
-//! that the message went to. The stream ends when the caller loses its tag, its password or its session. Nothing here
-//! knows an envelope.
+//! There are two kinds of event: `seen`, an array of lines, and `missed`, the number of lines that
+//! this listener was too slow for. Lines of vhosts that the caller cannot enter are left out. A
+//! body is shown only to callers who can read a queue that the message went to. The stream ends
+//! when the caller loses its tag, its password or its session. This module knows no envelope.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -111,8 +111,8 @@ impl Tapping {
     }
 }
 
-/// Whether the caller could have had the message from a queue. One that went to no queue belongs to those who could have
-/// bound one to its exchange.
+/// Whether the caller can read the message from a queue. A message that went to no queue belongs to
+/// those who could have bound a queue to its exchange.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
     match &seen.queue {

@@ -217,7 +217,7 @@ pub(super) fn prepare(
     let known = read(&api.broker.users).get(name).cloned();
     let known = known.and_then(|user| user.password);
     let password = match (known, &wanted.password) {
-        // The password that the user has already: nobody is signed out for it.
+        // The same password again does not sign the user out.
         (Some(known), Some(same)) if known.scram.is_some() && known.hash.is_of(same.as_bytes()) => {
             Some(known)
         }

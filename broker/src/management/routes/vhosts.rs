@@ -135,7 +135,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Makes a vhost and lets its maker in, or gives the one that is there these labels.
+/// Creates a vhost and permits its creator to enter, or sets the labels of an existing one.
 pub(super) fn put(
     api: &Api,
     caller: &Caller,

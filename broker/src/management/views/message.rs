@@ -161,8 +161,9 @@ mod tests {
     #[test]
     fn every_property_survives_the_way_there_and_back() {
         let all = json!({
-            "content_type": "text/plain", "content_encoding": "gzip", "headers": { "a": 1 }, "delivery_mode": 2,
-            "priority": 5, "correlation_id": "c", "reply_to": "r", "expiration": "100", "message_id": "m",
+            "content_type": "text/plain", "content_encoding": "gzip", "headers": { "a": 1 },
+            "delivery_mode": 2, "priority": 5, "correlation_id": "c", "reply_to": "r",
+            "expiration": "100", "message_id": "m",
             "timestamp": 7, "type": "t", "user_id": "ada", "app_id": "p", "cluster_id": "k",
         });
         assert_eq!(properties(&properties_from_json(&all, "ada").unwrap()), all);

@@ -88,7 +88,10 @@ fn object_totals(api: &Api) -> Value {
 fn listeners(api: &Api) -> Vec<Value> {
     let shown = |listening: &Listening| {
         let (address, port) = (listening.address.ip().to_string(), listening.address.port());
-        json!({ "node": api.node, "protocol": listening.protocol, "ip_address": address, "port": port, "socket_opts": {} })
+        json!({
+            "node": api.node, "protocol": listening.protocol, "ip_address": address,
+            "port": port, "socket_opts": {},
+        })
     };
     api.about.listening.iter().map(shown).collect()
 }
@@ -100,8 +103,12 @@ fn contexts(api: &Api) -> Vec<Value> {
         .iter()
         .filter(|listening| listening.protocol.starts_with("http"));
     let shown = http.map(|listening| {
-        let (address, port) = (listening.address.ip().to_string(), listening.address.port().to_string());
-        json!({ "node": api.node, "description": "cbroker management", "path": "/", "ip": address, "port": port })
+        let address = listening.address.ip().to_string();
+        let port = listening.address.port().to_string();
+        json!({
+            "node": api.node, "description": "cbroker management", "path": "/",
+            "ip": address, "port": port,
+        })
     });
     shown.collect()
 }

@@ -206,7 +206,7 @@ impl BindingView {
         }
     }
 
-    /// What tells bindings of the same two ends apart: the key in a form that paths can hold, and a
+    /// What distinguishes bindings of the same two ends: the key in a form for paths, and a
     /// hash of the arguments.
     pub(in crate::management) fn properties_key(&self) -> String {
         match (self.key.as_slice(), self.arguments.is_empty()) {
@@ -313,9 +313,11 @@ pub(in crate::management) fn vhost(api: &Api, vhost: &Vhost) -> Value {
 /// A user, password hash included: this is for administrators.
 pub(in crate::management) fn user(name: &str, user: &User) -> Value {
     let tags: Vec<_> = user.tags.iter().map(|tag| &tag.0).collect();
+    let password = user.password.as_ref();
+    let hash = password.map(|password| password.hash.to_base64());
     json!({
         "name": name,
-        "password_hash": user.password.as_ref().map(|password| password.hash.to_base64()).unwrap_or_default(),
+        "password_hash": hash.unwrap_or_default(),
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": tags,
         "limits": {},

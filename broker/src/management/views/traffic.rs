@@ -79,7 +79,9 @@ pub(in crate::management) fn channel(
         "user": session.map(|session| &*session.user),
         "user_who_performed_action": session.map(|session| &*session.user),
         "vhost": session.map(|session| &*session.vhost),
-        "connection_details": { "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port },
+        "connection_details": {
+            "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port,
+        },
         "confirm": channel.is_confirming.load(Relaxed),
         "transactional": channel.is_transactional.load(Relaxed),
         "consumer_count": channel.consumers.load(Relaxed),
