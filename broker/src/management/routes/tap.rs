@@ -26,8 +26,9 @@ use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapListener, What};
 use crate::users::Operation;
 
-/// Lines in one event at most.
-const BATCH: usize = 200;
+/// Lines in one event at most. Each may carry 4 KiB of a body, and forty taps that begin at once keep
+/// others waiting for forty events.
+const BATCH: usize = 16;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.get(
@@ -71,6 +72,8 @@ async fn listen(
 impl Tapping {
     /// The next event; `None` when the caller may listen no more.
     async fn next(&mut self) -> Option<Event> {
+        // One event a turn: others go first.
+        tokio::task::yield_now().await;
         loop {
             match self.listener.take(BATCH) {
                 Batch::Missed(count) => {
