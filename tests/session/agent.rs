@@ -17,7 +17,7 @@
 //! | `lost`, `swallow` | swallows the first Enter of each prompt, or the first paste |
 //! | `late` | starts after a second |
 //! | `forgetful` | writes no transcript |
-//! | `deaf` | takes a prompt and does nothing with it |
+//! | `deaf` | takes a prompt, or what came without a key, and does nothing with it |
 //! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE` |
 //! | `stops` | at a turn's end the frame says for a while "esc to interrupt" |
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
@@ -28,6 +28,7 @@
 
 mod draw;
 mod elsewhere;
+pub(crate) mod gemini;
 mod hooks;
 mod inbox;
 mod input;
@@ -133,6 +134,8 @@ struct Agent {
     is_stopped: bool,
     /// The last frame of a turn still stands.
     stops: bool,
+    /// Rows and columns that were drawn last.
+    window: (usize, usize),
     quirks: Quirks,
     swallowed: bool,
     swallowed_paste: bool,
@@ -155,6 +158,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let quirks = Quirks::of_environment();
     let (tell, hear) = sync_channel(1024);
     let mut agent = Agent::new(arguments, &stage, &tell, quirks, log);
+    agent.note(&format!("process {}", std::process::id()));
     agent.note(&format!("arguments {arguments:?}"));
     sink::raw();
     let pause = agent.quirks.has("pause");
@@ -230,6 +234,7 @@ impl Agent {
             spare: None,
             is_stopped: false,
             stops: false,
+            window: (0, 0),
             quirks,
             swallowed: false,
             swallowed_paste: false,
@@ -352,7 +357,10 @@ impl Agent {
             }
             Key::Left if self.box_text.is_empty() => self.leave(),
             Key::Left => {}
-            Key::Down => self.downs = downs + 1,
+            Key::Down => {
+                self.downs = downs + 1;
+                self.note("down");
+            }
             Key::Enter if downs > 1 && self.box_text.is_empty() => self.view = View::Subagent,
             Key::Enter => return self.enter(),
             Key::Stop => {

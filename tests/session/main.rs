@@ -47,10 +47,12 @@ mod brake;
 mod child_env;
 mod claude;
 mod delivery;
+mod faults;
 mod hooks;
 mod inbox;
 mod launchers;
 mod passthrough;
+mod plugin;
 mod removal;
 mod runner;
 mod signals;
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
     }
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("claude") => agent::run(&arguments),
+        Some("gemini") => agent::gemini::run(),
         Some("sink") => sink::run(&arguments),
         _ => {
             signals::restore_defaults();
@@ -81,8 +84,10 @@ fn main() -> ExitCode {
                     brake::TESTS,
                     claude::TESTS,
                     child_env::TESTS,
+                    faults::TESTS,
                     hooks::TESTS,
                     inbox::TESTS,
+                    plugin::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
                     starting::TESTS,

@@ -12,7 +12,11 @@ const RULE_WIDTH: usize = 80;
 const PLACEHOLDER_FROM: usize = 800;
 
 impl Agent {
-    pub(super) fn draw(&self) {
+    pub(super) fn draw(&mut self) {
+        let window = size();
+        if window != std::mem::replace(&mut self.window, window) {
+            self.note(&format!("window {} {}", window.0, window.1));
+        }
         let rule = "─".repeat(RULE_WIDTH);
         let mut out = String::from("\x1b[?2026h\x1b[H\x1b[2J");
         for line in self.history.iter().rev().take(3).rev() {
@@ -64,8 +68,8 @@ impl Agent {
         sink::say(&out);
     }
 
-    fn draw_box(&self, out: &mut String, placeholder: &str, footer: &str) {
-        let (rows, columns) = size();
+    fn draw_box(&mut self, out: &mut String, placeholder: &str, footer: &str) {
+        let (rows, columns) = self.window;
         let mark = if self.is_shell { '!' } else { '❯' };
         let lines = if self.box_text.len() > PLACEHOLDER_FROM {
             vec!["[Pasted text #1]".to_owned()]
@@ -75,6 +79,9 @@ impl Agent {
         // The box grows to about a quarter of the window, and then shows the end of its text.
         let room = (rows / 4).max(2);
         let hidden = lines.len().saturating_sub(room);
+        if hidden > 0 {
+            self.note("scrolled");
+        }
         let rule = "─".repeat(RULE_WIDTH.min(columns));
         let _infallible = match hidden {
             0 => write!(out, "{rule}\r\n{mark} "),

@@ -99,6 +99,9 @@ impl Agent {
         let Some((source, text)) = self.waiting.pop_front() else {
             return;
         };
+        if self.quirks.has("deaf") {
+            return self.note(&format!("took {text}"));
+        }
         if matches!(source, Source::Inbox { .. }) {
             self.hooks.dequeue();
         }

@@ -1,0 +1,241 @@
+//! Faults that were seen with real agents, each as it happened: the name says what must not happen
+//! again.
+
+use cbroker::wrap::monitor::Report;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_log};
+use crate::stage::{Stage, exists, wait_for};
+
+crate::tests![
+    no_message_starts_a_session_in_the_agents_view,
+    no_message_goes_to_a_subagent_that_is_viewed,
+    no_text_stays_in_a_box_that_is_too_small_for_it,
+    no_key_is_submitted_with_a_message_that_a_paused_agent_has_not_read,
+    no_key_that_is_not_drawn_yet_is_submitted_with_a_message,
+    no_message_comes_twice_because_a_menu_stays_open,
+    no_text_that_an_unready_agent_ignored_is_acked,
+    no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy,
+    no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter,
+    no_message_is_lost_with_an_agent_that_is_killed_after_its_enter,
+    no_session_stays_busy_after_a_last_frame_that_says_so,
+    no_open_dialog_is_told_as_busy,
+];
+
+const KEYBOARD: [&str; 2] = ["--delivery", "pty"];
+
+/// Ends the agent's process without a word.
+fn kill_agent(stage: &Stage) {
+    let lines = log_lines(stage, "process");
+    let pid = lines.last().unwrap().split(' ').nth(1).unwrap();
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The agent wrote no line that begins so.
+fn none(stage: &Stage, word: &str) {
+    assert_eq!(log_lines(stage, word), Vec::<String>::new());
+}
+
+fn no_message_starts_a_session_in_the_agents_view() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &KEYBOARD, "");
+    terminal.keys(b"\x1b[D");
+    terminal.wait_for_screen("describe a task for a new session");
+    stage.send("peer", "for the main prompt", &[]);
+    wait_for_hold(&stage, "needs you: another view");
+    assert!(stage.says(&["list"]).contains("needs you: another view"));
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "submitted [cbroker peer message");
+    none(&stage, "new session");
+}
+
+fn no_message_goes_to_a_subagent_that_is_viewed() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &KEYBOARD, "");
+    for downs in 1..=2 {
+        terminal.keys(b"\x1b[B");
+        wait_for("the key to be read", || {
+            log_lines(&stage, "down").len() == downs
+        });
+    }
+    terminal.keys(b"\r");
+    terminal.wait_for_screen("Message @general-purpose");
+    stage.send("peer", "for the main prompt", &[]);
+    wait_for_hold(&stage, "needs you: another view");
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "submitted [cbroker peer message");
+    none(&stage, "to the subagent");
+}
+
+fn no_text_stays_in_a_box_that_is_too_small_for_it() {
+    for (rows, columns) in [(24, 80), (16, 60), (11, 80)] {
+        let stage = Stage::new();
+        let terminal = ready(&stage, &KEYBOARD, "");
+        terminal.resize(rows, columns);
+        let drawn = format!("window {rows} {columns}");
+        wait_for("a frame of that size", || {
+            terminal.keys(b"\x1b[A");
+            stage.text("agent.log").contains(&drawn)
+        });
+        for length in [300, 450, 560, 790] {
+            let text = format!("of{length} {}", "words ".repeat(length / 6));
+            let said = stage.send("peer", &text, &["--wait"]);
+            assert!(said.contains("delivered (keyboard)"), "{said}");
+        }
+        assert_eq!(log_lines(&stage, "submitted").len(), 4);
+        if rows == 24 {
+            none(&stage, "scrolled");
+        }
+    }
+}
+
+fn no_key_is_submitted_with_a_message_that_a_paused_agent_has_not_read() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &KEYBOARD, "pause");
+    stage.send("peer", "first", &[]);
+    wait_for("the pause", || exists(&stage.path("paused")));
+    terminal.keys(b"mine");
+    wait_for_log(&stage, "submitted");
+    terminal.wait_for_screen("❯ mine");
+    let submitted = log_lines(&stage, "submitted");
+    assert_eq!(submitted.len(), 1, "{submitted:?}");
+    assert!(submitted[0].ends_with("] first [end]"), "{submitted:?}");
+}
+
+fn no_key_that_is_not_drawn_yet_is_submitted_with_a_message() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &KEYBOARD, "sluggish");
+    terminal.keys(b"mine");
+    wait_for_log(&stage, "reads keys");
+    stage.send("peer", "alone", &[]);
+    terminal.wait_for_screen("❯ mine");
+    wait_for_hold(&stage, "draft");
+    none(&stage, "submitted");
+    terminal.keys(b"\x15");
+    wait_for_log(&stage, "submitted");
+    let submitted = log_lines(&stage, "submitted");
+    assert_eq!(submitted.len(), 1, "{submitted:?}");
+    assert!(
+        submitted[0].starts_with("submitted [cbroker peer"),
+        "{submitted:?}"
+    );
+    assert!(submitted[0].ends_with("] alone [end]"), "{submitted:?}");
+}
+
+fn no_message_comes_twice_because_a_menu_stays_open() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    terminal.submit("/model");
+    terminal.wait_for_screen("Select model");
+    // Longer than the hook's text was waited for.
+    let command = "send --to peer -m once --wait --timeout 7";
+    let words: Vec<&str> = command.split(' ').collect();
+    let sent = stage.cbroker(&words).output().unwrap();
+    assert_eq!(sent.status.code(), Some(4), "{sent:?}");
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "reminder [cbroker peer message");
+    let said = stage.send("peer", "afterwards", &["--wait"]);
+    assert!(said.contains("delivered"), "{said}");
+    let log = stage.text("agent.log");
+    assert_eq!(
+        log.matches("] once [end]").count(),
+        2,
+        "accepted and read: {log}"
+    );
+    assert!(!log.contains("(possible repeat) once"), "{log}");
+}
+
+fn no_text_that_an_unready_agent_ignored_is_acked() {
+    let stage = Stage::new();
+    stage.send("peer", "too early", &[]);
+    let terminal = stage.wrap(&[], &["gemini"]);
+    wait_for_hold(&stage, "your input box holds a message");
+    assert!(stage.says(&["list"]).contains(" stuck"));
+    none(&stage, "submitted");
+    std::fs::write(stage.path("go"), "").unwrap();
+    terminal.keys(b"\r");
+    wait_for_log(&stage, "(possible repeat) too early [end]");
+    wait_for("its proof", || {
+        stage.text("home/logs/peer.log").contains("delivered ")
+    });
+    wait_for("the end of the state", || {
+        stage.says(&["list"]).contains(" idle")
+    });
+}
+
+fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {
+    for (options, quirks) in [(&KEYBOARD[..], "refuse"), (&[], "refuse plugin")] {
+        let stage = Stage::new();
+        let _terminal = ready(&stage, options, quirks);
+        stage.send("peer", "REFUSE this", &[]);
+        wait_for_hold(&stage, "your agent refused it");
+        wait_for("the agent at rest", || {
+            stage.says(&["list"]).contains(" idle")
+        });
+        let said = stage.send("peer", "take this", &["--wait"]);
+        assert!(said.contains("delivered"), "{said}");
+        assert!(stage.says(&["inbox", "peer"]).contains("REFUSE this"));
+        none(
+            &stage,
+            "submitted [cbroker peer message from=tester id=REFUSE",
+        );
+    }
+}
+
+fn no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter() {
+    let stage = Stage::new();
+    let mut terminal = ready(&stage, &KEYBOARD, "deaf");
+    terminal.wait_for_start();
+    stage.send("peer", "not read", &[]);
+    wait_for_log(&stage, "took [cbroker");
+    terminal.signal(Signal::KILL);
+    wait_for("the message in its queue", || stage.waiting("peer") == 1);
+    let _terminal = claude(&stage, &KEYBOARD, "");
+    wait_for_log(&stage, "] (possible repeat) not read [end]");
+}
+
+fn no_message_is_lost_with_an_agent_that_is_killed_after_its_enter() {
+    for (options, quirks, taken) in [
+        (&KEYBOARD[..], "deaf", "took [cbroker"),
+        (&[], "plugin forgetful", "plugin [cbroker"),
+        (&["--delivery", "inbox"], "inbox deaf", "took [cbroker"),
+    ] {
+        let stage = Stage::new();
+        let mut terminal = ready(&stage, options, quirks);
+        stage.send("peer", "not read", &[]);
+        wait_for_log(&stage, taken);
+        kill_agent(&stage);
+        let end = terminal.wait_for_end();
+        assert_eq!(end, Report::Exited(128 + 9), "{quirks}");
+        wait_for("the message in its queue", || {
+            stage.consumers("peer") == 0 && stage.waiting("peer") == 1
+        });
+        let _terminal = claude(&stage, &KEYBOARD, "");
+        wait_for_log(&stage, "] (possible repeat) not read [end]");
+    }
+}
+
+fn no_session_stays_busy_after_a_last_frame_that_says_so() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "stops");
+    terminal.submit("hello");
+    stage.wait_for_presence(|| {}, |said| said["state"] == "idle");
+    wait_for_log(&stage, "turn ended");
+    wait_for("the state", || stage.says(&["list"]).contains(" idle"));
+}
+
+fn no_open_dialog_is_told_as_busy() {
+    let stage = Stage::new();
+    let terminal = ready(&stage, &[], "");
+    terminal.submit("please ASK{something}");
+    terminal.wait_for_screen("Do you want to proceed?");
+    wait_for("the state", || {
+        stage
+            .says(&["list"])
+            .contains("needs you: permission for Bash")
+    });
+    terminal.keys(b"\x1b");
+    wait_for_log(&stage, "rejected");
+    wait_for("the state", || stage.says(&["list"]).contains(" idle"));
+}
