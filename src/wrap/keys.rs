@@ -37,8 +37,10 @@ enum Place {
     Function,
     /// The three bytes after `ESC [ M`.
     OldMouse(u8),
-    /// `ESC ]`, `ESC P` or `ESC _`, and nothing yet behind it.
-    AnswerBegins,
+    /// `ESC ]`, `ESC P` or `ESC _`, and nothing yet behind it: which.
+    AnswerBegins(u8),
+    /// The same at the end of a read: Alt with a key, or an answer that is cut there.
+    AnswerCut(u8),
     /// A string that began so: an answer. Ends with BEL or `ESC \`.
     Answer,
     AnswerEscape,
@@ -60,7 +62,11 @@ impl Keys {
     /// The presses in `bytes`; empty when all of it was the terminal's own.
     pub fn read(&mut self, bytes: &[u8]) -> Vec<Press> {
         let mut presses = Vec::new();
-        for &byte in bytes {
+        let rest = self.rest_of_answer(bytes);
+        if rest > 0 {
+            self.place = Place::Ground;
+        }
+        for &byte in &bytes[rest..] {
             if let Some(press) = self.step(byte) {
                 join(&mut presses, press);
             }
@@ -73,8 +79,8 @@ impl Keys {
             }
             // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer, it would hide all that
             // the person types from here on.
-            Place::AnswerBegins => {
-                self.place = Place::Ground;
+            Place::AnswerBegins(kind) => {
+                self.place = Place::AnswerCut(kind);
                 join(&mut presses, Press::Other);
             }
             _ => {}
@@ -91,12 +97,41 @@ impl Keys {
         ahead.read(bytes).is_empty() && ahead.place == Place::Ground
     }
 
+    /// How many of these bytes end an answer whose beginning came alone. Only a whole rest in the
+    /// form that terminals answer in counts, so that nothing that a person types is hidden.
+    fn rest_of_answer(&self, bytes: &[u8]) -> usize {
+        let (kind, begun) = match (self.place, bytes) {
+            (Place::AnswerCut(kind), _) => (kind, 0),
+            (Place::EscapeKey, [kind @ (b']' | b'P' | b'_'), ..]) => (*kind, 1),
+            _ => return 0,
+        };
+        let rest = &bytes[begun..];
+        let has_form = match kind {
+            b']' => {
+                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                digits > 0 && rest.get(digits) == Some(&b';')
+            }
+            b'P' => matches!(
+                rest,
+                [b'>', b'|', ..] | [b'0' | b'1', b'$' | b'+', b'r', ..]
+            ),
+            _ => rest.first() == Some(&b'G'),
+        };
+        let end = rest.iter().position(|&byte| byte < 0x20);
+        let length = match end.map(|end| (end, &rest[end..])) {
+            Some((end, [0x07, ..])) => end + 1,
+            Some((end, [0x1b, b'\\', ..])) => end + 2,
+            _ => return 0,
+        };
+        if has_form { begun + length } else { 0 }
+    }
+
     fn step(&mut self, byte: u8) -> Option<Press> {
         match self.place {
             Place::Ground => self.ground(byte),
             Place::Escape => self.escape(byte),
             Place::EscapeKey if matches!(byte, b'[' | b'O') => self.escape(byte),
-            Place::EscapeKey => {
+            Place::EscapeKey | Place::AnswerCut(_) => {
                 self.place = Place::Ground;
                 self.ground(byte)
             }
@@ -117,7 +152,7 @@ impl Keys {
                 };
                 None
             }
-            Place::AnswerBegins | Place::Answer => {
+            Place::AnswerBegins(_) | Place::Answer => {
                 self.place = Place::Answer;
                 match byte {
                     0x07 => self.place = Place::Ground,
@@ -168,7 +203,7 @@ impl Keys {
                 None
             }
             b']' | b'P' | b'_' => {
-                self.place = Place::AnswerBegins;
+                self.place = Place::AnswerBegins(byte);
                 None
             }
             0x1b => {
@@ -378,6 +413,37 @@ mod tests {
             let mut keys = Keys::default();
             assert_eq!(keys.read(&answer[..cut]), []);
             assert_eq!(keys.read(&answer[cut..]), []);
+        }
+    }
+
+    #[test]
+    fn an_answer_cut_behind_its_first_bytes_leaves_no_draft() {
+        // The rest of it counted as a person's text: the message waited for a draft that was none.
+        for answer in [
+            &b"\x1b]11;rgb:0000/0000/0000\x07"[..],
+            b"\x1b]11;rgb:0000/0000/0000\x1b\\",
+            b"\x1bP>|xterm(354)\x1b\\",
+            b"\x1bP1$r0m\x1b\\",
+            b"\x1b_Gi=31;OK\x1b\\",
+        ] {
+            for cut in 1..answer.len() {
+                let mut keys = Keys::default();
+                let mut presses = keys.read(&answer[..cut]);
+                presses.extend(keys.read(&answer[cut..]));
+                let is_text = |press: &Press| !matches!(press, Press::Escape | Press::Other);
+                assert!(
+                    !presses.iter().any(is_text),
+                    "{} | {}: {presses:?}",
+                    answer[..cut].escape_ascii(),
+                    answer[cut..].escape_ascii()
+                );
+                assert_eq!(
+                    keys.read(b"x"),
+                    [Press::Text(1)],
+                    "{}",
+                    answer.escape_ascii()
+                );
+            }
         }
     }
 
