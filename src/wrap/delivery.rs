@@ -69,6 +69,9 @@ impl Mode {
 pub enum Step {
     /// Sync the intent to deliver these to disk, then say [`Deliveries::noted`].
     Note(Vec<MessageKey>),
+    /// Note on disk that the agent certainly has none of these messages, by their identities: they
+    /// only waited.
+    Withdraw(Vec<String>),
     /// Move the text of this message to a file, then say [`Deliveries::moved_to_file`].
     ToFile(MessageKey),
     /// Give the submission to this way, and say [`Deliveries::not_handed`] if it does not take it.

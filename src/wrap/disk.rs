@@ -35,6 +35,8 @@ pub(super) enum Job {
     Look(MessageKey, String),
     /// These are about to be handed over.
     Intend(Vec<String>),
+    /// The intent to hand these over led to nothing.
+    Withdraw(Vec<String>),
     /// These are in the model's context.
     Done(Vec<(MessageKey, String)>),
     /// This is no message.
@@ -171,6 +173,7 @@ impl Worker {
                 self.persist(|log| log.intend(&ids))?;
                 Fact::Intended
             }
+            Job::Withdraw(ids) => return self.persist(|log| log.withdraw(&ids)),
             Job::Done(delivered) => {
                 let (keys, ids): (Vec<MessageKey>, Vec<String>) = delivered.into_iter().unzip();
                 self.persist(|log| log.done(&ids))?;

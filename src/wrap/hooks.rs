@@ -48,6 +48,8 @@ pub(super) enum Told {
     WaiterGone(u64),
     /// The submission stands in the transcript as read by the model.
     InContext(u64),
+    /// A hook of the person's refused the submission.
+    Refused(u64),
     /// The waiter was gone before it had the submission.
     NotTaken(u64),
     /// The waiter had it, and the transcript never said that the agent accepted it.

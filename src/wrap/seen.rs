@@ -1,9 +1,11 @@
 //! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor repeats.
 //!
-//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before the ack. `done` is never
-//! injected again on this machine; `intent` alone is, marked as a possible repetition. The same id with another sender or
-//! body is another message under a used id, and must not make the first one's fate its own. Two wraps of one name share the file and
-//! lock it; each reads what the other appended before it answers.
+//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before the
+//! ack; `withdrawn …` says that an intent led to nothing. `done` is never injected again on this
+//! machine; `intent` alone is, marked as a possible repetition. The same id with another sender or
+//! body is another message under a used id, and must not make the first one's fate its own. Two
+//! wraps of one name share the file and lock it; each reads what the other appended before it
+//! answers.
 //!
 //! Relies on the standard library.
 
@@ -83,6 +85,11 @@ impl SeenLog {
         self.append("intent", ids)
     }
 
+    /// None of them was handed over, or all were certainly not taken: forget the intent.
+    pub(super) fn withdraw(&mut self, ids: &[String]) -> io::Result<()> {
+        self.append("withdrawn", ids)
+    }
+
     /// Their Enter was written. On disk when this returns.
     pub(super) fn done(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("done", ids)
@@ -147,6 +154,7 @@ impl SeenLog {
             match line.split_once(' ') {
                 Some(("intent", id)) => self.learn(id, Seen::Intended),
                 Some(("done", id)) => self.learn(id, Seen::Done),
+                Some(("withdrawn", id)) => self.learn(id, Seen::Never),
                 _ => {}
             }
         }
@@ -183,10 +191,10 @@ impl SeenLog {
             let Some((rest, seen)) = self.known.get(id) else {
                 continue;
             };
-            let word = if *seen == Seen::Done {
-                "done"
-            } else {
-                "intent"
+            let word = match seen {
+                Seen::Done => "done",
+                Seen::Intended => "intent",
+                Seen::Never | Seen::OtherContent => "withdrawn",
             };
             let _infallible = writeln!(text, "{word} {id} {rest}");
         }
@@ -242,6 +250,22 @@ mod tests {
         assert_eq!(log.look("a").unwrap(), Seen::Done);
         assert_eq!(log.look("b").unwrap(), Seen::Intended);
         assert_eq!(log.look("c").unwrap(), Seen::Never);
+    }
+
+    #[test]
+    fn an_intent_that_led_to_nothing_is_forgotten_and_what_is_done_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.intend(&ids(&["a", "b"])).unwrap();
+        log.done(&ids(&["b"])).unwrap();
+        log.withdraw(&ids(&["a", "b"])).unwrap();
+        assert_eq!(log.look("a").unwrap(), Seen::Never);
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        assert_eq!(log.look("a").unwrap(), Seen::Never);
+        assert_eq!(log.look("b").unwrap(), Seen::Done);
+        log.intend(&ids(&["a"])).unwrap();
+        assert_eq!(log.look("a").unwrap(), Seen::Intended);
     }
 
     #[test]

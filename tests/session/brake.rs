@@ -125,7 +125,8 @@ fn what_a_session_sends_counts_the_messages_since_a_person_spoke() {
     let stage = Stage::new();
     // The program answers when it is told to: a real one takes longer than the disk.
     let script = "echo ready; while read -r line; do \
-                  until rm $STAGE/go; do sleep 0.02; done 2> /dev/null; cbroker send --to other -m \"$line\"; done";
+                  until rm $STAGE/go; do sleep 0.02; done 2> /dev/null; \
+                  until cbroker send --to other -m \"$line\"; do [ $? = 3 ] || break; done; done";
     let terminal = stage.wrap(&["--delivery", "pty"], &["sh", "-c", script]);
     terminal.wait_for("ready");
     let answer = |noted: &str| {

@@ -20,6 +20,8 @@ crate::tests![
     no_message_is_lost_with_an_agent_that_is_killed_after_its_enter,
     no_session_stays_busy_after_a_last_frame_that_says_so,
     no_open_dialog_is_told_as_busy,
+    no_message_that_only_waited_is_marked_as_a_repeat,
+    no_answer_of_the_terminal_that_is_cut_holds_a_message,
 ];
 
 const KEYBOARD: [&str; 2] = ["--delivery", "pty"];
@@ -30,6 +32,14 @@ fn kill_agent(stage: &Stage) {
     let pid = lines.last().unwrap().split(' ').nth(1).unwrap();
     let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The agent has a message, and nothing proves that its model has it.
+fn wait_for_hand_over(stage: &Stage) {
+    wait_for("the hand-over", || {
+        let inbox = stage.says(&["--json", "inbox", "peer"]);
+        inbox.contains("handed over")
+    });
 }
 
 /// The agent wrote no line that begins so.
@@ -165,7 +175,11 @@ fn no_text_that_an_unready_agent_ignored_is_acked() {
 }
 
 fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {
-    for (options, quirks) in [(&KEYBOARD[..], "refuse"), (&[], "refuse plugin")] {
+    for (options, quirks) in [
+        (&KEYBOARD[..], "refuse"),
+        (&[], "refuse"),
+        (&[], "refuse plugin"),
+    ] {
         let stage = Stage::new();
         let _terminal = ready(&stage, options, quirks);
         stage.send("peer", "REFUSE this", &[]);
@@ -189,6 +203,7 @@ fn no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter() {
     terminal.wait_for_start();
     stage.send("peer", "not read", &[]);
     wait_for_log(&stage, "took [cbroker");
+    wait_for_hand_over(&stage);
     terminal.signal(Signal::KILL);
     wait_for("the message in its queue", || stage.waiting("peer") == 1);
     let _terminal = claude(&stage, &KEYBOARD, "");
@@ -205,6 +220,7 @@ fn no_message_is_lost_with_an_agent_that_is_killed_after_its_enter() {
         let mut terminal = ready(&stage, options, quirks);
         stage.send("peer", "not read", &[]);
         wait_for_log(&stage, taken);
+        wait_for_hand_over(&stage);
         kill_agent(&stage);
         let end = terminal.wait_for_end();
         assert_eq!(end, Report::Exited(128 + 9), "{quirks}");
@@ -238,4 +254,45 @@ fn no_open_dialog_is_told_as_busy() {
     terminal.keys(b"\x1b");
     wait_for_log(&stage, "rejected");
     wait_for("the state", || stage.says(&["list"]).contains(" idle"));
+}
+
+fn no_message_that_only_waited_is_marked_as_a_repeat() {
+    // The intent to hand it over was on disk, and what became of that was not.
+    let stage = Stage::new();
+    let terminal = ready(&stage, &["--delivery", "plugin"], "plugin");
+    terminal.submit("work SLOW100");
+    wait_for_log(&stage, "submitted work");
+    stage.send("peer", "not read", &[]);
+    wait_for_log(&stage, "asked to submit [cbroker");
+    terminal.keys(b"\x1b");
+    wait_for_hold(&stage, "you pressed Escape");
+    terminal.close();
+    wait_for("the message in its queue", || {
+        stage.consumers("peer") == 0 && stage.waiting("peer") == 1
+    });
+    let _terminal = claude(&stage, &KEYBOARD, "");
+    wait_for_log(&stage, "submitted [cbroker peer message");
+    let submitted = log_lines(&stage, "submitted [cbroker");
+    assert!(submitted[0].ends_with("] not read [end]"), "{submitted:?}");
+    assert!(!submitted[0].contains("(possible repeat)"), "{submitted:?}");
+}
+
+fn no_answer_of_the_terminal_that_is_cut_holds_a_message() {
+    let stage = Stage::new();
+    let script = "stty raw -echo; echo ready; cat > $STAGE/got";
+    let terminal = stage.wrap(&KEYBOARD, &["sh", "-c", script]);
+    terminal.wait_for("ready");
+    for (sent, part) in [
+        ("\x1b]", "\x1b]"),
+        ("11;rgb:0000/0000/0000\x07", "0000\x07"),
+    ] {
+        terminal.keys(sent.as_bytes());
+        wait_for("the program to have it", || {
+            stage.text("got").ends_with(part)
+        });
+    }
+    stage.send("peer", "no draft", &[]);
+    wait_for("the message", || {
+        stage.text("got").contains("] no draft [end]")
+    });
 }

@@ -128,7 +128,7 @@ fn more_messages_than_the_inbox_takes_at_once_all_arrive() {
     let options = [&INBOX[..], &["--batch", "1"]].concat();
     let _terminal = ready(&stage, &options, "inbox");
     for number in 0..32 {
-        stage.publish("peer", &body(&format!("m{number}"), "text"));
+        stage.publish("peer", &body(&format!("m{number}"), "SLOW0"));
     }
     wait_for("all of them", || log_lines(&stage, "inbox").len() == 32);
     for number in 0..32 {

@@ -162,6 +162,9 @@ impl Deliveries {
     /// They wait again, but for those whose delivery was lost: the broker gives them to us again,
     /// or to another session.
     fn back(&mut self, messages: &[MessageKey], may_repeat: bool) {
+        if !may_repeat {
+            self.withdraw_intents(messages);
+        }
         for &key in messages {
             let Some(message) = self.table.get_mut(key) else {
                 continue;
@@ -172,6 +175,18 @@ impl Deliveries {
             message.state = State::Queued;
             message.may_repeat |= may_repeat;
             self.forget_orphan(key);
+        }
+    }
+
+    /// The agent certainly has none of them; what it may have had before stays noted.
+    pub(super) fn withdraw_intents(&mut self, messages: &[MessageKey]) {
+        let certain = messages.iter().copied().filter(|key| {
+            let message = self.table.get(*key);
+            message.is_some_and(|message| !message.may_repeat)
+        });
+        let identities = self.table.identities(&certain.collect::<Vec<_>>());
+        if !identities.is_empty() {
+            self.due.push_back(Step::Withdraw(identities));
         }
     }
 

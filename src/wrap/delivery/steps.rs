@@ -77,7 +77,8 @@ impl Deliveries {
             };
         if !is_right {
             self.submissions.remove(place);
-            return None;
+            self.withdraw_intents(&messages);
+            return self.due.pop_front();
         }
         let lines: Vec<&str> = messages
             .iter()

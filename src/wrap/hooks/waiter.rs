@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Told;
 use crate::wrap::hook;
 use crate::wrap::ways::Submission;
-use crate::wrap::ways::claude_hook::Carried;
+use crate::wrap::ways::claude_hook::{Carried, Fate};
 use crate::wrap::ways::claude_inbox::{Errand, PATIENCE, Passed, Porter};
 
 /// Lines for the inbox that wait to be written. The inbox has one under way.
@@ -88,7 +88,11 @@ pub(super) async fn wait(
     let told = match carried {
         _ if !is_written => Told::NotTaken(key),
         Some(carried) => tokio::select! {
-            is_read = carried.is_in_context() => if is_read { Told::InContext(key) } else { Told::Unseen(key) },
+            fate = carried.fate() => match fate {
+                Fate::InContext => Told::InContext(key),
+                Fate::Refused => Told::Refused(key),
+                Fate::Unseen => Told::Unseen(key),
+            },
             () = tell.closed() => return,
         },
         None => Told::Unseen(key),

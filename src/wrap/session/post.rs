@@ -112,6 +112,10 @@ impl Post {
         self.parts.disk.ask(Job::Intend(table.identities(keys)));
     }
 
+    pub(super) fn withdraw(&mut self, identities: Vec<String>) {
+        self.parts.disk.ask(Job::Withdraw(identities));
+    }
+
     /// They are with the agent.
     pub(super) fn handed_over(&mut self, table: &Table, keys: &[MessageKey], way: Way) {
         // What the agent's own `cbroker send` reads, before the agent can run it.

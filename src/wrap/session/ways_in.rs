@@ -63,6 +63,7 @@ impl Session {
     pub(super) fn carry_out(&mut self, step: Step, now: Instant) {
         match step {
             Step::Note(keys) => self.post.intend(&self.deliveries.table, &keys),
+            Step::Withdraw(identities) => self.post.withdraw(identities),
             Step::ToFile(key) => self.move_to_file(key),
             Step::Hand(way, submission) => self.hand(way, submission, now),
             Step::Write(bytes) => self.relay.send_and_tell(&bytes),
@@ -219,6 +220,7 @@ impl Session {
                 self.deliveries.unseen(key);
                 self.tell_of_ways();
             }
+            Told::Refused(key) => self.deliveries.not_taken(key, "", Refusal::Refused),
             Told::NotTaken(key) => {
                 let why = "the hook was gone";
                 self.deliveries.not_taken(key, why, Refusal::Failed);

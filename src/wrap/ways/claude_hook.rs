@@ -15,9 +15,23 @@ use super::transcript::Stage;
 
 /// A text that Claude Code has not accepted within this was not taken.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
+/// A text that left Claude Code's queue and is not in the context within this was refused.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// An accepted text waits behind a turn or a dialog.
 const LOOK_LATER: Duration = Duration::from_millis(100);
+
+/// What became of a text that a waiting hook carried in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The model has it.
+    InContext,
+    /// It was accepted, its turn came, and it never entered the session: a hook of the person's
+    /// refused it.
+    Refused,
+    /// Nothing says that it was accepted.
+    Unseen,
+}
 
 /// What the transcript says of a text that a waiting hook carries in.
 #[derive(Debug)]
@@ -33,19 +47,28 @@ impl Carried {
         Self { proof }
     }
 
-    /// Whether they are in the model's context. Waits without limit once they were accepted.
-    pub async fn is_in_context(mut self) -> bool {
+    /// Waits until its fate is known, without limit once it was accepted.
+    pub async fn fate(mut self) -> Fate {
         let until = Instant::now() + ACCEPTED_WITHIN;
         let mut is_accepted = false;
+        let mut queue_empty_since = None;
         loop {
             for (_, stage) in self.proof.look().await {
-                match stage {
-                    Stage::InContext => return true,
-                    _ => is_accepted = true,
+                if stage == Stage::InContext {
+                    return Fate::InContext;
                 }
+                is_accepted = true;
             }
-            if !is_accepted && Instant::now() >= until {
-                return false;
+            let now = Instant::now();
+            if !is_accepted && now >= until {
+                return Fate::Unseen;
+            }
+            if is_accepted && self.proof.queue().is_empty() {
+                if now >= *queue_empty_since.get_or_insert(now) + READ_WITHIN {
+                    return Fate::Refused;
+                }
+            } else {
+                queue_empty_since = None;
             }
             let pause = if is_accepted { LOOK_LATER } else { LOOK_EVERY };
             tokio::time::sleep(pause).await;

@@ -102,8 +102,12 @@ impl Agent {
         if self.quirks.has("deaf") {
             return self.note(&format!("took {text}"));
         }
-        if matches!(source, Source::Inbox { .. }) {
+        if !matches!(source, Source::Plugin(_)) {
             self.hooks.dequeue();
+        }
+        if self.refuses(&text) {
+            self.note(&format!("refused {text}"));
+            return self.hooks.run("UserPromptSubmit", &[("prompt", &text)]);
         }
         match source {
             Source::Plugin(_) => self.hooks.transcribe_plugins(&text),
