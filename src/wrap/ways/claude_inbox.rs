@@ -33,6 +33,8 @@ pub use porter::{Errand, PATIENCE, Passed, Porter};
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// After its session moved to another process, what an old process had accepted shows within this.
 const MOVED_WITHIN: Duration = Duration::from_secs(3);
+/// A hook of a process that waits is heard of within this after the process's first hook.
+const PORTER_WITHIN: Duration = Duration::from_secs(1);
 /// How often the transcript is read for a text that was just sent.
 const LOOK_SOON: Duration = Duration::from_millis(10);
 /// And for one that waits behind a turn or a dialog.
@@ -97,6 +99,7 @@ impl ClaudeInbox {
         let work = Work {
             place: placed,
             porters,
+            porter_until: Some(Instant::now()),
             address: None,
             is_open: None,
             pace: Pace::default(),
@@ -151,7 +154,7 @@ struct InFlight {
 
 #[derive(Debug)]
 enum Progress {
-    /// Claude Code would drop it now.
+    /// Claude Code would drop it now, or a hook that may write it is expected.
     Waiting(Instant),
     /// It was written to this socket at this time.
     Sent(Address, Instant),
@@ -165,6 +168,8 @@ enum Progress {
 struct Work {
     place: watch::Receiver<Option<Place>>,
     porters: watch::Receiver<Option<Porter>>,
+    /// Until then a hook of this process's that waits is expected; `None`: it is there.
+    porter_until: Option<Instant>,
     address: Option<Address>,
     /// `None`: nothing was said yet.
     is_open: Option<bool>,
@@ -184,6 +189,7 @@ impl Work {
                     Ok(()) => self.follow().await,
                     Err(_) => return,
                 },
+                Ok(()) = self.porters.changed() => self.have_porter(),
                 text = texts.recv(), if self.in_flight.is_none() => match text {
                     Some(text) => self.take(text),
                     None => return,
@@ -213,6 +219,7 @@ impl Work {
         if place.inbox != self.address || self.is_open != Some(true) {
             if place.inbox != self.address {
                 self.pace = Pace::default();
+                self.porter_until = Some(Instant::now() + PORTER_WITHIN);
             }
             self.address = place.inbox;
             self.probe().await;
@@ -235,11 +242,30 @@ impl Work {
     }
 
     fn take(&mut self, submission: Submission) {
-        let at = self.pace.earliest(&submission.text, Instant::now());
+        let at = self.earliest(&submission);
         self.in_flight = Some(InFlight {
             submission,
             stage: Progress::Waiting(at),
         });
+    }
+
+    /// When the text may be sent.
+    fn earliest(&self, submission: &Submission) -> Instant {
+        let now = Instant::now();
+        let free = self.pace.earliest(&submission.text, now);
+        self.porter_until.map_or(free, |until| free.max(until))
+    }
+
+    /// A hook waits that can write the line.
+    fn have_porter(&mut self) {
+        self.porter_until = None;
+        if let Some(InFlight { submission, stage }) = self.in_flight.take() {
+            let stage = match stage {
+                Progress::Waiting(_) => Progress::Waiting(self.earliest(&submission)),
+                stage => stage,
+            };
+            self.in_flight = Some(InFlight { submission, stage });
+        }
     }
 
     fn next_look(&self) -> Option<Instant> {
