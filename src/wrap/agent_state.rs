@@ -16,6 +16,7 @@ use super::agents::Profile;
 use super::agents::reading::{Input, Reading, Vim};
 use super::hold::Hold;
 use super::keys::Press;
+use super::own_status::OwnStatus;
 use super::ways::Sign;
 
 use person::Person;
@@ -26,6 +27,8 @@ const HOOKS_LATE: Duration = Duration::from_secs(10);
 const SCREEN_ONLY_QUIET: Duration = Duration::from_millis(1500);
 /// What executes its input in the terminal's foreground is looked for again after this.
 const FOREGROUND_AGAIN: Duration = Duration::from_secs(1);
+/// A process that says of itself that it is not at rest is asked again after this.
+const OWN_STATUS_AGAIN: Duration = Duration::from_millis(250);
 /// A permission event whose dialog was never drawn is taken back after this.
 const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
 
@@ -121,6 +124,8 @@ pub struct AgentState {
     is_suspended: bool,
     /// What executes its input in the terminal's foreground, and when it was seen there.
     executes: Option<(String, Instant)>,
+    /// What the agent's process says of itself, and when it was asked.
+    own_status: Option<(OwnStatus, Instant)>,
     /// INSERT mode was seen: without its mark, keys are commands.
     uses_vim: bool,
     /// The plugin reports: its events are exact, and no hook is waited for.
@@ -146,6 +151,7 @@ impl AgentState {
             person: Person::default(),
             is_suspended: false,
             executes: None,
+            own_status: None,
             uses_vim: false,
             has_plugin: false,
             is_stopped: false,
@@ -290,6 +296,11 @@ impl AgentState {
         self.executes = executes.map(|program| (program, now));
     }
 
+    /// The agent's process says this of itself; `None`: nothing.
+    pub fn own_status(&mut self, status: Option<OwnStatus>, now: Instant) {
+        self.own_status = status.map(|status| (status, now));
+    }
+
     /// Whether a line could be typed now, were it not for what the foreground runs, and that is to
     /// be looked at.
     pub fn asks_for_foreground(&self, now: Instant) -> bool {
@@ -426,7 +437,19 @@ impl AgentState {
                     Some(again).filter(|&again| again > now),
                 )
             }
+            (Verdict::Free, None) => self.verdict_of_itself(now),
             (verdict, _) => verdict,
+        }
+    }
+
+    fn verdict_of_itself(&self, now: Instant) -> Verdict {
+        let said = self.own_status.as_ref();
+        match said.and_then(|(status, asked)| Some((status.hold()?, asked))) {
+            Some((hold, asked)) => {
+                let again = *asked + OWN_STATUS_AGAIN;
+                Verdict::Hold(hold, Some(again).filter(|&again| again > now))
+            }
+            None => Verdict::Free,
         }
     }
 

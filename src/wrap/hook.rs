@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     }
 }
 
-/// Where the agent takes messages, as its hooks' environment says it; empty where it does not.
+/// What the environment of the agent's hooks says of the agent; empty where it says nothing.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Inbox {
     /// The path of a socket.
@@ -91,6 +91,9 @@ pub(super) struct Inbox {
     /// The agent's process.
     #[serde(default)]
     pub(super) pid: String,
+    /// The agent's own folder.
+    #[serde(default)]
+    pub(super) folder: String,
 }
 
 impl Inbox {
@@ -100,6 +103,11 @@ impl Inbox {
             socket: named("CLAUDE_CODE_MESSAGING_SOCKET"),
             token: named("CLAUDE_CODE_MESSAGING_TOKEN"),
             pid: named("CLAUDE_PID"),
+            folder: match (named("CLAUDE_CONFIG_DIR"), named("HOME")) {
+                (folder, _) if !folder.is_empty() => folder,
+                (_, home) if !home.is_empty() => format!("{home}/.claude"),
+                _ => String::new(),
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::agent_state::Event;
 use super::hook::{self, Inbox};
+use super::own_status;
 use super::ways::Place;
 use super::ways::claude_inbox::Address;
 use serde_json::{Value, json};
@@ -191,6 +192,7 @@ async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mp
     } else if let Some(event) = understand(&name, &input) {
         let place = Place {
             transcript: transcript_of(&input),
+            status_file: own_status::path(&inbox.folder, &inbox.pid),
             inbox: Address::new(&inbox.socket, &inbox.token, &inbox.pid),
         };
         let _session_ended = tell.send(Told::Event(event, place)).await;

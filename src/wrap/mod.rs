@@ -35,6 +35,7 @@ mod log;
 pub mod modes;
 pub mod monitor;
 mod options;
+pub mod own_status;
 pub mod probe;
 pub mod pty;
 mod relay;

@@ -300,6 +300,7 @@ impl Session {
         if self.deliveries.may_type(&self.agent, now) {
             let executes = foreground::look(self.program.master());
             self.agent.foreground(executes, now);
+            self.agent.own_status(self.proofs.own_status(), now);
         }
     }
 

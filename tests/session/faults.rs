@@ -22,15 +22,19 @@ crate::tests![
     no_open_dialog_is_told_as_busy,
     no_message_that_only_waited_is_marked_as_a_repeat,
     no_answer_of_the_terminal_that_is_cut_holds_a_message,
+    nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy,
 ];
 
 const KEYBOARD: [&str; 2] = ["--delivery", "pty"];
 
+fn agents_pid(stage: &Stage) -> String {
+    let lines = log_lines(stage, "process");
+    lines.last().unwrap().split(' ').nth(1).unwrap().to_owned()
+}
+
 /// Ends the agent's process without a word.
 fn kill_agent(stage: &Stage) {
-    let lines = log_lines(stage, "process");
-    let pid = lines.last().unwrap().split(' ').nth(1).unwrap();
-    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let pid = Pid::from_raw(agents_pid(stage).parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
 }
 
@@ -295,4 +299,28 @@ fn no_answer_of_the_terminal_that_is_cut_holds_a_message() {
     wait_for("the message", || {
         stage.text("got").contains("] no draft [end]")
     });
+}
+
+fn nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy() {
+    let stage = Stage::new();
+    let _terminal = ready(&stage, &KEYBOARD, "");
+    let folder = stage.path("claude-folder/sessions");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(format!("{}.json", agents_pid(&stage)));
+    for (status, reason) in [
+        (r#"{"status":"busy"}"#, "busy"),
+        (
+            r#"{"status":"waiting","waitingFor":"permission prompt"}"#,
+            "needs you: permission prompt",
+        ),
+    ] {
+        std::fs::write(&file, status).unwrap();
+        if status.contains("busy") {
+            stage.send("peer", "at rest", &[]);
+        }
+        wait_for_hold(&stage, reason);
+        none(&stage, "submitted");
+    }
+    std::fs::write(&file, r#"{"status":"idle"}"#).unwrap();
+    wait_for_log(&stage, "submitted [cbroker peer message");
 }

@@ -231,6 +231,10 @@ impl Stage {
             ("TERM".into(), Some("xterm-256color".into())),
             ("PATH".into(), Some(path.unwrap())),
             ("STAGE".into(), Some(self.folder.path().into())),
+            (
+                "CLAUDE_CONFIG_DIR".into(),
+                Some(self.path("claude-folder").into()),
+            ),
         ];
         for inherited in ["CBROKER_NAME", "CBROKER_SESSION", "CBROKER_DISABLED"] {
             environment.push((inherited.into(), None));

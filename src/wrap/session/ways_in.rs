@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Event, Heard, SETTLED, Session};
 use crate::wrap::delivery::Step;
 use crate::wrap::hooks::Told;
+use crate::wrap::own_status::{self, OwnStatus};
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
 use crate::wrap::ways::{Refusal, Report, Sign, Submission, Way, WayIn};
@@ -18,15 +19,22 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// How often the transcript is read for a text that the keyboard submitted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The agent's transcript, read for the texts that the keyboard submits.
+/// What the agent writes: its transcript, read for the texts that the keyboard submits, and what its
+/// process says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     proof: Proof,
     transcript: Option<PathBuf>,
     is_expecting: bool,
+    status_file: Option<PathBuf>,
 }
 
 impl Proofs {
+    /// What the agent's process says of itself now.
+    pub(super) fn own_status(&self) -> Option<OwnStatus> {
+        self.status_file.as_deref().and_then(own_status::read)
+    }
+
     /// The agent writes this transcript now. Whether it is the first that is known.
     fn follow(&mut self, transcript: PathBuf) -> bool {
         self.proof.follow(&transcript);
@@ -183,6 +191,7 @@ impl Session {
                     self.log.say("the agent's hooks work");
                 }
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
+                self.proofs.status_file.clone_from(&place.status_file);
                 if let Some(transcript) = place.transcript
                     && self.proofs.follow(transcript)
                 {

@@ -155,6 +155,8 @@ pub enum Sign {
 pub struct Place {
     /// The transcript that it wrote.
     pub transcript: Option<PathBuf>,
+    /// Where its process says what it does, where this version names the process.
+    pub status_file: Option<PathBuf>,
     /// Its inbox socket, where this version has one.
     pub inbox: Option<claude_inbox::Address>,
 }

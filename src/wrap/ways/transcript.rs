@@ -146,7 +146,10 @@ impl Transcript {
 }
 
 /// Opens a regular file, without waiting for the other end of a FIFO.
-fn open(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// When the path names something else, or cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)

@@ -43,6 +43,7 @@ impl Stage {
         let socket = self.path(socket);
         self.inbox.hook_ran(&Place {
             transcript: Some(self.path("transcript.jsonl")),
+            status_file: None,
             inbox: Address::new(socket.to_str().unwrap(), "", &pid.to_string()),
         });
     }
