@@ -26,8 +26,8 @@ use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapListener, What};
 use crate::users::Operation;
 
-/// Lines in one event at most. Each may carry 4 KiB of a body, and forty taps that begin at once keep
-/// others waiting for forty events.
+/// Lines in one event at most. Each may carry 4 KiB of a body, and forty taps that begin at once
+/// keep others waiting for forty events.
 const BATCH: usize = 16;
 
 pub(super) fn routes(routes: Routes) -> Routes {
