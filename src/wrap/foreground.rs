@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use super::agents::{Profile, Usual};
+use super::agents::{Profile, Usual, is_interpreter};
 
 /// One process, as the system describes it.
 #[derive(Clone, Debug, Default)]
@@ -175,15 +175,6 @@ fn of_name(name: &str, arguments: &[OsString], otherwise: Kind) -> Kind {
         Usual::Typing => Kind::Agent,
         Usual::Notice => otherwise,
     }
-}
-
-/// Whether a program of this name runs programs of others, under their names.
-fn is_interpreter(name: &str) -> bool {
-    const INTERPRETERS: [&str; 9] = [
-        "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php",
-    ];
-    let bare = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-    INTERPRETERS.contains(&bare)
 }
 
 fn is_ours(name: &str) -> bool {

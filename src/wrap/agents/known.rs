@@ -389,6 +389,16 @@ const INTERPRETERS: [&str; 11] = [
     "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
 ];
 
+/// Whether a program of this name runs programs of others, under their names.
+pub fn is_interpreter(name: &str) -> bool {
+    INTERPRETERS.contains(&unversioned(name))
+}
+
+/// A program's name without the version at its end: `python` for `python3.12`.
+fn unversioned(name: &str) -> &str {
+    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
+}
+
 /// A shell or interpreter that was given its program by its arguments, and does not read it from
 /// the keyboard.
 pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
@@ -396,9 +406,7 @@ pub(super) fn runs_a_script(program: &OsStr, arguments: &[OsString]) -> bool {
         .file_name()
         .unwrap_or(program)
         .to_string_lossy();
-    let bare = name
-        .trim_start_matches('-')
-        .trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let bare = unversioned(name.trim_start_matches('-'));
     let is_shell = SHELL.programs.contains(&bare) && bare != "busybox";
     if !is_shell && !INTERPRETERS.contains(&bare) {
         return false;
