@@ -1,19 +1,19 @@
 //! A durable message store: one append-only log of keyed frames, with sled for its index.
 //!
 //! The caller appends, settles and puts; each call returns a [`Ticket`], and the store says how far
-//! it is durable. A commit is one frame, one write and one `fdatasync`. `docs/storage.md` has every
-//! byte.
+//! it is durable. A commit is one frame, one write and one `fdatasync`; each large body has a sync of
+//! its own before it. `docs/storage.md` has every byte.
 //!
 //! Where a message's bytes are:
 //!
-//! 1. From the call until its commit in a block of its queue ([`pending`]). Settled meanwhile, it is
-//!    never written.
+//! 1. From the call until its commit in a block of its queue ([`pending`]). Settled before its commit
+//!    begins, it is never written.
 //! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
 //!    file of its own. A run of the queue says where ([`extent`], [`index`]). The block is given back
 //!    when the frame is durable.
-//! 3. When most of its segment is dead, in a copy at the end of the log ([`tidying`]).
+//! 3. When its segment is emptied, in a copy at the end of the log ([`tidying`]).
 //! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live; the
-//!    keeper then marks the segment free, and its file is used again.
+//!    keeper then marks the segment free, and its file is used again or removed.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors

@@ -1,4 +1,5 @@
-//! Ways into an agent: one file each, all with one interface.
+//! Ways into an agent. Plugin, API and inbox are actors with one interface; the session drives the
+//! hook and the keyboard.
 //!
 //! A way is an actor. The session hands it a [`Submission`] with [`WayIn::deliver`] and hears from
 //! it through one channel of `(Way, Report)`, whichever way reports. A way decides nothing about
