@@ -12,9 +12,10 @@ use super::{PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, UrlScheme};
 use crate::transport::{self, BrokerStream, ListenerProof, TransportError};
 
-/// The smallest that every broker accepts. The client keeps buffers of 64 frames for as long as a
-/// session lives: at the usual 128 KiB they would be 8 MiB.
-const FRAME_BYTES: u32 = 8192;
+/// The largest frame that we take: the default of brokers. A broker delivers the header frame of a
+/// message as its publisher sent it, and lapin ends the connection at a larger one. Its buffers
+/// have 32 of these each, of which only what is used becomes resident.
+const FRAME_BYTES: u32 = 131_072;
 
 /// Half-open connections are noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 20;

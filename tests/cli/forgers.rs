@@ -175,3 +175,22 @@ fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
     );
     place.ok(["stop"]);
 }
+
+#[test]
+fn the_largest_properties_that_the_api_takes_leave_a_session_able_to_hear() {
+    let place = Place::new();
+    started(&place);
+    let session = Wrapped::open(&place, "victim", &[]);
+    let zeros = vec![0; 14_000];
+    for (text, headers) in [
+        ("with much", json!({"a": zeros})),
+        ("with little", json!({})),
+    ] {
+        let message = json!({"id": text.replace(' ', "-"), "from": "a", "to": "victim",
+            "ts": "2026-01-01T00:00:00.000Z", "message": text});
+        let body = json!({"routing_key": "victim", "payload": message.to_string(),
+            "payload_encoding": "string", "properties": {"headers": headers}});
+        api(&place, "exchanges/%2f/claudeBroker/publish", &body);
+        session.wait_for_submission(text);
+    }
+}

@@ -85,3 +85,45 @@ fn a_document_that_would_take_gigabytes_as_a_tree_is_refused() {
     assert_eq!(answer.status, 400, "{answer:?}");
     assert!(answer.body.contains("too large"), "{answer:?}");
 }
+
+#[test]
+fn properties_that_grow_in_binary_are_refused_beyond_a_frame() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    for (zeros, status) in [(14_000, 200), (15_000, 400), (120_000, 400)] {
+        let many = "0,".repeat(zeros);
+        let message = format!(
+            r#"{{"properties":{{"headers":{{"a":[{many}0]}}}},"routing_key":"q","payload":"",
+            "payload_encoding":"string"}}"#
+        );
+        let path = "/api/exchanges/%2F/amq.default/publish";
+        let answer = server.ask("POST", path, &message);
+        assert_eq!(answer.status, status, "{zeros} zeros: {answer:?}");
+    }
+}
+
+#[test]
+fn keys_have_at_most_255_bytes_in_every_request() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    for (length, fits) in [(255, true), (256, false)] {
+        let key = "x".repeat(length);
+        let binding = format!(r#"{{"routing_key":"{key}"}}"#);
+        let publish = format!(
+            r#"{{"properties":{{}},"routing_key":"{key}","payload":"",
+            "payload_encoding":"string"}}"#
+        );
+        let document = format!(
+            r#"{{"bindings":[{{"source":"amq.topic","vhost":"/","destination":"q",
+            "destination_type":"queue","routing_key":"{key}","arguments":{{}}}}]}}"#
+        );
+        for (method, path, body) in [
+            ("POST", "/api/bindings/%2F/e/amq.topic/q/q", &binding),
+            ("POST", "/api/exchanges/%2F/amq.topic/publish", &publish),
+            ("POST", "/api/definitions", &document),
+        ] {
+            let answer = server.ask(method, path, body);
+            assert_eq!(answer.status < 300, fits, "{path}: {answer:?}");
+        }
+    }
+}

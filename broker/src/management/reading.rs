@@ -65,6 +65,16 @@ pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
     E::custom(format!("{OWN_WORDS}{reason}"))
 }
 
+/// A routing key: as by AMQP at most 255 bytes, since the work of a topic exchange grows with the
+/// words of keys and patterns.
+pub(super) fn routing_key<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let key = String::deserialize(from)?;
+    if key.len() > 255 {
+        return Err(because(&json!("a routing key has at most 255 bytes")));
+    }
+    Ok(key)
+}
+
 /// A text or a number that means a whole number: tools send both.
 pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     let value = Value::deserialize(from)?;

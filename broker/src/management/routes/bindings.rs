@@ -262,6 +262,7 @@ async fn show(
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct BindingRequest {
+    #[serde(deserialize_with = "super::routing_key")]
     routing_key: String,
     arguments: Option<Value>,
 }

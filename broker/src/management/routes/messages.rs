@@ -50,13 +50,17 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// The longest properties in JSON: as binary they have to fit into a frame.
-const PROPERTIES_BYTES: usize = 256 * 1024;
+/// The longest properties in JSON.
+const JSON_BYTES: usize = 256 * 1024;
+/// The longest properties: their frame has at most 128 KiB, as that of a publisher by AMQP. A
+/// header frame is delivered whole, and clients have room for a few of these at most.
+const PROPERTIES_BYTES: usize = 128 * 1024 - 22;
 
 #[derive(Deserialize)]
 struct PublishRequest {
     /// As it came: a tree of it would take many times the room.
     properties: Box<RawValue>,
+    #[serde(deserialize_with = "super::routing_key")]
     routing_key: String,
     #[serde(deserialize_with = "payload")]
     payload: String,
@@ -147,11 +151,17 @@ fn check_room(api: &Api) -> Result<(), ApiError> {
 }
 
 fn properties(raw: &RawValue, caller: &str) -> Result<Vec<u8>, ApiError> {
-    if raw.get().len() > PROPERTIES_BYTES {
-        return Err(ApiError::bad("the properties are too large"));
+    let too_large = || ApiError::bad("the properties are too large");
+    if raw.get().len() > JSON_BYTES {
+        return Err(too_large());
     }
     let json: Value = serde_json::from_str(raw.get()).map_err(|_| ApiError::bad("not_json"))?;
-    views::properties_from_json(&json, caller)
+    let properties = views::properties_from_json(&json, caller)?;
+    // A number has two bytes in JSON and nine in a table.
+    if properties.len() > PROPERTIES_BYTES {
+        return Err(too_large());
+    }
+    Ok(properties)
 }
 
 /// The tap sees what comes this way too.

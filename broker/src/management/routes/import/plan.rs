@@ -87,6 +87,7 @@ struct RawBinding {
     source: String,
     destination: String,
     destination_type: String,
+    #[serde(deserialize_with = "super::super::routing_key")]
     routing_key: String,
     arguments: Option<Value>,
 }
