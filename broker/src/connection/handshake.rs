@@ -1,6 +1,8 @@
-//! From the first byte to `connection.open-ok`: who, how large, where. Relies on `users` and `broker_state`.
+//! From the first byte to `connection.open-ok`: who, how large, where. Relies on `users` and
+//! `broker_state`.
 //!
-//! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and nothing else is kept.
+//! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and
+//! nothing else is kept.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use crate::wire::reply::{self, MethodFrame};
 use crate::wire::table::{Table, Value};
 use crate::wire::{PROTOCOL_HEADER, frame::MIN_LIMIT};
 
-/// The largest frame that is read before a size was agreed on: the least that may be agreed on, as in RabbitMQ.
+/// The largest frame that is read before a size was agreed on: the least that may be agreed on, as
+/// in RabbitMQ.
 const GREETING_BYTES: u32 = MIN_LIMIT;
 
 /// Why a handshake ended early.
@@ -250,7 +253,8 @@ impl Greeting<'_> {
         Err(fault.into())
     }
 
-    /// The user who proved who it is, and by which password; `None` where the proof is wrong, or must not be looked at now.
+    /// The user who proved who it is, and by which password; `None` where the proof is wrong, or
+    /// must not be looked at now.
     async fn authenticate(&mut self, proof: &SaslProof) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
         if broker.throttle.pace(self.address).await.is_err() {
@@ -273,8 +277,8 @@ impl Greeting<'_> {
         Ok(proved)
     }
 
-    /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the client answers with
-    /// nothing: AMQP has no place for it in the outcome.
+    /// The rest of a SCRAM exchange. The server's signature is a challenge of its own, which the
+    /// client answers with nothing: AMQP has no place for it in the outcome.
     async fn scram(&mut self, first: &[u8]) -> Result<Option<Proved>, HandshakeEnd> {
         let nonce = crate::channel::random_name();
         let begun = ScramExchange::begin(&read(&self.broker.users), first, &nonce, self.origin);
@@ -367,7 +371,8 @@ impl Greeting<'_> {
         outcome
     }
 
-    /// Sends `connection.close` and waits a moment for its answer, so that the text is not lost with the socket.
+    /// Sends `connection.close` and waits a moment for its answer, so that the text is not lost
+    /// with the socket.
     async fn tell(&mut self, fault: &Fault, cause: (u16, u16)) {
         self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
         let answered = async { while self.more(1).await.is_ok_and(|()| !self.saw_close_ok()) {} };

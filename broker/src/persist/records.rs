@@ -1,9 +1,10 @@
 //! Topology and users as the bytes of facts.
 //!
-//! A key begins with a letter that says what it is of, then the names that make it unique, each after its length in one
-//! octet; a binding's names would not fit, so its key holds their SHA-256. A value begins with a version, then fields:
-//! short texts after one octet of length, long ones after four, numbers big-endian, claims as 0 or 1, arguments as AMQP
-//! field tables. Whatever does not read to its end is damaged. This file lists every field. Relies on field tables.
+//! A key begins with a letter that says what it is of, then the names that make it unique, each
+//! after its length in one octet; a binding's names would not fit, so its key holds their SHA-256.
+//! A value begins with a version, then fields: short texts after one octet of length, long ones
+//! after four, numbers big-endian, claims as 0 or 1, arguments as AMQP field tables. Whatever does
+//! not read to its end is damaged. This file lists every field. Relies on field tables.
 
 use sha2::{Digest, Sha256};
 

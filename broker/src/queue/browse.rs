@@ -1,5 +1,5 @@
-//! Looking through a line without taking anything, in memory and in the store. Relies on `ready` and `persist`; blocks on the
-//! disk, so it runs on a thread of its own.
+//! Looking through a line without taking anything, in memory and in the store. Relies on `ready`
+//! and `persist`; blocks on the disk, so it runs on a thread of its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -53,7 +53,8 @@ impl FromStr for QueuePosition {
 }
 
 impl Queue {
-    /// The messages that wait behind `after`, in the order in which they would be handed out. Nothing changes.
+    /// The messages that wait behind `after`, in the order in which they would be handed out.
+    /// Nothing changes.
     pub(crate) fn browse(
         &self,
         after: Option<QueuePosition>,
@@ -87,7 +88,8 @@ impl Queue {
         Ok(found)
     }
 
-    /// Adds what only the store holds, until the stretch has `wanted` messages without a hole before any of them.
+    /// Adds what only the store holds, until the stretch has `wanted` messages without a hole
+    /// before any of them.
     fn read_gap(
         &self,
         stretch: &mut Stretch,

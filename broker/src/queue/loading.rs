@@ -1,5 +1,5 @@
-//! Bringing the next slice of a long line back from the store. Relies on `ready` and `persist`; blocks on the disk, so it
-//! runs on a thread of its own.
+//! Bringing the next slice of a long line back from the store. Relies on `ready` and `persist`;
+//! blocks on the disk, so it runs on a thread of its own.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ fn with_possible_stamp(message: Message, now_ms: u64) -> Message {
 }
 
 impl Queue {
-    /// Takes over what the store holds of a level: positions from and to before, count and bytes, and how far it was
-    /// delivered.
+    /// Takes over what the store holds of a level: positions from and to before, count and bytes,
+    /// and how far it was delivered.
     pub(crate) fn recover(
         &self,
         level: u8,
@@ -37,7 +37,8 @@ impl Queue {
         });
     }
 
-    /// Asks for the first messages of a queue that was recovered, so that their deadlines are known.
+    /// Asks for the first messages of a queue that was recovered, so that their deadlines are
+    /// known.
     pub(crate) fn look_ahead(self: &Arc<Self>, limit_bytes: usize, effects: &mut Effects) {
         self.with(|state| state.want_load(self, LoadNeed::Soon, effects));
         if let Some((queue, wanted)) = effects.loads.last_mut()

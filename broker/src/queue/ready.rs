@@ -519,7 +519,7 @@ impl ReadyMessages {
         Some(missing)
     }
 
-    /// What a read should bring now that its effects has come, which may be less than it was.
+    /// What a read should bring now that its turn has come, which may be less than it was.
     pub(crate) fn narrowed(&self, wanted: LoadRequest) -> LoadRequest {
         let most = if is_scarce(&self.budget) {
             LEAST_BYTES

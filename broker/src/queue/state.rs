@@ -337,7 +337,7 @@ impl QueueState {
             || (matches!(self.ready.head(), Head::InStore) && can_leave())
     }
 
-    /// Looks at a load again once its effects has come: memory may be short by now. `None` when it is
+    /// Looks at a load again once its turn has come: memory may be short by now. `None` when it is
     /// not made; the queue asks again when it is pumped.
     pub(super) fn confirm_load(
         &mut self,
