@@ -159,7 +159,7 @@ fn all_that_waits_is_looked_through_page_by_page() {
     browser.until(&format!("{pages} === '201–230 of 230'"));
     let last =
         "document.querySelector('#look-body .pager [aria-label=\"Later messages\"]').disabled";
-    assert_eq!(browser.value(last), true);
+    browser.until(last);
     browser.click("#look-body .pager [aria-label='Earlier messages']");
     browser.until(&format!("{first} === 'message 100'"));
     assert_eq!(
@@ -211,11 +211,13 @@ fn purging_and_deleting_ask_first() {
     browser.click("#look-body .acts button:nth-child(2)");
     browser.click("#sure-go");
     browser.until("!document.getElementById('sure').open");
-    assert_eq!(ready(), 0);
+    eventually("the queue is empty", || (ready() == 0).then_some(()));
     browser.click("#look-body .acts button:nth-child(3)");
     browser.click("#sure-go");
     browser.until("!document.getElementById('look').open");
-    assert_eq!(server.get("/api/queues/%2F/backend").status, 404);
+    eventually("the queue is gone", || {
+        (server.get("/api/queues/%2F/backend").status == 404).then_some(())
+    });
 }
 
 #[test]
@@ -239,7 +241,7 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
         .header("origin", &server.origin())
         .send(&json!({ "token": token }).to_string());
     assert_eq!(redeemed.status, 200);
-    browser.value("fetch('/api/session', { method: 'DELETE' }) && true");
+    browser.value("fetch('/api/session', { method: 'DELETE' }).then(() => true)");
     browser.go("about:blank");
     browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("!document.getElementById('door').hidden");

@@ -96,7 +96,8 @@ impl Browser {
         groups.next().unwrap().remove(1)
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+    /// Sends a command to the driver, and returns its value, or what the driver says instead.
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let body = if method == "GET" {
             String::new()
         } else {
@@ -105,13 +106,25 @@ impl Browser {
         let answer = Request::new(self.address, method, path)
             .header("content-type", "application/json")
             .send(&body);
-        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-        answer.json()["value"].clone()
+        if answer.status == 200 {
+            Ok(answer.json()["value"].clone())
+        } else {
+            Err(format!("{path}: {}: {}", answer.status, answer.body))
+        }
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = self.ask(method, path, body);
+        answer.unwrap_or_else(|refusal| panic!("{refusal}"))
+    }
+
+    fn path(&self, what: &str) -> String {
+        let path = format!("/session/{}/{what}", self.session);
+        path.trim_end_matches('/').to_owned()
     }
 
     fn command(&self, method: &str, what: &str, body: &Value) -> Value {
-        let path = format!("/session/{}/{what}", self.session);
-        self.call(method, path.trim_end_matches('/'), body)
+        self.call(method, &self.path(what), body)
     }
 
     pub(crate) fn go(&self, url: &str) {
@@ -145,13 +158,20 @@ impl Browser {
         self.command("POST", "actions", &actions);
     }
 
-    /// Clicks the first element that matches a selector.
+    /// Clicks the first element that matches a selector, once there is one that can be clicked.
+    ///
+    /// The page draws when an answer of the broker arrives, so an element may not be there yet, or
+    /// be replaced between the look and the click.
     pub(crate) fn click(&self, selector: &str) {
+        eventually(&format!("click {selector}"), || self.try_click(selector));
+    }
+
+    fn try_click(&self, selector: &str) -> Option<()> {
         let wanted = json!({ "using": "css selector", "value": selector });
-        let found = self.command("POST", "element", &wanted);
-        let id = found.as_object().unwrap().values().next().unwrap();
-        let id = id.as_str().unwrap().to_owned();
-        self.command("POST", &format!("element/{id}/click"), &json!({}));
+        let found = self.ask("POST", &self.path("element"), &wanted).ok()?;
+        let id = found.as_object()?.values().next()?.as_str()?;
+        let click = self.path(&format!("element/{id}/click"));
+        self.ask("POST", &click, &json!({})).ok().map(drop)
     }
 
     /// Returns the lines that the page or the browser logged as errors, except for refused requests
