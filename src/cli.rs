@@ -1,11 +1,12 @@
 //! Command-line arguments and help texts. No behaviour: a command line becomes an [`Invocation`].
 //!
-//! The command line is split at the first `claude` or `run` before clap parses it (`cut`), because
-//! what follows belongs to the wrapped program, byte for byte. clap's errors are reformatted by
-//! `told`.
+//! The command line is split at the first `claude` or `run` before clap parses it (`split_args`),
+//! because what follows belongs to the wrapped program, byte for byte. `clap_errors` puts clap's
+//! errors into our words.
 
 mod args;
 mod clap_errors;
+mod duration;
 mod split_args;
 
 use std::ffi::OsString;
@@ -85,7 +86,6 @@ const BROKER_HELP: &str = "The broker: amqp://user:password@host:5672/vhost, or 
     version,
     after_help = EXAMPLES,
     override_usage = USAGE,
-    disable_help_subcommand = true,
     max_term_width = 110,
 )]
 struct Cli {
@@ -148,8 +148,12 @@ impl Globals {
     }
 }
 
-/// Parses a command line; its first argument is the program's own name.
-pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<ParsedArgs, Error> {
+/// Parses a command line; its first argument is the program's own name. `is_agent` knows the names
+/// of agents, which may stand in the place of `run -- AGENT`.
+pub fn parse(
+    argv: impl IntoIterator<Item = OsString>,
+    is_agent: fn(&str) -> bool,
+) -> Result<ParsedArgs, Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     if argv.get(1).is_some_and(|verb| verb == "toy") {
         let record = argv
@@ -162,9 +166,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<ParsedArgs, Err
             action: Action::Toy(record),
         })));
     }
-    let (ours, program) = split_args::cut(argv);
     let command = command();
-    let verb = split_args::first_command(&ours)
+    let (ours, program) = split_args::cut(argv, &command, is_agent);
+    let verb = split_args::first_command(&ours, &command)
         .and_then(|at| ours[at].to_str())
         .filter(|verb| command.find_subcommand(verb).is_some());
     let verb = verb.map(str::to_owned);
@@ -231,7 +235,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<ParsedArgs, Error> {
-        parse(line.split_whitespace().map(OsString::from))
+        parse(line.split_whitespace().map(OsString::from), |_| false)
     }
 
     fn failure(line: &str) -> Error {
@@ -288,8 +292,8 @@ mod tests {
             ("cbroker frobnicate", "unrecognized subcommand 'frobnicate'"),
             ("cbroker send --too x", "unexpected argument '--too' found"),
             (
-                "cbroker send -m x",
-                "the following required arguments were not provided: --to <NAME>",
+                "cbroker why",
+                "the following required arguments were not provided: <ID>",
             ),
             (
                 "cbroker --quiet -v list",
@@ -304,9 +308,6 @@ mod tests {
             failure("cbroker send --too x").advice(),
             Some("a similar argument exists: '--to'")
         );
-        assert_eq!(
-            failure("cbroker send -m x").advice(),
-            Some("cbroker send --help")
-        );
+        assert_eq!(failure("cbroker why").advice(), Some("cbroker why --help"));
     }
 }

@@ -118,7 +118,15 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Config => config::run(config, output),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man => man::run(),
+        Verb::Version => version(output),
     }
+}
+
+fn version(output: &Output) -> Result<Exit, Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    output.json(&serde_json::json!({ "version": version }))?;
+    output.line(format!("cbroker {version}"))?;
+    Ok(Exit::Done)
 }
 
 fn log_to_stderr() {

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         return code.into();
     }
     let mut is_verbose = false;
-    let outcome = cli::parse(arguments).and_then(|parsed| match parsed {
+    let outcome = cli::parse(arguments, cbroker::wrap::is_agent).and_then(|parsed| match parsed {
         ParsedArgs::Invocation(invocation) => {
             is_verbose = invocation.is_verbose();
             commands::execute(*invocation, Environment::of_process())

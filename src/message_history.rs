@@ -19,6 +19,9 @@ use crate::envelope::timestamp;
 
 const ROTATE_BYTES: u64 = 8 << 20;
 
+/// The fewest characters at the end of an id that stand for it. The page shows as many.
+pub const SHORT_ID: usize = 6;
+
 /// What happened to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,6 +125,22 @@ impl MessageHistory {
             .collect())
     }
 
+    /// Returns the message that has this id, or else those whose ids end with `text`, which then
+    /// has at least [`SHORT_ID`] characters; upper and lower case are the same.
+    pub fn ids_like(&self, text: &str) -> io::Result<BTreeSet<String>> {
+        let entries = self.entries()?;
+        let ids = || entries.iter().map(|entry| entry.id.as_str());
+        let ends_with_text = |id: &&str| {
+            text.len() >= SHORT_ID
+                && id.len() >= text.len()
+                && id.as_bytes()[id.len() - text.len()..].eq_ignore_ascii_case(text.as_bytes())
+        };
+        Ok(match ids().find(|id| *id == text) {
+            Some(id) => BTreeSet::from([id.to_owned()]),
+            None => ids().filter(ends_with_text).map(str::to_owned).collect(),
+        })
+    }
+
     /// Returns the sessions that messages of this machine were sent to.
     pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
         Ok(self
@@ -172,6 +191,22 @@ impl MessageHistory {
 mod tests {
     use super::*;
     use crate::config::Environment;
+
+    #[test]
+    fn the_end_of_an_id_stands_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
+        let history = MessageHistory::of(&Home::of(&environment).unwrap());
+        for id in ["01JD3ZQ8V4AAAAAA", "01JD3ZQ8V4BBAAAA", "AAAAAA"] {
+            let sent = HistoryEntry::new(DateTime::UNIX_EPOCH, id, HistoryEvent::Sent, "backend");
+            history.note(&sent).unwrap();
+        }
+        let like = |text: &str| Vec::from_iter(history.ids_like(text).unwrap());
+        assert_eq!(like("v4bbaaaa"), ["01JD3ZQ8V4BBAAAA"]);
+        assert_eq!(like("AAAAAA"), ["AAAAAA"], "an id itself comes first");
+        assert_eq!(like("aaaaaa"), ["01JD3ZQ8V4AAAAAA", "AAAAAA"]);
+        assert_eq!(like("AAAA"), [] as [&str; 0], "too short");
+    }
 
     #[test]
     fn a_message_s_story_is_told_in_order_and_without_the_others() {

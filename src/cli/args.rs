@@ -32,7 +32,10 @@ Examples:
   cbroker inbox backend --take   read them here; they will not be typed")]
     Inbox(InboxArgs),
     /// Show the history of one message: sent, confirmed, held, delivered
-    #[command(after_help = "Example:\n  cbroker why 01JD3ZQ8V4K2M6N8P0R2T4V6X8")]
+    #[command(after_help = "\
+Examples:
+  cbroker why 01JD3ZQ8V4K2M6N8P0R2T4V6X8
+  cbroker why T4V6X8    its last characters, as the page shows them")]
     Why(WhyArgs),
     /// Stream the messages of a queue (takes them; --no-ack only looks)
     #[command(after_help = "\
@@ -112,20 +115,24 @@ Examples:
     /// Print the manual page
     #[command(after_help = "Example:\n  cbroker man | man -l -")]
     Man,
+    /// Print the version
+    #[command(after_help = "Example:\n  cbroker version")]
+    Version,
 }
 
 const SEND_EXAMPLES: &str = "\
 Examples:
+  cbroker send backend \"GET /users is live\"
   cbroker send --to backend -m \"GET /users is live\" -f api/openapi.yaml
-  cbroker send --to backend --to frontend --message-file notes.md
+  cbroker send --to backend,frontend --message-file notes.md
   git diff | cbroker send --to reviewer --reply-to backend
-  cbroker send --to backend -m \"stop the migration\" --wait --timeout 30
+  cbroker send --to backend -m \"stop the migration\" --wait --timeout 10m
 
 Exit code 4: the broker did not confirm, the queue is full, or no receipt came.";
 
 const ASK_EXAMPLES: &str = "\
 Examples:
-  cbroker ask --to backend -m \"Which port does the API use?\"
+  cbroker ask backend \"Which port does the API use?\"
   port=$(cbroker ask --to backend -m \"Only the port number, please\" --timeout 60)";
 
 const START_EXAMPLES: &str = "\

@@ -1,22 +1,11 @@
 //! Splits the command line into our own arguments and those of the wrapped program.
 //!
-//! Only a `claude` or `run` in the position of a command counts: in `send --to claude` and `--name
-//! run` they are names.
+//! Only a `claude`, a `run` or an agent's name in the position of a command counts: in `send --to
+//! claude` and `--name run` they are names.
 
 use std::ffi::{OsStr, OsString};
 
-/// Options before the command whose value is the next argument.
-const WITH_VALUE: [&str; 9] = [
-    "--url",
-    "--mgmt-url",
-    "--mgmt-user",
-    "--mgmt-pass",
-    "--ca-cert",
-    "--name",
-    "--ttl",
-    "--delivery",
-    "--batch",
-];
+use clap::Command;
 
 /// The wrapped program, and its arguments, which are passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +26,23 @@ impl ProgramArgs {
     }
 }
 
-/// Splits at the first command if it is `claude` or `run`. A `--` directly after it is dropped.
-pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<ProgramArgs>) {
-    let Some(at) = first_command(&argv) else {
+/// Splits at the first command if it wraps a program: `claude`, `run`, or the name of an agent,
+/// which stands for `run -- AGENT`. A `--` directly after it is dropped.
+pub(super) fn cut(
+    mut argv: Vec<OsString>,
+    command: &Command,
+    is_agent: fn(&str) -> bool,
+) -> (Vec<OsString>, Option<ProgramArgs>) {
+    let Some(at) = first_command(&argv, command) else {
         return (argv, None);
     };
+    let is_verb = |word: &str| command.find_subcommand(word).is_some();
     let make = match argv[at].to_str() {
         Some("claude") => ProgramArgs::Claude,
         Some("run") => ProgramArgs::Other,
+        Some(word) if is_agent(word) && !is_verb(word) => {
+            return (argv.drain(..at).collect(), Some(ProgramArgs::Other(argv)));
+        }
         _ => return (argv, None),
     };
     let mut rest = argv.split_off(at + 1);
@@ -57,14 +55,21 @@ pub(super) fn cut(mut argv: Vec<OsString>) -> (Vec<OsString>, Option<ProgramArgs
 
 /// Returns the index of the command: the first argument that is neither an option nor an option's
 /// value.
-pub(super) fn first_command(argv: &[OsString]) -> Option<usize> {
+pub(super) fn first_command(argv: &[OsString], command: &Command) -> Option<usize> {
+    let takes_a_value = |text: &str| {
+        text.strip_prefix("--").is_some_and(|name| {
+            let mut options = command.get_arguments();
+            options
+                .any(|option| option.get_long() == Some(name) && option.get_action().takes_values())
+        })
+    };
     let mut at = 1;
     while let Some(argument) = argv.get(at) {
         let text = argument.to_string_lossy();
         if !text.starts_with('-') {
             return Some(at);
         }
-        at += if WITH_VALUE.contains(&&*text) { 2 } else { 1 };
+        at += if takes_a_value(&text) { 2 } else { 1 };
     }
     None
 }
@@ -74,7 +79,7 @@ mod tests {
     use super::*;
 
     fn split(line: &str) -> (String, Option<ProgramArgs>) {
-        let (ours, program) = cut(line.split_whitespace().map(OsString::from).collect());
+        let (ours, program) = cut(words(line), &crate::cli::command(), |name| name == "codex");
         let ours: Vec<_> = ours
             .iter()
             .map(|argument| argument.to_string_lossy())
@@ -131,6 +136,25 @@ mod tests {
             split("cbroker --name=run --json claude").0,
             "cbroker --name=run --json"
         );
+    }
+
+    #[test]
+    fn an_agents_name_stands_for_run() {
+        let (ours, program) = split("cbroker --name backend codex --model x -- y");
+        assert_eq!(ours, "cbroker --name backend");
+        assert_eq!(
+            program,
+            Some(ProgramArgs::Other(words("codex --model x -- y")))
+        );
+        assert_eq!(split("cbroker --name backend other").1, None);
+    }
+
+    #[test]
+    fn every_option_with_a_value_is_stepped_over() {
+        for option in ["--url", "--ca-cert", "--ttl", "--batch", "--delivery"] {
+            let line = format!("cbroker {option} run --name backend claude");
+            assert_eq!(split(&line).1, Some(ProgramArgs::Claude(vec![])), "{line}");
+        }
     }
 
     #[test]

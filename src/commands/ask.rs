@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::compose::{MessageDraft, session_name};
+use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
@@ -33,8 +33,11 @@ const WHO_WITHIN: Duration = Duration::from_secs(1);
 
 /// Asks one session and prints its answer.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let to = session_name(&args.to, "--to")?;
-    let mut draft = MessageDraft::read(&args.message, config, output)?;
+    let address = Address::read(args.to.as_slice(), &args.message)?;
+    let [to] = address.names.as_slice() else {
+        return Err(Error::usage("one session is asked at a time"));
+    };
+    let mut draft = MessageDraft::read(&args.message, &address, config, output)?;
     let mut peer = connect::peer(
         config,
         "ask",
@@ -48,16 +51,10 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         .answer_queue(&answers_at, config.settings.ttl_ms)
         .await?;
     let asked = async {
-        let question = draft.envelope(&to)?;
-        let from = Answerer::of(&mut peer, &to).await?;
+        let question = draft.envelope(to)?;
+        let from = Answerer::of(&mut peer, to).await?;
         publish(&mut peer, &question, &args, config).await?;
-        wait(
-            &mut answers,
-            (&question, &from),
-            Duration::from_secs(args.timeout),
-            config,
-        )
-        .await
+        wait(&mut answers, (&question, &from), args.timeout, config).await
     };
     let answer = interruptible(asked).await;
     connect::delete_answers(&mut peer, config, &answers_at).await;

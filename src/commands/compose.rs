@@ -19,6 +19,59 @@ use crate::output::Output;
 /// The sender outside any session.
 const NOBODY: &str = "cli";
 
+/// To whom a message goes, and its text if that stands on the command line: `NAME TEXT`, `--to
+/// NAME TEXT` or `--to NAME -m TEXT`.
+pub(super) struct Address<'a> {
+    /// The recipients, each once, in the order in which they were given.
+    pub(super) names: Vec<SessionName>,
+    text: Option<&'a str>,
+}
+
+impl<'a> Address<'a> {
+    /// Reads the recipients and the text. `to` are the values of `--to`.
+    pub(super) fn read(to: &[String], args: &'a MessageArgs) -> Result<Self, Error> {
+        let text = args.text.as_deref();
+        let mut names = Vec::new();
+        let text = match (to, args.name.as_deref()) {
+            ([], Some(list)) => {
+                for name in list.split(',') {
+                    add(&mut names, session_name(name, "the recipient")?);
+                }
+                text
+            }
+            ([], None) => {
+                return Err(Error::usage("no recipient")
+                    .hint("cbroker send NAME TEXT, or cbroker send --to NAME -m TEXT"));
+            }
+            (_, word) => {
+                for name in to {
+                    add(&mut names, session_name(name, "--to")?);
+                }
+                after_to(word, args)?
+            }
+        };
+        let text = text.or(args.message.as_deref());
+        Ok(Self { names, text })
+    }
+}
+
+fn add(names: &mut Vec<SessionName>, name: SessionName) {
+    if !names.contains(&name) {
+        names.push(name);
+    }
+}
+
+/// The word after `--to NAME` is the text, if there is no other.
+fn after_to<'a>(word: Option<&'a str>, args: &MessageArgs) -> Result<Option<&'a str>, Error> {
+    let is_text = args.text.is_none() && args.message.is_none() && args.message_file.is_none();
+    match word {
+        Some(word) if !is_text => Err(Error::usage(format!("`{word}` is one word too many"))
+            .because("--to names the recipient, and there is a text")
+            .hint("several recipients: --to a,b")),
+        word => Ok(word),
+    }
+}
+
 /// A message without its recipient and id.
 pub(super) struct MessageDraft {
     from: SessionName,
@@ -37,6 +90,7 @@ impl MessageDraft {
     /// Reads the text and checks the arguments. Waits for stdin if the text comes from there.
     pub(super) fn read(
         args: &MessageArgs,
+        address: &Address<'_>,
         config: &Config,
         output: &Output,
     ) -> Result<Self, Error> {
@@ -57,7 +111,7 @@ impl MessageDraft {
             reply_to: None,
             correlation_id: None,
             limit_bytes: config.settings.body_limit_bytes,
-            message: message(args, config.settings.body_limit_bytes)?,
+            message: message(address.text, args, config.settings.body_limit_bytes)?,
         })
     }
 
@@ -90,9 +144,9 @@ pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Erro
     })
 }
 
-fn message(args: &MessageArgs, limit_bytes: usize) -> Result<String, Error> {
-    let text = match (&args.message, &args.message_file) {
-        (Some(text), _) => text.clone(),
+fn message(text: Option<&str>, args: &MessageArgs, limit_bytes: usize) -> Result<String, Error> {
+    let text = match (text, &args.message_file) {
+        (Some(text), _) => text.to_owned(),
         (None, Some(path)) => {
             let cannot = |error: io::Error| {
                 Error::usage(format!("cannot read {}", path.display())).because(error)
@@ -102,8 +156,8 @@ fn message(args: &MessageArgs, limit_bytes: usize) -> Result<String, Error> {
         }
         (None, None) if io::stdin().is_terminal() => {
             return Err(Error::usage("no message")
-                .because("there is no -m, no --message-file and no input from a pipe")
-                .hint("cbroker send --to NAME -m \"…\""));
+                .because("there is no text, no --message-file and no input from a pipe")
+                .hint("cbroker send NAME \"…\""));
         }
         (None, None) => without_last_break(read_text(
             io::stdin().lock(),

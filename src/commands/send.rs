@@ -13,7 +13,7 @@ use chrono::Utc;
 use serde::Serialize;
 use ulid::Ulid;
 
-use super::compose::{MessageDraft, session_name};
+use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
 use crate::cli::{SendArgs, WhenArg};
 use crate::config::Config;
@@ -58,8 +58,8 @@ struct Sent {
 
 /// Sends to each recipient. A failure for one does not stop the others.
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let recipients = recipients(&args)?;
-    let draft = draft(&args, config, output)?;
+    let address = Address::read(&args.to, &args.message)?;
+    let draft = draft(&args, &address, config, output)?;
     let mut peer = connect::peer(
         config,
         "send",
@@ -80,16 +80,11 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         hops: hops(config),
         receipt_to,
     };
-    let (mut sent, failures) = sender.send_all(&mut peer, &draft, &recipients).await;
+    let (mut sent, failures) = sender.send_all(&mut peer, &draft, &address.names).await;
     let mut exit = Exit::Done;
     if let Some(receipts) = &mut receipts {
         exit = receipts
-            .wait_for(
-                &mut sent,
-                Duration::from_secs(args.timeout),
-                &mut peer,
-                output,
-            )
+            .wait_for(&mut sent, args.timeout, &mut peer, output)
             .await;
         receipts.close(&mut peer, config).await;
     }
@@ -288,18 +283,12 @@ impl SendParameters<'_> {
     }
 }
 
-fn recipients(args: &SendArgs) -> Result<Vec<SessionName>, Error> {
-    let mut recipients: Vec<SessionName> = Vec::new();
-    for text in &args.to {
-        let name = session_name(text, "--to")?;
-        if !recipients.contains(&name) {
-            recipients.push(name);
-        }
-    }
-    Ok(recipients)
-}
-
-fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<MessageDraft, Error> {
+fn draft(
+    args: &SendArgs,
+    address: &Address<'_>,
+    config: &Config,
+    output: &Output,
+) -> Result<MessageDraft, Error> {
     let reply_to = args
         .reply_to
         .as_deref()
@@ -309,7 +298,7 @@ fn draft(args: &SendArgs, config: &Config, output: &Output) -> Result<MessageDra
         return Err(Error::usage(format!("`{id}` is not a message id"))
             .because("an id has 1 to 128 letters, digits, `.`, `_`, `:` or `-`"));
     }
-    let mut draft = MessageDraft::read(&args.message, config, output)?;
+    let mut draft = MessageDraft::read(&args.message, address, config, output)?;
     draft.reply_to = reply_to;
     draft.correlation_id.clone_from(&args.correlation_id);
     Ok(draft)

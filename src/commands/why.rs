@@ -9,17 +9,30 @@ use crate::output::{Output, Style};
 
 /// Prints what happened to the message, in order.
 pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let story = MessageHistory::of(&config.home)
-        .story(&args.id)
-        .map_err(|error| Error::new("cannot read the message history").because(error))?;
-    if story.is_empty() {
-        return Err(
-            Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(
-                "it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` shows \
-                 what waits",
-            ),
-        );
-    }
+    let history = MessageHistory::of(&config.home);
+    let unreadable = |error| Error::new("cannot read the message history").because(error);
+    let ids: Vec<String> = history
+        .ids_like(&args.id)
+        .map_err(unreadable)?
+        .into_iter()
+        .collect();
+    let story = match ids.as_slice() {
+        [id] => history.story(id).map_err(unreadable)?,
+        [] => {
+            return Err(
+                Error::new(format!("nothing is known of `{}` on this machine", args.id)).hint(
+                    "it may have been sent and received elsewhere; `cbroker tail NAME --no-ack` \
+                     shows what waits",
+                ),
+            );
+        }
+        several => {
+            return Err(
+                Error::usage(format!("`{}` is the end of several ids", args.id))
+                    .because(several.join(", ")),
+            );
+        }
+    };
     output.json(&story)?;
     for entry in &story {
         let (word, style) = match entry.event {

@@ -47,6 +47,7 @@ mod start;
 mod terminal;
 pub mod ways;
 
+pub use agents::is_agent;
 pub use hidden::run as hidden;
 pub use options::{BrokerStart, Fallback, WrapOptions};
 pub use start::{Alone, run, run_without_messages};

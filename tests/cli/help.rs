@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 29] = [
     "send",
     "ask",
     "list",
@@ -20,6 +20,7 @@ const VERBS: [&str; 27] = [
     "start",
     "stop",
     "restart",
+    "rotate",
     "status",
     "logs",
     "ui",
@@ -33,6 +34,7 @@ const VERBS: [&str; 27] = [
     "demo",
     "completions",
     "man",
+    "version",
     "service install",
 ];
 

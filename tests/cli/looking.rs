@@ -251,6 +251,8 @@ fn why_tells_a_message_s_story_on_this_machine() {
             || format!("{:?}", events()),
         );
         assert_eq!(events()[..2], ["sent", "confirmed"]);
+        let by_its_end = place.json(["why", &id[id.len() - 6..].to_lowercase()]);
+        assert_eq!(by_its_end[0][0]["id"], id);
         place
             .run(["why", "unheard-of"])
             .fails(1, "nothing is known of `unheard-of`");

@@ -405,6 +405,41 @@ fn a_broker_that_takes_no_messages_is_quoted_with_its_reason() {
 }
 
 #[test]
+fn the_recipient_and_the_text_may_stand_without_options() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "list", "- fix the tests"]);
+    place.ok(["send", "--to", "list", "a word after --to"]);
+    place.ok(["send", "list", "--ttl", "10m", "options between"]);
+    for text in ["- fix the tests", "a word after --to", "options between"] {
+        let taken = place.json(["tail", "list", "-n", "1"]);
+        assert_eq!(taken[0]["message"], text);
+    }
+    place
+        .run(["ask", "list", "why?", "--timeout", "100ms"])
+        .fails(4, "");
+}
+
+#[test]
+fn several_recipients_are_written_with_commas() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "a,b", "one"]);
+    place.ok(["send", "--to", "b,c", "--to", "a", "-m", "two"]);
+    for (name, texts) in [
+        ("a", &["one", "two"][..]),
+        ("b", &["one", "two"]),
+        ("c", &["two"]),
+    ] {
+        let waiting: Vec<_> = waiting(&place, name)
+            .iter()
+            .map(|message| message["message"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(waiting, texts, "{name}");
+    }
+}
+
+#[test]
 fn a_text_may_begin_with_a_dash() {
     let place = Place::new();
     let _server = Server::start(&place);

@@ -34,6 +34,25 @@ fn a_name_is_normalised_everywhere_alike() {
 }
 
 #[test]
+fn a_known_agents_name_needs_no_run() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let bin = place.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let agent = bin.join("codex");
+    fs::write(&agent, "#!/bin/sh\necho \"codex was given $*\"\nexit 7\n").unwrap();
+    fs::set_permissions(&agent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = place.command();
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    command.args(["--name", "a", "codex", "resume", "--last"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let arguments = shown.split("codex was given ").nth(1).unwrap();
+    assert!(arguments.contains("resume --last"), "{shown}");
+}
+
+#[test]
 fn arguments_after_the_program_pass_through_untouched() {
     let place = Place::new();
     let _server = Server::start(&place);

@@ -1,25 +1,32 @@
 //! Arguments of the verbs about messages, queues and sessions.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::duration::{milliseconds, seconds};
 use crate::envelope::Priority;
 
 /// Arguments that `send` and `ask` share.
 #[derive(Args, Debug)]
 pub struct MessageArgs {
-    /// The text; without it and --message-file, standard input
+    /// The recipient (a word after --to is the text)
+    pub name: Option<String>,
+    /// The text; without any, standard input
+    #[arg(allow_hyphen_values = true, value_parser = text)]
+    pub text: Option<String>,
+    /// The text
     #[arg(
         short,
         long,
         value_name = "TEXT",
         allow_hyphen_values = true,
-        conflicts_with = "message_file"
+        conflicts_with_all = ["message_file", "text"]
     )]
     pub message: Option<String>,
     /// A file that holds the text
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "text")]
     pub message_file: Option<PathBuf>,
     /// A file to point the recipient to; repeats
     #[arg(short, long = "file", value_name = "PATH")]
@@ -33,8 +40,8 @@ pub struct MessageArgs {
     /// Further information; repeats
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub meta: Vec<(String, String)>,
-    /// Discard the message if it waits longer than this, in milliseconds
-    #[arg(long, value_name = "MS")]
+    /// Discard the message if it waits longer than this: 10m, 2h, a number of milliseconds
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     pub ttl: Option<u64>,
     /// Do not start the local broker when none answers
     #[arg(long)]
@@ -56,8 +63,8 @@ pub enum WhenArg {
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 pub struct SendArgs {
-    /// The recipient; repeats
-    #[arg(long, value_name = "NAME", required = true)]
+    /// The recipient; several with commas; repeats
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub to: Vec<String>,
     /// The message and its sender.
     #[command(flatten)]
@@ -80,9 +87,15 @@ pub struct SendArgs {
     /// Wait for the receipt of the recipient's session
     #[arg(long)]
     pub wait: bool,
-    /// How long --wait waits, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
-    pub timeout: u64,
+    /// How long --wait waits: 10m, 2h, a number of seconds
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60",
+        value_parser = seconds,
+        requires = "wait"
+    )]
+    pub timeout: Duration,
 }
 
 /// Arguments of `ask`.
@@ -90,13 +103,13 @@ pub struct SendArgs {
 pub struct AskArgs {
     /// The recipient
     #[arg(long, value_name = "NAME")]
-    pub to: String,
+    pub to: Option<String>,
     /// The message and its sender.
     #[command(flatten)]
     pub message: MessageArgs,
-    /// How long to wait for the answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub timeout: u64,
+    /// How long to wait for the answer: 10m, 2h, a number of seconds
+    #[arg(long, value_name = "TIME", default_value = "300", value_parser = seconds)]
+    pub timeout: Duration,
 }
 
 /// Arguments of `inbox`.
@@ -112,7 +125,7 @@ pub struct InboxArgs {
 /// Arguments of `why`.
 #[derive(Args, Debug)]
 pub struct WhyArgs {
-    /// The message's id, as `send` printed it
+    /// The message's id, as `send` printed it, or its last characters, at least six
     pub id: String,
 }
 
@@ -159,6 +172,14 @@ pub struct ScopeArgs {
     /// Every attached session
     #[arg(long)]
     pub all: bool,
+}
+
+/// Reads a text that may begin with `-`, but not one that looks like a mistyped option.
+fn text(text: &str) -> Result<String, String> {
+    if text.starts_with('-') && !text.contains(char::is_whitespace) {
+        return Err("no such option; as a text it goes with -m".into());
+    }
+    Ok(text.to_owned())
 }
 
 fn priority(text: &str) -> Result<Priority, String> {

@@ -2,6 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::duration::positive_milliseconds;
+
 /// Options of a wrap, before `claude` or `run`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Options of a wrap (before `claude` or `run`)")]
@@ -13,8 +15,9 @@ pub struct WrapArgs {
     /// The session's name; `my-backend`, `my_backend` and `My Backend` are all `myBackend`
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// How long a message waits for the session, in milliseconds [default: 86400000, a day]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// How long a message waits for the session: 10m, 2h, a number of milliseconds [default: a
+    /// day]
+    #[arg(long, value_name = "TIME", value_parser = positive_milliseconds)]
     pub ttl: Option<u64>,
     /// Exit with 3 when the broker cannot be reached, instead of running without it
     #[arg(long)]

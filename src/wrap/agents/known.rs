@@ -389,6 +389,13 @@ const INTERPRETERS: [&str; 11] = [
     "python", "pypy", "node", "nodejs", "deno", "bun", "ruby", "perl", "php", "lua", "luajit",
 ];
 
+/// Whether a program of this name is a coding agent that messages can be delivered to.
+pub fn is_agent(name: &str) -> bool {
+    let delivers = |profile: &&&Profile| profile.usual != Usual::NoticeOnly;
+    let mut agents = ALL.iter().filter(delivers);
+    agents.any(|profile| profile.programs.contains(&name))
+}
+
 /// Whether a program of this name runs programs of others, under their names.
 pub fn is_interpreter(name: &str) -> bool {
     INTERPRETERS.contains(&unversioned(name))

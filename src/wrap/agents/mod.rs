@@ -17,7 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-pub use known::{CLAUDE, UNKNOWN, is_interpreter};
+pub use known::{CLAUDE, UNKNOWN, is_agent, is_interpreter};
 pub use line::Line;
 pub use subcommands::{other_sessions, shows_a_session};
 
