@@ -13,34 +13,6 @@ fn every_error_is_one_line_and_a_hint() {
         .run(["send", "--too", "x"])
         .fails(2, "unexpected argument '--too' found")
         .hints("'--to'");
-    place
-        .run(["send", "-m", "x"])
-        .fails(2, "no recipient")
-        .hints("cbroker send NAME TEXT");
-    place
-        .run(["send", "a", "text", "more"])
-        .fails(2, "unexpected argument 'more' found");
-    place
-        .run(["send", "a", "--wiat"])
-        .fails(2, "invalid value '--wiat' for '[TEXT]': no such option");
-    place
-        .run(["send", "--to", "a", "b", "text"])
-        .fails(2, "`b` is one word too many");
-    place.run(["send", "a", "text", "-m", "x"]).fails(
-        2,
-        "the argument '[TEXT]' cannot be used with '--message <TEXT>'",
-    );
-    place
-        .run(["send", "a", "x", "--when", "nxt"])
-        .fails(2, "invalid value 'nxt' for '--when <WHEN>': expected idle")
-        .hints("a similar value exists: 'next'");
-    place
-        .run(["ask", "a,b", "text"])
-        .fails(2, "one session is asked at a time");
-    place.run(["send", "a", "x", "--ttl", "soon"]).fails(
-        2,
-        "invalid value 'soon' for '--ttl <TIME>': expected a number",
-    );
     place.run(["move"]).fails(
         2,
         "the following required arguments were not provided: <--to <URL>|--from <URL>>",
@@ -70,6 +42,39 @@ fn every_error_is_one_line_and_a_hint() {
     place
         .run(["move", "--to", "amqp://localhost"])
         .fails(2, "both sides are the same broker");
+}
+
+#[test]
+fn what_makes_no_message_is_said_before_a_broker_is_asked() {
+    let place = Place::new();
+    place
+        .run(["send", "-m", "x"])
+        .fails(2, "no recipient")
+        .hints("cbroker send NAME TEXT");
+    place
+        .run(["send", "a", "text", "more"])
+        .fails(2, "unexpected argument 'more' found");
+    place
+        .run(["send", "a", "--wiat"])
+        .fails(2, "invalid value '--wiat' for '[TEXT]': no such option");
+    place
+        .run(["send", "--to", "a", "b", "text"])
+        .fails(2, "`b` is one word too many");
+    place.run(["send", "a", "text", "-m", "x"]).fails(
+        2,
+        "the argument '[TEXT]' cannot be used with '--message <TEXT>'",
+    );
+    place
+        .run(["send", "a", "x", "--when", "nxt"])
+        .fails(2, "invalid value 'nxt' for '--when <WHEN>': expected idle")
+        .hints("a similar value exists: 'next'");
+    place
+        .run(["ask", "a,b", "text"])
+        .fails(2, "one session is asked at a time");
+    place.run(["send", "a", "x", "--ttl", "soon"]).fails(
+        2,
+        "invalid value 'soon' for '--ttl <TIME>': expected a number",
+    );
 }
 
 #[test]
