@@ -25,12 +25,14 @@ mod rotate;
 mod send;
 mod serve;
 mod service;
+mod sessions;
 mod start;
 mod status;
 mod stop;
 mod tail;
 mod toy_agent;
 mod ui;
+mod wait;
 mod why;
 mod wrap;
 
@@ -93,7 +95,8 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
     match verb {
         Verb::Send(args) => send::run(args, config, output).await,
         Verb::Ask(args) => ask::run(args, config, output).await,
-        Verb::List => list::run(config, output).await,
+        Verb::List(args) => list::run(args, config, output).await,
+        Verb::Wait(args) => wait::run(args, config, output).await,
         Verb::Inbox(args) => inbox::run(args, config, output).await,
         Verb::Why(args) => why::run(&args, config, output),
         Verb::Tail(args) => tail::run(args, config, output).await,

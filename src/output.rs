@@ -127,14 +127,19 @@ impl Output {
         out
     }
 
-    /// Prints rows as columns under a heading. Widths are counted in characters.
-    pub fn table(&self, heading: &[&str], rows: &[Vec<String>]) -> Result<(), Error> {
+    /// Prints rows as columns under a heading, each in its style. Widths are counted in characters.
+    pub fn table(
+        &self,
+        heading: &[&str],
+        rows: &[(Option<Style>, Vec<String>)],
+    ) -> Result<(), Error> {
         if self.is_json() {
             return Ok(());
         }
+        let styles = rows.iter().map(|(style, _)| *style);
         let rows: Vec<Vec<String>> = rows
             .iter()
-            .map(|row| row.iter().map(|cell| clean::line(cell)).collect())
+            .map(|(_, row)| row.iter().map(|cell| clean::line(cell)).collect())
             .collect();
         let widths: Vec<usize> = (0..heading.len())
             .map(|column| {
@@ -158,7 +163,20 @@ impl Output {
         };
         let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
         self.line(self.paint(Style::Bold, &spread(&heading)))?;
-        rows.iter().try_for_each(|row| self.line(spread(row)))
+        rows.iter().zip(styles).try_for_each(|(row, style)| {
+            let row = spread(row);
+            self.line(style.map_or(row.clone(), |style| self.paint(style, &row)))
+        })
+    }
+
+    /// Clears the screen before a view is printed again. Returns whether the output is a terminal
+    /// that shows results for people.
+    pub fn clear_screen(&self) -> Result<bool, Error> {
+        let is_view = !self.is_json() && io::stdout().is_terminal();
+        if is_view {
+            raw("\u{1b}[H\u{1b}[2J")?;
+        }
+        Ok(is_view)
     }
 }
 
@@ -181,6 +199,17 @@ pub fn raw(text: &str) -> Result<(), Error> {
 /// Whether the user and the terminal allow colour (<https://no-color.org>).
 pub fn allows_colour(environment: &Environment) -> bool {
     environment.get("NO_COLOR").is_none() && environment.text("TERM") != Some("dumb")
+}
+
+/// Formats how long something has lasted, in its largest unit: `12s`, `3m`, `5h`, `2d`.
+pub fn age(lasted: chrono::TimeDelta) -> String {
+    let seconds = lasted.num_seconds().max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Formats a number and what it counts: `1 message`, `2 messages`.

@@ -279,7 +279,8 @@ impl Peer {
         answered(ReplyQueue::consume_with(channel, queue.as_str(), prefetch)).await
     }
 
-    /// Asks the attached sessions something and collects what they answer within `wait`.
+    /// Asks the attached sessions something and collects their answers, as long as each comes
+    /// within `wait` of the one before.
     ///
     /// Returns early once `enough` of the answers so far says so.
     pub async fn ask_sessions(

@@ -23,8 +23,12 @@ pub enum Verb {
     #[command(after_help = "\
 Examples:
   cbroker list
+  cbroker list --watch
   cbroker list --json | jq '.[] | select(.pending > 0)'")]
-    List,
+    List(ListArgs),
+    /// Wait until a session is idle, needs you, is attached or is closed
+    #[command(after_help = WAIT_EXAMPLES)]
+    Wait(WaitArgs),
     /// Show the messages that a session holds and why
     #[command(after_help = "\
 Examples:
@@ -129,6 +133,13 @@ Examples:
   cbroker send --to backend -m \"stop the migration\" --wait --timeout 10m
 
 Exit code 4: the broker did not confirm, the queue is full, or no receipt came.";
+
+const WAIT_EXAMPLES: &str = "\
+Examples:
+  cbroker wait backend --until idle && cbroker send backend \"Now the tests, please\"
+  cbroker wait backend --until closed --timeout 2h
+
+Exit code 4: the time is over.";
 
 const ASK_EXAMPLES: &str = "\
 Examples:

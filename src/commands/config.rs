@@ -8,15 +8,16 @@ use crate::output::Output;
 /// Prints the settings. Passwords are not included.
 pub(super) fn run(config: &Config, output: &Output) -> Result<Exit, Error> {
     output.json(&config.effective)?;
-    let rows: Vec<Vec<String>> = config
+    let rows: Vec<_> = config
         .effective
         .iter()
         .map(|row| {
-            vec![
+            let cells = vec![
                 row.key.to_owned(),
                 row.value.clone(),
                 word(row.origin).to_owned(),
-            ]
+            ];
+            (None, cells)
         })
         .collect();
     output.table(&["KEY", "VALUE", "FROM"], &rows)?;

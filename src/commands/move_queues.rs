@@ -4,13 +4,12 @@
 //! least one of them has it. A queue keeps its arguments. Once it is empty, it is deleted at the
 //! source.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::list;
 use super::send::CONFIRM_WITHIN;
+use super::sessions;
 use crate::cli::MoveArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -43,8 +42,7 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
     }
     let mut source = Peer::connect(&from.endpoint, "move").await?;
     let mut target = Peer::connect(&to.endpoint, "move").await?;
-    let present: BTreeMap<_, _> = list::who(&source).await?;
-    let names = list::names(&from, &present, output).await;
+    let names = sessions::names(&mut source, &from, output).await?;
     for name in &names {
         refuse_attached(&mut source, name).await?;
     }

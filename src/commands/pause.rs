@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::compose::session_name;
 use super::connect::{self, Autostart};
+use super::sessions;
 use crate::cli::ScopeArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -12,7 +13,6 @@ use crate::output::Output;
 use crate::peer::{Presence, QuestionScope, Reply, Request};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-const ALL_ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,22 +42,17 @@ pub(super) async fn run(
             scope: scope.clone(),
         },
     };
-    // A named session answers at once. With `--all`, the number of answers is not known.
-    let limit = if scope == QuestionScope::All {
-        ALL_ANSWER_WITHIN
-    } else {
-        ANSWER_WITHIN
-    };
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let expected = match &scope {
         QuestionScope::Name(name) => peer
             .look(&session_name(name, "NAME")?)
             .await?
-            .map_or(0, |state| state.consumers),
-        QuestionScope::All => u32::MAX,
+            .map(|state| state.consumers.max(1)),
+        QuestionScope::All => sessions::attached(&mut peer, config, output).await?,
     };
-    let enough = |so_far: &[Reply]| so_far.len() >= expected.max(1) as usize;
-    let replies = peer.ask_sessions(&request, limit, enough).await?;
+    let enough =
+        |so_far: &[Reply]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
+    let replies = peer.ask_sessions(&request, ANSWER_WITHIN, enough).await?;
     peer.close().await;
     let sessions: Vec<Presence> = replies
         .into_iter()

@@ -232,7 +232,11 @@ impl Request {
     }
 }
 
-/// Publishes a question with a temporary queue for the answers and collects them.
+/// In all, a question waits this many times as long as for one answer.
+const ALL_WAITS: u32 = 10;
+
+/// Publishes a question with a temporary queue for the answers and collects them, until there are
+/// `enough` or the next one takes longer than `wait`.
 pub(super) async fn ask(
     (connection, user): (&Connection, &str),
     request: &Request,
@@ -240,11 +244,13 @@ pub(super) async fn ask(
     enough: impl Fn(&[Reply]) -> bool,
 ) -> Result<Vec<Reply>, PeerError> {
     let (channel, mut answers) = answered(put(connection, user, request)).await?;
-    let until = Instant::now() + wait;
+    let end = Instant::now() + wait * ALL_WAITS;
+    let mut until = Instant::now() + wait;
     let mut replies: Vec<Reply> = Vec::new();
     while !enough(&replies) {
         match tokio::time::timeout_at(until, answers.next()).await {
             Ok(Some(Ok(answer))) => {
+                until = end.min(Instant::now() + wait);
                 let reply = serde_json::from_slice::<Reply>(&answer.data).ok();
                 replies.extend(reply.filter(|reply| {
                     is_from(&answer, user)

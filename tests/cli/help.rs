@@ -6,10 +6,11 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 29] = [
+const VERBS: [&str; 30] = [
     "send",
     "ask",
     "list",
+    "wait",
     "inbox",
     "why",
     "tail",

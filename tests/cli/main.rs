@@ -27,5 +27,6 @@ mod remote;
 mod sending;
 mod serving;
 mod sessions;
+mod states;
 mod strangers;
 mod usage;

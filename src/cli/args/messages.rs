@@ -112,6 +112,52 @@ pub struct AskArgs {
     pub timeout: Duration,
 }
 
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Go on, and show what changes
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Arguments of `wait`.
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// The session
+    pub name: String,
+    /// What to wait for
+    #[arg(long, value_name = "STATE", value_enum)]
+    pub until: UntilArg,
+    /// How long to wait: 10m, 2h, a number of seconds
+    #[arg(long, value_name = "TIME", default_value = "300", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// The state that `wait` waits for.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UntilArg {
+    /// The agent waits for a prompt
+    Idle,
+    /// The agent waits for its person's answer, or a message is stuck in its box
+    NeedsYou,
+    /// A session of this name is attached
+    Attached,
+    /// No session of this name is attached
+    Closed,
+}
+
+impl UntilArg {
+    /// The state in a word or two.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::NeedsYou => "in need of you",
+            Self::Attached => "attached",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// Arguments of `inbox`.
 #[derive(Args, Debug)]
 pub struct InboxArgs {

@@ -1,0 +1,268 @@
+//! The sessions that can be found, for the commands that show or address several.
+//!
+//! Names come from the API's bindings, from the sessions that answer on the presence exchange, and
+//! from the logs of sessions that ran on this machine. Counts always come from AMQP, because the
+//! numbers of a management API can be out of date.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::envelope::timestamp;
+use crate::error::Error;
+use crate::management::Client;
+use crate::message_history::MessageHistory;
+use crate::name::SessionName;
+use crate::output::Output;
+use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
+
+/// How long the next session may take to answer a question to all. A session of another tool never
+/// answers.
+pub(super) const NEXT_ANSWER_WITHIN: Duration = Duration::from_millis(500);
+const API_WITHIN: Duration = Duration::from_secs(3);
+
+/// One session, or a name under which none is attached, as `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct SessionRow {
+    pub(super) name: String,
+    /// Sessions attached to the queue.
+    pub(super) consumers: u32,
+    /// Messages waiting in the queue.
+    pub(super) pending: u32,
+    /// Messages that the session has received and that no model has in its context.
+    pub(super) held: u32,
+    /// The state in words.
+    pub(super) state: String,
+    /// When that state began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<String>,
+    /// Why the first held message waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<String>,
+    /// The same as a value, for what the command decides; `None` where no session answered.
+    #[serde(skip)]
+    pub(super) answered: Option<Answered>,
+}
+
+/// What a session answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) state: PeerState,
+    pub(super) since: DateTime<Utc>,
+}
+
+/// Returns a row for each session, and one for each name without any. Those that need their person
+/// come first.
+pub(super) async fn rows(
+    peer: &mut Peer,
+    config: &Config,
+    output: &Output,
+) -> Result<Vec<SessionRow>, Error> {
+    let known = KnownNames::find(config, output).await;
+    let mut queues = BTreeMap::new();
+    look(peer, known.names, &mut queues).await?;
+    let attached = known.are_all.then(|| consumers(&queues));
+    let enough =
+        |so_far: &[Reply]| attached.is_some_and(|attached| so_far.len() >= attached as usize);
+    let replies = peer
+        .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
+        .await?;
+    let present = by_name(replies);
+    let unknown = present
+        .keys()
+        .filter_map(|name| SessionName::new(name).ok())
+        .filter(|name| !queues.contains_key(name))
+        .collect();
+    look(peer, session_names(unknown), &mut queues).await?;
+    let mut rows: Vec<SessionRow> = queues
+        .iter()
+        .flat_map(|(name, queue)| rows_of(name, *queue, present.get(name.as_str())))
+        .collect();
+    rows.sort_by_key(|row| !row.needs_its_person());
+    Ok(rows)
+}
+
+/// Returns the names that have a queue, as far as they can be found.
+pub(super) async fn names(
+    peer: &mut Peer,
+    config: &Config,
+    output: &Output,
+) -> Result<BTreeSet<SessionName>, Error> {
+    let rows = rows(peer, config, output).await?;
+    let names = rows
+        .iter()
+        .filter_map(|row| SessionName::new(&row.name).ok());
+    Ok(names.collect())
+}
+
+/// How many sessions are attached, if that can be known.
+pub(super) async fn attached(
+    peer: &mut Peer,
+    config: &Config,
+    output: &Output,
+) -> Result<Option<u32>, Error> {
+    let known = KnownNames::find(config, output).await;
+    let mut queues = BTreeMap::new();
+    look(peer, known.names, &mut queues).await?;
+    Ok(known.are_all.then(|| consumers(&queues)))
+}
+
+fn consumers(queues: &BTreeMap<SessionName, QueueState>) -> u32 {
+    queues.values().map(|queue| queue.consumers).sum()
+}
+
+/// Returns the row, or rows, of one name.
+pub(super) async fn rows_named(
+    peer: &mut Peer,
+    name: &SessionName,
+) -> Result<Vec<SessionRow>, Error> {
+    let queue = peer.look(name).await?.unwrap_or(QueueState {
+        consumers: 0,
+        messages: 0,
+    });
+    if queue.consumers == 0 {
+        return Ok(rows_of(name, queue, None));
+    }
+    let is_it =
+        |reply: &&Reply| matches!(reply, Reply::State(state) if state.name == name.as_str());
+    let enough = |so_far: &[Reply]| so_far.iter().filter(is_it).count() >= queue.consumers as usize;
+    let replies = peer
+        .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
+        .await?;
+    let present = by_name(replies);
+    Ok(rows_of(name, queue, present.get(name.as_str())))
+}
+
+impl SessionRow {
+    /// Whether messages or the agent wait for the person at this session.
+    pub(super) fn needs_its_person(&self) -> bool {
+        self.answered.is_some_and(|answered| {
+            matches!(answered.state, PeerState::NeedsYou | PeerState::Stuck)
+        })
+    }
+}
+
+/// Adds the queues of these names that exist.
+async fn look(
+    peer: &mut Peer,
+    names: BTreeSet<SessionName>,
+    queues: &mut BTreeMap<SessionName, QueueState>,
+) -> Result<(), Error> {
+    for name in names {
+        if let Some(queue) = peer.look(&name).await? {
+            queues.insert(name, queue);
+        }
+    }
+    Ok(())
+}
+
+fn by_name(replies: Vec<Reply>) -> BTreeMap<String, Vec<Presence>> {
+    let mut present: BTreeMap<String, Vec<Presence>> = BTreeMap::new();
+    for reply in replies {
+        if let Reply::State(presence) = reply {
+            let sessions = present.entry(presence.name.clone()).or_default();
+            sessions.push(presence);
+        }
+    }
+    present
+}
+
+/// The names that are known without asking the sessions.
+struct KnownNames {
+    names: BTreeSet<SessionName>,
+    /// Whether every session's name is among them: the API told them.
+    are_all: bool,
+}
+
+impl KnownNames {
+    async fn find(config: &Config, output: &Output) -> Self {
+        let (names, are_all) = match api_names(config).await {
+            Ok(known) => (known, true),
+            Err(error) => {
+                output.notice(format!(
+                    "{}; only names that are known without the API are shown",
+                    error.summary()
+                ));
+                let history = MessageHistory::of(&config.home).sessions();
+                let mut names = logged_names(config);
+                names.extend(history.unwrap_or_default());
+                (names, false)
+            }
+        };
+        let exact = names.iter().filter(|name| SessionName::is_exact(name));
+        let names = exact.filter_map(|name| SessionName::new(name).ok());
+        Self {
+            names: session_names(names.collect()),
+            are_all,
+        }
+    }
+}
+
+/// Without the queues in which `ask` waits for answers.
+fn session_names(names: BTreeSet<SessionName>) -> BTreeSet<SessionName> {
+    let is_session = |name: &SessionName| !name.waits_for_answer();
+    names.into_iter().filter(is_session).collect()
+}
+
+async fn api_names(config: &Config) -> Result<Vec<String>, Error> {
+    Ok(Client::new(config, API_WITHIN)?.session_names().await?)
+}
+
+fn logged_names(config: &Config) -> Vec<String> {
+    let Ok(files) = fs::read_dir(config.home.logs()) else {
+        return Vec::new();
+    };
+    files
+        .flatten()
+        .filter_map(|file| {
+            file.file_name()
+                .to_str()?
+                .strip_suffix(".log")
+                .map(str::to_owned)
+        })
+        .filter(|name| name != "broker")
+        .collect()
+}
+
+fn rows_of(
+    name: &SessionName,
+    queue: QueueState,
+    present: Option<&Vec<Presence>>,
+) -> Vec<SessionRow> {
+    let bare = |state: &str| SessionRow {
+        name: name.to_string(),
+        consumers: queue.consumers,
+        pending: queue.messages,
+        held: 0,
+        state: state.to_owned(),
+        since: None,
+        reason: None,
+        agent: None,
+        answered: None,
+    };
+    match present {
+        Some(sessions) => sessions
+            .iter()
+            .map(|presence| SessionRow {
+                held: presence.held,
+                since: Some(timestamp(presence.since)),
+                reason: presence.reason.clone(),
+                agent: Some(presence.agent.clone()),
+                answered: Some(Answered {
+                    state: presence.state,
+                    since: presence.since,
+                }),
+                ..bare(&presence.words())
+            })
+            .collect(),
+        None if queue.consumers == 0 => vec![bare("closed")],
+        // Another tool's session, or one that is too busy to answer.
+        None => vec![bare("attached")],
+    }
+}

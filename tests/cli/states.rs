@@ -1,0 +1,176 @@
+//! What sessions do, as `list`, `list --watch`, `wait`, `pause --all` and `resume --all` see it.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::BasicProperties;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::client;
+use crate::support::{Place, Server, Wrapped, wait_until};
+
+/// The states of one name's rows.
+fn states(place: &Place, name: &str) -> Vec<String> {
+    let rows = place.json(["list", "-q"]).remove(0);
+    let rows = rows.as_array().unwrap().iter();
+    rows.filter(|row| row["name"] == name)
+        .map(|row| row["state"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn two_sessions_of_one_name_are_two_rows() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _first = Wrapped::open(&place, "backend", &[]);
+    let _second = Wrapped::open(&place, "backend", &[]);
+    wait_until(
+        || states(&place, "backend") == ["idle", "idle"],
+        || format!("{:?}", states(&place, "backend")),
+    );
+    let table = place.ok(["list"]);
+    let heading = table.lines().next().unwrap();
+    assert!(heading.contains("SINCE"), "{table}");
+    let rows = table.lines().filter(|line| line.starts_with("backend "));
+    assert_eq!(rows.count(), 2, "{table}");
+}
+
+#[test]
+fn a_watched_list_is_printed_again_when_it_changed() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "backend", "x", "--no-start"]);
+    let mut watching = place
+        .command()
+        .args(["list", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!(
+        (&first[0]["name"], &first[0]["state"], &first[0]["pending"]),
+        (&json!("backend"), &json!("closed"), &json!(1))
+    );
+    place.ok(["send", "backend", "y"]);
+    assert_eq!(next()[0]["pending"], 2);
+    let pid = Pid::from_raw(watching.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn wait_returns_once_the_session_is_in_the_state() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let waiting = |until: &str| {
+        let mut command = place.command();
+        command.args(["wait", "backend", "--until", until]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let attached = waiting("attached");
+    let idle = waiting("idle");
+    let mut session = Wrapped::open_unattached(&place, "backend", &[]);
+    for waited in [attached, idle] {
+        let ended = waited.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert!(ended.stdout.starts_with(b"backend: "), "{ended:?}");
+    }
+    place
+        .run(["wait", "backend", "--until", "needs-you", "--timeout", "1s"])
+        .fails(4, "`backend` is not in need of you: it is idle");
+    let closed = waiting("closed");
+    assert_eq!(session.leave(), 0);
+    let ended = closed.wait_with_output().unwrap();
+    assert_eq!(ended.stdout, b"backend: closed\n", "{ended:?}");
+}
+
+/// Attaches sessions of these names that answer every question one after another, each late, until
+/// the broker is gone.
+fn attach_late_sessions(place: &Place, names: &'static [&str]) {
+    let url = place.ok(["status", "--show-url"]);
+    for name in names {
+        client::make_queue(place, name);
+    }
+    // Declares the presence exchange.
+    place.ok(["list"]);
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || client::run(answer_late(url, names, ready)));
+    is_ready.recv().unwrap();
+}
+
+async fn answer_late(url: String, names: &[&str], ready: std::sync::mpsc::SyncSender<()>) {
+    let properties = lapin::ConnectionProperties::default();
+    let connection = lapin::Connection::connect(url.trim(), properties)
+        .await
+        .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let consume = |queue: &str| {
+        let options = BasicConsumeOptions::default();
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default())
+    };
+    let mut attached = Vec::new();
+    for name in names {
+        attached.push(consume(name).await.unwrap());
+    }
+    let options = QueueDeclareOptions::exclusive();
+    let declared = channel.queue_declare("".into(), options, FieldTable::default());
+    let queue = declared.await.unwrap().name().clone();
+    let bound = channel.queue_bind(
+        queue.clone(),
+        "claudeBroker.presence".into(),
+        "".into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    bound.await.unwrap();
+    let mut questions = consume(queue.as_str()).await.unwrap();
+    ready.send(()).unwrap();
+    while let Some(Ok(question)) = questions.next().await {
+        let Some(reply_to) = question.properties.reply_to() else {
+            continue;
+        };
+        for name in names {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            answer(&channel, reply_to.clone(), name).await;
+        }
+    }
+}
+
+async fn answer(channel: &lapin::Channel, reply_to: ShortString, name: &str) {
+    let state = json!({"kind": "state", "name": name, "session": name, "agent": "late",
+        "state": "paused", "held": 0, "pid": 1, "host": "h", "since": "2026-01-01T00:00:00Z"})
+    .to_string();
+    let published = channel.basic_publish(
+        "".into(),
+        reply_to,
+        BasicPublishOptions::default(),
+        state.as_bytes(),
+        BasicProperties::default().with_user_id("cbroker".into()),
+    );
+    published.await.unwrap();
+}
+
+#[test]
+fn list_and_pause_wait_for_as_many_answers_as_sessions_are_attached() {
+    // In all they take longer than one answer may.
+    const NAMES: &[&str] = &["one", "two", "three", "four", "five"];
+    let place = Place::new();
+    let _server = Server::start(&place);
+    attach_late_sessions(&place, NAMES);
+    for name in NAMES {
+        assert_eq!(states(&place, name), ["paused"], "{name}");
+    }
+    for command in ["pause", "resume"] {
+        let answered = place.json([command, "--all"]).remove(0);
+        assert_eq!(answered.as_array().unwrap().len(), NAMES.len(), "{command}");
+    }
+}
