@@ -7,67 +7,21 @@ use std::path::{Path, PathBuf};
 use storage::frame::{BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader};
 use storage::{Definitions, Opened, Options, QueueId, ReadError, Sequence, Store, Urgency};
 
+use crate::definitions::{parse, render};
 use crate::random::Random;
-use crate::simulated_disk::SimulatedDisk;
+use crate::simulated_disk::{SEGMENT_BYTES, SimulatedDisk};
 use crate::support::{body, wait};
 
 const QUEUES: [QueueId; 2] = [QueueId(1), QueueId(2)];
 const LENGTH: usize = 40;
 /// Messages in each commit.
-const IN_A_FRAME: u64 = 3;
+pub(crate) const IN_A_FRAME: u64 = 3;
 /// The one large message of a queue of its own.
 const LARGE: (QueueId, u64) = (QueueId(3), 1_100_000);
 
-type Definition = (Vec<u8>, Vec<u8>);
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| {
-        [
-            DIGITS[usize::from(byte >> 4)],
-            DIGITS[usize::from(byte & 15)],
-        ]
-    });
-    digits.map(char::from).collect()
-}
-
-/// One member a definition, in hexadecimal: enough for a test.
-fn render(all: &[Definition]) -> Vec<u8> {
-    let lines: Vec<String> = all
-        .iter()
-        .map(|(key, value)| format!("\"{}\":\"{}\"", hex(key), hex(value)))
-        .collect();
-    format!("{{\"all\":0,{}}}", lines.join(",")).into_bytes()
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    let hex = hex.trim_matches('"');
-    (0..hex.len() / 2)
-        .map(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok())
-        .collect()
-}
-
-fn parse(bytes: &[u8]) -> Result<Vec<Definition>, String> {
-    let wrong = || "no definitions".to_owned();
-    let text = std::str::from_utf8(bytes).map_err(|_| wrong())?;
-    let inside = text
-        .strip_prefix("{\"all\":0,")
-        .and_then(|text| text.strip_suffix('}'));
-    let lines = inside.ok_or_else(wrong)?.split(',');
-    let lines = lines.filter(|line| !line.is_empty());
-    lines
-        .map(|line| {
-            let (key, value) = line.split_once(':').ok_or_else(wrong)?;
-            Ok((
-                unhex(key).ok_or_else(wrong)?,
-                unhex(value).ok_or_else(wrong)?,
-            ))
-        })
-        .collect()
-}
-
-fn options(disk: &SimulatedDisk, folder: &Path) -> Options {
+fn options(disk: &SimulatedDisk, folder: &Path, segment_bytes: u64) -> Options {
     Options {
+        segment_bytes,
         definitions: Some(Definitions { render, parse }),
         // Copies of all messages in one frame would be lost together.
         compact_from_bytes: u64::MAX,
@@ -76,25 +30,44 @@ fn options(disk: &SimulatedDisk, folder: &Path) -> Options {
 }
 
 /// What the store held before it was damaged.
-#[derive(Clone, Default)]
-struct Held {
+#[derive(Clone)]
+pub(crate) struct Held {
     live: BTreeMap<QueueId, BTreeSet<u64>>,
     facts: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Commits of messages in each session.
+    commits: u64,
+    segment_bytes: u64,
 }
 
-/// Messages, acks and definitions in three segments. Its index is as of the stop, or of the start.
 fn filled(is_clean: bool) -> (SimulatedDisk, Held) {
+    filled_in(3, 4, SEGMENT_BYTES, is_clean)
+}
+
+/// Messages, acks and definitions in a segment for each session. Its index is as of the stop, or of
+/// the start.
+pub(crate) fn filled_in(
+    sessions: u64,
+    commits: u64,
+    segment_bytes: u64,
+    is_clean: bool,
+) -> (SimulatedDisk, Held) {
     let disk = SimulatedDisk::new();
-    let mut held = Held::default();
+    let mut held = Held {
+        live: BTreeMap::new(),
+        facts: BTreeMap::new(),
+        commits,
+        segment_bytes,
+    };
     let mut image = None;
-    for session in 0..3_u64 {
+    for session in 0..sessions {
         let folder = tempfile::tempdir().unwrap();
-        let opened = Store::open(folder.path(), options(&disk, folder.path()), |_| {}).unwrap();
+        let options = options(&disk, folder.path(), segment_bytes);
+        let opened = Store::open(folder.path(), options, |_| {}).unwrap();
         let store = &opened.store;
         let key = format!("fact {session}").into_bytes();
         wait(store, store.put(&key, b"value".to_vec()).unwrap());
         held.facts.insert(key, b"value".to_vec());
-        for commit in 0..4 {
+        for commit in 0..commits {
             let mut last = storage::Ticket::NONE;
             let together = store.together();
             for queue in QUEUES {
@@ -125,13 +98,13 @@ fn filled(is_clean: bool) -> (SimulatedDisk, Held) {
 
 /// What is found in a damaged store.
 #[derive(Debug, Default)]
-struct Found {
-    missing: usize,
-    returned: usize,
-    missing_facts: usize,
+pub(crate) struct Found {
+    pub(crate) missing: usize,
+    pub(crate) returned: usize,
+    pub(crate) missing_facts: usize,
     /// Something was reported, at the opening or by a read.
     is_reported: bool,
-    report: storage::Report,
+    pub(crate) report: storage::Report,
 }
 
 /// Reads all that can be read of a queue. Bodies must be right. The flag says that a read met
@@ -163,7 +136,7 @@ fn readable(opened: &Opened, queue: QueueId, length: usize) -> (BTreeSet<u64>, b
 }
 
 /// Opens a damaged store; a loss must be reported.
-fn look(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
+pub(crate) fn look(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     let found = open_and_read(disk, held, what);
     if found.missing + found.returned + found.missing_facts > 0 {
         let is_reported = found.is_reported || found.report != storage::Report::default();
@@ -172,9 +145,10 @@ fn look(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     found
 }
 
-fn open_and_read(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
+pub(crate) fn open_and_read(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(folder.path(), options(disk, folder.path()), |_| {})
+    let options = options(disk, folder.path(), held.segment_bytes);
+    let opened = Store::open(folder.path(), options, |_| {})
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     let mut found = Found {
         report: opened.report.clone(),
@@ -182,11 +156,12 @@ fn open_and_read(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     };
     for queue in QUEUES {
         let (numbers, has_met) = readable(&opened, queue, LENGTH);
-        let held = &held.live[&queue];
-        found.missing += held.difference(&numbers).count();
-        found.returned += numbers.difference(held).count();
+        let live = &held.live[&queue];
+        found.missing += live.difference(&numbers).count();
+        found.returned += numbers.difference(live).count();
         found.is_reported |= has_met;
-        if let Some(stray) = numbers.iter().find(|number| **number % 100 >= 12) {
+        let in_session = held.commits * IN_A_FRAME;
+        if let Some(stray) = numbers.iter().find(|number| **number % 100 >= in_session) {
             panic!("{what}: message {stray} was never put");
         }
         let recovered = opened.queues.iter().find(|found| found.queue == queue);
@@ -219,13 +194,13 @@ fn open_and_read(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     found
 }
 
-fn logs(disk: &SimulatedDisk) -> Vec<PathBuf> {
+pub(crate) fn logs(disk: &SimulatedDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter();
     files.filter(|path| path.starts_with("log")).collect()
 }
 
 /// Where the frames of a segment are: offset and length without padding.
-fn frames(bytes: &[u8]) -> Vec<(u64, u64)> {
+pub(crate) fn frames(bytes: &[u8]) -> Vec<(u64, u64)> {
     let Some(header) = SegmentHeader::parse(&bytes[..BLOCK as usize]) else {
         return Vec::new();
     };
@@ -243,7 +218,7 @@ fn frames(bytes: &[u8]) -> Vec<(u64, u64)> {
 }
 
 /// The segment that was written last.
-fn newest(disk: &SimulatedDisk) -> PathBuf {
+pub(crate) fn newest(disk: &SimulatedDisk) -> PathBuf {
     let number = |path: &PathBuf| {
         let bytes = disk.bytes(path);
         let header = SegmentHeader::parse(&bytes[..BLOCK as usize]);
@@ -253,7 +228,7 @@ fn newest(disk: &SimulatedDisk) -> PathBuf {
 }
 
 /// Where its last frame begins.
-fn last_frame(disk: &SimulatedDisk) -> u64 {
+pub(crate) fn last_frame(disk: &SimulatedDisk) -> u64 {
     frames(&disk.bytes(&newest(disk))).last().unwrap().0
 }
 
@@ -269,7 +244,7 @@ fn places(bytes: &[u8]) -> Vec<usize> {
     places
 }
 
-fn is_long() -> bool {
+pub(crate) fn is_long() -> bool {
     std::env::var_os("CBROKER_SOAK_DAMAGE").is_some()
 }
 
@@ -519,7 +494,12 @@ fn everything_damaged_at_once_still_opens() {
 fn a_damaged_or_missing_large_body_costs_itself_alone() {
     let disk = SimulatedDisk::new();
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(folder.path(), options(&disk, folder.path()), |_| {}).unwrap();
+    let opened = Store::open(
+        folder.path(),
+        options(&disk, folder.path(), SEGMENT_BYTES),
+        |_| {},
+    )
+    .unwrap();
     let (queue, length) = (LARGE.0, LARGE.1 as usize);
     for number in 0..3 {
         let text = body(queue, number, if number == 1 { length } else { LENGTH });
@@ -563,7 +543,12 @@ fn a_damaged_or_missing_large_body_costs_itself_alone() {
 fn read_with_large(disk: &SimulatedDisk) -> (Vec<u64>, bool) {
     let (queue, length) = (LARGE.0, LARGE.1 as usize);
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(folder.path(), options(disk, folder.path()), |_| {}).unwrap();
+    let opened = Store::open(
+        folder.path(),
+        options(disk, folder.path(), SEGMENT_BYTES),
+        |_| {},
+    )
+    .unwrap();
     let mut numbers = Vec::new();
     let mut from = Sequence(0);
     let mut is_reported = !opened.report.losses.is_empty();

@@ -9,20 +9,20 @@
 mod calls;
 mod child;
 mod damage;
-
+mod definitions;
+mod exhaustive;
 mod faults;
 mod forge;
 mod hostile;
 mod index_files;
 mod kill;
-
 mod model;
 mod power;
 mod random;
-mod simulated_disk;
-
 mod scale;
+mod simulated_disk;
 mod space;
 mod support;
+mod tidying;
 mod traps;
 mod workload;

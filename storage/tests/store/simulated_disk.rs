@@ -253,6 +253,11 @@ impl SimulatedDisk {
 }
 
 impl Moment<'_> {
+    /// Bytes handed to writes so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.0.written
+    }
+
     /// What `kill -9` leaves: everything that was written.
     pub(crate) fn after_kill(&self) -> SimulatedDisk {
         let mut state = self.0.clone();
