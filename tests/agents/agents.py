@@ -24,13 +24,13 @@ class Agent:
     # Keys that clear the input box.
     clear = "C-u"
     # Seconds until a turn has begun, on a busy machine.
-    patience = 20
+    patience = 45
 
     def environment(self, room):
         return {}
 
     def prepare(self, room):
-        """Writes the files that answer its first questions."""
+        """Writes the files that answer its first questions; `room.prepared` may change them."""
 
     def box(self, screen):
         """What stands in its input box; None where that is not seen."""
@@ -53,10 +53,19 @@ class Claude(Agent):
     def prepare(self, room):
         answers = {"hasCompletedOnboarding": True, "theme": "dark", "numStartups": 5,
                    "customApiKeyResponses": {"approved": [KEY[-20:]], "rejected": []},
-                   "projects": {room.work: {"hasTrustDialogAccepted": True,
-                                            "hasCompletedProjectOnboarding": True,
-                                            "allowedTools": []}}}
+                   "editorMode": room.prepared.get("editor", "normal"),
+                   "bypassPermissionsModeAccepted": True,
+                   "projects": {room.work: {
+                       "hasTrustDialogAccepted": room.prepared.get("is_trusted", True),
+                       "hasCompletedProjectOnboarding": True, "allowedTools": []}}}
         write(os.path.join(room.home, ".claude.json"), json.dumps(answers))
+        # Some versions move the editor's mode there.
+        write(os.path.join(room.home, ".claude", "settings.json"), "{}")
+
+    def trust(self, screen):
+        """The keys that trust the folder: "No, exit" stands first in some versions."""
+        chosen = next((line for line in screen.split("\n") if "❯" in line), "")
+        return ("Enter",) if "Yes" in chosen else ("Down", "Enter")
 
     def box(self, screen):
         """Between the last two rules."""
@@ -97,7 +106,7 @@ class Opencode(Agent):
     name, prompt, busy = "opencode", re.compile("┃.*\n.*╹|Ask anything"), "esc interrupt"
     dialog, command = "ermission required", ["run", "--", "opencode"]
     # Its first turn without a network takes long.
-    patience = 60
+    patience = 90
 
     def environment(self, room):
         return {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}

@@ -1,64 +1,115 @@
 """Drives a real agent under cbroker, and counts what became of each message; see README.md.
 
-    python3 drive.py --root FOLDER --cbroker PATH --agent claude --program PATH [--times 10]
-                     [--only NAME,…] [--short]
+    python3 drive.py --root FOLDER --cbroker PATH [--agent claude,codex] [--version V]
+                     [--program PATH] [--times 10] [--only NAME,…] [--short] [--json FILE]
 
 The exit status is 0 when every message of every scene was delivered once.
 """
 import argparse
+import json
+import os
 import sys
+import time
 
 from agents import AGENTS
-from room import Room
-from scenes import SCENES
+from checks import SCENES
+from install import PINNED, CannotInstall, install
+from room import CannotIsolate, Room
+import scenes, views, endings  # noqa: E401, F401  Each adds its scenes, in this order.
 from tally import KINDS, Tally, Wrong
 
-SHORT = ["idle", "draft", "busy", "dialog_allowed", "killed"]
+# Played twice, with Claude Code; the others once, with the first three.
+SHORT = ["idle", "draft", "dialog_allowed", "busy", "killed"]
+
+
+def play_once(room, scene):
+    """Plays a scene; what became of the message."""
+    try:
+        scene(room)
+        return KINDS[0]
+    except Wrong as wrong:
+        print(f"  {scene.__name__}: {wrong}", flush=True)
+        return wrong.kind
+    except Exception as error:  # A scene that cannot be played has not passed.
+        print(f"  {scene.__name__}: {error!r}", flush=True)
+        return "not played"
 
 
 def play(room, scene, times, tally):
-    options = list(scene.options)
-    is_there = False
-    for _ in range(times):
-        if not is_there or scene.fresh:
-            room.clear()
-            room.start(*options)
-        kind = KINDS[0]
+    """Plays a scene `times` times. What could not be played is tried again, three times at most."""
+    is_there, played, missed, began = False, 0, 0, time.time()
+    while played < times and missed <= 3:
+        room.delay = None
         try:
-            scene(room, tally)
+            if not is_there or scene.fresh:
+                room.clear()
+                room.prepared = scene.prepared
+                if scene.prepared.get("starts", True):
+                    room.start(*scene.options)
+                    room.take_keys()
+            kind = play_once(room, scene)
         except Wrong as wrong:
-            kind = wrong.kind
             print(f"  {scene.__name__}: {wrong}", flush=True)
-        except Exception as error:  # A scene that cannot be played has not passed.
-            kind = "not played"
-            print(f"  {scene.__name__}: {error!r}", flush=True)
-        tally.count(scene.__name__, kind)
+            kind = wrong.kind
+        tally.count(scene.__name__, kind, room.delay)
+        played += kind != "not played"
+        missed += kind == "not played"
         is_there = kind == KINDS[0] and room.at_rest()
-    print(f"{scene.__name__:<24} {tally.scenes[scene.__name__][KINDS[0]]} of {times}", flush=True)
+    good = tally.scenes[scene.__name__][KINDS[0]]
+    print(f"{scene.__name__:<24} {good} of {times} ({time.time() - began:.0f} s)", flush=True)
+
+
+def drive(room, names, times):
+    """Plays the scenes of the room's agent; the counts."""
+    agent, tally = room.agent.name, Tally(times)
+    room.open()
+    try:
+        for scene in SCENES:
+            if agent in scene.agents and (not names or scene.__name__ in names):
+                play(room, scene, times, tally)
+    finally:
+        room.close()
+    return tally
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for option in ("--root", "--cbroker", "--program"):
-        parser.add_argument(option, required=True)
-    parser.add_argument("--agent", choices=AGENTS, default="claude")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--cbroker", required=True)
+    parser.add_argument("--agent", default="claude", help="one or more of " + ", ".join(AGENTS))
+    parser.add_argument("--program", help="the agent's program; else npm installs it")
+    parser.add_argument("--version", help="what npm installs: a version, or latest")
+    parser.add_argument("--packages", help="where npm installs")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--only", default="")
-    parser.add_argument("--short", action="store_true", help="five scenes, twice each")
+    parser.add_argument("--short", action="store_true", help="some scenes, once or twice each")
+    parser.add_argument("--json", help="a file for the counts")
     options = parser.parse_args()
-    names = SHORT if options.short else [name for name in options.only.split(",") if name]
-    room = Room(options.root, options.cbroker, AGENTS[options.agent], options.program)
-    tally = Tally()
-    room.open()
-    try:
-        for scene in SCENES:
-            if options.agent in scene.agents and (not names or scene.__name__ in names):
-                play(room, scene, 2 if options.short else options.times, tally)
-    finally:
-        room.close()
-        print(tally.table())
-    return 0 if tally.is_good() else 1
+    only = [name for name in options.only.split(",") if name]
+    results, is_good = {}, True
+    for agent in options.agent.split(","):
+        program, version = options.program, options.version or PINNED[agent]
+        if program is None:
+            packages = options.packages or os.path.join(options.root, "packages")
+            program, version = install(packages, agent, version)
+        names, times = only, options.times
+        if options.short:
+            names, times = (SHORT, 2) if agent == "claude" else (SHORT[:3], 1)
+        print(f"{agent} {version}", flush=True)
+        folder = os.path.join(options.root, agent)
+        room = Room(folder, options.cbroker, AGENTS[agent], program)
+        tally = drive(room, names, times)
+        print(tally.table(), flush=True)
+        results[f"{agent} {version}"] = tally.scenes
+        is_good &= tally.is_good()
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=1)
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (CannotInstall, CannotIsolate) as error:
+        sys.exit(f"real agents cannot be driven here: {error}")

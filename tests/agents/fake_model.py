@@ -2,10 +2,11 @@
 Codex (OpenAI Responses) and opencode (OpenAI Chat) call.
 
 Words in the newest user texts script the answer: SLOW<n> waits n seconds, TOOL{command} calls the
-shell tool, ASK asks a question, TASK{text} starts a subagent in the background. Words inside a
-peer message are not obeyed. Each request becomes one line of `requests.jsonl`: when it came
-(`at`), whether it carried tools (`tools`), the user texts after the last answer (`texts`), and the
-peer messages in the whole conversation (`peers`), as often as they are there.
+shell tool, ASK asks a question, PLAN shows a plan, TASK{text} starts a subagent in the background.
+Words inside a peer message are not obeyed. Each request becomes one line of `requests.jsonl`: when
+it came (`at`), whether it carried tools (`tools`), the user texts after the last answer (`texts`),
+and, of the whole conversation and as often as they are there, the peer messages (`peers`) and the
+tags that the driver's messages carry (`tags`).
 """
 import json
 import os
@@ -20,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 REMINDER = re.compile(
     r"<system-reminder>(?!.*\[cbroker peer message).*?</system-reminder>\s*", re.S)
 PEER = re.compile(r"\[cbroker peer message from=[^\n]*?\[end\]")
+TAG = re.compile(r"\b(?:tag\d{9}|\d{9}gat)\b")
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
 
@@ -77,6 +79,8 @@ def plan(texts, has_result):
         return pause, ("shell", tool[1])
     if task := re.search(r"TASK\{([^}]*)\}", script):
         return pause, ("task", task[1])
+    if re.search(r"\bPLAN\b", outside):
+        return pause, ("plan", "")
     return pause, ("ask", "") if "ASK" in outside else None
 
 
@@ -104,6 +108,8 @@ def call_of(kind, argument, names):
         options = [{"label": "Alpha", "description": "a"}, {"label": "Beta", "description": "b"}]
         return "AskUserQuestion", {"questions": [{
             "question": "Which one?", "header": "Pick", "multiSelect": False, "options": options}]}
+    if kind == "plan":
+        return "ExitPlanMode", {"plan": "1. look\n2. do it"}
     escalated = {"sandbox_permissions": "require_escalated", "justification": "by the script"}
     if "exec" in names:
         call = json.dumps(dict(escalated, cmd=argument))
@@ -151,7 +157,8 @@ class Handler(BaseHTTPRequestHandler):
         tools = tools_of(body)
         said = [text for role, texts, _ in turns if role == "user" for text in texts]
         self.server.note({"at": time.time(), "tools": bool(tools), "texts": texts,
-                          "peers": [peer for text in said for peer in PEER.findall(text)]})
+                          "peers": [peer for text in said for peer in PEER.findall(text)],
+                          "tags": TAG.findall(raw.decode(errors="replace"))})
         pause, wanted = plan(texts, has_result)
         call = call_of(*wanted, tools) if tools and wanted else None
         if tools:

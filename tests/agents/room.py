@@ -5,17 +5,25 @@ Needs Linux with `unshare`, `nsenter` (util-linux), `ip` (iproute2), tmux and py
 """
 import json
 import os
+import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 
+from tally import Wrong
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 8787
 MARK = "(possible repeat)"
 # What Claude Code itself writes around a text that came by its inbox, by a hook or by a paste.
 FRAMES = ["SYSTEM NOTIFICATION", "cross-session-message", "task-notification", "pasted_content"]
+
+
+class CannotIsolate(Exception):
+    """This machine lets us have no network namespace."""
 
 
 class Room:
@@ -34,11 +42,14 @@ class Room:
             "HOME": self.home, "PATH": self.path("bin") + ":/usr/local/bin:/usr/bin:/bin",
             "TERM": "xterm-256color", "LANG": "C.UTF-8", "SHELL": "/bin/bash", "USER": "tester",
             "CBROKER_HOME": self.path("cbroker"), **agent.environment(self)}
-        agent.prepare(self)
+        # What the scene wants of the agent: `arguments`, `environment`, and see `Agent.prepare`.
+        self.prepared = {}
         # One peer sends all of them, as fast as it can.
         os.makedirs(self.path("cbroker"), mode=0o700, exist_ok=True)
         with open(self.path("cbroker", "config.toml"), "w") as file:
             file.write("max_messages_per_minute = 100000\n")
+        # When the last message was sent, and how long the model took to read one.
+        self.began, self.delay = 0.0, None
         # Requests before each start of the agent: what came after it was read in another life.
         self.lives = []
 
@@ -58,8 +69,11 @@ class Room:
         start = shlex.join(["tmux", "-S", self.path("tmux.sock"), "-f", "/dev/null",
                             "new-session", "-d", "-s", "model", model])
         own = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
-        subprocess.run([*own, "bash", "-c", "ip link set lo up && " + start], env=self.env,
-                       check=True)
+        try:
+            subprocess.run([*own, "bash", "-c", "ip link set lo up && " + start], env=self.env,
+                           check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CannotIsolate(f"no network namespace of our own: {error}") from error
         self.tmux("set", "-g", "remain-on-exit", "on")
         self.server = int(self.tmux("display-message", "-p", "#{pid}"))
         self.namespace = os.readlink(f"/proc/{self.server}/ns/net")
@@ -71,6 +85,11 @@ class Room:
         self.tmux("kill-server")
         for pid, _, _ in self.processes():
             self.kill(pid)
+
+    def enter(self):
+        """The command that runs another one in the namespace."""
+        own = [] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]
+        return ["nsenter", "-t", str(self.server), "-n", *own]
 
     def processes(self):
         """Those in the namespace: id, parent, arguments."""
@@ -117,23 +136,32 @@ class Room:
             if self.server not in (pid, parent) and words[1:2] != ["serve"]:
                 self.kill(pid)
         self.tmux("kill-session", "-t", "=peer")
+        self.until(lambda: self.wrap() is None and self.program() is None)
 
     def begin(self, *options, columns=120, rows=40):
         """A wrapped agent that is only just starting."""
         self.lives.append(len(self.requests()))
-        command = [self.cbroker, "--name", "peer", *options, *self.agent.command,
-                   *self.agent.arguments]
+        self.agent.prepare(self)
         line = f"cd {shlex.quote(self.work)} && exec env -i " + " ".join(
-            f"{name}={shlex.quote(value)}" for name, value in self.env.items()
-        ) + " " + shlex.join(command)
+            f"{name}={shlex.quote(value)}"
+            for name, value in {**self.env, **self.prepared.get("environment", {})}.items()
+        ) + " " + shlex.join(self.command(options))
         self.tmux("kill-session", "-t", "=peer")
         self.tmux("new-session", "-d", "-s", "peer", "-x", str(columns), "-y", str(rows), line)
 
+    def command(self, options):
+        return [self.cbroker, "--name", "peer", *options, *self.agent.command,
+                *self.prepared.get("arguments", self.agent.arguments)]
+
     def start(self, *options, columns=120, rows=40):
-        """A wrapped agent at its prompt."""
-        self.begin(*options, columns=columns, rows=rows)
-        assert self.wait(self.agent.prompt.search, 60), self.screen()
-        time.sleep(1.5)
+        """A wrapped agent at its prompt. One that does not come up is started once more."""
+        for times in (1, 2):
+            self.begin(*options, columns=columns, rows=rows)
+            if self.wait(self.agent.prompt.search, 2 * self.agent.patience):
+                return
+            print(f"  start {times}: no prompt: {self.screen()[-400:].strip()!r}", flush=True)
+            self.clear()
+        raise Wrong("not played", "the agent did not come up, also when it was started once more")
 
     # The person.
 
@@ -149,22 +177,54 @@ class Room:
     def type(self, text):
         self.keys("-l", text)
 
+    def take_keys(self):
+        """Until the agent takes keys: it draws its prompt up to seconds before."""
+        def is_taken(screen):
+            return set(self.agent.box(screen) or "") == {"x"}
+
+        end = time.time() + self.agent.patience
+        while time.time() < end:
+            self.type("x")
+            if self.wait(is_taken, 3):
+                self.keys(self.agent.clear)
+                if self.wait(lambda screen: not is_taken(screen), 5):
+                    return
+        raise Wrong("not played", f"no keys are taken: {self.screen()[-400:]}")
+
+    def draft(self, text):
+        """Types a text and leaves it in the box."""
+        self.type(text)
+        if not self.wait(lambda screen: self.agent.box(screen) == text):
+            raise Wrong("not played", f"the box shows {self.box()!r} in place of {text!r}")
+
     def submit(self, text):
         self.type(text)
-        time.sleep(0.6)
+        if not self.wait(lambda screen: text in screen):
+            raise Wrong("not played", f"{text!r} is not shown: {self.screen()[-400:]}")
+        # Text and Enter that are read together make a line break.
+        time.sleep(0.3)
         self.keys("Enter")
+
+    def work_on(self, script):
+        """A turn that the model has begun to answer."""
+        mark = f"turn{random.randrange(10**9)}"
+        self.submit(f"{mark} {script}")
+        if not self.until(lambda: self.texts_with(mark), self.agent.patience):
+            raise Wrong("not played", f"no turn began: {self.screen()[-400:]}")
 
     def resize(self, columns, rows):
         self.tmux("resize-window", "-t", "=peer:", "-x", str(columns), "-y", str(rows))
 
     def wait(self, is_so, limit=20.0):
         """Until `is_so(screen)`; whether it came to be."""
-        until = time.time() + limit
-        while time.time() < until:
-            if is_so(self.screen()):
-                return True
+        return self.until(lambda: is_so(self.screen()), limit)
+
+    def until(self, is_so, limit=20.0):
+        """Until `is_so()`; whether it came to be."""
+        end = time.time() + limit
+        while not (is_there := is_so()) and time.time() < end:
             time.sleep(0.1)
-        return False
+        return is_there
 
     def at_rest(self, limit=20):
         time.sleep(0.3)
@@ -174,17 +234,21 @@ class Room:
 
     def run(self, *words, limit=90):
         """A command of cbroker in the namespace."""
-        command = ["nsenter", "-t", str(self.server), "-n", self.cbroker, *words]
+        command = [*self.enter(), self.cbroker, *words]
         return subprocess.run(command, env=self.env, cwd=self.work, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=limit).stdout
 
     def send(self, text, *options):
-        """Sends a message; when."""
-        began = time.time()
+        """Sends a message; its id, if it was sent."""
+        self.began = time.time()
         self.said = self.run("send", "--to", "peer", "--from", "tester", "-m", text, *options)
         words = self.said.split()
         self.id = words[1] if words[:1] == ["sent"] else None
-        return began
+        return self.id
+
+    def held(self):
+        """What waits in the session, and why."""
+        return "inbox: " + " ".join(self.run("inbox", "peer").split())
 
     def waiting(self):
         """Messages that are still in the queue, with or without a session."""
@@ -202,8 +266,12 @@ class Room:
 
     def seen(self, tag):
         """The requests in which the model reads a text for the first time."""
-        holds = [each for each in self.requests() if each["tools"]]
-        return [each for each in holds if any(tag in text for text in each["texts"])]
+        return self.texts_with(tag)
+
+    def texts_with(self, words):
+        """The requests after the user said so."""
+        return [each for each in self.requests()
+                if each["tools"] and any(words in text for text in each["texts"])]
 
     def wait_seen(self, tag, limit=20.0):
         """When the model first read a text; None if it did not in time."""
@@ -220,7 +288,7 @@ class Room:
         A conversation holds a message once for each time that it was read; the next life of the
         agent begins another one.
         """
-        requests = [each for each in self.requests()]
+        requests = self.requests()
         starts = sorted({0, *self.lives})
         total = bare = 0
         for start, end in zip(starts, [*starts[1:], len(requests)]):
@@ -230,6 +298,15 @@ class Room:
             total += len(peers)
             bare += sum(MARK not in peer for peer in peers)
         return total, bare
+
+    def is_whole(self, tag, end):
+        """Whether a message, or the file that it names, holds the text's end."""
+        texts = [peer for each in self.seen(tag) for peer in each["peers"] if tag in peer]
+        paths = [path for text in texts for path in re.findall(r"/\S+/spill/[^\s\])]+", text)]
+        for path in filter(os.path.isfile, paths):
+            with open(path) as file:
+                texts.append(file.read())
+        return any(end in text for text in texts)
 
     def joined(self, tag):
         """The text that was submitted together with a message, if any."""

@@ -13,26 +13,37 @@ class Wrong(Exception):
         self.kind = kind
 
 
-class Tally:
-    def __init__(self):
-        self.scenes, self.delays = {}, []
+def share(delays, part):
+    """The delay that `part` of all do not exceed."""
+    return sorted(delays)[min(len(delays) - 1, int(part * len(delays)))]
 
-    def count(self, scene, kind):
-        counts = self.scenes.setdefault(scene, dict.fromkeys(KINDS, 0))
+
+class Tally:
+    """Counts of the scenes, each played `times` times."""
+
+    def __init__(self, times):
+        self.times, self.scenes = times, {}
+
+    def count(self, scene, kind, delay):
+        counts = self.scenes.setdefault(scene, dict.fromkeys(KINDS, 0) | {"delays": []})
         counts[kind] += 1
+        if kind == KINDS[0] and delay is not None:
+            counts["delays"].append(round(delay, 3))
 
     def is_good(self):
-        return all(count == 0 for counts in self.scenes.values()
-                   for kind, count in counts.items() if kind != KINDS[0])
+        return all(counts[KINDS[0]] == self.times
+                   and not any(counts[kind] for kind in KINDS[1:-1])
+                   for counts in self.scenes.values())
 
     def table(self):
-        """A Markdown table of the scenes, and the median delay."""
-        rows = ["| scene | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
+        """A Markdown table of the scenes; the delays are from `send` to the model's request."""
+        heads = ["scene", *KINDS, "median s", "p99 s"]
+        rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for scene, counts in self.scenes.items():
-            rows.append(f"| {scene} | " + " | ".join(str(counts[kind]) for kind in KINDS) + " |")
-        if self.delays:
-            rows.append("")
-            rows.append(f"From `send` to the model's request at idle: median of "
-                        f"{len(self.delays)} {statistics.median(self.delays):.2f} s, "
-                        f"fastest {min(self.delays):.2f} s, slowest {max(self.delays):.2f} s.")
+            delays = counts["delays"]
+            times = ["-", "-"]
+            if delays:
+                times = [f"{statistics.median(delays):.2f}", f"{share(delays, 0.99):.2f}"]
+            cells = [scene, *(str(counts[kind]) for kind in KINDS), *times]
+            rows.append("| " + " | ".join(cells) + " |")
         return "\n".join(rows)
