@@ -1,7 +1,7 @@
 """Chaos with a real Claude Code: random messages, drafts, dialogs, views, sizes, and kills of the
 agent, the wrap and the broker. At the end each message that was sent is accounted for.
 
-    python3 chaos.py --root FOLDER --cbroker PATH --program PATH [--minutes 30] [--seed N]
+    python3 chaos.py --root FOLDER --cbroker PATH [--program PATH] [--minutes 30] [--seed N]
 
 The exit status is 0 when as many messages were sent as the model has read and the queue still has,
 and none was read twice without its mark. What was done is in FOLDER/chaos.log.
@@ -11,11 +11,14 @@ import glob
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 
 from agents import AGENTS
+from install import PINNED, install
 from room import MARK, Room
+from tally import Wrong
 
 # Each action's share, and the longest pause after it.
 SHARES = {"send": 40, "burst": 6, "send_next": 6, "draft": 10, "clear_draft": 5, "work": 8,
@@ -50,7 +53,11 @@ class Chaos:
     def send(self, *options):
         tag = f"tag{self.random.randrange(10**9):09d}"
         words = tag + " and so on" * self.random.choice([0, 0, 1, 80])
-        self.room.send(words, *options)
+        self.room.said = "no answer in time"
+        try:
+            self.room.send(words, *options)
+        except subprocess.TimeoutExpired:
+            pass
         is_sent = self.room.said.startswith("sent")
         (self.sent if is_sent else self.unsure).append(tag)
         self.note(f"  {tag} {'sent' if is_sent else self.room.said.strip()}")
@@ -71,8 +78,11 @@ class Chaos:
         self.room.keys("C-u")
 
     def prompt(self, text):
+        """Whatever stands open: the person types on."""
         self.room.keys("C-u")
-        self.room.submit(text)
+        self.room.type(text)
+        time.sleep(0.6)
+        self.room.keys("Enter")
 
     def work(self):
         self.prompt(f"work SLOW{self.random.randrange(1, 4)}")
@@ -144,8 +154,11 @@ class Chaos:
         self.room.resize(120, 40)
         until = time.time() + limit
         while time.time() < until:
-            if self.room.program() is None:
-                self.room.start(*self.room.options)
+            try:
+                if self.room.program() is None:
+                    self.room.start(*self.room.options)
+            except Wrong as wrong:
+                self.note(f"not done: {wrong}")
             self.answer()
             if self.room.waiting() == 0:
                 return
@@ -209,12 +222,15 @@ class Chaos:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for option in ("--root", "--cbroker", "--program"):
+    for option in ("--root", "--cbroker"):
         parser.add_argument(option, required=True)
+    parser.add_argument("--program", help="Claude Code; else npm installs the pinned version")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
-    room = Room(options.root, options.cbroker, AGENTS["claude"], options.program)
+    program = options.program or install(
+        os.path.join(options.root, "packages"), "claude", PINNED["claude"])[0]
+    room = Room(options.root, options.cbroker, AGENTS["claude"], program)
     room.options = []
     room.open()
     try:
@@ -225,8 +241,8 @@ def main():
         while time.time() < until:
             try:
                 chaos.act()
-            except AssertionError as error:
-                chaos.note(f"no prompt: {error}")
+            except (Wrong, subprocess.TimeoutExpired) as wrong:
+                chaos.note(f"not done: {wrong}")
         chaos.note("settle")
         chaos.settle(180)
         account = chaos.account()

@@ -252,8 +252,10 @@ class Room:
 
     def waiting(self):
         """Messages that are still in the queue, with or without a session."""
-        rows = [row.split() for row in self.run("list").splitlines()]
-        return sum(int(row[2]) for row in rows if row[:1] == ["peer"])
+        said = self.run("list", "--json")
+        # A row for each session of the name: they have one queue.
+        rows = json.loads(said) if said.startswith("[") else []
+        return max((row["pending"] for row in rows if row["name"] == "peer"), default=0)
 
     # The model.
 
