@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 
 pub use args::*;
+pub use duration::Since;
 pub use split_args::ProgramArgs;
 
 use crate::config::{Flags, Format, Volume};

@@ -10,6 +10,7 @@ mod connect;
 mod delete;
 mod demo;
 mod doctor;
+mod history;
 mod inbox;
 mod list;
 mod local;
@@ -99,6 +100,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Wait(args) => wait::run(args, config, output).await,
         Verb::Inbox(args) => inbox::run(args, config, output).await,
         Verb::Why(args) => why::run(&args, config, output),
+        Verb::History(args) => history::run(&args, config, output),
         Verb::Tail(args) => tail::run(args, config, output).await,
         Verb::Purge(args) => purge::run(args, config, output).await,
         Verb::Delete(args) => delete::run(args, config, output).await,

@@ -1,10 +1,12 @@
-//! The history of messages on this machine: `logs/messages.jsonl`, which `cbroker why` reads.
+//! The history of messages on this machine: `logs/messages.jsonl`, which `cbroker why` and `cbroker
+//! history` read.
 //!
-//! Commands and wraps append one line for each event. Each line is a single write in append mode,
-//! so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a new one
-//! begins.
+//! Commands and wraps append one line for each event; the first event of a message on a machine,
+//! that it was sent or received, has its text too, up to 16 KiB. Each line is a single write in
+//! append mode, so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a
+//! new one begins.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clean;
 use crate::config::Home;
-use crate::envelope::timestamp;
+use crate::envelope::{Envelope, timestamp};
 
 const ROTATE_BYTES: u64 = 8 << 20;
+/// So much of a text is kept.
+const TEXT_BYTES: usize = 16 << 10;
 
 /// The fewest characters at the end of an id that stand for it. The page shows as many.
 pub const SHORT_ID: usize = 6;
@@ -71,12 +75,85 @@ pub struct HistoryEntry {
     /// The reason or the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What the message says, at its first event on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessageText>,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageText {
+    /// The claimed sender.
+    pub from: String,
+    /// The text, at most 16 KiB of it.
+    pub text: String,
+    /// The length of the whole text in bytes, if it is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_from: Option<usize>,
+    /// The id of the message that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
+impl MessageText {
+    /// What a message says, cut to what the history keeps.
+    pub fn of(envelope: &Envelope) -> Self {
+        let whole = &envelope.message;
+        let text = &whole[..whole.floor_char_boundary(TEXT_BYTES)];
+        Self {
+            from: envelope.from.clone(),
+            text: text.to_owned(),
+            cut_from: (text.len() < whole.len()).then_some(whole.len()),
+            correlation_id: envelope.correlation_id.clone(),
+        }
+    }
+}
+
+/// One message of the conversation and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToldMessage {
+    /// When it was sent, or first received here.
+    pub ts: String,
+    /// The message id.
+    pub id: String,
+    /// The recipient's session name.
+    pub to: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub message: MessageText,
+    /// What happened last.
+    pub state: HistoryEvent,
+    /// The reason or the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// The history of this machine.
 #[derive(Debug, Clone)]
 pub struct MessageHistory {
     home: Home,
+}
+
+impl HistoryEvent {
+    /// The event in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Confirmed => "confirmed",
+            Self::Unconfirmed => "not confirmed",
+            Self::Received => "received",
+            Self::Held => "held",
+            Self::HandedOver => "handed over",
+            Self::Delivered => "delivered",
+            Self::Repeated => "received again, already delivered",
+            Self::Deleted => "deleted with its queue",
+            Self::Purged => "purged",
+            Self::Expired => "expired",
+            Self::Dropped => "dropped: the queue was full",
+            Self::Returned => "back in its queue",
+            Self::DeadLettered => "dead-lettered",
+        }
+    }
 }
 
 impl HistoryEntry {
@@ -88,7 +165,15 @@ impl HistoryEntry {
             event,
             session: session.to_owned(),
             detail: None,
+            message: None,
         }
+    }
+
+    /// Adds what the message says.
+    #[must_use]
+    pub fn saying(mut self, message: MessageText) -> Self {
+        self.message = Some(message);
+        self
     }
 
     /// Adds the reason or the way.
@@ -150,6 +235,30 @@ impl MessageHistory {
             .collect())
     }
 
+    /// Returns the messages whose text is known, in the order of their first events.
+    pub fn conversation(&self) -> io::Result<Vec<ToldMessage>> {
+        let mut told: Vec<ToldMessage> = Vec::new();
+        let mut places: HashMap<(String, String), usize> = HashMap::new();
+        for entry in self.entries()? {
+            let key = (entry.id.clone(), entry.session.clone());
+            if let Some(&place) = places.get(&key) {
+                told[place].state = entry.event;
+                told[place].detail = entry.detail;
+            } else if let Some(message) = entry.message {
+                places.insert(key, told.len());
+                told.push(ToldMessage {
+                    ts: entry.ts,
+                    id: entry.id,
+                    to: entry.session,
+                    message,
+                    state: entry.event,
+                    detail: entry.detail,
+                });
+            }
+        }
+        Ok(told)
+    }
+
     /// Reads all lines of both files. Lines that cannot be parsed are skipped.
     fn entries(&self) -> io::Result<Vec<HistoryEntry>> {
         let mut entries = Vec::new();
@@ -189,8 +298,11 @@ impl MessageHistory {
 
 #[cfg(test)]
 mod tests {
+    use ulid::Ulid;
+
     use super::*;
     use crate::config::Environment;
+    use crate::name::SessionName;
 
     #[test]
     fn the_end_of_an_id_stands_for_it() {
@@ -206,6 +318,61 @@ mod tests {
         assert_eq!(like("AAAAAA"), ["AAAAAA"], "an id itself comes first");
         assert_eq!(like("aaaaaa"), ["01JD3ZQ8V4AAAAAA", "AAAAAA"]);
         assert_eq!(like("AAAA"), [] as [&str; 0], "too short");
+    }
+
+    #[test]
+    fn the_conversation_has_each_text_once_and_what_became_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
+        let history = MessageHistory::of(&Home::of(&environment).unwrap());
+        let says = |text: &str| MessageText {
+            from: "frontend".into(),
+            text: text.into(),
+            cut_from: None,
+            correlation_id: None,
+        };
+        let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
+        for entry in [
+            entry("unknown", HistoryEvent::Held),
+            entry("a", HistoryEvent::Sent).saying(says("one")),
+            entry("b", HistoryEvent::Received).saying(says("two")),
+            entry("a", HistoryEvent::Received).saying(says("one")),
+            entry("b", HistoryEvent::Held).because("draft"),
+            entry("a", HistoryEvent::Delivered).because("plugin"),
+        ] {
+            history.note(&entry).unwrap();
+        }
+        let told = history.conversation().unwrap();
+        let told: Vec<_> = told
+            .iter()
+            .map(|told| {
+                (
+                    told.message.text.as_str(),
+                    told.state,
+                    told.detail.as_deref(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("one", HistoryEvent::Delivered, Some("plugin")),
+                ("two", HistoryEvent::Held, Some("draft"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let (a, b) = (
+            &SessionName::new("a").unwrap(),
+            &SessionName::new("b").unwrap(),
+        );
+        let text = format!("x{}", "é".repeat(TEXT_BYTES));
+        let envelope = Envelope::new(Ulid::nil(), DateTime::UNIX_EPOCH, a, b, text.clone());
+        let kept = MessageText::of(&envelope);
+        assert_eq!(kept.text.len(), TEXT_BYTES - 1);
+        assert_eq!(kept.cut_from, Some(text.len()));
     }
 
     #[test]

@@ -41,6 +41,13 @@ Examples:
   cbroker why 01JD3ZQ8V4K2M6N8P0R2T4V6X8
   cbroker why T4V6X8    its last characters, as the page shows them")]
     Why(WhyArgs),
+    /// Show what the sessions on this machine said to each other
+    #[command(after_help = "\
+Examples:
+  cbroker history
+  cbroker history backend --since 2h
+  cbroker history --grep migration --json")]
+    History(HistoryArgs),
     /// Stream the messages of a queue (takes them; --no-ack only looks)
     #[command(after_help = "\
 Examples:

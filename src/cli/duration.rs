@@ -1,6 +1,9 @@
-//! Reads durations: a bare number in the option's own unit, or with units as in `90s`, `10m`, `2h`.
+//! Reads durations and times: a bare number in the option's own unit, or with units as in `90s`,
+//! `10m`, `2h`.
 
 use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 const EXPECTED: &str = "expected a number, or a duration such as 90s, 10m or 2h";
 
@@ -21,6 +24,27 @@ pub(super) fn positive_milliseconds(text: &str) -> Result<u64, &'static str> {
 /// Reads a duration whose bare number counts seconds.
 pub(super) fn seconds(text: &str) -> Result<Duration, &'static str> {
     duration(text, Duration::from_secs)
+}
+
+/// The earliest time that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// So long before now.
+    Ago(TimeDelta),
+    /// A moment.
+    Time(DateTime<Utc>),
+}
+
+/// Reads a duration before now, or a time as in RFC 3339.
+pub(super) fn since(text: &str) -> Result<Since, &'static str> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Since::Time(time.to_utc()));
+    }
+    let ago = humantime::parse_duration(text).ok();
+    ago.and_then(|ago| TimeDelta::from_std(ago).ok())
+        .filter(|ago| *ago < TimeDelta::days(366_000))
+        .map(Since::Ago)
+        .ok_or("expected a duration such as 10m or 2h, or a time such as 2026-01-31T12:00:00Z")
 }
 
 fn duration(text: &str, of_bare: fn(u64) -> Duration) -> Result<Duration, &'static str> {
@@ -48,5 +72,15 @@ mod tests {
             assert_eq!(seconds(text), Err(EXPECTED), "{text}");
         }
         assert!(positive_milliseconds("0").is_err());
+    }
+
+    #[test]
+    fn a_beginning_is_an_age_or_a_time() {
+        assert_eq!(since("2h"), Ok(Since::Ago(TimeDelta::hours(2))));
+        let time = since("1970-01-01T01:00:00+01:00");
+        assert_eq!(time, Ok(Since::Time(DateTime::UNIX_EPOCH)));
+        for text in ["", "yesterday", "9999999999y"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 }

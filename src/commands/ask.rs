@@ -8,6 +8,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use chrono::Utc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use ulid::Ulid;
@@ -21,6 +22,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{self, Output};
 use crate::peer::{Peer, Publication, PublishOutcome, Reply, ReplyQueue, Request};
@@ -123,6 +125,9 @@ async fn publish(
         receipt_to: None,
         when: None,
     };
+    let sent = HistoryEntry::new(Utc::now(), &question.id, HistoryEvent::Sent, to.as_str());
+    // The history is for people. The question is asked even if it cannot be written.
+    let _untold = MessageHistory::of(&config.home).note(&sent.saying(MessageText::of(question)));
     match peer.publish(&message, CONFIRM_WITHIN).await? {
         PublishOutcome::Confirmed => Ok(()),
         PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(

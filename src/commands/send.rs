@@ -21,7 +21,7 @@ use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
-use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::nearest::nearest;
 use crate::output::{Output, Style};
@@ -181,12 +181,8 @@ impl SendParameters<'_> {
             receipt_to: self.receipt_to.as_deref(),
             when: when(self.args.when),
         };
-        self.note(&HistoryEntry::new(
-            Utc::now(),
-            &envelope.id,
-            HistoryEvent::Sent,
-            to.as_str(),
-        ));
+        let sent = HistoryEntry::new(Utc::now(), &envelope.id, HistoryEvent::Sent, to.as_str());
+        self.note(&sent.saying(MessageText::of(envelope)));
         let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         if outcome == Ok(PublishOutcome::Unroutable) {
             // The queue was deleted in the meantime, or it has no binding.

@@ -35,22 +35,8 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
     };
     output.json(&story)?;
     for entry in &story {
-        let (word, style) = match entry.event {
-            HistoryEvent::Sent => ("sent", Style::Dim),
-            HistoryEvent::Confirmed => ("confirmed", Style::Good),
-            HistoryEvent::Unconfirmed => ("not confirmed", Style::Bad),
-            HistoryEvent::Received => ("received", Style::Dim),
-            HistoryEvent::Held => ("held", Style::Warning),
-            HistoryEvent::HandedOver => ("handed over", Style::Dim),
-            HistoryEvent::Delivered => ("delivered", Style::Good),
-            HistoryEvent::Repeated => ("received again, already delivered", Style::Dim),
-            HistoryEvent::Deleted => ("deleted with its queue", Style::Bad),
-            HistoryEvent::Purged => ("purged", Style::Bad),
-            HistoryEvent::Expired => ("expired", Style::Bad),
-            HistoryEvent::Dropped => ("dropped: the queue was full", Style::Bad),
-            HistoryEvent::Returned => ("back in its queue", Style::Dim),
-            HistoryEvent::DeadLettered => ("dead-lettered", Style::Bad),
-        };
+        let word = entry.event.words();
+        let style = style(entry.event);
         let detail = entry
             .detail
             .as_ref()
@@ -63,4 +49,23 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         ))?;
     }
     Ok(Exit::Done)
+}
+
+/// How an event is highlighted.
+pub(super) fn style(event: HistoryEvent) -> Style {
+    match event {
+        HistoryEvent::Confirmed | HistoryEvent::Delivered => Style::Good,
+        HistoryEvent::Held => Style::Warning,
+        HistoryEvent::Unconfirmed
+        | HistoryEvent::Deleted
+        | HistoryEvent::Purged
+        | HistoryEvent::Expired
+        | HistoryEvent::Dropped
+        | HistoryEvent::DeadLettered => Style::Bad,
+        HistoryEvent::Sent
+        | HistoryEvent::Received
+        | HistoryEvent::HandedOver
+        | HistoryEvent::Repeated
+        | HistoryEvent::Returned => Style::Dim,
+    }
 }

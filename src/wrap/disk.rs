@@ -19,7 +19,7 @@ use super::delivery::MessageKey;
 use super::seen::{Seen, SeenLog};
 use crate::config::write_private;
 use crate::envelope::timestamp;
-use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 
 /// More jobs than the session's prefetch can cause at once.
 const JOBS: usize = 4096;
@@ -56,6 +56,8 @@ pub(super) enum Job {
         event: HistoryEvent,
         /// How, or why.
         detail: Option<String>,
+        /// What it says, when it is received.
+        message: Option<Box<MessageText>>,
     },
     /// How many sessions the message that the agent answers now has passed; `None` when a person
     /// spoke.
@@ -184,10 +186,16 @@ impl Worker {
                 self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
                 Fact::Buried(key, error)
             }
-            Job::Tell { id, event, detail } => {
+            Job::Tell {
+                id,
+                event,
+                detail,
+                message,
+            } => {
                 // Information only: a history that cannot be written stops nothing.
                 let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue);
                 entry.detail = detail;
+                entry.message = message.map(|message| *message);
                 let _untold = self.places.history.note(&entry);
                 return Some(());
             }

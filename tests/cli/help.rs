@@ -6,13 +6,14 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 30] = [
+const VERBS: [&str; 31] = [
     "send",
     "ask",
     "list",
     "wait",
     "inbox",
     "why",
+    "history",
     "tail",
     "purge",
     "delete",

@@ -363,3 +363,48 @@ fn status_shows_the_password_only_when_asked_for_the_url() {
         (&json!("embedded"), &json!(true))
     );
 }
+
+#[test]
+fn history_tells_the_conversation_and_survives_the_broker() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    place.ok([
+        "send",
+        "backend",
+        "run the Migration\nthen report",
+        "--from",
+        "frontend",
+    ]);
+    place.ok(["send", "later", "for\u{202e} another", "--from", "frontend"]);
+    session.wait_for_submission("then report");
+    let told = |more: &[&str]| place.json(["history"].iter().chain(more));
+    wait_until(
+        || told(&["backend"])[0]["state"] == "delivered",
+        || format!("{:?}", told(&[])),
+    );
+    drop(session);
+    drop(server);
+    let all = told(&["frontend"]);
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert_eq!(
+        (&all[0]["from"], &all[0]["to"], &all[0]["text"]),
+        (
+            &json!("frontend"),
+            &json!("backend"),
+            &json!("run the Migration\nthen report")
+        )
+    );
+    assert_eq!(all[1]["state"], "confirmed");
+    let texts = |more: &[&str]| told(more).len();
+    assert_eq!(texts(&["--grep", "migration"]), 1);
+    assert_eq!(texts(&["--since", "1h"]), 2);
+    assert_eq!(texts(&["--since", "2999-01-01T00:00:00Z"]), 0);
+    assert_eq!(texts(&["-n", "1"]), 1);
+    let shown = place.ok(["history", "later"]);
+    assert!(shown.contains("frontend -> later confirmed "), "{shown}");
+    assert!(shown.contains("\n    for another\n"), "{shown:?}");
+    place
+        .run(["history", "--since", "once"])
+        .fails(2, "invalid value 'once'");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::duration::{milliseconds, seconds};
+use crate::cli::duration::{Since, milliseconds, seconds, since};
 use crate::envelope::Priority;
 
 /// Arguments that `send` and `ask` share.
@@ -173,6 +173,22 @@ pub struct InboxArgs {
 pub struct WhyArgs {
     /// The message's id, as `send` printed it, or its last characters, at least six
     pub id: String,
+}
+
+/// Arguments of `history`.
+#[derive(Args, Debug)]
+pub struct HistoryArgs {
+    /// Only messages from or to this session
+    pub name: Option<String>,
+    /// Only messages since then: 10m, 2h, 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Since>,
+    /// Only messages whose text contains this; upper and lower case are the same
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub grep: Option<String>,
+    /// Only the last N of them
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
 }
 
 /// Arguments of `tail`.

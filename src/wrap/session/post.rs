@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::Session;
 use crate::envelope::{Breaks, DeliveryMark, Envelope};
-use crate::message_history::HistoryEvent as Story;
+use crate::message_history::{HistoryEvent as Story, MessageText};
 use crate::peer::{
     Attached, Inbox, InboxEvent, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage,
     SettleResult,
@@ -244,7 +244,12 @@ impl Post {
 
     fn note(&self, id: &str, event: Story, detail: Option<String>) {
         let id = id.to_owned();
-        self.parts.disk.ask(Job::Tell { id, event, detail });
+        self.parts.disk.ask(Job::Tell {
+            id,
+            event,
+            detail,
+            message: None,
+        });
     }
 }
 
@@ -372,7 +377,13 @@ impl Session {
         message.may_repeat = seen == Seen::Intended;
         message.blocked = is_loop.then_some(Hold::Loop);
         message.state = State::Queued;
-        self.post.note(&message.envelope.id, Story::Received, None);
+        let said = MessageText::of(&message.envelope);
+        self.post.parts.disk.ask(Job::Tell {
+            id: message.envelope.id.clone(),
+            event: Story::Received,
+            detail: None,
+            message: Some(Box::new(said)),
+        });
         self.is_stale = self.screen.is_some();
     }
 

@@ -225,6 +225,7 @@ impl Post {
             id,
             event: Story::DeadLettered,
             detail: Some(error.to_owned()),
+            message: None,
         });
         self.ack(Some(delivery));
     }
