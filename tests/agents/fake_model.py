@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 REMINDER = re.compile(
     r"<system-reminder>(?!.*\[cbroker peer message).*?</system-reminder>\s*", re.S)
 PEER = re.compile(r"\[cbroker peer message from=[^\n]*?\[end\]")
-TAG = re.compile(r"\b(?:tag\d{9}|\d{9}gat)\b")
+TAG = re.compile(r"tag\d{9}|\d{9}gat")
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 
 

@@ -17,6 +17,8 @@ from tally import Wrong
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 8787
+# What tmux says where a program has ended.
+DEAD = "Pane is dead"
 MARK = "(possible repeat)"
 # What Claude Code itself writes around a text that came by its inbox, by a hook or by a paste.
 FRAMES = ["SYSTEM NOTIFICATION", "cross-session-message", "task-notification", "pasted_content"]
@@ -157,7 +159,9 @@ class Room:
         """A wrapped agent at its prompt. One that does not come up is started once more."""
         for times in (1, 2):
             self.begin(*options, columns=columns, rows=rows)
-            if self.wait(self.agent.prompt.search, 2 * self.agent.patience):
+            self.wait(lambda screen: self.agent.prompt.search(screen) or DEAD in screen,
+                      2 * self.agent.patience)
+            if DEAD not in self.screen() and self.agent.prompt.search(self.screen()):
                 return
             print(f"  start {times}: no prompt: {self.screen()[-400:].strip()!r}", flush=True)
             self.clear()

@@ -194,8 +194,8 @@ def agents_view(room):
     room.keys("Escape")
     if not is_read:
         # Where nothing leads into the new process, it waits, and outlives this session.
-        room.until(lambda: room.wrap() is None)
-        room.start()
+        if room.until(lambda: room.wrap() is None):
+            room.start()
     once(room, mark)
 
 
