@@ -4,7 +4,7 @@
 //! # Cost
 //! One relaxed load for each publish while there are no listeners.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -20,8 +20,10 @@ pub const EXCERPT_BYTES: usize = 4096;
 /// How many bytes of excerpts and properties a listener reads at once. The next event of each
 /// listener is kept in memory, and JSON can write one byte as six.
 const BATCH_BYTES: usize = 16 * 1024;
-/// The maximum number of listeners.
+/// The maximum number of listeners of all users.
 const LISTENERS: usize = 32;
+/// The maximum number of listeners of one user, so that no user keeps the others out.
+const OF_ONE_USER: usize = 8;
 /// The maximum number of queues that a line names.
 pub const QUEUES: usize = 16;
 
@@ -64,7 +66,10 @@ pub struct TapEvent {
 /// The recent traffic of the broker.
 #[derive(Debug)]
 pub struct Tap {
+    /// All of them, the broker's own included.
     listeners: AtomicUsize,
+    /// How many listeners each user has.
+    by_user: Mutex<HashMap<Arc<str>, usize>>,
     kept: Mutex<TapEntry>,
     /// The number of the next line.
     next: watch::Sender<u64>,
@@ -90,13 +95,20 @@ impl TapEvent {
 
 /// The tap has as many listeners as it allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the tap already has the maximum number of listeners")]
-pub struct TapBusy;
+pub enum TapBusy {
+    /// Of all users together.
+    #[error("the tap already has the maximum number of listeners")]
+    Everybody,
+    /// Of the user who asked.
+    #[error("this user already has the maximum number of listeners at the tap")]
+    User,
+}
 
 impl Default for Tap {
     fn default() -> Self {
         Self {
             listeners: AtomicUsize::new(0),
+            by_user: Mutex::default(),
             kept: Mutex::default(),
             next: watch::Sender::new(0),
         }
@@ -109,6 +121,8 @@ impl Default for Tap {
 #[derive(Debug)]
 pub struct TapListener {
     tap: Arc<Tap>,
+    /// Who listens; `None` for the broker itself.
+    user: Option<Arc<str>>,
     /// The number of the next line to read.
     position: u64,
     next: watch::Receiver<u64>,
@@ -164,22 +178,38 @@ impl Tap {
         self.listeners.load(Relaxed) > 0
     }
 
-    /// Adds a listener that starts with the oldest line kept.
-    pub fn listen(self: &Arc<Self>) -> Result<TapListener, TapBusy> {
-        if self.listeners.fetch_add(1, Relaxed) >= LISTENERS {
-            self.listeners.fetch_sub(1, Relaxed);
-            return Err(TapBusy);
+    /// Adds a listener of this user. It starts with the oldest line kept.
+    pub fn listen(self: &Arc<Self>, user: &Arc<str>) -> Result<TapListener, TapBusy> {
+        let mut by_user = lock(&self.by_user);
+        if by_user.values().sum::<usize>() >= LISTENERS {
+            return Err(TapBusy::Everybody);
         }
+        let of_user = by_user.entry(Arc::clone(user)).or_default();
+        if *of_user >= OF_ONE_USER {
+            return Err(TapBusy::User);
+        }
+        *of_user += 1;
+        drop(by_user);
+        Ok(self.listener(Some(Arc::clone(user))))
+    }
+
+    /// Adds a listener of the broker itself, which takes no user's place.
+    pub fn keep_open(self: &Arc<Self>) -> TapListener {
+        self.listener(None)
+    }
+
+    fn listener(self: &Arc<Self>, user: Option<Arc<str>>) -> TapListener {
+        self.listeners.fetch_add(1, Relaxed);
         let kept = lock(&self.kept);
         let next = self.next.subscribe();
         let position = *next.borrow() - kept.lines.len() as u64;
         drop(kept);
-        let tap = Arc::clone(self);
-        Ok(TapListener {
-            tap,
+        TapListener {
+            tap: Arc::clone(self),
+            user,
             position,
             next,
-        })
+        }
     }
 
     pub(crate) fn note(&self, seen: TapEvent) {
@@ -199,6 +229,14 @@ impl Tap {
 impl Drop for TapListener {
     fn drop(&mut self) {
         self.tap.listeners.fetch_sub(1, Relaxed);
+        let Some(user) = &self.user else { return };
+        let mut by_user = lock(&self.tap.by_user);
+        if let Some(of_user) = by_user.get_mut(user) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                by_user.remove(user);
+            }
+        }
     }
 }
 
@@ -225,7 +263,7 @@ mod tests {
     #[test]
     fn large_properties_are_bounded_as_excerpts_are() {
         let tap = Arc::new(Tap::default());
-        let mut listener = tap.listen().unwrap();
+        let mut listener = tap.keep_open();
         for number in 0..400 {
             tap.note(TapEvent {
                 properties: vec![0; 100_000].into(),
@@ -251,7 +289,7 @@ mod tests {
     #[test]
     fn a_slow_listener_reads_every_line_that_is_kept() {
         let tap = Arc::new(Tap::default());
-        let mut listener = tap.listen().unwrap();
+        let mut listener = tap.keep_open();
         (0..5000).for_each(|number| tap.note(seen(number)));
         assert_eq!(numbers(listener.take(2)), [0, 1]);
         assert_eq!(numbers(listener.take(9000)), (2..5000).collect::<Vec<_>>());
@@ -261,11 +299,25 @@ mod tests {
     #[test]
     fn a_listener_hears_how_many_lines_were_dropped_before_it_read_them() {
         let tap = Arc::new(Tap::default());
-        let mut listener = tap.listen().unwrap();
+        let mut listener = tap.keep_open();
         let kept = KEPT as u64;
         (0..kept + 3).for_each(|number| tap.note(seen(number)));
         assert_eq!(listener.take(1), Batch::Missed(3));
         assert_eq!(numbers(listener.take(1)), [3]);
-        assert_eq!(numbers(tap.listen().unwrap().take(1)), [3]);
+        assert_eq!(numbers(tap.keep_open().take(1)), [3]);
+    }
+
+    #[test]
+    fn a_user_with_all_its_places_keeps_no_other_out_and_gets_them_back() {
+        let tap = Arc::new(Tap::default());
+        let (ada, bob): (Arc<str>, Arc<str>) = ("ada".into(), "bob".into());
+        let of_bob: Vec<_> = (0..OF_ONE_USER)
+            .map(|_| tap.listen(&bob).unwrap())
+            .collect();
+        assert_eq!(tap.listen(&bob).unwrap_err(), TapBusy::User);
+        assert!(tap.listen(&ada).is_ok());
+        drop(of_bob);
+        assert!(tap.listen(&bob).is_ok());
+        assert!(lock(&tap.by_user).is_empty() && !tap.is_open());
     }
 }

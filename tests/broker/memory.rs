@@ -69,15 +69,44 @@ impl Loaded {
 
     /// A request to the management API whose answer is not read yet.
     fn ask(&self, path: &str) -> TcpStream {
-        let login = BASE64_STANDARD.encode(format!("{}:{}", self.user, self.password));
+        let login = format!("{}:{}", self.user, self.password);
+        self.ask_as(&login, &format!("GET {path}"), "")
+    }
+
+    fn ask_as(&self, login: &str, line: &str, body: &str) -> TcpStream {
+        let login = BASE64_STANDARD.encode(login);
         let port = self.server.management_port.unwrap();
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(ANSWER)).unwrap();
         let request = format!(
-            "GET {path} HTTP/1.1\r\nhost: localhost:{port}\r\nauthorization: Basic {login}\r\n\r\n"
+            "{line} HTTP/1.1\r\nhost: localhost:{port}\r\nauthorization: Basic {login}\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).unwrap();
         stream
+    }
+
+    /// Makes users who may listen to the tap, and returns their logins.
+    fn listeners(&self, count: usize) -> Vec<String> {
+        let own = format!("{}:{}", self.user, self.password);
+        let user = r#"{"password":"pw","tags":"monitoring"}"#;
+        let permissions = r#"{"configure":".*","write":".*","read":".*"}"#;
+        let names = (0..count).map(|number| format!("listener{number}"));
+        let mut logins = Vec::new();
+        for name in names {
+            for (path, body) in [
+                (format!("users/{name}"), user),
+                (format!("permissions/%2F/{name}"), permissions),
+            ] {
+                let mut head = [0; 12];
+                let mut stream = self.ask_as(&own, &format!("PUT /api/{path}"), body);
+                stream.read_exact(&mut head).unwrap();
+                assert_eq!(&head, b"HTTP/1.1 201", "{path}");
+            }
+            logins.push(format!("{name}:pw"));
+        }
+        logins
     }
 
     /// Waits until the load has had its time, with the API asked all the while; then the peak is
@@ -312,7 +341,12 @@ fn bodies_that_are_announced_or_begun_and_do_not_come() {
 #[test]
 fn taps_that_nobody_reads() {
     let mut loaded = Loaded::start();
-    let mut taps: Vec<TcpStream> = (0..20).map(|_| loaded.ask("/api/tap")).collect();
+    // One user has few places at the tap.
+    let logins = loaded.listeners(5);
+    let tap = |loaded: &Loaded, number: usize| {
+        loaded.ask_as(&logins[number % logins.len()], "GET /api/tap", "")
+    };
+    let mut taps: Vec<TcpStream> = (0..20).map(|number| tap(&loaded, number)).collect();
     let mut client = loaded.client();
     declare(&mut client, "q");
     let consume = [&b"\0\0"[..], &short("q"), &short("t"), b"\x02\0\0\0\0"].concat();
@@ -325,9 +359,9 @@ fn taps_that_nobody_reads() {
         publishing(1, ("", "q"), 0, PLAIN, &body).repeat(50),
     );
     // Others come while lines go by.
-    for _ in 0..20 {
+    for number in 20..40 {
         thread::sleep(Duration::from_millis(20));
-        taps.push(loaded.ask("/api/tap"));
+        taps.push(tap(&loaded, number));
     }
     loaded.bear("taps", vec![client]);
     drop(taps);

@@ -8,13 +8,13 @@ use crate::peers::Peer;
 use crate::tools::is_there;
 use crate::webdriver::{Browser, Screen, processes};
 
-const DESK: Screen = Screen {
+pub(crate) const DESK: Screen = Screen {
     width: 1280,
     height: 800,
 };
 
 /// Returns a signed-in browser, or `None` if none is installed.
-fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
+pub(crate) fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
     if !is_there("chromedriver") {
         return None;
     }
@@ -22,21 +22,19 @@ fn signed_in(server: &Server, screen: &Screen) -> Option<Browser> {
     browser.go(&format!(
         "http://{}/#token={}",
         server.page(),
-        server.token()
+        server.own_token()
     ));
     browser.until("!document.getElementById('app').hidden");
     browser.until("document.getElementById('live').textContent === 'live'");
     Some(browser)
 }
 
-fn card(name: &str, what: &str) -> String {
+pub(crate) fn card(name: &str, what: &str) -> String {
     format!("(document.querySelector('article[data-key={name}] {what}')?.textContent ?? '')")
 }
 
-fn text(id: &str, what: &str) -> String {
-    format!(
-        "(document.querySelector('#talk-list li[data-key=\"{id}\"] {what}')?.textContent ?? '')"
-    )
+pub(crate) fn text(id: &str, what: &str) -> String {
+    format!("(document.querySelector('#talk-list li[data-key=\"{id}\"] {what}')?.textContent ?? '')")
 }
 
 #[test]
@@ -239,7 +237,7 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
     let redeemed = server
         .request("POST", "/api/session")
         .header("origin", &server.origin())
-        .send(&json!({ "token": token }).to_string());
+        .send(&json!({ "token": token, "confirmed": true }).to_string());
     assert_eq!(redeemed.status, 200);
     browser.value("fetch('/api/session', { method: 'DELETE' }).then(() => true)");
     browser.go("about:blank");

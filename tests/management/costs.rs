@@ -60,6 +60,7 @@ fn a_large_body_is_not_read_from_a_user_who_may_not_use_it() {
         "/api/exchanges/%2F/amq.default/publish",
         "/api/definitions",
         "/api/definitions/missing",
+        "/api/definitions/%2F",
     ] {
         let request = server.request("POST", path).password("bob", "pw");
         let begun = request.open_part("{", 150 << 20);

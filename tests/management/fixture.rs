@@ -1,9 +1,11 @@
 //! A broker for one test, with the user `ada` whose password is `secret`.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use broker::{BindAddresses, Broker, BrokerConfig, FirstUser, Tls};
+use broker::{BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, Request};
@@ -32,6 +34,17 @@ impl Server {
             ..config
         };
         Self::start_with(tempfile::tempdir().unwrap(), changed)
+    }
+
+    /// Starts a broker whose page signs people out that do nothing for this long.
+    pub(crate) fn start_with_page_session(life: Duration) -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), |config| BrokerConfig {
+            limits: ClientLimits {
+                page_session: life,
+                ..config.limits
+            },
+            ..config
+        })
     }
 
     fn start_in(folder: tempfile::TempDir) -> Self {
@@ -138,15 +151,28 @@ impl Server {
         format!("http://{}", self.page())
     }
 
-    /// Requests a one-time token, as `cbroker ui` does.
+    /// Requests a one-time token with a password.
     pub(crate) fn token(&self) -> String {
         let answer = self.ask("POST", "/api/session/token", "");
         answer.json()["token"].as_str().unwrap().to_owned()
     }
 
+    /// Requests a one-time token through the Unix socket, as `cbroker ui` does.
+    pub(crate) fn own_token(&self) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        let head = "POST /api/session/token HTTP/1.1\r\nhost: localhost\r\n\
+                    connection: close\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        body["token"].as_str().unwrap().to_owned()
+    }
+
     /// Signs in and returns the page's cookie.
     pub(crate) fn cookie(&self) -> String {
-        let body = format!("{{\"token\":\"{}\"}}", self.token());
+        let body = serde_json::json!({ "token": self.token(), "confirmed": true }).to_string();
         let answer = self
             .request("POST", "/api/session")
             .header("origin", &self.origin())

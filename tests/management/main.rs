@@ -18,6 +18,7 @@ mod peers;
 mod revocation;
 mod rights;
 mod security;
+mod sign_in;
 mod tap;
 mod tools;
 mod webdriver;

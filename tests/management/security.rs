@@ -68,7 +68,7 @@ fn a_token_signs_in_once_and_a_replayed_one_does_not() {
         server
             .request("POST", "/api/session")
             .header("origin", &server.origin())
-            .send(&json!({ "token": token }).to_string())
+            .send(&json!({ "token": token, "confirmed": true }).to_string())
     };
     let first = redeem();
     assert_eq!((first.status, first.json()), (200, json!({ "name": USER })));
@@ -98,7 +98,7 @@ fn the_cookie_is_out_of_reach_of_scripts_and_other_sites() {
     let answer = server
         .request("POST", "/api/session")
         .header("origin", &server.origin())
-        .send(&json!({ "token": server.token() }).to_string());
+        .send(&json!({ "token": server.own_token() }).to_string());
     let cookie = answer.header("set-cookie").unwrap();
     for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
         assert!(cookie.contains(attribute), "{cookie}");
@@ -290,7 +290,7 @@ fn a_user_who_signs_in_without_end_signs_nobody_else_out() {
     let redeemed = server
         .request("POST", "/api/session")
         .header("origin", &server.origin());
-    let body = format!("{{\"token\":\"{token}\"}}");
+    let body = json!({ "token": token, "confirmed": true }).to_string();
     assert_eq!(redeemed.send(&body).status, 200);
 }
 

@@ -1,10 +1,12 @@
 //! The tap: who may listen, and what it shows.
 
 use std::io::{BufRead, BufReader};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fixture::Server;
+use crate::fixture::{Server, eventually};
+use crate::http::Answer;
 use crate::peers::Peer;
 
 /// Returns the lines of the next `seen` event.
@@ -63,4 +65,62 @@ fn nobody_listens_without_the_right_to() {
     );
     let bob = server.request("GET", "/api/tap").password("bob", "pw");
     assert_eq!(bob.send("").status, 401);
+}
+
+#[test]
+fn one_user_who_takes_every_place_at_the_tap_keeps_no_other_out() {
+    let server = Server::start();
+    let user = r#"{"password":"pw","tags":"monitoring"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    let mut open = Vec::new();
+    let refused = (0..40)
+        .filter(|_| {
+            let asked = server.request("GET", "/api/tap").password("bob", "pw");
+            let stream = asked.open("");
+            open.push(stream.try_clone().unwrap());
+            Answer::head(stream).status == 503
+        })
+        .count();
+    assert!(refused > 0, "bob has forty");
+    let cookie = server.cookie();
+    let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+    assert_eq!(Answer::head(asked.open("")).status, 200);
+}
+
+#[test]
+fn a_tap_ends_when_its_page_session_signs_out() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    let cookie = server.cookie();
+    let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+    let mut stream = BufReader::new(asked.open(""));
+    let mut head = String::new();
+    stream.read_line(&mut head).unwrap();
+    assert!(head.contains("200"), "{head}");
+    let out = server
+        .request("DELETE", "/api/session")
+        .header("origin", &server.origin())
+        .header("cookie", &cookie);
+    assert_eq!(out.send("").status, 204);
+    server.publish("q", "secret");
+    let mut rest = String::new();
+    while stream.read_line(&mut rest).expect("the stream ends") > 0 {}
+    assert!(!rest.contains("secret"), "{rest}");
+}
+
+#[test]
+fn a_tap_ends_when_its_page_session_expires() {
+    let server = Server::start_with_page_session(Duration::from_secs(2));
+    // On a slow machine the session may end before the tap is open.
+    let stream = eventually("a tap of a session that lives", || {
+        let cookie = server.cookie();
+        let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+        let mut stream = BufReader::new(asked.open(""));
+        let mut head = String::new();
+        stream.read_line(&mut head).unwrap();
+        head.contains("200").then_some(stream)
+    });
+    for line in stream.lines() {
+        line.expect("the stream ends");
+    }
 }

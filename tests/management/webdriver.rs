@@ -141,10 +141,14 @@ impl Browser {
         )
     }
 
-    /// Waits until an expression in the page is true.
+    /// Waits until an expression in the page is true. While the page loads, the driver may refuse
+    /// to look.
     pub(crate) fn until(&self, expression: &str) {
+        let body = json!({ "script": format!("return ({expression})"), "args": [] });
+        let path = self.path("execute/sync");
         eventually(expression, || {
-            (self.value(expression) == true).then_some(())
+            let value = self.ask("POST", &path, &body).ok()?;
+            (value == true).then_some(())
         });
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -197,6 +198,12 @@ fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
     (sessions::digest(credential) == found.credential).then_some(found)
 }
 
+/// The user whose session the request's cookies belong to, where there is one.
+pub(super) fn present(headers: &HeaderMap, api: &Api) -> Option<Arc<str>> {
+    let found = cookies(headers, api).find_map(|secret| signed_in(api, secret));
+    found.map(|found| found.user)
+}
+
 /// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's
 /// pages out. Over TLS no other host may set it.
 pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
@@ -239,7 +246,7 @@ impl Caller {
         check_rank(&caller.user)?;
         let is_in = match caller.by {
             SignIn::Password => caller.user.password == before,
-            SignIn::Cookie(id) => api.sessions().is_in(&id),
+            SignIn::Cookie(_) => caller.session_life(api).is_some_and(|life| !life.is_zero()),
             SignIn::Socket => true,
         };
         if is_in {
@@ -247,6 +254,16 @@ impl Caller {
         } else {
             Err(ApiError::login())
         }
+    }
+
+    /// How long the session of the page lasts from now on, zero where it has ended; `None` for a
+    /// caller without one.
+    pub(super) fn session_life(&self, api: &Api) -> Option<Duration> {
+        let SignIn::Cookie(id) = self.by else {
+            return None;
+        };
+        let ends_ms = api.sessions().ends_ms(&id).unwrap_or(0);
+        Some(Duration::from_millis(ends_ms.saturating_sub(now_ms())))
     }
 
     pub(super) fn rank(&self) -> Rank {
@@ -307,6 +324,17 @@ impl Caller {
         match self.user.permissions_in(vhost) {
             Some(permissions) if permissions.allow(operation, resource) => Ok(()),
             _ => Err(ApiError::forbidden("Access refused.")),
+        }
+    }
+
+    /// Refuses users who may declare and bind nothing in this vhost, whatever it is called.
+    pub(super) fn may_declare(&self, vhost: &str) -> Result<(), ApiError> {
+        let permissions = self.user.permissions_in(vhost);
+        let allows = |operation| permissions.is_some_and(|found| !found.allow_nothing(operation));
+        if allows(Operation::Configure) || allows(Operation::Write) {
+            Ok(())
+        } else {
+            Err(ApiError::forbidden("Access refused."))
         }
     }
 }

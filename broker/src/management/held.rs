@@ -22,7 +22,7 @@ use crate::lock::lock;
 use crate::memory::{self, Charge, MemoryLevel};
 
 /// Bodies up to here are read from any caller.
-const LITTLE_BYTES: usize = 64 * 1024;
+pub(super) const LITTLE_BYTES: usize = 64 * 1024;
 /// A payload of the broker's limit in base64 has to fit.
 pub(super) const MUCH_BYTES: usize = 192 * 1024 * 1024;
 /// What one user may make the API hold, where the memory limit does not say less.
@@ -52,6 +52,12 @@ impl UserHoldings {
             user: Arc::clone(user),
             charge: Charge::default(),
         }
+    }
+
+    /// What a user holds.
+    #[cfg(test)]
+    pub(super) fn of_user(&self, user: &str) -> usize {
+        lock(&self.0).get(user).copied().unwrap_or(0)
     }
 }
 

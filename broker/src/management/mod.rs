@@ -99,7 +99,7 @@ pub(super) type SharedApi = Arc<Api>;
 impl Api {
     fn new(broker: Arc<BrokerState>, about: About, scheme: HttpScheme) -> SharedApi {
         let node = format!("cbroker@{}", system_metrics::host_name());
-        let mut sessions = PageSessions::default();
+        let mut sessions = PageSessions::new(broker.limits.page_session);
         let ended = sessions.restore(std::mem::take(&mut *lock(&broker.sessions)), now_ms());
         let mut listening = about.listening.iter();
         let page = listening.find(|listening| listening.protocol == "http");
@@ -147,7 +147,7 @@ impl Api {
         let is_wanted = self.sessions().is_anybody_in(now_ms());
         let mut ear = lock(&self.ear);
         match (is_wanted, ear.is_some()) {
-            (true, false) => *ear = self.broker.tap.listen().ok(),
+            (true, false) => *ear = Some(self.broker.tap.keep_open()),
             (false, true) => *ear = None,
             _ => {}
         }

@@ -1,10 +1,10 @@
 //! The page's sign-in state: one-time tokens for tools, and cookies for browsers.
 //!
 //! A token lives for [`TOKEN_LIFE`] in memory and is removed at its first use. A session lives for
-//! [`SESSION_LIFE_MS`] after its last use and survives a restart of the broker: the store keeps the
-//! SHA-256 of its secret, its user, and a digest of the user's password, so that a new password
-//! ends it. Both are 256 random bits, and their number is limited for each user. Methods return
-//! what must be stored or deleted. Time is an argument.
+//! twelve hours after its last use (`ClientLimits::page_session`) and survives a restart of the
+//! broker: the store keeps the SHA-256 of its secret, its user, and a digest of the user's
+//! password, so that a new password ends it. Both are 256 random bits, and their number is limited
+//! for each user. Methods return what must be stored or deleted. Time is an argument.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use crate::persist::records::SessionFact;
 use crate::users::Credential;
 
 pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
-pub(super) const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
 
 /// A session's new end is stored when it has moved this far, not at each request.
 const RENEWAL_MS: u64 = 60 * 60 * 1000;
@@ -33,7 +32,18 @@ pub(super) type Fingerprint = [u8; 32];
 #[derive(Debug, Clone)]
 struct Token {
     user: Arc<str>,
+    issuer: Issuer,
     ends: Instant,
+}
+
+/// How a token came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Issuer {
+    /// A program of the broker's own system user, through the Unix socket: no stranger can make
+    /// such a link.
+    Own,
+    /// Whoever has the password of the token's user: the link may be a trap for somebody else.
+    Password,
 }
 
 #[derive(Debug, Clone)]
@@ -55,8 +65,9 @@ impl PageSession {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PageSessions {
+    life_ms: u64,
     tokens: HashMap<Fingerprint, Token>,
     signed_in: HashMap<Fingerprint, PageSession>,
 }
@@ -102,6 +113,20 @@ pub(super) fn digest(credential: Option<&Credential>) -> Vec<u8> {
 }
 
 impl PageSessions {
+    /// Sessions that live for this long after their last use.
+    pub(super) fn new(life: Duration) -> Self {
+        Self {
+            life_ms: u64::try_from(life.as_millis()).unwrap_or(u64::MAX),
+            tokens: HashMap::new(),
+            signed_in: HashMap::new(),
+        }
+    }
+
+    /// How long a session lives after its last use.
+    pub(super) fn life(&self) -> Duration {
+        Duration::from_millis(self.life_ms)
+    }
+
     /// Restores the sessions that an earlier broker stored. Returns those that have ended since.
     pub(super) fn restore(&mut self, facts: Vec<SessionFact>, now_ms: u64) -> Vec<SessionFact> {
         let mut ended = Vec::new();
@@ -124,7 +149,12 @@ impl PageSessions {
     }
 
     /// A token for this user, to be shown once.
-    pub(super) fn issue(&mut self, user: &str, now: Instant) -> Result<String, getrandom::Error> {
+    pub(super) fn issue(
+        &mut self,
+        user: &str,
+        issuer: Issuer,
+        now: Instant,
+    ) -> Result<String, getrandom::Error> {
         let token = secret()?;
         self.tokens.retain(|_, token| token.ends > now);
         let own = || {
@@ -140,8 +170,14 @@ impl PageSessions {
         let ends = now + TOKEN_LIFE;
         let user = user.into();
         self.tokens
-            .insert(fingerprint(&token), Token { user, ends });
+            .insert(fingerprint(&token), Token { user, issuer, ends });
         Ok(token)
+    }
+
+    /// Returns the user of a token, and how it came to be, without using it up.
+    pub(super) fn look_up(&self, token: &str, now: Instant) -> Option<(Arc<str>, Issuer)> {
+        let token = self.tokens.get(&fingerprint(token))?;
+        (token.ends > now).then(|| (Arc::clone(&token.user), token.issuer))
     }
 
     /// Returns the user of a token and removes the token.
@@ -169,7 +205,7 @@ impl PageSessions {
         {
             forgotten.extend(self.remove(&id));
         }
-        let ends_ms = now_ms + SESSION_LIFE_MS;
+        let ends_ms = now_ms + self.life_ms;
         let session = PageSession {
             user: user.into(),
             credential,
@@ -193,7 +229,7 @@ impl PageSessions {
         if session.ends_ms <= now_ms {
             return None;
         }
-        session.ends_ms = session.ends_ms.max(now_ms + SESSION_LIFE_MS);
+        session.ends_ms = session.ends_ms.max(now_ms + self.life_ms);
         let is_due = session.ends_ms >= session.stored_ends_ms + RENEWAL_MS;
         if is_due {
             session.stored_ends_ms = session.ends_ms;
@@ -206,9 +242,9 @@ impl PageSessions {
         })
     }
 
-    /// Whether this session is active.
-    pub(super) fn is_in(&self, id: &Fingerprint) -> bool {
-        self.signed_in.contains_key(id)
+    /// When this session ends; `None` where it has been signed out.
+    pub(super) fn ends_ms(&self, id: &Fingerprint) -> Option<u64> {
+        self.signed_in.get(id).map(|session| session.ends_ms)
     }
 
     /// Ends the session of a cookie.
@@ -243,11 +279,16 @@ impl PageSessions {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
-    use super::{MOST_OF_USER, PageSessions, RENEWAL_MS, SESSION_LIFE_MS, TOKEN_LIFE};
+    use super::{Issuer, MOST_OF_USER, PageSessions, RENEWAL_MS, TOKEN_LIFE};
 
     const NOW: u64 = 1_000_000;
+    const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
+
+    fn none() -> PageSessions {
+        PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
+    }
 
     fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> String {
         sessions.sign_in(user, vec![1], now_ms).unwrap().secret
@@ -261,22 +302,25 @@ mod tests {
 
     #[test]
     fn a_token_works_once_and_for_a_minute() {
-        let (mut sessions, now) = (PageSessions::default(), Instant::now());
-        let token = sessions.issue("ada", now).unwrap();
+        let (mut sessions, now) = (none(), Instant::now());
+        let token = sessions.issue("ada", Issuer::Own, now).unwrap();
         assert_eq!(sessions.redeem("wrong", now), None);
+        let seen = sessions.look_up(&token, now).unwrap();
+        assert_eq!((&*seen.0, seen.1), ("ada", Issuer::Own));
         assert_eq!(sessions.redeem(&token, now).as_deref(), Some("ada"));
         assert_eq!(
             sessions.redeem(&token, now),
             None,
             "a replayed token is worth nothing"
         );
-        let late = sessions.issue("ada", now).unwrap();
+        let late = sessions.issue("ada", Issuer::Own, now).unwrap();
+        assert_eq!(sessions.look_up(&late, now + TOKEN_LIFE), None);
         assert_eq!(sessions.redeem(&late, now + TOKEN_LIFE), None);
     }
 
     #[test]
     fn a_session_lives_on_while_it_is_used() {
-        let mut sessions = PageSessions::default();
+        let mut sessions = none();
         let cookie = opened(&mut sessions, "ada", NOW);
         let later = NOW + SESSION_LIFE_MS - 1;
         assert_eq!(user(&mut sessions, &cookie, later).as_deref(), Some("ada"));
@@ -287,23 +331,23 @@ mod tests {
 
     #[test]
     fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
-        let mut sessions = PageSessions::default();
+        let mut sessions = none();
         let open = sessions.sign_in("ada", vec![1], NOW).unwrap();
         let found = sessions.user(&open.secret, NOW + 1000).unwrap();
         assert_eq!(found.renewed, None, "not at each request");
         let found = sessions.user(&open.secret, NOW + RENEWAL_MS).unwrap();
         let stored = found.renewed.unwrap();
         assert!(!stored.id.contains(&open.secret), "only its hash is stored");
-        let mut later = PageSessions::default();
+        let mut later = none();
         assert_eq!(later.restore(vec![stored], NOW), []);
         assert_eq!(user(&mut later, &open.secret, NOW).as_deref(), Some("ada"));
-        let ended = PageSessions::default().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
+        let ended = none().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
         assert_eq!(ended.len(), 1);
     }
 
     #[test]
     fn signing_out_and_a_changed_password_end_it() {
-        let mut sessions = PageSessions::default();
+        let mut sessions = none();
         let one = opened(&mut sessions, "ada", NOW);
         let two = opened(&mut sessions, "ada", NOW);
         let bob = opened(&mut sessions, "bob", NOW);
@@ -317,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_number_of_sessions_of_a_user_is_bounded_and_another_user_keeps_its_own() {
-        let mut sessions = PageSessions::default();
+        let mut sessions = none();
         let bob = opened(&mut sessions, "bob", NOW - 1);
         let first = opened(&mut sessions, "ada", NOW);
         for later in 1..=MOST_OF_USER as u64 {

@@ -121,6 +121,11 @@ impl Permissions {
         self.pattern(operation).matches(name)
     }
 
+    /// Whether it allows no resource of any name. Only the usual expressions for that are known.
+    pub fn allow_nothing(&self, operation: Operation) -> bool {
+        matches!(self.source(operation), "" | "^$")
+    }
+
     /// Returns the expression as it was set.
     pub fn source(&self, operation: Operation) -> &str {
         &self.pattern(operation).source

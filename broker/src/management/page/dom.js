@@ -1,5 +1,10 @@
 // Elements, requests and words. Nothing here, and nothing that uses it, ever turns text into markup: every word that
-// came from a message goes through `textContent`.
+// came from a message goes through `textContent`, and is cleaned as on a terminal.
+
+const HIDDEN = /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/gu;
+
+/** Text without controls, without what is invisible, and without what reorders a line. Line breaks and tabs stay. */
+const clean = (text) => String(text).replace(HIDDEN, (found, emoji) => emoji ?? (found === "\n" || found === "\t" ? found : ""));
 
 /** @returns an element; `on…` properties listen, `data` fills the dataset, the rest are properties or attributes. */
 export function el(tag, properties = {}, ...children) {
@@ -7,11 +12,13 @@ export function el(tag, properties = {}, ...children) {
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "title" || name === "aria-label") made.setAttribute(name, clean(value));
     else if (name === "data") Object.assign(made.dataset, value);
     else if (name in made) made[name] = value;
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  const shown = children.filter((child) => child !== null && child !== undefined && child !== "");
+  made.append(...shown.map((child) => (child instanceof Node ? child : clean(child))));
   return made;
 }
 
@@ -19,13 +26,15 @@ export const $ = (id) => document.getElementById(id);
 
 /** Sets text only where it differs, so that a selection survives. */
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const shown = clean(text);
+  if (element.textContent !== shown) element.textContent = shown;
 }
 
 export class Refused extends Error {
-  constructor(status, reason) {
+  constructor(status, reason, body) {
     super(reason);
     this.status = status;
+    this.body = body;
   }
 }
 
@@ -39,7 +48,7 @@ export async function ask(method, path, body) {
   });
   const text = await answer.text();
   const json = text ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Refused(answer.status, json?.reason ?? answer.statusText);
+  if (!answer.ok) throw new Refused(answer.status, json?.reason ?? answer.statusText, json);
   return json;
 }
 

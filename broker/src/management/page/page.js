@@ -1,6 +1,6 @@
 // The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
 
-import { $, Refused, ask, el, part, say, soon, toast } from "./dom.js";
+import { $, ask, el, part, say, soon, toast } from "./dom.js";
 import { drawer } from "./drawer.js";
 import { EXCHANGE, LISTENING, Model, PRESENCE, ulid } from "./model.js";
 import * as views from "./views.js";
@@ -18,11 +18,27 @@ async function enter() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) history.replaceState(null, "", location.pathname);
   try {
-    if (token) await ask("POST", "/api/session", { token });
+    if (token) await redeem(token);
+  } catch (error) {
+    return knock(error.status === 401 ? "This link was used already or is older than a minute. Run cbroker ui again." : error.message);
+  }
+  try {
     begin(await ask("GET", "/api/session"));
   } catch (error) {
-    const spent = "This link was used already or is older than a minute. Run cbroker ui again.";
-    knock(token && error.status === 401 ? spent : error.status === 401 ? "" : error.message);
+    knock(error.status === 401 ? "" : error.message);
+  }
+}
+
+/** Signs in by a link. Another page may have sent this browser to a link of its author: then a person is asked. */
+async function redeem(token) {
+  try {
+    await ask("POST", "/api/session", { token });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    const { user, instead_of: before } = error.body;
+    const title = before ? `Sign in as ${user} instead of ${before}?` : `Sign in as ${user}?`;
+    const text = "A link brought you here. If you did not ask for it, cancel: whoever made it would see what you do as this user.";
+    await sure({ title, text, go: `Sign in as ${user}`, act: () => ask("POST", "/api/session", { token, confirmed: true }) });
   }
 }
 
@@ -120,7 +136,8 @@ async function round() {
   try {
     await Promise.all([askSessions(), view === "queues" && askQueues(), askBroker()]);
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) location.reload();
+    // A user without rights in the vhost is refused with the same status as one who is signed out.
+    if (error.status === 401 && (await isSignedOut())) location.reload();
     found.clear();
     $("live").className = "live off";
     say($("live"), "no answer");
@@ -128,6 +145,8 @@ async function round() {
     asking = false;
   }
 }
+
+const isSignedOut = () => ask("GET", "/api/session").then(() => false, (error) => error.status === 401);
 
 const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
 
@@ -273,7 +292,7 @@ $("send-form").addEventListener("submit", async (event) => {
     await send(to.value, from.value, message.value);
     message.value = "";
     $("send-box").close();
-    toast(`CallerBody to ${to.value}.`);
+    toast(`Sent to ${to.value}.`);
     round();
   } catch (error) {
     say($("send-error"), error.message);
@@ -317,6 +336,8 @@ function sure({ title, text, go, act }) {
   say($("sure-go"), go);
   const box = $("sure");
   box.showModal();
+  // A key that was on its way confirms nothing.
+  box.querySelector("[data-close]").focus();
   return new Promise((resolve) => {
     let done = false;
     $("sure-go").onclick = async (event) => {

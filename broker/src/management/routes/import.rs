@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::extract::multipart::Field;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
@@ -59,12 +60,17 @@ async fn import_vhost(
     request: Request,
 ) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
+    // What the document declares is not known yet, but some users may declare nothing.
+    caller.may_declare(&vhost)?;
     let (caller, upload) = Upload::receive(&api, caller, request).await?;
     caller.vhost(&api, &vhost)?;
     let document = upload.document.clone();
     bring_in(&api, caller, document, Some(vhost)).await?;
     Ok(upload.answer())
 }
+
+/// The longest place that a form can name for afterwards.
+const REDIRECT_BYTES: usize = 4096;
 
 /// A document as it came.
 struct Upload {
@@ -85,7 +91,11 @@ impl Upload {
         let kind = parts.headers.get(header::CONTENT_TYPE);
         let is_form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
         let upload = if is_form {
-            Self::of_form(Request::from_parts(parts, sent.body.into())).await?
+            let (holding, copies) = (
+                api.holdings.of(&sent.caller.name),
+                api.holdings.of(&sent.caller.name),
+            );
+            Self::of_form(&parts.headers, sent.body, holding, copies).await?
         } else {
             Self {
                 document: sent.body,
@@ -95,24 +105,38 @@ impl Upload {
         Ok((sent.caller, upload))
     }
 
-    async fn of_form(mut request: Request) -> Result<Self, ApiError> {
+    /// The parts of a form. Its parser has a copy of the whole form, on the account of `parser`
+    /// while it works; the document stays on the one of `holding`.
+    async fn of_form(
+        headers: &HeaderMap,
+        body: Bytes,
+        holding: UserHolding,
+        mut parser: UserHolding,
+    ) -> Result<Self, ApiError> {
+        let length = body.len();
+        parser.set(2 * length)?;
+        let mut request = Request::new(body.into());
+        request.headers_mut().clone_from(headers);
         DefaultBodyLimit::max(held::MUCH_BYTES).apply(&mut request);
         let form = Multipart::from_request(request, &()).await;
         let mut form = form.map_err(|_| Self::unreadable())?;
-        let mut upload = Self {
-            document: Bytes::new(),
-            redirect: None,
-        };
+        // One allocation of a known size: growing would need more than is on the account.
+        let mut document = Vec::with_capacity(length);
+        let mut redirect = Vec::new();
         while let Some(part) = form.next_field().await.map_err(|_| Self::unreadable())? {
-            let name = part.name().unwrap_or_default().to_owned();
-            let value = part.bytes().await.map_err(|_| Self::unreadable())?;
-            match name.as_str() {
-                "file" => upload.document = value,
-                "redirect" => upload.redirect = within(&value),
+            match part.name().unwrap_or_default() {
+                "file" => collect(part, length, &mut document).await?,
+                "redirect" => collect(part, REDIRECT_BYTES, &mut redirect).await?,
+                // The parser passes over the rest.
                 _ => {}
             }
         }
-        Ok(upload)
+        drop(form);
+        document.shrink_to_fit();
+        Ok(Self {
+            document: held::held(document, holding)?,
+            redirect: within(&redirect),
+        })
     }
 
     fn unreadable() -> ApiError {
@@ -125,6 +149,18 @@ impl Upload {
             None => StatusCode::NO_CONTENT.into_response(),
         }
     }
+}
+
+/// Reads a part of a form into `bytes`, in place of what an earlier part left there.
+async fn collect(mut part: Field<'_>, limit: usize, bytes: &mut Vec<u8>) -> Result<(), ApiError> {
+    bytes.clear();
+    while let Some(chunk) = part.chunk().await.map_err(|_| Upload::unreadable())? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(Upload::unreadable());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(())
 }
 
 /// A place of this server: a form cannot send people elsewhere.
@@ -201,5 +237,62 @@ fn called(kind: &str, line: &Value) -> String {
         }
         "permissions" => format!("permissions of '{}'{place}", field("user").unwrap_or("?")),
         _ => format!("{kind} '{}'{place}", field("name").unwrap_or("?")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::management::held::UserHoldings;
+
+    fn form(document: &str) -> (HeaderMap, Bytes) {
+        let mut headers = HeaderMap::new();
+        let kind = "multipart/form-data; boundary=b";
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let part = |name: &str, value: &str| {
+            format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let parts = [
+            part("other", &"o".repeat(1000)),
+            part("file", document),
+            part("redirect", "/#queues"),
+        ];
+        (headers, format!("{}--b--\r\n", parts.concat()).into())
+    }
+
+    #[tokio::test]
+    async fn documents_uploaded_as_forms_that_wait_are_on_the_account_of_their_user() {
+        let holdings = Arc::<UserHoldings>::default();
+        let (ada, text) = (Arc::from("ada"), "x".repeat(100_000));
+        let (headers, body) = form(&text);
+        let (holding, parser) = (holdings.of(&ada), holdings.of(&ada));
+        let upload = Upload::of_form(&headers, body, holding, parser)
+            .await
+            .unwrap();
+        assert_eq!(upload.document.as_ref(), text.as_bytes());
+        assert_eq!(upload.redirect.as_ref().unwrap(), "/#queues");
+        assert_eq!(
+            holdings.of_user("ada"),
+            100_000,
+            "and nothing of the parser"
+        );
+        drop(upload);
+        assert_eq!(holdings.of_user("ada"), 0);
+    }
+
+    #[tokio::test]
+    async fn the_copies_of_a_form_count_before_they_are_made() {
+        let holdings = Arc::<UserHoldings>::default();
+        let ada = Arc::from("ada");
+        let mut others = holdings.of(&ada);
+        while others.set(holdings.of_user("ada") + 1000).is_ok() {}
+        let (headers, body) = form(&"x".repeat(1000));
+        let (holding, parser) = (holdings.of(&ada), holdings.of(&ada));
+        let refused = Upload::of_form(&headers, body, holding, parser).await;
+        assert!(refused.is_err_and(|refusal| refusal.status == StatusCode::SERVICE_UNAVAILABLE));
     }
 }

@@ -1,11 +1,13 @@
-//! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie .
+//! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie.
+//!
+//! Whoever has a user can make a link and lead somebody else's browser to it, who then works as
+//! that user without knowing. So a link signs in at once only where it changes nobody, or was made
+//! by a program of the broker's own system user. Any other one needs a click on the user's name.
 
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::request::Parts;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -15,8 +17,9 @@ use super::Routes;
 use crate::fault::Fault;
 use crate::lock::read;
 use crate::management::auth::{self, Caller, SignIn};
+use crate::management::held;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{self, SESSION_LIFE_MS, TOKEN_LIFE};
+use crate::management::sessions::{self, Issuer, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::records::Definition;
 use crate::time::now_ms;
@@ -51,9 +54,13 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
     if matches!(caller.by, SignIn::Cookie(_)) {
         return Err(ApiError::suspicious("a token is given for a password only"));
     }
+    let issuer = match caller.by {
+        SignIn::Socket => Issuer::Own,
+        SignIn::Password | SignIn::Cookie(_) => Issuer::Password,
+    };
     let token = api
         .sessions()
-        .issue(&caller.name, Instant::now())
+        .issue(&caller.name, issuer, Instant::now())
         .map_err(no_randomness)?;
     Ok(Json(json!({
         "token": token,
@@ -65,25 +72,44 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entrance {
-    Token { token: String },
-    Password { username: String, password: String },
+    Token {
+        token: String,
+        /// Whether a person saw the user's name and agreed.
+        #[serde(default)]
+        confirmed: bool,
+    },
+    Password {
+        username: String,
+        password: String,
+    },
 }
 
-async fn sign_in(
-    State(api): State<SharedApi>,
-    parts: Parts,
-    body: Bytes,
-) -> Result<Response, ApiError> {
+async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Response, ApiError> {
     // A form on a foreign page could post this without an Origin of its own in very old browsers:
     // ours always has one.
-    if !parts.headers.contains_key(header::ORIGIN) {
+    if !request.headers().contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious("signing in happens at our own page"));
     }
+    let (parts, body) = request.into_parts();
+    // Nobody is known yet: all who sign in share one account.
+    let holding = api.holdings.of(&"".into());
+    let body = held::receive(body, held::LITTLE_BYTES, holding).await?;
     let user = match super::read(&body)? {
-        Entrance::Token { token } => api
-            .sessions()
-            .redeem(&token, Instant::now())
-            .ok_or_else(ApiError::login)?,
+        Entrance::Token { token, confirmed } => {
+            let now = Instant::now();
+            let link = api.sessions().look_up(&token, now);
+            let (user, issuer) = link.ok_or_else(ApiError::login)?;
+            let before = auth::present(&parts.headers, &api);
+            let is_expected = match &before {
+                Some(before) => *before == user,
+                None => issuer == Issuer::Own,
+            };
+            if !is_expected && !confirmed {
+                return Ok(question(&user, before.as_deref()));
+            }
+            let redeemed = api.sessions().redeem(&token, now);
+            redeemed.ok_or_else(ApiError::login)?
+        }
         Entrance::Password { username, password } => {
             auth::check_password(&parts, &api, &username, &password).await?;
             username.into()
@@ -101,12 +127,24 @@ async fn sign_in(
     let saved = api.broker.facts.save(&Definition::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
-    let cookie = set_cookie(&api, &opened.secret, SESSION_LIFE_MS / 1000);
+    let life = api.sessions().life();
+    let cookie = set_cookie(&api, &opened.secret, life.as_secs());
     Ok((
         [(header::SET_COOKIE, cookie)],
         Json(json!({ "name": &*user })),
     )
         .into_response())
+}
+
+/// Asks whether a person wants to be this user.
+fn question(user: &str, before: Option<&str>) -> Response {
+    let body = json!({
+        "error": "confirm",
+        "reason": "this link needs a confirmation",
+        "user": user,
+        "instead_of": before,
+    });
+    (StatusCode::CONFLICT, Json(body)).into_response()
 }
 
 fn set_cookie(api: &Api, secret: &str, seconds: u64) -> HeaderValue {

@@ -2,8 +2,10 @@
 //!
 //! There are two kinds of event: `seen`, an array of lines, and `missed`, the number of lines that
 //! this listener was too slow for. Lines of vhosts that the caller cannot enter are left out. A
-//! body is shown only to callers who can read a queue that the message went to. The stream ends
-//! when the caller loses its tag, its password or its session. This module knows no envelope.
+//! body is shown only to callers who can read a queue that the message went to. The property
+//! `user_id` of a line is checked: publishing refuses every name but the publisher's own. The
+//! stream ends when the caller loses its tag, its password or its session, also when the session
+//! expires. This module knows no envelope.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,9 +28,12 @@ use crate::management::{SharedApi, views};
 use crate::tap::{Batch, TapEvent, TapListener, What};
 use crate::users::Operation;
 
-/// Lines in one event at most. Each may carry 4 KiB of a body, and forty taps that begin at once
-/// keep others waiting for forty events.
+/// Lines in one event at most. Each may carry 4 KiB of a body, and many taps that begin at once
+/// keep others waiting for as many events.
 const BATCH: usize = 16;
+/// How often a session that has not ended yet is looked at again: other requests prolong it, and
+/// the clock of the machine may be set.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.get(
@@ -53,7 +58,7 @@ async fn listen(
     // As of after the subscription: no change is missed.
     let caller = caller.anew(&api)?;
     caller.monitors()?;
-    let listener = api.broker.tap.listen().map_err(|error| {
+    let listener = api.broker.tap.listen(&caller.name).map_err(|error| {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string())
     })?;
     let tapping = Tapping {
@@ -82,8 +87,10 @@ impl Tapping {
                 Batch::Lines(lines) if !lines.is_empty() => return self.event(&lines),
                 Batch::Lines(_) => {}
             }
+            let life = self.caller.session_life(&self.api);
             tokio::select! {
                 () = self.listener.wait() => {}
+                () = over(life) => self.look_again()?,
                 changed = self.changes.changed() => {
                     changed.ok()?;
                     self.look_again()?;
@@ -102,7 +109,8 @@ impl Tapping {
     }
 
     fn event(&mut self, batch: &[Arc<TapEvent>]) -> Option<Event> {
-        if self.changes.has_changed().ok()? {
+        let life = self.caller.session_life(&self.api);
+        if self.changes.has_changed().ok()? || life.is_some_and(|life| life.is_zero()) {
             self.look_again()?;
         }
         let lines: Value = batch
@@ -111,6 +119,14 @@ impl Tapping {
             .map(|seen| line(seen, may_read(&self.caller, seen)))
             .collect();
         Some(Event::default().event("seen").data(lines.to_string()))
+    }
+}
+
+/// Waits until a session of this life may have ended; without a session, for ever.
+async fn over(life: Option<Duration>) {
+    match life {
+        Some(life) => tokio::time::sleep(life.min(LOOK_AGAIN)).await,
+        None => std::future::pending().await,
     }
 }
 
