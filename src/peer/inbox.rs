@@ -6,12 +6,13 @@
 //! session: at most `prefetch` deliveries are under way, and what the session sends is queued, so
 //! both may be slow without a deadlock.
 
+mod budget;
 mod link;
 mod speech;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -176,6 +177,7 @@ impl Inbox {
             outgoing: outgoing_out,
             presence: presence_out,
             has_told_of_stranger: false,
+            for_strangers: budget::AnswerBudget::new(Instant::now()),
         };
         let task = tokio::spawn(link.run(closing_out));
         Self {

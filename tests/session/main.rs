@@ -48,6 +48,7 @@ mod child_env;
 mod claude;
 mod delivery;
 mod faults;
+mod floods;
 mod hooks;
 mod inbox;
 mod launchers;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
                     claude::TESTS,
                     child_env::TESTS,
                     faults::TESTS,
+                    floods::TESTS,
                     hooks::TESTS,
                     inbox::TESTS,
                     plugin::TESTS,

@@ -26,7 +26,7 @@ pub(crate) use terminal::Terminal;
 pub(crate) const CBROKER: &str = env!("CARGO_BIN_EXE_cbroker");
 /// Longest wait for anything.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
-const USER: &str = "tester";
+pub(crate) const USER: &str = "tester";
 const PASSWORD: &str = "secret";
 
 /// Waits for something to become true.

@@ -1,12 +1,15 @@
 //! The task behind an [`Inbox`](super::Inbox): attach, serve until the connection is lost, pause,
 //! again.
 
+use std::time::Instant;
+
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
+use super::budget::AnswerBudget;
 use super::speech::Speech;
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
 use crate::peer::presence::{self, Presence, Reply, Request};
@@ -18,6 +21,10 @@ use crate::peer::{
 /// The queues that brokers name themselves: nothing but these is answered, so that no question
 /// makes us publish into a session.
 const SERVER_NAMED: &str = "amq.";
+/// Questions and announcements that a session has at once.
+const QUESTIONS: u16 = 64;
+/// Those that wait for it in the broker; the oldest are dropped.
+const QUESTIONS_WAITING: i32 = 1000;
 
 pub(super) struct InboxConnection {
     pub(super) options: InboxOptions,
@@ -26,6 +33,8 @@ pub(super) struct InboxConnection {
     pub(super) presence: watch::Receiver<Option<Presence>>,
     /// Whether a question of another user was reported already.
     pub(super) has_told_of_stranger: bool,
+    /// What questions of other users may still cost.
+    pub(super) for_strangers: AnswerBudget,
 }
 
 /// A live connection with its consumers.
@@ -201,7 +210,10 @@ impl InboxConnection {
                     None => return Ended::Lost(PeerError::Lost("the queue was deleted".into())),
                 },
                 question = lines.questions.next() => match question {
-                    Some(Ok(question)) => self.hear(&mut lines, &question).await,
+                    Some(Ok(question)) => {
+                        self.hear(&mut lines, &question).await;
+                        lines.speech.heard(question.acker).await;
+                    }
                     Some(Err(error)) => return Ended::Lost(error.into()),
                     None => {
                         let why = "the presence queue was deleted".into();
@@ -236,8 +248,12 @@ impl InboxConnection {
         if !request.concerns(self.options.name.as_str()) || !to.starts_with(SERVER_NAMED) {
             return;
         }
-        if request.is_control() && !presence::is_from(question, &lines.user) {
+        let is_own = presence::is_from(question, &lines.user);
+        if request.is_control() && !is_own {
             self.tell_of_stranger(question);
+            return;
+        }
+        if !is_own && !self.for_strangers.spend(Instant::now()) {
             return;
         }
         let is_who = request == Request::Who;
@@ -293,12 +309,17 @@ async fn asked_to_close(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
+/// Whoever may write to the exchange can write much: a session has few questions at once, and the
+/// broker keeps few more for it.
 pub(super) async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
     topology::declare_presence(channel).await?;
-    let options = QueueDeclareOptions::exclusive().auto_delete();
-    let queue = channel
-        .queue_declare("".into(), options, FieldTable::default())
+    channel
+        .basic_qos(QUESTIONS, BasicQosOptions::default())
         .await?;
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let mut bounds = FieldTable::default();
+    bounds.insert("x-max-length".into(), AMQPValue::LongInt(QUESTIONS_WAITING));
+    let queue = channel.queue_declare("".into(), options, bounds).await?;
     let (name, exchange) = (queue.name().clone(), PRESENCE_EXCHANGE.into());
     channel
         .queue_bind(
@@ -309,10 +330,7 @@ pub(super) async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerEr
             FieldTable::default(),
         )
         .await?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        ..BasicConsumeOptions::default()
-    };
+    let options = BasicConsumeOptions::default();
     Ok(channel
         .basic_consume(name, "".into(), options, FieldTable::default())
         .await?)

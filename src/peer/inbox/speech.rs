@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use lapin::{BasicProperties, Channel, Connection, Consumer};
+use lapin::options::BasicAckOptions;
+use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 
 use super::link::hear_questions;
 use super::{OUTGOING, Outgoing};
@@ -24,6 +25,8 @@ pub(super) struct Speech {
     blockage: Blockage,
     unsaid: VecDeque<Outgoing>,
     unannounced: Option<Presence>,
+    /// The last question that was heard and is not acked; so are those before it.
+    unacked: Option<Acker>,
 }
 
 impl Speech {
@@ -42,6 +45,7 @@ impl Speech {
             blockage,
             unsaid: VecDeque::new(),
             unannounced: None,
+            unacked: None,
         };
         Ok((speech, questions))
     }
@@ -64,6 +68,12 @@ impl Speech {
         self.catch_up().await;
     }
 
+    /// A question was dealt with, and further ones may come.
+    pub(super) async fn heard(&mut self, question: Acker) {
+        self.unacked = Some(question);
+        self.catch_up().await;
+    }
+
     /// Sends what is queued, unless the connection is blocked.
     pub(super) async fn catch_up(&mut self) {
         // If the connection is gone, the message stream says so; the announcement is repeated on
@@ -80,9 +90,16 @@ impl Speech {
             && let Some(presence) = self.unannounced.take()
         {
             let body = Request::State(presence).to_json();
-            let none = BasicProperties::default();
-            let said = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, none);
+            // Whoever may publish can announce: only the user makes it count.
+            let properties = BasicProperties::default().with_user_id(self.user.as_str().into());
+            let said = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, properties);
             let _ = answered(said).await;
+        }
+        if self.blockage.check().is_ok()
+            && let Some(question) = self.unacked.take()
+        {
+            let these = BasicAckOptions { multiple: true };
+            let _ = answered(question.ack(these)).await;
         }
     }
 

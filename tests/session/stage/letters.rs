@@ -128,6 +128,12 @@ impl Stage {
             let heard = async {
                 while let Some(Ok(delivery)) = consumer.next().await {
                     if serde_json::from_slice(&delivery.data).is_ok_and(|said| is_wanted(&said)) {
+                        // Without it nobody can believe the state.
+                        let user = delivery.properties.user_id().as_ref();
+                        assert_eq!(
+                            user.map(lapin::types::ShortString::as_str),
+                            Some(super::USER)
+                        );
                         return;
                     }
                 }

@@ -1,0 +1,70 @@
+//! Floods of whoever may publish: they must not cost a session more than it would spend for others
+//! on purpose.
+
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+
+use crate::stage::{LIMIT, Stage, USER};
+
+crate::tests![a_flood_of_who_from_a_stranger_is_not_answered_one_by_one];
+
+/// Questions of the flood; answering them all at the session's rate takes minutes.
+const FLOOD: usize = 900;
+
+/// A temporary queue for answers.
+async fn answers(channel: &Channel) -> (ShortString, Consumer) {
+    let own = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel.queue_declare("".into(), own, FieldTable::default());
+    let name = queue.await.unwrap().name().clone();
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consumer = channel.basic_consume(name.clone(), "".into(), options, FieldTable::default());
+    (name, consumer.await.unwrap())
+}
+
+async fn who(channel: &Channel, properties: BasicProperties) {
+    let options = BasicPublishOptions::default();
+    let exchange = "claudeBroker.presence".into();
+    let sent = channel.basic_publish(
+        exchange,
+        "".into(),
+        options,
+        br#"{"kind":"who"}"#,
+        properties,
+    );
+    sent.await.unwrap();
+}
+
+fn a_flood_of_who_from_a_stranger_is_not_answered_one_by_one() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    let answered = stage.with_channel(|channel| async move {
+        let (to_stranger, mut strangers) = answers(&channel).await;
+        let (to_own, mut own) = answers(&channel).await;
+        for _ in 0..FLOOD {
+            let properties = BasicProperties::default().with_reply_to(to_stranger.clone());
+            who(&channel, properties).await;
+        }
+        // The session's own user is answered after the flood, and so the flood is over then.
+        let properties = BasicProperties::default().with_reply_to(to_own);
+        who(&channel, properties.with_user_id(USER.into())).await;
+        let answer = tokio::time::timeout(LIMIT, own.next()).await;
+        answer.unwrap().unwrap().unwrap();
+        let mut count = 0;
+        while let Some(Some(answer)) = futures_util::FutureExt::now_or_never(strangers.next()) {
+            answer.unwrap();
+            count += 1;
+        }
+        count
+    });
+    assert!(answered < FLOOD / 2, "{answered} answers");
+    stage.send("peer", "after the flood", &[]);
+    stage.wait_for_messages(1);
+}
