@@ -1,12 +1,18 @@
 //! Texts too long to type: a file for the agent to read, and a line that names it.
 //!
+//! The folder is bounded: while its texts have more than [`FOLDER_BYTES`], a new one replaces the
+//! oldest. Only texts whose message was delivered at least [`READ_WITHIN`] ago are replaced, never
+//! one that an agent was told to read and may not have read yet. So the folder has at most that
+//! many bytes, what all sessions hold undelivered, and what they were given in that time; the brake
+//! bounds the last. [`mark_delivered`] makes a text read-only, and so its mark outlasts a crash.
+//!
 //! Relies on the standard library and the envelope.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ulid::Ulid;
@@ -20,8 +26,15 @@ pub(super) const LINE_LIMIT: usize = 64 * 1024;
 pub(super) const CANONICAL_LIMIT: usize = 4_000;
 /// So many hexadecimal digits of the file's SHA-256 stand in the line.
 const DIGEST_DIGITS: usize = 12;
-/// How long a spilled text is kept.
+/// How long a spilled text is kept at most.
 pub(super) const KEPT: Duration = Duration::from_hours(7 * 24);
+/// Above this many bytes in the folder, texts that were read are removed early.
+const FOLDER_BYTES: u64 = 256 * 1024 * 1024;
+/// How long an agent may take to read a text that was delivered to it.
+const READ_WITHIN: Duration = Duration::from_mins(10);
+const UNREAD: u32 = 0o600;
+/// Of a text whose message was delivered.
+const DELIVERED: u32 = 0o400;
 
 /// Writes the text of `envelope` to a new file in `folder`, and gives the envelope that points to it, with the digest of
 /// what was written in its line's head. Where its files and metadata alone would be more than `limit_bytes` of line,
@@ -30,7 +43,7 @@ pub(super) fn spill(
     (folder, queue): (&Path, &str),
     envelope: &Envelope,
     limit_bytes: usize,
-) -> io::Result<Envelope> {
+) -> io::Result<(Envelope, PathBuf)> {
     // An id is checked to hold nothing that leads elsewhere but dots, and `..` with a prefix is a name. It holds no `+`.
     let id = envelope.id.replace(':', "+");
     let path = folder.join(format!("message-{queue}-{id}-{}.txt", Ulid::generate()));
@@ -56,13 +69,51 @@ pub(super) fn spill(
         }
     }
     short.spilled = Some(digest(text.as_bytes(), DIGEST_DIGITS));
+    make_room(folder, text.len() as u64, SystemTime::now());
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o600)
+        .mode(UNREAD)
         .open(&path)?;
     file.write_all(text.as_bytes())?;
-    Ok(short)
+    Ok((short, path))
+}
+
+/// The message of this text was delivered: some time later the text may make room for others.
+/// Where this fails, the text is kept for as long as any.
+pub(super) fn mark_delivered(text: &Path) {
+    let _kept = fs::set_permissions(text, Permissions::from_mode(DELIVERED));
+}
+
+/// Removes texts that were delivered long enough ago, oldest first, until `bytes` more fit.
+fn make_room(folder: &Path, bytes: u64, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    let is_text = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "txt");
+    let texts = entries.flatten().filter(is_text);
+    let texts = texts.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    let texts: Vec<_> = texts.collect();
+    let mut total = bytes + texts.iter().map(|(_, text)| text.len()).sum::<u64>();
+    if total <= FOLDER_BYTES {
+        return;
+    }
+    let was_read = |text: &fs::Metadata| {
+        let marked = u64::try_from(text.ctime()).unwrap_or(0);
+        let marked = SystemTime::UNIX_EPOCH + Duration::from_secs(marked);
+        let age = now.duration_since(marked).unwrap_or_default();
+        text.permissions().mode() & 0o777 == DELIVERED && age >= READ_WITHIN
+    };
+    let mut read: Vec<_> = texts.iter().filter(|(_, text)| was_read(text)).collect();
+    read.sort_by_key(|(_, text)| (text.ctime(), text.ctime_nsec()));
+    for (path, text) in read {
+        if total <= FOLDER_BYTES {
+            return;
+        }
+        if fs::remove_file(path).is_ok() {
+            total -= text.len();
+        }
+    }
 }
 
 /// Removes files of these kinds that were kept long enough. Failures are left to the next start.
@@ -103,13 +154,13 @@ mod tests {
         // A terminal that collects lines cut the end of it, and with that the Enter.
         let folder = tempfile::tempdir().unwrap();
         let place = (folder.path(), "q");
-        let short = spill(place, &envelope("m1"), CANONICAL_LIMIT).unwrap();
+        let (short, _) = spill(place, &envelope("m1"), CANONICAL_LIMIT).unwrap();
         let line = short.to_line(Breaks::Flatten, DeliveryMark::PossibleRepeat);
         assert!(line.len() <= CANONICAL_LIMIT, "{line}");
         let text = fs::read_to_string(&files(folder.path())[0]).unwrap();
         assert_eq!(text.matches("\nfile: /some/file").count(), 400);
         assert!(text.ends_with("\nmetadata: {\"key\":\"value\"}"), "{text}");
-        let whole = spill(place, &envelope("m1"), LINE_LIMIT).unwrap();
+        let (whole, _) = spill(place, &envelope("m1"), LINE_LIMIT).unwrap();
         assert_eq!(whole.files, envelope("m1").files);
     }
 
@@ -122,11 +173,37 @@ mod tests {
     fn the_same_id_to_two_sessions_or_twice_overwrites_no_file_that_an_agent_was_told_to_read() {
         let folder = tempfile::tempdir().unwrap();
         for (queue, id) in [("q", "a:b"), ("q", "a-b"), ("q", "a:b"), ("other", "a:b")] {
-            let short = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
+            let (short, _) = spill((folder.path(), queue), &envelope(id), LINE_LIMIT).unwrap();
             let line = short.to_line(Breaks::Flatten, DeliveryMark::None);
             let wanted = digest(id.as_bytes(), 12);
             assert!(line.contains(&format!(" text_sha256={wanted}] ")), "{line}");
         }
         assert_eq!(files(folder.path()).len(), 4);
+    }
+
+    #[test]
+    fn a_flood_of_long_texts_is_bounded_and_removes_none_that_is_still_to_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |name: &str| {
+            let path = folder.path().join(format!("{name}.txt"));
+            // A sparse file: the disk holds nothing of it.
+            let file = fs::File::create(&path).unwrap();
+            file.set_len(FOLDER_BYTES / 4).unwrap();
+            path
+        };
+        let (first, second) = (text("delivered first"), text("delivered second"));
+        let waiting = [text("held"), text("held too"), text("held as well")];
+        for path in [&first, &second] {
+            mark_delivered(path);
+        }
+        make_room(folder.path(), 1, SystemTime::now());
+        assert_eq!(files(folder.path()).len(), 5, "it may not have been read");
+        let later = SystemTime::now() + READ_WITHIN + Duration::from_secs(1);
+        make_room(folder.path(), 0, later);
+        assert!(!first.exists() && second.exists(), "the oldest alone goes");
+        make_room(folder.path(), 1, later);
+        assert!(!second.exists());
+        make_room(folder.path(), FOLDER_BYTES, later);
+        assert!(waiting.iter().all(|path| path.exists()));
     }
 }

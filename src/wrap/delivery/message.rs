@@ -6,6 +6,7 @@
 //! Relies on the peer for deliveries and on the envelope for what a message is.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::envelope::Envelope;
@@ -73,6 +74,8 @@ pub struct InFlightMessage {
     pub unseen_by: Vec<Way>,
     /// Its text is in a file already.
     pub is_in_file: bool,
+    /// Files with its text that its lines have named.
+    pub text_files: Vec<PathBuf>,
     /// Why this one waits whatever the agent does.
     pub blocked: Option<Hold>,
     /// The keyboard's text with it stands in the box.
@@ -107,6 +110,7 @@ impl InFlightMessage {
             may_repeat: false,
             unseen_by: Vec::new(),
             is_in_file: false,
+            text_files: Vec::new(),
             blocked: None,
             is_stuck: false,
             claim: Claim::Ours,

@@ -211,8 +211,13 @@ impl Post {
     /// Noted as done on disk: the broker may forget them.
     fn done(&mut self, table: &mut Table, keys: &[MessageKey]) {
         for &key in keys {
-            let message = table.remove(key);
-            self.ack(message.and_then(|message| message.delivery));
+            let Some(message) = table.remove(key) else {
+                continue;
+            };
+            for file in &message.text_files {
+                spill::mark_delivered(file);
+            }
+            self.ack(message.delivery);
         }
     }
 
@@ -372,8 +377,9 @@ impl Session {
             hops: message.hops,
         };
         let is_loop = self.post.parts.brake.holds(passing, Instant::now());
-        let lines = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
+        let (lines, file) = compose(&message.envelope, &self.post.parts, limit, &mut self.log);
         (message.line, message.line_again) = lines;
+        message.text_files.extend(file);
         message.may_repeat = seen == Seen::Intended;
         message.blocked = is_loop.then_some(Hold::Loop);
         message.state = State::Queued;
@@ -389,10 +395,11 @@ impl Session {
 
     /// The text of this message does not fit into the agent's box: it goes to a file.
     pub(super) fn move_to_file(&mut self, key: MessageKey) {
-        let Some(message) = self.deliveries.table.get(key) else {
+        let Some(message) = self.deliveries.table.get_mut(key) else {
             return;
         };
-        let lines = compose(&message.envelope, &self.post.parts, 0, &mut self.log);
+        let (lines, file) = compose(&message.envelope, &self.post.parts, 0, &mut self.log);
+        message.text_files.extend(file);
         self.deliveries.moved_to_file(key, lines.0, lines.1);
     }
 
@@ -405,33 +412,33 @@ impl Session {
 }
 
 /// The line, and the same marked as a possible repetition. A line of more than `limit` bytes goes
-/// to a file.
+/// to a file, which is the second result.
 fn compose(
     envelope: &Envelope,
     parts: &PostParts,
     limit: usize,
     log: &mut Log,
-) -> (String, String) {
+) -> ((String, String), Option<PathBuf>) {
     let both = |envelope: &Envelope| {
         let line = |mark| envelope.to_line(parts.breaks, mark);
         (line(DeliveryMark::None), line(DeliveryMark::PossibleRepeat))
     };
     let lines = both(envelope);
     if lines.0.len() <= limit {
-        return lines;
+        return (lines, None);
     }
     match spill::spill(
         (&parts.spill, &parts.card.name),
         envelope,
         limit.max(spill::CANONICAL_LIMIT),
     ) {
-        Ok(short) => both(&short),
+        Ok((short, file)) => (both(&short), Some(file)),
         Err(error) => {
             log.say(&format!(
                 "a long text cannot be written to {}: {error}",
                 parts.spill.display()
             ));
-            lines
+            (lines, None)
         }
     }
 }
