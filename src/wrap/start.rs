@@ -41,8 +41,9 @@ use crate::peer::{
 
 /// How long the start waits for the broker before the program runs without it.
 const ATTACH_WITHIN: Duration = Duration::from_secs(2);
-/// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading.
-const PREFETCH: u16 = 100;
+/// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading, and few
+/// enough that the longest texts of anybody take some 64 MiB of a session at most.
+const PREFETCH: u16 = 32;
 /// Traces of sessions that were killed are removed after this; longer than any session lasts.
 const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
@@ -361,6 +362,11 @@ fn post(
     }))
 }
 
+/// As many deliveries as one submission may take, where that is more.
+fn prefetch(batch: usize) -> u16 {
+    u16::try_from(batch).unwrap_or(u16::MAX).max(PREFETCH)
+}
+
 /// Starts the program with the terminal's modes, before the session makes the terminal raw.
 fn start(command: &CommandLine, terminal: &Terminal) -> Result<Program, Error> {
     let failed = |error: std::io::Error| {
@@ -399,7 +405,7 @@ async fn attach(
         endpoint: config.endpoint.clone(),
         name: options.name.clone(),
         ttl_ms: options.ttl_ms,
-        prefetch: PREFETCH,
+        prefetch: prefetch(options.batch),
         sharing: options.sharing,
         whereabouts: whereabouts(config, &identity.session),
     });
