@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(whole.files, envelope("m1").files);
     }
 
-    fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    fn files(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     }

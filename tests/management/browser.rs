@@ -34,7 +34,7 @@ pub(crate) fn card(name: &str, what: &str) -> String {
 }
 
 pub(crate) fn text(id: &str, what: &str) -> String {
-    format!("(document.querySelector('#talk-list li[data-key=\"{id}\"] {what}')?.textContent ?? '')")
+    format!("(document.querySelector('#talk-list li[data-id=\"{id}\"] {what}')?.textContent ?? '')")
 }
 
 #[test]

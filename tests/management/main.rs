@@ -11,6 +11,7 @@ mod costs;
 mod definitions;
 mod fields;
 mod fixture;
+mod forgery;
 #[path = "../support/http.rs"]
 mod http;
 mod peeking;

@@ -17,6 +17,7 @@ pub(crate) struct Peer {
     runtime: Runtime,
     channel: Channel,
     connection: Connection,
+    user: String,
 }
 
 impl Peer {
@@ -25,8 +26,13 @@ impl Peer {
     }
 
     pub(crate) fn connect_as(server: &Server, user: &str, password: &str) -> Self {
+        Self::connect_to(server, (user, password), "%2f")
+    }
+
+    /// Connects to another vhost.
+    pub(crate) fn connect_to(server: &Server, (user, password): (&str, &str), vhost: &str) -> Self {
         let runtime = Runtime::new().unwrap();
-        let address = format!("amqp://{user}:{password}@{}/%2f", server.amqp);
+        let address = format!("amqp://{user}:{password}@{}/{vhost}", server.amqp);
         let (connection, channel) = runtime.block_on(async {
             let connection = Connection::connect(&address, ConnectionProperties::default())
                 .await
@@ -38,16 +44,27 @@ impl Peer {
             runtime,
             channel,
             connection,
+            user: user.to_owned(),
         }
     }
 
     pub(crate) fn publish(&self, exchange: &str, key: &str, body: &str) {
+        self.publish_with(exchange, key, body, BasicProperties::default());
+    }
+
+    /// Publishes in the name of its user, which the broker checks.
+    pub(crate) fn publish_as_user(&self, exchange: &str, key: &str, body: &str) {
+        let user = BasicProperties::default().with_user_id(self.user.as_str().into());
+        self.publish_with(exchange, key, body, user);
+    }
+
+    fn publish_with(&self, exchange: &str, key: &str, body: &str, properties: BasicProperties) {
         let published = self.channel.basic_publish(
             exchange.into(),
             key.into(),
             BasicPublishOptions::default(),
             body.as_bytes(),
-            BasicProperties::default(),
+            properties,
         );
         self.runtime.block_on(published).unwrap();
     }
@@ -77,6 +94,39 @@ impl Peer {
                 .basic_get(queue.into(), BasicGetOptions::default());
             let got = get.await.unwrap().unwrap();
             got.ack(BasicAckOptions::default()).await.unwrap();
+        });
+    }
+
+    /// Waits until the broker has everything that was published so far.
+    pub(crate) fn settle(&self) {
+        let queue = format!("of-{}", self.user);
+        self.runtime.block_on(async {
+            let declared = self.channel.queue_declare(
+                queue.as_str().into(),
+                QueueDeclareOptions::default(),
+                FieldTable::default(),
+            );
+            declared.await.unwrap();
+        });
+    }
+
+    /// Binds a queue of its own so that it gets copies of what goes to a session.
+    pub(crate) fn bind_copy(&self, queue: &str, session: &str) {
+        self.runtime.block_on(async {
+            let declared = self.channel.queue_declare(
+                queue.into(),
+                QueueDeclareOptions::default(),
+                FieldTable::default(),
+            );
+            declared.await.unwrap();
+            let bound = self.channel.queue_bind(
+                queue.into(),
+                "claudeBroker".into(),
+                session.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bound.await.unwrap();
         });
     }
 
@@ -145,20 +195,29 @@ impl Peer {
         });
     }
 
-    /// Announces a session's state.
+    /// Announces a session's state, as a session does.
     pub(crate) fn announce(&self, name: &str, state: &str, reason: Option<&str>) {
-        let presence = json!({
-            "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude",
-            "state": state,
-            "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
-        });
-        self.publish("claudeBroker.presence", "", &presence.to_string());
+        let presence = presence(name, state, reason);
+        self.publish_as_user("claudeBroker.presence", "", &presence);
     }
 
     /// Sends an envelope from one session to another.
     pub(crate) fn say(&self, (from, to): (&str, &str), id: &str, message: &str) {
-        let ts = "2026-01-01T00:00:00.000Z";
-        let envelope = json!({ "id": id, "from": from, "to": to, "ts": ts, "message": message });
-        self.publish("claudeBroker", to, &envelope.to_string());
+        self.publish("claudeBroker", to, &envelope((from, to), id, message));
     }
+}
+
+/// What a session says of its state.
+pub(crate) fn presence(name: &str, state: &str, reason: Option<&str>) -> String {
+    let presence = json!({
+        "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude",
+        "state": state,
+        "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
+    });
+    presence.to_string()
+}
+
+pub(crate) fn envelope((from, to): (&str, &str), id: &str, message: &str) -> String {
+    let ts = "2026-01-01T00:00:00.000Z";
+    json!({ "id": id, "from": from, "to": to, "ts": ts, "message": message }).to_string()
 }

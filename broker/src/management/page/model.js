@@ -2,12 +2,30 @@
 //
 // The broker passes bytes and knows no envelope; this file alone understands them. Whatever does not look as it should
 // is ignored, never trusted.
+//
+// Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker list` and
+// `send --wait` do, presences and receipts count only with the `user_id` of the signed-in user: publishing refuses every
+// name but the publisher's own. Only the vhost in sight counts, an ack counts only in the queue that the message was
+// sent to, and a message is known by its id, its queue, its bytes and its user. Every map has a bound; the oldest entry goes first.
 
+/** The vhost that this page shows. */
+export const VHOST = "/";
 export const EXCHANGE = "claudeBroker";
 export const PRESENCE = "claudeBroker.presence";
 /** Answers to our question go nowhere; the tap shows them on their way. */
 export const LISTENING = "amq.gen-cbroker-page";
 const KEEP = 10000;
+/** Characters of all messages that are kept. */
+const KEEP_TEXT = 1 << 24;
+const SESSIONS = 2000;
+/** Wraps of one name. */
+const PRESENCES = 16;
+/** Messages of other users that are found by one id. */
+const SAME_ID = 16;
+const LASTS = 2 * SESSIONS;
+const NAME = /^[a-zA-Z][a-zA-Z0-9]{0,63}$/;
+/** A session's own id. */
+const WRAP = /^[0-9A-Za-z]{1,64}$/;
 const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
 
 const isText = (value) => typeof value === "string" && value !== "";
@@ -43,6 +61,25 @@ function field(text, name) {
   }
 }
 
+/** A number for some text, 53 bits of it. */
+function digest(text) {
+  let [one, two] = [0xdeadbeef, 0x41c6ce57];
+  for (let place = 0; place < text.length; place++) {
+    const unit = text.charCodeAt(place);
+    one = Math.imul(one ^ unit, 2654435761);
+    two = Math.imul(two ^ unit, 1597334677);
+  }
+  one = Math.imul(one ^ (one >>> 16), 2246822507) ^ Math.imul(two ^ (two >>> 13), 3266489909);
+  two = Math.imul(two ^ (two >>> 16), 2246822507) ^ Math.imul(one ^ (one >>> 13), 3266489909);
+  return 4294967296 * (2097151 & two) + (one >>> 0);
+}
+
+/** Adds to a map of at most `most` entries; the oldest go. */
+function keep(map, key, value, most) {
+  map.set(key, value);
+  while (map.size > most) map.delete(map.keys().next().value);
+}
+
 /** A new ULID. */
 export function ulid(now = Date.now()) {
   const letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -53,10 +90,16 @@ export function ulid(now = Date.now()) {
 
 export class Model {
   constructor() {
+    /** Who is signed in: presences and receipts of this user count. */
+    this.user = undefined;
     /** name → { queue, presences: Map(session → presence), oldest } */
     this.sessions = new Map();
-    /** id → message, in the order in which they came. */
+    /** key → message, in the order in which they came. */
     this.messages = new Map();
+    /** id → keys of messages. */
+    this.ids = new Map();
+    /** Characters in messages. */
+    this.size = 0;
     /** name → what was said last to or by it. */
     this.lasts = new Map();
     this.missed = 0;
@@ -72,7 +115,7 @@ export class Model {
     let session = this.sessions.get(name);
     if (!session) {
       session = { name, queue: undefined, presences: new Map(), oldest: undefined };
-      this.sessions.set(name, session);
+      keep(this.sessions, name, session, SESSIONS);
     }
     return session;
   }
@@ -82,6 +125,7 @@ export class Model {
     const there = new Set();
     for (const queue of list) {
       if (ASKING.test(queue.name)) continue;
+      if (there.size === SESSIONS) break;
       there.add(queue.name);
       this.session(queue.name).queue = queue;
     }
@@ -96,29 +140,37 @@ export class Model {
   peeked(name, messages) {
     const session = this.session(name);
     session.oldest = messages.length ? messages[0].published_ms : undefined;
-    for (const message of messages) {
-      const found = message.payload_encoding === "string" ? envelope(message.payload, message.properties) : undefined;
-      if (found) this.message(found, { state: "waiting", at: message.published_ms, queue: name });
+    for (const { payload, payload_bytes: bytes, payload_encoding: encoding, properties, published_ms: at, exchange, routing_key: to } of messages) {
+      // Copies in a queue that somebody bound to another session's name are no messages to it.
+      if (exchange !== EXCHANGE || to !== name) continue;
+      const found = encoding === "string" ? envelope(payload, properties) : undefined;
+      if (found) this.message(found, { state: "waiting", at, queue: name, text: payload, bytes, properties });
     }
   }
 
   /** One line of the tap; true when something that is shown changed. */
   seen(line) {
-    if (line.encoding !== "string") return false;
-    if (line.what === "published") {
-      if (line.exchange === PRESENCE || line.routing_key === LISTENING) return this.presence(line.excerpt, line.at_ms);
-      const found = envelope(line.excerpt, line.properties);
-      if (found && line.exchange === EXCHANGE) return this.message(found, { state: "waiting", at: line.at_ms, queue: line.routing_key });
-      return line.exchange === "" && this.receipt(parse(line.excerpt), line.at_ms);
-    }
-    const found = envelope(line.excerpt, line.properties);
-    if (!found || line.exchange !== EXCHANGE) return false;
-    const state = line.what === "acked" ? "delivered" : "waiting";
-    return this.message(found, { state, at: line.at_ms, queue: line.queue ?? line.routing_key });
+    if (line.encoding !== "string" || line.vhost !== VHOST) return false;
+    const { what, exchange, routing_key: to, excerpt: text, body_bytes: bytes, properties, at_ms: at } = line;
+    const isOwn = this.isOwn(properties);
+    if (what === "published" && (exchange === PRESENCE || (exchange === "" && to === LISTENING))) return isOwn && this.presence(text, at);
+    if (what === "published" && exchange === "") return isOwn && this.receipt(parse(text), at);
+    const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
+    // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
+    if (!found || (what !== "published" && line.queue !== to)) return false;
+    return this.message(found, { state: what === "acked" ? "delivered" : "waiting", at, queue: to, text, bytes, properties });
   }
 
-  message(found, { state, at, queue }) {
-    const known = this.messages.get(found.id);
+  /** Whether the signed-in user published it, in the broker's words. */
+  isOwn(properties) {
+    return isText(this.user) && properties?.user_id === this.user;
+  }
+
+  message(found, { state, at, queue, text, bytes, properties }) {
+    const user = isText(properties?.user_id) ? properties.user_id : undefined;
+    // Somebody else's copy, byte for byte, is another message: the session acks it as a repetition.
+    const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
+    const known = this.messages.get(key);
     if (known) {
       if (known.state === "refused" || (known.state === "delivered" && state === "waiting")) return false;
       // A peek says nothing new of a message that is known to be held.
@@ -129,40 +181,69 @@ export class Model {
       }
       return true;
     }
-    const message = { ...pick(found), state, at, queue, done: state === "delivered" ? at : undefined, reason: undefined };
-    this.messages.set(found.id, message);
-    if (this.messages.size > KEEP) this.messages.delete(this.messages.keys().next().value);
-    if (this.lasts.size > KEEP) this.lasts.delete(this.lasts.keys().next().value);
-    this.lasts.set(queue, message);
-    this.lasts.set(message.from, message);
+    const message = { ...pick(found), key, user, isOwn: this.isOwn(properties), state, at, queue, done: state === "delivered" ? at : undefined, reason: undefined };
+    this.add(message);
+    keep(this.lasts, queue, message, LASTS);
+    // Others can write any name as the sender.
+    if (message.isOwn) keep(this.lasts, message.from, message, LASTS);
     return true;
   }
 
+  add(message) {
+    this.messages.set(message.key, message);
+    const keys = this.ids.get(message.id) ?? new Set();
+    // Own ones are always found, however often others use the id again.
+    if (message.isOwn || keys.size < SAME_ID) keys.add(message.key);
+    this.ids.set(message.id, keys);
+    this.size += message.haystack.length;
+    for (const oldest of this.messages.values()) {
+      if (oldest === message || (this.messages.size <= KEEP && this.size <= KEEP_TEXT)) break;
+      this.messages.delete(oldest.key);
+      this.size -= oldest.haystack.length;
+      const rest = this.ids.get(oldest.id);
+      rest?.delete(oldest.key);
+      if (!rest?.size) this.ids.delete(oldest.id);
+    }
+  }
+
+  /** The messages of an id: others can use it again for another text. */
+  withId(id) {
+    return [...(this.ids.get(id) ?? [])].map((key) => this.messages.get(key));
+  }
+
+  /** Sessions send receipts only for messages of their own user. */
   receipt(found, at) {
-    const known = isText(found?.id) ? this.messages.get(found.id) : undefined;
     const state = { held: "held", "handed-over": "held", delivered: "delivered", "dead-lettered": "refused" }[found?.state];
-    if (!known || !state) return false;
-    known.state = state;
-    known.reason = isText(found.reason) ? found.reason : undefined;
-    if (state !== "held") known.done = at;
-    return true;
+    const known = isText(found?.id) && state ? this.withId(found.id).filter((message) => message.isOwn) : [];
+    let changed = false;
+    for (const message of known) {
+      const isOver = message.state === "delivered" || message.state === "refused";
+      if (state === "held" && isOver) continue;
+      message.state = state;
+      message.reason = isText(found.reason) ? found.reason : undefined;
+      if (state !== "held") message.done = at;
+      changed = true;
+    }
+    return changed;
   }
 
   presence(text, at) {
     const found = parse(text);
-    if (found?.kind !== "state" || !isText(found.name) || !isText(found.session) || !isText(found.state)) return false;
+    if (found?.kind !== "state" || !isText(found.state)) return false;
+    if (!isText(found.name) || !NAME.test(found.name) || !isText(found.session) || !WRAP.test(found.session)) return false;
     const session = this.session(found.name);
     const before = session.presences.get(found.session);
     const since = before?.state === found.state ? before.changed : at;
     if (found.state === "closed") session.presences.delete(found.session);
-    else session.presences.set(found.session, { ...found, changed: since });
+    else keep(session.presences, found.session, { ...found, changed: since }, PRESENCES);
     return true;
   }
 
   /** What a session does, in one word, and why. */
   standing(session) {
     const order = ["stuck", "needs-you", "draft", "starting", "busy", "paused", "notify", "idle"];
-    const presences = [...session.presences.values()].sort((one, two) => order.indexOf(one.state) - order.indexOf(two.state));
+    const rank = (presence) => (order.includes(presence.state) ? order.indexOf(presence.state) : order.length);
+    const presences = [...session.presences.values()].sort((one, two) => rank(one) - rank(two));
     const consumers = session.queue?.consumers ?? 0;
     if (session.queue && consumers === 0) return { state: "away", label: "Away", presences: [] };
     const shown = { idle: ["idle", "Idle"], busy: ["busy", "Busy"], "needs-you": ["held", "Needs you"], draft: ["held", "Draft"], stuck: ["held", "Stuck"], starting: ["starting", "Starting"], paused: ["paused", "Paused"], notify: ["notify", "Notify"] };

@@ -68,6 +68,7 @@ $("leave").addEventListener("click", async () => {
 function begin(user) {
   $("door").hidden = true;
   $("app").hidden = false;
+  model.user = user.name;
   say($("who"), `Signed in as ${user.name}`);
   show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
   listen();
@@ -121,7 +122,7 @@ function listen() {
 
 /** Asks every session to say how it is; the answers pass by on the tap. */
 async function who() {
-  const properties = { content_type: "application/json", reply_to: LISTENING };
+  const properties = { content_type: "application/json", reply_to: LISTENING, user_id: model.user };
   const question = { properties, routing_key: "", payload: JSON.stringify({ kind: "who" }), payload_encoding: "string" };
   if (await isThere(PRESENCE).catch(() => false)) await ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, question).catch(() => {});
 }
@@ -254,7 +255,7 @@ for (const [button, step] of [["queue-back", -1], ["queue-next", 1]]) {
 
 /** Shows the message that another one answers. */
 function jump(id) {
-  const found = model.messages.get(id);
+  const found = model.withId(id)[0];
   if (!found) return toast("That message went by before this page began to listen.");
   $("talk-search").value = "";
   $("talk-peer").value = "";
@@ -263,7 +264,7 @@ function jump(id) {
   $("look").close();
   show("talk");
   views.talk(model, query(), most, jump);
-  const child = [...$("talk-list").children].find((item) => item.dataset.key === id);
+  const child = [...$("talk-list").children].find((item) => item.dataset.key === found.key);
   setTimeout(() => {
     child?.scrollIntoView({ block: "center" });
     child?.classList.add("flash");
@@ -307,7 +308,7 @@ async function send(to, from, text) {
   if (waiting >= 1000) throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
   const now = new Date();
   const envelope = { id: ulid(), from, to, ts: now.toISOString(), message: text };
-  const properties = { content_type: "application/json", message_id: envelope.id, timestamp: Math.floor(now / 1000), priority: 5, delivery_mode: 2 };
+  const properties = { content_type: "application/json", message_id: envelope.id, timestamp: Math.floor(now / 1000), priority: 5, delivery_mode: 2, user_id: model.user };
   const order = { properties, routing_key: to, payload: JSON.stringify(envelope), payload_encoding: "string" };
   const publish = () => ask("POST", `/api/exchanges/%2F/${EXCHANGE}/publish`, order);
   const sent = await publish().catch((error) => {

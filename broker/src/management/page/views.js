@@ -96,13 +96,15 @@ function fill(child, model, session) {
 
 // ---------------------------------------------------------------- conversation
 
+/** Names to choose from, those of the latest messages. */
+const CHOICES = 500;
 const LABELS = { waiting: "waiting", held: "held", delivered: "delivered", refused: "dead-lettered" };
 
 export function message(model, item, jump) {
   const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
   return el(
     "li",
-    { className: "message", data: { key: item.id } },
+    { className: "message", data: { key: item.key, id: item.id } },
     el("header", {}, peer(item.from), "→", peer(item.to), el("time", { title: new Date(item.at).toISOString() }, when(item.at)), id, el("span", { className: "pill" })),
     el("p", { className: "text" }, item.text),
     more(item, jump),
@@ -112,6 +114,7 @@ export function message(model, item, jump) {
 function more(item, jump) {
   const parts = [];
   if (item.answers) parts.push(el("button", { className: "quiet", type: "button", onclick: () => jump(item.answers) }, `↩ answers …${item.answers.slice(-6)}`));
+  if (item.user && !item.isOwn) parts.push(el("span", {}, `published by the user ${item.user}`));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
   for (const file of item.files) parts.push(el("code", {}, file));
@@ -133,14 +136,14 @@ export function talk(model, query, most, jump) {
   const list = $("talk-list");
   const found = model.search(query);
   const shown = found.slice(-most);
-  keyed(list, shown, { key: (item) => item.id, make: (item) => message(model, item, jump), update: (child, item) => restate(child, item, model) });
+  keyed(list, shown, { key: (item) => item.key, make: (item) => message(model, item, jump), update: (child, item) => restate(child, item, model) });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
   say($("talk-count"), `${number(found.length)} of ${number(model.messages.size)}${missed}`);
   say($("count-talk"), model.messages.size ? number(model.messages.size) : "");
-  const names = new Set([...model.messages.values()].flatMap((item) => [item.from, item.to]));
-  const choices = ["", ...[...names].sort()];
+  const names = new Set([...model.messages.values()].reverse().flatMap((item) => [item.from, item.to]));
+  const choices = ["", ...[...names].slice(0, CHOICES).sort()];
   keyed($("talk-peer"), choices, {
     key: (name) => name,
     make: (name) => el("option", { value: name }, name || "Everybody"),

