@@ -18,6 +18,7 @@ use crate::delivery::confirms::{Confirms, Left};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
+use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
 use crate::persist::records::{Definition, SessionFact, VhostFact};
@@ -59,6 +60,8 @@ pub struct BrokerState {
     pub users: RwLock<Users>,
     /// Who guesses passwords has to wait.
     pub(crate) throttle: LoginThrottle,
+    /// Connections without a login.
+    pub(crate) login_places: Arc<LoginPlaces>,
     /// Who was signed in at the management page before the start; taken by that page.
     pub(crate) sessions: Mutex<Vec<SessionFact>>,
     /// Counts changes of users and permissions.
@@ -106,6 +109,7 @@ impl BrokerState {
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             throttle: LoginThrottle::default(),
+            login_places: Arc::default(),
             access_changes: watch::Sender::default(),
             sessions: Mutex::new(parts.sessions),
             totals: Totals::default(),

@@ -16,6 +16,8 @@ pub(crate) use port::Port;
 use crate::broker_state::BrokerState;
 use crate::connection::{self, Accepted};
 use crate::lock::lock;
+use crate::login_places::LoginPlace;
+use crate::login_throttle::network;
 use crate::registry::SocketEnd;
 
 /// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
@@ -32,7 +34,7 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
         {
             let broker = Arc::clone(&broker);
             tokio::spawn(async move {
-                if let Some((peer, local)) = prepare(&stream) {
+                if let Some((peer, local, place)) = prepare(&broker, &stream) {
                     let (read, write) = stream.into_split();
                     connection::serve(
                         broker,
@@ -42,6 +44,7 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
                             peer,
                             local,
                             is_tls: false,
+                            place: Some(place),
                         },
                     )
                     .await;
@@ -63,10 +66,15 @@ pub(crate) async fn serve_tls(
         {
             let (broker, acceptor) = (Arc::clone(&broker), acceptor.clone());
             tokio::spawn(async move {
-                let Some((peer, local)) = prepare(&stream) else {
+                let Some((peer, local, place)) = prepare(&broker, &stream) else {
                     return;
                 };
-                match tokio::time::timeout(broker.limits.handshake, acceptor.accept(stream)).await {
+                let greeting = acceptor.accept(stream);
+                let greeted = tokio::select! {
+                    greeted = tokio::time::timeout(broker.limits.handshake, greeting) => greeted,
+                    () = place.lost() => return,
+                };
+                match greeted {
                     Ok(Ok(stream)) => {
                         let (read, write) = tokio::io::split(stream);
                         connection::serve(
@@ -77,6 +85,7 @@ pub(crate) async fn serve_tls(
                                 peer,
                                 local,
                                 is_tls: true,
+                                place: Some(place),
                             },
                         )
                         .await;
@@ -105,6 +114,7 @@ pub(crate) async fn serve_unix(broker: Arc<BrokerState>, socket: UnixSocket) {
                     peer: end.clone(),
                     local: end,
                     is_tls: false,
+                    place: None,
                 };
                 connection::serve(broker, accepted).await;
             });
@@ -130,18 +140,17 @@ async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option
     }
 }
 
-/// Sets `TCP_NODELAY` and reads the addresses. Small writes should leave at once, because the
-/// writer has already gathered what can be sent together.
-fn prepare(stream: &TcpStream) -> Option<(SocketEnd, SocketEnd)> {
+/// Sets `TCP_NODELAY`, reads the addresses and takes a place until the login. Small writes should
+/// leave at once, because the writer has already gathered what can be sent together.
+fn prepare(broker: &BrokerState, stream: &TcpStream) -> Option<(SocketEnd, SocketEnd, LoginPlace)> {
     let end = |address: SocketAddr| SocketEnd {
         host: address.ip().to_canonical().to_string(),
         port: address.port(),
     };
     stream.set_nodelay(true).ok()?;
-    Some((
-        end(stream.peer_addr().ok()?),
-        end(stream.local_addr().ok()?),
-    ))
+    let peer = stream.peer_addr().ok()?;
+    let place = broker.login_places.take(network(peer.ip()));
+    Some((end(peer), end(stream.local_addr().ok()?), place))
 }
 
 /// A Unix socket that only this system user can open. Its file is removed on drop.

@@ -3,14 +3,17 @@
 //!
 //! A correct password waits too; otherwise a quick answer would reveal it. At most [`WAITING`]
 //! attempts of an address wait at once, and the others are refused unchecked, so the rate stays
-//! bounded for any number of connections. Clients on the Unix sockets have no address and never
-//! wait. Depends on `lock`.
+//! bounded for any number of connections. The users of this machine share the loopback addresses:
+//! where the system tells which user a client is of, each has a record of its own, so that none
+//! slows down another one. Clients on the Unix sockets have no address and never wait. Depends on
+//! `local_user` and `lock`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::local_user;
 use crate::lock::lock;
 
 /// How many wrong passwords within [`WINDOW`] cause no delay.
@@ -20,12 +23,28 @@ const WINDOW: Duration = Duration::from_mins(1);
 const DELAY: Duration = Duration::from_secs(1);
 /// How many attempts of one address may wait at once.
 const WAITING: usize = 8;
-/// How many addresses are remembered. The one with the oldest wrong password is forgotten first.
+/// How many addresses and users are remembered. The one with the oldest wrong password is forgotten
+/// first.
 const ADDRESSES: usize = 4096;
 
-/// Wrong passwords by address.
+/// The two ends of a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LoginPeer {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// Whose attempts are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    Network(IpAddr),
+    /// A user of this machine, over loopback.
+    LocalUser(u32),
+}
+
+/// Wrong passwords by source.
 #[derive(Debug, Default)]
-pub(crate) struct LoginThrottle(Mutex<HashMap<IpAddr, LoginRecord>>);
+pub(crate) struct LoginThrottle(Mutex<HashMap<Source, LoginRecord>>);
 
 #[derive(Debug, Default)]
 struct LoginRecord {
@@ -42,15 +61,16 @@ pub(crate) struct TooManyTries;
 /// One waiting attempt, counted until it is dropped.
 struct Attempt<'a> {
     throttle: &'a LoginThrottle,
-    from: IpAddr,
+    from: Source,
 }
 
 impl LoginThrottle {
     /// Delays an attempt if necessary. Must be called before the password is checked.
-    pub(crate) async fn pace(&self, from: Option<IpAddr>) -> Result<(), TooManyTries> {
-        let Some(from) = from.map(network) else {
+    pub(crate) async fn pace(&self, from: Option<LoginPeer>) -> Result<(), TooManyTries> {
+        let Some(from) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
             return Ok(());
         };
+        let from = from.local_user().await.unwrap_or(from.network());
         if !self.must_wait(from, Instant::now())? {
             return Ok(());
         }
@@ -62,8 +82,13 @@ impl LoginThrottle {
         Ok(())
     }
 
-    /// Returns whether the address must wait, and counts a waiting attempt if so.
-    fn must_wait(&self, from: IpAddr, now: Instant) -> Result<bool, TooManyTries> {
+    fn is_slow(&self, from: Source, now: Instant) -> bool {
+        let records = lock(&self.0);
+        records.get(&from).is_some_and(|record| record.is_slow(now))
+    }
+
+    /// Returns whether the source must wait, and counts a waiting attempt if so.
+    fn must_wait(&self, from: Source, now: Instant) -> Result<bool, TooManyTries> {
         let mut records = lock(&self.0);
         let Some(record) = records.get_mut(&from).filter(|record| record.is_slow(now)) else {
             return Ok(false);
@@ -76,13 +101,15 @@ impl LoginThrottle {
     }
 
     /// Records a wrong password.
-    pub(crate) fn wrong(&self, from: Option<IpAddr>) {
-        if let Some(from) = from {
-            self.note(network(from), Instant::now());
+    pub(crate) async fn wrong(&self, from: Option<LoginPeer>) {
+        let Some(from) = from else { return };
+        self.note(from.network(), Instant::now());
+        if let Some(user) = from.local_user().await {
+            self.note(user, Instant::now());
         }
     }
 
-    fn note(&self, from: IpAddr, now: Instant) {
+    fn note(&self, from: Source, now: Instant) {
         let mut records = lock(&self.0);
         if records.len() >= ADDRESSES && !records.contains_key(&from) {
             forget_one(&mut records);
@@ -92,6 +119,22 @@ impl LoginThrottle {
             record.wrong.remove(0);
         }
         record.wrong.push(now);
+    }
+}
+
+impl LoginPeer {
+    fn network(self) -> Source {
+        Source::Network(network(self.peer.ip()))
+    }
+
+    /// The user of this machine, where the client is on it and the system tells.
+    async fn local_user(self) -> Option<Source> {
+        if !self.peer.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        let looking = move || local_user::user_of(self.peer, self.local);
+        let user = tokio::task::spawn_blocking(looking).await.ok()?;
+        user.map(Source::LocalUser)
     }
 }
 
@@ -113,7 +156,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-fn forget_one(records: &mut HashMap<IpAddr, LoginRecord>) {
+fn forget_one(records: &mut HashMap<Source, LoginRecord>) {
     let oldest = records
         .iter()
         .filter(|(_, record)| record.waiting == 0)
@@ -126,7 +169,7 @@ fn forget_one(records: &mut HashMap<IpAddr, LoginRecord>) {
 
 /// Maps the addresses of one owner to one: an IPv6 network of 64 bits is what a single machine
 /// gets.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()
@@ -137,12 +180,17 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
     use std::net::{IpAddr, Ipv4Addr};
     use std::time::{Duration, Instant};
 
-    use super::{ADDRESSES, FREE, LoginThrottle, TooManyTries, WAITING, network};
+    use super::{
+        ADDRESSES, FREE, LoginPeer, LoginThrottle, Source, TooManyTries, WAITING, network,
+    };
 
-    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const HERE: Source = Source::Network(LOCALHOST);
 
     fn angry(now: Instant) -> LoginThrottle {
         let throttle = LoginThrottle::default();
@@ -158,7 +206,7 @@ mod tests {
         let now = Instant::now();
         let throttle = angry(now);
         assert_eq!(throttle.must_wait(HERE, now), Ok(true));
-        let other = IpAddr::from([10, 0, 0, 1]);
+        let other = Source::Network([10, 0, 0, 1].into());
         assert_eq!(throttle.must_wait(other, now), Ok(false));
         let later = now + Duration::from_mins(1);
         assert_eq!(throttle.must_wait(HERE, later), Ok(false));
@@ -178,16 +226,53 @@ mod tests {
     fn the_number_of_remembered_addresses_is_bounded() {
         let (throttle, now) = (LoginThrottle::default(), Instant::now());
         for number in 0..2 * u32::try_from(ADDRESSES).unwrap_or(0) {
-            throttle.note(Ipv4Addr::from_bits(number).into(), now);
+            throttle.note(Source::Network(Ipv4Addr::from_bits(number).into()), now);
         }
         assert_eq!(super::lock(&throttle.0).len(), ADDRESSES);
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let of = |text: &str| network(text.parse().unwrap_or(HERE));
+        let of = |text: &str| network(text.parse().unwrap_or(LOCALHOST));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:127.0.0.1"), HERE);
+        assert_eq!(of("::ffff:127.0.0.1"), LOCALHOST);
+    }
+
+    #[tokio::test]
+    async fn another_user_of_the_machine_who_guesses_slows_down_nobody_else() {
+        if !std::path::Path::new("/proc/net/tcp").exists() {
+            return;
+        }
+        let now = Instant::now();
+        let throttle = angry(now);
+        let stranger = Source::LocalUser(u32::MAX);
+        for _ in 0..FREE {
+            throttle.note(stranger, now);
+        }
+        for _ in 0..WAITING {
+            assert_eq!(throttle.must_wait(stranger, now), Ok(true));
+            assert_eq!(throttle.must_wait(HERE, now), Ok(true));
+        }
+        // All places of the address and of the stranger are taken.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(local).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        let own = LoginPeer { peer, local };
+        assert_eq!(throttle.pace(Some(own)).await, Ok(()));
+        let unknown = LoginPeer {
+            peer: (Ipv4Addr::LOCALHOST, 1).into(),
+            local,
+        };
+        assert_eq!(throttle.pace(Some(unknown)).await, Err(TooManyTries));
+        for _ in 0..FREE {
+            throttle.wrong(Some(own)).await;
+        }
+        let own = own.local_user().await.unwrap();
+        assert!(
+            throttle.is_slow(own, Instant::now()),
+            "its own guesses count"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Wrong input and its exact answers, beyond what the vendored kit asks.
 
+use std::io::Read;
 use std::time::Duration;
 
 use broker::ClientLimits;
@@ -33,6 +34,33 @@ async fn asked(
     let port = running.port();
     let answer = tokio::task::spawn_blocking(move || ask(&mut Raw::open(port)));
     answer.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_never_say_who_they_are_keep_nobody_out() {
+    // Only others make the broker end them.
+    let limits = ClientLimits {
+        handshake: Duration::from_hours(1),
+        ..ClientLimits::default()
+    };
+    let running = Running::with_limits(limits).await;
+    let port = running.port();
+    let idle = move || std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let waiting = tokio::task::spawn_blocking(move || {
+        let mut first = idle();
+        let rest: Vec<_> = (0..600).map(|_| idle()).collect();
+        first
+            .set_read_timeout(Some(Duration::from_mins(1)))
+            .unwrap();
+        let ended = first.read(&mut [0; 8]);
+        drop(Raw::open(port));
+        drop(rest);
+        ended
+    });
+    // Closed or reset, but not still open.
+    let ended = waiting.await.unwrap();
+    let is_open = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    assert!(!ended.as_ref().is_err_and(is_open), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

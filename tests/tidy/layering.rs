@@ -46,6 +46,8 @@ const CRATES: [Layers; 3] = [
             ("tap", 1),
             ("tls", 1),
             ("users", 1),
+            ("local_user", 0),
+            ("login_places", 1),
             ("login_throttle", 1),
             ("error", 2),
             ("persist", 2),

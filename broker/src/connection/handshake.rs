@@ -4,7 +4,7 @@
 //! Before a client has said who it is, a frame of at most [`GREETING_BYTES`] is read from it and
 //! nothing else is kept.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ReadBuffer;
@@ -13,7 +13,8 @@ use crate::channel::Surroundings;
 use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
-use crate::registry::{ConnectionHandle, OpenedConnection};
+use crate::login_throttle::LoginPeer;
+use crate::registry::{ConnectionHandle, OpenedConnection, SocketEnd};
 use crate::users::{Credential, LoginOrigin, ScramExchange};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method::{self, Method};
@@ -77,7 +78,7 @@ struct Greeting<'a> {
     input: &'a mut ReadBuffer,
     origin: LoginOrigin,
     /// Where the client is; `None` on a Unix socket.
-    address: Option<IpAddr>,
+    from: Option<LoginPeer>,
 }
 
 /// Runs the handshake; on refusal the client has been told what may be told.
@@ -92,7 +93,7 @@ pub(super) async fn run(
         link,
         input,
         origin,
-        address: link.peer.host.parse().ok(),
+        from: login_peer(link),
     };
     greeting.protocol_header().await?;
     greeting.send(|out| {
@@ -136,6 +137,15 @@ pub(super) async fn run(
     greeting.told(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);
     Ok(around)
+}
+
+/// The two ends of a connection over TCP.
+fn login_peer(link: &ConnectionHandle) -> Option<LoginPeer> {
+    let address = |end: &SocketEnd| Some(SocketAddr::new(end.host.parse().ok()?, end.port));
+    Some(LoginPeer {
+        peer: address(&link.peer)?,
+        local: address(&link.local)?,
+    })
 }
 
 /// Whether the user still has this password and may still enter the vhost.
@@ -257,7 +267,7 @@ impl Greeting<'_> {
     /// must not be looked at now.
     async fn authenticate(&mut self, proof: &SaslProof) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
-        if broker.throttle.pace(self.address).await.is_err() {
+        if broker.throttle.pace(self.from).await.is_err() {
             return Ok(None);
         }
         let proved = match proof {
@@ -272,7 +282,7 @@ impl Greeting<'_> {
             SaslProof::Scram(first) => self.scram(first).await?,
         };
         if proved.is_none() {
-            broker.throttle.wrong(self.address);
+            broker.throttle.wrong(self.from).await;
         }
         Ok(proved)
     }

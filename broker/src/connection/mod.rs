@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker_state::BrokerState;
 use crate::lock::lock;
+use crate::login_places::LoginPlace;
 use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::time::wall_ms;
 use crate::users::LoginOrigin;
@@ -30,6 +31,8 @@ pub(crate) struct Accepted {
     pub(crate) peer: SocketEnd,
     pub(crate) local: SocketEnd,
     pub(crate) is_tls: bool,
+    /// Until the login; `None` for a client that needs none.
+    pub(crate) place: Option<LoginPlace>,
 }
 
 /// Where the client sits, as far as `guest` is concerned.
@@ -43,6 +46,13 @@ fn origin(peer: &SocketEnd) -> LoginOrigin {
         LoginOrigin::Loopback
     } else {
         LoginOrigin::Elsewhere
+    }
+}
+
+async fn lost(place: Option<&LoginPlace>) {
+    match place {
+        Some(place) => place.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -64,7 +74,15 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     ));
     let mut input = ReadBuffer::new(accepted.read, &link.share);
     let greeting = handshake::run(&broker, &link, origin, &mut input);
-    match tokio::time::timeout(broker.limits.handshake, greeting).await {
+    let place = accepted.place;
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(broker.limits.handshake, greeting) => {
+            greeted.map_err(|_| "the handshake took too long")
+        }
+        () = lost(place.as_ref()) => Err("others wait for a login"),
+    };
+    drop(place);
+    match greeted {
         Ok(Ok(around)) => {
             tracing::info!(connection = %link.name, user = %around.user, vhost = %around.vhost.name(), "open");
             let beating = heartbeat::start(&broker, &link);
@@ -73,8 +91,8 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
             tracing::info!(connection = %link.name, "closed");
         }
         Ok(Err(end)) => tracing::info!(connection = %link.name, %end, "refused"),
-        Err(_) => {
-            tracing::info!(connection = %link.name, "dropped: the handshake took too long");
+        Err(reason) => {
+            tracing::info!(connection = %link.name, "dropped: {reason}");
             link.cut();
         }
     }

@@ -20,6 +20,7 @@ use super::refusal::ApiError;
 use super::sessions::{self, Fingerprint, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
+use crate::login_throttle::LoginPeer;
 use crate::persist::records::Definition;
 use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User};
@@ -131,8 +132,14 @@ pub(super) async fn check_password(
 ) -> Result<(), ApiError> {
     let peer = parts.extensions.get::<RemoteEnd>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
+    let from = peer.and_then(|end| {
+        Some(LoginPeer {
+            peer: end.address?,
+            local: end.local?,
+        })
+    });
     let peer = peer.and_then(|peer| Some(peer.address?.ip()));
-    let paced = api.broker.throttle.pace(peer).await;
+    let paced = api.broker.throttle.pace(from).await;
     paced.map_err(|error| {
         ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -146,13 +153,13 @@ pub(super) async fn check_password(
     } else {
         LoginOrigin::Elsewhere
     };
-    read(&api.broker.users)
-        .authenticate(name, password.as_bytes(), origin)
-        .map_err(|_| {
-            api.broker.totals.logins_refused.add(1);
-            api.broker.throttle.wrong(peer);
-            ApiError::login()
-        })
+    let outcome = read(&api.broker.users).authenticate(name, password.as_bytes(), origin);
+    if outcome.is_err() {
+        api.broker.totals.logins_refused.add(1);
+        api.broker.throttle.wrong(from).await;
+        return Err(ApiError::login());
+    }
+    Ok(())
 }
 
 fn credentials(value: &HeaderValue) -> Option<(String, String)> {

@@ -41,6 +41,8 @@ const REST: Duration = Duration::from_millis(100);
 pub(super) struct RemoteEnd {
     /// `None` on the Unix socket.
     pub(super) address: Option<SocketAddr>,
+    /// Our own end of a connection over TCP.
+    pub(super) local: Option<SocketAddr>,
     /// Whether the peer runs as the same user of the machine as this broker. The kernel reports
     /// this for a Unix socket.
     pub(super) is_same_user: bool,
@@ -184,6 +186,7 @@ impl Door {
         let visit = self.visitors.admit();
         let peer = RemoteEnd {
             address: Some(address),
+            local: stream.local_addr().ok(),
             is_same_user: false,
             visit,
         };
@@ -206,6 +209,7 @@ impl Door {
         let own = rustix::process::geteuid().as_raw();
         let peer = RemoteEnd {
             address: None,
+            local: None,
             is_same_user: stream.peer_cred().is_ok_and(|peer| peer.uid() == own),
             visit: self.visitors.admit(),
         };

@@ -1,0 +1,92 @@
+//! Which user of this machine is at the other end of a connection over loopback, by the kernel's
+//! table of sockets (`/proc/net/tcp`, `tcp6`). Other systems do not tell. Depends on nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+/// A connection that neither side has closed; later the kernel names no user.
+const ESTABLISHED: &str = "01";
+
+/// The user whose socket is at `peer` and connected to `local`. Reads files.
+pub(crate) fn user_of(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+    let ends = (canonical(peer), canonical(local));
+    TABLES
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .find_map(|table| find(&table, ends))
+}
+
+fn find(table: &str, ends: (SocketAddr, SocketAddr)) -> Option<u32> {
+    let mut users = table.lines().filter_map(|line| {
+        // sl local remote state queues timer retransmissions uid …
+        let mut fields = line.split_whitespace().skip(1);
+        let found = (address(fields.next()?)?, address(fields.next()?)?);
+        let is_it = found == ends && fields.next()? == ESTABLISHED;
+        is_it.then(|| fields.nth(3)?.parse().ok())?
+    });
+    users.next()
+}
+
+/// Parses an address such as `0100007F:1628`. Each four bytes are a number in this machine's byte
+/// order.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok();
+    let ip: IpAddr = if ip.len() == 8 {
+        Ipv4Addr::from(word(0)?.to_ne_bytes()).into()
+    } else {
+        let mut bytes = [0; 16];
+        for (number, part) in bytes.chunks_exact_mut(4).enumerate() {
+            part.copy_from_slice(&word(number * 8)?.to_ne_bytes());
+        }
+        Ipv6Addr::from(bytes).into()
+    };
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some(canonical(SocketAddr::new(ip, port)))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_connection_over_loopback_is_found() {
+        if !std::path::Path::new(TABLES[0]).exists() {
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let client = TcpStream::connect(local).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(user_of(peer, local), Some(own));
+        drop(client);
+        let other = SocketAddr::new(peer.ip(), 1);
+        assert_eq!(user_of(other, local), None);
+    }
+
+    #[test]
+    fn a_row_counts_where_both_ends_agree_and_it_is_open() {
+        let row = |state: &str| {
+            format!(
+                "  sl  local_address rem_address   st\n   0: 0100007F:1F90 0100007F:1628 {state} \
+                 00000000:00000000 00:00000000 00000000  1001        0 12345 1"
+            )
+        };
+        let ends =
+            |one: u16, two: u16| (([127, 0, 0, 1], one).into(), ([127, 0, 0, 1], two).into());
+        if cfg!(target_endian = "little") {
+            assert_eq!(find(&row("01"), ends(8080, 5672)), Some(1001));
+        }
+        assert_eq!(find(&row("06"), ends(8080, 5672)), None);
+        assert_eq!(find(&row("01"), ends(5672, 8080)), None);
+    }
+}
