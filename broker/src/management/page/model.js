@@ -124,7 +124,8 @@ export class Model {
   queues(list) {
     const there = new Set();
     for (const queue of list) {
-      if (ASKING.test(queue.name)) continue;
+      // Anybody may bind a queue of any name to the exchange.
+      if (ASKING.test(queue.name) || !NAME.test(queue.name)) continue;
       if (there.size === SESSIONS) break;
       there.add(queue.name);
       this.session(queue.name).queue = queue;
