@@ -93,7 +93,7 @@ impl Request {
         text.push_str(body);
         let mut stream = TcpStream::connect(self.to).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_mins(1)))
+            .set_read_timeout(Some(Duration::from_mins(5)))
             .unwrap();
         stream.write_all(text.as_bytes()).unwrap();
         stream
