@@ -391,4 +391,8 @@ function step(by) {
 }
 
 addEventListener("visibilitychange", () => round());
+// A link that is opened where this page is already changes the fragment alone.
+addEventListener("hashchange", () => {
+  if (new URLSearchParams(location.hash.slice(1)).has("token")) location.reload();
+});
 enter();
