@@ -98,6 +98,7 @@ impl HandOff {
     /// Publishes `messages` messages, takes their frames as a writer does, and settles them.
     /// Returns the number of bytes to send.
     pub fn run(&mut self, messages: usize, body: &[u8]) -> usize {
+        self.effects = Effects::new(0);
         for _ in 0..messages {
             self.draft.begin(b"", KEY);
             self.draft.properties(PROPERTIES);
@@ -112,7 +113,9 @@ impl HandOff {
         let sent = take(&self.outbox, &mut self.sent);
         if self.ack_mode == ConsumerAcks::Acked {
             let mut taken = Vec::with_capacity(messages);
-            let known = self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken);
+            let known = self
+                .ledger
+                .take(Which::UpTo(0), Credit::Now, messages, &mut taken);
             let settled = self
                 .queue
                 .settle(taken.into_iter(), Disposition::Ack, &mut self.effects);

@@ -5,7 +5,7 @@
 //! writers are woken last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::alarms::{AlarmState, Alarms};
 use crate::clock::Clock;
 use crate::config::ClientLimits;
 use crate::delivery::confirms::{Confirms, Left};
-use crate::delivery::effects::Effects;
+use crate::delivery::effects::{Effects, REMOVAL, TurnLimit};
+use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read, write};
 use crate::login_places::LoginPlaces;
@@ -73,6 +74,8 @@ pub struct BrokerState {
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     pub(crate) links: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
+    /// Connections that have work left over from their last turn.
+    busy: AtomicU32,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
     /// Rings whenever some queue has loaded a slice.
@@ -117,6 +120,7 @@ impl BrokerState {
             vhosts: RwLock::new(vhosts),
             links: Mutex::default(),
             next_id: AtomicU64::new(1),
+            busy: AtomicU32::new(0),
             awaiting: Mutex::default(),
             loaded: Notify::new(),
         }
@@ -142,28 +146,53 @@ impl BrokerState {
     }
 
     /// Begins a unit of work.
-    #[expect(
-        clippy::unused_self,
-        reason = "a unit of work begins and ends with the broker"
-    )]
     pub(crate) fn begin(&self) -> Effects {
-        Effects::new(now_ms())
+        Effects::new(now_ms()).within(TurnLimit::among(self.busy.load(Relaxed)))
     }
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
     pub(crate) fn end(self: &Arc<Self>, mut effects: Effects) {
         self.pay(&mut effects);
         effects.wake_writers();
+        self.totals.longest_turn.raise_to(effects.spent().into());
+        if !effects.garbage.is_empty() {
+            tokio::task::spawn_blocking(move || drop(effects.garbage));
+        }
+        if !effects.unpumped.is_empty() {
+            tokio::spawn(Arc::clone(self).go_on_pumping(effects.unpumped));
+        }
+    }
+
+    /// Hands out what a turn was too short for, in turns of its own.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "it is spawned by what it calls, so its type must say that it is Send"
+    )]
+    fn go_on_pumping(
+        self: Arc<Self>,
+        queues: Vec<Arc<Queue>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            for queue in queues {
+                tokio::task::yield_now().await;
+                let mut effects = self.begin();
+                if let Err(error) = queue.pump(&mut effects) {
+                    tracing::debug!(queue = %queue.name(), %error, "not handed out");
+                }
+                self.end(effects);
+            }
+        }
     }
 
     /// Carries out the effects so far of a unit of work that goes on. No lock may be held.
     pub(crate) fn pay(self: &Arc<Self>, effects: &mut Effects) {
         loop {
-            if let Some(letter) = effects.dead.pop_front() {
+            if let Some(letter) = effects.next_letter() {
                 if let Some(vhost) = self.vhost(letter.queue.vhost()) {
                     vhost.dead_letter(&letter, effects);
                 }
             } else if let Some(queue) = effects.unused.pop() {
+                effects.spend(REMOVAL);
                 if let Some(vhost) = self.vhost(queue.vhost()) {
                     vhost.remove_unused(&queue, effects);
                 }
@@ -382,12 +411,26 @@ impl BrokerState {
     }
 
     /// Hands out what waited until a client settles or memory is free.
-    pub(crate) fn pump_waiting(self: &Arc<Self>) {
-        let mut effects = self.begin();
+    pub(crate) async fn pump_waiting(self: &Arc<Self>) {
         for link in self.links() {
-            link.outbox.pump_waiting(&mut effects);
+            self.pump_waiting_for(&link.outbox).await;
         }
-        self.end(effects);
+    }
+
+    /// The same for one connection, in as many turns as that takes. Returns the work done in the
+    /// last turn, after which the caller has not yielded.
+    pub(crate) async fn pump_waiting_for(self: &Arc<Self>, outbox: &Outbox) -> u32 {
+        let mut count = outbox.waiting();
+        loop {
+            let mut effects = self.begin();
+            count = outbox.pump_waiting(count, &mut effects);
+            let spent = effects.spent();
+            self.end(effects);
+            if count == 0 {
+                return spent;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Every open connection.
@@ -429,6 +472,11 @@ impl BrokerState {
             let mut effects = self.begin();
             for queue in due.iter().filter_map(std::sync::Weak::upgrade) {
                 self.on_time(&queue, &mut effects);
+                if effects.is_spent() {
+                    self.end(effects);
+                    tokio::task::yield_now().await;
+                    effects = self.begin();
+                }
             }
             self.end(effects);
         }
@@ -447,5 +495,37 @@ impl BrokerState {
             Ok(false) => {}
             Err(error) => tracing::debug!(queue = %queue.name(), %error, "not looked at"),
         }
+    }
+}
+
+/// Whether a connection has work left over from its last turn. It counts while it has, and no more
+/// once it is dropped.
+#[derive(Debug)]
+pub(crate) struct BusyMark {
+    broker: Arc<BrokerState>,
+    is_set: bool,
+}
+
+impl BusyMark {
+    pub(crate) fn new(broker: &Arc<BrokerState>) -> Self {
+        Self {
+            broker: Arc::clone(broker),
+            is_set: false,
+        }
+    }
+
+    pub(crate) fn set(&mut self, is_busy: bool) {
+        match (self.is_set, is_busy) {
+            (false, true) => self.broker.busy.fetch_add(1, Relaxed),
+            (true, false) => self.broker.busy.fetch_sub(1, Relaxed),
+            _ => return,
+        };
+        self.is_set = is_busy;
+    }
+}
+
+impl Drop for BusyMark {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }

@@ -300,7 +300,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
             block::pool::age();
         }
         if memory::take_waiting() {
-            broker.pump_waiting();
+            broker.pump_waiting().await;
         }
         if let Some(resident) = resident_bytes() {
             is_much_resident = broker.watch_memory(resident);

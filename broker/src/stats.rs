@@ -17,6 +17,13 @@ impl Counter {
         self.0.store(self.0.load(Relaxed) + count, Relaxed);
     }
 
+    /// Makes it at least `number`.
+    pub(crate) fn raise_to(&self, number: u64) {
+        if number > self.get() {
+            self.0.fetch_max(number, Relaxed);
+        }
+    }
+
     /// Returns the number.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
@@ -34,6 +41,8 @@ pub struct Totals {
     pub queues_declared: Counter,
     pub queues_deleted: Counter,
     pub logins_refused: Counter,
+    /// The most work that was done in one turn, in steps like one delivery.
+    pub longest_turn: Counter,
     /// The sums of all closed channels.
     pub closed_channels: ChannelCounters,
 }

@@ -1,5 +1,6 @@
-//! A message on its way into its queues. One that has many of them stops when its turn is spent and goes on in the next,
-//! before anything else of its connection, so that each queue sees a channel's messages in order.
+//! A message on its way into its queues. One that has many of them stops when its turn is spent and
+//! goes on in the next, before anything else of its connection, so that each queue sees a channel's
+//! messages in order.
 //!
 //! # Cost
 //! A message for one queue is moved through, nothing is allocated.
@@ -7,8 +8,9 @@
 use std::sync::Arc;
 
 use super::routes::TargetQueues;
+use super::settle::Settle;
 use super::transaction::Commit;
-use super::{Channel, Next};
+use super::{Channel, Farewell, Next};
 use crate::delivery::confirms::{ConfirmState, Confirms};
 use crate::delivery::effects::Effects;
 use crate::fault::Fault;
@@ -46,6 +48,8 @@ pub(super) struct FanOut {
 pub(super) enum Unfinished {
     Publish(FanOut),
     Commit(Box<Commit>),
+    Settle(Settle),
+    Close(Farewell),
 }
 
 impl FanOut {
@@ -150,19 +154,25 @@ impl Channel {
             None => Ok(Next::On),
             Some(Unfinished::Publish(publish)) => self.fan_out(publish, effects),
             Some(Unfinished::Commit(commit)) => self.commit(commit, effects),
+            Some(Unfinished::Settle(settle)) => self.go_on_settling(settle, effects),
+            Some(Unfinished::Close(farewell)) => Ok(self.end(farewell, effects)),
         }
     }
 
-    /// The channel ends: a publish that has reached some of its queues reaches all.
-    pub(super) fn finish_work(&mut self) {
-        while self.unfinished.is_some() {
-            let mut own = self.around.broker.begin();
-            let outcome = self.go_on(&mut own);
-            self.around.broker.end(own);
-            if let Err(fault) = outcome {
+    /// The channel ends: a publish that has reached some of its queues reaches all. True when
+    /// nothing is left to do, false when the turn is spent.
+    pub(super) fn finish_work(&mut self, effects: &mut Effects) -> bool {
+        while let Some(unfinished) = self.unfinished.take_if(|_| !effects.is_spent()) {
+            // What comes of its end is the caller's to say.
+            if matches!(unfinished, Unfinished::Close(_)) {
+                continue;
+            }
+            self.unfinished = Some(unfinished);
+            if let Err(fault) = self.go_on(effects) {
                 tracing::debug!(%fault, "a publish of a closed channel was not finished");
             }
         }
+        self.unfinished.is_none()
     }
 
     /// An answer to a direct reply address, which is no queue.
@@ -221,7 +231,7 @@ mod tests {
     #[test]
     fn a_message_that_one_queue_took_is_routed_though_another_was_deleted() {
         let (open, deleted) = (queue(), queue());
-        deleted.close();
+        deleted.close(&mut Effects::new(0));
         for targets in [
             vec![open.clone(), deleted.clone()],
             vec![deleted.clone(), open.clone()],

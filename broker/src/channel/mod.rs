@@ -78,13 +78,27 @@ enum ChannelMode {
     Transactional(Transaction),
 }
 
-/// Whether the client is listened to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a channel is from its end.
+#[derive(Debug)]
 enum ChannelState {
     Open,
+    /// What it held is being returned; these consumers have still to leave their queues.
+    Ending(Vec<(Arc<Queue>, Arc<Consumer>)>),
     /// The server has closed it: everything but `close-ok` is ignored.
     Closing,
 }
+
+/// What the client is told at the end of a channel.
+#[derive(Debug)]
+enum Farewell {
+    /// It has closed the channel itself.
+    CloseOk,
+    /// The server closes it for this reason, which is the fault of this method.
+    Close(Fault, (u16, u16)),
+}
+
+/// What it costs, in units of a turn, that a consumer leaves its queue.
+const LEAVING: u32 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -145,7 +159,7 @@ impl Channel {
         frame: Frame<'_>,
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
-        if self.phase == ChannelState::Closing {
+        if matches!(self.phase, ChannelState::Closing) {
             return Ok(self.receive_closing(frame, effects));
         }
         match frame.kind {
@@ -244,11 +258,7 @@ impl Channel {
             Method::TxCommit => self.tx_commit(effects),
             Method::TxRollback => self.tx_rollback(effects),
             Method::ChannelFlow { active } => self.flow(active, effects),
-            Method::ChannelClose { .. } => {
-                self.close(effects);
-                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
-                Ok(Next::Closed)
-            }
+            Method::ChannelClose { .. } => Ok(self.end(Farewell::CloseOk, effects)),
             Method::ChannelFlowOk | Method::BasicCancelOk | Method::ChannelCloseOk => Ok(Next::On),
             Method::AccessRequest => {
                 self.send(effects, |out, channel| {
@@ -323,32 +333,53 @@ impl Channel {
     }
 
     /// The server closes the channel: its consumers go, its messages return, the client is told.
-    pub(crate) fn fail(&mut self, fault: &Fault, cause: (u16, u16), effects: &mut Effects) {
-        self.close(effects);
-        self.send(effects, |out, channel| {
-            reply::close(out, channel, fault.code.number(), &fault.text(), cause);
-        });
+    pub(crate) fn fail(&mut self, fault: Fault, cause: (u16, u16), effects: &mut Effects) -> Next {
+        self.end(Farewell::Close(fault, cause), effects)
     }
 
-    /// Ends everything that the channel holds. Nothing of it is delivered to afterwards.
-    pub(crate) fn close(&mut self, effects: &mut Effects) {
-        if self.phase == ChannelState::Closing {
-            return;
+    /// Ends the channel as far as the turn allows; at its end says so to the client.
+    fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> Next {
+        if !self.close(effects) {
+            self.unfinished = Some(Unfinished::Close(farewell));
+            return Next::Unfinished;
         }
-        self.finish_work();
-        self.phase = ChannelState::Closing;
-        for (queue, consumer) in std::mem::take(&mut self.consumers).into_values() {
-            if let Err(error) = queue.unsubscribe(&consumer, effects) {
-                tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+        match farewell {
+            Farewell::CloseOk => {
+                self.send(effects, |out, channel| reply::bare(out, channel, 20, 41));
+                Next::Closed
+            }
+            Farewell::Close(fault, cause) => {
+                self.send(effects, |out, channel| {
+                    reply::close(out, channel, fault.code.number(), &fault.text(), cause);
+                });
+                Next::On
             }
         }
-        if let Some((token, _)) = self.replies.take() {
-            self.around.vhost.remove_reply_consumer(&token);
+    }
+
+    /// Ends everything that the channel holds, and returns true. Nothing of it is delivered to
+    /// afterwards. Returns false when the turn is spent before that; the next turn calls it again.
+    pub(crate) fn close(&mut self, effects: &mut Effects) -> bool {
+        if matches!(self.phase, ChannelState::Closing) {
+            return true;
         }
-        if let ChannelMode::Transactional(transaction) = &mut self.mode {
-            self.ledger.put_back(transaction.take_settled());
+        if !self.finish_work(effects) {
+            return false;
         }
-        self.return_everything(effects);
+        if matches!(self.phase, ChannelState::Open) {
+            let leaving = std::mem::take(&mut self.consumers).into_values().collect();
+            self.phase = ChannelState::Ending(leaving);
+            if let Some((token, _)) = self.replies.take() {
+                self.around.vhost.remove_reply_consumer(&token);
+            }
+            if let ChannelMode::Transactional(transaction) = &mut self.mode {
+                self.ledger.put_back(transaction.take_settled());
+            }
+        }
+        if !self.part(effects) || !self.return_deliveries(effects) {
+            return false;
+        }
+        self.phase = ChannelState::Closing;
         if let ChannelMode::Confirming(confirms) = &self.mode {
             // Publishes that are safe already were accepted, whatever comes after them.
             confirms.release(self.around.broker.store.durable(), effects);
@@ -362,6 +393,28 @@ impl Channel {
         totals.channels_closed.add(1);
         let here = &self.around.vhost.closed_channels;
         here.absorb(&self.view.counters);
+        true
+    }
+
+    /// Takes the consumers of a channel that ends out of their queues. False when the turn is
+    /// spent before that.
+    fn part(&mut self, effects: &mut Effects) -> bool {
+        let ChannelState::Ending(leaving) = &mut self.phase else {
+            return true;
+        };
+        while !leaving.is_empty() {
+            if effects.is_spent() {
+                return false;
+            }
+            let Some((queue, consumer)) = leaving.pop() else {
+                break;
+            };
+            effects.spend(LEAVING);
+            if let Err(error) = queue.unsubscribe(&consumer, effects) {
+                tracing::debug!(queue = %queue.name(), %error, "a consumer left a stopped store");
+            }
+        }
+        true
     }
 }
 

@@ -1,16 +1,44 @@
-//! Ack, nack, reject, recover: deliveries leave the ledger and go back to their queues in runs. Relies on `ledger`.
+//! Ack, nack, reject, recover: deliveries leave the ledger and go back to their queues in runs.
+//! Relies on `ledger`. A settle of very many goes on in the next turn, before anything else of its
+//! connection.
 //!
 //! # Cost
 //! One lock of the ledger a method and one of the queue a run.
 
+use super::fan_out::Unfinished;
 use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
-use crate::delivery::ledger::{Credit, UnknownTag, UnsettledDelivery, Which, credit_consumers};
+use crate::delivery::ledger::{
+    Credit, TakenDeliveries, UnknownTag, UnsettledDelivery, Which, credit_consumers,
+};
 use crate::fault::{Fault, ReplyCode};
 use crate::memory;
 use crate::queue::Disposition;
 use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
+
+/// So many deliveries are handed back in one step. Where more are named, the turn may end in
+/// between.
+pub(super) const AT_ONCE: usize = 1024;
+/// So many deliveries in memory are moved in the time of one unit of a turn.
+const MOVED_IN_ONE: usize = 256;
+
+/// A settle that may take more than one turn. What it names is bounded by its last tag, so
+/// deliveries that come meanwhile do not belong to it.
+#[derive(Debug)]
+pub(super) struct Settle {
+    rest: Option<Which>,
+    disposition: Disposition,
+    then: SettleReply,
+}
+
+/// What follows when everything was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SettleReply {
+    Nothing,
+    /// The answer to `basic.recover`, which settles at once in a transaction too.
+    Recovered(ReplyMode),
+}
 
 impl From<UnknownTag> for Fault {
     fn from(UnknownTag(tag): UnknownTag) -> Self {
@@ -63,30 +91,71 @@ impl Channel {
         disposition: Disposition,
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
-        let mut taken = std::mem::take(&mut self.taken);
-        let is_direct = !matches!(self.mode, ChannelMode::Transactional(_));
-        let credit = if is_direct && self.ledger.limit() == 0 {
+        let settle = Settle {
+            rest: Some(which),
+            disposition,
+            then: SettleReply::Nothing,
+        };
+        self.go_on_settling(settle, effects)
+    }
+
+    /// Settles as far as the turn allows.
+    pub(super) fn go_on_settling(
+        &mut self,
+        mut settle: Settle,
+        effects: &mut Effects,
+    ) -> Result<Next, Fault> {
+        while let Some(which) = settle.rest {
+            settle.rest = self.settle_some(which, &settle, effects)?;
+            if settle.rest.is_some() && effects.is_spent() {
+                self.unfinished = Some(Unfinished::Settle(settle));
+                return Ok(Next::Unfinished);
+            }
+        }
+        if settle.then == SettleReply::Recovered(ReplyMode::Expected) {
+            self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
+        }
+        Ok(Next::On)
+    }
+
+    fn settle_some(
+        &mut self,
+        which: Which,
+        settle: &Settle,
+        effects: &mut Effects,
+    ) -> Result<Option<Which>, Fault> {
+        let is_recovery = settle.then != SettleReply::Nothing;
+        let is_direct = is_recovery || !matches!(self.mode, ChannelMode::Transactional(_));
+        let credit = if is_recovery || (is_direct && self.ledger.limit() == 0) {
             Credit::Now
         } else {
             Credit::Later
         };
-        let known = self.ledger.take(which, credit, &mut taken);
-        if known.is_ok() {
-            self.view.counters.settled.add_alone(taken.len() as u64);
-            if let ChannelMode::Transactional(transaction) = &mut self.mode {
-                transaction.settle(taken.drain(..), disposition);
-            } else {
-                self.hand_back(&mut taken, (disposition, credit), effects)?;
+        let mut taken = std::mem::take(&mut self.taken);
+        let known = self.ledger.take(which, credit, AT_ONCE, &mut taken);
+        if let Ok(TakenDeliveries { moved, .. }) = &known {
+            let moved = u32::try_from(moved / MOVED_IN_ONE).unwrap_or(u32::MAX);
+            effects.spend(moved);
+            if !is_recovery {
+                self.view.counters.settled.add_alone(taken.len() as u64);
+            }
+            match &mut self.mode {
+                ChannelMode::Transactional(transaction) if !is_direct => {
+                    effects.spend(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+                    transaction.settle(taken.drain(..), settle.disposition);
+                }
+                _ => self.hand_back(&mut taken, (settle.disposition, credit), effects)?,
             }
         }
         self.taken = taken;
-        known?;
-        Ok(Next::On)
+        Ok(known?.rest)
     }
 
-    /// Gives deliveries to their queues, those that follow each other together, and leaves `taken` empty.
+    /// Gives deliveries to their queues, those that follow each other together, and leaves `taken`
+    /// empty.
     ///
-    /// Credit that all consumers share returns behind that: the queues ask for it in turn, not those that were settled first.
+    /// Credit that all consumers share returns behind that: the queues ask for it in turn, not
+    /// those that were settled first.
     pub(super) fn hand_back(
         &mut self,
         taken: &mut Vec<UnsettledDelivery>,
@@ -97,6 +166,7 @@ impl Channel {
             Credit::Now => 0,
             Credit::Later => credit_consumers(taken),
         };
+        effects.spend(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         if self.around.broker.tap.is_open() {
             self.show_settled(taken, disposition, effects);
         }
@@ -116,13 +186,14 @@ impl Channel {
             self.pump_all(effects)?;
         }
         // What was settled makes room for other queues too.
-        if memory::is_short() {
-            self.outbox.pump_waiting(effects);
+        if memory::is_short() && self.outbox.pump_waiting(self.outbox.waiting(), effects) > 0 {
+            memory::note_waiting();
         }
         Ok(())
     }
 
-    /// Credit that all consumers share has grown: any of their queues may go on, each first in its turn.
+    /// Credit that all consumers share has grown: any of their queues may go on, each first in its
+    /// turn.
     pub(super) fn pump_all(&mut self, effects: &mut Effects) -> Result<(), Fault> {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);
@@ -145,27 +216,32 @@ impl Channel {
                 "requeue=false",
             ));
         }
-        let mut taken = Vec::new();
-        self.ledger.take(Which::UpTo(0), Credit::Now, &mut taken)?;
-        self.hand_back(&mut taken, (Disposition::Requeue, Credit::Now), effects)?;
-        if answer == ReplyMode::Expected {
-            self.send(effects, |out, channel| reply::bare(out, channel, 60, 111));
-        }
-        Ok(Next::On)
+        let settle = Settle {
+            rest: Some(Which::UpTo(0)),
+            disposition: Disposition::Requeue,
+            then: SettleReply::Recovered(answer),
+        };
+        self.go_on_settling(settle, effects)
     }
 
-    /// Every open delivery returns to its queue: the channel is gone.
-    pub(super) fn return_everything(&mut self, effects: &mut Effects) {
+    /// Returns open deliveries of a channel that ends to their queues. True when that were all of
+    /// them, false when the turn is spent.
+    pub(super) fn return_deliveries(&mut self, effects: &mut Effects) -> bool {
         let mut taken = Vec::new();
-        let outcome = self
-            .ledger
-            .take(Which::UpTo(0), Credit::Now, &mut taken)
-            .map_err(Fault::from);
-        let outcome = outcome.and_then(|()| {
-            self.hand_back(&mut taken, (Disposition::Requeue, Credit::Now), effects)
-        });
-        if let Err(fault) = outcome {
-            tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
+        loop {
+            if effects.is_spent() {
+                return false;
+            }
+            let rest = self
+                .ledger
+                .take(Which::UpTo(0), Credit::Now, AT_ONCE, &mut taken);
+            let requeue = (Disposition::Requeue, Credit::Now);
+            if let Err(fault) = self.hand_back(&mut taken, requeue, effects) {
+                tracing::debug!(%fault, "deliveries of a closed channel could not be returned");
+            }
+            if !rest.is_ok_and(|taken| taken.rest.is_some()) {
+                return true;
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! Transactions: publishes and settles that wait for a commit. Relies on `publish` and `settle` for
 //! what a commit does.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use super::fan_out::{FanOut, PublishReply, Unfinished};
 use super::routes::TargetQueues;
+use super::settle::AT_ONCE;
 use super::{Channel, ChannelMode, Next};
 use crate::delivery::confirms::ConfirmState;
 use crate::delivery::effects::Effects;
@@ -36,7 +38,7 @@ struct PendingPublish {
 pub(super) struct Commit {
     publishes: std::vec::IntoIter<PendingPublish>,
     current: Option<FanOut>,
-    settles: Vec<(UnsettledDelivery, Disposition)>,
+    settles: Peekable<std::vec::IntoIter<(UnsettledDelivery, Disposition)>>,
     last: Ticket,
     /// One commit of the store: after a crash the transaction is whole or absent.
     _whole: Together,
@@ -143,7 +145,7 @@ impl Channel {
         let commit = Commit {
             publishes: transaction.publishes.into_iter(),
             current: None,
-            settles: transaction.settles,
+            settles: transaction.settles.into_iter().peekable(),
             last: Ticket::NONE,
             _whole: self.around.vhost.together(),
             _holding: transaction.holding,
@@ -174,13 +176,13 @@ impl Channel {
                 Some(ConfirmState::Routing) => {}
             }
         }
-        let mut settles = commit.settles.into_iter().peekable();
-        while let Some((first, disposition)) = settles.next() {
-            let mut run = vec![first];
-            while let Some((delivery, _)) = settles.next_if(|(_, next)| *next == disposition) {
-                run.push(delivery);
-            }
+        let mut run = Vec::new();
+        while let Some(disposition) = commit.next_settles(&mut run) {
             self.hand_back(&mut run, (disposition, Credit::Later), effects)?;
+            if effects.is_spent() && commit.settles.peek().is_some() {
+                self.unfinished = Some(Unfinished::Commit(commit));
+                return Ok(Next::Unfinished);
+            }
         }
         let last = commit.last;
         Ok(self.reply_after(last, effects, |out, channel| {
@@ -197,6 +199,18 @@ impl Channel {
 }
 
 impl Commit {
+    /// Moves the next settles of one kind into `run`. `None` after the last.
+    fn next_settles(&mut self, run: &mut Vec<UnsettledDelivery>) -> Option<Disposition> {
+        let (first, disposition) = self.settles.next()?;
+        run.push(first);
+        while run.len() < AT_ONCE
+            && let Some((delivery, _)) = self.settles.next_if(|(_, next)| *next == disposition)
+        {
+            run.push(delivery);
+        }
+        Some(disposition)
+    }
+
     /// The publish that goes on, or the next one. It lives from now on, whatever its own or its
     /// queue's time is.
     fn next_publish(&mut self, effects: &Effects) -> Option<FanOut> {

@@ -16,6 +16,7 @@ use crate::users::LoginOrigin;
 mod handshake;
 mod heartbeat;
 mod input;
+mod manners;
 mod reader;
 mod writer;
 

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::ReadBuffer;
+use super::manners::Manners;
+use crate::broker_state::BusyMark;
 use crate::channel::{Channel, Next, Surroundings};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
@@ -45,6 +47,8 @@ struct ConnectionReader {
     has_published: bool,
     /// The channel whose work goes on before the next frame.
     unfinished: Option<u16>,
+    /// The client has closed the connection and waits for the answer.
+    owes_close_ok: bool,
 }
 
 /// Why a turn ended.
@@ -86,17 +90,21 @@ pub(super) async fn run(around: Surroundings, mut input: ReadBuffer) {
         open: 0,
         has_published: false,
         unfinished: None,
+        owes_close_ok: false,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
-        ReadEnd::Gone => return reader.let_go(None),
+        ReadEnd::Gone => return reader.let_go(None).await,
         ReadEnd::Closed => {
-            reader.let_go(None);
+            reader.let_go(None).await;
+            if reader.owes_close_ok {
+                reader.send(|out| reply::bare(out, 0, 10, 51));
+            }
             return reader.linger(&mut input).await;
         }
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
-    reader.let_go(Some((&fault, cause)));
+    reader.let_go(Some((&fault, cause))).await;
     // What the client still sends is read and dropped until it has answered.
     let answered = reader.drain(&mut input);
     if tokio::time::timeout(CLOSING, answered).await.is_err() {
@@ -139,6 +147,7 @@ impl ConnectionReader {
         let mut patient_from = Instant::now();
         let link = Arc::clone(&self.around.link);
         let mut blocking = self.around.broker.alarms.blocking();
+        let mut manners = Manners::new(&self.around.broker);
         loop {
             let mut effects = self.around.broker.begin();
             let brought = input.waiting().len();
@@ -146,7 +155,9 @@ impl ConnectionReader {
             let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
+            manners.count(&effects);
             self.around.broker.end(effects);
+            manners.let_others_go_first().await;
             let seen = input.waiting().len();
             let mut watched = ConnectionWatch {
                 input: &mut *input,
@@ -214,7 +225,6 @@ impl ConnectionReader {
                 let _ = watched.wait(tokio::time::timeout(LOADING, loaded)).await?;
             }
             StopReason::Spent => {
-                tokio::task::yield_now().await;
                 if watched.ending.borrow().is_some() {
                     return Err(ended(watched.ending).await);
                 }
@@ -352,7 +362,11 @@ impl ConnectionReader {
             Ok(Next::Again) => return Some(StopReason::Loading),
             Ok(Next::Unfinished) => self.unfinished = Some(number),
             Err(fault) => match (fault.scope, self.channel(number)) {
-                (FaultScope::Channel, Some(channel)) => channel.fail(&fault, cause(), effects),
+                (FaultScope::Channel, Some(channel)) => {
+                    if channel.fail(fault, cause(), effects) == Next::Unfinished {
+                        self.unfinished = Some(number);
+                    }
+                }
                 _ => return Some(StopReason::Fault(fault, cause())),
             },
         }
@@ -457,11 +471,7 @@ impl ConnectionReader {
         }
         match method::decode(frame.payload) {
             Ok(Method::ConnectionClose { .. }) => {
-                self.close_channels(effects);
-                self.around
-                    .link
-                    .outbox
-                    .write(effects, |out| reply::bare(out, 0, 10, 51));
+                self.owes_close_ok = true;
                 Ok(Next::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
@@ -482,28 +492,40 @@ impl ConnectionReader {
         }
     }
 
-    fn close_channels(&mut self, effects: &mut Effects) {
-        for channel in self.channels.iter_mut().filter_map(Option::as_mut) {
-            channel.close(effects);
+    /// Ends the channels as far as the turn allows, then deletes the queues that the connection
+    /// alone could use. True when nothing is left.
+    fn close_channels(&mut self, effects: &mut Effects) -> bool {
+        while let Some(last) = self.channels.last_mut() {
+            if let Some(channel) = last
+                && !channel.close(effects)
+            {
+                return false;
+            }
+            self.channels.pop();
         }
-        self.channels.clear();
         self.open = 0;
         self.around
             .vhost
-            .remove_exclusive(self.around.link.id, effects);
+            .remove_exclusive(self.around.link.id, effects)
     }
 
-    /// Returns and deletes what the connection held, and tells the client why when it was the
-    /// server's doing.
-    fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
-        let mut effects = self.around.broker.begin();
-        self.close_channels(&mut effects);
-        if let Some((fault, cause)) = told {
-            self.around.link.outbox.write(&mut effects, |out| {
-                reply::close(out, 0, fault.code.number(), &fault.text(), cause);
-            });
+    /// Returns and deletes what the connection held, in as many turns as that takes, and tells the
+    /// client why when it was the server's doing.
+    async fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
+        let mut busy = BusyMark::new(&self.around.broker);
+        loop {
+            let mut effects = self.around.broker.begin();
+            let is_done = self.close_channels(&mut effects);
+            self.around.broker.end(effects);
+            if is_done {
+                break;
+            }
+            busy.set(true);
+            tokio::task::yield_now().await;
         }
-        self.around.broker.end(effects);
+        if let Some((fault, cause)) = told {
+            self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
+        }
     }
 
     /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::WriteHalf;
 use crate::broker_state::BrokerState;
+use crate::delivery::effects::BUDGET;
 use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
@@ -53,6 +54,7 @@ async fn send(
     stream: &mut WriteHalf,
 ) -> io::Result<()> {
     let mut frames = Frames::default();
+    let mut unyielded = 0;
     let mut pace = ClientPace::new(broker.limits.unread);
     loop {
         match link.outbox.take(&mut frames) {
@@ -62,9 +64,13 @@ async fn send(
                     let count = pace.write(link, stream.write_buf(&mut sending)).await?;
                     link.sent.add_alone(count as u64);
                     if link.outbox.sent(count) {
-                        let mut effects = broker.begin();
-                        link.outbox.pump_waiting(&mut effects);
-                        broker.end(effects);
+                        unyielded += broker.pump_waiting_for(&link.outbox).await;
+                    }
+                    // A client that takes everything at once would never let others go first.
+                    unyielded += WRITE;
+                    if unyielded >= BUDGET {
+                        unyielded = 0;
+                        tokio::task::yield_now().await;
                     }
                 }
                 stream.flush().await?;
@@ -85,6 +91,9 @@ async fn send(
         }
     }
 }
+
+/// What a write costs, in units of a turn.
+const WRITE: u32 = 512;
 
 /// How fast a client takes what it is sent.
 struct ClientPace {

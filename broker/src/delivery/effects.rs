@@ -3,6 +3,10 @@
 //!
 //! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
 //! effects are carried out after all locks are released, so a queue never locks another queue.
+//!
+//! A turn is short: work that does not fit goes on in a later turn, so that handshakes, heartbeats
+//! and the management API are served in between. The more connections have work left over, the
+//! shorter each one's turn.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -13,7 +17,7 @@ use crate::delivery::outbox::Outbox;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::message::Message;
-use crate::queue::ready::LoadRequest;
+use crate::queue::ready::{LoadRequest, QueuedMessage};
 use crate::stats::Flow;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.
@@ -43,12 +47,48 @@ impl Tally {
 }
 
 /// How much one turn may do before it yields to others: about a millisecond of work.
-const BUDGET: u32 = 8192;
-/// How long it may last, where the work takes longer than usual. A hundred busy connections keep
-/// everybody else waiting for a hundred turns.
+pub(crate) const BUDGET: u32 = 8192;
+/// How long it may last, where the work takes longer than usual.
 const LONGEST: Duration = Duration::from_millis(2);
+/// So many connections can have work left over before their turns become shorter.
+const WITH_FULL_TURNS: u32 = 8;
+/// The part of a full turn that is left to each, however many there are.
+const SMALLEST_PART: u32 = 16;
+/// What a dead letter costs, in units of a turn.
+const DEAD_LETTER: u32 = 4;
+/// What it costs to delete a queue, in units of a turn.
+pub(crate) const REMOVAL: u32 = 32;
 /// Units of work between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
+
+/// How much one turn may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TurnLimit {
+    units: u32,
+    time: Duration,
+}
+
+impl TurnLimit {
+    pub(crate) const FULL: Self = Self {
+        units: BUDGET,
+        time: LONGEST,
+    };
+
+    /// Units of one cheap step.
+    pub(crate) fn units(self) -> u32 {
+        self.units
+    }
+
+    /// A turn while `busy` connections have work left over. All of them together take about as
+    /// long as [`WITH_FULL_TURNS`] connections do.
+    pub(crate) fn among(busy: u32) -> Self {
+        let parts = (busy / WITH_FULL_TURNS).clamp(1, SMALLEST_PART);
+        Self {
+            units: BUDGET / parts,
+            time: LONGEST / parts,
+        }
+    }
+}
 
 /// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
@@ -69,6 +109,11 @@ pub(crate) struct Effects {
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// Messages through one exchange that are not in its counters yet.
     tally: Option<Tally>,
+    /// Queues with messages for consumers that this turn was too short for.
+    pub(crate) unpumped: Vec<Arc<Queue>>,
+    /// Messages that are gone, to be freed outside the turn because they are many.
+    pub(crate) garbage: Vec<QueuedMessage>,
+    limit: TurnLimit,
     /// The work done so far, in units of one cheap step.
     spent: u32,
     /// When the clock is looked at next, in these units.
@@ -93,12 +138,21 @@ impl Effects {
             crowded: None,
             confirms: Vec::new(),
             tally: None,
+            unpumped: Vec::new(),
+            garbage: Vec::new(),
+            limit: TurnLimit::FULL,
             spent: 0,
             look_at: LOOK_EVERY,
             since: None,
             is_late: false,
             farewells: Vec::new(),
         }
+    }
+
+    /// Sets how much the turn may do.
+    pub(crate) fn within(mut self, limit: TurnLimit) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// Counts a message that an exchange routed to this many queues.
@@ -127,7 +181,7 @@ impl Effects {
 
     /// Counts work. One unit is a cheap step, such as one delivery.
     pub(crate) fn spend(&mut self, units: u32) {
-        self.spent += units;
+        self.spent = self.spent.saturating_add(units);
         if self.spent >= self.look_at {
             self.look_at_clock();
         }
@@ -136,13 +190,28 @@ impl Effects {
     #[cold]
     fn look_at_clock(&mut self) {
         let now = Instant::now();
-        self.look_at = self.spent + LOOK_EVERY;
-        self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= LONGEST;
+        self.look_at = self.spent.saturating_add(LOOK_EVERY);
+        self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= self.limit.time;
     }
 
     /// Whether the turn has used its budget and should leave the rest to a later turn.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_late || self.spent >= BUDGET
+        self.is_late || self.spent >= self.limit.units
+    }
+
+    /// Whether even one step of the turn has become too much: a queue with very many consumers, or
+    /// very many messages that expire at once. A turn that ends between its steps never comes here.
+    pub(crate) fn is_overspent(&self) -> bool {
+        self.spent >= 2 * BUDGET
+    }
+
+    /// The work done so far.
+    pub(crate) fn spent(&self) -> u32 {
+        self.spent
+    }
+
+    pub(crate) fn limit(&self) -> TurnLimit {
+        self.limit
     }
 
     /// Whether any work was done.
@@ -156,9 +225,36 @@ impl Effects {
         }
     }
 
+    /// Adds a dead letter. Its cost counts at once, so that a turn does not collect more of them
+    /// than it can route at its end.
+    pub(crate) fn owe_letter(&mut self, letter: DeadLetter) {
+        self.spend(DEAD_LETTER);
+        self.dead.push_back(letter);
+    }
+
+    /// Takes the oldest dead letter.
+    pub(crate) fn next_letter(&mut self) -> Option<DeadLetter> {
+        self.dead.pop_front()
+    }
+
     /// Whether dead letters or queue removals are still to be carried out.
     pub(crate) fn has_letters(&self) -> bool {
         !self.dead.is_empty() || !self.unused.is_empty()
+    }
+
+    /// Leaves what a queue can still hand out to a later turn.
+    pub(crate) fn defer_pump(&mut self, queue: &Arc<Queue>) {
+        let is_last = |last: &Arc<Queue>| Arc::ptr_eq(last, queue);
+        if !self.unpumped.last().is_some_and(is_last) {
+            self.unpumped.push(Arc::clone(queue));
+        }
+    }
+
+    /// Frees messages: here where they are few, else outside the turn.
+    pub(crate) fn free(&mut self, messages: Vec<QueuedMessage>) {
+        if messages.len() > BUDGET as usize {
+            self.garbage.extend(messages);
+        }
     }
 
     pub(crate) fn owe_wake(&mut self, outbox: &Arc<Outbox>) {
@@ -170,5 +266,35 @@ impl Effects {
         for outbox in self.wakes.drain(..) {
             outbox.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_connections_are_busy_all_their_turns_together_are_a_few_full_ones() {
+        let all = |busy: u32| TurnLimit::among(busy).units * busy;
+        assert_eq!(TurnLimit::among(0), TurnLimit::FULL);
+        assert_eq!(TurnLimit::among(1), TurnLimit::FULL);
+        for busy in 1..=WITH_FULL_TURNS * SMALLEST_PART {
+            assert!(all(busy) <= 2 * WITH_FULL_TURNS * BUDGET, "{busy}");
+        }
+        assert_eq!(
+            TurnLimit::among(u32::MAX).units,
+            BUDGET / SMALLEST_PART,
+            "each goes on"
+        );
+    }
+
+    #[test]
+    fn a_turn_among_many_is_spent_earlier() {
+        let limit = TurnLimit::among(100);
+        let mut effects = Effects::new(0).within(limit);
+        effects.spend(limit.units - 1);
+        assert!(!effects.is_spent());
+        effects.spend(1);
+        assert!(effects.is_spent() && !effects.is_overspent());
     }
 }

@@ -133,26 +133,38 @@ impl Ledger {
         self.limit.load(Relaxed)
     }
 
-    /// Removes the deliveries that an ack, nack or reject names. `UpTo(0)` means all.
+    /// Removes the deliveries that an ack, nack or reject names, at most `most` of them. `UpTo(0)`
+    /// means all.
     pub(crate) fn take(
         &self,
         which: Which,
         credit: Credit,
+        most: usize,
         into: &mut Vec<UnsettledDelivery>,
-    ) -> Result<(), UnknownTag> {
+    ) -> Result<TakenDeliveries, UnknownTag> {
         let mut open = lock(&self.open);
         let start = into.len();
+        let (mut rest, mut moved) = (None, 0);
         match which {
-            Which::UpTo(0) => into.extend(open.deliveries.drain(..)),
-            Which::One(tag) | Which::UpTo(tag) => {
+            Which::One(tag) => {
                 let at = position(&open.deliveries, tag).ok_or(UnknownTag(tag))?;
-                if matches!(which, Which::UpTo(_)) {
-                    into.extend(open.deliveries.drain(..=at));
-                } else if at == 0 {
+                if at == 0 {
                     into.extend(open.deliveries.pop_front());
                 } else {
+                    moved = at.min(open.deliveries.len() - at);
                     into.extend(open.deliveries.remove(at));
                 }
+            }
+            Which::UpTo(tag) => {
+                let count = match tag {
+                    0 => open.deliveries.len(),
+                    tag => position(&open.deliveries, tag).ok_or(UnknownTag(tag))? + 1,
+                };
+                if count > most {
+                    let last = open.deliveries.get(count - 1);
+                    rest = last.map(|last| Which::UpTo(last.tag));
+                }
+                into.extend(open.deliveries.drain(..count.min(most)));
             }
         }
         let taken = into[start..].iter().map(|taken| taken.entry.footprint());
@@ -162,7 +174,7 @@ impl Ledger {
             open.used -= credit_consumers(&into[start..]);
             self.used.store(open.used, Relaxed);
         }
-        Ok(())
+        Ok(TakenDeliveries { rest, moved })
     }
 
     /// Returns the channel-wide credit for `settled` deliveries that were taken with
@@ -174,13 +186,12 @@ impl Ledger {
     /// Restores the deliveries of a rolled-back transaction.
     pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>) {
         self.opening(|open| {
-            for delivery in deliveries {
-                open.bytes += delivery.entry.footprint();
-                let at = open
-                    .deliveries
-                    .partition_point(|other| other.tag < delivery.tag);
-                open.deliveries.insert(at, delivery);
-            }
+            let footprints = deliveries.iter().map(|delivery| delivery.entry.footprint());
+            open.bytes += footprints.sum::<usize>();
+            open.deliveries.extend(deliveries);
+            // Two ascending runs, which this sort merges.
+            let all = open.deliveries.make_contiguous();
+            all.sort_by_key(|delivery| delivery.tag);
         });
     }
 
@@ -225,6 +236,15 @@ pub(crate) enum Which {
     One(u64),
     /// This tag and all before it.
     UpTo(u64),
+}
+
+/// The result of [`Ledger::take`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TakenDeliveries {
+    /// What was named and not taken.
+    pub(crate) rest: Option<Which>,
+    /// How many other deliveries had to be moved.
+    pub(crate) moved: usize,
 }
 
 fn position(deliveries: &VecDeque<UnsettledDelivery>, tag: u64) -> Option<usize> {

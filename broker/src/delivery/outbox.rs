@@ -192,14 +192,23 @@ impl Outbox {
         lock(&self.unsent).waiting.push(queue);
     }
 
-    /// Pumps the queues that wait for this connection, as long as there is room. Those that must
-    /// wait again do so behind the others.
-    pub(crate) fn pump_waiting(&self, effects: &mut Effects) {
-        let count = lock(&self.unsent).waiting.line.len();
-        for _ in 0..count {
+    /// Returns the number of queues that wait for this connection.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.unsent).waiting.line.len()
+    }
+
+    /// Pumps the first `count` queues that wait for this connection, as long as there is room and
+    /// the turn is not spent. Those that must wait again do so behind the others. Returns how many
+    /// of `count` a later turn should pump.
+    pub(crate) fn pump_waiting(&self, count: usize, effects: &mut Effects) -> usize {
+        for done in 0..count {
             if !self.has_room() {
                 break;
             }
+            if effects.is_spent() {
+                return count - done;
+            }
+            effects.spend(1);
             // Bound first, so that the outbox is not locked while the queue is.
             let waiting = lock(&self.unsent).waiting.pop();
             let Some(waiting) = waiting else { break };
@@ -209,6 +218,7 @@ impl Outbox {
                 tracing::debug!(queue = %queue.name(), %error, "not handed out");
             }
         }
+        0
     }
 
     pub(crate) fn wake(&self) {

@@ -1,4 +1,5 @@
-//! Length, time to live, lease: why a message or a queue goes without being asked for. Relies on `state`.
+//! Length, time to live, lease: why a message or a queue goes without being asked for. Relies on
+//! `state`.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use super::ready::{LoadNeed, QueuedMessage};
 use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
 
-/// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0 may still be handed to a
-/// consumer that waits, but not kept.
+/// Whether a message whose time is exactly now has expired. A fresh one with a time to live of 0
+/// may still be handed to a consumer that waits, but not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Strictness {
     Past,
@@ -47,13 +48,14 @@ pub(super) fn refuse(
             reason: Reason::MaxLength,
             stored: None,
         };
-        effects.dead.push_back(letter);
+        effects.owe_letter(letter);
     }
 }
 
 /// Drops what is too old or too much from the head.
 pub(super) fn enforce(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effects) {
-    while expire(queue, state, effects, Strictness::Reached) {}
+    // The clock calls again at once where that are too many.
+    while !effects.is_overspent() && expire(queue, state, effects, Strictness::Reached) {}
     let arguments = &queue.identity.arguments;
     if arguments.overflow == Overflow::DropHead {
         while is_over(state, arguments) {
@@ -107,6 +109,7 @@ pub(super) fn expire(
         return false;
     };
     state.counters.expired += 1;
+    effects.spend(1);
     QueueState::discard(queue, entry, Reason::Expired, effects);
     true
 }

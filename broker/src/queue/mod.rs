@@ -21,6 +21,7 @@ use crate::memory;
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
+mod amount;
 pub mod arguments;
 pub(crate) mod browse;
 pub(crate) mod consumer;
@@ -279,6 +280,10 @@ impl Queue {
         let mut state = lock(&self.state);
         limits::enforce(self, &mut state, effects);
         state.used_ms = effects.now_ms;
+        if effects.is_overspent() {
+            // Very many messages have expired, and there may be more.
+            return Ok(GetResult::Loading);
+        }
         if mode == GetMode::Unsettled && ledger.is_held() && !state.ready.is_empty() {
             return Ok(GetResult::Held);
         }
@@ -319,11 +324,14 @@ impl Queue {
 
     /// Marks the queue as gone and empties it; gives the number of ready messages and its
     /// consumers.
-    pub(crate) fn close(self: &Arc<Self>) -> (u64, Vec<Arc<Consumer>>) {
+    pub(crate) fn close(self: &Arc<Self>, effects: &mut Effects) -> (u64, Vec<Arc<Consumer>>) {
         let mut state = lock(&self.state);
         state.is_deleted = true;
         let consumers = state.consumers.take_all();
-        (state.ready.clear().0, consumers)
+        let (count, messages) = state.ready.clear();
+        drop(state);
+        effects.free(messages);
+        (count, consumers)
     }
 
     /// The clock has reached the time that this queue asked for. True when the queue has expired.
@@ -391,6 +399,12 @@ impl QueueState {
     /// Hands messages to consumers until one of the two runs out.
     fn pump(&mut self, queue: &Arc<Queue>, effects: &mut Effects) -> Result<(), Stopped> {
         while !self.ready.is_empty() && !self.is_deleted {
+            if effects.is_overspent() {
+                if !self.consumers.is_empty() {
+                    effects.defer_pump(queue);
+                }
+                break;
+            }
             if limits::expire(queue, self, effects, limits::Strictness::Past) {
                 continue;
             }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::amount::Amount;
 use super::browse::QueuePosition;
 use super::message::Message;
 use crate::delivery::confirms::Confirms;
@@ -303,25 +304,6 @@ impl PriorityLevel {
                 self.head.push_back(entry);
             }
         }
-    }
-}
-
-/// Messages and the octets of their bodies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Amount {
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Amount {
-    pub(crate) fn add(&mut self, entry: &QueuedMessage) {
-        self.messages += 1;
-        self.bytes += entry.message.body_len() as u64;
-    }
-
-    pub(crate) fn take(&mut self, entry: &QueuedMessage) {
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
     }
 }
 

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
+use super::amount::Amount;
 use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::dead_letter::Reason;
 use super::limits;
 use super::message::Message;
-use super::ready::{
-    Amount, Head, LoadNeed, LoadRequest, Persistence, QueuedMessage, ReadyMessages,
-};
+use super::ready::{Head, LoadNeed, LoadRequest, Persistence, QueuedMessage, ReadyMessages};
 use super::{ConfirmMode, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
@@ -261,7 +260,7 @@ impl QueueState {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
-            effects.dead.push_back(DeadLetter {
+            effects.owe_letter(DeadLetter {
                 queue: Arc::clone(queue),
                 message: entry.message,
                 reason,
@@ -374,6 +373,7 @@ impl QueueState {
             }
         }
         limits::arm(queue, self, effects);
+        effects.free(entries);
         Ok((count, gone))
     }
 

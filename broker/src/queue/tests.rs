@@ -173,7 +173,10 @@ impl World {
 
     fn settle(&mut self, which: Which, disposition: Disposition, effects: &mut Effects) {
         let mut taken = Vec::new();
-        self.ledger.take(which, Credit::Now, &mut taken).unwrap();
+        let all = usize::MAX;
+        self.ledger
+            .take(which, Credit::Now, all, &mut taken)
+            .unwrap();
         for delivery in &taken {
             let id = id_of(&delivery.entry.message);
             let tag = delivery.tag;
@@ -207,8 +210,9 @@ impl World {
         }
     }
 
-    fn consume(&mut self, (no_ack, prefetch): (bool, u32), effects: &mut Effects) {
-        let consumer = Arc::new(Consumer::new(Subscription {
+    /// A consumer on the connection of `outbox`.
+    fn consumer(&self, no_ack: bool, prefetch: u32) -> Arc<Consumer> {
+        Arc::new(Consumer::new(Subscription {
             tag: if no_ack { "none".into() } else { "some".into() },
             lane: Lane {
                 channel: 1,
@@ -223,7 +227,11 @@ impl World {
             arguments: Table::new(),
             wants_cancel: false,
             connection: 1,
-        }));
+        }))
+    }
+
+    fn consume(&mut self, (no_ack, prefetch): (bool, u32), effects: &mut Effects) {
+        let consumer = self.consumer(no_ack, prefetch);
         self.consumers.push(Arc::clone(&consumer));
         self.queue.subscribe(&consumer, effects).unwrap();
     }
@@ -366,4 +374,33 @@ fn a_queue_that_cannot_be_read_says_so_and_is_asked_again_later() {
     assert_eq!(effects.timers.len(), 1, "the clock asks again");
     assert!(matches!(get(1500), GetResult::Unreadable));
     assert!(matches!(get(3000), GetResult::Loading));
+}
+
+#[test]
+fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
+    const MESSAGES: u64 = 100_000;
+    let mut world = World::new(&Table::new());
+    let mut filling = Effects::new(1000);
+    for _ in 0..MESSAGES {
+        world.publish(None, 0, &mut filling);
+    }
+    let mut turn = Effects::new(1000);
+    while world.consumers.len() < 100 {
+        // Each on a connection of its own, with room for thousands.
+        world.outbox = Arc::default();
+        let consumer = world.consumer(false, 0);
+        world.queue.subscribe(&consumer, &mut turn).unwrap();
+        world.consumers.push(consumer);
+    }
+    let mut left = world.queue.counts().0;
+    assert!(left > 0, "all of it was one turn");
+    while left > 0 {
+        assert!(!turn.unpumped.is_empty(), "nobody goes on");
+        turn = Effects::new(1000);
+        world.queue.pump(&mut turn).unwrap();
+        let now = world.queue.counts().0;
+        assert!(now < left, "nothing was handed out");
+        assert!(left - now < MESSAGES / 2, "{} in one turn", left - now);
+        left = now;
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Destination, Vhost, check_name};
-use crate::delivery::effects::Effects;
+use crate::delivery::effects::{Effects, REMOVAL};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, write};
 use crate::persist::{QueueStore, Ticket};
@@ -222,13 +222,18 @@ impl Vhost {
         }
     }
 
-    /// Deletes every exclusive queue of a closed connection.
-    pub(crate) fn remove_exclusive(&self, connection: u64, effects: &mut Effects) {
+    /// Deletes every exclusive queue of a closed connection, and returns true. Returns false when
+    /// the turn is spent before that; the next turn calls it again.
+    pub(crate) fn remove_exclusive(&self, connection: u64, effects: &mut Effects) -> bool {
         let owned = self
             .queues()
             .into_iter()
             .filter(|queue| queue.identity.owner == Some(connection));
         for queue in owned {
+            if effects.is_spent() {
+                return false;
+            }
+            effects.spend(REMOVAL);
             if let Err(fault) = self.remove_queue(&queue, DeleteCondition::default(), effects) {
                 tracing::warn!(
                     queue = %queue.name(), %fault,
@@ -236,13 +241,14 @@ impl Vhost {
                 );
             }
         }
+        true
     }
 }
 
 /// Closes a queue that is in no table any more and cancels its consumers. Those of the connection
 /// `deleter` are cancelled after the reply to its delete.
 fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64 {
-    let (ready, consumers) = queue.close();
+    let (ready, consumers) = queue.close(effects);
     for consumer in consumers {
         consumer.mark_cancelled();
         if !consumer.terms.wants_cancel {

@@ -331,7 +331,7 @@ impl GotMessages<'_> {
         let mut deliveries = Vec::new();
         if self
             .ledger
-            .take(Which::UpTo(0), Credit::Now, &mut deliveries)
+            .take(Which::UpTo(0), Credit::Now, usize::MAX, &mut deliveries)
             .is_err()
         {
             return Ok(());

@@ -146,6 +146,11 @@ fn traffic(api: &Api, text: &mut Text) {
             "Messages in consumers' hands.",
             queues[8],
         ),
+        (
+            "longest_turn_steps",
+            "The most work that was done before others were served, in steps like one delivery.",
+            api.broker.totals.longest_turn.get(),
+        ),
     ] {
         text.single(name, "gauge", help, value);
     }

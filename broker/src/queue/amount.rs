@@ -1,0 +1,22 @@
+//! How much of a queue's messages there is. Depends on `ready`.
+
+use super::ready::QueuedMessage;
+
+/// Messages and the octets of their bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Amount {
+    pub(crate) fn add(&mut self, entry: &QueuedMessage) {
+        self.messages += 1;
+        self.bytes += entry.message.body_len() as u64;
+    }
+
+    pub(crate) fn take(&mut self, entry: &QueuedMessage) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(entry.message.body_len() as u64);
+    }
+}

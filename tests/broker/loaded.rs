@@ -1,0 +1,240 @@
+//! The real `cbroker serve` with a small memory limit, clients that load it, and what it must keep
+//! meanwhile: resident memory under the ceiling, short turns, answers of the management API.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::raw::{Raw, long, short};
+use crate::support::{Place, Request, Server};
+
+const LIMIT_MIB: u64 = 64;
+/// What the broker promises: a quarter more than the limit, and what the program takes by itself.
+const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
+/// How long a load runs; each brought the broker far beyond the ceiling within this time before it
+/// had an account.
+const LOAD: Duration = Duration::from_secs(3);
+/// How long the API may take at all, on a machine that runs other tests. That it is served often is
+/// seen by [`STEPS`], which no load of the machine changes.
+const ANSWER: Duration = Duration::from_mins(1);
+/// How often the API must answer, one after the other, while the load goes on.
+const ANSWERS: u32 = 20;
+/// How much may be done in one turn, whatever the load is: twice a turn's own limit, where a last
+/// step of it was long, and what follows from that step.
+pub(crate) const STEPS: u64 = 3 * 8192;
+
+pub(crate) struct Loaded {
+    pub(crate) server: Server,
+    pub(crate) place: Place,
+    user: String,
+    password: String,
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Loaded {
+    pub(crate) fn start() -> Self {
+        let place = Place::new();
+        let limit = LIMIT_MIB.to_string();
+        let server = Server::start_with(&place, 0, 0, &["--memory-limit", &limit]);
+        let url = place.ok(["status", "--show-url"]);
+        let (_, login) = url.trim().split_once("//").unwrap();
+        let (user, password) = login.split_once('@').unwrap().0.split_once(':').unwrap();
+        Self {
+            user: user.to_owned(),
+            password: password.to_owned(),
+            server,
+            place,
+            stop: Arc::default(),
+            threads: Vec::new(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> Raw {
+        Raw::open_as(self.server.port, &self.user, &self.password)
+    }
+
+    /// Writes the same bytes again and again from a thread of its own, until the load ends or the
+    /// broker has had enough.
+    pub(crate) fn flood(&mut self, client: &Raw, bytes: Vec<u8>) {
+        let (mut stream, stop) = (client.stream(), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) && stream.write_all(&bytes).is_ok() {}
+        }));
+    }
+
+    /// Reads and drops what comes, from a thread of its own, and counts it.
+    pub(crate) fn drain(&mut self, client: &Raw) -> Arc<AtomicU64> {
+        let (mut reading, count) = (client.stream(), Arc::<AtomicU64>::default());
+        let counted = Arc::clone(&count);
+        reading.set_read_timeout(None).unwrap();
+        self.threads.push(thread::spawn(move || {
+            let mut sink = vec![0; 1 << 16];
+            while let Ok(read) = reading.read(&mut sink)
+                && read > 0
+            {
+                counted.fetch_add(read as u64, Ordering::Relaxed);
+            }
+        }));
+        count
+    }
+
+    /// A request to the management API whose answer is not read yet.
+    fn ask(&self, path: &str) -> TcpStream {
+        let login = format!("{}:{}", self.user, self.password);
+        self.ask_as(&login, &format!("GET {path}"), "")
+    }
+
+    pub(crate) fn ask_as(&self, login: &str, line: &str, body: &str) -> TcpStream {
+        let login = BASE64_STANDARD.encode(login);
+        let port = self.server.management_port.unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(ANSWER)).unwrap();
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: localhost:{port}\r\nauthorization: Basic {login}\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    /// Makes users who may listen to the tap, and returns their logins.
+    pub(crate) fn listeners(&self, count: usize) -> Vec<String> {
+        let own = format!("{}:{}", self.user, self.password);
+        let user = r#"{"password":"pw","tags":"monitoring"}"#;
+        let permissions = r#"{"configure":".*","write":".*","read":".*"}"#;
+        let names = (0..count).map(|number| format!("listener{number}"));
+        let mut logins = Vec::new();
+        for name in names {
+            for (path, body) in [
+                (format!("users/{name}"), user),
+                (format!("permissions/%2F/{name}"), permissions),
+            ] {
+                let mut head = [0; 12];
+                let mut stream = self.ask_as(&own, &format!("PUT /api/{path}"), body);
+                stream.read_exact(&mut head).unwrap();
+                assert_eq!(&head, b"HTTP/1.1 201", "{path}");
+            }
+            logins.push(format!("{name}:pw"));
+        }
+        logins
+    }
+
+    /// Waits until the load has had its time, with the API asked all the while; then the peak is
+    /// under the ceiling.
+    #[track_caller]
+    pub(crate) fn bear(mut self, what: &str, clients: Vec<Raw>) {
+        let (started, mut slowest, mut answers) = (Instant::now(), Duration::ZERO, 0);
+        while started.elapsed() < LOAD || answers < ANSWERS {
+            let mut head = [0; 12];
+            let asked = Instant::now();
+            let mut stream = self.ask("/api/overview");
+            let answered = stream.read_exact(&mut head);
+            answered.unwrap_or_else(|error| panic!("{what}: the API is silent: {error}"));
+            assert_eq!(&head, b"HTTP/1.1 200");
+            slowest = slowest.max(asked.elapsed());
+            answers += 1;
+        }
+        assert!(
+            started.elapsed() < ANSWER,
+            "{what}: the API gave {ANSWERS} answers in {:?}",
+            started.elapsed()
+        );
+        let (peak, steps) = (self.peak_mib(), self.longest_turn());
+        println!(
+            "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, slowest answer of the API {} ms, \
+             at most {steps} steps before others were served",
+            slowest.as_millis()
+        );
+        assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
+        assert!(steps <= STEPS, "{what}: {steps} steps in one turn");
+        self.stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            // It may be closed already.
+            let _ = client.stream().shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        // Who behaves is served as before.
+        let mut client = self.client();
+        client.method(1, (50, 10), &declaring("after", b"\0"));
+        client.expect(1, (50, 11));
+        drop(self.place);
+    }
+
+    /// The most work that the broker has done in one turn, after which it serves others.
+    pub(crate) fn longest_turn(&self) -> u64 {
+        let port = self.server.management_port.unwrap();
+        let request = Request::new((Ipv4Addr::LOCALHOST, port).into(), "GET", "/metrics");
+        let metrics = request.password(&self.user, &self.password).send("").body;
+        let steps = |line: &str| {
+            line.strip_prefix("cbroker_longest_turn_steps ")?
+                .parse()
+                .ok()
+        };
+        metrics.lines().find_map(steps).expect(&metrics)
+    }
+
+    fn peak_mib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .unwrap()
+            / 1024
+    }
+}
+
+pub(crate) fn declaring(queue: &str, bits: &[u8]) -> Vec<u8> {
+    [&b"\0\0"[..], &short(queue), bits, b"\0\0\0\0"].concat()
+}
+
+pub(crate) fn declare(client: &mut Raw, queue: &str) {
+    client.method(1, (50, 10), &declaring(queue, b"\0"));
+    client.expect(1, (50, 11));
+}
+
+pub(crate) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    [&[kind][..], &channel.to_be_bytes(), &long(payload), b"\xCE"].concat()
+}
+
+pub(crate) fn method(channel: u16, (class, method): (u16, u16), arguments: &[u8]) -> Vec<u8> {
+    let ids = [class.to_be_bytes(), method.to_be_bytes()].concat();
+    frame(1, channel, &[&ids[..], arguments].concat())
+}
+
+/// A whole publish: exchange, key, bits, properties, body.
+pub(crate) fn publishing(
+    channel: u16,
+    place: (&str, &str),
+    bits: u8,
+    properties: &[u8],
+    body: &[u8],
+) -> Vec<u8> {
+    let arguments = [&b"\0\0"[..], &short(place.0), &short(place.1), &[bits]].concat();
+    let size = (body.len() as u64).to_be_bytes();
+    let mut all = method(channel, (60, 40), &arguments);
+    all.extend(frame(
+        2,
+        channel,
+        &[&b"\0\x3c\0\0"[..], &size, properties].concat(),
+    ));
+    for part in body.chunks(100_000) {
+        all.extend(frame(3, channel, part));
+    }
+    all
+}
+
+pub(crate) const PLAIN: &[u8] = b"\0\0";
+pub(crate) const PERSISTENT: &[u8] = b"\x10\0\x02";
