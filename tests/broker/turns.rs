@@ -9,7 +9,7 @@ use crate::raw::{Raw, long, short};
 
 /// Several times what one turn may do.
 const MANY: u32 = 40_000;
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 fn arguments(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let entry = |(name, value): &(&str, &[u8])| [&short(name), *value].concat();
