@@ -319,3 +319,87 @@ fn proc_bytes(file: &str, name: &str) -> Option<u64> {
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::delivery::confirms::{ConfirmState, Confirms};
+    use crate::persist::records::{Definition, VhostFact};
+
+    /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,
+    /// confirms ended for good.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn confirms_are_sent_though_the_wakeup_pipe_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = BrokerConfig {
+            data_dir: folder.path().join("data"),
+            ..BrokerConfig::default()
+        };
+        let (waker, _read_by_nobody) = wakeup::channel().unwrap();
+        let broker = open(&config, waker).await.unwrap();
+        let (gone, failed) = wakeup::channel().unwrap();
+        drop(gone);
+        let confirming = tokio::spawn(Arc::clone(&broker).run_confirms(failed));
+        let outbox = Arc::<delivery::outbox::Outbox>::default();
+        let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
+        for number in 0..20 {
+            let fact = VhostFact {
+                name: format!("vhost {number}"),
+                description: String::new(),
+                tags: Vec::new(),
+            };
+            let ticket = broker.facts.save(&Definition::Vhost(fact)).unwrap();
+            let mut effects = broker.begin();
+            let tag = confirms.open(&mut effects);
+            confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);
+            broker.end(effects);
+        }
+        let all = async {
+            while confirms.len() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let sent = tokio::time::timeout(Duration::from_mins(1), all).await;
+        assert!(sent.is_ok(), "{} are not confirmed", confirms.len());
+        confirming.abort();
+        broker.store.clone().close().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_get_where_the_store_has_stopped_is_refused_with_541() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = BrokerConfig {
+            data_dir: folder.path().join("data"),
+            ..BrokerConfig::default()
+        };
+        let (waker, _read_by_nobody) = wakeup::channel().unwrap();
+        let broker = open(&config, waker).await.unwrap();
+        let vhost = broker.vhost("/").unwrap();
+        let mut effects = broker.begin();
+        let declare = vhost::Declare {
+            name: "q",
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            is_server_named: false,
+            arguments: wire::table::Table::new(),
+            connection: 1,
+            limit: 1,
+        };
+        let queue = vhost.declare_queue(declare, &mut effects).unwrap().queue;
+        let content = vhost::Published {
+            exchange: "",
+            routing_key: "q",
+            // Persistent.
+            properties: b"\x10\0\x02",
+            body: b"x",
+        };
+        assert!(vhost.publish(content, &mut effects).unwrap());
+        broker.store.clone().close().unwrap();
+        let ledger = delivery::ledger::Ledger::default();
+        let got = queue.get(&ledger, queue::GetMode::Acked, &mut effects);
+        assert_eq!(Fault::from(got.unwrap_err()).code, ReplyCode::InternalError);
+        broker.end(effects);
+    }
+}

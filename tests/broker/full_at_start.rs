@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::real::Real;
+use crate::real::{self, Real};
+use crate::support::{Place, free_port};
 
 /// Leaves 4 of 96 MiB.
 const FILL: &str = "head -c 92M /dev/zero > ballast";
@@ -37,6 +38,37 @@ fn it_listens_says_that_the_disk_is_nearly_full_and_stops_on_a_signal() {
     real.server.signal(Signal::TERM);
     let ended = wait_for_end(&mut real);
     assert_eq!(ended.code(), Some(1), "what it was told is not on the disk");
+}
+
+#[test]
+fn start_says_that_the_disk_is_nearly_full_and_status_and_stop_find_the_broker() {
+    let place = Place::new();
+    let script = format!(
+        "{FILL}\n\
+         export CBROKER_HOME=$PWD/home\n\
+         \"$CBROKER\" start --port {} --mgmt-port {}; echo start: $?\n\
+         \"$CBROKER\" status; echo status: $?\n\
+         \"$CBROKER\" stop; echo stop: $?\n\
+         \"$CBROKER\" status; echo then: $?",
+        free_port(),
+        free_port()
+    );
+    let Some(mut shell) = real::on_small_disk(&place, 96, &script) else {
+        return;
+    };
+    let ran = shell.output().unwrap();
+    let (said, warned) = (
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr),
+    );
+    let all = format!("{said}\n{warned}");
+    // A start that waits for room until its patience ends is a failure.
+    assert!(said.contains("start: 0"), "{all}");
+    assert!(warned.contains("the disk is nearly full"), "{all}");
+    assert!(said.contains("low on disk"), "{all}");
+    assert!(said.contains("status: 0"), "{all}");
+    assert!(said.contains("stop: 0"), "{all}");
+    assert!(!said.contains("then: 0"), "it still runs: {all}");
 }
 
 #[test]

@@ -26,3 +26,4 @@ mod support;
 mod transactions;
 mod truths;
 mod turns;
+mod unreadable;

@@ -7,6 +7,38 @@ use lapin::{Connection, ConnectionProperties};
 
 use crate::support::{Place, Server, skip};
 
+/// A shell that runs `script` in the folder `disk` of a place, where a new disk of so many MiB is
+/// mounted that only this shell and its children see; `$CBROKER` is the program. `None`, said
+/// aloud, where this machine does not let a test mount one.
+pub(crate) fn on_small_disk(place: &Place, size_mib: u32, script: &str) -> Option<Command> {
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount"]);
+        unshare
+    };
+    let may = unshare().arg("true").status();
+    if !may.is_ok_and(|status| status.success()) {
+        skip("unshare --user --mount is not allowed here");
+        return None;
+    }
+    let disk = place.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let plain = place.command();
+    let script = format!(
+        "mount -t tmpfs -o size={size_mib}m none {disk} && cd {disk} || exit 99\n{script}",
+        disk = disk.display(),
+    );
+    let mut command = unshare();
+    command.args(["sh", "-c", &script, "sh"]).env_clear();
+    command.envs(
+        plain
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    command.env("CBROKER", plain.get_program());
+    Some(command)
+}
+
 /// A server with its home, which outlives kills and restarts.
 pub(crate) struct Real {
     pub(crate) server: Server,
@@ -28,33 +60,10 @@ impl Real {
 
     /// The same, with a shell command that is run in the new, empty disk before the broker starts.
     pub(crate) fn on_small_disk_after(size_mib: u32, first: &str) -> Option<Self> {
-        let unshare = || {
-            let mut unshare = Command::new("unshare");
-            unshare.args(["--user", "--map-root-user", "--mount"]);
-            unshare
-        };
-        let may = unshare().arg("true").status();
-        if !may.is_ok_and(|status| status.success()) {
-            skip("unshare --user --mount is not allowed here");
-            return None;
-        }
         let place = Place::new();
         let disk = place.path().join("disk");
-        std::fs::create_dir(&disk).unwrap();
-        let plain = place.command();
-        let script = format!(
-            "mount -t tmpfs -o size={size_mib}m none {disk} && (cd {disk} && {first}) && \
-             exec {binary} \"$@\"",
-            disk = disk.display(),
-            binary = plain.get_program().display()
-        );
-        let mut command = unshare();
-        command.args(["sh", "-c", &script, "sh"]).env_clear();
-        command.envs(
-            plain
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        let script = format!("{first}; exec \"$CBROKER\" \"$@\"");
+        let command = on_small_disk(&place, size_mib, &script)?;
         let data = disk.join("data");
         let server = Server::start_by(command, 0, 0, &["--data-dir", data.to_str().unwrap()]);
         Some(Self { server, place })
