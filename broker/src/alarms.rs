@@ -5,7 +5,7 @@
 
 use tokio::sync::watch;
 
-use crate::persist::{Progress, Ticket};
+use crate::persist::{StoreEvent, Ticket};
 use crate::wakeup::{Waker, Wakeup};
 
 /// The store's progress and the alarms.
@@ -69,19 +69,21 @@ impl Alarms {
     }
 
     /// Records what the store's thread reports.
-    pub(crate) fn on_progress(&self, progress: &Progress) {
+    pub(crate) fn on_progress(&self, progress: &StoreEvent) {
         self.standing.send_modify(|standing| match progress {
-            Progress::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
-            Progress::Backlogged => standing.is_backlogged = true,
-            Progress::Drained => standing.is_backlogged = false,
-            Progress::NoRoom => standing.is_disk_full = true,
-            Progress::Room => standing.is_disk_full = false,
-            Progress::Stopped(_) => standing.is_stopped = true,
+            StoreEvent::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
+            StoreEvent::Backlogged => standing.is_backlogged = true,
+            StoreEvent::Drained => standing.is_backlogged = false,
+            StoreEvent::NoRoom => standing.is_disk_full = true,
+            StoreEvent::Room => standing.is_disk_full = false,
+            StoreEvent::Stopped(_) => standing.is_stopped = true,
         });
         match progress {
-            Progress::Durable(_) => self.durable.wake(),
-            Progress::NoRoom | Progress::Room | Progress::Stopped(_) => self.update_blocking(),
-            Progress::Backlogged | Progress::Drained => {}
+            StoreEvent::Durable(_) => self.durable.wake(),
+            StoreEvent::NoRoom | StoreEvent::Room | StoreEvent::Stopped(_) => {
+                self.update_blocking();
+            }
+            StoreEvent::Backlogged | StoreEvent::Drained => {}
         }
     }
 
@@ -173,7 +175,7 @@ mod tests {
         let mut progress = alarms.progress(wakeup);
         progress.made().await;
         for _ in 0..3 {
-            alarms.on_progress(&Progress::Durable(Ticket::NONE));
+            alarms.on_progress(&StoreEvent::Durable(Ticket::NONE));
             let seen = tokio::time::timeout(Duration::from_secs(20), progress.made()).await;
             assert!(seen.is_ok());
         }

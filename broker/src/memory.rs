@@ -229,11 +229,6 @@ pub(crate) fn store_pending_bytes() -> usize {
     part(8, MIB, 16 * MIB)
 }
 
-/// What the store's engine may keep in its cache.
-pub(crate) fn store_cache_bytes() -> usize {
-    part(8, 4 * MIB, 16 * MIB)
-}
-
 /// What the tap may remember.
 pub(crate) fn tap_bytes() -> usize {
     part(32, MIB, 16 * MIB)

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use storage::{Definitions, Options, QueueId, ReadError, Sequence, Settled};
 pub(crate) use storage::{
-    OpenError, Progress, Recovered, Stopped, Store, Ticket, Together, Urgency,
+    OpenError, Recovered, Stopped, Store, StoreEvent, Ticket, Together, Urgency,
 };
 
 use crate::lock::lock;
@@ -38,11 +38,10 @@ pub(crate) struct OpenedStore {
 /// Opens the store in `folder`; `progress` is called from the store's own thread.
 pub(crate) fn open(
     folder: &Path,
-    progress: impl Fn(Progress) + Send + Sync + 'static,
+    progress: impl Fn(StoreEvent) + Send + Sync + 'static,
 ) -> Result<OpenedStore, OpenError> {
     let options = Options {
         pending_limit_bytes: memory::store_pending_bytes(),
-        cache_bytes: memory::store_cache_bytes() as u64,
         definitions: Some(Definitions {
             render: definitions::render,
             parse: definitions::parse,
@@ -50,8 +49,8 @@ pub(crate) fn open(
         ..Options::default()
     };
     let opened = Store::open(folder, options, progress)?;
-    let mut topology = Vec::with_capacity(opened.facts.len());
-    for (key, value) in &opened.facts {
+    let mut topology = Vec::with_capacity(opened.definitions.len());
+    for (key, value) in &opened.definitions {
         match Definition::decode(key, value) {
             Ok(fact) => topology.push(fact),
             Err(error) => tracing::error!(?key, %error, "left out"),

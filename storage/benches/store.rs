@@ -22,7 +22,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
+use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 const QUEUE: QueueId = QueueId(1);
 /// One measured stretch.
@@ -82,7 +82,7 @@ fn main() {
 fn open(folder: &Path) -> (Opened, Receiver<Ticket>) {
     let (sender, receiver) = sync_channel(1 << 16);
     let opened = Store::open(folder, Options::default(), move |progress| {
-        if let Progress::Durable(ticket) = progress {
+        if let StoreEvent::Durable(ticket) = progress {
             let _ = sender.try_send(ticket);
         }
     });

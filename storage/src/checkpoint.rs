@@ -1,8 +1,8 @@
 //! The index on the disk, as of a commit: records in rows of sled, and `definitions.json`.
 //!
 //! A checkpoint writes what changed under new numbers, then one row that names everything that
-//! counts; until that is written the checkpoint before counts. Nothing of it is needed to start: the
-//! log is complete by itself.
+//! counts; until that is written the checkpoint before counts. Nothing of it is needed to start:
+//! the log is complete by itself.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -13,8 +13,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::disk::{Disk, FileDisk, set_aside};
 use crate::engine::{Change, Engine, EngineError, snapshots};
 use crate::frame::{Fields, Malformed, Record, push_varint, records};
-use crate::index::{Index, Place, Tail};
-use crate::terms::{Definitions, Options, Report, Stored};
+use crate::index::{FramePlace, Index, Tail};
+use crate::terms::{Definitions, OpenReport, Options, Stored};
 
 /// Bytes of one row; longer values would become files that sled does not sync.
 const ROW_BYTES: usize = 6_900;
@@ -31,7 +31,7 @@ const DEFINITIONS: u64 = u64::MAX - 1;
 const OPEN_EXTENTS: u64 = u64::MAX;
 
 /// Records of a checkpoint: what they are, the number of their rows, their length and their sum.
-type Table = [u64; 4];
+type CheckpointTable = [u64; 4];
 
 /// What a checkpoint says of itself; its rows are written last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) struct Meta {
     /// The last commit that changed a definition.
     pub(crate) defined: u64,
     /// In the order in which they are applied.
-    tables: Vec<Table>,
+    tables: Vec<CheckpointTable>,
 }
 
 /// The index as of a commit, on its way to the disk.
@@ -90,7 +90,7 @@ impl Image {
 }
 
 impl Meta {
-    fn table(&self, content: u64) -> Option<Table> {
+    fn table(&self, content: u64) -> Option<CheckpointTable> {
         let mut tables = self.tables.iter();
         tables.find(|table| table[0] == content).copied()
     }
@@ -183,7 +183,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
     let word = |at: usize| Some(u64::from_le_bytes(rows.get(at..at + 8)?.try_into().ok()?));
     let meta = checked(rows.get(16..), word(0).unwrap_or(0), word(8).unwrap_or(0))?;
     let meta = Meta::decode(meta).map_err(malformed)?;
-    let place = Place::new(0, 0, meta.commit);
+    let place = FramePlace::new(0, 0, meta.commit);
     for [_, number, length, sum] in &meta.tables {
         let rows = read_rows(engine, *number)?;
         let records = checked(Some(&rows), *length, *sum)?;
@@ -272,8 +272,8 @@ impl Rows {
         outcome.map(|()| note)
     }
 
-    /// Sets a part of the index aside. The log has all that is in it, so only the newest few of a kind
-    /// are kept.
+    /// Sets a part of the index aside. The log has all that is in it, so only the newest few of a
+    /// kind are kept.
     fn keep_aside(&self, path: &Path) -> io::Result<PathBuf> {
         let aside = set_aside(self.options.disk.as_ref(), &self.folder, path)?;
         let is_index = path.ends_with("index");
@@ -297,7 +297,7 @@ impl Rows {
     }
 
     fn try_open(&mut self, path: &Path, index: &mut Index) -> Result<(), EngineError> {
-        let engine = (self.options.open_index)(path, self.options.cache_bytes)?;
+        let engine = (self.options.open_index)(path)?;
         self.meta = load(engine.as_ref(), index).inspect_err(|_| index.start_over())?;
         self.engine = Some(engine);
         Ok(())
@@ -328,7 +328,7 @@ impl Rows {
     }
 
     /// Takes the definitions of an index from `definitions.json`.
-    pub(crate) fn load_definitions(&self, index: &mut Index, report: &mut Report) {
+    pub(crate) fn load_definitions(&self, index: &mut Index, report: &mut OpenReport) {
         let Some(format) = self.options.definitions else {
             return;
         };

@@ -1,6 +1,6 @@
-//! The thread that writes: it gathers a group, writes it as one frame, and announces it.
+//! The thread that writes: it gathers a batch, writes it as one frame, and announces it.
 //!
-//! While one commit is synced the next group gathers, so confirmed publishing needs no timer.
+//! While one commit is synced the next batch gathers, so confirmed publishing needs no timer.
 //! Unconfirmed messages gather for 5 ms and then wait another 5 ms, in which a consumer that keeps
 //! up still takes them off; settlements alone wait 50 ms. A full disk makes it wait; a failed write
 //! goes on once in a new segment and then stops the store for good.
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crate::disk::{is_no_room, lock, to_usize};
 use crate::extent::Ranges;
 use crate::frame::{BLOCK, FrameBuilder, LARGE_BYTES, Record};
-use crate::inbox::{Demand, Group, Inbox};
+use crate::handover::{CommitBatch, Demand, Handover};
 use crate::index::Index;
-use crate::log::{Log, Purpose};
-use crate::pending::{Block, Taken};
-use crate::terms::{Options, Progress, Stopped};
+use crate::log::{LogWriter, Purpose};
+use crate::pending::{Chunk, Taken};
+use crate::terms::{Options, Stopped, StoreEvent};
 use crate::tidying::{Compaction, Keeper};
 
 /// How long unconfirmed messages gather, and how long they wait after that.
@@ -34,14 +34,14 @@ const CLOSED_WHILE_FULL: &str =
 
 /// What the committer owns.
 pub(crate) struct Committer {
-    inbox: Arc<Inbox>,
+    handover: Arc<Handover>,
     index: Arc<Mutex<Index>>,
-    log: Log,
+    log: LogWriter,
     keeper: Keeper,
     options: Options,
     compaction: Compaction,
     frame: FrameBuilder,
-    /// The group that was closed and waits, and until when.
+    /// The batch that was closed and waits, and until when.
     ripening: Option<(u64, Instant)>,
     /// A segment was begun since the last time that there was nothing else to do.
     has_begun: bool,
@@ -53,9 +53,14 @@ pub(crate) struct Committer {
 }
 
 impl Committer {
-    pub(crate) fn new(inbox: Arc<Inbox>, log: Log, keeper: Keeper, options: Options) -> Self {
+    pub(crate) fn new(
+        handover: Arc<Handover>,
+        log: LogWriter,
+        keeper: Keeper,
+        options: Options,
+    ) -> Self {
         Self {
-            inbox,
+            handover,
             index: Arc::clone(&log.index),
             log,
             keeper,
@@ -74,10 +79,10 @@ impl Committer {
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome = self.serve();
         match &outcome {
-            Ok(()) => self.inbox.end(),
+            Ok(()) => self.handover.end(),
             Err(stopped) => {
                 tracing::error!("{stopped}");
-                self.inbox.stop(stopped);
+                self.handover.stop(stopped);
             }
         }
         self.keeper.close(outcome.is_ok());
@@ -90,7 +95,9 @@ impl Committer {
                 Demand::Close => return self.commit_all(),
                 Demand::Now => self.commit_all()?,
                 Demand::Soon | Demand::Later => self.ripen()?,
-                Demand::Never if self.compaction.is_under_way() => self.commit(Group::default())?,
+                Demand::Never if self.compaction.is_under_way() => {
+                    self.commit(CommitBatch::default())?;
+                }
                 Demand::Never => {}
             }
             self.tidy();
@@ -113,7 +120,7 @@ impl Committer {
                 Demand::Never => since + IDLE,
             };
             let due = ripe.map_or(due, |ripe| ripe.min(due));
-            let risen = self.inbox.bell.wait(demand, due);
+            let risen = self.handover.signal.wait(demand, due);
             if risen == demand {
                 let is_ripe = ripe.is_some_and(|ripe| ripe <= due);
                 return match demand {
@@ -129,16 +136,16 @@ impl Committer {
         }
     }
 
-    /// One tick: commits the group that has waited and lets the one that gathered wait.
+    /// One tick: commits the batch that has waited and lets the one that gathered wait.
     fn ripen(&mut self) -> Result<(), Stopped> {
         if let Some((ripe, _)) = self.ripening.take() {
-            self.commit(self.inbox.take(ripe))?;
+            self.commit(self.handover.take(ripe))?;
         }
-        if self.inbox.bell.demand() > Demand::Never {
-            let (closed, demand) = self.inbox.cut();
+        if self.handover.signal.demand() > Demand::Never {
+            let (closed, demand) = self.handover.cut();
             if demand >= Demand::Now {
                 // Somebody asked between the tick and the cut, and waits.
-                return self.commit(self.inbox.take(closed));
+                return self.commit(self.handover.take(closed));
             }
             self.ripening = Some((closed, Instant::now() + GATHER));
         }
@@ -147,34 +154,34 @@ impl Committer {
 
     fn commit_all(&mut self) -> Result<(), Stopped> {
         self.ripening = None;
-        let (through, _) = self.inbox.cut();
-        self.commit(self.inbox.take(through))
+        let (through, _) = self.handover.cut();
+        self.commit(self.handover.take(through))
     }
 
-    /// Writes a group as one frame, with a piece of compaction, and announces it.
+    /// Writes a batch as one frame, with a piece of compaction, and announces it.
     ///
-    /// While there is no room for its messages later groups wait behind it. What frees space is
+    /// While there is no room for its messages later batches wait behind it. What frees space is
     /// written meanwhile.
-    fn commit(&mut self, group: Group) -> Result<(), Stopped> {
-        let mut groups = VecDeque::from([group]);
+    fn commit(&mut self, batch: CommitBatch) -> Result<(), Stopped> {
+        let mut batches = VecDeque::from([batch]);
         let (mut relieved, mut is_last_try) = (0, false);
-        while let Some(group) = groups.front() {
-            match self.write_group(group) {
+        while let Some(batch) = batches.front() {
+            match self.write_batch(batch) {
                 Err(error) if !is_no_room(&error) => return Err(stopped(&error)),
                 Err(_) if is_last_try => return Err(Stopped::because(CLOSED_WHILE_FULL)),
                 Err(_) => {
                     self.log.release_bodies();
-                    self.relieve(&groups, &mut relieved)?;
-                    if self.wait_for_room(&mut groups) == Demand::Close {
-                        self.relieve(&groups, &mut relieved)?;
+                    self.relieve(&batches, &mut relieved)?;
+                    if self.wait_for_room(&mut batches) == Demand::Close {
+                        self.relieve(&batches, &mut relieved)?;
                         is_last_try = true;
                     }
                 }
                 Ok(is_whole) => {
-                    // What is written now may be settled in a group that waits.
+                    // What is written now may be settled in a batch that waits.
                     (relieved, is_last_try) = (0, false);
-                    if let Some(group) = groups.pop_front_if(|_| is_whole) {
-                        self.inbox.finish(group);
+                    if let Some(batch) = batches.pop_front_if(|_| is_whole) {
+                        self.handover.finish(batch);
                     }
                 }
             }
@@ -182,11 +189,11 @@ impl Committer {
         Ok(())
     }
 
-    /// Writes a group, or a part of one that is long and may be cut apart: `false`.
-    fn write_group(&mut self, group: &Group) -> io::Result<bool> {
+    /// Writes a batch, or a part of one that is long and may be cut apart: `false`.
+    fn write_batch(&mut self, batch: &CommitBatch) -> io::Result<bool> {
         self.frame.clear();
         let mut purpose = Purpose::Relief;
-        for (key, value) in &group.facts {
+        for (key, value) in &batch.definitions {
             if let Some(value) = value {
                 purpose = Purpose::Messages;
                 self.frame.push(&Record::Put(key, value));
@@ -195,23 +202,23 @@ impl Committer {
             }
         }
         let before = self.frame.body().len();
-        let limit = if group.is_whole {
+        let limit = if batch.is_whole {
             usize::MAX
         } else {
             self.part_bytes()
         };
         let mut is_whole = true;
-        for (queue, taken) in group.queues.iter().filter(|(_, taken)| !taken.is_dropped) {
+        for (queue, taken) in batch.queues.iter().filter(|(_, taken)| !taken.is_dropped) {
             is_whole = is_whole && self.add_messages(queue.0, taken, limit)?;
         }
         if self.frame.body().len() > before {
             purpose = Purpose::Messages;
         }
-        if !self.is_short || group.queues.is_empty() {
+        if !self.is_short || batch.queues.is_empty() {
             self.compaction.add_piece(&self.index, &mut self.frame);
         }
         if is_whole {
-            for (queue, taken) in &group.queues {
+            for (queue, taken) in &batch.queues {
                 self.add_settlements(queue.0, taken, true);
             }
         }
@@ -221,15 +228,24 @@ impl Committer {
         Ok(is_whole)
     }
 
-    /// Writes what frees space, of those groups that may be cut apart and were not relieved before.
-    fn relieve(&mut self, groups: &VecDeque<Group>, relieved: &mut usize) -> Result<(), Stopped> {
+    /// Writes what frees space, of those batches that may be cut apart and were not relieved
+    /// before.
+    fn relieve(
+        &mut self,
+        batches: &VecDeque<CommitBatch>,
+        relieved: &mut usize,
+    ) -> Result<(), Stopped> {
         self.frame.clear();
         self.compaction.add_piece(&self.index, &mut self.frame);
-        for group in groups.range(*relieved..).filter(|group| !group.is_whole) {
-            for (key, _) in group.facts.iter().filter(|(_, value)| value.is_none()) {
+        for batch in batches.range(*relieved..).filter(|batch| !batch.is_whole) {
+            for (key, _) in batch
+                .definitions
+                .iter()
+                .filter(|(_, value)| value.is_none())
+            {
                 self.frame.push(&Record::Remove(key));
             }
-            for (queue, taken) in &group.queues {
+            for (queue, taken) in &batch.queues {
                 self.add_settlements(queue.0, taken, false);
             }
         }
@@ -239,7 +255,7 @@ impl Committer {
                 outcome => outcome.map_err(|error| stopped(&error))?,
             }
         }
-        *relieved = groups.len();
+        *relieved = batches.len();
         Ok(())
     }
 
@@ -263,7 +279,7 @@ impl Committer {
     /// `false` when there are more than a frame should hold.
     fn add_messages(&mut self, queue: u64, taken: &Taken, limit: usize) -> io::Result<bool> {
         let (mut next, _) = self.known(queue).unwrap_or_default();
-        let (from, live) = (next, taken.blocks.iter().flat_map(Block::live));
+        let (from, live) = (next, taken.chunks.iter().flat_map(Chunk::live));
         let mut messages = live.skip_while(|(sequence, _)| *sequence < from).peekable();
         while let Some((sequence, body)) = messages.peek().copied() {
             let base = next;
@@ -301,8 +317,8 @@ impl Committer {
             return;
         }
         let (known, delivered_below) = known.unwrap_or_default();
-        let mut blocks = taken.blocks.iter().rev();
-        let newest = blocks.find_map(|block| block.live().next_back());
+        let mut chunks = taken.chunks.iter().rev();
+        let newest = chunks.find_map(|chunk| chunk.live().next_back());
         let written = newest.map_or(0, |(sequence, _)| sequence + 1);
         let next = if has_messages {
             known.max(written)
@@ -330,14 +346,14 @@ impl Committer {
     }
 
     /// Waits until the disk may have room again, and takes in what comes meanwhile.
-    fn wait_for_room(&mut self, groups: &mut VecDeque<Group>) -> Demand {
+    fn wait_for_room(&mut self, batches: &mut VecDeque<CommitBatch>) -> Demand {
         self.tell_shortage();
         self.keeper.wake();
         let until = Instant::now() + SETTLE_LATEST;
-        let demand = self.inbox.bell.wait(Demand::Now, until);
+        let demand = self.handover.signal.wait(Demand::Now, until);
         if demand > Demand::Never {
-            let (through, _) = self.inbox.cut();
-            groups.push_back(self.inbox.take(through));
+            let (through, _) = self.handover.cut();
+            batches.push_back(self.handover.take(through));
         }
         self.compaction.choose(&lock(&self.index), 0);
         demand
@@ -346,7 +362,7 @@ impl Committer {
     fn tell_shortage(&mut self) {
         if !std::mem::replace(&mut self.is_short, true) {
             tracing::warn!("the store's disk is nearly full: publishers have to wait");
-            (self.inbox.progress)(Progress::NoRoom);
+            (self.handover.progress)(StoreEvent::NoRoom);
         }
     }
 
@@ -387,7 +403,7 @@ impl Committer {
         } else if self.is_short && room >= least.saturating_add(least / 4) && slots.is_prepared() {
             self.is_short = false;
             tracing::info!("the store's disk has room again");
-            (self.inbox.progress)(Progress::Room);
+            (self.handover.progress)(StoreEvent::Room);
         }
     }
 }

@@ -165,7 +165,8 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Reads `buffer.len()` bytes at an offset; what lies behind the end of the file stays as it is.
+    /// Reads `buffer.len()` bytes at an offset; what lies behind the end of the file stays as it
+    /// is.
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {

@@ -54,12 +54,15 @@ pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 /// inside the file.
 pub(crate) const SEGMENT_BYTES: usize = 512 * 1024;
 
-/// Opens an engine in a folder; the number is the size of its cache in bytes.
-pub type OpenIndex = fn(&Path, u64) -> Result<Box<dyn Engine>, EngineError>;
+/// Bytes that sled may keep in memory: a row is written once and read at the opening alone.
+const CACHE_BYTES: u64 = 1 << 20;
+
+/// Opens an engine in a folder.
+pub type OpenIndex = fn(&Path) -> Result<Box<dyn Engine>, EngineError>;
 
 /// Opens sled.
-pub fn open_sled(folder: &Path, cache_bytes: u64) -> Result<Box<dyn Engine>, EngineError> {
-    Ok(Box::new(Sled::open(folder, cache_bytes)?))
+pub fn open_sled(folder: &Path) -> Result<Box<dyn Engine>, EngineError> {
+    Ok(Box::new(Sled::open(folder)?))
 }
 
 /// sled, with the syncs that it leaves out.
@@ -83,7 +86,7 @@ impl Drop for Sled {
 
 impl Sled {
     /// Opens or creates the rows in a folder. A panic of sled's comes back as an error.
-    pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+    pub fn open(folder: &Path) -> Result<Self, EngineError> {
         guarded(|| {
             // A kill during an opening leaves one unfinished, which can make the next opening fail.
             for snapshot in snapshots(folder) {
@@ -96,7 +99,7 @@ impl Sled {
             }
             let config = sled::Config::new().path(folder).segment_size(SEGMENT_BYTES);
             let db = config
-                .cache_capacity(cache_bytes)
+                .cache_capacity(CACHE_BYTES)
                 .flush_every_ms(None)
                 .open()?;
             let mut options = OpenOptions::new();

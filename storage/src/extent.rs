@@ -1,8 +1,8 @@
 //! One queue's numbers, and where its messages lie: packed extents, a few bytes each.
 //!
-//! An extent is a group of messages in one frame. A [`Run`] is the extents of one queue in one
-//! segment; the runs of a queue are sorted and do not overlap. A settled sequence is gone; every
-//! other one below `next` lies in a run.
+//! An extent is a group of messages in one frame. A [`ExtentRun`] is the extents of one queue in
+//! one segment; the runs of a queue are sorted and do not overlap. A settled sequence is gone;
+//! every other one below `next` lies in a run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -158,7 +158,7 @@ impl<'a> Extent<'a> {
 
 /// The extents of one queue in one segment.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct ExtentRun {
     pub(crate) segment: u64,
     /// No sequence in it is lower than this or higher than `last`.
     pub(crate) first: u64,
@@ -168,7 +168,7 @@ pub(crate) struct Run {
     start: usize,
 }
 
-impl Run {
+impl ExtentRun {
     /// No segment is longer, so that sums of lengths do not overflow.
     const MOST_BYTES: u64 = 1 << 40;
 
@@ -268,7 +268,7 @@ impl Run {
 #[derive(Debug)]
 pub(crate) struct Piece {
     /// Its extent alone.
-    pub(crate) run: Run,
+    pub(crate) run: ExtentRun,
     offset: u64,
     length: u64,
     /// What it counts: its bytes, and some more for each message.
@@ -297,7 +297,7 @@ pub(crate) struct QueueIndex {
     pub(crate) next: u64,
     pub(crate) delivered_below: u64,
     pub(crate) settled: Ranges,
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<ExtentRun>,
     pub(crate) live: u64,
     pub(crate) bytes: u64,
 }
@@ -313,7 +313,7 @@ impl QueueIndex {
     }
 
     /// Live messages of a run from `first` to `last`, and their bytes.
-    fn tally(&self, run: &Run, (first, last): Range) -> (u64, u64) {
+    fn tally(&self, run: &ExtentRun, (first, last): Range) -> (u64, u64) {
         let settled = &self.settled;
         let has_settled = settled.touches(first.max(run.first), last.min(run.last));
         let is_live = |entry: &Entry| !has_settled || !settled.has(entry.sequence);
@@ -343,7 +343,7 @@ impl QueueIndex {
     }
 
     /// Adds a run, in place of what lies elsewhere of its range.
-    pub(crate) fn adopt(&mut self, run: Run, segments: &mut Segments) {
+    pub(crate) fn adopt(&mut self, run: ExtentRun, segments: &mut Segments) {
         self.cut(run.first, run.last, segments);
         let live = self.tally(&run, (run.first, run.last));
         if live.0 == 0 {
@@ -394,7 +394,7 @@ impl QueueIndex {
         }
         self.settled.add(first, last);
         let settled = &self.settled;
-        let is_gone = |run: &Run| settled.contains(run.first, run.last);
+        let is_gone = |run: &ExtentRun| settled.contains(run.first, run.last);
         if self.runs[hit.clone()].iter().any(is_gone) {
             self.runs.retain(|run| !is_gone(run));
         }
@@ -425,7 +425,12 @@ impl QueueIndex {
     }
 
     /// Groups of some runs that hold live messages from a sequence on, up to about `limit` bytes.
-    pub(crate) fn plan(&self, from: u64, limit: u64, is_of: impl Fn(&Run) -> bool) -> Vec<Piece> {
+    pub(crate) fn plan(
+        &self,
+        from: u64,
+        limit: u64,
+        is_of: impl Fn(&ExtentRun) -> bool,
+    ) -> Vec<Piece> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         let runs = &self.runs[self.overlapping(from, u64::MAX)];
         for run in runs.iter().filter(|run| is_of(run)) {
@@ -440,7 +445,7 @@ impl QueueIndex {
                 }
                 let cost = length + count * MESSAGE_BYTES as u64;
                 bytes += cost;
-                let run = Run::over(run.segment, Extent::pack(heads, last, offset));
+                let run = ExtentRun::over(run.segment, Extent::pack(heads, last, offset));
                 pieces.extend(run.map(|run| Piece {
                     run,
                     offset,

@@ -1,7 +1,7 @@
 //! Every byte of the log, as in `docs/storage.md`. The rows of the index hold the same records.
 //!
-//! Nothing a client wrote can pass as a frame: the sums of a frame are keyed with a secret made from
-//! the segment's random salt.
+//! Nothing a client wrote can pass as a frame: the sums of a frame are keyed with a secret made
+//! from the segment's random salt.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_secret, xxh3_64_with_seed};
 
@@ -30,7 +30,7 @@ pub const fn padded(bytes: u64) -> u64 {
 /// What a segment file is used for: frames of the log, nothing any more, or one large body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum State {
+pub enum SegmentState {
     /// Frames of the log.
     Log = 1,
     /// Nothing in it counts any more.
@@ -56,7 +56,7 @@ pub struct SegmentHeader {
     /// Length of the file.
     pub length: u64,
     /// What the file is used for.
-    pub state: State,
+    pub state: SegmentState,
 }
 
 impl SegmentHeader {
@@ -80,7 +80,7 @@ impl SegmentHeader {
     pub fn parse(block: &[u8]) -> Option<Self> {
         let copies = [0, SECOND_COPY].map(|at| block.get(at..at + SEGMENT_HEADER));
         let headers = copies.into_iter().flatten().filter_map(Self::parse_copy);
-        headers.max_by_key(|header| (header.number, header.state != State::Free))
+        headers.max_by_key(|header| (header.number, header.state != SegmentState::Free))
     }
 
     /// The version of another format that both copies name.
@@ -96,7 +96,7 @@ impl SegmentHeader {
         if fields[..8] != MAGIC || read_u64(sum, 0)? != xxh3_64(fields) {
             return None;
         }
-        let states = [State::Log, State::Free, State::Body];
+        let states = [SegmentState::Log, SegmentState::Free, SegmentState::Body];
         let mut states = states.into_iter();
         Some(Self {
             number: read_u64(fields, 8)?,

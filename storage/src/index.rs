@@ -7,20 +7,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::extent::{QueueIndex, Run, Segments};
+use crate::extent::{ExtentRun, QueueIndex, Segments};
 use crate::frame::{FRAME_HEADER, Malformed, Range, Record, records};
 use crate::terms::{QueueId, Recovered, Sequence};
 
 /// Where a frame lies.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Place {
+pub(crate) struct FramePlace {
     pub(crate) segment: u64,
     /// Offset of the frame's header.
     pub(crate) offset: u64,
     pub(crate) commit: u64,
 }
 
-impl Place {
+impl FramePlace {
     pub(crate) fn new(segment: u64, offset: u64, commit: u64) -> Self {
         Self {
             segment,
@@ -62,7 +62,7 @@ pub(crate) struct Index {
 
 impl Index {
     /// Applies the records of one frame, or of a row.
-    pub(crate) fn apply(&mut self, body: &[u8], place: Place) -> Result<(), Malformed> {
+    pub(crate) fn apply(&mut self, body: &[u8], place: FramePlace) -> Result<(), Malformed> {
         // Queues that a snapshot has not named yet.
         let mut before = HashMap::new();
         let mut records = records(body);
@@ -77,17 +77,17 @@ impl Index {
     fn apply_record(
         &mut self,
         record: Record<'_>,
-        place: Place,
+        place: FramePlace,
         before: &mut HashMap<u64, QueueIndex>,
     ) -> Result<(), Malformed> {
         match record {
             Record::Group(group) => {
                 let offset = place.offset + (FRAME_HEADER + group.at) as u64;
-                let run = Run::of(&group, place.segment, offset)?;
+                let run = ExtentRun::of(&group, place.segment, offset)?;
                 self.place(group.queue, group.base, run);
             }
             Record::Run([queue, base, segment], packed) => {
-                let run = Run::read(segment, packed)?;
+                let run = ExtentRun::read(segment, packed)?;
                 // A row may be older than the drop of its queue.
                 let is_row = place.segment == 0;
                 if !is_row || self.queues.contains_key(&queue) {
@@ -138,10 +138,10 @@ impl Index {
         self.changed.insert(key.to_vec(), commit);
     }
 
-    /// A queue gets messages, or copies of them in place of the older ones. Sequences below the base
-    /// that no frame has brought count as live, so that recovery finds them missing; those that are
-    /// skipped from there on are gone.
-    fn place(&mut self, number: u64, base: u64, run: Run) {
+    /// A queue gets messages, or copies of them in place of the older ones. Sequences below the
+    /// base that no frame has brought count as live, so that recovery finds them missing; those
+    /// that are skipped from there on are gone.
+    fn place(&mut self, number: u64, base: u64, run: ExtentRun) {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);
         if run.first >= queue.next {

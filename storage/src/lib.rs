@@ -1,23 +1,23 @@
 //! A durable message store: one append-only log of keyed frames, with sled for its index.
 //!
 //! The caller appends, settles and puts; each call returns a [`Ticket`], and the store says how far
-//! it is durable. A commit is one frame, one write and one `fdatasync`; each large body has a sync of
-//! its own before it. `docs/storage.md` has every byte.
+//! it is durable. A commit is one frame, one write and one `fdatasync`; each large body has a sync
+//! of its own before it. `docs/storage.md` has every byte.
 //!
 //! Where a message's bytes are:
 //!
-//! 1. From the call until its commit in a block of its queue ([`pending`]). Settled before its commit
-//!    begins, it is never written.
+//! 1. From the call until its commit in a chunk of its queue ([`pending`]). Settled before its
+//!    commit begins, it is never written.
 //! 2. Then in a group in a frame of a segment ([`frame`], [`log`]); a body of more than 1 MiB in a
-//!    file of its own. A run of the queue says where ([`extent`], [`index`]). The block is given back
-//!    when the frame is durable.
+//!    file of its own. A run of the queue says where ([`extent`], [`index`]). The chunk is given
+//!    back when the frame is durable.
 //! 3. When its segment is emptied, in a copy at the end of the log ([`tidying`]).
-//! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live; the
-//!    keeper then marks the segment free, and its file is used again or removed.
+//! 4. Settled, it is a number in a range. Its bytes stay until nothing in their segment is live;
+//!    the keeper then marks the segment free, and its file is used again or removed.
 //!
 //! ```text
 //! store       the calls, reading             terms       numbers, options, errors
-//! inbox       hand-over, shards, tickets     pending     one queue's waiting messages, elision
+//! handover    batches, shards, tickets     pending     one queue's waiting messages, elision
 //! committer   the thread that writes frames  log         slots, segments, switching to the next
 //! frame       every byte of the log          extent      one queue: numbers, runs of extents
 //! index       all queues, from records       tidying     compaction, and the keeper's thread
@@ -33,7 +33,7 @@ pub mod frame;
 mod checkpoint;
 mod committer;
 mod extent;
-mod inbox;
+mod handover;
 mod index;
 mod log;
 mod pending;
@@ -44,6 +44,6 @@ mod tidying;
 
 pub use store::{Opened, Store, Together};
 pub use terms::{
-    Definitions, OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence,
-    Settled, Stopped, Stored, Ticket, Urgency,
+    Definitions, OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled,
+    Stopped, StoreEvent, Stored, Ticket, Urgency,
 };

@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use crate::disk::{Disk, LogFile, is_no_room, lock};
 use crate::extent::{Extent, Segment};
 use crate::frame::{
-    BLOCK, BODY_AT, FrameBuilder, Heads, Secret, SegmentHeader, State, group_crc, padded, push_head,
+    BLOCK, BODY_AT, FrameBuilder, Heads, Secret, SegmentHeader, SegmentState, group_crc, padded,
+    push_head,
 };
-use crate::index::{Index, Place, Tail};
+use crate::index::{FramePlace, Index, Tail};
 
 /// Never-written slots that messages leave to what frees space. Two, because an opening takes one
 /// before it can free another.
@@ -191,7 +192,7 @@ struct Active {
 }
 
 /// Appends frames. Owned by the committer.
-pub(crate) struct Log {
+pub(crate) struct LogWriter {
     pub(crate) slots: Arc<Slots>,
     pub(crate) index: Arc<Mutex<Index>>,
     active: Option<Active>,
@@ -202,7 +203,7 @@ pub(crate) struct Log {
     bodies: Vec<Arc<LogFile>>,
 }
 
-impl Log {
+impl LogWriter {
     /// A log that begins a new segment with its first frame.
     pub(crate) fn new(slots: Arc<Slots>, index: Arc<Mutex<Index>>) -> Self {
         let tail = lock(&index).tail;
@@ -238,13 +239,14 @@ impl Log {
         self.is_sealed
     }
 
-    /// Writes a frame, makes it durable and applies it to the index. A failed write or sync is never
-    /// tried again in its segment: what that holds is unknown, and the next one says where it ended
-    /// before. `true` when the frame began a new segment.
+    /// Writes a frame, makes it durable and applies it to the index. A failed write or sync is
+    /// never tried again in its segment: what that holds is unknown, and the next one says where it
+    /// ended before. `true` when the frame began a new segment.
     pub(crate) fn write(&mut self, frame: &mut FrameBuilder, purpose: Purpose) -> io::Result<bool> {
         match self.try_write(frame, purpose) {
             Err(error) if !is_no_room(&error) => {
-                tracing::error!(segment = self.tail.segment, %error, "the log could not be written; going on in a new segment");
+                let segment = self.tail.segment;
+                tracing::error!(segment, %error, "the log cannot be written; a new segment is tried");
                 self.active = None;
                 let again = self.try_write(frame, purpose);
                 again.map_err(|_| io::Error::other(error.to_string()))
@@ -270,7 +272,7 @@ impl Log {
         } else {
             self.append(frame, commit)?
         };
-        let place = Place::new(self.tail.segment, offset, commit);
+        let place = FramePlace::new(self.tail.segment, offset, commit);
         let needs_next = &self.slots.needs_next;
         needs_next.store(self.is_half_full(), Ordering::Relaxed);
         let mut index = lock(&self.index);
@@ -310,7 +312,7 @@ impl Log {
             previous: self.tail.segment,
             previous_end: self.tail.end,
             length: file.length,
-            state: State::Log,
+            state: SegmentState::Log,
         };
         self.tail.next_number += 1;
         let secret = Secret::new(&header.salt);
@@ -357,7 +359,7 @@ impl Log {
             length,
             ..SegmentHeader::default()
         };
-        header.state = State::Body;
+        header.state = SegmentState::Body;
         let crc = group_crc(queue, heads, body);
         let first = [&header.encode()[..], &crc.to_le_bytes()].concat();
         let written = file.file.write_at(&first, 0);

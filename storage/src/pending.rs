@@ -1,8 +1,8 @@
 //! Messages of one queue that wait for their commit, and what else the next commits have to do for
 //! it.
 //!
-//! Messages lie one after the other in blocks of about 64 KiB. A message that is settled here is
-//! only marked; a block whose messages are all settled gives its memory back at once, so a consumer
+//! Messages lie one after the other in chunks of about 64 KiB. A message that is settled here is
+//! only marked; a chunk whose messages are all settled gives its memory back at once, so a consumer
 //! that keeps up keeps this small. An append is one copy of the bytes and, most often, no
 //! allocation; settling in order takes no search.
 
@@ -13,68 +13,72 @@ use crate::extent::Ranges;
 use crate::frame::Range;
 use crate::terms::{Sequence, Urgency};
 
-/// A block takes no further message beyond this size.
-const BLOCK_BYTES: usize = 64 * 1024;
+/// A chunk takes no further message beyond this size.
+const CHUNK_BYTES: usize = 64 * 1024;
 /// What a message occupies beside its bytes.
-const SLOT_BYTES: usize = size_of::<Slot>();
-/// Emptied blocks that are kept for the next lines.
-const SPARE_BLOCKS: usize = 4;
+const ENTRY_BYTES: usize = size_of::<ChunkEntry>();
+/// Emptied chunks that are kept for the next queues.
+const SPARE_CHUNKS: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
+struct ChunkEntry {
     sequence: u64,
     end: u32,
-    /// A publisher waits for the group.
+    /// A publisher waits for the batch.
     is_awaited: bool,
     is_settled: bool,
 }
 
-/// Some messages of one queue and one group, in order; never empty.
+/// Some messages of one queue and one batch, in order; never empty.
 #[derive(Debug, Default)]
-pub(crate) struct Block {
-    group: u64,
-    slots: Vec<Slot>,
+pub(crate) struct Chunk {
+    batch: u64,
+    entries: Vec<ChunkEntry>,
     bytes: Vec<u8>,
     live: usize,
 }
 
-impl Block {
-    /// Bytes of memory that the messages hold until the block is released.
+impl Chunk {
+    /// Bytes of memory that the messages hold until the chunk is released.
     pub(crate) fn charge(&self) -> usize {
-        self.bytes.len() + self.slots.len() * SLOT_BYTES
+        self.bytes.len() + self.entries.len() * ENTRY_BYTES
     }
 
     fn first(&self) -> u64 {
-        self.slots.first().map_or(u64::MAX, |slot| slot.sequence)
+        self.entries
+            .first()
+            .map_or(u64::MAX, |entry| entry.sequence)
     }
 
     fn last(&self) -> u64 {
-        self.slots.last().map_or(0, |slot| slot.sequence)
+        self.entries.last().map_or(0, |entry| entry.sequence)
     }
 
-    /// Index of the first slot with this sequence or a higher one.
+    /// Index of the first entry with this sequence or a higher one.
     fn find(&self, sequence: u64) -> usize {
         let guess = usize::try_from(sequence.saturating_sub(self.first())).unwrap_or(usize::MAX);
-        match self.slots.get(guess) {
-            Some(slot) if slot.sequence == sequence => guess,
-            _ => self.slots.partition_point(|slot| slot.sequence < sequence),
+        match self.entries.get(guess) {
+            Some(entry) if entry.sequence == sequence => guess,
+            _ => self
+                .entries
+                .partition_point(|entry| entry.sequence < sequence),
         }
     }
 
     /// The messages that are not settled, in order.
     pub(crate) fn live(&self) -> impl DoubleEndedIterator<Item = (u64, &[u8])> {
-        let live = (0..self.slots.len()).filter(|at| !self.slots[*at].is_settled);
+        let live = (0..self.entries.len()).filter(|at| !self.entries[*at].is_settled);
         live.map(|at| {
-            let before = at.checked_sub(1).map(|before| self.slots[before].end);
-            let (start, slot) = (before.unwrap_or(0) as usize, self.slots[at]);
-            (slot.sequence, &self.bytes[start..slot.end as usize])
+            let before = at.checked_sub(1).map(|before| self.entries[before].end);
+            let (start, entry) = (before.unwrap_or(0) as usize, self.entries[at]);
+            (entry.sequence, &self.bytes[start..entry.end as usize])
         })
     }
 
-    /// Keeps the memory for another line that needs a block, if it is of the ordinary size.
+    /// Keeps the memory for another queue that needs a chunk, if it is of the ordinary size.
     pub(crate) fn recycle(mut self, spare: &mut Vec<Self>) {
-        if spare.len() < SPARE_BLOCKS && self.bytes.capacity() <= 2 * BLOCK_BYTES {
-            self.slots.clear();
+        if spare.len() < SPARE_CHUNKS && self.bytes.capacity() <= 2 * CHUNK_BYTES {
+            self.entries.clear();
             self.bytes.clear();
             self.live = 0;
             spare.push(self);
@@ -86,7 +90,7 @@ impl Block {
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     /// Messages to write, where not settled since.
-    pub(crate) blocks: Vec<Block>,
+    pub(crate) chunks: Vec<Chunk>,
     /// Older ones that are settled.
     pub(crate) settled: Vec<Range>,
     /// The queue is gone.
@@ -97,11 +101,11 @@ pub(crate) struct Taken {
 
 /// What waits of one queue.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
-    blocks: VecDeque<Block>,
-    /// What is settled of what was taken before, with its group.
+pub(crate) struct PendingQueue {
+    chunks: VecDeque<Chunk>,
+    /// What is settled of what was taken before, with its batch.
     settled: VecDeque<(u64, Range)>,
-    /// The group in which the queue was dropped. Nothing more is taken for it.
+    /// The batch in which the queue was dropped. Nothing more is taken for it.
     dropped: Option<u64>,
     /// Taken and not durable yet, oldest first. More than one only while the disk is full.
     committing: VecDeque<Arc<Taken>>,
@@ -110,82 +114,85 @@ pub(crate) struct Line {
     next: u64,
 }
 
-impl Line {
+impl PendingQueue {
     /// Adds a message. Returns the bytes of memory that it occupies.
     pub(crate) fn append(
         &mut self,
         sequence: u64,
         (parts, urgency): (&[&[u8]], Urgency),
-        group: u64,
-        spare: &mut Vec<Block>,
+        batch: u64,
+        spare: &mut Vec<Chunk>,
     ) -> usize {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let fits =
-            |block: &Block| block.group == group && block.bytes.len() + length <= BLOCK_BYTES;
-        if !self.blocks.back().is_some_and(fits) {
-            let block = spare.pop().unwrap_or_default();
-            self.blocks.push_back(Block { group, ..block });
+            |chunk: &Chunk| chunk.batch == batch && chunk.bytes.len() + length <= CHUNK_BYTES;
+        if !self.chunks.back().is_some_and(fits) {
+            let chunk = spare.pop().unwrap_or_default();
+            // Most queues of many need one.
+            self.chunks.reserve_exact(1);
+            self.chunks.push_back(Chunk { batch, ..chunk });
         }
-        if let Some(block) = self.blocks.back_mut() {
+        if let Some(chunk) = self.chunks.back_mut() {
             for part in parts {
-                block.bytes.extend_from_slice(part);
+                chunk.bytes.extend_from_slice(part);
             }
-            let end = u32::try_from(block.bytes.len()).unwrap_or(u32::MAX);
+            let end = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
             let is_awaited = urgency == Urgency::Confirmed;
             let is_settled = false;
-            block.slots.push(Slot {
+            chunk.entries.push(ChunkEntry {
                 sequence,
                 end,
                 is_awaited,
                 is_settled,
             });
-            block.live += 1;
+            chunk.live += 1;
         }
         self.next = self.next.max(sequence.saturating_add(1));
-        length + SLOT_BYTES
+        length + ENTRY_BYTES
     }
 
-    /// Settles a message. Returns the bytes of memory that became free when it still waited, so that
-    /// it never reaches the disk.
+    /// Settles a message. Returns the bytes of memory that became free when it still waited, so
+    /// that it never reaches the disk.
     ///
-    /// One that a publisher waits for is let go only while its own group still gathers: should it
-    /// live on elsewhere, as a dead letter, the publisher hears of neither before the other is safe.
+    /// One that a publisher waits for is let go only while its own batch still gathers: should it
+    /// live on elsewhere, as a dead letter, the publisher hears of neither before the other is
+    /// safe.
     pub(crate) fn settle(
         &mut self,
         sequence: u64,
-        group: u64,
-        spare: &mut Vec<Block>,
+        batch: u64,
+        spare: &mut Vec<Chunk>,
     ) -> Option<usize> {
-        let may_go = |slot: &Slot, of| !slot.is_awaited || of == group;
+        let may_go = |entry: &ChunkEntry, of| !entry.is_awaited || of == batch;
         let (gone, freed) = self.let_go((sequence, sequence), may_go, spare);
         if gone > 0 {
             return Some(freed);
         }
         match self.settled.back_mut() {
-            Some((of, (_, last))) if *of == group && last.saturating_add(1) == sequence => {
+            Some((of, (_, last))) if *of == batch && last.saturating_add(1) == sequence => {
                 *last = sequence;
             }
-            _ => self.settled.push_back((group, (sequence, sequence))),
+            _ => self.settled.push_back((batch, (sequence, sequence))),
         }
         None
     }
 
-    /// Settles everything from one sequence to another, but nothing that was never appended: `known`
-    /// is the first sequence that the log does not have. Returns the bytes of memory that became
-    /// free. Also what publishers wait for is let go: it lives on nowhere, so a confirm promises
-    /// nothing that is lost.
+    /// Settles everything from one sequence to another, but nothing that was never appended:
+    /// `known` is the first sequence that the log does not have. Returns the bytes of memory that
+    /// became free. Also what publishers wait for is let go: it lives on nowhere, so a confirm
+    /// promises nothing that is lost.
     pub(crate) fn settle_all(
         &mut self,
         (first, last): Range,
         known: u64,
-        group: u64,
-        spare: &mut Vec<Block>,
+        batch: u64,
+        spare: &mut Vec<Chunk>,
     ) -> usize {
         let last = last.min(self.next.max(known).saturating_sub(1));
         if first > last || self.next.max(known) == 0 {
             return 0;
         }
-        self.settled.push_back((group, (first, last)));
+        self.settled.push_back((batch, (first, last)));
         self.let_go((first, last), |_, _| true, spare).1
     }
 
@@ -193,35 +200,35 @@ impl Line {
     fn let_go(
         &mut self,
         (first, last): Range,
-        may_go: impl Fn(&Slot, u64) -> bool,
-        spare: &mut Vec<Block>,
+        may_go: impl Fn(&ChunkEntry, u64) -> bool,
+        spare: &mut Vec<Chunk>,
     ) -> (usize, usize) {
         let (mut gone, mut freed) = (0, 0);
-        let mut at = self.blocks.partition_point(|block| block.last() < first);
-        let blocks = &mut self.blocks;
-        while let Some(block) = blocks.get_mut(at).filter(|block| block.first() <= last) {
-            let from = block.find(first);
-            let slots = block.slots[from..].iter_mut();
-            for slot in slots.take_while(|slot| slot.sequence <= last) {
-                if !slot.is_settled && may_go(slot, block.group) {
-                    slot.is_settled = true;
-                    block.live -= 1;
+        let mut at = self.chunks.partition_point(|chunk| chunk.last() < first);
+        let chunks = &mut self.chunks;
+        while let Some(chunk) = chunks.get_mut(at).filter(|chunk| chunk.first() <= last) {
+            let from = chunk.find(first);
+            let entries = chunk.entries[from..].iter_mut();
+            for entry in entries.take_while(|entry| entry.sequence <= last) {
+                if !entry.is_settled && may_go(entry, chunk.batch) {
+                    entry.is_settled = true;
+                    chunk.live -= 1;
                     gone += 1;
                 }
             }
-            if block.live > 0 {
+            if chunk.live > 0 {
                 at += 1;
-            } else if let Some(block) = blocks.remove(at) {
-                freed += block.charge();
-                block.recycle(spare);
+            } else if let Some(chunk) = chunks.remove(at) {
+                freed += chunk.charge();
+                chunk.recycle(spare);
             }
         }
         (gone, freed)
     }
 
     /// Forgets the queue. Returns the bytes of memory that became free.
-    pub(crate) fn drop_all(&mut self, group: u64, spare: &mut Vec<Block>) -> usize {
-        self.dropped = Some(group);
+    pub(crate) fn drop_all(&mut self, batch: u64, spare: &mut Vec<Chunk>) -> usize {
+        self.dropped = Some(batch);
         self.let_go((0, u64::MAX), |_, _| true, spare).1
     }
 
@@ -234,20 +241,21 @@ impl Line {
         self.dropped.is_some()
     }
 
-    /// Hands over everything of the groups up to `through`, if there is anything.
+    /// Hands over everything of the batches up to `through`, if there is anything.
     pub(crate) fn take(&mut self, through: u64) -> Option<Arc<Taken>> {
-        let blocks = self.blocks.partition_point(|block| block.group <= through);
-        let settled = self.settled.partition_point(|(group, _)| *group <= through);
-        let is_dropped = self.dropped.is_some_and(|group| group <= through);
+        let chunks = self.chunks.partition_point(|chunk| chunk.batch <= through);
+        let settled = self.settled.partition_point(|(batch, _)| *batch <= through);
+        let is_dropped = self.dropped.is_some_and(|batch| batch <= through);
         let delivered_below = std::mem::take(&mut self.delivered_below);
-        if blocks == 0 && settled == 0 && !is_dropped && delivered_below == 0 {
+        if chunks == 0 && settled == 0 && !is_dropped && delivered_below == 0 {
             return None;
         }
-        let blocks = self.blocks.drain(..blocks).collect();
+        let later = self.chunks.split_off(chunks);
+        let chunks = std::mem::replace(&mut self.chunks, later).into();
         let settled = self.settled.drain(..settled).map(|(_, range)| range);
         let settled = settled.collect();
         let taken = Taken {
-            blocks,
+            chunks,
             settled,
             is_dropped,
             delivered_below,
@@ -257,15 +265,15 @@ impl Line {
         Some(taken)
     }
 
-    /// The oldest commit of what was taken is over, and with it the groups up to `through`.
+    /// The oldest commit of what was taken is over, and with it the batches up to `through`.
     pub(crate) fn committed(&mut self, through: u64) {
         self.committing.pop_front();
-        self.dropped = self.dropped.filter(|group| *group > through);
+        self.dropped = self.dropped.filter(|batch| *batch > through);
     }
 
     /// Whether there is nothing to remember of the queue.
     pub(crate) fn is_idle(&self) -> bool {
-        let has_messages = !self.committing.is_empty() || !self.blocks.is_empty();
+        let has_messages = !self.committing.is_empty() || !self.chunks.is_empty();
         let has_more = self.dropped.is_some() || self.delivered_below > 0;
         !has_messages && !has_more && self.settled.is_empty()
     }
@@ -282,13 +290,13 @@ impl Line {
             settled.add(0, u64::MAX - 1);
         }
         let (mut waiting, mut bytes) = (Vec::new(), 0);
-        let blocks = committing().flat_map(|taken| &taken.blocks);
-        for (sequence, body) in blocks.chain(&self.blocks).flat_map(Block::live) {
+        let chunks = committing().flat_map(|taken| &taken.chunks);
+        for (sequence, body) in chunks.chain(&self.chunks).flat_map(Chunk::live) {
             if bytes > limit_bytes {
                 break;
             }
             if sequence >= from.0 && !settled.has(sequence) {
-                bytes += body.len() + SLOT_BYTES;
+                bytes += body.len() + ENTRY_BYTES;
                 waiting.push((Sequence(sequence), body.to_vec()));
             }
         }
@@ -296,7 +304,7 @@ impl Line {
     }
 }
 
-/// One look at a line: bodies copied out, so that no lock is held while the disk is read.
+/// One look at a queue: bodies copied out, so that no lock is held while the disk is read.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     /// Messages not on disk yet, from the sequence asked for, up to about the limit.
@@ -309,38 +317,38 @@ pub(crate) struct Look {
 mod tests {
     use super::*;
 
-    fn append(line: &mut Line, number: u64, urgency: Urgency, group: u64) {
-        line.append(number, (&[b"text"], urgency), group, &mut Vec::new());
+    fn append(waiting: &mut PendingQueue, number: u64, urgency: Urgency, batch: u64) {
+        waiting.append(number, (&[b"text"], urgency), batch, &mut Vec::new());
     }
 
     #[test]
     fn an_awaited_message_of_a_closed_group_is_written_and_another_is_not() {
-        let mut line = Line::default();
-        append(&mut line, 1, Urgency::Confirmed, 7);
-        append(&mut line, 2, Urgency::Eventually, 7);
-        assert_eq!(line.settle(1, 8, &mut Vec::new()), None);
-        assert_eq!(line.settle(2, 8, &mut Vec::new()), Some(0));
-        let taken = line.take(7).unwrap();
-        let written: Vec<_> = taken.blocks.iter().flat_map(Block::live).collect();
+        let mut waiting = PendingQueue::default();
+        append(&mut waiting, 1, Urgency::Confirmed, 7);
+        append(&mut waiting, 2, Urgency::Eventually, 7);
+        assert_eq!(waiting.settle(1, 8, &mut Vec::new()), None);
+        assert_eq!(waiting.settle(2, 8, &mut Vec::new()), Some(0));
+        let taken = waiting.take(7).unwrap();
+        let written: Vec<_> = taken.chunks.iter().flat_map(Chunk::live).collect();
         assert_eq!(written, [(1, &b"text"[..])]);
         assert_eq!(taken.settled, []);
-        line.committed(7);
-        assert!(!line.is_idle(), "the settlement is for the next group");
+        waiting.committed(7);
+        assert!(!waiting.is_idle(), "the settlement is for the next batch");
     }
 
     #[test]
     fn a_block_whose_messages_are_all_settled_gives_its_memory_back() {
-        let mut line = Line::default();
+        let mut waiting = PendingQueue::default();
         let mut spare = Vec::new();
         let mut held = 0;
         for number in 0..10_000 {
-            held += line.append(number, (&[&[7; 100]], Urgency::Eventually), 1, &mut spare);
-            held -= line.settle(number / 2, 1, &mut spare).unwrap_or(0);
+            held += waiting.append(number, (&[&[7; 100]], Urgency::Eventually), 1, &mut spare);
+            held -= waiting.settle(number / 2, 1, &mut spare).unwrap_or(0);
         }
         for number in 0..10_000 {
-            held -= line.settle(number, 1, &mut spare).unwrap_or(0);
+            held -= waiting.settle(number, 1, &mut spare).unwrap_or(0);
         }
         assert_eq!(held, 0);
-        assert!(line.blocks.is_empty());
+        assert!(waiting.chunks.is_empty());
     }
 }

@@ -12,18 +12,18 @@ use crate::checkpoint::{Meta, Rows};
 use crate::disk::{LogFile, set_aside, to_usize};
 use crate::extent::Segment;
 use crate::frame::{
-    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, State, VERSION, padded,
+    BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, SegmentState, VERSION, padded,
 };
-use crate::index::{Index, Place};
+use crate::index::{FramePlace, Index};
 use crate::log::Slots;
-use crate::terms::{OpenError, Options, Report};
+use crate::terms::{OpenError, OpenReport, Options};
 
 /// A store as it was found.
-pub(crate) struct Found {
+pub(crate) struct RecoveredStore {
     pub(crate) index: Index,
     pub(crate) slots: Slots,
     pub(crate) rows: Rows,
-    pub(crate) report: Report,
+    pub(crate) report: OpenReport,
 }
 
 /// A segment of the log that is in use.
@@ -38,7 +38,7 @@ struct Recovery<'a> {
     /// Segments of the log by number.
     chain: BTreeMap<u64, LogSegment>,
     next_number: u64,
-    report: Report,
+    report: OpenReport,
     /// The version of a segment that another program has written.
     foreign: Option<u16>,
     /// One segment's bytes, used again for the next.
@@ -46,7 +46,7 @@ struct Recovery<'a> {
 }
 
 /// Opens whatever is in the folder. Its lock must be held.
-pub(crate) fn open(folder: &Path, options: &Options) -> Result<Found, OpenError> {
+pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, OpenError> {
     let owned = || folder.to_owned();
     let failed = |doing| {
         move |source| OpenError::Io {
@@ -76,7 +76,7 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<Found, OpenError>
         slots: Slots::new(disk, &log_folder, options.segment_bytes, least_free),
         chain: BTreeMap::new(),
         next_number: 1,
-        report: Report::default(),
+        report: OpenReport::default(),
         foreign: None,
         buffer: Vec::new(),
     };
@@ -150,13 +150,13 @@ impl Recovery<'_> {
         self.next_number = self.next_number.max(number.saturating_add(1));
         let segments = &mut self.index.segments.all;
         match header.state {
-            State::Free if is_whole => self.slots.keep(file, true),
-            State::Free => self.slots.remove(&file)?,
+            SegmentState::Free if is_whole => self.slots.keep(file, true),
+            SegmentState::Free => self.slots.remove(&file)?,
             _ if segments.contains_key(&number) => {
                 return self.put_aside(&file, "is a double of another");
             }
             state => {
-                let is_body = state == State::Body;
+                let is_body = state == SegmentState::Body;
                 segments.insert(number, Segment::new(Arc::clone(&file), is_body));
                 let (path, was, length) = (file.path.display(), header.length, file.length);
                 if length < was && !is_body {
@@ -309,7 +309,7 @@ impl Recovery<'_> {
             });
             let is_newer = |(_, frame): (u64, FrameHeader)| frame.commit > header.first_commit;
             if let Some((commit, body)) = body {
-                let place = Place::new(segment, at, commit);
+                let place = FramePlace::new(segment, at, commit);
                 if self.index.apply(body, place).is_err() {
                     self.damaged(segment, (at, end), &bytes);
                 }
@@ -355,7 +355,7 @@ impl Recovery<'_> {
         self.report.lost(line);
     }
 
-    fn finish(self) -> Found {
+    fn finish(self) -> RecoveredStore {
         let Self {
             mut index,
             slots,
@@ -382,7 +382,7 @@ impl Recovery<'_> {
         let tail = &mut index.tail;
         let newest = tail.segment.saturating_add(1).max(self.next_number);
         tail.next_number = tail.next_number.max(newest);
-        Found {
+        RecoveredStore {
             index,
             slots,
             rows,

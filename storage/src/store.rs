@@ -15,14 +15,14 @@ use crate::committer::Committer;
 use crate::disk::{LogFile, lock, lock_folder};
 use crate::extent::Piece;
 use crate::frame::MESSAGE_BYTES;
-use crate::inbox::{Demand, Inbox};
+use crate::handover::{Demand, Handover};
 use crate::index::Index;
-use crate::log::{Log, Slots};
-use crate::pending::{Line, Look};
+use crate::log::{LogWriter, Slots};
+use crate::pending::{Look, PendingQueue};
 use crate::recovery;
 use crate::terms::{
-    OpenError, Options, Progress, QueueId, ReadError, Recovered, Report, Sequence, Settled,
-    Stopped, Stored, Ticket, Urgency,
+    OpenError, OpenReport, Options, QueueId, ReadError, Recovered, Sequence, Settled, Stopped,
+    StoreEvent, Stored, Ticket, Urgency,
 };
 use crate::tidying::Keeper;
 
@@ -31,12 +31,12 @@ use crate::tidying::Keeper;
 pub struct Opened {
     /// The store, running.
     pub store: Store,
-    /// All facts, in the order of their keys.
-    pub facts: Vec<Stored>,
+    /// All definitions, in the order of their keys.
+    pub definitions: Vec<Stored>,
     /// Every queue that has had a message on disk and was not dropped, by rising number.
     pub queues: Vec<Recovered>,
     /// What was repaired.
-    pub report: Report,
+    pub report: OpenReport,
 }
 
 /// A handle to a running store. Clones share it; the last one to go closes it.
@@ -48,7 +48,7 @@ pub struct Store {
 type Running = JoinHandle<Result<(), Stopped>>;
 
 struct Inner {
-    inbox: Arc<Inbox>,
+    handover: Arc<Handover>,
     index: Arc<Mutex<Index>>,
     slots: Arc<Slots>,
     /// The committer, and the lock of the folder, until the store is closed.
@@ -62,13 +62,13 @@ struct Inner {
 /// or while messages up to the limit wait, does not hold commits back any longer.
 #[must_use]
 pub struct Together {
-    inbox: Arc<Inbox>,
+    handover: Arc<Handover>,
     round: u64,
 }
 
 impl Drop for Together {
     fn drop(&mut self) {
-        self.inbox.leave(self.round);
+        self.handover.leave(self.round);
     }
 }
 
@@ -84,7 +84,7 @@ impl Store {
     pub fn open(
         folder: &Path,
         options: Options,
-        progress: impl Fn(Progress) + Send + Sync + 'static,
+        progress: impl Fn(StoreEvent) + Send + Sync + 'static,
     ) -> Result<Opened, OpenError> {
         let held = lock_folder(folder)?;
         let found = recovery::open(folder, &options)?;
@@ -94,15 +94,18 @@ impl Store {
         for line in &found.report.losses {
             tracing::error!("store: {line}");
         }
-        let facts = found.index.definitions.clone().into_iter().collect();
+        let definitions = found.index.definitions.clone().into_iter().collect();
         let queues = found.index.recovered();
         let report = found.report;
-        let inbox = Arc::new(Inbox::new(options.pending_limit_bytes, Box::new(progress)));
+        let handover = Arc::new(Handover::new(
+            options.pending_limit_bytes,
+            Box::new(progress),
+        ));
         let (slots, index) = (Arc::new(found.slots), Arc::new(Mutex::new(found.index)));
         let keeper = Keeper::start(Arc::clone(&slots), Arc::clone(&index), found.rows);
         let started = keeper.and_then(|keeper| {
-            let log = Log::new(Arc::clone(&slots), Arc::clone(&index));
-            let committer = Committer::new(Arc::clone(&inbox), log, keeper, options);
+            let log = LogWriter::new(Arc::clone(&slots), Arc::clone(&index));
+            let committer = Committer::new(Arc::clone(&handover), log, keeper, options);
             let thread = std::thread::Builder::new().name("store".to_owned());
             thread.spawn(move || committer.run())
         });
@@ -111,17 +114,17 @@ impl Store {
             doing: "served",
             source,
         })?;
-        inbox.bell.set_committer(committer.thread());
+        handover.signal.set_committer(committer.thread());
         let running = Mutex::new(Some((committer, held)));
         let inner = Arc::new(Inner {
-            inbox,
+            handover,
             index,
             slots,
             running,
         });
         Ok(Opened {
             store: Self { inner },
-            facts,
+            definitions,
             queues,
             report,
         })
@@ -131,19 +134,19 @@ impl Store {
     /// held while waiting for the store.
     pub fn together(&self) -> Together {
         Together {
-            round: self.inner.inbox.enter(),
-            inbox: Arc::clone(&self.inner.inbox),
+            round: self.inner.handover.enter(),
+            handover: Arc::clone(&self.inner.handover),
         }
     }
 
-    /// Sets a fact. Keys up to 1 KiB, values up to 1 MiB. Asks for a commit at once.
+    /// Sets a definition. Keys up to 1 KiB, values up to 1 MiB. Asks for a commit at once.
     pub fn put(&self, key: &[u8], value: Vec<u8>) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_fact(key, Some(value))
+        self.inner.handover.change_definition(key, Some(value))
     }
 
-    /// Removes a fact, which may be absent. Asks for a commit at once.
+    /// Removes a definition, which may be absent. Asks for a commit at once.
     pub fn remove(&self, key: &[u8]) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_fact(key, None)
+        self.inner.handover.change_definition(key, None)
     }
 
     /// Adds a message of up to 128 MiB, given in parts that are joined. Its sequence is higher than
@@ -155,21 +158,23 @@ impl Store {
         message: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
-        self.inner.inbox.append(queue, sequence, message, urgency)
+        self.inner
+            .handover
+            .append(queue, sequence, message, urgency)
     }
 
     /// Forgets a message that is not needed any more.
     pub fn settle(&self, queue: QueueId, sequence: Sequence) -> Result<Settled, Stopped> {
-        let inbox = &self.inner.inbox;
-        let settled = inbox.change(queue, |line, group, spare| {
-            line.settle(sequence.0, group, spare)
+        let handover = &self.inner.handover;
+        let settled = handover.change(queue, |waiting, batch, spare| {
+            waiting.settle(sequence.0, batch, spare)
         });
         let (ticket, freed) = settled?;
         if let Some(freed) = freed {
-            inbox.release(freed);
+            handover.release(freed);
             return Ok(Settled::Elided);
         }
-        inbox.bell.raise(Demand::Later);
+        handover.signal.raise(Demand::Later);
         Ok(Settled::Recorded(ticket))
     }
 
@@ -180,20 +185,22 @@ impl Store {
         first: Sequence,
         last: Sequence,
     ) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_all(queue, |line, group, spare| {
-            // What is committed in between is in the line until the index has it.
-            let index = lock(&self.inner.index);
-            let known = index.queues.get(&queue.0).map_or(0, |queue| queue.next);
-            line.settle_all((first.0, last.0), known, group, spare)
-        })
+        self.inner
+            .handover
+            .change_all(queue, |waiting, batch, spare| {
+                // What is committed in between waits until the index has it.
+                let index = lock(&self.inner.index);
+                let known = index.queues.get(&queue.0).map_or(0, |queue| queue.next);
+                waiting.settle_all((first.0, last.0), known, batch, spare)
+            })
     }
 
     /// Notes that everything up to here was delivered at least once. It rides along with the next
     /// commit.
     pub fn delivered(&self, queue: QueueId, through: Sequence) {
-        let delivered = |line: &mut Line, _, _: &mut _| line.delivered(through.0);
+        let delivered = |waiting: &mut PendingQueue, _, _: &mut _| waiting.delivered(through.0);
         // Nobody has to know of it once the store has stopped.
-        let _ = self.inner.inbox.change(queue, delivered);
+        let _ = self.inner.handover.change(queue, delivered);
     }
 
     /// Forgets every message up to here.
@@ -203,7 +210,9 @@ impl Store {
 
     /// Forgets a queue. Its number is not used again.
     pub fn drop_queue(&self, queue: QueueId) -> Result<Ticket, Stopped> {
-        self.inner.inbox.change_all(queue, Line::drop_all)
+        self.inner
+            .handover
+            .change_all(queue, PendingQueue::drop_all)
     }
 
     /// Live messages from a sequence on, in order, also those that are not durable yet: up to about
@@ -215,21 +224,21 @@ impl Store {
         from: Sequence,
         limit_bytes: usize,
     ) -> Result<Vec<(Sequence, Bytes)>, ReadError> {
-        self.inner.inbox.check()?;
+        self.inner.handover.check()?;
         // What waits is copied first: a message that is committed in between is seen twice and
         // counted once.
-        let look = self.inner.inbox.look(queue, from, limit_bytes);
+        let look = self.inner.handover.look(queue, from, limit_bytes);
         self.inner.read(queue, (from, limit_bytes), look)
     }
 
     /// Everything up to here is on disk for good.
     pub fn durable(&self) -> Ticket {
-        self.inner.inbox.durable()
+        self.inner.handover.durable()
     }
 
     /// Bytes of messages in memory that wait for their commit.
     pub fn pending_bytes(&self) -> usize {
-        self.inner.inbox.pending_bytes()
+        self.inner.handover.pending_bytes()
     }
 
     /// Bytes that the log occupies on the disk, with the slots that wait for their use.
@@ -327,7 +336,7 @@ impl Inner {
         let Some((committer, folder)) = lock(&self.running).take() else {
             return Ok(());
         };
-        self.inbox.bell.raise(Demand::Close);
+        self.handover.signal.raise(Demand::Close);
         let outcome = committer.join();
         drop(folder);
         outcome.unwrap_or_else(|_| Err(Stopped::because("the committer panicked")))

@@ -57,7 +57,7 @@ pub enum Settled {
 /// crossed the limit, whatever locks that caller holds: note it down and return, and call nothing
 /// of the store's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Progress {
+pub enum StoreEvent {
     /// Everything up to this ticket is durable.
     Durable(Ticket),
     /// The pending bytes have reached their limit: stop reading from publishers of persistent
@@ -89,9 +89,7 @@ pub struct Definitions {
 /// What can be chosen about a store.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes that sled may keep in its cache. 8 MiB.
-    pub cache_bytes: u64,
-    /// Bytes of messages that may wait for their commit before [`Progress::Backlogged`]. 16 MiB.
+    /// Bytes of messages that may wait for their commit before [`StoreEvent::Backlogged`]. 16 MiB.
     pub pending_limit_bytes: usize,
     /// Below this many free bytes on the disk publishers are told to wait. 64 MiB.
     pub least_free_bytes: u64,
@@ -112,7 +110,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 8 << 20,
             pending_limit_bytes: 16 << 20,
             least_free_bytes: 64 << 20,
             compact_from_bytes: 64 << 20,
@@ -145,14 +142,14 @@ pub struct Recovered {
 /// What was done to a folder to open it, a line each, for the log. Empty after a clean stop, and
 /// after most others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct OpenReport {
     /// Repairs, in their order.
     pub repairs: Vec<String>,
     /// What could not be read and was left out; it was kept on disk.
     pub losses: Vec<String>,
 }
 
-impl Report {
+impl OpenReport {
     pub(crate) fn repaired(&mut self, line: impl Into<String>) {
         self.repairs.push(line.into());
     }
@@ -174,7 +171,10 @@ pub enum OpenError {
         holder: Option<u32>,
     },
     /// The folder was written by a newer program.
-    #[error("the store {} has format {found}, this program reads up to {known}: use the newer program", folder.display())]
+    #[error(
+        "the store {} has format {found}, this program reads up to {known}: use the newer program",
+        folder.display()
+    )]
     Newer {
         /// The store's folder.
         folder: PathBuf,
@@ -194,7 +194,11 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The folder holds a store of the first format, which this program cannot read.
-    #[error("the folder {} holds a store of an older format: move it away, or use the program that wrote it", folder.display())]
+    #[error(
+        "the folder {} holds a store of an older format: \
+         move it away, or use the program that wrote it",
+        folder.display()
+    )]
     OldFormat {
         /// The store's folder.
         folder: PathBuf,

@@ -38,7 +38,7 @@ impl Keeper {
         let (wake, woken) = sync_channel(1);
         let (sender, done) = sync_channel(1);
         let is_clean = Arc::new(AtomicBool::new(false));
-        let work = Work {
+        let work = KeeperThread {
             slots,
             index,
             rows,
@@ -71,7 +71,7 @@ impl Keeper {
     }
 }
 
-struct Work {
+struct KeeperThread {
     slots: Arc<Slots>,
     index: Arc<Mutex<Index>>,
     rows: Rows,
@@ -80,7 +80,7 @@ struct Work {
     has_warned: bool,
 }
 
-impl Work {
+impl KeeperThread {
     fn run(mut self, woken: &Receiver<()>) {
         let every = self.rows.options.checkpoint_every;
         // The first segment after an opening seals nothing that the rows lack.
@@ -105,8 +105,8 @@ impl Work {
         }
     }
 
-    /// Marks dead segments free, in rising order. `false` when there are more: readers hold them, or
-    /// the disk failed.
+    /// Marks dead segments free, in rising order. `false` when there are more: readers hold them,
+    /// or the disk failed.
     fn free_dead(&self) -> bool {
         loop {
             let dead = lock(&self.index).segments.take_dead();

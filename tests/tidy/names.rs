@@ -22,16 +22,10 @@ const SHARED: &[(&str, &str)] = &[
         "Table",
         "a field table of AMQP; a session's table of messages",
     ),
-    ("Block", STORE),
-    ("Found", STORE),
-    ("Group", STORE),
-    ("Inbox", STORE),
-    ("Line", STORE),
-    ("Log", STORE),
-    ("Place", STORE),
-    ("Report", STORE),
-    ("Run", STORE),
-    ("State", STORE),
+    ("Inbox", WRAP),
+    ("Line", WRAP),
+    ("Place", WRAP),
+    ("Report", WRAP),
     ("Address", WRAP),
     ("Answer", WRAP),
     ("Attempt", WRAP),
@@ -53,7 +47,6 @@ const SHARED: &[(&str, &str)] = &[
 ];
 /// Each way in is an actor of its own with the same private parts.
 const WAYS: &str = "one for each way into an agent, private to its file";
-const STORE: &str = "to be renamed in the store";
 const WRAP: &str = "to be renamed in the wrap";
 
 /// The names of types that several shipped files define and [`SHARED`] does not explain, and the

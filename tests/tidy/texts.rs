@@ -14,10 +14,8 @@ const STILL_LONG: &[&str] = &[
     "benches/",
     "broker/src/channel/",
     "broker/src/connection/",
-    "broker/src/persist",
     "broker/src/queue/",
     "src/wrap/",
-    "storage/",
     "tests/broker/",
     "tests/session/",
 ];

@@ -23,7 +23,7 @@ fn what_was_appended_is_there_after_a_restart_and_in_order() {
         read_all(&opened.store, QUEUE, 100),
         (1..2_001).collect::<Vec<_>>()
     );
-    assert_eq!(opened.report, storage::Report::default());
+    assert_eq!(opened.report, storage::OpenReport::default());
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_dropped_queue_is_gone_and_the_others_stay() {
 }
 
 #[test]
-fn facts_come_back_in_the_order_of_their_keys() {
+fn definitions_come_back_in_the_order_of_their_keys() {
     let folder = tempfile::tempdir().unwrap();
     let opened = open(folder.path());
     let long = vec![9_u8; 1 << 20];
@@ -219,7 +219,7 @@ fn facts_come_back_in_the_order_of_their_keys() {
         (b"long".to_vec(), long),
         (b"shrunk".to_vec(), b"small".to_vec()),
     ];
-    assert_eq!(opened.facts, expected);
+    assert_eq!(opened.definitions, expected);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use storage::{Options, Progress, QueueId, Sequence, Settled, Store, Ticket, Urgency};
+use storage::{Options, QueueId, Sequence, Settled, Store, StoreEvent, Ticket, Urgency};
 
 use crate::model::{Fate, Model};
 use crate::random::Random;
@@ -65,8 +65,8 @@ fn works_until_it_is_killed() {
         &folder.join("store"),
         options(),
         move |progress| match progress {
-            Progress::Durable(ticket) => note(&heard, &format!("D {}", ticket.number())),
-            Progress::Stopped(stopped) => panic!("{stopped}"),
+            StoreEvent::Durable(ticket) => note(&heard, &format!("D {}", ticket.number())),
+            StoreEvent::Stopped(stopped) => panic!("{stopped}"),
             _ => {}
         },
     );

@@ -33,7 +33,7 @@ fn options(disk: &SimulatedDisk, folder: &Path, segment_bytes: u64) -> Options {
 #[derive(Clone)]
 pub(crate) struct Held {
     live: BTreeMap<QueueId, BTreeSet<u64>>,
-    facts: BTreeMap<Vec<u8>, Vec<u8>>,
+    definitions: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Commits of messages in each session.
     commits: u64,
     segment_bytes: u64,
@@ -54,7 +54,7 @@ pub(crate) fn filled_in(
     let disk = SimulatedDisk::new();
     let mut held = Held {
         live: BTreeMap::new(),
-        facts: BTreeMap::new(),
+        definitions: BTreeMap::new(),
         commits,
         segment_bytes,
     };
@@ -64,9 +64,9 @@ pub(crate) fn filled_in(
         let options = options(&disk, folder.path(), segment_bytes);
         let opened = Store::open(folder.path(), options, |_| {}).unwrap();
         let store = &opened.store;
-        let key = format!("fact {session}").into_bytes();
+        let key = format!("definition {session}").into_bytes();
         wait(store, store.put(&key, b"value".to_vec()).unwrap());
-        held.facts.insert(key, b"value".to_vec());
+        held.definitions.insert(key, b"value".to_vec());
         for commit in 0..commits {
             let mut last = storage::Ticket::NONE;
             let together = store.together();
@@ -101,10 +101,10 @@ pub(crate) fn filled_in(
 pub(crate) struct Found {
     pub(crate) missing: usize,
     pub(crate) returned: usize,
-    pub(crate) missing_facts: usize,
+    pub(crate) missing_definitions: usize,
     /// Something was reported, at the opening or by a read.
     is_reported: bool,
-    pub(crate) report: storage::Report,
+    pub(crate) report: storage::OpenReport,
 }
 
 /// Reads all that can be read of a queue. Bodies must be right. The flag says that a read met
@@ -138,8 +138,8 @@ fn readable(opened: &Opened, queue: QueueId, length: usize) -> (BTreeSet<u64>, b
 /// Opens a damaged store; a loss must be reported.
 pub(crate) fn look(disk: &SimulatedDisk, held: &Held, what: &str) -> Found {
     let found = open_and_read(disk, held, what);
-    if found.missing + found.returned + found.missing_facts > 0 {
-        let is_reported = found.is_reported || found.report != storage::Report::default();
+    if found.missing + found.returned + found.missing_definitions > 0 {
+        let is_reported = found.is_reported || found.report != storage::OpenReport::default();
         assert!(is_reported, "{what}: lost in silence: {found:?}");
     }
     found
@@ -174,10 +174,10 @@ pub(crate) fn open_and_read(disk: &SimulatedDisk, held: &Held, what: &str) -> Fo
     }
     let known: Vec<_> = opened.queues.iter().map(|found| found.queue.0).collect();
     assert!(known.iter().all(|queue| *queue < 3), "{what}: {known:?}");
-    for (key, value) in &opened.facts {
-        assert_eq!(held.facts.get(key), Some(value), "{what}: {key:?}");
+    for (key, value) in &opened.definitions {
+        assert_eq!(held.definitions.get(key), Some(value), "{what}: {key:?}");
     }
-    found.missing_facts = held.facts.len() - opened.facts.len();
+    found.missing_definitions = held.definitions.len() - opened.definitions.len();
     // It takes new work, also in the queues that lost something, and keeps it.
     let next = opened.queues.iter().find(|found| found.queue == QUEUES[1]);
     let next = next.map_or(500, |found| found.next.0.max(500));
@@ -415,7 +415,7 @@ fn a_damaged_or_missing_index_costs_nothing() {
         disk.change_rows(|rows| *rows = damage);
         let found = look(&disk, &held, &format!("index damage {number}"));
         assert_eq!(
-            (found.missing, found.returned, found.missing_facts),
+            (found.missing, found.returned, found.missing_definitions),
             (0, 0, 0),
             "index damage {number}: {found:?}"
         );
@@ -444,7 +444,10 @@ fn damaged_definitions_are_taken_from_the_index_or_reported() {
             let what = format!("definitions.json, byte {at}, index {has_index}");
             let found = look(&disk, &held, &what);
             assert_eq!(found.missing, 0, "{what}: {found:?}");
-            assert!(!has_index || found.missing_facts == 0, "{what}: {found:?}");
+            assert!(
+                !has_index || found.missing_definitions == 0,
+                "{what}: {found:?}"
+            );
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Every byte of a small log flipped, and every length that its files can be cut to.
 //!
-//! Bytes that hold something are flipped one at a time. Those that hold nothing (padding, the rest of
-//! a segment, spare files) are flipped a column of all blocks at a time, which must cost nothing at
-//! all. The segments are as short as they can be, so that this takes seconds; with
+//! Bytes that hold something are flipped one at a time. Those that hold nothing (padding, the rest
+//! of a segment, spare files) are flipped a column of all blocks at a time, which must cost nothing
+//! at all. The segments are as short as they can be, so that this takes seconds; with
 //! `CBROKER_SOAK_DAMAGE` every single length is tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use storage::Report;
+use storage::OpenReport;
 use storage::frame::BLOCK;
 
 use crate::damage::{
@@ -115,7 +115,7 @@ fn bytes_of_a_log_that_hold_nothing_cost_nothing() {
         }
         let found = look(&disk, &small.held, &format!("column {column}"));
         assert_eq!(
-            (found.missing, found.returned, found.missing_facts),
+            (found.missing, found.returned, found.missing_definitions),
             (0, 0, 0)
         );
         // The first bytes of a spare's second block show that its first write was cut short.
@@ -136,10 +136,10 @@ fn a_spare_with_any_byte_in_its_first_block_costs_nothing_but_a_line() {
         disk.replace(path, bytes);
         let found = look(&disk, &small.held, &format!("byte {at} of a spare"));
         assert_eq!(
-            (found.missing, found.returned, found.missing_facts),
+            (found.missing, found.returned, found.missing_definitions),
             (0, 0, 0)
         );
-        assert_ne!(found.report, Report::default(), "byte {at}");
+        assert_ne!(found.report, OpenReport::default(), "byte {at}");
     }
 }
 

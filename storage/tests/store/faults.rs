@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use storage::{Progress, QueueId, Sequence, Store, Urgency};
+use storage::{QueueId, Sequence, Store, StoreEvent, Urgency};
 
 use crate::random::Random;
 use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
@@ -373,7 +373,7 @@ fn fill_disk(disk: &SimulatedDisk) {
 
 /// Publishes until no commit goes through any more. Returns how many messages are durable.
 fn fill_up(store: &Store, disk: &SimulatedDisk) -> u64 {
-    let ticket = store.put(b"fact", b"value".to_vec()).unwrap();
+    let ticket = store.put(b"definition", b"value".to_vec()).unwrap();
     wait(store, ticket);
     fill_disk(disk);
     let mut number = 0;
@@ -561,7 +561,7 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
     });
     let opened = opened.unwrap();
     let mut number = 0;
-    let mut told = |wanted: &Progress| {
+    let mut told = |wanted: &StoreEvent| {
         let until = Instant::now() + LIMIT;
         loop {
             // Each fills its block: compaction would make room of small ones without end.
@@ -575,16 +575,17 @@ fn a_nearly_full_disk_is_reported_before_commits_wait() {
             if progress.try_iter().any(|progress| progress == *wanted) {
                 break;
             }
-            // Slower than the store looks at the disk: it looks about five times before the space is used up.
+            // Slower than the store looks at the disk: it looks about five times before the space
+            // is used up.
             std::thread::sleep(std::time::Duration::from_millis(4));
             assert!(Instant::now() < until, "{wanted:?} was not reported");
         }
     };
     // The first segment is begun before the disk is full.
-    let fact = opened.store.put(b"fact", b"value".to_vec()).unwrap();
-    wait(&opened.store, fact);
+    let definition = opened.store.put(b"definition", b"value".to_vec()).unwrap();
+    wait(&opened.store, definition);
     fill_disk(&disk);
-    told(&Progress::NoRoom);
+    told(&StoreEvent::NoRoom);
     disk.set_free_bytes(u64::MAX);
-    told(&Progress::Room);
+    told(&StoreEvent::Room);
 }

@@ -1,6 +1,6 @@
 //! Valid segments with any records in them, made as `docs/storage.md` describes the format.
 
-use storage::frame::{BLOCK, SegmentHeader, State};
+use storage::frame::{BLOCK, SegmentHeader, SegmentState};
 use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_64_with_seed};
 
 use crate::simulated_disk::SEGMENT_BYTES;
@@ -15,7 +15,7 @@ pub(crate) fn segment(records: &[Vec<u8>]) -> Vec<u8> {
         previous: 0,
         previous_end: 0,
         length: SEGMENT_BYTES,
-        state: State::Log,
+        state: SegmentState::Log,
     };
     let mut bytes = header.encode();
     for (commit, record) in (1..).zip(records) {

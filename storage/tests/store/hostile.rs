@@ -58,7 +58,11 @@ fn pieces(disk: &SimulatedDisk) -> Vec<Vec<u8>> {
 /// Nothing is there but the bodies that were published, whole.
 fn check(disk: &SimulatedDisk, bodies: &[Vec<u8>], is_damaged: bool, what: &str) {
     let (opened, _folder) = open(disk);
-    assert!(opened.facts.is_empty(), "{what}: {:?}", opened.facts);
+    assert!(
+        opened.definitions.is_empty(),
+        "{what}: {:?}",
+        opened.definitions
+    );
     let queues: Vec<_> = opened.queues.iter().map(|found| found.queue).collect();
     assert!(queues.is_empty() || queues == [QUEUE], "{what}: {queues:?}");
     let mut from = Sequence(0);
@@ -80,7 +84,7 @@ fn check(disk: &SimulatedDisk, bodies: &[Vec<u8>], is_damaged: bool, what: &str)
     }
     if !is_damaged {
         assert_eq!(seen, bodies.len(), "{what}");
-        assert_eq!(opened.report, storage::Report::default(), "{what}");
+        assert_eq!(opened.report, storage::OpenReport::default(), "{what}");
     }
 }
 
@@ -133,7 +137,7 @@ fn whole_frames_of_this_store_at_every_alignment_are_only_bodies() {
     let killed = disk.after_kill();
     killed.change_rows(std::collections::BTreeMap::clear);
     let (again, _folder) = open(&killed);
-    assert!(again.facts.is_empty() && again.queues.len() == 1);
+    assert!(again.definitions.is_empty() && again.queues.len() == 1);
     drop(again);
     // Where the chain of frames is broken, the search for the next one meets the bodies.
     for broken in 0..4 {
@@ -170,7 +174,11 @@ fn bodies_in_segments_that_are_used_again_never_come_back_as_frames() {
                 opened.store.settle_all(QUEUE, Sequence(0), last).unwrap(),
             );
             let (again, _folder) = open(&disk.after_kill());
-            assert!(again.facts.is_empty(), "round {round}: {:?}", again.facts);
+            assert!(
+                again.definitions.is_empty(),
+                "round {round}: {:?}",
+                again.definitions
+            );
             assert_eq!(read_ready(&again), 0, "round {round}");
             assert_eq!(again.report.losses, [""; 0], "round {round}");
         }
@@ -295,14 +303,26 @@ proptest! {
 
     #[test]
     fn records_that_are_nearly_right_never_panic(
-        parts in vec((any::<u8>(), any::<[u64; 4]>(), 0_u64..40, vec(any::<u8>(), 0..20), vec((any::<usize>(), any::<u8>()), 0..3)), 1..12),
+        parts in vec(
+            (
+                any::<u8>(),
+                any::<[u64; 4]>(),
+                0_u64..40,
+                vec(any::<u8>(), 0..20),
+                vec((any::<usize>(), any::<u8>()), 0..3),
+            ),
+            1..12,
+        ),
     ) {
         let records: Vec<Vec<u8>> = parts
             .iter()
             .map(|(kind, numbers, small, body, damage)| {
                 // Mostly small numbers, which meet each other; sometimes the largest.
                 let [a, b, c, d] = *numbers;
-                let shrink = |number: u64| if number.is_multiple_of(4) { number } else { number % (small + 1) };
+                let shrink = |number: u64| match number % 4 {
+                    0 => number,
+                    _ => number % (small + 1),
+                };
                 let b = shrink(b).min(u64::MAX - 8);
                 nearly(*kind, [a % 3, b, shrink(c).min(u64::MAX - 8), shrink(d)], body, damage)
             })
@@ -315,7 +335,7 @@ proptest! {
         let disk = SimulatedDisk::new();
         disk.replace(Path::new("log/000001.log"), bytes);
         let (opened, _folder) = open(&disk);
-        prop_assert!(opened.facts.is_empty() && opened.queues.is_empty());
+        prop_assert!(opened.definitions.is_empty() && opened.queues.is_empty());
         fill(&opened.store, QUEUE, 0..3, 10);
         prop_assert_eq!(read_all(&opened.store, QUEUE, 10), [0, 1, 2]);
     }

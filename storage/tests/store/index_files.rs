@@ -33,7 +33,7 @@ fn damage(path: &Path) {
 
 /// Damages every row of a sound index.
 fn damage_rows(index: &Path) {
-    let engine = open_sled(index, 1 << 20).unwrap();
+    let engine = open_sled(index).unwrap();
     let mut changes = Vec::new();
     let mut visit = |key: &[u8], value: Bytes| {
         let flipped = value.iter().map(|byte| byte ^ 1).collect();

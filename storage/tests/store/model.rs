@@ -30,7 +30,7 @@ impl Fate {
     }
 }
 
-/// A fact's value from a ticket on.
+/// A definition's value from a ticket on.
 pub(crate) type Change = (u64, Option<Vec<u8>>);
 
 /// Every message of every queue.
@@ -38,7 +38,7 @@ pub(crate) type Change = (u64, Option<Vec<u8>>);
 pub(crate) struct Model {
     pub(crate) queues: BTreeMap<QueueId, BTreeMap<u64, Fate>>,
     /// Facts with the ticket of their last change, and what they were before it.
-    pub(crate) facts: BTreeMap<Vec<u8>, Vec<Change>>,
+    pub(crate) definitions: BTreeMap<Vec<u8>, Vec<Change>>,
     pub(crate) dropped: BTreeMap<QueueId, u64>,
 }
 
@@ -52,9 +52,9 @@ impl Model {
         for (queue, messages) in &self.queues {
             self.check_queue(opened, *queue, messages, (durable, length_of));
         }
-        for (name, history) in &self.facts {
+        for (name, history) in &self.definitions {
             let found = opened
-                .facts
+                .definitions
                 .iter()
                 .find(|(key, _)| key == name)
                 .map(|(_, value)| value);
@@ -63,7 +63,7 @@ impl Model {
             let is_new = settled.is_none() && found.is_none();
             assert!(
                 is_new || allowed.iter().any(|(_, value)| value.as_ref() == found),
-                "fact {name:?}"
+                "definition {name:?}"
             );
         }
     }

@@ -17,10 +17,13 @@ fn asked(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |number| number.parse().unwrap())
 }
 
-/// Runs a test of this binary as a child with a folder.
+/// Runs a test of this binary as a child with a folder, and with the heap of the program that the
+/// store is part of: one for all threads, and long blocks mapped on their own.
 fn in_a_process(test: &str, folder: &Path) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", test, "--nocapture"]);
+    child.env("MALLOC_ARENA_MAX", "1");
+    child.env("MALLOC_MMAP_THRESHOLD_", (128 << 10).to_string());
     assert!(child.env(FOLDER, folder).status().unwrap().success());
 }
 

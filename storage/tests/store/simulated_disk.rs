@@ -523,7 +523,7 @@ impl Disk for SimulatedDisk {
 /// The rows of the index on a simulated disk.
 struct MemoryEngine(SimulatedDisk);
 
-fn open_index(path: &Path, _cache_bytes: u64) -> Result<Box<dyn Engine>, EngineError> {
+fn open_index(path: &Path) -> Result<Box<dyn Engine>, EngineError> {
     let folder = path.parent().unwrap();
     let disk = locked(&DISKS).get(folder).cloned();
     let disk = disk.ok_or_else(|| EngineError::Broken("no disk is there".to_owned()))?;

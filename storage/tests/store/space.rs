@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
+use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 use crate::support::{LIMIT, body, fill, open, read_all, until, wait};
 
@@ -223,8 +223,8 @@ fn open_noting_shortage(folder: &Path) -> (Opened, Arc<AtomicBool>) {
     let is_short = Arc::new(AtomicBool::new(false));
     let noted = Arc::clone(&is_short);
     let opened = Store::open(folder, small(), move |progress| match progress {
-        Progress::NoRoom => noted.store(true, Ordering::Relaxed),
-        Progress::Room => noted.store(false, Ordering::Relaxed),
+        StoreEvent::NoRoom => noted.store(true, Ordering::Relaxed),
+        StoreEvent::Room => noted.store(false, Ordering::Relaxed),
         _ => {}
     });
     (opened.unwrap(), is_short)

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
+use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
@@ -14,7 +14,7 @@ pub(crate) fn open(folder: &Path) -> Opened {
 }
 
 /// Opens a store; what it tells comes out of the receiver.
-pub(crate) fn open_with(folder: &Path, options: Options) -> (Opened, Receiver<Progress>) {
+pub(crate) fn open_with(folder: &Path, options: Options) -> (Opened, Receiver<StoreEvent>) {
     let (sender, receiver) = sync_channel(1 << 16);
     let opened = Store::open(folder, options, move |progress| {
         drop(sender.try_send(progress));

@@ -1,12 +1,12 @@
-//! What frees space and what keeps work together: bounded pieces, failures that are tried again, and
-//! callers that hold commits back for too long.
+//! What frees space and what keeps work together: bounded pieces, failures that are tried again,
+//! and callers that hold commits back for too long.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use storage::{Opened, Options, Progress, QueueId, Sequence, Store, Ticket, Urgency};
+use storage::{Opened, Options, QueueId, Sequence, Store, StoreEvent, Ticket, Urgency};
 
 use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
 use crate::support::{body, fill, read_all, until, wait};
@@ -21,8 +21,8 @@ fn open(disk: &SimulatedDisk, change: impl FnOnce(Options) -> Options) -> Opened
 }
 
 /// A store with a segment of 4 MiB of which a third is alive, and which is being emptied, with so
-/// many milliseconds of sleep before each write. Returns how many writes there were, and the bytes of
-/// the longest; `durable` hears of every ticket.
+/// many milliseconds of sleep before each write. Returns how many writes there were, and the bytes
+/// of the longest; `durable` hears of every ticket.
 fn compacting(
     disk: &SimulatedDisk,
     slowness: Duration,
@@ -35,7 +35,7 @@ fn compacting(
         ..disk.options(folder.path())
     };
     let opened = Store::open(folder.path(), options, move |progress| {
-        if let Progress::Durable(ticket) = progress {
+        if let StoreEvent::Durable(ticket) = progress {
             durable(ticket);
         }
     });
@@ -220,7 +220,7 @@ fn a_checkpoint_that_is_shorter_than_the_one_before_it_counts() {
     until(|| disk.files().len() < 20, "the segments are free");
     opened.store.close().unwrap();
     let opened = open(&disk, small);
-    assert_eq!(opened.report, storage::Report::default());
+    assert_eq!(opened.report, storage::OpenReport::default());
     assert_eq!(read_all(&opened.store, QUEUE, 9_000), [999]);
     assert_eq!(read_all(&opened.store, OTHER, 30), [0]);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use storage::{
-    Opened, Options, Progress, QueueId, ReadError, Sequence, Settled, Stopped, Store, Ticket,
+    Opened, Options, QueueId, ReadError, Sequence, Settled, Stopped, Store, StoreEvent, Ticket,
     Urgency,
 };
 
@@ -51,7 +51,7 @@ fn noted<T>(diary: &Diary, change: impl FnOnce(&mut Known) -> T) -> T {
 pub(crate) fn open(folder: &std::path::Path, options: Options, diary: &Diary) -> Opened {
     let heard = Arc::clone(diary);
     let opened = Store::open(folder, options, move |progress| {
-        if let Progress::Durable(ticket) = progress {
+        if let StoreEvent::Durable(ticket) = progress {
             noted(&heard, |known| {
                 known.durable = known.durable.max(ticket.number());
             });
@@ -109,7 +109,7 @@ impl Client<'_> {
     fn put(&self, name: &[u8], value: Option<Vec<u8>>) -> Result<Ticket, Stopped> {
         // Until its ticket is known it counts as far away.
         noted(self.diary, |known| {
-            let history = known.model.facts.entry(name.to_vec()).or_default();
+            let history = known.model.definitions.entry(name.to_vec()).or_default();
             history.push((u64::MAX, value.clone()));
         });
         let ticket = match value {
@@ -117,7 +117,7 @@ impl Client<'_> {
             None => self.store.remove(name)?,
         };
         noted(self.diary, |known| {
-            let history = known.model.facts.get_mut(name).unwrap();
+            let history = known.model.definitions.get_mut(name).unwrap();
             history.last_mut().unwrap().0 = ticket.number();
         });
         Ok(ticket)
@@ -148,7 +148,7 @@ impl Client<'_> {
 
     fn round(&self, round: u64, random: &mut Random) -> Result<(), Stopped> {
         let (first, count) = (round * 40, 40);
-        let name = format!("fact {}", round % 3).into_bytes();
+        let name = format!("definition {}", round % 3).into_bytes();
         let value = (round % 4 != 3).then(|| vec![round as u8; 1 + 3_000 * (round as usize % 2)]);
         let mut last = self.put(&name, value)?;
         for number in first..first + count {

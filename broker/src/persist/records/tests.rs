@@ -83,9 +83,13 @@ fn any_fact() -> impl Strategy<Value = Definition> {
     let permission = (name(), name(), name(), name(), name());
     prop_oneof![
         3 => any_topology(),
-        1 => vhost.prop_map(|(name, description, tags)| Definition::Vhost(VhostFact { name, description, tags })),
+        1 => vhost.prop_map(|(name, description, tags)| {
+            Definition::Vhost(VhostFact { name, description, tags })
+        }),
         1 => (name(), octets(40), octets(90), tags())
-            .prop_map(|(name, password, scram, tags)| Definition::User(UserFact { name, password, scram, tags })),
+            .prop_map(|(name, password, scram, tags)| {
+                Definition::User(UserFact { name, password, scram, tags })
+            }),
         1 => (name(), name(), octets(32), any::<u64>()).prop_map(|(id, user, credential, ends_ms)| {
             Definition::Session(SessionFact { id, user, credential, ends_ms })
         }),

@@ -1,10 +1,10 @@
 //! Where every caller leaves its work and the committer finds it.
 //!
-//! The inbox is cut into shards by queue so that connections rarely meet; a cut locks all of them
-//! at once, so that what happened before it in one queue is never committed after what happened
-//! later in another. A ticket is the number of the group that a piece of work falls into. Lock
-//! order: shards by rising index, then the index. A call is one short mutex and one atomic addition;
-//! the committer is woken only when nobody has asked it to yet.
+//! The handover is cut into shards by queue so that connections rarely meet; a cut locks all of
+//! them at once, so that what happened before it in one queue is never committed after what
+//! happened later in another. A ticket is the number of the batch that a piece of work falls into.
+//! Lock order: shards by rising index, then the index. A call is one short mutex and one atomic
+//! addition; the committer is woken only when nobody has asked it to yet.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,34 +14,34 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::disk::lock;
-use crate::pending::{Block, Line, Look, Taken};
-use crate::terms::{Progress, QueueId, Sequence, Stopped, Ticket, Urgency};
+use crate::pending::{Chunk, Look, PendingQueue, Taken};
+use crate::terms::{QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
 
 const SHARDS: usize = 8;
 /// How long a commit waits for work that must not be cut apart.
 const TOGETHER_LATEST: Duration = Duration::from_secs(1);
 
-/// One change of one fact: the new value, or none.
-pub(crate) type FactChange = (Vec<u8>, Option<Vec<u8>>);
+/// One change of one definition: the new value, or none.
+pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
 
 /// What one commit is made of.
 #[derive(Debug, Default)]
-pub(crate) struct Group {
-    /// The last group in it; 0 in one that nobody waits for.
+pub(crate) struct CommitBatch {
+    /// The last batch in it; 0 in one that nobody waits for.
     pub(crate) through: u64,
     pub(crate) queues: Vec<(QueueId, Arc<Taken>)>,
-    pub(crate) facts: Vec<FactChange>,
+    pub(crate) definitions: Vec<DefinitionChange>,
     /// Something in it must not be cut apart.
     pub(crate) is_whole: bool,
 }
 
 #[derive(Default)]
 struct Shard {
-    group: u64,
+    batch: u64,
     /// Queues of which something waits.
-    lines: BTreeMap<QueueId, Line>,
-    spare: Vec<Block>,
-    facts: Vec<(u64, FactChange)>,
+    queues: BTreeMap<QueueId, PendingQueue>,
+    spare: Vec<Chunk>,
+    definitions: Vec<(u64, DefinitionChange)>,
 }
 
 /// Callers whose work must not be cut apart: they hold commits back.
@@ -55,9 +55,9 @@ struct Holders {
 }
 
 /// Everything that callers and the committer share.
-pub(crate) struct Inbox {
+pub(crate) struct Handover {
     shards: [Mutex<Shard>; SHARDS],
-    pub(crate) bell: Bell,
+    pub(crate) signal: CommitSignal,
     pending: AtomicUsize,
     limit: usize,
     is_backlogged: AtomicBool,
@@ -70,14 +70,14 @@ pub(crate) struct Inbox {
     /// Something since the last take must not be cut apart.
     is_whole: AtomicBool,
     stopped: OnceLock<Stopped>,
-    pub(crate) progress: Box<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) progress: Box<dyn Fn(StoreEvent) + Send + Sync>,
 }
 
-impl Inbox {
-    pub(crate) fn new(limit: usize, progress: Box<dyn Fn(Progress) + Send + Sync>) -> Self {
-        let inbox = Self {
+impl Handover {
+    pub(crate) fn new(limit: usize, progress: Box<dyn Fn(StoreEvent) + Send + Sync>) -> Self {
+        let handover = Self {
             shards: Default::default(),
-            bell: Bell::default(),
+            signal: CommitSignal::default(),
             pending: AtomicUsize::new(0),
             limit,
             is_backlogged: AtomicBool::new(false),
@@ -89,9 +89,9 @@ impl Inbox {
             stopped: OnceLock::new(),
             progress,
         };
-        // Group 0 is always durable.
-        let _ = inbox.cut();
-        inbox
+        // Batch 0 is always durable.
+        let _ = handover.cut();
+        handover
     }
 
     fn shard(&self, queue: QueueId) -> MutexGuard<'_, Shard> {
@@ -106,7 +106,7 @@ impl Inbox {
     /// Latches the failure, first one wins, and announces it.
     pub(crate) fn stop(&self, stopped: &Stopped) {
         if self.stopped.set(stopped.clone()).is_ok() {
-            (self.progress)(Progress::Stopped(stopped.clone()));
+            (self.progress)(StoreEvent::Stopped(stopped.clone()));
         }
     }
 
@@ -120,17 +120,17 @@ impl Inbox {
     pub(crate) fn change<T: Default>(
         &self,
         queue: QueueId,
-        change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> T,
+        change: impl FnOnce(&mut PendingQueue, u64, &mut Vec<Chunk>) -> T,
     ) -> Result<(Ticket, T), Stopped> {
         self.check()?;
         let shard = &mut *self.shard(queue);
-        let line = shard.lines.entry(queue).or_default();
-        let outcome = if line.is_dropped() {
+        let waiting = shard.queues.entry(queue).or_default();
+        let outcome = if waiting.is_dropped() {
             T::default()
         } else {
-            change(line, shard.group, &mut shard.spare)
+            change(waiting, shard.batch, &mut shard.spare)
         };
-        Ok((Ticket(shard.group), outcome))
+        Ok((Ticket(shard.batch), outcome))
     }
 
     pub(crate) fn append(
@@ -140,14 +140,14 @@ impl Inbox {
         parts: &[&[u8]],
         urgency: Urgency,
     ) -> Result<Ticket, Stopped> {
-        let (ticket, pending) = self.change(queue, |line, group, spare| {
-            let added = line.append(sequence.0, (parts, urgency), group, spare);
+        let (ticket, pending) = self.change(queue, |waiting, batch, spare| {
+            let added = waiting.append(sequence.0, (parts, urgency), batch, spare);
             // Counted before the shard is free: nobody can release these bytes earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
         let is_urgent = urgency == Urgency::Confirmed || pending * 2 > self.limit;
         let demand = if is_urgent { Demand::Now } else { Demand::Soon };
-        self.bell.raise(demand);
+        self.signal.raise(demand);
         if pending >= self.limit && !self.is_backlogged.load(Ordering::Relaxed) {
             self.announce_crossing();
         }
@@ -158,39 +158,39 @@ impl Inbox {
     pub(crate) fn change_all(
         &self,
         queue: QueueId,
-        change: impl FnOnce(&mut Line, u64, &mut Vec<Block>) -> usize,
+        change: impl FnOnce(&mut PendingQueue, u64, &mut Vec<Chunk>) -> usize,
     ) -> Result<Ticket, Stopped> {
         let (ticket, freed) = self.change(queue, change)?;
         self.release(freed);
-        self.bell.raise(Demand::Now);
+        self.signal.raise(Demand::Now);
         Ok(ticket)
     }
 
-    /// Sets a fact, or removes it.
-    pub(crate) fn change_fact(
+    /// Sets a definition, or removes it.
+    pub(crate) fn change_definition(
         &self,
         key: &[u8],
         value: Option<Vec<u8>>,
     ) -> Result<Ticket, Stopped> {
         self.check()?;
         let mut shard = self.shard(QueueId(0));
-        let group = shard.group;
-        shard.facts.push((group, (key.to_vec(), value)));
-        self.bell.raise(Demand::Now);
-        Ok(Ticket(group))
+        let batch = shard.batch;
+        shard.definitions.push((batch, (key.to_vec(), value)));
+        self.signal.raise(Demand::Now);
+        Ok(Ticket(batch))
     }
 
     /// What waits of a queue, as a reader needs it.
     pub(crate) fn look(&self, queue: QueueId, from: Sequence, limit_bytes: usize) -> Look {
         let shard = self.shard(queue);
         let look = shard
-            .lines
+            .queues
             .get(&queue)
-            .map(|line| line.look(from, limit_bytes));
+            .map(|waiting| waiting.look(from, limit_bytes));
         look.unwrap_or_default()
     }
 
-    /// Closes the group that gathers and returns its number, and how soon it was wanted. Everything
+    /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything
     /// later falls into the next one.
     pub(crate) fn cut(&self) -> (u64, Demand) {
         // Held until the cut is over: nobody enters in between.
@@ -199,14 +199,14 @@ impl Inbox {
         if std::mem::take(&mut holders.has_entered) {
             self.is_whole.store(true, Ordering::Release);
         }
-        // Reset under all locks: work that comes later asks again, earlier work is in the group
+        // Reset under all locks: work that comes later asks again, earlier work is in the batch
         // that was cut.
-        let demand = self.bell.answer();
-        let group = shards[0].group;
+        let demand = self.signal.answer();
+        let batch = shards[0].batch;
         for shard in &mut shards {
-            shard.group = group + 1;
+            shard.batch = batch + 1;
         }
-        (group, demand)
+        (batch, demand)
     }
 
     /// Waits until no caller holds commits back, for a while: neither a caller that is stuck nor
@@ -229,7 +229,7 @@ impl Inbox {
         holders
     }
 
-    /// From here to [`leave`](Self::leave) no group is closed. May be nested. Returns what `leave`
+    /// From here to [`leave`](Self::leave) no batch is closed. May be nested. Returns what `leave`
     /// needs.
     pub(crate) fn enter(&self) -> u64 {
         let mut holders = lock(&self.holders);
@@ -246,49 +246,49 @@ impl Inbox {
         }
     }
 
-    /// Takes all work of the groups up to `through`.
-    pub(crate) fn take(&self, through: u64) -> Group {
+    /// Takes all work of the batches up to `through`.
+    pub(crate) fn take(&self, through: u64) -> CommitBatch {
         let is_whole = self.is_whole.swap(false, Ordering::AcqRel);
-        let (mut queues, mut facts) = (Vec::new(), Vec::new());
+        let (mut queues, mut definitions) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             let mut shard = lock(shard);
-            shard.lines.retain(|queue, line| {
-                queues.extend(line.take(through).map(|taken| (*queue, taken)));
-                !line.is_idle()
+            shard.queues.retain(|queue, waiting| {
+                queues.extend(waiting.take(through).map(|taken| (*queue, taken)));
+                !waiting.is_idle()
             });
-            let ready = shard.facts.partition_point(|(of, _)| *of <= through);
-            facts.extend(shard.facts.drain(..ready).map(|(_, change)| change));
+            let ready = shard.definitions.partition_point(|(of, _)| *of <= through);
+            definitions.extend(shard.definitions.drain(..ready).map(|(_, change)| change));
         }
-        Group {
+        CommitBatch {
             through,
             queues,
-            facts,
+            definitions,
             is_whole,
         }
     }
 
-    /// Makes a group durable in the eyes of everybody and gives its memory back.
-    pub(crate) fn finish(&self, group: Group) {
-        if group.through == 0 {
+    /// Makes a batch durable in the eyes of everybody and gives its memory back.
+    pub(crate) fn finish(&self, batch: CommitBatch) {
+        if batch.through == 0 {
             return;
         }
         let mut freed = 0;
-        for (queue, taken) in group.queues {
+        for (queue, taken) in batch.queues {
             let shard = &mut *self.shard(queue);
-            if let Entry::Occupied(mut line) = shard.lines.entry(queue) {
-                line.get_mut().committed(group.through);
-                if line.get().is_idle() {
-                    line.remove();
+            if let Entry::Occupied(mut waiting) = shard.queues.entry(queue) {
+                waiting.get_mut().committed(batch.through);
+                if waiting.get().is_idle() {
+                    waiting.remove();
                 }
             }
-            freed += taken.blocks.iter().map(Block::charge).sum::<usize>();
-            let blocks = Arc::into_inner(taken).map(|taken| taken.blocks);
-            for block in blocks.into_iter().flatten() {
-                block.recycle(&mut shard.spare);
+            freed += taken.chunks.iter().map(Chunk::charge).sum::<usize>();
+            let chunks = Arc::into_inner(taken).map(|taken| taken.chunks);
+            for chunk in chunks.into_iter().flatten() {
+                chunk.recycle(&mut shard.spare);
             }
         }
-        self.durable.store(group.through, Ordering::Release);
-        (self.progress)(Progress::Durable(Ticket(group.through)));
+        self.durable.store(batch.through, Ordering::Release);
+        (self.progress)(StoreEvent::Durable(Ticket(batch.through)));
         self.release(freed);
     }
 
@@ -317,9 +317,9 @@ impl Inbox {
         let pending = self.pending_bytes();
         if was_backlogged && pending <= self.limit / 2 {
             self.is_backlogged.store(false, Ordering::SeqCst);
-            (self.progress)(Progress::Drained);
+            (self.progress)(StoreEvent::Drained);
         } else if !was_backlogged && pending >= self.limit {
-            (self.progress)(Progress::Backlogged);
+            (self.progress)(StoreEvent::Backlogged);
         } else {
             self.is_backlogged.store(was_backlogged, Ordering::SeqCst);
         }
@@ -348,12 +348,12 @@ impl Demand {
 
 /// What callers ask of the committer, and its thread, which they wake.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
+pub(crate) struct CommitSignal {
     demand: AtomicU8,
     committer: OnceLock<Thread>,
 }
 
-impl Bell {
+impl CommitSignal {
     /// Says which thread is to be woken, before anybody asks.
     pub(crate) fn set_committer(&self, thread: &Thread) {
         let _ = self.committer.set(thread.clone());
