@@ -10,7 +10,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statfs, statvfs,
+};
 
 use crate::terms::OpenError;
 
@@ -51,6 +53,8 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// Free bytes; 0 where nothing can be written, `u64::MAX` where the system does not say.
     fn free_bytes(&self, path: &Path) -> u64;
+    /// Whether what was written is surely overwritten where it lies, also on a full disk.
+    fn writes_in_place(&self, path: &Path) -> bool;
 }
 
 /// The operating system's files.
@@ -132,6 +136,11 @@ impl Disk for FileDisk {
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn writes_in_place(&self, path: &Path) -> bool {
+        // ext4 and xfs; btrfs writes nothing over what was written.
+        statfs(path).is_ok_and(|found| [0xEF53, 0x5846_5342].contains(&found.f_type))
     }
 
     fn free_bytes(&self, path: &Path) -> u64 {

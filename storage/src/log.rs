@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::disk::{Disk, LogFile, is_no_room, lock};
+use crate::disk::{Disk, LogFile, is_no_room, lock, to_usize};
 use crate::extent::{Extent, Segment};
 use crate::frame::{
     BLOCK, BODY_AT, FrameBuilder, Heads, Secret, SegmentHeader, SegmentState, group_crc, padded,
@@ -20,6 +20,10 @@ use crate::index::{FramePlace, Index, Tail};
 /// Never-written slots that messages leave to what frees space. Two, because an opening takes one
 /// before it can free another.
 const RESERVED: usize = 2;
+/// A frame of one block in a slot that was never written takes so many bytes with it, the rest
+/// zeros: the sync of a block that was never written also changes the extents of its file, and
+/// takes twice as long. Only where a written block can be written again at 0 bytes free.
+const AHEAD_BYTES: u64 = 64 * 1024;
 /// Slots used before that are kept for the next segments.
 const KEPT_FREE: usize = 4;
 
@@ -29,6 +33,8 @@ pub(crate) struct Slots {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) folder: PathBuf,
     pub(crate) segment_bytes: u64,
+    /// Zeros may be written ahead.
+    writes_in_place: bool,
     /// Below this many free bytes no slot is created.
     least_free_bytes: u64,
     /// Those that were never written come first: they take writes on every file system when it is
@@ -53,8 +59,10 @@ pub(crate) enum Purpose {
 
 impl Slots {
     pub(crate) fn new(disk: Arc<dyn Disk>, folder: &Path, bytes: u64, least_free: u64) -> Self {
+        let writes_in_place = disk.writes_in_place(folder);
         Self {
             disk,
+            writes_in_place,
             folder: folder.to_owned(),
             segment_bytes: bytes,
             least_free_bytes: least_free,
@@ -138,23 +146,28 @@ impl Slots {
         lock(&self.ready).len() >= RESERVED
     }
 
-    /// A slot for a new segment; `true` when it is of the reserve, taken because no other can be
-    /// had.
-    fn take(&self, length: u64, purpose: Purpose) -> io::Result<(Arc<LogFile>, bool)> {
+    /// A slot for a new segment: its file, and up to where that was written before; `true` when it
+    /// is of the reserve, taken because no other can be had.
+    fn take(&self, length: u64, purpose: Purpose) -> io::Result<(Arc<LogFile>, u64, bool)> {
         let is_long = length > self.segment_bytes;
         if !is_long && self.ready_bytes().0 > 0 {
-            return Ok((self.pop()?, false));
+            let (file, written) = self.pop()?;
+            return Ok((file, written, false));
         }
         match self.create_slot(length.max(self.segment_bytes)) {
-            Err(_) if purpose == Purpose::Relief && !is_long => Ok((self.pop()?, true)),
-            created => Ok((created?, false)),
+            Err(_) if purpose == Purpose::Relief && !is_long => {
+                let (file, written) = self.pop()?;
+                Ok((file, written, true))
+            }
+            created => Ok((created?, 0, false)),
         }
     }
 
-    fn pop(&self) -> io::Result<Arc<LogFile>> {
+    fn pop(&self) -> io::Result<(Arc<LogFile>, u64)> {
         let slot = lock(&self.ready).pop();
-        let full = || io::ErrorKind::StorageFull.into();
-        slot.map(|(file, _)| file).ok_or_else(full)
+        let (file, was_written) = slot.ok_or(io::ErrorKind::StorageFull)?;
+        let written = if was_written { file.length } else { 0 };
+        Ok((file, written))
     }
 
     /// Marks a dead segment free and keeps its slot, or removes a file that is not used again.
@@ -186,6 +199,8 @@ fn salt() -> io::Result<[u8; 16]> {
 struct Active {
     file: Arc<LogFile>,
     secret: Secret,
+    /// Up to here the file was written before.
+    written: u64,
     /// It was taken from the reserve: only what frees space is written to it until the reserve is
     /// whole again.
     is_reserve: bool,
@@ -246,7 +261,7 @@ impl LogWriter {
         match self.try_write(frame, purpose) {
             Err(error) if !is_no_room(&error) => {
                 let segment = self.tail.segment;
-                tracing::error!(segment, %error, "the log cannot be written; a new segment is tried");
+                tracing::error!(segment, %error, "the log failed; a new segment is tried");
                 self.active = None;
                 let again = self.try_write(frame, purpose);
                 again.map_err(|_| io::Error::other(error.to_string()))
@@ -284,13 +299,23 @@ impl LogWriter {
     }
 
     fn append(&mut self, frame: &mut FrameBuilder, commit: u64) -> io::Result<u64> {
-        let Some(Active { file, secret, .. }) = &self.active else {
+        let Some(active) = &mut self.active else {
             return Err(io::Error::other("no segment is being written"));
         };
-        let (segment, offset) = (self.tail.segment, self.tail.end);
-        let bytes = frame.seal(secret, segment, offset, commit);
+        let (segment, offset, file) = (self.tail.segment, self.tail.end, &active.file);
+        let mut bytes = frame.seal(&active.secret, segment, offset, commit);
+        let end = offset + bytes.len() as u64;
+        let mut ahead = Vec::new();
+        let is_new = self.slots.writes_in_place && end > active.written;
+        if is_new && bytes.len() as u64 == BLOCK {
+            ahead.extend_from_slice(bytes);
+            let rest = file.length.saturating_sub(offset);
+            ahead.resize(to_usize(AHEAD_BYTES.min(rest)), 0);
+            bytes = &ahead;
+        }
         file.write(bytes, offset)?;
-        self.tail.end += bytes.len() as u64;
+        active.written = active.written.max(offset + bytes.len() as u64);
+        self.tail.end = end;
         Ok(offset)
     }
 
@@ -303,7 +328,7 @@ impl LogWriter {
     ) -> io::Result<u64> {
         let mut snapshot = FrameBuilder::of(&lock(&self.index).snapshot());
         let length = BLOCK + snapshot.stride() + frame.stride();
-        let (file, is_reserve) = self.slots.take(padded(length), purpose)?;
+        let (file, before, is_reserve) = self.slots.take(padded(length), purpose)?;
         let segment = self.tail.next_number;
         let header = SegmentHeader {
             number: segment,
@@ -334,6 +359,7 @@ impl LogWriter {
         self.active = Some(Active {
             file,
             secret,
+            written: before.max(self.tail.end),
             is_reserve,
         });
         self.is_sealed = false;

@@ -515,6 +515,10 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    fn writes_in_place(&self, _path: &Path) -> bool {
+        true
+    }
+
     fn free_bytes(&self, _path: &Path) -> u64 {
         locked(&self.state).free_bytes.unwrap_or(u64::MAX)
     }

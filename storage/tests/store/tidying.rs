@@ -79,7 +79,7 @@ fn compaction_writes_pieces_that_no_confirm_waits_for_long() {
     );
     let longest = longest.load(Ordering::SeqCst);
     assert!(
-        (4_096..64 << 10).contains(&longest),
+        (4_096..=64 << 10).contains(&longest),
         "{longest} bytes in one write"
     );
     let live: Vec<u64> = (0..2_700).step_by(3).collect();
@@ -223,4 +223,26 @@ fn a_checkpoint_that_is_shorter_than_the_one_before_it_counts() {
     assert_eq!(opened.report, storage::OpenReport::default());
     assert_eq!(read_all(&opened.store, QUEUE, 9_000), [999]);
     assert_eq!(read_all(&opened.store, OTHER, 30), [0]);
+}
+
+/// The sync of a block that was never written waits for the journal of the file system.
+#[test]
+fn a_lone_commit_in_a_new_slot_writes_zeros_ahead_for_the_next_ones() {
+    let disk = SimulatedDisk::new();
+    let long = |options| Options {
+        segment_bytes: 1 << 20,
+        ..options
+    };
+    let opened = open(&disk, long);
+    fill(&opened.store, QUEUE, 0..1, 30);
+    let before = disk.written();
+    for number in 1..=33 {
+        fill(&opened.store, QUEUE, number..number + 1, 30);
+    }
+    // The first, the seventeenth and the last of them take 64 KiB, the others a block.
+    assert_eq!(disk.written() - before, (3 * 16 + 30) * 4_096);
+    let again = open(&disk.after_kill(), long);
+    assert_eq!(again.report, storage::OpenReport::default());
+    let all: Vec<u64> = (0..34).collect();
+    assert_eq!(read_all(&again.store, QUEUE, 30), all);
 }
