@@ -51,6 +51,12 @@ def is_once(room, mark):
         raise Wrong("doubled without its mark", f"read {total} times, {bare} without a mark")
 
 
+def in_conversation(room, mark, first):
+    """The message was read by the conversation in which the person said `first`."""
+    if first not in room.seen(mark)[0]["tags"]:
+        raise Wrong("a key that nobody meant", "read by another session")
+
+
 def kept(room, draft, remove=None):
     """The draft is as it was typed; it is removed then."""
     is_kept = room.wait(lambda screen: room.agent.box(screen) == draft, 10)
@@ -74,8 +80,7 @@ def close(room, text, *keys):
         for key in keys:
             room.keys(key)
             time.sleep(0.3)
-        # An answered question stands in the history.
-        if room.wait(lambda screen: text not in screen or "User answered" in screen, 8):
+        if room.wait(lambda screen: text not in screen, 8):
             return
     raise Wrong("not played", f"{text!r} does not close: {room.screen()[-400:]}")
 

@@ -255,18 +255,20 @@ class Room:
         return "inbox: " + " ".join(self.run("inbox", "peer").split())
 
     def waiting(self):
-        """Messages that are still in the queue, with or without a session."""
+        """Messages that are still in the queue, or held by the session."""
         said = self.run("list", "--json")
         # A row for each session of the name: they have one queue.
         rows = json.loads(said) if said.startswith("[") else []
-        return max((row["pending"] for row in rows if row["name"] == "peer"), default=0)
+        rows = [row for row in rows if row["name"] == "peer"]
+        return max((row["pending"] for row in rows), default=0) + sum(row["held"] for row in rows)
 
     # The model.
 
     def requests(self):
         try:
             with open(self.path("requests.jsonl")) as file:
-                return [json.loads(line) for line in file if line.endswith("\n")]
+                # The last line may still be being written.
+                return [json.loads(line) for line in file.read().split("\n")[:-1]]
         except FileNotFoundError:
             return []
 

@@ -3,7 +3,7 @@ import random
 import signal
 import time
 
-from checks import CLAUDE, close, kept, once, opened, scene, send, tag, untouched
+from checks import CLAUDE, close, in_conversation, kept, once, opened, scene, send, tag, untouched
 from scenes import small_window
 from tally import Wrong
 
@@ -23,10 +23,12 @@ def dialog_escaped(room):
 def question(room):
     mark = tag()
     room.work_on("ASK")
-    opened(room, "Which one?")
+    # The question itself stays in the history.
+    shown = "2. Beta"
+    opened(room, shown)
     send(room, mark)
-    untouched(room, mark, "Which one?")
-    close(room, "Which one?", "Enter")
+    untouched(room, mark, shown)
+    close(room, shown, "Enter")
     once(room, mark)
 
 
@@ -129,14 +131,15 @@ def compact(room):
 
 @scene(CLAUDE, fresh=True)
 def subagent_view(room):
-    mark = tag()
-    room.work_on("TASK{SLOW8}")
+    first, mark = tag(), tag()
+    room.work_on(first + " TASK{SLOW8}")
     time.sleep(2.5)
     for key in ("Down", "Down", "Enter"):
         room.keys(key)
         time.sleep(0.3)
     send(room, mark)
     once(room, mark)
+    in_conversation(room, mark, first)
     room.keys("Escape")
 
 
@@ -179,8 +182,8 @@ def refused(room):
 @scene(CLAUDE, fresh=True)
 def agents_view(room):
     """The session moves to a process of its own; a message must not become a new session."""
-    mark = tag()
-    room.work_on("a first word")
+    first, mark = tag(), tag()
+    room.work_on(first)
     opened(room, "OK")
     room.at_rest()
     time.sleep(1)
@@ -196,14 +199,18 @@ def agents_view(room):
         # Where nothing leads into the new process, it waits, and outlives this session.
         if room.until(lambda: room.wrap() is None):
             room.start()
+            first = mark
     once(room, mark)
+    in_conversation(room, mark, first)
 
 
-# As root, Claude Code takes the option only where it is told that this is a sandbox.
-@scene(CLAUDE, fresh=True, arguments=["--permission-mode", "bypassPermissions"],
-       environment={"IS_SANDBOX": "1"})
-def bypass(room):
-    """A session that asks for no permissions: at rest, with a draft, and between two tools."""
+# As root, Claude Code takes the mode only where it is told that this is a sandbox.
+BYPASS = {"arguments": ["--permission-mode", "bypassPermissions"],
+          "environment": {"IS_SANDBOX": "1"}}
+
+
+def without_permissions(room):
+    """At rest, with a draft, and between two tools."""
     first, second, third = tag(), tag(), tag()
     send(room, first)
     once(room, first)
@@ -215,6 +222,18 @@ def bypass(room):
     time.sleep(1)
     send(room, third, "--when", "next")
     once(room, third)
+
+
+@scene(CLAUDE, fresh=True, **BYPASS)
+def bypass(room):
+    """A session that asks for no permissions."""
+    without_permissions(room)
+
+
+@scene(CLAUDE, options=("--delivery", "inbox"), fresh=True, **BYPASS)
+def bypass_inbox(room):
+    """It holds what comes by its inbox from a process that is not its child."""
+    without_permissions(room)
 
 
 def slowly(room, keys, pause):
