@@ -100,7 +100,22 @@ async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     // Longer than a text may take that nothing is seen of.
-    let nothing = tokio::time::timeout(SEEN_WITHIN * 2, stage.reports.recv()).await;
+    let longer = SEEN_WITHIN + Duration::from_secs(1);
+    let nothing = tokio::time::timeout(longer, stage.reports.recv()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
+    assert_eq!(stage.said().await, Report::InContext(7));
+}
+
+#[tokio::test]
+async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
+    let mut stage = Stage::new();
+    let socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, Report::Open);
+    stage.deliver(7);
+    let line = line_of(&socket).await;
+    let nothing = tokio::time::timeout(Duration::from_secs(3), stage.reports.recv()).await;
     assert!(nothing.is_err(), "{nothing:?}");
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
     assert_eq!(stage.said().await, Report::InContext(7));
