@@ -23,8 +23,8 @@ class Agent:
     dialog, allow, refuse = "", "Enter", "Escape"
     # Keys that clear the input box.
     clear = "C-u"
-    # Seconds until a turn has begun, on a busy machine.
-    patience = 45
+    # Seconds until a turn has begun, on a machine that is busy with much else.
+    patience = 120
 
     def environment(self, room):
         return {}
@@ -105,8 +105,6 @@ enabled = false
 class Opencode(Agent):
     name, prompt, busy = "opencode", re.compile("┃.*\n.*╹|Ask anything"), "esc interrupt"
     dialog, command = "ermission required", ["run", "--", "opencode"]
-    # Its first turn without a network takes long.
-    patience = 90
 
     def environment(self, room):
         return {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
