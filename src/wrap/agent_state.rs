@@ -463,7 +463,11 @@ impl AgentState {
 
     fn by_prompt(&self, now: Instant) -> Verdict {
         let has_hooks = !self.is_screen_only(now);
-        if !self.is_suspended && (!self.takes_paste || (has_hooks && self.turn == Turn::Unknown)) {
+        let asks = self.turn == Turn::Unknown && self.reading.dialog.is_some();
+        if !self.is_suspended
+            && !asks
+            && (!self.takes_paste || (has_hooks && self.turn == Turn::Unknown))
+        {
             let again = self
                 .first_prompt
                 .filter(|_| has_hooks)

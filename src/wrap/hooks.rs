@@ -6,6 +6,7 @@
 //!
 //! Relies on tokio for the socket and on `serde_json` for what the hooks say.
 
+mod origin;
 mod waiter;
 
 use std::fmt::Write as _;
@@ -23,8 +24,9 @@ use super::ways::claude_inbox::Address;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
+use origin::Origins;
 pub(super) use waiter::Waiter;
 
 /// Larger than the client sends.
@@ -49,8 +51,8 @@ pub(super) enum Told {
     WaiterGone(u64),
     /// The submission stands in the transcript as read by the model.
     InContext(u64),
-    /// A hook of the person's refused the submission.
-    Refused(u64),
+    /// A hook of the person's refused the submission, and why.
+    Refused(u64, String),
     /// The waiter was gone before it had the submission.
     NotTaken(u64),
     /// The waiter had it, and the transcript never said that the agent accepted it.
@@ -71,6 +73,7 @@ impl Hooks {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let (tell, told) = mpsc::channel(256);
+        let origins = Arc::new(Mutex::new(Origins::default()));
         let token = Arc::new(token);
         let task = tokio::spawn(async move {
             let mut number = 0;
@@ -78,7 +81,12 @@ impl Hooks {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         number += 1;
-                        tokio::spawn(serve(stream, Arc::clone(&token), number, tell.clone()));
+                        let caller = Caller {
+                            token: Arc::clone(&token),
+                            origins: Arc::clone(&origins),
+                            number,
+                        };
+                        tokio::spawn(serve(stream, caller, tell.clone()));
                     }
                     // No descriptor is free, for one; that passes.
                     Err(_) => tokio::time::sleep(AGAIN).await,
@@ -170,12 +178,30 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }
 
-async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mpsc::Sender<Told>) {
+/// What a connection of a hook is checked against.
+struct Caller {
+    token: Arc<String>,
+    origins: Arc<Mutex<Origins>>,
+    /// Its number in this session.
+    number: u64,
+}
+
+impl Caller {
+    /// Whether a hook of this process speaks of the session. In the order of the calls.
+    async fn holds_session(&self, pid: Option<i32>, transcript: Option<PathBuf>) -> bool {
+        let mut origins = Arc::clone(&self.origins).lock_owned().await;
+        let asked =
+            tokio::task::spawn_blocking(move || origins.holds_session(pid, transcript.as_deref()));
+        asked.await.unwrap_or_default()
+    }
+}
+
+async fn serve(mut stream: UnixStream, caller: Caller, tell: mpsc::Sender<Told>) {
     let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
         return;
     };
     let mut parts = message.splitn(4, |&byte| byte == b'\n');
-    if !is_same(token.as_bytes(), parts.next().unwrap_or_default()) {
+    if !is_same(caller.token.as_bytes(), parts.next().unwrap_or_default()) {
         return;
     }
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
@@ -187,10 +213,20 @@ async fn serve(mut stream: UnixStream, token: Arc<String>, number: u64, tell: mp
         .next()
         .and_then(|input| serde_json::from_slice(input).ok())
         .unwrap_or_default();
+    let pid = inbox.pid.parse().ok();
+    if !caller.holds_session(pid, transcript_of(&input)).await {
+        return;
+    }
     if name == hook::WAIT {
-        waiter::wait(stream, number, transcript_of(&input), tell).await;
+        let waits = waiter::Waits {
+            number: caller.number,
+            pid,
+            transcript: transcript_of(&input),
+        };
+        waiter::wait(stream, waits, tell).await;
     } else if let Some(event) = understand(&name, &input) {
         let place = Place {
+            pid,
             transcript: transcript_of(&input),
             status_file: own_status::path(&inbox.folder, &inbox.pid),
             inbox: Address::new(&inbox.socket, &inbox.token, &inbox.pid),

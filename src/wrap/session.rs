@@ -182,9 +182,9 @@ impl Session {
                 news = self.post.next() => self.post_arrived(news),
                 told = next_told(&mut self.hooks) => self.handle_hook(told),
                 Some((way, report)) = self.ways.reports.recv() => self.handle_way(way, report),
-                proved = self.proofs.next() => {
-                    for key in proved {
-                        self.deliveries.in_context(key);
+                seen = self.proofs.next() => {
+                    for (key, stage) in seen {
+                        self.handle_proof(key, &stage);
                     }
                 }
                 () = tokio::time::sleep_until(wake), if again.is_some() => {}

@@ -4,7 +4,8 @@
 //!
 //! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it: `SLOWn` makes a turn
 //! of n tenths of a second, `TOOLn` one whose first n tenths are a tool, `ASK{word}` opens a permission dialog whose
-//! approval is logged as `approved word`. `/model` opens a menu. The left arrow opens the agents view, twice the arrow
+//! approval is logged as `approved word`, and `PLAN` the plan dialog, whose approval is `approved plan`. `/model` and
+//! `/resume` open menus, Ctrl-O the transcript. The left arrow opens the agents view, twice the arrow
 //! downwards and Enter a subagent's; Escape leads back.
 //!
 //! `AGENT` in the environment lists quirks:
@@ -18,11 +19,13 @@
 //! | `late` | starts after a second |
 //! | `forgetful` | writes no transcript |
 //! | `deaf` | takes a prompt, or what came without a key, and does nothing with it |
-//! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE` |
+//! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE`; `untold`: the transcript does not say so |
 //! | `stops` | at a turn's end the frame says for a while "esc to interrupt" |
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
 //! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
-//! | `moves` | the agents view moves the session to another process |
+//! | `moves`, `claims` | the agents view moves the session to another process, or to the spare one |
+//! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
+//! | `trust`, `plan` | it begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
 //!
 //! Relies on the sink's terminal mode.
 
@@ -97,9 +100,12 @@ enum State {
     Dialog {
         word: String,
     },
-    Menu,
+    /// A menu is open: what it shows first.
+    Menu(&'static str),
     /// A message of another session is held; Enter denies it.
     Held,
+    /// The folder is to be trusted; nothing else runs yet.
+    Trust,
 }
 
 /// What has the focus.
@@ -108,6 +114,8 @@ enum View {
     Main,
     Agents,
     Subagent,
+    /// The whole transcript, until Ctrl-O or Escape.
+    Transcript,
 }
 
 #[expect(
@@ -118,6 +126,8 @@ struct Agent {
     stage: PathBuf,
     box_text: String,
     is_shell: bool,
+    /// vim's NORMAL mode: letters are commands.
+    is_normal: bool,
     state: State,
     view: View,
     /// Arrows downwards since the last other key.
@@ -168,8 +178,15 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     }
     sink::say("\x1b[?2004h\x1b[?1004h\x1b[?25l");
     agent.draw();
+    if agent.quirks.has("trust") {
+        agent.ask_for_trust(&hear);
+    }
     agent.open(&tell);
     agent.hooks.run("SessionStart", &[]);
+    if agent.quirks.has("spare") {
+        let settings = agent.hooks.settings().to_string();
+        agent.spare = Some(elsewhere::begin_spare(&agent.stage, &settings));
+    }
     agent.note("started");
     agent.live(&hear);
     sink::say("\x1b[?25h\x1b[?1004l\x1b[?2004l");
@@ -222,6 +239,7 @@ impl Agent {
             stage: stage.to_owned(),
             box_text: String::new(),
             is_shell: false,
+            is_normal: false,
             state: State::Idle,
             view: View::Main,
             downs: 0,
@@ -257,10 +275,6 @@ impl Agent {
         if self.quirks.has("plugin") {
             let (settings, transcript) = (self.hooks.settings(), self.hooks.transcript());
             self.plugin = Plugin::load(settings, transcript, tell.clone());
-        }
-        if self.quirks.has("spare") {
-            let settings = self.hooks.settings().to_string();
-            self.spare = Some(elsewhere::begin_spare(&self.stage, &settings));
         }
     }
 
@@ -327,7 +341,7 @@ impl Agent {
                 self.answer(key, &word);
                 return false;
             }
-            (State::Menu | State::Held, _) => {
+            (State::Menu(_) | State::Held, _) => {
                 if matches!(key, Key::Escape | Key::Enter) {
                     self.note("closed");
                     self.state = State::Idle;
@@ -335,13 +349,18 @@ impl Agent {
                 }
                 return false;
             }
-            (_, View::Agents | View::Subagent) => {
+            (_, View::Agents | View::Subagent | View::Transcript) => {
                 self.press_elsewhere(key);
                 return false;
             }
             (_, View::Main) => {}
         }
+        if self.is_normal {
+            self.command(key);
+            return false;
+        }
         match key {
+            Key::Toggle => self.view = View::Transcript,
             Key::Text(text) if text == "!" && self.box_text.is_empty() => self.is_shell = true,
             Key::Paste(_) if self.swallows_paste() => self.swallowed_paste = true,
             Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
@@ -349,7 +368,9 @@ impl Agent {
             Key::Backspace => drop(self.box_text.pop()),
             Key::Clear => self.box_text.clear(),
             Key::Escape => {
-                if let State::Turn { .. } = self.state {
+                if self.quirks.has("vim") {
+                    self.is_normal = true;
+                } else if let State::Turn { .. } = self.state {
                     self.note("interrupted");
                     self.state = State::Idle;
                     self.stop();
@@ -374,6 +395,37 @@ impl Agent {
             Key::End => return true,
         }
         false
+    }
+
+    /// A key in vim's NORMAL mode.
+    fn command(&mut self, key: &Key) {
+        match key {
+            Key::Text(letter) if letter == "i" => self.is_normal = false,
+            Key::Escape => {}
+            key => self.note(&format!("command {key:?}")),
+        }
+    }
+
+    /// The trust dialog at the start: Enter ends the agent, as its first answer is "No, exit".
+    fn ask_for_trust(&mut self, hear: &Receiver<Happening>) {
+        self.state = State::Trust;
+        self.draw();
+        self.note("asks for trust");
+        let mut parser = Parser::default();
+        while let Ok(happening) = hear.recv() {
+            let Happening::Bytes(bytes) = happening else {
+                continue;
+            };
+            for key in parser.read(&bytes) {
+                match key {
+                    Key::Text(text) if text == "2" => {
+                        self.state = State::Idle;
+                        return self.draw();
+                    }
+                    key => self.note(&format!("distrusted {key:?}")),
+                }
+            }
+        }
     }
 
     fn answer(&mut self, key: &Key, word: &str) {
@@ -402,10 +454,18 @@ impl Agent {
     /// The agents view is opened.
     fn leave(&mut self) {
         self.view = View::Agents;
-        if self.quirks.has("moves") && self.moved.is_none() {
+        if self.moved.is_some() {
+            return;
+        }
+        if self.quirks.has("moves") {
             let settings = self.hooks.settings().to_string();
             let transcript = self.hooks.transcript();
             self.moved = Some(elsewhere::move_session(&self.stage, &settings, transcript));
+        } else if self.quirks.has("claims") {
+            self.hooks.go_on_in(elsewhere::SPARE_SESSION);
+            self.moved = self.spare.take().map(elsewhere::claim);
+        }
+        if self.moved.is_some() {
             if let Some(inbox) = &self.inbox {
                 inbox.behave(Manner::Mute);
             }
@@ -415,6 +475,9 @@ impl Agent {
     /// Keys in another view: what is submitted there is for others.
     fn press_elsewhere(&mut self, key: &Key) {
         match key {
+            Key::Text(_) | Key::Paste(_) | Key::Enter if self.view == View::Transcript => {
+                self.note(&format!("in the transcript {key:?}"));
+            }
             Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
             Key::Enter => {
                 let text = std::mem::take(&mut self.box_text);
@@ -426,6 +489,7 @@ impl Agent {
                 self.note(&format!("{whom} {text}"));
             }
             Key::Escape => self.view = View::Main,
+            Key::Toggle if self.view == View::Transcript => self.view = View::Main,
             _ => {}
         }
     }
@@ -448,8 +512,12 @@ impl Agent {
         match text.as_str() {
             "/exit" => return true,
             "/model" => {
-                self.state = State::Menu;
+                self.state = State::Menu("Select model");
                 self.tell(&json!({"is": "menu", "name": "model"}));
+            }
+            "/resume" => {
+                self.state = State::Menu("Resume session");
+                self.tell(&json!({"is": "menu", "name": "resume"}));
             }
             "" => {}
             text if self.quirks.has("deaf") => self.note(&format!("took {text}")),
@@ -465,6 +533,7 @@ impl Agent {
         if self.refuses(text) {
             self.note(&format!("refused {text}"));
             self.history.push("a hook blocked the prompt".to_owned());
+            self.transcribe_refusal(text);
             self.hooks.run("UserPromptSubmit", &[("prompt", text)]);
             return;
         }
@@ -487,6 +556,14 @@ impl Agent {
         self.hooks.run("UserPromptSubmit", &[("prompt", prompt)]);
         if tool.is_some() {
             self.hooks.run("PreToolUse", &[("tool_name", "Bash")]);
+        }
+        if prompt.contains("PLAN") {
+            self.hooks
+                .run("PermissionRequest", &[("tool_name", "ExitPlanMode")]);
+            self.tell(&json!({"is": "ask", "call": "one", "tool": "ExitPlanMode"}));
+            self.state = State::Dialog {
+                word: "plan".to_owned(),
+            };
         }
         if let Some(word) = prompt
             .split("ASK{")

@@ -1,9 +1,11 @@
 //! The rules of docs/delivery.md, seen from outside: a wrap around an agent that looks and behaves
 //! like Claude Code.
 
+use std::time::{Duration, Instant};
+
 use cbroker::wrap::monitor::Report;
 
-use crate::stage::{CBROKER, Stage, Terminal, exists, wait_for};
+use crate::stage::{CBROKER, LIMIT, Stage, Terminal, exists, wait_for};
 
 crate::tests![
     at_a_free_prompt_a_message_is_submitted_once_and_alone,
@@ -55,10 +57,20 @@ pub(crate) fn log_lines(stage: &Stage, word: &str) -> Vec<String> {
 }
 
 pub(crate) fn wait_for_hold(stage: &Stage, reason: &str) {
-    wait_for(&format!("a hold: {reason}"), || {
+    let until = Instant::now() + LIMIT;
+    loop {
         let inbox = stage.cbroker(&["inbox", "peer"]).output().unwrap();
-        String::from_utf8_lossy(&inbox.stdout).contains(reason)
-    });
+        let said = String::from_utf8_lossy(&inbox.stdout).into_owned();
+        if said.contains(reason) {
+            return;
+        }
+        let log = stage.text("home/logs/peer.log");
+        assert!(
+            Instant::now() < until,
+            "waited in vain for the hold `{reason}`; the inbox says\n{said}\nand the log\n{log}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn at_a_free_prompt_a_message_is_submitted_once_and_alone() {

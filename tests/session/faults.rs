@@ -174,15 +174,19 @@ fn no_text_that_an_unready_agent_ignored_is_acked() {
 }
 
 fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {
-    for (options, quirks) in [
-        (&KEYBOARD[..], "refuse"),
-        (&[], "refuse"),
-        (&[], "refuse plugin"),
+    let told = "your agent refused it: UserPromptSubmit operation blocked by hook";
+    for (options, quirks, reason) in [
+        (&KEYBOARD[..], "refuse", told),
+        (&[], "refuse", told),
+        (&["--delivery", "inbox"], "refuse inbox", told),
+        (&[], "refuse plugin", "your agent refused it"),
+        (&KEYBOARD, "refuse untold", "your agent refused it"),
+        (&[], "refuse untold", "your agent refused it"),
     ] {
         let stage = Stage::new();
         let _terminal = ready(&stage, options, quirks);
         stage.send("peer", "REFUSE this", &[]);
-        wait_for_hold(&stage, "your agent refused it");
+        wait_for_hold(&stage, reason);
         wait_for("the agent at rest", || {
             stage.says(&["list"]).contains(" idle")
         });

@@ -56,6 +56,7 @@ mod passthrough;
 mod plugin;
 mod removal;
 mod runner;
+mod scenes;
 mod signals;
 mod sink;
 mod stage;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
                     plugin::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
+                    scenes::TESTS,
                     starting::TESTS,
                 ]
                 .concat(),

@@ -106,8 +106,19 @@ impl Stage {
             }),
             ..broker::BrokerConfig::default()
         };
-        let started = self.runtime.block_on(broker::Broker::start(config));
-        self.broker = Some(started.unwrap());
+        let until = Instant::now() + LIMIT;
+        let started = loop {
+            match self.runtime.block_on(broker::Broker::start(config.clone())) {
+                Ok(started) => break started,
+                // A process that another test is starting has the folder's lock until it runs its
+                // program.
+                Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        self.broker = Some(started);
     }
 
     /// Stops the broker; what it has confirmed stays.

@@ -60,10 +60,10 @@ pub static CLAUDE: Profile = Profile {
     dialogs: &[
         ("Do you want to ", "permission"),
         ("Would you like to proceed", "plan"),
-        ("Esc to cancel", "menu"),
-        ("Enter to confirm", "menu"),
         ("Do you trust the files", "trust"),
         ("Is this a project you", "trust"),
+        ("Esc to cancel", "menu"),
+        ("Enter to confirm", "menu"),
         ("ctrl+o to toggle", "transcript"),
         ("Esc to exit", "menu"),
         ("Exit plan mode?", "plan"),

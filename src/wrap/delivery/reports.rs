@@ -42,6 +42,11 @@ impl Deliveries {
         }
     }
 
+    /// A hook of the person's refused the keyboard's text `key`: the transcript says so.
+    pub fn refused_typed(&mut self, key: u64, why: &str) {
+        self.keyboard.refused(key, why);
+    }
+
     /// A way did not take what it was handed: nothing of it is with the agent.
     pub fn not_handed(&mut self, key: u64) {
         if let Some(submitted) = self.take(key) {
@@ -98,7 +103,20 @@ impl Deliveries {
                 self.delivered(&messages, Way::Keyboard);
                 self.unstick(&messages);
             }
-            Outcome::Refused => self.not_taken(key, "", Refusal::Refused),
+            Outcome::Refused(why) => {
+                self.not_taken(key, &why, Refusal::Refused);
+                self.unstick(&messages);
+            }
+            // Nothing is certain, so the next attempt is marked.
+            Outcome::Unread if messages.len() > 1 => {
+                self.take(key);
+                self.back(&messages, true);
+                self.alone.extend(messages);
+            }
+            Outcome::Unread => {
+                self.take(key);
+                self.hold_back(&messages, Hold::Refused(String::new()), true);
+            }
             Outcome::Stuck(hold) => {
                 self.ways.failed(Way::Keyboard);
                 for &key in &messages {
@@ -193,8 +211,13 @@ impl Deliveries {
     fn refused(&mut self, messages: &[MessageKey], why: &str) {
         // Claude Code repeats the whole text behind its reason.
         let why = why.split("Original prompt:").next().unwrap_or(why);
-        let hold = Hold::Refused(why.trim_end().to_owned());
-        self.back(messages, false);
+        let words: Vec<&str> = why.split_whitespace().collect();
+        self.hold_back(messages, Hold::Refused(words.join(" ")), false);
+    }
+
+    /// They wait until the person lets them in.
+    fn hold_back(&mut self, messages: &[MessageKey], hold: Hold, may_repeat: bool) {
+        self.back(messages, may_repeat);
         for &key in messages {
             if let Some(message) = self.table.get_mut(key) {
                 message.blocked = Some(hold.clone());

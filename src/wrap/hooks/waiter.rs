@@ -24,6 +24,8 @@ const ERRANDS: usize = 4;
 pub(in crate::wrap) struct Waiter {
     /// Its number in this session.
     pub(in crate::wrap) number: u64,
+    /// The process whose hook it is, where that is known.
+    pub(in crate::wrap) pid: Option<i32>,
     give: oneshot::Sender<Submission>,
     errands: mpsc::Sender<Errand>,
 }
@@ -41,17 +43,29 @@ impl Waiter {
     }
 }
 
+/// A hook that waits, as it said.
+#[derive(Debug)]
+pub(super) struct Waits {
+    pub(super) number: u64,
+    pub(super) pid: Option<i32>,
+    pub(super) transcript: Option<PathBuf>,
+}
+
 /// Serves a hook that waits, until it has a text or is gone.
 pub(super) async fn wait(
     mut stream: UnixStream,
-    number: u64,
-    transcript: Option<PathBuf>,
+    Waits {
+        number,
+        pid,
+        transcript,
+    }: Waits,
     tell: mpsc::Sender<Told>,
 ) {
     let (give, mut given) = oneshot::channel();
     let (errands, mut waiting) = mpsc::channel(ERRANDS);
     let waiter = Waiter {
         number,
+        pid,
         give,
         errands,
     };
@@ -90,7 +104,7 @@ pub(super) async fn wait(
         Some(carried) => tokio::select! {
             fate = carried.fate() => match fate {
                 Fate::InContext => Told::InContext(key),
-                Fate::Refused => Told::Refused(key),
+                Fate::Refused(why) => Told::Refused(key, why),
                 Fate::Unseen => Told::Unseen(key),
             },
             () = tell.closed() => return,

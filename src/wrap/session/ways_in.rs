@@ -49,18 +49,18 @@ impl Proofs {
         }
     }
 
-    /// The next submissions that are proved. Safe to drop half-way in a select.
-    pub(super) async fn next(&mut self) -> Vec<u64> {
+    /// The next submissions of which the transcript says what became of them. Safe to drop
+    /// half-way in a select.
+    pub(super) async fn next(&mut self) -> Vec<(u64, Stage)> {
         if !self.is_expecting {
             return std::future::pending().await;
         }
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let seen = self.proof.look().await.into_iter();
-            let proved = seen.filter(|(_, stage)| *stage == Stage::InContext);
-            let proved: Vec<u64> = proved.map(|(key, _)| key).collect();
-            if !proved.is_empty() {
-                return proved;
+            let mut seen = self.proof.look().await;
+            seen.retain(|(_, stage)| matches!(stage, Stage::InContext | Stage::Refused(_)));
+            if !seen.is_empty() {
+                return seen;
             }
         }
     }
@@ -99,6 +99,15 @@ impl Session {
                 self.tell_of_ways();
             }
             Step::Wait(_) => {}
+        }
+    }
+
+    /// The transcript says what became of a text that the keyboard submitted.
+    pub(super) fn handle_proof(&mut self, key: u64, stage: &Stage) {
+        match stage {
+            Stage::InContext => self.deliveries.in_context(key),
+            Stage::Refused(why) => self.deliveries.refused_typed(key, why),
+            Stage::Enqueued | Stage::SomethingEnqueued | Stage::SomethingDequeued => {}
         }
     }
 
@@ -191,6 +200,7 @@ impl Session {
                     self.log.say("the agent's hooks work");
                 }
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
+                self.leave_waiter_behind(place.pid, now);
                 self.proofs.status_file.clone_from(&place.status_file);
                 if let Some(transcript) = place.transcript
                     && self.proofs.follow(transcript)
@@ -229,12 +239,25 @@ impl Session {
                 self.deliveries.unseen(key);
                 self.tell_of_ways();
             }
-            Told::Refused(key) => self.deliveries.not_taken(key, "", Refusal::Refused),
+            Told::Refused(key, why) => {
+                self.deliveries.not_taken(key, &why, Refusal::Refused);
+            }
             Told::NotTaken(key) => {
                 let why = "the hook was gone";
                 self.deliveries.not_taken(key, why, Refusal::Failed);
                 self.tell_of_ways();
             }
+        }
+    }
+
+    /// The session is in this process now. What the waiting hook of another one carries in would
+    /// not reach it.
+    fn leave_waiter_behind(&mut self, pid: Option<i32>, now: Instant) {
+        let waiters = self.waiter.as_ref().and_then(|waiter| waiter.pid);
+        if let (Some(here), Some(there)) = (pid, waiters)
+            && here != there
+        {
+            self.disarm(now);
         }
     }
 

@@ -22,13 +22,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_LATER: Duration = Duration::from_millis(100);
 
 /// What became of a text that a waiting hook carried in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The model has it.
     InContext,
     /// It was accepted, its turn came, and it never entered the session: a hook of the person's
-    /// refused it.
-    Refused,
+    /// refused it. Why, where the transcript says that.
+    Refused(String),
     /// Nothing says that it was accepted.
     Unseen,
 }
@@ -54,10 +54,11 @@ impl Carried {
         let mut queue_empty_since = None;
         loop {
             for (_, stage) in self.proof.look().await {
-                if stage == Stage::InContext {
-                    return Fate::InContext;
+                match stage {
+                    Stage::InContext => return Fate::InContext,
+                    Stage::Refused(why) => return Fate::Refused(why),
+                    _ => is_accepted = true,
                 }
-                is_accepted = true;
             }
             let now = Instant::now();
             if !is_accepted && now >= until {
@@ -65,7 +66,7 @@ impl Carried {
             }
             if is_accepted && self.proof.queue().is_empty() {
                 if now >= *queue_empty_since.get_or_insert(now) + READ_WITHIN {
-                    return Fate::Refused;
+                    return Fate::Refused(String::new());
                 }
             } else {
                 queue_empty_since = None;

@@ -42,8 +42,6 @@ const LOOK_SOON: Duration = Duration::from_millis(10);
 const LOOK_LATER: Duration = Duration::from_millis(100);
 /// Texts handed over at once. The deliveries hand over one.
 const TEXTS: usize = 4;
-/// A process that waits for a task: a message there begins a session of its own.
-const SPARE: &str = "--bg-spare";
 /// Why the way is closed.
 const NO_SOCKET: &str = "this Claude Code names no inbox socket";
 const NOBODY: &str = "nobody listens on the inbox socket";
@@ -74,11 +72,6 @@ impl Address {
 
     fn is_alive(&self) -> bool {
         self.pid.is_none_or(process::is_alive)
-    }
-
-    fn is_spare(&self) -> bool {
-        let process = self.pid.and_then(process::look);
-        process.is_some_and(|process| process.arguments.iter().any(|word| word == SPARE))
     }
 }
 
@@ -211,9 +204,6 @@ impl Work {
         let Some(place) = self.place.borrow_and_update().clone() else {
             return;
         };
-        if place.inbox.as_ref().is_some_and(Address::is_spare) {
-            return;
-        }
         if let Some(transcript) = &place.transcript {
             self.proof.follow(transcript);
         }
@@ -347,8 +337,13 @@ impl Work {
             Progress::Left(since) => now >= *since + MOVED_WITHIN,
         };
         for (_, seen) in self.proof.look().await {
-            if seen == Stage::InContext {
-                return self.tell(Report::InContext(key)).await;
+            match seen {
+                Stage::InContext => return self.tell(Report::InContext(key)).await,
+                Stage::Refused(why) => {
+                    let refusal = Refusal::Refused;
+                    return self.tell(Report::NotTaken { key, why, refusal }).await;
+                }
+                _ => {}
             }
         }
         if is_gone {

@@ -15,7 +15,6 @@
 //! function hooks ignore the plugin, so only a hello opens this way.
 
 mod choice;
-mod continued;
 mod folder;
 mod listener;
 pub mod stream;
@@ -33,7 +32,7 @@ use tokio::time::Instant;
 use super::Way;
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{Refusal, Report, Reports, Sign, Submission, WayIn, process};
+use super::{Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
 use choice::{Choice, Instance, Role};
 use listener::{Event, Heard, Listener};
 
@@ -322,7 +321,7 @@ impl Work {
             return false;
         };
         let other = transcript.to_owned();
-        let looked = tokio::task::spawn_blocking(move || continued::goes_on(&ours, &other));
+        let looked = tokio::task::spawn_blocking(move || claude_moves::goes_on(&ours, &other));
         looked.await.unwrap_or_default()
     }
 
@@ -489,8 +488,12 @@ impl Work {
         };
         let lost: Vec<u64> = keys(&self.in_flight, is_lost);
         for (key, stage) in self.proof.look().await {
-            if stage == Stage::InContext && self.in_flight.remove(&key).is_some() {
-                self.tell(Report::InContext(key)).await;
+            match stage {
+                Stage::InContext if self.in_flight.remove(&key).is_some() => {
+                    self.tell(Report::InContext(key)).await;
+                }
+                Stage::Refused(why) => self.not_taken(key, why, Refusal::Refused).await,
+                _ => {}
             }
         }
         for key in lost {

@@ -59,8 +59,11 @@ pub enum Outcome {
     HandedOver,
     /// It is in the model's context.
     InContext,
-    /// It did not enter the session: the person's own hook or settings refused it.
-    Refused,
+    /// It did not enter the session: the person's own hook or settings refused it. Why, in the
+    /// agent's words.
+    Refused(String),
+    /// The agent took it and is at rest, and nothing says that the model has it.
+    Unread,
     /// It stands in the box, or may appear there; no Enter will follow.
     Stuck(Hold),
     /// The box is empty again: a person cleared it, or it never appeared.
@@ -226,6 +229,13 @@ impl Keyboard {
     pub fn proved(&mut self, key: u64) {
         if self.key() == Some(key) {
             self.finish(Outcome::InContext);
+        }
+    }
+
+    /// The transcript says that a hook of the person's refused the submission.
+    pub fn refused(&mut self, key: u64, why: &str) {
+        if self.key() == Some(key) {
+            self.finish(Outcome::Refused(why.to_owned()));
         }
     }
 

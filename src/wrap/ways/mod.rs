@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 pub mod claude_hook;
 pub mod claude_inbox;
+pub(super) mod claude_moves;
 pub mod claude_plugin;
 pub mod codex;
 pub mod opencode;
@@ -154,6 +155,8 @@ pub enum Sign {
 /// Where the agent's session was when one of its hooks ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
+    /// Its process, where this version names it.
+    pub pid: Option<i32>,
     /// The transcript that it wrote.
     pub transcript: Option<PathBuf>,
     /// Where its process says what it does, where this version names the process.

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::transcript::{Stage, Transcript};
+use tokio::task::JoinHandle;
+
+use super::transcript::{Row, Stage, Transcript};
 
 /// Transcripts and the messages that are looked for in them.
 #[derive(Debug, Default)]
 pub struct Proof {
     transcripts: Vec<Transcript>,
+    /// A look that was given up half-way: it holds the transcripts that it reads.
+    reading: Option<JoinHandle<(Vec<Transcript>, Vec<Row>)>>,
     waiting: BTreeMap<u64, Vec<String>>,
     queue: Queue,
 }
@@ -39,6 +43,7 @@ impl Proof {
     pub fn expect(&mut self, key: u64, ids: Vec<String>, transcript: Option<&Path>) {
         if self.waiting.is_empty() {
             self.transcripts.clear();
+            self.reading = None;
             self.queue = Queue::default();
         }
         if let Some(path) = transcript.filter(|path| !self.reads(path)) {
@@ -66,40 +71,41 @@ impl Proof {
     }
 
     /// Reads what was written since the last look: how far each text got. A text that is in the
-    /// context is not looked for any more.
+    /// context, or was refused, is not looked for any more.
     ///
-    /// A transcript that cannot be read proves nothing.
+    /// A transcript that cannot be read proves nothing. Safe to drop half-way: the next call goes on.
     pub async fn look(&mut self) -> Vec<(u64, Stage)> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
-        let mut transcripts = std::mem::take(&mut self.transcripts);
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut rows = Vec::new();
-            for transcript in &mut transcripts {
-                rows.extend(transcript.read().unwrap_or_default());
-            }
-            (transcripts, rows)
+        let reading = self.reading.get_or_insert_with(|| {
+            let transcripts = std::mem::take(&mut self.transcripts);
+            tokio::task::spawn_blocking(move || read(transcripts))
         });
-        let Ok((transcripts, rows)) = reading.await else {
+        let read = reading.await;
+        self.reading = None;
+        let Ok((mut transcripts, rows)) = read else {
             return Vec::new();
         };
+        let is_new = |new: &Transcript| transcripts.iter().all(|known| known.path() != new.path());
+        self.transcripts.retain(is_new);
+        transcripts.append(&mut self.transcripts);
         self.transcripts = transcripts;
         let mut found = Vec::new();
         for row in rows {
-            match row.stage {
+            match &row.stage {
                 Stage::Enqueued | Stage::SomethingEnqueued => self.queue.entered += 1,
                 Stage::SomethingDequeued => self.queue.left += 1,
-                Stage::InContext => {}
+                Stage::InContext | Stage::Refused(_) => {}
             }
             let named = |ids: &Vec<String>| {
                 !row.ids.is_empty() && ids.iter().all(|id| row.ids.contains(id))
             };
             let keys = self.waiting.iter().filter(|(_, ids)| named(ids));
-            found.extend(keys.map(|(&key, _)| (key, row.stage)));
+            found.extend(keys.map(|(&key, _)| (key, row.stage.clone())));
         }
         for (key, stage) in &found {
-            if *stage == Stage::InContext {
+            if matches!(stage, Stage::InContext | Stage::Refused(_)) {
                 self.waiting.remove(key);
             }
         }
@@ -109,6 +115,15 @@ impl Proof {
     fn reads(&self, path: &Path) -> bool {
         self.transcripts.iter().any(|known| known.path() == path)
     }
+}
+
+/// The rows that were written since the last look.
+fn read(mut transcripts: Vec<Transcript>) -> (Vec<Transcript>, Vec<Row>) {
+    let mut rows = Vec::new();
+    for transcript in &mut transcripts {
+        rows.extend(transcript.read().unwrap_or_default());
+    }
+    (transcripts, rows)
 }
 
 #[cfg(test)]
@@ -136,6 +151,39 @@ mod tests {
             proof.look().await,
             [(7, Stage::InContext), (7, Stage::InContext)]
         );
+        assert!(proof.waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_look_that_was_given_up_half_way_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one.jsonl");
+        let mut proof = Proof::default();
+        proof.expect(7, vec!["01".into()], Some(&path));
+        std::fs::write(&path, row("01")).unwrap();
+        tokio::select! {
+            biased;
+            _ = proof.look() => panic!("a file is never read at once"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(proof.look().await, [(7, Stage::InContext)]);
+    }
+
+    #[tokio::test]
+    async fn a_prompt_that_a_hook_refused_is_not_looked_for_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one.jsonl");
+        let mut proof = Proof::default();
+        proof.expect(7, vec!["01".into()], Some(&path));
+        let says = "UserPromptSubmit operation blocked by hook:\n[x]: no\n\nOriginal prompt: ";
+        let text = format!("{says}[cbroker peer message from=a id=01] x [end]");
+        let blocked = serde_json::json!({
+            "type": "system", "subtype": "informational", "content": text,
+        });
+        // A person's tool may have printed the same.
+        let quoted = serde_json::json!({"type": "system", "subtype": "other", "content": text});
+        std::fs::write(&path, format!("{quoted}\n{blocked}\n")).unwrap();
+        assert_eq!(proof.look().await, [(7, Stage::Refused(text))]);
         assert!(proof.waiting.is_empty());
     }
 

@@ -9,6 +9,7 @@
 //! | `type: "attachment"` with `attachment.type: "queued_command"` | the same, in a running turn |
 //! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory; what, is not said for the inbox socket |
 //! | `type: "queue-operation"` with another operation | something left that queue |
+//! | `type: "system"`, `subtype: "informational"`, a text that says that a hook blocked the prompt | refused |
 //! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
 //! | Codex: `type: "response_item"`, its payload a `message` of the user | its text is in the model's context |
 //!
@@ -24,6 +25,9 @@ use serde_json::Value;
 
 /// What begins the line of each message.
 const OPENING: &str = "[cbroker peer message from=";
+/// What begins the text of a row about a prompt that a hook of the person's refused. The prompt
+/// follows. Seen with 2.1.197 and 2.1.332.
+const BLOCKED: &str = "UserPromptSubmit operation blocked by hook";
 /// The type of a row about the queue of what was accepted.
 const QUEUE: &str = "queue-operation";
 /// Such a row without a message's text is no longer than this.
@@ -45,7 +49,7 @@ pub struct Row {
 }
 
 /// How far the messages of a row got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Accepted, and not yet in the model's context.
     Enqueued,
@@ -55,6 +59,8 @@ pub enum Stage {
     SomethingDequeued,
     /// In the model's context.
     InContext,
+    /// A hook of the person's refused them: why, in the agent's words.
+    Refused(String),
 }
 
 /// A transcript that is read as it grows.
@@ -179,6 +185,7 @@ fn understand(line: &[u8]) -> Option<Row> {
         }
         QUEUE if row["operation"] == "enqueue" => (Stage::Enqueued, text(&row["content"])),
         QUEUE => (Stage::SomethingDequeued, String::new()),
+        "system" if row["subtype"] == "informational" => refused(text(&row["content"]))?,
         "response_item" => (Stage::InContext, prompt_of_codex(&row["payload"])?),
         _ => return None,
     };
@@ -191,6 +198,12 @@ fn understand(line: &[u8]) -> Option<Row> {
         return Some(Row { stage, ids });
     }
     (!ids.is_empty()).then_some(Row { stage, ids })
+}
+
+/// What a row says about a prompt that was refused, and its text.
+fn refused(text: String) -> Option<(Stage, String)> {
+    text.starts_with(BLOCKED)
+        .then(|| (Stage::Refused(text.clone()), text))
 }
 
 /// The text of a prompt: a string, or blocks of which only text counts.

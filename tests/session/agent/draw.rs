@@ -28,16 +28,28 @@ impl Agent {
             let _infallible = write!(out, "> {line}\r\n");
         }
         match (&self.state, self.view) {
+            (State::Dialog { word }, _) if word == "plan" => {
+                let _infallible = write!(
+                    out,
+                    "{rule}\r\n Ready to code?\r\n\r\n Would you like to proceed?\r\n ❯ 1. Yes, and auto-accept edits\r\n   2. No, keep planning\r\n"
+                );
+            }
             (State::Dialog { word }, _) => {
                 let _infallible = write!(
                     out,
                     "{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"
                 );
             }
-            (State::Menu, _) => {
+            (State::Trust, _) => {
                 let _infallible = write!(
                     out,
-                    "{rule}\r\n Select model\r\n\r\n ❯ 1. Default\r\n   2. Other\r\n\r\n Enter to confirm · Esc to exit"
+                    "{rule}\r\n Do you trust the files in this folder?\r\n\r\n ❯ 1. No, exit\r\n   2. Yes, proceed\r\n\r\n Enter to confirm · Esc to exit"
+                );
+            }
+            (State::Menu(title), _) => {
+                let _infallible = write!(
+                    out,
+                    "{rule}\r\n {title}\r\n\r\n ❯ 1. Default\r\n   2. Other\r\n\r\n Enter to confirm · Esc to exit"
                 );
             }
             (State::Held, _) => {
@@ -52,6 +64,12 @@ impl Agent {
                 "describe a task for a new session",
                 "enter to open · space to reply",
             ),
+            (_, View::Transcript) => {
+                let _infallible = write!(
+                    out,
+                    "> the whole conversation\r\n\r\n{rule}\r\n  Showing detailed transcript · ctrl+o to toggle"
+                );
+            }
             (_, View::Subagent) => {
                 self.draw_box(&mut out, "Message @general-purpose…", "Esc to go back");
             }
@@ -97,6 +115,7 @@ impl Agent {
         let footer = match (&self.state, footer) {
             (State::Turn { .. }, _) => "esc to interrupt",
             (_, "") if self.stops => "running stop hooks… esc to interrupt",
+            (_, "") if self.quirks.has("vim") && !self.is_normal => "-- INSERT --",
             (_, "") => "? for shortcuts",
             (_, footer) => footer,
         };

@@ -4,7 +4,7 @@
 //! Relies on this program's name, which makes it the agent.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::sync_channel;
@@ -17,6 +17,11 @@ use super::inbox::{Inbox, Manner};
 use super::messages::unwrapped;
 use super::plugin::Plugin;
 use super::quirks::Quirks;
+
+/// The session of the spare process: its transcript's name.
+pub(super) const SPARE_SESSION: &str = "transcript-spare";
+/// What the spare process reads when the session moves to it.
+const CLAIM: u8 = b'!';
 
 /// The process that the session moves to.
 pub(super) fn move_session(stage: &Path, settings: &str, transcript: &Path) -> Child {
@@ -35,6 +40,13 @@ pub(super) fn begin_spare(stage: &Path, settings: &str) -> Child {
     begin(spare.args(["--settings", settings]))
 }
 
+/// The session moves to this spare process.
+pub(super) fn claim(mut spare: Child) -> Child {
+    let stdin = spare.stdin.as_mut().unwrap();
+    stdin.write_all(&[CLAIM]).unwrap();
+    spare
+}
+
 fn begin(command: &mut Command) -> Child {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
     command.spawn().unwrap()
@@ -49,7 +61,7 @@ pub(super) fn is_meant(arguments: &[OsString]) -> bool {
 /// Runs until its parent has ended.
 pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&str)) -> ExitCode {
     let is_spare = arguments.iter().any(|word| word == "--bg-spare");
-    let name = if is_spare { "spare" } else { "moved" };
+    let mut name = if is_spare { "spare" } else { "moved" };
     let quirks = Quirks::of_environment();
     let (tell, hear) = sync_channel(64);
     let transcript = stage.join(format!("transcript-{name}.jsonl"));
@@ -68,7 +80,10 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
     note(&format!("{name} started"));
     let closed = tell.clone();
     std::thread::spawn(move || {
-        let _parent_ended = std::io::stdin().read(&mut [0; 1]);
+        let mut order = [0; 1];
+        while std::io::stdin().read(&mut order).unwrap_or(0) > 0 {
+            let _nobody_hears = closed.send(Happening::Bytes(order.to_vec()));
+        }
         let _nobody_hears = closed.send(Happening::Closed);
     });
     while let Ok(happening) = hear.recv() {
@@ -94,7 +109,12 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
                 hooks.transcribe(&text);
                 note(&format!("{name} reminder {text}"));
             }
-            Happening::Held(_) | Happening::Bytes(_) => {}
+            Happening::Bytes(_) => {
+                name = "claimed";
+                hooks.run("SessionStart", &[]);
+                note("claimed started");
+            }
+            Happening::Held(_) => {}
         }
     }
     drop(inbox);

@@ -129,6 +129,20 @@ impl Hooks {
         }));
     }
 
+    /// A prompt that a hook of the person's refused.
+    pub(crate) fn transcribe_refusal(&self, words: &str) {
+        let says =
+            "UserPromptSubmit operation blocked by hook:\n[a hook]: no\n\n\nOriginal prompt: ";
+        self.write_row(&json!({
+            "type": "system", "subtype": "informational", "content": format!("{says}{words}"),
+        }));
+    }
+
+    /// The session goes on in another one.
+    pub(crate) fn go_on_in(&self, session: &str) {
+        self.write_row(&json!({"type": "continued-in", "continuedInSessionId": session}));
+    }
+
     /// A text that the model reads from now on in a running turn.
     pub(crate) fn transcribe_between_tools(&self, words: &str) {
         self.write_row(&json!({

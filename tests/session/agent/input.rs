@@ -25,6 +25,8 @@ pub(crate) enum Key {
     Stop,
     /// Ctrl-D.
     End,
+    /// Ctrl-O.
+    Toggle,
 }
 
 /// Collects bytes into keys.
@@ -80,6 +82,7 @@ fn typed(text: &str, keys: &mut Vec<Key>) {
                     '\x15' => Key::Clear,
                     '\x1a' => Key::Stop,
                     '\x04' => Key::End,
+                    '\x0f' => Key::Toggle,
                     '\x1b' => Key::Escape,
                     '\r' => Key::Text("\n".to_owned()),
                     c => Key::Text(c.to_string()),

@@ -65,6 +65,7 @@ impl Agent {
         } else if self.is_stopped {
             self.tell(&json!({"is": "dropped", "key": key, "why": STOPPED}));
         } else if self.refuses(&text) {
+            self.transcribe_refusal(&text);
             self.tell(&json!({"is": "dropped", "key": key, "why": "a hook blocked it"}));
         } else {
             self.waiting.push_back((Source::Plugin(key), text));
@@ -74,6 +75,13 @@ impl Agent {
     /// A hook of the person's refuses this prompt.
     pub(super) fn refuses(&self, text: &str) -> bool {
         self.quirks.has("refuse") && text.contains("REFUSE")
+    }
+
+    /// The transcript says that a hook of the person's refused this prompt.
+    pub(super) fn transcribe_refusal(&self, text: &str) {
+        if !self.quirks.has("untold") {
+            self.hooks.transcribe_refusal(text);
+        }
     }
 
     /// Escape ended the turn: what the plugin submitted meanwhile is dropped.
@@ -107,6 +115,7 @@ impl Agent {
         }
         if self.refuses(&text) {
             self.note(&format!("refused {text}"));
+            self.transcribe_refusal(&text);
             return self.hooks.run("UserPromptSubmit", &[("prompt", &text)]);
         }
         match source {

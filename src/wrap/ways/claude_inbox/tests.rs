@@ -42,6 +42,7 @@ impl Stage {
     fn hook(&self, socket: &str, pid: u32) {
         let socket = self.path(socket);
         self.inbox.hook_ran(&Place {
+            pid: i32::try_from(pid).ok(),
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
             inbox: Address::new(socket.to_str().unwrap(), "", &pid.to_string()),

@@ -11,6 +11,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::wrap::ways::claude_moves;
+
 /// A process's part in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -76,10 +78,9 @@ impl Choice {
         is_ours: bool,
         is_alive: impl Fn(i32) -> bool,
     ) -> Role {
-        let is_spare = arguments.iter().any(|argument| argument == "--bg-spare");
-        let role = if is_spare {
+        let role = if claude_moves::is_spare(arguments) {
             Role::Foreign
-        } else if self.resumes_ours(arguments) {
+        } else if claude_moves::continues(arguments, &self.transcripts) {
             Role::Moved
         } else {
             let is_free =
@@ -101,29 +102,6 @@ impl Choice {
     pub(super) fn goes_on_in(&mut self, instance: Instance) -> Role {
         self.current = Some(instance);
         Role::Moved
-    }
-
-    fn resumes_ours(&self, arguments: &[String]) -> bool {
-        let mut resumed = None;
-        let mut forks = false;
-        let mut words = arguments.iter();
-        while let Some(word) = words.next() {
-            forks |= word == "--fork-session";
-            if word == "--resume" {
-                resumed = words.next().map(String::as_str);
-            } else if let Some(value) = word.strip_prefix("--resume=") {
-                resumed = Some(value);
-            }
-        }
-        forks && resumed.is_some_and(|resumed| self.is_transcript(resumed))
-    }
-
-    /// A transcript is named by its path or by the session's id, which is its file's name.
-    fn is_transcript(&self, name: &str) -> bool {
-        let is_named = |path: &PathBuf| {
-            path.as_os_str() == name || path.file_stem().is_some_and(|stem| stem == name)
-        };
-        self.transcripts.iter().any(is_named)
     }
 }
 

@@ -213,9 +213,10 @@ impl Keyboard {
         if now < late {
             return Stroke::Wait(Some(late));
         }
-        // At rest, and no row: the prompt was refused. While a turn runs, its row may be late.
+        // At rest, and no row: the prompt was refused, and this version does not say so. While a
+        // turn runs, its row may be late.
         if agent.verdict(now) == Verdict::Free {
-            self.finish(Outcome::Refused);
+            self.finish(Outcome::Unread);
             return self.step(agent, now);
         }
         Stroke::Wait(Some(now + TURN_SIGN))

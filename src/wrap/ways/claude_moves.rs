@@ -1,13 +1,15 @@
-//! Which session a conversation goes on in, as its transcript says.
+//! Where a session of Claude Code goes on when it moves to another process.
 //!
-//! Claude Code moves a session to another process when the person opens the agents view. It writes
-//! a row `{"type": "continued-in", "continuedInSessionId": ID}` into the old transcript, before the
-//! new process says hello. Seen with Claude Code 2.1.332.
+//! One press of Left at an empty prompt (the agents view) moves the session. The other process is a
+//! new one, whose arguments hold `--fork-session --resume TRANSCRIPT`, or a spare that was started
+//! before (`--bg-spare`), whose arguments say nothing. The old transcript gets a row
+//! `{"type": "continued-in", "continuedInSessionId": ID}`, before the other process begins the
+//! session. A spare that the session has not moved to holds another one. Seen with 2.1.332.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -16,8 +18,35 @@ const ROW: &str = "continued-in";
 /// Bytes at the end of the transcript that are looked at; only short rows follow this one.
 const TAIL: u64 = 256 * 1024;
 
+/// Whether these arguments make a process that waits for a task.
+pub(in crate::wrap) fn is_spare(arguments: &[String]) -> bool {
+    arguments.iter().any(|argument| argument == "--bg-spare")
+}
+
+/// Whether these arguments make a process that goes on with the session of one of `transcripts`.
+pub(in crate::wrap) fn continues(arguments: &[String], transcripts: &[PathBuf]) -> bool {
+    let mut resumed = None;
+    let mut forks = false;
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        forks |= word == "--fork-session";
+        if word == "--resume" {
+            resumed = words.next().map(String::as_str);
+        } else if let Some(value) = word.strip_prefix("--resume=") {
+            resumed = Some(value);
+        }
+    }
+    // A transcript is named by its path or by the session's id, which is its file's name.
+    let is_named = |name: &str| {
+        transcripts.iter().any(|path| {
+            path.as_os_str() == name || path.file_stem().is_some_and(|stem| stem == name)
+        })
+    };
+    forks && resumed.is_some_and(is_named)
+}
+
 /// Whether the session that writes the transcript `from` goes on in the one that writes `to`.
-pub(super) fn goes_on(from: &Path, to: &Path) -> bool {
+pub(in crate::wrap) fn goes_on(from: &Path, to: &Path) -> bool {
     let (Ok(tail), Some(session)) = (tail(from), to.file_stem()) else {
         return false;
     };
