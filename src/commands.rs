@@ -1,6 +1,7 @@
 //! The verbs: one file each, with a function `run(…) -> Result<Exit, Error>`. This file selects the
 //! verb and its runtime.
 
+mod answerer;
 mod ask;
 mod brief;
 mod completions;
@@ -10,6 +11,7 @@ mod connect;
 mod delete;
 mod demo;
 mod doctor;
+mod fate;
 mod history;
 mod inbox;
 mod list;

@@ -234,8 +234,12 @@ impl Client {
         self.ask(path, Some(body.to_string())).await
     }
 
-    /// Reads page by page, because the size of one response is limited.
-    async fn look_at(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
+    /// The same from the embedded broker alone, which only reads them. Page by page, because the
+    /// size of one response is limited.
+    ///
+    /// # Errors
+    /// Also when another broker answers.
+    pub async fn look_at(&self, queue: &str, count: usize) -> Result<Vec<Peeked>, ManagementError> {
         let path = format!("/api/queues/{}/{}/peek", escape(&self.vhost), escape(queue));
         let mut seen: Vec<Peeked> = Vec::new();
         loop {

@@ -45,6 +45,8 @@ pub enum HistoryEvent {
     /// It is in the model's context; the detail is the way.
     #[serde(alias = "injected")]
     Delivered,
+    /// An answer to it was sent; the detail is the answer's id.
+    Answered,
     /// It had been delivered before and was only acked.
     Repeated,
     /// It could not be parsed; the detail is the reason.
@@ -145,6 +147,7 @@ impl HistoryEvent {
             Self::Held => "held",
             Self::HandedOver => "handed over",
             Self::Delivered => "delivered",
+            Self::Answered => "answered",
             Self::Repeated => "received again, already delivered",
             Self::Deleted => "deleted with its queue",
             Self::Purged => "purged",

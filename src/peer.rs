@@ -222,7 +222,13 @@ impl Peer {
     pub async fn get(&self, queue: &SessionName) -> Result<Option<ReceivedMessage>, PeerError> {
         let options = BasicGetOptions { no_ack: false };
         let got = answered(self.channel.basic_get(queue.as_str().into(), options)).await?;
-        Ok(got.map(|message| ReceivedMessage::new(message.delivery)))
+        Ok(got.map(|message| ReceivedMessage::to_user(&self.user, message.delivery)))
+    }
+
+    /// Tells who waits at `queue` what became of a message. Nobody may wait there any more.
+    pub async fn tell_receipt(&self, queue: &str, receipt: &Receipt) -> Result<(), PeerError> {
+        let body = receipt.to_json();
+        answered(publish::to_queue(&self.channel, queue, &body, &self.user)).await
     }
 
     /// Drops the waiting messages of a queue and says how many there were.

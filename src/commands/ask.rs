@@ -2,9 +2,6 @@
 //!
 //! Answers arrive in a queue named `ask<ULID>`, which is deleted on every exit. The next `ask`
 //! deletes the queue of one that was killed.
-//!
-//! An answer counts if it comes from the session that was asked and the broker vouches that the
-//! asker's own user published it. A session of another tool names no user and is believed without.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::answerer::Answerer;
 use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
+use super::fate::{Fate, SentMessage};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
 use crate::config::Config;
@@ -25,13 +24,11 @@ use crate::management::Client;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{self, Output};
-use crate::peer::{Peer, Publication, PublishOutcome, Reply, ReplyQueue, Request};
+use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, ReplyQueue};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
-/// How long a session has to say that it is one of ours.
-const WHO_WITHIN: Duration = Duration::from_secs(1);
 
 /// Asks one session and prints its answer.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -56,50 +53,39 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         let question = draft.envelope(to)?;
         let from = Answerer::of(&mut peer, to).await?;
         publish(&mut peer, &question, &args, config).await?;
-        wait(&mut answers, (&question, &from), args.timeout, config).await
+        let limit = args.timeout;
+        let waited = wait(&mut answers, (&question, &from, peer.user()), limit, config).await?;
+        match waited {
+            Waited::Answer(answer) => Ok(answer),
+            Waited::Ended(receipt) => Err(never_answered(&question, &receipt)),
+            Waited::InVain(last) => {
+                let sent = SentMessage {
+                    id: &question.id,
+                    to,
+                    has_expired: args
+                        .message
+                        .ttl
+                        .is_some_and(|ttl| u128::from(ttl) <= limit.as_millis()),
+                };
+                let why = match &last {
+                    Some(receipt) => receipt.words(),
+                    None => Fate::of(sent, &mut peer, config).await.words(),
+                };
+                let seconds = limit.as_secs();
+                Err(
+                    Error::new(format!("no answer from `{to}` within {seconds} s"))
+                        .because(why)
+                        .hint(format!("`cbroker why {}` tells more", question.id))
+                        .exit_with(Exit::Unconfirmed),
+                )
+            }
+        }
     };
     let answer = interruptible(asked).await;
     connect::delete_answers(&mut peer, config, &answers_at).await;
     delete_left_behind(&mut peer, config).await;
     peer.close().await;
     print(&answer?, output)
-}
-
-/// Whose answer counts.
-struct Answerer {
-    /// The session's name.
-    name: SessionName,
-    /// The user that the broker has to vouch for; `None` where another tool's session is attached.
-    user: Option<String>,
-}
-
-impl Answerer {
-    /// The session of this name.
-    async fn of(peer: &mut Peer, name: &SessionName) -> Result<Self, Error> {
-        let attached = peer.look(name).await?.map_or(0, |queue| queue.consumers);
-        let is_foreign = attached > 0 && !is_present(peer, name).await?;
-        Ok(Self {
-            name: name.clone(),
-            user: (!is_foreign).then(|| peer.user().to_owned()),
-        })
-    }
-
-    /// Whether the answer is from it, `user` being whom the broker vouches for.
-    fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
-        let is_user = match &self.user {
-            Some(own) => user == Some(own),
-            None => true,
-        };
-        answer.from == self.name.as_str() && is_user
-    }
-}
-
-/// Whether a session of ours answers to the name.
-async fn is_present(peer: &Peer, name: &SessionName) -> Result<bool, Error> {
-    let is_it = |reply: &Reply| matches!(reply, Reply::State(state) if state.name == name.as_str());
-    let has_it = |so_far: &[Reply]| so_far.iter().any(is_it);
-    let replies = peer.ask_sessions(&Request::Who, WHO_WITHIN, has_it).await?;
-    Ok(has_it(&replies))
 }
 
 async fn publish(
@@ -122,7 +108,7 @@ async fn publish(
         envelope: question,
         expires_ms: args.message.ttl,
         hops: hops(config),
-        receipt_to: None,
+        receipt_to: question.reply_to.as_deref(),
         when: None,
     };
     let sent = HistoryEntry::new(Utc::now(), &question.id, HistoryEvent::Sent, to.as_str());
@@ -137,36 +123,54 @@ async fn publish(
     }
 }
 
+/// What came of waiting for an answer.
+enum Waited {
+    /// It came.
+    Answer(Envelope),
+    /// The question ended before any session could answer it.
+    Ended(Receipt),
+    /// The time is over; what the session said last.
+    InVain(Option<Receipt>),
+}
+
 async fn wait(
     answers: &mut ReplyQueue,
-    (question, from): (&Envelope, &Answerer),
+    (question, from, user): (&Envelope, &Answerer, &str),
     limit: Duration,
     config: &Config,
-) -> Result<Envelope, Error> {
+) -> Result<Waited, Error> {
     let until = Instant::now() + limit;
+    let mut last = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let Some(delivery) = answers.next_within(left).await? else {
-            let seconds = limit.as_secs();
-            return Err(Error::new(format!(
-                "no answer from `{}` within {seconds} s",
-                question.to
-            ))
-            .hint(
-                "the question stays in its queue; `cbroker list` shows whether the session \
-                     is attached",
-            )
-            .exit_with(Exit::Unconfirmed));
+            return Ok(Waited::InVain(last));
         };
         delivery.ack().await;
+        if let Some(receipt) = Receipt::parse(&delivery.body) {
+            if receipt.id == question.id && delivery.user() == Some(user) {
+                let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
+                if is_over {
+                    return Ok(Waited::Ended(receipt));
+                }
+                last = Some(receipt);
+            }
+            continue;
+        }
         let answer = Envelope::parse(&delivery.body, config.settings.body_limit_bytes);
         if let Ok(answer) = answer
             && answer.correlation_id.as_deref() == Some(&question.id)
             && from.sent(&answer, delivery.user())
         {
-            return Ok(answer);
+            return Ok(Waited::Answer(answer));
         }
     }
+}
+
+fn never_answered(question: &Envelope, receipt: &Receipt) -> Error {
+    Error::new(format!("no answer will come from `{}`", question.to))
+        .because(receipt.words())
+        .exit_with(Exit::Unconfirmed)
 }
 
 /// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted in these cases too.

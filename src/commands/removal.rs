@@ -11,7 +11,10 @@ use crate::error::Error;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::counted;
-use crate::peer::{MAX_LENGTH, Peer, QuestionScope, QueueState, Removal, Reply, Request};
+use crate::peer::{
+    MAX_LENGTH, Peer, QuestionScope, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal,
+    Reply, Request,
+};
 
 /// An attached session answers at once.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -68,6 +71,48 @@ pub(super) async fn unattended(
     Err(refused.hint("end the session first, or add --force to delete what it holds too"))
 }
 
+/// How a waiting message ends that a command takes out of its queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MessageEnd {
+    /// It is purged.
+    Purged,
+    /// It is deleted with its queue.
+    Deleted,
+    /// The queue is full, and a new message needs its place.
+    Dropped,
+}
+
+impl MessageEnd {
+    /// Records the end of a message, tells its sender where that waits, and acks it.
+    pub(super) async fn of(
+        self,
+        message: &ReceivedMessage,
+        (peer, name, config): (&Peer, &SessionName, &Config),
+    ) {
+        let (event, state) = match self {
+            Self::Purged => (HistoryEvent::Purged, ReceiptState::Purged),
+            Self::Deleted => (HistoryEvent::Deleted, ReceiptState::Deleted),
+            Self::Dropped => (HistoryEvent::Dropped, ReceiptState::Dropped),
+        };
+        let limit_bytes = config.settings.body_limit_bytes;
+        if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
+            let entry = HistoryEntry::new(Utc::now(), &envelope.id, event, name.as_str());
+            // The command continues even if the history cannot be written, and if nobody waits.
+            let _untold = MessageHistory::of(&config.home).note(&entry);
+            if let Some(queue) = message.receipt_to() {
+                let receipt = Receipt {
+                    id: envelope.id,
+                    state,
+                    reason: None,
+                    way: None,
+                };
+                let _untold = peer.tell_receipt(queue, &receipt).await;
+            }
+        }
+        message.ack().await;
+    }
+}
+
 /// Removes messages from one queue and records the end of each in the history.
 pub(super) struct Removed<'a> {
     /// The queue.
@@ -82,22 +127,15 @@ impl Removed<'_> {
     /// Takes the waiting messages one by one. Returns their number. What exceeds the limit of a
     /// session's queue is left, and the broker deletes it at once.
     pub(super) async fn take_waiting(&self, peer: &Peer, waiting: u32) -> Result<u32, Error> {
-        let history = MessageHistory::of(&self.config.home);
-        let event = match self.removal {
-            Removal::Purged => HistoryEvent::Purged,
-            Removal::Deleted => HistoryEvent::Deleted,
+        let end = match self.removal {
+            Removal::Purged => MessageEnd::Purged,
+            Removal::Deleted => MessageEnd::Deleted,
         };
         for taken in 0..waiting.min(MAX_LENGTH) {
             let Some(message) = peer.get(self.name).await? else {
                 return Ok(taken);
             };
-            let limit_bytes = self.config.settings.body_limit_bytes;
-            if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
-                let end = HistoryEntry::new(Utc::now(), &envelope.id, event, self.name.as_str());
-                // The command continues even if the history cannot be written.
-                let _untold = history.note(&end);
-            }
-            message.ack().await;
+            end.of(&message, (peer, self.name, self.config)).await;
         }
         Ok(waiting.min(MAX_LENGTH))
     }

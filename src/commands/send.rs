@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use serde::Serialize;
+use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::answerer::Answerer;
 use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
-use crate::cli::{SendArgs, WhenArg};
+use super::removal::MessageEnd;
+use crate::cli::{SendArgs, WaitArg, WhenArg};
 use crate::config::Config;
 use crate::envelope::{Envelope, is_id};
 use crate::error::Error;
@@ -54,12 +57,24 @@ struct Sent {
     /// The receipt of the recipient's session (`--wait`).
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Receipt>,
+    /// The answer (`--wait=answered`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<Envelope>,
+    /// Whose answer counts, where one is waited for.
+    #[serde(skip)]
+    answerer: Option<Answerer>,
+    /// It was sent with a time to live.
+    #[serde(skip)]
+    has_ttl: bool,
+    /// When that is over; `None` once it was looked for.
+    #[serde(skip)]
+    expires: Option<Instant>,
 }
 
 /// Sends to each recipient. A failure for one does not stop the others.
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let address = Address::read(&args.to, &args.message)?;
-    let draft = draft(&args, &address, config, output)?;
+    let mut draft = draft(&args, &address, config, output)?;
     let mut peer = connect::peer(
         config,
         "send",
@@ -67,12 +82,16 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         output,
     )
     .await?;
-    let mut receipts = if args.wait {
-        Some(Receipts::open(&mut peer, config.settings.ttl_ms).await?)
-    } else {
-        None
+    let mut receipts = match args.wait {
+        Some(goal) => Some(Receipts::open(&mut peer, goal, config).await?),
+        None => None,
     };
-    let receipt_to = receipts.as_ref().map(Receipts::queue);
+    if let Some(receipts) = receipts.as_ref().filter(|_| waits_for_answer(&args)) {
+        draft.reply_to = Some(receipts.name().clone());
+    }
+    let receipt_to = receipts
+        .as_ref()
+        .map(|receipts| receipts.name().to_string());
     let sender = SendParameters {
         args: &args,
         config,
@@ -86,7 +105,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         exit = receipts
             .wait_for(&mut sent, args.timeout, &mut peer, output)
             .await;
-        receipts.close(&mut peer, config).await;
+        receipts.close(&mut peer).await;
     }
     peer.close().await;
     for message in &sent {
@@ -145,7 +164,14 @@ impl SendParameters<'_> {
             self.refuse_unwanted_name(to).await?;
             peer.ensure_queue(to, self.config.settings.ttl_ms).await?
         };
-        if state.messages >= MAX_LENGTH && !self.args.drop_oldest {
+        if state.messages >= MAX_LENGTH && self.args.drop_oldest {
+            // The broker would drop it without a word.
+            if let Some(oldest) = peer.get(to).await? {
+                MessageEnd::Dropped
+                    .of(&oldest, (peer, to, self.config))
+                    .await;
+            }
+        } else if state.messages >= MAX_LENGTH {
             return Err(Error::new(format!("`{to}` is full"))
                 .because(format!(
                     "{} messages wait, and one more would drop the oldest",
@@ -154,7 +180,13 @@ impl SendParameters<'_> {
                 .hint("--drop-oldest sends it anyway; `cbroker purge` empties the queue")
                 .exit_with(Exit::Unconfirmed));
         }
+        let answerer = if waits_for_answer(self.args) {
+            Some(Answerer::of(peer, to).await?)
+        } else {
+            None
+        };
         self.publish(peer, &envelope, to).await?;
+        let ttl = self.args.message.ttl.map(Duration::from_millis);
         let nearest = if new { self.nearest(to).await } else { None };
         let (consumers, waiting) = (state.consumers, state.messages);
         Ok(Sent {
@@ -165,6 +197,10 @@ impl SendParameters<'_> {
             new,
             nearest,
             receipt: None,
+            answer: None,
+            answerer,
+            has_ttl: ttl.is_some(),
+            expires: ttl.map(|ttl| Instant::now() + ttl),
         })
     }
 
@@ -197,6 +233,7 @@ impl SendParameters<'_> {
                     HistoryEvent::Confirmed,
                     to.as_str(),
                 ));
+                self.note_answer(envelope);
                 return Ok(());
             }
             Ok(PublishOutcome::Refused) => not_confirmed(to, "the broker refused it"),
@@ -220,6 +257,15 @@ impl SendParameters<'_> {
             .because(failure.summary()),
         );
         Err(failure)
+    }
+
+    /// The message that this one answers has its answer.
+    fn note_answer(&self, answer: &Envelope) {
+        if let Some(question) = &answer.correlation_id {
+            let event = HistoryEvent::Answered;
+            let entry = HistoryEntry::new(Utc::now(), question, event, &answer.from);
+            self.note(&entry.because(&answer.id));
+        }
     }
 
     /// Accepts a new name, except for answers that no `ask` waits for, and except with
@@ -279,12 +325,22 @@ impl SendParameters<'_> {
     }
 }
 
+fn waits_for_answer(args: &SendArgs) -> bool {
+    args.wait == Some(WaitArg::Answered)
+}
+
 fn draft(
     args: &SendArgs,
     address: &Address<'_>,
     config: &Config,
     output: &Output,
 ) -> Result<MessageDraft, Error> {
+    if let Some(other) = args.reply_to.as_deref().filter(|_| waits_for_answer(args)) {
+        return Err(Error::usage(format!(
+            "`--wait=answered` does not see an answer that goes to `{other}`"
+        ))
+        .hint("leave `--reply-to` out: the answer comes to this command"));
+    }
     let reply_to = args
         .reply_to
         .as_deref()

@@ -54,7 +54,7 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
 /// How an event is highlighted.
 pub(super) fn style(event: HistoryEvent) -> Style {
     match event {
-        HistoryEvent::Confirmed | HistoryEvent::Delivered => Style::Good,
+        HistoryEvent::Confirmed | HistoryEvent::Delivered | HistoryEvent::Answered => Style::Good,
         HistoryEvent::Held => Style::Warning,
         HistoryEvent::Unconfirmed
         | HistoryEvent::Deleted

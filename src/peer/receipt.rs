@@ -28,6 +28,8 @@ pub enum ReceiptState {
     HandedOver,
     /// It is in the model's context.
     Delivered,
+    /// Its answer came. Never told by a session: the answer itself says so.
+    Answered,
     /// It could not be parsed, or its id was used twice; it will never be delivered.
     DeadLettered,
     /// It went with its queue, which was deleted.
@@ -40,6 +42,23 @@ pub enum ReceiptState {
     Dropped,
 }
 
+impl ReceiptState {
+    /// In words for a person.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::HandedOver => "handed over",
+            Self::Delivered => "delivered",
+            Self::Answered => "answered",
+            Self::DeadLettered => "dead-lettered",
+            Self::Deleted => "deleted with its queue",
+            Self::Purged => "purged",
+            Self::Expired => "expired",
+            Self::Dropped => "dropped: the queue was full",
+        }
+    }
+}
+
 impl Receipt {
     /// The bytes of the receipt's body.
     pub fn to_json(&self) -> Vec<u8> {
@@ -48,10 +67,21 @@ impl Receipt {
 
     /// Reads a receipt; anything else is none.
     pub fn parse(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok()
+        let receipt: Self = serde_json::from_slice(body).ok()?;
+        (receipt.state != ReceiptState::Answered).then_some(receipt)
     }
 
-    /// Whether nothing more will come.
+    /// In words for a person.
+    pub fn words(&self) -> String {
+        let mut words = format!("it is {}", self.state.word());
+        if let Some(detail) = self.reason.as_ref().or(self.way.as_ref()) {
+            words.push_str(": ");
+            words.push_str(detail);
+        }
+        words
+    }
+
+    /// Whether its session will say nothing more.
     pub fn is_final(&self) -> bool {
         !matches!(self.state, ReceiptState::Held | ReceiptState::HandedOver)
     }

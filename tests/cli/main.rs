@@ -16,6 +16,7 @@ mod crashes;
 mod demo;
 mod docker;
 mod everywhere;
+mod fates;
 mod folders;
 mod forgers;
 mod help;

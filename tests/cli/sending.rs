@@ -310,15 +310,6 @@ fn a_message_that_left_its_queue_without_a_receipt_is_not_said_to_wait_there() {
         assert!(!ran.err.contains("it stays in the queue"), "{ran:?}");
         assert_eq!(ran.code, 4);
     });
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| place.run(wait));
-        let is_there = || waiting(&place, to).len() == 1;
-        wait_until(is_there, || "the message waits".to_owned());
-        place.ok(["delete", to, "--yes"]);
-        let ran = sending.join().unwrap();
-        assert!(ran.err.contains("its queue was deleted"), "{ran:?}");
-        assert_eq!(ran.code, 4);
-    });
 }
 
 #[test]

@@ -60,6 +60,15 @@ pub enum WhenArg {
     Now,
 }
 
+/// What `send --wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WaitArg {
+    /// The message is in the model's context
+    Delivered,
+    /// The recipient has answered it; prints the answer
+    Answered,
+}
+
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 pub struct SendArgs {
@@ -84,9 +93,16 @@ pub struct SendArgs {
     /// When the message is delivered, where the agent can choose
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = WhenArg::Idle)]
     pub when: WhenArg,
-    /// Wait for the receipt of the recipient's session
-    #[arg(long)]
-    pub wait: bool,
+    /// Wait until the recipient's model has the message, or until it has answered
+    #[arg(
+        long,
+        value_name = "STATE",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "delivered"
+    )]
+    pub wait: Option<WaitArg>,
     /// How long --wait waits: 10m, 2h, a number of seconds
     #[arg(
         long,

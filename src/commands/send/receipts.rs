@@ -1,41 +1,64 @@
-//! `send --wait`: waits on a queue of its own for the receipts of the recipients' sessions.
+//! `send --wait`: waits on a queue of its own for the receipts of the recipients' sessions, and for
+//! their answers.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use chrono::Utc;
 use tokio::time::Instant;
 use ulid::Ulid;
 
 use super::Sent;
+use crate::cli::WaitArg;
 use crate::commands::connect;
+use crate::commands::fate::{Fate, SentMessage};
 use crate::config::Config;
+use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
-use crate::output::{Output, Style};
-use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReplyQueue};
+use crate::output::{self, Output, Style};
+use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
+
+/// A message whose time is over has left its queue by then, and its session has spoken.
+const EXPIRED_AFTER: Duration = Duration::from_secs(1);
 
 /// The queue for receipts. Every exit must delete it with [`Receipts::close`].
-pub(super) struct Receipts {
+pub(super) struct Receipts<'a> {
     name: SessionName,
     queue: ReplyQueue,
+    goal: WaitArg,
+    config: &'a Config,
     /// The user that the broker has to vouch for: nobody else says what became of a message.
     user: String,
 }
 
-impl Receipts {
-    pub(super) async fn open(peer: &mut Peer, ttl_ms: u64) -> Result<Self, Error> {
+impl<'a> Receipts<'a> {
+    pub(super) async fn open(
+        peer: &mut Peer,
+        goal: WaitArg,
+        config: &'a Config,
+    ) -> Result<Self, Error> {
         let name = SessionName::for_answer(Ulid::generate());
-        let queue = peer.answer_queue(&name, ttl_ms).await?;
+        let queue = peer.answer_queue(&name, config.settings.ttl_ms).await?;
         let user = peer.user().to_owned();
-        Ok(Self { name, queue, user })
+        Ok(Self {
+            name,
+            queue,
+            goal,
+            config,
+            user,
+        })
     }
 
-    pub(super) fn queue(&self) -> String {
-        self.name.to_string()
+    /// The queue's name.
+    pub(super) fn name(&self) -> &SessionName {
+        &self.name
     }
 
-    /// Waits until each message has a final receipt, the time is over, or the user interrupts.
+    /// Waits until what is waited for has come of each message, or cannot come any more; until the
+    /// time is over, or the user interrupts.
     pub(super) async fn wait_for(
         &mut self,
         sent: &mut [Sent],
@@ -44,154 +67,241 @@ impl Receipts {
         output: &Output,
     ) -> Exit {
         let until = Instant::now() + limit;
-        while sent.iter().any(is_open) {
+        while sent.iter().any(|message| self.is_open(message)) {
+            let ends = sent.iter().filter(|message| self.may_expire(message));
+            let next_end = ends.filter_map(|message| message.expires).min();
+            let wake = next_end.map_or(until, |end| until.min(end + EXPIRED_AFTER));
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => return Exit::Unconfirmed,
-                () = tokio::time::sleep_until(until) => break,
+                () = tokio::time::sleep_until(wake) => {
+                    if wake == until {
+                        break;
+                    }
+                    self.look_for_expired(sent, peer, output).await;
+                }
                 delivery = self.queue.next() => {
                     let delivery = match delivery {
                         Ok(delivery) => delivery,
                         Err(error) => {
-                            tell_lost(sent, &error, output);
-                            return verdict(sent);
+                            self.tell_lost(sent, &error, output);
+                            return self.verdict(sent);
                         }
                     };
                     delivery.ack().await;
-                    let is_told = delivery.user() == Some(&self.user);
-                    if let Some(receipt) = Receipt::parse(&delivery.body).filter(|_| is_told) {
-                        note(sent, receipt, output);
-                    }
+                    self.hear(sent, &delivery, output);
                 }
             }
         }
-        tell_open(sent, limit, peer, output).await;
-        verdict(sent)
+        self.tell_open(sent, limit, peer, output).await;
+        self.verdict(sent)
     }
 
-    pub(super) async fn close(&self, peer: &mut Peer, config: &Config) {
-        connect::delete_answers(peer, config, &self.name).await;
+    pub(super) async fn close(&self, peer: &mut Peer) {
+        connect::delete_answers(peer, self.config, &self.name).await;
     }
-}
 
-fn is_open(sent: &Sent) -> bool {
-    !sent.receipt.as_ref().is_some_and(Receipt::is_final)
-}
-
-fn note(sent: &mut [Sent], receipt: Receipt, output: &Output) {
-    let several = sent.len() > 1;
-    let Some(message) = sent
-        .iter_mut()
-        .find(|message| message.id == receipt.id && is_open(message))
-    else {
-        return;
-    };
-    if message.receipt.as_ref() == Some(&receipt) {
-        return;
-    }
-    let (word, style) = match receipt.state {
-        ReceiptState::Held => ("held", Style::Warning),
-        ReceiptState::HandedOver => ("handed over", Style::Warning),
-        ReceiptState::Delivered => ("delivered", Style::Good),
-        ReceiptState::DeadLettered => ("dead-lettered", Style::Bad),
-        ReceiptState::Deleted => ("deleted with its queue", Style::Bad),
-        ReceiptState::Purged => ("purged", Style::Bad),
-        ReceiptState::Expired => ("expired", Style::Bad),
-        ReceiptState::Dropped => ("dropped: the queue was full", Style::Bad),
-    };
-    let mut line = if several {
-        format!("{}: ", message.to)
-    } else {
-        String::new()
-    };
-    line.push_str(&output.paint(style, word));
-    if let Some(way) = &receipt.way {
-        let _infallible = write!(line, " ({way})");
-    }
-    if let Some(reason) = &receipt.reason {
-        let _infallible = write!(line, ": {reason}");
-    }
-    // A closed output does not end the wait, because the exit code still matters.
-    let _ = output.line(line);
-    message.receipt = Some(receipt);
-}
-
-/// The broker went away while receipts were waited for: nobody knows what becomes of the messages.
-fn tell_lost(sent: &[Sent], error: &PeerError, output: &Output) {
-    for message in sent.iter().filter(|message| is_open(message)) {
-        output.error(
-            &Error::new(format!("no final receipt from `{}`", message.to))
-                .because(error.to_string())
-                .hint(format!(
-                    "`cbroker why {}` tells what is known of it",
-                    message.id
-                )),
-        );
-    }
-}
-
-/// The time is over: what is so of each message that has no final receipt.
-async fn tell_open(sent: &[Sent], limit: Duration, peer: &mut Peer, output: &Output) {
-    for message in sent.iter().filter(|message| is_open(message)) {
-        let (what, hint) = fate(message, peer).await;
-        output.error(
-            &Error::new(format!(
-                "no final receipt from `{}` within {} s",
-                message.to,
-                limit.as_secs()
-            ))
-            .because(what)
-            .hint(hint),
-        );
-    }
-}
-
-/// What is known of a message, and what to do.
-async fn fate(message: &Sent, peer: &mut Peer) -> (String, String) {
-    let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
-    let why = format!("`cbroker why {}` tells what is known of it", message.id);
-    if let Some(receipt) = &message.receipt {
-        let state = match receipt.state {
-            ReceiptState::HandedOver => "handed over",
-            _ => "held",
-        };
-        let reason = receipt.reason.as_ref().or(receipt.way.as_ref());
-        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-        return (format!("it is {state}{reason}"), stays.to_owned());
-    }
-    let Ok(name) = SessionName::new(&message.to) else {
-        return ("no session has received it".to_owned(), why);
-    };
-    match peer.look(&name).await {
-        Ok(Some(queue)) if queue.messages > 0 => {
-            ("no session has received it".to_owned(), stays.to_owned())
+    fn hear(&self, sent: &mut [Sent], delivery: &ReceivedMessage, output: &Output) {
+        if let Some(receipt) = Receipt::parse(&delivery.body) {
+            if delivery.user() == Some(&self.user) {
+                self.note(sent, receipt, output);
+            }
+            return;
         }
-        Ok(Some(queue)) if queue.consumers > 0 => (
-            "whoever took it from the queue sends no receipts".to_owned(),
-            why,
-        ),
-        Ok(Some(_)) => (
-            "it is no longer in the queue: it expired, or something without receipts took it"
-                .to_owned(),
-            why,
-        ),
-        Ok(None) => ("its queue was deleted".to_owned(), why),
-        Err(error) => (error.to_string(), why),
+        if self.goal == WaitArg::Answered {
+            let limit_bytes = self.config.settings.body_limit_bytes;
+            if let Ok(answer) = Envelope::parse(&delivery.body, limit_bytes) {
+                self.note_answer(sent, (answer, delivery.user()), output);
+            }
+        }
     }
-}
 
-fn verdict(sent: &[Sent]) -> Exit {
-    if sent.iter().any(is_open) {
-        return Exit::Unconfirmed;
+    fn note_answer(
+        &self,
+        sent: &mut [Sent],
+        (answer, user): (Envelope, Option<&str>),
+        output: &Output,
+    ) {
+        let is_of_it = |message: &&mut Sent| {
+            let answerer = message.answerer.as_ref();
+            answer.correlation_id.as_deref() == Some(&message.id)
+                && answerer.is_some_and(|answerer| answerer.sent(&answer, user))
+        };
+        let Some(message) = sent.iter_mut().find(is_of_it) else {
+            return;
+        };
+        if !self.is_open(message) {
+            return;
+        }
+        let id = message.id.clone();
+        let text = format!("{}\n", answer.message);
+        message.answer = Some(answer);
+        let receipt = Receipt {
+            id,
+            state: ReceiptState::Answered,
+            reason: None,
+            way: None,
+        };
+        self.note(sent, receipt, output);
+        if !output.is_json() {
+            // A closed output does not end the wait, because the exit code still matters.
+            let _ = output::foreign(&text);
+        }
     }
-    let refused = |message: &Sent| {
-        message
-            .receipt
-            .as_ref()
-            .is_some_and(|receipt| receipt.state != ReceiptState::Delivered)
-    };
-    if sent.iter().any(refused) {
-        Exit::Failed
-    } else {
-        Exit::Done
+
+    /// Whether what is waited for may still come of it.
+    fn is_open(&self, message: &Sent) -> bool {
+        match &message.receipt {
+            None => true,
+            Some(receipt) if receipt.state == ReceiptState::Delivered => {
+                self.goal == WaitArg::Answered
+            }
+            Some(receipt) => !receipt.is_final(),
+        }
+    }
+
+    /// No session has said that it has it, so its time to live may end it.
+    fn may_expire(&self, message: &Sent) -> bool {
+        message.receipt.is_none() && message.expires.is_some()
+    }
+
+    /// Messages whose time is over and that no session has: they are known to have expired, or are
+    /// not looked at again.
+    async fn look_for_expired(&self, sent: &mut [Sent], peer: &mut Peer, output: &Output) {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        for message in sent.iter_mut() {
+            let is_over = message
+                .expires
+                .is_some_and(|end| now >= end + EXPIRED_AFTER);
+            if !is_over || !self.may_expire(message) {
+                continue;
+            }
+            message.expires = None;
+            if self.fate(message, true, peer).await == Some(Fate::Expired) {
+                expired.push((message.id.clone(), message.to.clone()));
+            }
+        }
+        for (id, to) in expired {
+            let entry = HistoryEntry::new(Utc::now(), &id, HistoryEvent::Expired, &to);
+            // The wait goes on even if the history cannot be written.
+            let _untold = MessageHistory::of(&self.config.home).note(&entry);
+            let receipt = Receipt {
+                id,
+                state: ReceiptState::Expired,
+                reason: None,
+                way: None,
+            };
+            self.note(sent, receipt, output);
+        }
+    }
+
+    async fn fate(&self, message: &Sent, has_expired: bool, peer: &mut Peer) -> Option<Fate> {
+        let to = SessionName::new(&message.to).ok()?;
+        let sent = SentMessage {
+            id: &message.id,
+            to: &to,
+            has_expired,
+        };
+        Some(Fate::of(sent, peer, self.config).await)
+    }
+
+    fn note(&self, sent: &mut [Sent], receipt: Receipt, output: &Output) {
+        let several = sent.len() > 1;
+        let mut open = sent.iter_mut();
+        let found = open.find(|message| message.id == receipt.id && self.is_open(message));
+        let Some(message) = found else {
+            return;
+        };
+        if message.receipt.as_ref() == Some(&receipt) {
+            return;
+        }
+        let style = match receipt.state {
+            ReceiptState::Held | ReceiptState::HandedOver => Style::Warning,
+            ReceiptState::Delivered | ReceiptState::Answered => Style::Good,
+            _ => Style::Bad,
+        };
+        let mut line = if several {
+            format!("{}: ", message.to)
+        } else {
+            String::new()
+        };
+        line.push_str(&output.paint(style, receipt.state.word()));
+        if let Some(way) = &receipt.way {
+            let _infallible = write!(line, " ({way})");
+        }
+        if let Some(reason) = &receipt.reason {
+            let _infallible = write!(line, ": {reason}");
+        }
+        // A closed output does not end the wait, because the exit code still matters.
+        let _ = output.line(line);
+        message.receipt = Some(receipt);
+    }
+
+    /// The broker went away while receipts were waited for: nobody knows what becomes of the
+    /// messages.
+    fn tell_lost(&self, sent: &[Sent], error: &PeerError, output: &Output) {
+        for message in sent.iter().filter(|message| self.is_open(message)) {
+            let hint = format!("`cbroker why {}` tells what is known of it", message.id);
+            output.error(
+                &Error::new(format!("no final receipt from `{}`", message.to))
+                    .because(error.to_string())
+                    .hint(hint),
+            );
+        }
+    }
+
+    /// The time is over: what is so of each message that is still waited for.
+    async fn tell_open(&self, sent: &[Sent], limit: Duration, peer: &mut Peer, output: &Output) {
+        let missing = match self.goal {
+            WaitArg::Delivered => "no final receipt",
+            WaitArg::Answered => "no answer",
+        };
+        for message in sent.iter().filter(|message| self.is_open(message)) {
+            let (why, hint) = self.describe(message, peer).await;
+            let (to, seconds) = (&message.to, limit.as_secs());
+            output.error(
+                &Error::new(format!("{missing} from `{to}` within {seconds} s"))
+                    .because(why)
+                    .hint(hint),
+            );
+        }
+    }
+
+    /// What is known of a message, and what to do.
+    async fn describe(&self, message: &Sent, peer: &mut Peer) -> (String, String) {
+        let stays = "it stays in the queue; `cbroker list` shows the attached sessions";
+        let why = format!("`cbroker why {}` tells what is known of it", message.id);
+        if let Some(receipt) = &message.receipt {
+            let hint = match receipt.state {
+                ReceiptState::Delivered => why,
+                _ => stays.to_owned(),
+            };
+            return (receipt.words(), hint);
+        }
+        // One that expired would have been found out, or it cannot be.
+        let has_expired = message.has_ttl && message.expires.is_none();
+        match self.fate(message, has_expired, peer).await {
+            Some(fate) if fate.is_waiting() => (fate.words(), stays.to_owned()),
+            Some(fate) => (fate.words(), why),
+            None => ("no session has received it".to_owned(), why),
+        }
+    }
+
+    fn verdict(&self, sent: &[Sent]) -> Exit {
+        if sent.iter().any(|message| self.is_open(message)) {
+            return Exit::Unconfirmed;
+        }
+        let came = |message: &Sent| {
+            let state = message.receipt.as_ref().map(|receipt| receipt.state);
+            matches!(
+                state,
+                Some(ReceiptState::Delivered | ReceiptState::Answered)
+            )
+        };
+        if sent.iter().all(came) {
+            Exit::Done
+        } else {
+            Exit::Failed
+        }
     }
 }

@@ -1,0 +1,111 @@
+//! What is known of a message of which no final receipt came: never more than that.
+
+use std::time::Duration;
+
+use super::answerer;
+use crate::config::Config;
+use crate::envelope::Envelope;
+use crate::management::Client;
+use crate::name::SessionName;
+use crate::peer::{MAX_LENGTH, Peer};
+
+/// The broker's own interface has to say within this what waits in a queue.
+const API_WITHIN: Duration = Duration::from_secs(1);
+
+/// A message that was sent, as far as its fate depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentMessage<'a> {
+    pub(super) id: &'a str,
+    pub(super) to: &'a SessionName,
+    /// Its own time to live is over.
+    pub(super) has_expired: bool,
+}
+
+/// What is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It waits in its queue, and nobody has it.
+    Waits,
+    /// It waited for longer than its time to live.
+    Expired,
+    /// Its queue was deleted, and it with the queue.
+    QueueDeleted,
+    /// Something that sends no receipts took it.
+    TakenSilently,
+    /// It is not in its queue: it expired, was dropped, or something without receipts took it.
+    Gone,
+    /// Messages wait in its queue; whether it is among them cannot be said.
+    Unknown,
+    /// The broker does not answer: why.
+    Unanswered(String),
+}
+
+impl Fate {
+    /// Looks at the queue of a message.
+    pub(super) async fn of(message: SentMessage<'_>, peer: &mut Peer, config: &Config) -> Self {
+        let queue = match peer.look(message.to).await {
+            Ok(Some(queue)) => queue,
+            Ok(None) => return Self::QueueDeleted,
+            Err(error) => return Self::Unanswered(error.to_string()),
+        };
+        let is_there = match queue.messages {
+            0 => Some(false),
+            _ => waits(config, message).await,
+        };
+        if is_there == Some(true) && !message.has_expired {
+            return Self::Waits;
+        }
+        let consumers = queue.consumers as usize;
+        let sessions = answerer::own_sessions(peer, message.to, consumers.max(1)).await;
+        let all_are_ours = sessions.is_ok_and(|sessions| sessions.len() >= consumers);
+        match is_there {
+            // A session of ours would have said that it has it. Behind others it stays in the queue,
+            // and no session is given it.
+            _ if message.has_expired && all_are_ours => Self::Expired,
+            Some(true) => Self::Waits,
+            None if message.has_expired || consumers > 0 => Self::Unknown,
+            // Nobody reads the queue, and nothing ends a message there but its time.
+            None => Self::Waits,
+            Some(false) if consumers > 0 && !all_are_ours => Self::TakenSilently,
+            Some(false) => Self::Gone,
+        }
+    }
+
+    /// In words for a person.
+    pub(super) fn words(&self) -> String {
+        let words = match self {
+            Self::Waits => "no session has received it",
+            Self::Expired => "it expired in the queue",
+            Self::QueueDeleted => "its queue was deleted",
+            Self::TakenSilently => "whoever took it from the queue sends no receipts",
+            Self::Gone => {
+                "it is no longer in the queue: it expired, was dropped, or something without \
+                 receipts took it"
+            }
+            Self::Unknown => {
+                "no session has said that it has it; the broker does not say whether it is among \
+                 the messages that wait"
+            }
+            Self::Unanswered(why) => why,
+        };
+        words.to_owned()
+    }
+
+    /// Whether it stays where a session will find it.
+    pub(super) fn is_waiting(&self) -> bool {
+        *self == Self::Waits
+    }
+}
+
+/// Whether the message waits in its queue; `None` where the broker does not say it. Only the
+/// embedded broker shows its messages without touching them.
+async fn waits(config: &Config, message: SentMessage<'_>) -> Option<bool> {
+    let client = Client::new(config, API_WITHIN).ok()?;
+    let count = usize::try_from(MAX_LENGTH).ok()?;
+    let waiting = client.look_at(message.to.as_str(), count).await.ok()?;
+    let limit_bytes = config.settings.body_limit_bytes;
+    let is_it = |body: Vec<u8>| {
+        Envelope::parse(&body, limit_bytes).is_ok_and(|envelope| envelope.id == message.id)
+    };
+    Some(waiting.iter().any(|waiting| is_it(waiting.body())))
+}

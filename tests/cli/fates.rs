@@ -1,0 +1,193 @@
+//! What a sender that waits is told when its message ends: nobody says of a message that is gone
+//! that it stays in the queue.
+
+use std::process::{Child, Stdio};
+
+use crate::client;
+use crate::support::{Place, Server, wait_until};
+
+/// A `send --wait` under way; its message waits in the queue of `to`.
+fn sending(place: &Place, to: &str, more: &[&str]) -> Child {
+    let before = count(place, to);
+    let command = ["send", "--to", to, "-m", "x", "--timeout", "30"];
+    let child = place
+        .command()
+        .args(command)
+        .args(more)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(
+        || count(place, to) > before,
+        || "the message waits".to_owned(),
+    );
+    child
+}
+
+fn count(place: &Place, to: &str) -> usize {
+    match place.listed(to) {
+        Some(_) => place.json(["tail", to, "--no-ack"]).len(),
+        None => 0,
+    }
+}
+
+/// Its exit code, and what it printed.
+fn said(child: Child) -> (i32, String) {
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+/// It ended so, its story says so too, and nothing else was said of it.
+fn ended(place: &Place, child: Child, end: &str) {
+    let (code, said) = said(child);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.lines().any(|line| line == end), "{said}");
+    assert!(!said.contains("stays"), "{said}");
+    let id = said.split(' ').nth(1).unwrap();
+    let story = place.ok(["why", id]);
+    assert!(story.contains(end), "{story}");
+}
+
+#[test]
+fn a_message_that_is_purged_or_deleted_or_dropped_is_told_of() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let first = sending(&place, "peer", &["--wait"]);
+    place.ok(["purge", "peer", "--yes"]);
+    ended(&place, first, "purged");
+    let second = sending(&place, "peer", &["--wait"]);
+    place.ok(["delete", "peer", "--yes"]);
+    ended(&place, second, "deleted with its queue");
+    let third = sending(&place, "peer", &["--wait"]);
+    client::publish(&place, "peer", (1..1000).map(|number| number.to_string()));
+    place.ok(["send", "--to", "peer", "-m", "newest", "--drop-oldest"]);
+    ended(&place, third, "dropped: the queue was full");
+    assert_eq!(count(&place, "peer"), 1000, "no other one was dropped");
+}
+
+#[test]
+fn a_message_that_expired_is_told_of_also_where_others_wait() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "--to", "peer", "-m", "lasting"]);
+    let first = sending(&place, "peer", &["--wait", "--ttl", "2000"]);
+    ended(&place, first, "expired");
+    place.ok(["send", "--to", "peer", "-m", "last"]);
+    let taken = place.json(["tail", "peer", "-n", "2"]);
+    let texts: Vec<_> = taken.iter().map(|taken| &taken["message"]).collect();
+    assert_eq!(texts, ["lasting", "last"]);
+}
+
+#[test]
+fn a_message_that_another_program_took_is_not_said_to_wait_or_to_have_expired() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "--to", "peer", "-m", "first"]);
+    let taking = place
+        .command()
+        .args(["tail", "peer"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(
+        || {
+            place
+                .listed("peer")
+                .is_some_and(|peer| peer["consumers"] == 1)
+        },
+        || "a program of another kind is attached".to_owned(),
+    );
+    let wait = [
+        "send",
+        "--to",
+        "peer",
+        "-m",
+        "x",
+        "--wait",
+        "--timeout",
+        "2",
+    ];
+    let ran = place.run(wait);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains("sends no receipts"), "{ran:?}");
+    assert!(!ran.err.contains("stays"), "{ran:?}");
+    let mut taking = taking;
+    taking.kill().unwrap();
+    taking.wait().unwrap();
+}
+
+#[test]
+fn a_sender_waits_for_the_answer_and_its_text_is_printed() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let asking = sending(&place, "peer", &["--wait=answered"]);
+    let question = place.json(["tail", "peer", "--no-ack"]).remove(0);
+    let (id, reply_to) = (
+        question["id"].as_str().unwrap(),
+        question["reply_to"].as_str().unwrap(),
+    );
+    for (from, text) in [("impostor", "not this"), ("peer", "Port 8080")] {
+        let answer = ["--from", from, "--correlation-id", id, "-m", text];
+        place.ok([&["send", "--to", reply_to][..], &answer].concat());
+    }
+    let (code, said) = said(asking);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.ends_with("answered\nPort 8080\n"), "{said}");
+    assert!(
+        place.ok(["why", id]).contains("peer answered"),
+        "in its story"
+    );
+    let in_vain = [
+        "send",
+        "--to",
+        "peer",
+        "-m",
+        "y",
+        "--wait=answered",
+        "--timeout",
+        "1",
+    ];
+    let because = "no answer from `peer` within 1 s: no session has received it";
+    place.run(in_vain).fails(4, because);
+    let elsewhere = [
+        "send",
+        "--to",
+        "peer",
+        "-m",
+        "z",
+        "--reply-to",
+        "other",
+        "--wait=answered",
+    ];
+    place.run(elsewhere).fails(
+        2,
+        "`--wait=answered` does not see an answer that goes to `other`",
+    );
+}
+
+#[test]
+fn a_question_whose_queue_is_purged_is_not_waited_for() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "--to", "peer", "-m", "first"]);
+    let asking = place
+        .command()
+        .args(["ask", "--to", "peer", "-m", "Which port?"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(
+        || count(&place, "peer") == 2,
+        || "the question waits".to_owned(),
+    );
+    place.ok(["purge", "peer", "--yes"]);
+    let (code, said) = said(asking);
+    assert_eq!(code, 4, "{said}");
+    assert!(
+        said.contains("no answer will come from `peer`: it is purged"),
+        "{said}"
+    );
+}
