@@ -13,7 +13,7 @@ use ulid::Ulid;
 use super::answerer::Answerer;
 use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
-use super::fate::{Fate, SentMessage};
+use super::fate::{MessageFate, SentMessage};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
 use crate::config::Config;
@@ -56,7 +56,7 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
         let limit = args.timeout;
         let waited = wait(&mut answers, (&question, &from, peer.user()), limit, config).await?;
         match waited {
-            Waited::Answer(answer) => Ok(answer),
+            Waited::Answer(answer) => Ok(*answer),
             Waited::Ended(receipt) => Err(never_answered(&question, &receipt)),
             Waited::InVain(last) => {
                 let sent = SentMessage {
@@ -69,7 +69,7 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
                 };
                 let why = match &last {
                     Some(receipt) => receipt.words(),
-                    None => Fate::of(sent, &mut peer, config).await.words(),
+                    None => MessageFate::of(sent, &mut peer, config).await.words(),
                 };
                 let seconds = limit.as_secs();
                 Err(
@@ -126,7 +126,7 @@ async fn publish(
 /// What came of waiting for an answer.
 enum Waited {
     /// It came.
-    Answer(Envelope),
+    Answer(Box<Envelope>),
     /// The question ended before any session could answer it.
     Ended(Receipt),
     /// The time is over; what the session said last.
@@ -162,7 +162,7 @@ async fn wait(
             && answer.correlation_id.as_deref() == Some(&question.id)
             && from.sent(&answer, delivery.user())
         {
-            return Ok(Waited::Answer(answer));
+            return Ok(Waited::Answer(Box::new(answer)));
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct SentMessage<'a> {
 
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum MessageFate {
     /// It waits in its queue, and nobody has it.
     Waits,
     /// It waited for longer than its time to live.
@@ -40,7 +40,7 @@ pub(super) enum Fate {
     Unanswered(String),
 }
 
-impl Fate {
+impl MessageFate {
     /// Looks at the queue of a message.
     pub(super) async fn of(message: SentMessage<'_>, peer: &mut Peer, config: &Config) -> Self {
         let queue = match peer.look(message.to).await {
@@ -56,16 +56,17 @@ impl Fate {
             return Self::Waits;
         }
         let consumers = queue.consumers as usize;
-        let sessions = answerer::own_sessions(peer, message.to, consumers.max(1)).await;
-        let all_are_ours = sessions.is_ok_and(|sessions| sessions.len() >= consumers);
+        let all_are_ours = consumers == 0
+            || answerer::own_sessions(peer, message.to, consumers)
+                .await
+                .is_ok_and(|sessions| sessions.len() >= consumers);
         match is_there {
-            // A session of ours would have said that it has it. Behind others it stays in the queue,
-            // and no session is given it.
+            // A session of ours would have said that it has it. Behind others it stays in the
+            // queue, and no session is given it.
             _ if message.has_expired && all_are_ours => Self::Expired,
-            Some(true) => Self::Waits,
             None if message.has_expired || consumers > 0 => Self::Unknown,
             // Nobody reads the queue, and nothing ends a message there but its time.
-            None => Self::Waits,
+            Some(true) | None => Self::Waits,
             Some(false) if consumers > 0 && !all_are_ours => Self::TakenSilently,
             Some(false) => Self::Gone,
         }

@@ -81,7 +81,7 @@ impl Hooks {
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         number += 1;
-                        let caller = Caller {
+                        let caller = HookCaller {
                             token: Arc::clone(&token),
                             origins: Arc::clone(&origins),
                             number,
@@ -179,14 +179,14 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What a connection of a hook is checked against.
-struct Caller {
+struct HookCaller {
     token: Arc<String>,
     origins: Arc<Mutex<Origins>>,
     /// Its number in this session.
     number: u64,
 }
 
-impl Caller {
+impl HookCaller {
     /// Whether a hook of this process speaks of the session. In the order of the calls.
     async fn holds_session(&self, pid: Option<i32>, transcript: Option<PathBuf>) -> bool {
         let mut origins = Arc::clone(&self.origins).lock_owned().await;
@@ -196,7 +196,7 @@ impl Caller {
     }
 }
 
-async fn serve(mut stream: UnixStream, caller: Caller, tell: mpsc::Sender<Told>) {
+async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<Told>) {
     let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
         return;
     };

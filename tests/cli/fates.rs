@@ -9,7 +9,7 @@ use crate::support::{Place, Server, wait_until};
 /// A `send --wait` under way; its message waits in the queue of `to`.
 fn sending(place: &Place, to: &str, more: &[&str]) -> Child {
     let before = count(place, to);
-    let command = ["send", "--to", to, "-m", "x", "--timeout", "30"];
+    let command = ["send", "--to", to, "-m", "x", "--timeout", "300"];
     let child = place
         .command()
         .args(command)

@@ -36,6 +36,7 @@ mod hooks;
 mod inbox;
 mod input;
 mod messages;
+mod modes;
 mod plugin;
 mod quirks;
 
@@ -395,37 +396,6 @@ impl Agent {
             Key::End => return true,
         }
         false
-    }
-
-    /// A key in vim's NORMAL mode.
-    fn command(&mut self, key: &Key) {
-        match key {
-            Key::Text(letter) if letter == "i" => self.is_normal = false,
-            Key::Escape => {}
-            key => self.note(&format!("command {key:?}")),
-        }
-    }
-
-    /// The trust dialog at the start: Enter ends the agent, as its first answer is "No, exit".
-    fn ask_for_trust(&mut self, hear: &Receiver<Happening>) {
-        self.state = State::Trust;
-        self.draw();
-        self.note("asks for trust");
-        let mut parser = Parser::default();
-        while let Ok(happening) = hear.recv() {
-            let Happening::Bytes(bytes) = happening else {
-                continue;
-            };
-            for key in parser.read(&bytes) {
-                match key {
-                    Key::Text(text) if text == "2" => {
-                        self.state = State::Idle;
-                        return self.draw();
-                    }
-                    key => self.note(&format!("distrusted {key:?}")),
-                }
-            }
-        }
     }
 
     fn answer(&mut self, key: &Key, word: &str) {

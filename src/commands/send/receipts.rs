@@ -11,7 +11,7 @@ use ulid::Ulid;
 use super::Sent;
 use crate::cli::WaitArg;
 use crate::commands::connect;
-use crate::commands::fate::{Fate, SentMessage};
+use crate::commands::fate::{MessageFate, SentMessage};
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -68,7 +68,7 @@ impl<'a> Receipts<'a> {
     ) -> Exit {
         let until = Instant::now() + limit;
         while sent.iter().any(|message| self.is_open(message)) {
-            let ends = sent.iter().filter(|message| self.may_expire(message));
+            let ends = sent.iter().filter(|message| may_expire(message));
             let next_end = ends.filter_map(|message| message.expires).min();
             let wake = next_end.map_or(until, |end| until.min(end + EXPIRED_AFTER));
             tokio::select! {
@@ -159,11 +159,6 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    /// No session has said that it has it, so its time to live may end it.
-    fn may_expire(&self, message: &Sent) -> bool {
-        message.receipt.is_none() && message.expires.is_some()
-    }
-
     /// Messages whose time is over and that no session has: they are known to have expired, or are
     /// not looked at again.
     async fn look_for_expired(&self, sent: &mut [Sent], peer: &mut Peer, output: &Output) {
@@ -173,11 +168,11 @@ impl<'a> Receipts<'a> {
             let is_over = message
                 .expires
                 .is_some_and(|end| now >= end + EXPIRED_AFTER);
-            if !is_over || !self.may_expire(message) {
+            if !is_over || !may_expire(message) {
                 continue;
             }
             message.expires = None;
-            if self.fate(message, true, peer).await == Some(Fate::Expired) {
+            if self.fate(message, true, peer).await == Some(MessageFate::Expired) {
                 expired.push((message.id.clone(), message.to.clone()));
             }
         }
@@ -195,14 +190,19 @@ impl<'a> Receipts<'a> {
         }
     }
 
-    async fn fate(&self, message: &Sent, has_expired: bool, peer: &mut Peer) -> Option<Fate> {
+    async fn fate(
+        &self,
+        message: &Sent,
+        has_expired: bool,
+        peer: &mut Peer,
+    ) -> Option<MessageFate> {
         let to = SessionName::new(&message.to).ok()?;
         let sent = SentMessage {
             id: &message.id,
             to: &to,
             has_expired,
         };
-        Some(Fate::of(sent, peer, self.config).await)
+        Some(MessageFate::of(sent, peer, self.config).await)
     }
 
     fn note(&self, sent: &mut [Sent], receipt: Receipt, output: &Output) {
@@ -304,4 +304,9 @@ impl<'a> Receipts<'a> {
             Exit::Failed
         }
     }
+}
+
+/// No session has said that it has it, so its time to live may end it.
+fn may_expire(message: &Sent) -> bool {
+    message.receipt.is_none() && message.expires.is_some()
 }
