@@ -34,7 +34,7 @@ const DIALOG_UNSEEN: Duration = Duration::from_secs(5);
 
 /// What the agent's hooks report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum HookEvent {
     /// A session began, or began anew.
     SessionStart,
     /// A prompt was submitted; its text.
@@ -216,17 +216,17 @@ impl AgentState {
     }
 
     /// A hook spoke.
-    pub fn event(&mut self, event: &Event, now: Instant) {
+    pub fn event(&mut self, event: &HookEvent, now: Instant) {
         match event {
-            Event::SessionStart | Event::TurnEnded => self.turn_ended(),
-            Event::PromptSubmitted(_) => {
+            HookEvent::SessionStart | HookEvent::TurnEnded => self.turn_ended(),
+            HookEvent::PromptSubmitted(_) => {
                 self.turn_began();
                 self.person.submitted();
             }
-            Event::ToolStarted => self.turn = Turn::Busy { is_touched: false },
-            Event::ToolEnded => self.turn_began(),
-            Event::PermissionAsked(tool) => self.asked(tool, now),
-            Event::SessionEnd => self.turn = Turn::Unknown,
+            HookEvent::ToolStarted => self.turn = Turn::Busy { is_touched: false },
+            HookEvent::ToolEnded => self.turn_began(),
+            HookEvent::PermissionAsked(tool) => self.asked(tool, now),
+            HookEvent::SessionEnd => self.turn = Turn::Unknown,
         }
     }
 

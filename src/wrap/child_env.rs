@@ -16,7 +16,7 @@ use super::agents::Profile;
 use super::agents::arguments::{self, Additions, Run};
 use super::hooks;
 use super::pty::{CommandLine, find_program};
-use super::ways::claude_plugin::Given;
+use super::ways::claude_plugin::PluginSetup;
 use crate::config::{Config, Environment};
 
 /// The permission that lets an agent answer without a question each time.
@@ -62,7 +62,7 @@ pub(super) struct Identity {
     /// This binary.
     pub binary: PathBuf,
     /// Our plugin for Claude Code, where it could be made.
-    pub plugin: Option<Given>,
+    pub plugin: Option<PluginSetup>,
     /// What stands in front of the program's arguments, for another way into it.
     pub arguments: Vec<OsString>,
     /// What its environment holds for that.

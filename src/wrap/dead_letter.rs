@@ -1,5 +1,6 @@
-//! Messages that are none: kept in a file for a person, so that neither they nor the session are lost. Of each at most
-//! the first 64 KiB are kept, and of each queue at most two files of 8 MiB: whoever may publish fills no disk.
+//! Messages that are none: kept in a file for a person, so that neither they nor the session are
+//! lost. Of each at most the first 64 KiB are kept, and of each queue at most two files of 8 MiB:
+//! whoever may publish fills no disk.
 //!
 //! Relies on the standard library, and on `base64` for bytes that are no text.
 
@@ -138,7 +139,8 @@ mod tests {
         assert_eq!(
             text,
             "{\"ts\":\"2026-01-01T00:00:00.000Z\",\"error\":\"no JSON\",\"raw\":\"{half\"}\n\
-             {\"ts\":\"2026-01-01T00:00:01.000Z\",\"error\":\"no UTF-8\",\"raw\":\"/wA=\",\"encoding\":\"base64\"}\n"
+             {\"ts\":\"2026-01-01T00:00:01.000Z\",\"error\":\"no UTF-8\",\"raw\":\"/wA=\",\
+             \"encoding\":\"base64\"}\n"
         );
     }
 }

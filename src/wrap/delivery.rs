@@ -5,7 +5,8 @@
 //! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way) ──proof──▶ Delivered(way) ─▶ done on
 //! disk ─▶ acked
 //!               ▲                            │
-//!               └── not taken (certain), lost or stuck: marked as a possible repeat where it may have been read
+//!               └── not taken (certain), lost or stuck: marked as a possible repeat where it may
+//!   have been read
 //! ```
 //!
 //! A message is acked at the proof that it is in the model's context, and there is no time limit
@@ -23,7 +24,7 @@ mod steps;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use super::agent_state::{AgentState, Event};
+use super::agent_state::{AgentState, HookEvent};
 use super::hold::Hold;
 use super::ways::keyboard::Keyboard;
 use super::ways::{Sign, Submission, Way};
@@ -99,11 +100,11 @@ struct Submitted {
     key: u64,
     way: Way,
     messages: Vec<MessageKey>,
-    phase: Phase,
+    phase: SubmissionPhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum SubmissionPhase {
     /// The intent is on its way to the disk.
     Noting,
     /// It is there.
@@ -189,7 +190,7 @@ impl Deliveries {
         let handed: Vec<MessageKey> = self
             .submissions
             .iter()
-            .filter(|submitted| submitted.phase == Phase::Handed)
+            .filter(|submitted| submitted.phase == SubmissionPhase::Handed)
             .flat_map(|submitted| submitted.messages.iter().copied())
             .collect();
         self.table.lose_deliveries(|key, message| {
@@ -218,7 +219,8 @@ impl Deliveries {
 
     /// Whether the next step may write something that a shell in the foreground would execute.
     pub fn may_type(&self, agent: &AgentState, now: Instant) -> bool {
-        let is_noted = |one: &Submitted| one.way == Way::Keyboard && one.phase == Phase::Noted;
+        let is_noted =
+            |one: &Submitted| one.way == Way::Keyboard && one.phase == SubmissionPhase::Noted;
         let waits = self.table.queued().next().is_some();
         self.keyboard.may_press()
             || self.submissions.iter().any(is_noted)
@@ -253,7 +255,7 @@ impl Deliveries {
         // What is noted on disk goes in at once.
         let is_going_in = |key: MessageKey| {
             self.submissions.iter().any(|submitted| {
-                submitted.phase != Phase::Handed && submitted.messages.contains(&key)
+                submitted.phase != SubmissionPhase::Handed && submitted.messages.contains(&key)
             })
         };
         self.table
@@ -292,18 +294,18 @@ impl Deliveries {
     /// The intent of the noted messages is on disk.
     pub fn noted(&mut self) {
         for submitted in &mut self.submissions {
-            if submitted.phase == Phase::Noting {
-                submitted.phase = Phase::Noted;
+            if submitted.phase == SubmissionPhase::Noting {
+                submitted.phase = SubmissionPhase::Noted;
                 return;
             }
         }
     }
 
     /// A hook of the agent spoke.
-    pub fn event(&mut self, event: &Event, now: Instant) {
+    pub fn event(&mut self, event: &HookEvent, now: Instant) {
         match event {
-            Event::SessionStart => self.ways.began(now),
-            Event::PromptSubmitted(_) => self.is_escaped = false,
+            HookEvent::SessionStart => self.ways.began(now),
+            HookEvent::PromptSubmitted(_) => self.is_escaped = false,
             _ => {}
         }
         self.keyboard.event(event, now);
@@ -340,7 +342,7 @@ impl Deliveries {
     pub fn is_handed_over(&self) -> bool {
         self.submissions.iter().any(|submitted| {
             let reports = matches!(submitted.way, Way::Plugin | Way::Api | Way::Inbox);
-            reports && submitted.phase == Phase::Handed
+            reports && submitted.phase == SubmissionPhase::Handed
         })
     }
 

@@ -28,7 +28,7 @@ use super::agents::{Profile, Usual, is_interpreter};
 
 /// One process, as the system describes it.
 #[derive(Clone, Debug, Default)]
-pub struct Process {
+pub struct ForegroundProcess {
     /// Who started it.
     pub parent: i32,
     /// Its process group.
@@ -63,7 +63,7 @@ pub fn look(master: BorrowedFd<'_>) -> Option<String> {
 }
 
 /// The program in the foreground group, or started from it, that executes its input.
-pub fn executes(processes: &BTreeMap<i32, Process>, foreground: i32) -> Option<String> {
+pub fn executes(processes: &BTreeMap<i32, ForegroundProcess>, foreground: i32) -> Option<String> {
     processes
         .iter()
         .find(|(pid, process)| {
@@ -76,7 +76,11 @@ pub fn executes(processes: &BTreeMap<i32, Process>, foreground: i32) -> Option<S
 }
 
 /// Whether an agent stands above this process; `None` where it is not of the foreground.
-fn descends(processes: &BTreeMap<i32, Process>, pid: i32, foreground: i32) -> Option<bool> {
+fn descends(
+    processes: &BTreeMap<i32, ForegroundProcess>,
+    pid: i32,
+    foreground: i32,
+) -> Option<bool> {
     let mut process = processes.get(&pid)?;
     let mut is_of_it = process.group == foreground;
     let mut has_agent = false;
@@ -97,7 +101,11 @@ fn descends(processes: &BTreeMap<i32, Process>, pid: i32, foreground: i32) -> Op
 }
 
 /// Whether the foreground is among what this process started: it is around us, not within.
-fn is_above(processes: &BTreeMap<i32, Process>, process: &Process, foreground: i32) -> bool {
+fn is_above(
+    processes: &BTreeMap<i32, ForegroundProcess>,
+    process: &ForegroundProcess,
+    foreground: i32,
+) -> bool {
     let mut process = process;
     if process.group == foreground {
         return false;
@@ -114,7 +122,7 @@ fn is_above(processes: &BTreeMap<i32, Process>, process: &Process, foreground: i
     true
 }
 
-fn kind(process: &Process) -> Kind {
+fn kind(process: &ForegroundProcess) -> Kind {
     let words = &process.arguments;
     let first = words.first().map(base).unwrap_or_default();
     // A file that many programs share says nothing, and neither does a command line that an
@@ -188,12 +196,12 @@ fn base(word: &OsString) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn shown(process: &Process) -> &str {
+fn shown(process: &ForegroundProcess) -> &str {
     process.program.as_deref().unwrap_or(&process.name)
 }
 
 /// All processes of this machine that can be seen from here.
-fn read_all() -> BTreeMap<i32, Process> {
+fn read_all() -> BTreeMap<i32, ForegroundProcess> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
@@ -204,7 +212,7 @@ fn read_all() -> BTreeMap<i32, Process> {
 }
 
 /// `None`: it has ended meanwhile.
-fn read(folder: &Path) -> Option<Process> {
+fn read(folder: &Path) -> Option<ForegroundProcess> {
     let stat = std::fs::read(folder.join("stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     // The name is in parentheses, and may hold some.
@@ -224,7 +232,7 @@ fn read(folder: &Path) -> Option<Process> {
         .filter(|word| !word.is_empty());
     let reads_terminal = link("fd/0")
         .is_some_and(|path| path.starts_with("/dev/pts") || path.starts_with("/dev/tty"));
-    Some(Process {
+    Some(ForegroundProcess {
         parent,
         group,
         name: name.to_owned(),
@@ -246,7 +254,7 @@ mod tests {
     const FOREGROUND: i32 = 10;
 
     /// `pid parent group flags: file | command line`; the flag `t` is a terminal as its input.
-    fn processes(lines: &[&str]) -> BTreeMap<i32, Process> {
+    fn processes(lines: &[&str]) -> BTreeMap<i32, ForegroundProcess> {
         lines
             .iter()
             .map(|line| {
@@ -255,7 +263,7 @@ mod tests {
                 let mut numbers = numbers.split(' ');
                 let mut number = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0);
                 let (pid, parent, group) = (number(), number(), number());
-                let process = Process {
+                let process = ForegroundProcess {
                     parent,
                     group,
                     name: file.to_owned(),

@@ -2,9 +2,9 @@
 //!
 //! It passes the hook's input on to the wrap and ends, with 0 whatever happens: a hook must never
 //! block or break the agent. As a waiter (`EVENT` is `wait`) it stays, until the wrap hands it a
-//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. Until then it
-//! writes to the agent's inbox socket what the wrap gives it, since it is a child of the agent. The
-//! token tells the wrap that the caller is a hook of its own agent.
+//! text: that goes to standard error, and the exit code 2 makes Claude Code take it in. Until then
+//! it writes to the agent's inbox socket what the wrap gives it, since it is a child of the agent.
+//! The token tells the wrap that the caller is a hook of its own agent.
 //!
 //! Relies on little beside the standard library; at most 5 ms from start to end.
 
@@ -43,7 +43,8 @@ const PERHAPS_PASSED: u8 = b'?';
 const PATIENCE: Duration = Duration::from_millis(200);
 /// An inbox that does not take a line within this is as good as gone.
 const INBOX_PATIENCE: Duration = Duration::from_secs(2);
-/// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's result larger.
+/// Larger inputs are cut: only their beginning is of interest. A prompt may be 64 KiB, a tool's
+/// result larger.
 const INPUT_LIMIT: u64 = 1 << 20;
 /// The length that comes before a message, in bytes.
 pub(super) const LENGTH: usize = 4;

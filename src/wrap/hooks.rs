@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agent_state::Event;
+use super::agent_state::HookEvent;
 use super::hook::{self, Inbox};
 use super::own_status;
 use super::ways::Place;
-use super::ways::claude_inbox::Address;
+use super::ways::claude_inbox::InboxAddress;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -44,7 +44,7 @@ const HOOK_SECONDS: u32 = 5;
 #[derive(Debug)]
 pub(super) enum Told {
     /// Something happened in the agent, which was here.
-    Event(Event, Place),
+    Event(HookEvent, Place),
     /// A waiter is there to carry a message in.
     Waiter(Waiter),
     /// The waiter went away without one.
@@ -146,7 +146,8 @@ pub(super) fn settings(
     let plain =
         |event: &str| json!({"type": "command", "command": call(event), "timeout": HOOK_SECONDS});
     let waiter = json!({
-        "type": "command", "command": call(hook::WAIT), "timeout": WAITER_SECONDS, "asyncRewake": true,
+        "type": "command", "command": call(hook::WAIT), "timeout": WAITER_SECONDS,
+        "asyncRewake": true,
         "rewakeMessage": "A message from a cbroker peer session:",
         "rewakeSummary": "cbroker peer message",
     });
@@ -229,7 +230,7 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<To
             pid,
             transcript: transcript_of(&input),
             status_file: own_status::path(&inbox.folder, &inbox.pid),
-            inbox: Address::new(&inbox.socket, &inbox.token, &inbox.pid),
+            inbox: InboxAddress::new(&inbox.socket, &inbox.token, &inbox.pid),
         };
         let _session_ended = tell.send(Told::Event(event, place)).await;
     }
@@ -251,7 +252,7 @@ fn transcript_of(input: &Value) -> Option<PathBuf> {
 }
 
 /// What a hook's name and input mean; `None` for what is of no interest.
-fn understand(name: &str, input: &Value) -> Option<Event> {
+fn understand(name: &str, input: &Value) -> Option<HookEvent> {
     let text = |key: &str| {
         input
             .get(key)
@@ -260,13 +261,13 @@ fn understand(name: &str, input: &Value) -> Option<Event> {
             .to_owned()
     };
     Some(match name {
-        "SessionStart" => Event::SessionStart,
-        "UserPromptSubmit" => Event::PromptSubmitted(text("prompt")),
-        "PreToolUse" => Event::ToolStarted,
-        "PostToolUse" => Event::ToolEnded,
-        "PermissionRequest" => Event::PermissionAsked(text("tool_name")),
-        "Stop" | "StopFailure" => Event::TurnEnded,
-        "SessionEnd" => Event::SessionEnd,
+        "SessionStart" => HookEvent::SessionStart,
+        "UserPromptSubmit" => HookEvent::PromptSubmitted(text("prompt")),
+        "PreToolUse" => HookEvent::ToolStarted,
+        "PostToolUse" => HookEvent::ToolEnded,
+        "PermissionRequest" => HookEvent::PermissionAsked(text("tool_name")),
+        "Stop" | "StopFailure" => HookEvent::TurnEnded,
+        "SessionEnd" => HookEvent::SessionEnd,
         _ => return None,
     })
 }
@@ -324,13 +325,16 @@ mod tests {
         let input = json!({"tool_name": "Bash", "prompt": "hello"});
         assert_eq!(
             understand("PermissionRequest", &input),
-            Some(Event::PermissionAsked("Bash".into()))
+            Some(HookEvent::PermissionAsked("Bash".into()))
         );
         assert_eq!(
             understand("UserPromptSubmit", &input),
-            Some(Event::PromptSubmitted("hello".into()))
+            Some(HookEvent::PromptSubmitted("hello".into()))
         );
-        assert_eq!(understand("StopFailure", &input), Some(Event::TurnEnded));
+        assert_eq!(
+            understand("StopFailure", &input),
+            Some(HookEvent::TurnEnded)
+        );
         assert_eq!(understand("PreCompact", &input), None);
     }
 

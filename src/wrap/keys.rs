@@ -1,8 +1,9 @@
 //! What arrives on the person's terminal: keys, or answers of the terminal itself.
 //!
-//! A program asks its terminal things (its name, its colours, the cursor's place), and the answers come in on the
-//! same wire as keys, as do focus and mouse reports. All of them pass on unchanged; this file only decides which
-//! bytes mean that a person is at work, and what they did to a draft. Doubt means a person.
+//! A program asks its terminal things (its name, its colours, the cursor's place), and the answers
+//! come in on the same wire as keys, as do focus and mouse reports. All of them pass on unchanged;
+//! this file only decides which bytes mean that a person is at work, and what they did to a draft.
+//! Doubt means a person.
 //!
 //! Relies on nothing.
 
@@ -77,8 +78,8 @@ impl Keys {
                 self.place = Place::EscapeKey;
                 join(&mut presses, Press::Escape);
             }
-            // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer, it would hide all that
-            // the person types from here on.
+            // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer,
+            // it would hide all that the person types from here on.
             Place::AnswerBegins(kind) => {
                 self.place = Place::AnswerCut(kind);
                 join(&mut presses, Press::Other);
@@ -91,7 +92,8 @@ impl Keys {
         presses
     }
 
-    /// Whether `bytes` would be answers and reports of the terminal, whole ones, and no key among them.
+    /// Whether `bytes` would be answers and reports of the terminal, whole ones, and no key among
+    /// them.
     pub fn are_the_terminals(&self, bytes: &[u8]) -> bool {
         let mut ahead = self.clone();
         ahead.read(bytes).is_empty() && ahead.place == Place::Ground
@@ -449,7 +451,8 @@ mod tests {
 
     #[test]
     fn what_is_typed_after_escape_or_alt_is_typed() {
-        // Alt-_ was the beginning of an answer without end: no draft was seen from there on, and messages were typed into it.
+        // Alt-_ was the beginning of an answer without end: no draft was seen from there on, and
+        // messages were typed into it.
         for before in [&b"\x1b"[..], b"\x1b]", b"\x1bP", b"\x1b_"] {
             for text in [&b"]draft"[..], b"P_ours", b"0;text"] {
                 let mut keys = Keys::default();

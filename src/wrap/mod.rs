@@ -7,8 +7,10 @@
 //! | the program, its terminal, its stops and its end | [`pty`], [`monitor`] |
 //! | the person's terminal | [`terminal`] |
 //! | bytes between the two | [`relay`] |
-//! | what the bytes mean | [`modes`] (output), [`keys`] (input), [`screen`] and [`agents::reading`] (what is drawn) |
-//! | what is known of the agent | [`agents`] (always), [`agent_state`] (now), [`hooks`] (from itself), [`foreground`] (from the system) |
+//! | what the bytes mean | [`modes`], [`keys`] |
+//! | what is drawn | [`screen`], [`agents::reading`] |
+//! | what is known of every agent | [`agents`] |
+//! | what is known of this one now | [`agent_state`], [`hooks`], [`foreground`] |
 //! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
 //! | the ways in, all with one interface | [`ways`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |

@@ -1,11 +1,12 @@
 //! What the program's output says about the terminal: modes that it switched on, and its title.
 //!
-//! Only escape sequences are looked at; everything between two of them is skipped. It knows nothing of what is drawn (that is
-//! [`super::screen`]).
+//! Only escape sequences are looked at; everything between two of them is skipped. It knows nothing
+//! of what is drawn (that is [`super::screen`]).
 //!
 //! # Cost
-//! It reads every byte of every session, on a machine that the program and the terminal share: text is skipped at memory's
-//! speed, and so are the sequences that only draw, which are nearly all. (`bash benches/compare/run.sh --programs`)
+//! It reads every byte of every session, on a machine that the program and the terminal share: text
+//! is skipped at memory's speed, and so are the sequences that only draw, which are nearly all.
+//! (`bash benches/compare/run.sh --programs`)
 //!
 //! Relies on `memchr` alone.
 
@@ -17,13 +18,15 @@ use memchr::memchr;
 const ESCAPE: u8 = 0x1b;
 const NEAR: usize = 16;
 
-/// Longest parameter list and longest title that are remembered; what is longer is skipped, not cut.
+/// Longest parameter list and longest title that are remembered; what is longer is skipped, not
+/// cut.
 const PARAMETERS_LIMIT: usize = 64;
 const TEXT_LIMIT: usize = 1024;
 
 const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
-/// Private modes that are off in a fresh terminal and disturb a shell when they stay on: application cursor keys,
-/// mouse reports, focus reports, bracketed paste, synchronized output, colour scheme reports, size reports.
+/// Private modes that are off in a fresh terminal and disturb a shell when they stay on:
+/// application cursor keys, mouse reports, focus reports, bracketed paste, synchronized output,
+/// colour scheme reports, size reports.
 const LEFT_ON: [u16; 15] = [
     1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 2031, 2048,
 ];
@@ -152,7 +155,8 @@ impl Modes {
 
     fn step(&mut self, byte: u8) {
         self.place = match (self.place, byte) {
-            // ESC begins anew wherever it stands, but for strings, where it may be half of their end.
+            // ESC begins anew wherever it stands, but for strings, where it may be half of their
+            // end.
             (Place::Command, ESCAPE) => Place::CommandEscape,
             (Place::Text, ESCAPE) => Place::TextEscape,
             (Place::Ground | Place::Escape | Place::Control, ESCAPE) => self.begin(Place::Escape),
@@ -174,7 +178,8 @@ impl Modes {
             (Place::Text, _) => self.place,
         };
         if self.place == Place::Ground {
-            // A sequence that is passed over leaves nothing behind; neither does one that is read byte by byte.
+            // A sequence that is passed over leaves nothing behind; neither does one that is read
+            // byte by byte.
             self.collected.clear();
         }
     }
@@ -278,7 +283,8 @@ impl Modes {
     }
 }
 
-/// How far it is to the next escape sequence. Most are near, and a search that is quick over much text is slow to begin.
+/// How far it is to the next escape sequence. Most are near, and a search that is quick over much
+/// text is slow to begin.
 fn length_of_text(bytes: &[u8]) -> usize {
     let near = bytes.len().min(NEAR);
     let found = bytes[..near].iter().position(|&byte| byte == ESCAPE);
@@ -287,7 +293,8 @@ fn length_of_text(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// Length of a whole control sequence at the front that only draws (colours, cursor, erasing); 0 where there is none.
+/// Length of a whole control sequence at the front that only draws (colours, cursor, erasing); 0
+/// where there is none.
 fn length_of_drawing(bytes: &[u8]) -> usize {
     let [ESCAPE, b'[', rest @ ..] = bytes else {
         return 0;
@@ -342,10 +349,13 @@ mod tests {
         }
     }
 
+    /// Bytes that begin, end or fill sequences.
+    const LETTERS: &[u8] = b"\x1b\x1b[[]?;2004hlmu>< q0\x07\\P\x18a\xe2\x94\x80\xf0c";
+
     proptest! {
         #[test]
         fn however_output_is_cut_it_means_the_same(
-            output in prop::collection::vec(prop::sample::select(b"\x1b\x1b[[]?;2004hlmu>< q0\x07\\P\x18a\xe2\x94\x80\xf0c".to_vec()), 0..200),
+            output in prop::collection::vec(prop::sample::select(LETTERS.to_vec()), 0..200),
             cut in any::<prop::sample::Index>(),
         ) {
             let read = |pieces: &[&[u8]]| {

@@ -1,14 +1,14 @@
 //! The small session leader between the wrap and the program that it wraps.
 //!
-//! The leader of a fresh session is an orphaned process group, which the kernel never stops; a wrapped program
-//! must be stoppable all the same. So this binary is started twice more: as the *monitor*, which leads the
-//! session, owns the terminal and waits, and as the *gate*, which becomes the program once its process group is in
-//! the foreground. The gate stops itself and the monitor continues it, so the program never runs a single
-//! instruction in the background.
+//! The leader of a fresh session is an orphaned process group, which the kernel never stops; a
+//! wrapped program must be stoppable all the same. So this binary is started twice more: as the
+//! *monitor*, which leads the session, owns the terminal and waits, and as the *gate*, which
+//! becomes the program once its process group is in the foreground. The gate stops itself and the
+//! monitor continues it, so the program never runs a single instruction in the background.
 //!
-//! The monitor tells the wrap what it saw over its standard input, a socket: one [`Report`] after the other, five
-//! bytes each. It takes no orders: the wrap signals the program itself, which stays a zombie until the monitor
-//! ends, so its number cannot be given to another process meanwhile.
+//! The monitor tells the wrap what it saw over its standard input, a socket: one [`Report`] after
+//! the other, five bytes each. It takes no orders: the wrap signals the program itself, which stays
+//! a zombie until the monitor ends, so its number cannot be given to another process meanwhile.
 //!
 //! Relies on `rustix` alone; runs before any runtime, thread or configuration exists.
 
@@ -179,7 +179,8 @@ fn share(terminal: BorrowedFd<'_>) -> io::Result<Stdio> {
     Ok(Stdio::from(own))
 }
 
-/// Runs as gate: stops until the monitor has put this process group in the foreground, then becomes `command`.
+/// Runs as gate: stops until the monitor has put this process group in the foreground, then becomes
+/// `command`.
 pub(super) fn gate(command: &[OsString]) -> i32 {
     let [program, arguments @ ..] = command else {
         return CANNOT_RUN;
@@ -203,7 +204,8 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     }
 }
 
-/// Nobody would continue a gate whose monitor has died before it stopped: it would be there for ever.
+/// Nobody would continue a gate whose monitor has died before it stopped: it would be there for
+/// ever.
 #[cfg(target_os = "linux")]
 fn bind_to_monitor() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -236,11 +238,11 @@ fn let_go_of_monitor() -> io::Result<()> {
 
 /// Splits the stream from a monitor into reports, however the bytes arrive.
 #[derive(Debug, Default)]
-pub(super) struct Reports {
+pub(super) struct MonitorReports {
     partial: Vec<u8>,
 }
 
-impl Reports {
+impl MonitorReports {
     /// Reads what `source` holds now. `Ok(None)`: the monitor is gone.
     pub(super) fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<Report>>> {
         let mut bytes = [0; 16 * Report::LENGTH];
@@ -282,7 +284,7 @@ mod tests {
 
     #[test]
     fn reports_cut_in_the_middle_are_joined() {
-        let mut reports = Reports::default();
+        let mut reports = MonitorReports::default();
         let bytes = [Report::Started(7).encode(), Report::Exited(3).encode()].concat();
         assert_eq!(
             reports.read(&bytes[..7]).unwrap(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::termios::Winsize;
 use tokio::sync::mpsc::Receiver;
 
-use super::agent_state::Event;
+use super::agent_state::HookEvent;
 use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
 use super::hooks::{self, Hooks, Told};
@@ -34,7 +34,7 @@ const SIZE: Winsize = Winsize {
 
 /// One signal, or one condition, and whether it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sign {
+pub struct ProbeSign {
     /// What was looked for.
     pub what: &'static str,
     /// Whether it was seen.
@@ -49,7 +49,7 @@ pub struct Sign {
 ///
 /// # Errors
 /// When the agent is not installed or cannot be started.
-pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<Sign>, Error> {
+pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Error> {
     let profile = Profile::of(agent, &[]);
     let shown = agent.to_string_lossy();
     if find_program(agent, config.environment.get("PATH")).is_none() {
@@ -126,7 +126,7 @@ impl Watch {
                 self.screen.write(&bytes[..count], Instant::now());
             }
             while let Ok(told) = self.told.try_recv() {
-                self.began |= matches!(told, Told::Event(Event::SessionStart, _));
+                self.began |= matches!(told, Told::Event(HookEvent::SessionStart, _));
                 self.waits |= matches!(told, Told::Waiter(_));
             }
             self.reading = self.screen.read(self.profile, Instant::now());
@@ -138,8 +138,8 @@ impl Watch {
         self.signs().iter().all(|sign| sign.is_seen)
     }
 
-    fn signs(&self) -> Vec<Sign> {
-        let paste = Sign {
+    fn signs(&self) -> Vec<ProbeSign> {
+        let paste = ProbeSign {
             what: "paste",
             is_seen: self.modes.takes_paste(),
             detail: "bracketed paste (rule 3)".to_owned(),
@@ -160,15 +160,16 @@ impl Watch {
         };
         vec![
             paste,
-            Sign {
+            ProbeSign {
                 what: "prompt",
                 is_seen: self.reading.input == Input::Empty,
                 detail: prompt,
                 mend: Some(
-                    "start the agent once by itself and answer its first questions; otherwise messages go by the hook",
+                    "start the agent once by itself and answer its first questions; otherwise \
+                     messages go by the hook",
                 ),
             },
-            Sign {
+            ProbeSign {
                 what: "title",
                 is_seen: self.modes.title().is_some(),
                 detail: format!(
@@ -177,15 +178,16 @@ impl Watch {
                 ),
                 mend: Some("nothing: the other signals decide"),
             },
-            Sign {
+            ProbeSign {
                 what: "hooks",
                 is_seen: self.began,
                 detail: "the hook SessionStart (rules 1, 8 and 10)".to_owned(),
                 mend: Some(
-                    "hooks are off (`disableAllHooks` or managed settings): the screen alone decides, with more quiet",
+                    "hooks are off (`disableAllHooks` or managed settings): the screen alone \
+                     decides, with more quiet",
                 ),
             },
-            Sign {
+            ProbeSign {
                 what: "second way",
                 is_seen: self.waits,
                 detail: "a hook waits to carry messages in without the keyboard (rule 8)"

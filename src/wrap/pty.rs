@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
-use super::monitor::{self, Report, Reports};
+use super::monitor::{self, MonitorReports, Report};
 
 /// What to run, and with which additions to our own environment.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub struct Shape {
 pub struct Program {
     master: OwnedFd,
     reports: UnixStream,
-    partial: Reports,
+    partial: MonitorReports,
     monitor: std::process::Child,
     pid: Option<Pid>,
 }
@@ -85,7 +85,7 @@ impl Program {
         Ok(Self {
             master,
             reports,
-            partial: Reports::default(),
+            partial: MonitorReports::default(),
             monitor,
             pid: None,
         })

@@ -1,11 +1,13 @@
 //! Bytes between the person's terminal and the program's, unchanged, as fast as the two take them.
 //!
-//! Nothing is interpreted here. Whoever owns the relay sees what passed and may put bytes of its own in between.
+//! Nothing is interpreted here. Whoever owns the relay sees what passed and may put bytes of its
+//! own in between.
 //!
 //! # Cost
-//! One read and one write a piece of output, and never more than one piece on its way: what a terminal has not taken stops the
-//! program, as it would without us. (A queue of 256 KiB here was filled by every flood: each byte was copied once more, into
-//! memory fresh from the system, which took a tenth of the rate.)
+//! One read and one write a piece of output, and never more than one piece on its way: what a
+//! terminal has not taken stops the program, as it would without us. (A queue of 256 KiB here was
+//! filled by every flood: each byte was copied once more, into memory fresh from the system, which
+//! took a tenth of the rate.)
 //!
 //! Relies on tokio for readiness and on `rustix` for the calls.
 
@@ -54,7 +56,8 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// A relay between these. Each should be non-blocking; one that is not costs a call more for each read and write.
+    /// A relay between these. Each should be non-blocking; one that is not costs a call more for
+    /// each read and write.
     pub(super) fn new(
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
@@ -157,8 +160,9 @@ impl Relay {
             return Poll::Pending;
         }
         self.length = 0;
-        // One read: a second one at once would find nothing in most cases, and the wait for more that follows costs two
-        // calls a piece. By the time this piece is written, the next is often there.
+        // One read: a second one at once would find nothing in most cases, and the wait for more
+        // that follows costs two calls a piece. By the time this piece is written, the next is
+        // often there.
         match ready!(poll_read(&self.master, &mut self.piece, context)) {
             Ok(count) if count > 0 => self.length = count,
             _ => return Poll::Ready(Moved::ProgramGone),
@@ -181,7 +185,8 @@ impl Relay {
 #[derive(Debug)]
 struct Watched {
     ready: AsyncFd<OwnedFd>,
-    /// It is shared with others who would not understand `O_NONBLOCK`, so a call with nothing to do would wait.
+    /// It is shared with others who would not understand `O_NONBLOCK`, so a call with nothing to do
+    /// would wait.
     may_block: bool,
 }
 
@@ -207,8 +212,8 @@ impl AsFd for Watched {
 fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<Watched> {
     let own = descriptor.try_clone_to_owned()?;
     let may_block = !rustix::fs::fcntl_getfl(&own)?.contains(OFlags::NONBLOCK);
-    // SAFETY: an `OwnedFd` always gives the same descriptor, and the `AsyncFd` that takes it keeps it open until it
-    // has deregistered it; nothing here takes it out again.
+    // SAFETY: an `OwnedFd` always gives the same descriptor, and the `AsyncFd` that takes it keeps
+    // it open until it has deregistered it; nothing here takes it out again.
     let ready =
         unsafe { AsyncFd::register_with_interest(own, interest) }.map_err(io::Error::from)?;
     Ok(Watched { ready, may_block })
@@ -282,8 +287,9 @@ mod tests {
 
     #[test]
     fn a_terminal_that_cannot_be_opened_again_keeps_nobody_waiting() {
-        // After `su` the terminal belongs to somebody else and is used as it was inherited: blocking. After the first key the
-        // session waited for the next, and showed nothing meanwhile.
+        // After `su` the terminal belongs to somebody else and is used as it was inherited:
+        // blocking. After the first key the session waited for the next, and showed nothing
+        // meanwhile.
         let (told, heard) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

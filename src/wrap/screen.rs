@@ -1,12 +1,12 @@
 //! The drawn screen of a program whose looks matter, kept only as up to date as somebody asks for.
 //!
-//! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen is looked at, or when
-//! enough of it has gathered. Only a flood is not drawn whole: of what pours in faster than a person reads, the last
-//! screens' worth decides what is shown.
+//! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen
+//! is looked at, or when enough of it has gathered. Only a flood is not drawn whole: of what pours
+//! in faster than a person reads, the last screens' worth decides what is shown.
 //!
 //! # Cost
-//! Without a flood every byte is drawn once, in large pieces. In a flood one copy a byte, and a drawing of at most
-//! [`BACKLOG`] bytes each [`CATCH_UP`].
+//! Without a flood every byte is drawn once, in large pieces. In a flood one copy a byte, and a
+//! drawing of at most [`BACKLOG`] bytes each [`CATCH_UP`].
 //!
 //! Relies on `vt100`. Time is an argument.
 
@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn what_an_agent_draws_over_hours_is_drawn_whole() {
-        // Its spinner alone wrote more than the backlog; the box was dropped with it and never drawn again.
+        // Its spinner alone wrote more than the backlog; the box was dropped with it and never
+        // drawn again.
         let mut now = Instant::now();
         let mut screen = Screen::new(24, 80);
         screen.write(BOX.as_bytes(), now);

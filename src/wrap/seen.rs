@@ -1,11 +1,12 @@
-//! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor repeats.
+//! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor
+//! repeats.
 //!
-//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before the
-//! ack; `withdrawn …` says that an intent led to nothing. `done` is never injected again on this
-//! machine; `intent` alone is, marked as a possible repetition. The same id with another sender or
-//! body is another message under a used id, and must not make the first one's fate its own. Two
-//! wraps of one name share the file and lock it; each reads what the other appended before it
-//! answers.
+//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before
+//! the ack; `withdrawn …` says that an intent led to nothing. `done` is never injected again on
+//! this machine; `intent` alone is, marked as a possible repetition. The same id with another
+//! sender or body is another message under a used id, and must not make the first one's fate its
+//! own. Two wraps of one name share the file and lock it; each reads what the other appended before
+//! it answers.
 //!
 //! Relies on the standard library.
 

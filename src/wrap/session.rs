@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::Receiver;
 
-use super::agent_state::{AgentState, Event};
+use super::agent_state::{AgentState, HookEvent};
 use super::agents::Profile;
 use super::delivery::{Deliveries, Mode, Step};
 use super::foreground;
@@ -47,7 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
 /// What was heard of the agent's hooks, as far as the log says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum HooksHeard {
     Nothing,
     Hooks,
     /// None, for so long that none is waited for.
@@ -96,7 +96,7 @@ pub(super) struct Session {
     last_look: Instant,
     /// When to look at the screen though no message waits: what a hook said is drawn by then.
     state_look: Option<Instant>,
-    heard: Heard,
+    heard: HooksHeard,
     /// Ways in that failed too often, as far as the log knows.
     ways_off: Vec<Way>,
 }
@@ -160,7 +160,7 @@ impl Session {
             is_stale: false,
             last_look: now,
             state_look: None,
-            heard: Heard::Nothing,
+            heard: HooksHeard::Nothing,
             ways_off: Vec::new(),
             terminal,
             program,
@@ -306,8 +306,8 @@ impl Session {
 
     fn miss_hooks(&mut self, now: Instant) {
         let has_hooks = self.agent.profile().has_hooks;
-        if has_hooks && self.heard == Heard::Nothing && self.agent.is_screen_only(now) {
-            self.heard = Heard::Silence;
+        if has_hooks && self.heard == HooksHeard::Nothing && self.agent.is_screen_only(now) {
+            self.heard = HooksHeard::Silence;
             self.log.say(
                 "no hook came within 10 s of the prompt: the screen alone decides, with more quiet",
             );

@@ -36,15 +36,17 @@ const UNREAD: u32 = 0o600;
 /// Of a text whose message was delivered.
 const DELIVERED: u32 = 0o400;
 
-/// Writes the text of `envelope` to a new file in `folder`, and gives the envelope that points to it, with the digest of
-/// what was written in its line's head. Where its files and metadata alone would be more than `limit_bytes` of line,
-/// they are in the file too. Each delivery has a file of its own: no other message changes what an agent was told to read.
+/// Writes the text of `envelope` to a new file in `folder`, and gives the envelope that points to
+/// it, with the digest of what was written in its line's head. Where its files and metadata alone
+/// would be more than `limit_bytes` of line, they are in the file too. Each delivery has a file of
+/// its own: no other message changes what an agent was told to read.
 pub(super) fn spill(
     (folder, queue): (&Path, &str),
     envelope: &Envelope,
     limit_bytes: usize,
 ) -> io::Result<(Envelope, PathBuf)> {
-    // An id is checked to hold nothing that leads elsewhere but dots, and `..` with a prefix is a name. It holds no `+`.
+    // An id is checked to hold nothing that leads elsewhere but dots, and `..` with a prefix is a
+    // name. It holds no `+`.
     let id = envelope.id.replace(':', "+");
     let path = folder.join(format!("message-{queue}-{id}-{}.txt", Ulid::generate()));
     let mut short = envelope.clone();

@@ -1,7 +1,8 @@
 //! The person's terminal: raw while a session runs, and as it was before on every way out.
 //!
-//! The terminal is opened a second time, without blocking. Switching the inherited descriptors to non-blocking
-//! would switch them for the shell that started us too, since both share one open file.
+//! The terminal is opened a second time, without blocking. Switching the inherited descriptors to
+//! non-blocking would switch them for the shell that started us too, since both share one open
+//! file.
 //!
 //! Relies on `rustix`.
 
@@ -12,8 +13,8 @@ use std::sync::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{OptionalActions, Termios, Winsize};
 
-/// Modes of the terminal in use, for the panic hook: it runs before any guard is dropped, and its message
-/// must not be written to a raw terminal.
+/// Modes of the terminal in use, for the panic hook: it runs before any guard is dropped, and its
+/// message must not be written to a raw terminal.
 static RAW: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The terminal that standard input and output belong to.
@@ -59,7 +60,8 @@ impl Terminal {
         Ok(rustix::termios::tcgetwinsize(&self.output)?)
     }
 
-    /// Every key goes to the program unread, from now until [`Terminal::leave_raw`] or the drop of `self`.
+    /// Every key goes to the program unread, from now until [`Terminal::leave_raw`] or the drop of
+    /// `self`.
     pub(super) fn enter_raw(&self) -> io::Result<()> {
         let mut raw = self.original.clone();
         raw.make_raw();
@@ -100,8 +102,8 @@ fn remember(modes: Option<Termios>) -> Option<Termios> {
     std::mem::replace(&mut *raw, modes)
 }
 
-/// The same terminal, non-blocking, without touching the flags that others see. A terminal without a name here
-/// (another mount namespace) is used as it is: it is only read when it has something.
+/// The same terminal, non-blocking, without touching the flags that others see. A terminal without
+/// a name here (another mount namespace) is used as it is: it is only read when it has something.
 fn own_descriptor(of: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let named = rustix::termios::ttyname(of, Vec::new())

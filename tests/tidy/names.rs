@@ -26,24 +26,18 @@ const SHARED: &[(&str, &str)] = &[
     ("Line", WRAP),
     ("Place", WRAP),
     ("Report", WRAP),
-    ("Address", WRAP),
-    ("Answer", WRAP),
-    ("Attempt", WRAP),
-    ("Choice", WRAP),
-    ("Event", WRAP),
-    ("Given", WRAP),
-    ("Heard", WRAP),
-    ("Known", WRAP),
-    ("News", WRAP),
-    ("Pace", WRAP),
-    ("Phase", WRAP),
-    ("Post", WRAP),
-    ("Process", WRAP),
-    ("QueueState", WRAP),
-    ("Reports", WRAP),
-    ("Server", WRAP),
-    ("Sign", WRAP),
-    ("SignIn", WRAP),
+    (
+        "Address",
+        "the broker's; whom a message on the command line goes to",
+    ),
+    (
+        "QueueState",
+        "what a client learns of a queue; the state of the broker's own",
+    ),
+    (
+        "SignIn",
+        "the answer that holds the page's address; how a caller of the API signed in",
+    ),
 ];
 /// Each way in is an actor of its own with the same private parts.
 const WAYS: &str = "one for each way into an agent, private to its file";

@@ -15,7 +15,6 @@ const STILL_LONG: &[&str] = &[
     "broker/src/channel/",
     "broker/src/connection/",
     "broker/src/queue/",
-    "src/wrap/",
     "tests/broker/",
     "tests/session/",
 ];

@@ -270,7 +270,8 @@ mod tests {
             plugin: None,
         };
         let mut line = words(
-            "--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} --append-system-prompt",
+            "--model opus --settings={\"hooks\":{\"Stop\":[0],\"X\":[2]},\"a\":1} \
+             --append-system-prompt",
         );
         line.push("theirs".into());
         line.push("prompt".into());

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::line::{Line, More};
-use super::{Pace, Profile, Prompt, Usual, VimFooter};
+use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
 
 /// Measured with a paste and its redraw.
-const QUICK: Pace = Pace {
+const QUICK: TypingPace = TypingPace {
     before_enter: Duration::from_millis(25),
     quiet_before_enter: Duration::from_millis(50),
     quiet_before_text: Duration::from_millis(50),
@@ -16,7 +16,7 @@ const QUICK: Pace = Pace {
 };
 
 /// For programs that show no sign of what they do.
-const CAREFUL: Pace = Pace {
+const CAREFUL: TypingPace = TypingPace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
     quiet_before_text: Duration::from_millis(1500),
@@ -24,7 +24,7 @@ const CAREFUL: Pace = Pace {
 };
 
 /// Codex loses an Enter that follows 64 KB sooner.
-const SLOW: Pace = Pace {
+const SLOW: TypingPace = TypingPace {
     before_enter: Duration::from_millis(200),
     ..CAREFUL
 };

@@ -1,7 +1,9 @@
-//! The line that text goes to in agents that draw no box between two rules: whether it has the cursor, and is empty.
+//! The line that text goes to in agents that draw no box between two rules: whether it has the
+//! cursor, and is empty.
 //!
-//! Only the rows at the cursor speak of now. What stands elsewhere on the screen is history, written by anybody: a
-//! question that was answered stays there, and so does an answer that reads like a question.
+//! Only the rows at the cursor speak of now. What stands elsewhere on the screen is history,
+//! written by anybody: a question that was answered stays there, and so does an answer that reads
+//! like a question.
 //!
 //! Relies on `vt100` for the cursor.
 
@@ -22,18 +24,21 @@ pub struct Line {
     pub more: More,
     /// Whether the terminal's cursor is shown there.
     pub has_cursor: bool,
-    /// Its questions are asked on the line itself: a dialog's text counts only where the cursor stands behind it.
+    /// Its questions are asked on the line itself: a dialog's text counts only where the cursor
+    /// stands behind it.
     pub is_asked_in: bool,
 }
 
 /// The rows of a long text.
 #[derive(Clone, Copy, Debug)]
 pub enum More {
-    /// They begin with the mark again, or with anything where the terminal wraps them: none is known but at the cursor.
+    /// They begin with the mark again, or with anything where the terminal wraps them: none is
+    /// known but at the cursor.
     Marked,
     /// They begin with this.
     Indented(&'static str),
-    /// All begin with the mark, as do a blank row above and others below, down to a row that begins with this.
+    /// All begin with the mark, as do a blank row above and others below, down to a row that begins
+    /// with this.
     Framed(&'static str),
 }
 
@@ -175,7 +180,8 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
-    //! The screens were captured from the agents themselves, in the versions that their profiles name.
+    //! The screens were captured from the agents themselves, in the versions that their profiles
+    //! name.
     #![allow(clippy::unwrap_used)]
 
     use crate::wrap::agents::Profile;
@@ -235,12 +241,14 @@ mod tests {
         assert_eq!(answer.input, Input::Absent);
     }
 
-    const GEMINI_FOOT: &str = "\n\n workspace (/directory)       sandbox       /model\n /work       no sandbox       Auto";
+    const GEMINI_FOOT: &str = "\n\n workspace (/directory)       sandbox       /model\n\
+        \x20/work       no sandbox       Auto";
 
     #[test]
     fn geminis_tool_dialogs_hold_and_what_is_left_of_them_does_not() {
         let dialog = "> TOOLBASH{touch ran}\n╭────────────╮\n│ ? Shell  touch ran │\n\
-            │ Allow execution of [Shell]?  │\n│ ● 1. Allow once  │\n│   2. Allow for this session │\n\
+            │ Allow execution of [Shell]?  │\n│ ● 1. Allow once  │\n\
+            │   2. Allow for this session │\n\
             │   3. No, suggest changes (esc)  │\n╰────────────╯\n¦";
         assert!(asks(&read("gemini", dialog), "permission"));
         let question = "│ Answer Questions │\n│ Which one? │\n│ ● 1.  Alpha │\n│   2.  Beta │\n\
@@ -248,7 +256,8 @@ mod tests {
         assert!(asks(&read("gemini", question), "menu"));
         let trust = "│ Do you trust the files in this folder? │\n│ ● 1. Trust folder (work) │\n¦";
         assert!(asks(&read("gemini", trust), "trust"));
-        let history = " > may I?\n\n✦ Say: Allow once. Do you want to proceed?\n\n────────────\n Shift+Tab to accept edits\n\n";
+        let history = " > may I?\n\n✦ Say: Allow once. Do you want to proceed?\n\n────────────\n\
+            \x20Shift+Tab to accept edits\n\n";
         let rest = read(
             "gemini",
             &format!("{history} > ¦  Type your message or @path/to/file{GEMINI_FOOT}"),
@@ -268,7 +277,8 @@ mod tests {
             Input::Shell
         );
         let busy = format!(
-            "⠏ Thinking… (esc to cancel, 3s)\n────────────\n Shift+Tab to accept edits\n\n > ¦  Type your message{GEMINI_FOOT}"
+            "⠏ Thinking… (esc to cancel, 3s)\n────────────\n Shift+Tab to accept edits\n\n\
+             \x20> ¦  Type your message{GEMINI_FOOT}"
         );
         assert!(read("gemini", &busy).shows_busy);
     }
@@ -337,13 +347,15 @@ mod tests {
         ] {
             assert!(is_draft(&boxed(history, draft)), "{draft}");
         }
-        let dialog = "  ┃  △ Permission required\n  ┃    # Shell command\n  ┃\n  ┃  $ touch ran\n  ┃\n\
+        let dialog = "  ┃  △ Permission required\n  ┃    # Shell command\n  ┃\n\
+            \x20 ┃  $ touch ran\n  ┃\n\
             \u{20} ┃   Allow once   Allow always   Reject       ⇆ select  enter confirm";
         assert!(asks(&read("opencode", dialog), "permission"));
         let menu =
             "        Select model          esc\n\n  ┃     ¦Search\n        o3-pro\n  ┃     GPT-4.1";
         assert_eq!(read("opencode", menu).input, Input::Absent);
-        let busy = "  ┃\n  ┃  ¦\n  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀\n   ■■⬝⬝  esc interrupt      ctrl+p commands";
+        let busy = "  ┃\n  ┃  ¦\n  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀\n\
+            \x20  ■■⬝⬝  esc interrupt      ctrl+p commands";
         assert!(read("opencode", busy).shows_busy);
     }
 }

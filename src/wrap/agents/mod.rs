@@ -54,7 +54,7 @@ pub struct Profile {
     /// What stands below the box of somebody who uses vim's keys.
     pub vim: Option<VimFooter>,
     /// How long to wait for what.
-    pub pace: Pace,
+    pub pace: TypingPace,
 }
 
 /// What happens to a message by default.
@@ -93,7 +93,7 @@ pub struct VimFooter {
 
 /// Pauses of one injection.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct TypingPace {
     /// From the text's last byte to Enter, at least.
     pub before_enter: Duration,
     /// Without output, before Enter.
@@ -163,7 +163,10 @@ mod tests {
 
     #[test]
     fn what_executes_its_input_is_never_typed_into() {
-        let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|bash --|nu|mosh host|lua|python3 -q|python3 -m code|python3 -Im asyncio|python3 -um pdb x.py|bash -l -i|sh -es|socat - EXEC:sh|nc -l 1|claudette";
+        let shells = "bash|/bin/sh|zsh -l|fish|ssh host|python3|python3.11 -i|node|irb|psql db|\
+            sqlite3 x.db|-bash|tmux|sudo claude|env bash|bash -i -c x|bash --rcfile x|\
+            bash --|nu|mosh host|lua|python3 -q|python3 -m code|python3 -Im asyncio|\
+            python3 -um pdb x.py|bash -l -i|sh -es|socat - EXEC:sh|nc -l 1|claudette";
         for line in shells.split('|').filter(|line| *line != "claudette") {
             assert_eq!(of(line).usual, Usual::NoticeOnly, "{line}");
         }

@@ -32,13 +32,13 @@ const REMEMBERED: usize = 64;
 pub type Version = (u32, u32, u32);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Known {
+struct VersionCache {
     #[serde(flatten)]
-    programs: BTreeMap<String, Answer>,
+    programs: BTreeMap<String, KnownVersion>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Answer {
+struct KnownVersion {
     /// Device, inode, size and the time of the last change of any kind: package managers set the
     /// time of the content to a constant.
     file: (u64, u64, u64, i64, i64),
@@ -85,7 +85,7 @@ async fn of(path: &Path, package: &str, cache: &Path) -> Option<Version> {
     if known.programs.len() >= REMEMBERED {
         known.programs.clear();
     }
-    known.programs.insert(name, Answer { file, version });
+    known.programs.insert(name, KnownVersion { file, version });
     write(cache, &known);
     Some(version)
 }
@@ -138,13 +138,13 @@ fn version_in(text: &str) -> Option<Version> {
     })
 }
 
-fn read(cache: &Path) -> Known {
+fn read(cache: &Path) -> VersionCache {
     let text = fs::read(cache).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
 /// A cache that cannot be written costs the next start a question.
-fn write(cache: &Path, known: &Known) {
+fn write(cache: &Path, known: &VersionCache) {
     let draft = cache.with_extension(ulid::Ulid::generate().to_string());
     let written = serde_json::to_vec(known)
         .map_err(std::io::Error::other)

@@ -29,7 +29,7 @@ enum Openness {
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct WayStatus {
     openness: Openness,
     failures: u8,
     can_steer: bool,
@@ -38,12 +38,12 @@ struct Known {
 /// The ways of one session.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
-    known: BTreeMap<Way, Known>,
+    known: BTreeMap<Way, WayStatus>,
 }
 
 /// What can be done with a message now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(super) enum WayChoice {
     /// This way takes it, whatever the agent does.
     Take(Way),
     /// Only the keyboard is left, and that needs a free prompt.
@@ -126,9 +126,9 @@ impl Ways {
     }
 
     /// The way for a message.
-    pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> Choice {
+    pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> WayChoice {
         let untried = self.choose_among(mode, wanted, now, |way| !wanted.unseen_by.contains(way));
-        if untried == Choice::None && !wanted.unseen_by.is_empty() {
+        if untried == WayChoice::None && !wanted.unseen_by.is_empty() {
             return self.choose_among(mode, wanted, now, |_| true);
         }
         untried
@@ -140,7 +140,7 @@ impl Ways {
         wanted: Wanted<'_>,
         now: Instant,
         is_meant: impl Fn(&Way) -> bool,
-    ) -> Choice {
+    ) -> WayChoice {
         let Wanted {
             timing,
             is_busy,
@@ -159,7 +159,7 @@ impl Ways {
         if (is_between_tools || past_escape)
             && let Some(way) = order.iter().find(|way| is_open(way) && can_steer(way))
         {
-            return Choice::Take(*way);
+            return WayChoice::Take(*way);
         }
         let open = order.iter().find(|way| is_open(way));
         // A better way that was given to the agent has a moment to open.
@@ -170,18 +170,20 @@ impl Ways {
             .filter(|(way, _)| is_allowed(way) && is_better(way));
         for (way, known) in hello {
             match known.openness {
-                Openness::Expected(Some(until)) if until > now => return Choice::Soon(Some(until)),
-                Openness::Expected(None) if *way == Way::Api => return Choice::Soon(None),
+                Openness::Expected(Some(until)) if until > now => {
+                    return WayChoice::Soon(Some(until));
+                }
+                Openness::Expected(None) if *way == Way::Api => return WayChoice::Soon(None),
                 _ => {}
             }
         }
         if let Some(way) = open {
-            return Choice::Take(*way);
+            return WayChoice::Take(*way);
         }
         if is_allowed(&Way::Keyboard) {
-            Choice::Keyboard
+            WayChoice::Keyboard
         } else {
-            Choice::None
+            WayChoice::None
         }
     }
 
@@ -190,8 +192,8 @@ impl Ways {
         known.is_none_or(|known| known.failures < FAILURES)
     }
 
-    fn entry(&mut self, way: Way) -> &mut Known {
-        self.known.entry(way).or_insert(Known {
+    fn entry(&mut self, way: Way) -> &mut WayStatus {
+        self.known.entry(way).or_insert(WayStatus {
             openness: Openness::Closed,
             failures: 0,
             can_steer: false,

@@ -4,8 +4,10 @@
 
 use std::time::Instant;
 
-use super::order::{Choice, Wanted};
-use super::{Claim, Deliveries, InFlightMessage, MessageKey, Mode, Phase, Step, Submitted};
+use super::order::{Wanted, WayChoice};
+use super::{
+    Claim, Deliveries, InFlightMessage, MessageKey, Mode, Step, SubmissionPhase, Submitted,
+};
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Stroke;
@@ -53,14 +55,14 @@ impl Deliveries {
     pub fn typed_key(&self) -> Option<u64> {
         let mut typed = self.submissions.iter();
         let is_typed = |submitted: &&Submitted| {
-            submitted.way == Way::Keyboard && submitted.phase == Phase::Handed
+            submitted.way == Way::Keyboard && submitted.phase == SubmissionPhase::Handed
         };
         typed.find(is_typed).map(|submitted| submitted.key)
     }
 
     /// Hands over what is noted on disk, if that is still right.
     fn hand(&mut self, agent: &AgentState, now: Instant) -> Option<Step> {
-        let is_noted = |submitted: &Submitted| submitted.phase == Phase::Noted;
+        let is_noted = |submitted: &Submitted| submitted.phase == SubmissionPhase::Noted;
         let place = self.submissions.iter().position(is_noted)?;
         let Submitted {
             key, way, messages, ..
@@ -93,7 +95,7 @@ impl Deliveries {
                 .and_then(|key| self.table.get(*key))
                 .map_or(Timing::Idle, |message| message.timing),
         };
-        self.submissions[place].phase = Phase::Handed;
+        self.submissions[place].phase = SubmissionPhase::Handed;
         if way == Way::Keyboard {
             let bytes = self.keyboard.begin(submission.clone(), agent, now);
             return Some(Step::Type(submission, bytes));
@@ -140,7 +142,7 @@ impl Deliveries {
                 key: self.last_submission,
                 way,
                 messages: messages.clone(),
-                phase: Phase::Noting,
+                phase: SubmissionPhase::Noting,
             });
             return Ok(Step::Note(messages));
         }
@@ -220,26 +222,26 @@ impl Deliveries {
         };
         let choice = self.ways.choose(self.mode, wanted, now);
         match choice {
-            Choice::Take(Way::Plugin) if is_stopped => Err((Hold::Escaped, None)),
-            Choice::Take(Way::Inbox) if is_stopped && timing != Timing::Now => {
+            WayChoice::Take(Way::Plugin) if is_stopped => Err((Hold::Escaped, None)),
+            WayChoice::Take(Way::Inbox) if is_stopped && timing != Timing::Now => {
                 Err((Hold::Escaped, None))
             }
-            Choice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
-            Choice::Take(way) => Ok(way),
-            Choice::Soon(until) if is_stopped && timing != Timing::Now => {
+            WayChoice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
+            WayChoice::Take(way) => Ok(way),
+            WayChoice::Soon(until) if is_stopped && timing != Timing::Now => {
                 Err((Hold::Escaped, until))
             }
-            Choice::Soon(until) => Err((Hold::Starting, until)),
-            Choice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
-            Choice::Keyboard if self.keyboard.is_taken() => {
+            WayChoice::Soon(until) => Err((Hold::Starting, until)),
+            WayChoice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
+            WayChoice::Keyboard if self.keyboard.is_taken() => {
                 Err((agent.obstacle().unwrap_or(Hold::Behind), None))
             }
-            Choice::Keyboard if !self.submissions.is_empty() => Err((Hold::Behind, None)),
-            Choice::Keyboard => match verdict {
+            WayChoice::Keyboard if !self.submissions.is_empty() => Err((Hold::Behind, None)),
+            WayChoice::Keyboard => match verdict {
                 Verdict::Free => Ok(Way::Keyboard),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },
-            Choice::None => match verdict {
+            WayChoice::None => match verdict {
                 Verdict::Free => Err((Hold::NoWay, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },

@@ -56,7 +56,7 @@ impl Play {
 
     fn claude_by(mode: Mode) -> Self {
         let mut play = Self::with(&CLAUDE, mode);
-        play.event(&Event::SessionStart);
+        play.event(&HookEvent::SessionStart);
         play.sees(Input::Empty);
         play.passes(ms(3000));
         play
@@ -105,7 +105,7 @@ impl Play {
         self.run();
     }
 
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &HookEvent) {
         self.agent.event(event, self.now);
         self.deliveries.event(event, self.now);
         self.run();
@@ -114,13 +114,13 @@ impl Play {
     /// A turn begins, as hook and title say.
     fn begins(&mut self, prompt: &str) {
         self.output("\x1b]0;\u{2802} Claude Code\x07");
-        self.event(&Event::PromptSubmitted(prompt.to_owned()));
+        self.event(&HookEvent::PromptSubmitted(prompt.to_owned()));
     }
 
     /// The turn ends.
     fn ends(&mut self) {
         self.output("\x1b]0;\u{2733} Claude Code\x07");
-        self.event(&Event::TurnEnded);
+        self.event(&HookEvent::TurnEnded);
     }
 
     fn press(&mut self, press: Press) {
@@ -192,7 +192,7 @@ impl Play {
     }
 
     fn turn(&mut self, id: &str) {
-        self.event(&Event::PromptSubmitted(format!(
+        self.event(&HookEvent::PromptSubmitted(format!(
             "[cbroker peer message from=a id={id}] x [end]"
         )));
     }
@@ -205,7 +205,8 @@ impl Play {
 /// A queued message.
 fn message(key: MessageKey, text: &str, now: Instant) -> InFlightMessage {
     let body = serde_json::json!({
-        "id": format!("m{}", key.0), "from": "a", "to": "b", "ts": "2026-01-01T00:00:00.000Z", "message": text,
+        "id": format!("m{}", key.0), "from": "a", "to": "b", "message": text,
+        "ts": "2026-01-01T00:00:00.000Z",
     });
     let envelope = Envelope::parse(body.to_string().as_bytes(), 1 << 20).unwrap();
     let line = format!("[cbroker peer message from=a id=m{}] {text} [end]", key.0);
@@ -249,7 +250,7 @@ fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() 
 #[test]
 fn a_dialog_holds_whatever_tells_of_it() {
     let mut play = Play::claude();
-    play.event(&Event::PermissionAsked("Bash".into()));
+    play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.offer("by the hook");
     assert_eq!(
         play.hold(),

@@ -1,9 +1,11 @@
-//! Whether `cbroker send` works where the agent runs its commands: tried, as far as it can be without a model.
+//! Whether `cbroker send` works where the agent runs its commands: tried, as far as it can be
+//! without a model.
 //!
-//! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a wrapped agent's shell
-//! has. Where the agent's settings switch its sandbox on and do not except `cbroker`, it runs inside bubblewrap with what
-//! that sandbox takes away: the network, and all writing outside of the working folder. The agent's own sandbox may take
-//! more (a filter of system calls), never less; what was tried is said with the result.
+//! A queue for one answer is made, and `cbroker send` is run towards it with the environment that a
+//! wrapped agent's shell has. Where the agent's settings switch its sandbox on and do not except
+//! `cbroker`, it runs inside bubblewrap with what that sandbox takes away: the network, and all
+//! writing outside of the working folder. The agent's own sandbox may take more (a filter of system
+//! calls), never less; what was tried is said with the result.
 //!
 //! Relies on the peer for the queue, and on `bwrap`.
 
@@ -16,7 +18,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use ulid::Ulid;
 
-use super::Sign;
+use super::ProbeSign;
 use crate::config::{Config, write_session_address};
 use crate::error::Error;
 use crate::name::SessionName;
@@ -38,7 +40,7 @@ struct Rules {
 }
 
 /// Tries a send as the agent's shell would do it.
-pub(super) async fn send(config: &Config) -> Sign {
+pub(super) async fn send(config: &Config) -> ProbeSign {
     let rules = Rules::of(&settings_files(config));
     let Some(file) = rules.on_by.as_ref().filter(|_| !rules.is_excepted) else {
         let place = if rules.is_excepted {
@@ -62,12 +64,12 @@ pub(super) async fn send(config: &Config) -> Sign {
     }
 }
 
-fn sign(place: &str, outcome: &Result<(), String>) -> Sign {
+fn sign(place: &str, outcome: &Result<(), String>) -> ProbeSign {
     let detail = match outcome {
         Ok(()) => format!("`cbroker send` arrives: tried {place}"),
         Err(error) => format!("`cbroker send` fails: tried {place}: {error}"),
     };
-    Sign {
+    ProbeSign {
         what: WHAT,
         is_seen: outcome.is_ok(),
         detail,
@@ -75,8 +77,8 @@ fn sign(place: &str, outcome: &Result<(), String>) -> Sign {
     }
 }
 
-fn not_tried(by: &str, why: &str) -> Sign {
-    Sign {
+fn not_tried(by: &str, why: &str) -> ProbeSign {
+    ProbeSign {
         what: WHAT,
         is_seen: false,
         detail: format!("not tried: the agent's sandbox is on ({by}), and {why}"),

@@ -75,7 +75,7 @@ struct Announced {
 }
 
 /// Something that happened to the post.
-pub(super) enum News {
+pub(super) enum PostEvent {
     Inbox(InboxEvent),
     InboxEnded,
     Fact(Fact),
@@ -94,17 +94,20 @@ impl Post {
     }
 
     /// The next news. Safe to drop half-way in a select.
-    pub(super) async fn next(&mut self) -> News {
+    pub(super) async fn next(&mut self) -> PostEvent {
         while self.acks.try_join_next().is_some() {}
         let inbox = async {
             match &mut self.parts.inbox {
-                Some(inbox) => inbox.next().await.map_or(News::InboxEnded, News::Inbox),
+                Some(inbox) => inbox
+                    .next()
+                    .await
+                    .map_or(PostEvent::InboxEnded, PostEvent::Inbox),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             news = inbox => news,
-            Some(fact) = self.parts.facts.recv() => News::Fact(fact),
+            Some(fact) = self.parts.facts.recv() => PostEvent::Fact(fact),
         }
     }
 
@@ -266,11 +269,11 @@ enum Said {
 }
 
 impl Session {
-    pub(super) fn post_arrived(&mut self, news: News) {
+    pub(super) fn post_arrived(&mut self, news: PostEvent) {
         match news {
-            News::Inbox(event) => self.inbox_said(event),
-            News::InboxEnded => self.post.parts.inbox = None,
-            News::Fact(fact) => self.disk_said(fact),
+            PostEvent::Inbox(event) => self.inbox_said(event),
+            PostEvent::InboxEnded => self.post.parts.inbox = None,
+            PostEvent::Fact(fact) => self.disk_said(fact),
         }
     }
 

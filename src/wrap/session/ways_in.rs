@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::{Event, Heard, SETTLED, Session};
+use super::{HookEvent, HooksHeard, SETTLED, Session};
 use crate::wrap::delivery::Step;
 use crate::wrap::hooks::Told;
 use crate::wrap::own_status::{self, OwnStatus};
@@ -19,8 +19,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 /// How often the transcript is read for a text that the keyboard submitted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What the agent writes: its transcript, read for the texts that the keyboard submits, and what its
-/// process says of itself.
+/// What the agent writes: its transcript, read for the texts that the keyboard submits, and what
+/// its process says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     proof: Proof,
@@ -195,8 +195,8 @@ impl Session {
         let now = Instant::now();
         match told {
             Told::Event(event, place) => {
-                if self.heard != Heard::Hooks {
-                    self.heard = Heard::Hooks;
+                if self.heard != HooksHeard::Hooks {
+                    self.heard = HooksHeard::Hooks;
                     self.log.say("the agent's hooks work");
                 }
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
@@ -213,7 +213,7 @@ impl Session {
                 self.state_look = Some(now + SETTLED);
                 self.agent.event(&event, now);
                 self.deliveries.event(&event, now);
-                if matches!(event, Event::SessionEnd) {
+                if matches!(event, HookEvent::SessionEnd) {
                     self.disarm(now);
                 }
             }

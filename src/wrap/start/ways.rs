@@ -16,7 +16,7 @@ use crate::wrap::log::Log;
 use crate::wrap::options::WrapOptions;
 use crate::wrap::pty::find_program;
 use crate::wrap::ways::claude_inbox::ClaudeInbox;
-use crate::wrap::ways::claude_plugin::{Given, Plugin};
+use crate::wrap::ways::claude_plugin::{Plugin, PluginSetup};
 use crate::wrap::ways::codex::{self, Codex, Mark};
 use crate::wrap::ways::opencode::{self, Opencode};
 use crate::wrap::ways::{Reports, Way, WayIn, WaysIn};
@@ -116,7 +116,7 @@ pub(super) async fn open(
 fn plugin(config: &Config, identity: &mut Identity, reports: Reports) -> io::Result<Plugin> {
     let name = format!("{}.p.sock", identity.session);
     let socket = identity.socket.with_file_name(name);
-    let given = Given::new(&config.home.folder().join("plugin"), socket)?;
+    let given = PluginSetup::new(&config.home.folder().join("plugin"), socket)?;
     let plugin = Plugin::listen(&given.socket, given.token.clone(), reports)?;
     identity.plugin = Some(given);
     Ok(plugin)
@@ -142,7 +142,7 @@ async fn open_api(
         None => return Err(io::Error::other("it has not said its version yet")),
     }
     if profile.name == "opencode" {
-        let given = opencode::Given::new()?;
+        let given = opencode::OpencodeSetup::new()?;
         identity.arguments.extend(given.arguments());
         identity.environment.push(given.environment());
         return Ok(Box::new(Opencode::start(given, resumes, reports)));

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Place, Refusal, Report, Reports, Submission, Way, WayIn, process};
-use line::{LINE_LIMIT, Pace};
+use line::{InboxPace, LINE_LIMIT};
 
 pub use porter::{Errand, PATIENCE, Passed, Porter};
 
@@ -48,7 +48,7 @@ const NOBODY: &str = "nobody listens on the inbox socket";
 
 /// An inbox socket, as a hook's environment names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
+pub struct InboxAddress {
     /// Its path.
     pub socket: PathBuf,
     /// What it may ask for.
@@ -57,7 +57,7 @@ pub struct Address {
     pub pid: Option<i32>,
 }
 
-impl Address {
+impl InboxAddress {
     /// From the words of the environment.
     pub fn new(socket: &str, token: &str, pid: &str) -> Option<Self> {
         let socket = PathBuf::from(socket);
@@ -96,7 +96,7 @@ impl ClaudeInbox {
             porter_until: Some(Instant::now()),
             address: None,
             is_open: None,
-            pace: Pace::default(),
+            pace: InboxPace::default(),
             proof: Proof::default(),
             in_flight: None,
             reports,
@@ -151,10 +151,10 @@ enum Progress {
     /// Claude Code would drop it now, or a hook that may write it is expected.
     Waiting(Instant),
     /// It was written to this socket at this time.
-    Sent(Address, Instant),
+    Sent(InboxAddress, Instant),
     /// The transcript says that this process accepted something; and since when nothing of what
     /// it accepted waits any more.
-    Accepted(Address, Option<Instant>),
+    Accepted(InboxAddress, Option<Instant>),
     /// The session left the process that accepted it.
     Left(Instant),
 }
@@ -164,10 +164,10 @@ struct Work {
     porters: watch::Receiver<Option<Porter>>,
     /// Until then a hook of this process's that waits is expected; `None`: it is there.
     porter_until: Option<Instant>,
-    address: Option<Address>,
+    address: Option<InboxAddress>,
     /// `None`: nothing was said yet.
     is_open: Option<bool>,
-    pace: Pace,
+    pace: InboxPace,
     proof: Proof,
     in_flight: Option<InFlight>,
     reports: Reports,
@@ -188,7 +188,7 @@ impl Work {
                     Some(text) => self.take(text),
                     None => return,
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = process::sleep_until(due), if due.is_some() => {
                     self.go_on().await;
                 }
             }
@@ -209,7 +209,7 @@ impl Work {
         }
         if place.inbox != self.address || self.is_open != Some(true) {
             if place.inbox != self.address {
-                self.pace = Pace::default();
+                self.pace = InboxPace::default();
                 self.porter_until = Some(Instant::now() + PORTER_WITHIN);
             }
             self.address = place.inbox;
@@ -350,7 +350,7 @@ impl Work {
             return self.give_up(key, Report::Lost(key)).await;
         }
         let queue = self.proof.queue();
-        let has_moved = |address: &Address| self.address.as_ref() != Some(address);
+        let has_moved = |address: &InboxAddress| self.address.as_ref() != Some(address);
         let stage = match stage {
             Progress::Sent(address, _) if queue.has_accepted() => Progress::Accepted(address, None),
             Progress::Sent(address, at) if now >= at + SEEN_WITHIN => {

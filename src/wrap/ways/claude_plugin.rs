@@ -4,7 +4,8 @@
 //! decides which of them holds the session. A message is handed over with `$.prompt.submit`, whose
 //! result comes back as an event:
 //!
-//! - dropped or refused (the person pressed Escape, a hook of the person's refused it): the text did
+//! - dropped or refused (the person pressed Escape, a hook of the person's refused it): the text
+//!   did
 //!   not enter the session and never will;
 //! - no session is bound (the person opened the agents view): it is offered again until the session
 //!   is back, in this process or in the one that it moved to;
@@ -33,8 +34,8 @@ use super::Way;
 use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
-use choice::{Choice, Instance, Role};
-use listener::{Event, Heard, Listener};
+use choice::{Instance, ProcessChoice, Role};
+use listener::{Listener, ListenerEvent, PluginEvent};
 
 /// A text with a proof outstanding is looked for this often while a turn has just begun.
 const LOOK_SOON: Duration = Duration::from_millis(10);
@@ -63,7 +64,7 @@ const ORDERS: usize = 64;
 
 /// What Claude Code is given so that the module finds its session.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct PluginSetup {
     /// The plugin's folder.
     pub folder: PathBuf,
     /// The session's socket for it.
@@ -72,7 +73,7 @@ pub struct Given {
     pub token: String,
 }
 
-impl Given {
+impl PluginSetup {
     /// A plugin below `base` for a session that listens on `socket`.
     ///
     /// # Errors
@@ -157,14 +158,14 @@ enum Progress {
     Submitted(Instant),
     /// The session left the process that has it.
     Left(Instant),
-    /// The process refused it because it holds no session: the person looks at the agents view. It is offered
-    /// again until the session is back, here or in the process that it moved to.
+    /// The process refused it because it holds no session: the person looks at the agents view. It
+    /// is offered again until the session is back, here or in the process that it moved to.
     Homeless(Instant),
 }
 
 struct Work {
     _listener: Listener,
-    choice: Choice,
+    choice: ProcessChoice,
     /// Processes that said hello and do not hold the session, and their transcripts.
     strangers: Vec<(Instance, PathBuf)>,
     /// How orders reach each module.
@@ -183,7 +184,7 @@ impl Work {
     fn new(listener: Listener, reports: Reports) -> Self {
         Self {
             _listener: listener,
-            choice: Choice::default(),
+            choice: ProcessChoice::default(),
             strangers: Vec::new(),
             streams: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -195,7 +196,7 @@ impl Work {
         }
     }
 
-    async fn run(mut self, mut heard: Receiver<Heard>, mut texts: Receiver<Submission>) {
+    async fn run(mut self, mut heard: Receiver<ListenerEvent>, mut texts: Receiver<Submission>) {
         loop {
             let due = self.next_look();
             let stream = self.stream().cloned();
@@ -212,7 +213,7 @@ impl Work {
                     None => return,
                 },
                 () = gone => self.tell_open().await,
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = process::sleep_until(due), if due.is_some() => {
                     self.look().await;
                 }
             }
@@ -241,14 +242,14 @@ impl Work {
         }
     }
 
-    async fn hear(&mut self, heard: Heard) {
+    async fn hear(&mut self, heard: ListenerEvent) {
         match heard {
-            Heard::Orders { instance, orders } => {
+            ListenerEvent::Orders { instance, orders } => {
                 self.streams.retain(|_, stream| !stream.is_closed());
                 self.streams.insert(instance, orders);
                 self.tell_open().await;
             }
-            Heard::Events {
+            ListenerEvent::Events {
                 instance,
                 pid,
                 events,
@@ -260,16 +261,16 @@ impl Work {
         }
     }
 
-    async fn happened(&mut self, instance: &str, pid: Option<i32>, event: Event) {
+    async fn happened(&mut self, instance: &str, pid: Option<i32>, event: PluginEvent) {
         match event {
-            Event::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
-            Event::Submitted { key, transcript } => {
+            PluginEvent::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
+            PluginEvent::Submitted { key, transcript } => {
                 self.follow(instance, transcript).await;
                 if let Some(text) = self.in_flight.get_mut(&key) {
                     text.stage = Progress::Submitted(Instant::now());
                 }
             }
-            Event::Dropped { key, why } => {
+            PluginEvent::Dropped { key, why } => {
                 // A process that the session has moved to says so before it says anything else.
                 let says_stopped = STOPPED.iter().any(|words| why.contains(words));
                 let refusal = if self.is_stopped || says_stopped {
@@ -279,14 +280,14 @@ impl Work {
                 };
                 self.not_taken(key, why, refusal).await;
             }
-            Event::Failed { key, why } if why.contains(UNBOUND) => {
+            PluginEvent::Failed { key, why } if why.contains(UNBOUND) => {
                 if let Some(text) = self.in_flight.get_mut(&key) {
                     let now = Instant::now();
                     text.stage = Progress::Homeless(now);
                     text.homeless_since.get_or_insert(now);
                 }
             }
-            Event::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
+            PluginEvent::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
             event if self.choice.is_current(instance) => self.observe(instance, event).await,
             _ => {}
         }
@@ -362,30 +363,30 @@ impl Work {
     }
 
     /// An event of the process that holds the session.
-    async fn observe(&mut self, instance: &str, event: Event) {
+    async fn observe(&mut self, instance: &str, event: PluginEvent) {
         self.tell_open().await;
         let sign = match event {
-            Event::Turn { transcript } => {
+            PluginEvent::Turn { transcript } => {
                 self.follow(instance, transcript).await;
                 Sign::TurnBegan
             }
-            Event::Rest { .. } => {
+            PluginEvent::Rest { .. } => {
                 self.open_calls.clear();
                 Sign::TurnEnded
             }
-            Event::Person => {
+            PluginEvent::Person => {
                 self.is_stopped = false;
                 Sign::PersonSpoke
             }
-            Event::Stopped => {
+            PluginEvent::Stopped => {
                 self.is_stopped = true;
                 Sign::Stopped
             }
-            Event::Ask { call, tool } => {
+            PluginEvent::Ask { call, tool } => {
                 self.open_calls.insert(call, tool.clone());
                 Sign::Asks(tool)
             }
-            Event::Called { call } => {
+            PluginEvent::Called { call } => {
                 if self.open_calls.remove(&call).is_none() {
                     return;
                 }
@@ -394,10 +395,10 @@ impl Work {
                     None => Sign::Answered,
                 }
             }
-            Event::Menu {
+            PluginEvent::Menu {
                 name: Some(name), ..
             } => Sign::Menu(name),
-            Event::Menu {
+            PluginEvent::Menu {
                 name: None,
                 transcript,
             } => {
@@ -437,7 +438,8 @@ impl Work {
             .is_some_and(|stream| stream.try_send(order).is_ok())
     }
 
-    /// Texts that a process without a session refused are offered again, wherever the session is now.
+    /// Texts that a process without a session refused are offered again, wherever the session is
+    /// now.
     fn send_homeless(&mut self) {
         let Some(current) = self.choice.current().cloned() else {
             return;

@@ -4,7 +4,8 @@
 //! | state of the thread | what is done |
 //! |---|---|
 //! | idle | `turn/start`: a turn of its own; a draft in the box stays |
-//! | a turn runs, or a dialog stands | the text waits here for the turn's end; a text that may come between two tools goes by `turn/steer` |
+//! | a turn runs, or a dialog stands | the text waits here for the turn's end |
+//! | the same, and it may come between two tools | `turn/steer` |
 //!
 //! A `turn/start` during a turn would be added to that turn, so it waits for the thread to be idle.
 //! The proof is the row of the user's in the thread's rollout file. Seen with Codex 0.171.0.
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn, process};
-use link::{Heard, Link, LinkError, Question};
+use link::{Link, LinkError, LinkEvent, Question};
 use local::Local;
 use threads::{Status, Thread, Threads};
 
@@ -194,7 +195,7 @@ impl Work {
                     Ok(heard) => self.hear(heard).await,
                     Err(error) => self.unlink(&error).await,
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = process::sleep_until(due), if due.is_some() => {
                     if search_at.is_some_and(|at| at <= Instant::now()) {
                         self.search().await;
                     }
@@ -255,13 +256,13 @@ impl Work {
         self.pause = (self.pause * 2).min(longest);
     }
 
-    async fn hear(&mut self, heard: Heard) {
+    async fn hear(&mut self, heard: LinkEvent) {
         let done = match heard {
-            Heard::Event(method, params) => {
+            LinkEvent::Event(method, params) => {
                 self.happened(&method, &params);
                 Ok(())
             }
-            Heard::Answer(question, answer) => self.answered(question, answer).await,
+            LinkEvent::Answer(question, answer) => self.answered(question, answer).await,
         };
         match done {
             Ok(()) => self.move_on().await,
@@ -510,7 +511,7 @@ impl Work {
     }
 }
 
-async fn next(link: &mut Option<Link>) -> Result<Heard, LinkError> {
+async fn next(link: &mut Option<Link>) -> Result<LinkEvent, LinkError> {
     match link {
         Some(link) => link.next().await,
         None => std::future::pending().await,

@@ -5,7 +5,8 @@
 //! Pasted ──the box shows it, whole and alone──▶ Entered ──sign of the turn──▶ Submitted ──proof──▶
 //! in the context
 //!    │                                             │ no sign after 1 s: one more Enter      │
-//!    │ 10 s, or the person interrupts              │ after that                             └─ refused
+//!    │ 10 s, or the person interrupts              │ after that                             └─
+//!   refused
 //!    └───────────────▶ Stuck ◀─────────────────────┘   ends when the box is seen empty
 //! ```
 //!
@@ -24,7 +25,7 @@ mod text;
 use std::time::{Duration, Instant};
 
 use super::Submission;
-use crate::wrap::agent_state::{AgentState, Event};
+use crate::wrap::agent_state::{AgentState, HookEvent};
 use crate::wrap::hold::Hold;
 
 use kept::Kept;
@@ -71,7 +72,7 @@ pub enum Outcome {
 }
 
 #[derive(Debug)]
-enum Phase {
+enum TypingPhase {
     /// The text is (being) written; `out` is when its last byte was.
     Pasted {
         out: Option<Instant>,
@@ -96,11 +97,11 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Attempt {
+struct TypedText {
     submission: Submission,
     /// The text without white space, as the screen may show it.
     squeezed: String,
-    phase: Phase,
+    phase: TypingPhase,
     /// Nothing of the program's screen is known.
     is_blind: bool,
     /// Its [`Outcome::HandedOver`] was told.
@@ -110,7 +111,7 @@ struct Attempt {
 /// The keyboard of one session: at most one text at a time.
 #[derive(Debug, Default)]
 pub struct Keyboard {
-    attempt: Option<Attempt>,
+    attempt: Option<TypedText>,
     kept: Kept,
     result: Option<Outcome>,
     /// The agent writes a transcript that proves what it took.
@@ -131,7 +132,7 @@ impl Keyboard {
     /// A text stands in the box, or may appear there, and no Enter will follow.
     pub fn is_stuck(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
-        matches!(phase, Some(Phase::Stuck { .. }))
+        matches!(phase, Some(TypingPhase::Stuck { .. }))
     }
 
     /// The agent's transcript is read from now on: only its row proves that a text was taken.
@@ -147,10 +148,10 @@ impl Keyboard {
             text::Manner::Typed
         };
         let bytes = text::typed(&submission.text, manner);
-        self.attempt = Some(Attempt {
+        self.attempt = Some(TypedText {
             squeezed: squeeze(&submission.text),
             submission,
-            phase: Phase::Pasted {
+            phase: TypingPhase::Pasted {
                 out: None,
                 since: now,
             },
@@ -165,7 +166,8 @@ impl Keyboard {
         if self.keeps_keys() && kept::is_urgent(bytes) {
             // Where nothing can be seen, a text whose Enter was written counts as submitted.
             let is_submitted = self.attempt.as_ref().is_some_and(|attempt| {
-                attempt.is_blind && matches!(attempt.phase, Phase::Entered { out: Some(_), .. })
+                attempt.is_blind
+                    && matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
             });
             if !is_submitted {
                 self.strand(now, Hold::Stuck);
@@ -190,13 +192,16 @@ impl Keyboard {
 
     fn keeps_keys(&self) -> bool {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
-        matches!(phase, Some(Phase::Pasted { .. } | Phase::Entered { .. }))
+        matches!(
+            phase,
+            Some(TypingPhase::Pasted { .. } | TypingPhase::Entered { .. })
+        )
     }
 
     /// All bytes of the last [`Stroke::Write`] are with the terminal.
     pub fn written(&mut self, now: Instant) {
-        if let Some(Attempt {
-            phase: Phase::Pasted { out, .. } | Phase::Entered { out, .. },
+        if let Some(TypedText {
+            phase: TypingPhase::Pasted { out, .. } | TypingPhase::Entered { out, .. },
             ..
         }) = &mut self.attempt
         {
@@ -205,20 +210,20 @@ impl Keyboard {
     }
 
     /// A hook of the agent spoke.
-    pub fn event(&mut self, event: &Event, now: Instant) {
+    pub fn event(&mut self, event: &HookEvent, now: Instant) {
         let Some(attempt) = &mut self.attempt else {
             return;
         };
         match event {
-            Event::PromptSubmitted(prompt) if names(&attempt.submission, prompt) => {
-                attempt.phase = Phase::Submitted { since: now };
+            HookEvent::PromptSubmitted(prompt) if names(&attempt.submission, prompt) => {
+                attempt.phase = TypingPhase::Submitted { since: now };
                 if !self.has_transcript {
                     self.finish(Outcome::InContext);
                 }
             }
             // A turn that began with our text and ended: the model has read it, also where its
             // transcript cannot be.
-            Event::TurnEnded if matches!(attempt.phase, Phase::Submitted { .. }) => {
+            HookEvent::TurnEnded if matches!(attempt.phase, TypingPhase::Submitted { .. }) => {
                 self.finish(Outcome::InContext);
             }
             _ => {}
@@ -242,8 +247,8 @@ impl Keyboard {
     /// The program has ended. Where nothing on the screen could ever prove it, a text counts as
     /// read once its Enter was written.
     pub fn ended(&mut self) {
-        if let Some(Attempt {
-            phase: Phase::Entered { out: Some(_), .. },
+        if let Some(TypedText {
+            phase: TypingPhase::Entered { out: Some(_), .. },
             is_blind: true,
             ..
         }) = &self.attempt
@@ -257,7 +262,10 @@ impl Keyboard {
         let phase = self.attempt.as_ref().map(|attempt| &attempt.phase);
         matches!(
             phase,
-            Some(Phase::Pasted { out: Some(_), .. } | Phase::Entered { out: Some(_), .. })
+            Some(
+                TypingPhase::Pasted { out: Some(_), .. }
+                    | TypingPhase::Entered { out: Some(_), .. }
+            )
         )
     }
 
@@ -273,7 +281,7 @@ impl Keyboard {
 
     fn strand(&mut self, now: Instant, why: Hold) {
         if let Some(attempt) = &mut self.attempt {
-            attempt.phase = Phase::Stuck {
+            attempt.phase = TypingPhase::Stuck {
                 since: now,
                 was_seen: why == Hold::Stuck,
                 empty_since: None,

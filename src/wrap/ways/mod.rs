@@ -7,9 +7,11 @@
 //!
 //! ```text
 //! deliver(submission) ── true: handed over ──┬─▶ InContext   the proof: acked now, and only now
-//!                     │                      ├─▶ NotTaken    certain: it never entered; another way may have it
+//!                     │                      ├─▶ NotTaken    certain: it never entered; another
+//!   way may have it
 //!                     └─ false: nothing      ├─▶ Unseen      no sign of it: it may have been read
-//!                                            └─▶ Lost        the agent ended first: it may have been read
+//!                                            └─▶ Lost        the agent ended first: it may have
+//!   been read
 //! ```
 //!
 //! There is no time limit between the hand-over and its report: a dialog may stand for an hour.
@@ -162,7 +164,7 @@ pub struct Place {
     /// Where its process says what it does, where this version names the process.
     pub status_file: Option<PathBuf>,
     /// Its inbox socket, where this version has one.
-    pub inbox: Option<claude_inbox::Address>,
+    pub inbox: Option<claude_inbox::InboxAddress>,
 }
 
 /// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.

@@ -4,7 +4,8 @@
 //! | state of the session | what is done |
 //! |---|---|
 //! | idle | `prompt_async`: a turn of its own; a draft in the box stays |
-//! | a turn runs, or a dialog stands | the text waits here for the turn's end; a text that may come between two tools is sent at once, and opencode takes it into its next step |
+//! | a turn runs, or a dialog stands | the text waits here for the turn's end |
+//! | the same, and it may come between two tools | it is sent at once; the next step takes it |
 //! | the first screen | a session is begun and shown, then as idle; a draft stays |
 //! | a session that is not known | the way is closed |
 //!
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn};
 use http::{Events, HttpError, Server};
-use sessions::{News, Sessions};
+use sessions::{SessionNews, Sessions};
 
 /// Pause between attempts to reach the server.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,12 +42,12 @@ const NO_SESSION: &str = "no session of opencode's is on the screen";
 
 /// What opencode is started with.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct OpencodeSetup {
     port: u16,
     password: String,
 }
 
-impl Given {
+impl OpencodeSetup {
     /// A port that is free now, and a random password.
     ///
     /// # Errors
@@ -85,7 +86,7 @@ impl Opencode {
     /// Looks for the server from now on. Nothing is open before a session is on the screen.
     ///
     /// `resumes`: opencode was started with a session of the person's choice.
-    pub fn start(given: Given, resumes: bool, reports: Reports) -> Self {
+    pub fn start(given: OpencodeSetup, resumes: bool, reports: Reports) -> Self {
         let (texts, orders) = mpsc::channel(TEXTS);
         let (title, titles) = watch::channel(String::new());
         let work = Work {
@@ -209,14 +210,14 @@ impl Work {
         let _session_ended = self.reports.tell(report).await;
     }
 
-    async fn hear(&mut self, news: Option<News>) {
+    async fn hear(&mut self, news: Option<SessionNews>) {
         let sign = match news {
             None => return,
-            Some(News::Read(ids)) => return self.read(&ids).await,
-            Some(News::Busy(true)) => Sign::TurnBegan,
-            Some(News::Busy(false)) => Sign::TurnEnded,
-            Some(News::Asks(Some(what))) => Sign::Asks(what),
-            Some(News::Asks(None)) => Sign::Answered,
+            Some(SessionNews::Read(ids)) => return self.read(&ids).await,
+            Some(SessionNews::Busy(true)) => Sign::TurnBegan,
+            Some(SessionNews::Busy(false)) => Sign::TurnEnded,
+            Some(SessionNews::Asks(Some(what))) => Sign::Asks(what),
+            Some(SessionNews::Asks(None)) => Sign::Answered,
         };
         self.tell(Report::Sign(sign)).await;
     }

@@ -29,6 +29,14 @@ pub fn descends_from(pid: i32, ancestor: i32) -> bool {
     false
 }
 
+/// Sleeps until `due`; for ever where nothing is.
+pub(super) async fn sleep_until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether a process of this id runs. One that has ended and was not waited for does not.
 pub fn is_alive(pid: i32) -> bool {
     look(pid).is_some()

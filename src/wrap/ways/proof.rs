@@ -73,7 +73,8 @@ impl Proof {
     /// Reads what was written since the last look: how far each text got. A text that is in the
     /// context, or was refused, is not looked for any more.
     ///
-    /// A transcript that cannot be read proves nothing. Safe to drop half-way: the next call goes on.
+    /// A transcript that cannot be read proves nothing. Safe to drop half-way: the next call goes
+    /// on.
     pub async fn look(&mut self) -> Vec<(u64, Stage)> {
         if self.waiting.is_empty() {
             return Vec::new();

@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `type: "user"` | its text is in the model's context |
 //! | `type: "attachment"` with `attachment.type: "queued_command"` | the same, in a running turn |
-//! | `type: "queue-operation"` with `operation: "enqueue"` | accepted; still only in memory; what, is not said for the inbox socket |
+//! | `type: "queue-operation"`, `operation: "enqueue"` | accepted; still only in memory |
 //! | `type: "queue-operation"` with another operation | something left that queue |
-//! | `type: "system"`, `subtype: "informational"`, a text that says that a hook blocked the prompt | refused |
+//! | `type: "system"`, `subtype: "informational"`, a hook blocked the prompt | refused |
 //! | `type: "user"` with `tool_result` blocks | output of a tool, which may quote any text |
-//! | Codex: `type: "response_item"`, its payload a `message` of the user | its text is in the model's context |
+//! | Codex: `type: "response_item"`, a `message` of the user | its text is in the model's context |
+//!
+//! For the inbox socket the row does not say what was accepted.
 //!
 //! The path comes from the agent, so it may name anything: only a regular file is opened, without
 //! waiting for a FIFO's other end, and only from an offset onwards.

@@ -32,7 +32,7 @@ fn a_dialog_that_opens_after_the_paste_is_never_answered() {
     let mut play = Play::claude();
     play.offer("x");
     play.sees(holds(&play.last_text()));
-    play.event(&Event::PermissionAsked("Bash".into()));
+    play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.reads(Reading {
         dialog: Some("permission".into()),
         ..Reading::default()
@@ -87,7 +87,7 @@ fn somebody_elses_prompt_is_no_sign_of_our_turn() {
     let mut play = Play::claude();
     let ticket = play.offer("x");
     play.shows_text();
-    play.event(&Event::PromptSubmitted("what a person typed".into()));
+    play.event(&HookEvent::PromptSubmitted("what a person typed".into()));
     assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
 }
 

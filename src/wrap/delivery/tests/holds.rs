@@ -74,7 +74,7 @@ fn nothing_is_typed_before_the_session_began_and_paste_is_on() {
     play.offer("x");
     play.passes(ms(9000));
     assert_eq!(play.hold(), Some(Hold::Starting));
-    play.event(&Event::SessionStart);
+    play.event(&HookEvent::SessionStart);
     play.passes(ms(60));
     assert!(play.has_typed());
     let mut play = Play::claude();
@@ -202,7 +202,7 @@ fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
 #[test]
 fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
     let mut play = Play::claude_by(Mode::Pty);
-    play.event(&Event::PermissionAsked("Bash".into()));
+    play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.reads(Reading {
         dialog: Some("permission".into()),
         ..Reading::default()

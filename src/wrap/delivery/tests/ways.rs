@@ -227,7 +227,7 @@ fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
     play.deliveries.expect(Way::Plugin);
     play.deliveries.open(Way::Hook, false);
     play.deliveries.close(Way::Hook, play.now);
-    play.event(&Event::SessionStart);
+    play.event(&HookEvent::SessionStart);
     play.sees(Input::Empty);
     play.offer("x");
     play.passes(ms(1900));

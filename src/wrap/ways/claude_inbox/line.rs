@@ -77,7 +77,7 @@ fn uuid() -> String {
 
 /// When the next message may be sent to one socket.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct InboxPace {
     /// When all of the burst may be sent again.
     rested: Option<Instant>,
     /// What was sent lately, the newest last: a hash of each body.
@@ -85,7 +85,7 @@ pub(super) struct Pace {
     hasher: RandomState,
 }
 
-impl Pace {
+impl InboxPace {
     /// The earliest time, from `now` on, at which a message with this text is not lost.
     pub(super) fn earliest(&self, text: &str, now: Instant) -> Instant {
         let body = self.hasher.hash_one(text);
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn twenty_go_at_once_and_then_one_every_two_seconds() {
-        let mut pace = Pace::default();
+        let mut pace = InboxPace::default();
         let start = Instant::now();
         for number in 0..20 {
             let text = number.to_string();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_same_text_waits_until_it_is_no_longer_dropped() {
-        let mut pace = Pace::default();
+        let mut pace = InboxPace::default();
         let start = Instant::now();
         pace.sent("same", start);
         assert_eq!(pace.earliest("same", start), start + SAME_BODY);

@@ -45,7 +45,7 @@ impl Stage {
             pid: i32::try_from(pid).ok(),
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
-            inbox: Address::new(socket.to_str().unwrap(), "", &pid.to_string()),
+            inbox: InboxAddress::new(socket.to_str().unwrap(), "", &pid.to_string()),
         });
     }
 

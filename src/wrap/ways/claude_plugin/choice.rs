@@ -35,13 +35,13 @@ pub(super) struct Instance {
 
 /// The processes that hold the session or held it.
 #[derive(Debug, Default)]
-pub(super) struct Choice {
+pub(super) struct ProcessChoice {
     current: Option<Instance>,
     /// Transcripts of the session, the newest last.
     transcripts: Vec<PathBuf>,
 }
 
-impl Choice {
+impl ProcessChoice {
     /// The process that holds the session.
     pub(super) fn current(&self) -> Option<&Instance> {
         self.current.as_ref()
@@ -120,8 +120,8 @@ mod tests {
         }
     }
 
-    fn started() -> Choice {
-        let mut choice = Choice::default();
+    fn started() -> ProcessChoice {
+        let mut choice = ProcessChoice::default();
         let role = choice.hello(instance("a", 10), &words("claude"), true, |_| true);
         assert_eq!(role, Role::Main);
         assert!(choice.moves_to(Path::new("/p/one.jsonl")));
@@ -132,7 +132,7 @@ mod tests {
     fn the_first_process_below_us_holds_the_session() {
         let choice = started();
         assert!(choice.is_current("a"));
-        let mut other = Choice::default();
+        let mut other = ProcessChoice::default();
         let role = other.hello(instance("x", 9), &words("claude"), false, |_| true);
         assert_eq!((role, other.current()), (Role::Foreign, None));
     }

@@ -3,7 +3,9 @@
 //! | request | from | answer |
 //! |---|---|---|
 //! | `POST /events`, body `{token, instance, events}` | the module | empty |
-//! | `GET /orders`, headers `token` and `instance` | `cbroker hook stream` | orders, a JSON object a line, until the end of the session or of that process |
+//! | `GET /orders`, headers `token`, `instance` | `cbroker hook stream` | orders, one a line |
+//!
+//! The orders end with the session, or with that process.
 //!
 //! The socket's folder is private to the user; the random token keeps out other programs of the
 //! same user that found the path. A request without it is answered with 403 and changes nothing.
@@ -38,7 +40,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// One thing that the module tells.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "is", rename_all = "lowercase")]
-pub(super) enum Event {
+pub(super) enum PluginEvent {
     /// The module runs.
     Hello {
         version: String,
@@ -81,13 +83,13 @@ pub(super) enum Event {
 
 /// What the listener heard.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum ListenerEvent {
     /// A module's events, in order.
     Events {
         instance: String,
         /// The process that holds the module, as the kernel names it.
         pid: Option<i32>,
-        events: Vec<Event>,
+        events: Vec<PluginEvent>,
     },
     /// A child of a module's process waits for orders.
     Orders {
@@ -105,12 +107,15 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens on `path`, for this user and for requests with this token.
-    pub(super) fn bind(path: &Path, token: String) -> io::Result<(Self, mpsc::Receiver<Heard>)> {
+    pub(super) fn bind(
+        path: &Path,
+        token: String,
+    ) -> io::Result<(Self, mpsc::Receiver<ListenerEvent>)> {
         let _left_by_a_crash = std::fs::remove_file(path);
         let socket = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let (tell, heard) = mpsc::channel(256);
-        let server = Arc::new(Server { token, tell });
+        let server = Arc::new(ModuleServer { token, tell });
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let task = tokio::spawn(async move {
             while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -139,22 +144,22 @@ impl Drop for Listener {
     }
 }
 
-struct Server {
+struct ModuleServer {
     token: String,
-    tell: mpsc::Sender<Heard>,
+    tell: mpsc::Sender<ListenerEvent>,
 }
 
 /// The body of `POST /events`.
 #[derive(Deserialize)]
-struct Post {
+struct EventsBody {
     token: String,
     instance: String,
-    events: Vec<Event>,
+    events: Vec<PluginEvent>,
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+type HttpResponse = Response<BoxBody<Bytes, Infallible>>;
 
-impl Server {
+impl ModuleServer {
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let service = service_fn(|request| {
@@ -166,7 +171,7 @@ impl Server {
         let _how_it_ended = connection.await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, pid: Option<i32>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, pid: Option<i32>) -> HttpResponse {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/events") => self.events(request, pid).await,
             (&Method::GET, "/orders") => self.orders(&request).await,
@@ -174,14 +179,14 @@ impl Server {
         }
     }
 
-    async fn events(&self, request: Request<Incoming>, pid: Option<i32>) -> Answer {
+    async fn events(&self, request: Request<Incoming>, pid: Option<i32>) -> HttpResponse {
         let Ok(body) = Limited::new(request.into_body(), BODY_LIMIT)
             .collect()
             .await
         else {
             return status(StatusCode::PAYLOAD_TOO_LARGE);
         };
-        let Ok(post) = serde_json::from_slice::<Post>(&body.to_bytes()) else {
+        let Ok(post) = serde_json::from_slice::<EventsBody>(&body.to_bytes()) else {
             return status(StatusCode::BAD_REQUEST);
         };
         if post.token != self.token {
@@ -189,7 +194,7 @@ impl Server {
         }
         let _session_ended = self
             .tell
-            .send(Heard::Events {
+            .send(ListenerEvent::Events {
                 instance: post.instance,
                 pid,
                 events: post.events,
@@ -198,7 +203,7 @@ impl Server {
         status(StatusCode::NO_CONTENT)
     }
 
-    async fn orders(&self, request: &Request<Incoming>) -> Answer {
+    async fn orders(&self, request: &Request<Incoming>) -> HttpResponse {
         let header = |name: &str| request.headers().get(name)?.to_str().ok();
         let (Some(token), Some(instance)) = (header("token"), header("instance")) else {
             return status(StatusCode::BAD_REQUEST);
@@ -210,7 +215,7 @@ impl Server {
         let instance = instance.to_owned();
         if self
             .tell
-            .send(Heard::Orders { instance, orders })
+            .send(ListenerEvent::Orders { instance, orders })
             .await
             .is_err()
         {
@@ -225,7 +230,7 @@ impl Server {
     }
 }
 
-fn status(status: StatusCode) -> Answer {
+fn status(status: StatusCode) -> HttpResponse {
     let mut answer = Response::new(BoxBody::new(Empty::new()));
     *answer.status_mut() = status;
     answer

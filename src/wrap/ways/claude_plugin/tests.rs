@@ -52,7 +52,8 @@ impl Stage {
         let body = json!({"token": token, "instance": "one", "events": events}).to_string();
         let mut stream = self.connect().await;
         let head = format!(
-            "POST /events HTTP/1.1\r\nhost: cbroker\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            "POST /events HTTP/1.1\r\nhost: cbroker\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + &body).as_bytes()).await.unwrap();

@@ -50,7 +50,7 @@ pub(super) enum Question {
 
 /// What the daemon says.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum LinkEvent {
     /// The answer to a request: its result, or the error's message.
     Answer(Question, Result<Value, String>),
     /// A notification.
@@ -125,7 +125,7 @@ impl Link {
     }
 
     /// The next thing that is said. Safe to drop half-way in a select.
-    pub(super) async fn next(&mut self) -> Result<Heard, LinkError> {
+    pub(super) async fn next(&mut self) -> Result<LinkEvent, LinkError> {
         loop {
             let message = self.stream.next().await.ok_or(LinkError::Closed)??;
             let Message::Text(text) = message else {
@@ -137,7 +137,7 @@ impl Link {
             if let Some(method) = said["method"].as_str() {
                 // A request of the daemon's (an approval) is for Codex's own screen.
                 if said["id"].is_null() {
-                    return Ok(Heard::Event(method.to_owned(), said["params"].take()));
+                    return Ok(LinkEvent::Event(method.to_owned(), said["params"].take()));
                 }
                 continue;
             }
@@ -147,7 +147,7 @@ impl Link {
                     Some(error) => Err(error["message"].as_str().unwrap_or("an error").to_owned()),
                     None => Ok(said["result"].take()),
                 };
-                return Ok(Heard::Answer(question, answer));
+                return Ok(LinkEvent::Answer(question, answer));
             }
         }
     }

@@ -135,7 +135,8 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("codex");
-        let script = "#!/bin/sh\necho warning >&2\n[ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
+        let script = "#!/bin/sh\necho warning >&2\n\
+            [ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
         let write = || {
             fs::write(&program, script).unwrap();
             fs::set_permissions(

@@ -6,7 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, Outcome, Phase, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, squeeze,
+    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TypingPhase,
+    squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -23,21 +24,21 @@ impl Keyboard {
         let Some(attempt) = &mut self.attempt else {
             return self.released(None);
         };
-        let is_entered = matches!(attempt.phase, Phase::Entered { out: Some(_), .. })
-            || matches!(attempt.phase, Phase::Submitted { .. });
+        let is_entered = matches!(attempt.phase, TypingPhase::Entered { out: Some(_), .. })
+            || matches!(attempt.phase, TypingPhase::Submitted { .. });
         if is_entered && !attempt.is_told {
             attempt.is_told = true;
             return Stroke::Result(Outcome::HandedOver);
         }
         match attempt.phase {
-            Phase::Pasted { out, since } => self.pasted(agent, now, out, since),
-            Phase::Entered {
+            TypingPhase::Pasted { out, since } => self.pasted(agent, now, out, since),
+            TypingPhase::Entered {
                 out,
                 since,
                 presses,
             } => self.entered(agent, now, (out, since, presses)),
-            Phase::Submitted { since } => self.submitted(agent, now, since),
-            Phase::Stuck { since, .. } => self.stuck(agent, now, since),
+            TypingPhase::Submitted { since } => self.submitted(agent, now, since),
+            TypingPhase::Stuck { since, .. } => self.stuck(agent, now, since),
         }
     }
 
@@ -103,7 +104,7 @@ impl Keyboard {
 
     fn press_enter(&mut self, now: Instant, presses: u8) -> Stroke {
         if let Some(attempt) = &mut self.attempt {
-            attempt.phase = Phase::Entered {
+            attempt.phase = TypingPhase::Entered {
                 out: None,
                 since: now,
                 presses,
@@ -176,7 +177,7 @@ impl Keyboard {
         if is_taken || (now >= late && agent.is_busy(now)) {
             if self.has_transcript {
                 if let Some(attempt) = &mut self.attempt {
-                    attempt.phase = Phase::Submitted { since: now };
+                    attempt.phase = TypingPhase::Submitted { since: now };
                 }
             } else {
                 self.finish(Outcome::InContext);
@@ -234,7 +235,7 @@ impl Keyboard {
         let Some(attempt) = &mut self.attempt else {
             return Stroke::Wait(None);
         };
-        let Phase::Stuck {
+        let TypingPhase::Stuck {
             was_seen,
             empty_since,
             ..

@@ -57,8 +57,10 @@ mod tests {
         #[test]
         fn no_text_presses_a_key(text in any_characters(), is_pasted in any::<bool>()) {
             let bytes = typed(&text, if is_pasted { Manner::Pasted } else { Manner::Typed });
-            let inner = if is_pasted { &bytes[BEGIN.len()..bytes.len() - END.len()] } else { &bytes[..] };
-            let inner = std::str::from_utf8(inner).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let ends = if is_pasted { (BEGIN.len(), END.len()) } else { (0, 0) };
+            let inner = &bytes[ends.0..bytes.len() - ends.1];
+            let failed = |error: std::str::Utf8Error| TestCaseError::fail(error.to_string());
+            let inner = std::str::from_utf8(inner).map_err(failed)?;
             prop_assert!(inner.chars().all(|c| !c.is_control() || (is_pasted && c == '\n')));
         }
     }

@@ -22,7 +22,7 @@ const CUT: &str = "...";
 
 /// What happened in the session on the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum SessionNews {
     /// A turn began or ended.
     Busy(bool),
     /// A dialog opened for this, or (`None`) was answered.
@@ -32,7 +32,7 @@ pub(super) enum News {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownSession {
     title: String,
     is_busy: bool,
     /// The agent (`build`, `plan`) and the model of the last prompt.
@@ -53,7 +53,7 @@ pub(super) struct PromptSettings {
 /// The sessions of one server.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, KnownSession>,
     current: Option<String>,
     is_first_screen: bool,
 }
@@ -102,7 +102,7 @@ impl Sessions {
     pub(super) fn titled(&mut self, title: &str) {
         self.is_first_screen = title == NO_TITLE;
         if let Some(shown) = title.strip_prefix(TITLE) {
-            let is_shown = |known: &Known| match shown.strip_suffix(CUT) {
+            let is_shown = |known: &KnownSession| match shown.strip_suffix(CUT) {
                 Some(start) => known.title.starts_with(start),
                 None => known.title == shown,
             };
@@ -114,7 +114,7 @@ impl Sessions {
             }
         } else if title == NO_TITLE {
             // A session that has no title yet has this one too.
-            let has_title = |known: &Known| !known.title.starts_with("New session");
+            let has_title = |known: &KnownSession| !known.title.starts_with("New session");
             let is_left = self.current.as_ref().and_then(|id| self.known.get(id));
             if is_left.is_some_and(has_title) {
                 self.current = None;
@@ -123,7 +123,7 @@ impl Sessions {
     }
 
     /// An event of the server.
-    pub(super) fn happened(&mut self, event: &Value) -> Option<News> {
+    pub(super) fn happened(&mut self, event: &Value) -> Option<SessionNews> {
         let said = &event["properties"];
         let kind = event["type"].as_str()?;
         if kind == "session.created" {
@@ -147,14 +147,16 @@ impl Sessions {
             }
             "session.status" => {
                 known.is_busy = said["status"]["type"] != "idle";
-                News::Busy(known.is_busy)
+                SessionNews::Busy(known.is_busy)
             }
             "permission.asked" => {
                 let what = said["permission"].as_str().unwrap_or("permission");
-                News::Asks(Some(what.to_owned()))
+                SessionNews::Asks(Some(what.to_owned()))
             }
-            "question.asked" => News::Asks(Some("an answer".to_owned())),
-            "permission.replied" | "question.replied" | "question.rejected" => News::Asks(None),
+            "question.asked" => SessionNews::Asks(Some("an answer".to_owned())),
+            "permission.replied" | "question.replied" | "question.rejected" => {
+                SessionNews::Asks(None)
+            }
             "message.part.updated" => {
                 let part = &said["part"];
                 // An answer may quote a message; that proves nothing.
@@ -170,9 +172,9 @@ impl Sessions {
     }
 }
 
-impl Known {
+impl KnownSession {
     /// A prompt, or an answer that was begun: what was said before that is in the model's context.
-    fn message(&mut self, message: &Value) -> Option<News> {
+    fn message(&mut self, message: &Value) -> Option<SessionNews> {
         let id = message["id"].as_str()?;
         if message["role"] == "user" {
             self.settings = PromptSettings::of(message);
@@ -184,7 +186,7 @@ impl Known {
         let later = self.prompts.split_off(&format!("{prompt}\0"));
         let read = std::mem::replace(&mut self.prompts, later);
         let read: Vec<String> = read.into_values().flatten().collect();
-        (!read.is_empty()).then_some(News::Read(read))
+        (!read.is_empty()).then_some(SessionNews::Read(read))
     }
 }
 
@@ -272,7 +274,7 @@ mod tests {
             sessions.happened(&message("m0", "assistant", Some("l9"))),
             None
         );
-        let read = Some(News::Read(vec!["01".into()]));
+        let read = Some(SessionNews::Read(vec!["01".into()]));
         assert_eq!(
             sessions.happened(&message("m3", "assistant", Some("m2"))),
             read
@@ -301,14 +303,20 @@ mod tests {
     #[test]
     fn turns_and_dialogs_of_the_session_are_told() {
         let mut sessions = begun();
-        assert_eq!(sessions.happened(&status("busy")), Some(News::Busy(true)));
+        assert_eq!(
+            sessions.happened(&status("busy")),
+            Some(SessionNews::Busy(true))
+        );
         let asked = json!({"sessionID": "s1", "permission": "bash"});
         let asks = sessions.happened(&event("permission.asked", &asked));
-        assert_eq!(asks, Some(News::Asks(Some("bash".into()))));
+        assert_eq!(asks, Some(SessionNews::Asks(Some("bash".into()))));
         let replied = sessions.happened(&event("permission.replied", &asked));
-        assert_eq!(replied, Some(News::Asks(None)));
+        assert_eq!(replied, Some(SessionNews::Asks(None)));
         assert!(sessions.is_busy());
-        assert_eq!(sessions.happened(&status("idle")), Some(News::Busy(false)));
+        assert_eq!(
+            sessions.happened(&status("idle")),
+            Some(SessionNews::Busy(false))
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ struct Fake {
 
 impl Fake {
     /// `status`: how it answers a prompt.
-    async fn start(given: &Given, status: &'static str) -> Self {
+    async fn start(given: &OpencodeSetup, status: &'static str) -> Self {
         let address = (Ipv4Addr::LOCALHOST, given.port);
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let (tell, posted) = mpsc::channel(16);
@@ -176,7 +176,7 @@ impl Told {
 }
 
 async fn started(status: &'static str) -> (Fake, Opencode, Told) {
-    let given = Given::new().unwrap();
+    let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
     let (to, told) = mpsc::channel(64);
     let way = Opencode::start(given, false, Reports::new(Way::Api, to));
@@ -256,7 +256,7 @@ async fn a_session_that_is_not_known_closes_the_way_and_gives_back_what_was_not_
 
 /// A server whose program shows its first screen.
 async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Opencode, Told) {
-    let given = Given::new().unwrap();
+    let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
     let (to, told) = mpsc::channel(64);
     let way = Opencode::start(given, resumes, Reports::new(Way::Api, to));
@@ -325,7 +325,7 @@ async fn the_end_of_the_server_loses_what_it_has() {
 
 #[test]
 fn what_opencode_is_given_is_its_own_each_time() {
-    let (one, other) = (Given::new().unwrap(), Given::new().unwrap());
+    let (one, other) = (OpencodeSetup::new().unwrap(), OpencodeSetup::new().unwrap());
     assert_ne!(one.password, other.password);
     assert_eq!(one.arguments()[2..], ["--hostname", "127.0.0.1"]);
     assert_eq!(one.environment().1.len(), 32);
