@@ -24,6 +24,7 @@
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
 //! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
 //! | `moves`, `claims` | the agents view moves the session to another process, or to the spare one |
+//! | `unarmed` | no hook waits in the spare process before there is `$STAGE/arm` |
 //! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
 //! | `trust`, `plan` | it begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
 //!
@@ -354,11 +355,11 @@ impl Agent {
                 self.press_elsewhere(key);
                 return false;
             }
+            (_, View::Main) if self.is_normal => {
+                self.command(key);
+                return false;
+            }
             (_, View::Main) => {}
-        }
-        if self.is_normal {
-            self.command(key);
-            return false;
         }
         match key {
             Key::Toggle => self.view = View::Transcript,
@@ -435,10 +436,10 @@ impl Agent {
             self.hooks.go_on_in(elsewhere::SPARE_SESSION);
             self.moved = self.spare.take().map(elsewhere::claim);
         }
-        if self.moved.is_some() {
-            if let Some(inbox) = &self.inbox {
-                inbox.behave(Manner::Mute);
-            }
+        if self.moved.is_some()
+            && let Some(inbox) = &self.inbox
+        {
+            inbox.behave(Manner::Mute);
         }
     }
 

@@ -174,5 +174,13 @@ fn the_plugin_follows_the_session_into_a_spare_process() {
 }
 
 fn the_waiting_hook_follows_the_session_into_a_spare_process() {
-    follows("hook", "", "reminder");
+    let stage = Stage::new();
+    let _terminal = moved_to_spare(&stage, "hook", "unarmed");
+    stage.send("peer", "where are you", &[]);
+    wait_for_hold(&stage, "needs you: another view");
+    std::fs::write(stage.path("arm"), "").unwrap();
+    wait_for_log(&stage, "claimed reminder [cbroker");
+    for other in ["accepted", "reminder", "spare reminder"] {
+        none(&stage, other);
+    }
 }

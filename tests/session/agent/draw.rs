@@ -27,37 +27,11 @@ impl Agent {
                 .collect();
             let _infallible = write!(out, "> {line}\r\n");
         }
+        if let Some(dialog) = self.dialog() {
+            let _infallible = write!(out, "{rule}\r\n {dialog}");
+        }
         match (&self.state, self.view) {
-            (State::Dialog { word }, _) if word == "plan" => {
-                let _infallible = write!(
-                    out,
-                    "{rule}\r\n Ready to code?\r\n\r\n Would you like to proceed?\r\n ❯ 1. Yes, and auto-accept edits\r\n   2. No, keep planning\r\n"
-                );
-            }
-            (State::Dialog { word }, _) => {
-                let _infallible = write!(
-                    out,
-                    "{rule}\r\n Bash command {word}\r\n\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   2. No\r\n\r\n Esc to cancel"
-                );
-            }
-            (State::Trust, _) => {
-                let _infallible = write!(
-                    out,
-                    "{rule}\r\n Do you trust the files in this folder?\r\n\r\n ❯ 1. No, exit\r\n   2. Yes, proceed\r\n\r\n Enter to confirm · Esc to exit"
-                );
-            }
-            (State::Menu(title), _) => {
-                let _infallible = write!(
-                    out,
-                    "{rule}\r\n {title}\r\n\r\n ❯ 1. Default\r\n   2. Other\r\n\r\n Enter to confirm · Esc to exit"
-                );
-            }
-            (State::Held, _) => {
-                let _infallible = write!(
-                    out,
-                    "{rule}\r\n Held message from another session\r\n\r\n ❯ 1. Deny\r\n   2. Allow\r\n"
-                );
-            }
+            (State::Dialog { .. } | State::Trust | State::Menu(_) | State::Held, _) => {}
             (_, View::Main) => self.draw_box(&mut out, "", ""),
             (_, View::Agents) => self.draw_box(
                 &mut out,
@@ -84,6 +58,31 @@ impl Agent {
         }
         out.push_str("\x1b[?2026l");
         sink::say(&out);
+    }
+
+    /// What stands in place of the box while the agent asks something.
+    fn dialog(&self) -> Option<String> {
+        let lines = match &self.state {
+            State::Dialog { word } if word == "plan" => {
+                " Ready to code?\n\n Would you like to proceed?\n ❯ 1. Yes, and auto-accept edits\n   2. \
+                 No, keep planning\n"
+                    .to_owned()
+            }
+            State::Dialog { word } => format!(
+                " Bash command {word}\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n Esc to cancel"
+            ),
+            State::Trust => " Do you trust the files in this folder?\n\n ❯ 1. No, exit\n   2. Yes, \
+                 proceed\n\n Enter to confirm · Esc to exit"
+                .to_owned(),
+            State::Menu(title) => format!(
+                " {title}\n\n ❯ 1. Default\n   2. Other\n\n Enter to confirm · Esc to exit"
+            ),
+            State::Held => {
+                " Held message from another session\n\n ❯ 1. Deny\n   2. Allow\n".to_owned()
+            }
+            State::Idle | State::Turn { .. } => return None,
+        };
+        Some(lines.trim_start().replace('\n', "\r\n"))
     }
 
     fn draw_box(&mut self, out: &mut String, placeholder: &str, footer: &str) {

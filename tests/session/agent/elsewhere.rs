@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -20,6 +21,8 @@ use super::quirks::Quirks;
 
 /// The session of the spare process: its transcript's name.
 pub(super) const SPARE_SESSION: &str = "transcript-spare";
+/// How often it is looked whether the test lets the process wait for messages.
+const ARM_EVERY: Duration = Duration::from_millis(10);
 /// What the spare process reads when the session moves to it.
 const CLAIM: u8 = b'!';
 
@@ -111,8 +114,12 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
             }
             Happening::Bytes(_) => {
                 name = "claimed";
-                hooks.run("SessionStart", &[]);
+                hooks.run_plain("SessionStart");
                 note("claimed started");
+                while quirks.has("unarmed") && !stage.join("arm").exists() {
+                    std::thread::sleep(ARM_EVERY);
+                }
+                hooks.run_waiting("SessionStart");
             }
             Happening::Held(_) => {}
         }

@@ -66,6 +66,20 @@ impl Hooks {
 
     /// Runs the hooks of an event: the plain ones to their end, the waiters in the background.
     pub(crate) fn run(&self, event: &str, fields: &[(&str, &str)]) {
+        self.run_some(event, fields, |_| true);
+    }
+
+    /// The plain ones alone.
+    pub(crate) fn run_plain(&self, event: &str) {
+        self.run_some(event, &[], |call| call["asyncRewake"] != true);
+    }
+
+    /// The waiters alone.
+    pub(crate) fn run_waiting(&self, event: &str) {
+        self.run_some(event, &[], |call| call["asyncRewake"] == true);
+    }
+
+    fn run_some(&self, event: &str, fields: &[(&str, &str)], is_meant: impl Fn(&Value) -> bool) {
         if !self.are_on {
             return;
         }
@@ -80,7 +94,7 @@ impl Hooks {
         let calls = groups
             .iter()
             .flat_map(|group| group["hooks"].as_array().cloned().unwrap_or_default());
-        for call in calls {
+        for call in calls.filter(is_meant) {
             self.call(&call, &input);
         }
     }
