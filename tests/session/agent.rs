@@ -344,11 +344,7 @@ impl Agent {
                 return false;
             }
             (State::Menu(_) | State::Held, _) => {
-                if matches!(key, Key::Escape | Key::Enter) {
-                    self.note("closed");
-                    self.state = State::Idle;
-                    self.tell(&json!({"is": "menu"}));
-                }
+                self.press_in_menu(key);
                 return false;
             }
             (_, View::Agents | View::Subagent | View::Transcript) => {
@@ -397,6 +393,14 @@ impl Agent {
             Key::End => return true,
         }
         false
+    }
+
+    fn press_in_menu(&mut self, key: &Key) {
+        if matches!(key, Key::Escape | Key::Enter) {
+            self.note("closed");
+            self.state = State::Idle;
+            self.tell(&json!({"is": "menu"}));
+        }
     }
 
     fn answer(&mut self, key: &Key, word: &str) {

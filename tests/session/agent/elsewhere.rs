@@ -114,16 +114,21 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
             }
             Happening::Bytes(_) => {
                 name = "claimed";
-                hooks.run_plain("SessionStart");
-                note("claimed started");
-                while quirks.has("unarmed") && !stage.join("arm").exists() {
-                    std::thread::sleep(ARM_EVERY);
-                }
-                hooks.run_waiting("SessionStart");
+                begin_session(&hooks, stage, &quirks, &mut note);
             }
             Happening::Held(_) => {}
         }
     }
     drop(inbox);
     ExitCode::SUCCESS
+}
+
+/// The session moved here: it begins, and where the test says so, no hook waits yet.
+fn begin_session(hooks: &Hooks, stage: &Path, quirks: &Quirks, note: &mut impl FnMut(&str)) {
+    hooks.run_plain("SessionStart");
+    note("claimed started");
+    while quirks.has("unarmed") && !stage.join("arm").exists() {
+        std::thread::sleep(ARM_EVERY);
+    }
+    hooks.run_waiting("SessionStart");
 }
