@@ -24,7 +24,7 @@ use super::ways::claude_inbox::InboxAddress;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 use origin::Origins;
 pub(super) use waiter::Waiter;
@@ -188,12 +188,19 @@ struct HookCaller {
 }
 
 impl HookCaller {
-    /// Whether a hook of this process speaks of the session. In the order of the calls.
-    async fn holds_session(&self, pid: Option<i32>, transcript: Option<PathBuf>) -> bool {
+    /// The turn to speak, where a hook of this process speaks of the session. Hooks are heard in the
+    /// order in which they came: who has the turn says what it has to say before it drops it.
+    async fn turn(
+        &self,
+        pid: Option<i32>,
+        transcript: Option<PathBuf>,
+    ) -> Option<OwnedMutexGuard<Origins>> {
         let mut origins = Arc::clone(&self.origins).lock_owned().await;
-        let asked =
-            tokio::task::spawn_blocking(move || origins.holds_session(pid, transcript.as_deref()));
-        asked.await.unwrap_or_default()
+        let asked = tokio::task::spawn_blocking(move || {
+            let holds_it = origins.holds_session(pid, transcript.as_deref());
+            holds_it.then_some(origins)
+        });
+        asked.await.ok()?
     }
 }
 
@@ -215,10 +222,11 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<To
         .and_then(|input| serde_json::from_slice(input).ok())
         .unwrap_or_default();
     let pid = inbox.pid.parse().ok();
-    if !caller.holds_session(pid, transcript_of(&input)).await {
+    let Some(turn) = caller.turn(pid, transcript_of(&input)).await else {
         return;
-    }
+    };
     if name == hook::WAIT {
+        drop(turn);
         let waits = waiter::Waits {
             number: caller.number,
             pid,
