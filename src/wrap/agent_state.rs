@@ -272,7 +272,8 @@ impl AgentState {
         self.dialog = Some(OpenDialog {
             name,
             since: now,
-            was_drawn: false,
+            // Its hook may be heard after it was drawn, and nothing is drawn again then.
+            was_drawn: self.reading.dialog.is_some(),
         });
     }
 
