@@ -188,8 +188,8 @@ struct HookCaller {
 }
 
 impl HookCaller {
-    /// The turn to speak, where a hook of this process speaks of the session. Hooks are heard in the
-    /// order in which they came: who has the turn says what it has to say before it drops it.
+    /// The turn to speak, where a hook of this process speaks of the session. Hooks are heard in
+    /// the order in which they came: who has the turn says what it has to say before it drops it.
     async fn turn(
         &self,
         pid: Option<i32>,
