@@ -137,6 +137,14 @@ pub struct MessageHistory {
 }
 
 impl HistoryEvent {
+    /// Whether the recipient's session had taken the message.
+    fn is_at_session(self) -> bool {
+        matches!(
+            self,
+            Self::Received | Self::Held | Self::HandedOver | Self::Delivered | Self::Repeated
+        )
+    }
+
     /// The event in a few words.
     pub fn words(self) -> &'static str {
         match self {
@@ -245,8 +253,12 @@ impl MessageHistory {
         for entry in self.entries()? {
             let key = (entry.id.clone(), entry.session.clone());
             if let Some(&place) = places.get(&key) {
-                told[place].state = entry.event;
-                told[place].detail = entry.detail;
+                let told = &mut told[place];
+                // What came later under the id of a message that arrived is another message.
+                if entry.event != HistoryEvent::DeadLettered || !told.state.is_at_session() {
+                    told.state = entry.event;
+                    told.detail = entry.detail;
+                }
             } else if let Some(message) = entry.message {
                 places.insert(key, told.len());
                 told.push(ToldMessage {
@@ -342,6 +354,7 @@ mod tests {
             entry("a", HistoryEvent::Received).saying(says("one")),
             entry("b", HistoryEvent::Held).because("draft"),
             entry("a", HistoryEvent::Delivered).because("plugin"),
+            entry("a", HistoryEvent::DeadLettered).because("id used twice"),
         ] {
             history.note(&entry).unwrap();
         }

@@ -5,6 +5,7 @@ use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
 use super::publish::{HOPS, RECEIPT_TO, WHEN, When};
+use super::topology::EXCHANGE;
 use super::{answered, presence};
 use crate::name::SessionName;
 
@@ -16,7 +17,7 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
-    /// The broker vouches that the user of this connection published it.
+    /// The broker vouches that the user of this connection published it, and to this session.
     is_of_own_user: bool,
 }
 
@@ -39,9 +40,12 @@ impl ReceivedMessage {
         }
     }
 
-    /// One that came to a connection of this user.
-    pub(super) fn to_user(user: &str, delivery: lapin::message::Delivery) -> Self {
-        let is_of_own_user = presence::is_from(&delivery, user);
+    /// One that came to the session of this name and user. A copy that was published to another
+    /// session, and came by a binding that somebody made, is nobody's.
+    pub(super) fn to_session(user: &str, name: &str, delivery: lapin::message::Delivery) -> Self {
+        let is_to_us =
+            delivery.exchange.as_str() == EXCHANGE && delivery.routing_key.as_str() == name;
+        let is_of_own_user = is_to_us && presence::is_from(&delivery, user);
         Self {
             is_of_own_user,
             ..Self::new(delivery)
@@ -101,10 +105,9 @@ impl ReceivedMessage {
         }
     }
 
-    /// The user who published it; brokers refuse one that is not the connection's.
+    /// The user who published it, as the broker vouches.
     pub fn user(&self) -> Option<&str> {
-        let user = self.properties.user_id().as_ref();
-        user.map(lapin::types::ShortString::as_str)
+        presence::vouched_user(&self.properties)
     }
 
     /// The property `correlation_id`.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -267,10 +267,20 @@ pub(super) async fn ask(
     Ok(replies)
 }
 
-/// Whether the broker vouches that this user published it.
+/// Whether the broker vouches that this user published it, as it came.
 pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str) -> bool {
-    let claimed = delivery.properties.user_id().as_ref();
-    claimed.is_some_and(|claimed| claimed.as_str() == user)
+    vouched_user(&delivery.properties) == Some(user)
+}
+
+/// The user that the broker vouches for. Brokers check `user-id` when a message is published, and
+/// keep it when they dead-letter the message: then whoever owns a queue that got a copy chose when
+/// and where it went, so the name proves nothing.
+pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
+    let headers = properties.headers().as_ref().map(FieldTable::inner);
+    if headers.is_some_and(|headers| headers.contains_key("x-death")) {
+        return None;
+    }
+    properties.user_id().as_ref().map(ShortString::as_str)
 }
 
 /// Publishes the question; gives the consumer of its answers, and the channel that it lives on.

@@ -340,6 +340,41 @@ fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
 }
 
 #[test]
+fn a_question_that_was_dead_lettered_into_presence_commands_nobody() {
+    let place = Place::new();
+    started(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    // The queue of somebody who may bind to the exchange gets a copy of each question.
+    let arguments = json!({"durable": true,
+        "arguments": {"x-dead-letter-exchange": "claudeBroker.presence"}});
+    request(&place, "PUT", "queues/%2f/copies", &arguments.to_string());
+    let bindings = "bindings/%2f/e/claudeBroker.presence/q/copies";
+    api(&place, bindings, &json!({"routing_key": ""}));
+    assert_eq!(place.json(["pause", "backend"])[0][0]["state"], "paused");
+    request(&place, "DELETE", &format!("{bindings}/~"), "");
+    place.json(["resume", "backend"]);
+    let reject = json!({"count": 100, "ackmode": "reject_requeue_false", "encoding": "auto"});
+    let replayed = api(&place, "queues/%2f/copies/get", &reject).to_string();
+    assert!(replayed.contains("pause"), "{replayed}");
+    place.ok(["send", "backend", "still taken"]);
+    session.wait_for_submission("still taken");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn a_session_that_gets_a_copy_by_a_binding_confirms_nothing() {
+    let place = Place::new();
+    started(&place);
+    let deploy = Wrapped::open(&place, "deploy", &[]);
+    let binding = json!({"routing_key": "backend"});
+    api(&place, "bindings/%2f/e/claudeBroker/q/deploy", &binding);
+    let ran = place.run(["send", "backend", "for you", "--wait", "--timeout", "5"]);
+    deploy.wait_for_submission("for you");
+    assert_eq!(ran.code, 4, "{ran:?}");
+    place.ok(["stop"]);
+}
+
+#[test]
 fn an_impostor_answers_for_no_session() {
     let place = Place::new();
     started(&place);

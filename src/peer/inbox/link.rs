@@ -201,8 +201,10 @@ impl InboxConnection {
                 }
                 message = lines.messages.next() => match message {
                     Some(Ok(delivery)) => {
-                        let delivery = Box::new(ReceivedMessage::to_user(&lines.user, delivery));
-                        if self.events.send(InboxEvent::Delivery(delivery)).await.is_err() {
+                        let name = self.options.name.as_str();
+                        let delivery = ReceivedMessage::to_session(&lines.user, name, delivery);
+                        let event = InboxEvent::Delivery(Box::new(delivery));
+                        if self.events.send(event).await.is_err() {
                             return Ended::SessionGone;
                         }
                     }
@@ -274,8 +276,7 @@ impl InboxConnection {
         if self.has_told_of_stranger {
             return;
         }
-        let user = question.properties.user_id().as_ref();
-        let who = user.map_or("nobody named", |user| user.as_str());
+        let who = presence::vouched_user(&question.properties).unwrap_or("nobody named");
         let what = format!("a question that controls this session came from {who}: ignored");
         self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }

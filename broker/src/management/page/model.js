@@ -162,9 +162,12 @@ export class Model {
     return this.message(found, { state: what === "acked" ? "delivered" : "waiting", at, queue: to, text, bytes, properties });
   }
 
-  /** Whether the signed-in user published it, in the broker's words. */
+  /**
+   * Whether the signed-in user published it, in the broker's words. A dead-lettered message keeps
+   * the name, but then whoever owns the queue chose when and where it went.
+   */
   isOwn(properties) {
-    return isText(this.user) && properties?.user_id === this.user;
+    return isText(this.user) && properties?.user_id === this.user && !properties.headers?.["x-death"];
   }
 
   message(found, { state, at, queue, text, bytes, properties }) {

@@ -114,7 +114,7 @@ export function message(model, item, jump) {
 function more(item, jump) {
   const parts = [];
   if (item.answers) parts.push(el("button", { className: "quiet", type: "button", onclick: () => jump(item.answers) }, `↩ answers …${item.answers.slice(-6)}`));
-  if (item.user && !item.isOwn) parts.push(el("span", {}, `published by the user ${item.user}`));
+  if (!item.isOwn) parts.push(el("span", {}, item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for"));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
   for (const file of item.files) parts.push(el("code", {}, file));
