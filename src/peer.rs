@@ -222,7 +222,9 @@ impl Peer {
     pub async fn get(&self, queue: &SessionName) -> Result<Option<ReceivedMessage>, PeerError> {
         let options = BasicGetOptions { no_ack: false };
         let got = answered(self.channel.basic_get(queue.as_str().into(), options)).await?;
-        Ok(got.map(|message| ReceivedMessage::to_user(&self.user, message.delivery)))
+        Ok(got.map(|message| {
+            ReceivedMessage::to_session(&self.user, queue.as_str(), message.delivery)
+        }))
     }
 
     /// Tells who waits at `queue` what became of a message. Nobody may wait there any more.
