@@ -156,13 +156,14 @@ impl SendParameters<'_> {
         to: &SessionName,
     ) -> Result<Sent, Error> {
         let envelope = draft.envelope(to)?;
-        let found = peer.look(to).await?;
+        let found = peer.look(to).await.map_err(|error| unsent(to, error))?;
         let new = found.is_none();
         let state = if let Some(state) = found {
             state
         } else {
             self.refuse_unwanted_name(to).await?;
-            peer.ensure_queue(to, self.config.settings.ttl_ms).await?
+            let declared = peer.ensure_queue(to, self.config.settings.ttl_ms).await;
+            declared.map_err(|error| unsent(to, error))?
         };
         if state.messages >= MAX_LENGTH && self.args.drop_oldest {
             // The broker would drop it without a word.
@@ -222,7 +223,8 @@ impl SendParameters<'_> {
         let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         if outcome == Ok(PublishOutcome::Unroutable) {
             // The queue was deleted in the meantime, or it has no binding.
-            peer.ensure_queue(to, self.config.settings.ttl_ms).await?;
+            let declared = peer.ensure_queue(to, self.config.settings.ttl_ms).await;
+            declared.map_err(|error| unsent(to, error))?;
             outcome = peer.publish(&message, CONFIRM_WITHIN).await;
         }
         let failure = match outcome {
@@ -242,10 +244,7 @@ impl SendParameters<'_> {
                 not_confirmed(to, &error.to_string())
                     .hint("it may have arrived; sent again, it may arrive twice")
             }
-            Err(error @ PeerError::Blocked(_)) => {
-                not_confirmed(to, &error.to_string()).hint(BLOCKED_HINT)
-            }
-            Err(error) => error.into(),
+            Err(error) => unsent(to, error),
         };
         self.note(
             &HistoryEntry::new(
@@ -374,6 +373,15 @@ fn when(wanted: WhenArg) -> Option<When> {
         WhenArg::Idle => None,
         WhenArg::Next => Some(When::Next),
         WhenArg::Now => Some(When::Now),
+    }
+}
+
+/// The error for a message that did not get through: one connection serves all recipients, so the
+/// broker may have blocked it at the message before.
+fn unsent(to: &SessionName, error: PeerError) -> Error {
+    match error {
+        PeerError::Blocked(_) => not_confirmed(to, &error.to_string()).hint(BLOCKED_HINT),
+        error => error.into(),
     }
 }
 
