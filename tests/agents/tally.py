@@ -30,10 +30,10 @@ class Tally:
         if kind == KINDS[0] and delay is not None:
             counts["delays"].append(round(delay, 3))
 
-    def is_good(self):
-        return all(counts[KINDS[0]] == self.times
-                   and not any(counts[kind] for kind in KINDS[1:-1])
-                   for counts in self.scenes.values())
+    def bad(self):
+        """The scenes in which not every message was delivered once, or too few were played."""
+        return [scene for scene, counts in self.scenes.items()
+                if counts[KINDS[0]] != self.times or any(counts[kind] for kind in KINDS[1:-1])]
 
     def table(self):
         """A Markdown table of the scenes; the delays are from `send` to the model's request."""
