@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use ulid::Ulid;
 
 pub use crate::clean::Breaks;
+pub use forgery::disarm;
 pub use line::DeliveryMark;
 pub use parse::{DEFAULT_LIMIT_BYTES, Invalid, is_id};
 

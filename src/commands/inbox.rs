@@ -1,18 +1,14 @@
 //! `cbroker inbox`: shows what a session holds and why, as the session itself reports it.
 
-use std::time::Duration;
-
 use super::compose::session_name;
 use super::connect::{self, Autostart};
+use super::sessions;
 use crate::cli::InboxArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style, counted};
 use crate::peer::{HeldMessage, QuestionScope, Reply, Request};
-
-/// An attached session answers at once.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Prints the held messages, oldest first.
 pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -27,11 +23,10 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
         scope: QuestionScope::Name(name.to_string()),
         take: args.take,
     };
-    let attached = peer.look(&name).await?.map_or(0, |state| state.consumers) as usize;
+    let attached = peer.look(&name).await?.map_or(0, |state| state.consumers);
+    let enough = |so_far: &[Reply]| so_far.len() >= attached.max(1) as usize;
     let replies = peer
-        .ask_sessions(&request, ANSWER_WITHIN, |so_far| {
-            so_far.len() >= attached.max(1)
-        })
+        .ask_sessions(&request, sessions::answer_within(attached), enough)
         .await?;
     let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
     peer.close().await;

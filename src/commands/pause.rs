@@ -1,7 +1,5 @@
 //! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
 
-use std::time::Duration;
-
 use super::compose::session_name;
 use super::connect::{self, Autostart};
 use super::sessions;
@@ -11,8 +9,6 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::peer::{Presence, QuestionScope, Reply, Request};
-
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +39,20 @@ pub(super) async fn run(
         },
     };
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
-    let expected = match &scope {
-        QuestionScope::Name(name) => peer
-            .look(&session_name(name, "NAME")?)
-            .await?
-            .map(|state| state.consumers.max(1)),
-        QuestionScope::All => sessions::attached(&mut peer, config, output).await?,
+    let (expected, within) = match &scope {
+        QuestionScope::Name(name) => {
+            let queue = peer.look(&session_name(name, "NAME")?).await?;
+            let consumers = queue.map_or(0, |queue| queue.consumers);
+            (Some(consumers.max(1)), sessions::answer_within(consumers))
+        }
+        QuestionScope::All => {
+            let attached = sessions::attached(&mut peer, config, output).await?;
+            (attached, sessions::NEXT_ANSWER_WITHIN)
+        }
     };
     let enough =
         |so_far: &[Reply]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
-    let replies = peer.ask_sessions(&request, ANSWER_WITHIN, enough).await?;
+    let replies = peer.ask_sessions(&request, within, enough).await?;
     peer.close().await;
     let sessions: Vec<Presence> = replies
         .into_iter()

@@ -1,10 +1,9 @@
 //! Shared parts of `purge` and `delete`. Every message that they remove is counted, and its end is
 //! recorded in the local history.
 
-use std::time::Duration;
-
 use chrono::Utc;
 
+use super::sessions;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -15,9 +14,6 @@ use crate::peer::{
     MAX_LENGTH, Peer, QuestionScope, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal,
     Reply, Request,
 };
-
-/// An attached session answers at once.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Refuses an irreversible command without `--yes`.
 pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
@@ -50,7 +46,11 @@ pub(super) async fn unattended(
         replies.iter().filter(|reply| is_of_it(reply)).count() >= queue.consumers as usize
     };
     let replies = peer
-        .ask_sessions(&Request::Who, ANSWER_WITHIN, enough)
+        .ask_sessions(
+            &Request::Who,
+            sessions::answer_within(queue.consumers),
+            enough,
+        )
         .await?;
     let held: Vec<u32> = replies
         .iter()
@@ -142,16 +142,17 @@ impl Removed<'_> {
 
     /// Makes the attached sessions discard the messages that they hold. Returns their number. The
     /// sessions record the ends themselves.
-    pub(super) async fn take_held(&self, peer: &Peer, sessions: u32) -> Result<u32, Error> {
-        if sessions == 0 {
+    pub(super) async fn take_held(&self, peer: &Peer, attached: u32) -> Result<u32, Error> {
+        if attached == 0 {
             return Ok(0);
         }
         let request = Request::Discard {
             scope: QuestionScope::Name(self.name.to_string()),
             removal: self.removal,
         };
-        let enough = |replies: &[Reply]| replies.len() >= sessions as usize;
-        let replies = peer.ask_sessions(&request, ANSWER_WITHIN, enough).await?;
+        let enough = |replies: &[Reply]| replies.len() >= attached as usize;
+        let within = sessions::answer_within(attached);
+        let replies = peer.ask_sessions(&request, within, enough).await?;
         let held = replies.iter().map(|reply| match reply {
             Reply::Inbox { messages, .. } => messages.len(),
             Reply::State(_) => 0,

@@ -23,6 +23,11 @@ use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
 /// How long the next session may take to answer a question to all. A session of another tool never
 /// answers.
 pub(super) const NEXT_ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// How long the sessions on a queue may take to answer. They answer at once, unless their machine
+/// is very busy.
+const ATTACHED_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a session may take that the broker does not see on its queue: it may be attaching.
+const ATTACHING_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const API_WITHIN: Duration = Duration::from_secs(3);
 
 /// One session, or a name under which none is attached, as `--json` prints it.
@@ -111,6 +116,15 @@ pub(super) async fn attached(
     let mut queues = BTreeMap::new();
     look(peer, known.names, &mut queues).await?;
     Ok(known.are_all.then(|| consumers(&queues)))
+}
+
+/// How long a question to one name waits for answers, with so many consumers on its queue.
+pub(super) fn answer_within(consumers: u32) -> Duration {
+    if consumers > 0 {
+        ATTACHED_ANSWER_WITHIN
+    } else {
+        ATTACHING_ANSWER_WITHIN
+    }
 }
 
 fn consumers(queues: &BTreeMap<SessionName, QueueState>) -> u32 {

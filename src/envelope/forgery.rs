@@ -31,7 +31,7 @@ enum Glyph {
 }
 
 /// Replaces the bracket of every imitated mark: `[` by `(`, and `(` by `<`.
-pub(super) fn disarm(text: &str) -> String {
+pub fn disarm(text: &str) -> String {
     let is_bracket = |c: char| matches!(looks(c).next(), Some(Glyph::Square | Glyph::Round));
     if !text.chars().any(is_bracket) {
         return text.to_owned();
