@@ -243,6 +243,7 @@ fn messages_that_may_expire_in_many_queues_that_nobody_takes_from() {
         }
     }
     let mut reading = loaded.client();
+    reading.stream().set_read_timeout(patience).unwrap();
     for number in [2, QUEUES / 2, QUEUES - 1] {
         let get = [&b"\0\0"[..], &short(&format!("ttl{number}")), b"\x01"].concat();
         reading.method(1, (60, 70), &get);

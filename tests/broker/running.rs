@@ -1,6 +1,7 @@
 //! A broker of the test's own, in a folder of its own, and clients of it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use broker::{Broker, BrokerConfig, ClientLimits, FirstUser};
 use lapin::options::{
@@ -62,7 +63,7 @@ impl Running {
     /// Ends the broker in order and starts it again in the same folder.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        self.broker = Some(Broker::start(config(self.folder.path())).await.unwrap());
+        self.broker = Some(start(self.folder.path()).await);
     }
 
     pub(crate) async fn stop(&mut self) {
@@ -76,6 +77,21 @@ impl Running {
         Connection::connect(&url, ConnectionProperties::default())
             .await
             .unwrap()
+    }
+}
+
+/// Starts a broker in a folder whose last one has ended. A child that another test forks just then
+/// holds the folder's lock until it runs its program.
+async fn start(folder: &Path) -> Broker {
+    let until = Instant::now() + Duration::from_mins(1);
+    loop {
+        match Broker::start(config(folder)).await {
+            Ok(broker) => return broker,
+            Err(error) if format!("{error:?}").contains("InUse") && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
     }
 }
 
