@@ -195,7 +195,6 @@ impl Queue {
             state.keep(self, &mut entry)?;
             let is_awaited = state.may_expire || !state.consumers.is_empty();
             state.ready.push(entry, is_awaited);
-            state.leave_to_store(self);
             state.pump(self, effects)?;
         } else {
             state.ready.push(entry, true);
@@ -227,7 +226,7 @@ impl Queue {
             limits::enforce(self, &mut state, effects);
             state.pump(self, effects)?;
             if memory::is_short() {
-                state.unload(self);
+                state.unload();
             }
             return Ok(());
         }

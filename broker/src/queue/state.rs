@@ -305,14 +305,6 @@ impl QueueState {
         if self.consumers.is_empty() && !(is_at_head && is_plenty) {
             return;
         }
-        let is_known = || !self.ready.is_head_due(effects.now_ms);
-        if self.consumers.is_empty()
-            && need == LoadNeed::Soon
-            && self.ready.is_scarce()
-            && is_known()
-        {
-            return;
-        }
         if !self.is_load_due(queue, need) {
             return;
         }
@@ -323,28 +315,15 @@ impl QueueState {
         }
     }
 
-    /// Leaves what the store has to the store, but for the head of each level where there are
-    /// consumers. Not while clients hold messages: the store has those too, and would give them
-    /// once more.
-    pub(super) fn unload(&mut self, queue: &Queue) {
+    /// Leaves what the store has to the store, but for the head of each level. Not while clients
+    /// hold messages: the store has those too, and would give them once more.
+    pub(super) fn unload(&mut self) {
         if self.unsettled > 0 || self.is_deleted {
             return;
         }
-        let ttl_ms = queue.identity.arguments.message_ttl_ms;
-        let due_ms = |entry: &QueuedMessage| entry.message.deadline_ms(ttl_ms).unwrap_or(u64::MAX);
-        let is_taken = !self.consumers.is_empty();
         for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level, is_taken, due_ms);
+            let given_back = self.ready.unload(level);
             *before = (*before).max(given_back);
-        }
-    }
-
-    /// While memory is not plenty, leaves messages that may expire and that nobody takes to the
-    /// store, and remembers when the first of them expires. Many queues with one message each would
-    /// hold much.
-    pub(super) fn leave_to_store(&mut self, queue: &Queue) {
-        if self.may_expire && self.consumers.is_empty() && self.ready.is_scarce() {
-            self.unload(queue);
         }
     }
 
