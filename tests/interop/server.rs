@@ -1,16 +1,12 @@
 //! A broker for one test: the real binary on free ports with an empty store, ended with the test.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use tempfile::TempDir;
 
 use crate::certificate::certificate;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The address of the broker under test, and the broker itself unless the environment names one.
 pub(crate) struct Server {
@@ -31,63 +27,45 @@ impl Server {
     pub(crate) fn start_tls() -> Option<(Self, PathBuf)> {
         let folder = TempDir::new().unwrap();
         let (certificate, key) = certificate(folder.path())?;
-        let port = free_port().to_string();
         let paths = [&certificate, &key].map(|path| path.to_str().unwrap().to_owned());
-        let mut server = Self::own(
-            folder,
-            &[
-                "--tls-cert",
-                &paths[0],
-                "--tls-key",
-                &paths[1],
-                "--tls-port",
-                &port,
-            ],
-        );
-        server.url = format!("amqps://guest:guest@localhost:{port}");
-        Some((server, certificate))
+        let tls = [
+            "--tls-cert",
+            &paths[0],
+            "--tls-key",
+            &paths[1],
+            "--tls-port",
+            "0",
+        ];
+        Some((Self::own(folder, &tls), certificate))
     }
 
+    /// Starts it on free ports and waits until it says on which it listens; with TLS, the URL is
+    /// that of the TLS port.
     fn own(folder: TempDir, more: &[&str]) -> Self {
-        let (port, management) = (free_port(), free_port());
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_cbroker"))
-            .args(["serve", "--allow-guest", "--port", &port.to_string()])
-            .args(["--mgmt-port", &management.to_string(), "--data-dir"])
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cbroker"))
+            .args(["serve", "--allow-guest", "--json", "--quiet"])
+            .args(["--port", "0", "--mgmt-port", "0", "--data-dir"])
             .arg(folder.path().join("data"))
             .args(more)
             .env("CBROKER_HOME", folder.path().join("home"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let url = format!("amqp://guest:guest@127.0.0.1:{port}");
-        let mut server = Self {
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("the broker did not start: {line:?}"));
+        let port_of = |url: &serde_json::Value| Some(url.as_str()?.rsplit_once(':')?.1.to_owned());
+        let url = match (port_of(&said["tls_url"]), port_of(&said["url"])) {
+            (Some(port), _) => format!("amqps://guest:guest@localhost:{port}"),
+            (None, port) => format!("amqp://guest:guest@127.0.0.1:{}", port.unwrap()),
+        };
+        Self {
             url,
             own: Some((child, folder)),
-        };
-        server.wait_until_open(port);
-        server
-    }
-
-    fn wait_until_open(&mut self, port: u16) {
-        let (child, folder) = self.own.as_mut().unwrap();
-        let began = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            let ended = child.try_wait().unwrap();
-            let log = || fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-            assert!(
-                ended.is_none(),
-                "the broker ended with {ended:?}:\n{}",
-                log()
-            );
-            assert!(
-                began.elapsed() < PATIENCE,
-                "the broker does not answer:\n{}",
-                log()
-            );
-            thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -99,9 +77,4 @@ impl Drop for Server {
             let _reaped = child.wait();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
