@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+/// The longest wait: a moment that lies further ahead cannot be computed on every system.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 const EXPECTED: &str = "expected a number, or a duration such as 90s, 10m or 2h";
 
 /// Reads a duration whose bare number counts milliseconds. Returns milliseconds.
@@ -21,9 +23,12 @@ pub(super) fn positive_milliseconds(text: &str) -> Result<u64, &'static str> {
     }
 }
 
-/// Reads a duration whose bare number counts seconds.
+/// Reads a duration whose bare number counts seconds, at most [`LONGEST`].
 pub(super) fn seconds(text: &str) -> Result<Duration, &'static str> {
-    duration(text, Duration::from_secs)
+    match duration(text, Duration::from_secs)? {
+        longer if longer > LONGEST => Err("expected at most 100 years"),
+        wait => Ok(wait),
+    }
 }
 
 /// The earliest time that is wanted.
@@ -72,6 +77,7 @@ mod tests {
             assert_eq!(seconds(text), Err(EXPECTED), "{text}");
         }
         assert!(positive_milliseconds("0").is_err());
+        assert!(seconds("100 years").is_err() && seconds(&u64::MAX.to_string()).is_err());
     }
 
     #[test]
