@@ -184,6 +184,10 @@ fn by_name(replies: Vec<Reply>) -> BTreeMap<String, Vec<Presence>> {
             sessions.push(presence);
         }
     }
+    // The order in which they answer changes from one question to the next.
+    for sessions in present.values_mut() {
+        sessions.sort_by(|a, b| a.session.cmp(&b.session));
+    }
     present
 }
 

@@ -250,14 +250,15 @@ pub(super) async fn ask(
     while !enough(&replies) {
         match tokio::time::timeout_at(until, answers.next()).await {
             Ok(Some(Ok(answer))) => {
-                until = end.min(Instant::now() + wait);
                 let reply = serde_json::from_slice::<Reply>(&answer.data).ok();
-                replies.extend(reply.filter(|reply| {
-                    is_from(&answer, user)
-                        && replies
-                            .iter()
-                            .all(|other| other.session() != reply.session())
-                }));
+                let reply = reply.filter(|reply| {
+                    let mut others = replies.iter().map(Reply::session);
+                    is_from(&answer, user) && others.all(|other| other != reply.session())
+                });
+                if let Some(reply) = reply {
+                    replies.push(reply);
+                    until = end.min(Instant::now() + wait);
+                }
             }
             Ok(Some(Err(error))) => return Err(error.into()),
             Ok(None) | Err(_) => break,
