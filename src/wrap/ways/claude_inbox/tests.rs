@@ -59,6 +59,22 @@ impl Stage {
         writeln!(file, "{row}").unwrap();
     }
 
+    /// Opens the inbox and hands a text over. Returns the agent's socket and the line that came.
+    async fn handed_over(&mut self) -> (UnixListener, Value) {
+        let socket = self.socket("1.sock");
+        self.hook("1.sock", std::process::id());
+        assert_eq!(self.said().await, Report::Open);
+        self.deliver(7);
+        let line = line_of(&socket).await;
+        (socket, line)
+    }
+
+    /// Nothing is said of it for so long.
+    async fn says_nothing_for(&mut self, time: Duration) {
+        let nothing = tokio::time::timeout(time, self.reports.recv()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+    }
+
     async fn said(&mut self) -> Report {
         let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         said.unwrap().unwrap().1
@@ -93,17 +109,13 @@ fn content(line: &Value) -> String {
 #[tokio::test]
 async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted() {
     let mut stage = Stage::new();
-    let socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
-    stage.deliver(7);
-    let line = line_of(&socket).await;
+    let (_socket, line) = stage.handed_over().await;
     assert_eq!(line["priority"], "next");
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     // Longer than a text may take that nothing is seen of.
-    let longer = SEEN_WITHIN + Duration::from_secs(1);
-    let nothing = tokio::time::timeout(longer, stage.reports.recv()).await;
-    assert!(nothing.is_err(), "{nothing:?}");
+    stage
+        .says_nothing_for(SEEN_WITHIN + Duration::from_secs(1))
+        .await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
     assert_eq!(stage.said().await, Report::InContext(7));
 }
@@ -111,13 +123,8 @@ async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted
 #[tokio::test]
 async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
     let mut stage = Stage::new();
-    let socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
-    stage.deliver(7);
-    let line = line_of(&socket).await;
-    let nothing = tokio::time::timeout(Duration::from_secs(3), stage.reports.recv()).await;
-    assert!(nothing.is_err(), "{nothing:?}");
+    let (_socket, line) = stage.handed_over().await;
+    stage.says_nothing_for(Duration::from_secs(3)).await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
     assert_eq!(stage.said().await, Report::InContext(7));
 }
@@ -125,11 +132,7 @@ async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
 #[tokio::test]
 async fn a_text_that_no_row_tells_of_is_given_up() {
     let mut stage = Stage::new();
-    let socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
-    stage.deliver(7);
-    line_of(&socket).await;
+    let (_socket, _line) = stage.handed_over().await;
     assert_eq!(stage.said().await, Report::Unseen(7));
 }
 
@@ -205,11 +208,7 @@ async fn a_hook_that_waits_writes_the_line() {
 #[tokio::test]
 async fn where_only_something_else_was_accepted_the_text_is_given_up() {
     let mut stage = Stage::new();
-    let socket = stage.socket("1.sock");
-    stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
-    stage.deliver(7);
-    line_of(&socket).await;
+    let (_socket, _line) = stage.handed_over().await;
     for operation in ["enqueue", "dequeue"] {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
     }
