@@ -3,8 +3,14 @@
 
 const HIDDEN = /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/gu;
 
-/** Text without controls, without what is invisible, and without what reorders a line. Line breaks and tabs stay. */
-const clean = (text) => String(text).replace(HIDDEN, (found, emoji) => emoji ?? (found === "\n" || found === "\t" ? found : ""));
+/**
+ * Text without controls, without what is invisible, and without what reorders a line. Line breaks
+ * and tabs stay.
+ */
+const clean = (text) => {
+  const kept = (found) => (found === "\n" || found === "\t" ? found : "");
+  return String(text).replace(HIDDEN, (found, emoji) => emoji ?? kept(found));
+};
 
 /** @returns an element; `on…` properties listen, `data` fills the dataset, the rest are properties or attributes. */
 export function el(tag, properties = {}, ...children) {

@@ -3,10 +3,11 @@
 // The broker passes bytes and knows no envelope; this file alone understands them. Whatever does not look as it should
 // is ignored, never trusted.
 //
-// Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker list` and
-// `send --wait` do, presences and receipts count only with the `user_id` of the signed-in user: publishing refuses every
-// name but the publisher's own. Only the vhost in sight counts, an ack counts only in the queue that the message was
-// sent to, and a message is known by its id, its queue, its bytes and its user. Every map has a bound; the oldest entry goes first.
+// Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker
+// list` and `send --wait` do, presences and receipts count only with the `user_id` of the signed-in
+// user: publishing refuses every name but the publisher's own. Only the vhost in sight counts, an
+// ack counts only in the queue that the message was sent to, and a message is known by its id, its
+// queue, its bytes and its user. Every map has a bound; the oldest entry goes first.
 
 /** The vhost that this page shows. */
 export const VHOST = "/";
@@ -152,14 +153,17 @@ export class Model {
   /** One line of the tap; true when something that is shown changed. */
   seen(line) {
     if (line.encoding !== "string" || line.vhost !== VHOST) return false;
-    const { what, exchange, routing_key: to, excerpt: text, body_bytes: bytes, properties, at_ms: at } = line;
+    const { what, exchange, routing_key: to, excerpt: text, properties, at_ms: at } = line;
+    const bytes = line.body_bytes;
     const isOwn = this.isOwn(properties);
-    if (what === "published" && (exchange === PRESENCE || (exchange === "" && to === LISTENING))) return isOwn && this.presence(text, at);
+    const isPresence = exchange === PRESENCE || (exchange === "" && to === LISTENING);
+    if (what === "published" && isPresence) return isOwn && this.presence(text, at);
     if (what === "published" && exchange === "") return isOwn && this.receipt(parse(text), at);
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
-    return this.message(found, { state: what === "acked" ? "delivered" : "waiting", at, queue: to, text, bytes, properties });
+    const state = what === "acked" ? "delivered" : "waiting";
+    return this.message(found, { state, at, queue: to, text, bytes, properties });
   }
 
   /**
@@ -167,7 +171,8 @@ export class Model {
    * the name, but then whoever owns the queue chose when and where it went.
    */
   isOwn(properties) {
-    return isText(this.user) && properties?.user_id === this.user && !properties.headers?.["x-death"];
+    const isNamed = isText(this.user) && properties?.user_id === this.user;
+    return isNamed && !properties.headers?.["x-death"];
   }
 
   message(found, { state, at, queue, text, bytes, properties }) {
@@ -185,7 +190,9 @@ export class Model {
       }
       return true;
     }
-    const message = { ...pick(found), key, user, isOwn: this.isOwn(properties), state, at, queue, done: state === "delivered" ? at : undefined, reason: undefined };
+    const done = state === "delivered" ? at : undefined;
+    const isOwn = this.isOwn(properties);
+    const message = { ...pick(found), key, user, isOwn, state, at, queue, done, reason: undefined };
     this.add(message);
     keep(this.lasts, queue, message, LASTS);
     // Others can write any name as the sender.
@@ -218,7 +225,8 @@ export class Model {
   /** Sessions send receipts only for messages of their own user. */
   receipt(found, at) {
     const state = { held: "held", "handed-over": "held", delivered: "delivered", "dead-lettered": "refused" }[found?.state];
-    const known = isText(found?.id) && state ? this.withId(found.id).filter((message) => message.isOwn) : [];
+    const isReceipt = isText(found?.id) && state;
+    const known = isReceipt ? this.withId(found.id).filter((message) => message.isOwn) : [];
     let changed = false;
     for (const message of known) {
       const isOver = message.state === "delivered" || message.state === "refused";
@@ -234,7 +242,8 @@ export class Model {
   presence(text, at) {
     const found = parse(text);
     if (found?.kind !== "state" || !isText(found.state)) return false;
-    if (!isText(found.name) || !NAME.test(found.name) || !isText(found.session) || !WRAP.test(found.session)) return false;
+    if (!isText(found.name) || !NAME.test(found.name)) return false;
+    if (!isText(found.session) || !WRAP.test(found.session)) return false;
     const session = this.session(found.name);
     const before = session.presences.get(found.session);
     const since = before?.state === found.state ? before.changed : at;

@@ -20,7 +20,8 @@ async function enter() {
   try {
     if (token) await redeem(token);
   } catch (error) {
-    return knock(error.status === 401 ? "This link was used already or is older than a minute. Run cbroker ui again." : error.message);
+    const used = "This link was used already or is older than a minute. Run cbroker ui again.";
+    return knock(error.status === 401 ? used : error.message);
   }
   try {
     begin(await ask("GET", "/api/session"));
@@ -29,7 +30,10 @@ async function enter() {
   }
 }
 
-/** Signs in by a link. Another page may have sent this browser to a link of its author: then a person is asked. */
+/**
+ * Signs in by a link. Another page may have sent this browser to a link of its author: then a
+ * person is asked.
+ */
 async function redeem(token) {
   try {
     await ask("POST", "/api/session", { token });
@@ -37,8 +41,11 @@ async function redeem(token) {
     if (error.status !== 409) throw error;
     const { user, instead_of: before } = error.body;
     const title = before ? `Sign in as ${user} instead of ${before}?` : `Sign in as ${user}?`;
-    const text = "A link brought you here. If you did not ask for it, cancel: whoever made it would see what you do as this user.";
-    await sure({ title, text, go: `Sign in as ${user}`, act: () => ask("POST", "/api/session", { token, confirmed: true }) });
+    const text =
+      "A link brought you here. If you did not ask for it, cancel: " +
+      "whoever made it would see what you do as this user.";
+    const act = () => ask("POST", "/api/session", { token, confirmed: true });
+    await sure({ title, text, go: `Sign in as ${user}`, act });
   }
 }
 
@@ -147,7 +154,8 @@ async function round() {
   }
 }
 
-const isSignedOut = () => ask("GET", "/api/session").then(() => false, (error) => error.status === 401);
+const isSignedOut = () =>
+  ask("GET", "/api/session").then(() => false, (error) => error.status === 401);
 
 const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
 
@@ -308,7 +316,14 @@ async function send(to, from, text) {
   if (waiting >= 1000) throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
   const now = new Date();
   const envelope = { id: ulid(), from, to, ts: now.toISOString(), message: text };
-  const properties = { content_type: "application/json", message_id: envelope.id, timestamp: Math.floor(now / 1000), priority: 5, delivery_mode: 2, user_id: model.user };
+  const properties = {
+    content_type: "application/json",
+    message_id: envelope.id,
+    timestamp: Math.floor(now / 1000),
+    priority: 5,
+    delivery_mode: 2,
+    user_id: model.user,
+  };
   const order = { properties, routing_key: to, payload: JSON.stringify(envelope), payload_encoding: "string" };
   const publish = () => ask("POST", `/api/exchanges/%2F/${EXCHANGE}/publish`, order);
   const sent = await publish().catch((error) => {

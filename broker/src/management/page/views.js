@@ -111,10 +111,14 @@ export function message(model, item, jump) {
   );
 }
 
+/** Who published a message that is not the signed-in user's. */
+const publisher = (item) =>
+  item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for";
+
 function more(item, jump) {
   const parts = [];
   if (item.answers) parts.push(el("button", { className: "quiet", type: "button", onclick: () => jump(item.answers) }, `↩ answers …${item.answers.slice(-6)}`));
-  if (!item.isOwn) parts.push(el("span", {}, item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for"));
+  if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
   for (const file of item.files) parts.push(el("code", {}, file));
@@ -142,7 +146,8 @@ export function talk(model, query, most, jump) {
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
   say($("talk-count"), `${number(found.length)} of ${number(model.messages.size)}${missed}`);
   say($("count-talk"), model.messages.size ? number(model.messages.size) : "");
-  const names = new Set([...model.messages.values()].reverse().flatMap((item) => [item.from, item.to]));
+  const latest = [...model.messages.values()].reverse();
+  const names = new Set(latest.flatMap((item) => [item.from, item.to]));
   const choices = ["", ...[...names].slice(0, CHOICES).sort()];
   keyed($("talk-peer"), choices, {
     key: (name) => name,
