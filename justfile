@@ -7,13 +7,13 @@ fmt:
     cargo fmt --all
 
 lint:
-    cargo clippy --workspace --all-targets -- -D warnings
+    bash .ci/lint
 
 test:
     cargo test --workspace
 
 deny:
-    cargo deny check bans licenses sources
+    bash .ci/deny
 
 # The AMQP kit against a broker of its own; needs python3, amqp-tools, nmap.
 interop:
