@@ -226,7 +226,7 @@ mod tests {
         let (told, heard) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || told.send(line(&"[".repeat(1 << 20))));
         let line = heard
-            .recv_timeout(std::time::Duration::from_mins(1))
+            .recv_timeout(std::time::Duration::from_mins(10))
             .unwrap();
         assert!(line.ends_with("[[[ [end]"));
     }

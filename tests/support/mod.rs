@@ -23,6 +23,9 @@ mod rabbit;
 mod server;
 mod terminal;
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use certificate::certificate;
@@ -34,7 +37,7 @@ pub(crate) use terminal::{Terminal, Wrapped};
 
 /// How long a test waits for a state before it fails. It is generous, because test machines are
 /// busy.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Waits until the condition holds. Fails with the text of `otherwise`.
 pub(crate) fn wait_until(mut holds: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
@@ -60,8 +63,27 @@ pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Returns a port that is free at the moment.
+/// Returns a port that is free on both loopback addresses, another one at each call.
+///
+/// It lies below the ports that systems give out themselves (from 32768 on Linux), so that it stays
+/// free: nothing that binds port 0 or connects gets it while a broker is down or not yet there.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    const FIRST: u32 = 16_000;
+    const COUNT: u32 = 16_000;
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Other test processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(61);
+    loop {
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(call) % COUNT;
+        let port = u16::try_from(port).unwrap();
+        // Any other error means that the machine has no such address.
+        let is_taken = |address: IpAddr| {
+            TcpListener::bind((address, port))
+                .is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+        };
+        if !is_taken(Ipv4Addr::LOCALHOST.into()) && !is_taken(Ipv6Addr::LOCALHOST.into()) {
+            return port;
+        }
+    }
 }

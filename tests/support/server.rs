@@ -10,7 +10,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Answer, PATIENCE, Place, Request};
+use super::{Answer, PATIENCE, Place, Request, free_port};
 
 /// A broker in a home, killed on drop.
 pub(crate) struct Server {
@@ -22,7 +22,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it on free ports and waits until it listens. The commands of its home find it.
     pub(crate) fn start(place: &Place) -> Self {
-        Self::start_with(place, 0, 0, &[])
+        Self::start_with(place, free_port(), free_port(), &[])
     }
 
     pub(crate) fn start_with(
