@@ -34,7 +34,7 @@ pub use presence::{HeldMessage, PeerState, Presence, QuestionScope, Removal, Rep
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
-pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState};
+pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState, SESSION_PREFETCH};
 
 use crate::config::Endpoint;
 use crate::name::SessionName;

@@ -165,17 +165,21 @@ impl SendParameters<'_> {
             let declared = peer.ensure_queue(to, self.config.settings.ttl_ms).await;
             declared.map_err(|error| unsent(to, error))?
         };
-        if state.messages >= MAX_LENGTH && self.args.drop_oldest {
+        if self.args.drop_oldest && state.messages >= MAX_LENGTH {
             // The broker would drop it without a word.
             if let Some(oldest) = peer.get(to).await? {
                 MessageEnd::Dropped
                     .of(&oldest, (peer, to, self.config))
                     .await;
             }
-        } else if state.messages >= MAX_LENGTH {
+        } else if state.is_full() && !self.args.drop_oldest {
+            let held = match state.consumers {
+                0 => "",
+                _ => " beside those that its session holds",
+            };
             return Err(Error::new(format!("`{to}` is full"))
                 .because(format!(
-                    "{} messages wait, and one more would drop the oldest",
+                    "{} messages wait{held}, and one more would drop the oldest",
                     state.messages
                 ))
                 .hint("--drop-oldest sends it anyway; `cbroker purge` empties the queue")

@@ -16,6 +16,11 @@ pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
 /// The most messages that a queue holds. Beyond that, the oldest are dropped.
 pub const MAX_LENGTH: u32 = 1000;
 
+/// How many messages a session takes at once, unless its `--batch` is larger: enough for some
+/// batches, and for an inbox worth reading, and few enough that the longest texts of anybody take
+/// some 64 MiB of a session at most.
+pub const SESSION_PREFETCH: u16 = 32;
+
 /// What a broker reports about a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueState {
@@ -23,6 +28,16 @@ pub struct QueueState {
     pub messages: u32,
     /// Sessions that are attached.
     pub consumers: u32,
+}
+
+impl QueueState {
+    /// Whether one more message may cost the oldest its place, now or when a session that is
+    /// attached ends: what it holds goes back into the queue then, and a broker drops what is above
+    /// [`MAX_LENGTH`].
+    pub fn is_full(&self) -> bool {
+        let held = self.consumers.saturating_mul(SESSION_PREFETCH.into());
+        self.messages.saturating_add(held.min(MAX_LENGTH / 2)) >= MAX_LENGTH
+    }
 }
 
 pub(super) async fn look(channel: &Channel, queue: &SessionName) -> Result<QueueState, PeerError> {

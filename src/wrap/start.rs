@@ -36,14 +36,12 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::MessageHistory;
 use crate::peer::{
-    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerError, PeerState, Presence, Whereabouts,
+    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerError, PeerState, Presence,
+    SESSION_PREFETCH, Whereabouts,
 };
 
 /// How long the start waits for the broker before the program runs without it.
 const ATTACH_WITHIN: Duration = Duration::from_secs(2);
-/// Unsettled deliveries at once: enough for some batches, and for an inbox worth reading, and few
-/// enough that the longest texts of anybody take some 64 MiB of a session at most.
-const PREFETCH: u16 = 32;
 /// Traces of sessions that were killed are removed after this; longer than any session lasts.
 const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
@@ -364,7 +362,9 @@ fn post(
 
 /// As many deliveries as one submission may take, where that is more.
 fn prefetch(batch: usize) -> u16 {
-    u16::try_from(batch).unwrap_or(u16::MAX).max(PREFETCH)
+    u16::try_from(batch)
+        .unwrap_or(u16::MAX)
+        .max(SESSION_PREFETCH)
 }
 
 /// Starts the program with the terminal's modes, before the session makes the terminal raw.
