@@ -12,6 +12,8 @@ mod delete;
 mod demo;
 mod doctor;
 mod fate;
+mod group;
+mod groups;
 mod history;
 mod inbox;
 mod list;
@@ -98,6 +100,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
     match verb {
         Verb::Send(args) => send::run(args, config, output).await,
         Verb::Ask(args) => ask::run(args, config, output).await,
+        Verb::Group(verb) => group::run(verb, config, output).await,
         Verb::List(args) => list::run(args, config, output).await,
         Verb::Wait(args) => wait::run(args, config, output).await,
         Verb::Inbox(args) => inbox::run(args, config, output).await,

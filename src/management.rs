@@ -5,6 +5,7 @@
 //! password. Over TCP, a stored login is sent only to a listener that is proven to run as this
 //! user. Every request has a time limit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine;
@@ -21,7 +22,8 @@ use serde_json::{Map, Value};
 use crate::config::{Config, Management, escape};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::peer::EXCHANGE;
+use crate::name::{GroupName, SessionName};
+use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
 use crate::transport::{self, ListenerProof, Route, TransportError};
 
 /// The name of the embedded broker's API socket in its home folder.
@@ -140,6 +142,8 @@ struct SignIn {
 struct BindingInfo {
     destination: String,
     destination_type: String,
+    #[serde(default)]
+    routing_key: String,
 }
 
 impl Client {
@@ -199,22 +203,46 @@ impl Client {
 
     /// Returns the names of the queues that are bound to the sessions' exchange.
     pub async fn session_names(&self) -> Result<Vec<String>, ManagementError> {
-        let path = format!(
-            "/api/exchanges/{}/{EXCHANGE}/bindings/source",
-            escape(&self.vhost)
-        );
-        let bindings: Vec<BindingInfo> = match self.get(path).await {
-            Err(ManagementError::Status { status: 404, .. }) => Vec::new(),
-            other => other?,
-        };
+        let bindings = self.queue_bindings(EXCHANGE).await?;
         let mut names: Vec<String> = bindings
             .into_iter()
-            .filter(|binding| binding.destination_type == "queue")
             .map(|binding| binding.destination)
             .collect();
         names.sort();
         names.dedup();
         Ok(names)
+    }
+
+    /// Returns the groups and their members, closed ones too. What is no name of a session or of a
+    /// group is left out: anybody may bind anything.
+    pub async fn groups(
+        &self,
+    ) -> Result<BTreeMap<GroupName, BTreeSet<SessionName>>, ManagementError> {
+        let mut groups: BTreeMap<GroupName, BTreeSet<SessionName>> = BTreeMap::new();
+        for binding in self.queue_bindings(GROUPS_EXCHANGE).await? {
+            let exact = |name: &SessionName| {
+                name.as_str() == binding.destination && !name.waits_for_answer()
+            };
+            let member = SessionName::new(&binding.destination).ok().filter(exact);
+            let group = GroupName::new(&binding.routing_key).ok();
+            let group = group.filter(|group| group.as_str() == binding.routing_key);
+            if let (Some(group), Some(member)) = (group, member) {
+                groups.entry(group).or_default().insert(member);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The bindings of queues to an exchange; none where the exchange does not exist.
+    async fn queue_bindings(&self, exchange: &str) -> Result<Vec<BindingInfo>, ManagementError> {
+        let vhost = escape(&self.vhost);
+        let path = format!("/api/exchanges/{vhost}/{exchange}/bindings/source");
+        let mut bindings: Vec<BindingInfo> = match self.get(path).await {
+            Err(ManagementError::Status { status: 404, .. }) => return Ok(Vec::new()),
+            other => other?,
+        };
+        bindings.retain(|binding| binding.destination_type == "queue");
+        Ok(bindings)
     }
 
     /// Returns the first `count` messages of a queue, which stay in place.

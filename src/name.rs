@@ -2,9 +2,13 @@
 //!
 //! A [`SessionName`] is always valid: it is created only by normalising a text.
 
+mod group;
+
 use std::fmt;
 
 use ulid::Ulid;
+
+pub use group::GroupName;
 
 const LONGEST: usize = 64;
 const ASK: &str = "ask";
@@ -25,6 +29,9 @@ pub enum NameError {
     /// The normalised name is longer than 64 characters.
     #[error("it has {0} characters; a name has at most {LONGEST}")]
     Long(usize),
+    /// A group of all sessions.
+    #[error("there is no group of all sessions; a message goes to those that it names")]
+    All,
 }
 
 impl SessionName {

@@ -34,10 +34,12 @@ pub use presence::{HeldMessage, PeerState, Presence, QuestionScope, Removal, Rep
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
-pub use topology::{EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState, SESSION_PREFETCH};
+pub use topology::{
+    EXCHANGE, GROUPS_EXCHANGE, MAX_LENGTH, PRESENCE_EXCHANGE, QueueState, SESSION_PREFETCH,
+};
 
 use crate::config::Endpoint;
-use crate::name::SessionName;
+use crate::name::{GroupName, SessionName};
 use blockage::Blockage;
 
 /// How long a first connection may take before the broker counts as unreachable.
@@ -150,6 +152,18 @@ impl Peer {
             }
             other => other,
         }
+    }
+
+    /// Makes a queue that exists a member of a group, for as long as it lives.
+    pub async fn join(&mut self, queue: &SessionName, group: &GroupName) -> Result<(), PeerError> {
+        self.blockage.check()?;
+        answered(topology::join(&self.channel, queue, group)).await
+    }
+
+    /// Undoes [`Self::join`].
+    pub async fn leave(&mut self, queue: &SessionName, group: &GroupName) -> Result<(), PeerError> {
+        self.blockage.check()?;
+        answered(topology::leave(&self.channel, queue, group)).await
     }
 
     /// The arguments of a session's queue that lives, learned from what the broker refuses. `None`:

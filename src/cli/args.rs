@@ -26,6 +26,9 @@ Examples:
   cbroker list --watch
   cbroker list --json | jq '.[] | select(.pending > 0)'")]
     List(ListArgs),
+    /// Show the groups, or change who belongs to them
+    #[command(subcommand, after_help = GROUP_EXAMPLES)]
+    Group(GroupVerb),
     /// Wait until a session is idle, needs you, is attached or is closed
     #[command(after_help = WAIT_EXAMPLES)]
     Wait(WaitArgs),
@@ -61,7 +64,9 @@ Examples:
     #[command(after_help = "Example:\n  cbroker delete backend --yes")]
     Delete(ConfirmedArgs),
     /// Hold back messages in a session until `resume`
-    #[command(after_help = "Examples:\n  cbroker pause backend\n  cbroker pause --all")]
+    #[command(
+        after_help = "Examples:\n  cbroker pause backend\n  cbroker pause @tests\n  cbroker pause --all"
+    )]
     Pause(ScopeArgs),
     /// Let a paused session take its messages again
     #[command(after_help = "Example:\n  cbroker resume --all")]
@@ -136,10 +141,19 @@ Examples:
   cbroker send backend \"GET /users is live\"
   cbroker send --to backend -m \"GET /users is live\" -f api/openapi.yaml
   cbroker send --to backend,frontend --message-file notes.md
+  cbroker send @reviewers \"Please look at PR 12\"
   git diff | cbroker send --to reviewer --reply-to backend
   cbroker send --to backend -m \"stop the migration\" --wait --timeout 10m
 
 Exit code 4: the broker did not confirm, the queue is full, or no receipt came.";
+
+const GROUP_EXAMPLES: &str = "\
+Examples:
+  cbroker group list
+  cbroker group join backend api tests    later also: cbroker --group backend …
+  cbroker send @backend \"The schema changed, please rebase\"
+
+A closed session stays a member as long as its queue lives.";
 
 const WAIT_EXAMPLES: &str = "\
 Examples:

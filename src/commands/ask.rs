@@ -14,6 +14,7 @@ use super::answerer::Answerer;
 use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
 use super::fate::{MessageFate, SentMessage};
+use super::groups::{self, Target};
 use super::send::{CONFIRM_WITHIN, hops};
 use crate::cli::AskArgs;
 use crate::config::Config;
@@ -23,69 +24,103 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
-use crate::output::{self, Output};
+use crate::output::{self, Output, Style};
 use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, ReplyQueue};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
 const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
 
-/// Asks one session and prints its answer.
+/// One question and what came of it.
+struct Question {
+    envelope: Envelope,
+    to: SessionName,
+    /// Whose answer counts.
+    from: Answerer,
+    outcome: Outcome,
+}
+
+/// What came of a question.
+enum Outcome {
+    /// Nothing yet but what the session said last.
+    Open(Option<Receipt>),
+    /// It was answered, and the answer is printed.
+    Answered,
+    /// It ended before any session could answer it.
+    Ended(Receipt),
+}
+
+/// Asks one session, or the members of one group, and prints the answers as they come.
 pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let address = Address::read(args.to.as_slice(), &args.message)?;
-    let [to] = address.names.as_slice() else {
-        return Err(Error::usage("one session is asked at a time"));
-    };
+    if address.recipients.len() != 1 {
+        return Err(Error::usage("one session or group is asked at a time"));
+    }
     let mut draft = MessageDraft::read(&args.message, &address, config, output)?;
-    let mut peer = connect::peer(
-        config,
-        "ask",
-        Autostart::unless(args.message.no_start),
-        output,
-    )
-    .await?;
+    let autostart = Autostart::unless(args.message.no_start);
+    let mut peer = connect::peer(config, "ask", autostart, output).await?;
+    let targets = groups::targets(&address.recipients, &draft.from, config).await?;
     let answers_at = SessionName::for_answer(Ulid::generate());
     draft.reply_to = Some(answers_at.clone());
     let mut answers = peer
         .answer_queue(&answers_at, config.settings.ttl_ms)
         .await?;
     let asked = async {
-        let question = draft.envelope(to)?;
-        let from = Answerer::of(&mut peer, to).await?;
-        publish(&mut peer, &question, &args, config).await?;
-        let limit = args.timeout;
-        let waited = wait(&mut answers, (&question, &from, peer.user()), limit, config).await?;
-        match waited {
-            Waited::Answer(answer) => Ok(*answer),
-            Waited::Ended(receipt) => Err(never_answered(&question, &receipt)),
-            Waited::InVain(last) => {
-                let sent = SentMessage {
-                    id: &question.id,
-                    to,
-                    has_expired: args
-                        .message
-                        .ttl
-                        .is_some_and(|ttl| u128::from(ttl) <= limit.as_millis()),
-                };
-                let why = match &last {
-                    Some(receipt) => receipt.words(),
-                    None => MessageFate::of(sent, &mut peer, config).await.words(),
-                };
-                let seconds = limit.as_secs();
-                Err(
-                    Error::new(format!("no answer from `{to}` within {seconds} s"))
-                        .because(why)
-                        .hint(format!("`cbroker why {}` tells more", question.id))
-                        .exit_with(Exit::Unconfirmed),
-                )
-            }
+        let (mut questions, mut failures) =
+            publish_all((&draft, &targets), &mut peer, &args, config).await;
+        let asker = Asker {
+            user: peer.user().to_owned(),
+            limit: args.timeout,
+            config,
+            output,
+        };
+        asker.wait(&mut answers, &mut questions).await?;
+        for question in &questions {
+            failures.extend(unanswered(question, &args, &mut peer, config).await);
         }
+        Ok(failures)
     };
-    let answer = interruptible(asked).await;
+    let failures = interruptible(asked).await;
     connect::delete_answers(&mut peer, config, &answers_at).await;
     delete_left_behind(&mut peer, config).await;
     peer.close().await;
-    print(&answer?, output)
+    let mut failures = failures?;
+    let Some(last) = failures.pop() else {
+        return Ok(Exit::Done);
+    };
+    for failure in &failures {
+        output.error(failure);
+    }
+    Err(last)
+}
+
+/// Publishes the question to each recipient. A failure for one does not stop the others.
+async fn publish_all(
+    (draft, targets): (&MessageDraft, &[Target]),
+    peer: &mut Peer,
+    args: &AskArgs,
+    config: &Config,
+) -> (Vec<Question>, Vec<Error>) {
+    let mut questions = Vec::new();
+    let mut failures = Vec::new();
+    for target in targets {
+        let asked = async {
+            let envelope = draft.envelope(&target.name, target.id)?;
+            let from = Answerer::of(peer, &target.name).await?;
+            publish(peer, &envelope, args, config).await?;
+            Ok(Question {
+                envelope,
+                to: target.name.clone(),
+                from,
+                outcome: Outcome::Open(None),
+            })
+        };
+        match asked.await {
+            Ok(question) => questions.push(question),
+            Err(error) => failures.push(error),
+        }
+    }
+    (questions, failures)
 }
 
 async fn publish(
@@ -123,60 +158,122 @@ async fn publish(
     }
 }
 
-/// What came of waiting for an answer.
-enum Waited {
-    /// It came.
-    Answer(Box<Envelope>),
-    /// The question ended before any session could answer it.
-    Ended(Receipt),
-    /// The time is over; what the session said last.
-    InVain(Option<Receipt>),
+/// Who waits for answers, and how long.
+struct Asker<'a> {
+    /// The user that the broker has to vouch for in receipts.
+    user: String,
+    limit: Duration,
+    config: &'a Config,
+    output: &'a Output,
 }
 
-async fn wait(
-    answers: &mut ReplyQueue,
-    (question, from, user): (&Envelope, &Answerer, &str),
-    limit: Duration,
-    config: &Config,
-) -> Result<Waited, Error> {
-    let until = Instant::now() + limit;
-    let mut last = None;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let Some(delivery) = answers.next_within(left).await? else {
-            return Ok(Waited::InVain(last));
-        };
-        delivery.ack().await;
-        if let Some(receipt) = Receipt::parse(&delivery.body) {
-            if receipt.id == question.id && delivery.user() == Some(user) {
-                let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
-                if is_over {
-                    return Ok(Waited::Ended(receipt));
+impl Asker<'_> {
+    /// Waits until each question has its outcome, or the time is over.
+    async fn wait(
+        &self,
+        answers: &mut ReplyQueue,
+        questions: &mut [Question],
+    ) -> Result<(), Error> {
+        let until = Instant::now() + self.limit;
+        let is_open = |question: &Question| matches!(question.outcome, Outcome::Open(_));
+        while questions.iter().any(is_open) {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(delivery) = answers.next_within(left).await? else {
+                return Ok(());
+            };
+            delivery.ack().await;
+            let mut open = questions.iter_mut().filter(|question| is_open(question));
+            if let Some(receipt) = Receipt::parse(&delivery.body) {
+                let is_of = |question: &&mut Question| {
+                    receipt.is_about(&question.envelope.id, question.to.as_str())
+                };
+                if let (true, Some(question)) =
+                    (delivery.user() == Some(&self.user), open.find(is_of))
+                {
+                    question.hear(receipt);
                 }
-                last = Some(receipt);
+                continue;
             }
-            continue;
+            let limit_bytes = self.config.settings.body_limit_bytes;
+            let Ok(answer) = Envelope::parse(&delivery.body, limit_bytes) else {
+                continue;
+            };
+            let is_to = |question: &&mut Question| {
+                answer.correlation_id.as_deref() == Some(&question.envelope.id)
+                    && question.from.sent(&answer, delivery.user())
+            };
+            if let Some(question) = open.find(is_to) {
+                question.outcome = Outcome::Answered;
+                let is_one_of_several = questions.len() > 1;
+                self.print(&answer, is_one_of_several)?;
+            }
         }
-        let answer = Envelope::parse(&delivery.body, config.settings.body_limit_bytes);
-        if let Ok(answer) = answer
-            && answer.correlation_id.as_deref() == Some(&question.id)
-            && from.sent(&answer, delivery.user())
-        {
-            return Ok(Waited::Answer(Box::new(answer)));
+        Ok(())
+    }
+
+    /// Prints an answer, made safe. This applies to a program too, because it may be an agent,
+    /// which would read what a person cannot see.
+    fn print(&self, answer: &Envelope, is_one_of_several: bool) -> Result<(), Error> {
+        self.output.json(answer)?;
+        if self.output.is_json() {
+            return Ok(());
         }
+        if is_one_of_several {
+            let from = format!("{}:", answer.from);
+            self.output.line(self.output.paint(Style::Bold, &from))?;
+        }
+        output::foreign(&format!("{}\n", answer.message))
     }
 }
 
-fn never_answered(question: &Envelope, receipt: &Receipt) -> Error {
-    Error::new(format!("no answer will come from `{}`", question.to))
-        .because(receipt.words())
-        .exit_with(Exit::Unconfirmed)
+impl Question {
+    /// The session said what became of it.
+    fn hear(&mut self, receipt: Receipt) {
+        let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
+        self.outcome = if is_over {
+            Outcome::Ended(receipt)
+        } else {
+            Outcome::Open(Some(receipt))
+        };
+    }
+}
+
+/// Why a question has no answer; `None` where it has one.
+async fn unanswered(
+    question: &Question,
+    args: &AskArgs,
+    peer: &mut Peer,
+    config: &Config,
+) -> Option<Error> {
+    let (to, id) = (&question.to, &question.envelope.id);
+    let why = match &question.outcome {
+        Outcome::Answered => return None,
+        Outcome::Ended(receipt) => {
+            let error = Error::new(format!("no answer will come from `{to}`"));
+            return Some(error.because(receipt.words()).exit_with(Exit::Unconfirmed));
+        }
+        Outcome::Open(Some(receipt)) => receipt.words(),
+        Outcome::Open(None) => {
+            let ttl = args.message.ttl.map(u128::from);
+            let sent = SentMessage {
+                id,
+                to,
+                has_expired: ttl.is_some_and(|ttl| ttl <= args.timeout.as_millis()),
+            };
+            MessageFate::of(sent, peer, config).await.words()
+        }
+    };
+    let seconds = args.timeout.as_secs();
+    Some(
+        Error::new(format!("no answer from `{to}` within {seconds} s"))
+            .because(why)
+            .hint(format!("`cbroker why {id}` tells more"))
+            .exit_with(Exit::Unconfirmed),
+    )
 }
 
 /// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted in these cases too.
-async fn interruptible(
-    work: impl Future<Output = Result<Envelope, Error>>,
-) -> Result<Envelope, Error> {
+async fn interruptible<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let mut terminated = signal(SignalKind::terminate())
         .map_err(|error| Error::new("cannot wait for signals").because(error))?;
     tokio::select! {
@@ -216,14 +313,4 @@ async fn delete_left_behind(peer: &mut Peer, config: &Config) {
             let _ = peer.delete(&name).await;
         }
     }
-}
-
-/// Prints the answer, made safe. This applies to a program too, because it may be an agent, which
-/// would read what a person cannot see.
-fn print(answer: &Envelope, output: &Output) -> Result<Exit, Error> {
-    output.json(answer)?;
-    if !output.is_json() {
-        output::foreign(&format!("{}\n", answer.message))?;
-    }
-    Ok(Exit::Done)
 }

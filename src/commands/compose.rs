@@ -13,17 +13,37 @@ use crate::cli::MessageArgs;
 use crate::config::Config;
 use crate::envelope::{Envelope, Priority};
 use crate::error::Error;
-use crate::name::SessionName;
+use crate::name::{GroupName, SessionName};
 use crate::output::Output;
 
 /// The sender outside any session.
 const NOBODY: &str = "cli";
 
+/// A recipient as the command line names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Recipient {
+    /// One session.
+    Session(SessionName),
+    /// The members of a group.
+    Group(GroupName),
+}
+
+impl Recipient {
+    /// Reads `NAME` or `@GROUP`.
+    pub(super) fn read(text: &str, option: &str) -> Result<Self, Error> {
+        if GroupName::is_meant(text) {
+            Ok(Self::Group(group_name(text, option)?))
+        } else {
+            Ok(Self::Session(session_name(text, option)?))
+        }
+    }
+}
+
 /// To whom a message goes, and its text if that stands on the command line: `NAME TEXT`, `--to
 /// NAME TEXT` or `--to NAME -m TEXT`.
 pub(super) struct Address<'a> {
     /// The recipients, each once, in the order in which they were given.
-    pub(super) names: Vec<SessionName>,
+    pub(super) recipients: Vec<Recipient>,
     text: Option<&'a str>,
 }
 
@@ -31,11 +51,11 @@ impl<'a> Address<'a> {
     /// Reads the recipients and the text. `to` are the values of `--to`.
     pub(super) fn read(to: &[String], args: &'a MessageArgs) -> Result<Self, Error> {
         let text = args.text.as_deref();
-        let mut names = Vec::new();
+        let mut recipients = Vec::new();
         let text = match (to, args.name.as_deref()) {
             ([], Some(list)) => {
                 for name in list.split(',') {
-                    add(&mut names, session_name(name, "the recipient")?);
+                    add(&mut recipients, Recipient::read(name, "the recipient")?);
                 }
                 text
             }
@@ -45,19 +65,19 @@ impl<'a> Address<'a> {
             }
             (_, word) => {
                 for name in to {
-                    add(&mut names, session_name(name, "--to")?);
+                    add(&mut recipients, Recipient::read(name, "--to")?);
                 }
                 after_to(word, args)?
             }
         };
         let text = text.or(args.message.as_deref());
-        Ok(Self { names, text })
+        Ok(Self { recipients, text })
     }
 }
 
-fn add(names: &mut Vec<SessionName>, name: SessionName) {
-    if !names.contains(&name) {
-        names.push(name);
+fn add(recipients: &mut Vec<Recipient>, recipient: Recipient) {
+    if !recipients.contains(&recipient) {
+        recipients.push(recipient);
     }
 }
 
@@ -74,7 +94,7 @@ fn after_to<'a>(word: Option<&'a str>, args: &MessageArgs) -> Result<Option<&'a 
 
 /// A message without its recipient and id.
 pub(super) struct MessageDraft {
-    from: SessionName,
+    pub(super) from: SessionName,
     message: String,
     files: Vec<String>,
     priority: Option<Priority>,
@@ -115,15 +135,9 @@ impl MessageDraft {
         })
     }
 
-    /// Builds the message for one recipient, with a new id.
-    pub(super) fn envelope(&self, to: &SessionName) -> Result<Envelope, Error> {
-        let mut envelope = Envelope::new(
-            Ulid::generate(),
-            Utc::now(),
-            &self.from,
-            to,
-            self.message.clone(),
-        );
+    /// Builds the message for one recipient.
+    pub(super) fn envelope(&self, to: &SessionName, id: Ulid) -> Result<Envelope, Error> {
+        let mut envelope = Envelope::new(id, Utc::now(), &self.from, to, self.message.clone());
         envelope.files = Some(self.files.clone()).filter(|files| !files.is_empty());
         envelope.priority = self.priority;
         envelope.metadata = Some(self.metadata.clone()).filter(|metadata| !metadata.is_empty());
@@ -141,6 +155,13 @@ impl MessageDraft {
 pub(super) fn session_name(text: &str, option: &str) -> Result<SessionName, Error> {
     SessionName::new(text).map_err(|error| {
         Error::usage(format!("`{text}` in {option} is not a session name")).because(error)
+    })
+}
+
+/// Normalises a group name from the command line.
+pub(super) fn group_name(text: &str, option: &str) -> Result<GroupName, Error> {
+    GroupName::new(text).map_err(|error| {
+        Error::usage(format!("`{text}` in {option} is not a group name")).because(error)
     })
 }
 

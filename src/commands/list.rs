@@ -55,11 +55,17 @@ fn print(rows: &[SessionRow], output: &Output) -> Result<(), Error> {
         ));
     }
     let now = Utc::now();
-    let cells: Vec<_> = rows
+    let mut cells: Vec<_> = rows
         .iter()
         .map(|row| (style(row), cells(row, now)))
         .collect();
-    let heading = ["NAME", "CONSUMERS", "PENDING", "STATE", "SINCE", "AGENT"];
+    let mut heading = vec!["NAME", "CONSUMERS", "PENDING", "STATE", "SINCE", "AGENT"];
+    if rows.iter().any(|row| !row.groups.is_empty()) {
+        heading.push("GROUPS");
+        for ((_, cells), row) in cells.iter_mut().zip(rows) {
+            cells.push(row.groups.join(", "));
+        }
+    }
     output.table(&heading, &cells)
 }
 

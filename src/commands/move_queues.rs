@@ -2,14 +2,14 @@
 //!
 //! Each message is confirmed by the target before it is acked at the source, so at every moment at
 //! least one of them has it. A queue keeps its arguments. Once it is empty, it is deleted at the
-//! source.
+//! source. Its groups get it as a member at the target.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::send::CONFIRM_WITHIN;
-use super::sessions;
+use super::{groups, sessions};
 use crate::cli::MoveArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -46,6 +46,8 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
     for name in &names {
         refuse_attached(&mut source, name).await?;
     }
+    // Without an API the sessions join again what `--group` names.
+    let groups = groups::all(&from).await.unwrap_or_default();
     let mut carried = Vec::new();
     for name in &names {
         if source.look(name).await?.is_none() {
@@ -53,6 +55,9 @@ pub(super) async fn run(args: MoveArgs, config: &Config, output: &Output) -> Res
         }
         let arguments = arguments(&mut source, name, &from, output).await?;
         let messages = carry(&mut source, &mut target, name, &arguments).await?;
+        for (group, _) in groups.iter().filter(|(_, members)| members.contains(name)) {
+            target.join(name, group).await?;
+        }
         output.line(format!("{name}: {}", counted(messages, "message")))?;
         let stays = source.delete_unused(name).await?;
         if let Some(why) = &stays {

@@ -1,14 +1,14 @@
 //! `cbroker pause` and `cbroker resume`: hold back the messages in a session, or release them.
 
-use super::compose::session_name;
+use super::compose::{Recipient, session_name};
 use super::connect::{self, Autostart};
-use super::sessions;
+use super::{groups, sessions};
 use crate::cli::ScopeArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::peer::{Presence, QuestionScope, Reply, Request};
+use crate::peer::{Peer, Presence, QuestionScope, Reply, Request};
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +26,7 @@ pub(super) async fn run(
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
-    let scope = match &args.name {
-        Some(name) => QuestionScope::Name(session_name(name, "NAME")?.to_string()),
-        None => QuestionScope::All,
-    };
+    let scope = scope(args.name.as_deref(), config).await?;
     let request = match wish {
         Wish::Pause => Request::Pause {
             scope: scope.clone(),
@@ -41,9 +38,12 @@ pub(super) async fn run(
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let (expected, within) = match &scope {
         QuestionScope::Name(name) => {
-            let queue = peer.look(&session_name(name, "NAME")?).await?;
-            let consumers = queue.map_or(0, |queue| queue.consumers);
+            let consumers = attached(&mut peer, std::slice::from_ref(name)).await?;
             (Some(consumers.max(1)), sessions::answer_within(consumers))
+        }
+        QuestionScope::Names(names) => {
+            let consumers = attached(&mut peer, names).await?;
+            (Some(consumers), sessions::answer_within(consumers))
         }
         QuestionScope::All => {
             let attached = sessions::attached(&mut peer, config, output).await?;
@@ -64,8 +64,12 @@ pub(super) async fn run(
             }
         })
         .collect();
-    if let (true, QuestionScope::Name(name)) = (sessions.is_empty(), &scope) {
-        return Err(Error::new(format!("no session `{name}` is attached"))
+    if sessions.is_empty() && scope != QuestionScope::All {
+        let whose = match &scope {
+            QuestionScope::Name(name) => format!("`{name}`"),
+            _ => format!("of `{}`", args.name.unwrap_or_default()),
+        };
+        return Err(Error::new(format!("no session {whose} is attached"))
             .because("only an open session can be paused; messages to a closed one wait anyway"));
     }
     output.json(&sessions)?;
@@ -73,4 +77,28 @@ pub(super) async fn run(
         output.line(format!("{}: {}", session.name, session.state.word()))?;
     }
     Ok(Exit::Done)
+}
+
+/// The sessions that are meant.
+async fn scope(name: Option<&str>, config: &Config) -> Result<QuestionScope, Error> {
+    let Some(name) = name else {
+        return Ok(QuestionScope::All);
+    };
+    Ok(match Recipient::read(name, "NAME")? {
+        Recipient::Session(name) => QuestionScope::Name(name.to_string()),
+        Recipient::Group(group) => {
+            let members = groups::members(&group, config).await?;
+            QuestionScope::Names(members.iter().map(ToString::to_string).collect())
+        }
+    })
+}
+
+/// How many sessions are attached under these names.
+async fn attached(peer: &mut Peer, names: &[String]) -> Result<u32, Error> {
+    let mut consumers = 0;
+    for name in names {
+        let queue = peer.look(&session_name(name, "NAME")?).await?;
+        consumers += queue.map_or(0, |queue| queue.consumers);
+    }
+    Ok(consumers)
 }

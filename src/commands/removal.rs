@@ -102,6 +102,7 @@ impl MessageEnd {
             if let Some(queue) = message.receipt_to() {
                 let receipt = Receipt {
                     id: envelope.id,
+                    to: Some(name.to_string()),
                     state,
                     reason: None,
                     way: None,

@@ -17,6 +17,7 @@ use ulid::Ulid;
 use super::answerer::Answerer;
 use super::compose::{Address, MessageDraft, session_name};
 use super::connect::{self, Autostart};
+use super::groups::{self, Target};
 use super::removal::MessageEnd;
 use crate::cli::{SendArgs, WaitArg, WhenArg};
 use crate::config::Config;
@@ -45,6 +46,9 @@ const NAMES_WITHIN: Duration = Duration::from_millis(800);
 struct Sent {
     id: String,
     to: String,
+    /// The group by which the recipient was addressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     /// Attached sessions.
     consumers: u32,
     /// Messages that waited before this one.
@@ -82,6 +86,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         output,
     )
     .await?;
+    let targets = groups::targets(&address.recipients, &draft.from, config).await?;
     let mut receipts = match args.wait {
         Some(goal) => Some(Receipts::open(&mut peer, goal, config).await?),
         None => None,
@@ -99,7 +104,7 @@ pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Res
         hops: hops(config),
         receipt_to,
     };
-    let (mut sent, failures) = sender.send_all(&mut peer, &draft, &address.names).await;
+    let (mut sent, failures) = sender.send_all(&mut peer, &draft, &targets).await;
     let mut exit = Exit::Done;
     if let Some(receipts) = &mut receipts {
         exit = receipts
@@ -133,12 +138,12 @@ impl SendParameters<'_> {
         &self,
         peer: &mut Peer,
         draft: &MessageDraft,
-        recipients: &[SessionName],
+        targets: &[Target],
     ) -> (Vec<Sent>, Vec<Error>) {
         let mut sent = Vec::new();
         let mut failures = Vec::new();
-        for to in recipients {
-            match self.send(peer, draft, to).await {
+        for target in targets {
+            match self.send(peer, draft, target).await {
                 Ok(message) => {
                     failures.extend(self.tell(&message).err());
                     sent.push(message);
@@ -153,9 +158,10 @@ impl SendParameters<'_> {
         &self,
         peer: &mut Peer,
         draft: &MessageDraft,
-        to: &SessionName,
+        target: &Target,
     ) -> Result<Sent, Error> {
-        let envelope = draft.envelope(to)?;
+        let to = &target.name;
+        let envelope = draft.envelope(to, target.id)?;
         let found = peer.look(to).await.map_err(|error| unsent(to, error))?;
         let new = found.is_none();
         let state = if let Some(state) = found {
@@ -197,6 +203,7 @@ impl SendParameters<'_> {
         Ok(Sent {
             id: envelope.id,
             to: to.to_string(),
+            group: target.group.as_ref().map(|group| group.as_str().to_owned()),
             consumers,
             waiting,
             new,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::groups::{self, Groups};
 use crate::config::Config;
 use crate::envelope::timestamp;
 use crate::error::Error;
@@ -40,6 +41,9 @@ pub(super) struct SessionRow {
     pub(super) pending: u32,
     /// Messages that the session has received and that no model has in its context.
     pub(super) held: u32,
+    /// The groups that it belongs to, where the API tells them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) groups: Vec<String>,
     /// The state in words.
     pub(super) state: String,
     /// When that state began.
@@ -72,6 +76,7 @@ pub(super) async fn rows(
     let known = KnownNames::find(config, output).await;
     let mut queues = BTreeMap::new();
     look(peer, known.names, &mut queues).await?;
+    let groups = known.groups;
     let attached = known.are_all.then(|| consumers(&queues));
     let enough =
         |so_far: &[Reply]| attached.is_some_and(|attached| so_far.len() >= attached as usize);
@@ -89,6 +94,11 @@ pub(super) async fn rows(
         .iter()
         .flat_map(|(name, queue)| rows_of(name, *queue, present.get(name.as_str())))
         .collect();
+    for row in &mut rows {
+        if let Ok(name) = SessionName::new(&row.name) {
+            row.groups = groups::of_session(&groups, &name);
+        }
+    }
     rows.sort_by_key(|row| !row.needs_its_person());
     Ok(rows)
 }
@@ -196,12 +206,14 @@ struct KnownNames {
     names: BTreeSet<SessionName>,
     /// Whether every session's name is among them: the API told them.
     are_all: bool,
+    /// Who belongs to which group; none where the API does not tell.
+    groups: Groups,
 }
 
 impl KnownNames {
     async fn find(config: &Config, output: &Output) -> Self {
-        let (names, are_all) = match api_names(config).await {
-            Ok(known) => (known, true),
+        let (names, groups, are_all) = match from_api(config).await {
+            Ok((names, groups)) => (names, groups, true),
             Err(error) => {
                 output.notice(format!(
                     "{}; only names that are known without the API are shown",
@@ -210,7 +222,7 @@ impl KnownNames {
                 let history = MessageHistory::of(&config.home).sessions();
                 let mut names = logged_names(config);
                 names.extend(history.unwrap_or_default());
-                (names, false)
+                (names, Groups::new(), false)
             }
         };
         let exact = names.iter().filter(|name| SessionName::is_exact(name));
@@ -218,6 +230,7 @@ impl KnownNames {
         Self {
             names: session_names(names.collect()),
             are_all,
+            groups,
         }
     }
 }
@@ -228,8 +241,9 @@ fn session_names(names: BTreeSet<SessionName>) -> BTreeSet<SessionName> {
     names.into_iter().filter(is_session).collect()
 }
 
-async fn api_names(config: &Config) -> Result<Vec<String>, Error> {
-    Ok(Client::new(config, API_WITHIN)?.session_names().await?)
+async fn from_api(config: &Config) -> Result<(Vec<String>, Groups), Error> {
+    let client = Client::new(config, API_WITHIN)?;
+    Ok((client.session_names().await?, client.groups().await?))
 }
 
 fn logged_names(config: &Config) -> Vec<String> {
@@ -258,6 +272,7 @@ fn rows_of(
         consumers: queue.consumers,
         pending: queue.messages,
         held: 0,
+        groups: Vec::new(),
         state: state.to_owned(),
         since: None,
         reason: None,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::compose::session_name;
+use super::compose::{group_name, session_name};
 use super::connect::{Autostart, may_start};
 use crate::cli::{DeliveryOption, ProgramArgs, WrapArgs};
 use crate::config::{Config, Environment, Flags};
@@ -130,9 +130,13 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
     if name.waits_for_answer() {
         return Err(Error::usage(format!("`{name}` is a name of `cbroker ask`")));
     }
+    let groups = args.groups.iter();
+    let groups = groups.map(|group| group_name(group, "--group"));
+    let groups = groups.collect::<Result<_, _>>()?;
     let (program, arguments) = command_line(program)?;
     Ok(WrapOptions {
         name,
+        groups,
         ttl_ms: args.ttl.unwrap_or(settings.ttl_ms),
         fallback: fallback(args),
         broker_start: BrokerStart::Over,

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::presence::{Presence, Reply, Request};
 use super::{Backoff, PeerError, Receipt, ReceivedMessage};
 use crate::config::Endpoint;
-use crate::name::SessionName;
+use crate::name::{GroupName, SessionName};
 
 /// The limit of queued receipts and answers while the broker is away. Further ones are dropped:
 /// they are about messages that will be delivered again.
@@ -42,6 +42,8 @@ pub struct InboxOptions {
     pub endpoint: Endpoint,
     /// The session, and so the queue.
     pub name: SessionName,
+    /// The groups that the queue becomes a member of.
+    pub groups: Vec<GroupName>,
     /// The TTL for a queue that has to be made.
     pub ttl_ms: u64,
     /// How many deliveries may be unsettled.

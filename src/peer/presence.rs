@@ -98,6 +98,8 @@ pub enum QuestionScope {
     All,
     /// The sessions of this name.
     Name(String),
+    /// The sessions of these names: the members of a group.
+    Names(Vec<String>),
 }
 
 /// What travels on the presence exchange.
@@ -218,6 +220,7 @@ impl Request {
             | Self::Discard { scope, .. } => match scope {
                 QuestionScope::All => true,
                 QuestionScope::Name(wanted) => wanted == name,
+                QuestionScope::Names(wanted) => wanted.iter().any(|wanted| wanted == name),
             },
             Self::State(_) => false,
         }
@@ -332,6 +335,10 @@ mod tests {
             scope: QuestionScope::Name("backend".into()),
         };
         assert!(named.concerns("backend") && !named.concerns("frontend"));
+        let members = Request::Pause {
+            scope: QuestionScope::Names(vec!["api".into(), "backend".into()]),
+        };
+        assert!(members.concerns("backend") && !members.concerns("frontend"));
         assert!(
             Request::Resume {
                 scope: QuestionScope::All

@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `{"id","state","reason","way"}`.
+/// `{"id","to","state","reason","way"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The id of the message.
     pub id: String,
+    /// The recipient; the members of a group get messages of one id. Older sessions leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// What became of it.
     pub state: ReceiptState,
     /// Why it is held or was refused.
@@ -69,6 +72,11 @@ impl Receipt {
     pub fn parse(body: &[u8]) -> Option<Self> {
         let receipt: Self = serde_json::from_slice(body).ok()?;
         (receipt.state != ReceiptState::Answered).then_some(receipt)
+    }
+
+    /// Whether it is about the message of this id to this recipient.
+    pub fn is_about(&self, id: &str, to: &str) -> bool {
+        self.id == id && self.to.as_deref().is_none_or(|own| own == to)
     }
 
     /// In words for a person.

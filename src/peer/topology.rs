@@ -5,13 +5,17 @@ use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 
 use super::{DeclareArguments, PeerError};
-use crate::name::SessionName;
+use crate::name::{GroupName, SessionName};
 
 /// The direct exchange that every session's queue is bound to.
 pub const EXCHANGE: &str = "claudeBroker";
 
 /// The fanout exchange on which sessions say who is there.
 pub const PRESENCE_EXCHANGE: &str = "claudeBroker.presence";
+
+/// The direct exchange that holds who belongs to which group: a member's queue is bound to it with
+/// the group's name. Nothing is published to it, since each member gets a message of its own.
+pub const GROUPS_EXCHANGE: &str = "claudeBroker.groups";
 
 /// The most messages that a queue holds. Beyond that, the oldest are dropped.
 pub const MAX_LENGTH: u32 = 1000;
@@ -88,6 +92,34 @@ pub(super) async fn bind(channel: &Channel, queue: &SessionName) -> Result<(), P
 
 pub(super) async fn declare_presence(channel: &Channel) -> Result<(), PeerError> {
     declare_exchange(channel, PRESENCE_EXCHANGE, ExchangeKind::Fanout).await
+}
+
+/// Makes a queue that exists a member of a group, for as long as it lives.
+pub(super) async fn join(
+    channel: &Channel,
+    queue: &SessionName,
+    group: &GroupName,
+) -> Result<(), PeerError> {
+    declare_exchange(channel, GROUPS_EXCHANGE, ExchangeKind::Direct).await?;
+    let (name, exchange) = (queue.as_str().into(), GROUPS_EXCHANGE.into());
+    let (key, options) = (group.as_str().into(), QueueBindOptions::default());
+    Ok(channel
+        .queue_bind(name, exchange, key, options, FieldTable::default())
+        .await?)
+}
+
+/// Undoes [`join`]; a queue that is no member stays none.
+pub(super) async fn leave(
+    channel: &Channel,
+    queue: &SessionName,
+    group: &GroupName,
+) -> Result<(), PeerError> {
+    declare_exchange(channel, GROUPS_EXCHANGE, ExchangeKind::Direct).await?;
+    let (name, exchange) = (queue.as_str().into(), GROUPS_EXCHANGE.into());
+    let key = group.as_str().into();
+    Ok(channel
+        .queue_unbind(name, exchange, key, FieldTable::default())
+        .await?)
 }
 
 async fn bind_existing(channel: &Channel, queue: &SessionName) -> Result<(), PeerError> {

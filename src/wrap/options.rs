@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::delivery::Mode;
 use crate::envelope::Breaks;
-use crate::name::SessionName;
+use crate::name::{GroupName, SessionName};
 use crate::peer::Sharing;
 
 /// What happens where the broker cannot be reached at the start.
@@ -30,6 +30,8 @@ pub enum BrokerStart {
 pub struct WrapOptions {
     /// The session's name, and so its queue's.
     pub name: SessionName,
+    /// The groups that it joins.
+    pub groups: Vec<GroupName>,
     /// TTL of the queue where it has to be made, in milliseconds.
     pub ttl_ms: u64,
     /// Without a broker.

@@ -235,9 +235,15 @@ async fn become_program(
 ) -> Result<Exit, Error> {
     let made = async {
         let mut peer = Peer::connect(&config.endpoint, &format!("run {}", options.name)).await?;
-        let state = peer.ensure_queue(&options.name, options.ttl_ms).await;
+        let mut made = peer
+            .ensure_queue(&options.name, options.ttl_ms)
+            .await
+            .map(drop);
+        for group in &options.groups {
+            made = made.and(peer.join(&options.name, group).await);
+        }
         peer.close().await;
-        state.map(|_| ())
+        made
     };
     let reach = match tokio::time::timeout(attach_within(options), made).await {
         Ok(Ok(())) => {
@@ -404,6 +410,7 @@ async fn attach(
     let mut inbox = Inbox::open(InboxOptions {
         endpoint: config.endpoint.clone(),
         name: options.name.clone(),
+        groups: options.groups.clone(),
         ttl_ms: options.ttl_ms,
         prefetch: prefetch(options.batch),
         sharing: options.sharing,

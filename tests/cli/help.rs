@@ -6,10 +6,14 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 35] = [
     "send",
     "ask",
     "list",
+    "group",
+    "group list",
+    "group join",
+    "group leave",
     "wait",
     "inbox",
     "why",

@@ -19,6 +19,7 @@ mod everywhere;
 mod fates;
 mod folders;
 mod forgers;
+mod groups;
 mod help;
 mod lifecycle;
 mod looking;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::duration::{Since, milliseconds, seconds, since};
 use crate::envelope::Priority;
@@ -11,7 +11,7 @@ use crate::envelope::Priority;
 /// Arguments that `send` and `ask` share.
 #[derive(Args, Debug)]
 pub struct MessageArgs {
-    /// The recipient (a word after --to is the text)
+    /// The recipient, or @GROUP (a word after --to is the text)
     pub name: Option<String>,
     /// The text; without any, standard input
     #[arg(allow_hyphen_values = true, value_parser = text)]
@@ -72,7 +72,7 @@ pub enum WaitArg {
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 pub struct SendArgs {
-    /// The recipient; several with commas; repeats
+    /// The recipient, or @GROUP for its members; several with commas; repeats
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub to: Vec<String>,
     /// The message and its sender.
@@ -117,7 +117,7 @@ pub struct SendArgs {
 /// Arguments of `ask`.
 #[derive(Args, Debug)]
 pub struct AskArgs {
-    /// The recipient
+    /// The recipient, or @GROUP for its members
     #[arg(long, value_name = "NAME")]
     pub to: Option<String>,
     /// The message and its sender.
@@ -126,6 +126,37 @@ pub struct AskArgs {
     /// How long to wait for the answer: 10m, 2h, a number of seconds
     #[arg(long, value_name = "TIME", default_value = "300", value_parser = seconds)]
     pub timeout: Duration,
+}
+
+/// What to do with groups.
+#[derive(Subcommand, Debug)]
+pub enum GroupVerb {
+    /// Show the groups and their members
+    #[command(after_help = "Examples:\n  cbroker group list\n  cbroker group list @backend")]
+    List(GroupListArgs),
+    /// Make sessions members of a group
+    #[command(after_help = "Example:\n  cbroker group join backend api tests")]
+    Join(MembershipArgs),
+    /// Take sessions out of a group
+    #[command(after_help = "Example:\n  cbroker group leave backend tests")]
+    Leave(MembershipArgs),
+}
+
+/// Arguments of `group list`.
+#[derive(Args, Debug)]
+pub struct GroupListArgs {
+    /// Only this group
+    pub group: Option<String>,
+}
+
+/// Arguments of `group join` and `group leave`.
+#[derive(Args, Debug)]
+pub struct MembershipArgs {
+    /// The group
+    pub group: String,
+    /// The sessions [default: the current one]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
 }
 
 /// Arguments of `list`.
@@ -245,7 +276,7 @@ pub struct YesArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 pub struct ScopeArgs {
-    /// The session
+    /// The session, or @GROUP
     pub name: Option<String>,
     /// Every attached session
     #[arg(long)]

@@ -15,6 +15,9 @@ pub struct WrapArgs {
     /// The session's name; `my-backend`, `my_backend` and `My Backend` are all `myBackend`
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// A group that the session joins: `send @GROUP` reaches its members; repeats
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
     /// How long a message waits for the session: 10m, 2h, a number of milliseconds [default: a
     /// day]
     #[arg(long, value_name = "TIME", value_parser = positive_milliseconds)]
@@ -70,6 +73,7 @@ impl WrapArgs {
     pub(in crate::cli) fn first_typed(&self) -> Option<&'static str> {
         [
             (self.name.is_some(), "--name"),
+            (!self.groups.is_empty(), "--group"),
             (self.ttl.is_some(), "--ttl"),
             (self.no_fallback, "--no-fallback"),
             (self.exclusive, "--exclusive"),

@@ -132,11 +132,12 @@ impl<'a> Receipts<'a> {
         if !self.is_open(message) {
             return;
         }
-        let id = message.id.clone();
+        let (id, to) = (message.id.clone(), Some(message.to.clone()));
         let text = format!("{}\n", answer.message);
         message.answer = Some(answer);
         let receipt = Receipt {
             id,
+            to,
             state: ReceiptState::Answered,
             reason: None,
             way: None,
@@ -182,6 +183,7 @@ impl<'a> Receipts<'a> {
             let _untold = MessageHistory::of(&self.config.home).note(&entry);
             let receipt = Receipt {
                 id,
+                to: Some(to),
                 state: ReceiptState::Expired,
                 reason: None,
                 way: None,
@@ -208,7 +210,8 @@ impl<'a> Receipts<'a> {
     fn note(&self, sent: &mut [Sent], receipt: Receipt, output: &Output) {
         let several = sent.len() > 1;
         let mut open = sent.iter_mut();
-        let found = open.find(|message| message.id == receipt.id && self.is_open(message));
+        let is_of = |message: &Sent| receipt.is_about(&message.id, &message.to);
+        let found = open.find(|message| is_of(message) && self.is_open(message));
         let Some(message) = found else {
             return;
         };

@@ -124,6 +124,9 @@ impl InboxConnection {
     ) -> Result<(Lines, Attached), PeerError> {
         let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
+        for group in &self.options.groups {
+            topology::join(&listening, name, group).await?;
+        }
         listening
             .basic_qos(self.options.prefetch, BasicQosOptions::default())
             .await?;

@@ -241,6 +241,7 @@ impl Post {
         if let (Some(queue), Some(inbox)) = (&message.receipt_to, &self.parts.inbox) {
             let receipt = Receipt {
                 id: id.clone(),
+                to: Some(self.parts.card.name.clone()),
                 state,
                 reason,
                 way,

@@ -215,6 +215,7 @@ impl Post {
         if let (Some(queue), Some(inbox)) = (delivery.receipt_to(), &self.parts.inbox) {
             let receipt = Receipt {
                 id: id.clone(),
+                to: Some(self.parts.card.name.clone()),
                 state: ReceiptState::DeadLettered,
                 reason: Some(error.to_owned()),
                 way: None,

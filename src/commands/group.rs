@@ -1,0 +1,125 @@
+//! `cbroker group`: lists the groups, and makes sessions members of them or not.
+
+use std::collections::BTreeSet;
+
+use super::compose::{group_name, session_name};
+use super::connect::{self, Autostart};
+use super::groups;
+use super::removal::existing;
+use crate::cli::{GroupVerb, MembershipArgs};
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::name::{GroupName, SessionName};
+use crate::output::{Output, Style};
+
+/// Runs one of its verbs.
+pub(super) async fn run(verb: GroupVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
+    match verb {
+        GroupVerb::List(args) => list(args.group.as_deref(), config, output).await,
+        GroupVerb::Join(args) => {
+            let membership = Membership::read(&args, config)?;
+            membership.change(Change::Join, config, output).await
+        }
+        GroupVerb::Leave(args) => {
+            let membership = Membership::read(&args, config)?;
+            membership.change(Change::Leave, config, output).await
+        }
+    }
+}
+
+async fn list(group: Option<&str>, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let groups = match group {
+        Some(group) => {
+            let group = group_name(group, "GROUP")?;
+            let members = groups::members(&group, config).await?;
+            groups::Groups::from([(group, members)])
+        }
+        None => groups::all(config).await?,
+    };
+    let names = |members: &BTreeSet<SessionName>| -> Vec<String> {
+        members.iter().map(ToString::to_string).collect()
+    };
+    let told = groups.iter().map(
+        |(group, members)| serde_json::json!({ "name": group.as_str(), "members": names(members) }),
+    );
+    output.json(&told.collect::<Vec<_>>())?;
+    if groups.is_empty() {
+        let how = "no groups yet: `cbroker --name NAME --group GROUP claude` makes one";
+        output.line(output.paint(Style::Dim, how))?;
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<_> = groups
+        .iter()
+        .map(|(group, members)| (None, vec![group.to_string(), names(members).join(", ")]))
+        .collect();
+    output.table(&["GROUP", "MEMBERS"], &rows)?;
+    Ok(Exit::Done)
+}
+
+/// What becomes of a membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Join,
+    Leave,
+}
+
+/// Sessions, and a group.
+struct Membership {
+    group: GroupName,
+    names: Vec<SessionName>,
+}
+
+impl Membership {
+    /// Reads the arguments; without a name they mean the session that this runs in.
+    fn read(args: &MembershipArgs, config: &Config) -> Result<Self, Error> {
+        let group = group_name(&args.group, "GROUP")?;
+        let own = config.inside.name.iter();
+        let typed = args.names.iter();
+        let names: Vec<&String> = if args.names.is_empty() {
+            own.collect()
+        } else {
+            typed.collect()
+        };
+        if names.is_empty() {
+            return Err(Error::usage("no session given")
+                .because("this shell does not run in a session")
+                .hint("cbroker group join GROUP NAME"));
+        }
+        let names = names.into_iter().map(|name| session_name(name, "NAME"));
+        Ok(Self {
+            group,
+            names: names.collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn change(
+        &self,
+        change: Change,
+        config: &Config,
+        output: &Output,
+    ) -> Result<Exit, Error> {
+        let mut peer = connect::peer(config, "group", Autostart::Never, output).await?;
+        let group = &self.group;
+        for name in &self.names {
+            existing(&mut peer, name).await?;
+        }
+        for name in &self.names {
+            let word = match change {
+                Change::Join => {
+                    peer.join(name, group).await?;
+                    "joined"
+                }
+                Change::Leave => {
+                    peer.leave(name, group).await?;
+                    "left"
+                }
+            };
+            output.line(format!("{name} {word} {group}"))?;
+        }
+        peer.close().await;
+        let names: Vec<&str> = self.names.iter().map(SessionName::as_str).collect();
+        output.json(&serde_json::json!({ "group": group.as_str(), "names": names }))?;
+        Ok(Exit::Done)
+    }
+}
