@@ -54,6 +54,15 @@ impl Output {
         }
     }
 
+    /// The same without notices.
+    #[must_use]
+    pub fn without_notices(&self) -> Self {
+        Self {
+            volume: Volume::Quiet,
+            ..self.clone()
+        }
+    }
+
     /// Whether results are JSON.
     pub fn is_json(&self) -> bool {
         self.format == Format::Json

@@ -20,7 +20,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn run(args: ListArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let mut peer = connect::peer(config, "list", Autostart::Never, output).await?;
     if args.watch {
-        let watched = watch(&mut peer, config, output);
+        let watched = watch(peer, config, output);
         return tokio::select! {
             _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
             watched = watched => watched,
@@ -32,18 +32,53 @@ pub(super) async fn run(args: ListArgs, config: &Config, output: &Output) -> Res
     Ok(Exit::Done)
 }
 
-/// Prints the rows again whenever they changed; on a terminal in the same place.
-async fn watch(peer: &mut Peer, config: &Config, output: &Output) -> Result<Exit, Error> {
+/// Prints the rows again whenever they changed; on a terminal in the same place. Goes on when the
+/// broker comes back, also on another port. What is to be noticed is said once, not every second.
+async fn watch(mut peer: Peer, config: &Config, output: &Output) -> Result<Exit, Error> {
     let mut shown = None;
+    let mut config = config.clone();
+    let mut notices = output.clone();
     loop {
-        let rows = sessions::rows(peer, config, output).await?;
-        // On a terminal the ages grow by themselves.
-        if output.clear_screen()? || shown.as_ref() != Some(&rows) {
-            print(&rows, output)?;
+        match sessions::rows(&mut peer, &config, &notices).await {
+            Ok(rows) => {
+                // On a terminal the ages grow by themselves.
+                if output.clear_screen()? || shown.as_ref() != Some(&rows) {
+                    print(&rows, output)?;
+                }
+                shown = Some(rows);
+                notices = output.without_notices();
+            }
+            Err(error) if is_of_broker(&error) => {
+                output.notice(format!("{}; waiting for the broker", error.summary()));
+                (peer, config) = again(&config, &notices).await?;
+                output.notice("the broker is back");
+                // Its API may be another.
+                notices = output.clone();
+                shown = None;
+            }
+            Err(error) => return Err(error),
         }
-        shown = Some(rows);
         tokio::time::sleep(WATCH_EVERY).await;
     }
+}
+
+/// Connects again as soon as that is possible.
+async fn again(config: &Config, output: &Output) -> Result<(Peer, Config), Error> {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        // A local broker may have come back on another port.
+        let now = config.again()?;
+        match connect::peer(&now, "list", Autostart::Never, output).await {
+            Ok(peer) => return Ok((peer, now)),
+            Err(error) if is_of_broker(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the broker is away, or too busy to answer: that passes.
+fn is_of_broker(error: &Error) -> bool {
+    matches!(error.exit(), Exit::Unreachable | Exit::Unconfirmed)
 }
 
 fn print(rows: &[SessionRow], output: &Output) -> Result<(), Error> {

@@ -68,6 +68,65 @@ fn a_watched_list_is_printed_again_when_it_changed() {
 }
 
 #[test]
+fn a_watched_list_goes_on_when_the_broker_comes_back_elsewhere() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    place.ok(["send", "backend", "x", "--no-start"]);
+    let mut watching = place
+        .command()
+        .args(["list", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()[0]["pending"], 1);
+    server.kill();
+    // On other ports: the old ones may be in use by now.
+    let _server = Server::start(&place);
+    assert_eq!(next()[0]["pending"], 1);
+    place.ok(["send", "backend", "y"]);
+    assert_eq!(next()[0]["pending"], 2);
+    let pid = Pid::from_raw(watching.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = watching.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("waiting for the broker") && said.contains("the broker is back"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_watched_list_says_once_that_no_api_answers() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    place.ok(["send", "backend", "x", "--no-start"]);
+    let mut watching = place
+        .command()
+        .args(["list", "--watch", "--json"])
+        .args(["--mgmt-url", "http://localhost:1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    for pending in 1..=3 {
+        // It looked once more for each.
+        assert_eq!(next()[0]["pending"], pending);
+        place.ok(["send", "backend", "more"]);
+    }
+    let pid = Pid::from_raw(watching.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = watching.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("no management API").count(), 1, "{said}");
+}
+
+#[test]
 fn wait_returns_once_the_session_is_in_the_state() {
     let place = Place::new();
     let _server = Server::start(&place);
