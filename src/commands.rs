@@ -8,6 +8,7 @@ mod completions;
 mod compose;
 mod config;
 mod connect;
+mod dead;
 mod delete;
 mod demo;
 mod doctor;
@@ -27,6 +28,7 @@ mod purge;
 mod removal;
 mod restart;
 mod rotate;
+mod screen;
 mod send;
 mod serve;
 mod service;
@@ -103,7 +105,9 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Group(verb) => group::run(verb, config, output).await,
         Verb::List(args) => list::run(args, config, output).await,
         Verb::Wait(args) => wait::run(args, config, output).await,
+        Verb::Screen(args) => screen::run(args, config, output).await,
         Verb::Inbox(args) => inbox::run(args, config, output).await,
+        Verb::Dead(args) => dead::run(args, config, output).await,
         Verb::Why(args) => why::run(&args, config, output),
         Verb::History(args) => history::run(&args, config, output),
         Verb::Tail(args) => tail::run(args, config, output).await,

@@ -32,12 +32,22 @@ Examples:
     /// Wait until a session is idle, needs you, is attached or is closed
     #[command(after_help = WAIT_EXAMPLES)]
     Wait(WaitArgs),
+    /// Show what a session's terminal shows, on this machine
+    #[command(after_help = "Example:\n  cbroker screen backend")]
+    Screen(ScreenArgs),
     /// Show the messages that a session holds and why
     #[command(after_help = "\
 Examples:
   cbroker inbox            inside a session: what it holds
   cbroker inbox backend --take   read them here; they will not be typed")]
     Inbox(InboxArgs),
+    /// Show the messages that a session refused, send one again, or drop it
+    #[command(after_help = "\
+Examples:
+  cbroker dead
+  cbroker dead backend --resend 3fa85f64
+  cbroker dead --drop 3fa85f64")]
+    Dead(DeadArgs),
     /// Show the history of one message: sent, confirmed, held, delivered
     #[command(after_help = "\
 Examples:
@@ -64,9 +74,11 @@ Examples:
     #[command(after_help = "Example:\n  cbroker delete backend --yes")]
     Delete(ConfirmedArgs),
     /// Hold back messages in a session until `resume`
-    #[command(
-        after_help = "Examples:\n  cbroker pause backend\n  cbroker pause @tests\n  cbroker pause --all"
-    )]
+    #[command(after_help = "\
+Examples:
+  cbroker pause backend
+  cbroker pause @tests
+  cbroker pause --all")]
     Pause(ScopeArgs),
     /// Let a paused session take its messages again
     #[command(after_help = "Example:\n  cbroker resume --all")]

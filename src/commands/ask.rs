@@ -32,16 +32,16 @@ const LEFT_BEHIND_AFTER: Duration = Duration::from_mins(1);
 const API_WITHIN: Duration = Duration::from_millis(500);
 
 /// One question and what came of it.
-struct Question {
+struct AskedQuestion {
     envelope: Envelope,
     to: SessionName,
     /// Whose answer counts.
     from: Answerer,
-    outcome: Outcome,
+    outcome: AskOutcome,
 }
 
 /// What came of a question.
-enum Outcome {
+enum AskOutcome {
     /// Nothing yet but what the session said last.
     Open(Option<Receipt>),
     /// It was answered, and the answer is printed.
@@ -100,7 +100,7 @@ async fn publish_all(
     peer: &mut Peer,
     args: &AskArgs,
     config: &Config,
-) -> (Vec<Question>, Vec<Error>) {
+) -> (Vec<AskedQuestion>, Vec<Error>) {
     let mut questions = Vec::new();
     let mut failures = Vec::new();
     for target in targets {
@@ -108,11 +108,11 @@ async fn publish_all(
             let envelope = draft.envelope(&target.name, target.id)?;
             let from = Answerer::of(peer, &target.name).await?;
             publish(peer, &envelope, args, config).await?;
-            Ok(Question {
+            Ok(AskedQuestion {
                 envelope,
                 to: target.name.clone(),
                 from,
-                outcome: Outcome::Open(None),
+                outcome: AskOutcome::Open(None),
             })
         };
         match asked.await {
@@ -172,10 +172,10 @@ impl Asker<'_> {
     async fn wait(
         &self,
         answers: &mut ReplyQueue,
-        questions: &mut [Question],
+        questions: &mut [AskedQuestion],
     ) -> Result<(), Error> {
         let until = Instant::now() + self.limit;
-        let is_open = |question: &Question| matches!(question.outcome, Outcome::Open(_));
+        let is_open = |question: &AskedQuestion| matches!(question.outcome, AskOutcome::Open(_));
         while questions.iter().any(is_open) {
             let left = until.saturating_duration_since(Instant::now());
             let Some(delivery) = answers.next_within(left).await? else {
@@ -184,7 +184,7 @@ impl Asker<'_> {
             delivery.ack().await;
             let mut open = questions.iter_mut().filter(|question| is_open(question));
             if let Some(receipt) = Receipt::parse(&delivery.body) {
-                let is_of = |question: &&mut Question| {
+                let is_of = |question: &&mut AskedQuestion| {
                     receipt.is_about(&question.envelope.id, question.to.as_str())
                 };
                 if let (true, Some(question)) =
@@ -198,12 +198,12 @@ impl Asker<'_> {
             let Ok(answer) = Envelope::parse(&delivery.body, limit_bytes) else {
                 continue;
             };
-            let is_to = |question: &&mut Question| {
+            let is_to = |question: &&mut AskedQuestion| {
                 answer.correlation_id.as_deref() == Some(&question.envelope.id)
                     && question.from.sent(&answer, delivery.user())
             };
             if let Some(question) = open.find(is_to) {
-                question.outcome = Outcome::Answered;
+                question.outcome = AskOutcome::Answered;
                 let is_one_of_several = questions.len() > 1;
                 self.print(&answer, is_one_of_several)?;
             }
@@ -226,34 +226,34 @@ impl Asker<'_> {
     }
 }
 
-impl Question {
+impl AskedQuestion {
     /// The session said what became of it.
     fn hear(&mut self, receipt: Receipt) {
         let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
         self.outcome = if is_over {
-            Outcome::Ended(receipt)
+            AskOutcome::Ended(receipt)
         } else {
-            Outcome::Open(Some(receipt))
+            AskOutcome::Open(Some(receipt))
         };
     }
 }
 
 /// Why a question has no answer; `None` where it has one.
 async fn unanswered(
-    question: &Question,
+    question: &AskedQuestion,
     args: &AskArgs,
     peer: &mut Peer,
     config: &Config,
 ) -> Option<Error> {
     let (to, id) = (&question.to, &question.envelope.id);
     let why = match &question.outcome {
-        Outcome::Answered => return None,
-        Outcome::Ended(receipt) => {
+        AskOutcome::Answered => return None,
+        AskOutcome::Ended(receipt) => {
             let error = Error::new(format!("no answer will come from `{to}`"));
             return Some(error.because(receipt.words()).exit_with(Exit::Unconfirmed));
         }
-        Outcome::Open(Some(receipt)) => receipt.words(),
-        Outcome::Open(None) => {
+        AskOutcome::Open(Some(receipt)) => receipt.words(),
+        AskOutcome::Open(None) => {
             let ttl = args.message.ttl.map(u128::from);
             let sent = SentMessage {
                 id,

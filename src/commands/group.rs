@@ -19,11 +19,15 @@ pub(super) async fn run(verb: GroupVerb, config: &Config, output: &Output) -> Re
         GroupVerb::List(args) => list(args.group.as_deref(), config, output).await,
         GroupVerb::Join(args) => {
             let membership = Membership::read(&args, config)?;
-            membership.change(Change::Join, config, output).await
+            membership
+                .change(MembershipChange::Join, config, output)
+                .await
         }
         GroupVerb::Leave(args) => {
             let membership = Membership::read(&args, config)?;
-            membership.change(Change::Leave, config, output).await
+            membership
+                .change(MembershipChange::Leave, config, output)
+                .await
         }
     }
 }
@@ -59,7 +63,7 @@ async fn list(group: Option<&str>, config: &Config, output: &Output) -> Result<E
 
 /// What becomes of a membership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum MembershipChange {
     Join,
     Leave,
 }
@@ -95,7 +99,7 @@ impl Membership {
 
     async fn change(
         &self,
-        change: Change,
+        change: MembershipChange,
         config: &Config,
         output: &Output,
     ) -> Result<Exit, Error> {
@@ -106,11 +110,11 @@ impl Membership {
         }
         for name in &self.names {
             let word = match change {
-                Change::Join => {
+                MembershipChange::Join => {
                     peer.join(name, group).await?;
                     "joined"
                 }
-                Change::Leave => {
+                MembershipChange::Leave => {
                     peer.leave(name, group).await?;
                     "left"
                 }

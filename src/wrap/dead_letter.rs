@@ -2,7 +2,9 @@
 //! lost. Of each at most the first 64 KiB are kept, and of each queue at most two files of 8 MiB:
 //! whoever may publish fills no disk.
 //!
-//! Relies on the standard library, and on `base64` for bytes that are no text.
+//! Relies on the standard library, and on `base64` for bytes that are no text. `kept` reads them.
+
+pub(super) mod kept;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -13,10 +15,14 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
+use crate::envelope::is_id;
+
 /// So much of a body is kept.
 const BODY_BYTES: usize = 64 << 10;
 /// A file that grew beyond this is begun anew; one older file is kept.
 const FILE_BYTES: u64 = 8 << 20;
+/// The extension of the older file.
+const OLDER: &str = "jsonl.1";
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -43,7 +49,7 @@ impl DeadBody {
     /// Cuts a body to what is kept of it.
     pub(super) fn cut(mut body: Vec<u8>) -> Self {
         let bytes = body.len();
-        body.truncate(kept(&body).len());
+        body.truncate(beginning(&body).len());
         body.shrink_to_fit();
         Self { kept: body, bytes }
     }
@@ -70,8 +76,10 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
     })?;
     let mut line = crate::clean::json(&line).into_bytes();
     line.push(b'\n');
+    // Without the lock it is kept all the same: a message must not be lost for a lock.
+    let _lock = kept::lock(file);
     if fs::metadata(file).is_ok_and(|file| file.len() > FILE_BYTES) {
-        fs::rename(file, file.with_extension("jsonl.1"))?;
+        fs::rename(file, file.with_extension(OLDER))?;
     }
     let mut out = OpenOptions::new()
         .append(true)
@@ -82,8 +90,20 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
     out.sync_data()
 }
 
+/// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
+/// else of the body is kept, however large it is.
+pub(super) fn claimed_id(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        id: String,
+    }
+    let claims = serde_json::from_slice::<Claims>(body).ok();
+    let id = claims.map(|claims| claims.id);
+    id.filter(|id| is_id(id)).unwrap_or_default()
+}
+
 /// The beginning of a body, whole characters where it is text.
-fn kept(body: &[u8]) -> &[u8] {
+fn beginning(body: &[u8]) -> &[u8] {
     let kept = &body[..body.len().min(BODY_BYTES)];
     match std::str::from_utf8(kept) {
         Err(error) if error.error_len().is_none() && kept.len() < body.len() => {

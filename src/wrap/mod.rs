@@ -8,7 +8,7 @@
 //! | the person's terminal | [`terminal`] |
 //! | bytes between the two | [`relay`] |
 //! | what the bytes mean | [`modes`], [`keys`] |
-//! | what is drawn | [`screen`], [`agents::reading`] |
+//! | what is drawn, and who may see it | [`screen`], [`agents::reading`], [`screen_socket`] |
 //! | what is known of every agent | [`agents`] |
 //! | what is known of this one now | [`agent_state`], [`hooks`], [`foreground`] |
 //! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
@@ -42,6 +42,7 @@ pub mod probe;
 pub mod pty;
 mod relay;
 mod screen;
+mod screen_socket;
 mod seen;
 mod session;
 mod spill;
@@ -50,6 +51,8 @@ mod terminal;
 pub mod ways;
 
 pub use agents::is_agent;
+pub use dead_letter::kept::{KeptDeadLetter, dead_letters, remove_dead_letter};
 pub use hidden::run as hidden;
 pub use options::{BrokerStart, Fallback, WrapOptions};
+pub use screen_socket::{SessionScreen, screens_of};
 pub use start::{Alone, run, run_without_messages};

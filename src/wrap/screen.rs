@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::agents::Profile;
 use super::agents::reading::Reading;
+use super::screen_socket::ScreenText;
 
 /// Kept undrawn at most; a full screen of coloured text is a tenth of it.
 const BACKLOG: usize = 512 * 1024;
@@ -74,6 +75,25 @@ impl Screen {
         self.draw();
         self.drawn_at = Some(now);
         Reading::of(profile, self.parser.screen())
+    }
+
+    /// What it shows now, as text.
+    pub(super) fn text(&mut self, now: Instant) -> ScreenText {
+        self.draw();
+        self.drawn_at = Some(now);
+        let screen = self.parser.screen();
+        let (rows, columns) = screen.size();
+        let mut lines: Vec<String> = screen
+            .rows(0, columns.get())
+            .map(|row| row.trim_end().to_owned())
+            .collect();
+        let shown = lines.iter().rposition(|line| !line.is_empty());
+        lines.truncate(shown.map_or(0, |last| last + 1));
+        ScreenText {
+            rows: rows.get(),
+            columns: columns.get(),
+            lines,
+        }
     }
 
     fn draw(&mut self) {

@@ -31,6 +31,7 @@ use super::monitor::Report;
 use super::pty::Program;
 use super::relay::{Moved, Relay};
 use super::screen::Screen;
+use super::screen_socket::{ScreenQuestion, ScreenSocket};
 use super::terminal::Terminal;
 use super::ways::{Way, WaysIn};
 use crate::error::Error;
@@ -65,6 +66,8 @@ pub(super) struct Parts {
     /// Ways in that report through one channel.
     pub(super) ways: WaysIn,
     pub(super) post: Post,
+    /// Where the screen is shown.
+    pub(super) shows: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
     pub(super) log: Log,
 }
 
@@ -79,7 +82,10 @@ pub(super) struct Session {
     early: Vec<Signal>,
     modes: Modes,
     keys: Keys,
-    screen: Option<Screen>,
+    screen: Screen,
+    shows: Option<(ScreenSocket, Receiver<ScreenQuestion>)>,
+    /// Whether the screen is read, to know what the agent does.
+    reads_screen: bool,
     agent: AgentState,
     deliveries: Deliveries,
     hooks: Option<(Hooks, Receiver<Told>)>,
@@ -116,16 +122,14 @@ impl Session {
             hooks,
             ways,
             post,
+            shows,
             log,
         } = parts;
         let now = Instant::now();
         let signals = Signals::new().map_err(cannot)?;
         terminal.enter_raw().map_err(cannot)?;
         let size = terminal.size().map_err(cannot)?;
-        let is_drawn = mode != Mode::Notify
-            && (profile.prompt.is_some()
-                || !profile.dialogs.is_empty()
-                || !profile.busy.is_empty());
+        let reads_screen = mode != Mode::Notify && profile.has_looks();
         let relay =
             Relay::new(terminal.input(), terminal.output(), program.master()).map_err(cannot)?;
         let mut deliveries = Deliveries::new(mode, batch);
@@ -146,7 +150,9 @@ impl Session {
             early: Vec::new(),
             modes: Modes::default(),
             keys: Keys::default(),
-            screen: is_drawn.then(|| Screen::new(size.ws_row, size.ws_col)),
+            screen: Screen::new(size.ws_row, size.ws_col),
+            shows,
+            reads_screen,
             agent: AgentState::new(profile, now),
             deliveries,
             hooks,
@@ -180,7 +186,8 @@ impl Session {
                 _ = self.reports.readable() => self.hear_monitor().await,
                 signal = self.signals.next() => self.signalled(signal),
                 news = self.post.next() => self.post_arrived(news),
-                told = next_told(&mut self.hooks) => self.handle_hook(told),
+                told = next_of(&mut self.hooks) => self.handle_hook(told),
+                question = next_of(&mut self.shows) => self.show_screen(question),
                 Some((way, report)) = self.ways.reports.recv() => self.handle_way(way, report),
                 seen = self.proofs.next() => {
                     for (key, stage) in seen {
@@ -202,10 +209,8 @@ impl Session {
         match moved {
             Moved::Output => {
                 self.modes.read(self.relay.seen());
-                if let Some(screen) = &mut self.screen {
-                    screen.write(self.relay.seen(), now);
-                    self.is_stale = true;
-                }
+                self.screen.write(self.relay.seen(), now);
+                self.is_stale = self.reads_screen;
                 self.agent.output(&self.modes, now);
                 if let Some(title) = self.modes.title() {
                     self.ways.ways.iter().for_each(|way| way.titled(title));
@@ -281,14 +286,16 @@ impl Session {
 
     /// Draws the screen and reads it, if that is due; otherwise when it will be.
     fn look(&mut self, now: Instant) -> Option<Instant> {
-        let screen = self.screen.as_mut().filter(|_| self.is_stale)?;
-        let is_moving = self.modes.is_within_frame() || screen.is_flooded();
+        if !self.is_stale {
+            return None;
+        }
+        let is_moving = self.modes.is_within_frame() || self.screen.is_flooded();
         let pause = if is_moving { BLIND_LIMIT } else { LOOK_EVERY };
         let due = self.last_look + pause;
         if now < due {
             return Some(due.min(now + LOOK_EVERY));
         }
-        let reading = screen.read(self.agent.profile(), now);
+        let reading = self.screen.read(self.agent.profile(), now);
         self.agent.screen(reading, now);
         self.is_stale = false;
         self.last_look = now;
@@ -302,6 +309,11 @@ impl Session {
             self.agent.foreground(executes, now);
             self.agent.own_status(self.proofs.own_status(), now);
         }
+    }
+
+    fn show_screen(&mut self, question: ScreenQuestion) {
+        // Whoever asked may have gone.
+        let _gone = question.send(self.screen.text(Instant::now()));
     }
 
     fn miss_hooks(&mut self, now: Instant) {
@@ -339,14 +351,14 @@ impl Session {
     }
 }
 
-async fn next_told(hooks: &mut Option<(Hooks, Receiver<Told>)>) -> Told {
-    match hooks {
-        Some((_, told)) => match told.recv().await {
-            Some(told) => told,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
+/// The next thing that a socket of the session's brings; never, where it has none.
+async fn next_of<S, T>(socket: &mut Option<(S, Receiver<T>)>) -> T {
+    if let Some((_, brought)) = socket
+        && let Some(next) = brought.recv().await
+    {
+        return next;
     }
+    std::future::pending().await
 }
 
 /// A timer that is never waited for still needs a time.

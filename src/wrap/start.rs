@@ -15,17 +15,19 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use chrono::Utc;
+use tokio::sync::mpsc::Receiver;
 
 use super::agents::{Profile, Usual};
 use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
 use super::delivery::Mode;
 use super::disk::{Disk, Places};
-use super::hooks::{self, Hooks};
+use super::hooks::{self, Hooks, Told};
 use super::log::Log;
 use super::monitor::Report;
 use super::options::{BrokerStart, Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, Shape, find_program};
+use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::terminal::{self, Terminal};
@@ -94,7 +96,7 @@ fn prepare(config: &Config) -> Result<(Identity, Option<Terminal>), Error> {
     spill::sweep(&config.home.spill(), &["txt"], spill::KEPT, now);
     spill::sweep(
         &config.home.sessions(),
-        &["cred", "hops", "sock"],
+        &["cred", "hops", "sock", screen_socket::SUFFIX],
         TRACES_KEPT,
         now,
     );
@@ -208,12 +210,7 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
 
 fn identity(config: &Config) -> std::io::Result<Identity> {
     let session = ulid::Ulid::generate().to_string();
-    let near = config.home.sessions().join(format!("{session}.sock"));
-    let socket = if near.as_os_str().len() < SOCKET_PATH {
-        near
-    } else {
-        config.home.socket(&format!("{session}.sock"))
-    };
+    let socket = socket(config, &session, "sock");
     Ok(Identity {
         session,
         socket,
@@ -223,6 +220,17 @@ fn identity(config: &Config) -> std::io::Result<Identity> {
         arguments: Vec::new(),
         environment: Vec::new(),
     })
+}
+
+/// Returns the path of a session's socket, beside its other files where that is short enough.
+fn socket(config: &Config, session: &str, kind: &str) -> PathBuf {
+    let file_name = format!("{session}.{kind}");
+    let near = config.home.sessions().join(&file_name);
+    if near.as_os_str().len() < SOCKET_PATH {
+        near
+    } else {
+        config.home.socket(&file_name)
+    }
 }
 
 /// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
@@ -290,15 +298,8 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
             config.home.session_hops(&identity.session),
         ],
     };
-    let hooks = Hooks::listen(&identity.socket, identity.token.clone())
-        .map_err(|error| {
-            log.say(&format!(
-                "no socket for hooks at {}: {error}",
-                identity.socket.display()
-            ));
-        })
-        .ok()
-        .filter(|_| profile.has_hooks);
+    let hooks = listen_for_hooks(profile, &identity, &mut log);
+    let shows = show_screen(&options, config, &identity, &mut log);
     let ways = ways::open(planned, config, &mut identity, &mut log).await;
     let (command, remarks) = child_env::command(&options, config, &identity, reach);
     log.say(&format!(
@@ -327,10 +328,46 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         hooks,
         ways,
         post,
+        shows,
         log,
     };
     let end = Box::pin(Session::new(parts)?.run()).await;
     exit(end, &command.program.to_string_lossy())
+}
+
+/// Listens for the hooks of an agent that has some.
+fn listen_for_hooks(
+    profile: &Profile,
+    identity: &Identity,
+    log: &mut Log,
+) -> Option<(Hooks, Receiver<Told>)> {
+    let path = &identity.socket;
+    let hooks = Hooks::listen(path, identity.token.clone());
+    if let Err(error) = &hooks {
+        log.say(&format!(
+            "no socket for hooks at {}: {error}",
+            path.display()
+        ));
+    }
+    hooks.ok().filter(|_| profile.has_hooks)
+}
+
+/// Listens for `cbroker screen`; a session that cannot does without.
+fn show_screen(
+    options: &WrapOptions,
+    config: &Config,
+    identity: &Identity,
+    log: &mut Log,
+) -> Option<(ScreenSocket, Receiver<ScreenQuestion>)> {
+    let owner = ScreenOwner {
+        name: options.name.to_string(),
+        session: identity.session.clone(),
+    };
+    let path = socket(config, &identity.session, screen_socket::SUFFIX);
+    let shows = ScreenSocket::listen(&path, owner);
+    shows
+        .map_err(|error| log.say(&format!("`cbroker screen` shows nothing: {error}")))
+        .ok()
 }
 
 /// The session's messages, and the disk behind them.

@@ -52,7 +52,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
 }
 
 /// Publishes bytes that need not be messages to a queue that exists, confirmed.
-pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = String>) {
+pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = impl AsRef<[u8]>>) {
     run(async {
         let properties = lapin::ConnectionProperties::default();
         let connection = lapin::Connection::connect(url.trim(), properties)
@@ -66,7 +66,7 @@ pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = Stri
                 "claudeBroker".into(),
                 to.into(),
                 lapin::options::BasicPublishOptions::default(),
-                body.as_bytes(),
+                body.as_ref(),
                 lapin::BasicProperties::default(),
             );
             published.await.unwrap().await.unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 35] = [
+const VERBS: [&str; 37] = [
     "send",
     "ask",
     "list",
@@ -15,7 +15,9 @@ const VERBS: [&str; 35] = [
     "group join",
     "group leave",
     "wait",
+    "screen",
     "inbox",
+    "dead",
     "why",
     "history",
     "tail",

@@ -70,7 +70,7 @@ fn what_makes_no_message_is_said_before_a_broker_is_asked() {
         .hints("a similar value exists: 'next'");
     place
         .run(["ask", "a,b", "text"])
-        .fails(2, "one session is asked at a time");
+        .fails(2, "one session or group is asked at a time");
     place.run(["send", "a", "x", "--ttl", "soon"]).fails(
         2,
         "invalid value 'soon' for '--ttl <TIME>': expected a number",

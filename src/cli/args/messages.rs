@@ -205,6 +205,13 @@ impl UntilArg {
     }
 }
 
+/// Arguments of `screen`.
+#[derive(Args, Debug)]
+pub struct ScreenArgs {
+    /// The session
+    pub name: String,
+}
+
 /// Arguments of `inbox`.
 #[derive(Args, Debug)]
 pub struct InboxArgs {
@@ -213,6 +220,19 @@ pub struct InboxArgs {
     /// Acknowledge the messages, so that they are not typed
     #[arg(long)]
     pub take: bool,
+}
+
+/// Arguments of `dead`.
+#[derive(Args, Debug)]
+pub struct DeadArgs {
+    /// Only those of this session
+    pub name: Option<String>,
+    /// Send this one to its session again, with a new id and with the fields that it lacked
+    #[arg(long, value_name = "ID", conflicts_with = "drop")]
+    pub resend: Option<String>,
+    /// Drop this one for good; of an id, the first characters are enough
+    #[arg(long, value_name = "ID")]
+    pub drop: Option<String>,
 }
 
 /// Arguments of `why`.

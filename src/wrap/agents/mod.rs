@@ -110,6 +110,11 @@ impl Profile {
         self.prompt.is_some()
     }
 
+    /// Whether the screen says anything of what it does.
+    pub fn has_looks(&self) -> bool {
+        self.prompt.is_some() || !self.dialogs.is_empty() || !self.busy.is_empty()
+    }
+
     /// The profile of a command.
     pub fn of(program: &OsStr, arguments: &[OsString]) -> &'static Self {
         known::ALL

@@ -25,7 +25,7 @@ use crate::peer::{
     SettleResult,
 };
 use crate::wrap::brake::{Brake, Passing};
-use crate::wrap::dead_letter::DeadBody;
+use crate::wrap::dead_letter::{DeadBody, claimed_id};
 use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
@@ -33,7 +33,6 @@ use crate::wrap::log::Log;
 use crate::wrap::seen::Seen;
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
-use answers::claimed_id;
 
 /// Another message under an id that is known: taking it for that one would make one of them vanish.
 const ID_USED_TWICE: &str = "id used twice";
@@ -394,7 +393,7 @@ impl Session {
             detail: None,
             message: Some(Box::new(said)),
         });
-        self.is_stale = self.screen.is_some();
+        self.is_stale = self.reads_screen;
     }
 
     /// The text of this message does not fit into the agent's box: it goes to a file.

@@ -75,10 +75,8 @@ impl Session {
     fn fit(&mut self) {
         if let Ok(size) = self.terminal.size() {
             let _ends_soon = self.program.resize(size);
-            if let Some(screen) = &mut self.screen {
-                screen.resize(size.ws_row, size.ws_col);
-                self.is_stale = true;
-            }
+            self.screen.resize(size.ws_row, size.ws_col);
+            self.is_stale = self.reads_screen;
             if self.agent.profile().knows_its_prompt() {
                 self.deliveries.resized(size.ws_row, size.ws_col);
             }

@@ -231,16 +231,3 @@ impl Post {
         self.ack(Some(delivery));
     }
 }
-
-/// Returns the id that a body claims which could not be parsed; empty if it claims none. Nothing
-/// else of the body is kept, however large it is.
-pub(super) fn claimed_id(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Claims {
-        id: String,
-    }
-    let claims = serde_json::from_slice::<Claims>(body).ok();
-    let id = claims.map(|claims| claims.id);
-    id.filter(|id| crate::envelope::is_id(id))
-        .unwrap_or_default()
-}

@@ -1,0 +1,161 @@
+//! `cbroker dead`: shows the messages that sessions of this machine refused, sends one again, or
+//! drops it.
+
+use chrono::Utc;
+use serde_json::{Map, Value};
+use ulid::Ulid;
+
+use super::compose::session_name;
+use super::connect::{self, Autostart};
+use super::send::CONFIRM_WITHIN;
+use crate::cli::DeadArgs;
+use crate::config::Config;
+use crate::envelope::{Envelope, timestamp};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
+use crate::name::SessionName;
+use crate::output::{Output, Style};
+use crate::peer::{Publication, PublishOutcome};
+use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
+
+/// The fewest characters at the beginning of an id that stand for it.
+const SHORT_ID: usize = 4;
+/// So much of a body is shown to a person.
+const EXCERPT: usize = 400;
+
+/// Lists them, or does what is wanted with one.
+pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let name = args.name.as_deref().map(|name| session_name(name, "NAME"));
+    let name = name.transpose()?;
+    let letters = dead_letters(&config.home, name.as_ref())
+        .map_err(|error| Error::new("cannot read the dead letters").because(error))?;
+    if let Some(id) = &args.drop {
+        let letter = find(&letters, id)?;
+        remove(letter, config)?;
+        output.json(letter)?;
+        output.line(format!("dropped {} of {}", letter.id, letter.queue))?;
+    } else if let Some(id) = &args.resend {
+        resend(find(&letters, id)?, config, output).await?;
+    } else {
+        for letter in &letters {
+            output.json(letter)?;
+            print(letter, output)?;
+        }
+        if letters.is_empty() {
+            output.line(output.paint(Style::Dim, "no dead letters on this machine"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLetter, Error> {
+    let id = id.to_ascii_lowercase();
+    let is_it = |letter: &&KeptDeadLetter| id.len() >= SHORT_ID && letter.id.starts_with(&id);
+    let found: Vec<_> = letters.iter().filter(is_it).collect();
+    match found.as_slice() {
+        [letter] => Ok(letter),
+        [] => Err(Error::new(format!("there is no dead letter `{id}`"))
+            .hint("`cbroker dead` lists them, each with its id")),
+        _ => Err(Error::usage(format!(
+            "`{id}` is the beginning of several ids"
+        ))),
+    }
+}
+
+fn remove(letter: &KeptDeadLetter, config: &Config) -> Result<(), Error> {
+    remove_dead_letter(&config.home, letter)
+        .map_err(|error| Error::new("cannot remove the dead letter").because(error))
+}
+
+fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
+    output.line(format!(
+        "{} {} {} {}",
+        letter.id,
+        letter.ts,
+        output.paint(Style::Bold, &letter.queue),
+        output.paint(Style::Bad, &letter.error),
+    ))?;
+    let end = letter.raw.floor_char_boundary(EXCERPT);
+    let more = if end < letter.raw.len() { " …" } else { "" };
+    output.line(format!("    {}{more}", &letter.raw[..end]))?;
+    if let Some(bytes) = letter.cut_from {
+        let kept = letter.body().len();
+        let note = format!("    ({kept} of {bytes} bytes were kept)");
+        output.line(output.paint(Style::Dim, &note))?;
+    }
+    Ok(())
+}
+
+/// Sends it to its session once more, as a message of its own, and removes it once the broker has
+/// confirmed that.
+async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Result<(), Error> {
+    let to = session_name(&letter.queue, "its queue")?;
+    let envelope = mended(letter, &to, config)?;
+    let mut peer = connect::peer(config, "dead", Autostart::Allowed, output).await?;
+    let history = MessageHistory::of(&config.home);
+    let entry = |event| HistoryEntry::new(Utc::now(), &envelope.id, event, to.as_str());
+    let was = format!("it was the dead letter {}", letter.id);
+    let intent = entry(HistoryEvent::Sent).saying(MessageText::of(&envelope));
+    // The history is for people. The message is sent even if it cannot be written.
+    let _untold = history.note(&intent.because(was));
+    let sent = async {
+        peer.ensure_queue(&to, config.settings.ttl_ms).await?;
+        let message = Publication {
+            envelope: &envelope,
+            expires_ms: None,
+            hops: None,
+            receipt_to: None,
+            when: None,
+        };
+        match peer.publish(&message, CONFIRM_WITHIN).await? {
+            PublishOutcome::Confirmed => Ok(()),
+            PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(
+                "the message to `{to}` is not confirmed"
+            ))
+            .because("the broker did not accept it; the dead letter stays")
+            .exit_with(Exit::Unconfirmed)),
+        }
+    }
+    .await;
+    peer.close().await;
+    if let Err(error) = sent {
+        let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
+        let _untold = history.note(&failed);
+        return Err(error);
+    }
+    let _untold = history.note(&entry(HistoryEvent::Confirmed));
+    remove(letter, config)?;
+    output.json(&serde_json::json!({ "id": envelope.id, "to": to.as_str() }))?;
+    output.line(format!("sent {} -> {to}", envelope.id))
+}
+
+/// A message with the text of a dead letter: with an id of its own, and with what it lacked.
+fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<Envelope, Error> {
+    let cannot = |why: String| {
+        Error::new(format!(
+            "the dead letter {} cannot be sent again",
+            letter.id
+        ))
+        .because(why)
+        .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
+    };
+    if let Some(bytes) = letter.cut_from {
+        return Err(cannot(format!(
+            "only the beginning of its {bytes} bytes was kept"
+        )));
+    }
+    let body = letter.body();
+    let mut fields: Map<String, Value> = serde_json::from_slice(&body)
+        .map_err(|error| cannot(format!("it is not a JSON object: {error}")))?;
+    let is_name = |from: &Value| from.as_str().is_some_and(SessionName::is_exact);
+    if !fields.get("from").is_some_and(is_name) {
+        fields.insert("from".into(), "cli".into());
+    }
+    fields.insert("id".into(), Ulid::generate().to_string().into());
+    fields.insert("to".into(), to.as_str().into());
+    fields.insert("ts".into(), timestamp(Utc::now()).into());
+    let body = serde_json::to_vec(&fields).map_err(|error| cannot(error.to_string()))?;
+    Envelope::parse(&body, config.settings.body_limit_bytes)
+        .map_err(|invalid| cannot(invalid.to_string()))
+}

@@ -1,0 +1,173 @@
+//! Reads the dead letters that were kept, and removes those that a person is done with.
+//!
+//! A letter has no number on disk: a digest of its line names it. The folder is locked while a file
+//! is written anew, and while a session appends, so that none is lost between the two.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::claimed_id;
+use crate::config::{Home, write_private};
+use crate::envelope::digest;
+use crate::name::SessionName;
+
+/// So many digits name a letter.
+const ID_DIGITS: usize = 12;
+
+/// A dead letter as it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeptDeadLetter {
+    /// Its name for commands.
+    pub id: String,
+    /// The session that refused it.
+    pub queue: String,
+    /// When.
+    pub ts: String,
+    /// Why.
+    pub error: String,
+    /// The id that the message claims, if it claims one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// The body as text, or in base64.
+    pub raw: String,
+    /// `base64` where the body was no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// The length of the whole body, where `raw` is only its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_from: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct KeptLine {
+    ts: String,
+    error: String,
+    raw: String,
+    #[serde(default)]
+    encoding: Option<String>,
+    #[serde(default)]
+    cut_from: Option<usize>,
+}
+
+impl KeptDeadLetter {
+    fn read(line: &[u8], queue: &SessionName) -> Option<Self> {
+        let kept: KeptLine = serde_json::from_slice(line).ok()?;
+        let mut letter = Self {
+            id: digest(line, ID_DIGITS),
+            queue: queue.to_string(),
+            ts: kept.ts,
+            error: kept.error,
+            message_id: None,
+            raw: kept.raw,
+            encoding: kept.encoding,
+            cut_from: kept.cut_from,
+        };
+        letter.message_id = Some(claimed_id(&letter.body())).filter(|id| !id.is_empty());
+        Some(letter)
+    }
+
+    /// The bytes of the body, as many as were kept.
+    pub fn body(&self) -> Vec<u8> {
+        match self.encoding.as_deref() {
+            Some("base64") => BASE64_STANDARD.decode(&self.raw).unwrap_or_default(),
+            _ => self.raw.clone().into_bytes(),
+        }
+    }
+}
+
+/// Returns the dead letters of one session, or of all of this home, oldest first.
+///
+/// # Errors
+/// Where a file cannot be read. One that does not exist holds none.
+pub fn dead_letters(home: &Home, queue: Option<&SessionName>) -> io::Result<Vec<KeptDeadLetter>> {
+    let queues = match queue {
+        Some(queue) => vec![queue.clone()],
+        None => queues(home),
+    };
+    let mut letters = Vec::new();
+    for queue in queues {
+        for file in files(home, &queue) {
+            let lines = lines(&file)?;
+            letters.extend(
+                lines
+                    .iter()
+                    .filter_map(|line| KeptDeadLetter::read(line, &queue)),
+            );
+        }
+    }
+    letters.sort_by(|a, b| a.ts.cmp(&b.ts));
+    Ok(letters)
+}
+
+/// Removes one dead letter for good. One that is gone already stays gone.
+///
+/// # Errors
+/// Where its file cannot be locked, read or written; then it stays.
+pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()> {
+    let Ok(queue) = SessionName::new(&letter.queue) else {
+        return Ok(());
+    };
+    for file in files(home, &queue) {
+        let _lock = lock(&file)?;
+        let mut lines = lines(&file)?;
+        let is_it = |line: &Vec<u8>| digest(line, ID_DIGITS) == letter.id;
+        if let Some(at) = lines.iter().position(is_it) {
+            lines.remove(at);
+            let mut rest = lines.join(&b'\n');
+            if rest.is_empty() {
+                return fs::remove_file(&file);
+            }
+            rest.write_all(b"\n")?;
+            return write_private(&file, &rest);
+        }
+    }
+    Ok(())
+}
+
+/// Locks the folder of a file until the lock is dropped. Waits for it: nobody holds it for long.
+pub(super) fn lock(file: &Path) -> io::Result<File> {
+    let folder = File::open(file.parent().unwrap_or(file))?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
+}
+
+/// The older file of a queue, and the one that is written.
+fn files(home: &Home, queue: &SessionName) -> [PathBuf; 2] {
+    let file = home.dead_letters(queue.as_str());
+    [file.with_extension(super::OLDER), file]
+}
+
+fn lines(file: &Path) -> io::Result<Vec<Vec<u8>>> {
+    match File::open(file) {
+        Ok(file) => BufReader::new(file).split(b'\n').collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The sessions that have dead letters.
+fn queues(home: &Home) -> Vec<SessionName> {
+    let some = home.dead_letters("x");
+    let Some(Ok(entries)) = some.parent().map(fs::read_dir) else {
+        return Vec::new();
+    };
+    let mut queues: Vec<SessionName> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let file = entry.file_name().into_string().ok()?;
+            let (name, _) = file.split_once(".jsonl")?;
+            SessionName::new(name)
+                .ok()
+                .filter(|own| own.as_str() == name)
+        })
+        .collect();
+    queues.sort();
+    queues.dedup();
+    queues
+}

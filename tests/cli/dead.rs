@@ -1,0 +1,120 @@
+//! `dead`: messages that a session refused are listed, sent again with what they lacked, or
+//! dropped.
+
+use serde_json::{Value, json};
+
+use crate::client;
+use crate::support::{Place, Server, Wrapped, wait_until};
+
+/// The dead letters, once there are so many.
+fn dead(place: &Place, count: usize) -> Vec<Value> {
+    let mut letters = Vec::new();
+    wait_until(
+        || {
+            letters = place.json(["dead"]);
+            letters.len() == count
+        },
+        || format!("{count} dead letters: {:?}", place.json(["dead"])),
+    );
+    letters
+}
+
+/// Publishes a body that need not be a message.
+fn publish(place: &Place, body: &[u8]) {
+    let url = client::endpoint(place).secret_url();
+    client::publish_raw(&url, "backend", [body].into_iter());
+}
+
+fn id(letter: &Value) -> &str {
+    letter["id"].as_str().unwrap()
+}
+
+#[test]
+fn a_refused_message_is_listed_and_mended_and_delivered() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    assert!(place.ok(["dead"]).contains("no dead letters"));
+    // No id, no sender, no time: a script that publishes by hand.
+    publish(&place, br#"{"message":"half a \u202emessage"}"#);
+    let letters = dead(&place, 1);
+    let letter = &letters[0];
+    assert_eq!(
+        (&letter["queue"], &letter["error"]),
+        (&json!("backend"), &json!("`id` is missing"))
+    );
+    let shown = place.ok(["dead", "backend"]);
+    assert!(
+        shown.starts_with(id(letter)) && shown.contains("backend `id` is missing"),
+        "{shown}"
+    );
+    assert!(place.json(["dead", "another"]).is_empty());
+    let sent = place.json(["dead", "--resend", &id(letter)[..6]]).remove(0);
+    assert_eq!(sent["to"], "backend");
+    let line = session.wait_for_submission("half a message");
+    assert!(line.contains(" from=cli "), "{line}");
+    dead(&place, 0);
+    let story = place.json(["why", sent["id"].as_str().unwrap()]).remove(0);
+    let was = format!("it was the dead letter {}", id(letter));
+    assert_eq!(story[0]["detail"], was, "{story}");
+}
+
+#[test]
+fn one_letter_is_dropped_and_the_others_stay() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _session = Wrapped::open(&place, "backend", &[]);
+    for body in [&b"one"[..], b"\xff\xfe", b"three"] {
+        publish(&place, body);
+    }
+    let letters = dead(&place, 3);
+    let binary = letters
+        .iter()
+        .find(|letter| letter["raw"] == "//4=")
+        .unwrap();
+    assert_eq!(binary["encoding"], "base64");
+    place
+        .run(["dead", "--resend", id(binary)])
+        .fails(
+            1,
+            &format!("the dead letter {} cannot be sent again", id(binary)),
+        )
+        .hints("cbroker dead --json");
+    assert_eq!(
+        place.ok(["dead", "--drop", id(binary)]),
+        format!("dropped {} of backend\n", id(binary))
+    );
+    let raws: Vec<Value> = dead(&place, 2)
+        .iter()
+        .map(|letter| letter["raw"].clone())
+        .collect();
+    assert_eq!(raws, ["one", "three"]);
+    place
+        .run(["dead", "--drop", id(binary)])
+        .fails(1, &format!("there is no dead letter `{}`", id(binary)));
+    // A session goes on to add to a file that was written anew.
+    publish(&place, b"four");
+    assert_eq!(dead(&place, 3)[2]["raw"], "four");
+}
+
+#[test]
+fn a_message_whose_id_was_used_twice_can_be_sent_under_its_own() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let body = |text: &str| {
+        let message = json!({
+            "id": "m1", "from": "api", "to": "backend", "ts": "2026-01-01T00:00:00.000Z",
+            "message": text,
+        });
+        message.to_string().into_bytes()
+    };
+    publish(&place, &body("the first"));
+    session.wait_for_submission("the first");
+    publish(&place, &body("the second"));
+    let letters = dead(&place, 1);
+    assert_eq!(letters[0]["message_id"], "m1");
+    place.ok(["dead", "--resend", id(&letters[0])]);
+    let line = session.wait_for_submission("the second");
+    assert!(line.contains(" from=api "), "{line}");
+}

@@ -1,0 +1,104 @@
+//! `screen`: what a session's terminal shows, for its own user on its own machine.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use crate::support::{Place, Server, Terminal, wait_until};
+
+/// Wraps a shell command that draws something and stays.
+fn draws(place: &Place, name: &str, script: &str) -> Terminal {
+    let mut command = place.command();
+    command
+        .args(["--name", name, "run", "--", "sh", "-c"])
+        .arg(format!("{script}; exec sleep 600"));
+    Terminal::run(command)
+}
+
+fn lines(place: &Place, name: &str) -> Vec<String> {
+    let ran = place.run(["screen", name, "--json"]);
+    let Ok(screen) = serde_json::from_str::<serde_json::Value>(&ran.out) else {
+        return Vec::new();
+    };
+    assert_eq!(
+        (&screen["rows"], &screen["columns"]),
+        (&24.into(), &80.into())
+    );
+    let lines = screen["lines"].as_array().unwrap();
+    lines
+        .iter()
+        .map(|line| line.as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn sockets(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "screen"))
+        .collect()
+}
+
+#[test]
+fn the_screen_of_a_session_is_shown_as_it_is_drawn_and_made_harmless() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    // It writes, goes back and writes over; a title and reordering characters are no text.
+    let script = [
+        r"printf 'first line\r\nwrong\rright\033[0K\r\n'",
+        r"printf '\033]0;a title\007\033[31mred\033[0m \342\200\256end'",
+    ];
+    let mut session = draws(&place, "painter", &script.join("; "));
+    let drawn = ["first line", "right", "red end"];
+    wait_until(
+        || {
+            lines(&place, "painter")
+                .last()
+                .is_some_and(|last| last.starts_with("red"))
+        },
+        || {
+            format!(
+                "{:?}; the terminal: {:?}",
+                lines(&place, "painter"),
+                session.shown()
+            )
+        },
+    );
+    let shown = place.ok(["screen", "painter"]);
+    assert_eq!(shown.lines().collect::<Vec<_>>(), drawn);
+    let socket = sockets(&place.home().join("sessions")).remove(0);
+    let file = fs::metadata(&socket).unwrap();
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    // The broker has no part in it.
+    drop(server);
+    assert_eq!(place.ok(["screen", "painter"]), shown);
+    session.press(b"\x03");
+    session.ended();
+    assert!(sockets(&place.home().join("sessions")).is_empty());
+    place
+        .run(["screen", "painter"])
+        .fails(1, "no session `painter` runs on this machine");
+}
+
+#[test]
+fn a_screen_is_shown_to_whoever_asks_for_its_session_by_name() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _sessions = [
+        draws(&place, "one", "printf 'of one'"),
+        draws(&place, "other", "printf 'of the other'"),
+    ];
+    wait_until(
+        || lines(&place, "one") == ["of one"] && lines(&place, "other") == ["of the other"],
+        || format!("{:?} {:?}", lines(&place, "one"), lines(&place, "other")),
+    );
+    let _twin = draws(&place, "one", "printf 'of its twin'");
+    wait_until(
+        || {
+            let shown = place.ok(["screen", "one"]);
+            shown.contains("of one\n") && shown.contains("of its twin\n")
+        },
+        || place.ok(["screen", "one"]),
+    );
+}
