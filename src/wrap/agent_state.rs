@@ -339,6 +339,13 @@ impl AgentState {
         &self.reading.input
     }
 
+    /// What an agent without a box shows beside its line names the message of this id.
+    pub fn history_names(&self, id: &str) -> bool {
+        let id = id.chars().filter(char::is_ascii_alphanumeric);
+        let named: String = "id".chars().chain(id).collect();
+        self.reading.history.contains(&named)
+    }
+
     /// The box shows only the end of what it holds.
     pub fn input_is_scrolled(&self) -> bool {
         self.reading.is_scrolled

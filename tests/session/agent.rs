@@ -30,6 +30,7 @@
 //!
 //! Relies on the sink's terminal mode.
 
+pub(crate) mod codex;
 mod draw;
 mod elsewhere;
 pub(crate) mod gemini;

@@ -15,6 +15,7 @@ crate::tests![
     no_key_that_is_not_drawn_yet_is_submitted_with_a_message,
     no_message_comes_twice_because_a_menu_stays_open,
     no_text_that_an_unready_agent_ignored_is_acked,
+    no_text_that_a_start_dropped_is_acked,
     no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy,
     no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter,
     no_message_is_lost_with_an_agent_that_is_killed_after_its_enter,
@@ -171,6 +172,24 @@ fn no_text_that_an_unready_agent_ignored_is_acked() {
     wait_for("the end of the state", || {
         stage.says(&["list"]).contains(" idle")
     });
+}
+
+fn no_text_that_a_start_dropped_is_acked() {
+    // It was in the line, and Enter emptied the line: that was taken for the turn's beginning.
+    let stage = Stage::new();
+    stage.send("peer", "too early", &[]);
+    let _terminal = stage.wrap(&KEYBOARD, &["codex"]);
+    wait_for_log(&stage, "dropped [cbroker peer message");
+    wait_for("the reason", || {
+        let log = stage.text("home/logs/peer.log");
+        log.contains("the agent does not show what was typed")
+    });
+    wait_for_log(&stage, "(possible repeat) too early [end]");
+    wait_for("its proof", || {
+        stage.text("home/logs/peer.log").contains("delivered ")
+    });
+    assert_eq!(log_lines(&stage, "dropped").len(), 1);
+    assert_eq!(log_lines(&stage, "submitted").len(), 1);
 }
 
 fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {

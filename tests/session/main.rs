@@ -75,6 +75,7 @@ fn main() -> ExitCode {
     }
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("claude") => agent::run(&arguments),
+        Some("codex") => agent::codex::run(),
         Some("gemini") => agent::gemini::run(),
         Some("sink") => sink::run(&arguments),
         _ => {

@@ -77,7 +77,7 @@ impl Stage {
             address,
             _port: port,
         };
-        for role in ["claude", "gemini", "sink"] {
+        for role in ["claude", "codex", "gemini", "sink"] {
             std::os::unix::fs::symlink(std::env::current_exe().unwrap(), stage.path(role)).unwrap();
         }
         stage.start_broker();

@@ -50,6 +50,9 @@ pub struct Reading {
     pub vim: Vim,
     /// The box is higher than its window: what it shows is the end of what it holds.
     pub is_scrolled: bool,
+    /// Letters and digits of what stands above its line, where it has no box; of all rows where the
+    /// line is not seen.
+    pub history: String,
 }
 
 impl Reading {
@@ -80,11 +83,13 @@ impl Reading {
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
                 is_scrolled: false,
+                history: profile.line.map_or_else(String::new, |_| letters(&rows)),
             };
         };
         // What stands above is history, written by anybody; only the rows around the input speak of
         // now.
         let below = &rows[found.last + 1..];
+        let above = found.status.end;
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
         let input = if is_elsewhere {
@@ -99,6 +104,7 @@ impl Reading {
             shows_busy: shows(below, profile.busy) || shows(&rows[found.status], profile.busy),
             dialog: is_elsewhere.then(|| "another view".to_owned()),
             is_scrolled: found.is_scrolled,
+            history: letters(&rows[..above]),
             vim: profile.vim.map_or(Vim::Unsaid, |footer| {
                 if shows(below, &[footer.insert]) {
                     Vim::Insert
@@ -110,6 +116,12 @@ impl Reading {
             }),
         }
     }
+}
+
+/// Without frames and white space: agents break lines where they like.
+fn letters(rows: &[String]) -> String {
+    let characters = rows.iter().flat_map(|row| row.chars());
+    characters.filter(char::is_ascii_alphanumeric).collect()
 }
 
 fn shows(rows: &[String], texts: &[&str]) -> bool {

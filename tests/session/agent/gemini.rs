@@ -21,9 +21,9 @@ pub(crate) fn run() -> ExitCode {
     sink::raw();
     sink::say("\x1b[?2004h");
     let mut parser = Parser::default();
-    let mut line = String::new();
+    let (mut line, mut history) = (String::new(), String::new());
     let mut piece = vec![0; 65536];
-    draw(&line);
+    draw(&history, &line);
     loop {
         let count = std::io::stdin().read(&mut piece).unwrap_or(0);
         if count == 0 {
@@ -34,18 +34,19 @@ pub(crate) fn run() -> ExitCode {
                 Key::Text(text) | Key::Paste(text) => line.push_str(&text),
                 Key::Enter if Path::exists(&stage_path("go")) => {
                     write_line(&mut log, &format!("submitted {line}"));
-                    line.clear();
+                    history = std::mem::take(&mut line);
                 }
                 Key::Clear => line.clear(),
                 Key::End => return ExitCode::SUCCESS,
                 _ => {}
             }
         }
-        draw(&line);
+        draw(&history, &line);
     }
 }
 
-fn draw(line: &str) {
+/// The last prompt stands above the line.
+fn draw(history: &str, line: &str) {
     let rule = "─".repeat(80);
     let shown = match line {
         "" => "\x1b7\x1b[2m Type your message or @path/to/file\x1b[0m".to_owned(),
@@ -53,7 +54,7 @@ fn draw(line: &str) {
     };
     let foot = " workspace (/directory)       sandbox       /model";
     sink::say(&format!(
-        "\x1b[H\x1b[2J{rule}\r\n Shift+Tab to accept edits\r\n\r\n > {shown}\r\n\r\n{foot}\x1b8"
+        "\x1b[H\x1b[2J > {history}\r\n{rule}\r\n Shift+Tab to accept edits\r\n\r\n > {shown}\r\n\r\n{foot}\x1b8"
     ));
     let _terminal_is_gone = std::io::stdout().flush();
 }

@@ -120,7 +120,7 @@ fn a_text_that_was_swallowed_goes_in_again_and_says_so() {
 fn a_program_that_loses_an_early_enter_is_given_the_time_it_needs() {
     let mut play = Play::quiet("codex");
     play.offer("x");
-    play.output("echo");
+    play.sees(holds("› [cbroker peer message"));
     play.passes(ms(199));
     assert_eq!(play.enters(), 0);
     play.passes(ms(1));
@@ -135,4 +135,59 @@ fn a_program_that_shows_nothing_of_the_text_gets_its_enter_after_a_second() {
     assert_eq!(play.enters(), 0);
     play.passes(ms(1));
     assert_eq!(play.enters(), 1);
+}
+
+#[test]
+fn a_line_that_does_not_show_the_text_gets_no_enter() {
+    // A start screen that drew something else took it, and it counted as read.
+    let mut play = Play::quiet("codex");
+    let ticket = play.offer("x");
+    play.output("a logo");
+    play.passes(ms(9_900));
+    assert_eq!(play.enters(), 0);
+    play.passes(ms(100));
+    assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+    assert_eq!(play.enters(), 0);
+}
+
+#[test]
+fn a_line_that_is_empty_after_enter_proves_nothing_without_a_turn() {
+    for program in ["codex", "opencode", "gemini", "aider"] {
+        let mut play = Play::quiet(program);
+        let ticket = play.offer("x");
+        play.sees(holds("[cbroker peer message"));
+        play.passes(ms(200));
+        assert_eq!(play.enters(), 1, "{program}");
+        play.sees(Input::Empty);
+        play.passes(ms(9_900));
+        let read = Step::Delivered(vec![ticket], Way::Keyboard);
+        assert!(!play.did(&read), "{program}");
+        play.passes(ms(100));
+        assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+        play.passes(ms(10_000));
+        assert!(play.last_text().contains("(possible repeat)"), "{program}");
+        assert!(!play.did(&read), "{program}");
+    }
+}
+
+#[test]
+fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
+    let turn = Reading {
+        shows_busy: true,
+        ..Reading::default()
+    };
+    let above = Reading {
+        input: Input::Empty,
+        history: "cbrokerpeermessagefromaidm1xend".to_owned(),
+        ..Reading::default()
+    };
+    for sign in [turn, above] {
+        let mut play = Play::quiet("codex");
+        let ticket = play.offer("x");
+        play.sees(holds("› [cbroker peer message"));
+        play.passes(ms(200));
+        play.reads(sign);
+        play.passes(ms(200));
+        assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    }
 }

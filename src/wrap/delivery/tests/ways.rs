@@ -247,7 +247,7 @@ fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
         play.passes(ms(60_000));
         assert_eq!(play.hold(), Some(Hold::Starting), "nothing is drawn yet");
         play.sees(Input::Empty);
-        play.passes(ms(14_000));
+        play.passes(ms(59_000));
         assert!(!play.has_typed(), "{program}");
         play.passes(ms(1000));
         assert!(play.has_typed(), "{program}");
@@ -260,7 +260,7 @@ fn an_api_that_opens_late_takes_what_waited_for_it() {
     play.deliveries.expect(Way::Api);
     play.offer("x");
     play.sees(Input::Empty);
-    play.passes(ms(14_000));
+    play.passes(ms(59_000));
     play.deliveries.open(Way::Api, true);
     play.run();
     assert_eq!(play.hands_by(), [Way::Api]);

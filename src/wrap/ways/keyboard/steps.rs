@@ -55,7 +55,7 @@ impl Keyboard {
         since: Instant,
     ) -> Stroke {
         let pace = agent.profile().pace;
-        let knows = agent.profile().knows_its_prompt();
+        let is_drawn = agent.profile().knows_its_prompt() || agent.profile().line.is_some();
         let end = since + GIVE_UP;
         let obstacle = agent.obstacle();
         // A person who has to answer a dialog gets the keys for it at once.
@@ -73,7 +73,7 @@ impl Keyboard {
             };
         };
         let shows_it = self.is_shown(agent);
-        let is_redrawn = if knows {
+        let is_redrawn = if is_drawn {
             shows_it
         } else {
             agent.last_output() >= out || now >= out + TURN_SIGN
@@ -84,7 +84,7 @@ impl Keyboard {
             return self.give_up(agent, now, why);
         }
         if !is_redrawn {
-            let next = match knows {
+            let next = match is_drawn {
                 true if now >= end => now + TURN_SIGN,
                 true => end,
                 false => out + TURN_SIGN,
@@ -118,14 +118,16 @@ impl Keyboard {
         self.step(agent, now)
     }
 
-    /// The box shows the text: whole, and nothing else beside it.
+    /// The box shows the text: whole, and nothing else beside it. A line, of which less is known,
+    /// holds something, or the screen names a message of the text.
     fn is_shown(&self, agent: &AgentState) -> bool {
+        if !agent.profile().knows_its_prompt() {
+            let is_line_lost = *agent.input() == Input::Absent && self.is_named(agent);
+            return matches!(agent.input(), Input::Holds(_)) || is_line_lost;
+        }
         let (Some(attempt), Input::Holds(shown)) = (&self.attempt, agent.input()) else {
             return false;
         };
-        if !agent.profile().knows_its_prompt() {
-            return true;
-        }
         let shown = squeeze(shown);
         let is_placeholder = shown.starts_with(PLACEHOLDER)
             && shown.ends_with(']')
@@ -135,6 +137,12 @@ impl Keyboard {
             || (agent.input_is_scrolled()
                 && !shown.is_empty()
                 && attempt.squeezed.ends_with(&shown))
+    }
+
+    /// What is shown beside the line names a message of the text.
+    fn is_named(&self, agent: &AgentState) -> bool {
+        let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
+        ids.into_iter().any(|id| agent.history_names(id))
     }
 
     /// The box shows our text, perhaps with something else beside it.
@@ -159,15 +167,15 @@ impl Keyboard {
             };
         };
         if !agent.profile().knows_its_prompt() {
-            // No sign to wait for, and never a second Enter.
+            // Never a second Enter.
             let settled = out + agent.profile().pace.before_enter;
             if now < settled {
                 return Stroke::Wait(Some(settled));
             }
-            let is_refused = matches!(agent.input(), Input::Holds(_)) && !agent.is_busy(now);
-            if is_refused && agent.profile().line.is_some() {
-                return self.still_there(agent, now, out);
+            if agent.profile().line.is_some() {
+                return self.entered_line(agent, now, out);
             }
+            // No sign to wait for.
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
@@ -197,13 +205,27 @@ impl Keyboard {
         self.give_up(agent, now, Hold::Stuck)
     }
 
-    /// The text stands in the line after its only Enter: some agents ignore it while they start.
-    fn still_there(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
-        let late = out + TURN_SIGN;
-        if now < late {
-            return Stroke::Wait(Some(late));
+    /// A line that is empty after Enter proves nothing: an agent that starts may have dropped the
+    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line.
+    fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
+        let holds = matches!(agent.input(), Input::Holds(_));
+        let is_busy = agent.is_busy(now);
+        let is_read = *agent.input() == Input::Empty && self.is_named(agent);
+        if !holds && agent.last_output() >= out && (is_busy || is_read) {
+            self.finish(Outcome::InContext);
+            return self.step(agent, now);
         }
-        self.give_up(agent, now, Hold::Stuck)
+        // Some agents ignore Enter while they start.
+        let late = out + TURN_SIGN;
+        if holds && !is_busy && now >= late {
+            return self.give_up(agent, now, Hold::Stuck);
+        }
+        let end = out + GIVE_UP;
+        if now < end {
+            return Stroke::Wait(Some(if now < late { late } else { end }));
+        }
+        let why = if holds { Hold::Stuck } else { Hold::Unseen };
+        self.give_up(agent, now, why)
     }
 
     fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> Stroke {
