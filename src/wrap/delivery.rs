@@ -364,6 +364,11 @@ impl Deliveries {
         }
     }
 
+    /// This way says that no process of the agent's holds the session: none takes any.
+    pub fn away(&mut self, way: Way) {
+        self.ways.away(way);
+    }
+
     /// This way takes none.
     pub fn close(&mut self, way: Way, now: Instant) {
         self.ways.close(way, now);

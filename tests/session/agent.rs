@@ -24,6 +24,7 @@
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
 //! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
 //! | `moves`, `claims` | the agents view moves the session to another process, or to the spare one |
+//! | `lingers` | the process that it moves to begins nothing before there is `$STAGE/move` |
 //! | `unarmed` | no hook waits in the spare process before there is `$STAGE/arm` |
 //! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
 //! | `trust`, `plan` | it begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |

@@ -11,6 +11,7 @@ crate::tests![
     after_escape_a_message_waits_for_the_person,
     what_escape_drops_comes_again_with_the_persons_next_input,
     the_plugin_follows_the_session_to_another_process,
+    while_no_process_holds_the_session_no_way_is_given_a_message,
     a_spare_process_gets_no_message,
     an_agent_without_the_plugin_gets_its_messages_by_another_way,
 ];
@@ -113,6 +114,36 @@ fn the_plugin_follows_the_session_to_another_process() {
     let lines = log_lines(&stage, "moved plugin");
     assert!(lines[0].ends_with("] where are you [end]"), "{lines:?}");
     for word in ["new session", "plugin"] {
+        assert_eq!(log_lines(&stage, word), Vec::<String>::new());
+    }
+}
+
+fn while_no_process_holds_the_session_no_way_is_given_a_message() {
+    // On a busy machine the process that the session moves to begins half a minute later. Inbox
+    // and hook of the old one took messages all the same, and nobody read them.
+    let stage = Stage::new();
+    let terminal = with_plugin(&stage, "inbox moves lingers");
+    terminal.keys(b"\x1b[D");
+    terminal.wait_for_screen("describe a task");
+    stage.send("peer", "where are you", &[]);
+    // Each second once; this is longer than a text without a home waits for one.
+    wait_for("many offers", || {
+        log_lines(&stage, "asked to submit").len() >= 18
+    });
+    let now = ["--when", "now"];
+    stage.send("peer", "and now", &now);
+    std::fs::write(stage.path("move"), "").unwrap();
+    wait_for_log(&stage, "moved started");
+    for text in ["where are you [end]", "and now [end]"] {
+        wait_for("its proof", || {
+            let log = stage.text("agent.log");
+            let lines = log.lines().filter(|line| line.ends_with(text));
+            lines.filter(|line| line.starts_with("moved ")).count() == 1
+        });
+    }
+    let lines = log_lines(&stage, "moved ").join("\n");
+    assert!(!lines.contains("(possible repeat)"), "{lines}");
+    for word in ["reminder", "inbox", "accepted"] {
         assert_eq!(log_lines(&stage, word), Vec::<String>::new());
     }
 }

@@ -25,6 +25,8 @@ const OPENS_AGAIN_WITHIN: Duration = Duration::from_secs(2);
 enum Openness {
     Open,
     Closed,
+    /// It says that no process holds the session.
+    Away,
     /// It may open until then; `None`: nothing was seen of the agent yet.
     Expected(Option<Instant>),
 }
@@ -51,6 +53,8 @@ pub(super) enum WayChoice {
     Keyboard,
     /// A better way may open until then; `None`: the agent is still starting.
     Soon(Option<Instant>),
+    /// The session is in no process now, so no way takes it.
+    Away,
     /// None.
     None,
 }
@@ -84,6 +88,11 @@ impl Ways {
         } else {
             Openness::Closed
         };
+    }
+
+    /// This way says that no process holds the session.
+    pub(super) fn away(&mut self, way: Way) {
+        self.entry(way).openness = Openness::Away;
     }
 
     /// This way was given to the agent, and opens when the agent says so.
@@ -128,6 +137,10 @@ impl Ways {
 
     /// The way for a message.
     pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> WayChoice {
+        let mut known = self.known.values();
+        if known.any(|known| matches!(known.openness, Openness::Away)) {
+            return WayChoice::Away;
+        }
         let untried = self.choose_among(mode, wanted, now, |way| !wanted.unseen_by.contains(way));
         if untried == WayChoice::None && !wanted.unseen_by.is_empty() {
             return self.choose_among(mode, wanted, now, |_| true);

@@ -241,6 +241,10 @@ impl Deliveries {
                 Verdict::Free => Ok(Way::Keyboard),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },
+            WayChoice::Away => match verdict {
+                Verdict::Free => Err((Hold::UnknownScreen, None)),
+                Verdict::Hold(hold, again) => Err((hold, again)),
+            },
             WayChoice::None => match verdict {
                 Verdict::Free => Err((Hold::NoWay, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),

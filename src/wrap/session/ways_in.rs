@@ -140,6 +140,16 @@ impl Session {
                 self.log.say(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
+            Report::Moved(pid) => {
+                self.ways.ways.iter().for_each(|way| way.moved(pid));
+                self.leave_waiter_behind(Some(pid), now);
+            }
+            Report::Away => {
+                self.log.say(&format!(
+                    "by {way}: no process holds the session, so messages wait"
+                ));
+                self.deliveries.away(way);
+            }
             Report::Closed(why) => {
                 self.log
                     .say(&format!("the way in by {way} is closed: {why}"));

@@ -81,6 +81,7 @@ pub struct ClaudeInbox {
     texts: mpsc::Sender<Submission>,
     place: watch::Sender<Option<Place>>,
     porter: watch::Sender<Option<Porter>>,
+    moved: watch::Sender<Option<i32>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -90,9 +91,11 @@ impl ClaudeInbox {
         let (texts, given) = mpsc::channel(TEXTS);
         let (place, placed) = watch::channel(None);
         let (porter, porters) = watch::channel(None);
+        let (moved, holder) = watch::channel(None);
         let work = Work {
             place: placed,
             porters,
+            holder,
             porter_until: Some(Instant::now()),
             address: None,
             is_open: None,
@@ -106,6 +109,7 @@ impl ClaudeInbox {
             texts,
             place,
             porter,
+            moved,
             task,
         }
     }
@@ -122,6 +126,10 @@ impl WayIn for ClaudeInbox {
 
     fn hook_ran(&self, place: &Place) {
         self.place.send_replace(Some(place.clone()));
+    }
+
+    fn moved(&self, pid: i32) {
+        self.moved.send_replace(Some(pid));
     }
 
     fn hook_waits(&self, porter: Porter) {
@@ -162,6 +170,8 @@ enum Progress {
 struct Work {
     place: watch::Receiver<Option<Place>>,
     porters: watch::Receiver<Option<Porter>>,
+    /// The process that the session moved to.
+    holder: watch::Receiver<Option<i32>>,
     /// Until then a hook of this process's that waits is expected; `None`: it is there.
     porter_until: Option<Instant>,
     address: Option<InboxAddress>,
@@ -183,6 +193,7 @@ impl Work {
                     Ok(()) => self.follow().await,
                     Err(_) => return,
                 },
+                Ok(()) = self.holder.changed() => self.leave().await,
                 Ok(()) = self.porters.changed() => self.have_porter(),
                 text = texts.recv(), if self.in_flight.is_none() => match text {
                     Some(text) => self.take(text),
@@ -213,6 +224,17 @@ impl Work {
                 self.porter_until = Some(Instant::now() + PORTER_WITHIN);
             }
             self.address = place.inbox;
+            self.probe().await;
+        }
+    }
+
+    /// The session moved to a process whose socket no hook has named yet. The old one takes lines
+    /// all the same, and loses them.
+    async fn leave(&mut self) {
+        let holder = *self.holder.borrow_and_update();
+        let named = self.address.as_ref().and_then(|address| address.pid);
+        if named.is_some() && named != holder {
+            self.address = None;
             self.probe().await;
         }
     }

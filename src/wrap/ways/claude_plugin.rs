@@ -8,7 +8,9 @@
 //!   did
 //!   not enter the session and never will;
 //! - no session is bound (the person opened the agents view): it is offered again until the session
-//!   is back, in this process or in the one that it moved to;
+//!   is back, in this process or in the one that it moved to. Meanwhile no other way may have a
+//!   text: what the old process's inbox or hook is given is read by nobody. That ends when the
+//!   session's hooks run in a process which does not load the plugin;
 //! - submitted: its turn has begun. That is no proof yet: a process killed now has asked the model
 //!   nothing. The proof is the row in the [`transcript`](super::transcript).
 //!
@@ -28,12 +30,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Way;
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
+use super::{Place, Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
 use choice::{Instance, ProcessChoice, Role};
 use listener::{Listener, ListenerEvent, PluginEvent};
 
@@ -45,7 +48,8 @@ const LOOK_LATER: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(3);
 /// A text that found no session is offered to the same process again after this.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
-/// A text that found no session for so long goes another way.
+/// A text that found no session for so long goes another way, where the session is known to be in a
+/// process without the plugin.
 const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
 /// How Claude Code says that the process holds no session: nothing of the text is with it.
 const UNBOUND: &str = "no session is bound";
@@ -106,6 +110,8 @@ impl PluginSetup {
 #[derive(Debug)]
 pub struct Plugin {
     texts: Sender<Submission>,
+    /// The process whose hook ran last.
+    hooked: watch::Sender<Option<i32>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -117,15 +123,24 @@ impl Plugin {
     pub fn listen(socket: &Path, token: String, reports: Reports) -> io::Result<Self> {
         let (listener, heard) = Listener::bind(socket, token)?;
         let (texts, given) = mpsc::channel(ORDERS);
-        let work = Work::new(listener, reports);
+        let (hooked, in_process) = watch::channel(None);
+        let work = Work::new(listener, in_process, reports);
         let task = tokio::spawn(work.run(heard, given));
-        Ok(Self { texts, task })
+        Ok(Self {
+            texts,
+            hooked,
+            task,
+        })
     }
 }
 
 impl WayIn for Plugin {
     fn way(&self) -> Way {
         Way::Plugin
+    }
+
+    fn hook_ran(&self, place: &Place) {
+        self.hooked.send_replace(place.pid);
     }
 
     fn deliver(&self, submission: Submission) -> bool {
@@ -166,6 +181,8 @@ enum Progress {
 struct Work {
     _listener: Listener,
     choice: ProcessChoice,
+    /// The process that was adopted last.
+    holder: Option<i32>,
     /// Processes that said hello and do not hold the session, and their transcripts.
     strangers: Vec<(Instance, PathBuf)>,
     /// How orders reach each module.
@@ -176,22 +193,37 @@ struct Work {
     open_calls: BTreeMap<String, String>,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
-    is_open: bool,
+    /// The process that held the session refused a text, since it holds none.
+    is_away: bool,
+    /// What was last said of the way.
+    openness: Openness,
+    /// The process whose hook ran last, of those that hold the session.
+    hooked: watch::Receiver<Option<i32>>,
     reports: Reports,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Openness {
+    Open,
+    Closed,
+    Away,
+}
+
 impl Work {
-    fn new(listener: Listener, reports: Reports) -> Self {
+    fn new(listener: Listener, hooked: watch::Receiver<Option<i32>>, reports: Reports) -> Self {
         Self {
             _listener: listener,
             choice: ProcessChoice::default(),
+            holder: None,
             strangers: Vec::new(),
             streams: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
             is_stopped: false,
-            is_open: false,
+            is_away: false,
+            openness: Openness::Closed,
+            hooked,
             reports,
         }
     }
@@ -231,15 +263,25 @@ impl Work {
     }
 
     async fn tell_open(&mut self) {
-        let is_open = self.stream().is_some();
-        if is_open != std::mem::replace(&mut self.is_open, is_open) {
-            self.tell(if is_open {
-                Report::Open
-            } else {
-                Report::Closed(NO_PROCESS.to_owned())
+        let openness = match self.stream() {
+            _ if self.is_away => Openness::Away,
+            Some(_) => Openness::Open,
+            None => Openness::Closed,
+        };
+        if openness != std::mem::replace(&mut self.openness, openness) {
+            self.tell(match openness {
+                Openness::Open => Report::Open,
+                Openness::Away => Report::Away,
+                Openness::Closed => Report::Closed(NO_PROCESS.to_owned()),
             })
             .await;
         }
+    }
+
+    /// A process took or began something: it holds the session.
+    async fn is_home(&mut self) {
+        self.is_away = false;
+        self.tell_open().await;
     }
 
     async fn hear(&mut self, heard: ListenerEvent) {
@@ -268,6 +310,7 @@ impl Work {
                 self.follow(instance, transcript).await;
                 if let Some(text) = self.in_flight.get_mut(&key) {
                     text.stage = Progress::Submitted(Instant::now());
+                    self.is_home().await;
                 }
             }
             PluginEvent::Dropped { key, why } => {
@@ -285,6 +328,9 @@ impl Work {
                     let now = Instant::now();
                     text.stage = Progress::Homeless(now);
                     text.homeless_since.get_or_insert(now);
+                    // One that the session has left may say so late.
+                    self.is_away |= self.choice.is_current(instance);
+                    self.tell_open().await;
                 }
             }
             PluginEvent::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
@@ -330,11 +376,17 @@ impl Work {
     async fn adopt(&mut self, name: &str, transcript: &Path) {
         self.open_calls.clear();
         self.is_stopped = false;
+        self.is_away = false;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
         for text in self.in_flight.values_mut().filter(elsewhere) {
             if matches!(text.stage, Progress::Sent) {
                 text.stage = Progress::Left(Instant::now());
             }
+        }
+        if let Some(pid) = self.choice.current().map(|instance| instance.pid)
+            && self.holder.replace(pid).is_some_and(|was| was != pid)
+        {
+            self.tell(Report::Moved(pid)).await;
         }
         self.follow(name, Some(transcript.to_owned())).await;
         self.tell_open().await;
@@ -368,6 +420,7 @@ impl Work {
         let sign = match event {
             PluginEvent::Turn { transcript } => {
                 self.follow(instance, transcript).await;
+                self.is_home().await;
                 Sign::TurnBegan
             }
             PluginEvent::Rest { .. } => {
@@ -507,21 +560,36 @@ impl Work {
         self.house().await;
     }
 
-    /// Texts that found no session: a home is looked for, and what finds none goes another way.
+    /// The session's hooks run in another process than the one that loaded the plugin last, or that
+    /// one has ended.
+    fn is_known_elsewhere(&self) -> bool {
+        let Some(current) = self.choice.current() else {
+            return true;
+        };
+        let is_hooked_elsewhere = self.hooked.borrow().is_some_and(|pid| pid != current.pid);
+        is_hooked_elsewhere || !process::is_alive(current.pid)
+    }
+
+    /// Texts that found no session: a home is looked for. Where the session lives without the
+    /// plugin, or no longer, they go another way.
     async fn house(&mut self) {
         let is_homeless = |text: &InFlight| matches!(text.stage, Progress::Homeless(_));
         if !self.in_flight.values().any(is_homeless) {
             return;
         }
         self.find_home().await;
+        if !self.is_known_elsewhere() {
+            return self.send_homeless();
+        }
         let is_given_up = |text: &InFlight| {
             let since = text.homeless_since.filter(|_| is_homeless(text));
             since.is_some_and(|since| since.elapsed() >= HOMELESS_LIMIT)
         };
         let given_up = keys(&self.in_flight, is_given_up);
-        if !given_up.is_empty() && std::mem::replace(&mut self.is_open, false) {
-            let why = NO_SESSION.to_owned();
-            self.tell(Report::Closed(why)).await;
+        if !given_up.is_empty() {
+            self.is_away = false;
+            self.openness = Openness::Closed;
+            self.tell(Report::Closed(NO_SESSION.to_owned())).await;
         }
         for key in given_up {
             self.not_taken(key, NO_SESSION.to_owned(), Refusal::Failed)

@@ -98,6 +98,11 @@ pub enum Report {
     Open,
     /// It takes none, and why; for the log and for `cbroker doctor`.
     Closed(String),
+    /// No process of the agent's holds the session now: it moves to another one. What any way is
+    /// given meanwhile is read by nobody. It is open again, or closed, later.
+    Away,
+    /// The session is in this process now, and was in another one.
+    Moved(i32),
     /// The proof: this submission is in the model's context.
     InContext(u64),
     /// It did not enter the session and never will.
@@ -182,6 +187,9 @@ pub trait WayIn: fmt::Debug + Send {
 
     /// A hook of the agent's ran here.
     fn hook_ran(&self, _place: &Place) {}
+
+    /// The session moved to this process: what other processes are given is read by nobody.
+    fn moved(&self, _pid: i32) {}
 
     /// A hook of the agent's waits, and can write to the agent's inbox.
     fn hook_waits(&self, _porter: claude_inbox::Porter) {}

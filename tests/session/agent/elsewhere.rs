@@ -21,8 +21,8 @@ use super::quirks::Quirks;
 
 /// The session of the spare process: its transcript's name.
 pub(super) const SPARE_SESSION: &str = "transcript-spare";
-/// How often it is looked whether the test lets the process wait for messages.
-const ARM_EVERY: Duration = Duration::from_millis(10);
+/// How often it is looked whether the test lets the process begin, or wait for messages.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// What the spare process reads when the session moves to it.
 const CLAIM: u8 = b'!';
 
@@ -66,6 +66,9 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
     let is_spare = arguments.iter().any(|word| word == "--bg-spare");
     let mut name = if is_spare { "spare" } else { "moved" };
     let quirks = Quirks::of_environment();
+    if quirks.has("lingers") && !is_spare && !may_begin(stage) {
+        return ExitCode::SUCCESS;
+    }
     let (tell, hear) = sync_channel(64);
     let transcript = stage.join(format!("transcript-{name}.jsonl"));
     let mut hooks = Hooks::of(arguments, transcript, tell.clone(), &quirks);
@@ -75,10 +78,8 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
         hooks.name_inbox(path);
         inbox = Some(made);
     }
-    let mut plugin = None;
-    if quirks.has("plugin") {
-        plugin = Plugin::load(hooks.settings(), hooks.transcript(), tell.clone());
-    }
+    let load = || Plugin::load(hooks.settings(), hooks.transcript(), tell.clone());
+    let mut plugin = quirks.has("plugin").then(load).flatten();
     hooks.run("SessionStart", &[]);
     note(&format!("{name} started"));
     let closed = tell.clone();
@@ -123,12 +124,24 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
     ExitCode::SUCCESS
 }
 
+/// Waits for the test's word; `false` when the parent ended before.
+fn may_begin(stage: &Path) -> bool {
+    let parent = std::os::unix::process::parent_id();
+    while !stage.join("move").exists() {
+        if std::os::unix::process::parent_id() != parent {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    true
+}
+
 /// The session moved here: it begins, and where the test says so, no hook waits yet.
 fn begin_session(hooks: &Hooks, stage: &Path, quirks: &Quirks, note: &mut impl FnMut(&str)) {
     hooks.run_plain("SessionStart");
     note("claimed started");
     while quirks.has("unarmed") && !stage.join("arm").exists() {
-        std::thread::sleep(ARM_EVERY);
+        std::thread::sleep(LOOK_EVERY);
     }
     hooks.run_waiting("SessionStart");
 }

@@ -280,6 +280,32 @@ fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
 }
 
 #[test]
+fn while_no_process_holds_the_session_no_way_is_given_a_message() {
+    let mut play = Play::claude();
+    for way in [Way::Plugin, Way::Inbox, Way::Hook] {
+        play.deliveries.open(way, way == Way::Inbox);
+    }
+    play.deliveries.away(Way::Plugin);
+    for timing in [Timing::Idle, Timing::Next, Timing::Now] {
+        play.offer_for("x", timing);
+    }
+    play.passes(ms(3_600_000));
+    assert_eq!(play.hands_by(), []);
+    assert!(!play.has_typed());
+    play.deliveries.open(Way::Plugin, false);
+    play.run();
+    assert_eq!(play.hands_by(), [Way::Plugin]);
+    // Or it turns out to live without the plugin.
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Plugin, false);
+    play.deliveries.open(Way::Inbox, true);
+    play.deliveries.away(Way::Plugin);
+    play.deliveries.close(Way::Plugin, play.now);
+    play.offer("x");
+    assert_eq!(play.hands_by(), [Way::Inbox]);
+}
+
+#[test]
 fn a_message_that_goes_in_now_is_not_held_behind_itself() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);

@@ -152,6 +152,23 @@ async fn what_a_process_swallows_that_the_session_has_left_is_no_failure_of_the_
 }
 
 #[tokio::test]
+async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
+    let mut stage = Stage::new();
+    let _old = stage.socket("1.sock");
+    let pid = std::process::id();
+    stage.hook("1.sock", pid);
+    assert_eq!(stage.said().await, Report::Open);
+    stage.inbox.moved(1);
+    assert_eq!(stage.said().await, Report::Closed(NO_SOCKET.to_owned()));
+    let new = stage.socket("2.sock");
+    stage.hook("2.sock", pid);
+    assert_eq!(stage.said().await, Report::Open);
+    stage.inbox.moved(i32::try_from(pid).unwrap());
+    stage.deliver(7);
+    assert!(content(&line_of(&new).await).contains("id=01"));
+}
+
+#[tokio::test]
 async fn what_was_accepted_is_lost_with_its_process() {
     let mut stage = Stage::new();
     let mut process = std::process::Command::new("sleep")

@@ -195,7 +195,11 @@ async fn a_text_that_found_no_session_is_offered_again_and_another_error_fails()
     stage
         .tell(json!([{"is": "failed", "key": 7, "why": why}]))
         .await;
+    assert_eq!(stage.next().await, Report::Away);
     assert_eq!(line(&mut orders).await, order);
+    stage.tell(json!([{"is": "turn"}])).await;
+    assert_eq!(stage.next().await, Report::Open);
+    assert_eq!(stage.next().await, Report::Sign(Sign::TurnBegan));
     stage
         .tell(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
         .await;
@@ -259,8 +263,10 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
 fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
     let (to, reports) = mpsc::channel(64);
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
-    let mut work = Work::new(listener, Reports::new(Way::Plugin, to));
-    work.is_open = true;
+    let (_, hooked) = watch::channel(None);
+    let mut work = Work::new(listener, hooked, Reports::new(Way::Plugin, to));
+    (work.is_away, work.openness) = (true, Openness::Away);
+    work.choice.goes_on_in(instance("old"));
     work.choice.moves_to(&folder.join("one.jsonl"));
     let since = Instant::now() - Duration::from_secs(seconds);
     let text = InFlight {
@@ -297,15 +303,21 @@ async fn a_text_goes_to_the_process_that_the_transcript_names() {
     assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
     let moved = Report::Sign(Sign::Transcript(two));
     assert_eq!(reports.recv().await.unwrap().1, moved);
+    assert_eq!(reports.recv().await.unwrap().1, Report::Open);
 }
 
 #[tokio::test]
-async fn a_text_that_finds_no_session_goes_another_way_in_the_end() {
+async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plugin() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut work, mut reports) = homeless(folder.path(), 14);
-    work.house().await;
-    assert!(reports.try_recv().is_err());
+    let here = instance("old").pid;
+    for (seconds, hooked) in [(3600, None), (3600, Some(here)), (14, Some(1))] {
+        let (mut work, mut reports) = homeless(folder.path(), seconds);
+        work.hooked = watch::channel(hooked).1;
+        work.house().await;
+        assert!(reports.try_recv().is_err(), "{seconds} {hooked:?}");
+    }
     let (mut work, mut reports) = homeless(folder.path(), 15);
+    work.hooked = watch::channel(Some(1)).1;
     work.house().await;
     let closed = Report::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
