@@ -163,7 +163,9 @@ fn wrapped(arguments: &[OsString]) -> Kind {
     let Some(at) = arguments.iter().position(is_verb) else {
         return Kind::Other;
     };
-    let rest = &arguments[at + 1..];
+    // A monitor's first argument says what becomes of the program when its wrap is gone.
+    let words = if arguments[at] == "__monitor" { 2 } else { 1 };
+    let rest = arguments.get(at + words..).unwrap_or_default();
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
     match rest.split_first() {
         // An agent within must not hide what another wrap around it runs beside it.
@@ -295,6 +297,7 @@ mod tests {
             &["10 1 10 t: python3.12 | python3 /usr/bin/ipython"],
             &["10 1 10 t: cbroker | cbroker --name a run -- bash --norc"],
             &["10 1 10 t: cbroker | cbroker __gate bash"],
+            &["10 1 10 t: cbroker | cbroker __monitor free bash"],
             &["10 1 10 t: busybox | sh"],
             &["10 1 10 t: bash | claude"],
             &["10 1 10: claude | claude", "11 10 10 t: bash | bash"],

@@ -10,20 +10,60 @@
 //! the other, five bytes each. It takes no orders: the wrap signals the program itself, which stays
 //! a zombie until the monitor ends, so its number cannot be given to another process meanwhile.
 //!
-//! Relies on `rustix` alone; runs before any runtime, thread or configuration exists.
+//! Where it shall, it ends an agent whose wrap is gone: the hang-up of the terminal does not end
+//! every one, and an agent that nobody sees would go on listening.
+//!
+//! Relies on `rustix`, and on `libc` to ignore a signal; runs before any runtime, thread or
+//! configuration exists.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 /// First argument that makes this binary a monitor.
 pub(super) const MONITOR: &str = "__monitor";
 /// First argument that makes this binary a gate.
 pub(super) const GATE: &str = "__gate";
+
+/// After the end of the wrap, the pauses before the signals that end the program.
+const ENDINGS: [(Duration, Signal); 2] = [
+    (Duration::from_secs(3), Signal::TERM),
+    (Duration::from_secs(7), Signal::KILL),
+];
+/// A program that the hang-up ended may have a child that it did not end. The wrap's end is seen
+/// within this after it.
+const WRAP_ENDS_WITHIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// The stack of the thread that waits.
+const STACK: usize = 64 * 1024;
+
+/// What becomes of the program when the wrap is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterlife {
+    /// It hears the hang-up of its terminal, and goes on where it wants to.
+    Free,
+    /// It ends soon after, whatever it wants.
+    None,
+}
+
+impl Afterlife {
+    /// As the monitor's second argument.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::None => "none",
+        }
+    }
+}
 
 /// What a shell answers when a program cannot be run, and when there is none of that name.
 const CANNOT_RUN: i32 = 126;
@@ -82,8 +122,11 @@ impl Report {
 /// Runs as monitor: standard input is the socket to the wrap, standard output the terminal to lead.
 ///
 /// Returns the exit status of the monitor itself, which nobody reads.
-pub(super) fn monitor(command: &[OsString]) -> i32 {
-    match lead(command) {
+pub(super) fn monitor(arguments: &[OsString]) -> i32 {
+    let [afterlife, command @ ..] = arguments else {
+        return 1;
+    };
+    match lead(command, afterlife == Afterlife::None.word()) {
         Ok(()) => 0,
         Err(error) => {
             report(Report::Failed(error.raw_os_error().unwrap_or(0)));
@@ -92,7 +135,7 @@ pub(super) fn monitor(command: &[OsString]) -> i32 {
     }
 }
 
-fn lead(command: &[OsString]) -> io::Result<()> {
+fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
     rustix::process::setsid()?;
     let terminal = rustix::stdio::stdout();
     rustix::process::ioctl_tiocsctty(terminal)?;
@@ -112,14 +155,66 @@ fn lead(command: &[OsString]) -> io::Result<()> {
     )?;
     rustix::termios::tcsetpgrp(terminal, program)?;
     report(Report::Started(raw));
+    if !ends_with_wrap {
+        run(program)?;
+        return Ok(());
+    }
+    // The gate has the signals' actions that we were started with.
+    ignore_hang_up();
+    let ending = thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || end_with_wrap(program))?;
+    let end = run(program)?;
+    // While we live, its number is its own, and its group's.
+    let limit = match end {
+        Report::Killed(signal) if signal == Signal::HUP.as_raw() => WRAP_ENDS_WITHIN,
+        _ => Timespec::default(),
+    };
+    if is_wrap_gone(Some(&limit)) {
+        let _panicked = ending.join();
+    }
+    Ok(())
+}
+
+fn run(program: Pid) -> io::Result<Report> {
     rustix::process::kill_process(program, Signal::CONT)?;
     // The gate's own stop is no news: what is reported starts with its continuation.
     consume_state_change(program)?;
     watch(program)
 }
 
+/// The hang-up that ends the session's leader would leave nobody to see to the program.
+#[expect(unsafe_code, reason = "the system has a C interface")]
+fn ignore_hang_up() {
+    // SAFETY: SIG_IGN installs no handler, so no code of ours runs in signal context. No other
+    // thread exists yet, and the action of SIGHUP may be changed.
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+}
+
+/// Waits for the wrap's end, then ends the program's group: a launcher may be gone, and the agent
+/// that it started not.
+fn end_with_wrap(program: Pid) {
+    while !is_wrap_gone(None) {}
+    for (pause, signal) in ENDINGS {
+        thread::sleep(pause);
+        for signal in [signal, Signal::CONT] {
+            let _nothing_is_left = rustix::process::kill_process_group(program, signal);
+        }
+    }
+}
+
+/// Whether the wrap's end of the socket is closed, within this time. It never sends anything.
+fn is_wrap_gone(limit: Option<&Timespec>) -> bool {
+    let stdin = rustix::stdio::stdin();
+    let mut sockets = [PollFd::new(&stdin, PollFlags::IN)];
+    let is_there = rustix::event::poll(&mut sockets, limit);
+    is_there == Ok(1)
+}
+
 /// Reports every stop and continuation, and the end. The end is left unreaped on purpose.
-fn watch(program: Pid) -> io::Result<()> {
+fn watch(program: Pid) -> io::Result<Report> {
     loop {
         let all = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
         let status =
@@ -133,7 +228,7 @@ fn watch(program: Pid) -> io::Result<()> {
         };
         report(seen);
         if matches!(seen, Report::Exited(_) | Report::Killed(_)) {
-            return Ok(());
+            return Ok(seen);
         }
         consume_state_change(program)?;
     }

@@ -17,6 +17,7 @@ use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
 use super::hooks::{self, Hooks, Told};
 use super::modes::Modes;
+use super::monitor::Afterlife;
 use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen::Screen;
 use crate::config::Config;
@@ -82,6 +83,7 @@ pub async fn probe(agent: &OsStr, config: &Config) -> Result<Vec<ProbeSign>, Err
         &Shape {
             modes: None,
             size: SIZE,
+            afterlife: Afterlife::None,
         },
     )
     .map_err(failed)?;

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
-use super::monitor::{self, MonitorReports, Report};
+use super::monitor::{self, Afterlife, MonitorReports, Report};
 
 /// What to run, and with which additions to our own environment.
 #[derive(Clone, Debug, Default)]
@@ -43,13 +43,15 @@ impl CommandLine {
     }
 }
 
-/// Modes and size that a pseudo-terminal starts with.
+/// How a program starts: modes and size of its pseudo-terminal, and what its end depends on.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Terminal modes; the system's own where there is none to copy.
     pub modes: Option<Termios>,
     /// Rows, columns and, where known, pixels.
     pub size: Winsize,
+    /// What becomes of it when this process is gone.
+    pub afterlife: Afterlife,
 }
 
 /// A running program, its terminal's master side and its monitor.
@@ -73,6 +75,7 @@ impl Program {
         let monitor = command
             .to_command(std::env::current_exe()?.as_os_str())
             .arg(monitor::MONITOR)
+            .arg(shape.afterlife.word())
             .arg(&command.program)
             .args(&command.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -24,7 +24,7 @@ use super::delivery::Mode;
 use super::disk::{Disk, Places};
 use super::hooks::{self, Hooks, Told};
 use super::log::Log;
-use super::monitor::Report;
+use super::monitor::{Afterlife, Report};
 use super::options::{BrokerStart, Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
@@ -313,7 +313,7 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         log.say(&remark);
     }
     let parts = post(inbox, &options, config, card(&options, profile, &identity))
-        .and_then(|post| Ok((post, start(&command, &terminal)?)));
+        .and_then(|post| Ok((post, start(&command, profile, &terminal)?)));
     let (post, program) = match parts {
         Ok(parts) => parts,
         Err(why) => return run_without_messages(alone, why),
@@ -411,7 +411,7 @@ fn prefetch(batch: usize) -> u16 {
 }
 
 /// Starts the program with the terminal's modes, before the session makes the terminal raw.
-fn start(command: &CommandLine, terminal: &Terminal) -> Result<Program, Error> {
+fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Result<Program, Error> {
     let failed = |error: std::io::Error| {
         Error::new(format!(
             "{} cannot be started",
@@ -423,6 +423,10 @@ fn start(command: &CommandLine, terminal: &Terminal) -> Result<Program, Error> {
     let shape = Shape {
         modes: Some(terminal.original().clone()),
         size,
+        afterlife: match profile.usual {
+            Usual::Typing => Afterlife::None,
+            Usual::Notice | Usual::NoticeOnly => Afterlife::Free,
+        },
     };
     Program::start(command, &shape).map_err(failed)
 }

@@ -35,9 +35,12 @@ def ends_at_idle(room, victim, options):
     mark = tag()
     send(room, mark)
     time.sleep(random.uniform(0.0, 0.3))
+    program = room.program()
     room.kill(victim())
     room.until(lambda: room.wrap() is None)
-    time.sleep(0.5)
+    # Some agents ignore the hang-up of their terminal.
+    if not room.until(lambda: not room.runs(program)):
+        raise Wrong("lost", "the agent goes on without its wrap")
     before = room.seen(mark)
     room.start(*options)
     repeated(room, mark, before)

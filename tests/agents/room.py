@@ -110,6 +110,9 @@ class Room:
                 found.append((int(name), int(parent), arguments))
         return found
 
+    def runs(self, pid):
+        return any(pid == each for each, _, _ in self.processes())
+
     def kill(self, pid, how=signal.SIGKILL):
         try:
             os.kill(pid, how)

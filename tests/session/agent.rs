@@ -25,6 +25,7 @@
 //! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
 //! | `moves`, `claims` | the agents view moves the session to another process, or to the spare one |
 //! | `lingers` | the process that it moves to begins nothing before there is `$STAGE/move` |
+//! | `stubborn` | neither a hang-up nor a polite signal ends it |
 //! | `unarmed` | no hook waits in the spare process before there is `$STAGE/arm` |
 //! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
 //! | `trust`, `plan` | it begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
@@ -53,7 +54,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::sink;
+use crate::{signals, sink};
 use hooks::Hooks;
 use inbox::{Inbox, Manner};
 use input::{Key, Parser};
@@ -170,6 +171,9 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         return elsewhere::run(arguments, &stage, |what| write_line(&mut log, what));
     }
     let quirks = Quirks::of_environment();
+    if quirks.has("stubborn") {
+        signals::ignore_the_end();
+    }
     let (tell, hear) = sync_channel(1024);
     let mut agent = Agent::new(arguments, &stage, &tell, quirks, log);
     agent.note(&format!("process {}", std::process::id()));
@@ -311,6 +315,10 @@ impl Agent {
                         self.note("reads keys");
                         std::thread::sleep(SLUGGISH);
                     }
+                }
+                // Its terminal is gone.
+                Ok(Happening::Closed) if self.quirks.has("stubborn") => {
+                    self.note("stays");
                 }
                 Ok(Happening::Closed) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(happening) => self.receive(happening),

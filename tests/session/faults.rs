@@ -24,6 +24,7 @@ crate::tests![
     no_message_that_only_waited_is_marked_as_a_repeat,
     no_answer_of_the_terminal_that_is_cut_holds_a_message,
     nothing_is_typed_into_an_agent_that_says_of_itself_that_it_is_busy,
+    no_agent_that_ignores_the_hang_up_outlives_a_wrap_that_is_killed,
 ];
 
 const KEYBOARD: [&str; 2] = ["--delivery", "pty"];
@@ -37,6 +38,12 @@ fn agents_pid(stage: &Stage) -> String {
 fn kill_agent(stage: &Stage) {
     let pid = Pid::from_raw(agents_pid(stage).parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some(Some('Z' | 'X')))
 }
 
 /// The agent has a message, and nothing proves that its model has it.
@@ -190,6 +197,17 @@ fn no_text_that_a_start_dropped_is_acked() {
     });
     assert_eq!(log_lines(&stage, "dropped").len(), 1);
     assert_eq!(log_lines(&stage, "submitted").len(), 1);
+}
+
+fn no_agent_that_ignores_the_hang_up_outlives_a_wrap_that_is_killed() {
+    // It went on without a terminal, and what listened in it could be reached by nobody.
+    let stage = Stage::new();
+    let mut terminal = ready(&stage, &[], "stubborn");
+    terminal.wait_for_start();
+    let pid = agents_pid(&stage);
+    terminal.signal(Signal::KILL);
+    wait_for_log(&stage, "stays");
+    wait_for("its end", || !is_alive(&pid));
 }
 
 fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {

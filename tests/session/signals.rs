@@ -16,14 +16,25 @@ pub(crate) fn restore_defaults() {
     }
 }
 
-#[allow(unsafe_code)]
+/// From now on neither a hang-up nor SIGTERM ends this process.
+pub(crate) fn ignore_the_end() {
+    for signal in [libc::SIGHUP, libc::SIGTERM] {
+        set(signal, libc::SIG_IGN);
+    }
+}
+
 fn restore_default(signal: c_int) {
-    // SAFETY: SIG_DFL installs no handler, so no code of ours runs in signal context, and these
+    set(signal, libc::SIG_DFL);
+}
+
+#[allow(unsafe_code)]
+fn set(signal: c_int, action: libc::sighandler_t) {
+    // SAFETY: neither action is a handler, so no code of ours runs in signal context, and these
     // signals may have their action changed (signal(2) excludes only SIGKILL and SIGSTOP).
-    let previous = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let previous = unsafe { libc::signal(signal, action) };
     assert_ne!(
         previous,
         libc::SIG_ERR,
-        "signal {signal} has no default action"
+        "signal {signal} takes no other action"
     );
 }

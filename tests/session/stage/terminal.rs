@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::{Afterlife, Report};
 use cbroker::wrap::pty::{CommandLine, Program, Shape};
 use rustix::termios::Winsize;
 
@@ -35,7 +35,13 @@ impl Terminal {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        let program = Program::start(command, &Shape { modes: None, size }).unwrap();
+        let afterlife = Afterlife::Free;
+        let shape = Shape {
+            modes: None,
+            size,
+            afterlife,
+        };
+        let program = Program::start(command, &shape).unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         let mut from = std::fs::File::from(program.master().try_clone_to_owned().unwrap());
         let into = Arc::clone(&output);
