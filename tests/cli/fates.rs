@@ -1,10 +1,11 @@
 //! What a sender that waits is told when its message ends: nobody says of a message that is gone
 //! that it stays in the queue.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use crate::client;
-use crate::support::{Place, Server, wait_until};
+use crate::support::{Place, Server, Wrapped, wait_until};
 
 /// A `send --wait` under way; its message waits in the queue of `to`.
 fn sending(place: &Place, to: &str, more: &[&str]) -> Child {
@@ -79,6 +80,32 @@ fn a_message_that_expired_is_told_of_also_where_others_wait() {
     let taken = place.json(["tail", "peer", "-n", "2"]);
     let texts: Vec<_> = taken.iter().map(|taken| &taken["message"]).collect();
     assert_eq!(texts, ["lasting", "last"]);
+}
+
+#[test]
+fn a_sender_whose_broker_is_killed_hears_that_nothing_is_known_and_its_message_arrives() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    let mut waiting = sending(&place, "peer", &["--wait"]);
+    let mut line = String::new();
+    let mut printed = BufReader::new(waiting.stdout.take().unwrap());
+    printed.read_line(&mut line).unwrap();
+    let id = line.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(line.starts_with("sent "), "{line}");
+    server.kill_and_restart(&place);
+    let (code, said) = said(waiting);
+    assert_eq!(code, 4, "{said}");
+    let is_told = said.contains("no final receipt from `peer`") && said.contains("cbroker why");
+    assert!(is_told, "{said}");
+    for unknown in ["stays", "delivered", "expired", "purged"] {
+        assert!(!said.contains(unknown), "{said}");
+    }
+    let session = Wrapped::open(&place, "peer", &[]);
+    session.wait_for_submission(&id);
+    wait_until(
+        || place.ok(["why", &id]).contains("delivered"),
+        || "its story says so".to_owned(),
+    );
 }
 
 #[test]
