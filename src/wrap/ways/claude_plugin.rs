@@ -37,7 +37,7 @@ use super::Way;
 use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Place, Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
-use choice::{Instance, ProcessChoice, Role};
+use choice::{Instance, ProcessChoice, Role, SaidOfWay};
 use listener::{Listener, ListenerEvent, PluginEvent};
 
 /// A text with a proof outstanding is looked for this often while a turn has just begun.
@@ -196,17 +196,10 @@ struct Work {
     /// The process that held the session refused a text, since it holds none.
     is_away: bool,
     /// What was last said of the way.
-    openness: Openness,
+    said: SaidOfWay,
     /// The process whose hook ran last, of those that hold the session.
     hooked: watch::Receiver<Option<i32>>,
     reports: Reports,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Openness {
-    Open,
-    Closed,
-    Away,
 }
 
 impl Work {
@@ -222,7 +215,7 @@ impl Work {
             open_calls: BTreeMap::new(),
             is_stopped: false,
             is_away: false,
-            openness: Openness::Closed,
+            said: SaidOfWay::Closed,
             hooked,
             reports,
         }
@@ -263,18 +256,13 @@ impl Work {
     }
 
     async fn tell_open(&mut self) {
-        let openness = match self.stream() {
-            _ if self.is_away => Openness::Away,
-            Some(_) => Openness::Open,
-            None => Openness::Closed,
+        let said = match self.stream() {
+            _ if self.is_away => SaidOfWay::Away,
+            Some(_) => SaidOfWay::Open,
+            None => SaidOfWay::Closed,
         };
-        if openness != std::mem::replace(&mut self.openness, openness) {
-            self.tell(match openness {
-                Openness::Open => Report::Open,
-                Openness::Away => Report::Away,
-                Openness::Closed => Report::Closed(NO_PROCESS.to_owned()),
-            })
-            .await;
+        if said != std::mem::replace(&mut self.said, said) {
+            self.tell(said.report(NO_PROCESS)).await;
         }
     }
 
@@ -588,7 +576,7 @@ impl Work {
         let given_up = keys(&self.in_flight, is_given_up);
         if !given_up.is_empty() {
             self.is_away = false;
-            self.openness = Openness::Closed;
+            self.said = SaidOfWay::Closed;
             self.tell(Report::Closed(NO_SESSION.to_owned())).await;
         }
         for key in given_up {

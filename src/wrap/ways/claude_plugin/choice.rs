@@ -11,7 +11,27 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::wrap::ways::claude_moves;
+use crate::wrap::ways::{Report, claude_moves};
+
+/// What was last said of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SaidOfWay {
+    Open,
+    Closed,
+    /// The process that held the session holds none.
+    Away,
+}
+
+impl SaidOfWay {
+    /// In the words that the session hears; `why` it is closed.
+    pub(super) fn report(self, why: &str) -> Report {
+        match self {
+            Self::Open => Report::Open,
+            Self::Closed => Report::Closed(why.to_owned()),
+            Self::Away => Report::Away,
+        }
+    }
+}
 
 /// A process's part in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

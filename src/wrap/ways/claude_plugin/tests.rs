@@ -265,7 +265,7 @@ fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
     let (_, hooked) = watch::channel(None);
     let mut work = Work::new(listener, hooked, Reports::new(Way::Plugin, to));
-    (work.is_away, work.openness) = (true, Openness::Away);
+    (work.is_away, work.said) = (true, SaidOfWay::Away);
     work.choice.goes_on_in(instance("old"));
     work.choice.moves_to(&folder.join("one.jsonl"));
     let since = Instant::now() - Duration::from_secs(seconds);
