@@ -367,6 +367,7 @@ fn the_openapi_document_is_what_is_served() {
         "/",
         "/page.css",
         "/page.js",
+        "/control.js",
         "/drawer.js",
         "/views.js",
         "/model.js",

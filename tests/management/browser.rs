@@ -202,15 +202,15 @@ fn purging_and_deleting_ask_first() {
     browser.click("article[data-key=backend]");
     browser.until("document.querySelector('#look-body .acts') !== null");
     let ready = || server.get("/api/queues/%2F/backend").json()["messages"].clone();
-    browser.click("#look-body .acts button:nth-child(2)");
+    browser.click("#look-body .purge");
     browser.until("document.getElementById('sure').open");
     browser.click("#sure [data-close]");
     assert_eq!(ready(), 1, "nothing was done yet");
-    browser.click("#look-body .acts button:nth-child(2)");
+    browser.click("#look-body .purge");
     browser.click("#sure-go");
     browser.until("!document.getElementById('sure').open");
     eventually("the queue is empty", || (ready() == 0).then_some(()));
-    browser.click("#look-body .acts button:nth-child(3)");
+    browser.click("#look-body .delete");
     browser.click("#sure-go");
     browser.until("!document.getElementById('look').open");
     eventually("the queue is gone", || {

@@ -96,8 +96,14 @@ impl Server {
     }
 
     /// Opens the same store with a new broker.
-    pub(crate) fn restart(mut self) -> Self {
+    pub(crate) fn restart(self) -> Self {
+        self.restart_after(|| ())
+    }
+
+    /// The same, with something to be done while no broker is there.
+    pub(crate) fn restart_after(mut self, meanwhile: impl FnOnce()) -> Self {
         self.stop();
+        meanwhile();
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         let port = self.page().port();
         drop(self);

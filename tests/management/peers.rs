@@ -181,6 +181,37 @@ impl Peer {
         self.runtime.block_on(consuming).unwrap()
     }
 
+    /// Consumes the questions that come to every session, from a queue that the broker names.
+    pub(crate) fn hear_questions(&self) -> Consumer {
+        let consuming = async {
+            let options = QueueDeclareOptions {
+                exclusive: true,
+                ..Default::default()
+            };
+            let declared = self
+                .channel
+                .queue_declare("".into(), options, FieldTable::default());
+            let queue = declared.await?.name().clone();
+            let bound = self.channel.queue_bind(
+                queue.clone(),
+                "claudeBroker.presence".into(),
+                "".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bound.await?;
+            let options = BasicConsumeOptions {
+                no_ack: true,
+                ..Default::default()
+            };
+            let consuming =
+                self.channel
+                    .basic_consume(queue, "".into(), options, FieldTable::default());
+            consuming.await
+        };
+        self.runtime.block_on(consuming).unwrap()
+    }
+
     /// Returns the next body that a consumer receives, or `None` if the broker cancelled it.
     pub(crate) fn next(&self, consumer: &mut Consumer) -> Option<String> {
         let delivery = self.runtime.block_on(consumer.next())?.ok()?;
@@ -209,10 +240,15 @@ impl Peer {
 
 /// What a session says of its state.
 pub(crate) fn presence(name: &str, state: &str, reason: Option<&str>) -> String {
+    presence_holding(name, state, reason, 0)
+}
+
+/// The same of a session that holds messages.
+pub(crate) fn presence_holding(name: &str, state: &str, reason: Option<&str>, held: u32) -> String {
     let presence = json!({
         "kind": "state", "name": name, "session": format!("01{name}"), "agent": "claude",
         "state": state,
-        "reason": reason, "held": 0, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
+        "reason": reason, "held": held, "since": "2026-01-01T00:00:00Z", "pid": 7, "host": "here",
     });
     presence.to_string()
 }

@@ -31,6 +31,7 @@ use Who::{Administrator, Anybody, Management, Monitoring, Own, Permitted, Seen};
 
 const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /"),
+    (Anybody, "GET /control.js"),
     (Anybody, "GET /dom.js"),
     (Anybody, "GET /drawer.js"),
     (Anybody, "GET /model.js"),

@@ -7,7 +7,7 @@ const HIDDEN = /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Co
  * Text without controls, without what is invisible, and without what reorders a line. Line breaks
  * and tabs stay.
  */
-const clean = (text) => {
+export const plain = (text) => {
   const kept = (found) => (found === "\n" || found === "\t" ? found : "");
   return String(text).replace(HIDDEN, (found, emoji) => emoji ?? kept(found));
 };
@@ -18,13 +18,13 @@ export function el(tag, properties = {}, ...children) {
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "title" || name === "aria-label") made.setAttribute(name, clean(value));
+    else if (name === "title" || name === "aria-label") made.setAttribute(name, plain(value));
     else if (name === "data") Object.assign(made.dataset, value);
     else if (name in made) made[name] = value;
     else made.setAttribute(name, value === true ? "" : value);
   }
   const shown = children.filter((child) => child !== null && child !== undefined && child !== "");
-  made.append(...shown.map((child) => (child instanceof Node ? child : clean(child))));
+  made.append(...shown.map((child) => (child instanceof Node ? child : plain(child))));
   return made;
 }
 
@@ -32,7 +32,7 @@ export const $ = (id) => document.getElementById(id);
 
 /** Sets text only where it differs, so that a selection survives. */
 export function say(element, text) {
-  const shown = clean(text);
+  const shown = plain(text);
   if (element.textContent !== shown) element.textContent = shown;
 }
 

@@ -1,11 +1,12 @@
 // The drawer: one session or queue, what may be done with it, and all that waits in it, a page at a time.
 
+import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon } from "./dom.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
 
-/** Opens and redraws the drawer; `page` is what leads out of it: jump, compose, sure, round. */
+/** Opens and redraws the drawer; `page` is what leads out of it: jump, thread, compose, sure, round, tell. */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
 
@@ -34,6 +35,8 @@ export function drawer(model, page) {
       return redraw();
     }
     const shown = found ? inside(here, found[1], found[0].messages_ready) : [el("p", { className: "muted" }, "It has no queue (any more).")];
+    const session = here.isSession && model.sessions.get(here.name);
+    if (session) views.offer($("look-body"), model.standing(session));
     const text = shown.map((child) => child.textContent).join("\n");
     if (here.text === text) return;
     here.text = text;
@@ -47,10 +50,44 @@ export function drawer(model, page) {
       page.round();
     };
     const made = [];
-    if (here.isSession) made.push(act("Send", "primary", () => page.compose(here.name)));
-    made.push(act("Purge …", "", () => page.sure({ title: `Purge ${here.name}?`, text: "Every waiting message is dropped. This cannot be undone.", go: "Purge", act: () => ask("DELETE", `${here.path}/contents`).then(() => redraw()) })));
-    made.push(act("Delete …", "", () => page.sure({ title: `Delete ${here.name}?`, text: "The queue goes with every message that waits in it. A session that is attached loses its queue.", go: "Delete", act: () => ask("DELETE", here.path).then(gone) })));
+    if (here.isSession) {
+      const tell = (order) => () => page.tell(order, here.name);
+      made.push(act("Send", "primary", () => page.compose(here.name)));
+      made.push(act("Pause", "pause", tell(control.pause)), act("Resume", "resume", tell(control.resume)));
+    }
+    const remove = (end, path) => ask("DELETE", path).then(() => model.removed(here.name, end));
+    const warned = async (words, question) => page.sure({ ...question, text: words(await counts(here)) });
+    made.push(act("Purge …", "purge", () => warned(purgeWarning, { title: `Purge ${here.name}?`, go: "Purge", act: () => remove("purged", `${here.path}/contents`).then(() => redraw()) })));
+    made.push(act("Delete …", "delete", () => warned(deleteWarning, { title: `Delete ${here.name}?`, go: "Delete", act: () => remove("deleted", here.path).then(gone) })));
     return el("p", { className: "acts" }, ...made);
+  }
+
+  /** How many messages wait in the queue, how many consumers hold, and whether a session is attached. */
+  async function counts(here) {
+    const found = await ask("GET", `${here.path}?columns=messages_ready,messages_unacknowledged,consumers`).catch(() => ({}));
+    const waiting = found.messages_ready === undefined ? "every waiting message" : messages(found.messages_ready);
+    return { waiting, held: found.messages_unacknowledged ?? 0, isAttached: here.isSession && found.consumers > 0 };
+  }
+
+  const purgeWarning = ({ waiting, held }) => `This drops ${waiting} for good.${held ? ` ${messages(held)}, held by consumers, will stay.` : ""}`;
+
+  function deleteWarning({ waiting, held, isAttached }) {
+    const also = held ? `, and ${messages(held)} that consumers hold` : "";
+    const open = isAttached ? " A session is attached: it gets nothing more under this name until it attaches again." : "";
+    return `The queue goes for good with ${waiting}${also}.${open}`;
+  }
+
+  /** What the session holds, readable, and how to have it read here. */
+  function heldSection(session, standing) {
+    const { messages: kept, isAll } = model.held(session);
+    if (!standing.held) return [];
+    const items = kept.map((message) =>
+      el("li", { className: "message is-held" }, el("header", {}, el("b", {}, message.from), el("span", { className: "id mono", title: message.id }, message.id.slice(-6)), el("span", { className: "pill" }, message.reason ?? message.state ?? "held")), el("p", { className: "text" }, views.heldText(model, message))),
+    );
+    const rest = isAll && kept.length >= standing.held ? "" : el("p", { className: "muted" }, "More is held than can be shown here: ", el("code", {}, `cbroker inbox ${session.name}`));
+    const text = "What is shown here counts as read: its senders are told so, and the agent does not get it.";
+    const take = rest ? "" : el("button", { type: "button", onclick: () => page.sure({ title: `Take ${messages(kept.length)} from ${session.name}?`, text, go: "Take", act: () => control.take(model, session.name) }) }, "Take …");
+    return [el("section", {}, el("h3", {}, `Held by the session (${number(standing.held)})`), el("ol", { className: "talk" }, ...items), rest, take)];
   }
 
   function inside(here, waiting, ready) {
@@ -64,12 +101,13 @@ export function drawer(model, page) {
       const line = `${presence.agent ?? "agent"} on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}, ${presence.state}${reason}`;
       shown.push(el("p", { className: "muted" }, line));
     }
+    if (session && isFirst) shown.push(...heldSection(session, standing));
     const title = waiting.length ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})` : "Nothing waits";
     const turns = isFirst && waiting.length >= ready ? [[], []] : [[pager(here, waiting, ready)], [pager(here, waiting, ready)]];
     shown.push(el("section", {}, el("h3", {}, title), ...turns[0], views.contents(waiting.map(plain)), ...turns[1]));
     if (session && isFirst) {
       const said = model.search({ peer: here.name }).slice(-50).reverse();
-      const list = el("ol", { className: "talk" }, ...said.map((item) => withState(views.message(model, item, page.jump), item)));
+      const list = el("ol", { className: "talk" }, ...said.map((item) => withState(views.message(model, item, page), item)));
       shown.push(el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list));
     }
     return shown;
@@ -103,6 +141,8 @@ export function drawer(model, page) {
     redraw,
   };
 }
+
+const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 
 /** An envelope is shown by its text, anything else as it is. */
 function plain(message) {

@@ -12,6 +12,7 @@ const HTML: &str = include_str!("index.html");
 const DOM: &str = include_str!("dom.js");
 const MODEL: &str = include_str!("model.js");
 const VIEWS: &str = include_str!("views.js");
+const CONTROL: &str = include_str!("control.js");
 const DRAWER: &str = include_str!("drawer.js");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
@@ -26,6 +27,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
             file("text/css; charset=utf-8", STYLE)
         })
         .get("/page.js", "its script", script(SCRIPT))
+        .get("/control.js", "what it asks of sessions", script(CONTROL))
         .get("/drawer.js", "one queue, looked into", script(DRAWER))
         .get("/views.js", "what it shows", script(VIEWS))
         .get("/model.js", "what it knows", script(MODEL))
@@ -42,13 +44,13 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{DOM, DRAWER, HTML, MODEL, SCRIPT, STYLE, VIEWS};
+    use super::{CONTROL, DOM, DRAWER, HTML, MODEL, SCRIPT, STYLE, VIEWS};
 
     const SVG: &str = "http://www.w3.org/2000/svg";
 
     #[test]
     fn the_page_is_small_and_asks_nobody_else() {
-        let files = [HTML, STYLE, SCRIPT, DRAWER, VIEWS, MODEL, DOM];
+        let files = [HTML, STYLE, SCRIPT, CONTROL, DRAWER, VIEWS, MODEL, DOM];
         assert!(files.iter().map(|file| file.len()).sum::<usize>() < 100 * 1024);
         for text in files {
             let addresses = text.matches("://").count();

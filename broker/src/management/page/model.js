@@ -13,6 +13,8 @@
 export const VHOST = "/";
 export const EXCHANGE = "claudeBroker";
 export const PRESENCE = "claudeBroker.presence";
+/** A member's queue is bound to it by the name of the group. */
+export const GROUPS = "claudeBroker.groups";
 /** Answers to our question go nowhere; the tap shows them on their way. */
 export const LISTENING = "amq.gen-cbroker-page";
 const KEEP = 10000;
@@ -28,6 +30,31 @@ const NAME = /^[a-zA-Z][a-zA-Z0-9]{0,63}$/;
 /** A session's own id. */
 const WRAP = /^[0-9A-Za-z]{1,64}$/;
 const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
+/** Held messages of one session that are shown. */
+const HELD = 100;
+/** What receipts say, as states of a message here. */
+const RECEIPTS = {
+  held: "held",
+  "handed-over": "held",
+  delivered: "delivered",
+  "dead-lettered": "refused",
+  purged: "gone",
+  deleted: "gone",
+  dropped: "gone",
+  expired: "gone",
+};
+
+/** `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where it is no name. */
+export function sessionName(text) {
+  const parts = text.split(/[-_\s]+/u).filter(Boolean);
+  const joined = parts.map((part) => part[0].toUpperCase() + part.slice(1)).join("").replace(/[^a-zA-Z0-9]/g, "");
+  const name = joined.slice(0, 1).toLowerCase() + joined.slice(1);
+  if (!NAME.test(name)) throw new Error(`“${text}” is not a session's name: letters and digits, a letter first, at most 64.`);
+  return name;
+}
+
+/** Whether brokers or commands made a queue for themselves. */
+export const isInternal = (name) => name.startsWith("amq.") || ASKING.test(name);
 
 const isText = (value) => typeof value === "string" && value !== "";
 
@@ -62,6 +89,23 @@ function field(text, name) {
   }
 }
 
+/**
+ * What a session says that it holds. The tap shows the beginning of a long answer: its first whole
+ * messages, or the beginning of the first.
+ */
+function inbox(text) {
+  const whole = parse(text);
+  if (whole) return { found: whole, isCut: false };
+  for (let end = text.lastIndexOf("},{"), tries = 0; end > 0 && tries < HELD; end = text.lastIndexOf("},{", end - 1), tries++) {
+    const found = parse(`${text.slice(0, end)}}]}`);
+    if (found) return { found, isCut: true };
+  }
+  const found = { messages: [{}] };
+  for (const name of ["kind", "name", "session"]) found[name] = field(text, name);
+  for (const name of ["id", "from", "reason", "line"]) found.messages[0][name] = field(text, name);
+  return { found, isCut: true };
+}
+
 /** A number for some text, 53 bits of it. */
 function digest(text) {
   let [one, two] = [0xdeadbeef, 0x41c6ce57];
@@ -93,7 +137,7 @@ export class Model {
   constructor() {
     /** Who is signed in: presences and receipts of this user count. */
     this.user = undefined;
-    /** name → { queue, presences: Map(session → presence), oldest } */
+    /** name → { queue, presences: Map(session → presence), held: Map(session → answer), oldest } */
     this.sessions = new Map();
     /** key → message, in the order in which they came. */
     this.messages = new Map();
@@ -115,7 +159,7 @@ export class Model {
   session(name) {
     let session = this.sessions.get(name);
     if (!session) {
-      session = { name, queue: undefined, presences: new Map(), oldest: undefined };
+      session = { name, queue: undefined, presences: new Map(), held: new Map(), oldest: undefined };
       keep(this.sessions, name, session, SESSIONS);
     }
     return session;
@@ -157,7 +201,7 @@ export class Model {
     const bytes = line.body_bytes;
     const isOwn = this.isOwn(properties);
     const isPresence = exchange === PRESENCE || (exchange === "" && to === LISTENING);
-    if (what === "published" && isPresence) return isOwn && this.presence(text, at);
+    if (what === "published" && isPresence) return isOwn && (this.presence(text, at) || this.answered(text));
     if (what === "published" && exchange === "") return isOwn && this.receipt(parse(text), at);
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
@@ -181,7 +225,8 @@ export class Model {
     const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
     const known = this.messages.get(key);
     if (known) {
-      if (known.state === "refused" || (known.state === "delivered" && state === "waiting")) return false;
+      const isOver = known.state === "refused" || known.state === "gone";
+      if (isOver || (known.state === "delivered" && state === "waiting")) return false;
       // A peek says nothing new of a message that is known to be held.
       if (state !== "waiting" || known.state !== "held") known.state = state;
       if (state === "delivered") {
@@ -224,14 +269,15 @@ export class Model {
 
   /** Sessions send receipts only for messages of their own user. */
   receipt(found, at) {
-    const state = { held: "held", "handed-over": "held", delivered: "delivered", "dead-lettered": "refused" }[found?.state];
+    const state = isText(found?.state) && Object.hasOwn(RECEIPTS, found.state) ? RECEIPTS[found.state] : undefined;
     const isReceipt = isText(found?.id) && state;
     const known = isReceipt ? this.withId(found.id).filter((message) => message.isOwn) : [];
     let changed = false;
     for (const message of known) {
-      const isOver = message.state === "delivered" || message.state === "refused";
+      const isOver = ["delivered", "refused", "gone"].includes(message.state);
       if (state === "held" && isOver) continue;
       message.state = state;
+      if (state === "gone") message.end = found.state;
       message.reason = isText(found.reason) ? found.reason : undefined;
       if (state !== "held") message.done = at;
       changed = true;
@@ -250,6 +296,52 @@ export class Model {
     if (found.state === "closed") session.presences.delete(found.session);
     else keep(session.presences, found.session, { ...found, changed: since }, PRESENCES);
     return true;
+  }
+
+  /** A session answered what it holds. */
+  answered(text) {
+    const { found, isCut } = inbox(text);
+    if (found.kind !== "inbox" || !isText(found.name) || !isText(found.session)) return false;
+    const session = this.sessions.get(found.name);
+    if (!session || !WRAP.test(found.session) || !Array.isArray(found.messages)) return false;
+    const isHeld = (message) => ["id", "from", "line"].every((name) => isText(message?.[name]));
+    const messages = found.messages.filter(isHeld);
+    const answer = { messages: messages.slice(0, HELD), isCut: isCut || messages.length > HELD };
+    keep(session.held, found.session, answer, PRESENCES);
+    return true;
+  }
+
+  /** The messages that a session holds, as far as they are known, and whether that is all. */
+  held(session) {
+    const answers = [...session.presences]
+      .filter(([wrap, presence]) => presence.held > 0 && session.held.has(wrap))
+      .map(([wrap]) => session.held.get(wrap));
+    const messages = answers.flatMap((answer) => answer.messages);
+    return { messages, isAll: !answers.some((answer) => answer.isCut) };
+  }
+
+  /** An operator removed what waited in a queue: `purged`, or `deleted` with it. */
+  removed(name, end) {
+    for (const message of this.messages.values()) {
+      if (message.queue !== name || message.state !== "waiting") continue;
+      message.state = "gone";
+      message.end = end;
+    }
+  }
+
+  /** The ids of a conversation: what answers what, in both directions. */
+  thread(id) {
+    const ids = new Set([id]);
+    const messages = [...this.messages.values()].filter((message) => message.answers);
+    // Whoever may publish can make a chain as long as he likes.
+    for (let size = 0, rounds = 0; size < ids.size && rounds < 64; rounds++) {
+      size = ids.size;
+      for (const message of messages) {
+        if (!ids.has(message.id) && !ids.has(message.answers)) continue;
+        ids.add(message.id).add(message.answers);
+      }
+    }
+    return ids;
   }
 
   /** What a session does, in one word, and why. */
@@ -275,7 +367,8 @@ export class Model {
 
   /** What became of a message: one that waits for a session which takes nothing in is held, for that session's reason. */
   fate(message) {
-    if (message.state !== "waiting") return { state: message.state, reason: message.reason };
+    const { end } = message;
+    if (message.state !== "waiting") return { state: message.state, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
     const standing = session && this.standing(session);
     const keepsBack = ["held", "paused"].includes(standing?.state) || (standing?.state === "notify" && standing.held > 0);
@@ -294,11 +387,12 @@ export class Model {
   }
 
   /** Messages that match, oldest first. */
-  search({ text = "", peer = "", state = "" }) {
+  search({ text = "", peer = "", state = "", thread = undefined }) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const matches = (message) =>
       (!state || this.fate(message).state === state) &&
       (!peer || message.from === peer || message.to === peer) &&
+      (!thread || thread.has(message.id)) &&
       words.every((word) => message.haystack.includes(word));
     return [...this.messages.values()].filter(matches);
   }

@@ -1,8 +1,9 @@
 // The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
 
-import { $, ask, el, part, say, soon, toast } from "./dom.js";
+import { $, ask, el, part, plain, say, soon, toast, when } from "./dom.js";
+import * as control from "./control.js";
 import { drawer } from "./drawer.js";
-import { EXCHANGE, LISTENING, Model, PRESENCE, ulid } from "./model.js";
+import { EXCHANGE, GROUPS, Model, PRESENCE, sessionName, ulid } from "./model.js";
 import * as views from "./views.js";
 
 const model = new Model();
@@ -10,7 +11,7 @@ const VIEWS = ["sessions", "talk", "queues", "broker"];
 let view = "sessions";
 let most = 200;
 let queuePage = 1;
-const { openSession, openQueue, redraw } = drawer(model, { jump, compose, sure, round });
+const { openSession, openQueue, redraw } = drawer(model, { jump, thread, compose, sure, round, tell });
 
 // ---------------------------------------------------------------- signing in
 
@@ -86,10 +87,11 @@ function begin(user) {
 
 // ---------------------------------------------------------------- the live stream
 
-const drawSessions = soon(() => views.sessions(model, openSession));
+const acts = { open: (name) => openSession(name), compose, pause: (name) => tell(control.pause, name), resume: (name) => tell(control.resume, name) };
+const drawSessions = soon(() => call(views.sessions(model, acts)));
 const drawTalk = soon(() => {
   const before = nearEnd();
-  views.talk(model, query(), most, jump);
+  views.talk(model, query(), most, { jump, thread });
   if (view !== "talk") return;
   if (before) scrollTo(0, document.body.scrollHeight);
   else $("newest").hidden = false;
@@ -102,8 +104,7 @@ function nearEnd() {
 function listen() {
   const tap = new EventSource("/api/tap");
   tap.addEventListener("open", () => {
-    $("live").className = "live on";
-    say($("live"), "live");
+    fresh();
     who();
   });
   tap.addEventListener("seen", (event) => {
@@ -112,6 +113,7 @@ function listen() {
     for (const line of lines) changed = model.seen(line) || changed;
     if (lines.length) model.skew = Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1 ? lines.at(-1).at_ms - Date.now() : model.skew;
     if (!changed) return;
+    askHeldSoon();
     drawSessions();
     drawTalk();
     redraw();
@@ -121,18 +123,79 @@ function listen() {
     drawTalk();
   });
   tap.addEventListener("error", () => {
-    $("live").className = "live off";
-    say($("live"), "reconnecting");
+    stale("reconnecting");
     if (tap.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   });
 }
 
-/** Asks every session to say how it is; the answers pass by on the tap. */
+/** Asks every session to say how it is. */
 async function who() {
-  const properties = { content_type: "application/json", reply_to: LISTENING, user_id: model.user };
-  const question = { properties, routing_key: "", payload: JSON.stringify({ kind: "who" }), payload_encoding: "string" };
-  if (await isThere(PRESENCE).catch(() => false)) await ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, question).catch(() => {});
+  if (await isThere(PRESENCE).catch(() => false)) await control.who(model).catch(() => {});
 }
+
+/** Gives an order to the sessions of a name. */
+function tell(order, name) {
+  order(model, name).catch((error) => toast(error.message));
+}
+
+const askHeldSoon = soon(askHeld, 300);
+/** What each session was last seen to hold, by its name. */
+const known = new Map();
+
+/** Asks the sessions that hold something new for its text. */
+function askHeld() {
+  for (const session of model.sessions.values()) {
+    const holding = [...session.presences.values()].filter((presence) => presence.held > 0);
+    const text = JSON.stringify(holding.map((presence) => [presence.session, presence.held, presence.reason]));
+    if (known.get(session.name) === text) continue;
+    known.set(session.name, text);
+    if (holding.length) control.lookInto(model, session.name).catch(() => known.delete(session.name));
+  }
+  for (const name of known.keys()) if (!model.sessions.has(name)) known.delete(name);
+}
+
+// ---------------------------------------------------------------- whether the broker answers
+
+let heard = Date.now();
+
+function fresh() {
+  heard = Date.now();
+  $("live").className = "live on";
+  say($("live"), "live");
+  $("gone").hidden = true;
+  document.body.classList.remove("stale");
+}
+
+/** What is shown is old from here on. */
+function stale(why) {
+  $("live").className = "live off";
+  say($("live"), why);
+  if ($("gone").hidden) say($("gone"), `The broker does not answer. This is how it was at ${when(heard)}; the page goes on by itself once the broker is back.`);
+  $("gone").hidden = false;
+  document.body.classList.add("stale");
+}
+
+// ---------------------------------------------------------------- calling the person
+
+let calling = new Set();
+
+/** Says in the title how many sessions need somebody, and tells of new ones where that is wanted. */
+function call(sessions) {
+  document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
+  const isWanted = localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
+  for (const { name, label, reason } of sessions) {
+    if (!isWanted || calling.has(name) || !document.hidden) continue;
+    new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: name });
+  }
+  calling = new Set(sessions.map(({ name }) => name));
+}
+
+$("notify").addEventListener("click", async () => {
+  const isOn = localStorage.getItem("notify") === "yes";
+  if (!isOn && (await window.Notification?.requestPermission()) !== "granted") return toast("The browser allows no notifications from this page.");
+  localStorage.setItem("notify", isOn ? "no" : "yes");
+  toast(isOn ? "No notifications any more." : "While this page is in the background, a notification tells when a session needs you.");
+});
 
 // ---------------------------------------------------------------- rounds
 
@@ -143,12 +206,12 @@ async function round() {
   asking = true;
   try {
     await Promise.all([askSessions(), view === "queues" && askQueues(), askBroker()]);
+    askHeld();
   } catch (error) {
     // A user without rights in the vhost is refused with the same status as one who is signed out.
     if (error.status === 401 && (await isSignedOut())) location.reload();
     found.clear();
-    $("live").className = "live off";
-    say($("live"), "no answer");
+    stale("no answer");
   } finally {
     asking = false;
   }
@@ -230,7 +293,20 @@ $("tabs").addEventListener("keydown", (event) => {
   $(`tab-${next}`).focus();
 });
 
-const query = () => ({ text: $("talk-search").value, peer: $("talk-peer").value, state: $("talk-state").value });
+/** The id whose conversation alone is shown. */
+let threadOf;
+const query = () => ({ text: $("talk-search").value, peer: $("talk-peer").value, state: $("talk-state").value, thread: threadOf && model.thread(threadOf) });
+
+/** Shows what a message answers and what answers it; without an id, everything again. */
+function thread(id) {
+  threadOf = id;
+  $("talk-thread").hidden = !id;
+  say($("talk-thread"), id ? `Thread of …${id.slice(-6)} ✕` : "");
+  if (id) show("talk");
+  drawTalk();
+}
+
+$("talk-thread").addEventListener("click", () => thread());
 for (const form of ["talk-tools", "queue-tools"]) $(form).addEventListener("submit", (event) => event.preventDefault());
 for (const field of ["talk-search", "talk-peer", "talk-state"]) {
   $(field).addEventListener("input", () => {
@@ -248,7 +324,7 @@ addEventListener("scroll", () => {
 });
 
 const askQueuesSoon = soon(() => askQueues().catch((error) => toast(error.message)), 200);
-for (const field of ["queue-search", "queue-sort"]) {
+for (const field of ["queue-search", "queue-sort", "queue-internal"]) {
   $(field).addEventListener("input", () => {
     queuePage = 1;
     askQueuesSoon();
@@ -268,10 +344,11 @@ function jump(id) {
   $("talk-search").value = "";
   $("talk-peer").value = "";
   $("talk-state").value = "";
+  thread();
   most = model.messages.size;
   $("look").close();
   show("talk");
-  views.talk(model, query(), most, jump);
+  views.talk(model, query(), most, { jump, thread });
   const child = [...$("talk-list").children].find((item) => item.dataset.key === found.key);
   setTimeout(() => {
     child?.scrollIntoView({ block: "center" });
@@ -298,10 +375,12 @@ $("send-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const { to, from, message } = event.target.elements;
   try {
-    await send(to.value, from.value, message.value);
+    const names = await recipients(to.value, from.value);
+    const id = ulid();
+    for (const name of names) await send(id, name, sessionName(from.value), message.value);
     message.value = "";
     $("send-box").close();
-    toast(`Sent to ${to.value}.`);
+    toast(`Sent to ${names.join(", ")}.`);
     round();
   } catch (error) {
     say($("send-error"), error.message);
@@ -311,11 +390,29 @@ $("send-form").addEventListener("submit", async (event) => {
 /** What a session's queue is, exactly as the command line declares it. */
 const QUEUE = { durable: true, auto_delete: false, arguments: { "x-message-ttl": 86400000, "x-max-length": 1000, "x-overflow": "drop-head" } };
 
-async function send(to, from, text) {
+/** The sessions that `backend, my-tester, @reviewers` stands for. The sender is left out of groups. */
+async function recipients(text, from) {
+  const names = new Set();
+  for (const one of text.split(",").map((part) => part.trim()).filter(Boolean)) {
+    if (!one.startsWith("@")) {
+      names.add(sessionName(one));
+      continue;
+    }
+    const group = sessionName(one.slice(1));
+    const bound = (await isThere(GROUPS)) ? await ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`) : [];
+    const members = bound.filter((binding) => binding.routing_key === group && binding.destination !== sessionName(from));
+    if (!members.length) throw new Error(`Nobody else is in the group @${group}.`);
+    for (const { destination } of members) names.add(destination);
+  }
+  if (!names.size) throw new Error("To whom?");
+  return [...names];
+}
+
+async function send(id, to, from, text) {
   const waiting = model.sessions.get(to)?.queue?.messages ?? 0;
   if (waiting >= 1000) throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
   const now = new Date();
-  const envelope = { id: ulid(), from, to, ts: now.toISOString(), message: text };
+  const envelope = { id, from, to, ts: now.toISOString(), message: text };
   const properties = {
     content_type: "application/json",
     message_id: envelope.id,
@@ -400,7 +497,7 @@ addEventListener("keydown", (event) => {
 });
 
 function step(by) {
-  const list = [...document.querySelectorAll(view === "queues" ? "#queue-rows tr" : "#session-list article")];
+  const list = [...document.querySelectorAll(view === "queues" ? "#queue-rows tr" : "#session-list .open")];
   const here = list.indexOf(document.activeElement);
   list[Math.min(list.length - 1, Math.max(0, here + by))]?.focus();
 }

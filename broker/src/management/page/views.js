@@ -1,7 +1,8 @@
 // What is shown: sessions, conversation, queues, broker. Elements are kept by key and changed in place, so that focus,
 // selection and scrolling survive an update.
 
-import { $, bytes, el, hue, number, say, span, when } from "./dom.js";
+import { $, bytes, el, hue, number, plain, say, span, toast, when } from "./dom.js";
+import { isInternal } from "./model.js";
 
 /** Children of `parent` in the order of `keys`, made or updated one by one. */
 function keyed(parent, items, { key, make, update }) {
@@ -31,41 +32,59 @@ const peer = (name) => {
 
 // ---------------------------------------------------------------- sessions
 
-export function sessions(model, open) {
+/** Held messages on a card; the drawer shows all. */
+const ON_CARD = 2;
+
+/** Draws the cards; returns the sessions that need somebody, and why. */
+export function sessions(model, acts) {
   const list = model.ordered();
   keyed($("session-list"), list, {
     key: (session) => session.name,
-    make: (session) => card(session, open),
+    make: (session) => card(session, acts),
     update: (child, session) => fill(child, model, session),
   });
   $("no-sessions").hidden = list.length > 0;
-  const calling = list.filter((session) => model.standing(session).state === "held").length;
-  say($("count-sessions"), list.length ? String(calling || list.length) : "");
-  $("count-sessions").classList.toggle("alert", calling > 0);
-  $("count-sessions").title = calling ? `${calling} held` : `${list.length} sessions`;
+  const all = list.map((session) => ({ name: session.name, ...model.standing(session) }));
+  const calling = all.filter(({ state }) => state === "held");
+  say($("count-sessions"), list.length ? String(calling.length || list.length) : "");
+  $("count-sessions").classList.toggle("alert", calling.length > 0);
+  const words = calling.length === 1 ? "1 session needs you" : `${calling.length} sessions need you`;
+  $("count-sessions").title = calling.length ? words : `${list.length} sessions`;
+  return calling;
 }
 
-function card(session, open) {
+function card(session, acts) {
+  const { name } = session;
+  const act = (kind, text, onclick) => el("button", { type: "button", className: kind, "aria-label": `${text} ${name}`, onclick }, text);
   const child = el(
     "article",
-    { className: "card session", tabIndex: 0, role: "button" },
-    el("h3", {}, el("span", {}, session.name), el("span", { className: "pill" })),
+    { className: "card session" },
+    el("h3", {}, el("button", { type: "button", className: "open", onclick: () => acts.open(name) }, name), el("span", { className: "pill" })),
     el("p", { className: "why" }),
+    el("ul", { className: "kept" }),
     el("p", { className: "last" }),
     el("p", { className: "feet" }),
+    el("p", { className: "acts" }, act("send", "Send", () => acts.compose(name)), act("pause", "Pause", () => acts.pause(name)), act("resume", "Resume", () => acts.resume(name))),
   );
-  child.addEventListener("click", () => open(session.name));
-  child.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
-    event.preventDefault();
-    open(session.name);
-  });
   return child;
+}
+
+/** Shows Pause or Resume, whichever the session can do. */
+export function offer(parent, standing) {
+  const isAttached = standing.presences.length > 0;
+  parent.querySelector(".pause").hidden = !isAttached || standing.state === "paused";
+  parent.querySelector(".resume").hidden = !isAttached || standing.state !== "paused";
+}
+
+/** The text of a held message: as it was sent where that went by here, else as it would be typed. */
+export function heldText(model, message) {
+  const sent = model.withId(message.id).find((item) => item.isOwn && item.from === message.from && !item.cut);
+  return sent?.text ?? message.line;
 }
 
 function fill(child, model, session) {
   const standing = model.standing(session);
-  const [head, why, last, feet] = child.children;
+  const [head, why, kept, last, feet, acts] = child.children;
   child.className = `card session is-${standing.state}`;
   say(head.lastChild, standing.label);
   const since = standing.since ? ` for ${span(model.now() - standing.since)}` : "";
@@ -73,6 +92,15 @@ function fill(child, model, session) {
   const reason = standing.reason ?? "";
   say(why, reason && standing.state === "held" ? `${reason}${since}` : reason);
   why.hidden = !reason;
+  const held = model.held(session).messages;
+  keyed(kept, held.slice(0, ON_CARD), {
+    key: (message) => message.id,
+    make: (message) => el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),
+    update: () => {},
+  });
+  kept.hidden = held.length === 0;
+  offer(acts, standing);
+  last.hidden = held.length > 0;
   const message = model.lasts.get(session.name);
   say(last, message ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}` : "nothing said yet");
   const waiting = model.waiting(session);
@@ -99,15 +127,18 @@ function fill(child, model, session) {
 /** Names to choose from, those of the latest messages. */
 const CHOICES = 500;
 const LABELS = { waiting: "waiting", held: "held", delivered: "delivered", refused: "dead-lettered" };
+/** How a message ends that nobody gets. */
+const ENDS = { purged: "purged", deleted: "deleted with its queue", dropped: "dropped: the queue was full", expired: "expired" };
 
-export function message(model, item, jump) {
+/** One message; `acts` are what leads out of it: jump, thread. */
+export function message(model, item, acts) {
   const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
   return el(
     "li",
     { className: "message", data: { key: item.key, id: item.id } },
     el("header", {}, peer(item.from), "→", peer(item.to), el("time", { title: new Date(item.at).toISOString() }, when(item.at)), id, el("span", { className: "pill" })),
     el("p", { className: "text" }, item.text),
-    more(item, jump),
+    more(item, acts),
   );
 }
 
@@ -115,9 +146,11 @@ export function message(model, item, jump) {
 const publisher = (item) =>
   item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for";
 
-function more(item, jump) {
+function more(item, { jump, thread }) {
   const parts = [];
-  if (item.answers) parts.push(el("button", { className: "quiet", type: "button", onclick: () => jump(item.answers) }, `↩ answers …${item.answers.slice(-6)}`));
+  const act = (text, onclick) => el("button", { className: "quiet", type: "button", onclick }, text);
+  if (item.answers) parts.push(act(`↩ answers …${item.answers.slice(-6)}`, () => jump(item.answers)), act("thread", () => thread(item.id)));
+  parts.push(act("copy", () => navigator.clipboard.writeText(plain(item.text)).then(() => toast("Copied."), () => toast("The browser does not let this page copy."))));
   if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
@@ -127,20 +160,20 @@ function more(item, jump) {
 }
 
 export function restate(child, item, model) {
-  const { state, reason } = model.fate(item);
-  child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused");
+  const { state, reason, end } = model.fate(item);
+  child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused", "is-gone");
   child.classList.add(`is-${state}`);
   const took = state === "delivered" && item.done > item.at + 1000 ? ` after ${span(item.done - item.at)}` : "";
   const why = reason ? `: ${reason}` : "";
-  say(child.querySelector(".pill"), `${LABELS[state]}${took}${why}`);
+  say(child.querySelector(".pill"), `${state === "gone" ? ENDS[end] : LABELS[state]}${took}${why}`);
 }
 
 /** Brings the list up to date; only its last `most` are in the page. */
-export function talk(model, query, most, jump) {
+export function talk(model, query, most, acts) {
   const list = $("talk-list");
   const found = model.search(query);
   const shown = found.slice(-most);
-  keyed(list, shown, { key: (item) => item.key, make: (item) => message(model, item, jump), update: (child, item) => restate(child, item, model) });
+  keyed(list, shown, { key: (item) => item.key, make: (item) => message(model, item, acts), update: (child, item) => restate(child, item, model) });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
@@ -159,7 +192,11 @@ export function talk(model, query, most, jump) {
 // ---------------------------------------------------------------- queues
 
 export function queues(page, open) {
-  keyed($("queue-rows"), page.items, {
+  const internal = page.items.filter((queue) => isInternal(queue.name)).length;
+  const areShown = $("queue-internal").checked;
+  $("queue-internal").parentElement.hidden = internal === 0;
+  say($("queue-internal").nextElementSibling, `${internal} internal here`);
+  keyed($("queue-rows"), areShown ? page.items : page.items.filter((queue) => !isInternal(queue.name)), {
     key: (queue) => `${queue.vhost} ${queue.name}`,
     make: (queue) => row(queue, open),
     update: (child, queue) => {
