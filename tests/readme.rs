@@ -1,8 +1,9 @@
-//! Runs every command of the README in a home of its own.
+//! Runs every command of the README and of the guide, each page in a home of its own.
 //!
 //! Each line of an `sh` block must end by itself and succeed. `cargo run --release --` stands for
-//! this build's binary. The other `cargo` lines build or run the tests and are left to CI. `claude`
-//! is a stand-in that prints that it ran.
+//! this build's binary. The other `cargo` lines build the program and are left to CI. The agents
+//! are stand-ins that print that they ran. Of the commands inside sentences, which may wait for
+//! ever or need another machine, the verbs and the options must exist.
 
 #![allow(clippy::unwrap_used)]
 
@@ -33,14 +34,35 @@ fn commands(readme: &str) -> Vec<String> {
     found
 }
 
-/// Returns a PATH that begins with cbroker and a stand-in `claude`.
+/// Returns the commands inside sentences and tables: what stands between single backquotes.
+fn commands_in_sentences(page: &str) -> Vec<String> {
+    let mut in_block = false;
+    let text: Vec<&str> = page
+        .lines()
+        .filter(|line| {
+            let is_fence = line.starts_with("```");
+            in_block ^= is_fence;
+            !in_block && !is_fence
+        })
+        .collect();
+    let text = text.join(" ");
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|quoted| quoted.starts_with("cbroker "))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Returns a PATH that begins with cbroker, stand-ins for the agents, and no browser.
 fn path(place: &Place) -> String {
     let programs = place.path().join("bin");
     fs::create_dir_all(&programs).unwrap();
     symlink(env!("CARGO_BIN_EXE_cbroker"), programs.join("cbroker")).unwrap();
-    let claude = programs.join("claude");
-    fs::write(&claude, "#!/bin/sh\necho \"claude ran\"\n").unwrap();
-    fs::set_permissions(&claude, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["claude", "codex", "opencode", "xdg-open", "open"] {
+        let program = programs.join(name);
+        fs::write(&program, format!("#!/bin/sh\necho \"{name} ran\"\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     format!("{}:{}", programs.display(), std::env::var("PATH").unwrap())
 }
 
@@ -92,14 +114,14 @@ impl Drop for Background<'_> {
     }
 }
 
-#[test]
-fn every_command_of_the_readme_works_as_it_stands() {
-    let readme = fs::read_to_string(Path::new(PROJECT).join("README.md")).unwrap();
+/// Runs the lines of a page's blocks, one after the other.
+fn run_page(page: &str) {
+    let text = fs::read_to_string(Path::new(PROJECT).join(page)).unwrap();
     let place = Place::new();
     let path = path(&place);
     let _background = Background::start(&place);
     let mut ran = 0;
-    for line in commands(&readme) {
+    for line in commands(&text) {
         let line = line.replace("cargo run --release --", "cbroker");
         if line.starts_with("cargo ") {
             continue;
@@ -109,16 +131,67 @@ fn every_command_of_the_readme_works_as_it_stands() {
         let wrong = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "`{line}` ended with {}:\n{said}\n{wrong}",
+            "{page}: `{line}` ended with {}:\n{said}\n{wrong}",
             output.status
         );
         ran += 1;
     }
-    assert!(ran >= 10, "only {ran} commands were found");
+    assert!(ran >= 10, "{page}: only {ran} commands were found");
+}
+
+#[test]
+fn every_command_of_the_readme_works_as_it_stands() {
+    run_page("README.md");
+}
+
+#[test]
+fn every_command_of_the_guide_works_as_it_stands() {
+    run_page("docs/guide.md");
+}
+
+/// Returns the help for a command in a sentence: its verb's, or the whole program's for a wrap.
+fn help_for(place: &Place, command: &str) -> String {
+    let verb = command.split(' ').nth(1).unwrap();
+    let is_verb = !verb.starts_with('-');
+    let asked = if is_verb {
+        place.run([verb, "--help"])
+    } else {
+        place.run(["--help"])
+    };
+    assert_eq!(asked.code, 0, "`{command}`: {}", asked.err);
+    asked.out
+}
+
+#[test]
+fn commands_in_sentences_have_verbs_and_options_that_exist() {
+    let place = Place::new();
+    for page in ["README.md", "docs/guide.md"] {
+        let text = fs::read_to_string(Path::new(PROJECT).join(page)).unwrap();
+        let found = commands_in_sentences(&text);
+        assert!(found.len() > 5, "{page}: {found:?}");
+        for command in found {
+            let help = help_for(&place, &command);
+            // Behind a wrapped program its own options follow.
+            let ours = command.split(" claude").next().unwrap();
+            for option in ours.split(' ').filter(|word| word.starts_with("--")) {
+                let name = option.split('=').next().unwrap();
+                assert!(help.contains(name), "{page}: `{command}` has no {name}");
+            }
+        }
+    }
 }
 
 #[test]
 fn only_lines_of_sh_blocks_are_commands() {
     let text = "a\n```sh\n# no\none\n\ntwo\n```\n```console\nthree\n```\n";
     assert_eq!(commands(text), ["one", "two"]);
+}
+
+#[test]
+fn a_command_in_a_sentence_may_go_over_two_lines() {
+    let text = "Say `cbroker send\nx` or `other`.\n```sh\n`cbroker no`\n```\n`cbroker list`\n";
+    assert_eq!(
+        commands_in_sentences(text),
+        ["cbroker send x", "cbroker list"]
+    );
 }
