@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use storage::frame::{BLOCK, SegmentHeader};
+use storage::frame::{BLOCK, SegmentHeader, SegmentState};
 use storage::{Opened, Options, QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
 use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
@@ -168,16 +168,17 @@ fn acks_whose_segment_was_used_again_still_count() {
         }
     }
     wait(store, last);
-    let first = headers(&disk)
-        .iter()
-        .filter(|header| header.number == 2)
-        .count();
+    let holds_acks =
+        |header: &SegmentHeader| header.number == 2 && header.state == SegmentState::Log;
+    crate::support::until(
+        || !headers(&disk).iter().any(holds_acks),
+        "the segment of the acks may be used again",
+    );
     let killed = disk.after_kill();
     killed.change_rows(BTreeMap::clear);
     let (again, _folder) = open(&killed);
     assert_eq!(read_all(&again.store, QUEUE, 300), [9]);
     assert_eq!(read_all(&again.store, other, 3_000), []);
-    assert_eq!(first, 0, "the segment of the acks was used again");
 }
 
 #[test]
