@@ -8,11 +8,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::disk::{Disk, FileDisk, set_aside};
+use crate::disk::{Disk, FileDisk, set_aside, to_usize};
 use crate::engine::{Change, Engine, EngineError, snapshots};
-use crate::frame::{Fields, Malformed, Record, push_varint, records};
+use crate::frame::{Record, VERSION, push, records};
 use crate::index::{FramePlace, Index, Tail};
 use crate::terms::{Definitions, OpenReport, Options, Stored};
 
@@ -20,8 +21,6 @@ use crate::terms::{Definitions, OpenReport, Options, Stored};
 const ROW_BYTES: usize = 6_900;
 /// Rows of one step: about 350 KiB.
 const STEP_ROWS: usize = 50;
-/// Version of the rows.
-const VERSION: u64 = 3;
 /// Damaged indexes that are kept.
 const KEPT_ASIDE: usize = 3;
 
@@ -34,7 +33,7 @@ const OPEN_EXTENTS: u64 = u64::MAX;
 type CheckpointTable = [u64; 4];
 
 /// What a checkpoint says of itself; its rows are written last.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     pub(crate) commit: u64,
     /// The log is replayed from here on.
@@ -82,7 +81,7 @@ impl Image {
         let mut tables = self.records.iter();
         let (_, bytes) = tables.find(|(content, _)| *content == DEFINITIONS)?;
         let puts = records(bytes.as_ref()?).filter_map(|record| match record {
-            Ok(Record::Put(key, value)) => Some((key.to_vec(), value.to_vec())),
+            Ok((Record::Put(key, value), _)) => Some((key.to_vec(), value.to_vec())),
             _ => None,
         });
         Some(puts.collect())
@@ -93,40 +92,6 @@ impl Meta {
     fn table(&self, content: u64) -> Option<CheckpointTable> {
         let mut tables = self.tables.iter();
         tables.find(|table| table[0] == content).copied()
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut numbers = vec![VERSION, self.commit, self.tail.segment, self.tail.end];
-        numbers.extend([self.tail.next_number, self.defined]);
-        numbers.extend(self.tables.iter().flatten());
-        let mut out = Vec::new();
-        for number in numbers {
-            push_varint(&mut out, number);
-        }
-        out
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Fields::new(bytes);
-        let [version, commit, segment, end, next_number, defined] = fields.varints()?;
-        let (tail, mut tables) = (
-            Tail {
-                segment,
-                end,
-                next_number,
-            },
-            Vec::new(),
-        );
-        while !fields.is_at_end() {
-            tables.push(fields.varints()?);
-        }
-        let meta = Self {
-            commit,
-            tail,
-            defined,
-            tables,
-        };
-        Some(meta).filter(|_| version == VERSION).ok_or(Malformed)
     }
 }
 
@@ -158,19 +123,28 @@ fn read_rows(engine: &dyn Engine, number: u64) -> Result<Vec<u8>, EngineError> {
     Ok(bytes)
 }
 
+fn damaged() -> EngineError {
+    EngineError::Broken("rows are missing or damaged".to_owned())
+}
+
+/// A value at the start of these bytes.
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EngineError> {
+    let read = postcard::take_from_bytes(bytes);
+    read.map(|(value, _)| value).map_err(|_| damaged())
+}
+
 /// The first of these bytes, if their sum is right. What an interrupted checkpoint has left behind
 /// them does not count.
-fn checked(bytes: Option<&[u8]>, length: u64, sum: u64) -> Result<&[u8], EngineError> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let bytes = bytes.and_then(|bytes| bytes.get(..length));
-    let sound = bytes.filter(|bytes| xxh3_64(bytes) == sum);
-    sound.ok_or_else(|| EngineError::Broken("rows are missing or damaged".to_owned()))
+fn checked(bytes: &[u8], length: u64, sum: u64) -> Result<&[u8], EngineError> {
+    let bytes = bytes.get(..to_usize(length));
+    bytes
+        .filter(|bytes| xxh3_64(bytes) == sum)
+        .ok_or_else(damaged)
 }
 
 /// Applies the last checkpoint to an index without queues. What it says of itself is empty where
 /// there is none.
 fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
-    let malformed = |_| EngineError::Broken("a row does not follow the format".to_owned());
     let mut is_empty = true;
     engine.scan(&[], &[u8::MAX], &mut |_, _| {
         is_empty = false;
@@ -180,14 +154,16 @@ fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
         return Ok(Meta::default());
     }
     let rows = read_rows(engine, 0)?;
-    let word = |at: usize| Some(u64::from_le_bytes(rows.get(at..at + 8)?.try_into().ok()?));
-    let meta = checked(rows.get(16..), word(0).unwrap_or(0), word(8).unwrap_or(0))?;
-    let meta = Meta::decode(meta).map_err(malformed)?;
+    let (sum, meta): (u64, Vec<u8>) = read(&rows)?;
+    let (version, meta): (u16, Meta) = read(checked(&meta, meta.len() as u64, sum)?)?;
+    if version != VERSION {
+        return Err(damaged());
+    }
     let place = FramePlace::new(0, 0, meta.commit);
     for [_, number, length, sum] in &meta.tables {
         let rows = read_rows(engine, *number)?;
-        let records = checked(Some(&rows), *length, *sum)?;
-        index.apply(records, place).map_err(malformed)?;
+        let records = checked(&rows, *length, *sum)?;
+        index.apply(records, place).map_err(|_| damaged())?;
     }
     index.changed.clear();
     (index.checkpoint, index.tail, index.defined) = (meta.commit, meta.tail, meta.defined);
@@ -208,9 +184,9 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, Engi
             before.table(*content)
         });
     }
-    let bytes = meta.encode();
-    let (length, sum) = (bytes.len() as u64, xxh3_64(&bytes));
-    let summed = [&length.to_le_bytes()[..], &sum.to_le_bytes(), &bytes].concat();
+    let (mut bytes, mut summed) = (Vec::new(), Vec::new());
+    push(&mut bytes, &(VERSION, &meta));
+    push(&mut summed, &(xxh3_64(&bytes), &bytes));
     write_rows(engine, 0, &summed)?;
     let numbers = meta.tables.iter().map(|table| table[1].to_be_bytes());
     let needed: Vec<[u8; 8]> = numbers.chain([[0; 8]]).collect();

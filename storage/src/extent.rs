@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{LogFile, to_usize};
-use crate::frame::{
-    Entry, Fields, Group, Heads, MESSAGE_BYTES, Malformed, Range, group_crc, push_varint,
-};
+use crate::frame::{CRC, Entry, Heads, Malformed, Range, group_crc, push};
 
 /// A segment as the index knows it.
 #[derive(Debug)]
@@ -121,38 +120,20 @@ impl Ranges {
 }
 
 /// One group as it lies in a segment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Extent<'a> {
+    #[serde(borrow)]
     heads: Heads<'a>,
-    last: u64,
-    /// Where the bodies begin.
+    /// Where its checksum begins.
     offset: u64,
 }
 
 impl<'a> Extent<'a> {
-    pub(crate) fn pack(heads: Heads<'_>, last: u64, offset: u64) -> Vec<u8> {
+    /// The bytes in a run.
+    pub(crate) fn pack(heads: Heads<'a>, offset: u64) -> Vec<u8> {
         let mut packed = Vec::new();
-        heads.write(&mut packed);
-        push_varint(&mut packed, offset);
-        if !heads.is_alone() {
-            push_varint(&mut packed, last - heads.first);
-        }
+        push(&mut packed, &Self { heads, offset });
         packed
-    }
-
-    fn unpack(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let (heads, offset) = (Heads::read(fields)?, fields.varint()?);
-        let span = if heads.is_alone() {
-            0
-        } else {
-            fields.varint()?
-        };
-        let last = heads.first.checked_add(span).ok_or(Malformed)?;
-        Ok(Self {
-            heads,
-            last,
-            offset,
-        })
     }
 }
 
@@ -169,9 +150,6 @@ pub(crate) struct ExtentRun {
 }
 
 impl ExtentRun {
-    /// No segment is longer, so that sums of lengths do not overflow.
-    const MOST_BYTES: u64 = 1 << 40;
-
     /// Extents that are known to be sound, if there are any.
     fn over(segment: u64, packed: Vec<u8>) -> Option<Self> {
         let mut run = Self {
@@ -181,33 +159,36 @@ impl ExtentRun {
             packed,
             start: 0,
         };
-        let mut extents = run.between(0, u64::MAX).map(|(extent, _)| extent);
-        let first = extents.next()?;
-        let last = extents.last().unwrap_or(first);
-        (run.first, run.last) = (first.heads.first, last.last);
+        let mut heads = run.between(0, u64::MAX).map(|(extent, _)| extent.heads);
+        let first = heads.next()?;
+        let last = heads.last().unwrap_or(first);
+        (run.first, run.last) = (first.first, last.last());
         Some(run)
     }
 
     /// Reads what [`packed`](Self::packed) gave.
     pub(crate) fn read(segment: u64, packed: &[u8]) -> Result<Self, Malformed> {
-        let (mut fields, mut next) = (Fields::new(packed), 0);
-        while !fields.is_at_end() {
-            let extent = Extent::unpack(&mut fields)?;
-            let newest = extent.heads.last()?;
-            let is_sound = extent.heads.first >= next && newest.sequence == extent.last;
-            if !is_sound || extent.offset.max(newest.end()) > Self::MOST_BYTES {
+        let (mut rest, mut next) = (packed, 0);
+        while !rest.is_empty() {
+            let (extent, behind) =
+                postcard::take_from_bytes::<Extent<'_>>(rest).map_err(|_| Malformed)?;
+            if extent.heads.first < next || !extent.heads.is_sound() {
                 return Err(Malformed);
             }
-            next = extent.last + 1;
+            (rest, next) = (behind, extent.heads.last() + 1);
         }
         Self::over(segment, packed.to_vec()).ok_or(Malformed)
     }
 
     /// One group at an offset of a segment.
-    pub(crate) fn of(group: &Group<'_>, segment: u64, offset: u64) -> Result<Self, Malformed> {
-        let last = group.heads.last()?.sequence;
-        let packed = Extent::pack(group.heads, last, offset);
-        Self::over(segment, packed).ok_or(Malformed)
+    pub(crate) fn of(segment: u64, heads: Heads<'_>, offset: u64) -> Self {
+        Self {
+            segment,
+            first: heads.first,
+            last: heads.last(),
+            packed: Extent::pack(heads, offset),
+            start: 0,
+        }
     }
 
     /// The extents for a checkpoint.
@@ -217,28 +198,49 @@ impl ExtentRun {
 
     /// The extents with sequences from `first` to `last`, each with the byte behind it.
     fn between(&self, first: u64, last: u64) -> impl Iterator<Item = (Extent<'_>, usize)> {
-        let mut fields = Fields::new(&self.packed);
-        fields.at = self.start;
+        let mut rest = self.packed();
         let extents = std::iter::from_fn(move || {
-            let is_at_end = fields.is_at_end();
-            let extent = (!is_at_end).then(|| Extent::unpack(&mut fields))?.ok()?;
-            Some((extent, fields.at))
+            let (extent, behind) = postcard::take_from_bytes::<Extent<'_>>(rest).ok()?;
+            rest = behind;
+            Some((extent, self.packed.len() - rest.len()))
         });
-        let older = extents.skip_while(move |(extent, _)| extent.last < first);
+        let older = extents.skip_while(move |(extent, _)| extent.heads.last() < first);
         older.take_while(move |(extent, _)| extent.heads.first <= last)
     }
 
     /// The messages from `first` to `last`.
     pub(crate) fn entries(&self, first: u64, last: u64) -> impl Iterator<Item = Entry> {
         let extents = self.between(first, last);
-        let entries = extents.flat_map(|(extent, _)| extent.heads.entries().flatten());
+        let entries = extents.flat_map(|(extent, _)| extent.heads.entries());
         entries.filter(move |entry| (first..=last).contains(&entry.sequence))
+    }
+
+    /// What the groups count when groups are chosen.
+    pub(crate) fn cost(&self) -> u64 {
+        let extents = self.between(0, u64::MAX);
+        extents.map(|(extent, _)| extent.heads.cost()).sum()
+    }
+
+    /// Reads the bodies of the first group and checks them; `None` where they are damaged.
+    pub(crate) fn read_bodies(&self, file: &LogFile, queue: u64) -> Option<Bytes> {
+        let (Extent { heads, offset }, _) = self.between(0, u64::MAX).next()?;
+        let length = heads.bytes() + CRC as u64;
+        // The length comes from the log, which may be damaged.
+        if offset.checked_add(length)? > file.file.length().ok()? {
+            return None;
+        }
+        let mut bytes = vec![0; to_usize(length)];
+        let read = file.read(&mut bytes, offset).ok()?;
+        let (crc, bodies) = bytes.split_first_chunk()?;
+        let is_sound =
+            read == bytes.len() && u32::from_le_bytes(*crc) == group_crc(queue, heads, bodies);
+        is_sound.then(|| Bytes::from(bytes).slice(CRC..))
     }
 
     /// The byte behind the extents that end at or before a sequence.
     fn end_of(&self, last: u64) -> usize {
         let all = self.between(0, u64::MAX);
-        let extents = all.take_while(|(extent, _)| extent.last <= last);
+        let extents = all.take_while(|(extent, _)| extent.heads.last() <= last);
         extents.last().map_or(self.start, |(_, end)| end)
     }
 
@@ -261,33 +263,6 @@ impl ExtentRun {
             self.packed.shrink_to_fit();
             self.start = 0;
         }
-    }
-}
-
-/// A group to read.
-#[derive(Debug)]
-pub(crate) struct Piece {
-    /// Its extent alone.
-    pub(crate) run: ExtentRun,
-    offset: u64,
-    length: u64,
-    /// What it counts: its bytes, and some more for each message.
-    pub(crate) cost: u64,
-}
-
-impl Piece {
-    /// Reads the bodies of the group and checks them; `None` where they are damaged.
-    pub(crate) fn read(&self, file: &LogFile, queue: u64) -> Option<Bytes> {
-        // The length comes from the log, which may be damaged.
-        if self.offset.checked_add(self.length)? > file.file.length().ok()? {
-            return None;
-        }
-        let mut bytes = vec![0; to_usize(self.length.checked_add(4)?)];
-        let read = file.read(&mut bytes, self.offset.checked_sub(4)?).ok()?;
-        let (extent, _) = self.run.between(0, u64::MAX).next()?;
-        let crc = u32::from_le_bytes(bytes[..4].try_into().ok()?);
-        let is_sound = read == bytes.len() && crc == group_crc(queue, extent.heads, &bytes[4..]);
-        is_sound.then(|| Bytes::from(bytes).slice(4..))
     }
 }
 
@@ -314,11 +289,21 @@ impl QueueIndex {
 
     /// Live messages of a run from `first` to `last`, and their bytes.
     fn tally(&self, run: &ExtentRun, (first, last): Range) -> (u64, u64) {
-        let settled = &self.settled;
-        let has_settled = settled.touches(first.max(run.first), last.min(run.last));
-        let is_live = |entry: &Entry| !has_settled || !settled.has(entry.sequence);
-        let live = run.entries(first, last).filter(is_live);
-        live.fold((0, 0), |sum, entry| (sum.0 + 1, sum.1 + entry.length))
+        let (mut live, mut bytes) = (0, 0);
+        for (Extent { heads, .. }, _) in run.between(first, last) {
+            let is_whole = first <= heads.first && heads.last() <= last;
+            if is_whole && !self.settled.touches(heads.first, heads.last()) {
+                (live, bytes) = (live + heads.count, bytes + heads.bytes());
+                continue;
+            }
+            let is_live = |entry: &Entry| {
+                (first..=last).contains(&entry.sequence) && !self.settled.has(entry.sequence)
+            };
+            for entry in heads.entries().filter(is_live) {
+                (live, bytes) = (live + 1, bytes + entry.length);
+            }
+        }
+        (live, bytes)
     }
 
     /// Adds to the counts of the queue and of a segment, or takes away.
@@ -430,33 +415,21 @@ impl QueueIndex {
         from: u64,
         limit: u64,
         is_of: impl Fn(&ExtentRun) -> bool,
-    ) -> Vec<Piece> {
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
+    ) -> Vec<ExtentRun> {
+        let (mut groups, mut bytes) = (Vec::new(), 0);
         let runs = &self.runs[self.overlapping(from, u64::MAX)];
         for run in runs.iter().filter(|run| is_of(run)) {
-            for (extent, _) in run.between(from, u64::MAX) {
-                let (heads, last, offset) = (extent.heads, extent.last, extent.offset);
-                if self.settled.contains(heads.first.max(from), last) {
+            for (Extent { heads, offset }, _) in run.between(from, u64::MAX) {
+                if self.settled.contains(heads.first.max(from), heads.last()) {
                     continue;
                 }
-                let (mut count, mut length) = (0, 0);
-                for entry in heads.entries().flatten() {
-                    (count, length) = (count + 1, entry.end());
-                }
-                let cost = length + count * MESSAGE_BYTES as u64;
-                bytes += cost;
-                let run = ExtentRun::over(run.segment, Extent::pack(heads, last, offset));
-                pieces.extend(run.map(|run| Piece {
-                    run,
-                    offset,
-                    length,
-                    cost,
-                }));
+                bytes += heads.cost();
+                groups.push(ExtentRun::of(run.segment, heads, offset));
                 if bytes >= limit {
-                    return pieces;
+                    return groups;
                 }
             }
         }
-        pieces
+        groups
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing a client wrote can pass as a frame: the sums of a frame are keyed with a secret made
 //! from the segment's random salt.
 
+use serde::{Deserialize, Serialize, Serializer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_secret, xxh3_64_with_seed};
 
 use crate::disk::to_usize;
@@ -13,12 +14,9 @@ pub const BLOCK: u64 = 4096;
 pub const FRAME_HEADER: usize = 32;
 /// Bodies above this many bytes get a file of their own.
 pub(crate) const LARGE_BYTES: usize = 1 << 20;
-/// Where the data begins in a file of a large body, behind its block and checksum.
-pub(crate) const BODY_AT: u64 = BLOCK + 4;
-const MAGIC: [u8; 8] = *b"cbrklog\x03";
+const MAGIC: [u8; 8] = *b"cbrklog\x04";
 /// Version of the format, the last byte of the magic.
 pub(crate) const VERSION: u16 = MAGIC[7] as u16;
-const SEGMENT_HEADER: usize = 80;
 /// Where the second copy of the segment header begins.
 const SECOND_COPY: usize = 2048;
 
@@ -28,20 +26,19 @@ pub const fn padded(bytes: u64) -> u64 {
 }
 
 /// What a segment file is used for: frames of the log, nothing any more, or one large body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SegmentState {
     /// Frames of the log.
-    Log = 1,
+    Log,
     /// Nothing in it counts any more.
     #[default]
-    Free = 2,
+    Free,
     /// One large body.
-    Body = 3,
+    Body,
 }
 
 /// The first block of a segment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentHeader {
     /// Rises with each use of any slot, from 1.
     pub number: u64,
@@ -62,15 +59,12 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// The block, with two copies of the header.
     pub fn encode(&self) -> Vec<u8> {
-        let mut copy = [&MAGIC[..], &self.number.to_le_bytes(), &self.salt].concat();
-        let places = [self.first_commit, self.previous, self.previous_end];
-        for number in places.into_iter().chain([self.length, self.state as u64]) {
-            copy.extend_from_slice(&number.to_le_bytes());
-        }
-        copy.extend_from_slice(&xxh3_64(&copy).to_le_bytes());
+        let mut fields = Vec::new();
+        push(&mut fields, self);
+        let copy = [&MAGIC[..], &xxh3_64(&fields).to_le_bytes(), &fields].concat();
         let mut block = vec![0; to_usize(BLOCK)];
         for at in [0, SECOND_COPY] {
-            block[at..at + SEGMENT_HEADER].copy_from_slice(&copy);
+            block[at..at + copy.len()].copy_from_slice(&copy);
         }
         block
     }
@@ -78,7 +72,7 @@ impl SegmentHeader {
     /// Reads the block; of two valid copies the one with the higher number counts, then the one in
     /// use.
     pub fn parse(block: &[u8]) -> Option<Self> {
-        let copies = [0, SECOND_COPY].map(|at| block.get(at..at + SEGMENT_HEADER));
+        let copies = [0, SECOND_COPY].map(|at| block.get(at..));
         let headers = copies.into_iter().flatten().filter_map(Self::parse_copy);
         headers.max_by_key(|header| (header.number, header.state != SegmentState::Free))
     }
@@ -92,21 +86,10 @@ impl SegmentHeader {
     }
 
     fn parse_copy(copy: &[u8]) -> Option<Self> {
-        let (fields, sum) = copy.split_at(SEGMENT_HEADER - 8);
-        if fields[..8] != MAGIC || read_u64(sum, 0)? != xxh3_64(fields) {
-            return None;
-        }
-        let states = [SegmentState::Log, SegmentState::Free, SegmentState::Body];
-        let mut states = states.into_iter();
-        Some(Self {
-            number: read_u64(fields, 8)?,
-            salt: fields[16..32].try_into().ok()?,
-            first_commit: read_u64(fields, 32)?,
-            previous: read_u64(fields, 40)?,
-            previous_end: read_u64(fields, 48)?,
-            length: read_u64(fields, 56)?,
-            state: states.find(|state| Some(*state as u64) == read_u64(fields, 64))?,
-        })
+        let (sum, fields) = copy.strip_prefix(&MAGIC)?.split_first_chunk()?;
+        let (header, rest) = postcard::take_from_bytes(fields).ok()?;
+        let sum_of_fields = xxh3_64(&fields[..fields.len() - rest.len()]);
+        (u64::from_le_bytes(*sum) == sum_of_fields).then_some(header)
     }
 }
 
@@ -211,9 +194,9 @@ impl FrameBuilder {
         padded(self.bytes.len() as u64)
     }
 
-    /// Adds a record that is no group.
+    /// Adds a record.
     pub fn push(&mut self, record: &Record<'_>) {
-        record.write(&mut self.bytes);
+        push(&mut self.bytes, record);
     }
 
     /// Adds messages of one queue in rising order, or copies of them. `base` is the queue's next
@@ -223,28 +206,29 @@ impl FrameBuilder {
         (queue, mut base): (u64, u64),
         entries: impl Iterator<Item = (u64, &'a [u8])>,
     ) {
-        let (mut entries, mut heads, mut bodies) = (entries.peekable(), Vec::new(), Vec::new());
+        let mut entries = entries.peekable();
         while let Some((first, _)) = entries.peek().copied() {
             let (mut room, mut next) = (GROUP_BYTES, first);
-            heads.clear();
-            while let Some((sequence, body)) = entries.next_if(|_| room > 0) {
-                push_head(&mut heads, body.len() as u64, sequence - next);
-                bodies.push(body);
+            let (mut lengths, mut data) = (Vec::new(), vec![0; CRC]);
+            let mut is_next =
+                |next, room| entries.next_if(|(sequence, _)| *sequence == next && room > 0);
+            while let Some((_, body)) = is_next(next, room) {
+                lengths.push(body.len() as u64);
+                data.extend_from_slice(body);
                 room = room.saturating_sub(body.len() + MESSAGE_BYTES);
-                next = sequence + 1;
+                next += 1;
             }
-            let (heads, out) = (Heads::of(first, &heads), &mut self.bytes);
-            out.push(GROUP);
-            push_varint(out, queue);
-            push_varint(out, base);
-            heads.write(out);
-            let at = out.len();
-            out.extend_from_slice(&[0; 4]);
-            for body in bodies.drain(..) {
-                out.extend_from_slice(body);
-            }
-            let crc = group_crc(queue, heads, &out[at + 4..]);
-            out[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+            let lengths = Heads::pack(&lengths);
+            let heads = Heads::new(first, next - first, &lengths);
+            let crc = group_crc(queue, heads, &data[CRC..]);
+            data[..CRC].copy_from_slice(&crc.to_le_bytes());
+            let group = Group {
+                queue,
+                base,
+                heads,
+                data: &data,
+            };
+            self.push(&Record::Group(group));
             base = base.max(next);
         }
     }
@@ -274,101 +258,30 @@ pub struct Malformed;
 /// Sequences from the first to the last.
 pub type Range = (u64, u64);
 
-/// Appends a varint.
-pub(crate) fn push_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    out.push(number.to_le_bytes()[0]);
+/// Appends a value in the encoding of postcard: numbers as varints, bytes after their length.
+pub(crate) fn push(out: &mut Vec<u8>, value: &impl Serialize) {
+    // Only a value that does not know its own length can fail, and there is none.
+    *out = postcard::to_extend(value, std::mem::take(out)).unwrap_or_default();
 }
 
-/// Appends bytes after their length.
-pub(crate) fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+/// Writes bytes as one piece. The default goes byte by byte.
+fn in_one_piece<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
-/// Reads fields one after the other.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fields<'a> {
-    bytes: &'a [u8],
-    /// Offset of the next byte.
-    pub(crate) at: usize,
-}
-
-impl<'a> Fields<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    pub(crate) fn is_at_end(&self) -> bool {
-        self.at >= self.bytes.len()
-    }
-
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        let byte = *self.bytes.get(self.at).ok_or(Malformed)?;
-        self.at += 1;
-        Ok(byte)
-    }
-
-    pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut number = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(Malformed)
-    }
-
-    pub(crate) fn varints<const N: usize>(&mut self) -> Result<[u64; N], Malformed> {
-        let mut numbers = [0; N];
-        for number in &mut numbers {
-            *number = self.varint()?;
-        }
-        Ok(numbers)
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
-        let end = self.at.checked_add(to_usize(length)).ok_or(Malformed)?;
-        let bytes = self.bytes.get(self.at..end).ok_or(Malformed)?;
-        self.at = end;
-        Ok(bytes)
-    }
-
-    /// Bytes after their length.
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
-        let length = self.varint()?;
-        self.take(length)
-    }
-
-    fn ranges(&mut self) -> Result<Vec<Range>, Malformed> {
-        let (count, mut after) = (self.varint()?, 0_u64);
-        let mut ranges = Vec::new();
-        for _ in 0..count {
-            let first = after.checked_add(self.varint()?).ok_or(Malformed)?;
-            after = first.checked_add(self.varint()?).ok_or(Malformed)?;
-            ranges.push((first, after.checked_sub(1).ok_or(Malformed)?));
-        }
-        Ok(ranges)
-    }
-}
-
-/// Lengths of messages next to each other, and gaps between their sequences: some heads, so many
-/// times.
-#[derive(Debug, Clone, Copy)]
+/// The messages of a group: sequences that follow each other, and lengths.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Heads<'a> {
     /// The first sequence.
     pub(crate) first: u64,
-    times: u64,
-    bytes: &'a [u8],
+    pub(crate) count: u64,
+    /// Varints. The last one counts for all further messages.
+    #[serde(serialize_with = "in_one_piece")]
+    lengths: &'a [u8],
 }
 
 /// One message of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) sequence: u64,
     /// Where it begins in the bodies of the group, and how long it is.
@@ -377,7 +290,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.start.saturating_add(self.length)
     }
 
@@ -388,140 +301,112 @@ impl Entry {
 }
 
 impl<'a> Heads<'a> {
-    /// No group has more messages.
+    /// No group has more messages, or more bytes, so that sums do not overflow.
     const MOST: u64 = 1 << 16;
+    const MOST_BYTES: u64 = 1 << 40;
 
-    /// Those that [`push_head`] wrote. Messages of one length without gaps have one head.
-    pub(crate) fn of(first: u64, heads: &'a [u8]) -> Self {
-        let end = heads.iter().position(|byte| *byte < 0x80);
-        let one = end.map_or(1, |end| end + 1);
-        let has_gap = heads.first().is_none_or(|byte| byte & 1 == 1);
-        let is_regular = !has_gap && heads.chunks(one).all(|head| *head == heads[..one]);
-        let times = if is_regular { heads.len() / one } else { 1 };
-        let bytes = &heads[..heads.len() / times];
-        Self::new(first, times as u64, bytes)
-    }
-
-    fn new(first: u64, times: u64, bytes: &'a [u8]) -> Self {
+    /// `lengths` as [`pack`](Self::pack) gives them.
+    pub(crate) fn new(first: u64, count: u64, lengths: &'a [u8]) -> Self {
         Self {
             first,
-            times,
-            bytes,
+            count,
+            lengths,
         }
     }
 
-    pub(crate) fn write(self, out: &mut Vec<u8>) {
-        push_varint(out, self.first);
-        push_varint(
-            out,
-            (self.bytes.len() as u64) << 1 | u64::from(self.times > 1),
-        );
-        if self.times > 1 {
-            push_varint(out, self.times);
+    /// The lengths of messages.
+    pub(crate) fn pack(mut lengths: &[u64]) -> Vec<u8> {
+        while let [.., before, last] = lengths
+            && before == last
+        {
+            lengths = &lengths[..lengths.len() - 1];
         }
-        out.extend_from_slice(self.bytes);
+        let mut packed = Vec::new();
+        for length in lengths {
+            push(&mut packed, length);
+        }
+        packed
     }
 
-    /// Whether these are the heads of one message, which no gap precedes.
-    pub(crate) fn is_alone(self) -> bool {
-        let end = self.bytes.iter().position(|byte| *byte < 0x80);
-        self.times == 1 && end.is_some_and(|end| end + 1 == self.bytes.len())
+    /// The last sequence.
+    pub(crate) fn last(self) -> u64 {
+        self.first + (self.count - 1)
     }
 
-    pub(crate) fn read(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let [first, tag] = fields.varints()?;
-        let times = if tag & 1 == 1 { fields.varint()? } else { 1 };
-        let bytes = fields.take(tag >> 1)?;
-        let is_sound = (bytes.len() as u64).saturating_mul(times) <= Self::MOST;
-        is_sound
-            .then(|| Self::new(first, times, bytes))
-            .ok_or(Malformed)
+    /// Bytes of all bodies.
+    pub(crate) fn bytes(self) -> u64 {
+        let (mut rest, mut further, mut length, mut bytes) = (self.lengths, self.count, 0, 0_u64);
+        while further > 0
+            && let Ok(read) = postcard::take_from_bytes(rest)
+        {
+            (length, rest) = read;
+            (bytes, further) = (bytes.saturating_add(length), further - 1);
+        }
+        bytes.saturating_add(further.saturating_mul(length))
     }
 
-    /// The messages, up to the first that is malformed.
-    pub(crate) fn entries(self) -> impl Iterator<Item = Result<Entry, Malformed>> + use<'a> {
-        let (mut fields, mut next, mut start, mut times) =
-            (Fields::new(self.bytes), self.first, 0, self.times);
-        std::iter::from_fn(move || {
-            if fields.is_at_end() && times > 1 {
-                (fields.at, times) = (0, times - 1);
+    /// What the group counts when groups are chosen: its bytes, and some more for each message.
+    pub(crate) fn cost(self) -> u64 {
+        self.bytes() + self.count * MESSAGE_BYTES as u64
+    }
+
+    /// Whether there is a message, and no number overflows.
+    pub(crate) fn is_sound(self) -> bool {
+        let is_counted = (1..=Self::MOST).contains(&self.count);
+        is_counted
+            && self.first.checked_add(self.count).is_some()
+            && self.bytes() <= Self::MOST_BYTES
+    }
+
+    pub(crate) fn entries(self) -> impl Iterator<Item = Entry> + use<'a> {
+        let (mut rest, mut start, mut length) = (self.lengths, 0_u64, 0);
+        (self.first..self.first + self.count).map(move |sequence| {
+            if let Ok(read) = postcard::take_from_bytes(rest) {
+                (length, rest) = read;
             }
-            (!fields.is_at_end()).then(|| {
-                let head = fields.varint()?;
-                let gap = if head & 1 == 1 { fields.varint()? } else { 0 };
-                let sequence = u64::checked_add(next, gap).ok_or(Malformed)?;
-                next = sequence.checked_add(1).ok_or(Malformed)?;
-                let entry = Entry {
-                    sequence,
-                    start,
-                    length: head >> 1,
-                };
-                start = start.checked_add(entry.length).ok_or(Malformed)?;
-                Ok(entry)
-            })
+            let entry = Entry {
+                sequence,
+                start,
+                length,
+            };
+            start = entry.end();
+            entry
         })
-    }
-
-    /// The last message.
-    pub(crate) fn last(self) -> Result<Entry, Malformed> {
-        let last = self.entries().try_fold(None, |_, entry| entry.map(Some));
-        last?.ok_or(Malformed)
     }
 }
 
 /// Messages of one queue, next to each other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Group<'a> {
     pub(crate) queue: u64,
     /// The queue's next sequence before this group.
     pub(crate) base: u64,
+    #[serde(borrow)]
     pub(crate) heads: Heads<'a>,
-    /// Offset of the bodies in the records.
-    pub(crate) at: usize,
-}
-
-impl<'a> Group<'a> {
-    fn read(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        let ([queue, base], heads) = (fields.varints()?, Heads::read(fields)?);
-        fields.take(4)?;
-        let at = fields.at;
-        fields.take(heads.last()?.end())?;
-        Ok(Self {
-            queue,
-            base,
-            heads,
-            at,
-        })
-    }
-}
-
-/// The head of a message: its length, and how many sequences before it are skipped.
-pub(crate) fn push_head(out: &mut Vec<u8>, length: u64, gap: u64) {
-    push_varint(out, length << 1 | u64::from(gap > 0));
-    if gap > 0 {
-        push_varint(out, gap);
-    }
+    /// The CRC32C, then the bodies.
+    #[serde(serialize_with = "in_one_piece")]
+    pub(crate) data: &'a [u8],
 }
 
 /// Bytes of messages after which a group ends. Whoever reads one of its messages reads all of it.
 const GROUP_BYTES: usize = 16 * 1024;
 /// What a message counts for that beside its bytes.
 pub(crate) const MESSAGE_BYTES: usize = 16;
+/// Bytes of a checksum before the bodies of a group.
+pub(crate) const CRC: usize = 4;
 
 /// The checksum of a group's queue, heads and bodies.
 pub(crate) fn group_crc(queue: u64, heads: Heads<'_>, bodies: &[u8]) -> u32 {
     let mut head = queue.to_le_bytes().to_vec();
-    heads.write(&mut head);
+    push(&mut head, &heads);
     crc32c::crc32c_append(crc32c::crc32c(&head), bodies)
 }
 
-const GROUP: u8 = 1;
-
 /// One record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Record<'a> {
-    /// Messages, or copies of them: of sequences that were used before. Written by
-    /// [`FrameBuilder::messages`].
+    /// Messages, or copies of them: of sequences that were used before.
+    #[serde(borrow)]
     Group(Group<'a>),
     /// Messages of a queue that is known are gone.
     Settled(u64, Vec<Range>),
@@ -537,63 +422,38 @@ pub enum Record<'a> {
     /// definition and is in a checkpoint.
     Snapshot(u64),
     /// Messages that lie elsewhere: queue, its next sequence before, segment; packed extents.
-    Run([u64; 3], &'a [u8]),
+    Run([u64; 3], #[serde(serialize_with = "in_one_piece")] &'a [u8]),
 }
 
-impl<'a> Record<'a> {
-    fn read(fields: &mut Fields<'a>) -> Result<Self, Malformed> {
-        Ok(match fields.byte()? {
-            GROUP => Self::Group(Group::read(fields)?),
-            2 => Self::Settled(fields.varint()?, fields.ranges()?),
-            3 => Self::Put(fields.bytes()?, fields.bytes()?),
-            4 => Self::Remove(fields.bytes()?),
-            5 => Self::Drop(fields.varint()?),
-            6 => Self::Numbers(fields.varints()?, fields.ranges()?),
-            7 => Self::Snapshot(fields.varint()?),
-            8 => Self::Run(fields.varints()?, fields.bytes()?),
-            _ => return Err(Malformed),
-        })
-    }
-
-    /// Appends the record, unless it is a group.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let (kind, numbers, bytes): (u8, &[u64], &[&[u8]]) = match self {
-            Self::Group(..) => return,
-            Self::Settled(queue, _) => (2, &[*queue], &[]),
-            Self::Put(key, value) => (3, &[], &[key, value]),
-            Self::Remove(key) => (4, &[], &[key]),
-            Self::Drop(queue) => (5, &[*queue], &[]),
-            Self::Numbers(numbers, _) => (6, numbers, &[]),
-            Self::Snapshot(defined) => (7, &[*defined], &[]),
-            Self::Run(numbers, packed) => (8, numbers, &[packed]),
-        };
-        out.push(kind);
-        for number in numbers {
-            push_varint(out, *number);
-        }
-        for bytes in bytes {
-            push_bytes(out, bytes);
-        }
-        if let Self::Settled(_, ranges) | Self::Numbers(_, ranges) = self {
-            push_varint(out, ranges.len() as u64);
-            let mut after = 0;
-            for (first, last) in ranges {
-                push_varint(out, first - after);
-                push_varint(out, last - first + 1);
-                after = last + 1;
+impl Record<'_> {
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::Group(Group { heads, data, .. }) => {
+                heads.is_sound() && heads.bytes() + CRC as u64 == data.len() as u64
             }
+            Self::Settled(_, ranges) | Self::Numbers(_, ranges) => {
+                let mut ranges = ranges.iter();
+                ranges.all(|(first, last)| first <= last && *last < u64::MAX)
+            }
+            _ => true,
         }
     }
 }
 
-/// The records of a frame's body. Ends after the first that is malformed.
-pub fn records(body: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
-    let mut fields = Fields::new(body);
+/// The records of a frame's body, each with the offset behind it. Ends after the first that is
+/// malformed.
+pub fn records(body: &[u8]) -> impl Iterator<Item = Result<(Record<'_>, usize), Malformed>> {
+    let mut rest = body;
     std::iter::from_fn(move || {
-        let record = (!fields.is_at_end()).then(|| Record::read(&mut fields));
-        if let Some(Err(Malformed)) = record {
-            fields.at = usize::MAX;
+        let read = (!rest.is_empty()).then(|| postcard::take_from_bytes::<Record<'_>>(rest))?;
+        let sound = read.ok().filter(|(record, _)| record.is_sound());
+        let record = sound.map(|(record, behind)| {
+            rest = behind;
+            (record, body.len() - behind.len())
+        });
+        if record.is_none() {
+            rest = &[];
         }
-        record
+        Some(record.ok_or(Malformed))
     })
 }

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::extent::{ExtentRun, QueueIndex, Segments};
-use crate::frame::{FRAME_HEADER, Malformed, Range, Record, records};
+use crate::frame::{FRAME_HEADER, Malformed, Range, Record, push, records};
 use crate::terms::{QueueId, Recovered, Sequence};
 
 /// Where a frame lies.
@@ -32,7 +34,7 @@ impl FramePlace {
 
 /// Where the log ends: a segment, the offset behind its last frame, and the number that the next
 /// segment gets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tail {
     pub(crate) segment: u64,
     pub(crate) end: u64,
@@ -66,7 +68,7 @@ impl Index {
         // Queues that a snapshot has not named yet.
         let mut before = HashMap::new();
         let mut records = records(body);
-        let outcome = records.try_for_each(|record| self.apply_record(record?, place, &mut before));
+        let outcome = records.try_for_each(|read| self.apply_record(read?, place, &mut before));
         for mut queue in before.into_values() {
             queue.cut(0, u64::MAX, &mut self.segments);
         }
@@ -76,14 +78,15 @@ impl Index {
 
     fn apply_record(
         &mut self,
-        record: Record<'_>,
+        (record, end): (Record<'_>, usize),
         place: FramePlace,
         before: &mut HashMap<u64, QueueIndex>,
     ) -> Result<(), Malformed> {
         match record {
             Record::Group(group) => {
-                let offset = place.offset + (FRAME_HEADER + group.at) as u64;
-                let run = ExtentRun::of(&group, place.segment, offset)?;
+                // The data is the last field.
+                let offset = place.offset + (FRAME_HEADER + end - group.data.len()) as u64;
+                let run = ExtentRun::of(place.segment, group.heads, offset);
                 self.place(group.queue, group.base, run);
             }
             Record::Run([queue, base, segment], packed) => {
@@ -144,12 +147,7 @@ impl Index {
     fn place(&mut self, number: u64, base: u64, run: ExtentRun) {
         let queue = self.queues.entry(number).or_default();
         queue.next = queue.next.max(base);
-        if run.first >= queue.next {
-            for entry in run.entries(0, u64::MAX) {
-                queue.skip_to(entry.sequence);
-                queue.next = entry.sequence + 1;
-            }
-        }
+        queue.skip_to(run.first);
         queue.next = queue.next.max(run.last + 1);
         if self.segments.all.contains_key(&run.segment) {
             queue.adopt(run, &mut self.segments);
@@ -159,10 +157,13 @@ impl Index {
     /// The records of a snapshot: the numbers of all queues.
     pub(crate) fn numbers(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        Record::Snapshot(self.defined).write(&mut out);
+        push(&mut out, &Record::Snapshot(self.defined));
         for (number, queue) in &self.queues {
             let numbers = [*number, queue.next, queue.delivered_below];
-            Record::Numbers(numbers, queue.settled.iter().collect()).write(&mut out);
+            push(
+                &mut out,
+                &Record::Numbers(numbers, queue.settled.iter().collect()),
+            );
         }
         out
     }
@@ -173,7 +174,7 @@ impl Index {
         for key in self.changed.keys() {
             let value = self.definitions.get(key);
             let record = value.map_or(Record::Remove(key), |value| Record::Put(key, value));
-            record.write(&mut out);
+            push(&mut out, &record);
         }
         out
     }
@@ -181,7 +182,7 @@ impl Index {
     pub(crate) fn all_definitions(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (key, value) in &self.definitions {
-            Record::Put(key, value).write(&mut out);
+            push(&mut out, &Record::Put(key, value));
         }
         out
     }
@@ -191,7 +192,10 @@ impl Index {
         let mut out = Vec::new();
         for (number, queue) in &self.queues {
             for run in queue.runs.iter().filter(|run| is_wanted(run.segment)) {
-                Record::Run([*number, 0, run.segment], run.packed()).write(&mut out);
+                push(
+                    &mut out,
+                    &Record::Run([*number, 0, run.segment], run.packed()),
+                );
             }
         }
         out

@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex};
 use crate::disk::{Disk, LogFile, is_no_room, lock, to_usize};
 use crate::extent::{Extent, Segment};
 use crate::frame::{
-    BLOCK, BODY_AT, FrameBuilder, Heads, Secret, SegmentHeader, SegmentState, group_crc, padded,
-    push_head,
+    BLOCK, CRC, FrameBuilder, Heads, Secret, SegmentHeader, SegmentState, group_crc, padded,
 };
 use crate::index::{FramePlace, Index, Tail};
 
@@ -374,10 +373,9 @@ impl LogWriter {
         body: &[u8],
     ) -> io::Result<(u64, Vec<u8>)> {
         let (number, body_length) = (self.tail.next_number, body.len() as u64);
-        let mut head = Vec::new();
-        push_head(&mut head, body_length, 0);
-        let heads = Heads::of(sequence, &head);
-        let length = padded(BODY_AT + body_length);
+        let lengths = Heads::pack(&[body_length]);
+        let heads = Heads::new(sequence, 1, &lengths);
+        let length = padded(BLOCK + CRC as u64 + body_length);
         let name = format!("body-{number:012}.log");
         let file = self.slots.create(&name, length)?;
         let mut header = SegmentHeader {
@@ -397,7 +395,7 @@ impl LogWriter {
         self.bodies.push(Arc::clone(&file));
         let segments = &mut lock(&self.index).segments;
         segments.all.insert(number, Segment::new(file, true));
-        Ok((number, Extent::pack(heads, sequence, BODY_AT)))
+        Ok((number, Extent::pack(heads, BLOCK)))
     }
 
     /// The frame that was to name the large bodies was not written.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::committer::Committer;
 use crate::disk::{LogFile, lock, lock_folder};
-use crate::extent::Piece;
+use crate::extent::ExtentRun;
 use crate::frame::MESSAGE_BYTES;
 use crate::handover::{Demand, Handover};
 use crate::index::Index;
@@ -273,14 +273,14 @@ impl Inner {
         let mut bytes = 0;
         // A group may hold little that is live.
         while bytes < limit.max(1) {
-            let pieces = self.plan(queue, (from, limit.saturating_sub(bytes)));
-            let Some((newest, _)) = pieces.last() else {
+            let groups = self.plan(queue, (from, limit.saturating_sub(bytes)));
+            let Some((newest, _)) = groups.last() else {
                 break;
             };
-            let next = newest.run.last + 1;
-            for (piece, file) in &pieces {
-                let (first, last) = (piece.run.first.max(from), piece.run.last);
-                let Some(data) = piece.read(file, queue.0) else {
+            let next = newest.last + 1;
+            for (group, file) in &groups {
+                let (first, last) = (group.first.max(from), group.last);
+                let Some(data) = group.read_bodies(file, queue.0) else {
                     // What was read before the damage is good, and the damage comes up again at the
                     // next call.
                     let (queue, next) = (queue.0, last + 1);
@@ -294,7 +294,7 @@ impl Inner {
                 };
                 let settled = [&found.settled, &look.settled];
                 let has_settled = settled.map(|all| all.touches(first, last));
-                for entry in piece.run.entries(first, last) {
+                for entry in group.entries(first, last) {
                     let at = entry.sequence;
                     let is_in = |which: usize| has_settled[which] && settled[which].has(at);
                     if is_in(0) || is_in(1) {
@@ -320,14 +320,14 @@ impl Inner {
     }
 
     /// Which groups to read, with their files, which are not used again while they are held.
-    fn plan(&self, queue: QueueId, (from, limit): (u64, u64)) -> Vec<(Piece, Arc<LogFile>)> {
+    fn plan(&self, queue: QueueId, (from, limit): (u64, u64)) -> Vec<(ExtentRun, Arc<LogFile>)> {
         let index = lock(&self.index);
         let queue = index.queues.get(&queue.0);
-        let pieces = queue.map(|queue| queue.plan(from, limit, |_| true));
-        let pieces = pieces.unwrap_or_default();
-        let files = pieces.into_iter().filter_map(|piece| {
-            let file = Arc::clone(&index.segments.all.get(&piece.run.segment)?.file);
-            Some((piece, file))
+        let groups = queue.map(|queue| queue.plan(from, limit, |_| true));
+        let groups = groups.unwrap_or_default();
+        let files = groups.into_iter().filter_map(|group| {
+            let file = Arc::clone(&index.segments.all.get(&group.segment)?.file);
+            Some((group, file))
         });
         files.collect()
     }

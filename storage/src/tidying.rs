@@ -203,18 +203,18 @@ impl Compaction {
     pub(crate) fn add_piece(&mut self, index: &Mutex<Index>, frame: &mut FrameBuilder) {
         let mut left = PIECE_BYTES;
         while let Some(number) = self.queues.last().copied() {
-            let (pieces, file) = {
+            let (groups, file) = {
                 let index = lock(index);
                 let segment = index.segments.all.get(&self.victim);
                 let Some((segment, queue)) = segment.zip(index.queues.get(&number)) else {
                     self.queues.pop();
                     continue;
                 };
-                let pieces = queue.plan(0, left, |run| run.segment == self.victim);
-                (pieces, Arc::clone(&segment.file))
+                let groups = queue.plan(0, left, |run| run.segment == self.victim);
+                (groups, Arc::clone(&segment.file))
             };
-            for piece in pieces {
-                let data = piece.read(&file, number);
+            for group in groups {
+                let data = group.read_bodies(&file, number);
                 let mut index = lock(index);
                 let (Some(data), Some(queue)) = (data, index.queues.get(&number)) else {
                     tracing::error!(number, "damaged messages of a queue cannot be moved");
@@ -224,11 +224,11 @@ impl Compaction {
                     self.queues.clear();
                     return;
                 };
-                let entries = piece.run.entries(0, u64::MAX);
+                let entries = group.entries(0, u64::MAX);
                 let live = entries.filter(|entry| !queue.settled.has(entry.sequence));
                 let bodies = live.map(|entry| (entry.sequence, &data[entry.range()]));
                 frame.messages((number, queue.next), bodies);
-                left = left.saturating_sub(piece.cost);
+                left = left.saturating_sub(group.cost());
                 if left == 0 {
                     // The copies count from the next commit on; the rest of the queue follows then.
                     return;

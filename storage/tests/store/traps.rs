@@ -400,7 +400,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     let path = segment_path(&disk, 1);
     let mut bytes = disk.bytes(&path);
     for version in [7, 2048 + 7] {
-        bytes[version] = 4;
+        bytes[version] = 5;
     }
     disk.replace(&path, bytes.clone());
     let files = disk.files();
@@ -410,8 +410,8 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
         matches!(
             error,
             storage::OpenError::Newer {
-                found: 4,
-                known: 3,
+                found: 5,
+                known: 4,
                 ..
             }
         ),
