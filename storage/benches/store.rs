@@ -352,12 +352,21 @@ fn caller(folder: &Path) {
     opened.store.close().unwrap();
 }
 
-/// Lone confirms while 8,000 bodies of 20 KB are purged, and while nothing else happens.
+/// Lone confirms while thousands of bodies are purged or acked, and while nothing else happens. Those
+/// above 1 MiB have a file each.
 fn purge_latency(folder: &Path) {
+    for (bodies, length) in [(8_000, 20_000), (1_000, 1_100_000)] {
+        println!("  {bodies} bodies of {length} bytes");
+        let store = tempfile::tempdir_in(folder).unwrap();
+        purge_bodies(store.path(), bodies, length);
+    }
+}
+
+fn purge_bodies(folder: &Path, bodies: u64, length: usize) {
     let (opened, durable) = open(folder);
     let store = &opened.store;
     for queue in 2..4 {
-        fill(store, (QueueId(queue), 1), 8_000, 20_000);
+        fill(store, (QueueId(queue), 1), bodies, length);
     }
     let mut sent = 0;
     let mut measure = |what: &str, begin: &dyn Fn()| {
@@ -383,9 +392,9 @@ fn purge_latency(folder: &Path) {
         );
     };
     measure("quiet", &|| {});
-    measure("purge", &|| drop(store.purge(QueueId(2), Sequence(8_000))));
+    measure("purge", &|| drop(store.purge(QueueId(2), Sequence(bodies))));
     measure("acks", &|| {
-        for number in 0..8_000 {
+        for number in 0..bodies {
             let _ = store.settle(QueueId(3), Sequence(number)).unwrap();
         }
     });
