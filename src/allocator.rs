@@ -22,7 +22,7 @@ pub(crate) fn be_frugal() {
     }
 }
 
-/// Returns the memory to the system that start-up used and freed.
+/// Returns freed memory to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "glibc has a C interface")]
 pub(crate) fn give_back() {

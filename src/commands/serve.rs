@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use broker::{Addresses, BindAddresses, Broker, FirstUser, StartError, Tls};
 use serde_json::json;
@@ -24,6 +25,9 @@ use crate::output::Output;
 
 const SOCKET: &str = "broker.sock";
 const MANAGEMENT_SOCKET: &str = "management.sock";
+/// How often freed memory is returned to the system: a backlog that was drained leaves many small
+/// holes, which the C library keeps otherwise.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or Ctrl-C. SIGHUP is ignored.
 pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -51,8 +55,13 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         register(&addresses, &args, data_dir, config)?;
     }
     tell(&addresses, output)?;
-    allocator::give_back();
-    signals.end().await;
+    let mut every = tokio::time::interval(GIVE_BACK_EVERY);
+    loop {
+        tokio::select! {
+            () = signals.end() => break,
+            _ = every.tick() => allocator::give_back(),
+        }
+    }
     tracing::info!("stopping");
     let stopped = broker.shutdown().await;
     if is_first {
