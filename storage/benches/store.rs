@@ -352,8 +352,8 @@ fn caller(folder: &Path) {
     opened.store.close().unwrap();
 }
 
-/// Lone confirms while thousands of bodies are purged or acked, and while nothing else happens. Those
-/// above 1 MiB have a file each.
+/// Lone confirms while thousands of bodies are purged or acked, and while nothing else happens.
+/// Those above 1 MiB have a file each.
 fn purge_latency(folder: &Path) {
     for (bodies, length) in [(8_000, 20_000), (1_000, 1_100_000)] {
         println!("  {bodies} bodies of {length} bytes");
