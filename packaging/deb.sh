@@ -44,5 +44,6 @@ mkdir -p "$root/DEBIAN"
 find "$root" -type d -exec chmod 755 {} +
 mkdir -p "$out"
 package=$out/cbroker_${version}_$architecture.deb
-dpkg-deb --root-owner-group -Zgzip --build "$root" "$package" >/dev/null
+dpkg-deb --root-owner-group -Zgzip "-z${CBROKER_PACK_LEVEL:-9}" \
+    --build "$root" "$package" >/dev/null
 echo "$package"

@@ -20,11 +20,11 @@ about() {
     printf '  "repository": "github:cbroker/cbroker",\n'
 }
 
-# pack FOLDER: npm's own pack; it decides about the tarball's name.
+# pack NAME: the tarball of $work/NAME/package, as npm packs it, without asking npm.
 pack() {
-    local name
-    name=$(cd "$1" && npm pack --silent --ignore-scripts --pack-destination "$out")
-    echo "$out/$name"
+    local tarball=$out/$1-$version.tgz
+    tar -C "$work/$1" -cf - package | gzip "-${CBROKER_PACK_LEVEL:-9}" -n >"$tarball"
+    echo "$tarball"
 }
 
 # platform TARGET: Node's words for it.
@@ -40,7 +40,7 @@ platform() {
 
 for pair in "$@"; do
     place=$(platform "${pair%%=*}")
-    folder=$work/$place
+    folder=$work/cbroker-$place/package
     mkdir -p "$folder/bin"
     cp "${pair#*=}" "$folder/bin/cbroker"
     chmod 755 "$folder/bin/cbroker"
@@ -52,10 +52,10 @@ for pair in "$@"; do
         printf '  "os": ["%s"],\n  "cpu": ["%s"],\n' "${place%-*}" "${place#*-}"
         printf '  "files": ["bin"]\n}\n'
     } >"$folder/package.json"
-    pack "$folder"
+    pack "cbroker-$place"
 done
 
-folder=$work/cbroker
+folder=$work/cbroker/package
 mkdir -p "$folder/bin"
 cp "$here/launch.js" "$folder/bin/cbroker.js"
 chmod 755 "$folder/bin/cbroker.js"
@@ -72,4 +72,4 @@ cp "$project/LICENSE" "$project/README.md" "$folder"
     done
     printf '    "@cbroker/darwin-arm64": "%s"\n  }\n}\n' "$version"
 } >"$folder/package.json"
-pack "$folder"
+pack cbroker
