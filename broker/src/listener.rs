@@ -17,7 +17,7 @@ use crate::broker_state::BrokerState;
 use crate::connection::{self, Accepted};
 use crate::lock::lock;
 use crate::login_places::LoginPlace;
-use crate::login_throttle::network;
+use crate::login_throttle::LoginPeer;
 use crate::registry::SocketEnd;
 
 /// Sockets above the connection limit that are accepted anyway, so that the handshake can refuse
@@ -149,8 +149,9 @@ fn prepare(broker: &BrokerState, stream: &TcpStream) -> Option<(SocketEnd, Socke
     };
     stream.set_nodelay(true).ok()?;
     let peer = stream.peer_addr().ok()?;
-    let place = broker.login_places.take(network(peer.ip()));
-    Some((end(peer), end(stream.local_addr().ok()?), place))
+    let local = stream.local_addr().ok()?;
+    let place = broker.login_places.take(LoginPeer { peer, local });
+    Some((end(peer), end(local), place))
 }
 
 /// A Unix socket that only this system user can open. Its file is removed on drop.

@@ -36,10 +36,18 @@ pub(crate) struct LoginPeer {
 
 /// Whose attempts are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
+pub(crate) enum Source {
     Network(IpAddr),
     /// A user of this machine, over loopback.
     LocalUser(u32),
+}
+
+/// An attempt whose password may be looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoginAttempt {
+    from: Option<LoginPeer>,
+    /// The user of this machine, where it was looked up already.
+    user: Option<Source>,
 }
 
 /// Wrong passwords by source.
@@ -66,20 +74,23 @@ struct Attempt<'a> {
 
 impl LoginThrottle {
     /// Delays an attempt if necessary. Must be called before the password is checked.
-    pub(crate) async fn pace(&self, from: Option<LoginPeer>) -> Result<(), TooManyTries> {
-        let Some(from) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
-            return Ok(());
+    pub(crate) async fn pace(&self, from: Option<LoginPeer>) -> Result<LoginAttempt, TooManyTries> {
+        let mut attempt = LoginAttempt { from, user: None };
+        let Some(peer) = from.filter(|from| self.is_slow(from.network(), Instant::now())) else {
+            return Ok(attempt);
         };
-        let from = from.local_user().await.unwrap_or(from.network());
+        // Looked up before the password is: who closes the connection afterwards is known.
+        attempt.user = peer.local_user().await;
+        let from = attempt.user.unwrap_or(peer.network());
         if !self.must_wait(from, Instant::now())? {
-            return Ok(());
+            return Ok(attempt);
         }
         let _place = Attempt {
             throttle: self,
             from,
         };
         tokio::time::sleep(DELAY).await;
-        Ok(())
+        Ok(attempt)
     }
 
     fn is_slow(&self, from: Source, now: Instant) -> bool {
@@ -101,10 +112,14 @@ impl LoginThrottle {
     }
 
     /// Records a wrong password.
-    pub(crate) async fn wrong(&self, from: Option<LoginPeer>) {
-        let Some(from) = from else { return };
+    pub(crate) async fn wrong(&self, attempt: LoginAttempt) {
+        let Some(from) = attempt.from else { return };
         self.note(from.network(), Instant::now());
-        if let Some(user) = from.local_user().await {
+        let user = match attempt.user {
+            Some(user) => Some(user),
+            None => from.local_user().await,
+        };
+        if let Some(user) = user {
             self.note(user, Instant::now());
         }
     }
@@ -127,15 +142,35 @@ impl LoginPeer {
         Source::Network(network(self.peer.ip()))
     }
 
+    fn is_local(self) -> bool {
+        self.peer.ip().to_canonical().is_loopback()
+    }
+
+    /// Where the client is, unless it is a user of this machine.
+    pub(crate) fn remote_source(self) -> Option<Source> {
+        (!self.is_local()).then(|| self.network())
+    }
+
     /// The user of this machine, where the client is on it and the system tells.
     async fn local_user(self) -> Option<Source> {
-        if !self.peer.ip().to_canonical().is_loopback() {
+        if !self.is_local() {
             return None;
         }
         let looking = move || local_user::user_of(self.peer, self.local);
         let user = tokio::task::spawn_blocking(looking).await.ok()?;
         user.map(Source::LocalUser)
     }
+}
+
+/// Who the clients on this machine are: their users, where the system tells. Reads files.
+pub(crate) fn sources_of(peers: &[LoginPeer]) -> Vec<Source> {
+    let ends: Vec<_> = peers.iter().map(|from| (from.peer, from.local)).collect();
+    let users = local_user::users_of(&ends).into_iter();
+    let sources = users.zip(peers).map(|(user, from)| match user {
+        Some(user) => Source::LocalUser(user),
+        None => from.network(),
+    });
+    sources.collect()
 }
 
 impl LoginRecord {
@@ -260,19 +295,51 @@ mod tests {
         let _client = std::net::TcpStream::connect(local).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         let own = LoginPeer { peer, local };
-        assert_eq!(throttle.pace(Some(own)).await, Ok(()));
+        assert!(throttle.pace(Some(own)).await.is_ok());
         let unknown = LoginPeer {
             peer: (Ipv4Addr::LOCALHOST, 1).into(),
             local,
         };
-        assert_eq!(throttle.pace(Some(unknown)).await, Err(TooManyTries));
+        assert!(throttle.pace(Some(unknown)).await.is_err());
         for _ in 0..FREE {
-            throttle.wrong(Some(own)).await;
+            let attempt = throttle.pace(Some(own)).await.unwrap();
+            throttle.wrong(attempt).await;
         }
         let own = own.local_user().await.unwrap();
         assert!(
             throttle.is_slow(own, Instant::now()),
             "its own guesses count"
         );
+    }
+
+    #[tokio::test]
+    async fn a_guesser_that_closes_its_connection_is_counted_as_itself() {
+        if !std::path::Path::new("/proc/net/tcp").exists() {
+            return;
+        }
+        let throttle = LoginThrottle::default();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let open = || {
+            let client = std::net::TcpStream::connect(local).unwrap();
+            let (accepted, peer) = listener.accept().unwrap();
+            (client, accepted, Some(LoginPeer { peer, local }))
+        };
+        let user = Source::LocalUser(rustix::process::geteuid().as_raw());
+        // One that reads the answer still.
+        let (client, _accepted, own) = open();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        for _ in 0..FREE - 1 {
+            let attempt = throttle.pace(own).await.unwrap();
+            throttle.wrong(attempt).await;
+        }
+        throttle.note(Source::Network(LOCALHOST), Instant::now());
+        assert!(!throttle.is_slow(user, Instant::now()));
+        // One that is gone before the password was looked at.
+        let (client, _accepted, own) = open();
+        let attempt = throttle.pace(own).await.unwrap();
+        drop(client);
+        throttle.wrong(attempt).await;
+        assert!(throttle.is_slow(user, Instant::now()));
     }
 }

@@ -267,9 +267,9 @@ impl Greeting<'_> {
     /// must not be looked at now.
     async fn authenticate(&mut self, proof: &SaslProof) -> Result<Option<Proved>, HandshakeEnd> {
         let (broker, origin) = (Arc::clone(self.broker), self.origin);
-        if broker.throttle.pace(self.from).await.is_err() {
+        let Ok(attempt) = broker.throttle.pace(self.from).await else {
             return Ok(None);
-        }
+        };
         let proved = match proof {
             SaslProof::Password { user, password } => {
                 let users = read(&broker.users);
@@ -282,7 +282,7 @@ impl Greeting<'_> {
             SaslProof::Scram(first) => self.scram(first).await?,
         };
         if proved.is_none() {
-            broker.throttle.wrong(self.from).await;
+            broker.throttle.wrong(attempt).await;
         }
         Ok(proved)
     }

@@ -140,7 +140,7 @@ pub(super) async fn check_password(
     });
     let peer = peer.and_then(|peer| Some(peer.address?.ip()));
     let paced = api.broker.throttle.pace(from).await;
-    paced.map_err(|error| {
+    let attempt = paced.map_err(|error| {
         ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_requests",
@@ -156,7 +156,7 @@ pub(super) async fn check_password(
     let outcome = read(&api.broker.users).authenticate(name, password.as_bytes(), origin);
     if outcome.is_err() {
         api.broker.totals.logins_refused.add(1);
-        api.broker.throttle.wrong(from).await;
+        api.broker.throttle.wrong(attempt).await;
         return Err(ApiError::login());
     }
     Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Idle connections do not lock out other clients. A TLS handshake and the head of each request
 //! have a time limit, which also ends idle connections. At most [`STRANGERS`] connections without a
-//! login are open, and at most [`OF_ONE_USER`] of each user. One more ends the oldest of them.
+//! login are open; one more ends the oldest of those who have the most (`login_places`). At most
+//! [`OF_ONE_USER`] of each user are open, and one more ends the oldest of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::listener::UnixSocket;
 use crate::lock::lock;
+use crate::login_places::{LoginPlace, LoginPlaces};
+use crate::login_throttle::LoginPeer;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// From the moment that a request could come to the end of its head.
@@ -52,16 +55,25 @@ pub(super) struct RemoteEnd {
 impl RemoteEnd {
     /// Records the login of a user on this connection.
     pub(super) fn signed_in(&self, user: &str) {
-        self.visit.visitors.promote(self.visit.id, user);
+        self.visit.promote(user);
+    }
+
+    /// A number that no other connection has.
+    pub(super) fn number(&self) -> u64 {
+        self.visit.id
     }
 }
 
 /// Open connections.
-#[derive(Debug, Default)]
-struct Visitors(Mutex<OpenConnections>);
+#[derive(Debug)]
+struct Visitors {
+    strangers: Arc<LoginPlaces>,
+    users: Mutex<UserConnections>,
+}
 
+/// Connections with a login.
 #[derive(Debug, Default)]
-struct OpenConnections {
+struct UserConnections {
     /// Numbers grow, so the least is the oldest.
     next: u64,
     visits: HashMap<u64, ConnectionSlot>,
@@ -69,7 +81,7 @@ struct OpenConnections {
 
 #[derive(Debug)]
 struct ConnectionSlot {
-    user: Option<Arc<str>>,
+    user: Arc<str>,
     end: Arc<Notify>,
 }
 
@@ -78,47 +90,62 @@ struct ConnectionSlot {
 struct ConnectionPermit {
     visitors: Arc<Visitors>,
     id: u64,
+    /// While nobody has signed in; on the Unix socket there are no strangers.
+    place: Mutex<Option<LoginPlace>>,
     end: Arc<Notify>,
 }
 
-impl Visitors {
-    /// A place for a new connection.
-    fn admit(self: &Arc<Self>) -> Arc<ConnectionPermit> {
-        let mut inside = lock(&self.0);
-        let (id, end) = (inside.next, Arc::new(Notify::new()));
-        inside.next += 1;
-        let place = ConnectionSlot {
-            user: None,
-            end: Arc::clone(&end),
-        };
-        inside.visits.insert(id, place);
-        inside.thin_out(None, STRANGERS);
-        drop(inside);
-        Arc::new(ConnectionPermit {
-            visitors: Arc::clone(self),
-            id,
-            end,
-        })
-    }
-
-    fn promote(&self, id: u64, user: &str) {
-        let mut inside = lock(&self.0);
-        let Some(place) = inside.visits.get_mut(&id) else {
-            return;
-        };
-        if place.user.as_deref() != Some(user) {
-            place.user = Some(user.into());
-            inside.thin_out(Some(user), OF_ONE_USER);
+impl Default for Visitors {
+    fn default() -> Self {
+        Self {
+            strangers: Arc::new(LoginPlaces::new(STRANGERS)),
+            users: Mutex::default(),
         }
     }
 }
 
-impl OpenConnections {
-    /// Ends the oldest connection of a group that has become too large.
-    fn thin_out(&mut self, user: Option<&str>, most: usize) {
+impl Visitors {
+    /// A place for a new connection.
+    fn admit(self: &Arc<Self>, from: Option<LoginPeer>) -> Arc<ConnectionPermit> {
+        let place = from.map(|from| self.strangers.take(from));
+        let end = place.as_ref().map_or_else(Arc::default, LoginPlace::end);
+        let id = {
+            let mut users = lock(&self.users);
+            users.next += 1;
+            users.next
+        };
+        Arc::new(ConnectionPermit {
+            visitors: Arc::clone(self),
+            id,
+            place: Mutex::new(place),
+            end,
+        })
+    }
+}
+
+impl ConnectionPermit {
+    fn promote(&self, user: &str) {
+        let mut users = lock(&self.visitors.users);
+        let is_known = |slot: &ConnectionSlot| &*slot.user == user;
+        if !users.visits.get(&self.id).is_some_and(is_known) {
+            let slot = ConnectionSlot {
+                user: user.into(),
+                end: Arc::clone(&self.end),
+            };
+            users.visits.insert(self.id, slot);
+            users.thin_out(user, OF_ONE_USER);
+        }
+        drop(users);
+        drop(lock(&self.place).take());
+    }
+}
+
+impl UserConnections {
+    /// Ends the oldest connection of a user who has too many.
+    fn thin_out(&mut self, user: &str, most: usize) {
         let group = || {
             let visits = self.visits.iter();
-            visits.filter(|(_, place)| place.user.as_deref() == user)
+            visits.filter(|(_, place)| &*place.user == user)
         };
         if group().count() <= most {
             return;
@@ -133,7 +160,7 @@ impl OpenConnections {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        lock(&self.visitors.0).visits.remove(&self.id);
+        lock(&self.visitors.users).visits.remove(&self.id);
     }
 }
 
@@ -183,12 +210,18 @@ impl Door {
     }
 
     async fn greet(self, stream: TcpStream, address: SocketAddr) {
-        let visit = self.visitors.admit();
+        let Ok(local) = stream.local_addr() else {
+            return;
+        };
+        let from = LoginPeer {
+            peer: address,
+            local,
+        };
         let peer = RemoteEnd {
             address: Some(address),
-            local: stream.local_addr().ok(),
+            local: Some(local),
             is_same_user: false,
-            visit,
+            visit: self.visitors.admit(Some(from)),
         };
         let Some(tls) = self.tls.clone() else {
             return self.converse(stream, peer).await;
@@ -211,7 +244,7 @@ impl Door {
             address: None,
             local: None,
             is_same_user: stream.peer_cred().is_ok_and(|peer| peer.uid() == own),
-            visit: self.visitors.admit(),
+            visit: self.visitors.admit(None),
         };
         self.converse(stream, peer).await;
     }
@@ -270,39 +303,50 @@ mod tests {
 
     use std::sync::Arc;
 
-    use super::{OF_ONE_USER, STRANGERS, Visitors, without_trailing_slash};
-    use crate::lock::lock;
+    use futures_util::FutureExt;
 
-    fn count(visitors: &Visitors) -> usize {
-        lock(&visitors.0).visits.len()
+    use super::*;
+
+    fn from(ip: [u8; 4]) -> LoginPeer {
+        LoginPeer {
+            peer: (ip, 1).into(),
+            local: ([10, 0, 0, 1], 15672).into(),
+        }
+    }
+
+    fn is_ended(visit: &ConnectionPermit) -> bool {
+        visit.end.notified().now_or_never().is_some()
     }
 
     #[test]
-    fn a_stranger_too_many_ends_the_oldest_and_no_user() {
+    fn an_address_with_many_strangers_ends_no_other_one_and_no_user() {
         let visitors = Arc::<Visitors>::default();
-        let user = visitors.admit();
-        visitors.promote(user.id, "ada");
-        let strangers: Vec<_> = (0..=STRANGERS).map(|_| visitors.admit()).collect();
-        assert_eq!(count(&visitors), STRANGERS + 1);
-        let inside = lock(&visitors.0);
-        assert!(!inside.visits.contains_key(&strangers[0].id));
-        assert!(inside.visits.contains_key(&user.id));
-        drop(inside);
-        drop(strangers);
-        assert_eq!(count(&visitors), 1);
+        let user = visitors.admit(Some(from([10, 0, 0, 2])));
+        user.promote("ada");
+        let other = visitors.admit(Some(from([10, 0, 0, 3])));
+        let many: Vec<_> = (0..2 * STRANGERS)
+            .map(|_| visitors.admit(Some(from([10, 0, 0, 2]))))
+            .collect();
+        assert!(is_ended(&many[0]) && is_ended(&many[STRANGERS]));
+        assert!(!is_ended(&many[STRANGERS + 1]), "the last ones stay");
+        assert!(!is_ended(&other), "the oldest without a login");
+        assert!(!is_ended(&user));
     }
 
     #[test]
     fn one_user_keeps_no_other_out() {
         let visitors = Arc::<Visitors>::default();
-        let bob = visitors.admit();
-        visitors.promote(bob.id, "bob");
-        let many: Vec<_> = (0..2 * OF_ONE_USER).map(|_| visitors.admit()).collect();
-        for visit in &many {
-            visitors.promote(visit.id, "ada");
-        }
-        assert!(lock(&visitors.0).visits.contains_key(&bob.id));
-        assert!(count(&visitors) <= OF_ONE_USER + STRANGERS + 1);
+        let bob = visitors.admit(None);
+        bob.promote("bob");
+        let many: Vec<_> = (0..2 * OF_ONE_USER)
+            .map(|_| visitors.admit(Some(from([10, 0, 0, 2]))))
+            .inspect(|visit| visit.promote("ada"))
+            .collect();
+        assert!(!is_ended(&bob));
+        assert!(is_ended(&many[0]));
+        assert_eq!(lock(&visitors.users).visits.len(), OF_ONE_USER + 1);
+        drop(many);
+        assert_eq!(lock(&visitors.users).visits.len(), 1);
     }
 
     #[test]
