@@ -5,23 +5,22 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use crate::strangers::{api, kill_broker, password, started};
-use crate::support::{Place, Request, Wrapped, free_port};
+use crate::support::{PageLogin, Place, Request, Wrapped, free_port};
 
-/// Signs in at the page with a one-time token and returns its cookie.
-fn cookie(place: &Place) -> String {
+/// Signs in at the page with a one-time token.
+fn sign_in(place: &Place) -> PageLogin {
     let token = api(place, "session/token", &json!({}))["token"].clone();
     let url = management_url(place);
     let answer = Request::to_url(&url, "POST", "/api/session")
         .header("origin", &url)
         .send(&json!({ "token": token, "confirmed": true }).to_string());
-    let cookie = answer.header("set-cookie").unwrap();
-    cookie.split(';').next().unwrap().to_owned()
+    PageLogin::of(&answer)
 }
 
-/// What the page is answered that has this cookie.
-fn signed_in(place: &Place, cookie: &str) -> u16 {
+/// What the page is answered that has this cookie and its key.
+fn signed_in(place: &Place, login: &PageLogin) -> u16 {
     let asked = Request::to_url(&management_url(place), "GET", "/api/session");
-    asked.header("cookie", cookie).send("").status
+    asked.signed_in(login).send("").status
 }
 
 fn management_url(place: &Place) -> String {
@@ -35,7 +34,7 @@ fn the_page_s_cookie_survives_a_restart_and_a_crash_of_the_broker() {
     let ports = [free_port().to_string(), free_port().to_string()];
     let start = || place.ok(["start", "--port", &ports[0], "--mgmt-port", &ports[1]]);
     start();
-    let cookie = cookie(&place);
+    let cookie = sign_in(&place);
     assert_eq!(signed_in(&place, &cookie), 200);
     place.ok(["restart"]);
     assert_eq!(signed_in(&place, &cookie), 200, "after a restart");
@@ -49,7 +48,7 @@ fn the_page_s_cookie_survives_a_restart_and_a_crash_of_the_broker() {
 fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
     let place = Place::new();
     started(&place);
-    let (cookie, old) = (cookie(&place), password(&place));
+    let (cookie, old) = (sign_in(&place), password(&place));
     place.ok(["rotate"]);
     assert_eq!(signed_in(&place, &cookie), 401);
     let by_http = Request::to_url(&management_url(&place), "GET", "/api/whoami");

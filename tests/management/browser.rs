@@ -239,7 +239,9 @@ fn a_used_link_says_so_and_a_phone_needs_no_sideways_scrolling() {
         .header("origin", &server.origin())
         .send(&json!({ "token": token, "confirmed": true }).to_string());
     assert_eq!(redeemed.status, 200);
-    browser.value("fetch('/api/session', { method: 'DELETE' }).then(() => true)");
+    browser.click("#menu summary");
+    browser.click("#leave");
+    browser.until("!document.getElementById('door').hidden");
     browser.go("about:blank");
     browser.go(&format!("http://{}/#token={token}", server.page()));
     browser.until("!document.getElementById('door').hidden");

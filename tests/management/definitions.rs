@@ -55,15 +55,13 @@ fn what_one_broker_exports_another_brings_in() {
 #[test]
 fn bringing_in_the_same_again_signs_nobody_out() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let document = server.get("/api/definitions").body;
     assert_eq!(
         server.ask("POST", "/api/definitions", &document).status,
         204
     );
-    let still = server
-        .request("GET", "/api/session")
-        .header("cookie", &cookie);
+    let still = server.request("GET", "/api/session").signed_in(&cookie);
     assert_eq!(still.send("").status, 200);
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use broker::{BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
-use crate::http::{Answer, Request};
+use crate::http::{Answer, PageLogin, Request};
 
 pub(crate) const USER: &str = "ada";
 pub(crate) const PASSWORD: &str = "secret";
@@ -176,16 +176,11 @@ impl Server {
         body["token"].as_str().unwrap().to_owned()
     }
 
-    /// Signs in and returns the page's cookie.
-    pub(crate) fn cookie(&self) -> String {
+    /// Signs in at the page.
+    pub(crate) fn sign_in(&self) -> PageLogin {
         let body = serde_json::json!({ "token": self.token(), "confirmed": true }).to_string();
-        let answer = self
-            .request("POST", "/api/session")
-            .header("origin", &self.origin())
-            .send(&body);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let cookie = answer.header("set-cookie").unwrap();
-        cookie.split(';').next().unwrap().to_owned()
+        let request = self.request("POST", "/api/session");
+        PageLogin::of(&request.header("origin", &self.origin()).send(&body))
     }
 
     /// Publishes a message to a queue through the default exchange.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 use crate::fixture::{Server, USER, eventually};
-use crate::http::Answer;
+use crate::http::{Answer, PageLogin};
 use crate::peers::Peer;
 
 const ALL: &str = r#"{"configure":".*","write":".*","read":".*"}"#;
@@ -188,12 +188,9 @@ fn the_page_of_a_user_who_lost_its_tag_shows_nothing_more() {
         .request("POST", "/api/session")
         .header("origin", &server.origin())
         .send(r#"{"username":"bob","password":"pw"}"#);
-    let cookie = signed_in.header("set-cookie").unwrap();
-    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let cookie = PageLogin::of(&signed_in);
     let ask = || {
-        let asked = server
-            .request("GET", "/api/queues")
-            .header("cookie", &cookie);
+        let asked = server.request("GET", "/api/queues").signed_in(&cookie);
         asked.send("").status
     };
     assert_eq!(ask(), 200);

@@ -11,22 +11,23 @@ use broker::Tls;
 use serde_json::json;
 
 use crate::fixture::{PASSWORD, Server, USER};
+use crate::http::PageLogin;
 use crate::tools::is_there;
 
 #[test]
 fn a_foreign_origin_is_refused_whatever_it_proves() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     for origin in ["http://evil.example", "null", "http://127.0.0.1:1"] {
         let with_cookie = server
             .request("DELETE", "/api/queues/%2F/q")
             .header("origin", origin)
-            .header("cookie", &cookie);
+            .signed_in(&cookie);
         assert_eq!(with_cookie.send("").status, 403, "{origin}");
         let reading = server
             .request("GET", "/api/queues")
             .header("origin", origin)
-            .header("cookie", &cookie);
+            .signed_in(&cookie);
         assert_eq!(reading.send("").status, 403, "{origin}");
     }
 }
@@ -71,7 +72,10 @@ fn a_token_signs_in_once_and_a_replayed_one_does_not() {
             .send(&json!({ "token": token, "confirmed": true }).to_string())
     };
     let first = redeem();
-    assert_eq!((first.status, first.json()), (200, json!({ "name": USER })));
+    assert_eq!(
+        (first.status, first.json()["name"].clone()),
+        (200, json!(USER))
+    );
     let replayed = redeem();
     assert_eq!(replayed.status, 401);
     assert_eq!(replayed.header("set-cookie"), None);
@@ -80,11 +84,11 @@ fn a_token_signs_in_once_and_a_replayed_one_does_not() {
 #[test]
 fn a_token_is_given_for_a_password_only() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let asked = server
         .request("POST", "/api/session/token")
         .header("origin", &server.origin())
-        .header("cookie", &cookie);
+        .signed_in(&cookie);
     assert_eq!(asked.send("").status, 403);
     assert_eq!(
         server.request("POST", "/api/session/token").send("").status,
@@ -133,11 +137,11 @@ fn basic_authentication_is_refused_to_pages() {
 fn a_change_by_cookie_needs_our_own_origin() {
     let server = Server::start();
     server.ask("PUT", "/api/queues/%2F/q", "{}");
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let delete = || {
         server
             .request("DELETE", "/api/queues/%2F/q")
-            .header("cookie", &cookie)
+            .signed_in(&cookie)
     };
     assert_eq!(delete().send("").status, 403);
     assert_eq!(
@@ -193,19 +197,13 @@ fn the_page_cannot_be_framed_sniffed_or_made_to_run_anything_else() {
 #[test]
 fn signing_out_and_a_new_password_end_every_session() {
     let server = Server::start();
-    let (one, two) = (server.cookie(), server.cookie());
-    let who = |cookie: &str| {
-        server
-            .request("GET", "/api/session")
-            .header("cookie", cookie)
-            .send("")
-            .status
-    };
+    let (one, two) = (server.sign_in(), server.sign_in());
+    let who = |login: &PageLogin| who(&server, login);
     assert_eq!((who(&one), who(&two)), (200, 200));
     let out = server
         .request("DELETE", "/api/session")
         .header("origin", &server.origin())
-        .header("cookie", &one);
+        .signed_in(&one);
     assert_eq!(out.send("").status, 204);
     assert_eq!((who(&one), who(&two)), (401, 200));
     let body = r#"{"password":"other","tags":"administrator"}"#;
@@ -213,53 +211,46 @@ fn signing_out_and_a_new_password_end_every_session() {
     assert_eq!(who(&two), 401);
 }
 
-fn who(server: &Server, cookie: &str) -> u16 {
-    let asked = server
-        .request("GET", "/api/session")
-        .header("cookie", cookie);
+fn who(server: &Server, login: &PageLogin) -> u16 {
+    let asked = server.request("GET", "/api/session").signed_in(login);
     asked.send("").status
 }
 
 #[test]
 fn a_cookie_tossed_from_another_port_signs_nobody_out() {
     let server = Server::start();
-    let own = server.cookie();
-    let name = own.split_once('=').unwrap().0;
+    let own = server.sign_in();
+    let name = own.cookie.split_once('=').unwrap().0;
+    let who = |cookies: &str| who(&server, &own.with_cookies(cookies));
     for tossed in [
         &format!("{name}=evil"),
         &format!("{name}="),
         &format!("{name}=a; {name}=b; other=c"),
     ] {
-        assert_eq!(
-            who(&server, &format!("{tossed}; {own}")),
-            200,
-            "{tossed} first"
-        );
-        assert_eq!(
-            who(&server, &format!("{own}; {tossed}")),
-            200,
-            "{tossed} last"
-        );
-        assert_eq!(who(&server, tossed), 401, "{tossed} alone");
+        let before = format!("{tossed}; {}", own.cookie);
+        assert_eq!(who(&before), 200, "{tossed} first");
+        let after = format!("{}; {tossed}", own.cookie);
+        assert_eq!(who(&after), 200, "{tossed} last");
+        assert_eq!(who(tossed), 401, "{tossed} alone");
     }
 }
 
 #[test]
 fn five_hundred_tossed_cookies_sign_nobody_out() {
     let server = Server::start();
-    let own = server.cookie();
-    let name = own.split_once('=').unwrap().0;
-    let tossed = format!("{name}=evil; ").repeat(500);
-    assert_eq!(who(&server, &format!("{tossed}{own}")), 200);
+    let own = server.sign_in();
+    let name = own.cookie.split_once('=').unwrap().0;
+    let cookies = format!("{}{}", format!("{name}=evil; ").repeat(500), own.cookie);
+    assert_eq!(who(&server, &own.with_cookies(&cookies)), 200);
 }
 
 #[test]
 fn another_page_of_the_same_host_makes_no_request_by_the_cookie() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let asked_from = |site: &str| {
         let request = server.request("GET", "/api/queues");
-        let request = request.header("cookie", &cookie);
+        let request = request.signed_in(&cookie);
         request.header("sec-fetch-site", site).send("").status
     };
     // An image of a page at another port comes with the cookie and without an origin.
@@ -274,7 +265,7 @@ fn another_page_of_the_same_host_makes_no_request_by_the_cookie() {
 #[test]
 fn a_user_who_signs_in_without_end_signs_nobody_else_out() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let token = server.token();
     let user = r#"{"password":"pw","tags":"management"}"#;
     server.ask("PUT", "/api/users/bob", user);
@@ -309,37 +300,39 @@ fn a_user_without_a_tag_does_not_sign_in_at_the_page() {
 #[test]
 fn the_cookie_of_one_broker_is_neither_replaced_nor_taken_by_another_on_the_same_host() {
     let (one, other) = (Server::start(), Server::start());
-    let jar = [one.cookie(), other.cookie()];
-    let name = |cookie: &str| cookie.split_once('=').unwrap().0.to_owned();
+    let jar = [one.sign_in(), other.sign_in()];
+    let name = |login: &PageLogin| login.cookie.split_once('=').unwrap().0.to_owned();
     assert_ne!(name(&jar[0]), name(&jar[1]), "a browser keeps both");
     assert!(name(&jar[0]).ends_with(&one.page().port().to_string()));
-    let both = jar.join("; ");
-    assert_eq!((who(&one, &both), who(&other, &both)), (200, 200));
+    // Each page sends both cookies and its own key.
+    let cookies = format!("{}; {}", jar[0].cookie, jar[1].cookie);
+    let both = jar.each_ref().map(|login| login.with_cookies(&cookies));
+    assert_eq!((who(&one, &both[0]), who(&other, &both[1])), (200, 200));
     assert_eq!((who(&one, &jar[1]), who(&other, &jar[0])), (401, 401));
     // Under the right name too it is worth nothing elsewhere.
-    let renamed = jar[1].replace(&name(&jar[1]), &name(&jar[0]));
-    assert_eq!(who(&one, &renamed), 401);
+    let renamed = jar[1].cookie.replace(&name(&jar[1]), &name(&jar[0]));
+    assert_eq!(who(&one, &jar[1].with_cookies(&renamed)), 401);
     let out = one
         .request("DELETE", "/api/session")
         .header("origin", &one.origin())
-        .header("cookie", &both);
+        .signed_in(&both[0]);
     assert_eq!(out.send("").status, 204);
-    assert_eq!((who(&one, &both), who(&other, &both)), (401, 200));
+    assert_eq!((who(&one, &both[0]), who(&other, &both[1])), (401, 200));
 }
 
 #[test]
 fn a_session_of_the_page_survives_a_restart_and_its_secret_is_not_on_the_disk() {
     let server = Server::start();
-    let (stays, goes) = (server.cookie(), server.cookie());
+    let (stays, goes) = (server.sign_in(), server.sign_in());
     let out = server
         .request("DELETE", "/api/session")
         .header("origin", &server.origin())
-        .header("cookie", &goes);
+        .signed_in(&goes);
     assert_eq!(out.send("").status, 204);
     let server = server.restart();
     assert_eq!(who(&server, &stays), 200);
     assert_eq!(who(&server, &goes), 401, "signing out lasts");
-    let secret = stays.split_once('=').unwrap().1.as_bytes();
+    let secrets = [stays.cookie.split_once('=').unwrap().1, &stays.key];
     let mut folders = vec![server.socket().with_file_name("data")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -348,7 +341,8 @@ fn a_session_of_the_page_survives_a_restart_and_its_secret_is_not_on_the_disk() 
                 folders.push(path);
             } else {
                 let bytes = std::fs::read(&path).unwrap();
-                let is_there = bytes.windows(secret.len()).any(|part| part == secret);
+                let mut parts = bytes.windows(secrets[0].len());
+                let is_there = parts.any(|part| secrets.iter().any(|it| it.as_bytes() == part));
                 assert!(!is_there, "{}", path.display());
             }
         }
@@ -358,7 +352,7 @@ fn a_session_of_the_page_survives_a_restart_and_its_secret_is_not_on_the_disk() 
 #[test]
 fn a_password_changed_while_the_broker_was_down_ends_the_sessions() {
     let server = Server::start();
-    let cookie = server.cookie();
+    let cookie = server.sign_in();
     let server = server.restart_with_password("other");
     assert_eq!(who(&server, &cookie), 401);
 }

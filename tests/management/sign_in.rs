@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::browser::DESK;
-use crate::fixture::{Server, USER};
-use crate::http::Answer;
+use crate::fixture::{PASSWORD, Server, USER};
+use crate::http::{Answer, PageLogin};
 use crate::tools::is_there;
 use crate::webdriver::Browser;
 
@@ -20,17 +20,21 @@ fn with_link_of_bob() -> (Server, String) {
     (server, token)
 }
 
-fn redeem(server: &Server, cookie: &str, body: &serde_json::Value) -> Answer {
+fn redeem(server: &Server, login: Option<&PageLogin>, body: &serde_json::Value) -> Answer {
     let request = server.request("POST", "/api/session");
     let request = request.header("origin", &server.origin());
-    request.header("cookie", cookie).send(&body.to_string())
+    let request = match login {
+        Some(login) => request.signed_in(login),
+        None => request,
+    };
+    request.send(&body.to_string())
 }
 
 #[test]
 fn a_link_of_another_user_replaces_nobody_who_is_signed_in() {
     let (server, token) = with_link_of_bob();
-    let cookie = server.cookie();
-    let answer = redeem(&server, &cookie, &json!({ "token": token }));
+    let login = server.sign_in();
+    let answer = redeem(&server, Some(&login), &json!({ "token": token }));
     assert_eq!(answer.status, 409, "{answer:?}");
     assert_eq!(answer.header("set-cookie"), None);
     let told = answer.json();
@@ -39,31 +43,30 @@ fn a_link_of_another_user_replaces_nobody_who_is_signed_in() {
         (&json!("bob"), &json!(USER))
     );
     let confirmed = json!({ "token": token, "confirmed": true });
-    let answer = redeem(&server, &cookie, &confirmed);
-    assert_eq!(answer.json(), json!({ "name": "bob" }));
-    let again = redeem(&server, "", &confirmed);
+    let answer = redeem(&server, Some(&login), &confirmed);
+    assert_eq!(answer.json()["name"], "bob");
+    let again = redeem(&server, None, &confirmed);
     assert_eq!(again.status, 401, "a link works once");
 }
 
 #[test]
 fn a_link_of_another_user_signs_in_nobody_who_was_not_asked() {
     let (server, token) = with_link_of_bob();
-    let answer = redeem(&server, "", &json!({ "token": token }));
+    let answer = redeem(&server, None, &json!({ "token": token }));
     assert_eq!(answer.status, 409, "{answer:?}");
     assert_eq!(answer.header("set-cookie"), None);
     assert_eq!(answer.json()["instead_of"], json!(null));
-    let unknown = redeem(&server, "", &json!({ "token": "unknown" }));
+    let unknown = redeem(&server, None, &json!({ "token": "unknown" }));
     assert_eq!(unknown.status, 401, "{unknown:?}");
 }
 
 #[test]
 fn the_link_of_our_own_command_signs_in_without_a_question() {
     let server = Server::start();
-    let answer = redeem(&server, "", &json!({ "token": server.own_token() }));
-    assert_eq!(answer.json(), json!({ "name": USER }));
+    let answer = redeem(&server, None, &json!({ "token": server.own_token() }));
+    assert_eq!(answer.json()["name"], USER);
     let again = json!({ "token": server.token() });
-    let cookie = answer.header("set-cookie").unwrap();
-    let answer = redeem(&server, cookie.split(';').next().unwrap(), &again);
+    let answer = redeem(&server, Some(&PageLogin::of(&answer)), &again);
     assert_eq!(answer.status, 200, "the same user once more");
 }
 
@@ -91,4 +94,83 @@ fn a_page_that_sends_the_browser_to_its_own_link_signs_it_in_after_a_click_alone
     browser.click("#sure-go");
     browser.until("!document.getElementById('app').hidden");
     browser.until("document.getElementById('who').textContent === 'Signed in as bob'");
+}
+
+fn entered(server: &Server, user: &str, password: &str) -> PageLogin {
+    let request = server.request("POST", "/api/session");
+    let body = json!({ "username": user, "password": password }).to_string();
+    PageLogin::of(&request.header("origin", &server.origin()).send(&body))
+}
+
+#[test]
+fn a_cookie_planted_from_another_port_makes_a_browser_nobody_else() {
+    let (server, _) = with_link_of_bob();
+    let own = entered(&server, USER, PASSWORD);
+    let planted = entered(&server, "bob", "pw");
+    let who = |login: &PageLogin| {
+        let answer = server
+            .request("GET", "/api/session")
+            .signed_in(login)
+            .send("");
+        (answer.status == 200).then(|| answer.json()["name"].as_str().unwrap().to_owned())
+    };
+    // One with a longer path comes first.
+    let both = own.with_cookies(&format!("{}; {}", planted.cookie, own.cookie));
+    assert_eq!(who(&both).as_deref(), Some(USER));
+    let ended = own.with_cookies(&planted.cookie);
+    assert_eq!(who(&ended), None, "the own one had ended");
+    assert_eq!(who(&planted.with_cookies(&own.cookie)), None);
+    let stranger = PageLogin {
+        key: String::new(),
+        ..planted
+    };
+    assert_eq!(who(&stranger), None, "a browser that never signed in");
+    let link = json!({ "token": server.own_token() });
+    let answer = redeem(&server, Some(&stranger), &link);
+    assert_eq!(answer.json()["name"], USER, "no question about bob");
+}
+
+#[test]
+fn a_server_that_was_sent_the_cookie_can_do_nothing_with_it() {
+    let server = Server::start();
+    let login = entered(&server, USER, PASSWORD);
+    let asked = |path: &str| {
+        let request = server.request("GET", path).header("cookie", &login.cookie);
+        request
+            .header("sec-fetch-site", "same-origin")
+            .send("")
+            .status
+    };
+    assert_eq!(asked("/api/queues"), 401);
+    assert_eq!(asked("/api/tap"), 401);
+    let with_key = format!("/api/queues?key={}", login.key);
+    assert_eq!(asked(&with_key), 401, "the address is for the tap alone");
+}
+
+#[test]
+fn a_page_of_another_port_plants_a_cookie_and_the_browser_keeps_its_user() {
+    if !is_there("chromedriver") {
+        return;
+    }
+    let (server, _) = with_link_of_bob();
+    let other = Server::start();
+    let planted = entered(&server, "bob", "pw").cookie;
+    let browser = Browser::open(&DESK);
+    let visit_the_other = || {
+        browser.go(&format!("http://{}/", other.page()));
+        browser.until(&format!("(document.cookie = '{planted}; path=/api', true)"));
+    };
+    visit_the_other();
+    browser.go(&format!("http://{}/", server.page()));
+    browser.until("!document.getElementById('door').hidden");
+    browser.go("about:blank");
+    let token = server.own_token();
+    browser.go(&format!("http://{}/#token={token}", server.page()));
+    browser.until("!document.getElementById('app').hidden");
+    visit_the_other();
+    browser.go(&format!("http://{}/", server.page()));
+    browser.until("!document.getElementById('app').hidden");
+    let who = "document.getElementById('who').textContent";
+    browser.until(&format!("{who} === 'Signed in as {USER}'"));
+    browser.until("document.getElementById('live').textContent === 'live'");
 }

@@ -26,7 +26,7 @@ fn a_publish_and_its_ack_are_heard_with_their_excerpt() {
     server.ask("PUT", "/api/queues/%2F/q", "{}");
     let listening = server
         .request("GET", "/api/tap")
-        .header("cookie", &server.cookie())
+        .signed_in(&server.sign_in())
         .open("");
     let mut stream = BufReader::new(listening);
     let mut head = String::new();
@@ -82,8 +82,8 @@ fn one_user_who_takes_every_place_at_the_tap_keeps_no_other_out() {
         })
         .count();
     assert!(refused > 0, "bob has forty");
-    let cookie = server.cookie();
-    let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+    let cookie = server.sign_in();
+    let asked = server.request("GET", "/api/tap").signed_in(&cookie);
     assert_eq!(Answer::head(asked.open("")).status, 200);
 }
 
@@ -91,8 +91,8 @@ fn one_user_who_takes_every_place_at_the_tap_keeps_no_other_out() {
 fn a_tap_ends_when_its_page_session_signs_out() {
     let server = Server::start();
     server.ask("PUT", "/api/queues/%2F/q", "{}");
-    let cookie = server.cookie();
-    let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+    let cookie = server.sign_in();
+    let asked = server.request("GET", "/api/tap").signed_in(&cookie);
     let mut stream = BufReader::new(asked.open(""));
     let mut head = String::new();
     stream.read_line(&mut head).unwrap();
@@ -100,7 +100,7 @@ fn a_tap_ends_when_its_page_session_signs_out() {
     let out = server
         .request("DELETE", "/api/session")
         .header("origin", &server.origin())
-        .header("cookie", &cookie);
+        .signed_in(&cookie);
     assert_eq!(out.send("").status, 204);
     server.publish("q", "secret");
     let mut rest = String::new();
@@ -113,8 +113,8 @@ fn a_tap_ends_when_its_page_session_expires() {
     let server = Server::start_with_page_session(Duration::from_secs(2));
     // On a slow machine the session may end before the tap is open.
     let stream = eventually("a tap of a session that lives", || {
-        let cookie = server.cookie();
-        let asked = server.request("GET", "/api/tap").header("cookie", &cookie);
+        let cookie = server.sign_in();
+        let asked = server.request("GET", "/api/tap").signed_in(&cookie);
         let mut stream = BufReader::new(asked.open(""));
         let mut head = String::new();
         stream.read_line(&mut head).unwrap();

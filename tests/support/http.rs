@@ -14,6 +14,36 @@ pub(crate) struct Request {
     has_host: bool,
 }
 
+/// What a browser has of a sign-in at the page.
+#[derive(Debug, Clone)]
+pub(crate) struct PageLogin {
+    /// The cookie with its name.
+    pub(crate) cookie: String,
+    /// What the page keeps for itself.
+    pub(crate) key: String,
+}
+
+impl PageLogin {
+    /// Of the answer to a sign-in.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let cookie = answer.header("set-cookie").unwrap();
+        Self {
+            cookie: cookie.split(';').next().unwrap().to_owned(),
+            key: answer.json()["key"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// The same key beside other cookies.
+    #[allow(dead_code, reason = "one of the test programs does not use it")]
+    pub(crate) fn with_cookies(&self, cookies: &str) -> Self {
+        Self {
+            cookie: cookies.to_owned(),
+            key: self.key.clone(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -52,6 +82,12 @@ impl Request {
     pub(crate) fn password(self, user: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{user}:{password}"));
         self.header("authorization", &format!("Basic {pair}"))
+    }
+
+    /// As the page sends it to whoever is signed in.
+    pub(crate) fn signed_in(self, login: &PageLogin) -> Self {
+        let request = self.header("cookie", &login.cookie);
+        request.header("x-cbroker-key", &login.key)
     }
 
     /// Sends the request and reads the whole response.

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use certificate::certificate;
-pub(crate) use http::{Answer, Request};
+pub(crate) use http::{Answer, PageLogin, Request};
 pub(crate) use place::{Place, Ran, binary};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use server::Server;

@@ -2,7 +2,9 @@
 //!
 //! Tools come with basic authentication, the page with a cookie. The two never mix: basic
 //! authentication is refused to requests with an `Origin`, so that a browser's remembered password
-//! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it .
+//! is of no use to a page, and a cookie changes nothing unless our own `Origin` came with it. A
+//! cookie counts only with its key, which the page sends beside it: pages of other ports can plant
+//! cookies here, and see ours, but not the key.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +27,11 @@ use crate::persist::records::Definition;
 use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User};
 use crate::vhost::Vhost;
+
+/// The header with the key of the page's session.
+const PAGE_KEY: &str = "x-cbroker-key";
+/// The path of the tap.
+const TAP: &str = "/api/tap";
 
 /// A user who may use the API.
 #[derive(Debug, Clone)]
@@ -182,7 +189,9 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
             "the request comes from a foreign page",
         ));
     }
-    let found = cookies(&parts.headers, api).find_map(|secret| signed_in(api, secret));
+    let key = page_key(&parts.headers).or_else(|| key_of_tap(&parts.uri));
+    let key = key.ok_or_else(ApiError::login)?;
+    let found = cookies(&parts.headers, api).find_map(|cookie| signed_in(api, cookie, key));
     let found = found.ok_or_else(ApiError::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious(
@@ -197,9 +206,20 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
     Ok((found.user, SignIn::Cookie(found.id)))
 }
 
-/// The session of this secret, while its user has the password that it signed in with.
-fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
-    let found = api.sessions().user(secret, now_ms())?;
+/// The key that the page sends beside its cookie.
+pub(super) fn page_key(headers: &HeaderMap) -> Option<&str> {
+    headers.get(PAGE_KEY)?.to_str().ok()
+}
+
+/// The same in the address of the tap: browsers send no header of the page's there.
+fn key_of_tap(uri: &Uri) -> Option<&str> {
+    let query = uri.query().filter(|_| uri.path() == TAP)?;
+    query.split('&').find_map(|pair| pair.strip_prefix("key="))
+}
+
+/// The session of this cookie and key, while its user has the password that it signed in with.
+fn signed_in(api: &Api, cookie: &str, key: &str) -> Option<SignedIn> {
+    let found = api.sessions().user(cookie, key, now_ms())?;
     let users = read(&api.broker.users);
     let credential = users.get(&found.user)?.password.as_ref();
     (sessions::digest(credential) == found.credential).then_some(found)
@@ -207,7 +227,8 @@ fn signed_in(api: &Api, secret: &str) -> Option<SignedIn> {
 
 /// The user whose session the request's cookies belong to, where there is one.
 pub(super) fn present(headers: &HeaderMap, api: &Api) -> Option<Arc<str>> {
-    let found = cookies(headers, api).find_map(|secret| signed_in(api, secret));
+    let key = page_key(headers)?;
+    let found = cookies(headers, api).find_map(|cookie| signed_in(api, cookie, key));
     found.map(|found| found.user)
 }
 
@@ -221,7 +242,8 @@ pub(super) fn cookie_name(scheme: HttpScheme, port: u16) -> String {
 }
 
 /// Every cookie of our name. A page on another port of this machine can set many too, and the
-/// browser sends them first: any that is valid counts. The size of a request's head bounds them.
+/// browser sends them first: any that fits the key counts. The size of a request's head bounds
+/// them.
 pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator<Item = &'a str> {
     let pairs = headers
         .get_all(header::COOKIE)

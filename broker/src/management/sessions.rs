@@ -2,9 +2,13 @@
 //!
 //! A token lives for [`TOKEN_LIFE`] in memory and is removed at its first use. A session lives for
 //! twelve hours after its last use (`ClientLimits::page_session`) and survives a restart of the
-//! broker: the store keeps the SHA-256 of its secret, its user, and a digest of the user's
-//! password, so that a new password ends it. Both are 256 random bits, and their number is limited
-//! for each user. Methods return what must be stored or deleted. Time is an argument.
+//! broker: the store keeps the SHA-256 of its secrets, its user, and a digest of the user's
+//! password, so that a new password ends it. The number of both is limited for each user. Methods
+//! return what must be stored or deleted. Time is an argument.
+//!
+//! A session has two secrets of 256 random bits. Browsers send its cookie to every port of the
+//! host, and a page of any port can plant one. Its key is in the page's local storage, which other
+//! ports neither see nor change: a cookie counts only with the key that was made for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -87,7 +91,8 @@ pub(super) struct SignedIn {
 #[derive(Debug)]
 pub(super) struct OpenedSession {
     /// The cookie's value.
-    pub(super) secret: String,
+    pub(super) cookie: String,
+    pub(super) key: String,
     pub(super) stored: SessionFact,
     pub(super) forgotten: Vec<SessionFact>,
 }
@@ -101,6 +106,11 @@ fn secret() -> Result<String, getrandom::Error> {
 
 fn fingerprint(secret: &str) -> Fingerprint {
     Sha256::digest(secret.as_bytes()).into()
+}
+
+fn session_id(cookie: &str, key: &str) -> Fingerprint {
+    let both = Sha256::new().chain_update(cookie).chain_update(".");
+    both.chain_update(key).finalize().into()
 }
 
 /// What a session remembers of its user's password.
@@ -193,7 +203,7 @@ impl PageSessions {
         credential: Vec<u8>,
         now_ms: u64,
     ) -> Result<OpenedSession, getrandom::Error> {
-        let secret = secret()?;
+        let (cookie, key) = (secret()?, secret()?);
         let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
         let own = || {
             let sessions = self.signed_in.iter();
@@ -212,19 +222,20 @@ impl PageSessions {
             ends_ms,
             stored_ends_ms: ends_ms,
         };
-        let id = fingerprint(&secret);
+        let id = session_id(&cookie, &key);
         let stored = session.fact(&id);
         self.signed_in.insert(id, session);
         Ok(OpenedSession {
-            secret,
+            cookie,
+            key,
             stored,
             forgotten,
         })
     }
 
-    /// Returns the session of a cookie and extends its life.
-    pub(super) fn user(&mut self, cookie: &str, now_ms: u64) -> Option<SignedIn> {
-        let id = fingerprint(cookie);
+    /// Returns the session of a cookie and its key, and extends its life.
+    pub(super) fn user(&mut self, cookie: &str, key: &str, now_ms: u64) -> Option<SignedIn> {
+        let id = session_id(cookie, key);
         let session = self.signed_in.get_mut(&id)?;
         if session.ends_ms <= now_ms {
             return None;
@@ -247,9 +258,9 @@ impl PageSessions {
         self.signed_in.get(id).map(|session| session.ends_ms)
     }
 
-    /// Ends the session of a cookie.
-    pub(super) fn sign_out(&mut self, cookie: &str) -> Option<SessionFact> {
-        self.remove(&fingerprint(cookie))
+    /// Ends the session of a cookie and its key.
+    pub(super) fn sign_out(&mut self, cookie: &str, key: &str) -> Option<SessionFact> {
+        self.remove(&session_id(cookie, key))
     }
 
     fn remove(&mut self, id: &Fingerprint) -> Option<SessionFact> {
@@ -290,13 +301,17 @@ mod tests {
         PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
     }
 
-    fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> String {
-        sessions.sign_in(user, vec![1], now_ms).unwrap().secret
+    /// A cookie and its key.
+    type Secrets = (String, String);
+
+    fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> Secrets {
+        let opened = sessions.sign_in(user, vec![1], now_ms).unwrap();
+        (opened.cookie, opened.key)
     }
 
-    fn user(sessions: &mut PageSessions, cookie: &str, now_ms: u64) -> Option<String> {
+    fn user(sessions: &mut PageSessions, of: &Secrets, now_ms: u64) -> Option<String> {
         sessions
-            .user(cookie, now_ms)
+            .user(&of.0, &of.1, now_ms)
             .map(|found| found.user.to_string())
     }
 
@@ -333,14 +348,16 @@ mod tests {
     fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
         let mut sessions = none();
         let open = sessions.sign_in("ada", vec![1], NOW).unwrap();
-        let found = sessions.user(&open.secret, NOW + 1000).unwrap();
+        let secrets = (open.cookie, open.key);
+        let (cookie, key) = (&secrets.0, &secrets.1);
+        let found = sessions.user(cookie, key, NOW + 1000).unwrap();
         assert_eq!(found.renewed, None, "not at each request");
-        let found = sessions.user(&open.secret, NOW + RENEWAL_MS).unwrap();
+        let found = sessions.user(cookie, key, NOW + RENEWAL_MS).unwrap();
         let stored = found.renewed.unwrap();
-        assert!(!stored.id.contains(&open.secret), "only its hash is stored");
+        assert!(!stored.id.contains(cookie), "only their hash is stored");
         let mut later = none();
         assert_eq!(later.restore(vec![stored], NOW), []);
-        assert_eq!(user(&mut later, &open.secret, NOW).as_deref(), Some("ada"));
+        assert_eq!(user(&mut later, &secrets, NOW).as_deref(), Some("ada"));
         let ended = none().restore(vec![open.stored], NOW + 2 * SESSION_LIFE_MS);
         assert_eq!(ended.len(), 1);
     }
@@ -351,12 +368,27 @@ mod tests {
         let one = opened(&mut sessions, "ada", NOW);
         let two = opened(&mut sessions, "ada", NOW);
         let bob = opened(&mut sessions, "bob", NOW);
-        assert!(sessions.sign_out(&one).is_some());
+        assert!(sessions.sign_out(&one.0, &one.1).is_some());
         assert_eq!(user(&mut sessions, &one, NOW), None);
         assert_eq!(sessions.forget("ada").len(), 1);
         assert_eq!(user(&mut sessions, &two, NOW), None);
         assert!(sessions.is_anybody_in(NOW));
         assert_eq!(user(&mut sessions, &bob, NOW).as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn a_cookie_counts_with_its_own_key_alone() {
+        let mut sessions = none();
+        let ada = opened(&mut sessions, "ada", NOW);
+        let bob = opened(&mut sessions, "bob", NOW);
+        let (cookie, key) = (ada.0.clone(), bob.1.clone());
+        for wrong in [
+            (cookie.clone(), key),
+            (cookie, String::new()),
+            (ada.1, ada.0),
+        ] {
+            assert_eq!(user(&mut sessions, &wrong, NOW), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -44,12 +44,31 @@ export class Refused extends Error {
   }
 }
 
+/**
+ * The key of the session, kept where other ports of this host neither see nor change it, as they
+ * can with cookies. A cookie counts only with its key.
+ */
+const KEY = "key";
+export const key = () => localStorage.getItem(KEY) ?? "";
+
+/** Signs in, and keeps the key. */
+export async function signIn(body) {
+  const entered = await ask("POST", "/api/session", body);
+  localStorage.setItem(KEY, entered.key);
+}
+
+export async function signOut() {
+  await ask("DELETE", "/api/session").catch(() => {});
+  localStorage.removeItem(KEY);
+}
+
 /** One request to the API; JSON both ways. */
 export async function ask(method, path, body) {
+  const kind = body === undefined ? {} : { "content-type": "application/json" };
   const answer = await fetch(path, {
     method,
     credentials: "same-origin",
-    headers: body === undefined ? {} : { "content-type": "application/json" },
+    headers: { "x-cbroker-key": key(), ...kind },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const text = await answer.text();

@@ -1,6 +1,6 @@
 // The page: signing in, the live stream, the rounds of asking, and what keys and buttons do.
 
-import { $, ask, el, part, plain, say, soon, toast, when } from "./dom.js";
+import { $, ask, el, key, part, plain, say, signIn, signOut, soon, toast, when } from "./dom.js";
 import * as control from "./control.js";
 import { drawer } from "./drawer.js";
 import { EXCHANGE, GROUPS, Model, PRESENCE, sessionName, ulid } from "./model.js";
@@ -37,7 +37,7 @@ async function enter() {
  */
 async function redeem(token) {
   try {
-    await ask("POST", "/api/session", { token });
+    await signIn({ token });
   } catch (error) {
     if (error.status !== 409) throw error;
     const { user, instead_of: before } = error.body;
@@ -45,7 +45,7 @@ async function redeem(token) {
     const text =
       "A link brought you here. If you did not ask for it, cancel: " +
       "whoever made it would see what you do as this user.";
-    const act = () => ask("POST", "/api/session", { token, confirmed: true });
+    const act = () => signIn({ token, confirmed: true });
     await sure({ title, text, go: `Sign in as ${user}`, act });
   }
 }
@@ -60,7 +60,7 @@ $("door-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const { username, password } = event.target.elements;
   try {
-    await ask("POST", "/api/session", { username: username.value, password: password.value });
+    await signIn({ username: username.value, password: password.value });
     password.value = "";
     begin(await ask("GET", "/api/session"));
   } catch (error) {
@@ -69,7 +69,7 @@ $("door-form").addEventListener("submit", async (event) => {
 });
 
 $("leave").addEventListener("click", async () => {
-  await ask("DELETE", "/api/session").catch(() => {});
+  await signOut();
   location.reload();
 });
 
@@ -102,7 +102,7 @@ function nearEnd() {
 }
 
 function listen() {
-  const tap = new EventSource("/api/tap");
+  const tap = new EventSource(`/api/tap?key=${part(key())}`);
   tap.addEventListener("open", () => {
     fresh();
     who();

@@ -128,12 +128,9 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.mind_the_tap();
     let life = api.sessions().life();
-    let cookie = set_cookie(&api, &opened.secret, life.as_secs());
-    Ok((
-        [(header::SET_COOKIE, cookie)],
-        Json(json!({ "name": &*user })),
-    )
-        .into_response())
+    let cookie = set_cookie(&api, &opened.cookie, life.as_secs());
+    let entered = json!({ "name": &*user, "key": opened.key });
+    Ok(([(header::SET_COOKIE, cookie)], Json(entered)).into_response())
 }
 
 /// Asks whether a person wants to be this user.
@@ -165,8 +162,9 @@ async fn show(caller: Caller) -> Json<Value> {
 }
 
 async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Caller) -> Response {
-    for secret in auth::cookies(&headers, &api) {
-        let ended = api.sessions().sign_out(secret);
+    let key = auth::page_key(&headers).unwrap_or_default();
+    for cookie in auth::cookies(&headers, &api) {
+        let ended = api.sessions().sign_out(cookie, key);
         api.forget_sessions(ended);
     }
     // A tap that the session opened ends too.
