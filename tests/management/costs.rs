@@ -129,3 +129,20 @@ fn keys_have_at_most_255_bytes_in_every_request() {
         }
     }
 }
+
+#[test]
+fn slow_requests_to_sign_in_have_little_room_and_each_its_own() {
+    let server = Server::start();
+    let request = || {
+        let request = server.request("POST", "/api/session");
+        request.header("origin", &server.origin())
+    };
+    let long = format!(r#"{{"token":"{}"}}"#, "x".repeat(5000));
+    assert_eq!(request().send(&long).status, 413);
+    let slow: Vec<_> = (0..64)
+        .map(|_| request().open_part(&long[..4000], 4096))
+        .collect();
+    let password = r#"{"username":"ada","password":"secret"}"#;
+    assert_eq!(request().send(password).status, 200);
+    drop(slow);
+}

@@ -285,6 +285,16 @@ impl Caller {
         }
     }
 
+    /// Refuses a caller who has other rights now than when its request was looked at.
+    pub(super) fn check_unchanged(&self, api: &Api) -> Result<(), ApiError> {
+        let now = self.clone().anew(api)?;
+        if now.user == self.user {
+            Ok(())
+        } else {
+            Err(ApiError::busy("the user was changed meanwhile; ask again"))
+        }
+    }
+
     /// How long the session of the page lasts from now on, zero where it has ended; `None` for a
     /// caller without one.
     pub(super) fn session_life(&self, api: &Api) -> Option<Duration> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Api;
 use super::auth::Caller;
@@ -29,6 +29,13 @@ pub(super) struct Listings {
     of_user: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
 }
 
+/// A place for work, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct WorkTurn {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
 impl Default for Listings {
     fn default() -> Self {
         Self {
@@ -39,30 +46,21 @@ impl Default for Listings {
 }
 
 impl Listings {
-    /// Does a user's work on a thread of its own, once it is that user's turn. Work whose requester
-    /// has gone goes on to its end and keeps its place until then.
-    async fn make<T: Send + 'static>(
-        &self,
-        user: &Arc<str>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
+    /// Waits for a user's turn.
+    async fn turn(&self, user: &Arc<str>) -> Result<WorkTurn, ApiError> {
         let own = self.of(user);
         let turn = async {
             let own = own.acquire_owned().await?;
             let all = Arc::clone(&self.all).acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>((own, all))
+            Ok::<_, tokio::sync::AcquireError>(WorkTurn {
+                _own: own,
+                _all: all,
+            })
         };
-        let Ok(Ok(turn)) = tokio::time::timeout(TURN_WITHIN, turn).await else {
-            return Err(ApiError::busy("too many listings at once"));
-        };
-        let working = tokio::task::spawn_blocking(move || {
-            let made = work();
-            drop(turn);
-            made
-        });
-        working
-            .await
-            .map_err(|_| ApiError::failed("the listing failed"))
+        match tokio::time::timeout(TURN_WITHIN, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(ApiError::busy("too many listings at once")),
+        }
     }
 
     fn of(&self, user: &Arc<str>) -> Arc<Semaphore> {
@@ -72,6 +70,22 @@ impl Listings {
         let new = || Arc::new(Semaphore::new(OF_ONE_USER));
         Arc::clone(users.entry(Arc::clone(user)).or_insert_with(new))
     }
+}
+
+/// Does work on a thread of its own in a turn, which is over with it. Work whose requester has gone
+/// goes on to its end and keeps its place until then.
+async fn on_a_thread<T: Send + 'static>(
+    turn: WorkTurn,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let working = tokio::task::spawn_blocking(move || {
+        let made = work();
+        drop(turn);
+        made
+    });
+    working
+        .await
+        .map_err(|_| ApiError::failed("the listing failed"))
 }
 
 impl Api {
@@ -86,13 +100,29 @@ impl Api {
         self.work_out(caller, answer).await
     }
 
-    /// Does a user's work on a thread of its own.
+    /// Does a caller's work on a thread of its own. Refused where the caller's rights are others
+    /// once it is its turn.
     pub(super) async fn aside<T: Send + 'static>(
         &self,
-        user: &Arc<str>,
-        work: impl FnOnce() -> T + Send + 'static,
+        caller: &Caller,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.listings.make(user, work).await
+        Self::in_turn(self.turn(caller).await?, work).await
+    }
+
+    /// Waits for a caller's turn. Refused where its rights are others then.
+    pub(super) async fn turn(&self, caller: &Caller) -> Result<WorkTurn, ApiError> {
+        let turn = self.listings.turn(&caller.name).await?;
+        caller.check_unchanged(self)?;
+        Ok(turn)
+    }
+
+    /// Does work on a thread of its own in a turn that has come.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        turn: WorkTurn,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        on_a_thread(turn, work).await?
     }
 
     /// Answers what `work` gives, as JSON.
@@ -107,8 +137,7 @@ impl Api {
             let text = text.map_err(|error| ApiError::failed(error.to_string()))?;
             held::held(text, holding)
         };
-        let answer = self.aside(&caller.name, work).await??;
-        Ok(held::json_response(answer))
+        Ok(held::json_response(self.aside(caller, work).await?))
     }
 }
 
@@ -119,6 +148,10 @@ mod tests {
     use std::sync::mpsc::{SyncSender, sync_channel};
 
     use super::*;
+    use crate::lock::{read, write};
+    use crate::management::auth::SignIn;
+    use crate::management::{About, HttpScheme};
+    use crate::{Broker, BrokerConfig, FirstUser};
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -128,16 +161,62 @@ mod tests {
         (end, move || ended.recv_timeout(LONG).is_ok())
     }
 
+    async fn make(
+        listings: &Listings,
+        user: &str,
+        work: impl FnOnce() -> bool + Send + 'static,
+    ) -> bool {
+        let turn = listings.turn(&user.into()).await.unwrap();
+        on_a_thread(turn, work).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_listing_that_takes_long_holds_up_nobody() {
         // One thread serves: if the work blocked it, nothing could end the work.
         let listings = Listings::default();
         let (end, work) = blocked();
-        let user = "ada".into();
-        let (made, ()) = tokio::join!(listings.make(&user, work), async {
+        let (made, ()) = tokio::join!(make(&listings, "ada", work), async {
             end.send(()).unwrap();
         });
-        assert!(made.unwrap(), "the thread that serves was blocked");
+        assert!(made, "the thread that serves was blocked");
+    }
+
+    #[tokio::test]
+    async fn what_waited_for_its_turn_is_refused_where_its_user_has_lost_a_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = BrokerConfig {
+            port: 0,
+            data_dir: folder.path().join("data"),
+            first_user: Some(FirstUser {
+                name: "ada".into(),
+                password: "pw".into(),
+            }),
+            ..BrokerConfig::default()
+        };
+        let broker = Broker::start(config).await.unwrap();
+        let about = About {
+            listening: Vec::new(),
+            data_dir: folder.path().into(),
+            memory_limit_bytes: 0,
+            local_user: None,
+        };
+        let api = Api::new(Arc::clone(&broker.state), about, HttpScheme::Http);
+        let user = read(&api.broker.users).get("ada").cloned().unwrap();
+        let caller = Caller {
+            name: "ada".into(),
+            user,
+            by: SignIn::Socket,
+        };
+        let both = [api.turn(&caller).await, api.turn(&caller).await];
+        assert!(both.iter().all(Result::is_ok));
+        let (waited, ()) = tokio::join!(api.turn(&caller), async {
+            write(&api.broker.users).forbid("ada", "/");
+            drop(both);
+        });
+        assert!(waited.is_err(), "the rights of before");
+        assert!(api.turn(&caller).await.is_err());
+        drop(api);
+        broker.shutdown().await.unwrap();
     }
 
     #[tokio::test]
@@ -148,12 +227,12 @@ mod tests {
             let (end, work) = blocked();
             let listings = Arc::clone(&listings);
             ends.push(end);
-            making.spawn(async move { listings.make(&"ada".into(), work).await.unwrap() });
+            making.spawn(async move { make(&listings, "ada", work).await });
         }
         while listings.all.available_permits() > AT_ONCE - OF_ONE_USER {
             tokio::task::yield_now().await;
         }
-        assert!(listings.make(&"bob".into(), || true).await.unwrap());
+        assert!(make(&listings, "bob", || true).await);
         let free = listings.all.available_permits();
         assert_eq!(free, AT_ONCE - OF_ONE_USER, "two of one user at once");
         for end in ends {
@@ -162,7 +241,7 @@ mod tests {
         while let Some(made) = making.join_next().await {
             assert!(made.unwrap());
         }
-        assert!(listings.make(&"bob".into(), || true).await.unwrap());
+        assert!(make(&listings, "bob", || true).await);
         assert_eq!(lock(&listings.of_user).len(), 1, "idle users are forgotten");
     }
 }

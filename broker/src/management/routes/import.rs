@@ -5,8 +5,6 @@
 //! waited for once. What may still fail then, because somebody declared something else in between,
 //! is undone. What a document says of policies and parameters is left alone.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
 use axum::extract::multipart::Field;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, State};
@@ -179,9 +177,9 @@ async fn bring_in(
     into: Option<String>,
 ) -> Result<(), ApiError> {
     let shared = SharedApi::clone(api);
-    let user = Arc::clone(&caller.name);
+    let asker = caller.clone();
     let work = move || carry_out(&shared, &caller, &document, into.as_deref());
-    let ticket = api.aside(&user, work).await??;
+    let ticket = api.aside(&asker, work).await?;
     kept(api, ticket).await
 }
 

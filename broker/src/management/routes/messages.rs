@@ -17,9 +17,9 @@ use super::Routes;
 use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::fault::{Fault, ReplyCode};
 use crate::management::auth::Caller;
-use crate::management::held::{self, CallerBody};
+use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
-use crate::management::views::{self, Encoding};
+use crate::management::views::{self, Encoding, ShownPayload};
 use crate::management::{Api, SharedApi};
 use crate::memory::{self, MemoryLevel};
 use crate::queue::browse::{Most, QueuePosition};
@@ -248,42 +248,70 @@ async fn get(
     let get: Get = super::read(&body)?;
     let count = usize::try_from(get.count).unwrap_or(0);
     queue.check_access(0)?;
-    let taken = take(&api, &queue, count.min(MOST)).await?;
-    // Written out one by one: as a tree they would take the memory of all once more.
-    let mut shown = vec![b'['];
     let mut holding = api.holdings.of(&caller.name);
-    for (message, redelivered, left) in &taken.messages {
-        let mut one = views::message(message, get.encoding, get.truncate);
-        one["redelivered"] = json!(redelivered);
-        one["message_count"] = json!(left);
+    let turn = api.turn(&caller).await?;
+    let taken = take(&api, &queue, count.min(MOST)).await?;
+    let showing = move || {
+        let shown = taken.messages.iter().map(|(message, redelivered, left)| {
+            let (mut one, payload) = views::message(message, get.encoding, get.truncate);
+            one["redelivered"] = json!(redelivered);
+            one["message_count"] = json!(left);
+            (one, payload)
+        });
+        let answer = listed(shown, &mut holding)?;
+        Ok((held::held(answer, holding)?, taken))
+    };
+    // A caller that hangs up gives the messages back.
+    let (answer, taken) = Api::in_turn(turn, showing).await?;
+    let settling = move || taken.settle(get.ackmode);
+    let settled = tokio::task::spawn_blocking(settling).await;
+    settled.map_err(|_| ApiError::failed("the messages could not be settled"))??;
+    Ok(held::json_response(answer))
+}
+
+/// Messages as a list in JSON. What it will take is known, and held, before it is made: growing
+/// would need several times as much.
+fn listed<'m>(
+    messages: impl Iterator<Item = (Value, ShownPayload<'m>)>,
+    holding: &mut UserHolding,
+) -> Result<Vec<u8>, ApiError> {
+    const NAME: &[u8] = br#"{"payload":"#;
+    let failed = |error: serde_json::Error| ApiError::failed(error.to_string());
+    let (mut parts, mut bytes, mut rests) = (Vec::new(), 2, 0);
+    for (rest, payload) in messages {
+        let rest = serde_json::to_vec(&rest).map_err(failed)?;
+        // A comma takes the place of the bracket that opened the rest, and another one follows.
+        bytes += NAME.len() + payload.json_len() + rest.len() + 1;
+        rests += rest.capacity();
+        holding.set(bytes + rests)?;
+        parts.push((rest, payload));
+    }
+    let mut shown = Vec::with_capacity(bytes);
+    shown.push(b'[');
+    for (rest, payload) in parts {
         if shown.len() > 1 {
             shown.push(b',');
         }
-        serde_json::to_writer(&mut shown, &one)
-            .map_err(|error| ApiError::failed(error.to_string()))?;
-        holding.set(shown.capacity())?;
+        shown.extend_from_slice(NAME);
+        payload.write(&mut shown)?;
+        shown.push(b',');
+        shown.extend_from_slice(&rest[1..]);
     }
     shown.push(b']');
-    let answer = held::held(shown, holding)?;
-    taken.settle(get.ackmode)?;
-    Ok(held::json_response(answer))
+    Ok(shown)
 }
 
 /// Messages that are out of their queue, unsettled. What is dropped so goes back: a caller may hang
 /// up at any time.
-struct GotMessages<'a> {
-    api: &'a SharedApi,
+struct GotMessages {
+    api: SharedApi,
     ledger: Ledger,
     messages: Vec<(Message, bool, u64)>,
 }
 
-async fn take<'a>(
-    api: &'a SharedApi,
-    queue: &Arc<Queue>,
-    count: usize,
-) -> Result<GotMessages<'a>, ApiError> {
+async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMessages, ApiError> {
     let mut taken = GotMessages {
-        api,
+        api: SharedApi::clone(api),
         ledger: Ledger::default(),
         messages: Vec::new(),
     };
@@ -307,7 +335,7 @@ async fn take<'a>(
                 left,
                 ..
             } => {
-                bytes += message.body_len();
+                bytes += message.body_len() + message.content().properties.len();
                 taken.messages.push((message, redelivered, left));
             }
             // A slice is on its way from the disk, of this queue or another.
@@ -327,7 +355,7 @@ async fn take<'a>(
     Ok(taken)
 }
 
-impl GotMessages<'_> {
+impl GotMessages {
     fn settle(&self, mode: AckMode) -> Result<(), Fault> {
         let disposition = match mode {
             AckMode::AckRequeueTrue | AckMode::RejectRequeueTrue => Disposition::Requeue,
@@ -355,7 +383,7 @@ impl GotMessages<'_> {
     }
 }
 
-impl Drop for GotMessages<'_> {
+impl Drop for GotMessages {
     fn drop(&mut self) {
         if let Err(fault) = self.settle(AckMode::AckRequeueTrue) {
             tracing::warn!(%fault, "messages could not be given back to their queue");
@@ -410,21 +438,68 @@ async fn peek(
     let looking = move || {
         let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string());
         let seen = queue.browse(after, most).map_err(|error| failed(&error))?;
-        let mut shown = vec![b'['];
-        for waiting in &seen {
-            let mut one = views::message(&waiting.message, Encoding::Auto, truncate);
+        let shown = seen.iter().map(|waiting| {
+            let (mut one, payload) = views::message(&waiting.message, Encoding::Auto, truncate);
             one["redelivered"] = json!(waiting.redelivered);
             one["published_ms"] = json!(waiting.message.facts().published_ms);
             one["cursor"] = json!(waiting.place.to_string());
-            if shown.len() > 1 {
-                shown.push(b',');
-            }
-            serde_json::to_writer(&mut shown, &one).map_err(|error| failed(&error))?;
-            holding.set(shown.capacity())?;
-        }
-        shown.push(b']');
-        held::held(shown, holding)
+            (one, payload)
+        });
+        let answer = listed(shown, &mut holding)?;
+        held::held(answer, holding)
     };
-    let answer = api.aside(&caller.name, looking).await??;
-    Ok(held::json_response(answer))
+    Ok(held::json_response(api.aside(&caller, looking).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+    use crate::management::held::UserHoldings;
+
+    fn shown(
+        payloads: &[ShownPayload<'_>],
+        holding: &mut UserHolding,
+    ) -> Result<Vec<u8>, ApiError> {
+        let copied = payloads.iter().map(|payload| match payload {
+            ShownPayload::String(text) => ShownPayload::String(text),
+            ShownPayload::Base64(bytes) => ShownPayload::Base64(bytes),
+        });
+        listed(copied.map(|payload| (json!({ "n": 1 }), payload)), holding)
+    }
+
+    #[test]
+    fn an_answer_takes_no_more_than_its_text_and_is_on_the_account_before_it_is_made() {
+        let holdings = Arc::<UserHoldings>::default();
+        let ada = "ada".into();
+        let mut holding = holdings.of(&ada);
+        let text: String = (0..=0x2ff).filter_map(char::from_u32).collect();
+        let all: Vec<u8> = (0..=255).collect();
+        let payloads = [
+            ShownPayload::String(&text),
+            ShownPayload::String(""),
+            ShownPayload::Base64(&all),
+            ShownPayload::Base64(&all[..254]),
+            ShownPayload::Base64(&[]),
+        ];
+        let made = shown(&payloads, &mut holding).unwrap();
+        assert!(
+            made.len() + 1 >= made.capacity(),
+            "{} {}",
+            made.len(),
+            made.capacity()
+        );
+        assert!(holdings.of_user("ada") >= made.capacity());
+        let read: Value = serde_json::from_slice(&made).unwrap();
+        assert_eq!(read[0], json!({ "n": 1, "payload": text }));
+        assert_eq!(read[2]["payload"], STANDARD.encode(&all));
+        assert_eq!(read.as_array().unwrap().len(), 5);
+        assert_eq!(shown(&[], &mut holding).unwrap(), b"[]");
+        let long = "\u{1}".repeat(1 << 20);
+        let mut others = holdings.of(&ada);
+        while others.set(holdings.of_user("ada") + (1 << 20)).is_ok() {}
+        let refused = shown(&[ShownPayload::String(&long)], &mut holding);
+        assert!(refused.is_err(), "six times as long as text");
+    }
 }

@@ -50,7 +50,7 @@ async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
     caller.monitors()?;
     let (shared, holding) = (SharedApi::clone(&api), api.holdings.of(&caller.name));
     let work = move || held::held(everything(&shared).into_bytes(), holding);
-    let text = api.aside(&caller.name, work).await??;
+    let text = api.aside(&caller, work).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -18,11 +18,15 @@ use crate::fault::Fault;
 use crate::lock::read;
 use crate::management::auth::{self, Caller, SignIn};
 use crate::management::held;
+use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
 use crate::management::sessions::{self, Issuer, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::records::Definition;
 use crate::time::now_ms;
+
+/// The longest request to sign in.
+const SIGN_IN_BYTES: usize = 4096;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -91,9 +95,14 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
         return Err(ApiError::suspicious("signing in happens at our own page"));
     }
     let (parts, body) = request.into_parts();
-    // Nobody is known yet: all who sign in share one account.
-    let holding = api.holdings.of(&"".into());
-    let body = held::receive(body, held::LITTLE_BYTES, holding).await?;
+    // Nobody is known yet: each connection has an account of its own, so none keeps others out.
+    // The number of connections without a login bounds them all.
+    let connection = parts
+        .extensions
+        .get::<RemoteEnd>()
+        .map_or(0, RemoteEnd::number);
+    let holding = api.holdings.of(&format!("\0sign-in {connection}").into());
+    let body = held::receive(body, SIGN_IN_BYTES, holding).await?;
     let user = match super::read(&body)? {
         Entrance::Token { token, confirmed } => {
             let now = Instant::now();

@@ -34,27 +34,71 @@ impl<'de> Deserialize<'de> for Encoding {
     }
 }
 
-/// A message with at most `limit_bytes` of its payload.
+/// A payload as a text of JSON. It is written where it is wanted: a large one would have several
+/// copies as a value.
+pub(in crate::management) enum ShownPayload<'m> {
+    String(&'m str),
+    Base64(&'m [u8]),
+}
+
+impl ShownPayload<'_> {
+    /// Its length in JSON, with the quotation marks.
+    pub(in crate::management) fn json_len(&self) -> usize {
+        let inner: usize = match self {
+            Self::String(text) => text.bytes().map(escaped_len).sum(),
+            Self::Base64(bytes) => bytes.len().div_ceil(3) * 4,
+        };
+        inner + 2
+    }
+
+    /// Appends it as JSON.
+    pub(in crate::management) fn write(&self, to: &mut Vec<u8>) -> Result<(), ApiError> {
+        let failed = |error: &dyn std::fmt::Display| ApiError::failed(error.to_string());
+        match self {
+            Self::String(text) => serde_json::to_writer(to, text).map_err(|error| failed(&error)),
+            Self::Base64(bytes) => {
+                to.push(b'"');
+                let start = to.len();
+                to.resize(start + bytes.len().div_ceil(3) * 4, 0);
+                let written = STANDARD.encode_slice(bytes, &mut to[start..]);
+                written.map_err(|error| failed(&error))?;
+                to.push(b'"');
+                Ok(())
+            }
+        }
+    }
+}
+
+/// How many bytes a byte of a text has in JSON.
+fn escaped_len(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    }
+}
+
+/// A message without its payload, and at most `limit_bytes` of that.
 pub(in crate::management) fn message(
     message: &Message,
     encoding: Encoding,
     limit_bytes: Option<usize>,
-) -> Value {
+) -> (Value, ShownPayload<'_>) {
     let content = message.content();
     let cut = &content.body[..content.body.len().min(limit_bytes.unwrap_or(usize::MAX))];
     let (payload, encoding) = match std::str::from_utf8(cut) {
-        Ok(text) if encoding == Encoding::Auto => (text.to_owned(), "string"),
-        _ => (STANDARD.encode(cut), "base64"),
+        Ok(text) if encoding == Encoding::Auto => (ShownPayload::String(text), "string"),
+        _ => (ShownPayload::Base64(cut), "base64"),
     };
-    json!({
+    let rest = json!({
         "payload_bytes": content.body.len(),
         "redelivered": false,
         "exchange": String::from_utf8_lossy(content.exchange),
         "routing_key": String::from_utf8_lossy(content.routing_key),
         "properties": properties(content.properties),
-        "payload": payload,
         "payload_encoding": encoding,
-    })
+    });
+    (rest, payload)
 }
 
 /// The properties that are set.

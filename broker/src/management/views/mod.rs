@@ -8,7 +8,7 @@ mod node;
 mod topology;
 mod traffic;
 
-pub(super) use message::{Encoding, message, properties, properties_from_json};
+pub(super) use message::{Encoding, ShownPayload, message, properties, properties_from_json};
 pub(super) use node::{node, overview};
 pub(super) use topology::{
     BindingView, binding, consumer, exchange, permission, queue, queue_field, user, vhost,
