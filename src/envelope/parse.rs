@@ -1,5 +1,9 @@
 //! Parses and validates the bytes of a message body.
 
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::{Envelope, Priority};
@@ -33,6 +37,9 @@ pub enum Invalid {
     /// The body is JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
+    /// A field is there twice: whoever sees the beginning alone would see another value.
+    #[error("`{0}` is there twice")]
+    Twice(String),
     /// A required field is absent.
     #[error("`{0}` is missing")]
     Missing(&'static str),
@@ -65,11 +72,7 @@ impl Envelope {
             });
         }
         let text = std::str::from_utf8(body).map_err(|_| Invalid::NotUtf8)?;
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| Invalid::NotJson(error.to_string()))?;
-        let Value::Object(mut fields) = value else {
-            return Err(Invalid::NotAnObject);
-        };
+        let mut fields = fields(text)?;
         let envelope = Self {
             id: required(&mut fields, "id")?,
             from: required(&mut fields, "from")?,
@@ -108,6 +111,54 @@ impl Envelope {
             return Err(Invalid::NotAnId("correlation_id"));
         }
         Ok(())
+    }
+}
+
+/// The fields of an object in which each is there once.
+fn fields(text: &str) -> Result<Map<String, Value>, Invalid> {
+    let not_json = |error: serde_json::Error| Invalid::NotJson(error.to_string());
+    if !text.trim_ascii_start().starts_with('{') {
+        let _any: IgnoredAny = serde_json::from_str(text).map_err(not_json)?;
+        return Err(Invalid::NotAnObject);
+    }
+    let OuterFields { found, twice } = serde_json::from_str(text).map_err(not_json)?;
+    match twice {
+        Some(field) => Err(Invalid::Twice(field)),
+        None => Ok(found),
+    }
+}
+
+/// An object's fields, and one that is there twice.
+struct OuterFields {
+    found: Map<String, Value>,
+    twice: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for OuterFields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(OuterFieldsVisitor)
+    }
+}
+
+struct OuterFieldsVisitor;
+
+impl<'de> Visitor<'de> for OuterFieldsVisitor {
+    type Value = OuterFields;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<OuterFields, A::Error> {
+        let (mut found, mut twice) = (Map::new(), None);
+        while let Some((field, value)) = entries.next_entry::<String, Value>()? {
+            if found.contains_key(&field) {
+                twice.get_or_insert(field);
+            } else {
+                found.insert(field, value);
+            }
+        }
+        Ok(OuterFields { found, twice })
     }
 }
 
@@ -312,6 +363,22 @@ mod tests {
         );
         let deep = "[".repeat(100_000);
         assert!(matches!(parse(deep.as_bytes()), Err(Invalid::NotJson(_))));
+    }
+
+    #[test]
+    fn a_text_that_comes_twice_is_a_dead_letter() {
+        // Who sees the beginning of a long one would see another text than the agent.
+        for twice in [
+            r#""message":"harmless","message":"harmful""#,
+            r#""message":"harmless","\u006dessage":"harmful""#,
+            r#""message":"m","unknown":1,"unknown":1"#,
+        ] {
+            let body = format!(r#"{{"id":"1","from":"a","to":"b","ts":"t",{twice}}}"#);
+            let refused = parse(body.as_bytes());
+            assert!(matches!(refused, Err(Invalid::Twice(_))), "{refused:?}");
+        }
+        let nested = body(|b| b["metadata"] = json!({"message": "nested"}));
+        assert!(parse(&nested).is_ok());
     }
 
     #[test]

@@ -194,3 +194,41 @@ fn hidden_and_reordering_characters_of_a_message_are_not_on_the_page() {
     browser.until(&format!("{} === {seen}", text("01HIDDEN", ".text")));
     browser.until(&format!("{} === 'frontend'", text("01HIDDEN", ".peer")));
 }
+
+#[test]
+fn a_long_message_whose_json_has_a_text_nested_or_twice_is_not_shown_as_another_one() {
+    let server = Server::start();
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let script = r#"import('/model.js').then(({ envelope }) => {
+        const head = '"id":"1","from":"a","to":"b","ts":"t"';
+        const rest = ',"rest":"' + 'y'.repeat(5000);
+        const text = (json) => envelope(json)?.message ?? null;
+        window.found = JSON.stringify([
+            text(`{"metadata":{"message":"nested"},${head},"message":"real"${rest}`),
+            text(`{"files":["\\"message\\":\\"in a text\\""],${head},"message":"real"${rest}`),
+            text(`{"x":"\\"message\\":\\"in a text\\"",${head},"message":"real"${rest}`),
+            text(`{${head},"message":"first","message":"second"${rest}`),
+            text(`{${head},"message":"first","\\u006dessage":"second"${rest}`),
+            text(`{${head},"metadata":{"message":"nested"}${rest}`),
+            text(`{ ${head} , "n": [1, {"a": null}, true], "message" : "long${'y'.repeat(9)}`),
+            text(`{${head},"message":"cut \\ud83`),
+        ]);
+    }) && true"#;
+    assert_eq!(browser.value(script), true);
+    browser.until("window.found !== undefined");
+    let found = browser.value("window.found");
+    let found: serde_json::Value = serde_json::from_str(found.as_str().unwrap()).unwrap();
+    let wanted = json!([
+        "real",
+        "real",
+        "real",
+        null,
+        null,
+        null,
+        "longyyyyyyyyy…",
+        "cut …"
+    ]);
+    assert_eq!(found, wanted);
+}

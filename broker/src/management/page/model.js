@@ -62,9 +62,10 @@ const isText = (value) => typeof value === "string" && value !== "";
 export function envelope(text, properties = {}) {
   const whole = parse(text);
   if (whole) return isText(whole.id) && isText(whole.from) && isText(whole.to) && isText(whole.message) ? whole : undefined;
+  const found = cutFields(text);
+  if (!found) return undefined;
   const cut = { cut: true };
-  for (const name of ["id", "from", "to", "ts", "reply_to", "correlation_id"]) cut[name] = field(text, name);
-  cut.message = field(text, "message");
+  for (const name of ["id", "from", "to", "ts", "message", "reply_to", "correlation_id"]) cut[name] = found.get(name);
   cut.id ??= properties.message_id;
   return isText(cut.id) && isText(cut.from) && isText(cut.to) && isText(cut.message) ? cut : undefined;
 }
@@ -78,15 +79,52 @@ function parse(text) {
   }
 }
 
-/** A text field of JSON whose end is missing. */
-function field(text, name) {
-  const found = new RegExp(`"${name}"\\s*:\\s*"((?:[^"\\\\]|\\\\.)*)("?)`, "s").exec(text);
-  if (!found) return undefined;
+const TOKEN = /\s*("(?:[^"\\]|\\.)*(?:"|\\?$)|[{}[\],:]|[^\s{}[\],:"]+)/sy;
+
+/**
+ * The texts of an object in JSON whose end is missing, by their names; not those of objects in it.
+ * Undefined where a name is there twice: sessions refuse such a message.
+ */
+function cutFields(text) {
+  const found = new Map();
+  let depth = 0;
+  let name;
+  TOKEN.lastIndex = 0;
+  for (let match; (match = TOKEN.exec(text)); ) {
+    const token = match[1];
+    if (depth === 0 && (token !== "{" || found.size)) return undefined;
+    if (token === "{" || token === "[") depth++;
+    else if (token === "}" || token === "]") depth--;
+    else if (depth > 1 || token === ":") continue;
+    else if (token === ",") name = undefined;
+    else if (name === undefined) {
+      name = parseText(token);
+      if (name === undefined) break;
+      if (found.has(name)) return undefined;
+      found.set(name, undefined);
+    } else if (token[0] === '"') found.set(name, parseText(token) ?? cutText(token));
+  }
+  return found;
+}
+
+function parseText(token) {
   try {
-    return JSON.parse(`"${found[1]}"`) + (found[2] ? "" : "…");
+    return JSON.parse(token);
   } catch {
     return undefined;
   }
+}
+
+/** A text whose end is missing, perhaps in the middle of an escape. */
+function cutText(token) {
+  const text = parseText(`${token}"`) ?? parseText(`${token.replace(/\\(u[0-9a-fA-F]{0,3})?$/, "")}"`);
+  return text === undefined ? undefined : `${text}…`;
+}
+
+/** A text of a session's own answer whose end is missing, wherever it stands. */
+function field(text, name) {
+  const found = new RegExp(`"${name}"\\s*:\\s*("(?:[^"\\\\]|\\\\.)*(?:"|\\\\?$))`, "s").exec(text);
+  return found ? (parseText(found[1]) ?? cutText(found[1])) : undefined;
 }
 
 /**
