@@ -307,3 +307,28 @@ fn a_vhost_keeps_its_description_and_tags() {
     assert_eq!(other.ask("POST", "/api/definitions", later).status, 204);
     assert_eq!(shown(&other), (json!("three"), json!(["d"])));
 }
+
+#[test]
+fn who_may_import_into_a_vhost_makes_no_queue_with_a_name_of_the_server() {
+    let server = Server::start();
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    let path = "/api/permissions/%2F/bob";
+    assert_eq!(server.ask("PUT", path, all).status, 201);
+    let name = "amq.gen-0000000000000000000000";
+    let document = format!(r#"{{"queues":[{{"name":"{name}","durable":true}}]}}"#);
+    let import = |user: &str, password: &str| {
+        let request = server.request("POST", "/api/definitions/%2F");
+        request.password(user, password).send(&document)
+    };
+    let refused = import("bob", "pw");
+    assert_eq!(refused.status, 401, "{refused:?}");
+    assert!(refused.body.contains("reserved prefix"), "{refused:?}");
+    let path = format!("/api/queues/%2F/{name}");
+    assert_eq!(server.get(&path).status, 404);
+    // RabbitMQ lets administrators do so, who bring their own exports in again.
+    assert_eq!(import("ada", "secret").status, 204);
+    assert_eq!(server.get(&path).status, 200);
+    assert_eq!(import("bob", "pw").status, 204, "it is there as it is");
+}

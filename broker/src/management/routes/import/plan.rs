@@ -301,6 +301,24 @@ impl<'a> ImportPlan<'a> {
         Ok(())
     }
 
+    /// Refuses a new queue with a name that the server makes up, as by AMQP. Administrators alone
+    /// bring their exports in again, as at RabbitMQ.
+    fn check_name_of_server(
+        &self,
+        caller: &Caller,
+        vhost: &str,
+        name: &str,
+    ) -> Result<(), ApiError> {
+        let there = self.api.broker.vhost(vhost);
+        let is_there = there.is_some_and(|vhost| vhost.queue(name).is_some());
+        if is_there || !is_server_named(name) || caller.administers().is_ok() {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(format!(
+            "queue name '{name}' contains reserved prefix 'amq.*'"
+        )))
+    }
+
     /// Refuses what this caller could not do one by one. An administrator, who brings in a whole
     /// document, may do it all.
     pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), ApiError> {
@@ -308,6 +326,7 @@ impl<'a> ImportPlan<'a> {
             exchanges::check_caller(caller, vhost, (name, declaration))?;
         }
         for ((vhost, name), line) in &self.queues {
+            self.check_name_of_server(caller, vhost, name)?;
             queues::check_caller(caller, vhost, &line.declare(self.api, name)?)?;
         }
         for (vhost, line) in &self.bindings {
