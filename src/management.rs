@@ -111,6 +111,42 @@ pub struct QueueInfo {
     pub arguments: Map<String, Value>,
 }
 
+/// A program that consumes from a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// The user that it signed in as.
+    pub user: String,
+    /// What it says it is.
+    pub product: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct QueueConsumers {
+    consumer_details: Vec<ConsumerDetails>,
+}
+
+#[derive(Deserialize)]
+struct ConsumerDetails {
+    channel_details: ChannelDetails,
+}
+
+#[derive(Deserialize)]
+struct ChannelDetails {
+    connection_name: String,
+    user: String,
+}
+
+#[derive(Deserialize)]
+struct ConnectionInfo {
+    client_properties: ClientProperties,
+}
+
+#[derive(Deserialize)]
+struct ClientProperties {
+    #[serde(default)]
+    product: Option<String>,
+}
+
 /// A node in the response to `/api/nodes`.
 #[derive(Deserialize)]
 struct NodeInfo {
@@ -199,6 +235,23 @@ impl Client {
             Err(ManagementError::Status { status: 404, .. }) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Returns the programs that consume from a queue, as they name themselves to the broker.
+    pub async fn consumers_of(&self, queue: &str) -> Result<Vec<ConsumerInfo>, ManagementError> {
+        let (vhost, queue) = (escape(&self.vhost), escape(queue));
+        let shown: QueueConsumers = self.get(format!("/api/queues/{vhost}/{queue}")).await?;
+        let mut consumers = Vec::new();
+        for consumer in shown.consumer_details {
+            let channel = consumer.channel_details;
+            let path = format!("/api/connections/{}", escape(&channel.connection_name));
+            let connection: ConnectionInfo = self.get(path).await?;
+            consumers.push(ConsumerInfo {
+                user: channel.user,
+                product: connection.client_properties.product,
+            });
+        }
+        Ok(consumers)
     }
 
     /// Returns the names of the queues that are bound to the sessions' exchange.

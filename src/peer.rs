@@ -42,6 +42,9 @@ use crate::config::Endpoint;
 use crate::name::{GroupName, SessionName};
 use blockage::Blockage;
 
+/// What our programs call themselves when they connect to a broker.
+pub const PRODUCT: &str = "cbroker";
+
 /// How long a first connection may take before the broker counts as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 

@@ -1,45 +1,87 @@
 //! Whose answer to a message counts: that of the session that was asked, where the broker vouches
-//! that the asker's own user published it. A session of another tool names no user and is believed
-//! without.
+//! that the asker's own user published it.
+//!
+//! A session of another tool names no user. It is believed without where the management API shows
+//! that all who consume from its queue are programs of other tools. What a session says, or does
+//! not say, of itself is no evidence: whoever may write to the presence exchange can keep it busy.
 
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
+use crate::management::{Client, ConsumerInfo, ManagementError};
 use crate::name::SessionName;
-use crate::peer::{Peer, Presence, Reply, Request};
+use crate::peer::{PRODUCT, Peer, Presence, Reply, Request};
 
-/// How long a session has to say that it is one of ours.
+/// How long sessions have to say that they are ours.
 const WHO_WITHIN: Duration = Duration::from_secs(1);
+/// How long the management API has to say who consumes.
+const CONSUMERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whose answer counts.
 #[derive(Debug)]
 pub(super) struct Answerer {
     /// The session's name.
     name: SessionName,
-    /// The user that the broker has to vouch for; `None` where another tool's session is attached.
-    user: Option<String>,
+    voucher: Voucher,
+}
+
+/// Whom the broker has to vouch for.
+#[derive(Debug)]
+enum Voucher {
+    /// The asker's own user.
+    Own(String),
+    /// Nobody, or one of the users that other tools consume as.
+    OtherTool(Vec<String>),
 }
 
 impl Answerer {
     /// The session of this name.
-    pub(super) async fn of(peer: &mut Peer, name: &SessionName) -> Result<Self, Error> {
+    pub(super) async fn of(
+        peer: &mut Peer,
+        name: &SessionName,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let attached = peer.look(name).await?.map_or(0, |queue| queue.consumers);
-        let is_foreign = attached > 0 && own_sessions(peer, name, 1).await?.is_empty();
+        let mut consumers = Vec::new();
+        if attached > 0 {
+            // Who is not shown is taken for ours.
+            consumers = consumers_of(name, config).await.unwrap_or_default();
+        }
+        let is_ours = |one: &ConsumerInfo| one.product.as_deref() == Some(PRODUCT);
+        let is_foreign = !consumers.is_empty() && !consumers.iter().any(is_ours);
+        let voucher = if is_foreign {
+            Voucher::OtherTool(consumers.into_iter().map(|one| one.user).collect())
+        } else {
+            Voucher::Own(peer.user().to_owned())
+        };
         Ok(Self {
             name: name.clone(),
-            user: (!is_foreign).then(|| peer.user().to_owned()),
+            voucher,
         })
     }
 
     /// Whether the answer is from it, `user` being whom the broker vouches for.
     pub(super) fn sent(&self, answer: &Envelope, user: Option<&str>) -> bool {
-        let is_user = match &self.user {
-            Some(own) => user == Some(own),
-            None => true,
+        let is_vouched = match &self.voucher {
+            Voucher::Own(own) => user == Some(own),
+            Voucher::OtherTool(users) => {
+                user.is_none_or(|user| users.iter().any(|known| known == user))
+            }
         };
-        answer.from == self.name.as_str() && is_user
+        answer.from == self.name.as_str() && is_vouched
     }
+}
+
+async fn consumers_of(
+    name: &SessionName,
+    config: &Config,
+) -> Result<Vec<ConsumerInfo>, ManagementError> {
+    let Ok(client) = Client::new(config, CONSUMERS_WITHIN) else {
+        return Ok(Vec::new());
+    };
+    client.consumers_of(name.as_str()).await
 }
 
 /// The sessions of ours that answer to the name. Returns early once there are `enough`.

@@ -38,6 +38,8 @@ struct AskedQuestion {
     /// Whose answer counts.
     from: Answerer,
     outcome: AskOutcome,
+    /// Whether an answer came in the session's name that does not count.
+    has_unvouched: bool,
 }
 
 /// What came of a question.
@@ -106,13 +108,14 @@ async fn publish_all(
     for target in targets {
         let asked = async {
             let envelope = draft.envelope(&target.name, target.id)?;
-            let from = Answerer::of(peer, &target.name).await?;
+            let from = Answerer::of(peer, &target.name, config).await?;
             publish(peer, &envelope, args, config).await?;
             Ok(AskedQuestion {
                 envelope,
                 to: target.name.clone(),
                 from,
                 outcome: AskOutcome::Open(None),
+                has_unvouched: false,
             })
         };
         match asked.await {
@@ -206,6 +209,14 @@ impl Asker<'_> {
                 question.outcome = AskOutcome::Answered;
                 let is_one_of_several = questions.len() > 1;
                 self.print(&answer, is_one_of_several)?;
+                continue;
+            }
+            let is_in_name = |question: &&mut AskedQuestion| {
+                answer.correlation_id.as_deref() == Some(&question.envelope.id)
+                    && answer.from == question.to.as_str()
+            };
+            for question in questions.iter_mut().filter(is_in_name) {
+                question.has_unvouched = true;
             }
         }
         Ok(())
@@ -253,6 +264,7 @@ async fn unanswered(
             return Some(error.because(receipt.words()).exit_with(Exit::Unconfirmed));
         }
         AskOutcome::Open(Some(receipt)) => receipt.words(),
+        AskOutcome::Open(None) if question.has_unvouched => return Some(nobody_vouches(to)),
         AskOutcome::Open(None) => {
             let ttl = args.message.ttl.map(u128::from);
             let sent = SentMessage {
@@ -270,6 +282,13 @@ async fn unanswered(
             .hint(format!("`cbroker why {id}` tells more"))
             .exit_with(Exit::Unconfirmed),
     )
+}
+
+fn nobody_vouches(to: &SessionName) -> Error {
+    Error::new(format!("no answer from `{to}` counts"))
+        .because("the broker does not vouch that the session sent what came")
+        .hint("a session of another tool is believed where --mgmt-url shows that it consumes")
+        .exit_with(Exit::Unconfirmed)
 }
 
 /// Ends early on Ctrl-C and SIGTERM, so that the queue is deleted in these cases too.

@@ -192,7 +192,7 @@ impl SendParameters<'_> {
                 .exit_with(Exit::Unconfirmed));
         }
         let answerer = if waits_for_answer(self.args) {
-            Some(Answerer::of(peer, to).await?)
+            Some(Answerer::of(peer, to, self.config).await?)
         } else {
             None
         };

@@ -8,7 +8,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::Mutex;
 
 use super::scram::Scram;
-use super::{PeerError, runtime};
+use super::{PRODUCT, PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, UrlScheme};
 use crate::transport::{self, BrokerStream, ListenerProof, TransportError};
 
@@ -48,7 +48,7 @@ async fn sign_in(
 ) -> Result<(Connection, String), PeerError> {
     let mut properties = ConnectionProperties::default()
         .with_connection_name(format!("cbroker {purpose}").into())
-        .with_client_property("product".into(), "cbroker".into())
+        .with_client_property("product".into(), PRODUCT.into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     // Read again at every connect: it may have been changed since.
     let mut login = endpoint.login_now();

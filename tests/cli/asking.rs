@@ -1,12 +1,15 @@
 //! `ask`: sends a question, prints its answer, and leaves nothing behind.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::mpsc::sync_channel;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client;
 use crate::everywhere::everywhere;
+use crate::strangers::{publish, started};
 use crate::support::{Place, wait_until};
 
 /// The question that waits at a session.
@@ -162,4 +165,57 @@ fn what_a_killed_question_left_behind_goes_at_the_next_one() {
         tail.wait().unwrap();
         place.ok(["delete", &used, "--yes"]);
     });
+}
+
+#[test]
+fn for_a_session_too_busy_to_say_who_it_is_no_stranger_answers() {
+    let place = Place::new();
+    started(&place);
+    client::make_queue(&place, "ghost");
+    // Attached as a session of ours is, and silent on the presence exchange.
+    let mut busy = place.command();
+    let busy = busy.args(["tail", "ghost", "--json"]);
+    let mut busy = busy.stdout(Stdio::piped()).spawn().unwrap();
+    wait_until(
+        || client::consumers(&place, "ghost") == Some(1),
+        || "it does not attach".to_owned(),
+    );
+    let mut asking = place.command();
+    let asking = asking.args(["ask", "--to", "ghost", "-m", "?", "--timeout", "4"]);
+    let asking = asking.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asking = asking.spawn().unwrap();
+    let mut question = String::new();
+    let mut seen = BufReader::new(busy.stdout.take().unwrap());
+    seen.read_line(&mut question).unwrap();
+    let question: Value = serde_json::from_str(&question).unwrap();
+    let reply_to = question["reply_to"].as_str().unwrap();
+    let answer = json!({"id": "1", "from": "ghost", "to": reply_to,
+        "ts": "2026-01-01T00:00:00.000Z", "message": "forged",
+        "correlation_id": question["id"]});
+    publish(&place, "claudeBroker", reply_to, "", &answer);
+    let ran = asking.wait_with_output().unwrap();
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "");
+    assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+    place.ok(["stop"]);
+}
+
+#[test]
+fn a_session_of_another_tool_answers_without_a_user() {
+    let place = Place::new();
+    started(&place);
+    client::make_queue(&place, "oracle");
+    let url = place.ok(["status", "--show-url"]);
+    let (attached, is_attached) = sync_channel(1);
+    let oracle = std::thread::spawn(move || {
+        client::answer_one(&url, "oracle", "port 8080", &attached);
+    });
+    is_attached.recv().unwrap();
+    assert_eq!(
+        place.ok(["ask", "--to", "oracle", "-m", "Which port?"]),
+        "port 8080\n"
+    );
+    oracle.join().unwrap();
+    place.ok(["stop"]);
 }

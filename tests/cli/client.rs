@@ -1,11 +1,13 @@
 //! The program's own AMQP client, for tests that would need too many processes.
 
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use cbroker::config::{Address, Endpoint, Login, LoginGuard};
 use cbroker::envelope::Envelope;
 use cbroker::name::SessionName;
 use cbroker::peer::{DeclareArguments, Peer, Publication, PublishOutcome};
+use futures_util::StreamExt;
 use ulid::Ulid;
 
 use crate::support::Place;
@@ -71,6 +73,46 @@ pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = impl
             );
             published.await.unwrap().await.unwrap();
         }
+        connection.close(200, "done".into()).await.unwrap();
+    });
+}
+
+/// Takes one question from a queue and answers it as another tool does, whom no broker vouches for.
+/// Says when it is attached.
+pub(crate) fn answer_one(url: &str, queue: &str, text: &str, attached: &SyncSender<()>) {
+    run(async {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(url.trim(), properties)
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let consumer = channel.basic_consume(
+            queue.into(),
+            "".into(),
+            lapin::options::BasicConsumeOptions::default(),
+            lapin::types::FieldTable::default(),
+        );
+        let mut consumer = consumer.await.unwrap();
+        attached.send(()).unwrap();
+        let question = consumer.next().await.unwrap().unwrap();
+        question
+            .ack(lapin::options::BasicAckOptions::default())
+            .await
+            .unwrap();
+        let asked: serde_json::Value = serde_json::from_slice(&question.data).unwrap();
+        let answer = serde_json::json!({"id": "1", "from": queue, "to": asked["reply_to"],
+            "ts": "2026-01-01T00:00:00.000Z", "message": text, "correlation_id": asked["id"]});
+        let answer = answer.to_string();
+        let confirms = lapin::options::ConfirmSelectOptions::default();
+        channel.confirm_select(confirms).await.unwrap();
+        let published = channel.basic_publish(
+            "claudeBroker".into(),
+            asked["reply_to"].as_str().unwrap().into(),
+            lapin::options::BasicPublishOptions::default(),
+            answer.as_bytes(),
+            lapin::BasicProperties::default(),
+        );
+        published.await.unwrap().await.unwrap();
         connection.close(200, "done".into()).await.unwrap();
     });
 }
