@@ -26,7 +26,8 @@ fn asked(peer: &Peer, questions: &mut Consumer, kind: &str) -> Value {
 fn inbox(message: &str) -> Value {
     json!({ "kind": "inbox", "name": "backend", "session": "01backend", "messages": [{
         "id": "01HELD", "from": "frontend", "ts": "2026-01-01T00:00:00Z", "state": "held",
-        "reason": "permission for Bash", "line": message,
+        "reason": "permission for Bash",
+        "line": format!("[cbroker peer message from=frontend id=01HELD] {message} [end]"),
     }]})
 }
 

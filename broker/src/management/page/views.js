@@ -76,10 +76,13 @@ export function offer(parent, standing) {
   parent.querySelector(".resume").hidden = !isAttached || standing.state !== "paused";
 }
 
+/** What stands around a text that is typed. Names and ids in the head have no brackets. */
+const FRAME = /^\[cbroker peer message [^\]]*\] | \[end\]$/g;
+
 /** The text of a held message: as it was sent where that went by here, else as it would be typed. */
 export function heldText(model, message) {
   const sent = model.withId(message.id).find((item) => item.isOwn && item.from === message.from && !item.cut);
-  return sent?.text ?? message.line;
+  return sent?.text ?? message.line.replace(FRAME, "");
 }
 
 function fill(child, model, session) {
@@ -89,7 +92,7 @@ function fill(child, model, session) {
   say(head.lastChild, standing.label);
   const since = standing.since ? ` for ${span(model.now() - standing.since)}` : "";
   head.lastChild.title = standing.label + since;
-  const reason = standing.reason ?? "";
+  const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
   say(why, reason && standing.state === "held" ? `${reason}${since}` : reason);
   why.hidden = !reason;
   const held = model.held(session).messages;
