@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &[OsString], stage: &Path, mut note: impl FnMut(&st
     }
     let load = || Plugin::load(hooks.settings(), hooks.transcript(), tell.clone());
     let mut plugin = quirks.has("plugin").then(load).flatten();
-    hooks.run("SessionStart", &[]);
+    hooks.begin(is_spare);
     note(&format!("{name} started"));
     let closed = tell.clone();
     std::thread::spawn(move || {

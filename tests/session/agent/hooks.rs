@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
@@ -66,22 +67,40 @@ impl Hooks {
 
     /// Runs the hooks of an event: the plain ones to their end, the waiters in the background.
     pub(crate) fn run(&self, event: &str, fields: &[(&str, &str)]) {
-        self.run_some(event, fields, |_| true);
+        let _they_go_on = self.run_some(event, fields, |_| true);
+    }
+
+    /// A process begins. What waits in a spare one is refused, and has ended when this returns: it
+    /// could be heard late, when the session has moved there.
+    pub(crate) fn begin(&self, is_spare: bool) {
+        if is_spare {
+            self.run_plain("SessionStart");
+            let waits = self.run_some("SessionStart", &[], |call| call["asyncRewake"] == true);
+            waits.into_iter().for_each(|wait| wait.join().unwrap());
+        } else {
+            self.run("SessionStart", &[]);
+        }
     }
 
     /// The plain ones alone.
     pub(crate) fn run_plain(&self, event: &str) {
-        self.run_some(event, &[], |call| call["asyncRewake"] != true);
+        let _none_waits = self.run_some(event, &[], |call| call["asyncRewake"] != true);
     }
 
     /// The waiters alone.
     pub(crate) fn run_waiting(&self, event: &str) {
-        self.run_some(event, &[], |call| call["asyncRewake"] == true);
+        let _they_go_on = self.run_some(event, &[], |call| call["asyncRewake"] == true);
     }
 
-    fn run_some(&self, event: &str, fields: &[(&str, &str)], is_meant: impl Fn(&Value) -> bool) {
+    /// Those that wait go on in the threads that are returned.
+    fn run_some(
+        &self,
+        event: &str,
+        fields: &[(&str, &str)],
+        is_meant: impl Fn(&Value) -> bool,
+    ) -> Vec<JoinHandle<()>> {
         if !self.are_on {
-            return;
+            return Vec::new();
         }
         let mut input = json!({"hook_event_name": event, "transcript_path": self.transcript});
         for (name, value) in fields {
@@ -94,12 +113,13 @@ impl Hooks {
         let calls = groups
             .iter()
             .flat_map(|group| group["hooks"].as_array().cloned().unwrap_or_default());
-        for call in calls.filter(is_meant) {
-            self.call(&call, &input);
-        }
+        calls
+            .filter(is_meant)
+            .filter_map(|call| self.call(&call, &input))
+            .collect()
     }
 
-    fn call(&self, call: &Value, input: &Value) {
+    fn call(&self, call: &Value, input: &Value) -> Option<JoinHandle<()>> {
         let mut command = Command::new("sh");
         command
             .args(["-c", call["command"].as_str().unwrap()])
@@ -118,16 +138,16 @@ impl Hooks {
         drop(stdin);
         if call["asyncRewake"] != true {
             child.wait().unwrap();
-            return;
+            return None;
         }
         let tell = self.tell.clone();
-        std::thread::spawn(move || {
+        Some(std::thread::spawn(move || {
             let output = child.wait_with_output().unwrap();
             if output.status.code() == Some(2) {
                 let words = String::from_utf8_lossy(&output.stderr).into_owned();
                 let _agent_ended = tell.send(Happening::Reminder(words.trim_end().to_owned()));
             }
-        });
+        }))
     }
 
     /// A prompt that the model reads from now on.
