@@ -196,6 +196,14 @@ class Chaos:
                     return True
         return False
 
+    def was_cut_short(self, tag):
+        """It is the last word of a conversation: the agent ended before the model answered."""
+        for lines in self.transcripts():
+            at = max((at for at, line in enumerate(lines) if tag in line), default=None)
+            if at is not None and not any('"type":"assistant"' in line for line in lines[at:]):
+                return True
+        return False
+
     def account(self):
         requests = "\n".join(peer for each in self.room.requests() if each["tools"]
                              for peer in each["peers"])
@@ -205,6 +213,9 @@ class Chaos:
         # The person's Escape came between the row and the request.
         interrupted = [tag for tag in unread if self.was_interrupted(tag)]
         unread = [tag for tag in unread if tag not in interrupted]
+        # So did the end of the agent.
+        cut_short = [tag for tag in unread if self.was_cut_short(tag)]
+        unread = [tag for tag in unread if tag not in cut_short]
         repeats, doubled = [], []
         for tag in self.sent:
             of_tag = [row for row in rows if tag in row]
@@ -213,8 +224,9 @@ class Chaos:
                 if sum(MARK not in row for row in of_tag) > 1:
                     doubled.append(tag)
         return {"sent": len(self.sent),
-                "seen by the model": len(self.sent) - len(unread) - len(interrupted),
+                "seen by the model": len(self.sent) - len(unread + interrupted + cut_short),
                 "in a turn that the person interrupted": interrupted,
+                "in a conversation that ended before the model answered": cut_short,
                 "still queued": waiting, "not confirmed by the broker": len(self.unsure),
                 "neither": unread, "read again with the mark": len(repeats) - len(doubled),
                 "doubled without it": doubled, "actions": self.counts}
@@ -253,6 +265,7 @@ def main():
         room.close()
     found = account["seen by the model"] + account["still queued"]
     found += len(account["in a turn that the person interrupted"])
+    found += len(account["in a conversation that ended before the model answered"])
     is_whole = account["sent"] == found
     return 0 if is_whole and not account["doubled without it"] else 1
 
