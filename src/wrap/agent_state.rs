@@ -1,10 +1,10 @@
 //! What is known of the agent now, from its hooks, its plugin, its screen and the person's keys.
 //! Pure: no clock, no terminal.
 //!
-//! Two questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof
+//! Three questions are answered. [`AgentState::verdict`]: may a line be typed now? That needs proof
 //! that the main prompt has the focus and is empty (docs/delivery.md, "focus proof"); when
-//! uncertain, do not type. [`AgentState::condition`]: what does the agent do, in the words of
-//! `cbroker list`?
+//! uncertain, do not type. [`AgentState::obstacle`]: is something open that would take Enter for an
+//! answer? [`AgentState::condition`]: what does the agent do, in the words of `cbroker list`?
 //!
 //! Relies on the profile and the reading of the screen.
 
@@ -103,7 +103,7 @@ enum Title {
     Other,
 }
 
-/// Everything that bears on the two questions.
+/// Everything that bears on these questions.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,

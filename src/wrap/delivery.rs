@@ -2,17 +2,21 @@
 //! terminal, no broker, no clock.
 //!
 //! ```text
-//! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way) ──proof──▶ Delivered(way) ─▶ done on
-//! disk ─▶ acked
-//!               ▲                            │
-//!               └── not taken (certain), lost or stuck: marked as a possible repeat where it may
-//!   have been read
+//! Arriving ─▶ Queued ─▶ intent on disk ─▶ HandedOver(way)
+//!               ▲                            │         │
+//!               │    not taken, unseen,      │         │ proof
+//!               └─── lost or stuck ──────────┘         ▼
+//!                                              Delivered(way) ─▶ done on disk ─▶ acked
 //! ```
 //!
-//! A message is acked at the proof that it is in the model's context, and there is no time limit
-//! before it. Two ways never have one message at once: the next way gets it only after a drop, an
-//! error, or when its text stands in the input box and no Enter will follow. The caller reports
-//! what happened, then asks [`Deliveries::step`] until it says [`Step::Wait`].
+//! What goes back to `Queued` is marked as a possible repeat, unless it was certainly not taken.
+//!
+//! A message is acked at the proof that it is in the model's context. Once the agent has accepted
+//! it there is no time limit before that. Two ways do not have one message at once: the next way
+//! gets it only after a drop or an error, or when nothing was seen of it for the time that its way
+//! names. The exception is a text that is stuck in the input box: the keyboard still has it, no
+//! Enter will follow, and another way may have it too. The caller reports what happened, then asks
+//! [`Deliveries::step`] until it says [`Step::Wait`].
 //!
 //! Relies on [`super::agent_state`] for whether the agent is free, and on [`super::ways`].
 

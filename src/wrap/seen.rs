@@ -1,9 +1,10 @@
 //! The messages that went into the agent of one queue, on disk, so that a crash neither loses nor
 //! repeats.
 //!
-//! `intent <id> <from> <digest>` is synced before Enter is written, `done …` after it and before
-//! the ack; `withdrawn …` says that an intent led to nothing. `done` is never injected again on
-//! this machine; `intent` alone is, marked as a possible repetition. The same id with another
+//! `intent <id> <from> <digest>` is synced before the message is handed over, by whichever way;
+//! `done …` at the proof that it is in the model's context, and before the ack; `withdrawn …` says
+//! that an intent led to nothing. What is `done` is never handed over again on this machine; an
+//! `intent` alone is, marked as a possible repetition. The same id with another
 //! sender or body is another message under a used id, and must not make the first one's fate its
 //! own. Two wraps of one name share the file and lock it; each reads what the other appended before
 //! it answers.
@@ -28,9 +29,9 @@ const HEADER: &str = "cbroker-seen 1";
 pub(super) enum Seen {
     /// Nothing.
     Never,
-    /// Its Enter was about to be written, and may have been.
+    /// It was about to be handed over, and may have been.
     Intended,
-    /// It was injected.
+    /// It is in the model's context.
     Done,
     /// Its id was used, by another message.
     OtherContent,
@@ -81,7 +82,7 @@ impl SeenLog {
         })
     }
 
-    /// Their Enter will be written now. On disk when this returns.
+    /// They are about to be handed over. On disk when this returns.
     pub(super) fn intend(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("intent", ids)
     }
@@ -91,7 +92,7 @@ impl SeenLog {
         self.append("withdrawn", ids)
     }
 
-    /// Their Enter was written. On disk when this returns.
+    /// They are in the model's context. On disk when this returns.
     pub(super) fn done(&mut self, ids: &[String]) -> io::Result<()> {
         self.append("done", ids)
     }

@@ -1,14 +1,21 @@
 //! The keyboard: paste, see the text in the box, Enter, see the sign of its turn. Pure: no
 //! terminal, no clock.
 //!
-//! ```text
-//! Pasted ──the box shows it, whole and alone──▶ Entered ──sign of the turn──▶ Submitted ──proof──▶
-//! in the context
-//!    │                                             │ no sign after 1 s: one more Enter      │
-//!    │ 10 s, or the person interrupts              │ after that                             └─
-//!   refused
-//!    └───────────────▶ Stuck ◀─────────────────────┘   ends when the box is seen empty
-//! ```
+//! | phase | event | next |
+//! |---|---|---|
+//! | `Pasted` | the box shows the text, whole and alone | Enter is written: `Entered` |
+//! | `Pasted` | 10 s pass, or the person interrupts | `Stuck` |
+//! | `Entered` | the sign of its turn | `Submitted`; without a transcript, in the context |
+//! | `Entered` | 1 s without a sign | one more Enter, the first time; then `Stuck` |
+//! | `Submitted` | the proof | in the context |
+//! | `Submitted` | 2 s pass, the agent is at rest again, and no row came | unread: held back |
+//! | any | the transcript says that a hook of the person's refused it | refused: held back |
+//! | `Stuck` | the box is seen empty | over: the message may go again |
+//!
+//! Where the program's prompt is not known there is no second Enter. An agent with a line must show
+//! the text in it before Enter; afterwards a turn, or the text above the empty line, proves that it
+//! was read, and without either it is `Stuck`. Of any other program the next output after the text,
+//! or 1 s, takes the place of the sight of it, and the text counts as read when Enter was written.
 //!
 //! From the first byte of a text to the sign of its turn the person's keys are kept back
 //! (docs/delivery.md, "never let go in between"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after

@@ -5,16 +5,19 @@
 //! it through one channel of `(Way, Report)`, whichever way reports. A way decides nothing about
 //! order, retries or acks: the session's deliveries do, for all of them in one place.
 //!
-//! ```text
-//! deliver(submission) ── true: handed over ──┬─▶ InContext   the proof: acked now, and only now
-//!                     │                      ├─▶ NotTaken    certain: it never entered; another
-//!   way may have it
-//!                     └─ false: nothing      ├─▶ Unseen      no sign of it: it may have been read
-//!                                            └─▶ Lost        the agent ended first: it may have
-//!   been read
-//! ```
+//! `deliver` returns `false` where nothing was handed over and nothing will be reported. After
+//! `true` one of these follows:
 //!
-//! There is no time limit between the hand-over and its report: a dialog may stand for an hour.
+//! | report | means |
+//! |---|---|
+//! | `InContext` | the proof: the message is acked now, and only now |
+//! | `NotTaken` | certain: it never entered the session; another way may have it |
+//! | `Unseen` | nothing says that the agent accepted it; it may have been read |
+//! | `Lost` | the agent ended first; it may have been read |
+//!
+//! Once the agent has accepted a text there is no time limit: a dialog may stand for an hour. A way
+//! that sees no sign of acceptance, or sees that an accepted text is gone and not in the context,
+//! reports after a few seconds; the constants of each way say how many.
 //!
 //! Relies on nothing of the session.
 
