@@ -1,5 +1,7 @@
-//! The verbs: one file each, with a function `run(…) -> Result<Exit, Error>`. This file selects the
-//! verb and its runtime.
+//! The verbs, most of them in a file of their own name with a function `run(…) -> Result<Exit,
+//! Error>`. `resume` is in `pause`, `move` in `move_queues`, `version` here. `answerer`, `compose`,
+//! `connect`, `fate`, `groups`, `local`, `removal` and `sessions` are no verbs: verbs share them.
+//! This file selects the verb and its runtime.
 
 mod answerer;
 mod ask;

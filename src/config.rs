@@ -2,8 +2,9 @@
 //! from.
 //!
 //! Precedence: flag, environment, `config.toml`, `broker.json` (written by `start`), default. Only
-//! this module reads the environment; all other code receives the [`Environment`] that was read
-//! here.
+//! this module reads the environment of a command; all other code receives the [`Environment`] that
+//! was read here. The exception is `wrap::hook`, which an agent's hooks run: it passes on what the
+//! agent put into its environment.
 
 mod address;
 mod credentials;
