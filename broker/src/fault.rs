@@ -1,7 +1,7 @@
 //! Protocol errors sent to a client: the reply code, what it closes, and the text, in RabbitMQ's
 //! words. Depends on nothing.
 //!
-//! Only `connection` turns a `Fault` into frames.
+//! Only `connection` and `channel` turn a `Fault` into frames.
 
 use std::fmt;
 

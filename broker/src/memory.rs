@@ -56,7 +56,7 @@ pub(crate) enum MemoryLevel {
     Calm,
     /// Half or more: buffers stay small.
     Tight,
-    /// All of it: nothing more is taken from publishers.
+    /// [`mark`] or more, fifteen sixteenths: nothing more is taken from publishers.
     Short,
 }
 

@@ -1,5 +1,5 @@
 //! A view of the last publishes and settlements, for `cbroker tail` and the management page.
-//! Depends on nothing.
+//! Depends on `lock` and `memory`.
 //!
 //! # Cost
 //! One relaxed load for each publish while there are no listeners.

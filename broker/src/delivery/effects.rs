@@ -1,5 +1,5 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
-//! timers to set, confirms to release. Depends on `outbox`, `queue` and `vhost`.
+//! timers to set, confirms to release. Depends on `outbox`, `queue` and `stats`.
 //!
 //! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
 //! effects are carried out after all locks are released, so a queue never locks another queue.
@@ -50,7 +50,7 @@ impl Tally {
 pub(crate) const BUDGET: u32 = 8192;
 /// How long it may last, where the work takes longer than usual.
 const LONGEST: Duration = Duration::from_millis(2);
-/// So many connections can have work left over before their turns become shorter.
+/// Turns become shorter from twice as many connections with work left over on.
 const WITH_FULL_TURNS: u32 = 8;
 /// The part of a full turn that is left to each, however many there are.
 const SMALLEST_PART: u32 = 16;
@@ -79,8 +79,8 @@ impl TurnLimit {
         self.units
     }
 
-    /// A turn while `busy` connections have work left over. All of them together take about as
-    /// long as [`WITH_FULL_TURNS`] connections do.
+    /// A turn while `busy` connections have work left over. Up to 255 of them together take at most
+    /// twice as long as [`WITH_FULL_TURNS`] connections do.
     pub(crate) fn among(busy: u32) -> Self {
         let parts = (busy / WITH_FULL_TURNS).clamp(1, SMALLEST_PART);
         Self {

@@ -14,8 +14,8 @@
 //! - [`confirms`]: the publishes of one channel that are not confirmed yet.
 //! - [`effects`]: the side effects of one unit of work.
 //!
-//! `queue` and these four use each other, and nothing above them. Lock order: queue → confirms,
-//! ledger → outbox.
+//! `queue` and these four use each other, and nothing above them. Lock order: queue → ledger →
+//! outbox, and queue → confirms → outbox.
 
 pub(crate) mod confirms;
 pub(crate) mod effects;

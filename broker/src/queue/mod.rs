@@ -1,6 +1,7 @@
 //! An ordered line of messages and the consumers that wait at its head.
 //!
-//! A message leaves a queue in one place only, [`QueueState::pump`]. Publishing, settling,
+//! A consumer is given messages in one place only, [`QueueState::pump`]; a message also leaves by
+//! `basic.get`, by the limits, by a purge and with its queue. Publishing, settling,
 //! requeueing and a writer that has room again all change the state and then pump; direct hand-off
 //! is the case where the line was empty. Relies on `persist` for what must survive, on `ledger` and
 //! `outbox` through its consumers, and on `effects` for what is owed when the lock is gone.
