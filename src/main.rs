@@ -6,13 +6,16 @@ use std::process::ExitCode;
 
 use cbroker::cli::{self, ParsedArgs};
 use cbroker::commands;
-use cbroker::config::Environment;
+use cbroker::config::{Environment, Home};
 use cbroker::exit::Exit;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();
+    }
+    if let Some(home) = Home::of(&Environment::of_process()) {
+        cbroker::wrap::use_profiles(home.agents());
     }
     let mut is_verbose = false;
     let outcome = cli::parse(arguments, cbroker::wrap::is_agent).and_then(|parsed| match parsed {

@@ -40,7 +40,7 @@ pub(super) fn cut(
     let make = match argv[at].to_str() {
         Some("claude") => ProgramArgs::Claude,
         Some("run") => ProgramArgs::Other,
-        Some(word) if is_agent(word) && !is_verb(word) => {
+        Some(word) if !is_verb(word) && is_agent(word) => {
             return (argv.drain(..at).collect(), Some(ProgramArgs::Other(argv)));
         }
         _ => return (argv, None),

@@ -26,6 +26,9 @@ pub(super) async fn run(
     config: &Config,
     output: &Output,
 ) -> Result<Exit, Error> {
+    for complaint in wrap::profile_complaints() {
+        output.notice(complaint);
+    }
     let autostart = Autostart::unless(args.no_start);
     let mut options = options(&args, program, config)?;
     if !may_start(config, autostart) {

@@ -81,6 +81,11 @@ impl Home {
         self.folder.join("dlq").join(format!("{queue}.jsonl"))
     }
 
+    /// `agents/`: profiles of agents, written by the user.
+    pub fn agents(&self) -> PathBuf {
+        self.folder.join("agents")
+    }
+
     /// `sessions/`: what lives as long as one wrapped session, and the ids that were injected.
     pub fn sessions(&self) -> PathBuf {
         self.folder.join("sessions")

@@ -50,7 +50,7 @@ mod start;
 mod terminal;
 pub mod ways;
 
-pub use agents::is_agent;
+pub use agents::{complaints as profile_complaints, is_agent, use_folder as use_profiles};
 pub use dead_letter::kept::{KeptDeadLetter, dead_letters, remove_dead_letter};
 pub use hidden::run as hidden;
 pub use options::{BrokerStart, Fallback, WrapOptions};

@@ -1,220 +1,24 @@
-//! The agents and the programs that are known by name. Data; the rules that use it are elsewhere.
+//! The programs that are known by name and are no agents. Data; agents are in `data`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
+#[cfg(test)]
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::line::{Line, More};
-use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
-
-/// Measured with a paste and its redraw.
-const QUICK: TypingPace = TypingPace {
-    before_enter: Duration::from_millis(25),
-    quiet_before_enter: Duration::from_millis(50),
-    quiet_before_text: Duration::from_millis(50),
-    idle_hands: Duration::from_secs(1),
-};
+use super::{Profile, TypingPace, Usual, data};
 
 /// For programs that show no sign of what they do.
-const CAREFUL: TypingPace = TypingPace {
+pub(super) const CAREFUL: TypingPace = TypingPace {
     before_enter: Duration::from_millis(100),
     quiet_before_enter: Duration::from_millis(100),
     quiet_before_text: Duration::from_millis(1500),
     idle_hands: Duration::from_secs(3),
 };
 
-/// Codex loses an Enter that follows 64 KB sooner.
-const SLOW: TypingPace = TypingPace {
-    before_enter: Duration::from_millis(200),
-    ..CAREFUL
-};
-
 /// Claude Code.
-pub static CLAUDE: Profile = Profile {
-    name: "claude",
-    programs: &["claude"],
-    seen: "2.1.197",
-    usual: Usual::Typing,
-    has_hooks: true,
-    prompt: Some(Prompt {
-        mark: '❯',
-        shell_mark: '!',
-        rule: '─',
-        placeholder_colours: &[246, 8],
-    }),
-    line: None,
-    busy: &["esc to interrupt", "esc to cancel"],
-    busy_titles: &['⠂', '⠐'],
-    idle_title: Some('✳'),
-    other_views: &[
-        "Message @",
-        "describe a task for a new session",
-        "Esc to close",
-        "Esc to go back",
-        "Esc to stop waiting",
-        "esc to go back",
-        "enter to open",
-        "Enter to open",
-        "space to reply",
-    ],
-    dialogs: &[
-        ("Do you want to ", "permission"),
-        ("Would you like to proceed", "plan"),
-        ("Do you trust the files", "trust"),
-        ("Is this a project you", "trust"),
-        ("Esc to cancel", "menu"),
-        ("Enter to confirm", "menu"),
-        ("ctrl+o to toggle", "transcript"),
-        ("Esc to exit", "menu"),
-        ("Exit plan mode?", "plan"),
-        ("Held message from another session", "held message"),
-        ("requests your input", "a question of an MCP server"),
-    ],
-    command_modes: &["-- NORMAL --", "-- VISUAL --", "-- VISUAL LINE --"],
-    vim: Some(VimFooter {
-        insert: "-- INSERT --",
-        plain: "? for shortcuts",
-    }),
-    pace: QUICK,
-};
-
-static CODEX: Profile = Profile {
-    name: "codex",
-    programs: &["codex"],
-    seen: "0.169.0",
-    usual: Usual::Typing,
-    has_hooks: false,
-    prompt: None,
-    line: Some(Line {
-        marks: &["› "],
-        shell_mark: None,
-        placeholders: &["Ask Codex to do anything"],
-        more: More::Indented("  "),
-        has_cursor: true,
-        is_asked_in: false,
-    }),
-    busy: &["esc to interrupt"],
-    busy_titles: &['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'],
-    idle_title: None,
-    other_views: &[],
-    dialogs: &[
-        ("Would you like to ", "approval"),
-        ("Allow command?", "approval"),
-        ("Press enter to confirm", "menu"),
-        ("press enter to confirm", "menu"),
-        ("Press Enter to continue", "menu"),
-        ("Press enter to continue", "menu"),
-    ],
-    command_modes: &[],
-    vim: None,
-    pace: SLOW,
-};
-
-static OPENCODE: Profile = Profile {
-    name: "opencode",
-    programs: &["opencode"],
-    seen: "1.18.33",
-    usual: Usual::Typing,
-    has_hooks: false,
-    prompt: None,
-    line: Some(Line {
-        marks: &["┃  "],
-        shell_mark: None,
-        placeholders: &["Ask anything"],
-        more: More::Framed("╹"),
-        has_cursor: true,
-        is_asked_in: false,
-    }),
-    busy: &["esc interrupt", "esc to interrupt"],
-    busy_titles: &[],
-    idle_title: None,
-    other_views: &[],
-    dialogs: &[
-        ("Permission required", "permission"),
-        ("Allow once", "permission"),
-        ("enter confirm", "permission"),
-    ],
-    command_modes: &[],
-    vim: None,
-    pace: CAREFUL,
-};
-
-static GEMINI: Profile = Profile {
-    name: "gemini",
-    programs: &["gemini"],
-    seen: "0.61.0",
-    usual: Usual::Typing,
-    has_hooks: false,
-    prompt: None,
-    line: Some(Line {
-        marks: &[" > ", " * "],
-        shell_mark: Some(" ! "),
-        placeholders: &["Type your message"],
-        more: More::Indented("   "),
-        has_cursor: false,
-        is_asked_in: false,
-    }),
-    busy: &["esc to cancel"],
-    busy_titles: &['✦'],
-    idle_title: None,
-    other_views: &[],
-    dialogs: &[
-        ("Apply this change?", "permission"),
-        ("Allow execution", "permission"),
-        ("Yes, allow once", "permission"),
-        ("Allow once", "permission"),
-        ("Do you want to proceed?", "permission"),
-        ("How would you like to authenticate", "sign-in"),
-        ("Do you trust the files", "trust"),
-        ("● 1.", "menu"),
-        ("● 2.", "menu"),
-        ("● 3.", "menu"),
-    ],
-    command_modes: &["shell mode enabled", "[NORMAL]"],
-    vim: None,
-    pace: CAREFUL,
-};
-
-static AIDER: Profile = Profile {
-    name: "aider",
-    programs: &["aider"],
-    seen: "0.86.2",
-    usual: Usual::Typing,
-    has_hooks: false,
-    prompt: None,
-    // Its name of a mode stands before the mark; in `multi> ` Enter is only a new line.
-    line: Some(Line {
-        marks: &[
-            "> ",
-            "ask> ",
-            "architect> ",
-            "context> ",
-            "help> ",
-            "diff> ",
-            "diff-fenced> ",
-            "whole> ",
-            "udiff> ",
-            "udiff-simple> ",
-            "patch> ",
-            "editor-diff> ",
-            "editor-diff-fenced> ",
-            "editor-whole> ",
-        ],
-        shell_mark: None,
-        placeholders: &[],
-        more: More::Marked,
-        has_cursor: true,
-        is_asked_in: true,
-    }),
-    busy: &["Waiting for "],
-    busy_titles: &[],
-    idle_title: None,
-    other_views: &[],
-    dialogs: &[("[Yes]:", "question"), ("[No]:", "question")],
-    command_modes: &[],
-    vim: None,
-    pace: CAREFUL,
-};
+#[cfg(test)]
+pub static CLAUDE: LazyLock<&'static Profile> = LazyLock::new(|| Profile::named("claude", &[]));
 
 /// Anything else: announced, and typed into only on request.
 pub static UNKNOWN: Profile = Profile {
@@ -356,17 +160,18 @@ static WAY_TO_A_SHELL: Profile = Profile {
     ..UNKNOWN
 };
 
+/// What executes its input: no file of the user changes these.
+const EXECUTING: [&Profile; 3] = [&SHELL, &REPL, &WAY_TO_A_SHELL];
+
 /// All profiles that match by name.
-pub(super) static ALL: [&Profile; 8] = [
-    &CLAUDE,
-    &CODEX,
-    &OPENCODE,
-    &GEMINI,
-    &AIDER,
-    &SHELL,
-    &REPL,
-    &WAY_TO_A_SHELL,
-];
+pub(super) fn all() -> impl Iterator<Item = &'static Profile> {
+    data::profiles().iter().copied().chain(EXECUTING)
+}
+
+/// Whether a program of this name executes what is typed into it.
+pub(super) fn executes_its_input(name: &str) -> bool {
+    EXECUTING.iter().any(|profile| profile.has_name(name))
+}
 
 /// Options of shells and interpreters that take their value from the next argument.
 const WITH_VALUE: [&str; 7] = ["--rcfile", "--init-file", "-O", "+O", "-o", "-W", "-X"];
@@ -391,8 +196,7 @@ const INTERPRETERS: [&str; 11] = [
 
 /// Whether a program of this name is a coding agent that messages can be delivered to.
 pub fn is_agent(name: &str) -> bool {
-    let delivers = |profile: &&&Profile| profile.usual != Usual::NoticeOnly;
-    let mut agents = ALL.iter().filter(delivers);
+    let mut agents = data::profiles().iter();
     agents.any(|profile| profile.programs.contains(&name))
 }
 

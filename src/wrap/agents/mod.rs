@@ -4,9 +4,10 @@
 //! Patterns carry the version that they were seen in. An agent that changes its looks is held back
 //! with `unknown screen`, never typed into by guess.
 //!
-//! Relies on nothing but the standard library.
+//! Relies on `toml` for the profiles of agents.
 
 pub mod arguments;
+mod data;
 mod known;
 mod line;
 pub mod reading;
@@ -17,7 +18,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-pub use known::{CLAUDE, UNKNOWN, is_agent, is_interpreter};
+pub use data::{complaints, use_folder};
+#[cfg(test)]
+pub use known::CLAUDE;
+pub use known::{UNKNOWN, is_agent, is_interpreter};
 pub use line::Line;
 pub use subcommands::{other_sessions, shows_a_session};
 
@@ -117,9 +121,7 @@ impl Profile {
 
     /// The profile of a command.
     pub fn of(program: &OsStr, arguments: &[OsString]) -> &'static Self {
-        known::ALL
-            .iter()
-            .copied()
+        known::all()
             .find(|profile| profile.matches(program))
             .filter(|profile| {
                 profile.usual != Usual::NoticeOnly || !known::runs_a_script(program, arguments)
@@ -129,9 +131,7 @@ impl Profile {
 
     /// The profile of a program of this file name; no file is looked at.
     pub fn named(name: &str, arguments: &[OsString]) -> &'static Self {
-        known::ALL
-            .iter()
-            .copied()
+        known::all()
             .find(|profile| profile.has_name(name))
             .filter(|profile| {
                 profile.usual != Usual::NoticeOnly

@@ -1,0 +1,355 @@
+//! Profiles of agents as TOML: those of the program, and those that the user keeps in `agents/` of
+//! the home folder.
+//!
+//! A user's file `NAME.toml` replaces what it names in the profile of that name; under a new name
+//! it describes a new agent. One that cannot be used is reported and left out: the program that
+//! somebody wants to run is started all the same. Profiles are read once and live as long as the
+//! process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::known::executes_its_input;
+use super::line::{Line, More};
+use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
+
+const BUILT_IN: [(&str, &str); 5] = [
+    ("claude", include_str!("profiles/claude.toml")),
+    ("codex", include_str!("profiles/codex.toml")),
+    ("opencode", include_str!("profiles/opencode.toml")),
+    ("gemini", include_str!("profiles/gemini.toml")),
+    ("aider", include_str!("profiles/aider.toml")),
+];
+
+/// Where the user's profiles are, if the program said so before the first one was needed.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static AGENTS: OnceLock<Agents> = OnceLock::new();
+
+/// The agents that are known.
+struct Agents {
+    profiles: Vec<&'static Profile>,
+    complaints: Vec<String>,
+}
+
+/// Says where the user's profiles are. Must come before the first use of a profile.
+pub fn use_folder(folder: PathBuf) {
+    // A second folder is none: profiles do not change while the program runs.
+    let _first = FOLDER.set(folder);
+}
+
+/// Why files of the user are not used, a line each.
+pub fn complaints() -> &'static [String] {
+    &agents().complaints
+}
+
+/// The profiles of all agents.
+pub(super) fn profiles() -> &'static [&'static Profile] {
+    &agents().profiles
+}
+
+fn agents() -> &'static Agents {
+    AGENTS.get_or_init(|| Agents::read(FOLDER.get().map(PathBuf::as_path)))
+}
+
+impl Agents {
+    fn read(folder: Option<&Path>) -> Self {
+        let mut agents = Self {
+            profiles: Vec::new(),
+            complaints: Vec::new(),
+        };
+        for (name, text) in BUILT_IN {
+            agents.add(name, text, "the program");
+        }
+        for file in folder.map(files).unwrap_or_default() {
+            let Some(name) = file.file_stem().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            match fs::read_to_string(&file) {
+                Ok(text) => agents.add(name, &text, &file.display().to_string()),
+                Err(error) => agents.complain(&file.display().to_string(), &error.to_string()),
+            }
+        }
+        agents
+    }
+
+    fn add(&mut self, name: &str, text: &str, origin: &str) {
+        let base = BUILT_IN.iter().find(|(known, _)| *known == name);
+        match profile(name, base.map_or("", |(_, text)| text), text) {
+            Ok(profile) => {
+                let profile: &'static Profile = Box::leak(Box::new(profile));
+                self.profiles.retain(|known| known.name != name);
+                self.profiles.push(profile);
+            }
+            Err(why) => self.complain(origin, &why),
+        }
+    }
+
+    fn complain(&mut self, origin: &str, why: &str) {
+        self.complaints.push(format!("{origin} is not used: {why}"));
+    }
+}
+
+/// The user's files, in the order of their names.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_profile = |path: &PathBuf| path.extension().is_some_and(|end| end == "toml");
+    let mut files: Vec<PathBuf> = paths.filter(is_profile).collect();
+    files.sort();
+    files
+}
+
+/// Reads a profile: `text`, and from `base` what it does not say.
+fn profile(name: &str, base: &str, text: &str) -> Result<Profile, String> {
+    let why = |error: toml::de::Error| error.message().to_owned();
+    let mut table: toml::Table = base.parse().map_err(why)?;
+    table.extend(text.parse::<toml::Table>().map_err(why)?);
+    let read: ProfileData = table.try_into().map_err(why)?;
+    if read.programs.is_empty() {
+        return Err("`programs` names no program".into());
+    }
+    let shell = read.programs.iter().find(|name| executes_its_input(name));
+    if let Some(program) = shell {
+        return Err(format!("`{program}` executes what is typed into it"));
+    }
+    Ok(read.into_profile(name))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileData {
+    programs: Vec<String>,
+    #[serde(default)]
+    seen: String,
+    #[serde(default)]
+    delivery: DeliveryData,
+    prompt: Option<PromptData>,
+    line: Option<LineData>,
+    #[serde(default)]
+    busy: Vec<String>,
+    #[serde(default)]
+    busy_titles: String,
+    idle_title: Option<char>,
+    #[serde(default)]
+    other_views: Vec<String>,
+    #[serde(default)]
+    dialogs: Vec<(String, String)>,
+    #[serde(default)]
+    command_modes: Vec<String>,
+    vim: Option<VimData>,
+    #[serde(default)]
+    pace_ms: PaceData,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+enum DeliveryData {
+    #[default]
+    Typing,
+    Notice,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PromptData {
+    mark: char,
+    shell_mark: char,
+    rule: char,
+    #[serde(default)]
+    placeholder_colours: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LineData {
+    marks: Vec<String>,
+    shell_mark: Option<String>,
+    #[serde(default)]
+    placeholders: Vec<String>,
+    more: MoreData,
+    #[serde(default)]
+    has_cursor: bool,
+    #[serde(default)]
+    is_asked_in: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum MoreData {
+    Marked,
+    Indented(String),
+    Framed(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VimData {
+    insert: String,
+    plain: String,
+}
+
+/// What a file does not say is for programs that show no sign of what they do.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PaceData {
+    before_enter: u64,
+    quiet_before_enter: u64,
+    quiet_before_text: u64,
+    idle_hands: u64,
+}
+
+impl Default for PaceData {
+    fn default() -> Self {
+        let milliseconds = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let careful = super::known::CAREFUL;
+        Self {
+            before_enter: milliseconds(careful.before_enter),
+            quiet_before_enter: milliseconds(careful.quiet_before_enter),
+            quiet_before_text: milliseconds(careful.quiet_before_text),
+            idle_hands: milliseconds(careful.idle_hands),
+        }
+    }
+}
+
+impl ProfileData {
+    fn into_profile(self, name: &str) -> Profile {
+        let dialogs = self.dialogs.into_iter();
+        Profile {
+            name: kept(name.to_owned()),
+            programs: all_kept(self.programs),
+            seen: kept(self.seen),
+            usual: match self.delivery {
+                DeliveryData::Typing => Usual::Typing,
+                DeliveryData::Notice => Usual::Notice,
+            },
+            // Their commands are Claude Code's settings.
+            has_hooks: name == "claude",
+            prompt: self.prompt.map(|prompt| Prompt {
+                mark: prompt.mark,
+                shell_mark: prompt.shell_mark,
+                rule: prompt.rule,
+                placeholder_colours: prompt.placeholder_colours.leak(),
+            }),
+            line: self.line.map(LineData::into_line),
+            busy: all_kept(self.busy),
+            busy_titles: self.busy_titles.chars().collect::<Vec<_>>().leak(),
+            idle_title: self.idle_title,
+            other_views: all_kept(self.other_views),
+            dialogs: dialogs
+                .map(|(text, name)| (kept(text), kept(name)))
+                .collect::<Vec<_>>()
+                .leak(),
+            command_modes: all_kept(self.command_modes),
+            vim: self.vim.map(|vim| VimFooter {
+                insert: kept(vim.insert),
+                plain: kept(vim.plain),
+            }),
+            pace: TypingPace {
+                before_enter: Duration::from_millis(self.pace_ms.before_enter),
+                quiet_before_enter: Duration::from_millis(self.pace_ms.quiet_before_enter),
+                quiet_before_text: Duration::from_millis(self.pace_ms.quiet_before_text),
+                idle_hands: Duration::from_millis(self.pace_ms.idle_hands),
+            },
+        }
+    }
+}
+
+impl LineData {
+    fn into_line(self) -> Line {
+        Line {
+            marks: all_kept(self.marks),
+            shell_mark: self.shell_mark.map(kept),
+            placeholders: all_kept(self.placeholders),
+            more: match self.more {
+                MoreData::Marked => More::Marked,
+                MoreData::Indented(blank) => More::Indented(kept(blank)),
+                MoreData::Framed(foot) => More::Framed(kept(foot)),
+            },
+            has_cursor: self.has_cursor,
+            is_asked_in: self.is_asked_in,
+        }
+    }
+}
+
+fn kept(text: String) -> &'static str {
+    text.leak()
+}
+
+fn all_kept(texts: Vec<String>) -> &'static [&'static str] {
+    texts.into_iter().map(kept).collect::<Vec<_>>().leak()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(files: &[(&str, &str)]) -> Agents {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        Agents::read(Some(folder.path()))
+    }
+
+    fn named<'a>(agents: &'a Agents, name: &str) -> &'a Profile {
+        let found = agents.profiles.iter().find(|profile| profile.name == name);
+        found.unwrap()
+    }
+
+    #[test]
+    fn every_built_in_profile_can_be_read_and_says_its_version() {
+        let agents = Agents::read(None);
+        assert_eq!(agents.complaints, [] as [&str; 0]);
+        assert_eq!(agents.profiles.len(), BUILT_IN.len());
+        for profile in agents.profiles {
+            assert!(
+                !profile.seen.is_empty() && profile.has_looks(),
+                "{profile:?}"
+            );
+            assert_eq!(profile.has_hooks, profile.name == "claude");
+        }
+    }
+
+    #[test]
+    fn a_user_s_file_replaces_what_it_names_and_nothing_else() {
+        let agents = read(&[(
+            "claude.toml",
+            "busy = [\"working\"]\n[pace_ms]\nbefore_enter = 900\n",
+        )]);
+        assert_eq!(agents.complaints, [] as [&str; 0]);
+        let claude = named(&agents, "claude");
+        assert_eq!(claude.busy, ["working"]);
+        assert_eq!(claude.pace.before_enter, Duration::from_millis(900));
+        assert_eq!(claude.prompt.map(|prompt| prompt.mark), Some('❯'));
+        assert!(claude.has_hooks);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_reported_and_leaves_the_others_alone() {
+        let agents = read(&[
+            ("broken.toml", "programs = ["),
+            ("codex.toml", "programs = [\"codex\"]\nbusi = []\n"),
+            ("mine.toml", "programs = [\"mine\"]\n"),
+            ("none.toml", "seen = \"1\"\nprograms = []\n"),
+            ("shell.toml", "programs = [\"bash\"]\n"),
+            ("notes.txt", "not a profile"),
+        ]);
+        let about = |file: &str| {
+            let found = agents.complaints.iter().find(|line| line.contains(file));
+            found.unwrap_or_else(|| panic!("{file}: {:?}", agents.complaints))
+        };
+        assert_eq!(agents.complaints.len(), 4);
+        assert!(about("codex.toml").contains("unknown field `busi`"));
+        assert!(about("none.toml").contains("names no program"));
+        assert!(about("shell.toml").contains("`bash` executes what is typed into it"));
+        about("broken.toml");
+        assert_eq!(named(&agents, "codex").busy, ["esc to interrupt"]);
+        assert_eq!(named(&agents, "mine").usual, Usual::Typing);
+    }
+}
