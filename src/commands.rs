@@ -23,6 +23,7 @@ mod list;
 mod local;
 mod logs;
 mod man;
+mod mcp;
 mod move_queues;
 mod nuke;
 mod pause;
@@ -44,6 +45,8 @@ mod ui;
 mod wait;
 mod why;
 mod wrap;
+
+pub use completions::complete;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -133,6 +136,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Serve(args) => serve::run(args, config, output).await,
         Verb::Config => config::run(config, output),
         Verb::Completions(args) => completions::run(&args),
+        Verb::Mcp(args) => mcp::run(args, config, output).await,
         Verb::Man => man::run(),
         Verb::Version => version(output),
     }

@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     if let Some(code) = cbroker::wrap::hidden(arguments.get(1..).unwrap_or_default()) {
         return code.into();
     }
+    if commands::complete(&arguments) {
+        return Exit::Done.into();
+    }
     if let Some(home) = Home::of(&Environment::of_process()) {
         cbroker::wrap::use_profiles(home.agents());
     }

@@ -8,6 +8,7 @@
 //! If the reader closes the output (`cbroker list | head`), the command ends quietly.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use ulid::Ulid;
@@ -31,12 +32,30 @@ pub enum Style {
     Bold,
 }
 
+/// Collects what a command prints, for a program that wants it as a text.
+#[derive(Debug, Clone, Default)]
+pub struct Capture(Arc<Mutex<String>>);
+
+impl Capture {
+    /// Returns what was printed so far, and forgets it.
+    pub fn take(&self) -> String {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, text: &str) {
+        let mut collected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        collected.push_str(text);
+    }
+}
+
 /// The output of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
     format: Format,
     volume: Volume,
     has_colour: bool,
+    /// Where everything goes instead of the standard streams.
+    capture: Option<Capture>,
     /// Starts a change of style inside a text. It is random, so that no text of a peer can contain
     /// it.
     style_mark: String,
@@ -50,7 +69,18 @@ impl Output {
             format: config.format,
             volume: config.volume,
             has_colour,
+            capture: None,
             style_mark: format!("\u{1b}{};", Ulid::generate()),
+        }
+    }
+
+    /// Prints into `capture`: results, notices and errors, as a person reads them.
+    pub fn captured(config: &Config, capture: &Capture) -> Self {
+        Self {
+            format: Format::Text,
+            has_colour: false,
+            capture: Some(capture.clone()),
+            ..Self::new(config)
         }
     }
 
@@ -73,7 +103,7 @@ impl Output {
         if self.is_json() {
             return Ok(());
         }
-        print_line(&self.safe(text.as_ref()))
+        self.print(&format!("{}\n", self.safe(text.as_ref())))
     }
 
     /// Prints one JSON value as a line with `--json`; nothing otherwise.
@@ -83,14 +113,13 @@ impl Output {
         }
         let text = serde_json::to_string(value)
             .map_err(|error| Error::new("cannot print as JSON").because(error))?;
-        print_line(&clean::json(&text))
+        self.print(&format!("{}\n", clean::json(&text)))
     }
 
     /// Prints a line on stderr about something other than the result; nothing with `--quiet`.
     pub fn notice(&self, text: impl AsRef<str>) {
         if self.volume != Volume::Quiet {
-            // If stderr is closed, there is no place to report that.
-            let _ = writeln!(io::stderr(), "cbroker: {}", clean::line(text.as_ref()));
+            self.print_aside(&format!("cbroker: {}\n", clean::line(text.as_ref())));
         }
     }
 
@@ -103,7 +132,7 @@ impl Output {
 
     /// Prints an error after which the command continues.
     pub fn error(&self, error: &Error) {
-        let _ = writeln!(io::stderr(), "{error}");
+        self.print_aside(&format!("{error}\n"));
     }
 
     /// Adds a style if the terminal shows it. Only for [`Self::line`].
@@ -178,10 +207,37 @@ impl Output {
         })
     }
 
+    /// Prints untrusted text of several lines, such as a peer's message: keeps line breaks, removes
+    /// everything else that acts on a terminal.
+    pub fn foreign(&self, text: &str) -> Result<(), Error> {
+        self.print(&clean::clean(text, Breaks::Keep))
+    }
+
+    fn print(&self, text: &str) -> Result<(), Error> {
+        match &self.capture {
+            Some(capture) => {
+                capture.add(text);
+                Ok(())
+            }
+            None => raw(text),
+        }
+    }
+
+    fn print_aside(&self, text: &str) {
+        match &self.capture {
+            Some(capture) => capture.add(text),
+            None => {
+                // If stderr is closed, there is no place to report that.
+                let _ = io::stderr().write_all(text.as_bytes());
+            }
+        }
+    }
+
     /// Clears the screen before a view is printed again. Returns whether the output is a terminal
     /// that shows results for people.
     pub fn clear_screen(&self) -> Result<bool, Error> {
-        let is_view = !self.is_json() && io::stdout().is_terminal();
+        let is_captured = self.capture.is_some();
+        let is_view = !self.is_json() && !is_captured && io::stdout().is_terminal();
         if is_view {
             raw("\u{1b}[H\u{1b}[2J")?;
         }
@@ -189,10 +245,9 @@ impl Output {
     }
 }
 
-/// Prints untrusted text of several lines, such as a peer's message or a log: keeps line breaks,
-/// removes everything else that acts on a terminal.
-pub fn foreign(text: &str) -> Result<(), Error> {
-    raw(&clean::clean(text, Breaks::Keep))
+/// Returns the standard output for a protocol that is spoken on it.
+pub fn stdout() -> tokio::io::Stdout {
+    tokio::io::stdout()
 }
 
 /// Prints our own text, the same for people and programs: help, a completion script, a manual page.
@@ -229,15 +284,6 @@ pub fn counted(count: impl Into<u64>, what: &str) -> String {
     }
 }
 
-fn print_line(text: &str) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    through(
-        stdout
-            .write_all(format!("{text}\n").as_bytes())
-            .and_then(|()| stdout.flush()),
-    )
-}
-
 fn through(written: io::Result<()>) -> Result<(), Error> {
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Error::silent(),
@@ -254,6 +300,7 @@ mod tests {
             format: Format::Text,
             volume: Volume::Normal,
             has_colour,
+            capture: None,
             style_mark: "\u{1b}0123;".into(),
         }
     }

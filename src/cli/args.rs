@@ -4,7 +4,7 @@ mod broker;
 mod messages;
 mod wrap;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 pub use broker::*;
 pub use messages::*;
@@ -101,8 +101,11 @@ Examples:
     /// Give the local broker a new password
     #[command(after_help = "Example:\n  cbroker rotate")]
     Rotate,
-    /// Show the log of the local broker
-    #[command(after_help = "Examples:\n  cbroker logs\n  cbroker logs -f")]
+    /// Show the log of the local broker or of a session
+    #[command(after_help = "\
+Examples:
+  cbroker logs -f
+  cbroker logs --session backend")]
     Logs(LogsArgs),
     /// Open the broker's management page in the browser
     #[command(after_help = "Example:\n  cbroker ui")]
@@ -134,11 +137,15 @@ Examples:
     /// Show cbroker at work: a broker, two sessions, messages both ways
     #[command(after_help = "Example:\n  cbroker demo")]
     Demo,
+    /// Serve the commands to an agent as MCP tools, over stdio
+    #[command(after_help = MCP_EXAMPLES)]
+    Mcp(McpArgs),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
   cbroker completions bash > ~/.local/share/bash-completion/completions/cbroker
-  cbroker completions zsh > ~/.zfunc/_cbroker")]
+  cbroker completions zsh > ~/.zfunc/_cbroker
+  cbroker completions fish > ~/.config/fish/completions/cbroker.fish")]
     Completions(CompletionsArgs),
     /// Print the manual page
     #[command(after_help = "Example:\n  cbroker man | man -l -")]
@@ -179,6 +186,14 @@ Examples:
   cbroker ask backend \"Which port does the API use?\"
   port=$(cbroker ask --to backend -m \"Only the port number, please\" --timeout 60)";
 
+const MCP_EXAMPLES: &str = "\
+Examples:
+  cbroker mcp install claude            prints what goes into .mcp.json
+  cbroker mcp install codex --write     adds it to ~/.codex/config.toml
+  cbroker mcp                           what the agent runs
+
+Tools: send_message, ask, list_sessions, read_inbox.";
+
 const START_EXAMPLES: &str = "\
 Examples:
   cbroker start                       the embedded broker on 5672 and 15672
@@ -203,6 +218,48 @@ To the cloud, with the password out of sight:
 A message is confirmed there before it is acked here. A queue goes with its
 own arguments, and is deleted here once it is empty. Sessions that are attached
 must be closed first.";
+
+/// Arguments of `mcp`.
+#[derive(Args, Debug)]
+pub struct McpArgs {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub verb: Option<McpVerb>,
+}
+
+/// What `mcp` can do beside serving.
+#[derive(Subcommand, Debug)]
+pub enum McpVerb {
+    /// Print an agent's configuration for the server, or write it
+    #[command(after_help = "\
+Examples:
+  cbroker mcp install claude
+  cbroker mcp install gemini --write")]
+    Install(McpInstallArgs),
+}
+
+/// Arguments of `mcp install`.
+#[derive(Args, Debug)]
+pub struct McpInstallArgs {
+    /// The agent; for claude the file is that of the project in the current folder
+    pub agent: McpAgent,
+    /// Write it into the agent's file; what was there is kept beside it
+    #[arg(long)]
+    pub write: bool,
+}
+
+/// An agent whose configuration is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum McpAgent {
+    /// Claude Code
+    Claude,
+    /// Codex
+    Codex,
+    /// Gemini CLI
+    Gemini,
+    /// opencode
+    Opencode,
+}
 
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]

@@ -24,7 +24,7 @@ use crate::exit::Exit;
 use crate::management::Client;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
-use crate::output::{self, Output, Style};
+use crate::output::{Output, Style};
 use crate::peer::{Peer, Publication, PublishOutcome, Receipt, ReceiptState, ReplyQueue};
 
 /// A younger queue may belong to an `ask` that does not consume yet.
@@ -233,7 +233,7 @@ impl Asker<'_> {
             let from = format!("{}:", answer.from);
             self.output.line(self.output.paint(Style::Bold, &from))?;
         }
-        output::foreign(&format!("{}\n", answer.message))
+        self.output.foreign(&format!("{}\n", answer.message))
     }
 }
 

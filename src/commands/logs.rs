@@ -1,5 +1,5 @@
-//! `cbroker logs`: prints the log of the local broker. With `-f` it follows the log, across
-//! rotations.
+//! `cbroker logs`: prints the log of the local broker or of a session. With `-f` it follows the
+//! log, across rotations.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,24 +10,42 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::compose::session_name;
 use super::local::{self, RunsAs};
 use crate::cli::LogsArgs;
 use crate::config::Config;
 use crate::container::DockerEngine;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{self, Output};
+use crate::output::Output;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Prints the last lines, and follows the log until Ctrl-C.
 pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    local::is_ours(config)?;
+    let session = args.session.as_deref();
+    let session = session.map(|name| session_name(name, "--session"));
+    let session = session.transpose()?;
+    if session.is_none() {
+        local::is_ours(config)?;
+    }
     let show = async {
+        if let Some(name) = &session {
+            let none = Error::new(format!("there is no log of `{name}`"))
+                .because("no session of this name ran on this machine")
+                .hint("`cbroker list` shows the sessions");
+            return file(&config.home.session_log(name.as_str()), none, &args, output).await;
+        }
         match local::look(config).await? {
-            RunsAs::Container(engine, _) => container(&engine, &args).await,
+            RunsAs::Container(engine, _) => container(&engine, &args, output).await,
             RunsAs::Embedded(..) | RunsAs::Nothing => {
-                file(&config.home.broker_log(), &args, output).await
+                let none = Error::new("there is no log yet")
+                    .because("no broker was started in the background")
+                    .hint(
+                        "run `cbroker start`; a `cbroker serve` in the foreground logs to its \
+                         terminal",
+                    );
+                file(&config.home.broker_log(), none, &args, output).await
             }
         }
     };
@@ -37,32 +55,27 @@ pub(super) async fn run(args: LogsArgs, config: &Config, output: &Output) -> Res
     }
 }
 
-async fn container(engine: &DockerEngine, args: &LogsArgs) -> Result<(), Error> {
+async fn container(engine: &DockerEngine, args: &LogsArgs, output: &Output) -> Result<(), Error> {
     let mut parts = Box::pin(engine.logs(args.lines, args.follow));
     while let Some(part) = parts.next().await {
-        output::foreign(&part?)?;
+        output.foreign(&part?)?;
     }
     Ok(())
 }
 
-async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error> {
+/// Prints a file; `none` is the error where there is no such file.
+async fn file(path: &Path, none: Error, args: &LogsArgs, output: &Output) -> Result<(), Error> {
     let cannot = |error: std::io::Error| {
         Error::new(format!("cannot read {}", path.display())).because(error)
     };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::new("there is no log yet")
-                .because("no broker was started in the background")
-                .hint(
-                    "run `cbroker start`; a `cbroker serve` in the foreground logs to its terminal",
-                ));
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(none),
         Err(error) => return Err(cannot(error)),
     };
     let mut reader = BufReader::new(file);
     for line in last_lines(&mut reader, args.lines).map_err(cannot)? {
-        output::foreign(&line)?;
+        output.foreign(&line)?;
     }
     if !args.follow {
         return Ok(());
@@ -77,7 +90,7 @@ async fn file(path: &Path, args: &LogsArgs, output: &Output) -> Result<(), Error
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         } else {
-            output::foreign(&grown)?;
+            output.foreign(&grown)?;
         }
     }
 }

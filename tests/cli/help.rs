@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::Place;
 
-const VERBS: [&str; 37] = [
+const VERBS: [&str; 39] = [
     "send",
     "ask",
     "list",
@@ -40,6 +40,8 @@ const VERBS: [&str; 37] = [
     "config",
     "brief",
     "demo",
+    "mcp",
+    "mcp install",
     "completions",
     "man",
     "version",
@@ -106,11 +108,16 @@ fn completions_and_the_manual_know_every_verb() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = place.ok(["completions", shell]);
-        for verb in ["send", "claude", "doctor"] {
-            assert!(script.contains(verb), "{shell} does not know {verb}");
-        }
-        assert!(!script.contains("toy"), "{shell} shows what is hidden");
+        assert!(script.contains("cbroker"), "{shell}: {script}");
     }
+    let mut asking = place.command();
+    asking.env("CBROKER_COMPLETE", "fish");
+    let output = asking.args(["--", "cbroker", ""]).output().unwrap();
+    let verbs = String::from_utf8(output.stdout).unwrap();
+    for verb in ["send", "claude", "doctor"] {
+        assert!(verbs.contains(verb), "{verb} is not among {verbs}");
+    }
+    assert!(!verbs.contains("toy"), "it shows what is hidden: {verbs}");
     let manual = place.ok(["man"]);
     assert!(manual.starts_with(".ie") || manual.contains(".TH cbroker 1"));
     assert!(

@@ -98,10 +98,11 @@ const CRATES: [Layers; 3] = [
 ];
 
 /// A crate from outside and the only paths that may name it.
-const OWNED: [(&str, &str, &[&str]); 8] = [
+const OWNED: [(&str, &str, &[&str]); 9] = [
     ("lapin", "src/", &["src/peer"]),
     ("hyper", "src/", &["src/management", "src/wrap/ways"]),
     ("tokio_tungstenite", "src/", &["src/wrap/ways/codex"]),
+    ("rmcp", "src/", &["src/commands/mcp"]),
     ("bollard", "src/", &["src/container"]),
     ("portable_pty", "src/", &["src/wrap/pty"]),
     ("storage", "broker/src/", &["broker/src/persist"]),

@@ -44,6 +44,9 @@ pub struct StatusArgs {
 /// Arguments of `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
+    /// The log of this session instead: what it was given, and what it holds and why
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
     /// Keep printing as the log grows
     #[arg(short, long)]
     pub follow: bool,

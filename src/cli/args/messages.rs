@@ -12,9 +12,10 @@ use crate::envelope::Priority;
 #[derive(Args, Debug)]
 pub struct MessageArgs {
     /// The recipient, or @GROUP (a word after --to is the text)
+    #[arg(index = 1)]
     pub name: Option<String>,
     /// The text; without any, standard input
-    #[arg(allow_hyphen_values = true, value_parser = text)]
+    #[arg(index = 2, allow_hyphen_values = true, value_parser = text)]
     pub text: Option<String>,
     /// The text
     #[arg(

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
-use crate::output::{self, Output, Style};
+use crate::output::{Output, Style};
 use crate::peer::{Peer, PeerError, Receipt, ReceiptState, ReceivedMessage, ReplyQueue};
 
 /// A message whose time is over has left its queue by then, and its session has spoken.
@@ -145,7 +145,7 @@ impl<'a> Receipts<'a> {
         self.note(sent, receipt, output);
         if !output.is_json() {
             // A closed output does not end the wait, because the exit code still matters.
-            let _ = output::foreign(&text);
+            let _ = output.foreign(&text);
         }
     }
 

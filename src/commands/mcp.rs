@@ -1,0 +1,81 @@
+//! `cbroker mcp`: the commands that an agent needs, as tools of an MCP server over stdio.
+//!
+//! A tool builds the command line of its command and runs it, so rules, defaults and texts are the
+//! command's own. What it prints is collected and becomes the tool's result. Only this folder uses
+//! `rmcp`.
+
+mod install;
+mod tools;
+
+use std::io;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::pin::pin;
+use std::thread;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rmcp::ServiceExt;
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::{McpArgs, McpVerb};
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::{self, Output};
+use tools::ToolServer;
+
+/// So many calls wait for the task that runs them.
+const CALLS: usize = 16;
+
+/// Serves until the client closes the input or a signal ends it; or configures an agent.
+pub(super) async fn run(args: McpArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    match args.verb {
+        Some(McpVerb::Install(args)) => install::run(&args, config, output),
+        None => serve(config).await,
+    }
+}
+
+async fn serve(config: &Config) -> Result<Exit, Error> {
+    let cannot = |error: io::Error| Error::new("the MCP server cannot start").because(error);
+    let input = input().map_err(cannot)?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(cannot)?;
+    let (calls, mut called) = mpsc::channel(CALLS);
+    let server = ToolServer::new(calls);
+    let serving = async {
+        match server.serve((input, output::stdout())).await {
+            Ok(service) => drop(service.waiting().await),
+            // The client went away before it said who it is, or said something else.
+            Err(error) => {
+                return Err(Error::new("no MCP client speaks on the standard input")
+                    .because(error.to_string()));
+            }
+        }
+        Ok(Exit::Done)
+    };
+    let mut serving = pin!(serving);
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            served = &mut serving => return served,
+            Some(call) = called.recv() => running.push(call.run(config)),
+            Some(()) = running.next() => {}
+            // Commands that ran as tools may have taken the signals from their defaults.
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+            _ = terminated.recv() => return Ok(Exit::Done),
+        }
+    }
+}
+
+/// The standard input as a stream that can be left: a blocking read would keep the process until
+/// the client writes again.
+fn input() -> io::Result<UnixStream> {
+    let (mut ours, theirs) = BlockingStream::pair()?;
+    theirs.set_nonblocking(true)?;
+    thread::spawn(move || {
+        // Dropping our end is the end of the input.
+        let _closed = io::copy(&mut io::stdin().lock(), &mut ours);
+    });
+    UnixStream::from_std(theirs)
+}

@@ -1,0 +1,197 @@
+//! `cbroker mcp install AGENT`: prints what makes an agent start the server, or writes it into the
+//! agent's configuration.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::{McpAgent, McpInstallArgs};
+use crate::config::Config;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// The server's name in every configuration.
+const NAME: &str = "cbroker";
+/// What the server reads from its environment. Codex passes on nothing else that it is not told.
+const VARIABLES: [&str; 4] = [
+    "CBROKER_HOME",
+    "CBROKER_NAME",
+    "CBROKER_SESSION",
+    "CBROKER_URL",
+];
+
+/// Prints the piece of configuration, or writes it.
+pub(super) fn run(args: &McpInstallArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::new("the path of this program is not known").because(error))?;
+    let file = file(args.agent, config)?;
+    let piece = ConfigPiece::of(args.agent, &program.to_string_lossy());
+    let shown = file.display().to_string();
+    if args.write {
+        let is_new = piece.write(&file)?;
+        output.line(if is_new {
+            format!("wrote {shown}")
+        } else {
+            format!("{shown} has it already")
+        })?;
+    } else {
+        for line in piece.text().lines() {
+            output.line(line)?;
+        }
+        output.notice(format!("this goes into {shown}; --write puts it there"));
+    }
+    output.json(&json!({ "file": shown, "text": piece.text() }))?;
+    Ok(Exit::Done)
+}
+
+/// The file of an agent's configuration: for Claude Code that of the project in this folder.
+fn file(agent: McpAgent, config: &Config) -> Result<PathBuf, Error> {
+    let folder = |variable: &str, otherwise: &str| -> Result<PathBuf, Error> {
+        match config.environment.get(variable) {
+            Some(folder) => Ok(PathBuf::from(folder)),
+            None => Ok(home(config)?.join(otherwise)),
+        }
+    };
+    Ok(match agent {
+        McpAgent::Claude => std::env::current_dir()
+            .map_err(|error| Error::new("the current folder is not known").because(error))?
+            .join(".mcp.json"),
+        McpAgent::Codex => folder("CODEX_HOME", ".codex")?.join("config.toml"),
+        McpAgent::Gemini => home(config)?.join(".gemini").join("settings.json"),
+        McpAgent::Opencode => folder("XDG_CONFIG_HOME", ".config")?.join("opencode/opencode.json"),
+    })
+}
+
+fn home(config: &Config) -> Result<PathBuf, Error> {
+    let home = config.environment.get("HOME").map(PathBuf::from);
+    home.ok_or_else(|| Error::new("the home directory is not known").because("HOME is not set"))
+}
+
+/// What is added to a configuration.
+enum ConfigPiece {
+    /// A table at the end of a TOML file.
+    Toml(String),
+    /// A server under a key of a JSON file.
+    Json { key: &'static str, server: Value },
+}
+
+impl ConfigPiece {
+    fn of(agent: McpAgent, program: &str) -> Self {
+        let command = json!({ "command": program, "args": ["mcp"] });
+        match agent {
+            McpAgent::Claude | McpAgent::Gemini => Self::Json {
+                key: "mcpServers",
+                server: command,
+            },
+            McpAgent::Opencode => Self::Json {
+                key: "mcp",
+                server: json!({ "type": "local", "command": [program, "mcp"], "enabled": true }),
+            },
+            // A JSON string is a TOML string too.
+            McpAgent::Codex => Self::Toml(format!(
+                "[mcp_servers.{NAME}]\ncommand = {}\nargs = [\"mcp\"]\nenv_vars = {}\n",
+                Value::from(program),
+                json!(VARIABLES),
+            )),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Toml(text) => text.clone(),
+            Self::Json { key, server } => pretty(&json!({ *key: { NAME: server } })),
+        }
+    }
+
+    /// Adds it to a file, which keeps everything else. Returns whether that was needed.
+    fn write(&self, file: &Path) -> Result<bool, Error> {
+        let shown = file.display();
+        let before = match fs::read_to_string(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => {
+                read.map_err(|error| Error::new(format!("cannot read {shown}")).because(error))?
+            }
+        };
+        let Some(after) = self.added_to(&before).map_err(|why| {
+            Error::new(format!("{shown} is left as it is"))
+                .because(why)
+                .hint("without --write the piece is printed, to be added by hand")
+        })?
+        else {
+            return Ok(false);
+        };
+        replace(file, &after)
+            .map_err(|error| Error::new(format!("cannot write {shown}")).because(error))?;
+        Ok(true)
+    }
+
+    /// The text with the piece; `None` where it is there already.
+    fn added_to(&self, before: &str) -> Result<Option<String>, String> {
+        match self {
+            Self::Toml(piece) => {
+                let table: toml::Table = before.parse().map_err(|error: toml::de::Error| {
+                    format!("it cannot be read: {}", error.message())
+                })?;
+                let wanted: toml::Table = piece.parse().map_err(|_| "not TOML".to_owned())?;
+                let server = |table: &toml::Table| -> Option<toml::Value> {
+                    table.get("mcp_servers")?.get(NAME).cloned()
+                };
+                match server(&table) {
+                    Some(found) if Some(&found) == server(&wanted).as_ref() => Ok(None),
+                    Some(_) => Err(format!("it has another server `{NAME}`")),
+                    None if before.is_empty() => Ok(Some(piece.clone())),
+                    None => Ok(Some(format!("{}\n\n{piece}", before.trim_end()))),
+                }
+            }
+            Self::Json { key, server } => {
+                let mut root: Map<String, Value> = if before.trim().is_empty() {
+                    Map::new()
+                } else {
+                    serde_json::from_str(before)
+                        .map_err(|error| format!("it is not plain JSON: {error}"))?
+                };
+                let servers = root.entry(*key).or_insert_with(|| json!({}));
+                let servers = servers
+                    .as_object_mut()
+                    .ok_or_else(|| format!("`{key}` in it is not an object"))?;
+                match servers.get(NAME) {
+                    Some(found) if found == server => return Ok(None),
+                    Some(_) => return Err(format!("it has another server `{NAME}`")),
+                    None => servers.insert(NAME.to_owned(), server.clone()),
+                };
+                Ok(Some(pretty(&Value::Object(root))))
+            }
+        }
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    // Serialising a JSON value cannot fail.
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Puts a new text in the place of a file, or of the file that a link leads to; a reader sees the
+/// old or the new one. What was there before is kept beside it.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let beside = |end: &str| {
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(end);
+        file.with_file_name(name)
+    };
+    let draft = beside(".cbroker-draft");
+    fs::write(&draft, text)?;
+    if let Ok(before) = fs::metadata(&file) {
+        fs::set_permissions(&draft, before.permissions())?;
+        fs::copy(&file, beside(".before-cbroker"))?;
+    }
+    fs::rename(&draft, &file)
+}
