@@ -338,14 +338,15 @@ impl QueueIndex {
         let at = self.runs.partition_point(|other| other.last < run.first);
         match at.checked_sub(1).map(|before| &mut self.runs[before]) {
             Some(before) if before.segment == run.segment => {
-                before.packed.extend_from_slice(run.packed());
+                let (packed, more) = (&mut before.packed, run.packed());
+                if packed.capacity() - packed.len() < more.len() {
+                    // Not twice as much: there may be a run for each of many queues.
+                    packed.reserve_exact(more.len().max(packed.len() / 8));
+                }
+                packed.extend_from_slice(more);
                 before.last = run.last;
             }
-            before => {
-                // It is full: the next messages go to another segment.
-                if let Some(run) = before {
-                    run.packed.shrink_to_fit();
-                }
+            _ => {
                 self.runs.reserve_exact(1);
                 self.runs.insert(at, run);
             }
