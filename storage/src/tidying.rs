@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Image, Rows};
 use crate::disk::lock;
+use crate::extent::Segment;
 use crate::frame::FrameBuilder;
 use crate::index::Index;
 use crate::log::Slots;
@@ -152,6 +153,13 @@ impl KeeperThread {
 
 /// Bytes read for one piece.
 const PIECE_BYTES: u64 = 16 * 1024;
+/// What the copy of a message takes beside its bytes, at most.
+const COPY_BYTES: u64 = 32;
+
+/// What copies of everything live in a segment would take.
+fn weight(segment: &Segment) -> u64 {
+    segment.bytes + segment.live * COPY_BYTES
+}
 
 /// The segment that is emptied.
 #[derive(Debug, Default)]
@@ -170,16 +178,16 @@ impl Compaction {
         self.victim = 0;
         let sealed = || index.segments.sealed();
         let allocated: u64 = sealed().map(|(_, segment)| segment.file.length).sum();
-        let live: u64 = sealed().map(|(_, segment)| segment.bytes).sum();
+        let live: u64 = sealed().map(|(_, segment)| weight(segment)).sum();
         if allocated < from_bytes || live >= allocated / 2 {
             return;
         }
         let candidates = sealed().filter(|(_, segment)| {
-            let is_worth = segment.bytes < segment.file.length / 4 * 3;
+            let is_worth = weight(segment) < segment.file.length / 4 * 3;
             !segment.is_damaged && segment.live > 0 && is_worth
         });
         let emptiest =
-            candidates.min_by_key(|(_, segment)| segment.bytes * 1024 / segment.file.length);
+            candidates.min_by_key(|(_, segment)| weight(segment) * 1024 / segment.file.length);
         if let Some((victim, _)) = emptiest {
             self.victim = victim;
             let queues = index.queues.iter();

@@ -123,6 +123,38 @@ fn messages_that_nobody_waits_for_are_written_while_a_segment_is_emptied() {
     );
 }
 
+/// Copying small messages wins nothing where each has a group of its own: an idle store would go on
+/// for ever.
+#[test]
+fn small_messages_are_not_copied_again_and_again() {
+    let disk = SimulatedDisk::new();
+    let opened = open(&disk, |options| Options {
+        compact_from_bytes: 128 << 10,
+        ..options
+    });
+    let store = &opened.store;
+    for number in 0..100 {
+        let mut last = Ticket::NONE;
+        for queue in 1..=200 {
+            let urgency = Urgency::Eventually;
+            let ticket = store.append(QueueId(queue), Sequence(number), &[b"x"], urgency);
+            last = ticket.unwrap();
+        }
+        wait(store, last);
+    }
+    let (mut before, mut still) = (0, 0);
+    until(
+        || {
+            std::thread::sleep(Duration::from_millis(50));
+            let written = disk.written();
+            still = if written == before { still + 1 } else { 0 };
+            before = written;
+            still == 10
+        },
+        "nothing is written any more",
+    );
+}
+
 #[test]
 fn what_could_not_be_freed_is_tried_again() {
     let disk = SimulatedDisk::new();
