@@ -85,9 +85,11 @@ impl Config {
             Some(path) => path.display().to_string(),
             None => "the system's".into(),
         };
+        let settings = self.home.config_file().display().to_string();
         let row = |key, value: String, origin| Effective { key, value, origin };
         let mut rows = vec![
             row("home", self.home.folder().display().to_string(), home),
+            row("config_file", settings, home),
             row(
                 "url",
                 self.endpoint.address.to_string(),

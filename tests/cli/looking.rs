@@ -334,6 +334,8 @@ fn config_says_where_each_value_came_from() {
     assert_eq!(row("url")["value"], "amqps://me:***@far.example:5671/v");
     assert_eq!(row("mgmt_url")["value"], "https://far.example");
     assert_eq!(row("home")["origin"], "environment");
+    let file = place.home().join("config.toml");
+    assert_eq!(row("config_file")["value"], file.to_str().unwrap());
     let table = place.ok(["config", "--url", "amqp://elsewhere"]);
     assert!(
         table.contains("flag") && !table.contains("topsecret"),
