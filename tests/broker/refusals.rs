@@ -6,6 +6,7 @@ use std::time::Duration;
 use broker::ClientLimits;
 use broker::fault::{Fault, ReplyCode};
 
+use crate::loaded::{declaring, publishing};
 use crate::raw::{Raw, long, short};
 use crate::running::Running;
 
@@ -194,4 +195,114 @@ async fn clients_are_told_of_a_shutdown_and_of_a_deleted_vhost() {
     assert!(text.starts_with("CONNECTION_FORCED - "), "{text}");
     let fault = Fault::connection(ReplyCode::ConnectionForced, "vhost 'v' is deleted");
     assert_eq!(fault.text(), "CONNECTION_FORCED - vhost 'v' is deleted");
+}
+
+/// Properties with this content type.
+fn content_type(value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap();
+    [&b"\x80\0"[..], &[length], value].concat()
+}
+
+/// Properties with a header table of one long string.
+fn one_header(name: &[u8], bytes: usize) -> Vec<u8> {
+    let length = u8::try_from(name.len()).unwrap();
+    let table = [&[length], name, b"S", &long(&vec![b'x'; bytes])].concat();
+    [&b"\x20\0"[..], &long(&table)].concat()
+}
+
+/// Clients end their connection at such a delivery, get it again, and hear nothing behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_no_client_can_read_is_refused() {
+    let running = Running::new().await;
+    let nested = {
+        let inside = [&b"\x01\xffS"[..], &long(b"x")].concat();
+        let table = [&b"\x01tF"[..], &long(&inside)].concat();
+        [&b"\x20\0"[..], &long(&table)].concat()
+    };
+    for (properties, why) in [
+        (content_type(b"\xff"), "content_type is not UTF-8"),
+        (one_header(b"\xff", 1), "the name of a header is not UTF-8"),
+        (nested, "the name of a header is not UTF-8"),
+        (
+            one_header(b"h", 131_000),
+            "are larger than the maximum of 130560",
+        ),
+    ] {
+        let publish = publishing(1, ("", "q"), 0, &properties, b"x");
+        let answer = asked(&running, move |raw| {
+            raw.bytes(&publish);
+            raw.closed()
+        });
+        let (code, text) = answer.await;
+        assert_eq!(code, 406);
+        assert!(text.contains(why), "{text}");
+    }
+    let answer = asked(&running, |raw| {
+        raw.method(1, (60, 40), b"\0\0\0\x01\xff\0");
+        raw.header(1, 0);
+        raw.closed()
+    });
+    assert!(answer.await.1.contains("the routing key is not UTF-8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_is_text_or_large_still_goes_through() {
+    let running = Running::new().await;
+    let port = running.port();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::open(port);
+        raw.method(1, (50, 10), &declaring("q", b"\0"));
+        raw.expect(1, (50, 11));
+        for properties in [
+            content_type("tèxt".as_bytes()),
+            one_header("größe".as_bytes(), 130_000),
+        ] {
+            raw.bytes(&publishing(1, ("", "q"), 0, &properties, b"x"));
+            raw.method(1, (60, 70), &[&b"\0\0"[..], &short("q"), b"\x01"].concat());
+            raw.expect(1, (60, 71));
+            let (_, _, header) = raw.next().unwrap();
+            assert_eq!(header[12..], properties);
+            raw.next().unwrap();
+        }
+    });
+    reading.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_death_makes_no_header_larger_than_clients_take() {
+    let running = Running::new().await;
+    let port = running.port();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut raw = Raw::open(port);
+        raw.method(1, (50, 10), &declaring("target", b"\0"));
+        raw.expect(1, (50, 11));
+        let text = |name: &[u8], value: &[u8]| {
+            let length = u8::try_from(name.len()).unwrap();
+            [&[length], name, b"S", &long(value)].concat()
+        };
+        let mut arguments = text(b"x-dead-letter-exchange", b"");
+        arguments.extend(text(b"x-dead-letter-routing-key", b"target"));
+        arguments.extend(b"\x0dx-message-ttlI\0\0\0\0");
+        let declare = [&b"\0\0"[..], &short("dying"), b"\0", &long(&arguments)].concat();
+        raw.method(1, (50, 10), &declare);
+        raw.expect(1, (50, 11));
+        let properties = one_header(b"h", 130_500);
+        raw.bytes(&publishing(1, ("", "dying"), 0, &properties, b"x"));
+        loop {
+            raw.method(
+                1,
+                (60, 70),
+                &[&b"\0\0"[..], &short("target"), b"\x01"].concat(),
+            );
+            let (_, _, answer) = raw.next().unwrap();
+            if answer[..4] == [0, 60, 0, 71] {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (_, _, header) = raw.next().unwrap();
+        assert!(header.len() + 8 <= 131_072, "{} bytes", header.len());
+        assert!(header.windows(7).any(|part| part == b"x-death"));
+    });
+    reading.await.unwrap();
 }

@@ -23,11 +23,14 @@ enum Who {
     Own,
     /// The user itself, and those who monitor. The others do not learn that it is there.
     Seen,
+    /// The user itself, and administrators. Those who see nothing of it do not learn that it is
+    /// there.
+    Ended,
     Monitoring,
     Administrator,
 }
 
-use Who::{Administrator, Anybody, Management, Monitoring, Own, Permitted, Seen};
+use Who::{Administrator, Anybody, Ended, Management, Monitoring, Own, Permitted, Seen};
 
 const ROUTES: &[(Who, &str)] = &[
     (Anybody, "GET /"),
@@ -127,7 +130,7 @@ const ROUTES: &[(Who, &str)] = &[
     (Permitted, "PUT /api/queues/{vhost}/{name}"),
     (Own, "GET /api/users/{user}"),
     (Own, "GET /api/users/{user}/permissions"),
-    (Seen, "DELETE /api/connections/{name}"),
+    (Ended, "DELETE /api/connections/{name}"),
     (Seen, "GET /api/channels/{name}"),
     (Seen, "GET /api/connections/{name}"),
     (Seen, "GET /api/connections/{name}/channels"),
@@ -301,7 +304,7 @@ fn refused_are(who: Who) -> &'static [Option<&'static str>] {
         Management => &[NOBODY, Some("untagged")],
         Permitted => &[NOBODY, Some("untagged"), Some("low"), Some("monitor")],
         Seen | Monitoring => &[NOBODY, Some("untagged"), Some("low"), Some("may")],
-        Own | Administrator => &[
+        Own | Ended | Administrator => &[
             NOBODY,
             Some("untagged"),
             Some("low"),
@@ -344,7 +347,7 @@ fn no_route_does_for_a_user_of_few_rights_what_its_rights_do_not_say() {
         for user in refused_are(*who) {
             let path = names.fill(path, "%2F", "victim");
             let answer = ask(&server, route, &path, *user);
-            let is_hidden = *who == Seen && answer.status == 404;
+            let is_hidden = matches!(who, Seen | Ended) && answer.status == 404;
             assert!(
                 is_refused(&answer) || is_hidden,
                 "{route} by {user:?}: {answer:?}"

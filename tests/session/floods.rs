@@ -8,7 +8,10 @@ use lapin::{BasicProperties, Channel, Consumer};
 
 use crate::stage::{LIMIT, Stage, USER};
 
-crate::tests![a_flood_of_who_from_a_stranger_is_not_answered_one_by_one];
+crate::tests![
+    a_flood_of_who_from_a_stranger_is_not_answered_one_by_one,
+    a_question_longer_than_ours_ever_are_is_not_read,
+];
 
 /// Questions of the flood; answering them all at the session's rate takes minutes.
 const FLOOD: usize = 900;
@@ -30,15 +33,13 @@ async fn answers(channel: &Channel) -> (ShortString, Consumer) {
 }
 
 async fn who(channel: &Channel, properties: BasicProperties) {
+    ask(channel, br#"{"kind":"who"}"#, properties).await;
+}
+
+async fn ask(channel: &Channel, question: &[u8], properties: BasicProperties) {
     let options = BasicPublishOptions::default();
     let exchange = "claudeBroker.presence".into();
-    let sent = channel.basic_publish(
-        exchange,
-        "".into(),
-        options,
-        br#"{"kind":"who"}"#,
-        properties,
-    );
+    let sent = channel.basic_publish(exchange, "".into(), options, question, properties);
     sent.await.unwrap();
 }
 
@@ -66,5 +67,28 @@ fn a_flood_of_who_from_a_stranger_is_not_answered_one_by_one() {
     });
     assert!(answered < FLOOD / 2, "{answered} answers");
     stage.send("peer", "after the flood", &[]);
+    stage.wait_for_messages(1);
+}
+
+/// Anybody's JSON takes many times its length while it is read.
+fn a_question_longer_than_ours_ever_are_is_not_read() {
+    let stage = Stage::new();
+    let _terminal = stage.sink(&[]);
+    let answered = stage.with_channel(|channel| async move {
+        let (to_own, mut own) = answers(&channel).await;
+        let properties = || {
+            let properties = BasicProperties::default().with_reply_to(to_own.clone());
+            properties.with_user_id(USER.into())
+        };
+        let long = format!(r#"{{"kind":"who","x":[{}0]}}"#, "0,".repeat(1 << 20));
+        ask(&channel, long.as_bytes(), properties()).await;
+        who(&channel, properties()).await;
+        let answer = tokio::time::timeout(LIMIT, own.next()).await;
+        answer.unwrap().unwrap().unwrap();
+        // Questions are answered in their order.
+        futures_util::FutureExt::now_or_never(own.next()).is_some()
+    });
+    assert!(!answered, "both were answered");
+    stage.send("peer", "after the question", &[]);
     stage.wait_for_messages(1);
 }

@@ -2,6 +2,7 @@
 
 use crate::fault::{Fault, ReplyCode};
 use crate::vhost::{REPLY_TO, routing_keys};
+use crate::wire::content::PROPERTIES_BYTES;
 use crate::wire::properties::Properties;
 use crate::wire::table::{Table, Value};
 
@@ -20,6 +21,52 @@ pub(super) fn properties(raw: &[u8]) -> Result<Properties<'_>, Fault> {
 
 pub(super) fn table(raw: &[u8]) -> Result<Table, Fault> {
     Table::decode(raw).map_err(undecodable)
+}
+
+/// Refuses what clients cannot read: they end their connection at such a delivery, get it again
+/// when they come back, and hear nothing behind it. Raw properties of ASCII alone cost one look.
+pub(super) fn check(raw: &[u8], properties: &Properties<'_>) -> Result<(), Fault> {
+    if raw.len() > PROPERTIES_BYTES {
+        let reason = format!(
+            "properties of {} bytes are larger than the maximum of {PROPERTIES_BYTES}",
+            raw.len()
+        );
+        return Err(Fault::precondition(reason));
+    }
+    let values = raw.get(2..).unwrap_or_default();
+    if values.is_ascii() {
+        return Ok(());
+    }
+    for (name, value) in [
+        ("content_type", properties.content_type),
+        ("content_encoding", properties.content_encoding),
+        ("correlation_id", properties.correlation_id),
+        ("reply_to", properties.reply_to),
+        ("expiration", properties.expiration),
+        ("message_id", properties.message_id),
+        ("type", properties.kind),
+        ("user_id", properties.user_id),
+        ("app_id", properties.app_id),
+        ("cluster_id", properties.cluster_id),
+    ] {
+        check_text(name, value.unwrap_or_default())?;
+    }
+    match properties.headers.map(table).transpose()? {
+        Some(headers) if !headers.has_text_names() => Err(not_text("the name of a header")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a short string that is not UTF-8, as AMQP 0-9-1, 4.2.5.3, wants it to be.
+pub(super) fn check_text(what: &str, text: &[u8]) -> Result<(), Fault> {
+    match std::str::from_utf8(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(not_text(what)),
+    }
+}
+
+fn not_text(what: &str) -> Fault {
+    Fault::precondition(format!("invalid message: {what} is not UTF-8"))
 }
 
 /// True when the message goes as it came: its headers are well formed but ask for nothing. Allocates nothing.

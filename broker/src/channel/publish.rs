@@ -197,6 +197,9 @@ impl Channel {
         }
         let view = self.publishing.draft.view();
         let properties = message_properties::properties(view.properties)?;
+        message_properties::check(view.properties, &properties)?;
+        message_properties::check_text("the routing key", view.routing_key)?;
+        message_properties::check_text("the exchange's name", view.exchange)?;
         if let Some(user) = properties.user_id {
             access::check_user_id(&self.around, user)?;
         }

@@ -9,12 +9,16 @@ use crate::queue::dead_letter::{Death, is_cycle};
 use crate::queue::message::{Message, MessageFacts};
 use crate::queue::{ConfirmMode, PublishResult};
 use crate::time::wall_ms;
-use crate::wire::content::MessageContent;
+use crate::wire::content::{MessageContent, PROPERTIES_BYTES};
 use crate::wire::properties::Properties;
-use crate::wire::table::{Table, Value};
+use crate::wire::table::{NAME_LIMIT, Table, Value};
 
 /// The header with additional routing keys.
 const CC: &str = "CC";
+/// The header with the deaths of a message, the newest first.
+const X_DEATH: &str = "x-death";
+/// The keys that a message had when it died, its own first.
+const ROUTING_KEYS: &str = "routing-keys";
 
 impl Vhost {
     /// Publishes a dead letter and settles the original in the store, both in one commit: after a
@@ -158,14 +162,10 @@ fn restamped(
     (properties, headers): (&Properties<'_>, &Table),
     effects: &Effects,
 ) -> Message {
-    let table = headers.to_bytes();
-    let mut raw = Vec::new();
-    Properties {
-        headers: Some(&table),
-        expiration: None,
-        ..*properties
+    let mut raw = encoded(properties, headers);
+    if raw.len() > PROPERTIES_BYTES {
+        raw = encoded(properties, &of_the_death_alone(headers));
     }
-    .encode(&mut raw);
     let content = MessageContent {
         exchange: exchange.as_bytes(),
         routing_key: key,
@@ -180,6 +180,47 @@ fn restamped(
             ..letter.message.facts()
         },
     )
+}
+
+fn encoded(properties: &Properties<'_>, headers: &Table) -> Vec<u8> {
+    let table = headers.to_bytes();
+    let mut raw = Vec::new();
+    Properties {
+        headers: Some(&table),
+        expiration: None,
+        ..*properties
+    }
+    .encode(&mut raw);
+    raw
+}
+
+/// What is left of headers that the record of a death made larger than clients take: the newest
+/// death, without the keys that CC added to it.
+fn of_the_death_alone(headers: &Table) -> Table {
+    let newest = match headers.get(X_DEATH) {
+        Some(Value::Array(deaths)) => deaths.first().cloned(),
+        _ => None,
+    };
+    let mut kept = Table::new();
+    if let Some(Value::Table(mut death)) = newest {
+        if let Some(Value::Array(keys)) = death.get(ROUTING_KEYS) {
+            let own = keys.iter().take(1).cloned().collect();
+            death.set(ROUTING_KEYS, Value::Array(own));
+        }
+        kept.set(X_DEATH, Value::Array(vec![Value::Table(death)]));
+    }
+    for which in ["first", "last"] {
+        for what in ["reason", "queue", "exchange"] {
+            let name = format!("x-{which}-death-{what}");
+            match headers.get(&name) {
+                Some(value @ Value::LongString(text)) if text.len() <= NAME_LIMIT => {
+                    kept.set(&name, value.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+    kept
 }
 
 /// Returns the message's own routing key and those of its CC header.

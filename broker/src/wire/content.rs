@@ -10,6 +10,11 @@ use std::ops::Range;
 use super::cursor::{ByteCursor, MalformedField};
 use super::{BASIC, frame};
 
+/// The longest encoded properties of a message that is accepted. Clients end their connection at a
+/// header frame of more than 128 KiB, and a message is delivered to them again and again; what the
+/// server adds, a reply address, has room in the rest.
+pub(crate) const PROPERTIES_BYTES: usize = 128 * 1024 - 512;
+
 /// The fixed fields of a content header, and the undecoded properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ContentHeader<'a> {

@@ -103,6 +103,15 @@ impl Value {
         Self::LongString(text.as_ref().as_bytes().into())
     }
 
+    /// The same as [`Table::has_text_names`]; a value without names has none that are not.
+    fn has_text_names(&self) -> bool {
+        match self {
+            Self::Table(table) => table.has_text_names(),
+            Self::Array(values) => values.iter().all(Self::has_text_names),
+            _ => true,
+        }
+    }
+
     /// Returns RabbitMQ's name of the type, as its error texts use it.
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -261,6 +270,13 @@ impl Table {
         let mut reader = TableReader::new(bytes);
         reader.skip_table(1)?;
         Ok(bytes.len() - reader.rest().len())
+    }
+
+    /// Whether every name, at any depth, is UTF-8, as AMQP 0-9-1, 4.2.5.3, says of short strings.
+    pub fn has_text_names(&self) -> bool {
+        self.0
+            .iter()
+            .all(|(name, value)| std::str::from_utf8(&name.0).is_ok() && value.has_text_names())
     }
 
     /// Appends the encoded table with its four-byte length prefix.

@@ -23,8 +23,12 @@ use crate::peer::{
 const SERVER_NAMED: &str = "amq.";
 /// Questions and announcements that a session has at once.
 const QUESTIONS: u16 = 64;
-/// Those that wait for it in the broker; the oldest are dropped.
+/// Those that wait for it in the broker, and their bytes; the oldest are dropped.
 const QUESTIONS_WAITING: i32 = 1000;
+const QUESTIONS_WAITING_BYTES: i32 = 4 << 20;
+/// The longest question or announcement that is read. Ours have some hundred bytes, and anybody's
+/// JSON takes many times its length while it is read.
+const QUESTION_BYTES: usize = 16 << 10;
 
 pub(super) struct InboxConnection {
     pub(super) options: InboxOptions,
@@ -239,6 +243,9 @@ impl InboxConnection {
 
     /// Answers who we are; what only the session knows goes to the session.
     async fn hear(&mut self, lines: &mut Lines, question: &lapin::message::Delivery) {
+        if question.data.len() > QUESTION_BYTES {
+            return;
+        }
         let Some(request) = Request::parse(&question.data) else {
             return;
         };
@@ -323,6 +330,8 @@ pub(super) async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerEr
     let options = QueueDeclareOptions::exclusive().auto_delete();
     let mut bounds = FieldTable::default();
     bounds.insert("x-max-length".into(), AMQPValue::LongInt(QUESTIONS_WAITING));
+    let bytes = AMQPValue::LongInt(QUESTIONS_WAITING_BYTES);
+    bounds.insert("x-max-length-bytes".into(), bytes);
     let queue = channel.queue_declare("".into(), options, bounds).await?;
     let (name, exchange) = (queue.name().clone(), PRESENCE_EXCHANGE.into());
     channel

@@ -76,7 +76,9 @@ impl Hooks {
         if is_spare {
             self.run_plain("SessionStart");
             let waits = self.run_some("SessionStart", &[], |call| call["asyncRewake"] == true);
-            waits.into_iter().for_each(|wait| wait.join().unwrap());
+            for wait in waits {
+                wait.join().unwrap();
+            }
         } else {
             self.run("SessionStart", &[]);
         }
