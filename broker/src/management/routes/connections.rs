@@ -203,6 +203,14 @@ async fn close(
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     let link = find(&api, &caller, &name)?;
+    // Whoever monitors sees the others' connections, and ends none of them; as in RabbitMQ.
+    let is_own = link
+        .session
+        .get()
+        .is_some_and(|session| session.user == caller.name);
+    if !is_own {
+        caller.administers()?;
+    }
     let reason = headers
         .get("x-reason")
         .and_then(|reason| reason.to_str().ok())

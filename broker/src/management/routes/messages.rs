@@ -29,6 +29,7 @@ use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::time::now_ms;
 use crate::users::Operation;
 use crate::vhost::{Published, Vhost};
+use crate::wire::content::PROPERTIES_BYTES;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
 
@@ -53,10 +54,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 /// The longest properties in JSON.
 const JSON_BYTES: usize = 256 * 1024;
-/// The longest properties: their frame has at most 128 KiB, as that of a publisher by AMQP. A
-/// header frame is delivered whole, and clients have room for a few of these at most.
-const PROPERTIES_BYTES: usize = 128 * 1024 - 22;
-
 #[derive(Deserialize)]
 struct PublishRequest {
     /// As it came: a tree of it would take many times the room.
@@ -422,6 +419,7 @@ async fn peek(
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
+    queue.check_access(0)?;
     let after: Option<QueuePosition> = peek
         .after
         .map(|text| text.parse())

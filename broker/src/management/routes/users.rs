@@ -274,13 +274,25 @@ fn save(api: &Api, fact: &Definition) -> Result<Ticket, ApiError> {
     Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
-async fn forget(api: &Api, fact: &Definition) -> Result<(), ApiError> {
-    let ticket = api
-        .broker
-        .facts
-        .forget(fact)
-        .map_err(crate::fault::Fault::from)?;
-    super::kept(api, ticket).await
+/// Forgets records in one commit, which a caller who goes away does not stop.
+async fn forget(api: &Api, facts: &[Definition]) -> Result<(), ApiError> {
+    let ticket = {
+        let _one_commit = api.broker.facts.together();
+        let mut last = None;
+        for fact in facts {
+            last = Some(
+                api.broker
+                    .facts
+                    .forget(fact)
+                    .map_err(crate::fault::Fault::from)?,
+            );
+        }
+        last
+    };
+    match ticket {
+        Some(ticket) => super::kept(api, ticket).await,
+        None => Ok(()),
+    }
 }
 
 async fn make(
@@ -309,19 +321,16 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
     };
     api.sign_out_everywhere(name);
     revocation::end_connections(&api.broker, name, Loss::Deleted);
-    for vhost in vhosts {
-        forget(api, &permission_fact(name, &vhost, &Permissions::all())).await?;
-    }
-    forget(
-        api,
-        &Definition::User(UserFact {
-            name: name.to_owned(),
-            password: Vec::new(),
-            scram: Vec::new(),
-            tags: Vec::new(),
-        }),
-    )
-    .await
+    let user = Definition::User(UserFact {
+        name: name.to_owned(),
+        password: Vec::new(),
+        scram: Vec::new(),
+        tags: Vec::new(),
+    });
+    let permission = |vhost: &String| permission_fact(name, vhost, &Permissions::all());
+    let mut gone: Vec<_> = vhosts.iter().map(permission).collect();
+    gone.push(user);
+    forget(api, &gone).await
 }
 
 async fn delete(
@@ -345,6 +354,8 @@ async fn delete_several(
     caller.administers()?;
     let several: Several = super::read(&body)?;
     for name in several.users {
+        // Each takes a commit, in which the caller may have lost the right.
+        caller.check_unchanged(&api)?;
         remove(&api, &caller, &name).await?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -436,10 +447,9 @@ pub(super) fn permit(
 pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), ApiError> {
     let names = write(&api.broker.users).forget_vhost(vhost);
     api.broker.permissions_changed();
-    for name in names {
-        forget(api, &permission_fact(&name, vhost, &Permissions::all())).await?;
-    }
-    Ok(())
+    let permission = |name: &String| permission_fact(name, vhost, &Permissions::all());
+    let gone: Vec<_> = names.iter().map(permission).collect();
+    forget(api, &gone).await
 }
 
 async fn allow(
@@ -466,6 +476,7 @@ async fn forbid(
         return Err(ApiError::not_found());
     }
     revocation::restrict(&api.broker, &name, &vhost);
-    forget(&api, &permission_fact(&name, &vhost, &Permissions::all())).await?;
+    let gone = permission_fact(&name, &vhost, &Permissions::all());
+    forget(&api, &[gone]).await?;
     Ok(StatusCode::NO_CONTENT)
 }
