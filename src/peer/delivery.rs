@@ -105,6 +105,11 @@ impl ReceivedMessage {
         }
     }
 
+    /// Whether the broker vouches that this session's own user published it, and to this session.
+    pub fn is_of_own_user(&self) -> bool {
+        self.is_of_own_user
+    }
+
     /// The user who published it, as the broker vouches.
     pub fn user(&self) -> Option<&str> {
         presence::vouched_user(&self.properties)

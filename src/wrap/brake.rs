@@ -6,7 +6,8 @@
 //! may all those together that nobody vouches for, whatever names they claim. They count apart from
 //! the others: no claim holds another one's mail.
 //!
-//! What waited before the session opened is no loop, and each message counts once. What is held
+//! What its own user left in the queue before the session opened is no loop, and each message
+//! counts once. What is held
 //! goes in by itself after a minute: two agents without end are slowed down, and nobody's mail
 //! stays.
 //!
@@ -37,6 +38,8 @@ pub struct Passing<'a> {
     pub from: &'a str,
     /// The user who published it, where the broker vouches for it.
     pub user: Option<&'a str>,
+    /// Whether that is the session's own user.
+    pub is_own: bool,
     /// Its id.
     pub id: &'a str,
     /// What `cbroker-hops` says; `None` where no session sent it.
@@ -77,7 +80,8 @@ impl Brake {
 
     /// Counts a message that arrived now; whether it has to be held for a while.
     pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
-        let is_backlog = self.backlog > 0;
+        // Others could fill the queue of a session that is closed, or that they cut off.
+        let is_backlog = message.is_own && self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
         let is_far = message.hops.is_some_and(|hops| hops > self.limits.hops);
         let is_many = !is_backlog && self.are_many(message, now);
@@ -197,6 +201,7 @@ mod tests {
             let message = Passing {
                 from,
                 user,
+                is_own: user == OURS,
                 id,
                 hops,
             };
@@ -255,6 +260,16 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn a_strangers_flood_is_no_backlog_however_much_waited() {
+        let mut road = Road::new();
+        for user in [None, Some("stranger")] {
+            road.brake.expect_backlog(500);
+            let passed = (0..500).filter(|_| !road.holds("a", user, Some(0), 0));
+            assert_eq!(passed.count(), 30);
+        }
     }
 
     #[test]

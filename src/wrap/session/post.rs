@@ -376,6 +376,10 @@ impl Session {
         let passing = Passing {
             from: &message.envelope.from,
             user: message.delivery.as_ref().and_then(ReceivedMessage::user),
+            is_own: message
+                .delivery
+                .as_ref()
+                .is_some_and(ReceivedMessage::is_of_own_user),
             id: &message.envelope.id,
             hops: message.hops,
         };
