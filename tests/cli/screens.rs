@@ -6,12 +6,13 @@ use std::path::Path;
 
 use crate::support::{Place, Server, Terminal, wait_until};
 
-/// Wraps a shell command that draws something and stays.
+/// Wraps a shell command that draws something and stays until Enter. Not until Ctrl-C: whoever
+/// starts the tests in the background makes all of them ignore that.
 fn draws(place: &Place, name: &str, script: &str) -> Terminal {
     let mut command = place.command();
     command
         .args(["--name", name, "run", "--", "sh", "-c"])
-        .arg(format!("{script}; exec sleep 600"));
+        .arg(format!("{script}; read -r line"));
     Terminal::run(command)
 }
 
@@ -73,7 +74,7 @@ fn the_screen_of_a_session_is_shown_as_it_is_drawn_and_made_harmless() {
     // The broker has no part in it.
     drop(server);
     assert_eq!(place.ok(["screen", "painter"]), shown);
-    session.press(b"\x03");
+    session.press(b"\r");
     session.ended();
     assert!(sockets(&place.home().join("sessions")).is_empty());
     place
