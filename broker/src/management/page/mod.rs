@@ -74,7 +74,7 @@ mod tests {
             "srcdoc",
             "DOMParser",
         ];
-        for (script, sink) in [SCRIPT, DRAWER, VIEWS, MODEL, DOM]
+        for (script, sink) in [SCRIPT, CONTROL, DRAWER, VIEWS, MODEL, DOM]
             .iter()
             .flat_map(|script| sinks.map(|sink| (script, sink)))
         {
