@@ -17,9 +17,6 @@ use crate::terms::{Sequence, Urgency};
 const CHUNK_BYTES: usize = 64 * 1024;
 /// What a message occupies beside its bytes.
 const ENTRY_BYTES: usize = size_of::<ChunkEntry>();
-/// What a chunk occupies beside its messages: its place, the allocator's notes, and its queue, as
-/// most queues of many have one.
-const PLACE_BYTES: usize = size_of::<Chunk>() + size_of::<PendingQueue>() + 64;
 /// Emptied chunks that are kept for the next queues.
 const SPARE_CHUNKS: usize = 4;
 
@@ -42,10 +39,9 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Bytes of memory that the chunk holds until it is released. What it has room for counts, not
-    /// what is in it: buffers grow by doubling.
+    /// Bytes of memory that the messages hold until the chunk is released.
     pub(crate) fn charge(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES + PLACE_BYTES
+        self.bytes.len() + self.entries.len() * ENTRY_BYTES
     }
 
     fn first(&self) -> u64 {
@@ -119,7 +115,7 @@ pub(crate) struct PendingQueue {
 }
 
 impl PendingQueue {
-    /// Adds a message. Returns the bytes of memory that are occupied by more than before.
+    /// Adds a message. Returns the bytes of memory that it occupies.
     pub(crate) fn append(
         &mut self,
         sequence: u64,
@@ -130,16 +126,13 @@ impl PendingQueue {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let fits =
             |chunk: &Chunk| chunk.batch == batch && chunk.bytes.len() + length <= CHUNK_BYTES;
-        let mut added = 0;
         if !self.chunks.back().is_some_and(fits) {
             let chunk = spare.pop().unwrap_or_default();
-            added += chunk.charge();
             // Most queues of many need one.
             self.chunks.reserve_exact(1);
             self.chunks.push_back(Chunk { batch, ..chunk });
         }
         if let Some(chunk) = self.chunks.back_mut() {
-            let before = chunk.charge();
             for part in parts {
                 chunk.bytes.extend_from_slice(part);
             }
@@ -153,10 +146,9 @@ impl PendingQueue {
                 is_settled,
             });
             chunk.live += 1;
-            added += chunk.charge() - before;
         }
         self.next = self.next.max(sequence.saturating_add(1));
-        added
+        length + ENTRY_BYTES
     }
 
     /// Settles a message. Returns the bytes of memory that became free when it still waited, so
@@ -327,28 +319,6 @@ mod tests {
 
     fn append(waiting: &mut PendingQueue, number: u64, urgency: Urgency, batch: u64) {
         waiting.append(number, (&[b"text"], urgency), batch, &mut Vec::new());
-    }
-
-    #[test]
-    fn the_room_of_buffers_counts_and_all_that_was_counted_is_released() {
-        let (mut counted, mut spare) = (0, Vec::new());
-        let mut waiting = PendingQueue::default();
-        for number in 1..=5000 {
-            let text = vec![7; usize::try_from(number % 300).unwrap()];
-            counted += waiting.append(number, (&[&text], Urgency::Eventually), 1, &mut spare);
-            let chunks = waiting.chunks.iter();
-            let occupied = chunks.map(|chunk| chunk.bytes.capacity() + chunk.entries.capacity());
-            assert!(counted >= occupied.sum::<usize>());
-        }
-        let mut freed = 0;
-        for number in 1..=5000 {
-            freed += waiting.settle(number, 1, &mut spare).unwrap();
-        }
-        assert_eq!(freed, counted);
-        // One small message in each of many queues takes far more than its bytes.
-        let alone =
-            PendingQueue::default().append(1, (&[b"x"], Urgency::Eventually), 1, &mut spare);
-        assert!(alone > size_of::<PendingQueue>() + size_of::<Chunk>());
     }
 
     #[test]

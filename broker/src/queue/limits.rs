@@ -124,12 +124,6 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effe
         .ready
         .heads()
         .filter_map(|entry| entry.message.deadline_ms(arguments.message_ttl_ms))
-        .chain(
-            state
-                .ready
-                .stored_dues()
-                .filter(|due_ms| *due_ms < u64::MAX),
-        )
         .min();
     let lease = arguments
         .expires_ms

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::message::Message;
 use super::ready::{LoadNeed, LoadRequest, Persistence, QueuedMessage};
+use super::state::QueueState;
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
 use crate::memory::{self, EntryCharge};
@@ -50,7 +51,7 @@ impl Queue {
     /// While memory is short, leaves messages to the store that clients gave back and nobody takes.
     pub(crate) fn unload(&self) {
         if memory::is_short() {
-            self.with(|state| state.unload(self));
+            self.with(QueueState::unload);
         }
     }
 
@@ -100,10 +101,6 @@ impl Queue {
                     tracing::error!(queue = %self.name(), missing, "messages that were counted are not in the store");
                 }
                 limits::enforce(self, state, effects);
-                if wanted.need == LoadNeed::Soon {
-                    state.leave_to_store(self);
-                    limits::arm(self, state, effects);
-                }
             }
         });
         if let Err(error) = self.pump(effects) {

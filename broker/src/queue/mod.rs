@@ -196,7 +196,6 @@ impl Queue {
             state.keep(self, &mut entry)?;
             let is_awaited = state.may_expire || !state.consumers.is_empty();
             state.ready.push(entry, is_awaited);
-            state.leave_to_store(self);
             state.pump(self, effects)?;
         } else {
             state.ready.push(entry, true);
@@ -228,7 +227,7 @@ impl Queue {
             limits::enforce(self, &mut state, effects);
             state.pump(self, effects)?;
             if memory::is_short() {
-                state.unload(self);
+                state.unload();
             }
             return Ok(());
         }
@@ -294,13 +293,9 @@ impl Queue {
             return Ok(match state.ready.is_empty() {
                 true => GetResult::Empty,
                 false if state.is_unreadable(effects) => GetResult::Unreadable,
-                false => {
-                    state.keep_for_get(self, effects);
-                    GetResult::Loading
-                }
+                false => GetResult::Loading,
             });
         };
-        state.end_of_get();
         let (message, redelivered) = (entry.message.clone(), entry.redelivered);
         state.counters.got += 1;
         state.note_delivered(self, &entry);
@@ -347,7 +342,6 @@ impl Queue {
         if state.is_deleted {
             return Ok(false);
         }
-        state.check_get(self, effects);
         limits::enforce(self, &mut state, effects);
         state.pump(self, effects)?;
         Ok(limits::has_expired(

@@ -84,8 +84,6 @@ struct Gap {
     bytes: u64,
     /// Where the next slice begins.
     next: u64,
-    /// When the message there expires, `u64::MAX` for never; `None` where that is not known.
-    due_ms: Option<u64>,
     /// Grows when what a running read will bring is no longer wanted.
     epoch: u64,
     is_loading: bool,
@@ -181,7 +179,6 @@ impl PriorityLevel {
         if is_kept && (self.gap.count > 0 || is_full) {
             if self.gap.count == 0 {
                 self.gap.next = entry.position;
-                self.gap.due_ms = None;
             }
             self.gap.count += 1;
             self.gap.bytes += entry.message.body_len() as u64;
@@ -193,13 +190,13 @@ impl PriorityLevel {
         }
     }
 
-    /// Leaves what is in memory to the store, but for a head of `least` bytes, where the store has
-    /// all of it. Returns the last position of it that a client has had.
-    fn unload(&mut self, least: usize, due_ms: impl Fn(&QueuedMessage) -> u64) -> Option<u64> {
+    /// Leaves what is in memory to the store, but for a head of [`LEAST_BYTES`], where the store
+    /// has all of it. Returns the last position of it that a client has had.
+    fn unload(&mut self) -> Option<u64> {
         let is_kept = |entry: &QueuedMessage| entry.persistence == Persistence::Appended;
         let in_memory = self.returned.values().chain(&self.head);
         let bytes: usize = in_memory.clone().map(QueuedMessage::footprint).sum();
-        if bytes <= 2 * least || !in_memory.clone().all(is_kept) {
+        if bytes <= 2 * LEAST_BYTES || !in_memory.clone().all(is_kept) {
             return None;
         }
         let mut all: Vec<_> = std::mem::take(&mut self.returned).into_values().collect();
@@ -207,7 +204,7 @@ impl PriorityLevel {
         all.sort_unstable_by_key(|entry| entry.position);
         self.head_bytes = 0;
         let mut kept = 0;
-        while self.head_bytes < least && kept < all.len() {
+        while self.head_bytes < LEAST_BYTES && kept < all.len() {
             self.head_bytes += all[kept].footprint();
             kept += 1;
         }
@@ -218,7 +215,6 @@ impl PriorityLevel {
         self.gap.epoch += 1;
         self.gap.is_loading = false;
         self.gap.next = first.position;
-        self.gap.due_ms = Some(due_ms(first));
         self.gap.count += dropped.len() as u64;
         self.gap.bytes += dropped
             .iter()
@@ -264,7 +260,6 @@ impl PriorityLevel {
         }
         for entry in slice {
             self.gap.next = entry.position + 1;
-            self.gap.due_ms = None;
             self.gap.count = self.gap.count.saturating_sub(1);
             self.gap.bytes = self
                 .gap
@@ -394,33 +389,12 @@ impl ReadyMessages {
         is_scarce(&self.budget)
     }
 
-    /// [`PriorityLevel::unload`] of one level: of all that it has where `is_whole`.
-    pub(super) fn unload(
-        &mut self,
-        level: u8,
-        is_whole: bool,
-        due_ms: impl Fn(&QueuedMessage) -> u64,
-    ) -> Option<u64> {
+    /// [`PriorityLevel::unload`] of one level.
+    pub(super) fn unload(&mut self, level: u8) -> Option<u64> {
         let level = self.levels.get_mut(usize::from(level))?;
-        let given_back = level.unload(if is_whole { 0 } else { LEAST_BYTES }, due_ms);
+        let given_back = level.unload();
         level.report(&self.budget);
         given_back
-    }
-
-    /// When each level's next message in the store expires, where that is known and none is read.
-    pub(super) fn stored_dues(&self) -> impl Iterator<Item = u64> {
-        let in_store = |level: &PriorityLevel| matches!(level.front(), Head::InStore);
-        let is_unread = move |level: &&PriorityLevel| in_store(level) && !level.gap.is_loading;
-        let levels = self.levels.iter().filter(is_unread);
-        levels.filter_map(|level| level.gap.due_ms)
-    }
-
-    /// Whether the next message must be read to know when it expires, or because it has expired.
-    pub(super) fn is_head_due(&self, now_ms: u64) -> bool {
-        let mut levels = self.levels.iter().rev();
-        levels
-            .find(|level| level.count() > 0)
-            .is_some_and(|level| level.gap.due_ms.is_none_or(|due_ms| due_ms <= now_ms))
     }
 
     /// Adds a message at the end. One that nobody awaits is left to the store while memory is not

@@ -61,8 +61,6 @@ pub struct QueueSnapshot {
     pub counters: Counters,
 }
 
-/// How long what was read for a `basic.get` stays in memory, where the client does not come for it.
-const KEPT_FOR_GET_MS: u64 = 5000;
 /// How long a queue is left alone whose messages could not be read.
 const UNREADABLE_MS: u64 = 1000;
 
@@ -94,9 +92,6 @@ pub(crate) struct QueueState {
     stalled_from_ms: Option<u64>,
     /// How long that has been so before.
     stalled_ms: u64,
-    /// Until then nothing is left to the store, because a `basic.get` waits for what is read; 0
-    /// where none does.
-    kept_for_get_until_ms: u64,
     /// Until then the store is not asked again, 0 where it has not failed.
     unreadable_until_ms: u64,
 }
@@ -127,7 +122,6 @@ impl QueueState {
             unsettled_transient: Amount::default(),
             stalled_from_ms: None,
             stalled_ms: 0,
-            kept_for_get_until_ms: 0,
             unreadable_until_ms: 0,
         }
     }
@@ -311,11 +305,6 @@ impl QueueState {
         if self.consumers.is_empty() && !(is_at_head && is_plenty) {
             return;
         }
-        // It is read when it expires, or when a client wants it.
-        let is_known = || !self.ready.is_head_due(effects.now_ms);
-        if self.consumers.is_empty() && need == LoadNeed::Soon && is_known() {
-            return;
-        }
         if !self.is_load_due(queue, need) {
             return;
         }
@@ -326,56 +315,15 @@ impl QueueState {
         }
     }
 
-    /// Leaves what the store has to the store, but for the head of each level, unless its messages
-    /// may expire and nobody takes them. Not while clients hold messages: the store has those too,
-    /// and would give them once more.
-    pub(super) fn unload(&mut self, queue: &Queue) {
-        let is_wanted = self.unsettled > 0 || self.kept_for_get_until_ms > 0;
-        if is_wanted || self.is_deleted {
+    /// Leaves what the store has to the store, but for the head of each level. Not while clients
+    /// hold messages: the store has those too, and would give them once more.
+    pub(super) fn unload(&mut self) {
+        if self.unsettled > 0 || self.is_deleted {
             return;
         }
-        let ttl_ms = queue.identity.arguments.message_ttl_ms;
-        let due_ms = |entry: &QueuedMessage| entry.message.deadline_ms(ttl_ms).unwrap_or(u64::MAX);
-        // Where the time is known at which the next message expires, none of it is needed.
-        let is_whole = self.may_expire && self.consumers.is_empty();
         for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level, is_whole, due_ms);
+            let given_back = self.ready.unload(level);
             *before = (*before).max(given_back);
-        }
-    }
-
-    /// A `basic.get` waits for the next message: what is read for it stays until it has come.
-    pub(super) fn keep_for_get(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
-        let is_timed = self.kept_for_get_until_ms > 0;
-        self.kept_for_get_until_ms = effects.now_ms + KEPT_FOR_GET_MS;
-        if !is_timed {
-            let until_ms = self.kept_for_get_until_ms;
-            effects.timers.push((until_ms, Arc::downgrade(queue)));
-        }
-    }
-
-    /// The message has come, or the queue is empty.
-    pub(super) fn end_of_get(&mut self) {
-        self.kept_for_get_until_ms = 0;
-    }
-
-    /// Leaves to the store what was read for a `basic.get` that came no more.
-    pub(super) fn check_get(&mut self, queue: &Arc<Queue>, effects: &mut Effects) {
-        let until_ms = self.kept_for_get_until_ms;
-        if until_ms > effects.now_ms {
-            effects.timers.push((until_ms, Arc::downgrade(queue)));
-        } else if until_ms > 0 {
-            self.kept_for_get_until_ms = 0;
-            self.leave_to_store(queue);
-        }
-    }
-
-    /// While memory is not plenty, leaves messages that may expire and that nobody takes to the
-    /// store, and remembers when the first of them expires. Many queues with one message each would
-    /// hold much.
-    pub(super) fn leave_to_store(&mut self, queue: &Queue) {
-        if self.may_expire && self.consumers.is_empty() && self.ready.is_scarce() {
-            self.unload(queue);
         }
     }
 
