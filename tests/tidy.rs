@@ -117,7 +117,7 @@ fn unsafe_code_carries_its_proof() {
 }
 
 /// The files that may print: they own the terminal, or run before there is an `Output`.
-const WRITERS: [&str; 11] = [
+const WRITERS: [&str; 12] = [
     "src/output.rs",
     "src/main.rs",
     "src/commands/start.rs",
@@ -127,6 +127,7 @@ const WRITERS: [&str; 11] = [
     "src/wrap/hook.rs",
     "src/wrap/monitor.rs",
     "src/wrap/start.rs",
+    "src/wrap/start/attach.rs",
     "src/wrap/terminal.rs",
     "src/wrap/ways/claude_plugin/stream.rs",
 ];

@@ -6,6 +6,7 @@
 //!
 //! Relies on everything in this folder.
 
+mod attach;
 mod ways;
 
 use std::convert::Infallible;
@@ -25,25 +26,19 @@ use super::disk::{Disk, Places};
 use super::hooks::{self, Hooks, Told};
 use super::log::Log;
 use super::monitor::{Afterlife, Report};
-use super::options::{BrokerStart, Fallback, WrapOptions};
+use super::options::{Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
 use super::session::{Parts, Post, PostParts, Session};
 use super::spill;
 use super::terminal::{self, Terminal};
-use crate::config::{
-    Config, DeliveryWay, Environment, Volume, read_session_address, write_session_address,
-};
+use crate::config::{Config, DeliveryWay, Environment, Volume, write_session_address};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::message_history::MessageHistory;
-use crate::peer::{
-    Attached, Inbox, InboxEvent, InboxOptions, Peer, PeerError, PeerState, Presence,
-    SESSION_PREFETCH, Whereabouts,
-};
+use crate::peer::{Inbox, Peer, PeerState, Presence};
+use attach::{attach, attach_within, silent, without_broker};
 
-/// How long the start waits for the broker before the program runs without it.
-const ATTACH_WITHIN: Duration = Duration::from_secs(2);
 /// Traces of sessions that were killed are removed after this; longer than any session lasts.
 const TRACES_KEPT: Duration = Duration::from_hours(30 * 24);
 /// What a shell answers for a program that it cannot find.
@@ -403,13 +398,6 @@ fn post(
     }))
 }
 
-/// As many deliveries as one submission may take, where that is more.
-fn prefetch(batch: usize) -> u16 {
-    u16::try_from(batch)
-        .unwrap_or(u16::MAX)
-        .max(SESSION_PREFETCH)
-}
-
 /// Starts the program with the terminal's modes, before the session makes the terminal raw.
 fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Result<Program, Error> {
     let failed = |error: std::io::Error| {
@@ -439,111 +427,6 @@ fn exit(end: Report, program: &str) -> Result<Exit, Error> {
             .because(std::io::Error::from_raw_os_error(error))
             .exit_with(NOT_FOUND)),
         Report::Started(_) | Report::Stopped(_) | Report::Continued => Ok(Exit::Failed),
-    }
-}
-
-/// Attaches to the queue, or decides to go on without; the inbox keeps trying then.
-async fn attach(
-    options: &WrapOptions,
-    config: &Config,
-    identity: &Identity,
-) -> Result<(Option<Inbox>, Reach), Error> {
-    let mut inbox = Inbox::open(InboxOptions {
-        endpoint: config.endpoint.clone(),
-        name: options.name.clone(),
-        groups: options.groups.clone(),
-        ttl_ms: options.ttl_ms,
-        prefetch: prefetch(options.batch),
-        sharing: options.sharing,
-        whereabouts: whereabouts(config, &identity.session),
-    });
-    match tokio::time::timeout(attach_within(options), inbox.next()).await {
-        Ok(Some(InboxEvent::Attached(attached))) => {
-            tell_of_others(options, &attached);
-            Ok((Some(inbox), Reach::Attached))
-        }
-        Ok(Some(InboxEvent::Lost(error))) => {
-            Ok((Some(inbox), without_broker(options, config, error.into())?))
-        }
-        Ok(Some(InboxEvent::Refused(error @ PeerError::InUse(_)))) => Err(error.into()),
-        Ok(Some(InboxEvent::Refused(error))) => {
-            Ok((None, without_broker(options, config, error.into())?))
-        }
-        Ok(
-            Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..) | InboxEvent::Ignored(_)) | None,
-        )
-        | Err(_) => Ok((
-            Some(inbox),
-            without_broker(options, config, silent(options, config))?,
-        )),
-    }
-}
-
-/// A local broker may come back on another port: `broker.json` says on which, and the session's
-/// own commands are told.
-fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
-    if config.names_a_broker() {
-        return None;
-    }
-    let (config, session) = (config.clone(), session.to_owned());
-    Some(Whereabouts::new(move || {
-        let now = config.again().ok().filter(|now| now.local.is_some())?;
-        let told = read_session_address(&now.home, &session);
-        if told.is_some_and(|told| !told.is_same_place(&now.endpoint.address)) {
-            let _next_attempt_tries_again =
-                write_session_address(&now.home, &session, &now.endpoint);
-        }
-        Some(now.endpoint)
-    }))
-}
-
-fn attach_within(options: &WrapOptions) -> Duration {
-    match options.broker_start {
-        BrokerStart::Over => ATTACH_WITHIN,
-        BrokerStart::GoesOn => Duration::ZERO,
-    }
-}
-
-fn silent(options: &WrapOptions, config: &Config) -> Error {
-    let address = &config.endpoint.address;
-    let error = match options.broker_start {
-        BrokerStart::Over => Error::new(format!("no broker answers at {address}"))
-            .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs())),
-        BrokerStart::GoesOn => Error::new("the local broker takes long to start"),
-    };
-    error.exit_with(Exit::Unreachable)
-}
-
-/// One line for the person, or the end with exit code 3.
-fn without_broker(options: &WrapOptions, config: &Config, error: Error) -> Result<Reach, Error> {
-    if options.fallback == Fallback::Fail {
-        return Err(error.exit_with(Exit::Unreachable));
-    }
-    if config.volume != Volume::Quiet {
-        eprintln!(
-            "cbroker: {} (the program runs without messages until the broker answers)",
-            error.summary()
-        );
-    }
-    Ok(Reach::Away)
-}
-
-fn tell_of_others(options: &WrapOptions, attached: &Attached) {
-    if attached.others > 0 {
-        eprintln!(
-            "cbroker: another session named {} is attached: each message goes to one of them",
-            options.name
-        );
-    }
-    if let Some(live) = attached.other_ttl {
-        let live = live.map_or_else(
-            || "another TTL".to_owned(),
-            |ttl| format!("a TTL of {ttl} ms"),
-        );
-        eprintln!(
-            "cbroker: the queue {} lives with {live}, not {} ms; going on with that",
-            options.name, options.ttl_ms
-        );
     }
 }
 

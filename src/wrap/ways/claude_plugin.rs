@@ -5,8 +5,7 @@
 //! result comes back as an event:
 //!
 //! - dropped or refused (the person pressed Escape, a hook of the person's refused it): the text
-//!   did
-//!   not enter the session and never will;
+//!   did not enter the session and never will;
 //! - no session is bound (the person opened the agents view): it is offered again until the session
 //!   is back, in this process or in the one that it moved to. Meanwhile no other way may have a
 //!   text: what the old process's inbox or hook is given is read by nobody. That ends when the
@@ -19,7 +18,9 @@
 
 mod choice;
 mod folder;
+mod homeless;
 mod listener;
+mod setup;
 pub mod stream;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ use super::transcript::Stage;
 use super::{Place, Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
 use choice::{Instance, ProcessChoice, Role, SaidOfWay};
 use listener::{Listener, ListenerEvent, PluginEvent};
+pub use setup::PluginSetup;
 
 /// A text with a proof outstanding is looked for this often while a turn has just begun.
 const LOOK_SOON: Duration = Duration::from_millis(10);
@@ -46,11 +48,6 @@ const LOOK_SOON: Duration = Duration::from_millis(10);
 const LOOK_LATER: Duration = Duration::from_millis(250);
 /// From "submitted" to the row: 0.2 s as measured; after this the looks become rare again.
 const SOON: Duration = Duration::from_secs(3);
-/// A text that found no session is offered to the same process again after this.
-const OFFER_AGAIN: Duration = Duration::from_secs(1);
-/// A text that found no session for so long goes another way, where the session is known to be in a
-/// process without the plugin.
-const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
 /// How Claude Code says that the process holds no session: nothing of the text is with it.
 const UNBOUND: &str = "no session is bound";
 /// How Claude Code says that the person pressed Escape and has sent nothing since.
@@ -59,52 +56,9 @@ const STOPPED: [&str; 2] = [
     "removed from the queue before it ran",
 ];
 /// Why the way is closed.
-const NO_SESSION: &str = "no process of Claude Code that takes messages holds the session";
 const NO_PROCESS: &str = "no process of Claude Code takes messages by the plugin";
-/// The longest path of a socket that Claude Code connects to.
-const SOCKET_PATH: usize = 100;
 /// Texts handed over at once.
 const ORDERS: usize = 64;
-
-/// What Claude Code is given so that the module finds its session.
-#[derive(Clone, Debug)]
-pub struct PluginSetup {
-    /// The plugin's folder.
-    pub folder: PathBuf,
-    /// The session's socket for it.
-    pub socket: PathBuf,
-    /// What the socket asks for.
-    pub token: String,
-}
-
-impl PluginSetup {
-    /// A plugin below `base` for a session that listens on `socket`.
-    ///
-    /// # Errors
-    /// When the folder cannot be written, or no random token can be made.
-    pub fn new(base: &Path, socket: PathBuf) -> io::Result<Self> {
-        if socket.as_os_str().len() > SOCKET_PATH {
-            return Err(io::Error::other("the path of its socket would be too long"));
-        }
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        Ok(Self {
-            folder: folder::ensure(base)?,
-            socket,
-            token: format!("{:032x}", u128::from_be_bytes(random)),
-        })
-    }
-
-    /// The settings that hand the module its options. They follow the session when it moves to
-    /// another process; the environment would not.
-    pub fn settings(&self, program: &Path) -> Value {
-        json!({"pluginConfigs": {format!("{}@inline", folder::NAME): {"options": {
-            "program": program.to_string_lossy(),
-            "socket": self.socket.to_string_lossy(),
-            "token": self.token,
-        }}}})
-    }
-}
 
 /// The session's hold of this way. Its task ends when this is dropped.
 #[derive(Debug)]
@@ -380,17 +334,6 @@ impl Work {
         self.tell_open().await;
     }
 
-    /// Looks for the session in processes that said hello before the transcript named them.
-    async fn find_home(&mut self) {
-        for at in 0..self.strangers.len() {
-            if self.goes_on_in(&self.strangers[at].1.clone()).await {
-                let (instance, transcript) = self.strangers.remove(at);
-                self.choice.goes_on_in(instance.clone());
-                return self.adopt(&instance.name, &transcript).await;
-            }
-        }
-    }
-
     /// The process that holds the session writes this transcript now.
     async fn follow(&mut self, instance: &str, transcript: Option<PathBuf>) {
         let Some(transcript) = transcript.filter(|_| self.choice.is_current(instance)) else {
@@ -479,26 +422,6 @@ impl Work {
             .is_some_and(|stream| stream.try_send(order).is_ok())
     }
 
-    /// Texts that a process without a session refused are offered again, wherever the session is
-    /// now.
-    fn send_homeless(&mut self) {
-        let Some(current) = self.choice.current().cloned() else {
-            return;
-        };
-        let stream = self.stream().cloned();
-        for text in self.in_flight.values_mut() {
-            let is_due = match text.stage {
-                Progress::Homeless(at) => text.instance != current || at.elapsed() >= OFFER_AGAIN,
-                _ => false,
-            };
-            let sent = |stream: &Sender<Bytes>| stream.try_send(text.order.clone()).is_ok();
-            if is_due && stream.as_ref().is_some_and(sent) {
-                text.instance = current.clone();
-                text.stage = Progress::Sent;
-            }
-        }
-    }
-
     async fn not_taken(&mut self, key: u64, why: String, refusal: Refusal) {
         if self.in_flight.remove(&key).is_some() {
             self.proof.forget(key);
@@ -546,44 +469,6 @@ impl Work {
             }
         }
         self.house().await;
-    }
-
-    /// The session's hooks run in another process than the one that loaded the plugin last, or that
-    /// one has ended.
-    fn is_known_elsewhere(&self) -> bool {
-        let Some(current) = self.choice.current() else {
-            return true;
-        };
-        let is_hooked_elsewhere = self.hooked.borrow().is_some_and(|pid| pid != current.pid);
-        is_hooked_elsewhere || !process::is_alive(current.pid)
-    }
-
-    /// Texts that found no session: a home is looked for. Where the session lives without the
-    /// plugin, or no longer, they go another way.
-    async fn house(&mut self) {
-        let is_homeless = |text: &InFlight| matches!(text.stage, Progress::Homeless(_));
-        if !self.in_flight.values().any(is_homeless) {
-            return;
-        }
-        self.find_home().await;
-        if !self.is_known_elsewhere() {
-            return self.send_homeless();
-        }
-        let is_given_up = |text: &InFlight| {
-            let since = text.homeless_since.filter(|_| is_homeless(text));
-            since.is_some_and(|since| since.elapsed() >= HOMELESS_LIMIT)
-        };
-        let given_up = keys(&self.in_flight, is_given_up);
-        if !given_up.is_empty() {
-            self.is_away = false;
-            self.said = SaidOfWay::Closed;
-            self.tell(Report::Closed(NO_SESSION.to_owned())).await;
-        }
-        for key in given_up {
-            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Failed)
-                .await;
-        }
-        self.send_homeless();
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::super::Timing;
+use super::homeless::NO_SESSION;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);

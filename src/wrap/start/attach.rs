@@ -1,0 +1,136 @@
+//! How a session attaches to its queue, and what the person is told where it cannot.
+//!
+//! The program does not wait for the broker: after a short while it runs without messages, and the
+//! inbox keeps trying. Relies on the peer and on the configuration.
+
+use std::time::Duration;
+
+use super::super::child_env::{Identity, Reach};
+use super::super::options::{BrokerStart, Fallback, WrapOptions};
+use crate::config::{Config, Volume, read_session_address, write_session_address};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::peer::{
+    Attached, Inbox, InboxEvent, InboxOptions, PeerError, SESSION_PREFETCH, Whereabouts,
+};
+
+/// How long the start waits for the broker before the program runs without it.
+const ATTACH_WITHIN: Duration = Duration::from_secs(2);
+
+/// Attaches to the queue, or decides to go on without; the inbox keeps trying then.
+pub(super) async fn attach(
+    options: &WrapOptions,
+    config: &Config,
+    identity: &Identity,
+) -> Result<(Option<Inbox>, Reach), Error> {
+    let mut inbox = Inbox::open(InboxOptions {
+        endpoint: config.endpoint.clone(),
+        name: options.name.clone(),
+        groups: options.groups.clone(),
+        ttl_ms: options.ttl_ms,
+        prefetch: prefetch(options.batch),
+        sharing: options.sharing,
+        whereabouts: whereabouts(config, &identity.session),
+    });
+    match tokio::time::timeout(attach_within(options), inbox.next()).await {
+        Ok(Some(InboxEvent::Attached(attached))) => {
+            tell_of_others(options, &attached);
+            Ok((Some(inbox), Reach::Attached))
+        }
+        Ok(Some(InboxEvent::Lost(error))) => {
+            Ok((Some(inbox), without_broker(options, config, error.into())?))
+        }
+        Ok(Some(InboxEvent::Refused(error @ PeerError::InUse(_)))) => Err(error.into()),
+        Ok(Some(InboxEvent::Refused(error))) => {
+            Ok((None, without_broker(options, config, error.into())?))
+        }
+        Ok(
+            Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..) | InboxEvent::Ignored(_)) | None,
+        )
+        | Err(_) => Ok((
+            Some(inbox),
+            without_broker(options, config, silent(options, config))?,
+        )),
+    }
+}
+
+/// A local broker may come back on another port: `broker.json` says on which, and the session's
+/// own commands are told.
+fn whereabouts(config: &Config, session: &str) -> Option<Whereabouts> {
+    if config.names_a_broker() {
+        return None;
+    }
+    let (config, session) = (config.clone(), session.to_owned());
+    Some(Whereabouts::new(move || {
+        let now = config.again().ok().filter(|now| now.local.is_some())?;
+        let told = read_session_address(&now.home, &session);
+        if told.is_some_and(|told| !told.is_same_place(&now.endpoint.address)) {
+            let _next_attempt_tries_again =
+                write_session_address(&now.home, &session, &now.endpoint);
+        }
+        Some(now.endpoint)
+    }))
+}
+
+/// How long the start waits, where the broker's own start is over.
+pub(super) fn attach_within(options: &WrapOptions) -> Duration {
+    match options.broker_start {
+        BrokerStart::Over => ATTACH_WITHIN,
+        BrokerStart::GoesOn => Duration::ZERO,
+    }
+}
+
+/// The error of a broker that says nothing.
+pub(super) fn silent(options: &WrapOptions, config: &Config) -> Error {
+    let address = &config.endpoint.address;
+    let error = match options.broker_start {
+        BrokerStart::Over => Error::new(format!("no broker answers at {address}"))
+            .because(format!("no answer within {} s", ATTACH_WITHIN.as_secs())),
+        BrokerStart::GoesOn => Error::new("the local broker takes long to start"),
+    };
+    error.exit_with(Exit::Unreachable)
+}
+
+/// One line for the person, or the end with exit code 3.
+pub(super) fn without_broker(
+    options: &WrapOptions,
+    config: &Config,
+    error: Error,
+) -> Result<Reach, Error> {
+    if options.fallback == Fallback::Fail {
+        return Err(error.exit_with(Exit::Unreachable));
+    }
+    if config.volume != Volume::Quiet {
+        eprintln!(
+            "cbroker: {} (the program runs without messages until the broker answers)",
+            error.summary()
+        );
+    }
+    Ok(Reach::Away)
+}
+
+fn tell_of_others(options: &WrapOptions, attached: &Attached) {
+    if attached.others > 0 {
+        eprintln!(
+            "cbroker: another session named {} is attached: each message goes to one of them",
+            options.name
+        );
+    }
+    if let Some(live) = attached.other_ttl {
+        let live = live.map_or_else(
+            || "another TTL".to_owned(),
+            |ttl| format!("a TTL of {ttl} ms"),
+        );
+        eprintln!(
+            "cbroker: the queue {} lives with {live}, not {} ms; going on with that",
+            options.name, options.ttl_ms
+        );
+    }
+}
+
+/// As many deliveries as one submission may take, where that is more.
+fn prefetch(batch: usize) -> u16 {
+    u16::try_from(batch)
+        .unwrap_or(u16::MAX)
+        .max(SESSION_PREFETCH)
+}

@@ -1,0 +1,93 @@
+//! Texts that a process refused because it holds no session: the person looks at the agents view.
+//!
+//! They are offered again until the session is back, in this process or in the one that it moved
+//! to. Where it lives without the plugin, or no longer, they go another way.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Sender;
+
+use super::super::{Refusal, Report, process};
+use super::choice::SaidOfWay;
+use super::{InFlight, Progress, Work, keys};
+
+/// A text that found no session is offered to the same process again after this.
+const OFFER_AGAIN: Duration = Duration::from_secs(1);
+/// A text that found no session for so long goes another way, where the session is known to be in a
+/// process without the plugin.
+const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
+/// Why the way is closed.
+pub(super) const NO_SESSION: &str =
+    "no process of Claude Code that takes messages holds the session";
+
+impl Work {
+    /// Looks for the session in processes that said hello before the transcript named them.
+    async fn find_home(&mut self) {
+        for at in 0..self.strangers.len() {
+            if self.goes_on_in(&self.strangers[at].1.clone()).await {
+                let (instance, transcript) = self.strangers.remove(at);
+                self.choice.goes_on_in(instance.clone());
+                return self.adopt(&instance.name, &transcript).await;
+            }
+        }
+    }
+
+    /// Texts that a process without a session refused are offered again, wherever the session is
+    /// now.
+    fn send_homeless(&mut self) {
+        let Some(current) = self.choice.current().cloned() else {
+            return;
+        };
+        let stream = self.stream().cloned();
+        for text in self.in_flight.values_mut() {
+            let is_due = match text.stage {
+                Progress::Homeless(at) => text.instance != current || at.elapsed() >= OFFER_AGAIN,
+                _ => false,
+            };
+            let sent = |stream: &Sender<Bytes>| stream.try_send(text.order.clone()).is_ok();
+            if is_due && stream.as_ref().is_some_and(sent) {
+                text.instance = current.clone();
+                text.stage = Progress::Sent;
+            }
+        }
+    }
+
+    /// The session's hooks run in another process than the one that loaded the plugin last, or that
+    /// one has ended.
+    fn is_known_elsewhere(&self) -> bool {
+        let Some(current) = self.choice.current() else {
+            return true;
+        };
+        let is_hooked_elsewhere = self.hooked.borrow().is_some_and(|pid| pid != current.pid);
+        is_hooked_elsewhere || !process::is_alive(current.pid)
+    }
+
+    /// Texts that found no session: a home is looked for. Where the session lives without the
+    /// plugin, or no longer, they go another way.
+    pub(super) async fn house(&mut self) {
+        let is_homeless = |text: &InFlight| matches!(text.stage, Progress::Homeless(_));
+        if !self.in_flight.values().any(is_homeless) {
+            return;
+        }
+        self.find_home().await;
+        if !self.is_known_elsewhere() {
+            return self.send_homeless();
+        }
+        let is_given_up = |text: &InFlight| {
+            let since = text.homeless_since.filter(|_| is_homeless(text));
+            since.is_some_and(|since| since.elapsed() >= HOMELESS_LIMIT)
+        };
+        let given_up = keys(&self.in_flight, is_given_up);
+        if !given_up.is_empty() {
+            self.is_away = false;
+            self.said = SaidOfWay::Closed;
+            self.tell(Report::Closed(NO_SESSION.to_owned())).await;
+        }
+        for key in given_up {
+            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Failed)
+                .await;
+        }
+        self.send_homeless();
+    }
+}
