@@ -1,5 +1,5 @@
-// Questions to sessions: how they are, what they hold, to pause and to go on. Their answers go to a queue that does not
-// exist; the tap shows them on their way.
+// Questions to sessions: how they are, what they hold, to pause and to go on. Their answers go to a
+// queue that does not exist; the tap shows them on their way.
 
 import { ask } from "./dom.js";
 import { LISTENING, PRESENCE } from "./model.js";
@@ -7,7 +7,12 @@ import { LISTENING, PRESENCE } from "./model.js";
 /** Resolves once the question is published. */
 export async function question(model, body) {
   const properties = { content_type: "application/json", reply_to: LISTENING, user_id: model.user };
-  const order = { properties, routing_key: "", payload: JSON.stringify(body), payload_encoding: "string" };
+  const order = {
+    properties,
+    routing_key: "",
+    payload: JSON.stringify(body),
+    payload_encoding: "string",
+  };
   return ask("POST", `/api/exchanges/%2F/${PRESENCE}/publish`, order);
 }
 
@@ -19,6 +24,7 @@ export const who = (model) => question(model, { kind: "who" });
 export const pause = (model, name) => question(model, { kind: "pause", ...of(name) });
 export const resume = (model, name) => question(model, { kind: "resume", ...of(name) });
 /** Asks for the texts that a session holds; they stay there. */
-export const lookInto = (model, name) => question(model, { kind: "inbox", ...of(name), take: false });
+export const lookInto = (model, name) =>
+  question(model, { kind: "inbox", ...of(name), take: false });
 /** What the session holds counts as read, and its agent does not get it. */
 export const take = (model, name) => question(model, { kind: "inbox", ...of(name), take: true });

@@ -1,7 +1,9 @@
-// Elements, requests and words. Nothing here, and nothing that uses it, ever turns text into markup: every word that
-// came from a message goes through `textContent`, and is cleaned as on a terminal.
+// Elements, requests and words. Nothing here, and nothing that uses it, ever turns text into
+// markup: every word that came from a message goes through `textContent`, and is cleaned as on a
+// terminal.
 
-const HIDDEN = /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/gu;
+const HIDDEN =
+  /(\p{Extended_Pictographic}\uFE0F)|[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\uFFF9-\uFFFB]/gu;
 
 /**
  * Text without controls, without what is invisible, and without what reorders a line. Line breaks
@@ -12,7 +14,10 @@ export const plain = (text) => {
   return String(text).replace(HIDDEN, (found, emoji) => emoji ?? kept(found));
 };
 
-/** @returns an element; `on…` properties listen, `data` fills the dataset, the rest are properties or attributes. */
+/**
+ * @returns an element; `on…` properties listen, `data` fills the dataset, the rest are properties
+ * or attributes.
+ */
 export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -90,7 +95,8 @@ export function number(value) {
 export function bytes(value) {
   let size = value ?? 0;
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (size < 1024) return `${size < 10 && unit !== "B" ? size.toFixed(1) : Math.round(size)} ${unit}`;
+    if (size < 1024)
+      return `${size < 10 && unit !== "B" ? size.toFixed(1) : Math.round(size)} ${unit}`;
     size /= 1024;
   }
   return `${size.toFixed(1)} TiB`;
@@ -100,11 +106,16 @@ export function span(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  if (seconds < 86400)
+    return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 
 export function when(ms) {

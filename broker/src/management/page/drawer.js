@@ -1,4 +1,5 @@
-// The drawer: one session or queue, what may be done with it, and all that waits in it, a page at a time.
+// The drawer: one session or queue, what may be done with it, and all that waits in it, a page at a
+// time.
 
 import * as control from "./control.js";
 import { $, ask, el, number, part, say, soon } from "./dom.js";
@@ -6,14 +7,18 @@ import * as views from "./views.js";
 
 const PAGE = 100;
 
-/** Opens and redraws the drawer; `page` is what leads out of it: jump, thread, compose, sure, round, tell. */
+/**
+ * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, compose, sure, round,
+ * tell.
+ */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
 
   function open(vhost, name, isSession) {
     const path = `/api/queues/${part(vhost)}/${part(name)}`;
     const rest = el("div", { className: "rest" }, el("p", { className: "muted" }, "Looking …"));
-    // The pages to the one that is shown: what each comes after, and how many messages lie before it.
+    // The pages to the one that is shown: what each comes after, and how many messages lie before
+    // it.
     opened = { vhost, name, isSession, path, rest, trail: [{ after: "", before: 0 }] };
     say($("look-title"), name);
     $("look-body").replaceChildren(acts(opened), rest);
@@ -23,18 +28,29 @@ export function drawer(model, page) {
 
   $("look").addEventListener("close", () => (opened = undefined));
 
-  /** Draws the contents anew where something in them has changed; the buttons above keep their focus. */
+  /**
+   * Draws the contents anew where something in them has changed; the buttons above keep their
+   * focus.
+   */
   const redraw = soon(async () => {
     const here = opened;
     if (!here) return;
     const at = here.trail.at(-1);
-    const found = await Promise.all([ask("GET", `${here.path}?columns=messages_ready`), ask("GET", `${here.path}/peek?count=${PAGE}&truncate=4096${at.after && `&after=${at.after}`}`)]).catch(() => undefined);
+    const found = await Promise.all([
+      ask("GET", `${here.path}?columns=messages_ready`),
+      ask(
+        "GET",
+        `${here.path}/peek?count=${PAGE}&truncate=4096${at.after && `&after=${at.after}`}`,
+      ),
+    ]).catch(() => undefined);
     if (here !== opened || at !== here.trail.at(-1)) return;
     if (found?.[1].length === 0 && here.trail.length > 1) {
       here.trail.pop();
       return redraw();
     }
-    const shown = found ? inside(here, found[1], found[0].messages_ready) : [el("p", { className: "muted" }, "It has no queue (any more).")];
+    const shown = found
+      ? inside(here, found[1], found[0].messages_ready)
+      : [el("p", { className: "muted" }, "It has no queue (any more).")];
     const session = here.isSession && model.sessions.get(here.name);
     if (session) views.offer($("look-body"), model.standing(session));
     const text = shown.map((child) => child.textContent).join("\n");
@@ -44,7 +60,8 @@ export function drawer(model, page) {
   });
 
   function acts(here) {
-    const act = (text, kind, onclick) => el("button", { className: kind, type: "button", onclick }, text);
+    const act = (text, kind, onclick) =>
+      el("button", { className: kind, type: "button", onclick }, text);
     const gone = () => {
       $("look").close();
       page.round();
@@ -53,27 +70,61 @@ export function drawer(model, page) {
     if (here.isSession) {
       const tell = (order) => () => page.tell(order, here.name);
       made.push(act("Send", "primary", () => page.compose(here.name)));
-      made.push(act("Pause", "pause", tell(control.pause)), act("Resume", "resume", tell(control.resume)));
+      made.push(
+        act("Pause", "pause", tell(control.pause)),
+        act("Resume", "resume", tell(control.resume)),
+      );
     }
     const remove = (end, path) => ask("DELETE", path).then(() => model.removed(here.name, end));
-    const warned = async (words, question) => page.sure({ ...question, text: words(await counts(here)) });
-    made.push(act("Purge …", "purge", () => warned(purgeWarning, { title: `Purge ${here.name}?`, go: "Purge", act: () => remove("purged", `${here.path}/contents`).then(() => redraw()) })));
-    made.push(act("Delete …", "delete", () => warned(deleteWarning, { title: `Delete ${here.name}?`, go: "Delete", act: () => remove("deleted", here.path).then(gone) })));
+    const warned = async (words, question) =>
+      page.sure({ ...question, text: words(await counts(here)) });
+    made.push(
+      act("Purge …", "purge", () =>
+        warned(purgeWarning, {
+          title: `Purge ${here.name}?`,
+          go: "Purge",
+          act: () => remove("purged", `${here.path}/contents`).then(() => redraw()),
+        }),
+      ),
+    );
+    made.push(
+      act("Delete …", "delete", () =>
+        warned(deleteWarning, {
+          title: `Delete ${here.name}?`,
+          go: "Delete",
+          act: () => remove("deleted", here.path).then(gone),
+        }),
+      ),
+    );
     return el("p", { className: "acts" }, ...made);
   }
 
-  /** How many messages wait in the queue, how many consumers hold, and whether a session is attached. */
+  /**
+   * How many messages wait in the queue, how many consumers hold, and whether a session is
+   * attached.
+   */
   async function counts(here) {
-    const found = await ask("GET", `${here.path}?columns=messages_ready,messages_unacknowledged,consumers`).catch(() => ({}));
-    const waiting = found.messages_ready === undefined ? "every waiting message" : messages(found.messages_ready);
-    return { waiting, held: found.messages_unacknowledged ?? 0, isAttached: here.isSession && found.consumers > 0 };
+    const found = await ask(
+      "GET",
+      `${here.path}?columns=messages_ready,messages_unacknowledged,consumers`,
+    ).catch(() => ({}));
+    const waiting =
+      found.messages_ready === undefined ? "every waiting message" : messages(found.messages_ready);
+    return {
+      waiting,
+      held: found.messages_unacknowledged ?? 0,
+      isAttached: here.isSession && found.consumers > 0,
+    };
   }
 
-  const purgeWarning = ({ waiting, held }) => `This drops ${waiting} for good.${held ? ` ${messages(held)}, held by consumers, will stay.` : ""}`;
+  const purgeWarning = ({ waiting, held }) =>
+    `This drops ${waiting} for good.${held ? ` ${messages(held)}, held by consumers, will stay.` : ""}`;
 
   function deleteWarning({ waiting, held, isAttached }) {
     const also = held ? `, and ${messages(held)} that consumers hold` : "";
-    const open = isAttached ? " A session is attached: it gets nothing more under this name until it attaches again." : "";
+    const open = isAttached
+      ? " A session is attached: it gets nothing more under this name until it attaches again."
+      : "";
     return `The queue goes for good with ${waiting}${also}.${open}`;
   }
 
@@ -82,12 +133,56 @@ export function drawer(model, page) {
     const { messages: kept, isAll } = model.held(session);
     if (!standing.held) return [];
     const items = kept.map((message) =>
-      el("li", { className: "message is-held" }, el("header", {}, el("b", {}, message.from), el("span", { className: "id mono", title: message.id }, message.id.slice(-6)), el("span", { className: "pill" }, message.reason ?? message.state ?? "held")), el("p", { className: "text" }, views.heldText(model, message))),
+      el(
+        "li",
+        { className: "message is-held" },
+        el(
+          "header",
+          {},
+          el("b", {}, message.from),
+          el("span", { className: "id mono", title: message.id }, message.id.slice(-6)),
+          el("span", { className: "pill" }, message.reason ?? message.state ?? "held"),
+        ),
+        el("p", { className: "text" }, views.heldText(model, message)),
+      ),
     );
-    const rest = isAll && kept.length >= standing.held ? "" : el("p", { className: "muted" }, "More is held than can be shown here: ", el("code", {}, `cbroker inbox ${session.name}`));
-    const text = "What is shown here counts as read: its senders are told so, and the agent does not get it.";
-    const take = rest ? "" : el("button", { type: "button", onclick: () => page.sure({ title: `Take ${messages(kept.length)} from ${session.name}?`, text, go: "Take", act: () => control.take(model, session.name) }) }, "Take …");
-    return [el("section", {}, el("h3", {}, `Held by the session (${number(standing.held)})`), el("ol", { className: "talk" }, ...items), rest, take)];
+    const rest =
+      isAll && kept.length >= standing.held
+        ? ""
+        : el(
+            "p",
+            { className: "muted" },
+            "More is held than can be shown here: ",
+            el("code", {}, `cbroker inbox ${session.name}`),
+          );
+    const text =
+      "What is shown here counts as read: its senders are told so, and the agent does not get it.";
+    const take = rest
+      ? ""
+      : el(
+          "button",
+          {
+            type: "button",
+            onclick: () =>
+              page.sure({
+                title: `Take ${messages(kept.length)} from ${session.name}?`,
+                text,
+                go: "Take",
+                act: () => control.take(model, session.name),
+              }),
+          },
+          "Take …",
+        );
+    return [
+      el(
+        "section",
+        {},
+        el("h3", {}, `Held by the session (${number(standing.held)})`),
+        el("ol", { className: "talk" }, ...items),
+        rest,
+        take,
+      ),
+    ];
   }
 
   function inside(here, waiting, ready) {
@@ -98,17 +193,38 @@ export function drawer(model, page) {
     const standing = session && model.standing(session);
     for (const presence of standing?.presences ?? []) {
       const reason = presence.reason ? `: ${presence.reason}` : "";
-      const line = `${presence.agent ?? "agent"} on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}, ${presence.state}${reason}`;
+      const where = `on ${presence.host ?? "?"}, process ${presence.pid ?? "?"}`;
+      const line = `${presence.agent ?? "agent"} ${where}, ${presence.state}${reason}`;
       shown.push(el("p", { className: "muted" }, line));
     }
     if (session && isFirst) shown.push(...heldSection(session, standing));
-    const title = waiting.length ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})` : "Nothing waits";
-    const turns = isFirst && waiting.length >= ready ? [[], []] : [[pager(here, waiting, ready)], [pager(here, waiting, ready)]];
-    shown.push(el("section", {}, el("h3", {}, title), ...turns[0], views.contents(waiting.map(plain)), ...turns[1]));
+    const title = waiting.length
+      ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})`
+      : "Nothing waits";
+    const turns =
+      isFirst && waiting.length >= ready
+        ? [[], []]
+        : [[pager(here, waiting, ready)], [pager(here, waiting, ready)]];
+    shown.push(
+      el(
+        "section",
+        {},
+        el("h3", {}, title),
+        ...turns[0],
+        views.contents(waiting.map(plain)),
+        ...turns[1],
+      ),
+    );
     if (session && isFirst) {
       const said = model.search({ peer: here.name }).slice(-50).reverse();
-      const list = el("ol", { className: "talk" }, ...said.map((item) => withState(views.message(model, item, page), item)));
-      shown.push(el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list));
+      const list = el(
+        "ol",
+        { className: "talk" },
+        ...said.map((item) => withState(views.message(model, item, page), item)),
+      );
+      shown.push(
+        el("section", {}, el("h3", {}, said.length ? "Lately" : "Nothing said yet"), list),
+      );
     }
     return shown;
   }
@@ -126,8 +242,16 @@ export function drawer(model, page) {
       return el("button", { type: "button", "aria-label": label, disabled, onclick }, text);
     };
     const back = turn("Earlier messages", "←", here.trail.length === 1, () => here.trail.pop());
-    const next = turn("Later messages", "→", end >= ready, () => here.trail.push({ after: waiting.at(-1).cursor, before: end }));
-    return el("p", { className: "pager" }, back, el("span", {}, `${number(before + 1)}–${number(end)} of ${number(Math.max(ready, end))}`), next);
+    const next = turn("Later messages", "→", end >= ready, () =>
+      here.trail.push({ after: waiting.at(-1).cursor, before: end }),
+    );
+    return el(
+      "p",
+      { className: "pager" },
+      back,
+      el("span", {}, `${number(before + 1)}–${number(end)} of ${number(Math.max(ready, end))}`),
+      next,
+    );
   }
 
   function withState(child, item) {
@@ -148,7 +272,8 @@ const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messa
 function plain(message) {
   try {
     const { from, message: text } = JSON.parse(message.payload);
-    if (typeof from === "string" && typeof text === "string") return { ...message, routing_key: `from ${from}`, payload: text };
+    if (typeof from === "string" && typeof text === "string")
+      return { ...message, routing_key: `from ${from}`, payload: text };
   } catch {
     // Not an envelope.
   }

@@ -1,7 +1,8 @@
-// What this page knows: sessions from presence and queues, messages from the tap and from peeking. No DOM.
+// What this page knows: sessions from presence and queues, messages from the tap and from peeking.
+// No DOM.
 //
-// The broker passes bytes and knows no envelope; this file alone understands them. Whatever does not look as it should
-// is ignored, never trusted.
+// The broker passes bytes and knows no envelope; this file alone understands them. Whatever does
+// not look as it should is ignored, never trusted.
 //
 // Whoever may publish can write what looks like a presence, a receipt or a message. So, as `cbroker
 // list` and `send --wait` do, presences and receipts count only with the `user_id` of the signed-in
@@ -44,12 +45,21 @@ const RECEIPTS = {
   expired: "gone",
 };
 
-/** `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where it is no name. */
+/**
+ * `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where
+ * it is no name.
+ */
 export function sessionName(text) {
   const parts = text.split(/[-_\s]+/u).filter(Boolean);
-  const joined = parts.map((part) => part[0].toUpperCase() + part.slice(1)).join("").replace(/[^a-zA-Z0-9]/g, "");
+  const joined = parts
+    .map((part) => part[0].toUpperCase() + part.slice(1))
+    .join("")
+    .replace(/[^a-zA-Z0-9]/g, "");
   const name = joined.slice(0, 1).toLowerCase() + joined.slice(1);
-  if (!NAME.test(name)) throw new Error(`“${text}” is not a session's name: letters and digits, a letter first, at most 64.`);
+  if (!NAME.test(name))
+    throw new Error(
+      `“${text}” is not a session's name: letters and digits, a letter first, at most 64.`,
+    );
   return name;
 }
 
@@ -61,13 +71,19 @@ const isText = (value) => typeof value === "string" && value !== "";
 /** An envelope, also from an excerpt that was cut off; undefined where it is none. */
 export function envelope(text, properties = {}) {
   const whole = parse(text);
-  if (whole) return isText(whole.id) && isText(whole.from) && isText(whole.to) && isText(whole.message) ? whole : undefined;
+  if (whole)
+    return isText(whole.id) && isText(whole.from) && isText(whole.to) && isText(whole.message)
+      ? whole
+      : undefined;
   const found = cutFields(text);
   if (!found) return undefined;
   const cut = { cut: true };
-  for (const name of ["id", "from", "to", "ts", "message", "reply_to", "correlation_id"]) cut[name] = found.get(name);
+  for (const name of ["id", "from", "to", "ts", "message", "reply_to", "correlation_id"])
+    cut[name] = found.get(name);
   cut.id ??= properties.message_id;
-  return isText(cut.id) && isText(cut.from) && isText(cut.to) && isText(cut.message) ? cut : undefined;
+  return isText(cut.id) && isText(cut.from) && isText(cut.to) && isText(cut.message)
+    ? cut
+    : undefined;
 }
 
 function parse(text) {
@@ -90,7 +106,7 @@ function cutFields(text) {
   let depth = 0;
   let name;
   TOKEN.lastIndex = 0;
-  for (let match; (match = TOKEN.exec(text)); ) {
+  for (let match; (match = TOKEN.exec(text));) {
     const token = match[1];
     if (depth === 0 && (token !== "{" || found.size)) return undefined;
     if (token === "{" || token === "[") depth++;
@@ -117,7 +133,8 @@ function parseText(token) {
 
 /** A text whose end is missing, perhaps in the middle of an escape. */
 function cutText(token) {
-  const text = parseText(`${token}"`) ?? parseText(`${token.replace(/\\(u[0-9a-fA-F]{0,3})?$/, "")}"`);
+  const text =
+    parseText(`${token}"`) ?? parseText(`${token.replace(/\\(u[0-9a-fA-F]{0,3})?$/, "")}"`);
   return text === undefined ? undefined : `${text}…`;
 }
 
@@ -134,7 +151,11 @@ function field(text, name) {
 function inbox(text) {
   const whole = parse(text);
   if (whole) return { found: whole, isCut: false };
-  for (let end = text.lastIndexOf("},{"), tries = 0; end > 0 && tries < HELD; end = text.lastIndexOf("},{", end - 1), tries++) {
+  for (
+    let end = text.lastIndexOf("},{"), tries = 0;
+    end > 0 && tries < HELD;
+    end = text.lastIndexOf("},{", end - 1), tries++
+  ) {
     const found = parse(`${text.slice(0, end)}}]}`);
     if (found) return { found, isCut: true };
   }
@@ -167,8 +188,12 @@ function keep(map, key, value, most) {
 export function ulid(now = Date.now()) {
   const letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
   let time = "";
-  for (let place = 0, rest = now; place < 10; place++, rest = Math.floor(rest / 32)) time = letters[rest % 32] + time;
-  return time + Array.from(crypto.getRandomValues(new Uint8Array(16)), (octet) => letters[octet % 32]).join("");
+  for (let place = 0, rest = now; place < 10; place++, rest = Math.floor(rest / 32))
+    time = letters[rest % 32] + time;
+  return (
+    time +
+    Array.from(crypto.getRandomValues(new Uint8Array(16)), (octet) => letters[octet % 32]).join("")
+  );
 }
 
 export class Model {
@@ -197,7 +222,13 @@ export class Model {
   session(name) {
     let session = this.sessions.get(name);
     if (!session) {
-      session = { name, queue: undefined, presences: new Map(), held: new Map(), oldest: undefined };
+      session = {
+        name,
+        queue: undefined,
+        presences: new Map(),
+        held: new Map(),
+        oldest: undefined,
+      };
       keep(this.sessions, name, session, SESSIONS);
     }
     return session;
@@ -216,7 +247,8 @@ export class Model {
     for (const [name, session] of this.sessions) {
       if (there.has(name)) continue;
       session.queue = undefined;
-      if (![...session.presences.values()].some((presence) => presence.state !== "gone")) this.sessions.delete(name);
+      if (![...session.presences.values()].some((presence) => presence.state !== "gone"))
+        this.sessions.delete(name);
     }
   }
 
@@ -224,11 +256,27 @@ export class Model {
   peeked(name, messages) {
     const session = this.session(name);
     session.oldest = messages.length ? messages[0].published_ms : undefined;
-    for (const { payload, payload_bytes: bytes, payload_encoding: encoding, properties, published_ms: at, exchange, routing_key: to } of messages) {
+    for (const {
+      payload,
+      payload_bytes: bytes,
+      payload_encoding: encoding,
+      properties,
+      published_ms: at,
+      exchange,
+      routing_key: to,
+    } of messages) {
       // Copies in a queue that somebody bound to another session's name are no messages to it.
       if (exchange !== EXCHANGE || to !== name) continue;
       const found = encoding === "string" ? envelope(payload, properties) : undefined;
-      if (found) this.message(found, { state: "waiting", at, queue: name, text: payload, bytes, properties });
+      if (found)
+        this.message(found, {
+          state: "waiting",
+          at,
+          queue: name,
+          text: payload,
+          bytes,
+          properties,
+        });
     }
   }
 
@@ -239,7 +287,8 @@ export class Model {
     const bytes = line.body_bytes;
     const isOwn = this.isOwn(properties);
     const isPresence = exchange === PRESENCE || (exchange === "" && to === LISTENING);
-    if (what === "published" && isPresence) return isOwn && (this.presence(text, at) || this.answered(text));
+    if (what === "published" && isPresence)
+      return isOwn && (this.presence(text, at) || this.answered(text));
     if (what === "published" && exchange === "") return isOwn && this.receipt(parse(text), at);
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
@@ -307,7 +356,10 @@ export class Model {
 
   /** Sessions send receipts only for messages of their own user. */
   receipt(found, at) {
-    const state = isText(found?.state) && Object.hasOwn(RECEIPTS, found.state) ? RECEIPTS[found.state] : undefined;
+    const state =
+      isText(found?.state) && Object.hasOwn(RECEIPTS, found.state)
+        ? RECEIPTS[found.state]
+        : undefined;
     const isReceipt = isText(found?.id) && state;
     const known = isReceipt ? this.withId(found.id).filter((message) => message.isOwn) : [];
     let changed = false;
@@ -385,16 +437,33 @@ export class Model {
   /** What a session does, in one word, and why. */
   standing(session) {
     const order = ["stuck", "needs-you", "draft", "starting", "busy", "paused", "notify", "idle"];
-    const rank = (presence) => (order.includes(presence.state) ? order.indexOf(presence.state) : order.length);
+    const rank = (presence) =>
+      order.includes(presence.state) ? order.indexOf(presence.state) : order.length;
     const presences = [...session.presences.values()].sort((one, two) => rank(one) - rank(two));
     const consumers = session.queue?.consumers ?? 0;
     if (session.queue && consumers === 0) return { state: "away", label: "Away", presences: [] };
-    const shown = { idle: ["idle", "Idle"], busy: ["busy", "Busy"], "needs-you": ["held", "Needs you"], draft: ["held", "Draft"], stuck: ["held", "Stuck"], starting: ["starting", "Starting"], paused: ["paused", "Paused"], notify: ["notify", "Notify"] };
+    const shown = {
+      idle: ["idle", "Idle"],
+      busy: ["busy", "Busy"],
+      "needs-you": ["held", "Needs you"],
+      draft: ["held", "Draft"],
+      stuck: ["held", "Stuck"],
+      starting: ["starting", "Starting"],
+      paused: ["paused", "Paused"],
+      notify: ["notify", "Notify"],
+    };
     const first = presences[0];
     if (!first) return { state: "attached", label: "Attached", presences };
     const [state, label] = shown[first.state] ?? ["attached", first.state];
     const held = presences.reduce((sum, presence) => sum + (Number(presence.held) || 0), 0);
-    return { state, label, reason: isText(first.detail) ? first.detail : isText(first.reason) ? first.reason : undefined, since: first.changed, held, presences };
+    return {
+      state,
+      label,
+      reason: isText(first.detail) ? first.detail : isText(first.reason) ? first.reason : undefined,
+      since: first.changed,
+      held,
+      presences,
+    };
   }
 
   /** Messages in the queue that the session has not taken. */
@@ -403,25 +472,41 @@ export class Model {
     return Math.max(0, (session.queue?.messages ?? 0) - held);
   }
 
-  /** What became of a message: one that waits for a session which takes nothing in is held, for that session's reason. */
+  /**
+   * What became of a message: one that waits for a session which takes nothing in is held, for that
+   * session's reason.
+   */
   fate(message) {
     const { end } = message;
     if (message.state !== "waiting") return { state: message.state, reason: message.reason, end };
     const session = this.sessions.get(message.queue ?? message.to);
     const standing = session && this.standing(session);
-    const keepsBack = ["held", "paused"].includes(standing?.state) || (standing?.state === "notify" && standing.held > 0);
+    const keepsBack =
+      ["held", "paused"].includes(standing?.state) ||
+      (standing?.state === "notify" && standing.held > 0);
     if (!keepsBack) return { state: "waiting" };
     return { state: "held", reason: standing.reason ?? standing.label.toLowerCase() };
   }
 
   /** Those who need a person first, then by name. */
   ordered() {
-    const weight = { held: 0, starting: 2, busy: 2, idle: 2, attached: 2, notify: 2, paused: 1, away: 3 };
+    const weight = {
+      held: 0,
+      starting: 2,
+      busy: 2,
+      idle: 2,
+      attached: 2,
+      notify: 2,
+      paused: 1,
+      away: 3,
+    };
     const rank = (session) => {
       const { state } = this.standing(session);
       return state === "away" && this.waiting(session) > 0 ? 1 : (weight[state] ?? 2);
     };
-    return [...this.sessions.values()].sort((one, two) => rank(one) - rank(two) || one.name.localeCompare(two.name));
+    return [...this.sessions.values()].sort(
+      (one, two) => rank(one) - rank(two) || one.name.localeCompare(two.name),
+    );
   }
 
   /** Messages that match, oldest first. */
@@ -450,6 +535,8 @@ function pick(found) {
     priority: optional("priority"),
     cut: found.cut === true,
   };
-  message.haystack = [message.id, message.from, message.to, message.text, ...files].join("\n").toLowerCase();
+  message.haystack = [message.id, message.from, message.to, message.text, ...files]
+    .join("\n")
+    .toLowerCase();
   return message;
 }

@@ -11,7 +11,14 @@ const VIEWS = ["sessions", "talk", "queues", "broker"];
 let view = "sessions";
 let most = 200;
 let queuePage = 1;
-const { openSession, openQueue, redraw } = drawer(model, { jump, thread, compose, sure, round, tell });
+const { openSession, openQueue, redraw } = drawer(model, {
+  jump,
+  thread,
+  compose,
+  sure,
+  round,
+  tell,
+});
 
 // ---------------------------------------------------------------- signing in
 
@@ -87,7 +94,12 @@ function begin(user) {
 
 // ---------------------------------------------------------------- the live stream
 
-const acts = { open: (name) => openSession(name), compose, pause: (name) => tell(control.pause, name), resume: (name) => tell(control.resume, name) };
+const acts = {
+  open: (name) => openSession(name),
+  compose,
+  pause: (name) => tell(control.pause, name),
+  resume: (name) => tell(control.resume, name),
+};
 const drawSessions = soon(() => call(views.sessions(model, acts)));
 const drawTalk = soon(() => {
   const before = nearEnd();
@@ -111,7 +123,11 @@ function listen() {
     let changed = false;
     const lines = JSON.parse(event.data);
     for (const line of lines) changed = model.seen(line) || changed;
-    if (lines.length) model.skew = Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1 ? lines.at(-1).at_ms - Date.now() : model.skew;
+    if (lines.length)
+      model.skew =
+        Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1
+          ? lines.at(-1).at_ms - Date.now()
+          : model.skew;
     if (!changed) return;
     askHeldSoon();
     drawSessions();
@@ -146,10 +162,13 @@ const known = new Map();
 function askHeld() {
   for (const session of model.sessions.values()) {
     const holding = [...session.presences.values()].filter((presence) => presence.held > 0);
-    const text = JSON.stringify(holding.map((presence) => [presence.session, presence.held, presence.reason]));
+    const text = JSON.stringify(
+      holding.map((presence) => [presence.session, presence.held, presence.reason]),
+    );
     if (known.get(session.name) === text) continue;
     known.set(session.name, text);
-    if (holding.length) control.lookInto(model, session.name).catch(() => known.delete(session.name));
+    if (holding.length)
+      control.lookInto(model, session.name).catch(() => known.delete(session.name));
   }
   for (const name of known.keys()) if (!model.sessions.has(name)) known.delete(name);
 }
@@ -170,7 +189,12 @@ function fresh() {
 function stale(why) {
   $("live").className = "live off";
   say($("live"), why);
-  if ($("gone").hidden) say($("gone"), `The broker does not answer. This is how it was at ${when(heard)}; the page goes on by itself once the broker is back.`);
+  if ($("gone").hidden)
+    say(
+      $("gone"),
+      `The broker does not answer. This is how it was at ${when(heard)}; ` +
+        "the page goes on by itself once the broker is back.",
+    );
   $("gone").hidden = false;
   document.body.classList.add("stale");
 }
@@ -179,10 +203,13 @@ function stale(why) {
 
 let calling = new Set();
 
-/** Says in the title how many sessions need somebody, and tells of new ones where that is wanted. */
+/**
+ * Says in the title how many sessions need somebody, and tells of new ones where that is wanted.
+ */
 function call(sessions) {
   document.title = sessions.length ? `(${sessions.length}) cbroker` : "cbroker";
-  const isWanted = localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
+  const isWanted =
+    localStorage.getItem("notify") === "yes" && window.Notification?.permission === "granted";
   for (const { name, label, reason } of sessions) {
     if (!isWanted || calling.has(name) || !document.hidden) continue;
     new Notification(plain(`${name}: ${label}`), { body: plain(reason ?? ""), tag: name });
@@ -192,9 +219,14 @@ function call(sessions) {
 
 $("notify").addEventListener("click", async () => {
   const isOn = localStorage.getItem("notify") === "yes";
-  if (!isOn && (await window.Notification?.requestPermission()) !== "granted") return toast("The browser allows no notifications from this page.");
+  if (!isOn && (await window.Notification?.requestPermission()) !== "granted")
+    return toast("The browser allows no notifications from this page.");
   localStorage.setItem("notify", isOn ? "no" : "yes");
-  toast(isOn ? "No notifications any more." : "While this page is in the background, a notification tells when a session needs you.");
+  toast(
+    isOn
+      ? "No notifications any more."
+      : "While this page is in the background, a notification tells when a session needs you.",
+  );
 });
 
 // ---------------------------------------------------------------- rounds
@@ -218,11 +250,17 @@ async function round() {
 }
 
 const isSignedOut = () =>
-  ask("GET", "/api/session").then(() => false, (error) => error.status === 401);
+  ask("GET", "/api/session").then(
+    () => false,
+    (error) => error.status === 401,
+  );
 
 const COLUMNS = "name,vhost,messages,messages_ready,messages_unacknowledged,consumers";
 
-/** Whether an exchange is there; asking for one that is not would stand in the browser's console as an error. */
+/**
+ * Whether an exchange is there; asking for one that is not would stand in the browser's console as
+ * an error.
+ */
 const found = new Set();
 async function isThere(exchange) {
   if (found.has(exchange)) return true;
@@ -231,15 +269,24 @@ async function isThere(exchange) {
 }
 
 async function askSessions() {
-  const bound = (await isThere(EXCHANGE)) ? await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`) : [];
+  const bound = (await isThere(EXCHANGE))
+    ? await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`)
+    : [];
   const names = new Set(bound.map((binding) => binding.destination));
   const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
   const mine = all.filter((queue) => names.has(queue.name));
-  const before = new Map([...model.sessions].map(([name, session]) => [name, session.queue?.messages]));
+  const before = new Map(
+    [...model.sessions].map(([name, session]) => [name, session.queue?.messages]),
+  );
   model.queues(mine);
-  const changed = mine.filter((queue) => queue.messages_ready > 0 && queue.messages !== before.get(queue.name));
+  const changed = mine.filter(
+    (queue) => queue.messages_ready > 0 && queue.messages !== before.get(queue.name),
+  );
   for (const queue of changed.slice(0, 20)) {
-    const waiting = await ask("GET", `/api/queues/%2F/${part(queue.name)}/peek?count=50&truncate=4096`).catch(() => []);
+    const waiting = await ask(
+      "GET",
+      `/api/queues/%2F/${part(queue.name)}/peek?count=50&truncate=4096`,
+    ).catch(() => []);
     model.peeked(queue.name, waiting);
   }
   for (const queue of mine) if (!queue.messages_ready) model.session(queue.name).oldest = undefined;
@@ -248,7 +295,13 @@ async function askSessions() {
 }
 
 async function askQueues() {
-  const form = { page: queuePage, page_size: 50, name: $("queue-search").value, sort: $("queue-sort").value, sort_reverse: $("queue-sort").value !== "name" };
+  const form = {
+    page: queuePage,
+    page_size: 50,
+    name: $("queue-search").value,
+    sort: $("queue-sort").value,
+    sort_reverse: $("queue-sort").value !== "name",
+  };
   try {
     views.queues(await ask("GET", `/api/queues?${new URLSearchParams(form)}`), openQueue);
   } catch (error) {
@@ -259,11 +312,21 @@ async function askQueues() {
 
 async function askBroker() {
   if (view !== "broker") return;
-  const [overview, nodes, past, links] = await Promise.all([ask("GET", "/api/overview"), ask("GET", "/api/nodes"), ask("GET", "/api/history"), ask("GET", "/api/connections")]);
+  const [overview, nodes, past, links] = await Promise.all([
+    ask("GET", "/api/overview"),
+    ask("GET", "/api/nodes"),
+    ask("GET", "/api/history"),
+    ask("GET", "/api/connections"),
+  ]);
   views.facts(overview, nodes[0]);
   views.plots(past);
   views.links(links, (link) =>
-    sure({ title: "Close this connection?", text: `${link.name} (${link.user}). Most clients connect again at once.`, go: "Close it", act: () => ask("DELETE", `/api/connections/${part(link.name)}`) }),
+    sure({
+      title: "Close this connection?",
+      text: `${link.name} (${link.user}). Most clients connect again at once.`,
+      go: "Close it",
+      act: () => ask("DELETE", `/api/connections/${part(link.name)}`),
+    }),
   );
 }
 
@@ -295,7 +358,12 @@ $("tabs").addEventListener("keydown", (event) => {
 
 /** The id whose conversation alone is shown. */
 let threadOf;
-const query = () => ({ text: $("talk-search").value, peer: $("talk-peer").value, state: $("talk-state").value, thread: threadOf && model.thread(threadOf) });
+const query = () => ({
+  text: $("talk-search").value,
+  peer: $("talk-peer").value,
+  state: $("talk-state").value,
+  thread: threadOf && model.thread(threadOf),
+});
 
 /** Shows what a message answers and what answers it; without an id, everything again. */
 function thread(id) {
@@ -307,7 +375,8 @@ function thread(id) {
 }
 
 $("talk-thread").addEventListener("click", () => thread());
-for (const form of ["talk-tools", "queue-tools"]) $(form).addEventListener("submit", (event) => event.preventDefault());
+for (const form of ["talk-tools", "queue-tools"])
+  $(form).addEventListener("submit", (event) => event.preventDefault());
 for (const field of ["talk-search", "talk-peer", "talk-state"]) {
   $(field).addEventListener("input", () => {
     most = 200;
@@ -318,7 +387,9 @@ $("older").addEventListener("click", () => {
   most += 400;
   drawTalk();
 });
-$("newest").addEventListener("click", () => scrollTo({ top: document.body.scrollHeight, behavior: "smooth" }));
+$("newest").addEventListener("click", () =>
+  scrollTo({ top: document.body.scrollHeight, behavior: "smooth" }),
+);
 addEventListener("scroll", () => {
   if (nearEnd()) $("newest").hidden = true;
 });
@@ -330,7 +401,10 @@ for (const field of ["queue-search", "queue-sort", "queue-internal"]) {
     askQueuesSoon();
   });
 }
-for (const [button, step] of [["queue-back", -1], ["queue-next", 1]]) {
+for (const [button, step] of [
+  ["queue-back", -1],
+  ["queue-next", 1],
+]) {
   $(button).addEventListener("click", () => {
     queuePage = Math.max(1, queuePage + step);
     askQueuesSoon();
@@ -362,14 +436,17 @@ function compose(to = "") {
   const form = $("send-form");
   form.elements.to.value = to;
   say($("send-error"), "");
-  $("names").replaceChildren(...[...model.sessions.keys()].sort().map((name) => el("option", { value: name })));
+  $("names").replaceChildren(
+    ...[...model.sessions.keys()].sort().map((name) => el("option", { value: name })),
+  );
   $("send-box").showModal();
   form.elements[to ? "message" : "to"].focus();
 }
 
 $("send").addEventListener("click", () => compose());
 $("send-form").elements.message.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("send-form").requestSubmit($("send-go"));
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
+    $("send-form").requestSubmit($("send-go"));
 });
 $("send-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -388,19 +465,32 @@ $("send-form").addEventListener("submit", async (event) => {
 });
 
 /** What a session's queue is, exactly as the command line declares it. */
-const QUEUE = { durable: true, auto_delete: false, arguments: { "x-message-ttl": 86400000, "x-max-length": 1000, "x-overflow": "drop-head" } };
+const QUEUE = {
+  durable: true,
+  auto_delete: false,
+  arguments: { "x-message-ttl": 86400000, "x-max-length": 1000, "x-overflow": "drop-head" },
+};
 
-/** The sessions that `backend, my-tester, @reviewers` stands for. The sender is left out of groups. */
+/**
+ * The sessions that `backend, my-tester, @reviewers` stands for. The sender is left out of groups.
+ */
 async function recipients(text, from) {
   const names = new Set();
-  for (const one of text.split(",").map((part) => part.trim()).filter(Boolean)) {
+  for (const one of text
+    .split(",")
+    .map((part) => part.trim())
+    .filter(Boolean)) {
     if (!one.startsWith("@")) {
       names.add(sessionName(one));
       continue;
     }
     const group = sessionName(one.slice(1));
-    const bound = (await isThere(GROUPS)) ? await ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`) : [];
-    const members = bound.filter((binding) => binding.routing_key === group && binding.destination !== sessionName(from));
+    const bound = (await isThere(GROUPS))
+      ? await ask("GET", `/api/exchanges/%2F/${GROUPS}/bindings/source`)
+      : [];
+    const members = bound.filter(
+      (binding) => binding.routing_key === group && binding.destination !== sessionName(from),
+    );
     if (!members.length) throw new Error(`Nobody else is in the group @${group}.`);
     for (const { destination } of members) names.add(destination);
   }
@@ -410,7 +500,8 @@ async function recipients(text, from) {
 
 async function send(id, to, from, text) {
   const waiting = model.sessions.get(to)?.queue?.messages ?? 0;
-  if (waiting >= 1000) throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
+  if (waiting >= 1000)
+    throw new Error(`${to} has 1000 messages waiting; one more would drop the oldest.`);
   const now = new Date();
   const envelope = { id, from, to, ts: now.toISOString(), message: text };
   const properties = {
@@ -421,14 +512,24 @@ async function send(id, to, from, text) {
     delivery_mode: 2,
     user_id: model.user,
   };
-  const order = { properties, routing_key: to, payload: JSON.stringify(envelope), payload_encoding: "string" };
+  const order = {
+    properties,
+    routing_key: to,
+    payload: JSON.stringify(envelope),
+    payload_encoding: "string",
+  };
   const publish = () => ask("POST", `/api/exchanges/%2F/${EXCHANGE}/publish`, order);
   const sent = await publish().catch((error) => {
     if (error.message.includes("NOT_FOUND")) return { routed: false };
     throw error;
   });
   if (sent.routed) return;
-  const agreed = await sure({ title: `${to} is a new name`, text: "No session has had it yet. The message waits until one opens under it.", go: "Send all the same", act: () => make(to) });
+  const agreed = await sure({
+    title: `${to} is a new name`,
+    text: "No session has had it yet. The message waits until one opens under it.",
+    go: "Send all the same",
+    act: () => make(to),
+  });
   if (!agreed) throw new Error("Not sent.");
   if (!(await publish()).routed) throw new Error("No queue took the message.");
 }
@@ -467,7 +568,8 @@ function sure({ title, text, go, act }) {
   });
 }
 
-for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+for (const button of document.querySelectorAll("[data-close]"))
+  button.addEventListener("click", () => button.closest("dialog").close());
 
 // ---------------------------------------------------------------- looks and keys
 
@@ -476,28 +578,42 @@ const looks = (theme) => {
 };
 looks(localStorage.getItem("theme"));
 $("theme").addEventListener("click", () => {
-  const isDark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const isDark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
   const theme = isDark ? "light" : "dark";
   localStorage.setItem("theme", theme);
   looks(theme);
 });
 $("keys").addEventListener("click", () => $("help").showModal());
 addEventListener("click", (event) => {
-  if (!$("menu").contains(event.target) || event.target.closest("#menu div button")) $("menu").open = false;
+  if (!$("menu").contains(event.target) || event.target.closest("#menu div button"))
+    $("menu").open = false;
 });
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("app").hidden) return;
-  if (event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
-  const keys = { "?": () => $("help").showModal(), c: () => compose(), "/": () => $({ talk: "talk-search", queues: "queue-search" }[view] ?? "")?.focus(), j: () => step(1), k: () => step(-1) };
-  const act = VIEWS[Number(event.key) - 1] ? () => show(VIEWS[Number(event.key) - 1]) : keys[event.key];
+  if (event.target.matches("input, textarea, select") || document.querySelector("dialog[open]"))
+    return;
+  const keys = {
+    "?": () => $("help").showModal(),
+    c: () => compose(),
+    "/": () => $({ talk: "talk-search", queues: "queue-search" }[view] ?? "")?.focus(),
+    j: () => step(1),
+    k: () => step(-1),
+  };
+  const act = VIEWS[Number(event.key) - 1]
+    ? () => show(VIEWS[Number(event.key) - 1])
+    : keys[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 });
 
 function step(by) {
-  const list = [...document.querySelectorAll(view === "queues" ? "#queue-rows tr" : "#session-list .open")];
+  const list = [
+    ...document.querySelectorAll(view === "queues" ? "#queue-rows tr" : "#session-list .open"),
+  ];
   const here = list.indexOf(document.activeElement);
   list[Math.min(list.length - 1, Math.max(0, here + by))]?.focus();
 }

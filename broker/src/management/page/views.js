@@ -1,5 +1,5 @@
-// What is shown: sessions, conversation, queues, broker. Elements are kept by key and changed in place, so that focus,
-// selection and scrolling survive an update.
+// What is shown: sessions, conversation, queues, broker. Elements are kept by key and changed in
+// place, so that focus, selection and scrolling survive an update.
 
 import { $, bytes, el, hue, number, plain, say, span, toast, when } from "./dom.js";
 import { isInternal } from "./model.js";
@@ -48,23 +48,40 @@ export function sessions(model, acts) {
   const calling = all.filter(({ state }) => state === "held");
   say($("count-sessions"), list.length ? String(calling.length || list.length) : "");
   $("count-sessions").classList.toggle("alert", calling.length > 0);
-  const words = calling.length === 1 ? "1 session needs you" : `${calling.length} sessions need you`;
+  const words =
+    calling.length === 1 ? "1 session needs you" : `${calling.length} sessions need you`;
   $("count-sessions").title = calling.length ? words : `${list.length} sessions`;
   return calling;
 }
 
 function card(session, acts) {
   const { name } = session;
-  const act = (kind, text, onclick) => el("button", { type: "button", className: kind, "aria-label": `${text} ${name}`, onclick }, text);
+  const act = (kind, text, onclick) =>
+    el(
+      "button",
+      { type: "button", className: kind, "aria-label": `${text} ${name}`, onclick },
+      text,
+    );
   const child = el(
     "article",
     { className: "card session" },
-    el("h3", {}, el("button", { type: "button", className: "open", onclick: () => acts.open(name) }, name), el("span", { className: "pill" })),
+    el(
+      "h3",
+      {},
+      el("button", { type: "button", className: "open", onclick: () => acts.open(name) }, name),
+      el("span", { className: "pill" }),
+    ),
     el("p", { className: "why" }),
     el("ul", { className: "kept" }),
     el("p", { className: "last" }),
     el("p", { className: "feet" }),
-    el("p", { className: "acts" }, act("send", "Send", () => acts.compose(name)), act("pause", "Pause", () => acts.pause(name)), act("resume", "Resume", () => acts.resume(name))),
+    el(
+      "p",
+      { className: "acts" },
+      act("send", "Send", () => acts.compose(name)),
+      act("pause", "Pause", () => acts.pause(name)),
+      act("resume", "Resume", () => acts.resume(name)),
+    ),
   );
   return child;
 }
@@ -79,9 +96,13 @@ export function offer(parent, standing) {
 /** What stands around a text that is typed. Names and ids in the head have no brackets. */
 const FRAME = /^\[cbroker peer message [^\]]*\] | \[end\]$/g;
 
-/** The text of a held message: as it was sent where that went by here, else as it would be typed. */
+/**
+ * The text of a held message: as it was sent where that went by here, else as it would be typed.
+ */
 export function heldText(model, message) {
-  const sent = model.withId(message.id).find((item) => item.isOwn && item.from === message.from && !item.cut);
+  const sent = model
+    .withId(message.id)
+    .find((item) => item.isOwn && item.from === message.from && !item.cut);
   return sent?.text ?? message.line.replace(FRAME, "");
 }
 
@@ -98,14 +119,20 @@ function fill(child, model, session) {
   const held = model.held(session).messages;
   keyed(kept, held.slice(0, ON_CARD), {
     key: (message) => message.id,
-    make: (message) => el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),
+    make: (message) =>
+      el("li", {}, el("b", {}, message.from), ": ", heldText(model, message).slice(0, 300)),
     update: () => {},
   });
   kept.hidden = held.length === 0;
   offer(acts, standing);
   last.hidden = held.length > 0;
   const message = model.lasts.get(session.name);
-  say(last, message ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}` : "nothing said yet");
+  say(
+    last,
+    message
+      ? `${message.from === session.name ? `to ${message.to}` : message.from}: ${message.text.slice(0, 300)}`
+      : "nothing said yet",
+  );
   const waiting = model.waiting(session);
   const first = standing.presences[0];
   const facts = [];
@@ -117,21 +144,41 @@ function fill(child, model, session) {
   if (first?.agent) facts.push(["", "", first.agent]);
   if (first?.since) facts.push(["", "", `up ${span(model.now() - Date.parse(first.since))}`]);
   if (first?.host) facts.push(["", "", first.host]);
-  if (!first && session.queue?.consumers) facts.push(["", String(session.queue.consumers), session.queue.consumers === 1 ? " consumer" : " consumers"]);
-  if (standing.presences.length > 1) facts.push(["", String(standing.presences.length), " wraps share it"]);
+  if (!first && session.queue?.consumers)
+    facts.push([
+      "",
+      String(session.queue.consumers),
+      session.queue.consumers === 1 ? " consumer" : " consumers",
+    ]);
+  if (standing.presences.length > 1)
+    facts.push(["", String(standing.presences.length), " wraps share it"]);
   const text = JSON.stringify(facts);
   if (feet.dataset.text === text) return;
   feet.dataset.text = text;
-  feet.replaceChildren(...facts.map(([kind, count, words]) => el("span", { className: kind }, count ? el("b", {}, count) : "", words)));
+  feet.replaceChildren(
+    ...facts.map(([kind, count, words]) =>
+      el("span", { className: kind }, count ? el("b", {}, count) : "", words),
+    ),
+  );
 }
 
 // ---------------------------------------------------------------- conversation
 
 /** Names to choose from, those of the latest messages. */
 const CHOICES = 500;
-const LABELS = { waiting: "waiting", held: "held", delivered: "delivered", refused: "dead-lettered" };
+const LABELS = {
+  waiting: "waiting",
+  held: "held",
+  delivered: "delivered",
+  refused: "dead-lettered",
+};
 /** How a message ends that nobody gets. */
-const ENDS = { purged: "purged", deleted: "deleted with its queue", dropped: "dropped: the queue was full", expired: "expired" };
+const ENDS = {
+  purged: "purged",
+  deleted: "deleted with its queue",
+  dropped: "dropped: the queue was full",
+  expired: "expired",
+};
 
 /** One message; `acts` are what leads out of it: jump, thread. */
 export function message(model, item, acts) {
@@ -139,7 +186,16 @@ export function message(model, item, acts) {
   return el(
     "li",
     { className: "message", data: { key: item.key, id: item.id } },
-    el("header", {}, peer(item.from), "→", peer(item.to), el("time", { title: new Date(item.at).toISOString() }, when(item.at)), id, el("span", { className: "pill" })),
+    el(
+      "header",
+      {},
+      peer(item.from),
+      "→",
+      peer(item.to),
+      el("time", { title: new Date(item.at).toISOString() }, when(item.at)),
+      id,
+      el("span", { className: "pill" }),
+    ),
     el("p", { className: "text" }, item.text),
     more(item, acts),
   );
@@ -151,12 +207,25 @@ const publisher = (item) =>
 
 function more(item, { jump, thread }) {
   const parts = [];
-  const act = (text, onclick) => el("button", { className: "quiet", type: "button", onclick }, text);
-  if (item.answers) parts.push(act(`↩ answers …${item.answers.slice(-6)}`, () => jump(item.answers)), act("thread", () => thread(item.id)));
-  parts.push(act("copy", () => navigator.clipboard.writeText(plain(item.text)).then(() => toast("Copied."), () => toast("The browser does not let this page copy."))));
+  const act = (text, onclick) =>
+    el("button", { className: "quiet", type: "button", onclick }, text);
+  if (item.answers)
+    parts.push(
+      act(`↩ answers …${item.answers.slice(-6)}`, () => jump(item.answers)),
+      act("thread", () => thread(item.id)),
+    );
+  parts.push(
+    act("copy", () =>
+      navigator.clipboard.writeText(plain(item.text)).then(
+        () => toast("Copied."),
+        () => toast("The browser does not let this page copy."),
+      ),
+    ),
+  );
   if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
-  if (item.priority && item.priority !== "normal") parts.push(el("span", {}, `${item.priority} priority`));
+  if (item.priority && item.priority !== "normal")
+    parts.push(el("span", {}, `${item.priority} priority`));
   for (const file of item.files) parts.push(el("code", {}, file));
   if (item.cut) parts.push(el("span", {}, "long: only its beginning is shown"));
   return parts.length ? el("p", { className: "more" }, ...parts) : null;
@@ -166,7 +235,10 @@ export function restate(child, item, model) {
   const { state, reason, end } = model.fate(item);
   child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused", "is-gone");
   child.classList.add(`is-${state}`);
-  const took = state === "delivered" && item.done > item.at + 1000 ? ` after ${span(item.done - item.at)}` : "";
+  const took =
+    state === "delivered" && item.done > item.at + 1000
+      ? ` after ${span(item.done - item.at)}`
+      : "";
   const why = reason ? `: ${reason}` : "";
   say(child.querySelector(".pill"), `${state === "gone" ? ENDS[end] : LABELS[state]}${took}${why}`);
 }
@@ -176,7 +248,11 @@ export function talk(model, query, most, acts) {
   const list = $("talk-list");
   const found = model.search(query);
   const shown = found.slice(-most);
-  keyed(list, shown, { key: (item) => item.key, make: (item) => message(model, item, acts), update: (child, item) => restate(child, item, model) });
+  keyed(list, shown, {
+    key: (item) => item.key,
+    make: (item) => message(model, item, acts),
+    update: (child, item) => restate(child, item, model),
+  });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
@@ -199,15 +275,27 @@ export function queues(page, open) {
   const areShown = $("queue-internal").checked;
   $("queue-internal").parentElement.hidden = internal === 0;
   say($("queue-internal").nextElementSibling, `${internal} internal here`);
-  keyed($("queue-rows"), areShown ? page.items : page.items.filter((queue) => !isInternal(queue.name)), {
-    key: (queue) => `${queue.vhost} ${queue.name}`,
-    make: (queue) => row(queue, open),
-    update: (child, queue) => {
-      const stats = queue.message_stats ?? {};
-      const cells = [queue.name, queue.vhost, number(queue.messages_ready), number(queue.messages_unacknowledged), number(queue.consumers), number(stats.publish_details?.rate), number(stats.deliver_get_details?.rate)];
-      cells.forEach((text, place) => say(child.children[place], text));
+  keyed(
+    $("queue-rows"),
+    areShown ? page.items : page.items.filter((queue) => !isInternal(queue.name)),
+    {
+      key: (queue) => `${queue.vhost} ${queue.name}`,
+      make: (queue) => row(queue, open),
+      update: (child, queue) => {
+        const stats = queue.message_stats ?? {};
+        const cells = [
+          queue.name,
+          queue.vhost,
+          number(queue.messages_ready),
+          number(queue.messages_unacknowledged),
+          number(queue.consumers),
+          number(stats.publish_details?.rate),
+          number(stats.deliver_get_details?.rate),
+        ];
+        cells.forEach((text, place) => say(child.children[place], text));
+      },
     },
-  });
+  );
   say($("queue-count"), `${number(page.filtered_count)} of ${number(page.total_count)}`);
   say($("queue-page"), `${page.page} / ${page.page_count}`);
   $("queue-back").disabled = page.page <= 1;
@@ -216,7 +304,11 @@ export function queues(page, open) {
 
 function row(queue, open) {
   const go = () => open(queue.vhost, queue.name);
-  const made = el("tr", { tabIndex: 0, onclick: go }, ...Array.from({ length: 7 }, (_, place) => el("td", { className: place > 1 ? "num" : "" })));
+  const made = el(
+    "tr",
+    { tabIndex: 0, onclick: go },
+    ...Array.from({ length: 7 }, (_, place) => el("td", { className: place > 1 ? "num" : "" })),
+  );
   made.addEventListener("keydown", (event) => {
     if (event.key === "Enter") go();
   });
@@ -229,7 +321,14 @@ export function contents(messages) {
     el(
       "li",
       { className: "message" },
-      el("header", {}, el("span", { className: "mono" }, item.routing_key || "(no key)"), el("time", {}, when(item.published_ms)), el("span", { className: "id" }, bytes(item.payload_bytes)), item.redelivered ? el("span", { className: "id" }, "redelivered") : ""),
+      el(
+        "header",
+        {},
+        el("span", { className: "mono" }, item.routing_key || "(no key)"),
+        el("time", {}, when(item.published_ms)),
+        el("span", { className: "id" }, bytes(item.payload_bytes)),
+        item.redelivered ? el("span", { className: "id" }, "redelivered") : "",
+      ),
       el("p", { className: "text mono" }, item.payload),
     ),
   );
@@ -244,10 +343,16 @@ const HEIGHT = 64;
 
 function path(values, top, kind) {
   const step = WIDTH / Math.max(1, values.length - 1);
-  const at = (value, place) => `${(place * step).toFixed(1)},${(HEIGHT - (value / top) * HEIGHT).toFixed(1)}`;
+  const at = (value, place) =>
+    `${(place * step).toFixed(1)},${(HEIGHT - (value / top) * HEIGHT).toFixed(1)}`;
   const line = values.map(at).join("L");
   const drawn = document.createElementNS(SVG, "path");
-  drawn.setAttribute("d", kind === "area" ? `M0,${HEIGHT}L${line}L${((values.length - 1) * step).toFixed(1)},${HEIGHT}Z` : `M${line}`);
+  drawn.setAttribute(
+    "d",
+    kind === "area"
+      ? `M0,${HEIGHT}L${line}L${((values.length - 1) * step).toFixed(1)},${HEIGHT}Z`
+      : `M${line}`,
+  );
   drawn.setAttribute("class", kind);
   return drawn;
 }
@@ -267,16 +372,45 @@ function plot({ title, series, shown, brief = shown }) {
     svg.append(group);
   });
   const last = (values, words = shown) => words(values.at(-1) ?? 0);
-  const legend = series.map(([name, values], place) => el("span", { className: `s${place}` }, series.length > 1 ? `${name} ${last(values, brief)}` : name));
-  return el("section", { className: "card plot" }, el("h2", {}, title), el("p", { className: "now" }, last(series[0][1])), svg, el("p", { className: "legend" }, ...legend));
+  const legend = series.map(([name, values], place) =>
+    el(
+      "span",
+      { className: `s${place}` },
+      series.length > 1 ? `${name} ${last(values, brief)}` : name,
+    ),
+  );
+  return el(
+    "section",
+    { className: "card plot" },
+    el("h2", {}, title),
+    el("p", { className: "now" }, last(series[0][1])),
+    svg,
+    el("p", { className: "legend" }, ...legend),
+  );
 }
 
 export function plots(past) {
   const rate = (value) => `${number(value)} /s`;
   const five = `last ${span((past.at_ms.at(-1) ?? 0) - (past.at_ms[0] ?? 0))}`;
   $("plots").replaceChildren(
-    plot({ title: "Messages", series: [["in", past.publish], ["out", past.deliver], ["acked", past.ack]], shown: rate, brief: number }),
-    plot({ title: "Waiting", series: [["ready", past.ready], ["unacked", past.unsettled]], shown: number }),
+    plot({
+      title: "Messages",
+      series: [
+        ["in", past.publish],
+        ["out", past.deliver],
+        ["acked", past.ack],
+      ],
+      shown: rate,
+      brief: number,
+    }),
+    plot({
+      title: "Waiting",
+      series: [
+        ["ready", past.ready],
+        ["unacked", past.unsettled],
+      ],
+      shown: number,
+    }),
     plot({ title: "Connections", series: [[five, past.connections]], shown: number }),
     plot({ title: "Memory", series: [[five, past.memory_bytes]], shown: bytes }),
     plot({ title: "Store on disk", series: [[five, past.disk_bytes]], shown: bytes }),
@@ -284,7 +418,9 @@ export function plots(past) {
 }
 
 export function facts(overview, node) {
-  const listeners = overview.listeners.map((listener) => `${listener.protocol} on ${listener.ip_address}:${listener.port}`);
+  const listeners = overview.listeners.map(
+    (listener) => `${listener.protocol} on ${listener.ip_address}:${listener.port}`,
+  );
   const lines = [
     ["Version", `cbroker ${overview.cbroker_version}`],
     ["Up", span(node.uptime)],
@@ -296,9 +432,21 @@ export function facts(overview, node) {
     ["Store", `${bytes(node.store_bytes)}, ${bytes(node.store_pending_bytes)} not yet on disk`],
     ["Data in", node.db_dir],
   ];
-  $("facts").replaceChildren(...lines.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, ...value.split("\n").flatMap((line, place) => (place ? [el("br"), line] : [line])))]));
+  $("facts").replaceChildren(
+    ...lines.flatMap(([name, value]) => [
+      el("dt", {}, name),
+      el(
+        "dd",
+        {},
+        ...value.split("\n").flatMap((line, place) => (place ? [el("br"), line] : [line])),
+      ),
+    ]),
+  );
   const ringing = [];
-  if (node.store_stopped) ringing.push("The store has failed: nothing is kept any more. Look at the broker's log, then restart it.");
+  if (node.store_stopped)
+    ringing.push(
+      "The store has failed: nothing is kept any more. Look at the broker's log, then restart it.",
+    );
   if (node.mem_alarm) ringing.push("Memory is above its limit: publishers wait.");
   if (node.disk_free_alarm) ringing.push("The disk is full: publishers wait.");
   say($("alarm"), ringing.join(" "));
@@ -309,11 +457,37 @@ export function links(list, close) {
   keyed($("links"), list, {
     key: (link) => link.name,
     make: (link) => {
-      const cells = Array.from({ length: 5 }, (_, place) => el("td", { className: place > 1 ? "num" : "" }));
-      return el("tr", {}, ...cells, el("td", { className: "num" }, el("button", { className: "quiet", title: "Close this connection", "aria-label": `Close ${link.name}`, onclick: () => close(link) }, "✕")));
+      const cells = Array.from({ length: 5 }, (_, place) =>
+        el("td", { className: place > 1 ? "num" : "" }),
+      );
+      return el(
+        "tr",
+        {},
+        ...cells,
+        el(
+          "td",
+          { className: "num" },
+          el(
+            "button",
+            {
+              className: "quiet",
+              title: "Close this connection",
+              "aria-label": `Close ${link.name}`,
+              onclick: () => close(link),
+            },
+            "✕",
+          ),
+        ),
+      );
     },
     update: (child, link) => {
-      const cells = [link.user_provided_name ?? link.client_properties?.product ?? link.name, link.user ?? "…", number(link.channels), `${bytes(link.recv_oct)}`, `${bytes(link.send_oct)}`];
+      const cells = [
+        link.user_provided_name ?? link.client_properties?.product ?? link.name,
+        link.user ?? "…",
+        number(link.channels),
+        `${bytes(link.recv_oct)}`,
+        `${bytes(link.send_oct)}`,
+      ];
       cells.forEach((text, place) => say(child.children[place], text));
       child.children[0].title = `${link.name}, ${link.state}`;
     },
