@@ -101,13 +101,7 @@ async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Re
     let _untold = history.note(&intent.because(was));
     let sent = async {
         peer.ensure_queue(&to, config.settings.ttl_ms).await?;
-        let message = Publication {
-            envelope: &envelope,
-            expires_ms: None,
-            hops: None,
-            receipt_to: None,
-            when: None,
-        };
+        let message = Publication::plain(&envelope);
         match peer.publish(&message, CONFIRM_WITHIN).await? {
             PublishOutcome::Confirmed => Ok(()),
             PublishOutcome::Unroutable | PublishOutcome::Refused => Err(Error::new(format!(

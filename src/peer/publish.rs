@@ -67,6 +67,19 @@ pub struct Publication<'a> {
     pub when: Option<When>,
 }
 
+impl<'a> Publication<'a> {
+    /// A message of no session, with nothing but the envelope.
+    pub fn plain(envelope: &'a Envelope) -> Self {
+        Self {
+            envelope,
+            expires_ms: None,
+            hops: None,
+            receipt_to: None,
+            when: None,
+        }
+    }
+}
+
 /// What a broker did with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublishOutcome {
@@ -208,11 +221,8 @@ mod tests {
         let envelope = Envelope::parse(body.as_bytes(), 1 << 20).unwrap();
         for when in [None, Some(When::Next), Some(When::Now)] {
             let publication = Publication {
-                envelope: &envelope,
-                expires_ms: None,
-                hops: None,
-                receipt_to: None,
                 when,
+                ..Publication::plain(&envelope)
             };
             let properties = publication.properties();
             let headers = properties.headers().clone().unwrap_or_default();

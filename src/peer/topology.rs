@@ -101,11 +101,7 @@ pub(super) async fn join(
     group: &GroupName,
 ) -> Result<(), PeerError> {
     declare_exchange(channel, GROUPS_EXCHANGE, ExchangeKind::Direct).await?;
-    let (name, exchange) = (queue.as_str().into(), GROUPS_EXCHANGE.into());
-    let (key, options) = (group.as_str().into(), QueueBindOptions::default());
-    Ok(channel
-        .queue_bind(name, exchange, key, options, FieldTable::default())
-        .await?)
+    bind_by(channel, queue, GROUPS_EXCHANGE, group.as_str()).await
 }
 
 /// Undoes [`join`]; a queue that is no member stays none.
@@ -123,15 +119,19 @@ pub(super) async fn leave(
 }
 
 async fn bind_existing(channel: &Channel, queue: &SessionName) -> Result<(), PeerError> {
-    let (name, exchange) = (queue.as_str().into(), EXCHANGE.into());
+    bind_by(channel, queue, EXCHANGE, queue.as_str()).await
+}
+
+async fn bind_by(
+    channel: &Channel,
+    queue: &SessionName,
+    exchange: &str,
+    key: &str,
+) -> Result<(), PeerError> {
+    let (name, exchange) = (queue.as_str().into(), exchange.into());
+    let (key, options) = (key.into(), QueueBindOptions::default());
     Ok(channel
-        .queue_bind(
-            name,
-            exchange,
-            queue.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
+        .queue_bind(name, exchange, key, options, FieldTable::default())
         .await?)
 }
 

@@ -35,13 +35,7 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
         let mut peer = Peer::connect(&endpoint, "test").await.unwrap();
         for text in texts {
             let envelope = Envelope::new(Ulid::generate(), chrono::Utc::now(), &to, &to, text);
-            let letter = Publication {
-                envelope: &envelope,
-                expires_ms: None,
-                hops: None,
-                receipt_to: None,
-                when: None,
-            };
+            let letter = Publication::plain(&envelope);
             assert_eq!(
                 peer.publish(&letter, Duration::from_secs(30))
                     .await
@@ -53,14 +47,18 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
     });
 }
 
+async fn connected(url: &str) -> (lapin::Connection, lapin::Channel) {
+    let properties = lapin::ConnectionProperties::default();
+    let connection = lapin::Connection::connect(url.trim(), properties);
+    let connection = connection.await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
+}
+
 /// Publishes bytes that need not be messages to a queue that exists, confirmed.
 pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = impl AsRef<[u8]>>) {
     run(async {
-        let properties = lapin::ConnectionProperties::default();
-        let connection = lapin::Connection::connect(url.trim(), properties)
-            .await
-            .unwrap();
-        let channel = connection.create_channel().await.unwrap();
+        let (connection, channel) = connected(url).await;
         let confirms = lapin::options::ConfirmSelectOptions::default();
         channel.confirm_select(confirms).await.unwrap();
         for body in bodies {
@@ -81,11 +79,7 @@ pub(crate) fn publish_raw(url: &str, to: &str, bodies: impl Iterator<Item = impl
 /// Says when it is attached.
 pub(crate) fn answer_one(url: &str, queue: &str, text: &str, attached: &SyncSender<()>) {
     run(async {
-        let properties = lapin::ConnectionProperties::default();
-        let connection = lapin::Connection::connect(url.trim(), properties)
-            .await
-            .unwrap();
-        let channel = connection.create_channel().await.unwrap();
+        let (connection, channel) = connected(url).await;
         let consumer = channel.basic_consume(
             queue.into(),
             "".into(),

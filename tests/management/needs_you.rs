@@ -31,6 +31,15 @@ fn inbox(message: &str) -> Value {
     }]})
 }
 
+/// A broker with the session `backend`, and the page.
+fn with_a_session() -> Option<(Server, Peer, Browser)> {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_session("backend");
+    let browser = signed_in(&server, &DESK)?;
+    Some((server, peer, browser))
+}
+
 /// A session that waits for its person and holds one message, as the page shows it.
 fn with_a_held_message(server: &Server) -> Option<(Peer, Consumer, Consumer, Browser)> {
     let peer = Peer::connect(server);
@@ -151,10 +160,7 @@ fn only_the_sessions_own_user_says_what_it_holds() {
 
 #[test]
 fn a_purged_message_is_said_to_be_purged() {
-    let server = Server::start();
-    let peer = Peer::connect(&server);
-    peer.declare_session("backend");
-    let Some(browser) = signed_in(&server, &DESK) else {
+    let Some((_server, peer, browser)) = with_a_session() else {
         return;
     };
     peer.say(("frontend", "backend"), "01PURGED", "never mind");
@@ -171,10 +177,7 @@ fn a_purged_message_is_said_to_be_purged() {
 
 #[test]
 fn a_receipt_tells_how_a_message_ended_that_nobody_got() {
-    let server = Server::start();
-    let peer = Peer::connect(&server);
-    peer.declare_session("backend");
-    let Some(browser) = signed_in(&server, &DESK) else {
+    let Some((_server, peer, browser)) = with_a_session() else {
         return;
     };
     browser.press("2");
@@ -225,10 +228,7 @@ fn one_text_goes_to_several_names_as_the_command_line_takes_them() {
 
 #[test]
 fn a_thread_is_shown_alone() {
-    let server = Server::start();
-    let peer = Peer::connect(&server);
-    peer.declare_session("backend");
-    let Some(browser) = signed_in(&server, &DESK) else {
+    let Some((_server, peer, browser)) = with_a_session() else {
         return;
     };
     browser.press("2");
@@ -270,10 +270,7 @@ fn queues_that_brokers_and_commands_made_for_themselves_are_folded_away() {
 
 #[test]
 fn while_the_broker_is_away_the_page_says_so_and_goes_on_by_itself() {
-    let server = Server::start();
-    let peer = Peer::connect(&server);
-    peer.declare_session("backend");
-    let Some(browser) = signed_in(&server, &DESK) else {
+    let Some((server, peer, browser)) = with_a_session() else {
         return;
     };
     browser.until(&format!("{} === 'Away'", card("backend", ".pill")));

@@ -42,6 +42,7 @@ mod input;
 mod messages;
 mod modes;
 mod plugin;
+mod prompt_line;
 mod quirks;
 
 use std::collections::VecDeque;

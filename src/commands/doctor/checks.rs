@@ -138,13 +138,7 @@ async fn round_trip(config: &Config) -> Finding {
             &name,
             "a round trip".into(),
         );
-        let message = Publication {
-            envelope: &envelope,
-            expires_ms: None,
-            hops: None,
-            receipt_to: None,
-            when: None,
-        };
+        let message = Publication::plain(&envelope);
         let outcome = peer.publish(&message, ROUND_TRIP_WITHIN).await?;
         let received = answers.next_within(ROUND_TRIP_WITHIN).await?;
         let whole = received.is_some_and(|delivery| delivery.body == envelope.to_json());

@@ -1,51 +1,22 @@
-//! A fake agent that looks like Codex, and whose start drops the first text that is submitted to it.
-//!
-//! Relies on the sink's terminal mode, and on the keys of the other fake agent.
+//! A fake agent that looks like Codex, and whose start drops the first text that is submitted to
+//! it.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
-use super::input::{Key, Parser};
-use super::{stage_path, write_line};
+use super::prompt_line::{Enter, converse};
 use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
-    let mut log = std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(stage_path("agent.log"))
-        .unwrap();
-    sink::raw();
-    sink::say("\x1b[?2004h");
-    let mut parser = Parser::default();
-    let (mut line, mut history) = (String::new(), String::new());
     let mut is_starting = true;
-    let mut piece = vec![0; 65536];
-    draw(&history, &line);
-    loop {
-        let count = std::io::stdin().read(&mut piece).unwrap_or(0);
-        if count == 0 {
-            return ExitCode::SUCCESS;
+    converse(draw, || {
+        if std::mem::take(&mut is_starting) {
+            Enter::Drops
+        } else {
+            Enter::Submits
         }
-        for key in parser.read(&piece[..count]) {
-            match key {
-                Key::Text(text) | Key::Paste(text) => line.push_str(&text),
-                Key::Enter if std::mem::take(&mut is_starting) => {
-                    write_line(&mut log, &format!("dropped {line}"));
-                    line.clear();
-                }
-                Key::Enter => {
-                    write_line(&mut log, &format!("submitted {line}"));
-                    history = std::mem::take(&mut line);
-                }
-                Key::Clear => line.clear(),
-                Key::End => return ExitCode::SUCCESS,
-                _ => {}
-            }
-        }
-        draw(&history, &line);
-    }
+    })
 }
 
 /// The last prompt stands above the line.

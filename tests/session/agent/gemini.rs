@@ -1,48 +1,23 @@
 //! A fake agent that looks like Gemini, and that ignores Enter until its start is over: `$STAGE/go`
 //! ends it.
-//!
-//! Relies on the sink's terminal mode, and on the keys of the other fake agent.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::input::{Key, Parser};
-use super::{stage_path, write_line};
+use super::prompt_line::{Enter, converse};
+use super::stage_path;
 use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
-    let mut log = std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(stage_path("agent.log"))
-        .unwrap();
-    sink::raw();
-    sink::say("\x1b[?2004h");
-    let mut parser = Parser::default();
-    let (mut line, mut history) = (String::new(), String::new());
-    let mut piece = vec![0; 65536];
-    draw(&history, &line);
-    loop {
-        let count = std::io::stdin().read(&mut piece).unwrap_or(0);
-        if count == 0 {
-            return ExitCode::SUCCESS;
+    converse(draw, || {
+        if Path::exists(&stage_path("go")) {
+            Enter::Submits
+        } else {
+            Enter::DoesNothing
         }
-        for key in parser.read(&piece[..count]) {
-            match key {
-                Key::Text(text) | Key::Paste(text) => line.push_str(&text),
-                Key::Enter if Path::exists(&stage_path("go")) => {
-                    write_line(&mut log, &format!("submitted {line}"));
-                    history = std::mem::take(&mut line);
-                }
-                Key::Clear => line.clear(),
-                Key::End => return ExitCode::SUCCESS,
-                _ => {}
-            }
-        }
-        draw(&history, &line);
-    }
+    })
 }
 
 /// The last prompt stands above the line.
