@@ -88,7 +88,7 @@ pub(crate) fn open(
 pub struct DefinitionStore {
     store: Store,
     numbers: Arc<Mutex<Numbers>>,
-    budget: Arc<Budget>,
+    budget: Arc<WindowBudget>,
 }
 
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl DefinitionStore {
     }
 
     /// The place of a queue that was found.
-    pub(crate) fn shelf_at(&self, base: u64) -> QueueStore {
+    pub(crate) fn queue_store_at(&self, base: u64) -> QueueStore {
         QueueStore::new(self, base)
     }
 }
@@ -139,14 +139,14 @@ impl DefinitionStore {
 ///
 /// Levels report in steps, so that the one number is not fought over for every message.
 #[derive(Debug, Default)]
-pub(crate) struct Budget {
+pub(crate) struct WindowBudget {
     held_bytes: AtomicUsize,
 }
 
 /// The step in which a level reports.
 const STEP_BYTES: usize = 16 * 1024;
 
-impl Budget {
+impl WindowBudget {
     /// Brings what a level last reported up to what it holds, where that is a step or more; 0 is
     /// always reported.
     pub(crate) fn report(&self, reported: &mut usize, holds: usize) {
@@ -172,7 +172,7 @@ impl Budget {
 pub(crate) struct QueueStore {
     store: Store,
     base: u64,
-    budget: Arc<Budget>,
+    budget: Arc<WindowBudget>,
 }
 
 /// What a settle did in the store.
@@ -199,7 +199,7 @@ impl QueueStore {
         }
     }
 
-    pub(crate) fn budget(&self) -> &Arc<Budget> {
+    pub(crate) fn budget(&self) -> &Arc<WindowBudget> {
         &self.budget
     }
 

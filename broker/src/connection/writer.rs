@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::WriteHalf;
 use crate::broker_state::BrokerState;
-use crate::delivery::effects::BUDGET;
+use crate::delivery::effects::TURN_UNITS;
 use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
@@ -68,7 +68,7 @@ async fn send(
                     }
                     // A client that takes everything at once would never let others go first.
                     unyielded += WRITE;
-                    if unyielded >= BUDGET {
+                    if unyielded >= TURN_UNITS {
                         unyielded = 0;
                         tokio::task::yield_now().await;
                     }

@@ -47,7 +47,7 @@ impl Tally {
 }
 
 /// How much one turn may do before it yields to others: about a millisecond of work.
-pub(crate) const BUDGET: u32 = 8192;
+pub(crate) const TURN_UNITS: u32 = 8192;
 /// How long it may last, where the work takes longer than usual.
 const LONGEST: Duration = Duration::from_millis(2);
 /// Turns become shorter from twice as many connections with work left over on.
@@ -70,7 +70,7 @@ pub(crate) struct TurnLimit {
 
 impl TurnLimit {
     pub(crate) const FULL: Self = Self {
-        units: BUDGET,
+        units: TURN_UNITS,
         time: LONGEST,
     };
 
@@ -84,7 +84,7 @@ impl TurnLimit {
     pub(crate) fn among(busy: u32) -> Self {
         let parts = (busy / WITH_FULL_TURNS).clamp(1, SMALLEST_PART);
         Self {
-            units: BUDGET / parts,
+            units: TURN_UNITS / parts,
             time: LONGEST / parts,
         }
     }
@@ -202,7 +202,7 @@ impl Effects {
     /// Whether even one step of the turn has become too much: a queue with very many consumers, or
     /// very many messages that expire at once. A turn that ends between its steps never comes here.
     pub(crate) fn is_overspent(&self) -> bool {
-        self.spent >= 2 * BUDGET
+        self.spent >= 2 * TURN_UNITS
     }
 
     /// The work done so far.
@@ -252,7 +252,7 @@ impl Effects {
 
     /// Frees messages: here where they are few, else outside the turn.
     pub(crate) fn free(&mut self, messages: Vec<QueuedMessage>) {
-        if messages.len() > BUDGET as usize {
+        if messages.len() > TURN_UNITS as usize {
             self.garbage.extend(messages);
         }
     }
@@ -279,11 +279,11 @@ mod tests {
         assert_eq!(TurnLimit::among(0), TurnLimit::FULL);
         assert_eq!(TurnLimit::among(1), TurnLimit::FULL);
         for busy in 1..=WITH_FULL_TURNS * SMALLEST_PART {
-            assert!(all(busy) <= 2 * WITH_FULL_TURNS * BUDGET, "{busy}");
+            assert!(all(busy) <= 2 * WITH_FULL_TURNS * TURN_UNITS, "{busy}");
         }
         assert_eq!(
             TurnLimit::among(u32::MAX).units,
-            BUDGET / SMALLEST_PART,
+            TURN_UNITS / SMALLEST_PART,
             "each goes on"
         );
     }

@@ -14,7 +14,7 @@ use super::browse::QueuePosition;
 use super::message::Message;
 use crate::delivery::confirms::Confirms;
 use crate::memory::{self, EntryCharge};
-use crate::persist::{Budget, Urgency};
+use crate::persist::{Urgency, WindowBudget};
 
 /// Bodies kept in memory per level; beyond it persistent messages are left to the store.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
@@ -109,7 +109,7 @@ pub(crate) enum LoadNeed {
 }
 
 /// Whether memory is not plenty, or the windows of all queues together are as large as they may be.
-fn is_scarce(budget: &Budget) -> bool {
+fn is_scarce(budget: &WindowBudget) -> bool {
     budget.is_spent() || memory::level() > memory::MemoryLevel::Calm
 }
 
@@ -171,7 +171,7 @@ impl PriorityLevel {
     }
 
     /// `is_awaited`: there are consumers, or it must be known when the message expires.
-    fn push(&mut self, entry: QueuedMessage, is_awaited: bool, budget: &Budget) {
+    fn push(&mut self, entry: QueuedMessage, is_awaited: bool, budget: &WindowBudget) {
         let is_kept = entry.persistence == Persistence::Appended;
         let is_full = self.head_bytes >= WINDOW_BYTES
             || (self.head_bytes >= LEAST_BYTES && budget.is_spent())
@@ -224,11 +224,11 @@ impl PriorityLevel {
         given_back.map(|entry| entry.position).max()
     }
 
-    fn report(&mut self, budget: &Budget) {
+    fn report(&mut self, budget: &WindowBudget) {
         budget.report(&mut self.reported_bytes, self.head_bytes);
     }
 
-    fn wants(&mut self, level: u8, need: LoadNeed, budget: &Budget) -> Option<LoadRequest> {
+    fn wants(&mut self, level: u8, need: LoadNeed, budget: &WindowBudget) -> Option<LoadRequest> {
         // Many queues that are read at once share what all may keep.
         let (refill, limit_bytes) = if is_scarce(budget) {
             (LEAST_BYTES, LEAST_BYTES)
@@ -317,12 +317,12 @@ pub(crate) struct ReadyMessages {
     bytes: u64,
     /// Those of them that are not for the store.
     transient: Amount,
-    budget: Arc<Budget>,
+    budget: Arc<WindowBudget>,
 }
 
 impl ReadyMessages {
     /// A line with the priorities 0 to `max_priority`.
-    pub(crate) fn new(max_priority: u8, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(max_priority: u8, budget: Arc<WindowBudget>) -> Self {
         Self {
             levels: (0..=max_priority)
                 .map(|_| PriorityLevel::default())

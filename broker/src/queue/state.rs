@@ -13,7 +13,7 @@ use super::ready::{Head, LoadNeed, LoadRequest, Persistence, QueuedMessage, Read
 use super::{ConfirmMode, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
-use crate::persist::{Budget, Gone, Stopped, Ticket};
+use crate::persist::{Gone, Stopped, Ticket, WindowBudget};
 
 /// Counted since the broker started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(crate) struct QueueState {
 }
 
 impl QueueState {
-    pub(super) fn new(arguments: &QueueArguments, budget: Arc<Budget>, now_ms: u64) -> Self {
+    pub(super) fn new(arguments: &QueueArguments, budget: Arc<WindowBudget>, now_ms: u64) -> Self {
         let consumers = if arguments.single_active_consumer {
             Consumers::single_active()
         } else {

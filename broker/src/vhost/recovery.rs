@@ -59,7 +59,7 @@ impl Vhost {
             arguments,
             table: fact.arguments.clone(),
         };
-        let queue = Queue::new(identity, Some(self.facts.shelf_at(fact.id)), now_ms);
+        let queue = Queue::new(identity, Some(self.facts.queue_store_at(fact.id)), now_ms);
         for level in 0..=levels {
             if let Some(found) = messages.get(&(fact.id + u64::from(level))) {
                 let delivered = found.delivered.map(|through| through.0);
