@@ -58,13 +58,13 @@ pub(crate) struct OpenDeliveries {
 
 impl OpenDeliveries {
     /// Returns a tag for a delivery without acknowledgement.
-    pub(crate) fn skip(&mut self) -> u64 {
+    pub(crate) fn next_tag(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
     }
 
     /// Adds a delivery that must be settled and returns its tag.
-    pub(crate) fn open(
+    pub(crate) fn add(
         &mut self,
         queue: &Arc<Queue>,
         entry: QueuedMessage,
@@ -111,7 +111,7 @@ impl Ledger {
     }
 
     /// Calls `with` under the lock.
-    pub(crate) fn opening<R>(&self, with: impl FnOnce(&mut OpenDeliveries) -> R) -> R {
+    pub(crate) fn with_deliveries<R>(&self, with: impl FnOnce(&mut OpenDeliveries) -> R) -> R {
         let mut open = lock(&self.open);
         let result = with(&mut open);
         self.used.store(open.used, Relaxed);
@@ -180,12 +180,12 @@ impl Ledger {
     /// Returns the channel-wide credit for `settled` deliveries that were taken with
     /// [`Credit::Later`].
     pub(crate) fn repay(&self, settled: u32) {
-        self.opening(|open| open.used -= settled);
+        self.with_deliveries(|open| open.used -= settled);
     }
 
     /// Restores the deliveries of a rolled-back transaction.
     pub(crate) fn put_back(&self, deliveries: Vec<UnsettledDelivery>) {
-        self.opening(|open| {
+        self.with_deliveries(|open| {
             let footprints = deliveries.iter().map(|delivery| delivery.entry.footprint());
             open.bytes += footprints.sum::<usize>();
             open.deliveries.extend(deliveries);

@@ -86,12 +86,12 @@ impl Consumer {
     ) {
         let message = entry.message.clone();
         let redelivered = entry.redelivered;
-        self.terms.ledger.opening(|open| {
+        self.terms.ledger.with_deliveries(|deliveries| {
             let tag = if self.terms.no_ack {
-                open.skip()
+                deliveries.next_tag()
             } else {
                 self.unsettled.fetch_add(1, Relaxed);
-                open.open(queue, entry, Some(self))
+                deliveries.add(queue, entry, Some(self))
             };
             self.terms.outbox.add(effects, |frames| {
                 let tags = (self.terms.tag.as_bytes(), tag);

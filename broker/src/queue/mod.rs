@@ -302,11 +302,11 @@ impl Queue {
         let tag = match mode {
             GetMode::Acked => {
                 QueueState::settle_kept(self, &entry, effects)?;
-                ledger.opening(crate::delivery::ledger::OpenDeliveries::skip)
+                ledger.with_deliveries(crate::delivery::ledger::OpenDeliveries::next_tag)
             }
             GetMode::Unsettled => {
-                state.open(&entry);
-                ledger.opening(|open| open.open(self, entry, None))
+                state.count_unsettled(&entry);
+                ledger.with_deliveries(|deliveries| deliveries.add(self, entry, None))
             }
         };
         state.want_load(self, LoadNeed::Soon, effects);
@@ -427,7 +427,7 @@ impl QueueState {
             } else {
                 self.keep(queue, &mut entry)?;
                 self.note_delivered(queue, &entry);
-                self.open(&entry);
+                self.count_unsettled(&entry);
             }
             consumer.deliver(queue, entry, effects);
         }

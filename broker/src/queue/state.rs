@@ -182,8 +182,8 @@ impl QueueState {
         Ok(())
     }
 
-    /// A message that is in a client's hands now.
-    pub(super) fn open(&mut self, entry: &QueuedMessage) {
+    /// Counts a message that is in a client's hands now.
+    pub(super) fn count_unsettled(&mut self, entry: &QueuedMessage) {
         self.unsettled += 1;
         self.unsettled_bytes += entry.message.body_len() as u64;
         if entry.is_transient() {

@@ -53,12 +53,14 @@ impl Vhost {
         if !consumer.outbox.admits_others() {
             return false;
         }
-        consumer.ledger.opening(|open: &mut OpenDeliveries| {
-            let tags = (consumer.tag.as_bytes(), open.skip());
-            consumer.outbox.add(effects, |frames| {
-                frames.deliver(consumer.lane, tags, false, message);
+        consumer
+            .ledger
+            .with_deliveries(|deliveries: &mut OpenDeliveries| {
+                let tags = (consumer.tag.as_bytes(), deliveries.next_tag());
+                consumer.outbox.add(effects, |frames| {
+                    frames.deliver(consumer.lane, tags, false, message);
+                });
             });
-        });
         true
     }
 }
