@@ -194,8 +194,8 @@ impl Queue {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
             state.keep(self, &mut entry)?;
-            let is_awaited = state.may_expire || !state.consumers.is_empty();
-            state.ready.push(entry, is_awaited);
+            let keep_in_memory = state.may_expire || !state.consumers.is_empty();
+            state.ready.push(entry, keep_in_memory);
             state.pump(self, effects)?;
         } else {
             state.ready.push(entry, true);
@@ -363,8 +363,8 @@ impl Queue {
     pub(crate) async fn drained(&self) {
         let drained = self.drained.notified();
         let is_long = self.with(|state| {
-            state.is_awaited = state.is_above(DRAINED);
-            state.is_awaited
+            state.has_waiting_publisher = state.is_above(DRAINED);
+            state.has_waiting_publisher
         });
         if is_long {
             drained.await;
@@ -431,8 +431,8 @@ impl QueueState {
             }
             consumer.deliver(queue, entry, effects);
         }
-        if self.is_awaited && !self.is_above(DRAINED) {
-            self.is_awaited = false;
+        if self.has_waiting_publisher && !self.is_above(DRAINED) {
+            self.has_waiting_publisher = false;
             queue.drained.notify_waiters();
         }
         self.note_stall(effects);

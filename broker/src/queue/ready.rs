@@ -170,12 +170,12 @@ impl PriorityLevel {
         Some(entry)
     }
 
-    /// `is_awaited`: there are consumers, or it must be known when the message expires.
-    fn push(&mut self, entry: QueuedMessage, is_awaited: bool, budget: &WindowBudget) {
+    /// `keep_in_memory`: there are consumers, or it must be known when the message expires.
+    fn push(&mut self, entry: QueuedMessage, keep_in_memory: bool, budget: &WindowBudget) {
         let is_kept = entry.persistence == Persistence::Appended;
         let is_full = self.head_bytes >= WINDOW_BYTES
             || (self.head_bytes >= LEAST_BYTES && budget.is_spent())
-            || (!is_awaited && is_scarce(budget));
+            || (!keep_in_memory && is_scarce(budget));
         if is_kept && (self.gap.count > 0 || is_full) {
             if self.gap.count == 0 {
                 self.gap.next = entry.position;
@@ -399,10 +399,10 @@ impl ReadyMessages {
 
     /// Adds a message at the end. One that nobody awaits is left to the store while memory is not
     /// plenty: many queues with one message each would hold much.
-    pub(crate) fn push(&mut self, entry: QueuedMessage, is_awaited: bool) {
+    pub(crate) fn push(&mut self, entry: QueuedMessage, keep_in_memory: bool) {
         self.note_in(&entry);
         let level = &mut self.levels[usize::from(entry.level)];
-        level.push(entry, is_awaited, &self.budget);
+        level.push(entry, keep_in_memory, &self.budget);
         level.report(&self.budget);
     }
 

@@ -71,7 +71,7 @@ pub(crate) struct QueueState {
     pub(crate) counters: Counters,
     pub(crate) is_deleted: bool,
     /// A publisher waits until the line is short.
-    pub(super) is_awaited: bool,
+    pub(super) has_waiting_publisher: bool,
     /// When somebody last used it, for `x-expires`.
     pub(crate) used_ms: u64,
     /// When the clock has been asked to call, `u64::MAX` for never.
@@ -109,7 +109,7 @@ impl QueueState {
             consumers,
             counters: Counters::default(),
             is_deleted: false,
-            is_awaited: false,
+            has_waiting_publisher: false,
             used_ms: now_ms,
             armed_ms: u64::MAX,
             may_expire: arguments.message_ttl_ms.is_some() || arguments.expires_ms.is_some(),
