@@ -212,7 +212,7 @@ impl QueueStore {
         QueueId(self.base + u64::from(level))
     }
 
-    pub(crate) fn keep(
+    pub(crate) fn append(
         &self,
         level: u8,
         position: u64,

@@ -193,14 +193,14 @@ impl Queue {
         if !state.ready.is_empty() || state.consumers.is_empty() {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
-            state.keep(self, &mut entry)?;
+            state.append(self, &mut entry)?;
             let keep_in_memory = state.may_expire || !state.consumers.is_empty();
             state.ready.push(entry, keep_in_memory);
             state.pump(self, effects)?;
         } else {
             state.ready.push(entry, true);
             state.pump(self, effects)?;
-            state.keep_last(self, level)?;
+            state.append_last(self, level)?;
         }
         limits::enforce(self, &mut state, effects);
         if state.is_above(CROWDED) && !state.consumers.is_empty() {
@@ -301,7 +301,7 @@ impl Queue {
         state.note_delivered(self, &entry);
         let tag = match mode {
             GetMode::Acked => {
-                QueueState::settle_kept(self, &entry, effects)?;
+                QueueState::settle_in_store_and_confirm(self, &entry, effects)?;
                 ledger.with_deliveries(crate::delivery::ledger::OpenDeliveries::next_tag)
             }
             GetMode::Unsettled => {
@@ -422,10 +422,10 @@ impl QueueState {
             effects.spend(1);
             self.counters.delivered += 1;
             if consumer.terms.no_ack {
-                Self::settle_kept(queue, &entry, effects)?;
+                Self::settle_in_store_and_confirm(queue, &entry, effects)?;
                 entry.persistence = Persistence::Transient;
             } else {
-                self.keep(queue, &mut entry)?;
+                self.append(queue, &mut entry)?;
                 self.note_delivered(queue, &entry);
                 self.count_unsettled(&entry);
             }

@@ -158,25 +158,29 @@ impl QueueState {
     }
 
     /// Appends a message to the store unless that is done or not wanted.
-    pub(super) fn keep(&mut self, queue: &Queue, entry: &mut QueuedMessage) -> Result<(), Stopped> {
+    pub(super) fn append(
+        &mut self,
+        queue: &Queue,
+        entry: &mut QueuedMessage,
+    ) -> Result<(), Stopped> {
         let (Persistence::ToAppend(urgency), Some(store)) = (entry.persistence, &queue.store)
         else {
             return Ok(());
         };
         self.kept_now =
-            Some(store.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+            Some(store.append(entry.level, entry.position, entry.message.stored(), urgency)?);
         entry.persistence = Persistence::Appended;
         Ok(())
     }
 
     /// The same for the newest message of a level, when it is still in the line.
-    pub(super) fn keep_last(&mut self, queue: &Queue, level: u8) -> Result<(), Stopped> {
+    pub(super) fn append_last(&mut self, queue: &Queue, level: u8) -> Result<(), Stopped> {
         let (Some(entry), Some(store)) = (self.ready.last_due(level), &queue.store) else {
             return Ok(());
         };
         if let Persistence::ToAppend(urgency) = entry.persistence {
             self.kept_now =
-                Some(store.keep(entry.level, entry.position, entry.message.stored(), urgency)?);
+                Some(store.append(entry.level, entry.position, entry.message.stored(), urgency)?);
             entry.persistence = Persistence::Appended;
         }
         Ok(())
@@ -212,7 +216,7 @@ impl QueueState {
         match disposition {
             Disposition::Ack => {
                 self.counters.acked += 1;
-                Self::settle_kept(queue, &entry, effects).map(drop)
+                Self::settle_in_store_and_confirm(queue, &entry, effects).map(drop)
             }
             Disposition::Reject => {
                 self.counters.rejected += 1;
@@ -230,7 +234,7 @@ impl QueueState {
 
     /// The message is done with: the store forgets it for good with the ticket, and a confirm that
     /// waited for its commit may go.
-    pub(super) fn settle_kept(
+    pub(super) fn settle_in_store_and_confirm(
         queue: &Queue,
         entry: &QueuedMessage,
         effects: &mut Effects,
@@ -266,7 +270,7 @@ impl QueueState {
                 reason,
                 stored,
             });
-        } else if Self::settle_kept(queue, &entry, effects).is_err() {
+        } else if Self::settle_in_store_and_confirm(queue, &entry, effects).is_err() {
             // The store says so itself, once and loudly; the next publish is refused with it.
             tracing::debug!(queue = %queue.name(), "a discarded message could not be settled");
         }
@@ -360,7 +364,7 @@ impl QueueState {
         let (count, entries) = self.ready.clear();
         let mut gone = Ticket::NONE;
         for entry in &entries {
-            gone = gone.max(Self::settle_kept(queue, entry, effects)?);
+            gone = gone.max(Self::settle_in_store_and_confirm(queue, entry, effects)?);
         }
         if let Some(store) = &queue.store {
             let last = self.next_position.saturating_sub(1);
