@@ -38,8 +38,8 @@ pub(super) struct FanOut {
     /// The first queue that has not been offered the message.
     next: usize,
     is_mandatory: bool,
-    told: PublishReply,
-    waiting: ConfirmState,
+    reply: PublishReply,
+    confirm_state: ConfirmState,
     was_taken: bool,
 }
 
@@ -57,23 +57,23 @@ impl FanOut {
         message: Message,
         targets: TargetQueues,
         is_mandatory: bool,
-        told: PublishReply,
+        reply: PublishReply,
     ) -> Self {
         Self {
             message,
             targets,
             next: 0,
             is_mandatory,
-            told,
-            waiting: ConfirmState::Ticket(Ticket::NONE),
+            reply,
+            confirm_state: ConfirmState::Ticket(Ticket::NONE),
             was_taken: false,
         }
     }
 
     /// Offers the message to the next queues; true when all have been offered it.
-    fn advance(&mut self, effects: &mut Effects) -> Result<bool, Fault> {
+    fn offer_to_queues(&mut self, effects: &mut Effects) -> Result<bool, Fault> {
         let is_alone = self.targets.len() == 1;
-        let confirm_mode = match &self.told {
+        let confirm_mode = match &self.reply {
             PublishReply::Never => ConfirmMode::Nothing,
             PublishReply::ByConfirm(confirms, tag) if is_alone => {
                 ConfirmMode::Confirm(confirms, *tag)
@@ -90,11 +90,11 @@ impl FanOut {
             self.next += 1;
             let outcome = queue.publish(&self.message, confirm_mode, effects)?;
             self.was_taken |= outcome != PublishResult::Gone;
-            match (outcome, self.waiting) {
+            match (outcome, self.confirm_state) {
                 (PublishResult::Kept(ticket), ConfirmState::Ticket(before)) => {
-                    self.waiting = ConfirmState::Ticket(before.max(ticket));
+                    self.confirm_state = ConfirmState::Ticket(before.max(ticket));
                 }
-                (PublishResult::Refused, _) => self.waiting = ConfirmState::Refused,
+                (PublishResult::Refused, _) => self.confirm_state = ConfirmState::Refused,
                 _ => {}
             }
         }
@@ -110,22 +110,26 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         effects.spend(1);
-        if !self.advance(&mut publish, effects)? {
+        if !self.offer_and_return(&mut publish, effects)? {
             self.unfinished = Some(Unfinished::Publish(publish));
             return Ok(Next::Unfinished);
         }
-        if let PublishReply::ByConfirm(confirms, tag) = &publish.told {
-            confirms.set(*tag, publish.waiting, effects);
+        if let PublishReply::ByConfirm(confirms, tag) = &publish.reply {
+            confirms.set(*tag, publish.confirm_state, effects);
         }
         Ok(Next::On)
     }
 
     /// Does a part of a publish; at its end returns what no queue has taken. True at the end.
-    fn advance(&mut self, publish: &mut FanOut, effects: &mut Effects) -> Result<bool, Fault> {
+    fn offer_and_return(
+        &mut self,
+        publish: &mut FanOut,
+        effects: &mut Effects,
+    ) -> Result<bool, Fault> {
         if publish.next == 0 && self.around.broker.tap.is_open() {
             self.show(&publish.message, &publish.targets, effects);
         }
-        if !publish.advance(effects)? {
+        if !publish.offer_to_queues(effects)? {
             return Ok(false);
         }
         let was_routed = publish.was_taken || self.hand_to_replier(&publish.message, effects);
@@ -145,7 +149,9 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Option<ConfirmState>, Fault> {
         effects.spend(1);
-        Ok(self.advance(publish, effects)?.then_some(publish.waiting))
+        Ok(self
+            .offer_and_return(publish, effects)?
+            .then_some(publish.confirm_state))
     }
 
     /// Goes on with what the turn before was too short for.
@@ -237,11 +243,11 @@ mod tests {
             vec![deleted.clone(), open.clone()],
         ] {
             let mut fan_out = to(targets);
-            assert!(fan_out.advance(&mut Effects::new(0)).unwrap());
+            assert!(fan_out.offer_to_queues(&mut Effects::new(0)).unwrap());
             assert!(fan_out.was_taken);
         }
         let mut lost = to(vec![deleted]);
-        assert!(lost.advance(&mut Effects::new(0)).unwrap());
+        assert!(lost.offer_to_queues(&mut Effects::new(0)).unwrap());
         assert!(!lost.was_taken);
     }
 
@@ -250,7 +256,7 @@ mod tests {
         let queues: Vec<_> = (0..5_000).map(|_| queue()).collect();
         let mut fan_out = to(queues.clone());
         let mut turns = 1;
-        while !fan_out.advance(&mut Effects::new(0)).unwrap() {
+        while !fan_out.offer_to_queues(&mut Effects::new(0)).unwrap() {
             turns += 1;
         }
         assert!(turns > 1, "nobody else had a turn");

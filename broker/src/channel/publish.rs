@@ -318,7 +318,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let is_mandatory = self.publishing.is_mandatory;
-        let told = match &mut self.mode {
+        let reply = match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
                 transaction.publish(message, targets, is_mandatory)?;
                 return Ok(Next::On);
@@ -328,7 +328,7 @@ impl Channel {
             }
             ChannelMode::Plain => PublishReply::Never,
         };
-        self.fan_out(FanOut::new(message, targets, is_mandatory, told), effects)
+        self.fan_out(FanOut::new(message, targets, is_mandatory, reply), effects)
     }
 
     pub(super) fn show(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {

@@ -217,12 +217,12 @@ impl Commit {
         self.current.take().or_else(|| {
             let publish = self.publishes.next()?;
             let message = publish.message.published_at(effects.now_ms);
-            let told = PublishReply::ByCommit;
+            let reply = PublishReply::ByCommit;
             Some(FanOut::new(
                 message,
                 publish.targets,
                 publish.is_mandatory,
-                told,
+                reply,
             ))
         })
     }
