@@ -113,7 +113,7 @@ fn owner<'a>(
 ) -> Option<&'a Arc<ConnectionHandle>> {
     links
         .iter()
-        .find(|link| link.id == consumer.terms.connection)
+        .find(|link| link.id == consumer.subscription.connection)
 }
 
 /// Cancels one consumer and notifies its client. A client without `consumer_cancel_notify` loses
@@ -131,11 +131,11 @@ fn cancel(
             "a cancelled consumer's messages could not be requeued: the store has stopped"
         );
     }
-    let terms = &consumer.terms;
-    if terms.wants_cancel {
-        let outbox = &terms.outbox;
+    let subscription = &consumer.subscription;
+    if subscription.wants_cancel {
+        let outbox = &subscription.outbox;
         outbox.write(effects, |out| {
-            reply::cancel(out, terms.lane.channel, &terms.tag);
+            reply::cancel(out, subscription.lane.channel, &subscription.tag);
         });
     } else if let Some(link) = owner(links, consumer) {
         let reason = format!("reading from queue '{}' is no longer allowed", queue.name());

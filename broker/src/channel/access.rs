@@ -1,17 +1,17 @@
 //! What a user may touch. Relies on `users`.
 
-use super::Surroundings;
+use super::ConnectionContext;
 use crate::fault::Fault;
 use crate::lock::read;
 use crate::users::Operation;
 
 fn check(
-    around: &Surroundings,
+    context: &ConnectionContext,
     operation: Operation,
     (kind, name): (&str, &str),
 ) -> Result<(), Fault> {
-    let vhost = around.vhost.name();
-    if read(&around.broker.users).may(&around.user, vhost, operation, name) {
+    let vhost = context.vhost.name();
+    if read(&context.broker.users).may(&context.user, vhost, operation, name) {
         return Ok(());
     }
     let name = if kind == "exchange" && name.is_empty() {
@@ -21,48 +21,51 @@ fn check(
     };
     Err(Fault::refused(format!(
         "access to {kind} '{name}' in vhost '{vhost}' refused for user '{}'",
-        around.user
+        context.user
     )))
 }
 
-pub(super) fn check_configure_exchange(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Configure, ("exchange", name))
+pub(super) fn check_configure_exchange(
+    context: &ConnectionContext,
+    name: &str,
+) -> Result<(), Fault> {
+    check(context, Operation::Configure, ("exchange", name))
 }
 
-pub(super) fn check_write_exchange(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Write, ("exchange", name))
+pub(super) fn check_write_exchange(context: &ConnectionContext, name: &str) -> Result<(), Fault> {
+    check(context, Operation::Write, ("exchange", name))
 }
 
-pub(super) fn check_read_exchange(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Read, ("exchange", name))
+pub(super) fn check_read_exchange(context: &ConnectionContext, name: &str) -> Result<(), Fault> {
+    check(context, Operation::Read, ("exchange", name))
 }
 
-pub(super) fn check_configure_queue(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Configure, ("queue", name))
+pub(super) fn check_configure_queue(context: &ConnectionContext, name: &str) -> Result<(), Fault> {
+    check(context, Operation::Configure, ("queue", name))
 }
 
-pub(super) fn check_write_queue(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Write, ("queue", name))
+pub(super) fn check_write_queue(context: &ConnectionContext, name: &str) -> Result<(), Fault> {
+    check(context, Operation::Write, ("queue", name))
 }
 
-pub(super) fn check_read_queue(around: &Surroundings, name: &str) -> Result<(), Fault> {
-    check(around, Operation::Read, ("queue", name))
+pub(super) fn check_read_queue(context: &ConnectionContext, name: &str) -> Result<(), Fault> {
+    check(context, Operation::Read, ("queue", name))
 }
 
 /// The `user-id` property must name who publishes.
-pub(super) fn check_user_id(around: &Surroundings, claimed: &[u8]) -> Result<(), Fault> {
-    let users = read(&around.broker.users);
+pub(super) fn check_user_id(context: &ConnectionContext, claimed: &[u8]) -> Result<(), Fault> {
+    let users = read(&context.broker.users);
     let is_impersonator = || {
         users
-            .get(&around.user)
+            .get(&context.user)
             .is_some_and(|user| user.tags.iter().any(|tag| tag.0 == "impersonator"))
     };
-    if claimed == around.user.as_bytes() || is_impersonator() {
+    if claimed == context.user.as_bytes() || is_impersonator() {
         return Ok(());
     }
     let claimed = String::from_utf8_lossy(claimed);
     Err(Fault::precondition(format!(
         "user_id property set to '{claimed}' but authenticated user was '{}'",
-        around.user
+        context.user
     )))
 }

@@ -57,7 +57,7 @@ impl Channel {
             return Err(Fault::refused(format!(
                 "queue '{}' in vhost '{}' in exclusive use",
                 queue.name(),
-                self.around.vhost.name()
+                self.context.vhost.name()
             )));
         }
         let consumer = Arc::new(Consumer::new(Subscription {
@@ -70,8 +70,8 @@ impl Channel {
             priority,
             prefetch: self.prefetch,
             arguments,
-            wants_cancel: self.around.wants_cancel,
-            connection: self.around.link.id,
+            wants_cancel: self.context.wants_cancel,
+            connection: self.context.link.id,
         }));
         if !consume.no_wait {
             self.send(effects, |out, channel| {
@@ -86,7 +86,7 @@ impl Channel {
         );
         queue.subscribe(&consumer, effects)?;
         // The permission may have been withdrawn before the queue knew the consumer.
-        super::access::check_read_queue(&self.around, queue.name())?;
+        super::access::check_read_queue(&self.context, queue.name())?;
         Ok(Next::On)
     }
 
@@ -131,7 +131,7 @@ impl Channel {
             outbox: Arc::clone(&self.outbox),
             ledger: Arc::clone(&self.ledger),
         };
-        self.around.vhost.add_reply_consumer(&token, consumer);
+        self.context.vhost.add_reply_consumer(&token, consumer);
         if !consume.no_wait {
             self.send(effects, |out, channel| {
                 reply::consume_ok(out, channel, &tag);
@@ -165,7 +165,7 @@ impl Channel {
                 Relaxed,
             );
         } else if let Some((token, _)) = self.replies.take_if(|(_, own)| **own == *tag) {
-            self.around.vhost.remove_reply_consumer(&token);
+            self.context.vhost.remove_reply_consumer(&token);
         }
         if !no_wait {
             self.send(effects, |out, channel| reply::cancel_ok(out, channel, tag));
@@ -195,7 +195,7 @@ impl Channel {
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }
             // To wait would be to wait for ever where this client has to settle first.
-            GetResult::Held if self.around.link.has_unsettled() => {
+            GetResult::Held if self.context.link.has_unsettled() => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
                     "no memory for more unsettled messages of queue '{name}' in vhost '{vhost}'"

@@ -126,7 +126,7 @@ impl Channel {
         publish: &mut FanOut,
         effects: &mut Effects,
     ) -> Result<bool, Fault> {
-        if publish.next == 0 && self.around.broker.tap.is_open() {
+        if publish.next == 0 && self.context.broker.tap.is_open() {
             self.show(&publish.message, &publish.targets, effects);
         }
         if !publish.offer_to_queues(effects)? {
@@ -190,7 +190,7 @@ impl Channel {
             return false;
         }
         let address = std::str::from_utf8(content.routing_key).unwrap_or_default();
-        self.around.vhost.reply(address, message, effects)
+        self.context.vhost.reply(address, message, effects)
     }
 }
 

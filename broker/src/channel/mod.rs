@@ -43,7 +43,7 @@ use transaction::Transaction;
 
 /// What every channel of a connection shares.
 #[derive(Debug, Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct ConnectionContext {
     pub(crate) broker: Arc<BrokerState>,
     pub(crate) vhost: Arc<Vhost>,
     pub(crate) link: Arc<ConnectionHandle>,
@@ -84,8 +84,8 @@ enum ChannelState {
     Open,
     /// What it held is being returned; these consumers have still to leave their queues.
     Ending(Vec<(Arc<Queue>, Arc<Consumer>)>),
-    /// The server has closed it: everything but `close-ok` is ignored.
-    Closing,
+    /// Nothing is left to do. Where the server closed it, all but `close-ok` is ignored.
+    Closed,
 }
 
 /// What the client is told at the end of a channel.
@@ -102,7 +102,7 @@ const LEAVING: u32 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Channel {
-    around: Surroundings,
+    context: ConnectionContext,
     lane: Lane,
     outbox: Arc<Outbox>,
     ledger: Arc<Ledger>,
@@ -125,22 +125,22 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(around: Surroundings, number: u16) -> Self {
-        let ledger = Arc::new(Ledger::new(&around.link.share));
+    pub(crate) fn new(context: ConnectionContext, number: u16) -> Self {
+        let ledger = Arc::new(Ledger::new(&context.link.share));
         let view = Arc::new(ChannelView::new(number, Arc::clone(&ledger)));
-        around.link.add_channel(&view);
-        around.broker.totals.channels_opened.add(1);
+        context.link.add_channel(&view);
+        context.broker.totals.channels_opened.add(1);
         Self {
             lane: Lane {
                 channel: number,
-                frame_max: around.frame_max,
+                frame_max: context.frame_max,
             },
-            outbox: Arc::clone(&around.link.outbox),
+            outbox: Arc::clone(&context.link.outbox),
             ledger,
             view,
             phase: ChannelState::Open,
             mode: ChannelMode::Plain,
-            publishing: Publishing::new(&around.link.share),
+            publishing: Publishing::new(&context.link.share),
             unfinished: None,
             routes: RouteCache::default(),
             consumers: HashMap::new(),
@@ -149,7 +149,7 @@ impl Channel {
             prefetch: 0,
             first_pumped: 0,
             taken: Vec::new(),
-            around,
+            context,
         }
     }
 
@@ -159,7 +159,7 @@ impl Channel {
         frame: Frame<'_>,
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
-        if matches!(self.phase, ChannelState::Closing) {
+        if matches!(self.phase, ChannelState::Closed) {
             return Ok(self.receive_closing(frame, effects));
         }
         match frame.kind {
@@ -210,7 +210,7 @@ impl Channel {
                 // Who asks for a queue's count sees the dead letters of what it rejected just
                 // before.
                 if effects.has_letters() {
-                    self.around.broker.pay(effects);
+                    self.context.broker.pay(effects);
                 }
                 self.receive_other(other, effects)
             }
@@ -323,7 +323,7 @@ impl Channel {
         effects: &mut Effects,
         append: impl FnOnce(&mut Vec<u8>, u16),
     ) -> Next {
-        if ticket <= self.around.broker.store.durable() {
+        if ticket <= self.context.broker.store.durable() {
             self.send(effects, append);
             return Next::On;
         }
@@ -360,7 +360,7 @@ impl Channel {
     /// Ends everything that the channel holds, and returns true. Nothing of it is delivered to
     /// afterwards. Returns false when the turn is spent before that; the next turn calls it again.
     pub(crate) fn close(&mut self, effects: &mut Effects) -> bool {
-        if matches!(self.phase, ChannelState::Closing) {
+        if matches!(self.phase, ChannelState::Closed) {
             return true;
         }
         if !self.finish_work(effects) {
@@ -370,35 +370,35 @@ impl Channel {
             let leaving = std::mem::take(&mut self.consumers).into_values().collect();
             self.phase = ChannelState::Ending(leaving);
             if let Some((token, _)) = self.replies.take() {
-                self.around.vhost.remove_reply_consumer(&token);
+                self.context.vhost.remove_reply_consumer(&token);
             }
             if let ChannelMode::Transactional(transaction) = &mut self.mode {
                 self.ledger.put_back(transaction.take_settled());
             }
         }
-        if !self.part(effects) || !self.return_deliveries(effects) {
+        if !self.detach_consumers(effects) || !self.return_deliveries(effects) {
             return false;
         }
-        self.phase = ChannelState::Closing;
+        self.phase = ChannelState::Closed;
         if let ChannelMode::Confirming(confirms) = &self.mode {
             // Publishes that are safe already were accepted, whatever comes after them.
-            confirms.release(self.around.broker.store.durable(), effects);
+            confirms.release(self.context.broker.store.durable(), effects);
             confirms.abandon();
         }
         self.mode = ChannelMode::Plain;
         *lock(&self.view.confirms) = None;
-        self.around.link.remove_channel(self.lane.channel);
-        let totals = &self.around.broker.totals;
+        self.context.link.remove_channel(self.lane.channel);
+        let totals = &self.context.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);
         totals.channels_closed.add(1);
-        let here = &self.around.vhost.closed_channels;
+        let here = &self.context.vhost.closed_channels;
         here.absorb(&self.view.counters);
         true
     }
 
     /// Takes the consumers of a channel that ends out of their queues. False when the turn is
     /// spent before that.
-    fn part(&mut self, effects: &mut Effects) -> bool {
+    fn detach_consumers(&mut self, effects: &mut Effects) -> bool {
         let ChannelState::Ending(leaving) = &mut self.phase else {
             return true;
         };

@@ -105,7 +105,7 @@ impl Channel {
             );
             return Err(unexpected(reason));
         }
-        let limit = self.around.broker.limits.body_bytes;
+        let limit = self.context.broker.limits.body_bytes;
         if header.body_size > limit {
             self.publishing.phase = PublishState::Idle;
             let reason = format!(
@@ -191,7 +191,7 @@ impl Channel {
         self.publishing.phase = PublishState::Idle;
         self.view.counters.published.add_alone(1);
         let place = self.publishing.draft.place();
-        let known = self.routes.find(place, self.around.vhost.generation());
+        let known = self.routes.find(place, self.context.vhost.generation());
         if known.is_none() {
             self.check_exchange()?;
         }
@@ -201,7 +201,7 @@ impl Channel {
         message_properties::check_text("the routing key", view.routing_key)?;
         message_properties::check_text("the exchange's name", view.exchange)?;
         if let Some(user) = properties.user_id {
-            access::check_user_id(&self.around, user)?;
+            access::check_user_id(&self.context, user)?;
         }
         let facts = MessageFacts {
             persistent: properties.delivery_mode == Some(2),
@@ -278,7 +278,7 @@ impl Channel {
         headers: Option<&Table>,
         effects: &mut Effects,
     ) -> Result<TargetQueues, Fault> {
-        let (view, vhost) = (self.publishing.draft.view(), &self.around.vhost);
+        let (view, vhost) = (self.publishing.draft.view(), &self.context.vhost);
         let exchange = std::str::from_utf8(view.exchange).unwrap_or_default();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         // As of before the permission was checked: a change since then must not be remembered over.
@@ -299,8 +299,8 @@ impl Channel {
     fn check_exchange(&mut self) -> Result<(), Fault> {
         let view = self.publishing.draft.view();
         let name = std::str::from_utf8(view.exchange).unwrap_or_default();
-        access::check_write_exchange(&self.around, name)?;
-        let vhost = &self.around.vhost;
+        access::check_write_exchange(&self.context, name)?;
+        let vhost = &self.context.vhost;
         match vhost.with_exchange(name, |exchange| exchange.declaration().internal) {
             None => Err(Fault::no_exchange(name, vhost.name())),
             Some(true) => Err(Fault::refused(format!(
@@ -333,10 +333,10 @@ impl Channel {
 
     pub(super) fn show(&self, message: &Message, targets: &TargetQueues, effects: &Effects) {
         let content = message.content();
-        self.around.broker.tap.note(TapEvent {
+        self.context.broker.tap.note(TapEvent {
             what: What::Published,
             at_ms: effects.now_ms,
-            vhost: (&**self.around.vhost.name()).into(),
+            vhost: (&**self.context.vhost.name()).into(),
             exchange: content.exchange.into(),
             routing_key: content.routing_key.into(),
             queue: None,

@@ -167,7 +167,7 @@ impl Channel {
             Credit::Later => credit_consumers(taken),
         };
         effects.spend(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        if self.around.broker.tap.is_open() {
+        if self.context.broker.tap.is_open() {
             self.show_settled(taken, disposition, effects);
         }
         let mut rest = taken.drain(..).peekable();
@@ -253,7 +253,7 @@ impl Channel {
     ) {
         for delivery in taken {
             let content = delivery.entry.message.content();
-            self.around.broker.tap.note(TapEvent {
+            self.context.broker.tap.note(TapEvent {
                 what: if disposition == Disposition::Ack {
                     What::Acked
                 } else {

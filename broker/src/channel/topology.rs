@@ -57,9 +57,9 @@ impl Channel {
     /// The queue meant, which this connection may read from.
     pub(super) fn readable_queue(&self, name: &str) -> Result<Arc<Queue>, Fault> {
         let name = self.queue_name(name)?;
-        access::check_read_queue(&self.around, &name)?;
-        let queue = self.around.vhost.queue_or_fault(&name)?;
-        queue.check_access(self.around.link.id)?;
+        access::check_read_queue(&self.context, &name)?;
+        let queue = self.context.vhost.queue_or_fault(&name)?;
+        queue.check_access(self.context.link.id)?;
         Ok(queue)
     }
 
@@ -85,7 +85,7 @@ impl Channel {
         let name = strip_breaks(declare.exchange);
         check_not_default(&[&name])?;
         if declare.passive {
-            let vhost = &self.around.vhost;
+            let vhost = &self.context.vhost;
             if vhost.with_exchange(&name, |_| ()).is_none() {
                 return Err(Fault::no_exchange(&name, vhost.name()));
             }
@@ -101,7 +101,7 @@ impl Channel {
                 format!("unknown exchange type '{}'", declare.kind),
             )
         })?;
-        access::check_configure_exchange(&self.around, &name)?;
+        access::check_configure_exchange(&self.context, &name)?;
         let declaration = Declaration {
             kind,
             durable: declare.durable,
@@ -110,10 +110,10 @@ impl Channel {
             arguments: decode(declare.arguments)?,
         };
         if let Some(alternate) = declaration.alternate() {
-            access::check_read_exchange(&self.around, &name)?;
-            access::check_write_exchange(&self.around, alternate)?;
+            access::check_read_exchange(&self.context, &name)?;
+            access::check_write_exchange(&self.context, alternate)?;
         }
-        let ticket = self.around.vhost.declare_exchange(&name, declaration)?;
+        let ticket = self.context.vhost.declare_exchange(&name, declaration)?;
         Ok(self.done(ticket, declare.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 11);
         }))
@@ -127,20 +127,20 @@ impl Channel {
     ) -> Result<Next, Fault> {
         let name = strip_breaks(name);
         check_not_default(&[&name])?;
-        access::check_configure_exchange(&self.around, &name)?;
+        access::check_configure_exchange(&self.context, &name)?;
         let condition = DeleteCondition {
             unused: if_unused,
             ..DeleteCondition::default()
         };
-        let ticket = self.around.vhost.delete_exchange(&name, condition)?;
+        let ticket = self.context.vhost.delete_exchange(&name, condition)?;
         Ok(self.done(ticket, no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 21);
         }))
     }
 
     fn exchange_binding<'a>(&self, binding: &BindMethod<'a>) -> Result<BindRequest<'a>, Fault> {
-        access::check_write_exchange(&self.around, binding.destination)?;
-        access::check_read_exchange(&self.around, binding.source)?;
+        access::check_write_exchange(&self.context, binding.destination)?;
+        access::check_read_exchange(&self.context, binding.source)?;
         check_not_default(&[binding.destination, binding.source])?;
         Ok(self.binding(
             binding,
@@ -151,8 +151,8 @@ impl Channel {
 
     fn queue_binding<'a>(&mut self, binding: &BindMethod<'a>) -> Result<BindRequest<'a>, Fault> {
         let name = self.queue_name(binding.destination)?;
-        access::check_write_queue(&self.around, &name)?;
-        access::check_read_exchange(&self.around, binding.source)?;
+        access::check_write_queue(&self.context, &name)?;
+        access::check_read_exchange(&self.context, binding.source)?;
         check_not_default(&[binding.source])?;
         let mut bind = self.binding(
             binding,
@@ -172,7 +172,7 @@ impl Channel {
         destination: Destination,
         arguments: crate::wire::table::Table,
     ) -> BindRequest<'a> {
-        let connection = Some(self.around.link.id);
+        let connection = Some(self.context.link.id);
         BindRequest {
             source: binding.source,
             destination,
@@ -188,7 +188,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let bind = self.exchange_binding(&binding)?;
-        let ticket = self.around.vhost.bind(bind)?;
+        let ticket = self.context.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 31);
         }))
@@ -200,7 +200,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let bind = self.exchange_binding(&binding)?;
-        let ticket = self.around.vhost.unbind(&bind)?;
+        let ticket = self.context.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 40, 51);
         }))
@@ -212,7 +212,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let bind = self.queue_binding(&binding)?;
-        let ticket = self.around.vhost.bind(bind)?;
+        let ticket = self.context.vhost.bind(bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 50, 21);
         }))
@@ -224,7 +224,7 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let bind = self.queue_binding(&binding)?;
-        let ticket = self.around.vhost.unbind(&bind)?;
+        let ticket = self.context.vhost.unbind(&bind)?;
         Ok(self.done(ticket, binding.no_wait, effects, |out, channel| {
             reply::bare(out, channel, 50, 51);
         }))
@@ -246,16 +246,16 @@ impl Channel {
         } else {
             asked
         };
-        access::check_configure_queue(&self.around, &name)?;
+        access::check_configure_queue(&self.context, &name)?;
         let arguments = decode(declare.arguments)?;
         if let Some(letters) = QueueArguments::parse(&arguments)
             .ok()
             .and_then(|arguments| arguments.dead_letters)
         {
-            access::check_read_queue(&self.around, &name)?;
-            access::check_write_exchange(&self.around, &letters.exchange)?;
+            access::check_read_queue(&self.context, &name)?;
+            access::check_write_exchange(&self.context, &letters.exchange)?;
         }
-        let declared = self.around.vhost.declare_queue(
+        let declared = self.context.vhost.declare_queue(
             Declare {
                 name: &name,
                 durable: declare.durable,
@@ -263,12 +263,12 @@ impl Channel {
                 auto_delete: declare.auto_delete,
                 is_server_named,
                 arguments,
-                connection: self.around.link.id,
-                limit: self.around.broker.limits.queues,
+                connection: self.context.link.id,
+                limit: self.context.broker.limits.queues,
             },
             effects,
         )?;
-        self.around.broker.totals.queues_declared.add(1);
+        self.context.broker.totals.queues_declared.add(1);
         let (ready, consumers) = declared.queue.counts();
         self.last_queue.clone_from(&name);
         Ok(
@@ -284,12 +284,12 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let name = self.queue_name(declare.queue)?;
-        let vhost = &self.around.vhost;
+        let vhost = &self.context.vhost;
         let (ready, consumers) = if name == REPLY_TO || vhost.has_reply_consumer(&name) {
             (0, 1)
         } else {
             let queue = vhost.queue_or_fault(&name)?;
-            queue.check_access(self.around.link.id)?;
+            queue.check_access(self.context.link.id)?;
             queue.touch(effects);
             queue.counts()
         };
@@ -322,14 +322,14 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let name = self.queue_name(queue)?;
-        access::check_configure_queue(&self.around, &name)?;
+        access::check_configure_queue(&self.context, &name)?;
         let condition = DeleteCondition {
             unused,
             empty,
-            connection: Some(self.around.link.id),
+            connection: Some(self.context.link.id),
         };
-        let (count, ticket) = self.around.vhost.delete_queue(&name, condition, effects)?;
-        self.around.broker.totals.queues_deleted.add(1);
+        let (count, ticket) = self.context.vhost.delete_queue(&name, condition, effects)?;
+        self.context.broker.totals.queues_deleted.add(1);
         let farewells = std::mem::take(&mut effects.farewells);
         if no_wait {
             self.send(effects, |out, _| out.extend_from_slice(&farewells));

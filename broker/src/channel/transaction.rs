@@ -119,7 +119,7 @@ impl Channel {
             }
             ChannelMode::Transactional(_) => {}
             ChannelMode::Plain => {
-                self.mode = ChannelMode::Transactional(Transaction::new(&self.around.link.share));
+                self.mode = ChannelMode::Transactional(Transaction::new(&self.context.link.share));
                 self.view
                     .is_transactional
                     .store(true, std::sync::atomic::Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl Channel {
 
     /// Takes the open transaction; the next one has begun.
     fn transaction(&mut self) -> Result<Transaction, Fault> {
-        let share = &self.around.link.share;
+        let share = &self.context.link.share;
         match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
                 Ok(std::mem::replace(transaction, Transaction::new(share)))
@@ -147,7 +147,7 @@ impl Channel {
             current: None,
             settles: transaction.settles.into_iter().peekable(),
             last: Ticket::NONE,
-            _whole: self.around.vhost.together(),
+            _whole: self.context.vhost.together(),
             _holding: transaction.holding,
         };
         self.commit(Box::new(commit), effects)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::ReadBuffer;
 use crate::broker_state::BrokerState;
-use crate::channel::Surroundings;
+use crate::channel::ConnectionContext;
 use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, read};
@@ -87,7 +87,7 @@ pub(super) async fn run(
     link: &Arc<ConnectionHandle>,
     origin: LoginOrigin,
     input: &mut ReadBuffer,
-) -> Result<Surroundings, HandshakeEnd> {
+) -> Result<ConnectionContext, HandshakeEnd> {
     let mut greeting = Greeting {
         broker,
         link,
@@ -112,7 +112,7 @@ pub(super) async fn run(
     let opened = greeting.open(&user).await;
     let vhost = greeting.told(opened, (10, 40)).await?;
     let user: Arc<str> = user.into();
-    let around = Surroundings {
+    let context = ConnectionContext {
         broker: Arc::clone(broker),
         link: Arc::clone(link),
         user: Arc::clone(&user),
@@ -133,10 +133,10 @@ pub(super) async fn run(
     // Set once, here: nobody else knows the link's session.
     let _ = link.session.set(session);
     // A change of the user before this line found no session to end.
-    let is_welcome = is_still_welcome(&around, &proved_with);
+    let is_welcome = is_still_welcome(&context, &proved_with);
     greeting.told(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);
-    Ok(around)
+    Ok(context)
 }
 
 /// The two ends of a connection over TCP.
@@ -149,15 +149,18 @@ fn login_peer(link: &ConnectionHandle) -> Option<LoginPeer> {
 }
 
 /// Whether the user still has this password and may still enter the vhost.
-fn is_still_welcome(around: &Surroundings, proved_with: &Credential) -> Result<(), HandshakeEnd> {
-    let users = read(&around.broker.users);
+fn is_still_welcome(
+    context: &ConnectionContext,
+    proved_with: &Credential,
+) -> Result<(), HandshakeEnd> {
+    let users = read(&context.broker.users);
     let now = users
-        .get(&around.user)
+        .get(&context.user)
         .and_then(|user| user.password.as_ref());
-    if now == Some(proved_with) && users.may_enter(&around.user, around.vhost.name()) {
+    if now == Some(proved_with) && users.may_enter(&context.user, context.vhost.name()) {
         return Ok(());
     }
-    let reason = format!("user '{}' has changed", clean(&around.user));
+    let reason = format!("user '{}' has changed", clean(&context.user));
     Err(Fault::connection(ReplyCode::ConnectionForced, reason).into())
 }
 

@@ -84,10 +84,10 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     };
     drop(place);
     match greeted {
-        Ok(Ok(around)) => {
-            tracing::info!(connection = %link.name, user = %around.user, vhost = %around.vhost.name(), "open");
+        Ok(Ok(context)) => {
+            tracing::info!(connection = %link.name, user = %context.user, vhost = %context.vhost.name(), "open");
             let beating = heartbeat::start(&broker, &link);
-            reader::run(around, input).await;
+            reader::run(context, input).await;
             beating.abort();
             tracing::info!(connection = %link.name, "closed");
         }

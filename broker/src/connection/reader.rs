@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use super::ReadBuffer;
 use super::manners::Manners;
 use crate::broker_state::BusyMark;
-use crate::channel::{Channel, Next, Surroundings};
+use crate::channel::{Channel, ConnectionContext, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
 use crate::memory::{self, MemoryLevel};
@@ -39,7 +39,7 @@ const LOADING: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_secs(10);
 
 struct ConnectionReader {
-    around: Surroundings,
+    context: ConnectionContext,
     /// By number; 0 is never used.
     channels: Vec<Option<Box<Channel>>>,
     open: usize,
@@ -82,10 +82,10 @@ enum ReadEnd {
 }
 
 /// Reads until the connection ends, then lets go of everything it held.
-pub(super) async fn run(around: Surroundings, mut input: ReadBuffer) {
-    let mut ending = around.link.ending.subscribe();
+pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
+    let mut ending = context.link.ending.subscribe();
     let mut reader = ConnectionReader {
-        around,
+        context,
         channels: Vec::new(),
         open: 0,
         has_published: false,
@@ -103,12 +103,12 @@ pub(super) async fn run(around: Surroundings, mut input: ReadBuffer) {
         }
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
-    tracing::info!(connection = %reader.around.link.name, %fault, "closed by the server");
+    tracing::info!(connection = %reader.context.link.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause))).await;
     // What the client still sends is read and dropped until it has answered.
     let answered = reader.drain(&mut input);
     if tokio::time::timeout(CLOSING, answered).await.is_err() {
-        reader.around.link.cut();
+        reader.context.link.cut();
     }
 }
 
@@ -145,18 +145,18 @@ impl ConnectionReader {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
-        let link = Arc::clone(&self.around.link);
-        let mut blocking = self.around.broker.alarms.blocking();
-        let mut manners = Manners::new(&self.around.broker);
+        let link = Arc::clone(&self.context.link);
+        let mut blocking = self.context.broker.alarms.blocking();
+        let mut manners = Manners::new(&self.context.broker);
         loop {
-            let mut effects = self.around.broker.begin();
+            let mut effects = self.context.broker.begin();
             let brought = input.waiting().len();
             let outcome = self.take_frames(input, &mut effects);
             let crowded = effects.crowded.take();
             let crowded =
                 crowded.filter(|_| brought >= HURRY_BYTES && Instant::now() >= patient_from);
             manners.count(&effects);
-            self.around.broker.end(effects);
+            self.context.broker.end(effects);
             manners.let_others_go_first().await;
             let seen = input.waiting().len();
             let mut watched = ConnectionWatch {
@@ -179,7 +179,7 @@ impl ConnectionReader {
                 Err(end) => return end,
             };
             if self.has_published
-                && self.around.broker.standing().holds_publishers()
+                && self.context.broker.standing().holds_publishers()
                 && let Err(end) = watched.wait(self.hold()).await
             {
                 return end;
@@ -208,7 +208,7 @@ impl ConnectionReader {
         outcome: StopReason,
         watched: &mut ConnectionWatch<'_>,
     ) -> Result<Option<usize>, ReadEnd> {
-        let broker = &self.around.broker;
+        let broker = &self.context.broker;
         match outcome {
             StopReason::Partial(needed) => return Ok(Some(needed)),
             StopReason::Fault(fault, cause) => return Err(ReadEnd::Refused(fault, cause)),
@@ -240,17 +240,17 @@ impl ConnectionReader {
     }
 
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut effects = self.around.broker.begin();
-        self.around.link.outbox.write(&mut effects, append);
-        self.around.broker.end(effects);
+        let mut effects = self.context.broker.begin();
+        self.context.link.outbox.write(&mut effects, append);
+        self.context.broker.end(effects);
     }
 
     /// Waits until publishers may go on; tells the client where the reason is one that it can be
     /// told.
     async fn hold(&self) {
-        let mut watch = self.around.broker.alarms.watch();
+        let mut watch = self.context.broker.alarms.watch();
         let mut is_told = false;
-        self.around.link.set_blocked(true);
+        self.context.link.set_blocked(true);
         loop {
             let standing = *watch.borrow_and_update();
             if !standing.holds_publishers() {
@@ -258,7 +258,7 @@ impl ConnectionReader {
             }
             if let Some(reason) = standing
                 .blocked_reason()
-                .filter(|_| !is_told && self.around.wants_blocked)
+                .filter(|_| !is_told && self.context.wants_blocked)
             {
                 is_told = true;
                 self.send(|out| reply::connection_blocked(out, reason));
@@ -267,7 +267,7 @@ impl ConnectionReader {
                 break;
             }
         }
-        self.around.link.set_blocked(false);
+        self.context.link.set_blocked(false);
         if is_told {
             self.send(reply::connection_unblocked);
         }
@@ -275,7 +275,7 @@ impl ConnectionReader {
 
     /// Acts on every whole frame that was read.
     fn take_frames(&mut self, input: &mut ReadBuffer, effects: &mut Effects) -> StopReason {
-        let frame_max = self.around.frame_max;
+        let frame_max = self.context.frame_max;
         let mut used = 0;
         let outcome = loop {
             // Between the frames of one publish there is nothing new to look at.
@@ -333,7 +333,7 @@ impl ConnectionReader {
         if effects.is_spent() {
             return Some(StopReason::Spent);
         }
-        if !self.around.link.outbox.is_readable() {
+        if !self.context.link.outbox.is_readable() {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
@@ -421,7 +421,7 @@ impl ConnectionReader {
             }
         }
         let most = self
-            .around
+            .context
             .link
             .session
             .get()
@@ -437,9 +437,9 @@ impl ConnectionReader {
         if self.channels.len() <= slot {
             self.channels.resize_with(slot + 1, || None);
         }
-        self.channels[slot] = Some(Box::new(Channel::new(self.around.clone(), frame.channel)));
+        self.channels[slot] = Some(Box::new(Channel::new(self.context.clone(), frame.channel)));
         self.open += 1;
-        self.around
+        self.context
             .link
             .outbox
             .write(effects, |out| reply::channel_open_ok(out, frame.channel));
@@ -475,7 +475,7 @@ impl ConnectionReader {
                 Ok(Next::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
-                self.around
+                self.context
                     .link
                     .outbox
                     .write(effects, |out| reply::bare(out, 0, 10, 71));
@@ -504,19 +504,19 @@ impl ConnectionReader {
             self.channels.pop();
         }
         self.open = 0;
-        self.around
+        self.context
             .vhost
-            .remove_exclusive(self.around.link.id, effects)
+            .remove_exclusive(self.context.link.id, effects)
     }
 
     /// Returns and deletes what the connection held, in as many turns as that takes, and tells the
     /// client why when it was the server's doing.
     async fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
-        let mut busy = BusyMark::new(&self.around.broker);
+        let mut busy = BusyMark::new(&self.context.broker);
         loop {
-            let mut effects = self.around.broker.begin();
+            let mut effects = self.context.broker.begin();
             let is_done = self.close_channels(&mut effects);
-            self.around.broker.end(effects);
+            self.context.broker.end(effects);
             if is_done {
                 break;
             }
@@ -532,7 +532,7 @@ impl ConnectionReader {
     /// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
     /// writes `close` ahead of queued publishes).
     async fn linger(&self, input: &mut ReadBuffer) {
-        self.around.link.outbox.finish();
+        self.context.link.outbox.finish();
         let emptied = async {
             while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
                 let count = input.waiting().len();
@@ -547,7 +547,7 @@ impl ConnectionReader {
     async fn drain(&self, input: &mut ReadBuffer) {
         let mut needed = frame::OVERHEAD;
         loop {
-            match input.front(self.around.frame_max) {
+            match input.front(self.context.frame_max) {
                 Ok(ParsedFrame::Whole(front)) => {
                     let ids = (front.kind == frame::METHOD && front.channel == 0)
                         .then(|| method::ids(front.payload));

@@ -17,7 +17,7 @@ use crate::wire::table::Table;
 /// One `basic.consume` and what has become of it.
 #[derive(Debug)]
 pub(crate) struct Consumer {
-    pub(crate) terms: Subscription,
+    pub(crate) subscription: Subscription,
     unsettled: AtomicU32,
     is_cancelled: AtomicBool,
 }
@@ -51,25 +51,25 @@ enum Readiness {
 }
 
 impl Consumer {
-    pub(crate) fn new(terms: Subscription) -> Self {
+    pub(crate) fn new(subscription: Subscription) -> Self {
         Self {
-            terms,
+            subscription,
             unsettled: AtomicU32::new(0),
             is_cancelled: AtomicBool::new(false),
         }
     }
 
     fn standing(&self) -> Readiness {
-        if !self.terms.outbox.has_room() {
+        if !self.subscription.outbox.has_room() {
             return Readiness::NoRoom;
         }
         // What the channel may hold binds also those that never hold anything: RabbitMQ's way.
-        let has_own = self.terms.no_ack
-            || self.terms.prefetch == 0
-            || self.unsettled.load(Relaxed) < self.terms.prefetch;
-        if !has_own || !self.terms.ledger.has_credit() {
+        let has_own = self.subscription.no_ack
+            || self.subscription.prefetch == 0
+            || self.unsettled.load(Relaxed) < self.subscription.prefetch;
+        if !has_own || !self.subscription.ledger.has_credit() {
             Readiness::NoCredit
-        } else if !self.terms.no_ack && self.terms.ledger.is_held() {
+        } else if !self.subscription.no_ack && self.subscription.ledger.is_held() {
             Readiness::Held
         } else {
             Readiness::Willing
@@ -86,16 +86,16 @@ impl Consumer {
     ) {
         let message = entry.message.clone();
         let redelivered = entry.redelivered;
-        self.terms.ledger.with_deliveries(|deliveries| {
-            let tag = if self.terms.no_ack {
+        self.subscription.ledger.with_deliveries(|deliveries| {
+            let tag = if self.subscription.no_ack {
                 deliveries.next_tag()
             } else {
                 self.unsettled.fetch_add(1, Relaxed);
                 deliveries.add(queue, entry, Some(self))
             };
-            self.terms.outbox.add(effects, |frames| {
-                let tags = (self.terms.tag.as_bytes(), tag);
-                frames.deliver(self.terms.lane, tags, redelivered, &message);
+            self.subscription.outbox.add(effects, |frames| {
+                let tags = (self.subscription.tag.as_bytes(), tag);
+                frames.deliver(self.subscription.lane, tags, redelivered, &message);
             });
         });
     }
@@ -160,7 +160,7 @@ impl Consumers {
     }
 
     pub(crate) fn has_exclusive(&self) -> bool {
-        self.iter().any(|consumer| consumer.terms.exclusive)
+        self.iter().any(|consumer| consumer.subscription.exclusive)
     }
 
     /// True for every consumer unless only one may be active.
@@ -176,14 +176,14 @@ impl Consumers {
     pub(crate) fn add(&mut self, consumer: Arc<Consumer>) {
         let at = self
             .groups
-            .partition_point(|(priority, _)| *priority > consumer.terms.priority);
+            .partition_point(|(priority, _)| *priority > consumer.subscription.priority);
         if self
             .groups
             .get(at)
-            .is_none_or(|(priority, _)| *priority != consumer.terms.priority)
+            .is_none_or(|(priority, _)| *priority != consumer.subscription.priority)
         {
             self.groups
-                .insert(at, (consumer.terms.priority, VecDeque::new()));
+                .insert(at, (consumer.subscription.priority, VecDeque::new()));
         }
         self.groups[at].1.push_back(consumer);
         self.choose();
@@ -268,9 +268,9 @@ fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
     match consumer.standing() {
         Readiness::Willing => true,
         Readiness::NoCredit => false,
-        Readiness::NoRoom => !consumer.terms.outbox.turn_away(queue),
+        Readiness::NoRoom => !consumer.subscription.outbox.turn_away(queue),
         Readiness::Held => {
-            consumer.terms.outbox.let_wait(queue);
+            consumer.subscription.outbox.let_wait(queue);
             memory::note_waiting();
             false
         }

@@ -421,7 +421,7 @@ impl QueueState {
             let consumer = Arc::clone(consumer);
             effects.spend(1);
             self.counters.delivered += 1;
-            if consumer.terms.no_ack {
+            if consumer.subscription.no_ack {
                 Self::settle_in_store_and_confirm(queue, &entry, effects)?;
                 entry.persistence = Persistence::Transient;
             } else {

@@ -251,18 +251,22 @@ fn close(queue: &Arc<Queue>, deleter: Option<u64>, effects: &mut Effects) -> u64
     let (ready, consumers) = queue.close(effects);
     for consumer in consumers {
         consumer.mark_cancelled();
-        if !consumer.terms.wants_cancel {
+        if !consumer.subscription.wants_cancel {
             continue;
         }
-        if deleter == Some(consumer.terms.connection) {
+        if deleter == Some(consumer.subscription.connection) {
             reply::cancel(
                 &mut effects.farewells,
-                consumer.terms.lane.channel,
-                &consumer.terms.tag,
+                consumer.subscription.lane.channel,
+                &consumer.subscription.tag,
             );
         } else {
-            consumer.terms.outbox.write(effects, |out| {
-                reply::cancel(out, consumer.terms.lane.channel, &consumer.terms.tag);
+            consumer.subscription.outbox.write(effects, |out| {
+                reply::cancel(
+                    out,
+                    consumer.subscription.lane.channel,
+                    &consumer.subscription.tag,
+                );
             });
         }
     }

@@ -25,9 +25,11 @@ pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
     let (is, snapshot) = (&queue.identity, queue.snapshot());
     let (mut track, utilisation) = api.rates.queue(&is.vhost, &is.name);
     let (single, exclusive) = queue.with(|state| {
-        let tag = |consumer: &Arc<Consumer>| Arc::clone(&consumer.terms.tag);
+        let tag = |consumer: &Arc<Consumer>| Arc::clone(&consumer.subscription.tag);
         let mut all = state.consumers.iter();
-        let exclusive = all.find(|consumer| consumer.terms.exclusive).map(tag);
+        let exclusive = all
+            .find(|consumer| consumer.subscription.exclusive)
+            .map(tag);
         (state.consumers.single().map(tag), exclusive)
     });
     let utilisation = if snapshot.consumers == 0 {
@@ -128,26 +130,26 @@ pub(in crate::management) fn consumer(
     is_active: bool,
 ) -> Value {
     let (vhost, name) = (queue.vhost(), queue.name());
-    let channel = match link(api, consumer.terms.connection) {
+    let channel = match link(api, consumer.subscription.connection) {
         None => json!({}),
         Some(link) => json!({
             "connection_name": link.name,
-            "name": super::channel_name(&link, consumer.terms.lane.channel),
+            "name": super::channel_name(&link, consumer.subscription.lane.channel),
             "node": api.node,
-            "number": consumer.terms.lane.channel,
+            "number": consumer.subscription.lane.channel,
             "peer_host": link.peer.host,
             "peer_port": link.peer.port,
             "user": link.session.get().map(|session| &*session.user),
         }),
     };
     json!({
-        "consumer_tag": &*consumer.terms.tag,
+        "consumer_tag": &*consumer.subscription.tag,
         "queue": { "name": &**name, "vhost": &**vhost },
         "channel_details": channel,
-        "ack_required": !consumer.terms.no_ack,
-        "exclusive": consumer.terms.exclusive,
-        "prefetch_count": consumer.terms.prefetch,
-        "arguments": table_to_json(&consumer.terms.arguments),
+        "ack_required": !consumer.subscription.no_ack,
+        "exclusive": consumer.subscription.exclusive,
+        "prefetch_count": consumer.subscription.prefetch,
+        "arguments": table_to_json(&consumer.subscription.arguments),
         "active": is_active,
         "activity_status": if is_active { "up" } else { "waiting" },
     })
