@@ -168,10 +168,10 @@ impl Deliveries {
         self.window = Some((rows, columns));
     }
 
-    /// Takes a waiting message out: it was read another way.
+    /// Takes a waiting message out: a person reads or removes it by a command.
     ///
     /// `false` when it does not wait: it may be with the agent already.
-    pub fn withdraw(&mut self, key: MessageKey) -> bool {
+    pub fn take_by_command(&mut self, key: MessageKey) -> bool {
         let is_under_way = self
             .submissions
             .iter()

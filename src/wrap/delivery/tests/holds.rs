@@ -269,8 +269,8 @@ fn what_is_under_way_cannot_be_taken_back_and_what_waits_can() {
     let mut play = Play::claude();
     let one = play.offer("x");
     let two = play.offer("y");
-    assert!(!play.deliveries.withdraw(one));
-    assert!(play.deliveries.withdraw(two));
+    assert!(!play.deliveries.take_by_command(one));
+    assert!(play.deliveries.take_by_command(two));
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Session {
         let held = self.held(now);
         if take {
             let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
-            keys.retain(|key| self.deliveries.withdraw(*key));
+            keys.retain(|key| self.deliveries.take_by_command(*key));
             let table = &self.deliveries.table;
             self.post.delivered(table, &keys, Way::InboxCommand);
         }
@@ -139,7 +139,7 @@ impl Session {
     fn discard(&mut self, removal: Removal, now: Instant) -> Reply {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
-            if self.deliveries.withdraw(key)
+            if self.deliveries.take_by_command(key)
                 && let Some(removed) = self.deliveries.table.remove(key)
             {
                 self.post.removed(removed, removal);
