@@ -25,7 +25,7 @@ use crate::memory;
 use crate::persist::records::{Definition, SessionFact, VhostFact};
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
-use crate::queue::ready::LoadRequest;
+use crate::queue::level::LoadRequest;
 use crate::registry::ConnectionHandle;
 use crate::stats::Totals;
 use crate::tap::Tap;
@@ -396,9 +396,7 @@ impl BrokerState {
         memory::set_alarm(is_high);
         if is_high {
             crate::block::pool::empty();
-            for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
-                queue.unload();
-            }
+            self.unload_queues();
             return;
         }
         let mut effects = self.begin();
@@ -406,6 +404,19 @@ impl BrokerState {
             if let Err(error) = queue.pump(&mut effects) {
                 tracing::debug!(queue = %queue.name(), %error, "not handed out");
             }
+        }
+        self.end(effects);
+    }
+
+    /// While memory is short, leaves to the store what it has and nobody takes. Again and again,
+    /// since what was not yet safe, or not yet given back, may be so a moment later.
+    pub(crate) fn unload_queues(self: &Arc<Self>) {
+        if !memory::is_short() {
+            return;
+        }
+        let mut effects = self.begin();
+        for queue in self.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+            queue.unload(&mut effects);
         }
         self.end(effects);
     }

@@ -298,6 +298,7 @@ async fn watch_memory(broker: Arc<BrokerState>) {
         if since_aged >= LOOK {
             since_aged = Duration::ZERO;
             block::pool::age();
+            broker.unload_queues();
         }
         if memory::take_waiting() {
             broker.pump_waiting().await;

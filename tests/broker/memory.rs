@@ -6,10 +6,10 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::loaded::{Loaded, PERSISTENT, PLAIN, declare, declaring, frame, method, publishing};
-use crate::raw::{Raw, short};
+use crate::raw::{Raw, long, short};
 
 #[test]
 fn gets_and_nacks_whose_answers_nobody_reads() {
@@ -208,6 +208,66 @@ fn a_fanout_to_many_queues_whose_consumers_are_slow() {
         clients.push(client);
     }
     loaded.bear("a fanout", clients);
+}
+
+/// Queues whose messages expire had to keep the next one in memory, to know when. A message of
+/// 1 MB in each of many queues then held all memory for ever, and with it every publisher.
+#[test]
+fn messages_that_may_expire_in_many_queues_that_nobody_takes_from() {
+    const QUEUES: usize = 200;
+    const SIZE: usize = 1_000_000;
+    let loaded = Loaded::start();
+    let mut client = loaded.client();
+    let patience = Some(Duration::from_mins(1));
+    client.stream().set_read_timeout(patience).unwrap();
+    client.method(1, (85, 10), b"\0");
+    client.expect(1, (85, 11));
+    let ttl = |ms: u32| [&short("x-message-ttl")[..], b"I", &ms.to_be_bytes()].concat();
+    let declare = |client: &mut Raw, name: &str, ms: u32| {
+        let start = [&b"\0\0"[..], &short(name), b"\x02", &long(&ttl(ms))].concat();
+        client.method(1, (50, 10), &start);
+        client.expect(1, (50, 11));
+    };
+    for number in 0..QUEUES {
+        // Two of them expire while the others fill the memory.
+        let ms = if number < 2 { 2_000 } else { 3_600_000 };
+        let name = format!("ttl{number}");
+        declare(&mut client, &name, ms);
+        client.bytes(&publishing(1, ("", &name), 0, PERSISTENT, &vec![7; SIZE]));
+        loop {
+            let (_, _, frame) = client.next().expect("publishers wait for ever");
+            // It is held now and then, and told so.
+            if frame[..4] == [0, 60, 0, 80] {
+                break;
+            }
+        }
+    }
+    let mut reading = loaded.client();
+    for number in [2, QUEUES / 2, QUEUES - 1] {
+        let get = [&b"\0\0"[..], &short(&format!("ttl{number}")), b"\x01"].concat();
+        reading.method(1, (60, 70), &get);
+        reading.expect(1, (60, 71));
+        let mut missing = SIZE;
+        reading.next().unwrap();
+        while missing > 0 {
+            missing -= reading.next().unwrap().2.len();
+        }
+    }
+    let until = Instant::now() + Duration::from_mins(1);
+    for number in 0..2 {
+        loop {
+            let passive = declaring(&format!("ttl{number}"), b"\x03");
+            reading.method(1, (50, 10), &passive);
+            let ok = reading.expect(1, (50, 11));
+            let at = 1 + usize::from(ok[0]);
+            if ok[at..at + 4] == [0; 4] {
+                break;
+            }
+            assert!(Instant::now() < until, "a message does not expire");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    loaded.bear("messages that may expire", vec![client, reading]);
 }
 
 /// Durable queues whose messages lie on the disk, all of them together beyond what the broker may

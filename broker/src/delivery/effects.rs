@@ -16,8 +16,9 @@ use crate::delivery::confirms::Confirms;
 use crate::delivery::outbox::Outbox;
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
+use crate::queue::level::LoadRequest;
 use crate::queue::message::Message;
-use crate::queue::ready::{LoadRequest, QueuedMessage};
+use crate::queue::queued::QueuedMessage;
 use crate::stats::Flow;
 
 /// A message that left a queue without being consumed, from a queue with a dead-letter exchange.

@@ -16,7 +16,7 @@ use crate::lock::lock;
 use crate::memory::{self, HoldingKind, Share};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
-use crate::queue::ready::QueuedMessage;
+use crate::queue::queued::QueuedMessage;
 
 /// One delivered message that is not settled.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! How much of a queue's messages there is. Depends on `ready`.
 
-use super::ready::QueuedMessage;
+use super::queued::QueuedMessage;
 
 /// Messages and the octets of their bodies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

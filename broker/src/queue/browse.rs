@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Queue;
+use super::level::Stretch;
 use super::message::Message;
-use super::ready::Stretch;
 use crate::persist::ReadFailed;
 
 /// What one read of the store brings.

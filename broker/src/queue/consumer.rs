@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::Queue;
-use super::ready::QueuedMessage;
+use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;

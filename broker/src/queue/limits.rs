@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::Queue;
 use super::arguments::{Overflow, QueueArguments};
 use super::dead_letter::Reason;
+use super::level::LoadNeed;
 use super::message::Message;
-use super::ready::{LoadNeed, QueuedMessage};
+use super::queued::QueuedMessage;
 use super::state::QueueState;
 use crate::delivery::effects::{DeadLetter, Effects};
 
@@ -124,6 +125,13 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effe
         .ready
         .heads()
         .filter_map(|entry| entry.message.deadline_ms(arguments.message_ttl_ms))
+        .chain(
+            state
+                .ready
+                .deadlines_in_store_ms()
+                // What has expired is being read.
+                .filter(|deadline_ms| *deadline_ms > effects.now_ms),
+        )
         .min();
     let lease = arguments
         .expires_ms

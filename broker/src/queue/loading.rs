@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use super::level::{LoadNeed, LoadRequest};
 use super::message::Message;
-use super::ready::{LoadNeed, LoadRequest, Persistence, QueuedMessage};
-use super::state::QueueState;
+use super::queued::{Persistence, QueuedMessage};
 use super::{Queue, limits};
 use crate::delivery::effects::Effects;
 use crate::memory::{self, EntryCharge};
@@ -48,17 +48,21 @@ impl Queue {
         }
     }
 
-    /// While memory is short, leaves messages to the store that clients gave back and nobody takes.
-    pub(crate) fn unload(&self) {
+    /// While memory is short, leaves messages to the store that nobody takes.
+    pub(crate) fn unload(self: &Arc<Self>, effects: &mut Effects) {
         if memory::is_short() {
-            self.with(QueueState::unload);
+            self.with(|state| {
+                state.unload(self);
+                limits::arm(self, state, effects);
+            });
         }
     }
 
     /// Reads what `wanted` names and hands out what can be handed out.
     pub(crate) fn load(self: &Arc<Self>, wanted: LoadRequest, effects: &mut Effects) {
         let Some(store) = self.store() else { return };
-        let Some(wanted) = self.with(|state| state.confirm_load(self, wanted)) else {
+        let Some(wanted) = self.with(|state| state.confirm_load(self, wanted, effects.now_ms))
+        else {
             return;
         };
         let read = store.read(wanted.level, wanted.from, wanted.limit_bytes);
@@ -105,6 +109,12 @@ impl Queue {
         });
         if let Err(error) = self.pump(effects) {
             tracing::debug!(queue = %self.name(), %error, "not handed out");
+        }
+        if wanted.need == LoadNeed::Soon {
+            self.with(|state| {
+                state.unload_unwanted(self);
+                limits::arm(self, state, effects);
+            });
         }
     }
 }

@@ -27,9 +27,11 @@ pub mod arguments;
 pub(crate) mod browse;
 pub(crate) mod consumer;
 pub mod dead_letter;
+pub(crate) mod level;
 pub(crate) mod limits;
 pub(crate) mod loading;
 pub mod message;
+pub(crate) mod queued;
 pub(crate) mod ready;
 mod state;
 #[cfg(test)]
@@ -38,8 +40,9 @@ mod tests;
 use arguments::QueueArguments;
 use consumer::Consumer;
 
+use level::{Head, LoadNeed};
 use message::Message;
-use ready::{Head, LoadNeed, Persistence};
+use queued::Persistence;
 pub(crate) use state::QueueState;
 pub use state::{Counters, QueueSnapshot};
 
@@ -194,7 +197,7 @@ impl Queue {
             // It cannot leave at once, so the store has it first: a long line keeps no body of it.
             let mut entry = entry;
             state.append(self, &mut entry)?;
-            let keep_in_memory = state.may_expire || !state.consumers.is_empty();
+            let keep_in_memory = !state.consumers.is_empty();
             state.ready.push(entry, keep_in_memory);
             state.pump(self, effects)?;
         } else {
@@ -227,7 +230,8 @@ impl Queue {
             limits::enforce(self, &mut state, effects);
             state.pump(self, effects)?;
             if memory::is_short() {
-                state.unload();
+                state.unload(self);
+                limits::arm(self, &mut state, effects);
             }
             return Ok(());
         }

@@ -7,9 +7,11 @@ use super::amount::Amount;
 use super::arguments::QueueArguments;
 use super::consumer::Consumers;
 use super::dead_letter::Reason;
+use super::level::{Head, LoadNeed, LoadRequest, UnloadRest};
 use super::limits;
 use super::message::Message;
-use super::ready::{Head, LoadNeed, LoadRequest, Persistence, QueuedMessage, ReadyMessages};
+use super::queued::{Persistence, QueuedMessage};
+use super::ready::ReadyMessages;
 use super::{ConfirmMode, Disposition, Queue};
 use crate::delivery::effects::{DeadLetter, Effects};
 use crate::memory::{self, EntryCharge};
@@ -105,7 +107,7 @@ impl QueueState {
         };
         let max_priority = arguments.max_priority.unwrap_or(0);
         Self {
-            ready: ReadyMessages::new(max_priority, budget),
+            ready: ReadyMessages::new(max_priority, arguments.message_ttl_ms, budget),
             consumers,
             counters: Counters::default(),
             is_deleted: false,
@@ -300,44 +302,36 @@ impl QueueState {
 
     /// Asks for the next slice when the line is running out of messages in memory.
     pub(super) fn want_load(&mut self, queue: &Arc<Queue>, need: LoadNeed, effects: &mut Effects) {
-        if self.is_unreadable(effects) {
+        if !self.ready.has_gap() || self.is_unreadable(effects) {
             return;
         }
-        // Nobody takes messages: the one at the head is enough to know when it expires.
-        let is_at_head = matches!(self.ready.head(), Head::InStore);
-        let is_plenty = self.may_expire || !self.ready.is_scarce() || need == LoadNeed::Now;
-        if self.consumers.is_empty() && !(is_at_head && is_plenty) {
-            return;
-        }
-        if !self.is_load_due(queue, need) {
-            return;
-        }
-        if self.ready.has_gap()
-            && let Some(wanted) = self.ready.wanted(need)
-        {
+        let wanted = match need {
+            LoadNeed::Now => self.ready.wanted(need),
+            LoadNeed::Soon => self.wanted_soon(queue, effects.now_ms),
+        };
+        if let Some(wanted) = wanted {
             effects.loads.push((Arc::clone(queue), wanted));
         }
     }
 
-    /// Leaves what the store has to the store, but for the head of each level. Not while clients
-    /// hold messages: the store has those too, and would give them once more.
-    pub(super) fn unload(&mut self) {
-        if self.unsettled > 0 || self.is_deleted {
-            return;
+    /// What has expired must go, and what may expire must be known; the rest is read for consumers
+    /// alone.
+    fn wanted_soon(&mut self, queue: &Arc<Queue>, now_ms: u64) -> Option<LoadRequest> {
+        let due = self.ready.wanted_due(now_ms);
+        if due.is_some() || !self.is_load_due(queue) {
+            return due;
         }
-        for (level, before) in (0..).zip(&mut self.delivered_before) {
-            let given_back = self.ready.unload(level);
-            *before = (*before).max(given_back);
-        }
+        self.ready.wanted(LoadNeed::Soon)
     }
 
-    /// Whether there is memory for a load. While it is short, only for what can leave again.
-    fn is_load_due(&self, queue: &Arc<Queue>, need: LoadNeed) -> bool {
-        let can_leave =
-            || self.may_expire || self.consumers.is_empty() || self.consumers.has_willing(queue);
-        need == LoadNeed::Now
-            || !memory::is_short()
-            || (matches!(self.ready.head(), Head::InStore) && can_leave())
+    /// Whether the next slice is read for consumers. While memory is short, only where one takes
+    /// messages at once.
+    fn is_load_due(&self, queue: &Arc<Queue>) -> bool {
+        if memory::is_short() {
+            matches!(self.ready.head(), Head::InStore) && self.consumers.has_willing(queue)
+        } else {
+            !self.consumers.is_empty()
+        }
     }
 
     /// Looks at a load again once its turn has come: memory may be short by now. `None` when it is
@@ -346,12 +340,41 @@ impl QueueState {
         &mut self,
         queue: &Arc<Queue>,
         wanted: LoadRequest,
+        now_ms: u64,
     ) -> Option<LoadRequest> {
-        if self.is_load_due(queue, wanted.need) {
+        let is_made = wanted.need == LoadNeed::Now
+            || self.ready.is_due_in_store(wanted.level, now_ms)
+            || self.is_load_due(queue);
+        if is_made {
             return Some(self.ready.narrowed(wanted));
         }
         self.ready.load_failed(wanted);
         None
+    }
+
+    /// Leaves what the store has to the store. Where a consumer takes messages, each level keeps a
+    /// head.
+    pub(super) fn unload(&mut self, queue: &Arc<Queue>) {
+        if self.is_deleted {
+            return;
+        }
+        let rest = if self.consumers.has_willing(queue) {
+            UnloadRest::Head
+        } else {
+            UnloadRest::Nothing
+        };
+        let is_some_unsettled = self.unsettled > 0;
+        for (level, before) in (0..).zip(&mut self.delivered_before) {
+            let given_back = self.ready.unload(level, rest, is_some_unsettled);
+            *before = (*before).max(given_back);
+        }
+    }
+
+    /// While memory is scarce, leaves to the store what was read and nobody takes.
+    pub(super) fn unload_unwanted(&mut self, queue: &Arc<Queue>) {
+        if self.ready.is_scarce() && !self.consumers.has_willing(queue) {
+            self.unload(queue);
+        }
     }
 
     /// Drops every ready message, for good with the ticket; those in clients' hands stay.

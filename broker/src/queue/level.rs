@@ -1,0 +1,424 @@
+//! The ready messages of one priority, most of a long line's bodies left in the store. Relies on
+//! `queued` and `persist` (the budget).
+//!
+//! A level is, from its head on: messages that came back, a window in memory, and a gap whose
+//! messages lie in the store alone, followed by transient messages that arrived since the gap
+//! opened. A gap is closed slice by slice, by reads that happen without the queue's lock.
+//!
+//! While memory is scarce, a queue from which nobody takes keeps nothing of what the store has, but
+//! the time at which the first of it expires.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::message::Message;
+use super::queued::{Persistence, QueuedMessage};
+use crate::memory;
+use crate::persist::WindowBudget;
+
+#[cfg(test)]
+mod tests;
+
+/// Bodies kept in memory per level; beyond it persistent messages are left to the store.
+const WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Below this the next slice is read before anybody waits for it.
+const REFILL_BYTES: usize = 2 * 1024 * 1024;
+/// What every level may keep, however little is left for all.
+const LEAST_BYTES: usize = 64 * 1024;
+/// Room for entries that an empty level keeps.
+const KEPT_ENTRIES: usize = 4096;
+
+/// A part of a level, looked at.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) level: u8,
+    /// By position: the message, and whether it was handed out before.
+    pub(crate) seen: BTreeMap<u64, (Message, bool)>,
+    /// From here on the store has messages that are not in memory.
+    pub(crate) gap: Option<u64>,
+}
+
+/// When the first message expires that only the store has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum GapDeadline {
+    /// It must be read to know.
+    #[default]
+    Unknown,
+    Never,
+    At(u64),
+}
+
+impl GapDeadline {
+    fn of(entry: &QueuedMessage, queue_ttl_ms: Option<u64>) -> Self {
+        let deadline_ms = entry.message.deadline_ms(queue_ttl_ms);
+        deadline_ms.map_or(Self::Never, Self::At)
+    }
+}
+
+/// Messages that are in the store only.
+#[derive(Debug, Default)]
+struct Gap {
+    count: u64,
+    bytes: u64,
+    /// Where the next slice begins.
+    next: u64,
+    /// When the message there expires.
+    deadline: GapDeadline,
+    /// Grows when what a running read will bring is no longer wanted.
+    epoch: u64,
+    is_loading: bool,
+}
+
+/// What a read of the store is to bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LoadRequest {
+    pub(crate) level: u8,
+    pub(crate) from: u64,
+    pub(crate) epoch: u64,
+    pub(crate) limit_bytes: usize,
+    pub(crate) need: LoadNeed,
+}
+
+impl LoadRequest {
+    pub(super) fn narrowed(self, budget: &WindowBudget) -> Self {
+        let most = if is_scarce(budget) {
+            LEAST_BYTES
+        } else {
+            usize::MAX
+        };
+        Self {
+            limit_bytes: self.limit_bytes.min(most),
+            ..self
+        }
+    }
+}
+
+/// How much a load from the store is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadNeed {
+    /// Somebody waits for the next message.
+    Now,
+    /// The line is running out of messages in memory.
+    Soon,
+}
+
+/// What an unloaded level keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UnloadRest {
+    /// [`LEAST_BYTES`], for consumers that take them soon.
+    Head,
+    Nothing,
+}
+
+/// Whether memory is not plenty, or the windows of all queues together are as large as they may be.
+pub(super) fn is_scarce(budget: &WindowBudget) -> bool {
+    budget.is_spent() || memory::level() > memory::MemoryLevel::Calm
+}
+
+#[derive(Debug, Default)]
+pub(super) struct PriorityLevel {
+    /// What the queue lets each of its messages live at most.
+    ttl_ms: Option<u64>,
+    returned: BTreeMap<u64, QueuedMessage>,
+    head: VecDeque<QueuedMessage>,
+    head_bytes: usize,
+    /// What the budget was last told of `head_bytes`.
+    reported_bytes: usize,
+    /// The last position that was taken from here.
+    taken_through: u64,
+    gap: Gap,
+    tail: VecDeque<QueuedMessage>,
+}
+
+/// What stands at the head of the line.
+pub(crate) enum Head<'a> {
+    QueuedMessage(&'a QueuedMessage),
+    /// The next message lies in the store and is being read, or should be.
+    InStore,
+    Empty,
+}
+
+impl PriorityLevel {
+    pub(super) fn new(ttl_ms: Option<u64>) -> Self {
+        Self {
+            ttl_ms,
+            ..Self::default()
+        }
+    }
+
+    /// Takes over what was found in the store when the broker started.
+    pub(super) fn recovered(&mut self, first: u64, count: u64, bytes: u64) {
+        (self.gap.next, self.gap.count, self.gap.bytes) = (first, count, bytes);
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        (self.returned.len() + self.head.len() + self.tail.len()) as u64 + self.gap.count
+    }
+
+    pub(super) fn front(&self) -> Head<'_> {
+        let returned = self.returned.first_key_value().map(|(_, entry)| entry);
+        match (returned, self.head.front()) {
+            (Some(returned), Some(head)) => {
+                Head::QueuedMessage(if returned.position < head.position {
+                    returned
+                } else {
+                    head
+                })
+            }
+            (Some(entry), None) | (None, Some(entry)) => Head::QueuedMessage(entry),
+            (None, None) if self.gap.count > 0 => Head::InStore,
+            (None, None) => Head::Empty,
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<QueuedMessage> {
+        let entry = self.pop_first()?;
+        self.taken_through = self.taken_through.max(entry.position);
+        Some(entry)
+    }
+
+    fn pop_first(&mut self) -> Option<QueuedMessage> {
+        let is_returned = match (self.returned.first_key_value(), self.head.front()) {
+            (Some((&position, _)), Some(head)) => position < head.position,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if is_returned {
+            return self.returned.pop_first().map(|(_, entry)| entry);
+        }
+        let entry = self.head.pop_front()?;
+        self.head_bytes -= entry.footprint();
+        if self.head.is_empty() && self.head.capacity() > KEPT_ENTRIES {
+            self.head = VecDeque::new();
+        }
+        Some(entry)
+    }
+
+    /// Adds a message at the end; `keep_in_memory` where there are consumers.
+    pub(super) fn push(
+        &mut self,
+        entry: QueuedMessage,
+        keep_in_memory: bool,
+        budget: &WindowBudget,
+    ) {
+        let is_kept = entry.persistence == Persistence::Appended;
+        let is_full = self.head_bytes >= WINDOW_BYTES
+            || (self.head_bytes >= LEAST_BYTES && budget.is_spent())
+            || (!keep_in_memory && is_scarce(budget));
+        if is_kept && (self.gap.count > 0 || is_full) {
+            if self.gap.count == 0 {
+                self.gap.next = entry.position;
+                self.gap.deadline = GapDeadline::of(&entry, self.ttl_ms);
+            }
+            self.gap.count += 1;
+            self.gap.bytes += entry.message.body_len() as u64;
+        } else if self.gap.count > 0 {
+            self.tail.push_back(entry);
+        } else {
+            self.head_bytes += entry.footprint();
+            self.head.push_back(entry);
+        }
+    }
+
+    /// Leaves what is in memory to the store, where the store has all of it. Returns the last
+    /// position of it that a client has had.
+    ///
+    /// While clients hold messages of the queue, what they may have had stays: the store would give
+    /// it once more.
+    pub(super) fn unload(&mut self, rest: UnloadRest, is_some_unsettled: bool) -> Option<u64> {
+        let least = match rest {
+            UnloadRest::Head => LEAST_BYTES,
+            UnloadRest::Nothing => 0,
+        };
+        let first_free = if is_some_unsettled {
+            self.taken_through + 1
+        } else {
+            0
+        };
+        let is_kept = |entry: &QueuedMessage| entry.persistence == Persistence::Appended;
+        let in_memory = self.returned.values().chain(&self.head);
+        let free = in_memory.filter(|entry| entry.position >= first_free);
+        let bytes: usize = free.clone().map(QueuedMessage::footprint).sum();
+        if bytes <= 2 * least || !free.clone().all(is_kept) {
+            return None;
+        }
+        let mut all: Vec<_> = std::mem::take(&mut self.returned).into_values().collect();
+        all.extend(std::mem::take(&mut self.head));
+        all.sort_unstable_by_key(|entry| entry.position);
+        self.head_bytes = 0;
+        let mut kept = 0;
+        while kept < all.len() && (self.head_bytes < least || all[kept].position < first_free) {
+            self.head_bytes += all[kept].footprint();
+            kept += 1;
+        }
+        let dropped = all.split_off(kept);
+        self.head.extend(all);
+        let first = dropped.first()?;
+        // A read that is under way would bring what comes behind these.
+        self.gap.epoch += 1;
+        self.gap.is_loading = false;
+        self.gap.next = first.position;
+        self.gap.deadline = GapDeadline::of(first, self.ttl_ms);
+        self.gap.count += dropped.len() as u64;
+        self.gap.bytes += dropped
+            .iter()
+            .map(|entry| entry.message.body_len() as u64)
+            .sum::<u64>();
+        let given_back = dropped.iter().filter(|entry| entry.redelivered);
+        given_back.map(|entry| entry.position).max()
+    }
+
+    pub(super) fn report(&mut self, budget: &WindowBudget) {
+        budget.report(&mut self.reported_bytes, self.head_bytes);
+    }
+
+    /// Whether the next message must be read now, because it has expired or because it is not known
+    /// when it does.
+    pub(super) fn is_due_in_store(&self, now_ms: u64) -> bool {
+        matches!(self.front(), Head::InStore)
+            && match self.gap.deadline {
+                GapDeadline::Unknown => true,
+                GapDeadline::Never => false,
+                GapDeadline::At(deadline_ms) => deadline_ms <= now_ms,
+            }
+    }
+
+    /// When the next message expires, where it lies in the store.
+    pub(super) fn deadline_in_store_ms(&self) -> Option<u64> {
+        match (self.front(), self.gap.deadline) {
+            (Head::InStore, GapDeadline::At(deadline_ms)) => Some(deadline_ms),
+            _ => None,
+        }
+    }
+
+    /// The read that should be made now; at most one is under way.
+    pub(super) fn wants(
+        &mut self,
+        level: u8,
+        need: LoadNeed,
+        budget: &WindowBudget,
+    ) -> Option<LoadRequest> {
+        // Many queues that are read at once share what all may keep.
+        let (refill, limit_bytes) = if is_scarce(budget) {
+            (LEAST_BYTES, LEAST_BYTES)
+        } else {
+            (REFILL_BYTES, WINDOW_BYTES / 4)
+        };
+        if self.gap.count == 0 || self.gap.is_loading || self.head_bytes >= refill {
+            return None;
+        }
+        self.gap.is_loading = true;
+        Some(LoadRequest {
+            level,
+            from: self.gap.next,
+            epoch: self.gap.epoch,
+            limit_bytes,
+            need,
+        })
+    }
+
+    /// Takes what a read brought. `None` when it is no longer wanted, else how many messages were
+    /// counted and are not in the store.
+    pub(super) fn fill(&mut self, wanted: LoadRequest, slice: Vec<QueuedMessage>) -> Option<u64> {
+        if self.gap.epoch != wanted.epoch {
+            return None;
+        }
+        self.gap.is_loading = false;
+        let mut missing = 0;
+        if slice.is_empty() {
+            // The store has nothing after all: the count was wrong, and waiting for it would stall
+            // the line.
+            missing = std::mem::take(&mut self.gap.count);
+            self.gap.bytes = 0;
+        }
+        for entry in slice {
+            self.gap.next = entry.position + 1;
+            self.gap.deadline = GapDeadline::Unknown;
+            self.gap.count = self.gap.count.saturating_sub(1);
+            self.gap.bytes = self
+                .gap
+                .bytes
+                .saturating_sub(entry.message.body_len() as u64);
+            self.move_tail(entry.position);
+            self.head_bytes += entry.footprint();
+            self.head.push_back(entry);
+        }
+        if self.gap.count == 0 {
+            self.gap.bytes = 0;
+            self.move_tail(u64::MAX);
+        }
+        Some(missing)
+    }
+
+    /// A read failed or is not made; another may be.
+    pub(super) fn load_failed(&mut self, wanted: LoadRequest) {
+        if self.gap.epoch == wanted.epoch {
+            self.gap.is_loading = false;
+        }
+    }
+
+    /// Puts a message back at its place.
+    pub(super) fn give_back(&mut self, entry: QueuedMessage) {
+        self.returned.insert(entry.position, entry);
+    }
+
+    /// The newest message in memory when it still waits for the store.
+    pub(super) fn last_due(&mut self) -> Option<&mut QueuedMessage> {
+        let is_due =
+            |entry: &&mut QueuedMessage| matches!(entry.persistence, Persistence::ToAppend(_));
+        self.head.back_mut().filter(is_due)
+    }
+
+    /// Where the messages begin that only the store has, where there are such.
+    pub(super) fn gap_from(&self) -> Option<u64> {
+        (self.gap.count > 0).then_some(self.gap.next)
+    }
+
+    /// Empties the level. Returns what was in memory.
+    pub(super) fn clear(
+        &mut self,
+        budget: &WindowBudget,
+    ) -> impl Iterator<Item = QueuedMessage> + use<> {
+        let epoch = self.gap.epoch + 1;
+        self.head_bytes = 0;
+        self.report(budget);
+        let (ttl_ms, taken_through) = (self.ttl_ms, self.taken_through);
+        let emptied = Self {
+            ttl_ms,
+            taken_through,
+            ..Self::default()
+        };
+        let old = std::mem::replace(self, emptied);
+        self.gap.epoch = epoch;
+        old.returned.into_values().chain(old.head).chain(old.tail)
+    }
+
+    pub(super) fn stretch(&self, level: u8, from: u64, count: usize) -> Stretch {
+        let in_order = |ready: &VecDeque<QueuedMessage>| {
+            let start = ready.partition_point(|entry| entry.position < from);
+            let part = ready.range(start..).take(count).map(QueuedMessage::waiting);
+            part.collect::<Vec<_>>()
+        };
+        let mut seen: BTreeMap<_, _> = in_order(&self.head).into_iter().collect();
+        seen.extend(in_order(&self.tail));
+        let returned = self.returned.range(from..).take(count);
+        seen.extend(returned.map(|(_, entry)| entry.waiting()));
+        Stretch {
+            level,
+            seen,
+            gap: (self.gap.count > 0).then(|| self.gap.next.max(from)),
+        }
+    }
+
+    fn move_tail(&mut self, before: u64) {
+        while self
+            .tail
+            .front()
+            .is_some_and(|entry| entry.position < before)
+        {
+            if let Some(entry) = self.tail.pop_front() {
+                self.head_bytes += entry.footprint();
+                self.head.push_back(entry);
+            }
+        }
+    }
+}
