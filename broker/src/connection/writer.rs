@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::WriteHalf;
 use crate::broker_state::BrokerState;
-use crate::delivery::effects::TURN_UNITS;
 use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
+use crate::delivery::turn::TURN_UNITS;
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 

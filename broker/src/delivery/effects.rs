@@ -1,19 +1,19 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
-//! timers to set, confirms to release. Depends on `outbox`, `queue` and `stats`.
+//! timers to set, confirms to release. Depends on `outbox`, `queue`, `stats` and `turn`.
 //!
 //! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
 //! effects are carried out after all locks are released, so a queue never locks another queue.
 //!
 //! A turn is short: work that does not fit goes on in a later turn, so that handshakes, heartbeats
-//! and the management API are served in between. The more connections have work left over, the
-//! shorter each one's turn.
+//! and the management API are served in between; `turn` says how short.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::delivery::confirms::Confirms;
 use crate::delivery::outbox::Outbox;
+use crate::delivery::turn::{TURN_UNITS, TurnLimit};
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
@@ -47,49 +47,12 @@ impl Tally {
     }
 }
 
-/// How much one turn may do before it yields to others: about a millisecond of work.
-pub(crate) const TURN_UNITS: u32 = 8192;
-/// How long it may last, where the work takes longer than usual.
-const LONGEST: Duration = Duration::from_millis(2);
-/// Turns become shorter from twice as many connections with work left over on.
-const WITH_FULL_TURNS: u32 = 8;
-/// The part of a full turn that is left to each, however many there are.
-const SMALLEST_PART: u32 = 16;
 /// What a dead letter costs, in units of a turn.
 const DEAD_LETTER: u32 = 4;
 /// What it costs to delete a queue, in units of a turn.
 pub(crate) const REMOVAL: u32 = 32;
 /// Units of work between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
-
-/// How much one turn may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TurnLimit {
-    units: u32,
-    time: Duration,
-}
-
-impl TurnLimit {
-    pub(crate) const FULL: Self = Self {
-        units: TURN_UNITS,
-        time: LONGEST,
-    };
-
-    /// Units of one cheap step.
-    pub(crate) fn units(self) -> u32 {
-        self.units
-    }
-
-    /// A turn while `busy` connections have work left over. Up to 255 of them together take at most
-    /// twice as long as [`WITH_FULL_TURNS`] connections do.
-    pub(crate) fn among(busy: u32) -> Self {
-        let parts = (busy / WITH_FULL_TURNS).clamp(1, SMALLEST_PART);
-        Self {
-            units: TURN_UNITS / parts,
-            time: LONGEST / parts,
-        }
-    }
-}
 
 /// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
@@ -192,12 +155,12 @@ impl Effects {
     fn look_at_clock(&mut self) {
         let now = Instant::now();
         self.look_at = self.spent.saturating_add(LOOK_EVERY);
-        self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= self.limit.time;
+        self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= self.limit.time();
     }
 
     /// Whether the turn has used its budget and should leave the rest to a later turn.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_late || self.spent >= self.limit.units
+        self.is_late || self.spent >= self.limit.units()
     }
 
     /// Whether even one step of the turn has become too much: a queue with very many consumers, or
@@ -275,25 +238,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_many_connections_are_busy_all_their_turns_together_are_a_few_full_ones() {
-        let all = |busy: u32| TurnLimit::among(busy).units * busy;
-        assert_eq!(TurnLimit::among(0), TurnLimit::FULL);
-        assert_eq!(TurnLimit::among(1), TurnLimit::FULL);
-        for busy in 1..=WITH_FULL_TURNS * SMALLEST_PART {
-            assert!(all(busy) <= 2 * WITH_FULL_TURNS * TURN_UNITS, "{busy}");
-        }
-        assert_eq!(
-            TurnLimit::among(u32::MAX).units,
-            TURN_UNITS / SMALLEST_PART,
-            "each goes on"
-        );
-    }
-
-    #[test]
     fn a_turn_among_many_is_spent_earlier() {
         let limit = TurnLimit::among(100);
         let mut effects = Effects::new(0).within(limit);
-        effects.spend(limit.units - 1);
+        effects.spend(limit.units() - 1);
         assert!(!effects.is_spent());
         effects.spend(1);
         assert!(effects.is_spent() && !effects.is_overspent());

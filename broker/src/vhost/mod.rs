@@ -20,14 +20,15 @@ mod bindings;
 mod dead_letters;
 mod exchanges;
 mod facts;
+mod publish;
 mod queues;
 mod recovery;
 mod reply_to;
 mod routing;
 
 pub(crate) use bindings::BindRequest;
-pub use dead_letters::Published;
 pub(crate) use dead_letters::routing_keys;
+pub use publish::Published;
 pub(crate) use queues::{Declare, DeleteCondition};
 pub(crate) use reply_to::ReplyConsumer;
 pub(crate) use reply_to::{REPLY_TO, REPLY_TO_PREFIX};
