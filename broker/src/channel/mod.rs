@@ -55,6 +55,15 @@ pub(crate) struct ConnectionContext {
     pub(crate) wants_blocked: bool,
 }
 
+impl ConnectionContext {
+    /// Writes to the client, in a unit of work of its own.
+    pub(crate) fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
+        let mut effects = self.broker.begin();
+        self.link.outbox.write(&mut effects, append);
+        self.broker.end(effects);
+    }
+}
+
 /// What the connection does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {

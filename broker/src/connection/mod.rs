@@ -13,10 +13,12 @@ use crate::registry::{ConnectionHandle, SocketEnd};
 use crate::time::wall_ms;
 use crate::users::LoginOrigin;
 
+mod ending;
 mod handshake;
 mod heartbeat;
 mod input;
 mod manners;
+mod open_channels;
 mod reader;
 mod writer;
 

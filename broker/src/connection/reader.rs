@@ -5,27 +5,26 @@
 //! is sent, and when memory is short and it publishes. Every wait also ends with the connection.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::ReadBuffer;
+use super::ending::{self, ConnectionWatch, ReadEnd, ended};
 use super::manners::Manners;
+use super::open_channels::OpenChannels;
 use crate::broker_state::BusyMark;
-use crate::channel::{Channel, ConnectionContext, Next};
+use crate::channel::{ConnectionContext, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, FaultScope, ReplyCode};
 use crate::memory::{self, MemoryLevel};
 use crate::persist::Ticket;
-use crate::registry::{ConnectionEnding, ConnectionHandle};
+use crate::registry::ConnectionEnding;
 use crate::wire::frame::{self, Frame, ParsedFrame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
-/// How long a client may take to answer `connection.close`.
-const CLOSING: Duration = Duration::from_secs(5);
 /// How long a publisher in a hurry waits for the consumers of a crowded queue.
 const CROWDED: Duration = Duration::from_millis(20);
 /// How long it does not wait again after it waited in vain: consumers that do not keep up must not
@@ -40,9 +39,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 struct ConnectionReader {
     context: ConnectionContext,
-    /// By number; 0 is never used.
-    channels: Vec<Option<Box<Channel>>>,
-    open: usize,
+    channels: OpenChannels,
     /// It has published, so it is held when publishers are.
     has_published: bool,
     /// The channel whose work goes on before the next frame.
@@ -71,23 +68,12 @@ enum StopReason {
     Closed,
 }
 
-/// Why a connection is read no more.
-enum ReadEnd {
-    /// The socket is gone, or is to go without a word.
-    Gone,
-    /// The client said goodbye and has its answer.
-    Closed,
-    /// The client must be told why.
-    Refused(Fault, (u16, u16)),
-}
-
 /// Reads until the connection ends, then lets go of everything it held.
 pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     let mut ending = context.link.ending.subscribe();
     let mut reader = ConnectionReader {
         context,
-        channels: Vec::new(),
-        open: 0,
+        channels: OpenChannels::default(),
         has_published: false,
         unfinished: None,
         owes_close_ok: false,
@@ -97,42 +83,21 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         ReadEnd::Closed => {
             reader.let_go(None).await;
             if reader.owes_close_ok {
-                reader.send(|out| reply::bare(out, 0, 10, 51));
+                reader.context.send(|out| reply::bare(out, 0, 10, 51));
             }
-            return reader.linger(&mut input).await;
+            return ending::linger(&reader.context.link, &mut input).await;
         }
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.context.link.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause))).await;
     // What the client still sends is read and dropped until it has answered.
-    let answered = reader.drain(&mut input);
-    if tokio::time::timeout(CLOSING, answered).await.is_err() {
+    let answered = ending::drain(&reader.context, &mut input);
+    if tokio::time::timeout(ending::CLOSING, answered)
+        .await
+        .is_err()
+    {
         reader.context.link.cut();
-    }
-}
-
-/// What a connection watches for while it waits for something else.
-struct ConnectionWatch<'a> {
-    input: &'a mut ReadBuffer,
-    ending: &'a mut watch::Receiver<Option<ConnectionEnding>>,
-    link: &'a ConnectionHandle,
-}
-
-impl ConnectionWatch<'_> {
-    /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
-    async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
-        self.link.is_paused.store(true, Relaxed);
-        let outcome = tokio::select! {
-            biased;
-            // First: a wait that is over at once must not hide the end from a reader that waits
-            // again.
-            end = ended(self.ending) => Err(end),
-            value = until => Ok(value),
-            () = self.input.gone(&self.link.received) => Err(ReadEnd::Gone),
-        };
-        self.link.is_paused.store(false, Relaxed);
-        outcome
     }
 }
 
@@ -217,7 +182,7 @@ impl ConnectionReader {
                 if !watched.wait(broker.durable(ticket)).await? {
                     return Err(ReadEnd::Refused(Fault::store_stopped(), (0, 0)));
                 }
-                self.send(|out| out.extend_from_slice(&frames));
+                self.context.send(|out| out.extend_from_slice(&frames));
             }
             StopReason::Loading => {
                 let loaded = broker.loaded.notified();
@@ -239,12 +204,6 @@ impl ConnectionReader {
         Ok(None)
     }
 
-    fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut effects = self.context.broker.begin();
-        self.context.link.outbox.write(&mut effects, append);
-        self.context.broker.end(effects);
-    }
-
     /// Waits until publishers may go on; tells the client where the reason is one that it can be
     /// told.
     async fn hold(&self) {
@@ -261,7 +220,8 @@ impl ConnectionReader {
                 .filter(|_| !is_told && self.context.wants_blocked)
             {
                 is_told = true;
-                self.send(|out| reply::connection_blocked(out, reason));
+                self.context
+                    .send(|out| reply::connection_blocked(out, reason));
             }
             if watch.changed().await.is_err() {
                 break;
@@ -269,7 +229,7 @@ impl ConnectionReader {
         }
         self.context.link.set_blocked(false);
         if is_told {
-            self.send(reply::connection_unblocked);
+            self.context.send(reply::connection_unblocked);
         }
     }
 
@@ -289,7 +249,7 @@ impl ConnectionReader {
                 break outcome;
             }
             if let Some(number) = self.unfinished.take() {
-                let step = match self.channel(number) {
+                let step = match self.channels.get(number) {
                     Some(channel) => channel.go_on(effects),
                     None => Ok(Next::On),
                 };
@@ -356,12 +316,12 @@ impl ConnectionReader {
                 if number == 0 {
                     return Some(StopReason::Closed);
                 }
-                self.forget(number);
+                self.channels.forget(number);
             }
             Ok(Next::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
             Ok(Next::Again) => return Some(StopReason::Loading),
             Ok(Next::Unfinished) => self.unfinished = Some(number),
-            Err(fault) => match (fault.scope, self.channel(number)) {
+            Err(fault) => match (fault.scope, self.channels.get(number)) {
                 (FaultScope::Channel, Some(channel)) => {
                     if channel.fail(fault, cause(), effects) == Next::Unfinished {
                         self.unfinished = Some(number);
@@ -390,67 +350,9 @@ impl ConnectionReader {
                 ));
             }
         }
-        match self.channel(frame.channel) {
+        match self.channels.get(frame.channel) {
             Some(channel) => channel.receive(frame, effects),
-            None => self.open_channel(frame, effects),
-        }
-    }
-
-    fn channel(&mut self, number: u16) -> Option<&mut Channel> {
-        self.channels.get_mut(usize::from(number))?.as_deref_mut()
-    }
-
-    /// A frame on a channel that is not open: it must open it.
-    fn open_channel(&mut self, frame: Frame<'_>, effects: &mut Effects) -> Result<Next, Fault> {
-        if frame.kind != frame::METHOD {
-            return Err(Fault::connection(
-                ReplyCode::ChannelError,
-                "expected 'channel.open'",
-            ));
-        }
-        match method::decode(frame.payload) {
-            Ok(Method::ChannelOpen) => {}
-            // Both sides may have closed at once: the answer to the second close comes to a channel
-            // that is gone.
-            Ok(Method::ChannelCloseOk) => return Ok(Next::On),
-            _ => {
-                return Err(Fault::connection(
-                    ReplyCode::ChannelError,
-                    "expected 'channel.open'",
-                ));
-            }
-        }
-        let most = self
-            .context
-            .link
-            .session
-            .get()
-            .map_or(0, |session| session.channel_max);
-        if self.open >= usize::from(most) {
-            let reason = format!(
-                "number of channels opened ({}) has reached the negotiated channel_max ({most})",
-                self.open
-            );
-            return Err(Fault::connection(ReplyCode::NotAllowed, reason));
-        }
-        let slot = usize::from(frame.channel);
-        if self.channels.len() <= slot {
-            self.channels.resize_with(slot + 1, || None);
-        }
-        self.channels[slot] = Some(Box::new(Channel::new(self.context.clone(), frame.channel)));
-        self.open += 1;
-        self.context
-            .link
-            .outbox
-            .write(effects, |out| reply::channel_open_ok(out, frame.channel));
-        Ok(Next::On)
-    }
-
-    fn forget(&mut self, number: u16) {
-        if let Some(slot) = self.channels.get_mut(usize::from(number))
-            && slot.take().is_some()
-        {
-            self.open -= 1;
+            None => self.channels.open(frame, &self.context, effects),
         }
     }
 
@@ -494,19 +396,12 @@ impl ConnectionReader {
 
     /// Ends the channels as far as the turn allows, then deletes the queues that the connection
     /// alone could use. True when nothing is left.
-    fn close_channels(&mut self, effects: &mut Effects) -> bool {
-        while let Some(last) = self.channels.last_mut() {
-            if let Some(channel) = last
-                && !channel.close(effects)
-            {
-                return false;
-            }
-            self.channels.pop();
-        }
-        self.open = 0;
-        self.context
-            .vhost
-            .remove_exclusive(self.context.link.id, effects)
+    fn close(&mut self, effects: &mut Effects) -> bool {
+        self.channels.close(effects)
+            && self
+                .context
+                .vhost
+                .remove_exclusive(self.context.link.id, effects)
     }
 
     /// Returns and deletes what the connection held, in as many turns as that takes, and tells the
@@ -515,7 +410,7 @@ impl ConnectionReader {
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
             let mut effects = self.context.broker.begin();
-            let is_done = self.close_channels(&mut effects);
+            let is_done = self.close(&mut effects);
             self.context.broker.end(effects);
             if is_done {
                 break;
@@ -524,60 +419,8 @@ impl ConnectionReader {
             tokio::task::yield_now().await;
         }
         if let Some((fault, cause)) = told {
-            self.send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
+            self.context
+                .send(|out| reply::close(out, 0, fault.code.number(), &fault.text(), cause));
         }
-    }
-
-    /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
-    /// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
-    /// writes `close` ahead of queued publishes).
-    async fn linger(&self, input: &mut ReadBuffer) {
-        self.context.link.outbox.finish();
-        let emptied = async {
-            while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
-                let count = input.waiting().len();
-                input.consume(count);
-            }
-        };
-        // A client that neither writes nor closes is not waited for any longer.
-        let _ = tokio::time::timeout(CLOSING, emptied).await;
-    }
-
-    /// Reads and drops until `connection.close-ok` or the end of the stream.
-    async fn drain(&self, input: &mut ReadBuffer) {
-        let mut needed = frame::OVERHEAD;
-        loop {
-            match input.front(self.context.frame_max) {
-                Ok(ParsedFrame::Whole(front)) => {
-                    let ids = (front.kind == frame::METHOD && front.channel == 0)
-                        .then(|| method::ids(front.payload));
-                    let total = front.total();
-                    input.consume(total);
-                    match ids {
-                        Some((10, 51)) => return,
-                        Some((10, 50)) => self.send(|out| reply::bare(out, 0, 10, 51)),
-                        _ => {}
-                    }
-                    continue;
-                }
-                Ok(ParsedFrame::Partial { needed: more }) => needed = more,
-                // Frames cannot be told apart any more: everything is dropped.
-                Err(_) => {
-                    let count = input.waiting().len();
-                    input.consume(count);
-                }
-            }
-            if !matches!(input.fill(needed).await, Ok(count) if count > 0) {
-                return;
-            }
-        }
-    }
-}
-
-/// How the server ends the connection: with a fault to tell, or without a word.
-async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>) -> ReadEnd {
-    match ending.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
-        _ => ReadEnd::Gone,
     }
 }

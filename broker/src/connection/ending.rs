@@ -1,0 +1,105 @@
+//! How a connection ends: what its reader watches for while it waits, and what is still read once
+//! nothing more is acted on. Relies on `registry`.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::ReadBuffer;
+use crate::channel::ConnectionContext;
+use crate::fault::Fault;
+use crate::registry::{ConnectionEnding, ConnectionHandle};
+use crate::wire::frame::{self, ParsedFrame};
+use crate::wire::method;
+use crate::wire::reply;
+
+/// How long a client may take to answer `connection.close`.
+pub(super) const CLOSING: Duration = Duration::from_secs(5);
+
+/// Why a connection is read no more.
+pub(super) enum ReadEnd {
+    /// The socket is gone, or is to go without a word.
+    Gone,
+    /// The client said goodbye and has its answer.
+    Closed,
+    /// The client must be told why.
+    Refused(Fault, (u16, u16)),
+}
+
+/// What a connection watches for while it waits for something else.
+pub(super) struct ConnectionWatch<'a> {
+    pub(super) input: &'a mut ReadBuffer,
+    pub(super) ending: &'a mut watch::Receiver<Option<ConnectionEnding>>,
+    pub(super) link: &'a ConnectionHandle,
+}
+
+impl ConnectionWatch<'_> {
+    /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
+    pub(super) async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
+        self.link.is_paused.store(true, Relaxed);
+        let outcome = tokio::select! {
+            biased;
+            // First: a wait that is over at once must not hide the end from a reader that waits
+            // again.
+            end = ended(self.ending) => Err(end),
+            value = until => Ok(value),
+            () = self.input.gone(&self.link.received) => Err(ReadEnd::Gone),
+        };
+        self.link.is_paused.store(false, Relaxed);
+        outcome
+    }
+}
+
+/// How the server ends the connection: with a fault to tell, or without a word.
+pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>) -> ReadEnd {
+    match ending.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
+        _ => ReadEnd::Gone,
+    }
+}
+
+/// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
+/// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
+/// writes `close` ahead of queued publishes).
+pub(super) async fn linger(link: &ConnectionHandle, input: &mut ReadBuffer) {
+    link.outbox.finish();
+    let emptied = async {
+        while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
+            let count = input.waiting().len();
+            input.consume(count);
+        }
+    };
+    // A client that neither writes nor closes is not waited for any longer.
+    let _ = tokio::time::timeout(CLOSING, emptied).await;
+}
+
+/// Reads and drops until `connection.close-ok` or the end of the stream.
+pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
+    let mut needed = frame::OVERHEAD;
+    loop {
+        match input.front(context.frame_max) {
+            Ok(ParsedFrame::Whole(front)) => {
+                let ids = (front.kind == frame::METHOD && front.channel == 0)
+                    .then(|| method::ids(front.payload));
+                let total = front.total();
+                input.consume(total);
+                match ids {
+                    Some((10, 51)) => return,
+                    Some((10, 50)) => context.send(|out| reply::bare(out, 0, 10, 51)),
+                    _ => {}
+                }
+                continue;
+            }
+            Ok(ParsedFrame::Partial { needed: more }) => needed = more,
+            // Frames cannot be told apart any more: everything is dropped.
+            Err(_) => {
+                let count = input.waiting().len();
+                input.consume(count);
+            }
+        }
+        if !matches!(input.fill(needed).await, Ok(count) if count > 0) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The channels that a connection has open, by number. Relies on `channel`.
+
+use crate::channel::{Channel, ConnectionContext, Next};
+use crate::delivery::effects::Effects;
+use crate::fault::{Fault, ReplyCode};
+use crate::wire::frame::{self, Frame};
+use crate::wire::method::{self, Method};
+use crate::wire::reply;
+
+#[derive(Default)]
+pub(super) struct OpenChannels {
+    /// 0 is never used.
+    by_number: Vec<Option<Box<Channel>>>,
+    count: usize,
+}
+
+impl OpenChannels {
+    pub(super) fn get(&mut self, number: u16) -> Option<&mut Channel> {
+        self.by_number.get_mut(usize::from(number))?.as_deref_mut()
+    }
+
+    /// A frame on a channel that is not open: it must open it.
+    pub(super) fn open(
+        &mut self,
+        frame: Frame<'_>,
+        context: &ConnectionContext,
+        effects: &mut Effects,
+    ) -> Result<Next, Fault> {
+        if frame.kind != frame::METHOD {
+            return Err(Fault::connection(
+                ReplyCode::ChannelError,
+                "expected 'channel.open'",
+            ));
+        }
+        match method::decode(frame.payload) {
+            Ok(Method::ChannelOpen) => {}
+            // Both sides may have closed at once: the answer to the second close comes to a channel
+            // that is gone.
+            Ok(Method::ChannelCloseOk) => return Ok(Next::On),
+            _ => {
+                return Err(Fault::connection(
+                    ReplyCode::ChannelError,
+                    "expected 'channel.open'",
+                ));
+            }
+        }
+        let most = context
+            .link
+            .session
+            .get()
+            .map_or(0, |session| session.channel_max);
+        if self.count >= usize::from(most) {
+            let reason = format!(
+                "number of channels opened ({}) has reached the negotiated channel_max ({most})",
+                self.count
+            );
+            return Err(Fault::connection(ReplyCode::NotAllowed, reason));
+        }
+        let slot = usize::from(frame.channel);
+        if self.by_number.len() <= slot {
+            self.by_number.resize_with(slot + 1, || None);
+        }
+        self.by_number[slot] = Some(Box::new(Channel::new(context.clone(), frame.channel)));
+        self.count += 1;
+        context
+            .link
+            .outbox
+            .write(effects, |out| reply::channel_open_ok(out, frame.channel));
+        Ok(Next::On)
+    }
+
+    pub(super) fn forget(&mut self, number: u16) {
+        if let Some(slot) = self.by_number.get_mut(usize::from(number))
+            && slot.take().is_some()
+        {
+            self.count -= 1;
+        }
+    }
+
+    /// Ends the channels as far as the turn allows. True when none is left.
+    pub(super) fn close(&mut self, effects: &mut Effects) -> bool {
+        while let Some(last) = self.by_number.last_mut() {
+            if let Some(channel) = last
+                && !channel.close(effects)
+            {
+                return false;
+            }
+            self.by_number.pop();
+        }
+        self.count = 0;
+        true
+    }
+}
