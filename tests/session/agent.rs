@@ -1,12 +1,14 @@
-//! A fake agent that looks and behaves like Claude Code where it was measured: an input box between two rules,
-//! drafts, paste detection, shell mode, a permission dialog, busy turns, a title, hooks, the views beside the main
-//! prompt, and the ways without a keyboard: a background hook, the plugin, the inbox socket.
+//! A fake agent that looks and behaves like Claude Code where it was measured: an input box between
+//! two rules, drafts, paste detection, shell mode, a permission dialog, busy turns, a title, hooks,
+//! the views beside the main prompt, and the ways without a keyboard: a background hook, the
+//! plugin, the inbox socket.
 //!
-//! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it: `SLOWn` makes a turn
-//! of n tenths of a second, `TOOLn` one whose first n tenths are a tool, `ASK{word}` opens a permission dialog whose
-//! approval is logged as `approved word`, and `PLAN` the plan dialog, whose approval is `approved plan`. `/model` and
-//! `/resume` open menus, Ctrl-O the transcript. The left arrow opens the agents view, twice the arrow
-//! downwards and Enter a subagent's; Escape leads back.
+//! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it:
+//! `SLOWn` makes a turn of n tenths of a second, `TOOLn` one whose first n tenths are a tool,
+//! `ASK{word}` opens a permission dialog whose approval is logged as `approved word`, and `PLAN` the
+//! plan dialog, whose approval is `approved plan`. `/model` and `/resume` open menus, Ctrl-O the
+//! transcript. The left arrow opens the agents view, twice the arrow downwards and Enter a
+//! subagent's; Escape leads back.
 //!
 //! `AGENT` in the environment lists quirks:
 //!
@@ -19,16 +21,18 @@
 //! | `late` | starts after a second |
 //! | `forgetful` | writes no transcript |
 //! | `deaf` | takes a prompt, or what came without a key, and does nothing with it |
-//! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE`; `untold`: the transcript does not say so |
+//! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE` |
+//! | `untold` | the transcript does not say that a prompt was refused |
 //! | `stops` | at a turn's end the frame says for a while "esc to interrupt" |
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
-//! | `inbox` | has an inbox socket; `mute`: one that loses everything; `bypass`: one that holds what is not from a child |
-//! | `moves`, `claims` | the agents view moves the session to another process, or to the spare one |
+//! | `inbox` | has an inbox socket |
+//! | `mute`, `bypass` | its inbox loses everything, or holds what is not from a child |
+//! | `moves`, `claims` | the agents view moves the session to another process, or the spare one |
 //! | `lingers` | the process that it moves to begins nothing before there is `$STAGE/move` |
 //! | `stubborn` | neither a hang-up nor a polite signal ends it |
 //! | `unarmed` | no hook waits in the spare process before there is `$STAGE/arm` |
 //! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
-//! | `trust`, `plan` | it begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
+//! | `trust`, `plan` | begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
 //!
 //! Relies on the sink's terminal mode.
 
@@ -39,6 +43,7 @@ pub(crate) mod gemini;
 mod hooks;
 mod inbox;
 mod input;
+mod key_actions;
 mod messages;
 mod modes;
 mod plugin;
@@ -58,7 +63,7 @@ use serde_json::json;
 use crate::{signals, sink};
 use hooks::Hooks;
 use inbox::{Inbox, Manner};
-use input::{Key, Parser};
+use input::Parser;
 use messages::Source;
 use plugin::Plugin;
 use quirks::Quirks;
@@ -343,173 +348,6 @@ impl Agent {
             return;
         }
         self.end_turn();
-    }
-
-    /// Whether that was the last key.
-    fn press(&mut self, key: &Key) -> bool {
-        let downs = std::mem::take(&mut self.downs);
-        match (&self.state, self.view) {
-            (State::Dialog { word }, _) => {
-                let word = word.clone();
-                self.answer(key, &word);
-                return false;
-            }
-            (State::Menu(_) | State::Held, _) => {
-                self.press_in_menu(key);
-                return false;
-            }
-            (_, View::Agents | View::Subagent | View::Transcript) => {
-                self.press_elsewhere(key);
-                return false;
-            }
-            (_, View::Main) if self.is_normal => {
-                self.command(key);
-                return false;
-            }
-            (_, View::Main) => {}
-        }
-        match key {
-            Key::Toggle => self.view = View::Transcript,
-            Key::Text(text) if text == "!" && self.box_text.is_empty() => self.is_shell = true,
-            Key::Paste(_) if self.swallows_paste() => self.swallowed_paste = true,
-            Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
-            Key::Backspace if self.box_text.is_empty() => self.is_shell = false,
-            Key::Backspace => drop(self.box_text.pop()),
-            Key::Clear => self.box_text.clear(),
-            Key::Escape => {
-                if self.quirks.has("vim") {
-                    self.is_normal = true;
-                } else if let State::Turn { .. } = self.state {
-                    self.note("interrupted");
-                    self.state = State::Idle;
-                    self.stop();
-                }
-            }
-            Key::Left if self.box_text.is_empty() => self.leave(),
-            Key::Left => {}
-            Key::Down => {
-                self.downs = downs + 1;
-                self.note("down");
-            }
-            Key::Enter if downs > 1 && self.box_text.is_empty() => self.view = View::Subagent,
-            Key::Enter => return self.enter(),
-            Key::Stop => {
-                sink::say("\r\nsuspended\r\n");
-                let _stopped = rustix::process::kill_process(
-                    rustix::process::getpid(),
-                    rustix::process::Signal::STOP,
-                );
-                sink::raw();
-            }
-            Key::End => return true,
-        }
-        false
-    }
-
-    fn press_in_menu(&mut self, key: &Key) {
-        if matches!(key, Key::Escape | Key::Enter) {
-            self.note("closed");
-            self.state = State::Idle;
-            self.tell(&json!({"is": "menu"}));
-        }
-    }
-
-    fn answer(&mut self, key: &Key, word: &str) {
-        match key {
-            Key::Enter => {
-                self.note(&format!("approved {word}"));
-                self.hooks.run("PostToolUse", &[("tool_name", "Bash")]);
-                self.tell(&json!({"is": "called", "call": "one"}));
-                self.end_turn();
-            }
-            Key::Text(text) if text == "1" => {
-                self.note(&format!("approved {word}"));
-                self.tell(&json!({"is": "called", "call": "one"}));
-                self.end_turn();
-            }
-            Key::Escape => {
-                self.note(&format!("rejected {word}"));
-                self.state = State::Idle;
-                self.tell(&json!({"is": "called", "call": "one"}));
-                self.tell(&json!({"is": "rest", "why": "rejected"}));
-            }
-            _ => {}
-        }
-    }
-
-    /// The agents view is opened.
-    fn leave(&mut self) {
-        self.view = View::Agents;
-        if self.moved.is_some() {
-            return;
-        }
-        if self.quirks.has("moves") {
-            let settings = self.hooks.settings().to_string();
-            let transcript = self.hooks.transcript();
-            self.moved = Some(elsewhere::move_session(&self.stage, &settings, transcript));
-        } else if self.quirks.has("claims") {
-            self.hooks.go_on_in(elsewhere::SPARE_SESSION);
-            self.moved = self.spare.take().map(elsewhere::claim);
-        }
-        if self.moved.is_some()
-            && let Some(inbox) = &self.inbox
-        {
-            inbox.behave(Manner::Mute);
-        }
-    }
-
-    /// Keys in another view: what is submitted there is for others.
-    fn press_elsewhere(&mut self, key: &Key) {
-        match key {
-            Key::Text(_) | Key::Paste(_) | Key::Enter if self.view == View::Transcript => {
-                self.note(&format!("in the transcript {key:?}"));
-            }
-            Key::Text(text) | Key::Paste(text) => self.box_text.push_str(text),
-            Key::Enter => {
-                let text = std::mem::take(&mut self.box_text);
-                let whom = if self.view == View::Agents {
-                    "new session"
-                } else {
-                    "to the subagent"
-                };
-                self.note(&format!("{whom} {text}"));
-            }
-            Key::Escape => self.view = View::Main,
-            Key::Toggle if self.view == View::Transcript => self.view = View::Main,
-            _ => {}
-        }
-    }
-
-    fn swallows_paste(&self) -> bool {
-        self.quirks.has("swallow") && !self.swallowed_paste
-    }
-
-    fn enter(&mut self) -> bool {
-        if self.quirks.has("lost") && !self.swallowed && !self.box_text.is_empty() {
-            self.swallowed = true;
-            return false;
-        }
-        self.swallowed = false;
-        let text = std::mem::take(&mut self.box_text);
-        if std::mem::take(&mut self.is_shell) {
-            self.note(&format!("shell {text}"));
-            return false;
-        }
-        match text.as_str() {
-            "/exit" => return true,
-            "/model" => {
-                self.state = State::Menu("Select model");
-                self.tell(&json!({"is": "menu", "name": "model"}));
-            }
-            "/resume" => {
-                self.state = State::Menu("Resume session");
-                self.tell(&json!({"is": "menu", "name": "resume"}));
-            }
-            "" => {}
-            text if self.quirks.has("deaf") => self.note(&format!("took {text}")),
-            text => self.prompt(text),
-        }
-        false
     }
 
     /// The person, or somebody at the keyboard, submitted a prompt.
