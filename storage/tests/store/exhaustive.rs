@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use storage::OpenReport;
 use storage::frame::BLOCK;
 
-use crate::damage::{
+use crate::damaged_store::{
     Held, IN_A_FRAME, filled_in, frames, is_long, last_frame, logs, look, newest, open_and_read,
 };
 use crate::simulated_disk::SimulatedDisk;

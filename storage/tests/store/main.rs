@@ -9,10 +9,12 @@
 mod calls;
 mod child;
 mod damage;
+mod damaged_store;
 mod definitions;
 mod exhaustive;
 mod faults;
 mod forge;
+mod full_disk;
 mod hostile;
 mod index_files;
 mod kill;

@@ -6,16 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use storage::Options;
-use storage::disk::{Disk, DiskFile};
-use storage::engine::{Change, Engine, EngineError, Visit};
 
 use crate::random::Random;
+
+mod files;
+mod index;
 
 /// The smallest segments, so that a short script fills many.
 pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
@@ -129,7 +128,7 @@ impl SimulatedDisk {
             compact_from_bytes: 2 * SEGMENT_BYTES,
             least_free_bytes: 0,
             disk: Arc::new(self.clone()),
-            open_index,
+            open_index: index::open,
             ..Options::default()
         }
     }
@@ -333,233 +332,5 @@ fn tear(bytes: &mut Vec<u8>, write: &Loose, sector: usize, random: &mut Random) 
             };
             apply(bytes, &piece);
         }
-    }
-}
-
-/// One open file of a simulated disk.
-struct OpenFile {
-    disk: SimulatedDisk,
-    inode: usize,
-}
-
-impl std::fmt::Debug for OpenFile {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("OpenFile")
-    }
-}
-
-impl DiskFile for OpenFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.begin(Kind::Read)?;
-        let bytes = &state.inodes[self.inode].current;
-        let from = (offset as usize).min(bytes.len());
-        let length = buffer.len().min(bytes.len() - from);
-        buffer[..length].copy_from_slice(&bytes[from..from + length]);
-        Ok(length)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let write = Loose {
-            offset: offset as usize,
-            bytes: bytes.to_vec(),
-        };
-        let outcome = self.disk.begin(Kind::Write).map(drop);
-        let mut state = locked(&self.disk.state);
-        state.written += bytes.len() as u64;
-        let inode = &mut state.inodes[self.inode];
-        match &outcome {
-            // No room: nothing of it is there. Another failure leaves the first half.
-            Err(error) if error.kind() != io::ErrorKind::Other => {}
-            Err(_) => {
-                let half = Loose {
-                    bytes: bytes[..bytes.len() / 2].to_vec(),
-                    ..write
-                };
-                apply(&mut inode.current, &half);
-                inode.loose.push(half);
-            }
-            Ok(()) => {
-                apply(&mut inode.current, &write);
-                inode.loose.push(write);
-            }
-        }
-        outcome
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let outcome = self.disk.begin(Kind::Sync).map(drop);
-        let mut state = locked(&self.disk.state);
-        let inode = &mut state.inodes[self.inode];
-        let loose = std::mem::take(&mut inode.loose);
-        if outcome.is_ok() {
-            for write in &loose {
-                apply(&mut inode.synced, write);
-            }
-        }
-        // After a failure the system takes the pages for clean: no later sync writes them.
-        outcome
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(locked(&self.disk.state).inodes[self.inode].current.len() as u64)
-    }
-}
-
-impl SimulatedDisk {
-    fn add(&self, path: &Path, bytes: Vec<u8>, kind: Kind) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.relative(path);
-        let mut state = self.begin(kind)?;
-        let inode = state.inodes.len();
-        state.written += if kind == Kind::WriteFile {
-            bytes.len() as u64
-        } else {
-            0
-        };
-        state.inodes.push(Inode {
-            current: bytes.clone(),
-            synced: bytes,
-            loose: Vec::new(),
-        });
-        let change = (None, Some(path), inode);
-        change_name(&mut state.names, &change);
-        state.pending.push(change);
-        Ok(Arc::new(OpenFile {
-            disk: self.clone(),
-            inode,
-        }))
-    }
-
-    fn inode(&self, state: &State, path: &Path) -> io::Result<usize> {
-        let found = state.names.get(&self.relative(path)).copied();
-        found.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Disk for SimulatedDisk {
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let relative = self.relative(folder);
-        let state = locked(&self.state);
-        let inside = state
-            .names
-            .keys()
-            .filter(|path| path.parent() == Some(relative.as_path()));
-        Ok(inside
-            .map(|path| folder.join(path.file_name().unwrap()))
-            .collect())
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let state = self.begin(Kind::Read)?;
-        let inode = self.inode(&state, path)?;
-        Ok(Arc::new(OpenFile {
-            disk: self.clone(),
-            inode,
-        }))
-    }
-
-    fn create(&self, path: &Path, length: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.add(path, vec![0; length as usize], Kind::Create)
-    }
-
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.add(path, bytes.to_vec(), Kind::WriteFile).map(drop)
-    }
-
-    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let state = self.begin(Kind::Read)?;
-        let inode = self.inode(&state, path)?;
-        Ok(state.inodes[inode].current.clone())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.begin(Kind::Rename)?;
-        let Ok(inode) = self.inode(&state, from) else {
-            // The index: its rows are set aside whole.
-            state.rows.clear();
-            return Ok(());
-        };
-        let change = (Some(self.relative(from)), Some(self.relative(to)), inode);
-        change_name(&mut state.names, &change);
-        state.pending.push(change);
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.begin(Kind::Remove)?;
-        let inode = self.inode(&state, path)?;
-        let change = (Some(self.relative(path)), None, inode);
-        change_name(&mut state.names, &change);
-        state.pending.push(change);
-        Ok(())
-    }
-
-    fn create_folder(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        let folder = self.relative(path);
-        let mut state = self.begin(Kind::SyncFolder)?;
-        let is_inside = |path: &Option<PathBuf>| {
-            path.as_ref()
-                .is_some_and(|path| path.parent() == Some(folder.as_path()))
-        };
-        let pending = std::mem::take(&mut state.pending);
-        let (synced, left): (Vec<_>, Vec<_>) = pending
-            .into_iter()
-            .partition(|(from, to, _)| is_inside(from) || is_inside(to));
-        for change in &synced {
-            change_name(&mut state.certain, change);
-        }
-        state.pending = left;
-        Ok(())
-    }
-
-    fn writes_in_place(&self, _path: &Path) -> bool {
-        true
-    }
-
-    fn free_bytes(&self, _path: &Path) -> u64 {
-        locked(&self.state).free_bytes.unwrap_or(u64::MAX)
-    }
-}
-
-/// The rows of the index on a simulated disk.
-struct MemoryEngine(SimulatedDisk);
-
-fn open_index(path: &Path) -> Result<Box<dyn Engine>, EngineError> {
-    let folder = path.parent().unwrap();
-    let disk = locked(&DISKS).get(folder).cloned();
-    let disk = disk.ok_or_else(|| EngineError::Broken("no disk is there".to_owned()))?;
-    Ok(Box::new(MemoryEngine(disk)))
-}
-
-impl Engine for MemoryEngine {
-    fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
-        let state = self.0.begin(Kind::Index);
-        let mut state = state.map_err(EngineError::from)?;
-        for change in changes {
-            match change {
-                Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),
-                Change::Delete(key) => state.rows.remove(key),
-            };
-        }
-        Ok(())
-    }
-
-    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
-        let state = locked(&self.0.state);
-        let rows: Vec<_> = state
-            .rows
-            .range(from.to_vec()..until.to_vec())
-            .map(|(key, value)| (key.clone(), Bytes::copy_from_slice(value)))
-            .collect();
-        drop(state);
-        for (key, value) in rows {
-            if visit(&key, value) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(())
     }
 }

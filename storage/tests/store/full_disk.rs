@@ -1,0 +1,242 @@
+//! A disk without room: acks are durable all the same, publishes wait, and the caller hears of it
+//! before that.
+
+use std::time::Instant;
+
+use storage::{QueueId, Sequence, Store, StoreEvent, Urgency};
+
+use crate::simulated_disk::SimulatedDisk;
+use crate::support::{LIMIT, body, wait};
+use crate::workload::{self, Diary};
+
+/// Waits until the space for acks is reserved, then takes the rest of the disk away.
+fn fill_disk(disk: &SimulatedDisk) {
+    let is_unused = |path: &std::path::PathBuf| {
+        let bytes = disk.bytes(path);
+        path.starts_with("log") && bytes[..4096].iter().all(|byte| *byte == 0)
+    };
+    crate::support::until(
+        || disk.files().iter().filter(|path| is_unused(path)).count() > 1,
+        "spare segments are there",
+    );
+    disk.set_free_bytes(0);
+}
+
+/// Publishes until no commit goes through any more. Returns how many messages are durable.
+fn fill_up(store: &Store, disk: &SimulatedDisk) -> u64 {
+    let ticket = store.put(b"definition", b"value".to_vec()).unwrap();
+    wait(store, ticket);
+    fill_disk(disk);
+    let mut number = 0;
+    loop {
+        let text = body(QueueId(1), number, 3_000);
+        let ticket = store
+            .append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)
+            .unwrap();
+        number += 1;
+        let until = Instant::now() + std::time::Duration::from_secs(1);
+        while store.durable() < ticket {
+            if Instant::now() > until {
+                return number - 1;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
+}
+
+/// What is in the queue after a `kill -9` at this moment.
+fn left_after_kill(disk: &SimulatedDisk, queue: QueueId) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk.after_kill();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let mut found = opened.queues.iter();
+    found
+        .find(|found| found.queue == queue)
+        .map_or(0, |found| found.ready)
+}
+
+fn wait_until_left(disk: &SimulatedDisk, queue: QueueId, wanted: u64) {
+    let until = Instant::now() + LIMIT / 3;
+    loop {
+        let left = left_after_kill(disk, queue);
+        if left == wanted {
+            return;
+        }
+        assert!(Instant::now() < until, "{left} of {wanted} are left");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn acks_are_durable_on_a_full_disk_while_publishes_wait_for_room() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(2), 0..200, 300);
+    let durable = fill_up(&opened.store, &disk);
+    assert!(durable > 3, "{durable} messages fitted");
+    for number in 0..199 {
+        opened.store.settle(QueueId(2), Sequence(number)).unwrap();
+    }
+    wait_until_left(&disk, QueueId(2), 1);
+    opened.store.purge(QueueId(2), Sequence(199)).unwrap();
+    wait_until_left(&disk, QueueId(2), 0);
+    disk.set_free_bytes(u64::MAX);
+    opened.store.close().unwrap();
+}
+
+#[test]
+fn a_full_store_that_is_drained_makes_room_for_what_waits() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let store = &opened.store;
+    let durable = fill_up(store, &disk);
+    // More waits than the space that is kept for acks could hold.
+    let mut last = storage::Ticket::NONE;
+    for number in 0..400 {
+        let text = body(QueueId(2), number, 900);
+        last = store
+            .append(QueueId(2), Sequence(number), &[&text], Urgency::Confirmed)
+            .unwrap();
+    }
+    for number in 0..durable {
+        store.settle(QueueId(1), Sequence(number)).unwrap();
+        if number % 10 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    // What is durable is taken off at once; all of it must come through in the end.
+    let until = Instant::now() + LIMIT;
+    let mut next = 0;
+    while store.durable() < last {
+        for (sequence, _) in store.read(QueueId(2), Sequence(next), 4_000).unwrap() {
+            store.settle(QueueId(2), sequence).unwrap();
+            next = sequence.0 + 1;
+        }
+        assert!(Instant::now() < until, "it is stuck: {next} were taken off");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_stop_that_could_not_write_everything_is_an_error() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    let durable = fill_up(&opened.store, &disk);
+    opened.store.settle(QueueId(1), Sequence(0)).unwrap();
+    opened.store.close().unwrap_err();
+    let left = left_after_kill(&disk, QueueId(1));
+    assert!(
+        [durable, durable - 1].contains(&left),
+        "{left} of {durable}"
+    );
+}
+
+#[test]
+fn acks_are_durable_on_a_full_disk_over_restarts() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(2), 0..60, 300);
+    fill_up(&opened.store, &disk);
+    drop(opened);
+    for restart in 0..6_u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = workload::open(
+            folder.path(),
+            disk.options(folder.path()),
+            &Diary::default(),
+        );
+        for number in restart * 10..restart * 10 + 9 {
+            opened.store.settle(QueueId(2), Sequence(number)).unwrap();
+        }
+        wait_until_left(&disk, QueueId(2), 60 - (restart + 1) * 9);
+        if restart % 2 == 0 {
+            opened.store.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clean_stop_on_a_full_disk_keeps_every_ack() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    crate::support::fill(&opened.store, QueueId(1), 0..500, 300);
+    fill_disk(&disk);
+    for number in 0..499 {
+        opened.store.settle(QueueId(1), Sequence(number)).unwrap();
+    }
+    opened.store.close().unwrap();
+    assert_eq!(left_after_kill(&disk, QueueId(1)), 1);
+}
+
+#[test]
+fn a_nearly_full_disk_is_reported_before_commits_wait() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, progress) = std::sync::mpsc::sync_channel(1 << 16);
+    let options = storage::Options {
+        least_free_bytes: 2 << 20,
+        segment_bytes: 1 << 20,
+        ..disk.options(folder.path())
+    };
+    let opened = Store::open(folder.path(), options, move |progress| {
+        drop(sender.try_send(progress));
+    });
+    let opened = opened.unwrap();
+    let mut number = 0;
+    let mut told = |wanted: &StoreEvent| {
+        let until = Instant::now() + LIMIT;
+        loop {
+            // Each fills its block: compaction would make room of small ones without end.
+            let text = body(QueueId(1), number, 3_000);
+            let ticket = opened
+                .store
+                .append(QueueId(1), Sequence(number), &[&text], Urgency::Confirmed)
+                .unwrap();
+            number += 1;
+            wait(&opened.store, ticket);
+            if progress.try_iter().any(|progress| progress == *wanted) {
+                break;
+            }
+            // Slower than the store looks at the disk: it looks about five times before the space
+            // is used up.
+            std::thread::sleep(std::time::Duration::from_millis(4));
+            assert!(Instant::now() < until, "{wanted:?} was not reported");
+        }
+    };
+    // The first segment is begun before the disk is full.
+    let definition = opened.store.put(b"definition", b"value".to_vec()).unwrap();
+    wait(&opened.store, definition);
+    fill_disk(&disk);
+    told(&StoreEvent::NoRoom);
+    disk.set_free_bytes(u64::MAX);
+    told(&StoreEvent::Room);
+}
