@@ -1,4 +1,5 @@
-//! Bodies of many sizes: copied, lent to the writer, put together in the memory of one that is gone.
+//! Bodies of many sizes: copied, lent to the writer, put together in the memory of one that is
+//! gone.
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};

@@ -20,7 +20,8 @@ fn number(body: &[u8]) -> u32 {
     u32::from_be_bytes(body[..4].try_into().unwrap())
 }
 
-/// Publishes its own numbers one after the other until the connection breaks; notes those that were confirmed.
+/// Publishes its own numbers one after the other until the connection breaks; notes those that were
+/// confirmed.
 async fn publisher(channel: Channel, own: u32, confirmed: Arc<Mutex<BTreeSet<u32>>>) {
     for number in (own..).step_by(PUBLISHERS as usize) {
         let body = number.to_be_bytes();
@@ -107,8 +108,8 @@ async fn nothing_confirmed_is_lost_when_it_is_killed_under_load_again_and_again(
         }
         real.kill_and_restart();
         for mut task in tasks {
-            // It ends with its connection, however the library words that. lapin sometimes forgets to tell a consumer; what
-            // that was given until then is noted all the same.
+            // It ends with its connection, however the library words that. lapin sometimes forgets
+            // to tell a consumer; what that was given until then is noted all the same.
             match tokio::time::timeout(Duration::from_secs(5), &mut task).await {
                 Ok(ended) => ended.unwrap(),
                 Err(_) => task.abort(),

@@ -1,4 +1,5 @@
-//! Logging in as an attacker tries it: forged log lines, guessed passwords, and SCRAM, which sends none.
+//! Logging in as an attacker tries it: forged log lines, guessed passwords, and SCRAM, which sends
+//! none.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

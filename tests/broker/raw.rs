@@ -175,7 +175,8 @@ impl Raw {
         payload[4..].to_vec()
     }
 
-    /// Code and text of the next close of the channel or connection; None when the socket just ends.
+    /// Code and text of the next close of the channel or connection; None when the socket just
+    /// ends.
     pub(crate) fn closed(&mut self) -> Option<(u16, String)> {
         loop {
             let (kind, _, payload) = self.next()?;

@@ -15,7 +15,8 @@ async fn ready(channel: &Channel) -> u32 {
     declare(channel, "q", QueueDeclareOptions::default()).await
 }
 
-/// An ack gave its credit back at once and for good, so that a rollback left the channel with more than it may have.
+/// An ack gave its credit back at once and for good, so that a rollback left the channel with more
+/// than it may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ack_makes_room_at_the_commit_and_not_before_and_not_through_a_rollback() {
     let running = Running::new().await;

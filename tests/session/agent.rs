@@ -5,9 +5,9 @@
 //!
 //! What happens in it is written to `$STAGE/agent.log`, a line each. Words in a prompt script it:
 //! `SLOWn` makes a turn of n tenths of a second, `TOOLn` one whose first n tenths are a tool,
-//! `ASK{word}` opens a permission dialog whose approval is logged as `approved word`, and `PLAN` the
-//! plan dialog, whose approval is `approved plan`. `/model` and `/resume` open menus, Ctrl-O the
-//! transcript. The left arrow opens the agents view, twice the arrow downwards and Enter a
+//! `ASK{word}` opens a permission dialog whose approval is logged as `approved word`, and `PLAN`
+//! the plan dialog, whose approval is `approved plan`. `/model` and `/resume` open menus, Ctrl-O
+//! the transcript. The left arrow opens the agents view, twice the arrow downwards and Enter a
 //! subagent's; Escape leads back.
 //!
 //! `AGENT` in the environment lists quirks:
@@ -32,7 +32,7 @@
 //! | `stubborn` | neither a hang-up nor a polite signal ends it |
 //! | `unarmed` | no hook waits in the spare process before there is `$STAGE/arm` |
 //! | `vim` | the box has vim's keys, in INSERT mode: Escape leads to NORMAL, `i` back |
-//! | `trust`, `plan` | begins with the trust dialog, or a turn with `PLAN` ends at the plan dialog |
+//! | `trust`, `plan` | begins with the trust dialog; a turn with `PLAN` ends at the plan dialog |
 //!
 //! Relies on the sink's terminal mode.
 

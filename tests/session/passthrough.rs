@@ -38,7 +38,8 @@ fn every_byte_passes_both_ways_unchanged() {
     let stage = Stage::new();
     let mut terminal = wrapped(
         &stage,
-        "stty raw -echo; printf ready; head -c 256 | od -An -v -tx1 | tr -d ' \\n'; printf end; head -c 256 $STAGE/all",
+        "stty raw -echo; printf ready; head -c 256 | od -An -v -tx1 | tr -d ' \\n'; printf end; \
+         head -c 256 $STAGE/all",
     );
     let all: Vec<u8> = (0..=255).collect();
     std::fs::write(stage.path("all"), &all).unwrap();
@@ -258,7 +259,9 @@ fn the_program_is_told_who_it_is_and_no_secret() {
     let stage = Stage::new();
     let mut terminal = wrapped(
         &stage,
-        "env; echo; cat $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; stat -c %a $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; command -v cbroker",
+        "env; echo; cat $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; \
+         stat -c %a $CBROKER_HOME/sessions/$CBROKER_SESSION.cred; \
+         command -v cbroker",
     );
     terminal.wait_for_end();
     let shown = terminal.shown();
@@ -328,9 +331,11 @@ fn a_background_process_does_not_keep_the_wrap() {
 }
 
 fn a_terminal_that_is_closed_closes_the_programs_too() {
-    // vim at its question about a swap file ignored the hang-up and stayed for ever, and the wrap with it.
+    // vim at its question about a swap file ignored the hang-up and stayed for ever, and the wrap
+    // with it.
     let stage = Stage::new();
-    let script = "trap '' HUP; echo $$ > $STAGE/pid; echo ready; while read line; do :; done; echo over > $STAGE/over";
+    let script = "trap '' HUP; echo $$ > $STAGE/pid; echo ready; while read line; do :; done; \
+                  echo over > $STAGE/over";
     let terminal = wrapped(&stage, script);
     terminal.wait_for("ready");
     terminal.close();
@@ -338,7 +343,8 @@ fn a_terminal_that_is_closed_closes_the_programs_too() {
 }
 
 fn keys_after_the_programs_end_are_the_shells() {
-    // While the last output was waited for, the command that a person typed ahead was read and thrown away.
+    // While the last output was waited for, the command that a person typed ahead was read and
+    // thrown away.
     let stage = Stage::new();
     let program = "sh -c '(trap \"\" HUP; exec sleep 20) & echo started'";
     let script = format!("{CBROKER} --name peer run -- {program}; read -r next; echo got:$next:");

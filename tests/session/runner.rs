@@ -1,4 +1,5 @@
-//! Runs tests as `cargo test` expects it: a filter, `--exact`, `--skip`, `--list`, `--test-threads`.
+//! Runs tests as `cargo test` expects it: a filter, `--exact`, `--skip`, `--list`,
+//! `--test-threads`.
 //!
 //! Relies on nothing.
 
@@ -19,7 +20,8 @@ const THREADS: usize = 4;
 macro_rules! tests {
     ($($name:ident),+ $(,)?) => {
         /// The tests of this file.
-        pub(crate) const TESTS: &[$crate::runner::Test] = &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
+        pub(crate) const TESTS: &[$crate::runner::Test] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
     };
 }
 

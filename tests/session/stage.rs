@@ -1,7 +1,8 @@
-//! A stage for one test: a home of its own, a broker, a person's terminal with a wrap in it, and the means to look.
+//! A stage for one test: a home of its own, a broker, a person's terminal with a wrap in it, and
+//! the means to look.
 //!
-//! Relies on the broker in this process and on the `cbroker` binary; the person's side is in `terminal`, messages are in
-//! `letters`.
+//! Relies on the broker in this process and on the `cbroker` binary; the person's side is in
+//! `terminal`, messages are in `letters`.
 
 mod letters;
 mod terminal;
@@ -38,7 +39,8 @@ pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// A socket that holds a port, and does not listen: whoever also allows the address to be reused can listen there.
+/// A socket that holds a port, and does not listen: whoever also allows the address to be reused
+/// can listen there.
 fn keep_a_port() -> (OwnedFd, SocketAddr) {
     let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     set_socket_reuseaddr(&port, true).unwrap();
@@ -53,7 +55,8 @@ pub(crate) struct Stage {
     runtime: Runtime,
     broker: Option<broker::Broker>,
     address: SocketAddr,
-    /// While the broker is down, nobody else gets its port: neither a broker of another stage nor an outgoing connection.
+    /// While the broker is down, nobody else gets its port: neither a broker of another stage nor
+    /// an outgoing connection.
     _port: OwnedFd,
 }
 

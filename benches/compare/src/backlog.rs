@@ -37,7 +37,8 @@ impl Moved {
     }
 }
 
-/// Publishes the whole backlog into the empty durable queue `queue`; ends when the broker counts it all.
+/// Publishes the whole backlog into the empty durable queue `queue`; ends when the broker counts it
+/// all.
 pub(crate) fn fill(peer: &Peer, queue: &str, backlog: Backlog) -> io::Result<Moved> {
     let watch = Watch::start();
     let mut watcher = peer.connect()?;

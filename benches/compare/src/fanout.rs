@@ -26,7 +26,9 @@ const BETWEEN: Duration = Duration::from_millis(50);
 /// Prints a row for each broker.
 pub(crate) fn measure(peers: &[Peer], seconds: f64) -> io::Result<()> {
     println!(
-        "| 1 exchange to {} queues, {PUBLISHERS} publishers | deliveries/s | publishes/s | logins | slowest login ms | answers of the API | slowest ms | peak MiB |\n|---|---|---|---|---|---|---|---|",
+        "| 1 exchange to {} queues, {PUBLISHERS} publishers | deliveries/s | publishes/s | \
+         logins | slowest login ms | answers of the API | slowest ms | peak MiB |\n\
+         |---|---|---|---|---|---|---|---|",
         CONSUMING * QUEUES_EACH
     );
     for peer in peers {

@@ -1,4 +1,5 @@
-//! Cost as the work grows: a curve for each thing that a broker may hold many of. A cliff shows as a fall in a row.
+//! Cost as the work grows: a curve for each thing that a broker may hold many of. A cliff shows as
+//! a fall in a row.
 
 use std::io;
 
@@ -112,7 +113,8 @@ fn backlog(peer: &Peer) -> io::Result<Vec<Point>> {
                 deliveries: 100,
                 prefetch: 1000,
             };
-            // A last batch smaller than one ack stays unsettled; the queue is deleted by the next fill.
+            // A last batch smaller than one ack stays unsettled; the queue is deleted by the next
+            // fill.
             Ok((messages, empty(peer, "grown", waiting, settling)?.rate))
         })
         .collect()

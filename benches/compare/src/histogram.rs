@@ -1,4 +1,5 @@
-//! Latencies in buckets about 1.6 % wide: constant memory, no sorting, exact enough for any percentile.
+//! Latencies in buckets about 1.6 % wide: constant memory, no sorting, exact enough for any
+//! percentile.
 
 const BITS_WITHIN: u32 = 6;
 const WITHIN: usize = 1 << BITS_WITHIN;

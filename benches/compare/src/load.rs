@@ -1,7 +1,8 @@
-//! Publishers and consumers as two small state machines over non-blocking sockets, and the loop that drives many.
+//! Publishers and consumers as two small state machines over non-blocking sockets, and the loop
+//! that drives many.
 //!
-//! A thread drives any number of them with `poll`; sockets are filled and emptied in large pieces, so that the load
-//! costs far less than any broker under it (`sink` shows how much less).
+//! A thread drives any number of them with `poll`; sockets are filled and emptied in large pieces,
+//! so that the load costs far less than any broker under it (`sink` shows how much less).
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

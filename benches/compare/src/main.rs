@@ -1,8 +1,10 @@
-//! Drives AMQP brokers through the same work, one after the other, and sets their figures side by side.
+//! Drives AMQP brokers through the same work, one after the other, and sets their figures side by
+//! side.
 //!
-//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--fanout] [--programs CBROKER] [--management HOST:PORT]
-//! [--sink] LABEL=FOLDER|URL[,PID]…`; the first broker is ours, the others its peers. `run.sh` beside this crate starts
-//! them. Every body and sequence number that comes back is checked: a fast wrong answer is a failure.
+//! `cbroker-compare [--only TEXT] [--seconds S] [--rounds N] [--growth] [--fanout] [--programs
+//! CBROKER] [--management HOST:PORT] [--sink] LABEL=FOLDER|URL[,PID]…`; the first broker is ours,
+//! the others its peers. `run.sh` beside this crate starts them. Every body and sequence number
+//! that comes back is checked: a fast wrong answer is a failure.
 
 #![allow(
     clippy::cast_precision_loss,

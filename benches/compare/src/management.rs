@@ -44,7 +44,9 @@ pub(crate) fn measure(peer: &Peer, address: &str) -> io::Result<()> {
     peer.start_fresh()?;
     fill(peer)?;
     println!(
-        "| {QUEUES} queues, {} messages; load | messages/s | asked for | answers | median ms | p99 ms | slowest ms |\n|---|---|---|---|---|---|---|",
+        "| {QUEUES} queues, {} messages; load | messages/s | asked for | answers | \
+         median ms | p99 ms | slowest ms |\n\
+         |---|---|---|---|---|---|---|",
         QUEUES * WAITING_IN_EACH
     );
     let loads = [

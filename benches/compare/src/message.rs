@@ -1,7 +1,8 @@
-//! The messages of a load: laid out once, stamped for each publish, checked byte for byte on arrival.
+//! The messages of a load: laid out once, stamped for each publish, checked byte for byte on
+//! arrival.
 //!
-//! A body opens with its sequence number and the time at which it was handed to the socket; the rest is a pattern
-//! that both ends know.
+//! A body opens with its sequence number and the time at which it was handed to the socket; the
+//! rest is a pattern that both ends know.
 
 use std::io;
 use std::time::Instant;
@@ -44,7 +45,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A publish of `size` bytes (at least [`STAMP`]) to `exchange` with `key`, in frames of at most `frame_max`.
+    /// A publish of `size` bytes (at least [`STAMP`]) to `exchange` with `key`, in frames of at
+    /// most `frame_max`.
     pub(crate) fn new(
         exchange: &str,
         key: &str,

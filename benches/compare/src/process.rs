@@ -57,7 +57,8 @@ pub(crate) fn usage_of_one(pid: u32) -> Usage {
     }
 }
 
-/// Memory of `pid` that no other process shares: what it adds to that of a process of the same program.
+/// Memory of `pid` that no other process shares: what it adds to that of a process of the same
+/// program.
 pub(crate) fn private_mib(pid: u32) -> f64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     (kib_of(&rollup, "Private_Clean:") + kib_of(&rollup, "Private_Dirty:")) / 1024.0
@@ -108,7 +109,8 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     found
 }
 
-/// `root` and those of its descendants that run the same program: a wrap and its monitor, without what they wrap.
+/// `root` and those of its descendants that run the same program: a wrap and its monitor, without
+/// what they wrap.
 pub(crate) fn own(root: u32) -> Vec<u32> {
     let program = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
     let ours = program(root);

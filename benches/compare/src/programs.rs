@@ -1,4 +1,5 @@
-//! Whole processes: what a person waits for when a command is typed, and what a hook costs an agent.
+//! Whole processes: what a person waits for when a command is typed, and what a hook costs an
+//! agent.
 
 use std::fs;
 use std::io;

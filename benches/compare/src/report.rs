@@ -11,7 +11,8 @@ pub(crate) struct Outcome<'a> {
 /// Prints all figures.
 pub(crate) fn figures(labels: &[String], outcomes: &[Outcome<'_>]) {
     println!(
-        "\n| work | broker | figure | CPU µs a message | median / p99 ms | peak MiB | bytes written a message | |"
+        "\n| work | broker | figure | CPU µs a message | median / p99 ms | \
+         peak MiB | bytes written a message | |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for outcome in outcomes {

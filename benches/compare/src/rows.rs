@@ -28,8 +28,9 @@ pub(crate) struct Figures {
 /// What the row asks of us.
 #[derive(Clone, Copy)]
 pub(crate) enum Aim {
-    /// At least `factor` times `LavinMQ`; where none runs, its rate is derived from `RabbitMQ`'s of the same run by the
-    /// quotient of two rates measured side by side elsewhere, in thousands a second.
+    /// At least `factor` times `LavinMQ`; where none runs, its rate is derived from `RabbitMQ`'s of
+    /// the same run by the quotient of two rates measured side by side elsewhere, in thousands a
+    /// second.
     Rate {
         factor: f64,
         lavinmq: f64,

@@ -1,7 +1,8 @@
-//! A broker that does nothing: it takes publishes and hands them to the consumer of that key, byte for byte.
+//! A broker that does nothing: it takes publishes and hands them to the consumer of that key, byte
+//! for byte.
 //!
-//! What the load reaches against it is the load's own ceiling on this machine. It stores nothing, routes by the
-//! routing key alone, and confirms once a read.
+//! What the load reaches against it is the load's own ceiling on this machine. It stores nothing,
+//! routes by the routing key alone, and confirms once a read.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

@@ -1,7 +1,7 @@
 //! How long a broker needs from its start to real service, with and without a backlog.
 //!
-//! Service is one confirmed publish, and one message delivered from the recovered queue where there is one; a port
-//! that merely accepts does not count.
+//! Service is one confirmed publish, and one message delivered from the recovered queue where there
+//! is one; a port that merely accepts does not count.
 
 use std::io;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! A terminal without a screen: a PTY whose master is read here, and the smallest relay that a wrap could be.
+//! A terminal without a screen: a PTY whose master is read here, and the smallest relay that a wrap
+//! could be.
 //!
 //! Relies on `setsid` of util-linux to make the PTY the controlling terminal of what runs in it.
 

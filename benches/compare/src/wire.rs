@@ -1,7 +1,7 @@
 //! AMQP 0-9-1 bytes, by hand: what the load needs to write and to read, and nothing else.
 //!
-//! Written against the specification alone, so that a fault of the broker's own codec cannot hide behind the same
-//! fault here.
+//! Written against the specification alone, so that a fault of the broker's own codec cannot hide
+//! behind the same fault here.
 
 use std::io;
 

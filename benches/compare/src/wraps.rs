@@ -1,5 +1,5 @@
-//! What the wrap adds to a terminal: bytes a second, a key's way there and back, memory and idle time, beside no wrap at all,
-//! the smallest relay and `script`.
+//! What the wrap adds to a terminal: bytes a second, a key's way there and back, memory and idle
+//! time, beside no wrap at all, the smallest relay and `script`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -17,7 +17,8 @@ use crate::wire::fault;
 const KEYS: usize = 2_000;
 const LINE: &[u8] = b"0123456789abcdef\x1b[31mred\x1b[0m text\r\n";
 const FLOOD_BYTES: usize = 200 * 1024 * 1024 / LINE.len() * LINE.len();
-/// Floods through each terminal, one after the other in turn: a machine that slows down slows all of them.
+/// Floods through each terminal, one after the other in turn: a machine that slows down slows all
+/// of them.
 const FLOODS: usize = 9;
 
 /// A terminal and what was measured of it.
@@ -55,7 +56,9 @@ pub(crate) fn measure(bench: &Bench) -> io::Result<()> {
         }
     }
     println!(
-        "\n| terminal | MB/s, median of {FLOODS} | key echo, median ms | p99 ms | peak MiB | its monitor adds | CPU in 3 idle s |\n|---|---|---|---|---|---|---|"
+        "\n| terminal | MB/s, median of {FLOODS} | key echo, median ms | p99 ms | peak MiB | \
+         its monitor adds | CPU in 3 idle s |\n\
+         |---|---|---|---|---|---|---|"
     );
     let mut figures = Vec::new();
     for mut wrap in wraps {

@@ -190,7 +190,8 @@ impl Channel {
             GetResult::Unreadable => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
-                    "the messages of queue '{name}' in vhost '{vhost}' cannot be read from the store"
+                    "the messages of queue '{name}' in vhost '{vhost}' cannot be read \
+                     from the store"
                 );
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }

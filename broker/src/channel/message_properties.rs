@@ -1,4 +1,5 @@
-//! What a message's properties ask of the server: more keys, a reply address, a time to live. Relies on `wire`.
+//! What a message's properties ask of the server: more keys, a reply address, a time to live.
+//! Relies on `wire`.
 
 use crate::fault::{Fault, ReplyCode};
 use crate::vhost::{REPLY_TO, routing_keys};
@@ -69,7 +70,8 @@ fn not_text(what: &str) -> Fault {
     Fault::precondition(format!("invalid message: {what} is not UTF-8"))
 }
 
-/// True when the message goes as it came: its headers are well formed but ask for nothing. Allocates nothing.
+/// True when the message goes as it came: its headers are well formed but ask for nothing.
+/// Allocates nothing.
 pub(super) fn is_nothing(properties: &Properties<'_>) -> Result<bool, Fault> {
     if properties.reply_to == Some(REPLY_TO.as_bytes()) {
         return Ok(false);

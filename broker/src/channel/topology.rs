@@ -236,7 +236,8 @@ impl Channel {
         effects: &mut Effects,
     ) -> Result<Next, Fault> {
         let asked = strip_breaks(declare.queue);
-        // No queue, but clients ask for it by this method to learn whether there are direct replies.
+        // No queue, but clients ask for it by this method to learn whether there are direct
+        // replies.
         if declare.passive || asked == REPLY_TO || asked.starts_with(REPLY_TO_PREFIX) {
             return self.queue_declare_passive(declare, effects);
         }

@@ -324,18 +324,41 @@ impl Greeting<'_> {
             reply::connection_tune(out, limits.channels, limits.frame_bytes, limits.heartbeat_s);
         });
         self.method(|method| match method {
-            Method::ConnectionTuneOk { channel_max, frame_max, heartbeat_s } => {
+            Method::ConnectionTuneOk {
+                channel_max,
+                frame_max,
+                heartbeat_s,
+            } => {
                 if frame_max != 0 && frame_max < MIN_LIMIT {
-                    return Err(not_negotiable(format!("negotiated frame_max = {frame_max} is lower than the minimum allowed value ({MIN_LIMIT})")));
+                    return Err(not_negotiable(format!(
+                        "negotiated frame_max = {frame_max} is lower than the minimum allowed \
+                         value ({MIN_LIMIT})"
+                    )));
                 }
                 if frame_max > limits.frame_bytes {
-                    return Err(not_negotiable(format!("negotiated frame_max = {frame_max} is higher than the maximum allowed value ({})", limits.frame_bytes)));
+                    return Err(not_negotiable(format!(
+                        "negotiated frame_max = {frame_max} is higher than the maximum allowed \
+                         value ({})",
+                        limits.frame_bytes
+                    )));
                 }
                 if channel_max > limits.channels {
-                    return Err(not_negotiable(format!("negotiated channel_max = {channel_max} is higher than the maximum allowed value ({})", limits.channels)));
+                    return Err(not_negotiable(format!(
+                        "negotiated channel_max = {channel_max} is higher than the maximum \
+                         allowed value ({})",
+                        limits.channels
+                    )));
                 }
-                let frame_max = if frame_max == 0 { limits.frame_bytes } else { frame_max };
-                let channel_max = if channel_max == 0 { limits.channels } else { channel_max };
+                let frame_max = if frame_max == 0 {
+                    limits.frame_bytes
+                } else {
+                    frame_max
+                };
+                let channel_max = if channel_max == 0 {
+                    limits.channels
+                } else {
+                    channel_max
+                };
                 Ok((channel_max, frame_max, heartbeat_s))
             }
             _ => Err(out_of_place()),

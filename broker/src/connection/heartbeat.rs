@@ -11,10 +11,12 @@ use crate::broker_state::BrokerState;
 use crate::registry::ConnectionHandle;
 use crate::wire::frame;
 
-/// Half-intervals without a byte after which a peer counts as gone: two whole intervals and one for the way.
+/// Half-intervals without a byte after which a peer counts as gone: two whole intervals and one for
+/// the way.
 const SILENT: u32 = 5;
 
-/// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer that is silent.
+/// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer
+/// that is silent.
 pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>) -> JoinHandle<()> {
     let (broker, link) = (Arc::clone(broker), Arc::clone(link));
     tokio::spawn(async move {

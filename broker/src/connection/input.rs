@@ -1,8 +1,8 @@
 //! Bytes as they come from a socket, and the whole frames at their front. Relies on `wire`.
 //!
 //! # Cost
-//! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill it, and shrinks when the
-//! connection is quiet or memory is short.
+//! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill
+//! it, and shrinks when the connection is quiet or memory is short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,8 @@ impl ReadBuffer {
         }
     }
 
-    /// Reads once, with room for a frame of `needed` bytes, or for twice what is here of it; 0 at the end of the stream.
+    /// Reads once, with room for a frame of `needed` bytes, or for twice what is here of it; 0 at
+    /// the end of the stream.
     pub(super) async fn fill(&mut self, needed: usize) -> std::io::Result<usize> {
         self.make_room(needed.min((2 * self.waiting().len()).max(SMALL)));
         if self.end == self.buffer.len() {
@@ -73,8 +74,9 @@ impl ReadBuffer {
         Ok(count)
     }
 
-    /// Reads on while something else is waited for, as far as there is room, and returns when the client is gone: at once
-    /// when the connection broke, after [`LINGER`] when the client has closed its side. May be dropped at any time.
+    /// Reads on while something else is waited for, as far as there is room, and returns when the
+    /// client is gone: at once when the connection broke, after [`LINGER`] when the client has
+    /// closed its side. May be dropped at any time.
     pub(super) async fn gone(&mut self, received: &Counter) {
         while self.end < self.buffer.len() {
             match self.stream.read(&mut self.buffer[self.end..]).await {

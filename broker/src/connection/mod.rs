@@ -1,5 +1,5 @@
-//! One connection: handshake, then frames until it ends, then everything that it held is let go. Relies on `channel` and
-//! `registry`.
+//! One connection: handshake, then frames until it ends, then everything that it held is let go.
+//! Relies on `channel` and `registry`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,7 +87,10 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     drop(place);
     match greeted {
         Ok(Ok(context)) => {
-            tracing::info!(connection = %link.name, user = %context.user, vhost = %context.vhost.name(), "open");
+            tracing::info!(
+                connection = %link.name, user = %context.user, vhost = %context.vhost.name(),
+                "open"
+            );
             let beating = heartbeat::start(&broker, &link);
             reader::run(context, input).await;
             beating.abort();

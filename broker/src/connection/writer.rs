@@ -1,4 +1,5 @@
-//! The writing task: everything unsent in one go, then the queues that waited for room. Relies on `outbox`.
+//! The writing task: everything unsent in one go, then the queues that waited for room. Relies on
+//! `outbox`.
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use crate::delivery::turn::TURN_UNITS;
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 
-/// After so long without a byte to send, large buffers are given back. A busy connection uses them again: memory that
-/// comes and goes every turn costs more than the copies into it.
+/// After so long without a byte to send, large buffers are given back. A busy connection uses them
+/// again: memory that comes and goes every turn costs more than the copies into it.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer takes nothing more.
@@ -112,8 +113,8 @@ impl ClientPace {
         }
     }
 
-    /// One write. Fails when the client has taken less than [`UNREAD_BYTES`] in all the time that it may, while more than
-    /// that waits for it.
+    /// One write. Fails when the client has taken less than [`UNREAD_BYTES`] in all the time that
+    /// it may, while more than that waits for it.
     async fn write(
         &mut self,
         link: &ConnectionHandle,

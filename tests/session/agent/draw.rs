@@ -41,7 +41,8 @@ impl Agent {
             (_, View::Transcript) => {
                 let _infallible = write!(
                     out,
-                    "> the whole conversation\r\n\r\n{rule}\r\n  Showing detailed transcript · ctrl+o to toggle"
+                    "> the whole conversation\r\n\r\n{rule}\r\n  Showing detailed \
+                     transcript · ctrl+o to toggle"
                 );
             }
             (_, View::Subagent) => {
@@ -64,19 +65,22 @@ impl Agent {
     fn dialog(&self) -> Option<String> {
         let lines = match &self.state {
             State::Dialog { word } if word == "plan" => {
-                " Ready to code?\n\n Would you like to proceed?\n ❯ 1. Yes, and auto-accept edits\n   2. \
-                 No, keep planning\n"
+                " Ready to code?\n\n Would you like to proceed?\n ❯ 1. Yes, and auto-accept \
+                 edits\n   2. No, keep planning\n"
                     .to_owned()
             }
             State::Dialog { word } => format!(
-                " Bash command {word}\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n Esc to cancel"
+                " Bash command {word}\n\n Do you want to proceed?\n ❯ 1. Yes\n   2. No\n\n \
+                 Esc to cancel"
             ),
-            State::Trust => " Do you trust the files in this folder?\n\n ❯ 1. No, exit\n   2. Yes, \
+            State::Trust => {
+                " Do you trust the files in this folder?\n\n ❯ 1. No, exit\n   2. Yes, \
                  proceed\n\n Enter to confirm · Esc to exit"
-                .to_owned(),
-            State::Menu(title) => format!(
-                " {title}\n\n ❯ 1. Default\n   2. Other\n\n Enter to confirm · Esc to exit"
-            ),
+                    .to_owned()
+            }
+            State::Menu(title) => {
+                format!(" {title}\n\n ❯ 1. Default\n   2. Other\n\n Enter to confirm · Esc to exit")
+            }
             State::Held => {
                 " Held message from another session\n\n ❯ 1. Deny\n   2. Allow\n".to_owned()
             }

@@ -29,7 +29,8 @@ fn draw(history: &str, line: &str) {
     };
     let foot = " workspace (/directory)       sandbox       /model";
     sink::say(&format!(
-        "\x1b[H\x1b[2J > {history}\r\n{rule}\r\n Shift+Tab to accept edits\r\n\r\n > {shown}\r\n\r\n{foot}\x1b8"
+        "\x1b[H\x1b[2J > {history}\r\n{rule}\r\n Shift+Tab to accept edits\r\n\r\n \
+         > {shown}\r\n\r\n{foot}\x1b8"
     ));
     let _terminal_is_gone = std::io::stdout().flush();
 }

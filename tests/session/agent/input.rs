@@ -1,4 +1,5 @@
-//! The keys of the fake agent. As in the real one, Enter that arrives in one read with text is a line break.
+//! The keys of the fake agent. As in the real one, Enter that arrives in one read with text is a
+//! line break.
 //!
 //! Relies on nothing.
 

@@ -72,7 +72,8 @@ impl Plugin {
         let (token, instance) = (&self.token, &self.instance);
         let body = json!({"token": token, "instance": instance, "events": [event]}).to_string();
         let request = format!(
-            "POST /events HTTP/1.1\r\nhost: cbroker\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /events HTTP/1.1\r\nhost: cbroker\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
             body.len()
         );
         let Ok(mut session) = UnixStream::connect(&self.socket) else {

@@ -10,7 +10,10 @@ const HOPS: &str = "cbroker-hops";
 
 /// A message's body.
 pub(crate) fn body(id: &str, text: &str) -> Vec<u8> {
-    let envelope = serde_json::json!({"id": id, "from": "tester", "to": "peer", "ts": "2026-01-01T00:00:00.000Z", "message": text});
+    let envelope = serde_json::json!({
+        "id": id, "from": "tester", "to": "peer", "ts": "2026-01-01T00:00:00.000Z",
+        "message": text,
+    });
     envelope.to_string().into_bytes()
 }
 

@@ -1,4 +1,5 @@
-//! A person's terminal: the wrap's own pseudo-terminal, seen from the side of whoever sits in front of it.
+//! A person's terminal: the wrap's own pseudo-terminal, seen from the side of whoever sits in front
+//! of it.
 //!
 //! Relies on the wrap's `pty` and on `vt100` for what stands on the screen.
 
@@ -213,7 +214,8 @@ impl Drop for Terminal {
     }
 }
 
-/// Waits until something may be there, but not for ever: whoever closes the terminal waits for this.
+/// Waits until something may be there, but not for ever: whoever closes the terminal waits for
+/// this.
 fn wait_readable(from: &std::fs::File) -> bool {
     let limit = rustix::event::Timespec {
         tv_sec: 0,
