@@ -140,32 +140,43 @@ impl Watch {
         self.signs().iter().all(|sign| sign.is_seen)
     }
 
+    /// What the screen shows of the agent's prompt, in words.
+    fn prompt(&self) -> String {
+        match (&self.reading.input, &self.reading.dialog) {
+            (Input::Absent, Some(dialog)) => format!("a dialog is open instead: {dialog}"),
+            (Input::Absent, None) => {
+                "the screen does not show the prompt that this version of cbroker knows".to_owned()
+            }
+            (input, _) => {
+                let state = match input {
+                    Input::Absent => "without the focus",
+                    Input::Empty => "empty",
+                    Input::Holds(_) => "holds a text",
+                    Input::Shell => "in shell mode",
+                    Input::Command => "keys are commands",
+                };
+                let Profile { name, seen, .. } = self.profile;
+                format!("{state}, looks as in {name} {seen}")
+            }
+        }
+    }
+
     fn signs(&self) -> Vec<ProbeSign> {
         let paste = ProbeSign {
             what: "paste",
             is_seen: self.modes.takes_paste(),
-            detail: "bracketed paste (rule 3)".to_owned(),
+            detail: "bracketed paste".to_owned(),
             mend: Some("without it texts are typed, and nothing before it is switched on"),
         };
         if self.profile.prompt.is_none() {
             return vec![paste];
         }
-        let prompt = match (&self.reading.input, &self.reading.dialog) {
-            (Input::Absent, Some(dialog)) => format!("a dialog is open instead: {dialog}"),
-            (Input::Absent, None) => {
-                "the screen does not show the prompt that this version of cbroker knows".to_owned()
-            }
-            (input, _) => format!(
-                "{input:?} (rules 1 and 7, as seen in {} {})",
-                self.profile.name, self.profile.seen
-            ),
-        };
         vec![
             paste,
             ProbeSign {
                 what: "prompt",
                 is_seen: self.reading.input == Input::Empty,
-                detail: prompt,
+                detail: self.prompt(),
                 mend: Some(
                     "start the agent once by itself and answer its first questions; otherwise \
                      messages go by the hook",
@@ -174,16 +185,16 @@ impl Watch {
             ProbeSign {
                 what: "title",
                 is_seen: self.modes.title().is_some(),
-                detail: format!(
-                    "{:?} (rule 1; not asked for where there is none)",
-                    self.modes.title().unwrap_or_default()
-                ),
+                detail: match self.modes.title() {
+                    Some(title) => format!("{title:?}"),
+                    None => "none, so it is not asked for".to_owned(),
+                },
                 mend: Some("nothing: the other signals decide"),
             },
             ProbeSign {
                 what: "hooks",
                 is_seen: self.began,
-                detail: "the hook SessionStart (rules 1, 8 and 10)".to_owned(),
+                detail: "the hook SessionStart".to_owned(),
                 mend: Some(
                     "hooks are off (`disableAllHooks` or managed settings): the screen alone \
                      decides, with more quiet",
@@ -192,8 +203,7 @@ impl Watch {
             ProbeSign {
                 what: "second way",
                 is_seen: self.waits,
-                detail: "a hook waits to carry messages in without the keyboard (rule 8)"
-                    .to_owned(),
+                detail: "a hook waits to carry messages in without the keyboard".to_owned(),
                 mend: Some("messages wait for a free prompt: drafts, dialogs and turns hold them"),
             },
         ]
