@@ -5,14 +5,21 @@
 //! measures the commit, and `benches/compare` the whole broker under load.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot start may panic")]
-#![allow(missing_docs, reason = "criterion's macros make public items")]
+#![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use broker::bench::{self, ConsumerAcks, HandOff, OutboxBench};
 use broker::exchange::{Declaration, Exchange, ExchangeType};
 use broker::wire::table::{Table, Value};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// How long a part runs before it is measured.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How long a sample lasts, about.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Samples of a part; their median is shown.
+const SAMPLES: usize = 51;
 
 /// Messages of one turn: what one read of a busy connection brings.
 const TURN: usize = 64;
@@ -44,8 +51,32 @@ fn routed(exchange: &Exchange<u32>, key: &str, headers: &Table) -> u32 {
     hits
 }
 
-fn route(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("route");
+/// Prints what one of `count` equal pieces of the work costs, in the median of many samples.
+fn measure<R>(name: &str, count: usize, mut work: impl FnMut() -> R) {
+    let begin = Instant::now();
+    let mut calls = 0_u32;
+    while begin.elapsed() < WARM_UP {
+        black_box(work());
+        calls += 1;
+    }
+    let calls = (f64::from(calls) * SAMPLE.as_secs_f64() / WARM_UP.as_secs_f64()).ceil();
+    let mut samples: Vec<f64> = (0..SAMPLES)
+        .map(|_| {
+            let begin = Instant::now();
+            let mut done = 0.0;
+            while done < calls {
+                black_box(work());
+                done += 1.0;
+            }
+            begin.elapsed().as_secs_f64() * 1e9 / calls
+        })
+        .collect();
+    samples.sort_by(f64::total_cmp);
+    let pieces = f64::from(u32::try_from(count).unwrap());
+    println!("{name:<36} {:>9.1} ns", samples[SAMPLES / 2] / pieces);
+}
+
+fn route() {
     let mut headers = Table::default();
     headers.set("region", Value::text("area7.place.event"));
     for count in [1, 100, 10_000] {
@@ -56,9 +87,8 @@ fn route(criterion: &mut Criterion) {
             ExchangeType::Headers,
         ] {
             let exchange = exchange(kind, count, plain);
-            let name = BenchmarkId::new(kind.as_str(), count);
-            group.bench_function(name, |bencher| {
-                bencher.iter(|| routed(&exchange, black_box("area7.place.event"), &headers));
+            measure(&format!("route/{}/{count}", kind.as_str()), 1, || {
+                routed(&exchange, black_box("area7.place.event"), &headers)
             });
         }
         let patterns = exchange(ExchangeType::Topic, count, |n| match n % 3 {
@@ -66,37 +96,34 @@ fn route(criterion: &mut Criterion) {
             1 => format!("area{n}.#"),
             _ => format!("*.place{n}.event"),
         });
-        group.bench_function(BenchmarkId::new("topic patterns", count), |bencher| {
-            bencher.iter(|| routed(&patterns, black_box("area7.place.event"), &headers));
+        measure(&format!("route/topic patterns/{count}"), 1, || {
+            routed(&patterns, black_box("area7.place.event"), &headers)
         });
     }
-    group.finish();
 }
 
-fn tables(criterion: &mut Criterion) {
+fn tables() {
     let mut table = Table::default();
     for n in 0..8 {
         table.set(&format!("header{n}"), Value::text("a value of some length"));
     }
     let bytes = table.to_bytes();
-    criterion.bench_function("table/decode 8 strings", |bencher| {
-        bencher.iter(|| Table::decode(black_box(&bytes)).unwrap());
+    measure("table/decode 8 strings", 1, || {
+        Table::decode(black_box(&bytes)).unwrap()
     });
-    criterion.bench_function("table/measure 8 strings", |bencher| {
-        bencher.iter(|| Table::measure(black_box(&bytes)).unwrap());
+    measure("table/measure 8 strings", 1, || {
+        Table::measure(black_box(&bytes)).unwrap()
     });
 }
 
-/// Each figure is for a turn; criterion's "elem/s" are messages.
-fn messages(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("turn of 64");
-    group.throughput(Throughput::Elements(TURN as u64));
+/// Each figure is for one message of a turn.
+fn messages() {
     for size in [16, 1024] {
         let body = vec![b'x'; size];
         let frames = bench::published(&body).repeat(TURN);
         assert_eq!(bench::decode(&frames), TURN);
-        group.bench_function(BenchmarkId::new("decode", size), |bencher| {
-            bencher.iter(|| bench::decode(black_box(&frames)));
+        measure(&format!("turn of {TURN}/decode/{size}"), TURN, || {
+            bench::decode(black_box(&frames))
         });
         for (name, ack_mode) in [
             ("hand-off", ConsumerAcks::Automatic),
@@ -104,22 +131,24 @@ fn messages(criterion: &mut Criterion) {
         ] {
             let mut path = HandOff::new(ack_mode);
             assert!(path.run(TURN, &body) > TURN * size);
-            group.bench_function(BenchmarkId::new(name, size), |bencher| {
-                bencher.iter(|| path.run(TURN, black_box(&body)));
+            measure(&format!("turn of {TURN}/{name}/{size}"), TURN, || {
+                path.run(TURN, black_box(&body))
             });
         }
         let mut outgoing = OutboxBench::default();
         assert_eq!(outgoing.run(TURN, &body), TURN * size);
-        group.bench_function(BenchmarkId::new("outbox", size), |bencher| {
-            bencher.iter(|| outgoing.run(TURN, black_box(&body)));
+        measure(&format!("turn of {TURN}/outbox/{size}"), TURN, || {
+            outgoing.run(TURN, black_box(&body))
         });
     }
     assert!(bench::confirms(TURN) > 0);
-    group.bench_function("confirms", |bencher| {
-        bencher.iter(|| bench::confirms(black_box(TURN)));
+    measure(&format!("turn of {TURN}/confirms"), TURN, || {
+        bench::confirms(black_box(TURN))
     });
-    group.finish();
 }
 
-criterion_group!(hot_path, messages, route, tables);
-criterion_main!(hot_path);
+fn main() {
+    messages();
+    route();
+    tables();
+}

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use lapin::auth::AuthProvider;
 use lapin::types::{LongString, ShortString};
 use sha2::{Digest, Sha256};

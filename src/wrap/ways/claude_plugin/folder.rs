@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use crate::envelope::digest;
 
 /// The plugin's name, as Claude Code shows it.
 pub(super) const NAME: &str = "cbroker";
@@ -41,15 +41,14 @@ pub(super) fn ensure(base: &Path) -> io::Result<PathBuf> {
 }
 
 fn name() -> String {
-    let mut hash = Sha256::new();
+    let mut all = Vec::new();
     for (path, content) in FILES {
         for part in [path, content] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
+            all.extend((part.len() as u64).to_be_bytes());
+            all.extend(part.as_bytes());
         }
     }
-    let hex = format!("{:x}", hash.finalize());
-    hex[..NAME_DIGITS].to_owned()
+    digest(&all, NAME_DIGITS)
 }
 
 fn is_whole(folder: &Path) -> bool {
