@@ -160,6 +160,16 @@ fn outside_crates_stay_behind_the_file_that_owns_them() {
 }
 
 #[test]
+fn the_management_api_reads_through_one_interface() {
+    assert_none(&layering::reads_past_inspect(&sources::all()));
+    let curious = Source {
+        path: "broker/src/management/views/topology.rs".into(),
+        text: "//! Views.\nuse crate::queue::Queue;\n".into(),
+    };
+    assert_eq!(layering::reads_past_inspect(&[curious]).len(), 1);
+}
+
+#[test]
 fn the_layering_would_notice_an_upward_use() {
     let upward = Source {
         path: "broker/src/queue/mod.rs".into(),

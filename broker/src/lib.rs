@@ -8,6 +8,7 @@
 //! delivery      unsettled deliveries, unsent frames and confirms, side effects to come
 //! persist       queue ↔ store
 //! broker_state  the state that all connections share
+//! inspect       what the management API reads of it
 //! memory, block the memory account, and the bytes of messages
 //! wire          the AMQP wire format
 //! ```
@@ -35,6 +36,7 @@ mod delivery;
 mod error;
 pub mod exchange;
 pub mod fault;
+mod inspect;
 mod listener;
 mod local_user;
 mod lock;

@@ -63,6 +63,7 @@ const CRATES: [Layers; 3] = [
             ("vhost", 5),
             ("recovery", 6),
             ("broker_state", 6),
+            ("inspect", 7),
             ("revocation", 7),
             ("channel", 7),
             ("connection", 8),
@@ -109,6 +110,33 @@ const OWNED: [(&str, &str, &[&str]); 9] = [
     ("amq_protocol", "broker/src/", &["broker/src/wire"]),
     ("sled", "storage/src/", &["storage/src/engine"]),
 ];
+
+/// Where the management API reads: other files of it see queues and exchanges through
+/// `broker/src/inspect.rs` alone. Files below `routes/` also change them, as a channel does.
+const READERS: &str = "broker/src/management/";
+const CHANGERS: [&str; 4] = [
+    "broker/src/management/routes/exchanges.rs",
+    "broker/src/management/routes/import",
+    "broker/src/management/routes/messages.rs",
+    "broker/src/management/routes/queues.rs",
+];
+/// What a reader does not see.
+const INSIDES: [&str; 5] = ["queue", "exchange", "delivery", "channel", "connection"];
+
+/// Files of the management API that reach past `inspect`.
+pub(crate) fn reads_past_inspect(sources: &[Source]) -> Vec<String> {
+    let is_changer = |path: &str| CHANGERS.iter().any(|file| path.starts_with(file));
+    let readers = sources
+        .iter()
+        .filter(|source| source.path.starts_with(READERS) && !is_changer(&source.path));
+    readers
+        .flat_map(|source| {
+            let used = source.code_before_tests().flat_map(used_modules);
+            let inside = used.filter(|used| INSIDES.contains(used));
+            inside.map(|used| format!("{} uses `{used}`, not `inspect`", source.path))
+        })
+        .collect()
+}
 
 /// Uses of a module that lies above the user, and modules that have no place in the table.
 pub(crate) fn upward_uses(sources: &[Source]) -> Vec<String> {

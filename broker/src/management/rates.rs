@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use super::history::{Point, SPAN};
 use super::system_metrics;
 use crate::broker_state::BrokerState;
+use crate::inspect::{self, ChannelView, ConnectionHandle, QueueSnapshot};
 use crate::lock::lock;
-use crate::queue::QueueSnapshot;
-use crate::registry::{ChannelView, ConnectionHandle};
-use crate::stats::{ChannelCounters, Flow};
+use crate::stats::ChannelCounters;
 
 /// Younger looks are good enough.
 const STALE: Duration = Duration::from_secs(1);
@@ -81,10 +80,6 @@ pub(super) fn queue_counts(snapshot: &QueueSnapshot) -> [u64; 9] {
         snapshot.ready,
         snapshot.unsettled,
     ]
-}
-
-pub(super) fn exchange_counts(flow: &Flow) -> [u64; 2] {
-    [flow.came.get(), flow.passed.get()]
 }
 
 pub(super) fn link_counts(link: &ConnectionHandle) -> [u64; 2] {
@@ -223,7 +218,8 @@ impl Looks {
         let mut overall = self.overall.counts;
         // The last three are levels, not counts.
         overall[6..].fill(0);
-        for queue in broker.vhosts().iter().flat_map(|vhost| vhost.queues()) {
+        let vhosts = broker.vhosts();
+        for queue in vhosts.iter().flat_map(|vhost| inspect::queues(vhost)) {
             let counts = queue_counts(&queue.snapshot());
             let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
             let grown = follow(&mut self.queues, &mut queues, key, counts, seconds);
@@ -244,13 +240,10 @@ impl Looks {
     fn look_at_vhosts(&mut self, broker: &BrokerState, seconds: f64) {
         let mut vhosts = HashMap::new();
         let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
-        let links = broker.links();
+        let links = inspect::connections(broker);
         for vhost in broker.vhosts() {
-            let mut counts = queue_counts(&QueueSnapshot {
-                counters: vhost.deleted_queues(),
-                ..QueueSnapshot::default()
-            });
-            for queue in vhost.queues() {
+            let mut counts = queue_counts(&inspect::deleted_queues(&vhost));
+            for queue in inspect::queues(&vhost) {
                 let snapshot = queue.snapshot();
                 for (sum, count) in counts.iter_mut().zip(queue_counts(&snapshot)) {
                     *sum += count;
@@ -259,9 +252,9 @@ impl Looks {
                 let stalled = [snapshot.stalled_ms];
                 follow(&mut self.stalls, &mut stalls, key, stalled, seconds);
             }
-            vhost.each_exchange(|exchange| {
+            inspect::each_exchange(&vhost, |exchange| {
                 let key = (Arc::clone(vhost.name()), exchange.name().into());
-                let counts = exchange_counts(exchange.flow());
+                let counts = exchange.counts();
                 follow(&mut self.exchanges, &mut exchanges, key, counts, seconds);
             });
             let mut overall = self.vhosts.remove(vhost.name()).unwrap_or_default();
@@ -290,7 +283,7 @@ impl Looks {
     }
 
     fn look_at_links(&mut self, broker: &BrokerState, seconds: f64) -> usize {
-        let all: Vec<Arc<ConnectionHandle>> = lock(&broker.links).values().cloned().collect();
+        let all = inspect::connections(broker);
         let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
         let mut overall = counted(&broker.totals.closed_channels);
         for link in &all {
@@ -333,7 +326,7 @@ impl Looks {
             unsettled: self.overall.counts[8],
             connections,
             memory_bytes: system_metrics::memory_bytes(),
-            disk_bytes: broker.store.disk_bytes(),
+            disk_bytes: inspect::store_bytes(broker).0,
         });
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Routes;
+use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -63,12 +64,10 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 /// All bindings of a vhost; those of the default exchange first.
 pub(super) fn all_of(vhost: &Vhost) -> Vec<BindingView> {
-    let mut found: Vec<_> = vhost
-        .queues()
-        .iter()
+    let mut found: Vec<_> = inspect::queues(vhost)
         .map(|queue| BindingView::default_of(queue.name()))
         .collect();
-    vhost.each_exchange(|exchange| {
+    inspect::each_exchange(vhost, |exchange| {
         found.extend(
             exchange
                 .bindings()

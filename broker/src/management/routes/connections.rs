@@ -10,13 +10,11 @@ use serde_json::Value;
 
 use super::Routes;
 use crate::fault::{Fault, ReplyCode};
-use crate::lock::lock;
+use crate::inspect::{self, ChannelView, ConnectionHandle, QueueView};
 use crate::management::auth::Caller;
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
-use crate::queue::Queue;
-use crate::registry::{ChannelView, ConnectionHandle};
 use crate::users::Rank;
 use crate::vhost::Vhost;
 
@@ -81,7 +79,7 @@ impl Listed for ListedChannel {
 
 /// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
 fn links(api: &Api, caller: &Caller) -> Vec<Arc<ConnectionHandle>> {
-    let mut links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
+    let mut links = inspect::connections(&api.broker);
     links.sort_by_key(|link| link.id);
     if caller.rank() < Rank::Monitoring {
         links.retain(|link| {
@@ -270,16 +268,11 @@ async fn channel(
 }
 
 /// The consumers of a queue.
-pub(super) fn consumers_of(api: &Api, queue: &Queue) -> Vec<Value> {
-    let held: Vec<_> = queue.with(|state| {
-        let consumers = &state.consumers;
-        consumers
-            .iter()
-            .map(|consumer| (Arc::clone(consumer), consumers.is_active(consumer)))
-            .collect()
-    });
-    held.iter()
-        .map(|(consumer, is_active)| views::consumer(api, queue, consumer, *is_active))
+pub(super) fn consumers_of(api: &Api, queue: &QueueView) -> Vec<Value> {
+    let consumers = queue.consumers();
+    consumers
+        .iter()
+        .map(|consumer| views::consumer(api, queue, consumer))
         .collect()
 }
 
@@ -291,7 +284,7 @@ async fn answer_consumers(
 ) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
-        let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
+        let queues = vhosts.iter().flat_map(|vhost| inspect::queues(vhost));
         queues
             .flat_map(|queue| consumers_of(&shared, &queue))
             .collect()

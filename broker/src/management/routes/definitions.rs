@@ -9,6 +9,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::{Routes, bindings};
+use crate::inspect;
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
@@ -94,10 +95,8 @@ enum Naming {
 fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
     let (mut queues, mut exchanges, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for vhost in vhosts {
-        let kept: Vec<_> = vhost
-            .queues()
-            .into_iter()
-            .filter(|queue| queue.identity.owner.is_none())
+        let kept: Vec<_> = inspect::queues(vhost)
+            .filter(|queue| queue.owner().is_none())
             .collect();
         queues.extend(kept.iter().map(|queue| {
             chosen(
@@ -106,7 +105,7 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
                 naming,
             )
         }));
-        vhost.each_exchange(|exchange| {
+        inspect::each_exchange(vhost, |exchange| {
             if !exchange.name().is_empty() && !exchange.name().starts_with("amq.") {
                 let fields = [
                     "name",
@@ -117,11 +116,7 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
                     "internal",
                     "arguments",
                 ];
-                exchanges.push(chosen(
-                    &views::exchange(api, vhost.name(), exchange),
-                    &fields,
-                    naming,
-                ));
+                exchanges.push(chosen(&views::exchange(api, exchange), &fields, naming));
             }
         });
         let names: HashSet<&str> = kept.iter().map(|queue| &**queue.name()).collect();

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::Fault;
+use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -41,7 +42,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 fn all_of(api: &Api, vhost: &Vhost) -> Vec<Value> {
     api.rates.observe(&api.broker, Instant::now());
     let mut shown = Vec::new();
-    vhost.each_exchange(|exchange| shown.push(views::exchange(api, vhost.name(), exchange)));
+    inspect::each_exchange(vhost, |exchange| shown.push(views::exchange(api, exchange)));
     shown.sort_by(|one, two| one["name"].as_str().cmp(&two["name"].as_str()));
     shown
 }
@@ -79,8 +80,8 @@ async fn show(
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let shown = vhost.with_exchange(super::exchange_name(&name), |exchange| {
-        views::exchange(&api, vhost.name(), exchange)
+    let shown = inspect::with_exchange(&vhost, super::exchange_name(&name), |exchange| {
+        views::exchange(&api, exchange)
     });
     let shown = shown.map(|mut shown| {
         // Which channels and queues the messages came from and went to is not counted.

@@ -16,14 +16,13 @@ use serde_json::{Value, json};
 use super::Routes;
 use crate::delivery::ledger::{Credit, Ledger, Which};
 use crate::fault::{Fault, ReplyCode};
+use crate::inspect::{self, Message, Most, QueuePosition};
 use crate::management::auth::Caller;
 use crate::management::held::{self, CallerBody, UserHolding};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, Encoding, ShownPayload};
 use crate::management::{Api, SharedApi};
 use crate::memory::{self, MemoryLevel};
-use crate::queue::browse::{Most, QueuePosition};
-use crate::queue::message::Message;
 use crate::queue::{Disposition, GetMode, GetResult, Queue};
 use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::time::now_ms;
@@ -417,7 +416,7 @@ async fn peek(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let queue = vhost.queue(&name).ok_or_else(ApiError::not_found)?;
+    let queue = inspect::queue(&vhost, &name).ok_or_else(ApiError::not_found)?;
     caller.may(vhost.name(), Operation::Read, &name)?;
     queue.check_access(0)?;
     let after: Option<QueuePosition> = peek

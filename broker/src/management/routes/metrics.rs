@@ -8,12 +8,11 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::Routes;
-use crate::lock::lock;
+use crate::inspect::{self, QueueSnapshot};
 use crate::management::auth::Caller;
 use crate::management::held;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, system_metrics};
-use crate::queue::QueueSnapshot;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.get("/metrics", "figures for Prometheus", metrics)
@@ -66,6 +65,7 @@ fn everything(api: &Api) -> String {
 
 fn process(api: &Api, text: &mut Text) {
     let standing = api.broker.standing();
+    let (disk_bytes, pending_bytes) = inspect::store_bytes(&api.broker);
     let (descriptors, most) = system_metrics::descriptors();
     text.family(&Family {
         name: "build_info",
@@ -89,15 +89,11 @@ fn process(api: &Api, text: &mut Text) {
         ),
         ("process_open_fds", "Open file descriptors.", descriptors),
         ("process_max_fds", "How many there may be.", most),
-        (
-            "store_disk_bytes",
-            "Size of the store on disk.",
-            api.broker.store.disk_bytes(),
-        ),
+        ("store_disk_bytes", "Size of the store on disk.", disk_bytes),
         (
             "store_pending_bytes",
             "Bytes that wait for their commit.",
-            api.broker.store.pending_bytes() as u64,
+            pending_bytes,
         ),
         (
             "disk_free_bytes",
@@ -130,7 +126,7 @@ fn traffic(api: &Api, text: &mut Text) {
     for (name, help, value) in counted(api) {
         text.single(name, "counter", help, value);
     }
-    let links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
+    let links = inspect::connections(&api.broker);
     let channels = links.iter().map(|link| link.channel_count() as u64).sum();
     let queues = api.rates.overall().queues.counts;
     for (name, help, value) in [
@@ -263,7 +259,7 @@ fn queues(api: &Api, text: &mut Text) {
         .broker
         .vhosts()
         .iter()
-        .flat_map(|vhost| vhost.queues())
+        .flat_map(|vhost| inspect::queues(vhost))
         .collect();
     text.single("queues", "gauge", "Queues.", all.len() as u64);
     let seen: Vec<_> = all

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Routes;
 use crate::fault::Fault;
+use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -49,7 +50,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedQueue(SharedApi, Arc<Queue>);
+struct ListedQueue(SharedApi, QueueView);
 
 impl Listed for ListedQueue {
     fn name(&self) -> &str {
@@ -74,7 +75,7 @@ async fn answer(
     let shared = SharedApi::clone(api);
     let all = move || {
         shared.rates.observe(&shared.broker, Instant::now());
-        let queues = vhosts.iter().flat_map(|vhost| vhost.queues());
+        let queues = vhosts.iter().flat_map(|vhost| inspect::queues(vhost));
         queues
             .map(|queue| ListedQueue(SharedApi::clone(&shared), queue))
             .collect()
@@ -118,7 +119,8 @@ async fn show(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let (_, queue) = find(&api, &caller, &vhost, &name)?;
+    let vhost = caller.vhost(&api, &vhost)?;
+    let queue = inspect::queue(&vhost, &name).ok_or_else(ApiError::not_found)?;
     let shared = SharedApi::clone(&api);
     let work = move || {
         let mut shown = views::queue(&shared, &queue);

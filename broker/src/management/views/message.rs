@@ -5,10 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
+use crate::inspect::Message;
 use crate::management::amqp_json::{table_from_json, table_to_json};
 use crate::management::reading::because;
 use crate::management::refusal::ApiError;
-use crate::queue::message::Message;
 use crate::wire::properties::Properties;
 use crate::wire::table::Table;
 

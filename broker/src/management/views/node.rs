@@ -3,8 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{message_stats, rated};
-use crate::exchange::ExchangeType;
-use crate::lock::lock;
+use crate::inspect;
 use crate::management::rates::QUEUE_FIELDS;
 use crate::management::{Api, Listening, system_metrics};
 
@@ -16,14 +15,8 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 const DISK_FREE_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(in crate::management) fn overview(api: &Api) -> Value {
-    let kinds = [
-        ExchangeType::Direct,
-        ExchangeType::Fanout,
-        ExchangeType::Topic,
-        ExchangeType::Headers,
-    ];
-    let kinds =
-        kinds.map(|kind| json!({ "name": kind.as_str(), "description": "", "enabled": true }));
+    let kinds = inspect::EXCHANGE_TYPES
+        .map(|kind| json!({ "name": kind.as_str(), "description": "", "enabled": true }));
     json!({
         "management_version": SPOKEN,
         "rabbitmq_version": SPOKEN,
@@ -67,13 +60,13 @@ fn churn(api: &Api) -> Value {
 }
 
 fn object_totals(api: &Api) -> Value {
-    let links: Vec<_> = lock(&api.broker.links).values().cloned().collect();
+    let links = inspect::connections(&api.broker);
     let (mut exchanges, mut queues, mut consumers) = (0, 0, 0);
     for vhost in api.broker.vhosts() {
-        vhost.each_exchange(|_| exchanges += 1);
-        for queue in vhost.queues() {
+        inspect::each_exchange(&vhost, |_| exchanges += 1);
+        for queue in inspect::queues(&vhost) {
             queues += 1;
-            consumers += queue.counts().1;
+            consumers += queue.consumer_count();
         }
     }
     json!({
@@ -116,6 +109,7 @@ fn contexts(api: &Api) -> Vec<Value> {
 pub(in crate::management) fn node(api: &Api) -> Value {
     let (descriptors, most) = system_metrics::descriptors();
     let standing = api.broker.standing();
+    let (disk_bytes, pending_bytes) = inspect::store_bytes(&api.broker);
     let limit = match api.about.memory_limit_bytes {
         0 => system_metrics::machine_memory_bytes(),
         bytes => bytes,
@@ -133,12 +127,12 @@ pub(in crate::management) fn node(api: &Api) -> Value {
         "disk_free": system_metrics::disk_free_bytes(&api.about.data_dir),
         "disk_free_limit": DISK_FREE_LIMIT_BYTES,
         "disk_free_alarm": standing.is_disk_full,
-        "store_bytes": api.broker.store.disk_bytes(),
-        "store_pending_bytes": api.broker.store.pending_bytes(),
+        "store_bytes": disk_bytes,
+        "store_pending_bytes": pending_bytes,
         "store_stopped": standing.is_stopped,
         "fd_used": descriptors,
         "fd_total": most,
-        "sockets_used": lock(&api.broker.links).len(),
+        "sockets_used": inspect::connections(&api.broker).len(),
         "db_dir": api.about.data_dir.display().to_string(),
         "partitions": [],
         "applications": [],

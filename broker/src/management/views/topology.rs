@@ -8,30 +8,19 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{message_stats, rated};
-use crate::exchange::{Binding, Exchange};
-use crate::lock::lock;
+use crate::inspect::{self, Binding, ConnectionHandle, ConsumerView, ExchangeView, QueueView};
 use crate::management::Api;
 use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, EXCHANGE_FIELDS, QUEUE_FIELDS};
-use crate::queue::Queue;
-use crate::queue::consumer::Consumer;
-use crate::registry::ConnectionHandle;
 use crate::users::{Operation, Permissions, User};
 use crate::vhost::{Destination, Vhost};
 use crate::wire::table::{Table, Value as Field};
 
 /// A queue as it stands in listings.
-pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
-    let (is, snapshot) = (&queue.identity, queue.snapshot());
-    let (mut track, utilisation) = api.rates.queue(&is.vhost, &is.name);
-    let (single, exclusive) = queue.with(|state| {
-        let tag = |consumer: &Arc<Consumer>| Arc::clone(&consumer.subscription.tag);
-        let mut all = state.consumers.iter();
-        let exclusive = all
-            .find(|consumer| consumer.subscription.exclusive)
-            .map(tag);
-        (state.consumers.single().map(tag), exclusive)
-    });
+pub(in crate::management) fn queue(api: &Api, queue: &QueueView) -> Value {
+    let snapshot = queue.snapshot();
+    let (mut track, utilisation) = api.rates.queue(queue.vhost(), queue.name());
+    let (single, exclusive) = queue.special_consumers();
     let utilisation = if snapshot.consumers == 0 {
         0.0
     } else {
@@ -40,15 +29,15 @@ pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
     track.counts = rates::queue_counts(&snapshot);
     let mut stats = rated(QUEUE_FIELDS, &track);
     let mut shown = json!({
-        "name": &*is.name,
-        "vhost": &*is.vhost,
+        "name": &**queue.name(),
+        "vhost": &**queue.vhost(),
         "node": api.node,
         "state": "running",
-        "type": kind(&is.table),
-        "durable": is.durable,
-        "auto_delete": is.auto_delete,
-        "exclusive": is.owner.is_some(),
-        "arguments": table_to_json(&is.table),
+        "type": kind(queue.arguments()),
+        "durable": queue.is_durable(),
+        "auto_delete": queue.is_auto_delete(),
+        "exclusive": queue.owner().is_some(),
+        "arguments": table_to_json(queue.arguments()),
         "policy": null,
         "operator_policy": null,
         "effective_policy_definition": {},
@@ -71,22 +60,21 @@ pub(in crate::management) fn queue(api: &Api, queue: &Queue) -> Value {
         }
     }
     shown["message_stats"] = Value::Object(stats);
-    if let Some(owner) = is.owner.and_then(|id| link(api, id)) {
+    if let Some(owner) = queue.owner().and_then(|id| link(api, id)) {
         shown["owner_pid_details"] = peer(&owner);
     }
     shown
 }
 
 /// One field of a queue, those that pages ask for without the rest.
-pub(in crate::management) fn queue_field(api: &Api, of: &Queue, path: &str) -> Option<Value> {
-    let is = &of.identity;
+pub(in crate::management) fn queue_field(api: &Api, of: &QueueView, path: &str) -> Option<Value> {
     let snapshot = || of.snapshot();
     Some(match path {
-        "name" => json!(&*is.name),
-        "vhost" => json!(&*is.vhost),
-        "durable" => json!(is.durable),
-        "auto_delete" => json!(is.auto_delete),
-        "arguments" => table_to_json(&is.table),
+        "name" => json!(&**of.name()),
+        "vhost" => json!(&**of.vhost()),
+        "durable" => json!(of.is_durable()),
+        "auto_delete" => json!(of.is_auto_delete()),
+        "arguments" => table_to_json(of.arguments()),
         "consumers" => json!(snapshot().consumers),
         "messages_ready" => json!(snapshot().ready),
         "messages_unacknowledged" => json!(snapshot().unsettled),
@@ -95,7 +83,7 @@ pub(in crate::management) fn queue_field(api: &Api, of: &Queue, path: &str) -> O
             json!(snapshot.ready + snapshot.unsettled)
         }
         "message_stats.publish_details.rate" => {
-            json!(api.rates.queue(&is.vhost, &is.name).0.rates[0])
+            json!(api.rates.queue(of.vhost(), of.name()).0.rates[0])
         }
         other => {
             return other
@@ -115,7 +103,7 @@ fn kind(arguments: &Table) -> &str {
 }
 
 fn link(api: &Api, id: u64) -> Option<Arc<ConnectionHandle>> {
-    lock(&api.broker.links).get(&id).cloned()
+    inspect::connection(&api.broker, id)
 }
 
 fn peer(link: &ConnectionHandle) -> Value {
@@ -125,45 +113,42 @@ fn peer(link: &ConnectionHandle) -> Value {
 /// A consumer of a queue.
 pub(in crate::management) fn consumer(
     api: &Api,
-    queue: &Queue,
-    consumer: &Consumer,
-    is_active: bool,
+    queue: &QueueView,
+    consumer: &ConsumerView,
 ) -> Value {
     let (vhost, name) = (queue.vhost(), queue.name());
-    let channel = match link(api, consumer.subscription.connection) {
+    let (connection, number) = consumer.channel();
+    let channel = match link(api, connection) {
         None => json!({}),
         Some(link) => json!({
             "connection_name": link.name,
-            "name": super::channel_name(&link, consumer.subscription.lane.channel),
+            "name": super::channel_name(&link, number),
             "node": api.node,
-            "number": consumer.subscription.lane.channel,
+            "number": number,
             "peer_host": link.peer.host,
             "peer_port": link.peer.port,
             "user": link.session.get().map(|session| &*session.user),
         }),
     };
     json!({
-        "consumer_tag": &*consumer.subscription.tag,
+        "consumer_tag": consumer.tag(),
         "queue": { "name": &**name, "vhost": &**vhost },
         "channel_details": channel,
-        "ack_required": !consumer.subscription.no_ack,
-        "exclusive": consumer.subscription.exclusive,
-        "prefetch_count": consumer.subscription.prefetch,
-        "arguments": table_to_json(&consumer.subscription.arguments),
-        "active": is_active,
-        "activity_status": if is_active { "up" } else { "waiting" },
+        "ack_required": consumer.is_acking(),
+        "exclusive": consumer.is_exclusive(),
+        "prefetch_count": consumer.prefetch(),
+        "arguments": table_to_json(consumer.arguments()),
+        "active": consumer.is_active(),
+        "activity_status": if consumer.is_active() { "up" } else { "waiting" },
     })
 }
 
 /// An exchange as it stands in listings.
-pub(in crate::management) fn exchange(
-    api: &Api,
-    vhost: &str,
-    exchange: &Exchange<Destination>,
-) -> Value {
+pub(in crate::management) fn exchange(api: &Api, exchange: ExchangeView<'_>) -> Value {
     let declaration = exchange.declaration();
+    let vhost: &str = exchange.vhost();
     let mut track = api.rates.exchange(vhost, exchange.name());
-    track.counts = rates::exchange_counts(exchange.flow());
+    track.counts = exchange.counts();
     json!({
         "message_stats": rated(EXCHANGE_FIELDS, &track),
         "name": exchange.name(),
@@ -291,7 +276,7 @@ pub(in crate::management) fn binding(vhost: &str, binding: &BindingView) -> Valu
 /// A vhost with the messages that wait in it.
 pub(in crate::management) fn vhost(api: &Api, vhost: &Vhost) -> Value {
     let (mut ready, mut unsettled) = (0, 0);
-    for queue in vhost.queues() {
+    for queue in inspect::queues(vhost) {
         let snapshot = queue.snapshot();
         ready += snapshot.ready;
         unsettled += snapshot.unsettled;

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::{Value, json};
 
 use super::rated;
+use crate::inspect::{ChannelView, ConnectionHandle};
 use crate::management::Api;
 use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, CHANNEL_FIELDS, LINK_FIELDS};
-use crate::registry::{ChannelView, ConnectionHandle};
 
 /// A connection; `null` fields until its handshake is through.
 pub(in crate::management) fn connection(api: &Api, link: &ConnectionHandle) -> Value {
