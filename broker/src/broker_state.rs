@@ -23,6 +23,7 @@ use crate::lock::{lock, read, write};
 use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
+use crate::memory_watch::MemoryWatch;
 use crate::persist::records::{Definition, SessionFact, VhostFact};
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
@@ -38,9 +39,6 @@ use crate::wakeup::Wakeup;
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
 
-/// How long publishers wait at a time because much is resident while little is held.
-const FOR_RESIDENT_MS: u64 = 1000;
-
 /// Reads of the store at once: each brings a slice of a queue into memory.
 const LOADS: usize = 8;
 
@@ -52,10 +50,7 @@ pub struct BrokerState {
     pub(crate) facts: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
-    /// Bytes that may be held before publishers are told to wait, 0 for any number.
-    memory_limit: u64,
-    /// When the memory alarm was last raised or ended.
-    memory_high_since_ms: AtomicU64,
+    memory_watch: MemoryWatch,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
     /// Who may enter, and what they may touch.
@@ -108,8 +103,7 @@ impl BrokerState {
             facts: parts.facts,
             alarms: parts.alarms,
             clock: Clock::default(),
-            memory_limit: parts.memory_limit,
-            memory_high_since_ms: AtomicU64::new(0),
+            memory_watch: MemoryWatch::new(parts.memory_limit),
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
             throttle: LoginThrottle::default(),
@@ -356,37 +350,22 @@ impl BrokerState {
         self.end(effects);
     }
 
-    /// Raises the alarm if the account has reached the limit.
+    /// Raises the memory alarm if the account has reached the limit.
     pub(crate) fn look_at_memory(self: &Arc<Self>) {
-        if self.memory_limit > 0 && memory::held() >= memory::mark(self.memory_limit) {
+        if self.memory_watch.is_full() {
             self.set_memory_high(true);
         }
     }
 
-    /// Raises or ends the memory alarm for the given resident memory. Publishers wait while fifteen
-    /// sixteenths of the limit are held or all of it is resident, until a fifth or a tenth is free
-    /// again. Freed memory may stay resident, so nobody waits for that alone for longer than
-    /// [`FOR_RESIDENT_MS`] at a time. Returns true when it is worth looking again soon.
+    /// Raises or ends the memory alarm for the given resident memory. Returns true when it is worth
+    /// looking again soon.
     pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
-        let limit = self.memory_limit;
         let is_high = self.standing().is_memory_high;
-        let held = memory::held();
-        let (held_line, resident_line) = if is_high {
-            (limit / 10 * 8, limit / 10 * 9)
-        } else {
-            (memory::mark(limit), limit)
-        };
-        let now = now_ms();
-        let since = self.memory_high_since_ms.load(Relaxed);
-        let is_patient = !is_high || now < since + FOR_RESIDENT_MS;
-        let is_much_resident = resident > resident_line && held >= limit / 8;
-        let is_over = held >= held_line || (is_much_resident && is_patient);
-        if is_over != is_high {
-            tracing::warn!(held, resident, limit, is_over, "memory");
-            self.memory_high_since_ms.store(now, Relaxed);
-            self.set_memory_high(is_over);
+        let seen = self.memory_watch.look(resident, is_high, now_ms());
+        if seen.is_over != is_high {
+            self.set_memory_high(seen.is_over);
         }
-        is_over || resident > limit / 2
+        seen.is_soon_again
     }
 
     /// Raises or ends the alarm about memory; at its end every queue may go on.

@@ -44,6 +44,7 @@ mod login_places;
 mod login_throttle;
 mod management;
 mod memory;
+mod memory_watch;
 pub mod persist;
 pub mod queue;
 mod recovery;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ReadBuffer;
+use super::start_ok::{SaslProof, StartOk};
 use crate::broker_state::BrokerState;
 use crate::channel::ConnectionContext;
 use crate::clean_text::clean;
@@ -40,32 +41,6 @@ pub(super) enum HandshakeEnd {
 impl From<Fault> for HandshakeEnd {
     fn from(fault: Fault) -> Self {
         Self::Refused(fault)
-    }
-}
-
-/// What `connection.start-ok` brought.
-struct StartOk {
-    proof: SaslProof,
-    mechanism: &'static str,
-    properties: Table,
-}
-
-/// How the client says who it is.
-enum SaslProof {
-    Password {
-        user: String,
-        password: Vec<u8>,
-    },
-    /// The first message of an exchange.
-    Scram(Vec<u8>),
-}
-
-impl StartOk {
-    fn can(&self, capability: &str) -> bool {
-        match self.properties.get("capabilities") {
-            Some(Value::Table(table)) => table.get(capability) == Some(&Value::Bool(true)),
-            _ => false,
-        }
     }
 }
 
@@ -241,7 +216,7 @@ impl Greeting<'_> {
                 properties,
                 mechanism,
                 response,
-            } => claim(properties, mechanism, response),
+            } => StartOk::parse(properties, mechanism, response),
             _ => Err(out_of_place()),
         });
         let claimed = claimed.await;
@@ -438,50 +413,6 @@ fn out_of_place() -> Fault {
 
 fn not_negotiable(reason: String) -> Fault {
     Fault::connection(ReplyCode::NotAllowed, reason)
-}
-
-fn claim(properties: &[u8], mechanism: &str, response: &[u8]) -> Result<StartOk, Fault> {
-    let properties = Table::decode(properties)
-        .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
-    let password = |user: &[u8], password: &[u8]| SaslProof::Password {
-        user: String::from_utf8_lossy(user).into_owned(),
-        password: password.to_vec(),
-    };
-    let (mechanism, proof) = match mechanism {
-        "PLAIN" => {
-            let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
-            let mut next = || parts.next().unwrap_or_default();
-            ("PLAIN", password(next(), next()))
-        }
-        "AMQPLAIN" => {
-            let mut table = u32::try_from(response.len())
-                .unwrap_or(u32::MAX)
-                .to_be_bytes()
-                .to_vec();
-            table.extend_from_slice(response);
-            let table = Table::decode(&table)
-                .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
-            let field = |name| {
-                table
-                    .get(name)
-                    .and_then(Value::as_bytes)
-                    .unwrap_or_default()
-            };
-            ("AMQPLAIN", password(field("LOGIN"), field("PASSWORD")))
-        }
-        "SCRAM-SHA-256" => ("SCRAM-SHA-256", SaslProof::Scram(response.to_vec())),
-        other => {
-            return Err(Fault::connection(
-                ReplyCode::CommandInvalid,
-                format!("unknown authentication mechanism '{}'", clean(other)),
-            ));
-        }
-    };
-    Ok(StartOk {
-        proof,
-        mechanism,
-        properties,
-    })
 }
 
 fn server_properties() -> Table {

@@ -20,6 +20,7 @@ mod input;
 mod manners;
 mod open_channels;
 mod reader;
+mod start_ok;
 mod writer;
 
 use input::ReadBuffer;

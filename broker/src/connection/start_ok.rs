@@ -1,0 +1,82 @@
+//! What a client says of itself in `connection.start-ok`: its login and its properties.
+
+use crate::clean_text::clean;
+use crate::fault::{Fault, ReplyCode};
+use crate::wire::table::{Table, Value};
+
+/// What `connection.start-ok` brought.
+pub(super) struct StartOk {
+    pub(super) proof: SaslProof,
+    pub(super) mechanism: &'static str,
+    pub(super) properties: Table,
+}
+
+/// How the client says who it is.
+pub(super) enum SaslProof {
+    Password {
+        user: String,
+        password: Vec<u8>,
+    },
+    /// The first message of an exchange.
+    Scram(Vec<u8>),
+}
+
+impl StartOk {
+    /// Reads the arguments of the method.
+    pub(super) fn parse(
+        properties: &[u8],
+        mechanism: &str,
+        response: &[u8],
+    ) -> Result<Self, Fault> {
+        let properties = Table::decode(properties)
+            .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
+        let password = |user: &[u8], password: &[u8]| SaslProof::Password {
+            user: String::from_utf8_lossy(user).into_owned(),
+            password: password.to_vec(),
+        };
+        let (mechanism, proof) = match mechanism {
+            "PLAIN" => {
+                let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
+                let mut next = || parts.next().unwrap_or_default();
+                ("PLAIN", password(next(), next()))
+            }
+            "AMQPLAIN" => {
+                let mut table = u32::try_from(response.len())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes()
+                    .to_vec();
+                table.extend_from_slice(response);
+                let table = Table::decode(&table).map_err(|error| {
+                    Fault::connection(ReplyCode::SyntaxError, error.to_string())
+                })?;
+                let field = |name| {
+                    table
+                        .get(name)
+                        .and_then(Value::as_bytes)
+                        .unwrap_or_default()
+                };
+                ("AMQPLAIN", password(field("LOGIN"), field("PASSWORD")))
+            }
+            "SCRAM-SHA-256" => ("SCRAM-SHA-256", SaslProof::Scram(response.to_vec())),
+            other => {
+                return Err(Fault::connection(
+                    ReplyCode::CommandInvalid,
+                    format!("unknown authentication mechanism '{}'", clean(other)),
+                ));
+            }
+        };
+        Ok(Self {
+            proof,
+            mechanism,
+            properties,
+        })
+    }
+
+    /// Whether the client says that it has a capability.
+    pub(super) fn can(&self, capability: &str) -> bool {
+        match self.properties.get("capabilities") {
+            Some(Value::Table(table)) => table.get(capability) == Some(&Value::Bool(true)),
+            _ => false,
+        }
+    }
+}

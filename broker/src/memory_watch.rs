@@ -1,0 +1,66 @@
+//! When the memory alarm is raised, and when it ends. Depends on `memory`.
+//!
+//! Publishers wait while fifteen sixteenths of the limit are held or all of it is resident, until a
+//! fifth or a tenth is free again. Freed memory may stay resident, so nobody waits for that alone
+//! for longer than [`FOR_RESIDENT_MS`] at a time.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::memory;
+
+/// How long publishers wait at a time because much is resident while little is held.
+const FOR_RESIDENT_MS: u64 = 1000;
+
+#[derive(Debug)]
+pub(crate) struct MemoryWatch {
+    /// Bytes that may be held before publishers are told to wait, 0 for any number.
+    limit: u64,
+    /// When the alarm was last raised or ended.
+    since_ms: AtomicU64,
+}
+
+/// What a look at the memory said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryVerdict {
+    /// The alarm is to be raised, or to stay so.
+    pub(crate) is_over: bool,
+    /// It is worth looking again soon.
+    pub(crate) is_soon_again: bool,
+}
+
+impl MemoryWatch {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            since_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the account has reached the limit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.limit > 0 && memory::held() >= memory::mark(self.limit)
+    }
+
+    /// Looks at the account and at the given resident memory, while the alarm is raised or not.
+    pub(crate) fn look(&self, resident: u64, is_high: bool, now_ms: u64) -> MemoryVerdict {
+        let limit = self.limit;
+        let held = memory::held();
+        let (held_line, resident_line) = if is_high {
+            (limit / 10 * 8, limit / 10 * 9)
+        } else {
+            (memory::mark(limit), limit)
+        };
+        let since = self.since_ms.load(Relaxed);
+        let is_patient = !is_high || now_ms < since + FOR_RESIDENT_MS;
+        let is_much_resident = resident > resident_line && held >= limit / 8;
+        let is_over = held >= held_line || (is_much_resident && is_patient);
+        if is_over != is_high {
+            tracing::warn!(held, resident, limit, is_over, "memory");
+            self.since_ms.store(now_ms, Relaxed);
+        }
+        MemoryVerdict {
+            is_over,
+            is_soon_again: is_over || resident > limit / 2,
+        }
+    }
+}
