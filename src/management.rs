@@ -15,9 +15,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 
 use crate::config::{Config, Management, escape};
 use crate::error::Error;
@@ -25,6 +23,11 @@ use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
 use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
 use crate::transport::{self, ListenerProof, Route, TransportError};
+
+mod answers;
+
+use answers::{BindingInfo, ConnectionInfo, NodeInfo, QueueConsumers, SignIn};
+pub use answers::{ConsumerInfo, Overview, Peeked, QueueInfo};
 
 /// The name of the embedded broker's API socket in its home folder.
 const SOCKET: &str = "management.sock";
@@ -84,102 +87,6 @@ pub enum ManagementError {
         /// The parse error.
         why: String,
     },
-}
-
-/// The response to `/api/overview`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Overview {
-    /// The product's name.
-    #[serde(default)]
-    pub product_name: Option<String>,
-    /// The product's own version. `rabbitmq_version` is the one that it is compatible with.
-    #[serde(default)]
-    pub product_version: Option<String>,
-    /// LavinMQ's version.
-    #[serde(default)]
-    pub lavinmq_version: Option<String>,
-    /// RabbitMQ's version. LavinMQ reports its own version here too.
-    #[serde(default)]
-    pub rabbitmq_version: Option<String>,
-}
-
-/// A queue in the response to `/api/queues`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct QueueInfo {
-    /// The arguments that it was declared with.
-    #[serde(default)]
-    pub arguments: Map<String, Value>,
-}
-
-/// A program that consumes from a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumerInfo {
-    /// The user that it signed in as.
-    pub user: String,
-    /// What it says it is.
-    pub product: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct QueueConsumers {
-    consumer_details: Vec<ConsumerDetails>,
-}
-
-#[derive(Deserialize)]
-struct ConsumerDetails {
-    channel_details: ChannelDetails,
-}
-
-#[derive(Deserialize)]
-struct ChannelDetails {
-    connection_name: String,
-    user: String,
-}
-
-#[derive(Deserialize)]
-struct ConnectionInfo {
-    client_properties: ClientProperties,
-}
-
-#[derive(Deserialize)]
-struct ClientProperties {
-    #[serde(default)]
-    product: Option<String>,
-}
-
-/// A node in the response to `/api/nodes`.
-#[derive(Deserialize)]
-struct NodeInfo {
-    #[serde(default)]
-    disk_free_alarm: bool,
-    #[serde(default)]
-    mem_alarm: bool,
-}
-
-/// A message in the response to `get` or `peek`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Peeked {
-    /// The body as text or base64.
-    pub payload: String,
-    /// `string` or `base64`.
-    pub payload_encoding: String,
-    /// The position of the message, from which the next page continues. Only the embedded broker
-    /// reports it.
-    #[serde(default)]
-    cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct SignIn {
-    path: String,
-}
-
-#[derive(Deserialize)]
-struct BindingInfo {
-    destination: String,
-    destination_type: String,
-    #[serde(default)]
-    routing_key: String,
 }
 
 impl Client {
@@ -479,16 +386,6 @@ impl Client {
                 owner: owner.to_string(),
             },
             error => self.unreachable(error.to_string()),
-        }
-    }
-}
-
-impl Peeked {
-    /// The bytes of the body.
-    pub fn body(&self) -> Vec<u8> {
-        match self.payload_encoding.as_str() {
-            "base64" => BASE64_STANDARD.decode(&self.payload).unwrap_or_default(),
-            _ => self.payload.clone().into_bytes(),
         }
     }
 }

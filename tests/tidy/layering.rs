@@ -41,6 +41,7 @@ const CRATES: [Layers; 3] = [
             ("clean_text", 0),
             ("wakeup", 0),
             ("memory", 1),
+            ("memory_watch", 2),
             ("block", 1),
             ("fault", 1),
             ("tap", 1),

@@ -1,0 +1,112 @@
+//! What the management API answers, as far as it is read.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The response to `/api/overview`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Overview {
+    /// The product's name.
+    #[serde(default)]
+    pub product_name: Option<String>,
+    /// The product's own version. `rabbitmq_version` is the one that it is compatible with.
+    #[serde(default)]
+    pub product_version: Option<String>,
+    /// LavinMQ's version.
+    #[serde(default)]
+    pub lavinmq_version: Option<String>,
+    /// RabbitMQ's version. LavinMQ reports its own version here too.
+    #[serde(default)]
+    pub rabbitmq_version: Option<String>,
+}
+
+/// A queue in the response to `/api/queues`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct QueueInfo {
+    /// The arguments that it was declared with.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+}
+
+/// A program that consumes from a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// The user that it signed in as.
+    pub user: String,
+    /// What it says it is.
+    pub product: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct QueueConsumers {
+    pub(super) consumer_details: Vec<ConsumerDetails>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConsumerDetails {
+    pub(super) channel_details: ChannelDetails,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ChannelDetails {
+    pub(super) connection_name: String,
+    pub(super) user: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConnectionInfo {
+    pub(super) client_properties: ClientProperties,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ClientProperties {
+    #[serde(default)]
+    pub(super) product: Option<String>,
+}
+
+/// A node in the response to `/api/nodes`.
+#[derive(Deserialize)]
+pub(super) struct NodeInfo {
+    #[serde(default)]
+    pub(super) disk_free_alarm: bool,
+    #[serde(default)]
+    pub(super) mem_alarm: bool,
+}
+
+/// A message in the response to `get` or `peek`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Peeked {
+    /// The body as text or base64.
+    pub payload: String,
+    /// `string` or `base64`.
+    pub payload_encoding: String,
+    /// The position of the message, from which the next page continues. Only the embedded broker
+    /// reports it.
+    #[serde(default)]
+    pub(super) cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SignIn {
+    pub(super) path: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BindingInfo {
+    pub(super) destination: String,
+    pub(super) destination_type: String,
+    #[serde(default)]
+    pub(super) routing_key: String,
+}
+
+impl Peeked {
+    /// The bytes of the body.
+    pub fn body(&self) -> Vec<u8> {
+        match self.payload_encoding.as_str() {
+            "base64" => BASE64_STANDARD.decode(&self.payload).unwrap_or_default(),
+            _ => self.payload.clone().into_bytes(),
+        }
+    }
+}
