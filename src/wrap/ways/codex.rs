@@ -12,14 +12,10 @@
 
 mod link;
 mod local;
+mod setup;
 mod threads;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -31,6 +27,7 @@ use super::transcript::Stage;
 use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn, process};
 use link::{Link, LinkError, LinkEvent, Question};
 use local::Local;
+pub use setup::{Mark, Setup, home};
 use threads::{Status, Thread, Threads};
 
 /// Where the daemon listens, below Codex's home.
@@ -54,46 +51,6 @@ const STARTS_WITHIN: Duration = Duration::from_mins(1);
 const TEXTS: usize = 64;
 /// Why the way is closed.
 const NO_THREAD: &str = "no thread of this session is found";
-
-/// A folder of this session's own. Codex is started with it, so that its thread is known by it.
-#[derive(Debug)]
-pub struct Mark {
-    folder: PathBuf,
-}
-
-impl Mark {
-    /// Makes the folder.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn new(folder: PathBuf) -> io::Result<Self> {
-        DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Self { folder })
-    }
-
-    /// What Codex is started with.
-    pub fn arguments(&self) -> [OsString; 2] {
-        ["--add-dir".into(), self.folder.clone().into()]
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        // An agent may have put something into it; that is not ours to remove.
-        let _is_not_empty = fs::remove_dir(&self.folder);
-    }
-}
-
-/// What the way has to know.
-#[derive(Debug)]
-pub struct Setup {
-    /// The folder of Codex's own files.
-    pub home: PathBuf,
-    /// The program, for `codex queue`.
-    pub program: OsString,
-    /// The folder by which our thread is known.
-    pub mark: Mark,
-}
 
 /// The session's hold of this way. Its task ends when this is dropped.
 #[derive(Debug)]
@@ -539,14 +496,6 @@ fn signs(before: Option<&Status>, now: &Status) -> Vec<Sign> {
             answered.into_iter().chain([Sign::TurnEnded]).collect()
         }
     }
-}
-
-/// Codex's own folder, as its environment says.
-pub fn home(codex_home: Option<&Path>, home: Option<&Path>) -> Option<PathBuf> {
-    let named = codex_home.filter(|path| path.is_absolute());
-    named
-        .map(Path::to_owned)
-        .or_else(|| Some(home?.join(".codex")))
 }
 
 #[cfg(test)]

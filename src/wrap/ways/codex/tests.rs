@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::UnixListener;
