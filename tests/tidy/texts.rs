@@ -8,18 +8,13 @@ use crate::sources::Source;
 /// The longest line, in characters.
 const LONGEST: usize = 100;
 
-/// Folders and files that still contain longer lines. Shorten the lines of one, then remove it
-/// from this list. Do not add to it.
-const STILL_LONG: &[&str] = &["broker/src/queue/"];
-
 /// Files that users have in their own projects, which comments may name.
 const USERS_FILES: [&str; 2] = ["CLAUDE.md", "AGENTS.md"];
 
-/// The lines of more than [`LONGEST`] characters outside [`STILL_LONG`], one complaint each.
+/// The lines of more than [`LONGEST`] characters, one complaint each.
 pub(crate) fn long_lines(sources: &[Source]) -> Vec<String> {
-    let is_exempt = |path: &str| STILL_LONG.iter().any(|prefix| path.starts_with(prefix));
-    let checked = sources.iter().filter(|source| !is_exempt(&source.path));
-    checked
+    sources
+        .iter()
         .flat_map(|source| {
             let lines = source.text.lines().enumerate();
             lines.filter_map(|(at, line)| {

@@ -1,8 +1,9 @@
-//! The `x-…` arguments of `queue.declare`: read, checked and compared as RabbitMQ 3.10 does, with its texts.
+//! The `x-…` arguments of `queue.declare`: read, checked and compared as RabbitMQ 3.10 does, with
+//! its texts.
 //!
-//! Unknown arguments are kept and mean nothing. `x-queue-type=quorum` is an ordinary durable queue that also accepts the
-//! arguments which only quorum queues have (they are kept and mean nothing either); `stream` is refused. Relies on
-//! field tables alone.
+//! Unknown arguments are kept and mean nothing. `x-queue-type=quorum` is an ordinary durable queue
+//! that also accepts the arguments which only quorum queues have (they are kept and mean nothing
+//! either); `stream` is refused. Relies on field tables alone.
 
 use crate::wire::table::{Table, Value};
 
@@ -13,7 +14,8 @@ mod tests;
 /// The longest `x-expires` and `x-message-ttl`, milliseconds: ten years, as in RabbitMQ.
 pub const TTL_LIMIT_MS: u64 = 315_360_000_000;
 
-/// The arguments whose values must agree when a queue is declared again, in the order in which RabbitMQ compares them.
+/// The arguments whose values must agree when a queue is declared again, in the order in which
+/// RabbitMQ compares them.
 const COMPARED: [&str; 20] = [
     "x-expires",
     "x-message-ttl",
@@ -110,8 +112,8 @@ impl QueueArguments {
         })
     }
 
-    /// Whether `received` may declare again a queue that has the arguments `current`. Only the arguments that mean
-    /// something are compared; the error names the first that differs.
+    /// Whether `received` may declare again a queue that has the arguments `current`. Only the
+    /// arguments that mean something are compared; the error names the first that differs.
     pub fn check_equivalent(current: &Table, received: &Table) -> Result<(), ArgumentError> {
         for name in COMPARED {
             if name == "x-queue-type" && is_classic(current) && is_classic(received) {
@@ -132,7 +134,8 @@ fn is_classic(table: &Table) -> bool {
         .is_none_or(|kind| kind.as_text() == Some("classic"))
 }
 
-/// Why arguments are refused. All are 406 `PRECONDITION_FAILED` but [`ArgumentError::Stream`], which is 540 `NOT_IMPLEMENTED`.
+/// Why arguments are refused. All are 406 `PRECONDITION_FAILED` but [`ArgumentError::Stream`],
+/// which is 540 `NOT_IMPLEMENTED`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArgumentError {
     /// A value that the argument cannot have.

@@ -1,8 +1,9 @@
-//! What a message's headers say of its deaths: `x-death`, `x-first-death-…`, `x-last-death-…`, and the end of cycles.
+//! What a message's headers say of its deaths: `x-death`, `x-first-death-…`, `x-last-death-…`, and
+//! the end of cycles.
 //!
-//! As RabbitMQ 3.10: one entry for each pair of queue and reason, the newest in front, counted up where it is there
-//! already; the first death keeps headers of its own. The `x-last-death-…` headers are those of RabbitMQ 3.13.
-//! Relies on field tables alone; the time is an argument.
+//! As RabbitMQ 3.10: one entry for each pair of queue and reason, the newest in front, counted up
+//! where it is there already; the first death keeps headers of its own. The `x-last-death-…`
+//! headers are those of RabbitMQ 3.13. Relies on field tables alone; the time is an argument.
 
 use crate::wire::table::{ShortString, Table, Value};
 
@@ -135,8 +136,8 @@ fn counted_up(death: Value) -> Value {
     Value::Table(counted)
 }
 
-/// Whether a dead letter with these headers, its newest death noted, must not enter `queue` again: it has died there
-/// before, and nobody has rejected it since, so it would go round for ever.
+/// Whether a dead letter with these headers, its newest death noted, must not enter `queue` again:
+/// it has died there before, and nobody has rejected it since, so it would go round for ever.
 pub fn is_cycle(headers: &Table, queue: &str, reason: Reason) -> bool {
     if reason == Reason::Rejected {
         return false;
@@ -144,14 +145,22 @@ pub fn is_cycle(headers: &Table, queue: &str, reason: Reason) -> bool {
     let Some(Value::Array(deaths)) = headers.get("x-death") else {
         return false;
     };
-    let died_here = |death: &Value| matches!(death, Value::Table(death) if death.get("queue").and_then(Value::as_bytes) == Some(queue.as_bytes()));
+    let died_here = |death: &Value| match death {
+        Value::Table(death) => bytes_of(death, "queue") == Some(queue.as_bytes()),
+        _ => false,
+    };
     let Some(last_time) = deaths.iter().position(died_here) else {
         return false;
     };
-    deaths[..=last_time].iter().all(|death| {
-        // What is no table was put there by a client, and so the round was not automatic.
-        matches!(death, Value::Table(death) if death.get("reason").and_then(Value::as_bytes) != Some(b"rejected"))
+    deaths[..=last_time].iter().all(|death| match death {
+        Value::Table(death) => bytes_of(death, "reason") != Some(b"rejected"),
+        // A client put it there, and so the round was not automatic.
+        _ => false,
     })
+}
+
+fn bytes_of<'a>(table: &'a Table, field: &str) -> Option<&'a [u8]> {
+    table.get(field).and_then(Value::as_bytes)
 }
 
 #[cfg(test)]

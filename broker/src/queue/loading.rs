@@ -102,7 +102,10 @@ impl Queue {
             state.may_expire |= slice.iter().any(|entry| entry.message.has_ttl());
             if let Some(missing) = state.ready.fill(wanted, slice) {
                 if missing > 0 {
-                    tracing::error!(queue = %self.name(), missing, "messages that were counted are not in the store");
+                    tracing::error!(
+                        queue = %self.name(), missing,
+                        "messages that were counted are not in the store"
+                    );
                 }
                 limits::enforce(self, state, effects);
             }

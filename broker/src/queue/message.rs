@@ -1,8 +1,8 @@
-//! A message as it was published: one allocation, immutable, shared by every queue that holds it. Relies on `wire`, and on
-//! `block` for its memory.
+//! A message as it was published: one allocation, immutable, shared by every queue that holds it.
+//! Relies on `wire`, and on `block` for its memory.
 //!
-//! The bytes are laid out as they are stored and as they will leave again, so neither a delivery nor the store encodes
-//! anything:
+//! The bytes are laid out as they are stored and as they will leave again, so neither a delivery
+//! nor the store encodes anything:
 //!
 //! | at | what |
 //! |---|---|
@@ -104,8 +104,8 @@ impl MessageBuilder {
         self.bytes.extend_from_slice(raw);
     }
 
-    /// A body of `body_size` octets is announced, no more than a body may have. A large one is put together in a block of
-    /// its own, which grows as the octets come.
+    /// A body of `body_size` octets is announced, no more than a body may have. A large one is put
+    /// together in a block of its own, which grows as the octets come.
     pub(crate) fn expect(&mut self, body_size: usize) {
         if body_size >= LARGE_BYTES {
             let expected = self.bytes.len() + body_size;
@@ -127,8 +127,8 @@ impl MessageBuilder {
         self.bytes = Vec::new();
     }
 
-    /// Octets of memory that the draft takes, and how many of them are its buffer's: a large message's block is on the
-    /// account itself.
+    /// Octets of memory that the draft takes, and how many of them are its buffer's: a large
+    /// message's block is on the account itself.
     pub(crate) fn held_bytes(&self) -> (usize, usize) {
         let buffer = self.bytes.capacity();
         let large = self.large.as_ref();

@@ -1,4 +1,5 @@
-//! One queue under random publishes, settles, cancels and the passing of time: every message is in one place.
+//! One queue under random publishes, settles, cancels and the passing of time: every message is in
+//! one place.
 
 #![allow(clippy::unwrap_used)]
 
@@ -65,10 +66,12 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (proptest::option::of(0u64..40), 0u8..4)
             .prop_map(|(ttl_ms, priority)| Act::Publish { ttl_ms, priority }),
-        4 => (0usize..8, disposition()).prop_map(|(nth, disposition)| Act::Settle { nth, disposition }),
+        4 => (0usize..8, disposition())
+            .prop_map(|(nth, disposition)| Act::Settle { nth, disposition }),
         1 => disposition().prop_map(Act::SettleAll),
         2 => Just(Act::Get),
-        2 => (any::<bool>(), 0u32..3).prop_map(|(no_ack, prefetch)| Act::Consume { no_ack, prefetch }),
+        2 => (any::<bool>(), 0u32..3)
+            .prop_map(|(no_ack, prefetch)| Act::Consume { no_ack, prefetch }),
         1 => (0usize..4).prop_map(|nth| Act::Cancel { nth }),
         1 => Just(Act::Purge),
         3 => (0u64..20).prop_map(|ms| Act::Pass { ms }),

@@ -1,4 +1,5 @@
-//! The rule for each argument of `queue.declare`, in RabbitMQ's order, with its Erlang terms as reasons.
+//! The rule for each argument of `queue.declare`, in RabbitMQ's order, with its Erlang terms as
+//! reasons.
 
 use super::{ArgumentError, TTL_LIMIT_MS};
 use crate::wire::table::{Table, Value};

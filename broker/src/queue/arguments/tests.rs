@@ -150,7 +150,8 @@ fn a_quorum_queue_is_an_ordinary_one_and_a_stream_is_not_implemented() {
     assert!(QueueArguments::parse(&table(&[quorum, ("x-delivery-limit", Value::Int(3))])).is_ok());
     assert_eq!(
         refused("x-delivery-limit", Value::Int(3)),
-        "invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type rabbit_classic_queue"
+        "invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type \
+         rabbit_classic_queue"
     );
     let stream = QueueArguments::parse(&table(&[("x-queue-type", Value::text("stream"))]));
     assert_eq!(stream, Err(ArgumentError::Stream));
@@ -189,7 +190,8 @@ fn a_redeclare_must_agree_and_the_text_says_where_it_does_not() {
     assert_eq!(
         compared(&single(true), &single(false)),
         Err(format!(
-            "inequivalent arg 'x-single-active-consumer' {start}received 'false' but current is 'true'"
+            "inequivalent arg 'x-single-active-consumer' {start}received 'false' but \
+             current is 'true'"
         ))
     );
 }
