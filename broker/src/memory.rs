@@ -224,7 +224,8 @@ pub(crate) fn pool_bytes() -> usize {
     part(8, MIB, 40 * MIB)
 }
 
-/// Messages that wait in the store for their commit. The store holds copies, which are not charged.
+/// Messages that wait in the store for their commit. The store holds copies, which are on the
+/// account too.
 pub(crate) fn store_pending_bytes() -> usize {
     part(8, MIB, 16 * MIB)
 }

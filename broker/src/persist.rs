@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use storage::{Definitions, Options, QueueId, ReadError, Sequence, Settled};
+use storage::{Definitions, Options, PendingAccount, QueueId, ReadError, Sequence, Settled};
 pub(crate) use storage::{
     OpenError, Recovered, Stopped, Store, StoreEvent, Ticket, Together, Urgency,
 };
@@ -42,6 +42,10 @@ pub(crate) fn open(
 ) -> Result<OpenedStore, OpenError> {
     let options = Options {
         pending_limit_bytes: memory::store_pending_bytes(),
+        pending_account: PendingAccount {
+            charge: memory::charge,
+            release: memory::release,
+        },
         definitions: Some(Definitions {
             render: definitions::render,
             parse: definitions::parse,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::lock;
 use crate::pending::{Chunk, Look, PendingQueue, Taken};
-use crate::terms::{QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
+use crate::terms::{PendingAccount, QueueId, Sequence, Stopped, StoreEvent, Ticket, Urgency};
 
 const SHARDS: usize = 8;
 /// How long a commit waits for work that must not be cut apart.
@@ -60,6 +60,7 @@ pub(crate) struct Handover {
     pub(crate) signal: CommitSignal,
     pending: AtomicUsize,
     limit: usize,
+    account: PendingAccount,
     is_backlogged: AtomicBool,
     /// Held while a crossing of the limit is announced, so that announcements come in the order of
     /// the crossings.
@@ -74,12 +75,16 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    pub(crate) fn new(limit: usize, progress: Box<dyn Fn(StoreEvent) + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        (limit, account): (usize, PendingAccount),
+        progress: Box<dyn Fn(StoreEvent) + Send + Sync>,
+    ) -> Self {
         let handover = Self {
             shards: Default::default(),
             signal: CommitSignal::default(),
             pending: AtomicUsize::new(0),
             limit,
+            account,
             is_backlogged: AtomicBool::new(false),
             crossing: Mutex::new(()),
             durable: AtomicU64::new(0),
@@ -142,6 +147,7 @@ impl Handover {
     ) -> Result<Ticket, Stopped> {
         let (ticket, pending) = self.change(queue, |waiting, batch, spare| {
             let added = waiting.append(sequence.0, (parts, urgency), batch, spare);
+            (self.account.charge)(added);
             // Counted before the shard is free: nobody can release these bytes earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
@@ -302,6 +308,7 @@ impl Handover {
 
     pub(crate) fn release(&self, bytes: usize) {
         if bytes > 0 {
+            (self.account.release)(bytes);
             let pending = self.pending.fetch_sub(bytes, Ordering::SeqCst) - bytes;
             if pending <= self.limit / 2 && self.is_backlogged.load(Ordering::SeqCst) {
                 self.announce_crossing();

@@ -17,6 +17,9 @@ use crate::terms::{Sequence, Urgency};
 const CHUNK_BYTES: usize = 64 * 1024;
 /// What a message occupies beside its bytes.
 const ENTRY_BYTES: usize = size_of::<ChunkEntry>();
+/// What a chunk occupies beside its messages: its place, the allocator's notes, and its queue, as
+/// most queues of many have one.
+const PLACE_BYTES: usize = size_of::<Chunk>() + size_of::<PendingQueue>() + 64;
 /// Emptied chunks that are kept for the next queues.
 const SPARE_CHUNKS: usize = 4;
 
@@ -39,9 +42,10 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Bytes of memory that the messages hold until the chunk is released.
+    /// Bytes of memory that the chunk holds until it is released. What it has room for counts, not
+    /// what is in it: buffers grow by doubling.
     pub(crate) fn charge(&self) -> usize {
-        self.bytes.len() + self.entries.len() * ENTRY_BYTES
+        self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES + PLACE_BYTES
     }
 
     fn first(&self) -> u64 {
@@ -115,7 +119,7 @@ pub(crate) struct PendingQueue {
 }
 
 impl PendingQueue {
-    /// Adds a message. Returns the bytes of memory that it occupies.
+    /// Adds a message. Returns the bytes of memory that are occupied by more than before.
     pub(crate) fn append(
         &mut self,
         sequence: u64,
@@ -126,13 +130,16 @@ impl PendingQueue {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let fits =
             |chunk: &Chunk| chunk.batch == batch && chunk.bytes.len() + length <= CHUNK_BYTES;
+        let mut added = 0;
         if !self.chunks.back().is_some_and(fits) {
             let chunk = spare.pop().unwrap_or_default();
+            added += chunk.charge();
             // Most queues of many need one.
             self.chunks.reserve_exact(1);
             self.chunks.push_back(Chunk { batch, ..chunk });
         }
         if let Some(chunk) = self.chunks.back_mut() {
+            let before = chunk.charge();
             for part in parts {
                 chunk.bytes.extend_from_slice(part);
             }
@@ -146,9 +153,10 @@ impl PendingQueue {
                 is_settled,
             });
             chunk.live += 1;
+            added += chunk.charge() - before;
         }
         self.next = self.next.max(sequence.saturating_add(1));
-        length + ENTRY_BYTES
+        added
     }
 
     /// Settles a message. Returns the bytes of memory that became free when it still waited, so
@@ -322,7 +330,29 @@ mod tests {
     }
 
     #[test]
-    fn an_awaited_message_of_a_closed_group_is_written_and_another_is_not() {
+    fn the_room_of_buffers_counts_and_all_that_was_counted_is_released() {
+        let (mut counted, mut spare) = (0, Vec::new());
+        let mut waiting = PendingQueue::default();
+        for number in 1..=5000 {
+            let text = vec![7; usize::try_from(number % 300).unwrap()];
+            counted += waiting.append(number, (&[&text], Urgency::Eventually), 1, &mut spare);
+            let chunks = waiting.chunks.iter();
+            let occupied = chunks.map(|chunk| chunk.bytes.capacity() + chunk.entries.capacity());
+            assert!(counted >= occupied.sum::<usize>());
+        }
+        let mut freed = 0;
+        for number in 1..=5000 {
+            freed += waiting.settle(number, 1, &mut spare).unwrap();
+        }
+        assert_eq!(freed, counted);
+        // One small message in each of many queues takes far more than its bytes.
+        let alone =
+            PendingQueue::default().append(1, (&[b"x"], Urgency::Eventually), 1, &mut spare);
+        assert!(alone > size_of::<PendingQueue>() + size_of::<Chunk>());
+    }
+
+    #[test]
+    fn an_awaited_message_of_a_closed_batch_is_written_and_another_is_not() {
         let mut waiting = PendingQueue::default();
         append(&mut waiting, 1, Urgency::Confirmed, 7);
         append(&mut waiting, 2, Urgency::Eventually, 7);

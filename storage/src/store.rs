@@ -98,7 +98,7 @@ impl Store {
         let queues = found.index.recovered();
         let report = found.report;
         let handover = Arc::new(Handover::new(
-            options.pending_limit_bytes,
+            (options.pending_limit_bytes, options.pending_account),
             Box::new(progress),
         ));
         let (slots, index) = (Arc::new(found.slots), Arc::new(Mutex::new(found.index)));

@@ -99,12 +99,32 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How often the index is saved while there are changes. 30 s.
     pub checkpoint_every: Duration,
+    /// Told of the memory that waiting messages occupy.
+    pub pending_account: PendingAccount,
     /// The file system.
     pub disk: Arc<dyn Disk>,
     /// Opens the engine of the index in a folder.
     pub open_index: OpenIndex,
     /// The readable second copy of the definitions; without it there is none.
     pub definitions: Option<Definitions>,
+}
+
+/// Who counts the memory of messages that wait for their commit, in bytes; by default nobody.
+#[derive(Debug, Clone, Copy)]
+pub struct PendingAccount {
+    /// So many more are occupied.
+    pub charge: fn(usize),
+    /// So many are free again.
+    pub release: fn(usize),
+}
+
+impl Default for PendingAccount {
+    fn default() -> Self {
+        Self {
+            charge: |_| {},
+            release: |_| {},
+        }
+    }
 }
 
 impl Default for Options {
@@ -115,6 +135,7 @@ impl Default for Options {
             compact_from_bytes: 64 << 20,
             segment_bytes: 16 << 20,
             checkpoint_every: Duration::from_secs(30),
+            pending_account: PendingAccount::default(),
             disk: Arc::new(FileDisk),
             open_index: open_sled,
             definitions: None,

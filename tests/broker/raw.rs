@@ -44,6 +44,10 @@ impl Raw {
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
+        // A broker that holds a publisher for ever ends the test, not the whole run.
+        stream
+            .set_write_timeout(Some(Duration::from_mins(3)))
+            .unwrap();
         Self { stream }
     }
 
