@@ -24,10 +24,11 @@ use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
 use crate::memory_watch::MemoryWatch;
-use crate::persist::records::{Definition, SessionFact, VhostFact};
+use crate::persist::records::{Definition, QuotaFact, SessionFact, VhostFact};
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::level::LoadRequest;
+use crate::quotas::{Quota, QuotaScope, Quotas};
 use crate::registry::ConnectionHandle;
 use crate::stats::Totals;
 use crate::tap::Tap;
@@ -55,6 +56,8 @@ pub struct BrokerState {
     loads: Arc<Semaphore>,
     /// Who may enter, and what they may touch.
     pub users: RwLock<Users>,
+    /// How much vhosts and users may open and declare. Changed by [`Self::change_quota`] alone.
+    pub(crate) quotas: RwLock<Quotas>,
     /// Who guesses passwords has to wait.
     pub(crate) throttle: LoginThrottle,
     /// Connections without a login.
@@ -86,6 +89,7 @@ pub(crate) struct BrokerParts {
     pub(crate) facts: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) users: Users,
+    pub(crate) quotas: Quotas,
     pub(crate) sessions: Vec<SessionFact>,
     pub(crate) vhosts: Vec<Vhost>,
 }
@@ -106,6 +110,7 @@ impl BrokerState {
             memory_watch: MemoryWatch::new(parts.memory_limit),
             loads: Arc::new(Semaphore::new(LOADS)),
             users: RwLock::new(parts.users),
+            quotas: RwLock::new(parts.quotas),
             throttle: LoginThrottle::default(),
             login_places: Arc::default(),
             access_changes: watch::Sender::default(),
@@ -323,7 +328,47 @@ impl BrokerState {
             description: String::new(),
             tags: Vec::new(),
         };
-        Ok(emptied?.max(self.facts.forget(&Definition::Vhost(fact))?))
+        let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
+        let gone = self.facts.forget(&Definition::Vhost(fact))?;
+        Ok(emptied?.max(unlimited).max(gone))
+    }
+
+    /// Changes the limits of a vhost or user. One that is not there has none.
+    pub(crate) fn change_quota(
+        &self,
+        scope: QuotaScope,
+        name: &str,
+        change: impl FnOnce(&mut Quota),
+    ) -> Result<Ticket, Fault> {
+        // All are held to the end: a vhost or user that goes meanwhile takes its limits away
+        // afterwards, and the store gets changes in their order.
+        let (users, vhosts) = (read(&self.users), read(&self.vhosts));
+        let mut quotas = write(&self.quotas);
+        let is_there = match scope {
+            QuotaScope::Vhost => vhosts.contains_key(name),
+            QuotaScope::User => users.get(name).is_some(),
+        };
+        let mut quota = quotas.get(scope, name).cloned().unwrap_or_default();
+        let before = quota.clone();
+        change(&mut quota);
+        if !is_there {
+            quota = Quota::default();
+        }
+        if quota == before {
+            return Ok(Ticket::NONE);
+        }
+        quotas.put(scope, name, quota.clone());
+        let fact = Definition::Quota(QuotaFact {
+            scope,
+            name: name.to_owned(),
+            quota,
+        });
+        let is_empty = quotas.get(scope, name).is_none();
+        Ok(if is_empty {
+            self.facts.forget(&fact)?
+        } else {
+            self.facts.save(&fact)?
+        })
     }
 
     /// Permissions have changed: channels ask again where they remembered that they may publish,

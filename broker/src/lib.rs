@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+mod admission;
 mod alarms;
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -47,6 +48,7 @@ mod memory;
 mod memory_watch;
 pub mod persist;
 pub mod queue;
+mod quotas;
 mod recovery;
 pub mod registry;
 mod revocation;
@@ -278,6 +280,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
         facts: found.facts,
         alarms,
         users: recovery.users,
+        quotas: recovery.quotas,
         sessions: recovery.sessions,
         vhosts: recovery.vhosts,
     }));

@@ -7,6 +7,7 @@ use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
 use crate::persist::records::{Definition, PermissionFact, SessionFact, UserFact, VhostFact};
 use crate::persist::{DefinitionStore, OpenedStore, Ticket};
+use crate::quotas::Quotas;
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
 use crate::vhost::{Labels, Vhost};
 
@@ -18,6 +19,8 @@ const ADMINISTRATOR: &str = "administrator";
 pub(crate) struct RestoredBroker {
     pub(crate) vhosts: Vec<Vhost>,
     pub(crate) users: Users,
+    /// The limits of vhosts and users.
+    pub(crate) quotas: Quotas,
     /// The open sessions of the management page.
     pub(crate) sessions: Vec<SessionFact>,
     /// Covers the records that were added. The broker is ready when it is durable.
@@ -81,14 +84,11 @@ pub(crate) fn recover(
     if let Some(first) = &config.first_user {
         ticket = ticket.max(install(&mut users, &found.facts, first)?);
     }
-    let sessions = found.topology.iter().filter_map(|fact| match fact {
-        Definition::Session(session) => Some(session.clone()),
-        _ => None,
-    });
     Ok(RestoredBroker {
         vhosts: vhosts.into_values().collect(),
         users,
-        sessions: sessions.collect(),
+        quotas: quotas(&found.topology),
+        sessions: sessions(&found.topology),
         ticket,
     })
 }
@@ -102,6 +102,24 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
             "a record of a vhost that does not exist was not restored"
         );
     }
+}
+
+fn sessions(facts: &[Definition]) -> Vec<SessionFact> {
+    let sessions = facts.iter().filter_map(|fact| match fact {
+        Definition::Session(session) => Some(session.clone()),
+        _ => None,
+    });
+    sessions.collect()
+}
+
+fn quotas(facts: &[Definition]) -> Quotas {
+    let mut quotas = Quotas::default();
+    for fact in facts {
+        if let Definition::Quota(fact) = fact {
+            quotas.put(fact.scope, &fact.name, fact.quota.clone());
+        }
+    }
+    quotas
 }
 
 fn users(facts: &[Definition], config: &BrokerConfig) -> Users {

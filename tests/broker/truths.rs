@@ -63,6 +63,22 @@ async fn publishes_before_the_one_that_closes_the_channel_are_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unroutable_publish_before_the_one_that_closes_the_channel_is_confirmed_too() {
+    let running = Running::new().await;
+    with_raw(&running, |mut raw| {
+        raw.method(1, (85, 10), b"\0");
+        raw.expect(1, (85, 11));
+        let mut all = publish("", "no such queue");
+        all.extend(publish("no such exchange", "q"));
+        raw.bytes(&all);
+        let ack = raw.expect(1, (60, 80));
+        assert_eq!(ack[..8], 1_u64.to_be_bytes());
+        assert_eq!(raw.closed().unwrap().0, 404);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_purge_is_no_use_of_a_queue_with_a_lease() {
     let running = Running::new().await;
     with_raw(&running, |mut raw| {

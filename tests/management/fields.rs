@@ -169,7 +169,53 @@ fn exchanges_and_vhosts_count_what_goes_through_them() {
 }
 
 #[test]
-fn limits_and_feature_flags_have_their_paths_and_no_limit_is_taken_in_vain() {
+fn the_metrics_count_what_channels_did_that_nobody_saw_open() {
+    let server = Server::start();
+    server.ask("PUT", "/api/queues/%2F/q", "{}");
+    for _ in 0..3 {
+        // Between two looks a channel opens, publishes and closes.
+        Peer::publish_and_leave(&server, "q");
+        Peer::publish_and_leave(&server, "no such queue");
+    }
+    eventually("all that was published, confirmed and returned", || {
+        let metrics = server.get("/metrics").body;
+        let counted = |name: &str| metrics.lines().any(|line| line == name);
+        (counted("cbroker_messages_published_total 6")
+            && counted("cbroker_messages_confirmed_total 6")
+            && counted("cbroker_messages_unroutable_total 3"))
+        .then_some(())
+    });
+}
+
+#[test]
+fn a_slash_at_the_end_of_a_path_changes_nothing() {
+    let server = Server::start();
+    for (method, path, body, status) in [
+        ("PUT", "/api/vhosts/v/", "", 201),
+        ("PUT", "/api/queues/%2F/q/", "{}", 201),
+        ("PUT", "/api/exchanges/%2F/x/", r#"{"type":"fanout"}"#, 201),
+        (
+            "POST",
+            "/api/bindings/%2F/e/x/q/q/",
+            r#"{"routing_key":"k"}"#,
+            201,
+        ),
+        ("GET", "/api/queues/", "", 200),
+        ("GET", "/api/queues/%2F/", "", 200),
+        ("GET", "/api/queues/%2F/q/", "", 200),
+        ("GET", "/api/bindings/%2F/e/x/q/q/k/", "", 200),
+        ("GET", "/api/overview/?columns=node", "", 200),
+        ("DELETE", "/api/queues/%2F/q/contents/", "", 204),
+        ("DELETE", "/api/queues/%2F/q/", "", 204),
+        ("GET", "/api/queues/%2F/q/", "", 404),
+    ] {
+        let answer = server.ask(method, path, body);
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+    }
+}
+
+#[test]
+fn limits_and_feature_flags_have_their_paths() {
     let server = Server::start();
     for path in [
         "/api/feature-flags",
@@ -180,17 +226,6 @@ fn limits_and_feature_flags_have_their_paths_and_no_limit_is_taken_in_vain() {
     ] {
         let answer = server.get(path);
         assert_eq!((answer.status, answer.json()), (200, json!([])), "{path}");
-    }
-    for path in ["/api/vhost-limits/nope", "/api/user-limits/nope"] {
-        assert_eq!(server.get(path).status, 404, "{path}");
-    }
-    let limit = r#"{"value":10}"#;
-    for path in [
-        "/api/vhost-limits/%2F/max-queues",
-        "/api/user-limits/ada/max-channels",
-    ] {
-        assert_eq!(server.ask("PUT", path, limit).status, 400, "{path}");
-        assert_eq!(server.ask("DELETE", path, "").status, 204, "{path}");
     }
 }
 

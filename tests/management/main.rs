@@ -14,6 +14,7 @@ mod fixture;
 mod forgery;
 #[path = "../support/http.rs"]
 mod http;
+mod limits;
 mod needs_you;
 mod peeking;
 mod peers;

@@ -4,7 +4,7 @@
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
@@ -31,21 +31,69 @@ impl Peer {
 
     /// Connects to another vhost.
     pub(crate) fn connect_to(server: &Server, (user, password): (&str, &str), vhost: &str) -> Self {
+        Self::try_connect(server, (user, password), vhost).unwrap()
+    }
+
+    /// The same, or what the broker says against it.
+    pub(crate) fn try_connect(
+        server: &Server,
+        (user, password): (&str, &str),
+        vhost: &str,
+    ) -> Result<Self, String> {
         let runtime = Runtime::new().unwrap();
         let address = format!("amqp://{user}:{password}@{}/{vhost}", server.amqp);
-        let (connection, channel) = runtime.block_on(async {
-            let connection = Connection::connect(&address, ConnectionProperties::default())
-                .await
-                .unwrap();
-            let channel = connection.create_channel().await.unwrap();
-            (connection, channel)
+        let opened = runtime.block_on(async {
+            let properties = ConnectionProperties::default();
+            let connection = Connection::connect(&address, properties).await?;
+            let channel = connection.create_channel().await?;
+            Ok((connection, channel))
         });
-        Self {
+        let (connection, channel) = opened.map_err(|error: lapin::Error| format!("{error:?}"))?;
+        Ok(Self {
             runtime,
             channel,
             connection,
             user: user.to_owned(),
-        }
+        })
+    }
+
+    /// Opens a connection, publishes one message as mandatory, waits for its confirm, and leaves.
+    pub(crate) fn publish_and_leave(server: &Server, queue: &str) {
+        let peer = Self::connect(server);
+        peer.runtime.block_on(async {
+            let options = ConfirmSelectOptions::default();
+            peer.channel.confirm_select(options).await.unwrap();
+            let mandatory = BasicPublishOptions {
+                mandatory: true,
+                ..BasicPublishOptions::default()
+            };
+            let properties = BasicProperties::default();
+            let published =
+                peer.channel
+                    .basic_publish("".into(), queue.into(), mandatory, b"x", properties);
+            let confirmed = published.await.unwrap().await.unwrap();
+            assert!(confirmed.is_ack(), "{confirmed:?}");
+            peer.connection.close(200, "".into()).await.unwrap();
+        });
+    }
+
+    /// Opens another channel, which stays open as long as the connection.
+    pub(crate) fn open_channel(&self) -> Result<(), String> {
+        let opened = self.runtime.block_on(self.connection.create_channel());
+        opened
+            .map(std::mem::forget)
+            .map_err(|error| format!("{error:?}"))
+    }
+
+    /// Declares a transient queue.
+    pub(crate) fn declare(&self, queue: &str) -> Result<(), String> {
+        let declared = self.channel.queue_declare(
+            queue.into(),
+            QueueDeclareOptions::default(),
+            FieldTable::default(),
+        );
+        let declared = self.runtime.block_on(declared);
+        declared.map(drop).map_err(|error| format!("{error:?}"))
     }
 
     pub(crate) fn publish(&self, exchange: &str, key: &str, body: &str) {

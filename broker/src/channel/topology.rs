@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::consume::decode;
 use super::{Channel, Next, access};
+use crate::admission;
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, ExchangeType};
 use crate::fault::{Fault, ReplyCode};
@@ -265,7 +266,7 @@ impl Channel {
                 is_server_named,
                 arguments,
                 connection: self.context.link.id,
-                limit: self.context.broker.limits.queues,
+                limit: admission::queue_limit(&self.context.broker, self.context.vhost.name()),
             },
             effects,
         )?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::ReadBuffer;
 use super::start_ok::{SaslProof, StartOk};
+use crate::admission;
 use crate::broker_state::BrokerState;
 use crate::channel::ConnectionContext;
 use crate::clean_text::clean;
@@ -105,8 +106,8 @@ pub(super) async fn run(
         frame_max: agreed.1,
         heartbeat_s: agreed.2,
     };
-    // Set once, here: nobody else knows the link's session.
-    let _ = link.session.set(session);
+    let admitted = admission::open_connection(broker, link, session).map_err(HandshakeEnd::from);
+    greeting.told(admitted, (10, 40)).await?;
     // A change of the user before this line found no session to end.
     let is_welcome = is_still_welcome(&context, &proved_with);
     greeting.told(is_welcome, (10, 40)).await?;

@@ -1,5 +1,6 @@
 //! The channels that a connection has open, by number. Relies on `channel`.
 
+use crate::admission;
 use crate::channel::{Channel, ConnectionContext, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
@@ -56,11 +57,13 @@ impl OpenChannels {
             );
             return Err(Fault::connection(ReplyCode::NotAllowed, reason));
         }
+        let one_at_a_time = admission::check_channel(&context.broker, &context.user)?;
         let slot = usize::from(frame.channel);
         if self.by_number.len() <= slot {
             self.by_number.resize_with(slot + 1, || None);
         }
         self.by_number[slot] = Some(Box::new(Channel::new(context.clone(), frame.channel)));
+        drop(one_at_a_time);
         self.count += 1;
         context
             .link

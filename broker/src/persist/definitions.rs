@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json, json};
 
-use super::records::{Definition, DestinationKind};
+use super::records::{Definition, DestinationKind, QuotaFact};
+use crate::quotas::{Quota, QuotaScope};
 use crate::wire::table::{Table, Value};
 
 /// Member that holds the exact bytes.
@@ -50,11 +51,48 @@ pub(super) fn render(stored: &[StoredRow]) -> Vec<u8> {
             lines.push(line);
         }
     }
+    limit_users(&mut document, stored);
     document[EXACT] = stored
         .iter()
         .map(|(key, value)| json!([STANDARD.encode(key), STANDARD.encode(value)]))
         .collect();
     serde_json::to_vec_pretty(&document).unwrap_or_default()
+}
+
+/// Adds the limits of users, which stand in the lines of these.
+fn limit_users(document: &mut Json, stored: &[StoredRow]) {
+    let Some(users) = document["users"].as_array_mut() else {
+        return;
+    };
+    for (key, value) in stored {
+        let Ok(Definition::Quota(fact)) = Definition::decode(key, value) else {
+            continue;
+        };
+        let is_it = |user: &&mut Json| user["name"] == fact.name.as_str();
+        if fact.scope == QuotaScope::User
+            && let Some(user) = users.iter_mut().find(is_it)
+        {
+            user["limits"] = limits(&fact.quota);
+        }
+    }
+}
+
+/// The limits of a vhost, as RabbitMQ exports them.
+fn parameter(fact: &QuotaFact) -> (&'static str, Json) {
+    let line = json!({
+        "component": "vhost-limits",
+        "name": "limits",
+        "vhost": fact.name,
+        "value": limits(&fact.quota),
+    });
+    ("parameters", line)
+}
+
+fn limits(quota: &Quota) -> Json {
+    let limits = quota.iter();
+    limits
+        .map(|(kind, limit)| (kind.name().to_owned(), json!(limit)))
+        .collect()
 }
 
 /// Reads back what [`render`] wrote.
@@ -133,7 +171,8 @@ fn line(fact: &Definition) -> Option<(&'static str, Json)> {
                 "read": permission.read,
             }),
         ),
-        Definition::Session(_) | Definition::Counter { .. } => return None,
+        Definition::Quota(fact) if fact.scope == QuotaScope::Vhost => parameter(fact),
+        Definition::Session(_) | Definition::Quota(_) | Definition::Counter { .. } => return None,
     })
 }
 
@@ -164,7 +203,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::{parse, render};
-    use crate::persist::records::{Definition, QueueFact, UserFact};
+    use crate::persist::records::{Definition, QueueFact, QuotaFact, UserFact};
+    use crate::quotas::{Quota, QuotaKind, QuotaScope};
     use crate::wire::table::{Table, Value};
 
     #[test]
@@ -184,7 +224,15 @@ mod tests {
             scram: vec![4, 5],
             tags: vec!["administrator".to_owned()],
         });
-        let stored: Vec<_> = [queue, user]
+        let limited = |scope, name: &str, kind| {
+            let mut quota = Quota::default();
+            quota.set(kind, 9);
+            let name = name.to_owned();
+            Definition::Quota(QuotaFact { scope, name, quota })
+        };
+        let of_vhost = limited(QuotaScope::Vhost, "/", QuotaKind::Queues);
+        let of_user = limited(QuotaScope::User, "ann", QuotaKind::Channels);
+        let stored: Vec<_> = [queue, user, of_vhost, of_user]
             .iter()
             .map(|fact| (fact.key(), fact.value()))
             .collect();
@@ -193,6 +241,9 @@ mod tests {
         assert_eq!(document["queues"][0]["name"], "jobs");
         assert_eq!(document["queues"][0]["arguments"]["x-max-length"], 7);
         assert_eq!(document["users"][0]["tags"][0], "administrator");
+        assert_eq!(document["users"][0]["limits"]["max-channels"], 9);
+        assert_eq!(document["parameters"][0]["vhost"], "/");
+        assert_eq!(document["parameters"][0]["value"]["max-queues"], 9);
         assert_eq!(parse(&rendered).unwrap(), stored);
     }
 }

@@ -8,7 +8,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::wire::table::Table;
+use crate::quotas::{Quota, QuotaScope};
+use crate::wire::table::{Table, Value};
 
 mod fields;
 #[cfg(test)]
@@ -36,6 +37,8 @@ pub enum Definition {
     Permission(PermissionFact),
     /// Somebody who is signed in at the management page.
     Session(SessionFact),
+    /// The limits of a vhost or a user.
+    Quota(QuotaFact),
     /// A number by name: what was counted must not be given out twice.
     Counter {
         /// Which.
@@ -155,6 +158,17 @@ pub struct PermissionFact {
     pub read: String,
 }
 
+/// The limits of a vhost or a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaFact {
+    /// Whether it is a vhost's or a user's.
+    pub scope: QuotaScope,
+    /// Of which.
+    pub name: String,
+    /// The limits; none where the fact is to be forgotten.
+    pub quota: Quota,
+}
+
 /// A stored fact that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FactError {
@@ -180,6 +194,7 @@ impl Definition {
             Self::User(fact) => key(b'u', &[&fact.name]),
             Self::Permission(fact) => key(b'p', &[&fact.user, &fact.vhost]),
             Self::Session(fact) => key(b's', &[&fact.id]),
+            Self::Quota(fact) => key(b'l', &[fact.scope.name(), &fact.name]),
             Self::Counter { name, .. } => key(b'n', &[name]),
         }
     }
@@ -218,6 +233,7 @@ impl Definition {
                 out.short(&fact.id).short(&fact.user);
                 out.long(&fact.credential).number(fact.ends_ms);
             }
+            Self::Quota(fact) => fact.write(&mut out),
             Self::Counter { name, next } => {
                 out.short(name).number(*next);
             }
@@ -228,7 +244,7 @@ impl Definition {
     /// Reads a fact back.
     pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, FactError> {
         let kind = *key.first().ok_or(FactError::Damaged)?;
-        if !b"vxqbupsn".contains(&kind) {
+        if !b"vxqbupsln".contains(&kind) {
             return Err(FactError::UnknownKind(kind));
         }
         let mut fields = RecordFields::new(value);
@@ -281,6 +297,7 @@ impl Definition {
                 credential: fields.long()?,
                 ends_ms: fields.number()?,
             }),
+            b'l' => Self::Quota(QuotaFact::read(fields)?),
             b'p' => Self::Permission(PermissionFact {
                 user: fields.short()?,
                 vhost: fields.short()?,
@@ -336,5 +353,31 @@ impl BindingFact {
             key: fields.long()?,
             arguments: fields.table()?,
         })
+    }
+}
+
+impl QuotaFact {
+    fn write(&self, out: &mut RecordWriter) {
+        let mut limits = Table::new();
+        for (kind, limit) in self.quota.iter() {
+            limits.set(kind.name(), Value::Long(limit));
+        }
+        out.short(self.scope.name())
+            .short(&self.name)
+            .table(&limits);
+    }
+
+    fn read(fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
+        let scope = QuotaScope::of_name(&fields.short()?).ok_or(FactError::Damaged)?;
+        let name = fields.short()?;
+        let mut quota = Quota::default();
+        for (limit, value) in fields.table()?.iter() {
+            let kind = scope.kind(&limit.to_text()).ok_or(FactError::Damaged)?;
+            let Value::Long(value) = value else {
+                return Err(FactError::Damaged);
+            };
+            quota.set(kind, *value);
+        }
+        Ok(Self { scope, name, quota })
     }
 }

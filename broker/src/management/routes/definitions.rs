@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{Routes, bindings};
+use super::{Routes, bindings, limits};
 use crate::inspect;
 use crate::lock::read;
 use crate::management::auth::Caller;
@@ -43,7 +43,7 @@ fn everything(api: &Api) -> Value {
     let users = read(&api.broker.users);
     document["users"] = users
         .iter()
-        .map(|(name, user)| views::user(name, user))
+        .map(|(name, user)| views::user(api, name, user))
         .collect();
     let permitted = users.iter().flat_map(|(name, user)| {
         user.permissions()
@@ -58,12 +58,8 @@ fn everything(api: &Api) -> Value {
             json!({ "name": &**vhost.name(), "description": description, "tags": tags })
         })
         .collect();
-    for absent in [
-        "topic_permissions",
-        "parameters",
-        "global_parameters",
-        "policies",
-    ] {
+    document["parameters"] = limits::as_parameters(api, |_| true);
+    for absent in ["topic_permissions", "global_parameters", "policies"] {
         document[absent] = json!([]);
     }
     document
@@ -77,9 +73,10 @@ async fn export_vhost(
     let vhost = caller.vhost(&api, &vhost)?;
     let shared = SharedApi::clone(&api);
     let work = move || {
+        let name = Arc::clone(vhost.name());
         let mut document = topology(&shared, &[vhost], Naming::Bare);
         document["policies"] = json!([]);
-        document["parameters"] = json!([]);
+        document["parameters"] = limits::as_parameters(&shared, |vhost| *vhost == *name);
         Ok(document)
     };
     api.work_out(&caller, work).await

@@ -1,49 +1,78 @@
-//! Limits of vhosts and users, and feature flags: the paths are there, and nothing is ever set.
+//! Limits of vhosts and users, which administrators set. Feature flags: there are none.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::Routes;
 use crate::lock::read;
-use crate::management::SharedApi;
 use crate::management::auth::Caller;
+use crate::management::held::CallerBody;
 use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
+use crate::persist::Ticket;
+use crate::quotas::{Quota, QuotaScope};
+use crate::users::Rank;
+use crate::wire::erlang;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .get("/api/feature-flags", "none", super::overview::none)
         .put("/api/feature-flags/{name}/enable", "refused", enable)
-        .get("/api/vhost-limits", "none", of_all)
-        .get("/api/vhost-limits/{vhost}", "none", of_vhost)
-        .put("/api/vhost-limits/{vhost}/{name}", "refused", limit_vhost)
+        .get("/api/vhost-limits", "the limits of all vhosts", of_vhosts)
+        .get(
+            "/api/vhost-limits/{vhost}",
+            "the limits of a vhost",
+            of_vhost,
+        )
+        .put(
+            "/api/vhost-limits/{vhost}/{name}",
+            "limit a vhost: max-connections, max-queues",
+            limit_vhost,
+        )
         .delete(
             "/api/vhost-limits/{vhost}/{name}",
-            "accepted, and nothing to do",
+            "remove a limit of a vhost",
             free_vhost,
         )
-        .get("/api/user-limits", "none", of_all)
-        .get("/api/user-limits/{user}", "none", of_user)
-        .put("/api/user-limits/{user}/{name}", "refused", limit_user)
+        .get("/api/user-limits", "the limits of all users", of_users)
+        .get("/api/user-limits/{user}", "the limits of a user", of_user)
+        .put(
+            "/api/user-limits/{user}/{name}",
+            "limit a user: max-connections, max-channels",
+            limit_user,
+        )
         .delete(
             "/api/user-limits/{user}/{name}",
-            "accepted, and nothing to do",
+            "remove a limit of a user",
             free_user,
         )
+        .get(
+            "/api/parameters",
+            "the limits of all vhosts, as parameters",
+            parameters,
+        )
 }
-
-/// Why no limit is taken: one that is not kept would be worse.
-const NO_LIMITS: &str = "limits of vhosts and users are not supported";
 
 async fn enable(Path(_name): Path<String>, caller: Caller) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     Err(ApiError::bad("unsupported"))
 }
 
-async fn of_all(caller: Caller) -> Result<Json<Value>, ApiError> {
-    caller.administers()?;
-    Ok(Json(json!([])))
+/// The limits of those that `is_seen` chooses, each with its name in the field `field`.
+fn list(api: &Api, scope: QuotaScope, field: &str, is_seen: impl Fn(&str) -> bool) -> Json<Value> {
+    let quotas = read(&api.broker.quotas);
+    let seen = quotas.iter(scope).filter(|(name, _)| is_seen(name));
+    let line = |(name, quota)| json!({ field: name, "value": views::limits(quota) });
+    Json(seen.map(line).collect())
+}
+
+async fn of_vhosts(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let sees_all = caller.rank() >= Rank::Monitoring;
+    let is_seen = |name: &str| sees_all || caller.sees(name);
+    Ok(list(&api, QuotaScope::Vhost, "vhost", is_seen))
 }
 
 async fn of_vhost(
@@ -52,7 +81,12 @@ async fn of_vhost(
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
     caller.vhost(&api, &vhost)?;
-    Ok(Json(json!([])))
+    Ok(list(&api, QuotaScope::Vhost, "vhost", |name| name == vhost))
+}
+
+async fn of_users(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    caller.administers()?;
+    Ok(list(&api, QuotaScope::User, "user", |_| true))
 }
 
 async fn of_user(
@@ -60,52 +94,175 @@ async fn of_user(
     Path(user): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    caller.administers()?;
+    if *caller.name != user {
+        caller.administers()?;
+    }
     find_user(&api, &user)?;
-    Ok(Json(json!([])))
+    Ok(list(&api, QuotaScope::User, "user", |name| name == user))
 }
 
-fn find_user(api: &SharedApi, name: &str) -> Result<(), ApiError> {
+async fn parameters(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Value>, ApiError> {
+    let sees_all = caller.rank() >= Rank::Monitoring;
+    Ok(Json(as_parameters(&api, |name| {
+        sees_all || caller.sees(name)
+    })))
+}
+
+/// The limits of vhosts as RabbitMQ keeps and exports them.
+pub(super) fn as_parameters(api: &Api, is_wanted: impl Fn(&str) -> bool) -> Value {
+    let quotas = read(&api.broker.quotas);
+    let wanted = quotas.iter(QuotaScope::Vhost);
+    let line = |(vhost, quota)| {
+        json!({
+            "component": VHOST_LIMITS,
+            "name": "limits",
+            "vhost": vhost,
+            "value": views::limits(quota),
+        })
+    };
+    wanted
+        .filter(|(vhost, _)| is_wanted(vhost))
+        .map(line)
+        .collect()
+}
+
+/// What RabbitMQ calls the parameters that are limits of vhosts.
+pub(super) const VHOST_LIMITS: &str = "vhost-limits";
+
+fn find_user(api: &Api, name: &str) -> Result<(), ApiError> {
     let users = read(&api.broker.users);
     users.get(name).map(drop).ok_or_else(ApiError::not_found)
 }
 
+fn find_vhost(api: &Api, name: &str) -> Result<(), ApiError> {
+    let vhost = api.broker.vhost(name);
+    vhost.map(drop).ok_or_else(ApiError::not_found)
+}
+
+/// The limits of an object of JSON.
+pub(super) fn parse(scope: QuotaScope, limits: &Map<String, Value>) -> Result<Quota, ApiError> {
+    // RabbitMQ says of a vhost's that they are validated as parameters are.
+    let refusal = |text: String| match scope {
+        QuotaScope::Vhost => ApiError::bad(format!("Validation failed\n\n{text}\n")),
+        QuotaScope::User => ApiError::bad(text),
+    };
+    let mut quota = Quota::default();
+    for (name, value) in limits {
+        let Some(kind) = scope.kind(name) else {
+            let place = match scope {
+                QuotaScope::Vhost => "limits",
+                QuotaScope::User => "user-limits",
+            };
+            let (name, value) = (erlang::binary(name.as_bytes()), term(value));
+            let text = format!("Unrecognised terms [{{{name},{value}}}] in {place}");
+            return Err(refusal(text));
+        };
+        let number = value.as_i64().ok_or_else(|| {
+            refusal(format!(
+                "{name} should be a number, actually was {}",
+                term(value)
+            ))
+        })?;
+        quota.set(kind, number);
+    }
+    Ok(quota)
+}
+
+/// As Erlang writes what came as JSON.
+fn term(value: &Value) -> String {
+    match value {
+        Value::String(text) => erlang::binary(text.as_bytes()),
+        other => other.to_string(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    #[serde(deserialize_with = "present")]
+    value: Value,
+}
+
+/// A value that must be there and may be `null`.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+    Value::deserialize(from)
+}
+
+/// Sets one limit.
+async fn set(
+    api: &Api,
+    (scope, of): (QuotaScope, &str),
+    name: String,
+    body: &axum::body::Bytes,
+) -> Result<StatusCode, ApiError> {
+    let limit: Limit = super::read(body)?;
+    let quota = parse(scope, &[(name, limit.value)].into_iter().collect())?;
+    let ticket = merge(api, (scope, of), &quota)?;
+    super::kept(api, ticket).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets these limits and keeps the others.
+pub(super) fn merge(
+    api: &Api,
+    (scope, of): (QuotaScope, &str),
+    limits: &Quota,
+) -> Result<Ticket, ApiError> {
+    let change = |quota: &mut Quota| quota.merge(limits);
+    Ok(api.broker.change_quota(scope, of, change)?)
+}
+
+/// Removes one limit; there may be none.
+async fn free(
+    api: &Api,
+    (scope, of): (QuotaScope, &str),
+    name: &str,
+) -> Result<StatusCode, ApiError> {
+    if let Some(kind) = scope.kind(name) {
+        let change = |quota: &mut Quota| quota.remove(kind);
+        let ticket = api.broker.change_quota(scope, of, change)?;
+        super::kept(api, ticket).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn limit_vhost(
     State(api): State<SharedApi>,
-    Path((vhost, _name)): Path<(String, String)>,
-    caller: Caller,
+    Path((vhost, name)): Path<(String, String)>,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
-    Err(ApiError::bad(NO_LIMITS))
+    find_vhost(&api, &vhost)?;
+    set(&api, (QuotaScope::Vhost, &vhost), name, &body).await
 }
 
 async fn free_vhost(
     State(api): State<SharedApi>,
-    Path((vhost, _name)): Path<(String, String)>,
+    Path((vhost, name)): Path<(String, String)>,
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    api.broker.vhost(&vhost).ok_or_else(ApiError::not_found)?;
-    Ok(StatusCode::NO_CONTENT)
+    find_vhost(&api, &vhost)?;
+    free(&api, (QuotaScope::Vhost, &vhost), &name).await
 }
 
 async fn limit_user(
     State(api): State<SharedApi>,
-    Path((user, _name)): Path<(String, String)>,
-    caller: Caller,
+    Path((user, name)): Path<(String, String)>,
+    CallerBody { caller, body }: CallerBody,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    find_user(&api, &user)?;
-    Err(ApiError::bad(NO_LIMITS))
+    if find_user(&api, &user).is_err() {
+        return Err(ApiError::bad_value(json!(["no_such_user", user])));
+    }
+    set(&api, (QuotaScope::User, &user), name, &body).await
 }
 
 async fn free_user(
     State(api): State<SharedApi>,
-    Path((user, _name)): Path<(String, String)>,
+    Path((user, name)): Path<(String, String)>,
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
     find_user(&api, &user)?;
-    Ok(StatusCode::NO_CONTENT)
+    free(&api, (QuotaScope::User, &user), &name).await
 }

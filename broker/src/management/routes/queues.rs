@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Routes;
+use crate::admission;
 use crate::fault::Fault;
 use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
@@ -158,6 +159,7 @@ impl QueueRequest {
             is_server_named: false,
             arguments: table_from_json(self.arguments.as_ref())?,
             connection: 0,
+            // Not the vhost's own: what a document brings in was let in once.
             limit: api.broker.limits.queues,
         })
     }
@@ -186,7 +188,10 @@ async fn declare(
     let vhost = caller.vhost(&api, &vhost)?;
     let wanted: QueueRequest = super::read_or_default(&body)?;
     check_name("queue", &name)?;
-    let declare = wanted.declare(&api, &name)?;
+    let declare = Declare {
+        limit: admission::queue_limit(&api.broker, vhost.name()),
+        ..wanted.declare(&api, &name)?
+    };
     check_caller(&caller, vhost.name(), &declare)?;
     let was_there = vhost.queue(&name).is_some();
     let ticket = {

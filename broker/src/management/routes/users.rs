@@ -6,9 +6,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Routes;
+use super::{Routes, limits};
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
@@ -17,6 +17,7 @@ use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::persist::records::{Definition, PermissionFact, UserFact};
+use crate::quotas::{Quota, QuotaScope};
 use crate::revocation::{self, Loss};
 use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
 
@@ -58,7 +59,6 @@ pub(super) fn routes(routes: Routes) -> Routes {
             forbid,
         )
         .get("/api/topic-permissions", "none", super::overview::none)
-        .get("/api/parameters", "none", super::overview::none)
         .get("/api/global-parameters", "none", super::overview::none)
         .get("/api/policies", "none", super::overview::none)
         .get("/api/operator-policies", "none", super::overview::none)
@@ -73,7 +73,9 @@ async fn list(
     let shared = SharedApi::clone(&api);
     let all = move || {
         let users = read(&shared.broker.users);
-        let each = users.iter().map(|(name, user)| views::user(name, user));
+        let each = users
+            .iter()
+            .map(|(name, user)| views::user(&shared, name, user));
         each.collect()
     };
     api.list::<Value>(&caller, listing, all).await
@@ -88,7 +90,7 @@ async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Respons
             .iter()
             .filter(|(_, user)| user.permissions().next().is_none());
         Ok(nowhere
-            .map(|(name, user)| views::user(name, user))
+            .map(|(name, user)| views::user(&shared, name, user))
             .collect())
     };
     api.work_out(&caller, work).await
@@ -105,7 +107,7 @@ async fn show(
     let users = read(&api.broker.users);
     users
         .get(&name)
-        .map(|user| Json(views::user(&name, user)))
+        .map(|user| Json(views::user(&api, &name, user)))
         .ok_or_else(ApiError::not_found)
 }
 
@@ -117,6 +119,7 @@ pub(super) struct UserRequest {
     password_hash: Option<String>,
     hashing_algorithm: Option<String>,
     tags: Option<UserTags>,
+    limits: Option<Map<String, Value>>,
 }
 
 /// Commas until RabbitMQ 3.8, a list since.
@@ -182,7 +185,14 @@ impl UserRequest {
 }
 
 impl UserRequest {
-    /// Whether the user is so already: bringing definitions in must not sign anybody out.
+    /// The limits that the user gets besides those that it has.
+    pub(super) fn limits(&self) -> Result<Quota, ApiError> {
+        let none = Map::new();
+        limits::parse(QuotaScope::User, self.limits.as_ref().unwrap_or(&none))
+    }
+
+    /// Whether the user is so already, but for its limits: bringing definitions in must not sign
+    /// anybody out.
     pub(super) fn is_of(&self, user: Option<&User>) -> bool {
         let Some(user) = user else { return false };
         let tags = match &self.tags {
@@ -301,9 +311,12 @@ async fn make(
     CallerBody { caller, body }: CallerBody,
 ) -> Result<Response, ApiError> {
     caller.administers()?;
-    let user = prepare(&api, &name, super::read(&body)?)?;
+    let wanted: UserRequest = super::read(&body)?;
+    let quota = wanted.limits()?;
+    let user = prepare(&api, &name, wanted)?;
     let (was_there, ticket) = put(&api, user)?;
-    super::kept(&api, ticket).await?;
+    let limited = limits::merge(&api, (QuotaScope::User, &name), &quota)?;
+    super::kept(&api, ticket.max(limited)).await?;
     Ok(super::made(was_there))
 }
 
@@ -321,6 +334,7 @@ async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> 
     };
     api.sign_out_everywhere(name);
     revocation::end_connections(&api.broker, name, Loss::Deleted);
+    api.broker.change_quota(QuotaScope::User, name, |_| ())?;
     let user = Definition::User(UserFact {
         name: name.to_owned(),
         password: Vec::new(),

@@ -9,9 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::{message_stats, rated};
 use crate::inspect::{self, Binding, ConnectionHandle, ConsumerView, ExchangeView, QueueView};
+use crate::lock::read;
 use crate::management::Api;
 use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, EXCHANGE_FIELDS, QUEUE_FIELDS};
+use crate::quotas::{Quota, QuotaScope};
 use crate::users::{Operation, Permissions, User};
 use crate::vhost::{Destination, Vhost};
 use crate::wire::table::{Table, Value as Field};
@@ -298,17 +300,27 @@ pub(in crate::management) fn vhost(api: &Api, vhost: &Vhost) -> Value {
 }
 
 /// A user, password hash included: this is for administrators.
-pub(in crate::management) fn user(name: &str, user: &User) -> Value {
+pub(in crate::management) fn user(api: &Api, name: &str, user: &User) -> Value {
     let tags: Vec<_> = user.tags.iter().map(|tag| &tag.0).collect();
     let password = user.password.as_ref();
     let hash = password.map(|password| password.hash.to_base64());
+    let quotas = read(&api.broker.quotas);
+    let limits = quotas.get(QuotaScope::User, name).map(limits);
     json!({
         "name": name,
         "password_hash": hash.unwrap_or_default(),
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": tags,
-        "limits": {},
+        "limits": limits.unwrap_or_else(|| json!({})),
     })
+}
+
+/// The limits of a vhost or a user.
+pub(in crate::management) fn limits(quota: &Quota) -> Value {
+    let limits = quota.iter();
+    limits
+        .map(|(kind, limit)| (kind.name().to_owned(), json!(limit)))
+        .collect()
 }
 
 /// What a user may touch in a vhost.

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::{
     BindingFact, Definition, DestinationKind, ExchangeFact, FactError, PermissionFact, QueueFact,
-    SessionFact, UserFact, VhostFact,
+    QuotaFact, SessionFact, UserFact, VhostFact,
 };
+use crate::quotas::{Quota, QuotaKind, QuotaScope};
 use crate::wire::table::{Table, Value};
 
 fn name() -> impl Strategy<Value = String> {
@@ -77,6 +78,22 @@ fn any_topology() -> impl Strategy<Value = Definition> {
     ]
 }
 
+fn any_quota() -> impl Strategy<Value = QuotaFact> {
+    let scope = prop_oneof![Just(QuotaScope::Vhost), Just(QuotaScope::User)];
+    (scope, name(), any::<(i64, bool)>()).prop_map(|(scope, name, (limit, is_single))| {
+        let mut quota = Quota::default();
+        quota.set(QuotaKind::Connections, limit);
+        if !is_single {
+            let other = match scope {
+                QuotaScope::Vhost => QuotaKind::Queues,
+                QuotaScope::User => QuotaKind::Channels,
+            };
+            quota.set(other, limit.wrapping_add(1));
+        }
+        QuotaFact { scope, name, quota }
+    })
+}
+
 fn any_fact() -> impl Strategy<Value = Definition> {
     let tags = || proptest::collection::vec(name(), 0..3);
     let vhost = (name(), name(), tags());
@@ -97,6 +114,7 @@ fn any_fact() -> impl Strategy<Value = Definition> {
             Definition::Permission(PermissionFact { user, vhost, configure, write, read })
         }),
         1 => (name(), any::<u64>()).prop_map(|(name, next)| Definition::Counter { name, next }),
+        1 => any_quota().prop_map(Definition::Quota),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{users, vhosts};
+use super::super::{limits, users, vhosts};
 use super::named;
 use super::plan::{BindingLine, ImportPlan};
 use crate::delivery::effects::Effects;
@@ -12,6 +12,7 @@ use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
 use crate::persist::Ticket;
 use crate::queue::Queue;
+use crate::quotas::{Quota, QuotaScope};
 use crate::vhost::{DeleteCondition, Labels, Vhost};
 
 impl ImportPlan<'_> {
@@ -49,6 +50,15 @@ impl ImportPlan<'_> {
         }
         for (user, vhost, permissions) in std::mem::take(&mut self.permissions) {
             last = last.max(users::permit(self.api, &user, &vhost, permissions)?);
+        }
+        for (user, limits) in std::mem::take(&mut self.user_limits) {
+            let place = (QuotaScope::User, user.as_str());
+            last = last.max(limits::merge(self.api, place, &limits)?);
+        }
+        for (vhost, limits) in std::mem::take(&mut self.vhost_limits) {
+            let all = |quota: &mut Quota| *quota = limits;
+            let changed = self.api.broker.change_quota(QuotaScope::Vhost, &vhost, all);
+            last = last.max(changed?);
         }
         Ok(last)
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::super::{bindings, exchanges, queues, users, vhosts};
+use super::super::{bindings, exchanges, limits, queues, users, vhosts};
 use super::called;
 use crate::exchange::Declaration;
 use crate::fault::Fault;
@@ -18,6 +18,7 @@ use crate::management::auth::Caller;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi};
 use crate::queue::arguments::QueueArguments;
+use crate::quotas::{Quota, QuotaScope};
 use crate::users::Permissions;
 use crate::vhost::{BindRequest, Declare, Destination, Labels, Vhost, check_name};
 use crate::wire::table::Table;
@@ -31,6 +32,10 @@ pub(super) struct ImportPlan<'a> {
     pub(super) users: Vec<users::PreparedUser>,
     user_names: BTreeSet<String>,
     pub(super) permissions: Vec<(String, String, Permissions)>,
+    /// What users get besides the limits that they have.
+    pub(super) user_limits: Vec<(String, Quota)>,
+    /// All limits of vhosts.
+    pub(super) vhost_limits: Vec<(String, Quota)>,
     /// By vhost and name, as the next ones.
     pub(super) queues: BTreeMap<VhostAndName, QueueLine>,
     pub(super) exchanges: BTreeMap<VhostAndName, Declaration>,
@@ -111,6 +116,8 @@ impl<'a> ImportPlan<'a> {
             users: Vec::new(),
             user_names: BTreeSet::new(),
             permissions: Vec::new(),
+            user_limits: Vec::new(),
+            vhost_limits: Vec::new(),
             queues: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             bindings: Vec::new(),
@@ -124,7 +131,8 @@ impl<'a> ImportPlan<'a> {
             ("users", "user", Self::read_user),
             ("permissions", "permissions", Self::read_permission),
         ];
-        let topology: [(&str, &str, PlanReader<'a>); 3] = [
+        let topology: [(&str, &str, PlanReader<'a>); 4] = [
+            ("parameters", "parameter", Self::read_parameter),
             ("exchanges", "exchange", Self::read_exchange),
             ("queues", "queue", Self::read_queue),
             ("bindings", "binding", Self::read_binding),
@@ -155,10 +163,26 @@ impl<'a> ImportPlan<'a> {
         let name = text(line, "name")?;
         let wanted: users::UserRequest = parse(line)?;
         self.user_names.insert(name.to_owned());
+        let limits = wanted.limits()?;
+        self.user_limits.push((name.to_owned(), limits));
         let is_so = wanted.is_of(read(&self.api.broker.users).get(name));
         if !is_so {
             self.users.push(users::prepare(self.api, name, wanted)?);
         }
+        Ok(())
+    }
+
+    /// The limits of a vhost; other parameters mean nothing here.
+    fn read_parameter(&mut self, line: &Value) -> Result<(), ApiError> {
+        if line.get("component").and_then(Value::as_str) != Some(limits::VHOST_LIMITS) {
+            return Ok(());
+        }
+        let vhost = self.vhost_of(line)?;
+        let Some(Value::Object(values)) = line.get("value") else {
+            return Err(ApiError::bad("[{key_missing,value}]"));
+        };
+        let quota = limits::parse(QuotaScope::Vhost, values)?;
+        self.vhost_limits.push((vhost, quota));
         Ok(())
     }
 
@@ -322,6 +346,9 @@ impl<'a> ImportPlan<'a> {
     /// Refuses what this caller could not do one by one. An administrator, who brings in a whole
     /// document, may do it all.
     pub(super) fn check_caller(&self, caller: &Caller) -> Result<(), ApiError> {
+        if !self.vhost_limits.is_empty() {
+            caller.administers()?;
+        }
         for ((vhost, name), declaration) in &self.exchanges {
             exchanges::check_caller(caller, vhost, (name, declaration))?;
         }
