@@ -1,6 +1,8 @@
 //! Logging in as an attacker tries it: forged log lines, guessed passwords, and SCRAM, which sends
 //! none.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -56,6 +58,27 @@ async fn a_forged_mechanism_or_vhost_does_not_come_back_as_it_was_sent() {
         "{mechanism:?}"
     );
     assert!(is_clean(&vhost) && vhost.contains("forged"), "{vhost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_login_is_not_answered_and_ends_after_a_while() {
+    let running = Running::new().await;
+    let port = running.port();
+    let ended = tokio::task::spawn_blocking(move || {
+        let malformed: [&[u8]; 3] = [b"", b"ada", b"\0ada"];
+        let mut all = malformed.map(|response| (Instant::now(), start(port, "PLAIN", response)));
+        all.each_mut().map(|(begun, raw)| {
+            assert_eq!(raw.next(), None, "an answer");
+            begun.elapsed()
+        })
+    });
+    for waited in ended.await.unwrap() {
+        // A slow machine makes it longer only.
+        assert!(waited >= Duration::from_secs(3), "after {waited:?}");
+    }
+    // An empty password is one that is wrong.
+    let told = tokio::task::spawn_blocking(move || plain(port, "").closed().unwrap());
+    assert_eq!(told.await.unwrap().0, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,9 @@ use crate::wire::{PROTOCOL_HEADER, frame::MIN_LIMIT};
 /// in RabbitMQ.
 const GREETING_BYTES: u32 = MIN_LIMIT;
 
+/// How long a client waits for the end of its connection whose login cannot be read.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Why a handshake ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HandshakeEnd {
@@ -35,6 +38,8 @@ pub(super) enum HandshakeEnd {
     OtherProtocol,
     #[error("the client went away")]
     Gone,
+    #[error("the login cannot be read")]
+    Unreadable,
     #[error("{0}")]
     Refused(Fault),
 }
@@ -226,6 +231,10 @@ impl Greeting<'_> {
 
     /// The user who proved who it is; a client is told of a refusal where it can understand that.
     async fn log_in(&mut self, claim: &StartOk) -> Result<Proved, HandshakeEnd> {
+        if matches!(claim.proof, SaslProof::Unreadable) {
+            self.broker.totals.logins_refused.add(1);
+            return Err(self.silent_end().await);
+        }
         if let Some(proved) = self.authenticate(&claim.proof).await? {
             return Ok(proved);
         }
@@ -240,6 +249,20 @@ impl Greeting<'_> {
             self.tell(&fault, (0, 0)).await;
         }
         Err(fault.into())
+    }
+
+    /// Says nothing for [`SILENCE`], as RabbitMQ: clients take an answer to what is no login for
+    /// another state of the handshake. Ends early when the client leaves.
+    async fn silent_end(&mut self) -> HandshakeEnd {
+        let gone = async {
+            while self.more(1).await.is_ok() {
+                let waiting = self.input.waiting().len();
+                self.input.consume(waiting);
+            }
+        };
+        // Whether the client left or the time is over, the socket is closed next.
+        let _ = tokio::time::timeout(SILENCE, gone).await;
+        HandshakeEnd::Unreadable
     }
 
     /// The user who proved who it is, and by which password; `None` where the proof is wrong, or
@@ -259,6 +282,7 @@ impl Greeting<'_> {
                     .map(|known| (user.clone(), known))
             }
             SaslProof::Scram(first) => self.scram(first).await?,
+            SaslProof::Unreadable => None,
         };
         if proved.is_none() {
             broker.throttle.wrong(attempt).await;

@@ -19,6 +19,8 @@ pub(super) enum SaslProof {
     },
     /// The first message of an exchange.
     Scram(Vec<u8>),
+    /// No response of this mechanism.
+    Unreadable,
 }
 
 impl StartOk {
@@ -37,8 +39,11 @@ impl StartOk {
         let (mechanism, proof) = match mechanism {
             "PLAIN" => {
                 let mut parts = response.splitn(3, |byte| *byte == 0).skip(1);
-                let mut next = || parts.next().unwrap_or_default();
-                ("PLAIN", password(next(), next()))
+                let proof = match (parts.next(), parts.next()) {
+                    (Some(user), Some(secret)) => password(user, secret),
+                    _ => SaslProof::Unreadable,
+                };
+                ("PLAIN", proof)
             }
             "AMQPLAIN" => {
                 let mut table = u32::try_from(response.len())
