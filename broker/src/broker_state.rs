@@ -152,7 +152,7 @@ impl BrokerState {
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
     pub(crate) fn end(self: &Arc<Self>, mut effects: Effects) {
-        self.pay(&mut effects);
+        self.carry_out(&mut effects);
         effects.wake_writers();
         self.totals.longest_turn.raise_to(effects.spent().into());
         if !effects.garbage.is_empty() {
@@ -185,9 +185,9 @@ impl BrokerState {
     }
 
     /// Carries out the effects so far of a unit of work that goes on. No lock may be held.
-    pub(crate) fn pay(self: &Arc<Self>, effects: &mut Effects) {
+    pub(crate) fn carry_out(self: &Arc<Self>, effects: &mut Effects) {
         loop {
-            if let Some(letter) = effects.next_letter() {
+            if let Some(letter) = effects.next_dead_letter() {
                 if let Some(vhost) = self.vhost(letter.queue.vhost()) {
                     vhost.dead_letter(&letter, effects);
                 }

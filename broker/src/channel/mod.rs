@@ -218,8 +218,8 @@ impl Channel {
             other => {
                 // Who asks for a queue's count sees the dead letters of what it rejected just
                 // before.
-                if effects.has_letters() {
-                    self.context.broker.pay(effects);
+                if effects.has_unfinished() {
+                    self.context.broker.carry_out(effects);
                 }
                 self.receive_other(other, effects)
             }

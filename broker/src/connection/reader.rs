@@ -45,7 +45,7 @@ struct ConnectionReader {
     /// The channel whose work goes on before the next frame.
     unfinished: Option<u16>,
     /// The client has closed the connection and waits for the answer.
-    owes_close_ok: bool,
+    must_send_close_ok: bool,
 }
 
 /// Why a turn ended.
@@ -76,13 +76,13 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         channels: OpenChannels::default(),
         has_published: false,
         unfinished: None,
-        owes_close_ok: false,
+        must_send_close_ok: false,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
         ReadEnd::Gone => return reader.let_go(None).await,
         ReadEnd::Closed => {
             reader.let_go(None).await;
-            if reader.owes_close_ok {
+            if reader.must_send_close_ok {
                 reader.context.send(|out| reply::bare(out, 0, 10, 51));
             }
             return ending::linger(&reader.context.link, &mut input).await;
@@ -373,7 +373,7 @@ impl ConnectionReader {
         }
         match method::decode(frame.payload) {
             Ok(Method::ConnectionClose { .. }) => {
-                self.owes_close_ok = true;
+                self.must_send_close_ok = true;
                 Ok(Next::Closed)
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {

@@ -41,7 +41,7 @@ struct Window {
     first: u64,
     waiting: VecDeque<ConfirmState>,
     /// A turn has this channel in its list for [`Confirms::release`].
-    release_owed: bool,
+    is_release_asked_for: bool,
     /// The broker's list of channels that wait for the store includes this one.
     is_listed: bool,
 }
@@ -60,7 +60,7 @@ impl Confirms {
         let window = Window {
             first: 1,
             waiting: VecDeque::new(),
-            release_owed: false,
+            is_release_asked_for: false,
             is_listed: false,
         };
         Self {
@@ -75,7 +75,7 @@ impl Confirms {
     pub(crate) fn open(self: &Arc<Self>, effects: &mut Effects) -> u64 {
         let mut window = lock(&self.window);
         window.waiting.push_back(ConfirmState::Routing);
-        window.owe(self, effects);
+        window.ask_for_release(self, effects);
         window.first + window.waiting.len() as u64 - 1
     }
 
@@ -88,7 +88,7 @@ impl Confirms {
         {
             *slot = waiting;
             // Routing can take more than one turn.
-            window.owe(self, effects);
+            window.ask_for_release(self, effects);
         }
     }
 
@@ -97,14 +97,14 @@ impl Confirms {
         let mut window = lock(&self.window);
         if let Some(slot) = window.slot(tag) {
             *slot = ConfirmState::Ticket(Ticket::NONE);
-            window.owe(self, effects);
+            window.ask_for_release(self, effects);
         }
     }
 
     /// Sends the confirms that are due when the store is durable up to `durable`.
     pub(crate) fn release(&self, durable: Ticket, effects: &mut Effects) -> Left {
         let mut window = lock(&self.window);
-        window.release_owed = false;
+        window.is_release_asked_for = false;
         let mut acked = 0;
         while let Some(run) = window.take_run(durable) {
             self.outbox.write(effects, |out| match run {
@@ -181,9 +181,9 @@ impl Window {
         self.waiting.get_mut(at)
     }
 
-    fn owe(&mut self, confirms: &Arc<Confirms>, effects: &mut Effects) {
-        if !self.release_owed {
-            self.release_owed = true;
+    fn ask_for_release(&mut self, confirms: &Arc<Confirms>, effects: &mut Effects) {
+        if !self.is_release_asked_for {
+            self.is_release_asked_for = true;
             effects.confirms.push(Arc::clone(confirms));
         }
     }

@@ -191,18 +191,18 @@ impl Effects {
 
     /// Adds a dead letter. Its cost counts at once, so that a turn does not collect more of them
     /// than it can route at its end.
-    pub(crate) fn owe_letter(&mut self, letter: DeadLetter) {
+    pub(crate) fn add_dead_letter(&mut self, letter: DeadLetter) {
         self.spend(DEAD_LETTER);
         self.dead.push_back(letter);
     }
 
     /// Takes the oldest dead letter.
-    pub(crate) fn next_letter(&mut self) -> Option<DeadLetter> {
+    pub(crate) fn next_dead_letter(&mut self) -> Option<DeadLetter> {
         self.dead.pop_front()
     }
 
     /// Whether dead letters or queue removals are still to be carried out.
-    pub(crate) fn has_letters(&self) -> bool {
+    pub(crate) fn has_unfinished(&self) -> bool {
         !self.dead.is_empty() || !self.unused.is_empty()
     }
 
@@ -221,7 +221,7 @@ impl Effects {
         }
     }
 
-    pub(crate) fn owe_wake(&mut self, outbox: &Arc<Outbox>) {
+    pub(crate) fn wake_later(&mut self, outbox: &Arc<Outbox>) {
         self.wakes.push(Arc::clone(outbox));
     }
 

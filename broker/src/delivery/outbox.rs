@@ -125,7 +125,7 @@ impl Outbox {
             .store(self.pending.load(Relaxed) + added, Relaxed);
         if !unsent.wake_owed && added > 0 {
             unsent.wake_owed = true;
-            effects.owe_wake(self);
+            effects.wake_later(self);
         }
         result
     }

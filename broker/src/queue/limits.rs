@@ -49,7 +49,7 @@ pub(super) fn refuse(
             reason: Reason::MaxLength,
             stored: None,
         };
-        effects.owe_letter(letter);
+        effects.add_dead_letter(letter);
     }
 }
 

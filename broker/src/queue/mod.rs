@@ -4,7 +4,7 @@
 //! `basic.get`, by the limits, by a purge and with its queue. Publishing, settling,
 //! requeueing and a writer that has room again all change the state and then pump; direct hand-off
 //! is the case where the line was empty. Relies on `persist` for what must survive, on `ledger` and
-//! `outbox` through its consumers, and on `effects` for what is owed when the lock is gone.
+//! `outbox` through its consumers, and on `effects` for what is left to do without the lock.
 //!
 //! # Cost
 //! One lock a publish and one a run of settles; nothing is formatted, logged or awaited under it.

@@ -266,7 +266,7 @@ impl QueueState {
         if queue.identity.arguments.dead_letters.is_some() {
             let stored = (entry.persistence == Persistence::Appended)
                 .then_some((entry.level, entry.position));
-            effects.owe_letter(DeadLetter {
+            effects.add_dead_letter(DeadLetter {
                 queue: Arc::clone(queue),
                 message: entry.message,
                 reason,
