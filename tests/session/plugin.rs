@@ -9,6 +9,7 @@ crate::tests![
     a_message_in_a_running_turn_is_submitted_after_it,
     a_message_behind_a_dialog_comes_when_it_closes,
     after_escape_a_message_waits_for_the_person,
+    after_escape_a_message_waits_by_hook_and_keyboard_too,
     what_escape_drops_comes_again_with_the_persons_next_input,
     the_plugin_follows_the_session_to_another_process,
     while_no_process_holds_the_session_no_way_is_given_a_message,
@@ -82,6 +83,32 @@ fn after_escape_a_message_waits_for_the_person() {
     let log = stage.text("agent.log");
     let (before, _) = log.split_once("plugin [cbroker").unwrap();
     assert!(before.contains("submitted go on"), "{log}");
+}
+
+fn after_escape_a_message_waits_by_hook_and_keyboard_too() {
+    for (way, word) in [("hook", "reminder"), ("pty", "submitted")] {
+        let stage = Stage::new();
+        let terminal = ready(&stage, &["--delivery", way], "plugin");
+        wait_for("the plugin's hello", || {
+            let log = stage.text("home/logs/peer.log");
+            log.contains("the way in by plugin is open")
+        });
+        terminal.submit("work SLOW100");
+        wait_for_log(&stage, "submitted work");
+        terminal.keys(b"\x1b");
+        wait_for("the news of Escape", || {
+            let log = stage.text("home/logs/peer.log");
+            log.contains("the person pressed Escape")
+        });
+        stage.send("peer", "waits", &[]);
+        wait_for_hold(&stage, "you pressed Escape");
+        terminal.submit("go on");
+        let arrival = format!("{word} [cbroker");
+        wait_for_log(&stage, &arrival);
+        let log = stage.text("agent.log");
+        let (before, _) = log.split_once(&arrival).unwrap();
+        assert!(before.contains("submitted go on"), "{log}");
+    }
 }
 
 fn what_escape_drops_comes_again_with_the_persons_next_input() {

@@ -135,6 +135,11 @@ impl Ways {
             .map(|(way, _)| *way)
     }
 
+    /// Whether this way brings a text in between two tools, and past the person's Escape.
+    pub(super) fn can_steer(&self, way: Way) -> bool {
+        self.known.get(&way).is_some_and(|known| known.can_steer)
+    }
+
     /// The way for a message.
     pub(super) fn choose(&self, mode: Mode, wanted: Wanted<'_>, now: Instant) -> WayChoice {
         let mut known = self.known.values();
@@ -166,7 +171,7 @@ impl Ways {
             let known = self.known.get(way);
             is_allowed(way) && known.is_some_and(|known| matches!(known.openness, Openness::Open))
         };
-        let can_steer = |way: &Way| self.known.get(way).is_some_and(|known| known.can_steer);
+        let can_steer = |way: &Way| self.can_steer(*way);
         let is_between_tools = is_busy && timing != Timing::Idle;
         let past_escape = is_stopped && timing == Timing::Now;
         let order = [Way::Plugin, Way::Api, Way::Inbox, Way::Hook];

@@ -71,8 +71,13 @@ impl Deliveries {
             let message = self.table.get(*key);
             message.is_some_and(InFlightMessage::is_queued)
         };
+        let timing = messages
+            .first()
+            .and_then(|key| self.table.get(*key))
+            .map_or(Timing::Idle, |message| message.timing);
         let is_right = !self.is_paused
             && messages.iter().all(waits)
+            && !(self.is_stopped(agent) && self.waits_after_escape(way, timing))
             && match way {
                 Way::Keyboard => agent.verdict(now) == Verdict::Free && !self.keyboard.is_taken(),
                 _ => !agent.is_suspended(),
@@ -90,10 +95,7 @@ impl Deliveries {
             key,
             ids: self.table.ids(&messages),
             text: lines.join("\n"),
-            timing: messages
-                .first()
-                .and_then(|key| self.table.get(*key))
-                .map_or(Timing::Idle, |message| message.timing),
+            timing,
         };
         self.submissions[place].phase = SubmissionPhase::Handed;
         if way == Way::Keyboard {
@@ -212,7 +214,7 @@ impl Deliveries {
         if agent.is_suspended() {
             return Err((Hold::Suspended, None));
         }
-        let is_stopped = self.is_escaped || agent.is_stopped();
+        let is_stopped = self.is_stopped(agent);
         let verdict = agent.verdict(now);
         let wanted = Wanted {
             timing,
@@ -222,8 +224,7 @@ impl Deliveries {
         };
         let choice = self.ways.choose(self.mode, wanted, now);
         match choice {
-            WayChoice::Take(Way::Plugin) if is_stopped => Err((Hold::Escaped, None)),
-            WayChoice::Take(Way::Inbox) if is_stopped && timing != Timing::Now => {
+            WayChoice::Take(way) if is_stopped && self.waits_after_escape(way, timing) => {
                 Err((Hold::Escaped, None))
             }
             WayChoice::Take(way) if self.has(way) => Err((Hold::Behind, None)),
@@ -233,6 +234,7 @@ impl Deliveries {
             }
             WayChoice::Soon(until) => Err((Hold::Starting, until)),
             WayChoice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
+            WayChoice::Keyboard if is_stopped => Err((Hold::Escaped, None)),
             WayChoice::Keyboard if self.keyboard.is_taken() => {
                 Err((agent.obstacle().unwrap_or(Hold::Behind), None))
             }
@@ -245,11 +247,23 @@ impl Deliveries {
                 Verdict::Free => Err((Hold::UnknownScreen, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },
+            WayChoice::None if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
             WayChoice::None => match verdict {
                 Verdict::Free => Err((Hold::NoWay, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },
         }
+    }
+
+    /// The person pressed Escape, and has sent nothing since.
+    fn is_stopped(&self, agent: &AgentState) -> bool {
+        self.is_escaped || agent.is_stopped()
+    }
+
+    /// After Escape nothing begins a turn before the person sends something, by no way; only what
+    /// was sent to get past it does, by a way that can.
+    fn waits_after_escape(&self, way: Way, timing: Timing) -> bool {
+        timing != Timing::Now || !self.ways.can_steer(way)
     }
 
     /// One submission at a time is with each way.

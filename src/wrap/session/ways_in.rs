@@ -178,13 +178,16 @@ impl Session {
     fn handle_sign(&mut self, sign: Sign, now: Instant) {
         self.agent.sign(&sign, now);
         self.deliveries.sign(&sign);
-        if sign == Sign::PersonSpoke {
-            self.post.person_spoke();
+        match sign {
+            Sign::PersonSpoke => self.post.person_spoke(),
+            Sign::Stopped => self
+                .log
+                .say("the person pressed Escape: messages wait for their next input"),
+            _ => {}
         }
-        if let Sign::Transcript(path) = sign
-            && self.proofs.follow(path)
-        {
-            self.deliveries.proves_by_transcript();
+        if let Sign::Transcript(path) = sign {
+            self.proofs.follow(path);
+            self.deliveries.proves_by(TurnProof::Row);
         }
     }
 

@@ -155,6 +155,48 @@ fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tool
 }
 
 #[test]
+fn after_escape_no_way_is_given_a_message() {
+    for (mode, way) in [
+        (Mode::Plugin, Some(Way::Plugin)),
+        (Mode::Inbox, Some(Way::Inbox)),
+        (Mode::Api, Some(Way::Api)),
+        (Mode::Hook, Some(Way::Hook)),
+        (Mode::Pty, None),
+    ] {
+        let mut play = Play::claude_by(mode);
+        if let Some(way) = way {
+            play.deliveries.open(way, way == Way::Inbox);
+        }
+        play.sign(&Sign::Stopped);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
+        let has_begun = |play: &Play| !play.hands().is_empty() || play.has_typed();
+        assert!(!has_begun(&play), "{mode:?}");
+        play.sign(&Sign::PersonSpoke);
+        play.passes(ms(2000));
+        assert!(has_begun(&play), "{mode:?}");
+    }
+}
+
+#[test]
+fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
+    for mode in [Mode::Plugin, Mode::Hook, Mode::Pty] {
+        let mut play = Play::claude_by(mode);
+        play.is_disk_slow = true;
+        play.deliveries.open(Way::Plugin, false);
+        play.deliveries.open(Way::Hook, false);
+        let key = play.offer("x");
+        assert!(play.did(&Step::Note(vec![key])), "{mode:?}");
+        play.sign(&Sign::Stopped);
+        play.deliveries.noted();
+        play.run();
+        assert!(play.hands().is_empty() && !play.has_typed(), "{mode:?}");
+        assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
+    }
+}
+
+#[test]
 fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
     let mut play = Play::claude_by(Mode::Plugin);
     let keys: Vec<MessageKey> = ["good", "bad", "good too"]
