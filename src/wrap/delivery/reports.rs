@@ -39,6 +39,7 @@ impl Deliveries {
                 self.ways.failed(submitted.way);
                 self.back(&submitted.messages, false);
             }
+            Refusal::Elsewhere => self.back(&submitted.messages, false),
         }
     }
 

@@ -39,6 +39,7 @@ use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Place, Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
 use choice::{Instance, ProcessChoice, Role, SaidOfWay};
+use homeless::NO_SESSION;
 use listener::{Listener, ListenerEvent, PluginEvent};
 pub use setup::PluginSetup;
 
@@ -64,8 +65,8 @@ const ORDERS: usize = 64;
 #[derive(Debug)]
 pub struct Plugin {
     texts: Sender<Submission>,
-    /// The process whose hook ran last.
-    hooked: watch::Sender<Option<i32>>,
+    /// The process whose hook ran last, and when its first one did.
+    hooked: watch::Sender<Option<(i32, Instant)>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -94,7 +95,10 @@ impl WayIn for Plugin {
     }
 
     fn hook_ran(&self, place: &Place) {
-        self.hooked.send_replace(place.pid);
+        self.hooked.send_modify(|hooked| {
+            let known = hooked.filter(|(pid, _)| Some(*pid) == place.pid);
+            *hooked = known.or_else(|| Some((place.pid?, Instant::now())));
+        });
     }
 
     fn deliver(&self, submission: Submission) -> bool {
@@ -106,6 +110,17 @@ impl Drop for Plugin {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Where the session is, as far as the process that was adopted last and the hooks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// In that process.
+    Here,
+    /// On its way to another one: that process refused a text, since it holds no session.
+    Away,
+    /// In a process that has not loaded the plugin.
+    OutOfReach,
 }
 
 /// A text that was handed over.
@@ -125,7 +140,7 @@ enum Progress {
     Sent,
     /// Its turn has begun.
     Submitted(Instant),
-    /// The session left the process that has it.
+    /// The session left the process that has it, or the order may never have come there.
     Left(Instant),
     /// The process refused it because it holds no session: the person looks at the agents view. It
     /// is offered again until the session is back, here or in the process that it moved to.
@@ -147,17 +162,20 @@ struct Work {
     open_calls: BTreeMap<String, String>,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
-    /// The process that held the session refused a text, since it holds none.
-    is_away: bool,
+    home: Home,
     /// What was last said of the way.
     said: SaidOfWay,
-    /// The process whose hook ran last, of those that hold the session.
-    hooked: watch::Receiver<Option<i32>>,
+    /// The process whose hook ran last, of those that hold the session, and when its first one did.
+    hooked: watch::Receiver<Option<(i32, Instant)>>,
     reports: Reports,
 }
 
 impl Work {
-    fn new(listener: Listener, hooked: watch::Receiver<Option<i32>>, reports: Reports) -> Self {
+    fn new(
+        listener: Listener,
+        hooked: watch::Receiver<Option<(i32, Instant)>>,
+        reports: Reports,
+    ) -> Self {
         Self {
             _listener: listener,
             choice: ProcessChoice::default(),
@@ -168,7 +186,7 @@ impl Work {
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
             is_stopped: false,
-            is_away: false,
+            home: Home::Here,
             said: SaidOfWay::Closed,
             hooked,
             reports,
@@ -191,7 +209,11 @@ impl Work {
                     Some(text) => self.deliver(text).await,
                     None => return,
                 },
-                () = gone => self.tell_open().await,
+                () = gone => {
+                    let name = self.choice.current().map(|instance| instance.name.clone());
+                    self.orders_end(&name.unwrap_or_default());
+                    self.tell_open().await;
+                }
                 () = process::sleep_until(due), if due.is_some() => {
                     self.look().await;
                 }
@@ -210,26 +232,39 @@ impl Work {
     }
 
     async fn tell_open(&mut self) {
-        let said = match self.stream() {
-            _ if self.is_away => SaidOfWay::Away,
-            Some(_) => SaidOfWay::Open,
-            None => SaidOfWay::Closed,
+        let (said, why) = match self.home {
+            Home::Away => (SaidOfWay::Away, NO_SESSION),
+            Home::OutOfReach => (SaidOfWay::Closed, NO_SESSION),
+            Home::Here if self.stream().is_some() => (SaidOfWay::Open, NO_PROCESS),
+            Home::Here => (SaidOfWay::Closed, NO_PROCESS),
         };
         if said != std::mem::replace(&mut self.said, said) {
-            self.tell(said.report(NO_PROCESS)).await;
+            self.tell(said.report(why)).await;
         }
     }
 
     /// A process took or began something: it holds the session.
     async fn is_home(&mut self) {
-        self.is_away = false;
+        self.home = Home::Here;
         self.tell_open().await;
+    }
+
+    /// The child process that carries this module's orders has ended. What it was given and of
+    /// which the module said nothing may be with the module, or nowhere.
+    fn orders_end(&mut self, instance: &str) {
+        let texts = self.in_flight.values_mut();
+        for text in texts.filter(|text| text.instance.name == instance) {
+            if matches!(text.stage, Progress::Sent) {
+                text.stage = Progress::Left(Instant::now());
+            }
+        }
     }
 
     async fn hear(&mut self, heard: ListenerEvent) {
         match heard {
             ListenerEvent::Orders { instance, orders } => {
                 self.streams.retain(|_, stream| !stream.is_closed());
+                self.orders_end(&instance);
                 self.streams.insert(instance, orders);
                 self.tell_open().await;
             }
@@ -271,7 +306,9 @@ impl Work {
                     text.stage = Progress::Homeless(now);
                     text.homeless_since.get_or_insert(now);
                     // One that the session has left may say so late.
-                    self.is_away |= self.choice.is_current(instance);
+                    if self.home == Home::Here && self.choice.is_current(instance) {
+                        self.home = Home::Away;
+                    }
                     self.tell_open().await;
                 }
             }
@@ -318,7 +355,7 @@ impl Work {
     async fn adopt(&mut self, name: &str, transcript: &Path) {
         self.open_calls.clear();
         self.is_stopped = false;
-        self.is_away = false;
+        self.home = Home::Here;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
         for text in self.in_flight.values_mut().filter(elsewhere) {
             if matches!(text.stage, Progress::Sent) {
@@ -400,7 +437,8 @@ impl Work {
         let order = Bytes::from(format!("{order}\n"));
         self.proof.expect(key, ids, self.choice.transcript());
         let instance = self.choice.current().cloned();
-        if let Some(instance) = instance.filter(|_| self.send(order.clone())) {
+        let is_here = self.home != Home::OutOfReach;
+        if let Some(instance) = instance.filter(|_| is_here && self.send(order.clone())) {
             let stage = Progress::Sent;
             let in_flight = InFlight {
                 instance,
@@ -411,7 +449,13 @@ impl Work {
             self.in_flight.insert(key, in_flight);
         } else {
             self.proof.forget(key);
-            let (why, refusal) = (NO_PROCESS.to_owned(), Refusal::Failed);
+            // The process may have ended a moment ago.
+            self.tell_open().await;
+            let (why, refusal) = match self.said {
+                SaidOfWay::Open => ("it takes no more texts", Refusal::Failed),
+                SaidOfWay::Closed | SaidOfWay::Away => (NO_PROCESS, Refusal::Elsewhere),
+            };
+            let why = why.to_owned();
             self.tell(Report::NotTaken { key, why, refusal }).await;
         }
     }

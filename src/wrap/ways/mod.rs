@@ -135,6 +135,9 @@ pub enum Refusal {
     Refused,
     /// The way failed: counted as a failure of the way, and the next way may try.
     Failed,
+    /// The session is where the way does not reach, and the way has said that it is closed: no
+    /// failure, and the next way may try.
+    Elsewhere,
 }
 
 /// What a way knows of the agent's state.

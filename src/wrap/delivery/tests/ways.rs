@@ -106,6 +106,22 @@ fn what_a_way_did_not_take_goes_to_the_next_and_two_failures_switch_it_off() {
 }
 
 #[test]
+fn a_session_that_is_out_of_reach_switches_no_way_off() {
+    let mut play = Play::claude_by(Mode::Plugin);
+    for _ in 0..3 {
+        play.deliveries.open(Way::Plugin, false);
+        play.offer("x");
+        play.deliveries.away(Way::Plugin);
+        play.deliveries.close(Way::Plugin, play.now);
+        play.deliveries
+            .not_taken(play.last_key(), "elsewhere", Refusal::Elsewhere);
+        play.run();
+    }
+    assert_eq!(play.deliveries.ways_off(), Vec::<Way>::new());
+    assert_eq!(play.hands_by(), [Way::Plugin; 3]);
+}
+
+#[test]
 fn what_may_have_been_read_comes_again_and_says_so() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);

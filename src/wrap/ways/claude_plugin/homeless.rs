@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
+use tokio::time::Instant;
 
-use super::super::{Refusal, Report, process};
-use super::choice::SaidOfWay;
-use super::{InFlight, Progress, Work, keys};
+use super::super::{Refusal, process};
+use super::{Home, InFlight, Progress, Work, keys};
 
 /// A text that found no session is offered to the same process again after this.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
-/// A text that found no session for so long goes another way, where the session is known to be in a
-/// process without the plugin.
+/// A process in which the session's hooks run has so long to load the plugin; then texts that found
+/// no session go another way.
 const HOMELESS_LIMIT: Duration = Duration::from_secs(15);
 /// Why the way is closed.
 pub(super) const NO_SESSION: &str =
@@ -53,14 +53,18 @@ impl Work {
         }
     }
 
-    /// The session's hooks run in another process than the one that loaded the plugin last, or that
-    /// one has ended.
-    fn is_known_elsewhere(&self) -> bool {
-        let Some(current) = self.choice.current() else {
-            return true;
+    /// When a text that found no session goes another way. `None`: it waits for the session, which
+    /// is nowhere yet.
+    fn gives_up_at(&self, text: &InFlight) -> Option<Instant> {
+        let refused = text.homeless_since?;
+        let current = self.choice.current().map(|instance| instance.pid);
+        let since = match *self.hooked.borrow() {
+            // On a slow machine its hooks run long before it has loaded the plugin.
+            Some((pid, began)) if current != Some(pid) => refused.max(began),
+            _ if current.is_none_or(|pid| !process::is_alive(pid)) => refused,
+            _ => return None,
         };
-        let is_hooked_elsewhere = self.hooked.borrow().is_some_and(|pid| pid != current.pid);
-        is_hooked_elsewhere || !process::is_alive(current.pid)
+        Some(since + HOMELESS_LIMIT)
     }
 
     /// Texts that found no session: a home is looked for. Where the session lives without the
@@ -71,21 +75,18 @@ impl Work {
             return;
         }
         self.find_home().await;
-        if !self.is_known_elsewhere() {
-            return self.send_homeless();
-        }
+        let now = Instant::now();
         let is_given_up = |text: &InFlight| {
-            let since = text.homeless_since.filter(|_| is_homeless(text));
-            since.is_some_and(|since| since.elapsed() >= HOMELESS_LIMIT)
+            let at = self.gives_up_at(text).filter(|_| is_homeless(text));
+            at.is_some_and(|at| now >= at)
         };
         let given_up = keys(&self.in_flight, is_given_up);
         if !given_up.is_empty() {
-            self.is_away = false;
-            self.said = SaidOfWay::Closed;
-            self.tell(Report::Closed(NO_SESSION.to_owned())).await;
+            self.home = Home::OutOfReach;
+            self.tell_open().await;
         }
         for key in given_up {
-            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Failed)
+            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Elsewhere)
                 .await;
         }
         self.send_homeless();

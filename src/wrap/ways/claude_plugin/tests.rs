@@ -224,7 +224,7 @@ async fn nothing_is_open_without_the_token_or_a_hello() {
         stage.next().await,
         Report::NotTaken {
             key: 7,
-            refusal: Refusal::Failed,
+            refusal: Refusal::Elsewhere,
             ..
         }
     ));
@@ -236,6 +236,17 @@ async fn a_module_that_ends_closes_the_way() {
     let orders = stage.greeted().await;
     drop(orders);
     assert!(matches!(stage.next().await, Report::Closed(_)));
+}
+
+#[tokio::test]
+async fn a_text_whose_carrier_ended_before_the_module_spoke_of_it_is_not_waited_for_for_ever() {
+    let mut stage = Stage::new();
+    let mut orders = stage.greeted().await;
+    stage.deliver();
+    line(&mut orders).await;
+    drop(orders);
+    assert!(matches!(stage.next().await, Report::Closed(_)));
+    assert_eq!(stage.next().await, Report::Lost(7));
 }
 
 #[tokio::test]
@@ -266,7 +277,7 @@ fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
     let (_, hooked) = watch::channel(None);
     let mut work = Work::new(listener, hooked, Reports::new(Way::Plugin, to));
-    (work.is_away, work.said) = (true, SaidOfWay::Away);
+    (work.home, work.said) = (Home::Away, SaidOfWay::Away);
     work.choice.goes_on_in(instance("old"));
     work.choice.moves_to(&folder.join("one.jsonl"));
     let since = Instant::now() - Duration::from_secs(seconds);
@@ -307,22 +318,93 @@ async fn a_text_goes_to_the_process_that_the_transcript_names() {
     assert_eq!(reports.recv().await.unwrap().1, Report::Open);
 }
 
+fn seconds_ago(seconds: u64) -> Instant {
+    Instant::now() - Duration::from_secs(seconds)
+}
+
 #[tokio::test]
 async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let here = instance("old").pid;
-    for (seconds, hooked) in [(3600, None), (3600, Some(here)), (14, Some(1))] {
+    let hour = seconds_ago(3600);
+    for (seconds, hooked) in [
+        (3600, None),
+        (3600, Some((here, hour))),
+        (5, Some((1, hour))),
+    ] {
         let (mut work, mut reports) = homeless(folder.path(), seconds);
         work.hooked = watch::channel(hooked).1;
         work.house().await;
         assert!(reports.try_recv().is_err(), "{seconds} {hooked:?}");
     }
     let (mut work, mut reports) = homeless(folder.path(), 15);
-    work.hooked = watch::channel(Some(1)).1;
+    work.hooked = watch::channel(Some((1, hour))).1;
     work.house().await;
     let closed = Report::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
-    let (key, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Failed);
+    let (key, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Elsewhere);
     let given_up = Report::NotTaken { key, why, refusal };
     assert_eq!(reports.recv().await.unwrap().1, given_up);
+}
+
+#[tokio::test]
+async fn a_process_that_the_session_moved_to_has_its_time_to_load_the_plugin() {
+    // Two moves on a slow machine, whose processes began half a minute after the text was refused,
+    // switched the plugin off.
+    let folder = tempfile::tempdir().unwrap();
+    let (mut work, mut reports) = homeless(folder.path(), 3600);
+    work.hooked = watch::channel(Some((1, seconds_ago(5)))).1;
+    work.house().await;
+    assert!(reports.try_recv().is_err(), "its first hook ran just now");
+    work.hooked = watch::channel(Some((1, seconds_ago(15)))).1;
+    work.house().await;
+    let closed = Report::Closed(NO_SESSION.to_owned());
+    assert_eq!(reports.recv().await.unwrap().1, closed);
+}
+
+#[tokio::test]
+async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut work, mut reports) = homeless(folder.path(), 3600);
+    let (orders, mut given) = mpsc::channel(4);
+    work.streams.insert("old".to_owned(), orders.clone());
+    work.hooked = watch::channel(Some((1, seconds_ago(3600)))).1;
+    work.house().await;
+    while reports.try_recv().is_ok() {}
+    let rest = || PluginEvent::Rest { why: String::new() };
+    work.happened("old", None, rest()).await;
+    let (name, listens) = ("spare".to_owned(), orders.clone());
+    work.hear(ListenerEvent::Orders {
+        instance: name,
+        orders: listens,
+    })
+    .await;
+    assert_eq!(
+        reports.recv().await.unwrap().1,
+        Report::Sign(Sign::TurnEnded)
+    );
+    let text = Submission {
+        key: 8,
+        ids: vec!["01".into()],
+        text: LINE.into(),
+        timing: Timing::Idle,
+    };
+    work.deliver(text).await;
+    let refused = reports.recv().await.unwrap().1;
+    let is_elsewhere = matches!(
+        refused,
+        Report::NotTaken {
+            key: 8,
+            refusal: Refusal::Elsewhere,
+            ..
+        }
+    );
+    assert!(is_elsewhere, "{refused:?}");
+    assert!(given.try_recv().is_err(), "the old process takes no text");
+    work.streams.insert("new".to_owned(), orders);
+    work.choice.goes_on_in(instance("new"));
+    work.adopt("new", &folder.path().join("two.jsonl")).await;
+    let moved = Report::Sign(Sign::Transcript(folder.path().join("two.jsonl")));
+    assert_eq!(reports.recv().await.unwrap().1, moved);
+    assert_eq!(reports.recv().await.unwrap().1, Report::Open);
 }
