@@ -132,6 +132,8 @@ pub struct AgentState {
     has_plugin: bool,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
+    /// Its arguments keep the agent from running hooks.
+    runs_no_hooks: bool,
 }
 
 impl AgentState {
@@ -155,7 +157,13 @@ impl AgentState {
             uses_vim: false,
             has_plugin: false,
             is_stopped: false,
+            runs_no_hooks: false,
         }
+    }
+
+    /// The arguments keep the agent from running hooks: none is waited for.
+    pub fn runs_no_hooks(&mut self) {
+        self.runs_no_hooks = true;
     }
 
     /// The profile that rules here.
@@ -407,6 +415,7 @@ impl AgentState {
     /// Hooks never came though the prompt is there: the screen alone decides.
     pub fn is_screen_only(&self, now: Instant) -> bool {
         !self.profile.has_hooks
+            || self.runs_no_hooks
             || (self.turn == Turn::Unknown
                 && self
                     .first_prompt

@@ -15,6 +15,7 @@ use super::WrapOptions;
 use super::agents::Profile;
 use super::agents::arguments::{self, Additions, Run};
 use super::hooks;
+use super::own_status;
 use super::pty::{CommandLine, find_program};
 use super::ways::claude_plugin::PluginSetup;
 use crate::config::{Config, Environment};
@@ -123,6 +124,19 @@ pub(super) fn bare_command(
 pub(super) fn is_session(options: &WrapOptions) -> bool {
     let profile = Profile::of(&options.program, &options.arguments);
     !profile.has_hooks || arguments::run_of(&options.arguments) != Run::Answer
+}
+
+/// Whether these arguments make a session of Claude Code in which no hook runs.
+pub(super) fn is_bare(options: &WrapOptions) -> bool {
+    let profile = Profile::of(&options.program, &options.arguments);
+    profile.has_hooks && arguments::run_of(&options.arguments) == Run::BareSession
+}
+
+/// Claude Code's own folder, where it writes down what it does.
+pub(super) fn claude_folder(profile: &Profile, config: &Config) -> Option<PathBuf> {
+    let named = |name: &str| config.environment.get(name);
+    let folder = own_status::folder(named("CLAUDE_CONFIG_DIR"), named("HOME"));
+    folder.filter(|_| profile.has_hooks)
 }
 
 fn arguments_of(

@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use super::agent_state::{AgentState, HookEvent};
 use super::hold::Hold;
-use super::ways::keyboard::Keyboard;
+use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{Sign, Submission, Way};
 
 pub use message::{Claim, InFlightMessage, MessageKey, State, Table};
@@ -350,9 +350,9 @@ impl Deliveries {
         })
     }
 
-    /// The agent's transcript is read: only its row proves that the keyboard's text was taken.
-    pub fn proves_by_transcript(&mut self) {
-        self.keyboard.proves_by_transcript();
+    /// What proves from now on that the agent has read a text of the keyboard's.
+    pub fn proves_by(&mut self, proof: TurnProof) {
+        self.keyboard.proves_by(proof);
     }
 
     /// This way was given to the agent, and opens when the agent says so.

@@ -1,8 +1,11 @@
 //! Claude Code's own word for what it does: `sessions/PID.json` in its folder, one file a process.
 //!
-//! Seen with 2.1.332: `idle`, `busy`, and `waiting` with what it waits for. A version without the
-//! file says nothing, and neither does a file that cannot be read.
+//! Seen with 2.1.332: `idle`, `busy`, and `waiting` with what it waits for; and the session and its
+//! folder, which name the transcript: `projects/FOLDER/SESSION.jsonl`, where FOLDER has a dash for
+//! each character that is neither letter nor digit. A version without the file says nothing, and
+//! neither does a file that cannot be read.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +16,8 @@ use super::ways::transcript;
 
 /// The file has less than a thousand bytes.
 const LIMIT: u64 = 64 * 1024;
+/// Longer names of a project's folder are cut in a way that is not known.
+const FOLDER_NAME: usize = 200;
 
 /// What a process of Claude Code's says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +41,30 @@ impl OwnStatus {
     }
 }
 
+/// What the file of a process says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnWords {
+    /// What it does.
+    pub status: Option<OwnStatus>,
+    /// The transcript that it writes.
+    pub transcript: Option<PathBuf>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusEntry {
     status: Option<String>,
     waiting_for: Option<String>,
+    session_id: Option<String>,
+    cwd: Option<String>,
+}
+
+/// Claude Code's folder, as this environment names it.
+pub fn folder(config: Option<&OsStr>, home: Option<&OsStr>) -> Option<PathBuf> {
+    let is_set = |value: &&OsStr| !value.is_empty();
+    let named = config.filter(is_set).map(PathBuf::from);
+    let folder = named.or_else(|| Some(Path::new(home.filter(is_set)?).join(".claude")))?;
+    folder.is_absolute().then_some(folder)
 }
 
 /// The file of the process `pid` in Claude Code's folder; `None` where either is not known.
@@ -50,17 +74,50 @@ pub fn path(folder: &str, pid: &str) -> Option<PathBuf> {
     (is_number && folder.is_absolute()).then(|| folder.join("sessions").join(format!("{pid}.json")))
 }
 
-/// What the file says; `None` where it says nothing.
-pub fn read(path: &Path) -> Option<OwnStatus> {
-    let mut text = String::new();
-    let file = transcript::open(path).ok()?;
-    file.take(LIMIT).read_to_string(&mut text).ok()?;
-    let entry: StatusEntry = serde_json::from_str(&text).ok()?;
-    Some(match entry.status?.as_str() {
+/// What the file says.
+pub fn read(path: &Path) -> OwnWords {
+    let Some(entry) = entry(path) else {
+        return OwnWords::default();
+    };
+    let transcript = transcript_of(path, &entry);
+    let status = entry.status.as_deref().map(|status| match status {
         "idle" => OwnStatus::Idle,
         "waiting" => OwnStatus::Waiting(entry.waiting_for.unwrap_or_default()),
         _ => OwnStatus::Busy,
-    })
+    });
+    OwnWords { status, transcript }
+}
+
+fn entry(path: &Path) -> Option<StatusEntry> {
+    let mut text = String::new();
+    let file = transcript::open(path).ok()?;
+    file.take(LIMIT).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The transcript that the process of this file writes.
+fn transcript_of(path: &Path, entry: &StatusEntry) -> Option<PathBuf> {
+    let is_name = |id: &&str| !id.is_empty() && id.chars().all(is_of_a_name);
+    let session = entry.session_id.as_deref().filter(is_name)?;
+    let folder: String = entry
+        .cwd
+        .as_deref()?
+        .chars()
+        .map(|char| {
+            if char.is_ascii_alphanumeric() {
+                char
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let projects = path.parent()?.parent()?.join("projects");
+    let folder = projects.join(Some(folder).filter(|name| name.len() <= FOLDER_NAME)?);
+    Some(folder.join(format!("{session}.jsonl")))
+}
+
+fn is_of_a_name(char: char) -> bool {
+    char.is_ascii_alphanumeric() || char == '-' || char == '_'
 }
 
 #[cfg(test)]
@@ -97,9 +154,41 @@ mod tests {
             ("{", None),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(read(&path), status, "{text}");
+            assert_eq!(read(&path).status, status, "{text}");
         }
-        assert_eq!(read(&folder.path().join("absent")), None);
-        assert_eq!(read(folder.path()), None);
+        assert_eq!(read(&folder.path().join("absent")), OwnWords::default());
+        assert_eq!(read(folder.path()), OwnWords::default());
+    }
+
+    #[test]
+    fn the_session_and_its_folder_name_the_transcript() {
+        let claude = tempfile::tempdir().unwrap();
+        let project = claude.path().join("projects/-home-me-it-s-here-");
+        std::fs::create_dir(claude.path().join("sessions")).unwrap();
+        let path = claude.path().join("sessions/7.json");
+        for (session, folder, transcript) in [
+            ("6c0e-8b", "/home/me/it's here!", Some("6c0e-8b.jsonl")),
+            ("../../x", "/home/me/it's here!", None),
+            ("", "/home/me/it's here!", None),
+            ("6c0e-8b", &"/a".repeat(101), None),
+        ] {
+            let text = serde_json::json!({"sessionId": session, "cwd": folder});
+            std::fs::write(&path, text.to_string()).unwrap();
+            let expected = transcript.map(|name| project.join(name));
+            assert_eq!(read(&path).transcript, expected, "{session} {folder}");
+        }
+    }
+
+    #[test]
+    fn the_folder_is_the_one_that_the_environment_names() {
+        for (config, home, expected) in [
+            ("/c", "/h", Some("/c")),
+            ("", "/h", Some("/h/.claude")),
+            ("", "", None),
+            ("c", "/h", None),
+        ] {
+            let found = folder(Some(OsStr::new(config)), Some(OsStr::new(home)));
+            assert_eq!(found, expected.map(PathBuf::from), "{config} {home}");
+        }
     }
 }

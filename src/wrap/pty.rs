@@ -128,6 +128,11 @@ impl Program {
         self.pid.is_some()
     }
 
+    /// The program's process, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid.map(|pid| pid.as_raw_nonzero().get())
+    }
+
     /// Sends a signal to the program alone; nothing before it runs and once it has ended.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {

@@ -13,6 +13,7 @@ mod post;
 mod stops;
 mod ways_in;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -63,6 +64,10 @@ pub(super) struct Parts {
     pub(super) mode: Mode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
+    /// The arguments keep the agent from running hooks.
+    pub(super) is_bare: bool,
+    /// The agent's own folder, where it writes down what it does.
+    pub(super) agent_folder: Option<PathBuf>,
     /// Ways in that report through one channel.
     pub(super) ways: WaysIn,
     pub(super) post: Post,
@@ -120,10 +125,12 @@ impl Session {
             mode,
             batch,
             hooks,
+            is_bare,
+            agent_folder,
             ways,
             post,
             shows,
-            log,
+            mut log,
         } = parts;
         let now = Instant::now();
         let signals = Signals::new().map_err(cannot)?;
@@ -139,6 +146,13 @@ impl Session {
         if profile.knows_its_prompt() {
             deliveries.resized(size.ws_row, size.ws_col);
         }
+        let mut agent = AgentState::new(profile, now);
+        let mut heard = HooksHeard::Nothing;
+        if is_bare {
+            agent.runs_no_hooks();
+            heard = HooksHeard::Silence;
+            log.say("with these arguments no hook runs: the screen alone decides");
+        }
         let reports = program
             .report_socket()
             .and_then(UnixStream::from_std)
@@ -153,12 +167,12 @@ impl Session {
             screen: Screen::new(size.ws_row, size.ws_col),
             shows,
             reads_screen,
-            agent: AgentState::new(profile, now),
+            agent,
             deliveries,
             hooks,
             waiter: None,
             ways,
-            proofs: Proofs::default(),
+            proofs: Proofs::new(agent_folder),
             post,
             log,
             end: None,
@@ -166,7 +180,7 @@ impl Session {
             is_stale: false,
             last_look: now,
             state_look: None,
-            heard: HooksHeard::Nothing,
+            heard,
             ways_off: Vec::new(),
             terminal,
             program,
@@ -307,7 +321,8 @@ impl Session {
         if self.deliveries.may_type(&self.agent, now) {
             let executes = foreground::look(self.program.master());
             self.agent.foreground(executes, now);
-            self.agent.own_status(self.proofs.own_status(), now);
+            let words = self.own_words();
+            self.agent.own_status(words.status, now);
         }
     }
 

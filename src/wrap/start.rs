@@ -321,6 +321,8 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         mode,
         batch: options.batch,
         hooks,
+        is_bare: child_env::is_bare(&options),
+        agent_folder: child_env::claude_folder(profile, config),
         ways,
         post,
         shows,

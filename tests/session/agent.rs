@@ -20,6 +20,7 @@
 //! | `lost`, `swallow` | swallows the first Enter of each prompt, or the first paste |
 //! | `late` | starts after a second |
 //! | `forgetful` | writes no transcript |
+//! | `registers` | its own folder says which process and transcript it is |
 //! | `deaf` | takes a prompt, or what came without a key, and does nothing with it |
 //! | `refuse` | a hook of the person's refuses prompts with the word `REFUSE` |
 //! | `untold` | the transcript does not say that a prompt was refused |
@@ -46,6 +47,7 @@ mod input;
 mod key_actions;
 mod messages;
 mod modes;
+mod own_files;
 mod plugin;
 mod prompt_line;
 mod quirks;
@@ -248,7 +250,11 @@ impl Agent {
         quirks: Quirks,
         log: std::fs::File,
     ) -> Self {
-        let transcript = stage.join("transcript.jsonl");
+        let transcript = if quirks.has("registers") {
+            own_files::register()
+        } else {
+            stage.join("transcript.jsonl")
+        };
         Self {
             stage: stage.to_owned(),
             box_text: String::new(),

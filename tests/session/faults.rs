@@ -5,7 +5,7 @@ use cbroker::wrap::monitor::Report;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_log};
-use crate::stage::{Stage, exists, wait_for};
+use crate::stage::{CBROKER, Stage, exists, wait_for};
 
 crate::tests![
     no_message_starts_a_session_in_the_agents_view,
@@ -18,6 +18,7 @@ crate::tests![
     no_text_that_a_start_dropped_is_acked,
     no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy,
     no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter,
+    without_hooks_the_agents_own_files_say_what_it_has_read,
     no_message_is_lost_with_an_agent_that_is_killed_after_its_enter,
     no_session_stays_busy_after_a_last_frame_that_says_so,
     no_open_dialog_is_told_as_busy,
@@ -46,11 +47,12 @@ fn is_alive(pid: &str) -> bool {
     !matches!(state, None | Some(Some('Z' | 'X')))
 }
 
-/// The agent has a message, and nothing proves that its model has it.
+/// The agent has a message, and nothing proves that its model has it. By the keyboard that is said
+/// for some seconds; then the message is held, since the agent is at rest again.
 fn wait_for_hand_over(stage: &Stage) {
     wait_for("the hand-over", || {
         let inbox = stage.says(&["--json", "inbox", "peer"]);
-        inbox.contains("handed over")
+        inbox.contains("handed over") || inbox.contains("your agent refused it")
     });
 }
 
@@ -249,6 +251,29 @@ fn no_message_is_lost_with_a_wrap_that_is_killed_after_its_enter() {
     wait_for("the message in its queue", || stage.waiting("peer") == 1);
     let _terminal = claude(&stage, &KEYBOARD, "");
     wait_for_log(&stage, "] (possible repeat) not read [end]");
+}
+
+fn without_hooks_the_agents_own_files_say_what_it_has_read() {
+    // Claude Code with `--bare`: a box that was empty after Enter counted as read.
+    let bare = |stage: &Stage, quirks: &str| {
+        let command = [&[CBROKER, "--name", "peer"][..], &["claude", "--bare"]].concat();
+        let terminal = stage.terminal_with(&command, &[("AGENT", quirks)]);
+        wait_for_log(stage, "started");
+        terminal
+    };
+    let stage = Stage::new();
+    let mut terminal = bare(&stage, "nohooks registers forgetful");
+    terminal.wait_for_start();
+    stage.send("peer", "SLOW3000 not read", &[]);
+    wait_for_log(&stage, "submitted [cbroker");
+    wait_for_hand_over(&stage);
+    terminal.signal(Signal::KILL);
+    wait_for("the message in its queue", || stage.waiting("peer") == 1);
+    let _terminal = bare(&stage, "nohooks registers");
+    wait_for_log(&stage, "] (possible repeat) SLOW3000 not read [end]");
+    wait_for("the proof", || {
+        stage.text("home/logs/peer.log").contains("(keyboard)") && stage.waiting("peer") == 0
+    });
 }
 
 fn no_message_is_lost_with_an_agent_that_is_killed_after_its_enter() {

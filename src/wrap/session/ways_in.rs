@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::{HookEvent, HooksHeard, SETTLED, Session};
 use crate::wrap::delivery::Step;
 use crate::wrap::hooks::Told;
-use crate::wrap::own_status::{self, OwnStatus};
+use crate::wrap::own_status::{self, OwnWords};
+use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
 use crate::wrap::ways::{Refusal, Report, Sign, Submission, Way, WayIn};
@@ -27,18 +28,37 @@ pub(super) struct Proofs {
     transcript: Option<PathBuf>,
     is_expecting: bool,
     status_file: Option<PathBuf>,
+    /// The agent's own folder, where status files of all its processes are.
+    folder: Option<PathBuf>,
 }
 
 impl Proofs {
-    /// What the agent's process says of itself now.
-    pub(super) fn own_status(&self) -> Option<OwnStatus> {
-        self.status_file.as_deref().and_then(own_status::read)
+    /// Nothing is read yet; `folder` is the agent's own.
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
+        Self {
+            folder,
+            ..Self::default()
+        }
     }
 
-    /// The agent writes this transcript now. Whether it is the first that is known.
-    fn follow(&mut self, transcript: PathBuf) -> bool {
+    /// What the agent's process says of itself now.
+    fn own_words(&self) -> OwnWords {
+        let path = self.status_file.as_deref();
+        path.map(own_status::read).unwrap_or_default()
+    }
+
+    /// No hook names the agent's status file: it is that of this process.
+    fn find_status_file(&mut self, pid: Option<i32>) {
+        let folder = self.folder.as_deref().and_then(Path::to_str);
+        self.status_file = folder
+            .zip(pid)
+            .and_then(|(folder, pid)| own_status::path(folder, &pid.to_string()));
+    }
+
+    /// The agent writes this transcript now.
+    fn follow(&mut self, transcript: PathBuf) {
         self.proof.follow(&transcript);
-        self.transcript.replace(transcript).is_none()
+        self.transcript = Some(transcript);
     }
 
     /// Looks for a submission in what is written from now on.
@@ -100,6 +120,20 @@ impl Session {
             }
             Step::Wait(_) => {}
         }
+    }
+
+    /// What the agent's process says of itself. Where no hook names its transcript, it does.
+    pub(super) fn own_words(&mut self) -> OwnWords {
+        let is_silent = self.heard == HooksHeard::Silence;
+        if is_silent {
+            self.proofs.find_status_file(self.program.pid());
+        }
+        let words = self.proofs.own_words();
+        if is_silent && let Some(transcript) = &words.transcript {
+            self.proofs.follow(transcript.clone());
+            self.deliveries.proves_by(TurnProof::RowOrRest);
+        }
+        words
     }
 
     /// The transcript says what became of a text that the keyboard submitted.
@@ -215,10 +249,9 @@ impl Session {
                 self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
                 self.leave_waiter_behind(place.pid, now);
                 self.proofs.status_file.clone_from(&place.status_file);
-                if let Some(transcript) = place.transcript
-                    && self.proofs.follow(transcript)
-                {
-                    self.deliveries.proves_by_transcript();
+                if let Some(transcript) = place.transcript {
+                    self.proofs.follow(transcript);
+                    self.deliveries.proves_by(TurnProof::Row);
                 }
                 // A look at each event: what is seen while nothing waits explains what is seen
                 // later.

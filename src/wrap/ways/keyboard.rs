@@ -92,7 +92,11 @@ enum TypingPhase {
         presses: u8,
     },
     /// The sign of its turn came.
-    Submitted { since: Instant },
+    Submitted {
+        since: Instant,
+        /// A hook named it as the turn's prompt.
+        is_named: bool,
+    },
     /// No Enter will follow.
     Stuck {
         since: Instant,
@@ -121,8 +125,20 @@ pub struct Keyboard {
     attempt: Option<TypedText>,
     kept: Kept,
     result: Option<Outcome>,
-    /// The agent writes a transcript that proves what it took.
-    has_transcript: bool,
+    proof: TurnProof,
+}
+
+/// What proves that the agent has read a text, beside the sign of its turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TurnProof {
+    /// Nothing: the agent writes no transcript that is known.
+    #[default]
+    Sign,
+    /// Its row in the transcript. No hook runs that could refuse a text, so one without a row at
+    /// rest was read: the transcript is elsewhere, or there is none.
+    RowOrRest,
+    /// Its row in the transcript. A text without one at rest was refused.
+    Row,
 }
 
 impl Keyboard {
@@ -142,9 +158,9 @@ impl Keyboard {
         matches!(phase, Some(TypingPhase::Stuck { .. }))
     }
 
-    /// The agent's transcript is read from now on: only its row proves that a text was taken.
-    pub fn proves_by_transcript(&mut self) {
-        self.has_transcript = true;
+    /// From now on this proves that a text was read.
+    pub fn proves_by(&mut self, proof: TurnProof) {
+        self.proof = proof;
     }
 
     /// Begins to type a text at a prompt that was shown to be free. Gives the bytes to write.
@@ -223,14 +239,19 @@ impl Keyboard {
         };
         match event {
             HookEvent::PromptSubmitted(prompt) if names(&attempt.submission, prompt) => {
-                attempt.phase = TypingPhase::Submitted { since: now };
-                if !self.has_transcript {
+                attempt.phase = TypingPhase::Submitted {
+                    since: now,
+                    is_named: true,
+                };
+                if self.proof == TurnProof::Sign {
                     self.finish(Outcome::InContext);
                 }
             }
             // A turn that began with our text and ended: the model has read it, also where its
             // transcript cannot be.
-            HookEvent::TurnEnded if matches!(attempt.phase, TypingPhase::Submitted { .. }) => {
+            HookEvent::TurnEnded
+                if matches!(attempt.phase, TypingPhase::Submitted { is_named: true, .. }) =>
+            {
                 self.finish(Outcome::InContext);
             }
             _ => {}

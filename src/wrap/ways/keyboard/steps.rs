@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TypingPhase,
-    squeeze,
+    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TurnProof,
+    TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -37,7 +37,7 @@ impl Keyboard {
                 since,
                 presses,
             } => self.entered(agent, now, (out, since, presses)),
-            TypingPhase::Submitted { since } => self.submitted(agent, now, since),
+            TypingPhase::Submitted { since, .. } => self.submitted(agent, now, since),
             TypingPhase::Stuck { since, .. } => self.stuck(agent, now, since),
         }
     }
@@ -183,9 +183,12 @@ impl Keyboard {
         // The box was seen with the text, so one that is empty now was drawn after the Enter.
         let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
         if is_taken || (now >= late && agent.is_busy(now)) {
-            if self.has_transcript {
+            if self.proof != TurnProof::Sign {
                 if let Some(attempt) = &mut self.attempt {
-                    attempt.phase = TypingPhase::Submitted { since: now };
+                    attempt.phase = TypingPhase::Submitted {
+                        since: now,
+                        is_named: false,
+                    };
                 }
             } else {
                 self.finish(Outcome::InContext);
@@ -239,7 +242,10 @@ impl Keyboard {
         // At rest, and no row: the prompt was refused, and this version does not say so. While a
         // turn runs, its row may be late.
         if agent.verdict(now) == Verdict::Free {
-            self.finish(Outcome::Unread);
+            self.finish(match self.proof {
+                TurnProof::Sign | TurnProof::RowOrRest => Outcome::InContext,
+                TurnProof::Row => Outcome::Unread,
+            });
             return self.step(agent, now);
         }
         Stroke::Wait(Some(now + TURN_SIGN))
