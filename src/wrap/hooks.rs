@@ -53,6 +53,8 @@ pub(super) enum Told {
     InContext(u64),
     /// A hook of the person's refused the submission, and why.
     Refused(u64, String),
+    /// The agent took the submission, and nothing says that the model has it.
+    Unread(u64),
     /// The waiter was gone before it had the submission.
     NotTaken(u64),
     /// The waiter had it, and the transcript never said that the agent accepted it.

@@ -72,6 +72,20 @@ impl Deliveries {
         }
     }
 
+    /// The agent took it and is at rest, and nothing says that the model has it. Nothing is
+    /// certain, so the next attempt is marked.
+    pub fn unread(&mut self, key: u64) {
+        let Some(Submitted { messages, .. }) = self.take(key) else {
+            return;
+        };
+        if messages.len() > 1 {
+            self.back(&messages, true);
+            self.alone.extend(messages);
+        } else {
+            self.hold_back(&messages, Hold::Refused(String::new()), true);
+        }
+    }
+
     /// The agent ended before the proof: it may have been read.
     pub fn lost(&mut self, key: u64) {
         if let Some(submitted) = self.take(key) {
@@ -108,16 +122,7 @@ impl Deliveries {
                 self.not_taken(key, &why, Refusal::Refused);
                 self.unstick(&messages);
             }
-            // Nothing is certain, so the next attempt is marked.
-            Outcome::Unread if messages.len() > 1 => {
-                self.take(key);
-                self.back(&messages, true);
-                self.alone.extend(messages);
-            }
-            Outcome::Unread => {
-                self.take(key);
-                self.hold_back(&messages, Hold::Refused(String::new()), true);
-            }
+            Outcome::Unread => self.unread(key),
             Outcome::Stuck(hold) => {
                 self.ways.failed(Way::Keyboard);
                 for &key in &messages {

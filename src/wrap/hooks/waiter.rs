@@ -105,6 +105,7 @@ pub(super) async fn wait(
             fate = carried.fate() => match fate {
                 Fate::InContext => Told::InContext(key),
                 Fate::Refused(why) => Told::Refused(key, why),
+                Fate::Unread => Told::Unread(key),
                 Fate::Unseen => Told::Unseen(key),
             },
             () = tell.closed() => return,

@@ -288,6 +288,7 @@ impl Session {
             Told::Refused(key, why) => {
                 self.deliveries.not_taken(key, &why, Refusal::Refused);
             }
+            Told::Unread(key) => self.deliveries.unread(key),
             Told::NotTaken(key) => {
                 let why = "the hook was gone";
                 self.deliveries.not_taken(key, why, Refusal::Failed);

@@ -16,7 +16,7 @@ use super::transcript::Stage;
 /// A text that Claude Code has not accepted within this was not taken.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
 /// A text that left Claude Code's queue and is not in the context within this was refused.
-const READ_WITHIN: Duration = Duration::from_secs(2);
+const READ_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// An accepted text waits behind a turn or a dialog.
 const LOOK_LATER: Duration = Duration::from_millis(100);
@@ -26,9 +26,11 @@ const LOOK_LATER: Duration = Duration::from_millis(100);
 pub enum Fate {
     /// The model has it.
     InContext,
-    /// It was accepted, its turn came, and it never entered the session: a hook of the person's
-    /// refused it. Why, where the transcript says that.
+    /// A hook of the person's refused it, and why: the transcript says so.
     Refused(String),
+    /// It was accepted and its turn came, and nothing says that the model has it: a hook of the
+    /// person's refused it, as far as can be known.
+    Unread,
     /// Nothing says that it was accepted.
     Unseen,
 }
@@ -66,7 +68,7 @@ impl Carried {
             }
             if is_accepted && self.proof.queue().is_empty() {
                 if now >= *queue_empty_since.get_or_insert(now) + READ_WITHIN {
-                    return Fate::Refused(String::new());
+                    return Fate::Unread;
                 }
             } else {
                 queue_empty_since = None;

@@ -26,7 +26,7 @@ use super::proof::Proof;
 use super::transcript::Stage;
 use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn, process};
 use link::{Link, LinkError, LinkEvent, Question};
-use local::Local;
+use local::{Local, QueueError};
 pub use setup::{Mark, Setup, home};
 use threads::{Status, Thread, Threads};
 
@@ -45,6 +45,8 @@ const ROW_WITHIN: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const START_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// A daemon that has not answered a request about a text within this is given up.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// Codex has started by then.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// Texts handed over at once.
@@ -63,20 +65,7 @@ impl Codex {
     /// Looks for the session's thread from now on. Nothing is open before it is found.
     pub fn start(setup: Setup, reports: Reports) -> Self {
         let (texts, given) = mpsc::channel(TEXTS);
-        let work = Work {
-            threads: Threads::marked(&setup.mark.folder),
-            setup,
-            link: None,
-            local: None,
-            in_flight: BTreeMap::new(),
-            proof: Proof::default(),
-            is_open: false,
-            began: Instant::now(),
-            pause: FIRST_PAUSE,
-            search_at: Instant::now(),
-            doing: None,
-            reports,
-        };
+        let work = Work::new(setup, reports);
         let task = tokio::spawn(work.run(given));
         Self { texts, task }
     }
@@ -114,7 +103,7 @@ enum Progress {
     /// It waits for the turn's end. `true`: it was tried to bring it into this turn.
     Waits(bool),
     /// A request about it is not answered yet.
-    Asked,
+    Asked(Instant),
     /// Codex has it.
     Sent(Instant),
     /// Its turn has ended; the row is there by now, or never comes.
@@ -139,6 +128,23 @@ struct Work {
 }
 
 impl Work {
+    fn new(setup: Setup, reports: Reports) -> Self {
+        Self {
+            threads: Threads::marked(&setup.mark.folder),
+            setup,
+            link: None,
+            local: None,
+            in_flight: BTreeMap::new(),
+            proof: Proof::default(),
+            is_open: false,
+            began: Instant::now(),
+            pause: FIRST_PAUSE,
+            search_at: Instant::now(),
+            doing: None,
+            reports,
+        }
+    }
+
     async fn run(mut self, mut texts: Receiver<Submission>) {
         loop {
             let search_at = (!self.is_open || self.local.is_some()).then_some(self.search_at);
@@ -157,8 +163,20 @@ impl Work {
                         self.search().await;
                     }
                     self.look().await;
+                    self.leave_silent_daemon().await;
                 }
             }
+        }
+    }
+
+    /// A daemon that does not answer may have taken the text or not; the link is made anew.
+    async fn leave_silent_daemon(&mut self) {
+        let is_unanswered = |text: &InFlight| match text.stage {
+            Progress::Asked(at) => at.elapsed() >= ANSWERS_WITHIN,
+            _ => false,
+        };
+        if self.in_flight.values().any(is_unanswered) {
+            self.unlink(&LinkError::Silent).await;
         }
     }
 
@@ -324,7 +342,12 @@ impl Work {
             .expect(key, ids.clone(), local.rollout().as_deref());
         match local.queue(&self.setup.program, text).await {
             Ok(()) => self.set(key, Progress::Sent(Instant::now())),
-            Err(why) => self.not_taken(key, why, Refusal::Failed).await,
+            Err(QueueError::Refused(why)) => self.not_taken(key, why, Refusal::Failed).await,
+            Err(QueueError::Unknown) => {
+                self.in_flight.remove(&key);
+                self.proof.forget(key);
+                self.tell(Report::Unseen(key)).await;
+            }
         }
     }
 
@@ -374,12 +397,12 @@ impl Work {
         if !is_busy {
             self.proof.expect(key, ids.clone(), Some(&thread.rollout));
             let params = json!({"threadId": thread.id, "input": input(words)});
-            text.stage = Progress::Asked;
+            text.stage = Progress::Asked(Instant::now());
             return link.ask(Question::Start(key), "turn/start", &params).await;
         }
         if *timing != Timing::Idle && text.stage == Progress::Waits(false) {
             let params = json!({"threadId": thread.id, "limit": 1, "sortDirection": "desc"});
-            text.stage = Progress::Asked;
+            text.stage = Progress::Asked(Instant::now());
             link.ask(Question::Turns(key), "thread/turns/list", &params)
                 .await?;
         }
@@ -425,7 +448,7 @@ impl Work {
         let now = Instant::now();
         let pauses = self.in_flight.values().filter_map(|text| match text.stage {
             Progress::Waits(_) => None,
-            Progress::Asked | Progress::Ended(_) => Some(LOOK_SOON),
+            Progress::Asked(_) | Progress::Ended(_) => Some(LOOK_SOON),
             Progress::Sent(at) if now < at + SOON => Some(LOOK_SOON),
             Progress::Sent(_) => Some(LOOK_LATER),
         });

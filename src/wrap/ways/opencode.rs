@@ -317,9 +317,14 @@ impl Work {
         let path = format!("/session/{session}/prompt_async");
         match self.server.ask(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
-            // It may have been read: the request was sent whole, or its answer was lost.
-            Err(HttpError::Silent | HttpError::Http(_)) => self.lose(key).await,
-            Err(error) => self.not_taken(key, &error.to_string()).await,
+            Err(error) if error.is_certain() => self.not_taken(key, &error.to_string()).await,
+            // Its answer was lost: it may have been read. That is a failure of the way, or a
+            // server that always answers so would be sent the text without end.
+            Err(_) => {
+                if self.in_flight.remove(&key).is_some() {
+                    self.tell(Report::Unseen(key)).await;
+                }
+            }
         }
     }
 

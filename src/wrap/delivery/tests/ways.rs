@@ -136,6 +136,24 @@ fn what_may_have_been_read_comes_again_and_says_so() {
 }
 
 #[test]
+fn what_left_the_agents_queue_and_was_not_seen_waits_for_the_person_and_is_marked() {
+    // On a busy machine its row may come late, and the model has read it.
+    let mut play = Play::claude_by(Mode::Hook);
+    play.deliveries.open(Way::Hook, false);
+    play.offer("x");
+    play.deliveries.unread(play.last_key());
+    play.run();
+    assert_eq!(play.hold(), Some(Hold::Refused(String::new())));
+    play.deliveries.resume();
+    play.run();
+    let again = play.steps.iter().rev().find_map(|step| match step {
+        Step::Hand(_, submission) => Some(submission.text.clone()),
+        _ => None,
+    });
+    assert!(again.unwrap().contains("(possible repeat)"));
+}
+
+#[test]
 fn after_escape_messages_wait_for_the_persons_next_input() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -18,6 +19,17 @@ const LOCKS: &str = "thread-writer-locks";
 const DAEMON: &str = "app-server";
 /// The longest text that fits one argument of a program.
 const ARGUMENT_LIMIT: usize = 120_000;
+/// `codex queue` has ended by then: it needs a second on an idle machine.
+const QUEUES_WITHIN: Duration = Duration::from_mins(1);
+
+/// Why a text is not known to be in the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum QueueError {
+    /// It certainly is not.
+    Refused(String),
+    /// It may be: the command was ended before it said so.
+    Unknown,
+}
 
 /// A process of Codex's that holds a thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,28 +64,45 @@ impl Local {
             .find(|file| file.to_string_lossy().ends_with(&ending))
     }
 
-    /// Puts a text into its queue. An error says why it is not in it.
-    pub(super) async fn queue(&self, program: &OsStr, text: &str) -> Result<(), String> {
+    /// Puts a text into its queue.
+    pub(super) async fn queue(&self, program: &OsStr, text: &str) -> Result<(), QueueError> {
+        self.queue_within(program, text, QUEUES_WITHIN).await
+    }
+
+    async fn queue_within(
+        &self,
+        program: &OsStr,
+        text: &str,
+        limit: Duration,
+    ) -> Result<(), QueueError> {
         if text.len() > ARGUMENT_LIMIT {
-            return Err("the text is too long for `codex queue`".to_owned());
+            let why = "the text is too long for `codex queue`";
+            return Err(QueueError::Refused(why.to_owned()));
         }
-        let output = Command::new(program)
+        let running = Command::new(program)
             .args(["queue", "--thread", &self.thread, "--message", text])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| format!("`codex queue` cannot be run: {error}"))?;
+            .output();
+        let output = match tokio::time::timeout(limit, running).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(error)) => {
+                let why = format!("`codex queue` cannot be run: {error}");
+                return Err(QueueError::Refused(why));
+            }
+            Err(_) => return Err(QueueError::Unknown),
+        };
         if output.status.success() {
             return Ok(());
         }
+        // A signal ended it.
+        if output.status.code().is_none() {
+            return Err(QueueError::Unknown);
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(said
-            .lines()
-            .last()
-            .unwrap_or("`codex queue` failed")
-            .to_owned())
+        let why = said.lines().last().unwrap_or("`codex queue` failed");
+        Err(QueueError::Refused(why.to_owned()))
     }
 }
 
@@ -136,6 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("codex");
         let script = "#!/bin/sh\necho warning >&2\n\
+            [ \"$5\" = hang ] && exec sleep 60\n[ \"$5\" = dies ] && kill -9 $$\n\
             [ \"$5\" = good ] || { echo no such thread >&2; exit 1; }\n";
         let write = || {
             fs::write(&program, script).unwrap();
@@ -147,7 +177,12 @@ mod tests {
         write().unwrap();
         assert_eq!(local.queue(program.as_os_str(), "good").await, Ok(()));
         let why = local.queue(program.as_os_str(), "bad").await.unwrap_err();
-        assert_eq!(why, "no such thread");
+        assert_eq!(why, QueueError::Refused("no such thread".to_owned()));
+        let died = local.queue(program.as_os_str(), "dies").await;
+        assert_eq!(died, Err(QueueError::Unknown), "it may have been queued");
+        let soon = Duration::from_millis(100);
+        let hung = local.queue_within(program.as_os_str(), "hang", soon).await;
+        assert_eq!(hung, Err(QueueError::Unknown));
         let long = "x".repeat(ARGUMENT_LIMIT + 1);
         assert!(local.queue(program.as_os_str(), &long).await.is_err());
     }

@@ -304,6 +304,31 @@ async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_answers_nothing_is_left_and_what_it_was_given_may_be_read() {
+    let home = tempfile::tempdir().unwrap();
+    let mark = Mark::new(home.path().join("01MARK")).unwrap();
+    let (home, program) = (home.path().to_owned(), "codex".into());
+    let setup = Setup {
+        home,
+        program,
+        mark,
+    };
+    let (to, told) = mpsc::channel(64);
+    let mut told = Told(told);
+    let mut work = Work::new(setup, Reports::new(Way::Api, to));
+    let submission = submission(Timing::Idle);
+    let now = Instant::now();
+    let stage = Progress::Asked(now);
+    work.in_flight.insert(1, InFlight { submission, stage });
+    work.leave_silent_daemon().await;
+    assert!(told.0.try_recv().is_err(), "it was asked just now");
+    work.set(1, Progress::Asked(now - ANSWERS_WITHIN));
+    work.leave_silent_daemon().await;
+    assert_eq!(told.next().await, Report::Lost(1));
+    assert!(work.in_flight.is_empty());
+}
+
+#[tokio::test]
 async fn a_session_of_somebody_else_never_opens_the_way() {
     let (daemon, mut setup) = Daemon::start(USUAL);
     setup.mark = Mark::new(daemon.home.path().join("03MARK")).unwrap();

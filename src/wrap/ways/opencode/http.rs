@@ -41,6 +41,17 @@ pub(super) enum HttpError {
     Answer,
 }
 
+impl HttpError {
+    /// The request was certainly not carried out.
+    pub(super) fn is_certain(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Foreign => true,
+            Self::Status(status) => *status < 500,
+            Self::Http(_) | Self::Silent | Self::Answer => false,
+        }
+    }
+}
+
 /// Where the server is, and what it asks for.
 #[derive(Clone, Debug)]
 pub(super) struct Server {

@@ -229,11 +229,18 @@ async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
 }
 
 #[tokio::test]
-async fn a_refused_request_is_a_failure_of_the_way() {
+async fn a_prompt_whose_request_failed_in_the_server_may_have_been_read() {
     let (_fake, way, mut told) = started("500 Internal Server Error").await;
     assert!(way.deliver(submission(Timing::Idle)));
+    assert_eq!(told.fate().await, Report::Unseen(1));
+}
+
+#[tokio::test]
+async fn a_refused_request_is_a_failure_of_the_way() {
+    let (_fake, way, mut told) = started("400 Bad Request").await;
+    assert!(way.deliver(submission(Timing::Idle)));
     let (key, refusal) = (1, Refusal::Failed);
-    let why = "its server answered 500".to_owned();
+    let why = "its server answered 400".to_owned();
     assert_eq!(told.fate().await, Report::NotTaken { key, why, refusal });
 }
 
