@@ -208,9 +208,10 @@ impl Deliveries {
     }
 
     /// `cbroker resume`: lets everything go in again, also what was held back for a reason of its
-    /// own.
+    /// own, and by every way, also one that was switched off.
     pub fn resume(&mut self) {
         self.is_paused = false;
+        self.ways.try_again();
         self.unblock();
     }
 

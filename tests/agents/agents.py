@@ -133,4 +133,25 @@ class Opencode(Agent):
         return "" if text.startswith("Ask anything") else text
 
 
-AGENTS = {agent.name: agent for agent in (Claude(), Codex(), Opencode())}
+class Gemini(Agent):
+    name, prompt, busy = "gemini", re.compile(r"(?m)^ [>*] "), "esc to cancel"
+    dialog, command = "Allow execution", ["run", "--", "gemini"]
+
+    def environment(self, room):
+        return {"GEMINI_API_KEY": "not-a-key", "GOOGLE_GEMINI_BASE_URL": MODEL}
+
+    def prepare(self, room):
+        folder = os.path.join(room.home, ".gemini")
+        write(os.path.join(folder, "settings.json"), json.dumps({
+            "security": {"auth": {"selectedType": "gemini-api-key"}},
+            "general": {"disableAutoUpdate": True, "disableUpdateNag": True},
+            "privacy": {"usageStatisticsEnabled": False},
+            "model": {"name": "gemini-2.5-flash"}}))
+        write(os.path.join(folder, "trustedFolders.json"), json.dumps({room.work: "TRUST_FOLDER"}))
+
+    def box(self, screen):
+        lines = [line[3:].rstrip() for line in screen.split("\n") if re.match(" [>*] ", line)]
+        return "" if not lines or "Type your message" in lines[-1] else lines[-1].strip()
+
+
+AGENTS = {agent.name: agent for agent in (Claude(), Codex(), Opencode(), Gemini())}

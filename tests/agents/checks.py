@@ -11,7 +11,9 @@ import time
 
 from tally import Wrong
 
-ALL, CLAUDE = ("claude", "codex", "opencode"), ("claude",)
+ALL, CLAUDE = ("claude", "codex", "opencode", "gemini"), ("claude",)
+# A message gets in beside a draft, or only by the keyboard, which needs an empty box.
+BESIDE_A_DRAFT, BY_KEYBOARD = ("claude", "codex", "opencode"), ("gemini",)
 SCENES = []
 
 

@@ -1,7 +1,8 @@
 """Drives a real agent under cbroker, and counts what became of each message; see README.md.
 
     python3 drive.py --root FOLDER --cbroker PATH [--agent claude,codex] [--version V]
-                     [--program PATH] [--times 10] [--only NAME,…] [--short] [--json FILE]
+                     [--program PATH] [--times 10] [--only NAME,…] [--delivery WAY] [--short]
+                     [--json FILE]
 
 The exit status is 0 when every message of every scene was delivered once, 3 when real agents cannot
 be driven on this machine.
@@ -38,6 +39,7 @@ def play_once(room, scene):
 
 def play(room, scene, times, tally):
     """Plays a scene `times` times. What could not be played is tried again, three times at most."""
+    options = scene.options or room.options
     is_there, played, missed, began = False, 0, 0, time.time()
     while played < times and missed <= 3:
         room.delay = None
@@ -46,7 +48,7 @@ def play(room, scene, times, tally):
                 room.clear()
                 room.prepared = scene.prepared
                 if scene.prepared.get("starts", True):
-                    room.start(*scene.options)
+                    room.start(*options)
                     room.take_keys()
             kind = play_once(room, scene)
         except Wrong as wrong:
@@ -60,9 +62,10 @@ def play(room, scene, times, tally):
     print(f"{scene.__name__:<24} {good} of {times} ({time.time() - began:.0f} s)", flush=True)
 
 
-def drive(room, names, times):
+def drive(room, names, times, options=()):
     """Plays the scenes of the room's agent; the counts."""
     agent, tally = room.agent.name, Tally(times)
+    room.options = options
     room.open()
     try:
         for scene in SCENES:
@@ -83,6 +86,7 @@ def main():
     parser.add_argument("--packages", help="where npm installs")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--only", default="")
+    parser.add_argument("--delivery", help="the way in, where a scene names none itself")
     parser.add_argument("--short", action="store_true", help="some scenes, once or twice each")
     parser.add_argument("--json", help="a file for the counts")
     options = parser.parse_args()
@@ -99,14 +103,15 @@ def main():
         print(f"{agent} {version}", flush=True)
         folder = os.path.join(options.root, agent)
         room = Room(folder, options.cbroker, AGENTS[agent], program)
-        tally = drive(room, names, times)
+        ways = ("--delivery", options.delivery) if options.delivery else ()
+        tally = drive(room, names, times, ways)
         print(tally.table(), flush=True)
         results[f"{agent} {version}"] = tally.scenes
         bad = tally.bad()
         if bad and options.short:
             print(f"PLAYED AGAIN, since it failed: {', '.join(bad)}", flush=True)
             room = Room(f"{folder}-again", options.cbroker, AGENTS[agent], program)
-            tally = drive(room, bad, times)
+            tally = drive(room, bad, times, ways)
             print(tally.table(), flush=True)
             bad = tally.bad()
         is_good &= not bad

@@ -1,5 +1,5 @@
 """A model that answers by script, on loopback: the APIs that Claude Code (Anthropic Messages),
-Codex (OpenAI Responses) and opencode (OpenAI Chat) call.
+Codex (OpenAI Responses), opencode (OpenAI Chat) and Gemini CLI (generateContent) call.
 
 Words in the newest user texts script the answer: SLOW<n> waits n seconds, TOOL{command} calls the
 shell tool, ASK asks a question, PLAN shows a plan, TASK{text} starts a subagent in the background.
@@ -42,6 +42,11 @@ def conversation(body):
             yield "user", [], True
         elif kind.endswith("_call"):
             yield "assistant", [], False
+    for content in body.get("contents", []):
+        parts = content.get("parts") or []
+        role = "assistant" if content.get("role") == "model" else "user"
+        is_result = any("functionResponse" in part for part in parts)
+        yield role, [part["text"] for part in parts if "text" in part], is_result
     for message in body.get("messages", []):
         content = message.get("content")
         is_result = message.get("role") == "tool" or (isinstance(content, list) and any(
@@ -95,6 +100,7 @@ def tools_of(body):
     names = []
     for tool in tools:
         names += [each.get("name") for each in tool.get("tools", [])]
+        names += [each.get("name") for each in tool.get("functionDeclarations", [])]
         names.append(tool.get("name") or tool.get("function", {}).get("name"))
     return names
 
@@ -116,7 +122,8 @@ def call_of(kind, argument, names):
         return "exec", f"await tools.exec_command({call})"
     if "exec_command" in names:
         return "exec_command", dict(escalated, cmd=argument)
-    name = "bash" if "bash" in names else "Bash"
+    known = ("bash", "run_shell_command")
+    name = next((name for name in known if name in names), "Bash")
     return name, {"command": argument, "description": "run it"}
 
 
@@ -148,10 +155,10 @@ class Handler(BaseHTTPRequestHandler):
             body = {}
         path = self.path.split("?")[0]
         speak = {"/messages": self.speak_anthropic, "/responses": self.speak_responses,
-                 "/chat/completions": self.speak_chat}
+                 "/chat/completions": self.speak_chat, "enerateContent": self.speak_gemini}
         ending = next((end for end in speak if path.endswith(end)), None)
         if ending is None or not isinstance(body, dict):
-            return self.plain({"input_tokens": 1000})
+            return self.plain({"input_tokens": 1000, "totalTokens": 1000})
         turns = list(conversation(body))
         texts, has_result = fresh_texts(turns)
         tools = tools_of(body)
@@ -238,6 +245,23 @@ class Handler(BaseHTTPRequestHandler):
             chunk = dict(whole, object="chat.completion.chunk", choices=[choice])
             self.line(json.dumps(dict(chunk, usage=usage) if end else chunk))
         self.line("[DONE]")
+
+    def speak_gemini(self, body, call):
+        parts = [{"text": "OK"}]
+        if "json" in str((body.get("generationConfig") or {}).get("responseMimeType")):
+            # Which model shall answer, or who speaks next.
+            parts = [{"text": json.dumps({"reasoning": "by the script", "model_choice": "flash",
+                                          "complexity_score": 1, "next_speaker": "user"})}]
+        if call:
+            parts.append({"functionCall": {"name": call[0], "args": call[1]}})
+        answer = {"candidates": [{"index": 0, "finishReason": "STOP",
+                                  "content": {"role": "model", "parts": parts}}],
+                  "usageMetadata": {"promptTokenCount": 10, "candidatesTokenCount": 5,
+                                    "totalTokenCount": 15}}
+        if "streamGenerateContent" not in self.path:
+            return self.plain(answer)
+        self.stream()
+        self.line(json.dumps(answer))
 
     def stream(self):
         self.send_response(200)

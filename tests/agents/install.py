@@ -9,13 +9,14 @@ import subprocess
 import sys
 
 # The versions that docs/delivery.md was measured with.
-PINNED = {"claude": "2.1.332", "codex": "0.171.0", "opencode": "1.18.33"}
+PINNED = {"claude": "2.1.332", "codex": "0.171.0", "opencode": "1.18.33", "gemini": "0.61.0"}
 PACKAGES = {"claude": "@anthropic-ai/claude-code", "codex": "@openai/codex",
-            "opencode": "opencode-ai"}
+            "opencode": "opencode-ai", "gemini": "@google/gemini-cli"}
 # Where a package of the platform keeps the program, below `node_modules`.
 PROGRAMS = {"claude": "@anthropic-ai/claude-code-*/claude",
             "codex": "@openai/codex-*/vendor/*/bin/codex",
-            "opencode": "opencode-*/bin/opencode"}
+            "opencode": "opencode-*/bin/opencode",
+            "gemini": "@google/gemini-cli/bundle/gemini.js"}
 
 
 class CannotInstall(Exception):

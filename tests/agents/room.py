@@ -46,6 +46,8 @@ class Room:
             "CBROKER_HOME": self.path("cbroker"), **agent.environment(self)}
         # What the scene wants of the agent: `arguments`, `environment`, and see `Agent.prepare`.
         self.prepared = {}
+        # Options of the wrap, where a scene has none of its own.
+        self.options = ()
         # One peer sends all of them, as fast as it can.
         os.makedirs(self.path("cbroker"), mode=0o700, exist_ok=True)
         with open(self.path("cbroker", "config.toml"), "w") as file:

@@ -4,7 +4,8 @@ import os
 import random
 import time
 
-from checks import (CLAUDE, close, kept, once, opened, scene, send, tag, tool_runs, untouched)
+from checks import (BESIDE_A_DRAFT, BY_KEYBOARD, CLAUDE, close, kept, once, opened, scene, send,
+                    tag, tool_runs, untouched)
 from tally import Wrong
 
 LONG = "The migration needs every consumer to be drained before the index is rebuilt. "
@@ -17,7 +18,7 @@ def idle(room):
     once(room, mark)
 
 
-@scene()
+@scene(BESIDE_A_DRAFT)
 def draft(room):
     mark = tag()
     room.draft("half a thought")
@@ -26,7 +27,37 @@ def draft(room):
     kept(room, "half a thought")
 
 
-@scene()
+@scene(BY_KEYBOARD)
+def draft_cleared(room):
+    """It waits as long as the draft stands, and comes when the person has cleared it."""
+    mark = tag()
+    room.draft("half a thought")
+    send(room, mark)
+    untouched(room, mark, "half a thought", 4)
+    kept(room, "half a thought")
+    once(room, mark)
+
+
+@scene(BY_KEYBOARD)
+def draft_submitted(room):
+    """The person types on while it waits, and submits: their prompt goes first, and alone."""
+    mark, own = tag(), tag()
+    room.draft("abc")
+    send(room, mark)
+    for letter in "def":
+        room.type(letter)
+        time.sleep(0.3)
+    untouched(room, mark, "abcdef", 2)
+    room.type(" " + own)
+    time.sleep(0.6)
+    room.keys("Enter")
+    once(room, mark)
+    texts = [text.strip() for each in room.seen(own) for text in each["texts"]]
+    if f"abcdef {own}" not in texts:
+        raise Wrong("joined to other text", f"the person's prompt became {texts}")
+
+
+@scene(BESIDE_A_DRAFT)
 def typing(room):
     """The person types while the message arrives."""
     mark = tag()
@@ -155,7 +186,7 @@ def hundred(room):
 def early(room):
     """Sent before the agent is ready, with keys that the person types meanwhile."""
     mark = tag()
-    room.begin()
+    room.begin(*room.options)
     time.sleep(random.uniform(0.1, 2))
     send(room, mark)
     room.wait(room.agent.prompt.search, 60)

@@ -101,7 +101,7 @@ def transcript(room):
 def trust(room):
     """Sent while Claude Code asks whether the folder is trusted."""
     mark = tag()
-    room.begin()
+    room.begin(*room.options)
     opened(room, "trust")
     send(room, mark)
     untouched(room, mark, "trust", 3)
@@ -198,7 +198,7 @@ def agents_view(room):
     if not is_read:
         # Where nothing leads into the new process, it waits, and outlives this session.
         if room.until(lambda: room.wrap() is None):
-            room.start()
+            room.start(*room.options)
             first = mark
     once(room, mark)
     in_conversation(room, mark, first)

@@ -283,6 +283,25 @@ mod tests {
         assert!(read("gemini", &busy).shows_busy);
     }
 
+    #[test]
+    fn geminis_menus_without_a_number_are_known_for_menus() {
+        // `list` said that Gemini was idle.
+        for menu in [
+            " > /settings\n╭────────────╮\n│  ● Vim Mode       false  │\n\
+             │  (Use Enter to select, Ctrl+L to reset, Tab to change focus, Esc to close)  │\n\
+             ╰────────────╯\n¦",
+            " > /theme\n╭────────────╮\n│ > Select Theme    Preview │\n│    1. ANSI Dark  │\n\
+             │ (Use Enter to select, Tab to configure scope, Esc to close)  │\n╰────────────╯\n¦",
+            " > /model\n╭────────────╮\n│ Select Model │\n│   1. Auto │\n\
+             │ > To use a specific Gemini model on startup, use the --model flag. │\n\
+             │ (Press Esc to close) │\n╰────────────╯\n¦",
+            " > /resume\n\n Chat Sessions (1 total)\n Navigate: ↑/↓   Resume: Enter   Quit: q\n\
+             \x20  Index │ Msgs │ Age  │ Name\n ❯ #1    │ 2    │ 34s  │ hello (current)\n ▼\n¦",
+        ] {
+            assert!(asks(&read("gemini", menu), "menu"), "{menu}");
+        }
+    }
+
     const CODEX_FOOT: &str = "\n\n  gpt-5 default · /work\n  ← for agents · ? for shortcuts";
 
     #[test]

@@ -127,6 +127,13 @@ impl Ways {
         self.entry(way).failures = 0;
     }
 
+    /// Failures are forgotten: the person wants another try.
+    pub(super) fn try_again(&mut self) {
+        for known in self.known.values_mut() {
+            known.failures = 0;
+        }
+    }
+
     /// Ways that are switched off after failures.
     pub(super) fn off(&self) -> impl Iterator<Item = Way> {
         self.known

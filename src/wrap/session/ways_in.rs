@@ -3,7 +3,7 @@
 //!
 //! Relies on the deliveries, the hooks and the post.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{HookEvent, HooksHeard, SETTLED, Session};

@@ -151,12 +151,78 @@ fn a_line_that_does_not_show_the_text_gets_no_enter() {
 }
 
 #[test]
+fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
+    // On a busy machine Gemini took an Enter seconds later: the message came a second time.
+    let mut play = Play::quiet("gemini");
+    let ticket = play.offer("x");
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(500));
+    assert_eq!(play.enters(), 1);
+    play.passes(ms(9_000));
+    assert_ne!(play.hold(), Some(Hold::Stuck));
+    play.reads(Reading {
+        shows_busy: true,
+        ..Reading::default()
+    });
+    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    let mut play = Play::quiet("gemini");
+    play.offer("y");
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(500));
+    play.passes(ms(1_000));
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(10));
+    assert!(
+        play.deliveries.is_stuck(),
+        "it was drawn, and is still there"
+    );
+}
+
+#[test]
+fn gemini_gets_its_enter_long_after_the_paste() {
+    // By its own clock within 40 ms it is a line break.
+    let mut play = Play::quiet("gemini");
+    play.offer("x");
+    play.passes(ms(400));
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(499));
+    assert_eq!(play.enters(), 0);
+    play.passes(ms(1));
+    assert_eq!(play.enters(), 1);
+}
+
+#[test]
+fn a_keyboard_that_was_switched_off_says_what_stands_in_the_box_and_is_tried_again_on_demand() {
+    let mut play = Play::quiet("gemini");
+    play.offer("x");
+    for _ in 0..2 {
+        play.sees(holds("[cbroker peer message"));
+        play.passes(ms(500));
+        play.passes(ms(1_000));
+        play.sees(holds("[cbroker peer message"));
+        play.passes(ms(10));
+        assert_eq!(play.hold(), Some(Hold::Stuck));
+        play.passes(ms(10));
+        play.sees(Input::Empty);
+        play.passes(ms(3_000));
+    }
+    assert_eq!(play.deliveries.ways_off(), [Way::Keyboard]);
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+    let enters = play.enters();
+    play.deliveries.resume();
+    play.run();
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(500));
+    assert_eq!(play.enters(), enters + 1);
+}
+
+#[test]
 fn a_line_that_is_empty_after_enter_proves_nothing_without_a_turn() {
     for program in ["codex", "opencode", "gemini", "aider"] {
         let mut play = Play::quiet(program);
         let ticket = play.offer("x");
         play.sees(holds("[cbroker peer message"));
-        play.passes(ms(200));
+        play.passes(ms(500));
         assert_eq!(play.enters(), 1, "{program}");
         play.sees(Input::Empty);
         play.passes(ms(9_900));

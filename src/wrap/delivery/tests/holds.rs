@@ -139,7 +139,7 @@ fn where_a_resting_screen_is_known_nothing_else_is_typed_into() {
     play.passes(ms(1500));
     assert!(play.has_typed());
     play.sees(holds("> [cbroker peer message"));
-    play.passes(ms(100));
+    play.passes(ms(500));
     assert_eq!(play.enters(), 1, "the text stands in it");
 }
 

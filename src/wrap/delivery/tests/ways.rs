@@ -169,26 +169,6 @@ fn after_escape_messages_wait_for_the_persons_next_input() {
 }
 
 #[test]
-fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tools() {
-    for timing in [Timing::Now, Timing::Next] {
-        let mut play = Play::claude();
-        play.deliveries.open(Way::Plugin, false);
-        play.deliveries.open(Way::Inbox, true);
-        let sign = match timing {
-            Timing::Now => Sign::Stopped,
-            _ => Sign::TurnBegan,
-        };
-        play.agent.sign(&sign, play.now);
-        let key = play.deliveries.table.next_key();
-        let mut first = message(key, "x", play.now);
-        first.timing = timing;
-        play.deliveries.table.insert(key, first);
-        play.run();
-        assert_eq!(play.hands_by(), [Way::Inbox], "{timing:?}");
-    }
-}
-
-#[test]
 fn after_escape_no_way_is_given_a_message() {
     for (mode, way) in [
         (Mode::Plugin, Some(Way::Plugin)),
@@ -227,6 +207,26 @@ fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
         play.run();
         assert!(play.hands().is_empty() && !play.has_typed(), "{mode:?}");
         assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_message_for_now_gets_past_escape_by_the_inbox_and_one_for_next_between_tools() {
+    for timing in [Timing::Now, Timing::Next] {
+        let mut play = Play::claude();
+        play.deliveries.open(Way::Plugin, false);
+        play.deliveries.open(Way::Inbox, true);
+        let sign = match timing {
+            Timing::Now => Sign::Stopped,
+            _ => Sign::TurnBegan,
+        };
+        play.agent.sign(&sign, play.now);
+        let key = play.deliveries.table.next_key();
+        let mut first = message(key, "x", play.now);
+        first.timing = timing;
+        play.deliveries.table.insert(key, first);
+        play.run();
+        assert_eq!(play.hands_by(), [Way::Inbox], "{timing:?}");
     }
 }
 

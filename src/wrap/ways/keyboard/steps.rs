@@ -218,9 +218,10 @@ impl Keyboard {
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
-        // Some agents ignore Enter while they start.
+        // Some agents ignore Enter while they start. One that has drawn nothing since may not have
+        // come to it yet.
         let late = out + TURN_SIGN;
-        if holds && !is_busy && now >= late {
+        if holds && !is_busy && now >= late && agent.last_output() >= out {
             return self.give_up(agent, now, Hold::Stuck);
         }
         let end = out + GIVE_UP;
