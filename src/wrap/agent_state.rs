@@ -223,16 +223,26 @@ impl AgentState {
         }
     }
 
+    /// Whether the plugin reports what the agent does.
+    pub fn plugin_reports(&mut self, reports: bool) {
+        self.has_plugin = reports;
+    }
+
     /// A hook spoke.
     pub fn event(&mut self, event: &HookEvent, now: Instant) {
+        if let HookEvent::PromptSubmitted(_) = event {
+            self.person.submitted();
+        }
+        // The plugin says the same, and sooner: a hook that is heard late would tell of a turn that
+        // has ended.
+        let is_known = self.has_plugin && self.turn != Turn::Unknown;
+        if is_known && !matches!(event, HookEvent::PermissionAsked(_)) {
+            return;
+        }
         match event {
             HookEvent::SessionStart | HookEvent::TurnEnded => self.turn_ended(),
-            HookEvent::PromptSubmitted(_) => {
-                self.turn_began();
-                self.person.submitted();
-            }
+            HookEvent::PromptSubmitted(_) | HookEvent::ToolEnded => self.turn_began(),
             HookEvent::ToolStarted => self.turn = Turn::Busy { is_touched: false },
-            HookEvent::ToolEnded => self.turn_began(),
             HookEvent::PermissionAsked(tool) => self.asked(tool, now),
             HookEvent::SessionEnd => self.turn = Turn::Unknown,
         }

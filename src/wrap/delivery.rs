@@ -310,7 +310,10 @@ impl Deliveries {
     pub fn event(&mut self, event: &HookEvent, now: Instant) {
         match event {
             HookEvent::SessionStart => self.ways.began(now),
-            HookEvent::PromptSubmitted(_) => self.is_escaped = false,
+            // Where the plugin reports, it says when the person speaks; a hook may be heard late.
+            HookEvent::PromptSubmitted(_) if !self.ways.is_open(Way::Plugin) => {
+                self.is_escaped = false;
+            }
             _ => {}
         }
         self.keyboard.event(event, now);

@@ -64,10 +64,6 @@ pub(super) struct Parts {
     pub(super) mode: Mode,
     pub(super) batch: usize,
     pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
-    /// The arguments keep the agent from running hooks.
-    pub(super) is_bare: bool,
-    /// The agent's own folder, where it writes down what it does.
-    pub(super) agent_folder: Option<PathBuf>,
     /// Ways in that report through one channel.
     pub(super) ways: WaysIn,
     pub(super) post: Post,
@@ -125,12 +121,10 @@ impl Session {
             mode,
             batch,
             hooks,
-            is_bare,
-            agent_folder,
             ways,
             post,
             shows,
-            mut log,
+            log,
         } = parts;
         let now = Instant::now();
         let signals = Signals::new().map_err(cannot)?;
@@ -146,13 +140,6 @@ impl Session {
         if profile.knows_its_prompt() {
             deliveries.resized(size.ws_row, size.ws_col);
         }
-        let mut agent = AgentState::new(profile, now);
-        let mut heard = HooksHeard::Nothing;
-        if is_bare {
-            agent.runs_no_hooks();
-            heard = HooksHeard::Silence;
-            log.say("with these arguments no hook runs: the screen alone decides");
-        }
         let reports = program
             .report_socket()
             .and_then(UnixStream::from_std)
@@ -167,12 +154,12 @@ impl Session {
             screen: Screen::new(size.ws_row, size.ws_col),
             shows,
             reads_screen,
-            agent,
+            agent: AgentState::new(profile, now),
             deliveries,
             hooks,
             waiter: None,
             ways,
-            proofs: Proofs::new(agent_folder),
+            proofs: Proofs::default(),
             post,
             log,
             end: None,
@@ -180,11 +167,23 @@ impl Session {
             is_stale: false,
             last_look: now,
             state_look: None,
-            heard,
+            heard: HooksHeard::Nothing,
             ways_off: Vec::new(),
             terminal,
             program,
         })
+    }
+
+    /// What is known of the agent before it says anything: its own folder, where it writes down
+    /// what it does, and whether its arguments keep hooks from running.
+    pub(super) fn expect_agent(&mut self, folder: Option<PathBuf>, is_bare: bool) {
+        self.proofs = Proofs::new(folder);
+        if is_bare {
+            self.agent.runs_no_hooks();
+            self.heard = HooksHeard::Silence;
+            self.log
+                .say("with these arguments no hook runs: the screen alone decides");
+        }
     }
 
     /// Runs until the program has ended; what ended it.

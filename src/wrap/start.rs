@@ -321,14 +321,15 @@ async fn session(prepared: Prepared, config: &Config) -> Result<Exit, Error> {
         mode,
         batch: options.batch,
         hooks,
-        is_bare: child_env::is_bare(&options),
-        agent_folder: child_env::claude_folder(profile, config),
         ways,
         post,
         shows,
         log,
     };
-    let end = Box::pin(Session::new(parts)?.run()).await;
+    let mut session = Session::new(parts)?;
+    let folder = child_env::claude_folder(profile, config);
+    session.expect_agent(folder, child_env::is_bare(&options));
+    let end = Box::pin(session.run()).await;
     exit(end, &command.program.to_string_lossy())
 }
 

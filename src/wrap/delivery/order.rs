@@ -142,6 +142,12 @@ impl Ways {
             .map(|(way, _)| *way)
     }
 
+    /// Whether this way takes messages, as it says.
+    pub(super) fn is_open(&self, way: Way) -> bool {
+        let known = self.known.get(&way);
+        known.is_some_and(|known| matches!(known.openness, Openness::Open))
+    }
+
     /// Whether this way brings a text in between two tools, and past the person's Escape.
     pub(super) fn can_steer(&self, way: Way) -> bool {
         self.known.get(&way).is_some_and(|known| known.can_steer)
@@ -174,10 +180,7 @@ impl Ways {
             ..
         } = wanted;
         let is_allowed = |way: &Way| mode.allows(*way) && self.works(*way) && is_meant(way);
-        let is_open = |way: &Way| {
-            let known = self.known.get(way);
-            is_allowed(way) && known.is_some_and(|known| matches!(known.openness, Openness::Open))
-        };
+        let is_open = |way: &Way| is_allowed(way) && self.is_open(*way);
         let can_steer = |way: &Way| self.can_steer(*way);
         let is_between_tools = is_busy && timing != Timing::Idle;
         let past_escape = is_stopped && timing == Timing::Now;

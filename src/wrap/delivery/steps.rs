@@ -233,7 +233,9 @@ impl Deliveries {
                 Err((Hold::Escaped, until))
             }
             WayChoice::Soon(until) => Err((Hold::Starting, until)),
-            WayChoice::Keyboard if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
+            WayChoice::Keyboard | WayChoice::None if self.keyboard.is_stuck() => {
+                Err((Hold::Stuck, None))
+            }
             WayChoice::Keyboard if is_stopped => Err((Hold::Escaped, None)),
             WayChoice::Keyboard if self.keyboard.is_taken() => {
                 Err((agent.obstacle().unwrap_or(Hold::Behind), None))
@@ -247,7 +249,6 @@ impl Deliveries {
                 Verdict::Free => Err((Hold::UnknownScreen, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),
             },
-            WayChoice::None if self.keyboard.is_stuck() => Err((Hold::Stuck, None)),
             WayChoice::None => match verdict {
                 Verdict::Free => Err((Hold::NoWay, None)),
                 Verdict::Hold(hold, again) => Err((hold, again)),

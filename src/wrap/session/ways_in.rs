@@ -168,6 +168,13 @@ impl Session {
     /// A way in said something.
     pub(super) fn handle_way(&mut self, way: Way, report: Report) {
         let now = Instant::now();
+        if way == Way::Plugin {
+            match report {
+                Report::Open => self.agent.plugin_reports(true),
+                Report::Closed(_) | Report::Away => self.agent.plugin_reports(false),
+                _ => {}
+            }
+        }
         match report {
             Report::Open => {
                 let can_steer = self.ways.get(way).is_some_and(WayIn::can_steer);

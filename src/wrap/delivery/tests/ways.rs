@@ -194,6 +194,31 @@ fn after_escape_no_way_is_given_a_message() {
 }
 
 #[test]
+fn a_hook_that_is_heard_late_does_not_undo_what_the_plugin_said() {
+    for mode in [Mode::Hook, Mode::Pty] {
+        let mut play = Play::claude_by(mode);
+        play.deliveries.open(Way::Plugin, false);
+        play.deliveries.open(Way::Hook, false);
+        play.agent.plugin_reports(true);
+        play.sign(&Sign::TurnBegan);
+        play.sign(&Sign::Stopped);
+        let late = HookEvent::PromptSubmitted("work".to_owned());
+        play.event(&late);
+        play.offer("x");
+        play.passes(ms(60_000));
+        assert_eq!(play.hold(), Some(Hold::Escaped), "{mode:?}");
+        assert!(!play.agent.is_busy(play.now), "{mode:?}");
+        // In a process that has not loaded the plugin the hooks count.
+        play.agent.plugin_reports(false);
+        play.deliveries.close(Way::Plugin, play.now);
+        play.event(&late);
+        play.event(&HookEvent::TurnEnded);
+        play.passes(ms(3000));
+        assert!(!play.hands().is_empty() || play.has_typed(), "{mode:?}");
+    }
+}
+
+#[test]
 fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
     for mode in [Mode::Plugin, Mode::Hook, Mode::Pty] {
         let mut play = Play::claude_by(mode);

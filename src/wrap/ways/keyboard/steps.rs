@@ -183,15 +183,13 @@ impl Keyboard {
         // The box was seen with the text, so one that is empty now was drawn after the Enter.
         let is_taken = agent.last_output() >= out && *agent.input() == Input::Empty;
         if is_taken || (now >= late && agent.is_busy(now)) {
-            if self.proof != TurnProof::Sign {
-                if let Some(attempt) = &mut self.attempt {
-                    attempt.phase = TypingPhase::Submitted {
-                        since: now,
-                        is_named: false,
-                    };
-                }
-            } else {
+            if self.proof == TurnProof::Sign {
                 self.finish(Outcome::InContext);
+            } else if let Some(attempt) = &mut self.attempt {
+                attempt.phase = TypingPhase::Submitted {
+                    since: now,
+                    is_named: false,
+                };
             }
             return self.step(agent, now);
         }
