@@ -15,6 +15,9 @@ use crate::wrap::ways::{Submission, Timing, Way};
 
 /// The longest text that was seen to arrive whole in the agents, by every way.
 const TEXT_BYTES: usize = 64 * 1024;
+/// The longest text that is typed into an agent's line; Gemini counts the characters of a paste of
+/// 64 KB for more than ten seconds.
+const LINE_BYTES: usize = 8 * 1024;
 /// So many messages may share one line of Claude Code's inbox.
 const INBOX_BATCH: usize = 10;
 /// Longer texts are shown by Claude Code's box as a placeholder.
@@ -126,7 +129,16 @@ impl Deliveries {
                 Way::Inbox => self.batch.min(INBOX_BATCH),
                 _ => self.batch,
             };
-            let mut messages = self.next(timing, many);
+            let is_for_a_line = way == Way::Keyboard && agent.profile().line.is_some();
+            if is_for_a_line && self.is_too_long_for_a_line(first) {
+                return Ok(Step::ToFile(first));
+            }
+            let bytes = if is_for_a_line {
+                LINE_BYTES
+            } else {
+                TEXT_BYTES
+            };
+            let mut messages = self.next(timing, many, bytes);
             if way == Way::Keyboard && agent.profile().knows_its_prompt() {
                 if !self.fits(&messages) {
                     messages = vec![first];
@@ -177,9 +189,14 @@ impl Deliveries {
         first.map(|(key, _)| key)
     }
 
+    fn is_too_long_for_a_line(&self, key: MessageKey) -> bool {
+        let message = self.table.get(key);
+        message.is_some_and(|message| !message.is_in_file && message.text().len() > LINE_BYTES)
+    }
+
     /// The first free ones of this timing, in order: `count` at most, and as many as fit into one
-    /// text.
-    fn next(&self, timing: Timing, count: usize) -> Vec<MessageKey> {
+    /// text of `longest` bytes.
+    fn next(&self, timing: Timing, count: usize, longest: usize) -> Vec<MessageKey> {
         let mut bytes = 0;
         let mut count = count;
         self.table
@@ -189,7 +206,7 @@ impl Deliveries {
                 let is_first = bytes == 0;
                 let is_alone = self.alone.contains(key);
                 bytes += message.text().len() + 1;
-                let is_in = is_first || (count > 0 && !is_alone && bytes <= TEXT_BYTES);
+                let is_in = is_first || (count > 0 && !is_alone && bytes <= longest);
                 count = if is_alone { 0 } else { count.saturating_sub(1) };
                 is_in
             })

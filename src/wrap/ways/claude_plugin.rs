@@ -114,7 +114,7 @@ impl Drop for Plugin {
 
 /// Where the session is, as far as the process that was adopted last and the hooks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Home {
+enum SessionHome {
     /// In that process.
     Here,
     /// On its way to another one: that process refused a text, since it holds no session.
@@ -162,7 +162,7 @@ struct Work {
     open_calls: BTreeMap<String, String>,
     /// The person pressed Escape and has sent nothing since.
     is_stopped: bool,
-    home: Home,
+    home: SessionHome,
     /// What was last said of the way.
     said: SaidOfWay,
     /// The process whose hook ran last, of those that hold the session, and when its first one did.
@@ -186,7 +186,7 @@ impl Work {
             proof: Proof::default(),
             open_calls: BTreeMap::new(),
             is_stopped: false,
-            home: Home::Here,
+            home: SessionHome::Here,
             said: SaidOfWay::Closed,
             hooked,
             reports,
@@ -233,10 +233,10 @@ impl Work {
 
     async fn tell_open(&mut self) {
         let (said, why) = match self.home {
-            Home::Away => (SaidOfWay::Away, NO_SESSION),
-            Home::OutOfReach => (SaidOfWay::Closed, NO_SESSION),
-            Home::Here if self.stream().is_some() => (SaidOfWay::Open, NO_PROCESS),
-            Home::Here => (SaidOfWay::Closed, NO_PROCESS),
+            SessionHome::Away => (SaidOfWay::Away, NO_SESSION),
+            SessionHome::OutOfReach => (SaidOfWay::Closed, NO_SESSION),
+            SessionHome::Here if self.stream().is_some() => (SaidOfWay::Open, NO_PROCESS),
+            SessionHome::Here => (SaidOfWay::Closed, NO_PROCESS),
         };
         if said != std::mem::replace(&mut self.said, said) {
             self.tell(said.report(why)).await;
@@ -245,7 +245,7 @@ impl Work {
 
     /// A process took or began something: it holds the session.
     async fn is_home(&mut self) {
-        self.home = Home::Here;
+        self.home = SessionHome::Here;
         self.tell_open().await;
     }
 
@@ -306,8 +306,8 @@ impl Work {
                     text.stage = Progress::Homeless(now);
                     text.homeless_since.get_or_insert(now);
                     // One that the session has left may say so late.
-                    if self.home == Home::Here && self.choice.is_current(instance) {
-                        self.home = Home::Away;
+                    if self.home == SessionHome::Here && self.choice.is_current(instance) {
+                        self.home = SessionHome::Away;
                     }
                     self.tell_open().await;
                 }
@@ -355,7 +355,7 @@ impl Work {
     async fn adopt(&mut self, name: &str, transcript: &Path) {
         self.open_calls.clear();
         self.is_stopped = false;
-        self.home = Home::Here;
+        self.home = SessionHome::Here;
         let elsewhere = |text: &&mut InFlight| text.instance.name != name;
         for text in self.in_flight.values_mut().filter(elsewhere) {
             if matches!(text.stage, Progress::Sent) {
@@ -437,7 +437,7 @@ impl Work {
         let order = Bytes::from(format!("{order}\n"));
         self.proof.expect(key, ids, self.choice.transcript());
         let instance = self.choice.current().cloned();
-        let is_here = self.home != Home::OutOfReach;
+        let is_here = self.home != SessionHome::OutOfReach;
         if let Some(instance) = instance.filter(|_| is_here && self.send(order.clone())) {
             let stage = Progress::Sent;
             let in_flight = InFlight {

@@ -179,6 +179,23 @@ fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
 }
 
 #[test]
+fn a_text_that_an_agent_would_count_for_long_goes_by_file() {
+    let mut play = Play::quiet("gemini");
+    let ticket = play.offer(&"word ".repeat(2000));
+    assert!(play.did(&Step::ToFile(ticket)));
+    assert!(play.last_text().contains("in a file"));
+    let mut play = Play::quiet("gemini");
+    play.sees(holds("a draft"));
+    let tickets: Vec<MessageKey> = (0..3).map(|_| play.offer(&"word ".repeat(1000))).collect();
+    play.sees(Input::Empty);
+    play.passes(ms(5000));
+    assert!(
+        play.did(&Step::Note(tickets[..1].to_vec())),
+        "one at a time"
+    );
+}
+
+#[test]
 fn gemini_gets_its_enter_long_after_the_paste() {
     // By its own clock within 40 ms it is a line break.
     let mut play = Play::quiet("gemini");

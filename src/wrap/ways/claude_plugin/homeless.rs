@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::super::{Refusal, process};
-use super::{Home, InFlight, Progress, Work, keys};
+use super::{InFlight, Progress, SessionHome, Work, keys};
 
 /// A text that found no session is offered to the same process again after this.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ impl Work {
         };
         let given_up = keys(&self.in_flight, is_given_up);
         if !given_up.is_empty() {
-            self.home = Home::OutOfReach;
+            self.home = SessionHome::OutOfReach;
             self.tell_open().await;
         }
         for key in given_up {

@@ -277,7 +277,7 @@ fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
     let (_, hooked) = watch::channel(None);
     let mut work = Work::new(listener, hooked, Reports::new(Way::Plugin, to));
-    (work.home, work.said) = (Home::Away, SaidOfWay::Away);
+    (work.home, work.said) = (SessionHome::Away, SaidOfWay::Away);
     work.choice.goes_on_in(instance("old"));
     work.choice.moves_to(&folder.join("one.jsonl"));
     let since = Instant::now() - Duration::from_secs(seconds);

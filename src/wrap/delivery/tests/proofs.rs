@@ -1,0 +1,81 @@
+//! What proves that the agent has read a text that was typed.
+
+use super::*;
+
+#[test]
+fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
+    let mut play = Play::claude_by(Mode::Pty);
+    play.deliveries.proves_by(TurnProof::Row);
+    let ticket = play.offer("x");
+    play.shows_text();
+    play.turn("m1");
+    play.sees(Input::Empty);
+    play.passes(ms(1000));
+    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    play.passes(ms(5000));
+    play.passes(ms(5000));
+    assert_eq!(play.hold(), Some(Hold::Refused(String::new())));
+    assert!(!play.agent.is_busy(play.now), "and the agent is idle");
+    assert_eq!(play.enters(), 1);
+}
+
+#[test]
+fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes() {
+    let mut play = Play::claude_by(Mode::Pty);
+    play.deliveries.proves_by(TurnProof::Row);
+    let ticket = play.offer("x");
+    play.shows_text();
+    play.output("\x1b]0;\u{2802} Claude Code\x07");
+    play.turn("m1");
+    assert!(play.did(&Step::HandedOver(vec![ticket], Way::Keyboard)));
+    play.passes(ms(600_000));
+    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    let key = play.deliveries.typed_key().unwrap();
+    play.deliveries.in_context(key);
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+}
+
+#[test]
+fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
+    // A task in the background ended, and its turn began while Enter was pressed.
+    let mut play = Play::claude_by(Mode::Pty);
+    play.deliveries.proves_by(TurnProof::Row);
+    let ticket = play.offer("x");
+    play.shows_text();
+    play.sees(Input::Empty);
+    play.ends();
+    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    let key = play.deliveries.typed_key().unwrap();
+    play.deliveries.in_context(key);
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+}
+
+#[test]
+fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
+    for has_row in [true, false] {
+        let mut play = Play::with(&CLAUDE, Mode::Pty);
+        play.agent.runs_no_hooks();
+        play.deliveries.proves_by(TurnProof::RowOrRest);
+        play.sees(Input::Empty);
+        play.passes(ms(3000));
+        let ticket = play.offer("x");
+        play.shows_text();
+        assert_eq!(play.enters(), 1);
+        play.output("\x1b]0;\u{2802} Claude Code\x07");
+        play.sees(Input::Empty);
+        play.passes(ms(60_000));
+        let delivered = Step::Delivered(vec![ticket], Way::Keyboard);
+        assert!(!play.did(&delivered), "a turn runs, and there is no row");
+        if has_row {
+            let key = play.deliveries.typed_key().unwrap();
+            play.deliveries.in_context(key);
+            play.run();
+        } else {
+            play.output("\x1b]0;\u{2733} Claude Code\x07");
+            play.passes(ms(3000));
+        }
+        assert!(play.did(&delivered), "{has_row}");
+    }
+}
