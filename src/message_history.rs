@@ -4,12 +4,14 @@
 //! Commands and wraps append one line for each event; the first event of a message on a machine,
 //! that it was sent or received, has its text too, up to 16 KiB. Each line is a single write in
 //! append mode, so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a
-//! new one begins.
+//! new one begins. Longer texts are also kept whole, in files of their own (`texts`).
+
+mod texts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
@@ -92,9 +94,15 @@ pub struct MessageText {
     /// The length of the whole text in bytes, if it is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_from: Option<usize>,
+    /// The digest of the whole text, if it is longer: the name of the file that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
     /// The id of the message that it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// The whole text on its way to its file.
+    #[serde(skip)]
+    to_keep: Option<String>,
 }
 
 impl MessageText {
@@ -102,11 +110,24 @@ impl MessageText {
     pub fn of(envelope: &Envelope) -> Self {
         let whole = &envelope.message;
         let text = &whole[..whole.floor_char_boundary(TEXT_BYTES)];
+        let is_cut = text.len() < whole.len();
         Self {
             from: envelope.from.clone(),
             text: text.to_owned(),
-            cut_from: (text.len() < whole.len()).then_some(whole.len()),
+            cut_from: is_cut.then_some(whole.len()),
+            whole: is_cut.then(|| texts::name(whole)),
             correlation_id: envelope.correlation_id.clone(),
+            to_keep: is_cut.then(|| whole.clone()),
+        }
+    }
+
+    /// Cuts the text to `bytes`.
+    fn cut_to(&mut self, bytes: usize) {
+        let end = self.text.floor_char_boundary(bytes);
+        if end < self.text.len() {
+            self.cut_from.get_or_insert(self.text.len());
+            self.text.truncate(end);
+            self.text.shrink_to_fit();
         }
     }
 }
@@ -203,6 +224,11 @@ impl MessageHistory {
 
     /// Appends one event. The caller may ignore an error: a failing history must not stop anything.
     pub fn note(&self, entry: &HistoryEntry) -> io::Result<()> {
+        let message = entry.message.as_ref();
+        if let Some(text) = message.and_then(|message| message.to_keep.as_deref()) {
+            // Without it the line still has the beginning.
+            let _cut = texts::keep(&self.texts(), text);
+        }
         let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
         line.push(b'\n');
         let path = self.path();
@@ -214,18 +240,23 @@ impl MessageHistory {
 
     /// Returns all events of a message, oldest first.
     pub fn story(&self, id: &str) -> io::Result<Vec<HistoryEntry>> {
-        Ok(self
-            .entries()?
-            .into_iter()
-            .filter(|entry| entry.id == id)
-            .collect())
+        let mut story = Vec::new();
+        self.each(|entry| {
+            if entry.id == id {
+                story.push(entry);
+            }
+        })?;
+        Ok(story)
     }
 
     /// Returns the message that has this id, or else those whose ids end with `text`, which then
     /// has at least [`SHORT_ID`] characters; upper and lower case are the same.
     pub fn ids_like(&self, text: &str) -> io::Result<BTreeSet<String>> {
-        let entries = self.entries()?;
-        let ids = || entries.iter().map(|entry| entry.id.as_str());
+        let mut all = BTreeSet::new();
+        self.each(|entry| {
+            all.insert(entry.id);
+        })?;
+        let ids = || all.iter().map(String::as_str);
         let ends_with_text = |id: &&str| {
             text.len() >= SHORT_ID
                 && id.len() >= text.len()
@@ -239,18 +270,19 @@ impl MessageHistory {
 
     /// Returns the sessions that messages of this machine were sent to.
     pub fn sessions(&self) -> io::Result<BTreeSet<String>> {
-        Ok(self
-            .entries()?
-            .into_iter()
-            .map(|entry| entry.session)
-            .collect())
+        let mut sessions = BTreeSet::new();
+        self.each(|entry| {
+            sessions.insert(entry.session);
+        })?;
+        Ok(sessions)
     }
 
-    /// Returns the messages whose text is known, in the order of their first events.
-    pub fn conversation(&self) -> io::Result<Vec<ToldMessage>> {
+    /// Returns the messages whose text is known, in the order of their first events, each text cut
+    /// to `text_bytes`.
+    pub fn conversation(&self, text_bytes: usize) -> io::Result<Vec<ToldMessage>> {
         let mut told: Vec<ToldMessage> = Vec::new();
         let mut places: HashMap<(String, String), usize> = HashMap::new();
-        for entry in self.entries()? {
+        self.each(|entry| {
             let key = (entry.id.clone(), entry.session.clone());
             if let Some(&place) = places.get(&key) {
                 let told = &mut told[place];
@@ -259,7 +291,8 @@ impl MessageHistory {
                     told.state = entry.event;
                     told.detail = entry.detail;
                 }
-            } else if let Some(message) = entry.message {
+            } else if let Some(mut message) = entry.message {
+                message.cut_to(text_bytes);
                 places.insert(key, told.len());
                 told.push(ToldMessage {
                     ts: entry.ts,
@@ -270,13 +303,45 @@ impl MessageHistory {
                     detail: entry.detail,
                 });
             }
-        }
+        })?;
         Ok(told)
     }
 
-    /// Reads all lines of both files. Lines that cannot be parsed are skipped.
-    fn entries(&self) -> io::Result<Vec<HistoryEntry>> {
-        let mut entries = Vec::new();
+    /// Returns the first message of this id to a session, with its whole text if that is kept.
+    pub fn message(&self, session: &str, id: &str) -> io::Result<Option<MessageText>> {
+        let mut found = None;
+        self.each(|entry| {
+            if found.is_none() && entry.id == id && entry.session == session {
+                found = entry.message;
+            }
+        })?;
+        if let Some(message) = &mut found {
+            self.complete(message);
+        }
+        Ok(found)
+    }
+
+    /// Replaces the beginning of a long text by the whole text, if that is kept.
+    pub fn complete(&self, message: &mut MessageText) {
+        let name = message.whole.take();
+        if let Some(text) = name.and_then(|name| texts::read(&self.texts(), &name)) {
+            message.text = text;
+            message.cut_from = None;
+        }
+    }
+
+    /// Returns a text that changes with the history.
+    pub fn version(&self) -> String {
+        let stamp = |path: PathBuf| {
+            let file = fs::metadata(path).ok();
+            file.map_or((0, 0), |file| (file.ino(), file.len()))
+        };
+        format!("{:?}{:?}", stamp(self.older()), stamp(self.path()))
+            .replace(|c: char| !c.is_ascii_digit(), "-")
+    }
+
+    /// Reads each line of both files. Lines that cannot be parsed are skipped.
+    fn each(&self, mut take: impl FnMut(HistoryEntry)) -> io::Result<()> {
         for path in [self.older(), self.path()] {
             let file = match File::open(path) {
                 Ok(file) => file,
@@ -284,10 +349,16 @@ impl MessageHistory {
                 Err(error) => return Err(error),
             };
             for line in BufReader::new(file).split(b'\n') {
-                entries.extend(serde_json::from_slice::<HistoryEntry>(&line?).ok());
+                if let Ok(entry) = serde_json::from_slice(&line?) {
+                    take(entry);
+                }
             }
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    fn texts(&self) -> PathBuf {
+        self.home.logs().join("texts")
     }
 
     fn path(&self) -> PathBuf {
@@ -344,7 +415,9 @@ mod tests {
             from: "frontend".into(),
             text: text.into(),
             cut_from: None,
+            whole: None,
             correlation_id: None,
+            to_keep: None,
         };
         let entry = |id, event| HistoryEntry::new(DateTime::UNIX_EPOCH, id, event, "backend");
         for entry in [
@@ -358,7 +431,7 @@ mod tests {
         ] {
             history.note(&entry).unwrap();
         }
-        let told = history.conversation().unwrap();
+        let told = history.conversation(usize::MAX).unwrap();
         let told: Vec<_> = told
             .iter()
             .map(|told| {
@@ -376,6 +449,35 @@ mod tests {
                 ("two", HistoryEvent::Held, Some("draft"))
             ]
         );
+    }
+
+    #[test]
+    fn a_long_text_is_kept_whole_beside_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
+        let history = MessageHistory::of(&Home::of(&environment).unwrap());
+        let (a, b) = (
+            &SessionName::new("a").unwrap(),
+            &SessionName::new("b").unwrap(),
+        );
+        let text = "a long text. ".repeat(8_000);
+        let envelope = Envelope::new(Ulid::nil(), DateTime::UNIX_EPOCH, a, b, text.clone());
+        let sent = HistoryEntry::new(DateTime::UNIX_EPOCH, &envelope.id, HistoryEvent::Sent, "b");
+        let before = history.version();
+        history
+            .note(&sent.saying(MessageText::of(&envelope)))
+            .unwrap();
+        assert_ne!(history.version(), before);
+        let told = history.conversation(100).unwrap().remove(0).message;
+        assert_eq!((told.text.len(), told.cut_from), (100, Some(text.len())));
+        let whole = history.message("b", &envelope.id).unwrap().unwrap();
+        assert_eq!((whole.text, whole.cut_from), (text.clone(), None));
+        assert_eq!(history.message("a", &envelope.id).unwrap(), None);
+        // What was changed on disk is no longer that text.
+        let kept = fs::read_dir(history.texts()).unwrap().next().unwrap();
+        fs::write(kept.unwrap().path(), "another text").unwrap();
+        let whole = history.message("b", &envelope.id).unwrap().unwrap();
+        assert_eq!(whole.cut_from, Some(text.len()));
     }
 
     #[test]

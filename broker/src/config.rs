@@ -1,8 +1,11 @@
-//! The configuration of a broker. Depends on nothing.
+//! The configuration of a broker. Depends on `archive`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::archive::Archive;
 
 /// All settings for `Broker::start`.
 #[derive(Debug, Clone)]
@@ -32,6 +35,8 @@ pub struct BrokerConfig {
     pub memory_limit_bytes: u64,
     /// Limits for clients.
     pub limits: ClientLimits,
+    /// What the program keeps for the first user, for the page.
+    pub archive: Option<Arc<dyn Archive>>,
 }
 
 /// The addresses that every port is bound to.
@@ -136,6 +141,7 @@ impl Default for BrokerConfig {
             first_user: None,
             memory_limit_bytes: 0,
             limits: ClientLimits::default(),
+            archive: None,
         }
     }
 }

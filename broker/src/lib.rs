@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 mod admission;
 mod alarms;
+pub mod archive;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod block;
@@ -61,6 +62,7 @@ pub mod vhost;
 mod wakeup;
 pub mod wire;
 
+pub use archive::{Archive, ArchiveAnswer, ArchiveError};
 pub use broker_state::BrokerState;
 pub use config::{BindAddresses, BrokerConfig, ClientLimits, FirstUser, Tls};
 pub use error::{StartError, StopError};
@@ -231,6 +233,7 @@ async fn open_management(
         data_dir: config.data_dir.clone(),
         memory_limit_bytes: config.memory_limit_bytes,
         local_user: config.first_user.as_ref().map(|first| first.name.clone()),
+        archive: config.archive.clone(),
     };
     let serving = management::serve(Arc::clone(broker), about, Doors { port, tls, socket });
     Ok((address, Some(tokio::spawn(serving))))

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory, MessageText};
 use crate::name::SessionName;
 use crate::output::{Output, Style};
-use crate::peer::{Publication, PublishOutcome};
+use crate::peer::{Peer, Publication, PublishOutcome};
 use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
 
 /// The fewest characters at the beginning of an id that stand for it.
@@ -87,12 +87,27 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends it to its session once more, as a message of its own, and removes it once the broker has
-/// confirmed that.
 async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Result<(), Error> {
     let to = session_name(&letter.queue, "its queue")?;
-    let envelope = mended(letter, &to, config)?;
+    // What cannot be mended starts no broker.
+    mended(letter, &to, config)?;
     let mut peer = connect::peer(config, "dead", Autostart::Allowed, output).await?;
+    let sent = send_again(letter, &mut peer, config).await;
+    peer.close().await;
+    let Envelope { id, to, .. } = sent?;
+    output.json(&serde_json::json!({ "id": id, "to": to }))?;
+    output.line(format!("sent {id} -> {to}"))
+}
+
+/// Sends it to its session once more, as a message of its own, and removes it once the broker has
+/// confirmed that.
+pub(super) async fn send_again(
+    letter: &KeptDeadLetter,
+    peer: &mut Peer,
+    config: &Config,
+) -> Result<Envelope, Error> {
+    let to = session_name(&letter.queue, "its queue")?;
+    let envelope = mended(letter, &to, config)?;
     let history = MessageHistory::of(&config.home);
     let entry = |event| HistoryEntry::new(Utc::now(), &envelope.id, event, to.as_str());
     let was = format!("it was the dead letter {}", letter.id);
@@ -112,7 +127,6 @@ async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Re
         }
     }
     .await;
-    peer.close().await;
     if let Err(error) = sent {
         let failed = entry(HistoryEvent::Unconfirmed).because(error.summary());
         let _untold = history.note(&failed);
@@ -120,8 +134,7 @@ async fn resend(letter: &KeptDeadLetter, config: &Config, output: &Output) -> Re
     }
     let _untold = history.note(&entry(HistoryEvent::Confirmed));
     remove(letter, config)?;
-    output.json(&serde_json::json!({ "id": envelope.id, "to": to.as_str() }))?;
-    output.line(format!("sent {} -> {to}", envelope.id))
+    Ok(envelope)
 }
 
 /// A message with the text of a dead letter: with an id of its own, and with what it lacked.

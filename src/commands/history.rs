@@ -15,12 +15,14 @@ use crate::output::{Output, Style};
 /// Prints the messages that fit, oldest first.
 pub(super) fn run(args: &HistoryArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let wanted = HistoryFilter::of(args, Utc::now())?;
-    let told = MessageHistory::of(&config.home)
-        .conversation()
+    let history = MessageHistory::of(&config.home);
+    let told = history
+        .conversation(usize::MAX)
         .map_err(|error| Error::new("cannot read the message history").because(error))?;
-    let told: Vec<_> = told.iter().filter(|told| wanted.has(told)).collect();
+    let mut told: Vec<_> = told.into_iter().filter(|told| wanted.has(told)).collect();
     let first = args.last.map_or(0, |last| told.len().saturating_sub(last));
-    for message in &told[first..] {
+    for message in &mut told[first..] {
+        history.complete(&mut message.message);
         output.json(message)?;
         print(message, output)?;
     }

@@ -1,16 +1,20 @@
 //! `cbroker serve`: runs the embedded broker in this process until a signal ends it.
 //!
-//! This is the only file of the program that names the broker crate. The broker registers itself in
-//! `broker.json`, so that every other command finds it, unless another running broker is registered
-//! there.
+//! This is the only module of the program that names the broker crate. The broker registers itself
+//! in `broker.json`, so that every other command finds it, unless another running broker is
+//! registered there.
+
+mod archive;
 
 use std::fmt::Write;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Addresses, BindAddresses, Broker, FirstUser, StartError, Tls};
+use archive::HomeArchive;
+use broker::{Addresses, Archive, BindAddresses, Broker, FirstUser, StartError, Tls};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -38,13 +42,18 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         .map_err(|error| cannot_use(&config.home.folder().display().to_string(), error))?;
     log(&args, config)?;
     refuse_taken_ports(&args)?;
-    if args.background {
+    let is_background = args.background;
+    if is_background {
         // An error means that the process leads a session already.
         let _ = rustix::process::setsid();
     }
     let mut signals = ServeSignals::listen()?;
     let is_first = daemon::running(&config.home).is_none();
-    let settings = settings(&args, config, is_first)?;
+    let archive = Arc::new(HomeArchive::new(config));
+    let settings = broker::BrokerConfig {
+        archive: Some(Arc::clone(&archive) as Arc<dyn Archive>),
+        ..settings(&args, config, is_first)?
+    };
     let data_dir = settings.data_dir.clone();
     let broker = tokio::select! {
         started = Broker::start(settings) => started.map_err(|error| explain(error, &args))?,
@@ -54,6 +63,9 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     if is_first {
         register(&addresses, &args, data_dir, config)?;
     }
+    let host = reachable(addresses.amqp.ip());
+    let here = SocketAddr::new(host, addresses.amqp.port());
+    archive.listens_at(format!("amqp://{here}"));
     tell(&addresses, output)?;
     let mut every = tokio::time::interval(GIVE_BACK_EVERY);
     loop {
@@ -64,7 +76,8 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     }
     tracing::info!("stopping");
     let stopped = broker.shutdown().await;
-    if is_first {
+    // The record of a broker in the background stays: the next start takes the same ports.
+    if is_first && !is_background {
         forget_me(config);
     }
     stopped.map_err(|error| {

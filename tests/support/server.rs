@@ -84,15 +84,30 @@ impl Server {
     }
 
     fn request(&self, place: &Place, method: &str, path: &str) -> Answer {
+        let answer = self.ask(place, method, path, "");
+        assert!(answer.status < 300, "{answer:?}");
+        answer
+    }
+
+    /// Asks the management API as the broker's own user.
+    pub(crate) fn ask(&self, place: &Place, method: &str, path: &str, body: &str) -> Answer {
         let url = place.ok(["status", "--show-url"]);
         let login = url.trim().trim_start_matches("amqp://");
         let (user, password) = login.rsplit_once('@').unwrap().0.split_once(':').unwrap();
+        self.ask_as((user, password), method, path, body)
+    }
+
+    /// Asks the management API as another user.
+    pub(crate) fn ask_as(
+        &self,
+        (user, password): (&str, &str),
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Answer {
         let to = (Ipv4Addr::LOCALHOST, self.management_port.unwrap()).into();
-        let answer = Request::new(to, method, path)
-            .password(user, password)
-            .send("");
-        assert!(answer.status < 300, "{answer:?}");
-        answer
+        let request = Request::new(to, method, path);
+        request.password(user, password).send(body)
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -34,6 +34,7 @@ const CRATES: [Layers; 3] = [
         folder: "broker/src/",
         ranks: &[
             ("wire", 0),
+            ("archive", 0),
             ("config", 0),
             ("stats", 0),
             ("time", 0),

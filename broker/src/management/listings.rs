@@ -199,6 +199,7 @@ mod tests {
             data_dir: folder.path().into(),
             memory_limit_bytes: 0,
             local_user: None,
+            archive: None,
         };
         let api = Api::new(Arc::clone(&broker.state), about, HttpScheme::Http);
         let user = read(&api.broker.users).get("ada").cloned().unwrap();

@@ -2,9 +2,10 @@
 //! JSON.
 //!
 //! The paths and fields are RabbitMQ 3.10's, so its tools work. cbroker's own paths are
-//! `/api/session`, `/api/tap`, `/api/history` and `…/peek`. A request passes `guard` (is it for
-//! this server, and not from a foreign page), then `auth` (who sends it), then its route. Routes
-//! query the broker and answer with `views`. Depends on all modules below.
+//! `/api/session`, `/api/tap`, `/api/history`, `/api/messages`, `/api/dead-letters` and `…/peek`. A
+//! request passes `guard` (is it for this server, and not from a foreign page), then `auth` (who
+//! sends it), then its route. Routes query the broker and answer with `views`. Depends on all
+//! modules below.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::middleware::from_fn;
 
+use crate::archive::Archive;
 use crate::broker_state::BrokerState;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
@@ -65,6 +67,8 @@ pub(crate) struct About {
     pub(crate) memory_limit_bytes: u64,
     /// Who a client on the Unix socket acts as, where it runs as the same user of the machine.
     pub(crate) local_user: Option<String>,
+    /// What the program keeps for that user.
+    pub(crate) archive: Option<Arc<dyn Archive>>,
 }
 
 /// Where the API is served.

@@ -2,14 +2,18 @@
 // time.
 
 import * as control from "./control.js";
-import { $, ask, el, number, part, say, soon } from "./dom.js";
+import { $, ask, el, number, part, say, soon, toast } from "./dom.js";
+import { envelope } from "./model.js";
+import { letters } from "./past.js";
 import * as views from "./views.js";
 
 const PAGE = 100;
+/** So many bytes of each body. */
+const TRUNCATE = 4096;
 
 /**
- * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, compose, sure, round,
- * tell.
+ * Opens and redraws the drawer; `page` is what leads out of it: jump, thread, whole, compose, sure,
+ * round, tell, changed.
  */
 export function drawer(model, page) {
   let opened; // { vhost, name, isSession, path, trail, rest, text }
@@ -20,6 +24,8 @@ export function drawer(model, page) {
     // The pages to the one that is shown: what each comes after, and how many messages lie before
     // it.
     opened = { vhost, name, isSession, path, rest, trail: [{ after: "", before: 0 }] };
+    // Payloads that were opened, by their cursors.
+    opened.whole = new Map();
     say($("look-title"), name);
     $("look-body").replaceChildren(acts(opened), rest);
     $("look").showModal();
@@ -40,7 +46,7 @@ export function drawer(model, page) {
       ask("GET", `${here.path}?columns=messages_ready`),
       ask(
         "GET",
-        `${here.path}/peek?count=${PAGE}&truncate=4096${at.after && `&after=${at.after}`}`,
+        `${here.path}/peek?count=${PAGE}&truncate=${TRUNCATE}${at.after && `&after=${at.after}`}`,
       ),
     ]).catch(() => undefined);
     if (here !== opened || at !== here.trail.at(-1)) return;
@@ -185,6 +191,14 @@ export function drawer(model, page) {
     ];
   }
 
+  /** What the session refused. */
+  function deadSection({ name }) {
+    const dead = model.dead.filter(({ queue }) => queue === name);
+    if (!dead.length) return [];
+    const title = el("h3", {}, `Dead letters (${number(dead.length)})`);
+    return [el("section", { className: "dead" }, title, letters(dead, page))];
+  }
+
   function inside(here, waiting, ready) {
     const shown = [];
     const isFirst = here.trail.length === 1;
@@ -197,7 +211,7 @@ export function drawer(model, page) {
       const line = `${presence.agent ?? "agent"} ${where}, ${presence.state}${reason}`;
       shown.push(el("p", { className: "muted" }, line));
     }
-    if (session && isFirst) shown.push(...heldSection(session, standing));
+    if (session && isFirst) shown.push(...heldSection(session, standing), ...deadSection(here));
     const title = waiting.length
       ? `Waiting, oldest first (${number(Math.max(ready, waiting.length))})`
       : "Nothing waits";
@@ -211,7 +225,7 @@ export function drawer(model, page) {
         {},
         el("h3", {}, title),
         ...turns[0],
-        views.contents(waiting.map(plain)),
+        views.contents(waiting.map(plain(here.whole)), (place) => openAt(here, waiting, place)),
         ...turns[1],
       ),
     );
@@ -227,6 +241,17 @@ export function drawer(model, page) {
       );
     }
     return shown;
+  }
+
+  /** Shows all of a waiting message. */
+  async function openAt(here, waiting, place) {
+    const { cursor } = waiting[place];
+    const after = place ? waiting[place - 1].cursor : here.trail.at(-1).after;
+    const path = `${here.path}/peek?count=1${after && `&after=${after}`}`;
+    const [found] = await ask("GET", path).catch(() => []);
+    if (found?.cursor !== cursor) return toast("It does not wait here any more.");
+    here.whole.set(cursor, found.payload);
+    redraw();
   }
 
   /** Earlier and later messages. A page stays where it is while messages before it go. */
@@ -268,14 +293,12 @@ export function drawer(model, page) {
 
 const messages = (count) => (count === 1 ? "1 message" : `${number(count)} messages`);
 
-/** An envelope is shown by its text, anything else as it is. */
-function plain(message) {
-  try {
-    const { from, message: text } = JSON.parse(message.payload);
-    if (typeof from === "string" && typeof text === "string")
-      return { ...message, routing_key: `from ${from}`, payload: text };
-  } catch {
-    // Not an envelope.
-  }
-  return message;
-}
+/** An envelope is shown by its text, anything else as it is; `whole` has those that were opened. */
+const plain = (whole) => (message) => {
+  const isText = message.payload_encoding === "string";
+  const payload = whole.get(message.cursor) ?? message.payload;
+  const isCut = !whole.has(message.cursor) && message.payload_bytes > TRUNCATE;
+  const found = isText ? envelope(payload, message.properties) : undefined;
+  const shown = { ...message, payload, isCut };
+  return found ? { ...shown, routing_key: `from ${found.from}`, payload: found.message } : shown;
+};

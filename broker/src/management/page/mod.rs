@@ -14,6 +14,7 @@ const MODEL: &str = include_str!("model.js");
 const VIEWS: &str = include_str!("views.js");
 const CONTROL: &str = include_str!("control.js");
 const DRAWER: &str = include_str!("drawer.js");
+const PAST: &str = include_str!("past.js");
 const SCRIPT: &str = include_str!("page.js");
 const STYLE: &str = include_str!("page.css");
 
@@ -29,6 +30,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/page.js", "its script", script(SCRIPT))
         .get("/control.js", "what it asks of sessions", script(CONTROL))
         .get("/drawer.js", "one queue, looked into", script(DRAWER))
+        .get("/past.js", "what is kept on disk", script(PAST))
         .get("/views.js", "what it shows", script(VIEWS))
         .get("/model.js", "what it knows", script(MODEL))
         .get("/dom.js", "how it shows and asks", script(DOM))
@@ -44,14 +46,16 @@ fn file(kind: &'static str, text: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONTROL, DOM, DRAWER, HTML, MODEL, SCRIPT, STYLE, VIEWS};
+    use super::{CONTROL, DOM, DRAWER, HTML, MODEL, PAST, SCRIPT, STYLE, VIEWS};
 
     const SVG: &str = "http://www.w3.org/2000/svg";
 
     #[test]
     fn the_page_is_small_and_asks_nobody_else() {
-        let files = [HTML, STYLE, SCRIPT, CONTROL, DRAWER, VIEWS, MODEL, DOM];
-        assert!(files.iter().map(|file| file.len()).sum::<usize>() < 100 * 1024);
+        let files = [
+            HTML, STYLE, SCRIPT, CONTROL, DRAWER, PAST, VIEWS, MODEL, DOM,
+        ];
+        assert!(files.iter().map(|file| file.len()).sum::<usize>() < 128 * 1024);
         for text in files {
             let addresses = text.matches("://").count();
             assert_eq!(
@@ -74,7 +78,7 @@ mod tests {
             "srcdoc",
             "DOMParser",
         ];
-        for (script, sink) in [SCRIPT, CONTROL, DRAWER, VIEWS, MODEL, DOM]
+        for (script, sink) in [SCRIPT, CONTROL, DRAWER, PAST, VIEWS, MODEL, DOM]
             .iter()
             .flat_map(|script| sinks.map(|sink| (script, sink)))
         {

@@ -33,6 +33,32 @@ const WRAP = /^[0-9A-Za-z]{1,64}$/;
 const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
 /** Held messages of one session that are shown. */
 const HELD = 100;
+/** What the history on disk says, as states of a message here. */
+const TOLD = {
+  sent: "sent",
+  confirmed: "sent",
+  unconfirmed: "sent",
+  received: "sent",
+  returned: "sent",
+  held: "held",
+  "handed-over": "held",
+  delivered: "delivered",
+  answered: "delivered",
+  repeated: "delivered",
+  "dead-lettered": "refused",
+  purged: "gone",
+  deleted: "gone",
+  dropped: "gone",
+  expired: "gone",
+};
+/** What became of it. Nothing changes it any more. */
+const OVER = ["delivered", "refused", "gone"];
+/** Words for what is between. */
+const BETWEEN = {
+  unconfirmed: "not confirmed",
+  received: "received",
+  returned: "back in its queue",
+};
 /** What receipts say, as states of a message here. */
 const RECEIPTS = {
   held: "held",
@@ -211,6 +237,14 @@ export class Model {
     /** name → what was said last to or by it. */
     this.lasts = new Map();
     this.missed = 0;
+    /** Whether the signed-in user gets what is kept on disk; which state of it is known. */
+    this.hasArchive = false;
+    this.toldVersion = undefined;
+    /** Messages on disk that are older than those here. */
+    this.older = 0;
+    /** The dead letters, oldest first, and how many more there are. */
+    this.dead = [];
+    this.olderDead = 0;
     /** Wall-clock difference to the broker, ms. */
     this.skew = 0;
   }
@@ -325,6 +359,11 @@ export class Model {
     const done = state === "delivered" ? at : undefined;
     const isOwn = this.isOwn(properties);
     const message = { ...pick(found), key, user, isOwn, state, at, queue, done, reason: undefined };
+    const told = this.toldAs(message);
+    if (told) {
+      this.forget(told);
+      if (knowsMore(told, message)) become(message, told);
+    }
     this.add(message);
     keep(this.lasts, queue, message, LASTS);
     // Others can write any name as the sender.
@@ -341,12 +380,57 @@ export class Model {
     this.size += message.haystack.length;
     for (const oldest of this.messages.values()) {
       if (oldest === message || (this.messages.size <= KEEP && this.size <= KEEP_TEXT)) break;
-      this.messages.delete(oldest.key);
-      this.size -= oldest.haystack.length;
-      const rest = this.ids.get(oldest.id);
-      rest?.delete(oldest.key);
-      if (!rest?.size) this.ids.delete(oldest.id);
+      this.forget(oldest);
     }
+  }
+
+  forget(message) {
+    this.messages.delete(message.key);
+    this.size -= message.haystack.length;
+    const rest = this.ids.get(message.id);
+    rest?.delete(message.key);
+    if (!rest?.size) this.ids.delete(message.id);
+  }
+
+  /** The whole text of a message that was cut. */
+  widen(message, text) {
+    this.size -= message.haystack.length;
+    message.text = text;
+    message.cut = false;
+    message.haystack = haystack(message);
+    this.size += message.haystack.length;
+  }
+
+  /** What the history says of the same message. */
+  toldAs(message) {
+    return this.withId(message.id).find((told) => told.isTold && isSame(told, message));
+  }
+
+  /** What the history on the broker's machine says; what went by here is told in more detail. */
+  told({ version, older, messages }) {
+    this.toldVersion = version;
+    this.older = older;
+    for (const one of messages) {
+      const state = Object.hasOwn(TOLD, one.state) ? TOLD[one.state] : undefined;
+      const at = Date.parse(one.ts);
+      if (!state || !Number.isFinite(at) || ![one.id, one.from, one.to].every(isText)) continue;
+      const cut = one.cut_from !== undefined;
+      const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
+      const detail = isText(one.detail) ? one.detail : undefined;
+      const reason = ["held", "refused"].includes(state) ? detail : BETWEEN[one.state];
+      const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
+      message.end = state === "gone" ? one.state : undefined;
+      message.key = `${one.id} ${one.to} ${at} told`;
+      const known = this.withId(one.id).find((other) => isSame(other, message));
+      if (!known) {
+        this.add(message);
+        const last = this.lasts.get(one.to);
+        if (!last || last.isTold) keep(this.lasts, one.to, message, LASTS);
+      } else if (known.isTold || knowsMore(message, known)) become(known, message);
+    }
+    // The oldest go first when there are too many.
+    const inTime = [...this.messages].sort(([, one], [, two]) => one.at - two.at);
+    this.messages = new Map(inTime);
   }
 
   /** The messages of an id: others can use it again for another text. */
@@ -364,7 +448,7 @@ export class Model {
     const known = isReceipt ? this.withId(found.id).filter((message) => message.isOwn) : [];
     let changed = false;
     for (const message of known) {
-      const isOver = ["delivered", "refused", "gone"].includes(message.state);
+      const isOver = OVER.includes(message.state);
       if (state === "held" && isOver) continue;
       message.state = state;
       if (state === "gone") message.end = found.state;
@@ -517,9 +601,32 @@ export class Model {
       (!peer || message.from === peer || message.to === peer) &&
       (!thread || thread.has(message.id)) &&
       words.every((word) => message.haystack.includes(word));
-    return [...this.messages.values()].filter(matches);
+    return [...this.messages.values()].filter(matches).sort((one, two) => one.at - two.at);
   }
 }
+
+/**
+ * Whether the history says more of a message's end than what went by: an ack there may be a purge
+ * by a command, or a session's refusal.
+ */
+const knowsMore = (told, seen) =>
+  OVER.includes(told.state) &&
+  (!OVER.includes(seen.state) || (seen.state === "delivered" && told.state !== "delivered"));
+
+/** Takes over what became of the same message. */
+function become(message, { state, reason, end }) {
+  Object.assign(message, { state, reason, end });
+}
+
+/** Whether both are one message: others can use its id again for another text. */
+function isSame(one, two) {
+  if (one.queue !== two.queue || one.from !== two.from) return false;
+  const [short, long] = one.text.length < two.text.length ? [one, two] : [two, one];
+  return short.cut ? long.text.startsWith(short.text.slice(0, -1)) : short.text === long.text;
+}
+
+const haystack = ({ id, from, to, text, files }) =>
+  [id, from, to, text, ...files].join("\n").toLowerCase();
 
 function pick(found) {
   const files = Array.isArray(found.files) ? found.files.filter(isText) : [];
@@ -535,8 +642,6 @@ function pick(found) {
     priority: optional("priority"),
     cut: found.cut === true,
   };
-  message.haystack = [message.id, message.from, message.to, message.text, ...files]
-    .join("\n")
-    .toLowerCase();
+  message.haystack = haystack(message);
   return message;
 }

@@ -3,6 +3,7 @@
 import { $, ask, el, key, part, plain, say, signIn, signOut, soon, toast, when } from "./dom.js";
 import * as control from "./control.js";
 import { drawer } from "./drawer.js";
+import { askConversation, askDead, letters, wholeText } from "./past.js";
 import { EXCHANGE, GROUPS, Model, PRESENCE, sessionName, ulid } from "./model.js";
 import * as views from "./views.js";
 
@@ -14,10 +15,12 @@ let queuePage = 1;
 const { openSession, openQueue, redraw } = drawer(model, {
   jump,
   thread,
+  whole,
   compose,
   sure,
   round,
   tell,
+  changed: () => lookBack(),
 });
 
 // ---------------------------------------------------------------- signing in
@@ -84,11 +87,14 @@ function begin(user) {
   $("door").hidden = true;
   $("app").hidden = false;
   model.user = user.name;
+  model.hasArchive = user.archive === true;
   say($("who"), `Signed in as ${user.name}`);
   show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "sessions");
   listen();
   round();
+  lookBack();
   setInterval(round, 3000);
+  setInterval(lookBack, 5000);
   setInterval(drawSessions, 5000);
 }
 
@@ -103,7 +109,7 @@ const acts = {
 const drawSessions = soon(() => call(views.sessions(model, acts)));
 const drawTalk = soon(() => {
   const before = nearEnd();
-  views.talk(model, query(), most, { jump, thread });
+  views.talk(model, query(), most, { jump, thread, whole });
   if (view !== "talk") return;
   if (before) scrollTo(0, document.body.scrollHeight);
   else $("newest").hidden = false;
@@ -330,6 +336,37 @@ async function askBroker() {
   );
 }
 
+// ---------------------------------------------------------------- what is kept on disk
+
+let lookingBack = false;
+
+/** Asks for what the machine's history and its dead letters have that is new. */
+async function lookBack() {
+  if (lookingBack || document.hidden) return;
+  lookingBack = true;
+  try {
+    const [hasTold, hasDead] = await Promise.all([askConversation(model), askDead(model)]);
+    if (hasDead) $("dead-list").replaceChildren(letters(model.dead, { sure, changed: lookBack }));
+    if (!hasTold && !hasDead) return;
+    drawSessions();
+    drawTalk();
+    redraw();
+  } catch {
+    // The next round says whether the broker answers.
+  } finally {
+    lookingBack = false;
+  }
+}
+
+/** Shows a long message whole, also where it went by long ago. */
+async function whole(item) {
+  const text = await wholeText(model, item).catch(() => undefined);
+  if (text === undefined) return toast("Nobody has the whole text any more.");
+  model.widen(item, text);
+  drawTalk();
+  redraw();
+}
+
 // ---------------------------------------------------------------- views
 
 function show(name) {
@@ -414,7 +451,7 @@ for (const [button, step] of [
 /** Shows the message that another one answers. */
 function jump(id) {
   const found = model.withId(id)[0];
-  if (!found) return toast("That message went by before this page began to listen.");
+  if (!found) return toast("That message is not here any more.");
   $("talk-search").value = "";
   $("talk-peer").value = "";
   $("talk-state").value = "";
@@ -422,7 +459,7 @@ function jump(id) {
   most = model.messages.size;
   $("look").close();
   show("talk");
-  views.talk(model, query(), most, { jump, thread });
+  views.talk(model, query(), most, { jump, thread, whole });
   const child = [...$("talk-list").children].find((item) => item.dataset.key === found.key);
   setTimeout(() => {
     child?.scrollIntoView({ block: "center" });

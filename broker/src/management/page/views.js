@@ -38,6 +38,8 @@ const ON_CARD = 2;
 /** Draws the cards; returns the sessions that need somebody, and why. */
 export function sessions(model, acts) {
   const list = model.ordered();
+  $("dead").hidden = model.dead.length === 0;
+  say($("dead-count"), number(model.dead.length + model.olderDead));
   keyed($("session-list"), list, {
     key: (session) => session.name,
     make: (session) => card(session, acts),
@@ -66,7 +68,7 @@ function card(session, acts) {
     "article",
     { className: "card session" },
     el(
-      "h3",
+      "h2",
       {},
       el("button", { type: "button", className: "open", onclick: () => acts.open(name) }, name),
       el("span", { className: "pill" }),
@@ -141,6 +143,8 @@ function fill(child, model, session) {
     facts.push(["waits", String(waiting), ` waiting${age}`]);
   }
   if (standing.held) facts.push(["waits", String(standing.held), " held"]);
+  const dead = model.dead.filter(({ queue }) => queue === session.name).length;
+  if (dead) facts.push(["refused", String(dead), dead === 1 ? " dead letter" : " dead letters"]);
   if (first?.agent) facts.push(["", "", first.agent]);
   if (first?.since) facts.push(["", "", `up ${span(model.now() - Date.parse(first.since))}`]);
   if (first?.host) facts.push(["", "", first.host]);
@@ -164,6 +168,7 @@ function fill(child, model, session) {
 
 // ---------------------------------------------------------------- conversation
 
+const ALL = "show all of it";
 /** Names to choose from, those of the latest messages. */
 const CHOICES = 500;
 const LABELS = {
@@ -171,6 +176,7 @@ const LABELS = {
   held: "held",
   delivered: "delivered",
   refused: "dead-lettered",
+  sent: "sent",
 };
 /** How a message ends that nobody gets. */
 const ENDS = {
@@ -185,7 +191,7 @@ export function message(model, item, acts) {
   const id = el("span", { className: "id mono", title: item.id }, item.id.slice(-6));
   return el(
     "li",
-    { className: "message", data: { key: item.key, id: item.id } },
+    { className: "message", data: { key: item.key, id: item.id, ...(item.cut && { cut: "yes" }) } },
     el(
       "header",
       {},
@@ -196,16 +202,28 @@ export function message(model, item, acts) {
       id,
       el("span", { className: "pill" }),
     ),
-    el("p", { className: "text" }, item.text),
+    el("p", { className: "text", ...reachable(item.text) }, item.text),
     more(item, acts),
   );
+}
+
+/** A text that may have to be scrolled can be reached by keys. */
+const reachable = (text) =>
+  text.length > 500 || text.split("\n", 9).length > 8 ? { tabIndex: 0 } : {};
+
+/** Shows a text that has become whole. */
+function widen(child, item, acts) {
+  if (item.cut || child.dataset.cut !== "yes") return;
+  delete child.dataset.cut;
+  say(child.querySelector(".text"), item.text);
+  child.lastChild.replaceWith(more(item, acts));
 }
 
 /** Who published a message that is not the signed-in user's. */
 const publisher = (item) =>
   item.user ? `published by the user ${item.user}` : "sent by nobody that the broker vouches for";
 
-function more(item, { jump, thread }) {
+function more(item, { jump, thread, whole }) {
   const parts = [];
   const act = (text, onclick) =>
     el("button", { className: "quiet", type: "button", onclick }, text);
@@ -222,18 +240,19 @@ function more(item, { jump, thread }) {
       ),
     ),
   );
-  if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
+  if (item.cut) parts.push(act(ALL, () => whole(item)));
+  if (item.isTold) parts.push(el("span", {}, "from this machine's history"));
+  else if (!item.isOwn) parts.push(el("span", {}, publisher(item)));
   if (item.replyTo) parts.push(el("span", {}, `reply to ${item.replyTo}`));
   if (item.priority && item.priority !== "normal")
     parts.push(el("span", {}, `${item.priority} priority`));
   for (const file of item.files) parts.push(el("code", {}, file));
-  if (item.cut) parts.push(el("span", {}, "long: only its beginning is shown"));
-  return parts.length ? el("p", { className: "more" }, ...parts) : null;
+  return el("p", { className: "more" }, ...parts);
 }
 
 export function restate(child, item, model) {
   const { state, reason, end } = model.fate(item);
-  child.classList.remove("is-waiting", "is-held", "is-delivered", "is-refused", "is-gone");
+  child.classList.remove(...Object.keys(LABELS).map((name) => `is-${name}`), "is-gone");
   child.classList.add(`is-${state}`);
   const took =
     state === "delivered" && item.done > item.at + 1000
@@ -251,12 +270,17 @@ export function talk(model, query, most, acts) {
   keyed(list, shown, {
     key: (item) => item.key,
     make: (item) => message(model, item, acts),
-    update: (child, item) => restate(child, item, model),
+    update: (child, item) => {
+      restate(child, item, model);
+      widen(child, item, acts);
+    },
   });
   $("older").hidden = found.length <= shown.length;
   $("no-talk").hidden = found.length > 0;
   const missed = model.missed ? `, ${number(model.missed)} went by unseen` : "";
-  say($("talk-count"), `${number(found.length)} of ${number(model.messages.size)}${missed}`);
+  const older = model.older ? `, ${number(model.older)} older on disk` : "";
+  const count = `${number(found.length)} of ${number(model.messages.size)}`;
+  say($("talk-count"), count + older + missed);
   say($("count-talk"), model.messages.size ? number(model.messages.size) : "");
   const latest = [...model.messages.values()].reverse();
   const names = new Set(latest.flatMap((item) => [item.from, item.to]));
@@ -315,9 +339,9 @@ function row(queue, open) {
   return made;
 }
 
-/** A queue's waiting messages, whatever they are. */
-export function contents(messages) {
-  const shown = messages.map((item) =>
+/** A queue's waiting messages, whatever they are; `open` shows all of one that is cut. */
+export function contents(messages, open) {
+  const shown = messages.map((item, place) =>
     el(
       "li",
       { className: "message" },
@@ -329,7 +353,14 @@ export function contents(messages) {
         el("span", { className: "id" }, bytes(item.payload_bytes)),
         item.redelivered ? el("span", { className: "id" }, "redelivered") : "",
       ),
-      el("p", { className: "text mono" }, item.payload),
+      el("p", { className: "text mono", ...reachable(item.payload) }, item.payload),
+      item.isCut
+        ? el(
+            "p",
+            { className: "more" },
+            el("button", { className: "quiet", type: "button", onclick: () => open(place) }, ALL),
+          )
+        : "",
     ),
   );
   return el("ol", { className: "talk" }, ...shown);

@@ -18,6 +18,7 @@ use super::{Api, SharedApi, page};
 use crate::fault::Fault;
 use crate::persist::Ticket;
 
+mod archive;
 mod bindings;
 mod connections;
 mod definitions;
@@ -71,6 +72,7 @@ impl Routes {
         let routes = limits::routes(routes);
         let routes = session::routes(routes);
         let routes = tap::routes(routes);
+        let routes = archive::routes(routes);
         let routes = metrics::routes(routes);
         page::routes(routes)
     }

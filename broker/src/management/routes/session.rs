@@ -165,9 +165,10 @@ fn set_cookie(api: &Api, secret: &str, seconds: u64) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-async fn show(caller: Caller) -> Json<Value> {
+async fn show(State(api): State<SharedApi>, caller: Caller) -> Json<Value> {
     let tags: Vec<_> = caller.user.tags.iter().map(|tag| &tag.0).collect();
-    Json(json!({ "name": &*caller.name, "tags": tags }))
+    let archive = super::archive::open_to(&caller, &api).is_some();
+    Json(json!({ "name": &*caller.name, "tags": tags, "archive": archive }))
 }
 
 async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Caller) -> Response {

@@ -1,0 +1,42 @@
+//! What the program around the broker keeps on disk for its user, and the page shows: the
+//! conversation and the dead letters. Depends on nothing.
+//!
+//! The broker hands JSON texts on and does not look into them.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+
+/// The answer to a request for something that is kept: a JSON text.
+pub type ArchiveAnswer = Result<String, ArchiveError>;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveError {
+    /// Nothing of that name is kept.
+    Missing,
+    /// It could not be done. The text is for a person.
+    Failed(String),
+}
+
+/// What is kept. Every function but [`Archive::resend`] may wait for the disk.
+pub trait Archive: Debug + Send + Sync {
+    /// The latest messages of the conversation, oldest first, and what became of each. Long texts
+    /// are cut. `known` is the version of an earlier answer: where nothing has changed since, the
+    /// messages are left out.
+    fn conversation(&self, known: Option<&str>) -> ArchiveAnswer;
+
+    /// One message to the session `queue`, with its whole text if that is kept.
+    fn message(&self, queue: &str, id: &str) -> ArchiveAnswer;
+
+    /// The dead letters, oldest first, with the beginning of each body.
+    fn dead_letters(&self) -> ArchiveAnswer;
+
+    /// One dead letter, with all that is kept of its body.
+    fn dead_letter(&self, id: &str) -> ArchiveAnswer;
+
+    /// Drops one dead letter for good.
+    fn drop_dead_letter(&self, id: &str) -> ArchiveAnswer;
+
+    /// Sends one dead letter to its session again, and drops it once that is confirmed.
+    fn resend(&self, id: String) -> Pin<Box<dyn Future<Output = ArchiveAnswer> + Send + '_>>;
+}

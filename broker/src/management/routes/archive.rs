@@ -1,0 +1,143 @@
+//! What the program keeps on disk for its user: the conversation and the dead letters.
+//!
+//! The files belong to the system user who runs the broker. The broker's first user stands for that
+//! person, because its password lies beside them. So nobody else is answered, whatever its tag.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+
+use super::Routes;
+use crate::archive::{Archive, ArchiveAnswer, ArchiveError};
+use crate::management::auth::Caller;
+use crate::management::held;
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi};
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .get(
+            "/api/messages",
+            "the conversation on this machine, its latest messages; known=VERSION",
+            conversation,
+        )
+        .get(
+            "/api/messages/{name}/{id}",
+            "one message to a session, whole where that is kept",
+            message,
+        )
+        .get(
+            "/api/dead-letters",
+            "what sessions of this machine refused",
+            dead_letters,
+        )
+        .get(
+            "/api/dead-letters/{id}",
+            "one dead letter, as much as is kept",
+            dead_letter,
+        )
+        .delete(
+            "/api/dead-letters/{id}",
+            "drop a dead letter for good",
+            drop_dead_letter,
+        )
+        .post(
+            "/api/dead-letters/{id}/resend",
+            "send a dead letter to its session again",
+            resend,
+        )
+}
+
+/// What is kept, where the caller may see it.
+pub(super) fn open_to(caller: &Caller, api: &Api) -> Option<Arc<dyn Archive>> {
+    let is_first = api.about.local_user.as_deref() == Some(&*caller.name);
+    let archive = api.about.archive.as_ref();
+    archive
+        .filter(|_| is_first && caller.monitors().is_ok())
+        .cloned()
+}
+
+fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
+    if api.about.archive.is_none() {
+        return Err(ApiError::not_found());
+    }
+    let refused = || ApiError::forbidden("only the broker's own user sees what is kept on disk");
+    open_to(caller, api).ok_or_else(refused)
+}
+
+/// Answers what is kept, and holds it until the client has read it.
+async fn answer(
+    api: SharedApi,
+    caller: Caller,
+    ask: impl FnOnce(&dyn Archive) -> ArchiveAnswer + Send + 'static,
+) -> Result<Response, ApiError> {
+    let archive = archive(&caller, &api)?;
+    let holding = api.holdings.of(&caller.name);
+    let asking = move || {
+        let text = ask(&*archive).map_err(refusal)?;
+        held::held(text.into_bytes(), holding)
+    };
+    Ok(held::json_response(api.aside(&caller, asking).await?))
+}
+
+fn refusal(error: ArchiveError) -> ApiError {
+    match error {
+        ArchiveError::Missing => ApiError::not_found(),
+        ArchiveError::Failed(why) => ApiError::bad(why),
+    }
+}
+
+#[derive(Deserialize)]
+struct ConversationQuery {
+    known: Option<String>,
+}
+
+async fn conversation(
+    State(api): State<SharedApi>,
+    Query(before): Query<ConversationQuery>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let ask = move |archive: &dyn Archive| archive.conversation(before.known.as_deref());
+    answer(api, caller, ask).await
+}
+
+async fn message(
+    State(api): State<SharedApi>,
+    Path((name, id)): Path<(String, String)>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    answer(api, caller, move |archive| archive.message(&name, &id)).await
+}
+
+async fn dead_letters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
+    answer(api, caller, |archive| archive.dead_letters()).await
+}
+
+async fn dead_letter(
+    State(api): State<SharedApi>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    answer(api, caller, move |archive| archive.dead_letter(&id)).await
+}
+
+async fn drop_dead_letter(
+    State(api): State<SharedApi>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    answer(api, caller, move |archive| archive.drop_dead_letter(&id)).await
+}
+
+async fn resend(
+    State(api): State<SharedApi>,
+    Path(id): Path<String>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
+    let archive = archive(&caller, &api)?;
+    let text = archive.resend(id).await.map_err(refusal)?;
+    let holding = api.holdings.of(&caller.name);
+    Ok(held::json_response(held::held(text.into_bytes(), holding)?))
+}
