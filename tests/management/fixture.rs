@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::{BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUser, Tls};
+use broker::{Archive, BindAddresses, Broker, BrokerConfig, ClientLimits, FirstUser, Tls};
 use tokio::runtime::Runtime;
 
 use crate::http::{Answer, PageLogin, Request};
@@ -24,6 +25,17 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Starts a broker for whose user something is kept on disk.
+    pub(crate) fn start_with_archive(archive: Arc<dyn Archive>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("management.sock");
+        Self::start_with(folder, |config| BrokerConfig {
+            management_socket: Some(socket),
+            archive: Some(archive),
+            ..config
+        })
     }
 
     /// Starts a broker that listens beyond loopback, with a certificate if one is given.

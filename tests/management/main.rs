@@ -15,13 +15,17 @@ mod forgery;
 #[path = "../support/http.rs"]
 mod http;
 mod limits;
+mod looks;
 mod needs_you;
+mod past;
 mod peeking;
 mod peers;
 mod revocation;
 mod rights;
 mod security;
 mod sign_in;
+#[path = "../support/mod.rs"]
+mod support;
 mod tap;
 mod tools;
 mod webdriver;

@@ -141,6 +141,25 @@ impl Browser {
         )
     }
 
+    /// Runs statements in the page that call `done` with a value at last, and returns it.
+    pub(crate) fn run(&self, statements: &str) -> Value {
+        self.command("POST", "timeouts", &json!({ "script": 240_000 }));
+        let script = format!("const done = arguments[arguments.length - 1]; {statements}");
+        let body = json!({ "script": script, "args": [] });
+        self.command("POST", "execute/async", &body)
+    }
+
+    /// Makes the page as wide as the screen of another device.
+    pub(crate) fn resize(&self, screen: &Screen) {
+        let params = json!({
+            "width": screen.width, "height": screen.height, "deviceScaleFactor": 1,
+            "mobile": false,
+        });
+        let body = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": params });
+        self.command("POST", "goog/cdp/execute", &body);
+        self.until(&format!("innerWidth === {}", screen.width));
+    }
+
     /// Waits until an expression in the page is true. While the page loads, the driver may refuse
     /// to look.
     pub(crate) fn until(&self, expression: &str) {

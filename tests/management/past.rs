@@ -1,0 +1,222 @@
+//! What the page shows of the past, with the real binary: the conversation after a restart, long
+//! messages whole, and dead letters.
+
+use serde_json::{Value, json};
+
+use crate::browser::DESK;
+use crate::fixture;
+use crate::support::{Place, Server, Wrapped, wait_until};
+use crate::tools::is_there;
+use crate::webdriver::Browser;
+
+/// The page, signed in by `cbroker ui`; `None` without a browser.
+fn page(place: &Place) -> Option<Browser> {
+    if !is_there("chromedriver") {
+        return None;
+    }
+    let browser = Browser::open(&DESK);
+    let opened = place.json(["ui"]).remove(0);
+    browser.go(opened["url"].as_str().unwrap());
+    browser.until("!document.getElementById('app').hidden");
+    browser.until("document.getElementById('live').textContent === 'live'");
+    Some(browser)
+}
+
+/// What is in the first message of the conversation whose text begins so.
+fn said(beginning: &str, what: &str) -> String {
+    let beginning = json!(beginning);
+    format!(
+        "([...document.querySelectorAll('#talk-list li')].find((one) => \
+         one.querySelector('.text').textContent.startsWith({beginning}))\
+         ?.querySelector('{what}')?.textContent ?? '')"
+    )
+}
+
+/// Publishes a body that need not be a message.
+fn publish(place: &Place, server: &Server, queue: &str, body: &str) {
+    let order = json!({
+        "properties": { "delivery_mode": 2 }, "routing_key": queue,
+        "payload": body, "payload_encoding": "string",
+    });
+    let path = "/api/exchanges/%2F/claudeBroker/publish";
+    let answer = server.ask(place, "POST", path, &order.to_string());
+    assert_eq!(answer.json()["routed"], true, "{answer:?}");
+}
+
+#[test]
+fn a_new_page_on_a_new_broker_knows_what_was_said_and_what_became_of_it() {
+    let place = Place::new();
+    let mut server = Server::start(&place);
+    {
+        let session = Wrapped::open(&place, "backend", &[]);
+        place.ok(["send", "backend", "which port?", "--from", "frontend"]);
+        session.wait_for_submission("which port?");
+        let states = || place.json(["history", "backend"]).remove(0)["state"].clone();
+        wait_until(|| states() == "delivered", || states().to_string());
+    }
+    place.ok(["send", "tester", "never mind", "--from", "frontend"]);
+    place.ok(["purge", "tester", "--yes"]);
+    place.ok(["send", "tester", "are you there?", "--from", "frontend"]);
+    server.kill_and_restart(&place);
+    let Some(browser) = page(&place) else { return };
+    browser.press("2");
+    for (text, fate) in [
+        ("which port?", "delivered"),
+        ("never mind", "purged"),
+        ("are you there?", "waiting"),
+    ] {
+        browser.until(&format!("{} === '{fate}'", said(text, ".pill")));
+    }
+    let shown = "document.querySelectorAll('#talk-list li').length";
+    browser.until(&format!("{shown} === 3"));
+    // What ends meanwhile without a word to the page is learned from the history.
+    place.ok(["purge", "tester", "--yes"]);
+    browser.until(&format!("{} === 'purged'", said("are you there?", ".pill")));
+    browser.until(&format!("{shown} === 3"));
+    assert_eq!(browser.errors(), [] as [String; 0]);
+}
+
+#[test]
+fn a_long_message_opens_whole_while_it_waits_and_when_it_is_gone() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let text = format!("a long text {}the very end", "and more ".repeat(60_000));
+    let send = ["send", "backend", "--from", "frontend"];
+    let sent = place.run_with_input(send, text.as_bytes());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    let Some(browser) = page(&place) else { return };
+    let opens = || {
+        browser.press("2");
+        browser.until(&format!("{}.endsWith('…')", said("a long text", ".text")));
+        browser.click("#talk-list li .more button:last-of-type");
+        browser.until(&format!(
+            "{}.length === {}",
+            said("a long text", ".text"),
+            text.len()
+        ));
+        browser.until(&format!(
+            "{}.endsWith('very end')",
+            said("a long text", ".text")
+        ));
+    };
+    opens();
+    // Also among what waits in its queue.
+    browser.press("1");
+    browser.click("article[data-key=backend]");
+    browser.click("#look-body section:first-of-type .more button");
+    let waiting = "document.querySelector('#look-body section:first-of-type .text').textContent";
+    browser.until(&format!("{waiting}.length === {}", text.len()));
+    browser.click("#look [data-close]");
+    place.ok(["purge", "backend", "--yes"]);
+    let opened = place.json(["ui"]).remove(0);
+    browser.go("about:blank");
+    browser.go(opened["url"].as_str().unwrap());
+    browser.until("document.getElementById('live').textContent === 'live'");
+    opens();
+    let told = place.json(["history"]).remove(0);
+    assert_eq!(told["text"], text, "the command line shows it whole too");
+}
+
+#[test]
+fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    publish(
+        &place,
+        &server,
+        "backend",
+        r#"{"message":"half a message"}"#,
+    );
+    let no_message = format!("no message at all {}", "x".repeat(5000));
+    publish(&place, &server, "backend", &no_message);
+    wait_until(
+        || place.json(["dead"]).len() == 2,
+        || format!("{:?}", place.json(["dead"])),
+    );
+    let Some(browser) = page(&place) else { return };
+    browser.until("document.getElementById('dead-count').textContent === '2'");
+    browser.click("#dead summary");
+    let texts = "[...document.querySelectorAll('#dead .text')].map((one) => one.textContent)";
+    browser.until(&format!("{texts}.includes('half a message')"));
+    let card = "document.querySelector('article[data-key=backend] .feet')?.textContent ?? ''";
+    browser.until(&format!("({card}).includes('2 dead letters')"));
+    // The whole text, and what can be done with it, are in the session's drawer too.
+    browser.click("article[data-key=backend]");
+    browser.until("document.querySelectorAll('#look-body .dead li').length === 2");
+    let letters = place.json(["dead"]);
+    let id = |beginning: &str| {
+        let begins = |letter: &&Value| letter["raw"].as_str().unwrap().starts_with(beginning);
+        letters.iter().find(begins).unwrap()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (half, none) = (id("{"), id("no message"));
+    let letter = |id: &str| format!("#look-body [data-dead='{id}']");
+    browser.click(&format!("{} .acts button:first-child", letter(&none)));
+    let text = format!(
+        "document.querySelector(\"{} .text\").textContent",
+        letter(&none)
+    );
+    browser.until(&format!("{text} === {}", json!(no_message)));
+    // First nothing happens, then it does.
+    browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
+    browser.click("#sure [data-close]");
+    assert_eq!(place.json(["dead"]).len(), 2);
+    browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
+    browser.click("#sure-go");
+    browser.until("document.querySelectorAll('#look-body .dead li').length === 1");
+    browser.click(&format!("{} .acts button:first-child", letter(&half)));
+    browser.click("#sure-go");
+    let line = session.wait_for_submission("half a message");
+    assert!(line.contains(" from=cli "), "{line}");
+    browser.until("document.querySelector('#look-body .dead') === null");
+    browser.until("document.getElementById('dead').hidden");
+    assert!(place.json(["dead"]).is_empty());
+}
+
+#[test]
+fn only_the_brokers_own_user_gets_what_is_kept_on_disk() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let sent = place
+        .json(["send", "backend", "a secret", "--from", "frontend"])
+        .remove(0);
+    let own = server.ask(&place, "GET", "/api/messages", "").json();
+    assert_eq!(own["messages"][0]["text"], "a secret", "{own}");
+    let known = format!("/api/messages?known={}", own["version"].as_str().unwrap());
+    let unchanged = server.ask(&place, "GET", &known, "").json();
+    assert_eq!(unchanged["messages"], Value::Null, "{unchanged}");
+    let bob = ("bob", "another-secret");
+    let user = json!({ "password": bob.1, "tags": "administrator" }).to_string();
+    assert_eq!(
+        server.ask(&place, "PUT", "/api/users/bob", &user).status,
+        201
+    );
+    let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    let path = "/api/permissions/%2F/bob";
+    assert_eq!(server.ask(&place, "PUT", path, all).status, 201);
+    let message = format!("/api/messages/backend/{}", sent["id"].as_str().unwrap());
+    assert_eq!(
+        server.ask(&place, "GET", &message, "").json()["text"],
+        "a secret"
+    );
+    for (method, path) in [
+        ("GET", "/api/messages"),
+        ("GET", message.as_str()),
+        ("GET", "/api/dead-letters"),
+        ("GET", "/api/dead-letters/abc"),
+        ("DELETE", "/api/dead-letters/abc"),
+        ("POST", "/api/dead-letters/abc/resend"),
+    ] {
+        let refused = server.ask_as(bob, method, path, "");
+        assert_eq!(refused.status, 401, "{method} {path}: {refused:?}");
+        assert!(!refused.body.contains("a secret"));
+    }
+    let session = server.ask_as(bob, "GET", "/api/session", "").json();
+    assert_eq!(session["archive"], false, "{session}");
+    // Nobody's files are served by a broker that was given none.
+    let bare = fixture::Server::start();
+    assert_eq!(bare.get("/api/messages").status, 404);
+}
