@@ -68,6 +68,9 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
         (Err(error), Action::Wrap(args, program)) => {
             return wrap::without_configuration(&args, program, flags, environment, error);
         }
+        (Err(error), Action::Verb(Verb::Doctor(args))) => {
+            return doctor::without_configuration(&args, flags, environment, error);
+        }
         (Err(error), _) => return Err(error),
     };
     let output = Output::new(&config);
@@ -97,6 +100,13 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
 }
 
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {
+    let adopted;
+    let config = if needs_a_broker(&action) {
+        adopted = local::adopt_container(config, output).await;
+        &adopted
+    } else {
+        config
+    };
     let verb = match action {
         Action::Wrap(args, program) => {
             return Box::pin(wrap::run(args, program, config, output)).await;
@@ -130,7 +140,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Nuke(args) => nuke::run(args, config, output).await,
         Verb::Move(args) => move_queues::run(args, config, output).await,
         Verb::Service(verb) => service::run(&verb, config, output),
-        Verb::Doctor(args) => doctor::run(args, config, output).await,
+        Verb::Doctor(args) => doctor::run(&args, config, output).await,
         Verb::Brief(args) => brief::run(&args, config, output),
         Verb::Demo => demo::run(config, output),
         Verb::Serve(args) => serve::run(args, config, output).await,
@@ -139,6 +149,33 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
         Verb::Mcp(args) => mcp::run(args, config, output).await,
         Verb::Man => man::run(),
         Verb::Version => version(output),
+    }
+}
+
+/// Whether the command works with a broker that runs, or starts one.
+fn needs_a_broker(action: &Action) -> bool {
+    match action {
+        Action::Wrap(..) => true,
+        Action::Toy(_) => false,
+        Action::Verb(verb) => matches!(
+            verb,
+            Verb::Send(_)
+                | Verb::Ask(_)
+                | Verb::Group(_)
+                | Verb::List(_)
+                | Verb::Wait(_)
+                | Verb::Inbox(_)
+                | Verb::Dead(_)
+                | Verb::Tail(_)
+                | Verb::Purge(_)
+                | Verb::Delete(_)
+                | Verb::Pause(_)
+                | Verb::Resume(_)
+                | Verb::Status(_)
+                | Verb::Ui
+                | Verb::Doctor(_)
+                | Verb::Mcp(_)
+        ),
     }
 }
 

@@ -15,6 +15,7 @@ mod local;
 mod own_folder;
 mod resolve;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use address::{Address, AddressError, Endpoint, Login, LoginGuard, UrlScheme, escape};
@@ -24,6 +25,7 @@ pub use file::{DeliveryWay, Settings};
 pub use home::{Home, write_private};
 pub use local::{BrokerKind, LocalBroker};
 pub use own_folder::{NotOurs, claim_store, private_folder};
+pub use resolve::LeftOut;
 
 use crate::error::Error;
 
@@ -170,12 +172,39 @@ impl Config {
         };
         let mut config = Self::resolve(&flags, self.environment.clone())?;
         // A configured management API belongs to the usual broker, not to this one.
-        config.management = Management {
-            url: resolve::derived_management_url(&config.endpoint.address, config.local.as_ref()),
-            login: config.endpoint.login.clone(),
-            guard: config.endpoint.guard.clone(),
-        };
+        config.derive_management(config.local.clone().as_ref());
         Ok(config)
+    }
+
+    /// The same for the broker that `move --from` names: a management API that was named on the
+    /// command line is that broker's, because its queues are asked for.
+    pub fn for_source_url(&self, url: &str) -> Result<Self, Error> {
+        if self.flags.mgmt_url.is_none() {
+            return self.for_url(url);
+        }
+        let flags = Flags {
+            url: Some(url.to_owned()),
+            ..self.flags.clone()
+        };
+        Self::resolve(&flags, self.environment.clone())
+    }
+
+    /// Returns this configuration for a local broker that is not the one in `broker.json`.
+    pub fn for_local(&self, local: &LocalBroker) -> Result<Self, Error> {
+        let at = SocketAddr::new(local.host, local.port);
+        let login = if local.guest { "guest:guest@" } else { "" };
+        let mut config = self.for_url(&format!("amqp://{login}{at}"))?;
+        config.derive_management(Some(local));
+        config.local = Some(local.clone());
+        Ok(config)
+    }
+
+    fn derive_management(&mut self, local: Option<&LocalBroker>) {
+        self.management = Management {
+            url: resolve::derived_management_url(&self.endpoint.address, local),
+            login: self.endpoint.login.clone(),
+            guard: self.endpoint.guard.clone(),
+        };
     }
 
     /// Whether the user named a broker. If so, local brokers are not started, examined or

@@ -122,6 +122,22 @@ impl DockerEngine {
             Some(_) => {}
             None => self.create(plan, progress).await?,
         }
+        self.run_existing().await
+    }
+
+    /// Starts the container again; `there` is what [`DockerEngine::state`] said of it.
+    pub async fn start_again(
+        &self,
+        there: Option<ContainerState>,
+    ) -> Result<ContainerState, Error> {
+        match there {
+            None => Err(Error::new("Docker has no such container any more")),
+            Some(state) if state.is_running => Ok(state),
+            Some(_) => self.run_existing().await,
+        }
+    }
+
+    async fn run_existing(&self) -> Result<ContainerState, Error> {
         self.docker
             .start_container(CONTAINER, None)
             .await

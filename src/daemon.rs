@@ -19,12 +19,11 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
 pub use log::{CleanLines, RotatingFile, clean_lines};
-pub use ports::in_use;
+pub use ports::{free_port_near, in_use};
 pub use process::{RunningProcess, began};
 
 use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker};
 use crate::error::Error;
-use crate::output::Output;
 
 const DEFAULT_PORT: u16 = 5672;
 const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
@@ -50,7 +49,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
-    /// Fills in the ports and options of a broker that was killed, because sessions try to
+    /// Fills in the ports and options of the broker that ran before, because sessions try to
     /// reconnect to its ports.
     fn or_as_before(mut self, before: Option<LocalBroker>) -> Self {
         if let Some(LocalBroker {
@@ -146,20 +145,6 @@ pub async fn start(config: &Config, wishes: Wishes) -> Result<StartedBroker, Err
     })
 }
 
-/// Starts the broker for a command that needs one, and prints a notice.
-pub async fn start_quietly(config: &Config, output: &Output) -> Result<Config, Error> {
-    let started = start(config, Wishes::default()).await?;
-    if !started.was_running {
-        output.notice(started_quietly(started.local.port));
-    }
-    config.again()
-}
-
-/// The notice about a broker that a command has started.
-pub fn started_quietly(port: u16) -> String {
-    format!("no broker answered; started one on port {port} (`cbroker stop` ends it)")
-}
-
 /// Stops the embedded broker cleanly. Returns false if none was running.
 pub async fn stop(home: &Home) -> Result<bool, Error> {
     let _lock = Lock::take(home).await?;
@@ -176,8 +161,7 @@ pub async fn stop(home: &Home) -> Result<bool, Error> {
             )));
         }
     }
-    LocalBroker::forget(home)
-        .map_err(|error| Error::new("cannot remove broker.json").because(error))?;
+    // Its record stays: the next start takes the same ports, and nobody looks elsewhere meanwhile.
     Ok(true)
 }
 

@@ -60,7 +60,8 @@ pub(super) async fn run(args: AskArgs, config: &Config, output: &Output) -> Resu
     }
     let mut draft = MessageDraft::read(&args.message, &address, config, output)?;
     let autostart = Autostart::unless(args.message.no_start);
-    let mut peer = connect::peer(config, "ask", autostart, output).await?;
+    let (mut peer, config) = connect::peer_and_config(config, "ask", autostart, output).await?;
+    let config = &config;
     let targets = groups::targets(&address.recipients, &draft.from, config).await?;
     let answers_at = SessionName::for_answer(Ulid::generate());
     draft.reply_to = Some(answers_at.clone());

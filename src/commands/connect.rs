@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::start;
 use crate::config::{Config, Endpoint};
 use crate::error::Error;
 use crate::name::SessionName;
@@ -31,12 +32,25 @@ pub(super) async fn peer(
     autostart: Autostart,
     output: &Output,
 ) -> Result<Peer, Error> {
+    let (peer, _) = peer_and_config(config, purpose, autostart, output).await?;
+    Ok(peer)
+}
+
+/// The same with the configuration that leads there: a broker that was started may have other ports
+/// than those that were looked at.
+pub(super) async fn peer_and_config(
+    config: &Config,
+    purpose: &str,
+    autostart: Autostart,
+    output: &Output,
+) -> Result<(Peer, Config), Error> {
     match connect(&config.endpoint, purpose, output).await {
         Err(PeerError::Unreachable { .. }) if may_start(config, autostart) => {
-            let started = crate::daemon::start_quietly(config, output).await?;
-            Ok(connect(&started.endpoint, purpose, output).await?)
+            let started = start::quietly(config, output).await?;
+            let peer = connect(&started.endpoint, purpose, output).await?;
+            Ok((peer, started))
         }
-        other => Ok(other?),
+        other => Ok((other?, config.clone())),
     }
 }
 

@@ -4,9 +4,10 @@
 mod checks;
 
 use serde::Serialize;
+use tokio::runtime::Builder;
 
 use crate::cli::DoctorArgs;
-use crate::config::Config;
+use crate::config::{Config, Environment, Flags, LeftOut};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style};
@@ -46,10 +47,36 @@ impl Finding {
 }
 
 /// Runs all checks. Exits with 1 if one fails.
-pub(super) async fn run(args: DoctorArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let findings = checks::all(&args, config).await;
+pub(super) async fn run(
+    args: &DoctorArgs,
+    config: &Config,
+    output: &Output,
+) -> Result<Exit, Error> {
+    let findings = checks::all(args, config, &LeftOut::default()).await;
+    print(&findings, output)
+}
+
+/// Runs all checks that make sense where the home or `config.toml` is broken, which is the first
+/// finding. `error` is why the configuration could not be resolved.
+pub(super) fn without_configuration(
+    args: &DoctorArgs,
+    flags: &Flags,
+    environment: Environment,
+    error: Error,
+) -> Result<Exit, Error> {
+    let Ok((config, left_out)) = Config::salvage(flags, environment) else {
+        return Err(error);
+    };
+    let output = Output::new(&config);
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new("cannot start").because(error))?;
+    let findings = runtime.block_on(checks::all(args, &config, &left_out));
+    print(&findings, &output)
+}
+
+fn print(findings: &[Finding], output: &Output) -> Result<Exit, Error> {
     output.json(&findings)?;
-    for finding in &findings {
+    for finding in findings {
         let mark = if finding.ok {
             output.paint(Style::Good, "✓")
         } else {

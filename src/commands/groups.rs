@@ -11,8 +11,9 @@ use ulid::Ulid;
 use super::compose::Recipient;
 use crate::config::Config;
 use crate::error::Error;
-use crate::management::Client;
+use crate::management::{Client, ManagementError};
 use crate::name::{GroupName, SessionName};
+use crate::peer::Peer;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -32,13 +33,23 @@ pub(super) struct Target {
 
 /// Returns all groups.
 pub(super) async fn all(config: &Config) -> Result<Groups, Error> {
-    let groups = async { Ok::<_, Error>(Client::new(config, API_WITHIN)?.groups().await?) };
-    groups.await.map_err(|error| {
-        let (why, exit) = (error.summary(), error.exit());
-        let unknown = Error::new("the members of groups are not known").because(why);
-        let hint = "only the broker's management API tells them: --mgmt-url, CBROKER_MGMT_URL";
-        unknown.hint(hint).exit_with(exit)
-    })
+    let error = match Client::new(config, API_WITHIN)?.groups().await {
+        Ok(groups) => return Ok(groups),
+        Err(error) => error,
+    };
+    // Without a broker there is no API either: then that is to be said.
+    if matches!(error, ManagementError::Unreachable { .. }) {
+        Peer::connect(&config.endpoint, "group")
+            .await?
+            .close()
+            .await;
+    }
+    let error = Error::from(error);
+    let (why, exit) = (error.summary(), error.exit());
+    let unknown = Error::new("the members of groups are not known").because(why);
+    let hint = "the broker answers, but only its management API knows the members: --mgmt-url, \
+                CBROKER_MGMT_URL";
+    Err(unknown.hint(hint).exit_with(exit))
 }
 
 /// Returns the members of one group.

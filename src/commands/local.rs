@@ -9,6 +9,7 @@ use crate::container::{ContainerState, DockerEngine};
 use crate::daemon::{self, RunningProcess};
 use crate::error::Error;
 use crate::management::Client;
+use crate::output::Output;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -48,6 +49,36 @@ pub(super) async fn look(config: &Config) -> Result<RunsAs, Error> {
         Err(error) if is_expected => Err(error),
         Ok(None) | Err(_) => Ok(RunsAs::Nothing),
     }
+}
+
+/// The configuration with a container as the local broker that others started under our name, as
+/// docker compose does: where no broker was chosen yet, that one is meant.
+pub(super) async fn adopt_container(config: &Config, output: &Output) -> Config {
+    let is_open = !config.names_a_broker() && LocalBroker::read(&config.home).is_none();
+    if !is_open || !DockerEngine::may_exist(&config.environment) {
+        return config.clone();
+    }
+    let looking = async { DockerEngine::new(&config.environment)?.state().await };
+    // An engine that does not answer has nothing for us.
+    let seen = tokio::time::timeout(API_WITHIN, looking).await;
+    let Ok(Ok(Some(state))) = seen else {
+        return config.clone();
+    };
+    // A store of the embedded broker says that this one was chosen once.
+    if !state.is_running && config.home.data().exists() {
+        return config.clone();
+    }
+    let adopted = state.local.write(&config.home).ok();
+    let Some(adopted) = adopted.and_then(|()| config.again().ok()) else {
+        return config.clone();
+    };
+    output.notice(format!(
+        "the local broker is the container {} on port {}; its user is {}",
+        crate::container::CONTAINER,
+        state.local.port,
+        adopted.endpoint.login.user
+    ));
+    adopted
 }
 
 /// Returns why the broker blocks publishers. `None` if it does not, or if its management API does

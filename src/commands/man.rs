@@ -1,7 +1,10 @@
-//! `cbroker man`: prints the manual page, with a section for each verb.
+//! `cbroker man`: prints the manual page. One page has every verb; the options that all take stand
+//! in it once.
 
+use std::fmt::Write;
 use std::io;
 
+use clap::Command;
 use clap_mangen::Man;
 
 use crate::cli;
@@ -9,33 +12,103 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output;
 
+/// When the page was last gone through.
+const DATE: &str = "2026-11-27";
+
 /// Prints the page as roff.
 pub(super) fn run() -> Result<Exit, Error> {
     let page = render().map_err(|error| Error::new("cannot write the manual").because(error))?;
-    output::raw(&String::from_utf8_lossy(&page))?;
+    output::raw(&page)?;
     Ok(Exit::Done)
 }
 
-fn render() -> io::Result<Vec<u8>> {
+fn render() -> io::Result<String> {
     let mut command = cli::command();
     command.build();
-    let verbs: Vec<_> = command
-        .get_subcommands()
-        .filter(|verb| !verb.is_hide_set())
-        .cloned()
-        .collect();
-    let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
-    for verb in verbs {
-        let verb = verb.disable_version_flag(true);
-        page.extend_from_slice(
-            format!(".SH \"CBROKER {}\"\n", verb.get_name().to_uppercase()).as_bytes(),
-        );
-        let man = Man::new(verb);
-        man.render_synopsis_section(&mut page)?;
-        man.render_description_section(&mut page)?;
-        man.render_options_section(&mut page)?;
-        man.render_extra_section(&mut page)?;
+    let mut sections = Vec::new();
+    let mut more = Vec::new();
+    let man = Man::new(command.clone()).date(DATE);
+    man.render_title(&mut sections)?;
+    man.render_name_section(&mut sections)?;
+    man.render_synopsis_section(&mut sections)?;
+    man.render_description_section(&mut sections)?;
+    man.render_options_section(&mut sections)?;
+    man.render_extra_section(&mut more)?;
+    man.render_version_section(&mut more)?;
+    let mut page = String::from_utf8_lossy(&sections).into_owned();
+    page.push_str(".SH COMMANDS\n");
+    for verb in visible(&command) {
+        add_verb(&mut page, verb)?;
     }
-    Ok(page)
+    let more = String::from_utf8_lossy(&more);
+    page.extend(lines(&more).map(|line| match line {
+        ".SH EXTRA" => ".SH EXAMPLES\n".to_owned(),
+        line => format!("{line}\n"),
+    }));
+    Ok(without_double_breaks(&page))
+}
+
+fn visible(command: &Command) -> impl Iterator<Item = &Command> {
+    let verbs = command.get_subcommands();
+    // `help` says nothing that the page does not.
+    verbs.filter(|verb| !verb.is_hide_set() && verb.get_name() != "help")
+}
+
+/// Adds a verb with the options of its own, and the verbs below it.
+fn add_verb(page: &mut String, verb: &Command) -> io::Result<()> {
+    let own = verb.clone().disable_version_flag(true).mut_args(|arg| {
+        let is_everybodys = arg.is_global_set() || arg.get_id() == "help";
+        arg.hide(is_everybodys)
+    });
+    let name = own.get_bin_name().unwrap_or(own.get_name()).to_owned();
+    let man = Man::new(own);
+    let mut sections = Vec::new();
+    man.render_synopsis_section(&mut sections)?;
+    man.render_description_section(&mut sections)?;
+    man.render_options_section(&mut sections)?;
+    man.render_extra_section(&mut sections)?;
+    let _infallible = writeln!(page, ".SS \"{name}\"");
+    for line in lines(&String::from_utf8_lossy(&sections)) {
+        let shown = match line {
+            ".SH SYNOPSIS" | ".SH OPTIONS" => continue,
+            ".SH DESCRIPTION" | ".SH EXTRA" => ".PP".to_owned(),
+            line => match line.strip_prefix(".SH ") {
+                Some(heading) => format!(".PP\n\\fB{}\\fR", heading.trim_matches('"')),
+                None => line.to_owned(),
+            },
+        };
+        page.push_str(&shown);
+        page.push('\n');
+    }
+    visible(verb).try_for_each(|below| add_verb(page, below))
+}
+
+/// The lines of some sections without the definitions before them, which the page has once.
+fn lines(sections: &str) -> impl Iterator<Item = &str> {
+    let is_definition = |line: &str| line.starts_with(".ie ") || line.starts_with(".el ");
+    sections.lines().filter(move |line| !is_definition(line))
+}
+
+/// A line break beside empty space, and a paragraph without text, do nothing and are complained of.
+fn without_double_breaks(page: &str) -> String {
+    let lines: Vec<&str> = page.lines().collect();
+    let starts_anew = |line: &str| line == ".PP" || line.starts_with(".S");
+    let at = |at: Option<usize>| at.and_then(|at| lines.get(at)).copied();
+    let is_space = |line: Option<&str>| {
+        line.is_some_and(|line| line.is_empty() || line == ".sp" || starts_anew(line))
+    };
+    let mut out = String::with_capacity(page.len());
+    for (place, line) in lines.iter().enumerate() {
+        let (before, after) = (at(place.checked_sub(1)), at(Some(place + 1)));
+        let is_needless = match *line {
+            ".br" => is_space(before) || is_space(after),
+            ".PP" => after.is_none_or(starts_anew),
+            _ => false,
+        };
+        if !is_needless {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
 }

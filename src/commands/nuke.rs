@@ -33,14 +33,8 @@ pub(super) async fn run(args: YesArgs, config: &Config, output: &Output) -> Resu
 }
 
 async fn delete_store(config: &Config) -> Result<String, Error> {
-    let folder = match daemon::running(&config.home) {
-        Some((
-            LocalBroker {
-                kind: BrokerKind::Embedded { data_dir, .. },
-                ..
-            },
-            _,
-        )) => data_dir,
+    let folder = match LocalBroker::read(&config.home).map(|local| local.kind) {
+        Some(BrokerKind::Embedded { data_dir, .. }) => data_dir,
         _ => config.home.data(),
     };
     daemon::stop(&config.home).await?;

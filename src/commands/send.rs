@@ -79,13 +79,9 @@ struct Sent {
 pub(super) async fn run(args: SendArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     let address = Address::read(&args.to, &args.message)?;
     let mut draft = draft(&args, &address, config, output)?;
-    let mut peer = connect::peer(
-        config,
-        "send",
-        Autostart::unless(args.message.no_start),
-        output,
-    )
-    .await?;
+    let autostart = Autostart::unless(args.message.no_start);
+    let (mut peer, config) = connect::peer_and_config(config, "send", autostart, output).await?;
+    let config = &config;
     let targets = groups::targets(&address.recipients, &draft.from, config).await?;
     let mut receipts = match args.wait {
         Some(goal) => Some(Receipts::open(&mut peer, goal, config).await?),

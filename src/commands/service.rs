@@ -1,8 +1,10 @@
-//! `cbroker service install`: runs the broker as a service of this user, with systemd or launchd.
+//! `cbroker service`: runs the broker as a service of this user, with systemd or launchd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde::Serialize;
 
 use crate::cli::ServiceVerb;
 use crate::config::{Config, write_private};
@@ -13,12 +15,30 @@ use crate::output::Output;
 const UNIT: &str = "cbroker.service";
 const LABEL: &str = "dev.cbroker.broker";
 
-/// The file of a service manager, and the commands that enable and disable the service.
+/// The file of a service manager, and its commands.
 struct Service {
     file: PathBuf,
     text: String,
+    /// Once the file is there.
     take_up: Vec<Vec<String>>,
+    /// While the file is still there.
     let_go: Vec<Vec<String>>,
+    /// Once the file is gone.
+    forget: Vec<Vec<String>>,
+    /// Succeeds while the service runs.
+    is_active: Vec<String>,
+}
+
+/// What `service status` prints.
+#[derive(Debug, Serialize)]
+struct ServiceStatus {
+    file: String,
+    /// Whether the file is there.
+    installed: bool,
+    /// Whether the file is the one that `install` would write now.
+    current: bool,
+    /// Whether the service manager says that it runs.
+    active: bool,
 }
 
 /// Writes or removes the service's file and notifies the service manager.
@@ -37,14 +57,56 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
             output.line("the broker starts with your session from now on")?;
         }
         ServiceVerb::Uninstall => {
+            if !service.file.exists() {
+                output.json(&serde_json::json!({ "file": file }))?;
+                output.line("no service is installed")?;
+                return Ok(Exit::Done);
+            }
             tell(&service.let_go)?;
             fs::remove_file(&service.file)
                 .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
-            output.line(format!("removed {file}"))?;
+            tell(&service.forget)?;
+            output.line(format!("removed {file}; the broker's data stays"))?;
         }
+        ServiceVerb::Status => return status(&service, output),
     }
     output.json(&serde_json::json!({ "file": file }))?;
     Ok(Exit::Done)
+}
+
+/// Exits with 1 unless the service is installed and runs.
+fn status(service: &Service, output: &Output) -> Result<Exit, Error> {
+    let written = fs::read_to_string(&service.file).ok();
+    let status = ServiceStatus {
+        file: service.file.display().to_string(),
+        installed: written.is_some(),
+        current: written.as_deref() == Some(&*service.text),
+        active: written.is_some() && succeeds(&service.is_active),
+    };
+    output.json(&status)?;
+    let installed = if !status.installed {
+        "not installed; `cbroker service install` does that"
+    } else if status.current {
+        &*status.file
+    } else {
+        "installed by another version or for another home; `cbroker service install` renews it"
+    };
+    output.line(format!("service  {installed}"))?;
+    let runs = if status.active { "yes" } else { "no" };
+    output.line(format!("runs     {runs}"))?;
+    Ok(if status.active {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
+}
+
+fn succeeds(command: &[String]) -> bool {
+    let [program, arguments @ ..] = command else {
+        return false;
+    };
+    let told = Command::new(program).args(arguments).output();
+    told.is_ok_and(|told| told.status.success())
 }
 
 fn systemd(config: &Config) -> Result<Service, Error> {
@@ -68,6 +130,8 @@ fn systemd(config: &Config) -> Result<Service, Error> {
             words(&format!("systemctl --user enable --now {UNIT}")),
         ],
         let_go: vec![words(&format!("systemctl --user disable --now {UNIT}"))],
+        forget: vec![words("systemctl --user daemon-reload")],
+        is_active: words(&format!("systemctl --user is-active --quiet {UNIT}")),
     })
 }
 
@@ -93,6 +157,8 @@ fn launchd(config: &Config) -> Result<Service, Error> {
     Ok(Service {
         take_up: vec![call("load")],
         let_go: vec![call("unload")],
+        forget: Vec::new(),
+        is_active: words(&format!("launchctl list {LABEL}")),
         file,
         text,
     })

@@ -103,17 +103,20 @@ pub(super) async fn rows(
     Ok(rows)
 }
 
-/// Returns the names that have a queue, as far as they can be found.
-pub(super) async fn names(
-    peer: &mut Peer,
-    config: &Config,
-    output: &Output,
-) -> Result<BTreeSet<SessionName>, Error> {
-    let rows = rows(peer, config, output).await?;
-    let names = rows
-        .iter()
-        .filter_map(|row| SessionName::new(&row.name).ok());
-    Ok(names.collect())
+/// Returns the names of all queues of sessions, which only the management API knows.
+pub(super) async fn names_at(config: &Config) -> Result<BTreeSet<SessionName>, Error> {
+    let (names, _) = from_api(config).await.map_err(|error| {
+        Error::new(format!(
+            "the queues of {} are not all known",
+            config.endpoint.address
+        ))
+        .because(error.summary())
+        .hint("--mgmt-url names the management API of the broker that is moved from")
+        .exit_with(error.exit())
+    })?;
+    let exact = names.iter().filter(|name| SessionName::is_exact(name));
+    let names = exact.filter_map(|name| SessionName::new(name).ok());
+    Ok(session_names(names.collect()))
 }
 
 /// How many sessions are attached, if that can be known.

@@ -7,34 +7,36 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::local::{self, RunsAs};
-use crate::cli::StartArgs;
-use crate::config::{Config, Credentials, LocalBroker};
+use crate::cli::{IMAGE, StartArgs};
+use crate::config::{BrokerKind, Config, Credentials, LocalBroker};
 use crate::container::{self, ContainerPlan, DockerEngine};
-use crate::daemon::{self, Lock, Wishes};
+use crate::daemon::{self, Lock, StartedBroker, Wishes};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::management::{Client, ManagementError};
 use crate::output::{Output, Style};
 use crate::peer::{Peer, PeerError};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const API_WITHIN: Duration = Duration::from_secs(3);
+const API_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts the requested broker unless it runs, waits until it answers, and prints its address.
 pub(super) async fn run(args: StartArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
     local::is_ours(config)?;
-    let (local, was_running) = if args.docker {
+    let StartedBroker { local, was_running } = if args.docker {
         start_container(&args, config, output).await?
+    } else if let Some(started) = container_as_before(config).await? {
+        refuse_other_ports(&started.local, &args)?;
+        started
     } else {
         refuse_beside_container(config).await?;
-        let started = daemon::start(
-            config,
-            Wishes {
-                amqp: args.port,
-                management: args.mgmt_port,
-                arguments: args.serve_arguments.clone(),
-            },
-        )
-        .await?;
-        (started.local, started.was_running)
+        let wishes = Wishes {
+            amqp: args.port,
+            management: args.mgmt_port,
+            arguments: args.serve_arguments.clone(),
+        };
+        daemon::start(config, wishes).await?
     };
     tell(&local, was_running, output)?;
     warn_of_alarm(config, output).await?;
@@ -52,13 +54,120 @@ async fn warn_of_alarm(config: &Config, output: &Output) -> Result<(), Error> {
     Ok(())
 }
 
+/// Starts the broker for a command that needs one, the one that was chosen last, and prints a
+/// notice. Returns the configuration that leads to it.
+pub(super) async fn quietly(config: &Config, output: &Output) -> Result<Config, Error> {
+    let started = chosen(config).await?;
+    if !started.was_running {
+        output.notice(started_quietly(&started.local));
+    }
+    config.again()
+}
+
+/// Starts the broker that was chosen last: a container is never replaced by an embedded broker,
+/// which would not have its messages.
+pub(super) async fn chosen(config: &Config) -> Result<StartedBroker, Error> {
+    match container_as_before(config).await? {
+        Some(started) => Ok(started),
+        None => daemon::start(config, Wishes::default()).await,
+    }
+}
+
+/// The notice about a broker that a command has started.
+pub(super) fn started_quietly(local: &LocalBroker) -> String {
+    let port = local.port;
+    match &local.kind {
+        BrokerKind::Embedded { .. } => {
+            format!("no broker answered; started one on port {port} (`cbroker stop` ends it)")
+        }
+        BrokerKind::Container { name } => format!(
+            "no broker answered; started the container {name}, which has port {port} (`cbroker \
+             stop` ends it)"
+        ),
+    }
+}
+
+/// Starts the container if the local broker was one.
+async fn container_as_before(config: &Config) -> Result<Option<StartedBroker>, Error> {
+    match LocalBroker::read(&config.home).map(|local| local.kind) {
+        Some(BrokerKind::Container { .. }) => {}
+        _ => return Ok(None),
+    }
+    let _lock = Lock::take(&config.home).await?;
+    let started = start_again(config).await?;
+    record(&started.local, config)?;
+    Ok(Some(started))
+}
+
+async fn start_again(config: &Config) -> Result<StartedBroker, Error> {
+    let absent = |error: Error| {
+        let name = container::CONTAINER;
+        Error::new(format!(
+            "the broker in the container {name} cannot be started"
+        ))
+        .because(error.summary())
+        .hint("`cbroker start --docker` makes it again; `cbroker nuke --yes` gives it up")
+        .exit_with(Exit::Unreachable)
+    };
+    let engine = DockerEngine::new(&config.environment).map_err(absent)?;
+    let there = engine.state().await.map_err(absent)?;
+    let was_running = there.as_ref().is_some_and(|state| state.is_running);
+    let local = engine.start_again(there).await.map_err(absent)?.local;
+    wait_for_amqp(&config.for_local(&local)?).await?;
+    Ok(StartedBroker { local, was_running })
+}
+
+/// Starts the container that there is, beside an embedded broker. `broker.json` stays as it is.
+pub(super) async fn existing_container(config: &Config) -> Result<LocalBroker, Error> {
+    Ok(start_again(config).await?.local)
+}
+
+/// Starts the container, or makes one on free ports, beside an embedded broker. `broker.json` stays
+/// as it is.
+pub(super) async fn container(config: &Config, output: &Output) -> Result<LocalBroker, Error> {
+    let engine = DockerEngine::new(&config.environment)?;
+    let login = Credentials::read_or_create(&config.home);
+    let login = login.map_err(|error| Error::new("cannot write the credentials").because(error))?;
+    let plan = ContainerPlan {
+        image: IMAGE.to_owned(),
+        port: daemon::free_port_near(5672),
+        management_port: daemon::free_port_near(15672),
+        login: Some(login),
+    };
+    let shown = |line: String| show_progress(&line, output);
+    let local = engine.start(&plan, shown).await?.local;
+    wait_for_amqp(&config.for_local(&local)?).await?;
+    Ok(local)
+}
+
+/// Makes it the local broker.
+pub(super) fn record(local: &LocalBroker, config: &Config) -> Result<(), Error> {
+    let written = local.write(&config.home);
+    written.map_err(|error| Error::new("cannot write broker.json").because(error))
+}
+
+fn refuse_other_ports(local: &LocalBroker, args: &StartArgs) -> Result<(), Error> {
+    let differs = |wanted: Option<u16>, live| wanted.is_some_and(|port| Some(port) != live);
+    let embedded_only = !args.serve_arguments.is_empty();
+    let is_other = differs(args.port, Some(local.port));
+    if is_other || differs(args.mgmt_port, local.management_port) || embedded_only {
+        return Err(Error::new(format!(
+            "the local broker is the container {}, on port {}",
+            container::CONTAINER,
+            local.port
+        ))
+        .hint("`cbroker move --from docker` takes its messages to the embedded broker"));
+    }
+    Ok(())
+}
+
 async fn refuse_beside_container(config: &Config) -> Result<(), Error> {
     match local::look(config).await? {
         RunsAs::Container(_, state) if state.is_running => Err(Error::new(format!(
             "LavinMQ already runs in the container {}",
             container::CONTAINER
         ))
-        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker")),
+        .hint("`cbroker stop` first; `cbroker move --from docker` takes its messages along")),
         _ => Ok(()),
     }
 }
@@ -67,14 +176,16 @@ async fn start_container(
     args: &StartArgs,
     config: &Config,
     output: &Output,
-) -> Result<(LocalBroker, bool), Error> {
+) -> Result<StartedBroker, Error> {
     let _lock = Lock::take(&config.home).await?;
     if let Some((local, _)) = daemon::running(&config.home) {
         return Err(Error::new(format!(
             "the embedded broker already runs, on port {}",
             local.port
         ))
-        .hint("`cbroker stop` first; `cbroker move` moves its messages to another broker"));
+        .hint(
+            "`cbroker stop` first, or `cbroker move --to docker`, which takes its messages along",
+        ));
     }
     let engine = DockerEngine::new(&config.environment)?;
     let before = engine.state().await?;
@@ -92,12 +203,12 @@ async fn start_container(
     let state = engine
         .start(&plan, |line| show_progress(&line, output))
         .await?;
-    state
-        .local
-        .write(&config.home)
-        .map_err(|error| Error::new("cannot write broker.json").because(error))?;
-    wait_for_amqp(config).await?;
-    Ok((state.local, was_running))
+    record(&state.local, config)?;
+    wait_for_amqp(&config.again()?).await?;
+    Ok(StartedBroker {
+        local: state.local,
+        was_running,
+    })
 }
 
 fn plan(args: &StartArgs, config: &Config) -> Result<ContainerPlan, Error> {
@@ -115,15 +226,16 @@ fn plan(args: &StartArgs, config: &Config) -> Result<ContainerPlan, Error> {
     })
 }
 
-/// Waits until the broker speaks AMQP. A container accepts TCP connections long before that.
+/// Waits until the broker speaks AMQP, and then for its management API. A container accepts TCP
+/// connections long before that.
 async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
-    let endpoint = config.again()?.endpoint;
+    let endpoint = &config.endpoint;
     let until = Instant::now() + container::READY_WITHIN;
     loop {
-        match Peer::connect(&endpoint, "start").await {
+        match Peer::connect(endpoint, "start").await {
             Ok(peer) => {
                 peer.close().await;
-                return Ok(());
+                return wait_for_api(config).await;
             }
             Err(PeerError::SignInRefused { why, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
@@ -138,6 +250,20 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
+}
+
+/// Waits a little for the management API, which opens soon after AMQP. A broker without one is no
+/// failure.
+async fn wait_for_api(config: &Config) -> Result<(), Error> {
+    let until = Instant::now() + API_OPENS_WITHIN;
+    let api = Client::new(config, API_WITHIN)?;
+    while let Err(ManagementError::Unreachable { .. }) = api.overview().await {
+        if Instant::now() > until {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Shows progress on one line that is overwritten. Without a terminal nothing is shown, because it

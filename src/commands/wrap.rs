@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::compose::{group_name, session_name};
 use super::connect::{Autostart, may_start};
+use super::start;
 use crate::cli::{DeliveryOption, ProgramArgs, WrapArgs};
-use crate::config::{Config, Environment, Flags};
-use crate::daemon::{self, Wishes};
+use crate::config::{Config, Environment, Flags, LocalBroker};
 use crate::envelope::Breaks;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -48,9 +48,9 @@ pub(super) async fn run(
         .map_err(|error| Error::new("the broker did not start").because(error))
         .flatten();
     match started {
-        Ok(Started { config, port }) => {
-            if let Some(port) = port {
-                output.notice(daemon::started_quietly(port));
+        Ok(Started { config, local }) => {
+            if let Some(local) = local {
+                output.notice(start::started_quietly(&local));
             }
             wrap::run(options, &config).await
         }
@@ -88,8 +88,8 @@ pub(super) fn without_configuration(
 struct Started {
     /// The configuration, resolved again if the broker was started.
     config: Config,
-    /// The port, if the broker was started now.
-    port: Option<u16>,
+    /// The broker, if it was started now.
+    local: Option<LocalBroker>,
 }
 
 /// Starts the local broker if none answers.
@@ -97,16 +97,19 @@ async fn start_broker(config: Config) -> Result<Started, Error> {
     match Peer::connect(&config.endpoint, "wrap").await {
         Ok(peer) => peer.close().await,
         Err(PeerError::Unreachable { .. }) => {
-            let started = daemon::start(&config, Wishes::default()).await?;
+            let started = start::chosen(&config).await?;
             return Ok(Started {
                 config: config.again()?,
-                port: (!started.was_running).then_some(started.local.port),
+                local: (!started.was_running).then_some(started.local),
             });
         }
         // Any other error is not solved by a second broker.
         Err(_) => {}
     }
-    Ok(Started { config, port: None })
+    Ok(Started {
+        config,
+        local: None,
+    })
 }
 
 fn fallback(args: &WrapArgs) -> Fallback {

@@ -31,6 +31,14 @@ impl Home {
         })
     }
 
+    /// A folder that does not exist, in place of one that is broken. Nothing may be made in it.
+    pub(super) fn nowhere() -> Self {
+        Self {
+            folder: PathBuf::from("/nonexistent/cbroker"),
+            runtime: None,
+        }
+    }
+
     /// The folder itself.
     pub fn folder(&self) -> &Path {
         &self.folder

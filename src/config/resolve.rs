@@ -17,23 +17,48 @@ const DEFAULT_MANAGEMENT_PORT: u16 = 15672;
 impl Config {
     /// Reads the files and determines every value. Does not use the network.
     pub fn resolve(flags: &Flags, environment: Environment) -> Result<Self, Error> {
-        let home = Home::of(&environment).ok_or_else(|| {
-            Error::new("no home directory")
-                .because("neither CBROKER_HOME nor HOME is set")
-                .exit_with(Exit::Usage)
-        })?;
-        // Before anything in it is believed.
-        if let Some(objection) = home.objection() {
-            let folder = home.folder().display();
-            return Err(Error::new(format!("cannot use {folder}")).because(objection));
-        }
+        let home = usable_home(&environment)?;
         let file = File::read(&home)?;
+        Self::from_files(flags, environment, home, &file)
+    }
+
+    /// Resolves what makes sense of a broken configuration: without `config.toml`, or without a
+    /// home, and says what was left out. For `doctor`.
+    ///
+    /// # Errors
+    /// Where not even flags and environment make sense.
+    pub fn salvage(flags: &Flags, environment: Environment) -> Result<(Self, LeftOut), Error> {
+        let (home, no_home) = match usable_home(&environment) {
+            Ok(home) => (home, None),
+            Err(error) => (Home::nowhere(), Some(error)),
+        };
+        let (file, no_file) = match File::read(&home) {
+            Ok(file) => (file, None),
+            Err(error) => (File::default(), Some(error)),
+        };
+        match Self::from_files(flags, environment.clone(), home, &file) {
+            Ok(config) => Ok((config, LeftOut { no_home, no_file })),
+            Err(error) => {
+                let file = File::default();
+                let config = Self::from_files(flags, environment, Home::nowhere(), &file)?;
+                let no_home = Some(no_home.unwrap_or(error));
+                Ok((config, LeftOut { no_home, no_file }))
+            }
+        }
+    }
+
+    fn from_files(
+        flags: &Flags,
+        environment: Environment,
+        home: Home,
+        file: &File,
+    ) -> Result<Self, Error> {
         let inside = CurrentSession {
             name: environment.text("CBROKER_NAME").map(str::to_owned),
             session: environment.text("CBROKER_SESSION").map(str::to_owned),
         };
         let local = LocalBroker::read(&home);
-        let (mut address, endpoint_origin) = address(flags, &environment, &file, local.as_ref())?;
+        let (mut address, endpoint_origin) = address(flags, &environment, file, local.as_ref())?;
         if let (ValueOrigin::Environment, Some(session)) = (endpoint_origin, &inside.session)
             && let Some(moved) = moved_session_address(&home, session, &address)
         {
@@ -53,7 +78,7 @@ impl Config {
             guard,
         };
         let (management, management_origin) =
-            management(flags, &environment, &file, &endpoint, local.as_ref())?;
+            management(flags, &environment, file, &endpoint, local.as_ref())?;
 
         let mut config = Self {
             warnings: warnings(flags, &endpoint.address),
@@ -70,7 +95,7 @@ impl Config {
             flags: flags.clone(),
             effective: Vec::new(),
         };
-        config.effective = config.explain(&file, [management_origin, ca_origin]);
+        config.effective = config.explain(file, [management_origin, ca_origin]);
         Ok(config)
     }
 
@@ -106,6 +131,31 @@ impl Config {
         ];
         rows.extend(file.explain_settings());
         rows
+    }
+}
+
+/// What a configuration that was salvaged lacks, and why.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Nothing of `~/.cbroker` is used.
+    pub no_home: Option<Error>,
+    /// `config.toml` is not used.
+    pub no_file: Option<Error>,
+}
+
+fn usable_home(environment: &Environment) -> Result<Home, Error> {
+    let home = Home::of(environment).ok_or_else(|| {
+        Error::new("no home directory")
+            .because("neither CBROKER_HOME nor HOME is set")
+            .exit_with(Exit::Usage)
+    })?;
+    // Before anything in it is believed.
+    match home.objection() {
+        None => Ok(home),
+        Some(objection) => {
+            let folder = home.folder().display();
+            Err(Error::new(format!("cannot use {folder}")).because(objection))
+        }
     }
 }
 

@@ -19,6 +19,12 @@ pub fn in_use(port: u16) -> Option<String> {
     None
 }
 
+/// Returns the first free port from `port` on, or `port` itself if there is none.
+pub fn free_port_near(port: u16) -> u16 {
+    let mut ports = port..=u16::MAX;
+    ports.find(|port| in_use(*port).is_none()).unwrap_or(port)
+}
+
 /// Describes who listens: `beam.smp (process 123 of user rabbitmq) listens there`.
 fn holder(port: u16) -> String {
     match listeners(port).first() {

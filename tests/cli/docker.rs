@@ -148,10 +148,14 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
     );
     assert!(start(&place, ports).starts_with("broker already runs"));
     on_loopback_and_without_a_password();
-    place.run(["start"]).fails(
-        1,
-        &format!("LavinMQ already runs in the container {CONTAINER}"),
+    assert!(
+        place.ok(["start"]).starts_with("broker already runs"),
+        "the container is the local broker"
     );
+    place
+        .run(["start", "--port", "1"])
+        .fails(1, &format!("the local broker is the container {CONTAINER}"))
+        .hints("cbroker move --from docker");
     everywhere::a_working_day(&place, &str::to_owned);
     let status = place.json(["status"]).remove(0);
     assert_eq!(
@@ -172,10 +176,66 @@ fn lavinmq_s_container_lives_as_the_embedded_broker_does() {
     assert_eq!(place.listed("kept").unwrap()["pending"], 1);
     place.ok(["restart"]);
     assert_eq!(place.listed("kept").unwrap()["pending"], 1);
+    after_a_stop_the_container_starts_and_no_other_broker(&place, &port);
+    what_cannot_be_moved_is_said(&place);
 
     place.ok(["nuke", "--yes"]);
     assert!(!docker(&["volume", "inspect", VOLUME]).0 && !docker(&["inspect", CONTAINER]).0);
     made_by_hand(&place, ports);
+}
+
+fn is_running() -> bool {
+    docker(&["inspect", "--format", "{{.State.Running}}", CONTAINER]).1 == "true"
+}
+
+/// A command that needs a broker starts the one that has the messages.
+fn after_a_stop_the_container_starts_and_no_other_broker(place: &Place, port: &str) {
+    place.ok(["stop"]);
+    place
+        .run(["send", "kept", "x", "--no-start"])
+        .fails(3, &format!("no broker answers at amqp://127.0.0.1:{port}"));
+    assert!(!is_running());
+    let sent = place.run(["send", "kept", "a second one"]);
+    assert_eq!(sent.code, 0, "{sent:?}");
+    assert!(
+        sent.err
+            .contains(&format!("started the container {CONTAINER}")),
+        "{sent:?}"
+    );
+    assert!(is_running());
+    assert_eq!(place.listed("kept").unwrap()["pending"], 2);
+    assert!(
+        !place.home().join("data").exists(),
+        "no embedded broker ran"
+    );
+    place.ok(["stop"]);
+    assert!(place.ok(["start"]).starts_with("broker started"));
+    assert!(is_running());
+}
+
+/// The image has no management API, so the queues in it are not known. Nothing is lost by that.
+fn what_cannot_be_moved_is_said(place: &Place) {
+    place
+        .run(["move", "--from", "docker", "--to", "docker"])
+        .fails(2, "`docker` is moved from or to the embedded broker alone");
+    place
+        .run(["move", "--to", "docker"])
+        .fails(2, "the local broker is the container already");
+    place
+        .run(["move", "--from", "docker"])
+        .fails(3, "not everything was moved out of the container")
+        .hints("run the same command again");
+    assert!(is_running());
+    // Both brokers run; the way back is open.
+    let sent = place
+        .json(["send", "there", "by the embedded broker"])
+        .remove(0);
+    assert_eq!(sent["to"], "there");
+    assert_eq!(place.json(["status"]).remove(0)["kind"], "embedded");
+    place.ok(["move", "--to", "docker"]);
+    assert_eq!(place.json(["status"]).remove(0)["kind"], "container");
+    assert_eq!(place.listed("kept").unwrap()["pending"], 2);
+    assert_eq!(place.listed("there").unwrap()["pending"], 1);
 }
 
 fn on_loopback_and_without_a_password() {
@@ -220,6 +280,13 @@ fn made_by_hand(place: &Place, (port, management): (&str, &str)) {
         IMAGE,
     ]);
     assert!(made);
+    // Nothing was chosen before, so this is the local broker for every command.
+    wait_until(
+        || place.run(["list"]).code == 0,
+        || format!("{:?}", place.run(["list"])),
+    );
+    place.ok(["send", "someone", "x"]);
+    assert_eq!(place.listed("someone").unwrap()["pending"], 1);
     assert!(
         start(place, (port, management)).starts_with("broker already runs"),
         "it is recognised as the same one"

@@ -69,7 +69,6 @@ fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rig
         &["start"],
         &["send", "--to", "a", "-m", "x"],
         &["list"],
-        &["doctor"],
         &["nuke", "--yes"],
         &["--name", "a", "--no-fallback", "run", "--", "true"],
     ] {
@@ -80,6 +79,18 @@ fn a_home_of_somebody_else_s_files_is_refused_by_every_command_and_keeps_its_rig
         assert!(ran.err.contains("it holds `notes.txt`"), "{ran:?}");
         assert_untouched(&folder);
     }
+    let mut doctor = place.command();
+    let ran = ended(doctor.env("CBROKER_HOME", &folder).arg("doctor"));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.out.contains("✗ home") && ran.out.contains("it holds `notes.txt`"),
+        "{ran:?}"
+    );
+    assert!(
+        ran.out.contains(" environment "),
+        "the other checks go on: {ran:?}"
+    );
+    assert_untouched(&folder);
     let mut wrap = place.command();
     let wrap = wrap
         .env("CBROKER_HOME", &folder)

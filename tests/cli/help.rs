@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use crate::support::Place;
+use crate::support::{Place, skip};
 
-const VERBS: [&str; 39] = [
+const VERBS: [&str; 41] = [
     "send",
     "ask",
     "list",
@@ -46,6 +47,8 @@ const VERBS: [&str; 39] = [
     "man",
     "version",
     "service install",
+    "service uninstall",
+    "service status",
 ];
 
 fn golden(file: &str, text: &str) {
@@ -120,11 +123,36 @@ fn completions_and_the_manual_know_every_verb() {
     assert!(!verbs.contains("toy"), "it shows what is hidden: {verbs}");
     let manual = place.ok(["man"]);
     assert!(manual.starts_with(".ie") || manual.contains(".TH cbroker 1"));
-    assert!(
-        manual.contains("CBROKER SEND")
-            && manual.contains("must\\-exist")
-            && !manual.contains("TOY")
-    );
+    let names = |verb: &str| manual.contains(&format!(".SS \"cbroker {verb}\""));
+    let missing: Vec<_> = VERBS.iter().filter(|verb| !names(verb)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(manual.contains("must\\-exist") && !names("toy"));
+}
+
+#[test]
+fn the_manual_is_one_page_without_repetitions_and_without_faults() {
+    let place = Place::new();
+    let manual = place.ok(["man"]);
+    let described = manual.matches("\\fB\\-\\-mgmt\\-url\\fR \\fI").count();
+    assert_eq!(described, 1, "the options of all commands stand there once");
+    assert!(!manual.contains("(1)"), "it names a page that nobody has");
+    let file = place.path().join("cbroker.1");
+    fs::write(&file, &manual).unwrap();
+    let checks: [(&str, &[&str]); 2] = [
+        ("mandoc", &["-Tlint", "-Wwarning"]),
+        ("groff", &["-Kutf8", "-man", "-Tutf8", "-ww", "-z"]),
+    ];
+    for (program, options) in checks {
+        match Command::new(program).args(options).arg(&file).output() {
+            Ok(checked) => {
+                let complaints = [checked.stdout, checked.stderr].concat();
+                let complaints = String::from_utf8_lossy(&complaints);
+                assert_eq!(complaints, "", "{program}");
+            }
+            Err(error) if program == "mandoc" => skip(&format!("mandoc: {error}")),
+            Err(_) => eprintln!("skipped: groff is not there"),
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Place, Ran, Server, Terminal, free_port, wait_until};
+use crate::support::{Place, Ran, Server, Terminal, Wrapped, free_port, wait_until};
 
 /// A place whose background broker is stopped with it.
 struct Own(Place);
@@ -66,7 +66,15 @@ fn the_broker_runs_in_the_background_until_it_is_stopped_and_keeps_what_waits() 
     assert_eq!(place.ok(["stop"]), "no local broker runs\n");
     assert_eq!(place.run(["status"]).code, 3);
     assert_eq!(place.json(["stop"]), [json!({ "was_running": false })]);
-    own.start();
+    // What was chosen is remembered: by commands that find nothing there, and by the next start.
+    let at = format!("no broker answers at amqp://127.0.0.1:{}", first["port"]);
+    place
+        .run(["send", "--to", "kept", "-m", "x", "--no-start"])
+        .fails(3, &at);
+    place.ok(["start"]);
+    for port in ["port", "management_port"] {
+        assert_eq!(own.record()[port], first[port], "{port}");
+    }
     assert_eq!(
         place.json(["tail", "kept", "--no-ack"])[0]["message"],
         "over a stop"
@@ -246,6 +254,22 @@ fn the_log_is_shown_and_followed() {
     )
     .unwrap();
     assert_eq!(following.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_log_of_a_session_tells_what_it_was_given() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "myBackend", &[]);
+    let sent = place.json(["send", "my-backend", "look here"]).remove(0);
+    session.wait_for_submission("look here");
+    let id = sent["id"].as_str().unwrap();
+    let log = || place.ok(["logs", "--session", "my-backend"]);
+    wait_until(|| log().contains(id), log);
+    place
+        .run(["logs", "--session", "another"])
+        .fails(1, "there is no log of `another`")
+        .hints("cbroker list");
 }
 
 #[test]

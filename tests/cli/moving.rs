@@ -47,7 +47,11 @@ fn there_and_back(here: &Place, there: &Place, queue: &str) {
         "each message is the same there"
     );
 
-    let carried = here.json(["move", "--from", &url]).remove(0);
+    let api = there.run(["status", "--json"]).out;
+    let api: Value = serde_json::from_str(&api).unwrap();
+    let api = api["mgmt_url"].as_str().unwrap();
+    let back = ["move", "--from", &url, "--mgmt-url", api];
+    let carried = here.json(back).remove(0);
     assert!(
         carried
             .as_array()
@@ -101,6 +105,29 @@ fn a_queue_in_use_is_not_deleted_and_the_broker_says_why() {
         assert_eq!(client::delete_unused(place, &queue), None);
         assert_eq!(client::consumers(place, &queue), None);
     });
+}
+
+#[test]
+fn the_api_of_the_broker_that_is_moved_from_can_be_named() {
+    let (here, there) = (Place::new(), Place::new());
+    let (_one, other) = (Server::start(&here), Server::start(&there));
+    client::make_queue(&there, "waiting");
+    client::publish(&there, "waiting", (0..3).map(|number| format!("m{number}")));
+    let url = client::endpoint(&there).secret_url();
+    // Nothing listens at the usual port of an API, so the queues are not known. That is said, and
+    // not that there are none.
+    let unknown = ["move", "--from", &url, "--mgmt-url", "http://localhost:1"];
+    here.run(unknown)
+        .fails(3, "the queues of amqp://")
+        .hints("--mgmt-url");
+    assert_eq!(there.listed("waiting").unwrap()["pending"], 3);
+    let api = format!("http://127.0.0.1:{}", other.management_port.unwrap());
+    let said = here.ok(["move", "--from", &url, "--mgmt-url", &api]);
+    assert!(said.contains("moved 1 queue with 3 messages"), "{said}");
+    assert_eq!(
+        texts(&here.json(["tail", "waiting", "--no-ack"])),
+        ["m0", "m1", "m2"]
+    );
 }
 
 #[test]

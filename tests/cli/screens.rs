@@ -1,8 +1,10 @@
 //! `screen`: what a session's terminal shows, for its own user on its own machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::support::{Place, Server, Terminal, wait_until};
 
@@ -102,4 +104,81 @@ fn a_screen_is_shown_to_whoever_asks_for_its_session_by_name() {
         },
         || place.ok(["screen", "one"]),
     );
+}
+
+/// Runs Python as a user that is nobody's; `None`, said aloud, where this is not root.
+fn as_stranger(script: &str, socket: &Path) -> Option<Command> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can start a program of another user");
+        return None;
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+        ])
+        .arg(script)
+        .arg(socket)
+        .stdin(Stdio::null());
+    Some(command)
+}
+
+#[test]
+fn neither_side_of_the_socket_talks_to_another_user() {
+    const ASKS: &str = "import socket, sys
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(sys.argv[1])
+try:
+    peer.sendall(b'secretive\\n')
+    print(peer.recv(65536))
+except OSError:
+    print(b'')";
+    const LIES: &str = "import json, socket, sys
+door = socket.socket(socket.AF_UNIX)
+door.bind(sys.argv[1])
+door.listen()
+print('ready', flush=True)
+while True:
+    peer, _ = door.accept()
+    lie = dict(name='secretive', session='x', rows=1, columns=1, lines=['a lie'])
+    peer.sendall(json.dumps(lie).encode())
+    peer.close()";
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let _session = draws(&place, "secretive", "printf 'a secret'");
+    wait_until(
+        || lines(&place, "secretive") == ["a secret"],
+        || format!("{:?}", lines(&place, "secretive")),
+    );
+    let sessions = place.home().join("sessions");
+    let socket = sockets(&sessions).remove(0);
+    let Some(mut asks) = as_stranger(ASKS, &socket) else {
+        return;
+    };
+    // The rights of the files are given up: the session itself looks who asks.
+    for (path, mode) in [
+        (place.path(), 0o777),
+        (&place.home(), 0o777),
+        (&sessions, 0o777),
+        (&socket, 0o666),
+    ] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let heard = asks.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&heard.stdout), "b''\n", "{heard:?}");
+    let liar = sessions.join("01LIAR.screen");
+    let mut lies = as_stranger(LIES, &liar).unwrap();
+    let mut lies = lies.stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    let mut said = BufReader::new(lies.stdout.take().unwrap());
+    said.read_line(&mut ready).unwrap();
+    assert_eq!(ready, "ready\n");
+    let shown = place.ok(["screen", "secretive"]);
+    let _ended = (lies.kill(), lies.wait());
+    assert_eq!(shown, "a secret\n");
 }

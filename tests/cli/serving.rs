@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{Place, Server, certificate, free_port, skip, wait_until};
+use crate::support::{Place, Ran, Server, certificate, free_port, skip, wait_until};
 
 #[test]
 fn the_first_start_makes_a_password_that_only_the_user_can_read() {
@@ -190,6 +190,51 @@ fn the_doctor_finds_what_is_wrong_and_how_to_mend_it() {
     )
     .unwrap();
     assert_eq!(doctor(path), (1, vec!["credentials".to_owned()]));
+}
+
+#[test]
+fn the_doctor_goes_on_where_the_configuration_is_broken() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let settings = place.home().join("config.toml");
+    fs::write(&settings, "autostart = true\nttl = \n").unwrap();
+    place
+        .run(["list"])
+        .fails(2, &format!("{} line 2", settings.display()));
+    let ran = place.run(["doctor"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.out.contains("✗ config") && ran.out.contains("line 2"),
+        "{ran:?}"
+    );
+    for check in ["home", "credentials", "broker", "round trip", "management"] {
+        assert!(ran.out.contains(&format!("✓ {check} ")), "{check}: {ran:?}");
+    }
+    drop(server);
+    // A file where the folder should be.
+    let mut nowhere = place.command();
+    nowhere
+        .env("CBROKER_HOME", &settings)
+        .args(["doctor", "--json"]);
+    let ran = Ran::of(&nowhere.output().unwrap());
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let findings: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let of = |check: &str| {
+        let all = findings.as_array().unwrap();
+        all.iter()
+            .find(|finding| finding["check"] == check)
+            .cloned()
+    };
+    assert_eq!(of("home").unwrap()["ok"], false, "{findings}");
+    assert_eq!(of("environment").unwrap()["ok"], true, "{findings}");
+    // Neither HOME nor CBROKER_HOME.
+    let mut homeless = place.command();
+    homeless
+        .env_remove("CBROKER_HOME")
+        .env_remove("HOME")
+        .arg("doctor");
+    let ran = Ran::of(&homeless.output().unwrap());
+    assert!(ran.code == 1 && ran.out.contains("✗ home"), "{ran:?}");
 }
 
 #[test]

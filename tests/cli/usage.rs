@@ -180,20 +180,27 @@ fn the_service_is_written_for_the_user_s_own_service_manager() {
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(bin.join(manager), executable).unwrap();
     let path = format!("{}:/usr/bin:/bin", bin.display());
-    let run = |verb: &str| {
+    let said = |verb: &str, code: i32| {
         let output = place
             .command()
             .args(["service", verb, "--json"])
             .env("PATH", &path)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["file"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
+    let run = |verb: &str| said(verb, 0)["file"].as_str().unwrap().to_owned();
+    let status = |code: i32| {
+        let status = said("status", code);
+        ["installed", "current", "active"].map(|word| status[word].as_bool().unwrap())
+    };
+    assert_eq!(status(1), [false; 3]);
     let file = run("install");
+    assert_eq!(status(0), [true; 3]);
+    std::fs::write(&file, "of another version").unwrap();
+    assert_eq!(status(0), [true, false, true]);
+    run("install");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(
         text.contains(env!("CARGO_BIN_EXE_cbroker")) && text.contains("serve"),
@@ -202,9 +209,16 @@ fn the_service_is_written_for_the_user_s_own_service_manager() {
     assert!(text.contains(place.home().to_str().unwrap()), "{text}");
     run("uninstall");
     assert!(!std::path::Path::new(&file).exists());
+    assert_eq!(status(1), [false; 3]);
+    run("uninstall");
     let calls = std::fs::read_to_string(place.path().join("calls")).unwrap();
     assert!(
         calls.contains("enable --now") && calls.contains("disable --now") || manager == "launchctl",
         "{calls}"
+    );
+    let last = calls.lines().last().unwrap();
+    assert!(
+        last.ends_with("daemon-reload") || manager == "launchctl",
+        "the manager forgets the file that is gone: {calls}"
     );
 }

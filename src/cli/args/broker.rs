@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+/// The image of the container, unless another is named.
+pub const IMAGE: &str = "cloudamqp/lavinmq:latest";
+
 /// Arguments of `start`.
 #[derive(Args, Debug)]
 pub struct StartArgs {
@@ -22,7 +25,7 @@ pub struct StartArgs {
         long,
         value_name = "IMAGE",
         requires = "docker",
-        default_value = "cloudamqp/lavinmq:latest"
+        default_value = IMAGE
     )]
     pub image: String,
     /// Keep the container's user guest, for peers that use the TypeScript tool
@@ -103,10 +106,10 @@ pub struct ServeArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub struct MoveArgs {
-    /// The broker to move to [default: the local one]
+    /// The broker to move to, or `docker` [default: the local one]
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
-    /// The broker to move from [default: the local one]
+    /// The broker to move from, or `docker`; --mgmt-url is its API [default: the local one]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
 }
@@ -117,7 +120,10 @@ pub enum ServiceVerb {
     /// Start the broker with this user's session (systemd or launchd)
     #[command(after_help = "Example:\n  cbroker service install")]
     Install,
-    /// Undo `install`
+    /// Undo `install`; the broker's data stays
     #[command(after_help = "Example:\n  cbroker service uninstall")]
     Uninstall,
+    /// Show whether it is installed and runs; exits with 1 unless it does
+    #[command(after_help = "Example:\n  cbroker service status")]
+    Status,
 }

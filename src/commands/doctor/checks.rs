@@ -10,7 +10,7 @@ use ulid::Ulid;
 use super::Finding;
 use crate::cli::DoctorArgs;
 use crate::commands::local::{self, RunsAs};
-use crate::config::{BrokerKind, Config};
+use crate::config::{BrokerKind, Config, LeftOut};
 use crate::container::DockerEngine;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -29,8 +29,9 @@ const ROOM_BYTES: u64 = 256 << 20;
 /// The agents that cbroker supports.
 const AGENTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 
-pub(super) async fn all(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
-    let mut findings = vec![program(), home(config)];
+pub(super) async fn all(args: &DoctorArgs, config: &Config, left_out: &LeftOut) -> Vec<Finding> {
+    let mut findings = vec![program(), home(config, left_out.no_home.as_ref())];
+    findings.extend(left_out.no_file.as_ref().map(settings));
     findings.extend(credentials(config));
     findings.extend(listener(config));
     findings.push(broker(config).await);
@@ -59,7 +60,13 @@ fn program() -> Finding {
     }
 }
 
-fn home(config: &Config) -> Finding {
+fn home(config: &Config, broken: Option<&Error>) -> Finding {
+    if let Some(error) = broken {
+        let mend = error
+            .advice()
+            .unwrap_or("set CBROKER_HOME to a folder of cbroker's own");
+        return Finding::wrong("home", error.summary(), mend);
+    }
     let folder = config.home.folder();
     if let Err(error) = config.home.prepare() {
         return Finding::wrong(
@@ -72,6 +79,12 @@ fn home(config: &Config) -> Finding {
         "home",
         format!("{}, readable by you only", folder.display()),
     )
+}
+
+/// The other checks go on with the defaults.
+fn settings(error: &Error) -> Finding {
+    let mend = "correct that line; the checks below do without the file";
+    Finding::wrong("config", error.summary(), mend)
 }
 
 /// A credentials file that others can read gives no protection. A missing one is fine: the first
