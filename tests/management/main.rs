@@ -12,8 +12,6 @@ mod definitions;
 mod fields;
 mod fixture;
 mod forgery;
-#[path = "../support/http.rs"]
-mod http;
 mod limits;
 mod looks;
 mod needs_you;
@@ -29,3 +27,5 @@ mod support;
 mod tap;
 mod tools;
 mod webdriver;
+
+use support::http;

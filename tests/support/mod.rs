@@ -17,7 +17,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod certificate;
-mod http;
+pub(crate) mod http;
 mod place;
 mod rabbit;
 mod server;
