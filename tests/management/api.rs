@@ -369,6 +369,7 @@ fn the_openapi_document_is_what_is_served() {
         "/page.js",
         "/control.js",
         "/drawer.js",
+        "/past.js",
         "/views.js",
         "/model.js",
         "/dom.js",

@@ -52,19 +52,17 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 /// What is kept, where the caller may see it.
 pub(super) fn open_to(caller: &Caller, api: &Api) -> Option<Arc<dyn Archive>> {
-    let is_first = api.about.local_user.as_deref() == Some(&*caller.name);
-    let archive = api.about.archive.as_ref();
-    archive
-        .filter(|_| is_first && caller.monitors().is_ok())
-        .cloned()
+    archive(caller, api).ok()
 }
 
 fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
-    if api.about.archive.is_none() {
-        return Err(ApiError::not_found());
+    if api.about.local_user.as_deref() != Some(&*caller.name) {
+        return Err(ApiError::forbidden(
+            "only the broker's own user sees what is kept on disk",
+        ));
     }
-    let refused = || ApiError::forbidden("only the broker's own user sees what is kept on disk");
-    open_to(caller, api).ok_or_else(refused)
+    caller.monitors()?;
+    api.about.archive.clone().ok_or_else(ApiError::not_found)
 }
 
 /// Answers what is kept, and holds it until the client has read it.
