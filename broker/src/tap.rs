@@ -34,8 +34,10 @@ pub enum What {
     Published,
     /// A consumer acknowledged it.
     Acked,
-    /// A consumer rejected or requeued it.
+    /// A consumer gave it back to its queue.
     Returned,
+    /// A consumer rejected it: it is not in its queue any more.
+    Rejected,
 }
 
 /// One line of the tap.

@@ -144,6 +144,70 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     browser.until(&format!("{} === 'held: a dialog'", states(true)));
 }
 
+/// A session rejects what it takes out of its queue and does not give to the agent, as a text under
+/// an id that was used.
+#[test]
+fn a_message_that_its_session_rejected_is_not_shown_as_delivered() {
+    let server = Server::start();
+    let ada = Peer::connect(&server);
+    ada.declare_session("backend");
+    ada.say(("frontend", "backend"), "01BEFORE", "before the page");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.press("2");
+    browser.until(&format!("{} === 'waiting'", text("01BEFORE", ".pill")));
+    let bad = envelope(("frontend", "backend"), "01BAD", "rejected");
+    ada.publish_as_user("claudeBroker", "backend", &bad);
+    browser.until(&format!("{} === 'waiting'", text("01BAD", ".pill")));
+    ada.reject("backend");
+    ada.reject("backend");
+    for id in ["01BEFORE", "01BAD"] {
+        let pill = text(id, ".pill");
+        browser.until(&format!("{pill}.startsWith('rejected by its session')"));
+    }
+    // The session's own word says more.
+    let receipt = json!({ "id": "01BAD", "to": "backend", "state": "dead-lettered",
+        "reason": "id used twice" });
+    ada.publish_as_user("", "anywhere", &receipt.to_string());
+    let pill = text("01BAD", ".pill");
+    browser.until(&format!(
+        "{pill}.startsWith('dead-lettered') && {pill}.endsWith(': id used twice')"
+    ));
+}
+
+#[test]
+fn the_receipt_of_one_member_of_a_group_says_nothing_of_the_others() {
+    let server = Server::start();
+    let ada = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        ada.declare_session(name);
+    }
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.press("2");
+    for name in ["backend", "frontend"] {
+        ada.publish_as_user(
+            "claudeBroker",
+            name,
+            &envelope(("api", name), "01GROUP", "all"),
+        );
+    }
+    let receipt = json!({ "id": "01GROUP", "to": "backend", "state": "delivered" });
+    ada.publish_as_user("", "anywhere", &receipt.to_string());
+    ada.say(("api", "backend"), "01MARKER", "the end");
+    browser.until(&format!("{} === 'the end'", text("01MARKER", ".text")));
+    let pill = |to: &str| {
+        format!(
+            "document.querySelector('li[data-id=\"01GROUP\"][data-key^=\"01GROUP {to} \"] .pill')\
+             .textContent.split(' after ')[0]"
+        )
+    };
+    assert_eq!(browser.value(&pill("backend")), json!("delivered"));
+    assert_eq!(browser.value(&pill("frontend")), json!("waiting"));
+}
+
 #[test]
 fn what_others_publish_without_end_leaves_the_page_s_memory_bounded() {
     let server = Server::start();

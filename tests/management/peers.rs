@@ -4,7 +4,8 @@
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicRejectOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
@@ -145,6 +146,18 @@ impl Peer {
         });
     }
 
+    /// Gets one message and rejects it.
+    pub(crate) fn reject(&self, queue: &str) {
+        self.runtime.block_on(async {
+            let get = self
+                .channel
+                .basic_get(queue.into(), BasicGetOptions::default());
+            let got = get.await.unwrap().unwrap();
+            let forever = BasicRejectOptions { requeue: false };
+            got.reject(forever).await.unwrap();
+        });
+    }
+
     /// Waits until the broker has everything that was published so far.
     pub(crate) fn settle(&self) {
         let queue = format!("of-{}", self.user);
@@ -227,6 +240,18 @@ impl Peer {
             FieldTable::default(),
         );
         self.runtime.block_on(consuming).unwrap()
+    }
+
+    /// Declares a queue that this connection alone may use.
+    pub(crate) fn declare_own(&self, name: &str) {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare(name.into(), options, FieldTable::default());
+        self.runtime.block_on(declared).unwrap();
     }
 
     /// Consumes the questions that come to every session, from a queue that the broker names.

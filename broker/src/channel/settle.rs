@@ -254,10 +254,10 @@ impl Channel {
         for delivery in taken {
             let content = delivery.entry.message.content();
             self.context.broker.tap.note(TapEvent {
-                what: if disposition == Disposition::Ack {
-                    What::Acked
-                } else {
-                    What::Returned
+                what: match disposition {
+                    Disposition::Ack => What::Acked,
+                    Disposition::Reject => What::Rejected,
+                    Disposition::Requeue => What::Returned,
                 },
                 at_ms: effects.now_ms,
                 vhost: (&**delivery.queue.vhost()).into(),

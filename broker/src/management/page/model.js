@@ -71,6 +71,10 @@ const RECEIPTS = {
   expired: "gone",
 };
 
+/** How the one who took a message settled it: what must not go in, and what went, is rejected. */
+const REJECTED = "rejected";
+const SETTLED = { acked: "delivered", rejected: "gone" };
+
 /**
  * `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where
  * it is no name.
@@ -327,7 +331,7 @@ export class Model {
     const found = exchange === EXCHANGE ? envelope(text, properties) : undefined;
     // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
-    const state = what === "acked" ? "delivered" : "waiting";
+    const state = SETTLED[what] ?? "waiting";
     return this.message(found, { state, at, queue: to, text, bytes, properties });
   }
 
@@ -342,23 +346,26 @@ export class Model {
 
   message(found, { state, at, queue, text, bytes, properties }) {
     const user = isText(properties?.user_id) ? properties.user_id : undefined;
-    // Somebody else's copy, byte for byte, is another message: the session acks it as a repetition.
+    // Somebody else's copy, byte for byte, is another message.
     const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
     const known = this.messages.get(key);
     if (known) {
       const isOver = known.state === "refused" || known.state === "gone";
-      if (isOver || (known.state === "delivered" && state === "waiting")) return false;
+      if (isOver || (known.state === "delivered" && state !== "delivered")) return false;
       // A peek says nothing new of a message that is known to be held.
       if (state !== "waiting" || known.state !== "held") known.state = state;
-      if (state === "delivered") {
+      if (state === "delivered" || state === "gone") {
         known.done = at;
         known.reason = undefined;
       }
+      if (state === "gone") known.end = REJECTED;
       return true;
     }
-    const done = state === "delivered" ? at : undefined;
+    const done = state === "waiting" ? undefined : at;
+    const end = state === "gone" ? REJECTED : undefined;
     const isOwn = this.isOwn(properties);
-    const message = { ...pick(found), key, user, isOwn, state, at, queue, done, reason: undefined };
+    const facts = { key, user, isOwn, state, at, queue, done, end, reason: undefined };
+    const message = { ...pick(found), ...facts };
     const told = this.toldAs(message);
     if (told) {
       this.forget(told);
@@ -445,7 +452,9 @@ export class Model {
         ? RECEIPTS[found.state]
         : undefined;
     const isReceipt = isText(found?.id) && state;
-    const known = isReceipt ? this.withId(found.id).filter((message) => message.isOwn) : [];
+    // Each member of a group has a message of this id. Older sessions do not say who they are.
+    const isMeant = ({ isOwn, queue }) => isOwn && (!isText(found.to) || found.to === queue);
+    const known = isReceipt ? this.withId(found.id).filter(isMeant) : [];
     let changed = false;
     for (const message of known) {
       const isOver = OVER.includes(message.state);

@@ -184,6 +184,7 @@ const ENDS = {
   deleted: "deleted with its queue",
   dropped: "dropped: the queue was full",
   expired: "expired",
+  rejected: "rejected by its session",
 };
 
 /** One message; `acts` are what leads out of it: jump, thread. */

@@ -146,6 +146,7 @@ fn line(seen: &TapEvent, is_open: bool) -> Value {
         What::Published => "published",
         What::Acked => "acked",
         What::Returned => "returned",
+        What::Rejected => "rejected",
     };
     let (excerpt, encoding) = match shown(&seen.excerpt) {
         _ if !is_open => (String::new(), "hidden"),
