@@ -1,6 +1,6 @@
 //! One handing of a message to us, and the one chance to settle it.
 
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
@@ -17,6 +17,8 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
+    /// It came by a binding that somebody made: it was published to another session.
+    is_copy: bool,
     /// The broker vouches that the user of this connection published it, and to this session.
     is_of_own_user: bool,
 }
@@ -36,6 +38,7 @@ impl ReceivedMessage {
             body: delivery.data,
             properties: delivery.properties,
             acker: delivery.acker,
+            is_copy: false,
             is_of_own_user: false,
         }
     }
@@ -47,6 +50,7 @@ impl ReceivedMessage {
             delivery.exchange.as_str() == EXCHANGE && delivery.routing_key.as_str() == name;
         let is_of_own_user = is_to_us && presence::is_from(&delivery, user);
         Self {
+            is_copy: !is_to_us,
             is_of_own_user,
             ..Self::new(delivery)
         }
@@ -55,6 +59,16 @@ impl ReceivedMessage {
     /// The message is done with.
     pub async fn ack(&self) -> SettleResult {
         settled(self.acker.ack(BasicAckOptions::default())).await
+    }
+
+    /// The message is done with, and did not reach the agent: who watches the broker sees that it
+    /// was not delivered. One that a broker's rule has brought back before is acked, or it would
+    /// come for ever.
+    pub async fn reject(&self) -> SettleResult {
+        if self.header("x-death").is_some() {
+            return self.ack().await;
+        }
+        settled(self.acker.reject(BasicRejectOptions { requeue: false })).await
     }
 
     /// Back to its place in the queue, to be handed out again.
@@ -110,9 +124,9 @@ impl ReceivedMessage {
         self.is_of_own_user
     }
 
-    /// The user who published it, as the broker vouches.
+    /// The user who published it, as the broker vouches. Nobody chose this session for a copy.
     pub fn user(&self) -> Option<&str> {
-        presence::vouched_user(&self.properties)
+        presence::vouched_user(&self.properties).filter(|_| !self.is_copy)
     }
 
     /// The property `correlation_id`.

@@ -33,7 +33,7 @@ use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{Sign, Submission, Way};
 
-pub use message::{Claim, InFlightMessage, MessageKey, State, Table};
+pub use message::{Claim, InFlightMessage, MessageKey, State, Table, publisher};
 use order::Ways;
 
 /// How messages get in (`--delivery`).
@@ -186,6 +186,17 @@ impl Deliveries {
         true
     }
 
+    /// Takes out a message that another one displaces, with its delivery.
+    ///
+    /// `None` when it may be with the agent already.
+    pub fn displace(&mut self, key: MessageKey) -> Option<InFlightMessage> {
+        let is_arriving = |message: &InFlightMessage| message.state == State::Arriving;
+        if self.table.get(key).is_some_and(is_arriving) || self.take_by_command(key) {
+            return self.table.remove(key);
+        }
+        None
+    }
+
     /// The connection to the broker is gone, and every open delivery with it: what is not with the
     /// agent comes again.
     ///
@@ -266,14 +277,14 @@ impl Deliveries {
         self.table
             .queued()
             .filter(|(key, _)| !is_going_in(*key))
-            .filter_map(|(key, message)| Some((key, self.reason(message, agent, now)?)))
+            .filter_map(|(key, message)| Some((key, self.reason((key, message), agent, now)?)))
             .collect()
     }
 
     /// Why the first waiting message waits.
     pub fn hold(&self, agent: &AgentState, now: Instant) -> Option<Hold> {
         let mut queued = self.table.queued();
-        queued.find_map(|(_, message)| self.reason(message, agent, now))
+        queued.find_map(|queued| self.reason(queued, agent, now))
     }
 
     /// Ways in that are switched off after failures, for the log.

@@ -6,10 +6,13 @@
 //! that an intent led to nothing. What is `done` is never handed over again on this machine; an
 //! `intent` alone is, marked as a possible repetition. The same id with another
 //! sender or body is another message under a used id, and must not make the first one's fate its
-//! own. Two wraps of one name share the file and lock it; each reads what the other appended before
-//! it answers.
+//! own: it is refused where the same user, or the session's own, used the id. What other users did
+//! under an id bars nobody: all copies of a message to a group have one id, and who reads the first
+//! copy could make the later ones vanish. So a line ends with a mark of who published the message,
+//! where that was not the session's own user. Two wraps of one name share the file and lock it;
+//! each reads what the other appended before it answers.
 //!
-//! Relies on the standard library.
+//! Relies on the envelope.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -18,14 +21,53 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::envelope::{Envelope, digest};
+
 /// So many ids are remembered.
 const REMEMBERED: usize = 10_000;
 /// So many lines make the file worth writing anew.
 const LINES_LIMIT: usize = 4 * REMEMBERED;
 const HEADER: &str = "cbroker-seen 1";
+/// Stands for a user of another name.
+const MARK_DIGITS: usize = 12;
+/// Stands for a publisher whom the broker does not name.
+const NOBODY: &str = "-";
+
+/// Who published a message, as the broker vouches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Publisher {
+    /// The session's own user, and to this session.
+    Own,
+    /// Another user: the first hex digits of the name's SHA-256.
+    Other(String),
+    /// The broker names nobody.
+    Nobody,
+}
+
+impl Publisher {
+    /// The user of this name.
+    pub fn other(user: &str) -> Self {
+        Self::Other(digest(user.as_bytes(), MARK_DIGITS))
+    }
+
+    /// What identifies a message of this publisher in the log.
+    pub fn identity(&self, envelope: &Envelope) -> String {
+        let of_envelope = envelope.identity();
+        match self {
+            Self::Own => of_envelope,
+            Self::Other(mark) => format!("{of_envelope} {mark}"),
+            Self::Nobody => format!("{of_envelope} {NOBODY}"),
+        }
+    }
+
+    /// Whether an id that `first` used is refused to another message of this publisher.
+    pub fn yields_to(&self, first: &Self) -> bool {
+        self == first || *first == Self::Own
+    }
+}
 
 /// What is known of an id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Seen {
     /// Nothing.
     Never,
@@ -46,9 +88,21 @@ pub(super) struct SeenLog {
     /// How far the file was read.
     read: u64,
     lines: usize,
-    /// What is known of an id: of which sender and digest, and how far it came.
-    known: HashMap<String, (String, Seen)>,
-    order: VecDeque<String>,
+    /// What is known of an id, by who used it.
+    known: HashMap<String, Vec<Use>>,
+    /// Ids and marks, oldest first.
+    order: VecDeque<(String, String)>,
+}
+
+/// The first message of one publisher under an id.
+#[derive(Debug)]
+struct Use {
+    /// Empty for the session's own user.
+    mark: String,
+    /// Its sender and digest.
+    content: String,
+    /// How far it came.
+    seen: Seen,
 }
 
 impl SeenLog {
@@ -72,12 +126,18 @@ impl SeenLog {
 
     /// What is known of a message by its identity, by this wrap or another.
     pub(super) fn look(&mut self, identity: &str) -> io::Result<Seen> {
-        let (id, rest) = parts(identity);
+        let (id, content, mark) = parts(identity);
         self.locked(|log| {
-            Ok(match log.known.get(id) {
+            let uses = log.known.get(id).map_or(&[][..], Vec::as_slice);
+            // The same text is in the model's context, whoever published it.
+            let same = uses.iter().filter(|used| is_same(&used.content, content));
+            let is_barred = uses
+                .iter()
+                .any(|used| used.mark == mark || used.mark.is_empty());
+            Ok(match same.map(|used| used.seen).max() {
+                Some(seen) => seen,
+                None if is_barred => Seen::OtherContent,
                 None => Seen::Never,
-                Some((known, seen)) if is_same(known, rest) => *seen,
-                Some(_) => Seen::OtherContent,
             })
         })
     }
@@ -167,20 +227,29 @@ impl SeenLog {
         Ok(())
     }
 
-    /// The first message under an id keeps it.
+    /// The first message of a publisher under an id keeps it.
     fn learn(&mut self, identity: &str, seen: Seen) {
-        let (id, rest) = parts(identity);
-        match self.known.get_mut(id) {
-            Some((known, was)) if is_same(known, rest) && *was != Seen::Done => *was = seen,
-            Some(_) => {}
-            None => {
-                self.known.insert(id.to_owned(), (rest.to_owned(), seen));
-                self.order.push_back(id.to_owned());
-                if self.order.len() > REMEMBERED
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.known.remove(&oldest);
-                }
+        let (id, content, mark) = parts(identity);
+        let uses = self.known.entry(id.to_owned()).or_default();
+        if let Some(used) = uses.iter_mut().find(|used| used.mark == mark) {
+            if is_same(&used.content, content) && used.seen != Seen::Done {
+                used.seen = seen;
+            }
+            return;
+        }
+        uses.push(Use {
+            mark: mark.to_owned(),
+            content: content.to_owned(),
+            seen,
+        });
+        self.order.push_back((id.to_owned(), mark.to_owned()));
+        if self.order.len() > REMEMBERED
+            && let Some((oldest, mark)) = self.order.pop_front()
+            && let Some(uses) = self.known.get_mut(&oldest)
+        {
+            uses.retain(|used| used.mark != mark);
+            if uses.is_empty() {
+                self.known.remove(&oldest);
             }
         }
     }
@@ -189,16 +258,19 @@ impl SeenLog {
     fn compact(&mut self) -> io::Result<()> {
         let draft = self.path.with_extension("seen.new");
         let mut text = format!("{HEADER}\n");
-        for id in &self.order {
-            let Some((rest, seen)) = self.known.get(id) else {
+        for (id, mark) in &self.order {
+            let uses = self.known.get(id).into_iter().flatten();
+            let mut uses = uses.filter(|used| used.mark == *mark);
+            let Some(used) = uses.next() else {
                 continue;
             };
-            let word = match seen {
+            let word = match used.seen {
                 Seen::Done => "done",
                 Seen::Intended => "intent",
                 Seen::Never | Seen::OtherContent => "withdrawn",
             };
-            let _infallible = writeln!(text, "{word} {id} {rest}");
+            let line = [word, id, &used.content, mark].join(" ");
+            let _infallible = writeln!(text, "{}", line.trim_end());
         }
         let mut file = private(&draft)?;
         file.set_len(0)?;
@@ -213,13 +285,17 @@ impl SeenLog {
 }
 
 /// A line of an earlier version has the id alone.
-fn is_same(known: &str, rest: &str) -> bool {
-    known.is_empty() || known == rest
+fn is_same(known: &str, content: &str) -> bool {
+    known.is_empty() || known == content
 }
 
-/// The id, and what makes it this message.
-fn parts(identity: &str) -> (&str, &str) {
-    identity.split_once(' ').unwrap_or((identity, ""))
+/// The id, what makes it this message (sender and digest), and the mark of who published it.
+fn parts(identity: &str) -> (&str, &str, &str) {
+    let (id, rest) = identity.split_once(' ').unwrap_or((identity, ""));
+    match rest.match_indices(' ').nth(1) {
+        Some((end, _)) => (id, &rest[..end], &rest[end + 1..]),
+        None => (id, rest, ""),
+    }
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -281,6 +357,45 @@ mod tests {
         drop(log);
         let mut log = SeenLog::open(folder.path(), "q").unwrap();
         assert_eq!(log.look("a backend 11").unwrap(), Seen::OtherContent);
+    }
+
+    #[test]
+    fn what_strangers_did_under_an_id_bars_the_own_user_from_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.done(&ids(&["a backend 11 0123456789ab", "a backend 22 -"]))
+            .unwrap();
+        for stranger in ["a backend 33 0123456789ab", "a backend 33 -"] {
+            assert_eq!(log.look(stranger).unwrap(), Seen::OtherContent);
+        }
+        assert_eq!(log.look("a backend 33 ba9876543210").unwrap(), Seen::Never);
+        assert_eq!(log.look("a backend 33").unwrap(), Seen::Never);
+        log.done(&ids(&["a backend 33"])).unwrap();
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        // The own user's use bars everybody from another text, and repeats are known.
+        for (identity, seen) in [
+            ("a backend 33", Seen::Done),
+            ("a backend 44", Seen::OtherContent),
+            ("a backend 44 ba9876543210", Seen::OtherContent),
+            ("a backend 11 0123456789ab", Seen::Done),
+            ("a backend 22 -", Seen::Done),
+        ] {
+            assert_eq!(log.look(identity).unwrap(), seen, "{identity}");
+        }
+    }
+
+    #[test]
+    fn whose_the_ids_are_survives_a_file_that_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        log.done(&ids(&["a backend 11 -", "a backend 22"])).unwrap();
+        log.compact().unwrap();
+        drop(log);
+        let mut log = SeenLog::open(folder.path(), "q").unwrap();
+        assert_eq!(log.look("a backend 22").unwrap(), Seen::Done);
+        assert_eq!(log.look("a backend 11 -").unwrap(), Seen::Done);
+        assert_eq!(log.look("a backend 33 -").unwrap(), Seen::OtherContent);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod delivery;
 mod faults;
 mod floods;
 mod hooks;
+mod ids;
 mod inbox;
 mod launchers;
 mod passthrough;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
                     faults::TESTS,
                     floods::TESTS,
                     hooks::TESTS,
+                    ids::TESTS,
                     inbox::TESTS,
                     plugin::TESTS,
                     launchers::TESTS,

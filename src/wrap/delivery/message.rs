@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use crate::envelope::Envelope;
 use crate::peer::{ReceivedMessage, When};
 use crate::wrap::hold::Hold;
+use crate::wrap::seen::Publisher;
 use crate::wrap::ways::{Timing, Way};
 
 /// A hold shorter than this is no news for a sender.
 const NEWS_AFTER: Duration = Duration::from_millis(500);
 /// A reason that comes back within this is none either: some change with every blink of the screen.
 const NEWS_AGAIN: Duration = Duration::from_mins(1);
+/// Further deliveries of one message that are kept: they count among those that a session may have.
+const SPARES: usize = 4;
 
 /// Names one delivery of one message for as long as this session has it. Keys ascend in queue
 /// order.
@@ -51,6 +54,8 @@ pub enum Claim {
 pub struct InFlightMessage {
     /// What it says.
     pub envelope: Envelope,
+    /// Who published it: an id that another user used makes no message vanish.
+    pub publisher: Publisher,
     /// The safe line.
     pub line: String,
     /// The same, marked as a possible repetition.
@@ -64,6 +69,9 @@ pub struct InFlightMessage {
     pub receipt_to: Option<String>,
     /// The broker's hand; `None` when the connection was lost.
     pub delivery: Option<ReceivedMessage>,
+    /// Further deliveries of it, which was sent twice: settled with it, so that no ack says too
+    /// early that it arrived.
+    pub spares: Vec<ReceivedMessage>,
     /// How far it has come.
     pub state: State,
     /// When it shall come in.
@@ -91,6 +99,7 @@ impl InFlightMessage {
     /// A message that has just come in.
     pub fn new(envelope: Envelope, delivery: Option<ReceivedMessage>, now: Instant) -> Self {
         Self {
+            publisher: delivery.as_ref().map_or(Publisher::Own, publisher),
             line: String::new(),
             line_again: String::new(),
             hops: delivery.as_ref().and_then(ReceivedMessage::hops),
@@ -107,6 +116,7 @@ impl InFlightMessage {
                 .and_then(ReceivedMessage::when)
                 .map_or(Timing::Idle, timing),
             delivery,
+            spares: Vec::new(),
             may_repeat: false,
             unseen_by: Vec::new(),
             is_in_file: false,
@@ -120,6 +130,11 @@ impl InFlightMessage {
         }
     }
 
+    /// All its deliveries, to settle them.
+    pub fn into_deliveries(self) -> impl Iterator<Item = ReceivedMessage> {
+        self.delivery.into_iter().chain(self.spares)
+    }
+
     /// What is handed over.
     pub fn text(&self) -> &str {
         if self.may_repeat {
@@ -127,6 +142,11 @@ impl InFlightMessage {
         } else {
             &self.line
         }
+    }
+
+    /// What is written to disk of it.
+    pub fn identity(&self) -> String {
+        self.publisher.identity(&self.envelope)
     }
 
     /// It waits.
@@ -141,6 +161,14 @@ impl InFlightMessage {
             State::Arriving | State::Queued | State::HandedOver(_)
         )
     }
+}
+
+/// Who published a delivery.
+pub fn publisher(delivery: &ReceivedMessage) -> Publisher {
+    if delivery.is_of_own_user() {
+        return Publisher::Own;
+    }
+    delivery.user().map_or(Publisher::Nobody, Publisher::other)
 }
 
 fn timing(when: When) -> Timing {
@@ -214,12 +242,12 @@ impl Table {
     /// The message of this identity that is here already: it came again.
     pub fn find(&self, identity: &str) -> Option<MessageKey> {
         self.iter()
-            .find(|(_, message)| message.envelope.identity() == identity)
+            .find(|(_, message)| message.identity() == identity)
             .map(|(key, _)| key)
     }
 
-    /// Takes the new delivery of a message that lost its own. Gives it back where the message has
-    /// one: it was sent twice.
+    /// Takes the new delivery of a message that lost its own, or a spare one where it was sent
+    /// twice. Gives it back where the message has [`SPARES`] of those.
     pub fn attach(
         &mut self,
         key: MessageKey,
@@ -231,19 +259,31 @@ impl Table {
                 message.delivery = Some(delivery);
                 None
             }
+            Some(message) if message.spares.len() < SPARES => {
+                message.spares.push(delivery);
+                None
+            }
             _ => Some(delivery),
         }
     }
 
-    /// Whether a message under this id is here.
-    pub fn has_id(&self, id: &str) -> bool {
-        self.iter().any(|(_, message)| message.envelope.id == id)
+    /// The messages under this id that are here.
+    pub fn under_id(&self, id: &str) -> impl Iterator<Item = (MessageKey, &InFlightMessage)> {
+        self.iter()
+            .filter(move |(_, message)| message.envelope.id == id)
+    }
+
+    /// Whether a message under the same id came before this one and is still here. What proves that
+    /// one of them arrived would prove it of both.
+    pub(super) fn has_namesake_before(&self, key: MessageKey, message: &InFlightMessage) -> bool {
+        let mut namesakes = self.under_id(&message.envelope.id);
+        namesakes.any(|(other, _)| other < key)
     }
 
     /// Identities of these messages: what is written to disk.
     pub fn identities(&self, keys: &[MessageKey]) -> Vec<String> {
         let known = keys.iter().filter_map(|key| self.messages.get(key));
-        known.map(|message| message.envelope.identity()).collect()
+        known.map(InFlightMessage::identity).collect()
     }
 
     /// Ids of these messages.
@@ -260,6 +300,7 @@ impl Table {
         self.dead.clear();
         self.messages.retain(|key, message| {
             message.delivery = None;
+            message.spares.clear();
             message.claim = Claim::Lost;
             is_kept(*key, message)
         });

@@ -175,6 +175,7 @@ impl Deliveries {
             && message.blocked.is_none()
             && message.claim == Claim::Ours
             && !is_under_way
+            && !self.table.has_namesake_before(key, message)
     }
 
     fn unseen_by(&self, key: MessageKey) -> Vec<Way> {
@@ -294,12 +295,15 @@ impl Deliveries {
     /// Why this message waits; `None` when it would go in now.
     pub(super) fn reason(
         &self,
-        message: &InFlightMessage,
+        (key, message): (MessageKey, &InFlightMessage),
         agent: &AgentState,
         now: Instant,
     ) -> Option<Hold> {
         if let Some(hold) = &message.blocked {
             return Some(hold.clone());
+        }
+        if self.table.has_namesake_before(key, message) {
+            return Some(Hold::Behind);
         }
         match self.way((message.timing, &message.unseen_by), agent, now) {
             Err((hold, _)) => Some(hold),

@@ -26,11 +26,11 @@ use crate::peer::{
 };
 use crate::wrap::brake::{Brake, Passing};
 use crate::wrap::dead_letter::{DeadBody, claimed_id};
-use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table};
+use crate::wrap::delivery::{InFlightMessage, MessageKey, State, Table, publisher};
 use crate::wrap::disk::{Disk, Fact, Job};
 use crate::wrap::hold::Hold;
 use crate::wrap::log::Log;
-use crate::wrap::seen::Seen;
+use crate::wrap::seen::{Publisher, Seen};
 use crate::wrap::spill;
 use crate::wrap::ways::Way;
 
@@ -149,7 +149,7 @@ impl Post {
                     ReceiptState::Delivered,
                     Said::Way(way),
                 );
-                done.push((key, message.envelope.identity()));
+                done.push((key, message.identity()));
             }
         }
         self.parts.disk.ask(Job::Done(done));
@@ -219,13 +219,20 @@ impl Post {
             for file in &message.text_files {
                 spill::mark_delivered(file);
             }
-            self.ack(message.delivery);
+            self.ack(message.into_deliveries());
         }
     }
 
-    fn ack(&mut self, delivery: Option<ReceivedMessage>) {
-        if let Some(delivery) = delivery {
+    fn ack(&mut self, deliveries: impl IntoIterator<Item = ReceivedMessage>) {
+        for delivery in deliveries {
             self.acks.spawn(async move { delivery.ack().await });
+        }
+    }
+
+    /// They are done with and did not reach the agent.
+    fn reject(&mut self, deliveries: impl IntoIterator<Item = ReceivedMessage>) {
+        for delivery in deliveries {
+            self.acks.spawn(async move { delivery.reject().await });
         }
     }
 
@@ -298,23 +305,49 @@ impl Session {
     }
 
     fn receive(&mut self, delivery: ReceivedMessage) {
-        let table = &mut self.deliveries.table;
-        let key = table.next_key();
-        match Envelope::parse(&delivery.body, self.post.parts.body_limit_bytes) {
-            Ok(envelope) => {
-                let id = envelope.identity();
-                if let Some(known) = table.find(&id) {
-                    return self.came_again(known, delivery);
-                }
-                if table.has_id(&envelope.id) {
-                    return self.bury(key, delivery, ID_USED_TWICE.to_owned());
-                }
-                let message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
-                table.insert(key, message);
-                self.post.parts.disk.ask(Job::Look(key, id));
-            }
-            Err(invalid) => self.bury(key, delivery, invalid.to_string()),
+        let key = self.deliveries.table.next_key();
+        let limit = self.post.parts.body_limit_bytes;
+        let envelope = match Envelope::parse(&delivery.body, limit) {
+            Ok(envelope) => envelope,
+            Err(invalid) => return self.bury(key, delivery, invalid.to_string()),
+        };
+        let publisher = publisher(&delivery);
+        let identity = publisher.identity(&envelope);
+        if let Some(known) = self.deliveries.table.find(&identity) {
+            return self.came_again(known, delivery);
         }
+        if !self.may_use_id(&envelope.id, &publisher) {
+            return self.bury(key, delivery, ID_USED_TWICE.to_owned());
+        }
+        let message = InFlightMessage::new(envelope, Some(delivery), Instant::now());
+        self.deliveries.table.insert(key, message);
+        self.post.parts.disk.ask(Job::Look(key, identity));
+    }
+
+    /// Whether a message of this publisher may have this id beside what is here. One of the
+    /// session's own user displaces those of others, or waits until the agent is done with them.
+    fn may_use_id(&mut self, id: &str, publisher: &Publisher) -> bool {
+        let namesakes = self.deliveries.table.under_id(id);
+        let (bars, others): (Vec<_>, Vec<_>) = namesakes
+            .map(|(key, message)| (key, publisher.yields_to(&message.publisher)))
+            .partition(|(_, yields)| *yields);
+        if !bars.is_empty() {
+            return false;
+        }
+        for (key, _) in others.into_iter().filter(|_| *publisher == Publisher::Own) {
+            if let Some(displaced) = self.deliveries.displace(key) {
+                self.bury_namesake(key, displaced);
+            }
+        }
+        true
+    }
+
+    fn bury_namesake(&mut self, key: MessageKey, message: InFlightMessage) {
+        let mut deliveries = message.into_deliveries();
+        if let Some(delivery) = deliveries.next() {
+            self.bury(key, delivery, ID_USED_TWICE.to_owned());
+        }
+        self.post.reject(deliveries);
     }
 
     /// A message that must not reach the agent: acked once it is on disk.
@@ -349,9 +382,8 @@ impl Session {
     /// A message that was looked up is queued, or is known already.
     fn admit(&mut self, key: MessageKey, seen: Seen) {
         if seen == Seen::OtherContent {
-            let message = self.deliveries.table.remove(key);
-            if let Some(delivery) = message.and_then(|message| message.delivery) {
-                self.bury(key, delivery, ID_USED_TWICE.to_owned());
+            if let Some(message) = self.deliveries.table.remove(key) {
+                self.bury_namesake(key, message);
             }
             return;
         }
@@ -360,7 +392,7 @@ impl Session {
                 let before = Said::Why("delivered before".to_owned());
                 self.post
                     .tell(&message, Story::Repeated, ReceiptState::Delivered, before);
-                self.post.ack(message.delivery);
+                self.post.ack(message.into_deliveries());
             }
             return;
         }

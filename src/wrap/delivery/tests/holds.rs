@@ -264,6 +264,35 @@ impl Play {
     }
 }
 
+/// The ways know a message by its id: what proves that one arrived would prove it of both.
+#[test]
+fn two_messages_under_one_id_are_never_with_the_agent_at_once() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Inbox, false);
+    let first = play.offer("of a stranger");
+    let key = play.deliveries.table.next_key();
+    let mut genuine = message(key, "genuine", play.now);
+    genuine.envelope.id = "m1".to_owned();
+    play.deliveries.table.insert(key, genuine);
+    play.run();
+    let third = play.offer("another");
+    assert!(
+        play.deliveries.displace(first).is_none(),
+        "it is with the agent"
+    );
+    let holds = play.deliveries.waiting(&play.agent, play.now);
+    assert_eq!(holds[0], (key, Hold::Behind));
+    play.deliveries.in_context(1);
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![first], Way::Inbox)));
+    // Its ack is on its way: until then it is here.
+    assert!(play.did(&Step::Note(vec![third])));
+    play.deliveries.table.remove(first);
+    play.deliveries.in_context(2);
+    play.run();
+    assert!(play.did(&Step::Note(vec![key])));
+}
+
 #[test]
 fn what_is_under_way_cannot_be_taken_back_and_what_waits_can() {
     let mut play = Play::claude();

@@ -196,7 +196,7 @@ impl Post {
             Removal::Deleted => (Story::Deleted, ReceiptState::Deleted),
         };
         self.tell(&message, event, state, Said::Nothing);
-        self.ack(message.delivery);
+        self.reject(message.into_deliveries());
     }
 
     fn presence(&self, news: &Announced) -> Presence {
@@ -228,6 +228,6 @@ impl Post {
             detail: Some(error.to_owned()),
             message: None,
         });
-        self.ack(Some(delivery));
+        self.reject(Some(delivery));
     }
 }
