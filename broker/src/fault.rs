@@ -113,6 +113,14 @@ impl Fault {
         Self::channel(ReplyCode::PreconditionFailed, reason)
     }
 
+    /// 406: `kind` hold all the memory that they may, `share` bytes.
+    pub fn no_room(what: &str, kind: &str, share: usize) -> Self {
+        let mib = share >> 20;
+        Self::precondition(format!(
+            "cannot {what}: {kind} hold all the memory that they may ({mib} MiB)"
+        ))
+    }
+
     /// 403.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self::channel(ReplyCode::AccessRefused, reason)

@@ -2,7 +2,7 @@
 //!
 //! Every holder charges what it allocates and releases it when it is freed: messages
 //! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
-//! transactions, the tap. Charges are values that release themselves when they are dropped. What
+//! transactions, the tap, exchanges, queues, bindings, consumers and channels. Charges are values that release themselves when they are dropped. What
 //! one connection alone holds is counted in its [`Share`] too.
 //!
 //! The account is the process's, as resident memory is; the limit is the largest of the brokers
@@ -13,11 +13,15 @@
 //! [`STEP`] bytes, so the account is wrong by at most that much for each thread. Looking at the
 //! level is one relaxed load.
 
+mod pool;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
+
+pub(crate) use pool::{CHANNELS, CONSUMERS, PoolCharge, TOPOLOGY};
 
 /// Bytes that a thread may be ahead of or behind the account.
 const STEP: u64 = 32 * 1024;

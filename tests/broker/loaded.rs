@@ -16,7 +16,7 @@ use crate::support::{Place, Request, Server};
 
 const LIMIT_MIB: u64 = 64;
 /// What the broker promises: a quarter more than the limit, and what the program takes by itself.
-const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
+pub(crate) const CEILING_MIB: u64 = LIMIT_MIB / 4 * 5 + 32;
 /// How long a load runs; each brought the broker far beyond the ceiling within this time before it
 /// had an account.
 const LOAD: Duration = Duration::from_secs(3);
@@ -58,6 +58,11 @@ impl Loaded {
 
     pub(crate) fn client(&self) -> Raw {
         Raw::open_as(self.server.port, &self.user, &self.password)
+    }
+
+    /// A client without a channel.
+    pub(crate) fn client_without_channel(&self) -> Raw {
+        Raw::logged_in_as(self.server.port, &self.user, &self.password, 0)
     }
 
     /// Writes the same bytes again and again from a thread of its own, until the load ends or the
@@ -183,7 +188,15 @@ impl Loaded {
         metrics.lines().find_map(steps).expect(&metrics)
     }
 
-    fn peak_mib(&self) -> u64 {
+    /// Status and body of the answer to a request with the broker's own login.
+    pub(crate) fn answer(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let port = self.server.management_port.unwrap();
+        let request = Request::new((Ipv4Addr::LOCALHOST, port).into(), method, path);
+        let answer = request.password(&self.user, &self.password).send(body);
+        (answer.status, answer.body)
+    }
+
+    pub(crate) fn peak_mib(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

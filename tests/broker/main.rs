@@ -23,6 +23,7 @@ mod running;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;
+mod topology;
 mod transactions;
 mod truths;
 mod turns;

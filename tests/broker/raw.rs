@@ -67,7 +67,7 @@ impl Raw {
         Self::logged_in_as(port, USER, PASSWORD, heartbeat_s)
     }
 
-    fn logged_in_as(port: u16, user: &str, password: &str, heartbeat_s: u16) -> Self {
+    pub(crate) fn logged_in_as(port: u16, user: &str, password: &str, heartbeat_s: u16) -> Self {
         let mut raw = Self::silent(port);
         raw.bytes(b"AMQP\0\0\x09\x01");
         raw.expect(0, (10, 10));

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Channel, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
+use crate::memory;
 use crate::queue::consumer::{Consumer, Subscription};
 use crate::queue::{GetMode, GetResult, Queue};
 use crate::vhost::{REPLY_TO, REPLY_TO_PREFIX, ReplyConsumer};
@@ -60,7 +61,7 @@ impl Channel {
                 self.context.vhost.name()
             )));
         }
-        let consumer = Arc::new(Consumer::new(Subscription {
+        let subscription = Subscription {
             tag: Arc::clone(&tag),
             lane: self.lane,
             outbox: Arc::clone(&self.outbox),
@@ -72,7 +73,16 @@ impl Channel {
             arguments,
             wants_cancel: self.context.wants_cancel,
             connection: self.context.link.id,
-        }));
+        };
+        if !memory::CONSUMERS.has_room(Consumer::footprint(&subscription)) {
+            let what = format!("consume from queue '{}'", queue.name());
+            return Err(Fault::no_room(
+                &what,
+                "consumers",
+                memory::CONSUMERS.share(),
+            ));
+        }
+        let consumer = Arc::new(Consumer::new(subscription));
         if !consume.no_wait {
             self.send(effects, |out, channel| {
                 reply::consume_ok(out, channel, &tag);

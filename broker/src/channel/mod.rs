@@ -13,6 +13,7 @@ use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
+use crate::memory::{self, PoolCharge};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
@@ -131,7 +132,11 @@ pub(crate) struct Channel {
     first_pumped: usize,
     /// Used again for each settle.
     taken: Vec<UnsettledDelivery>,
+    _charge: PoolCharge,
 }
+
+/// What a channel uses beside itself: its ledger, its counters, and what it published to last.
+const CHANNEL_BYTES: usize = 1024;
 
 impl Channel {
     pub(crate) fn new(context: ConnectionContext, number: u16) -> Self {
@@ -158,8 +163,27 @@ impl Channel {
             prefetch: 0,
             first_pumped: 0,
             taken: Vec::new(),
+            _charge: memory::CHANNELS.charge(Self::footprint()),
             context,
         }
+    }
+
+    /// About how much memory a channel uses, in bytes.
+    const fn footprint() -> usize {
+        size_of::<Self>() + CHANNEL_BYTES
+    }
+
+    /// Refuses one more where all channels hold what they may: the connection that asks is closed.
+    pub(crate) fn check_room() -> Result<(), Fault> {
+        if memory::CHANNELS.has_room(Self::footprint()) {
+            return Ok(());
+        }
+        let mib = memory::CHANNELS.share() >> 20;
+        let reason = "channels hold all the memory that they may";
+        Err(Fault::connection(
+            ReplyCode::ResourceError,
+            format!("cannot open a channel: {reason} ({mib} MiB)"),
+        ))
     }
 
     /// Acts on one frame of this channel.

@@ -1,5 +1,7 @@
 //! Routes that a channel remembers, so that publishing again to the same place asks no table.
-//! Relies on `vhost`.
+//! Relies on `vhost`, and on `memory`: a place of a fanout has as many targets as that has queues,
+//! so what is remembered is on the account, and once half of the limit is held only the last place
+//! is.
 //!
 //! # Cost
 //! A publish to the place of the one before compares two short strings and a number.
@@ -8,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::delivery::effects::Effects;
+use crate::memory::{self, Charge, MemoryLevel};
 use crate::queue::Queue;
 use crate::stats::Flow;
 
@@ -31,6 +34,14 @@ pub(super) struct RouteCache {
     generation: u64,
     last: Option<(Arc<[u8]>, RouteTarget)>,
     places: HashMap<Arc<[u8]>, RouteTarget>,
+    charge: Charge,
+}
+
+/// What a place takes beside its name and its targets.
+const PLACE_BYTES: usize = 128;
+
+fn footprint(place: &[u8], targets: &TargetQueues) -> usize {
+    PLACE_BYTES + place.len() + size_of_val(&**targets)
 }
 
 impl RouteCache {
@@ -38,8 +49,7 @@ impl RouteCache {
     /// they lie in a draft.
     pub(super) fn find(&mut self, place: &[u8], generation: u64) -> Option<TargetQueues> {
         if self.generation != generation {
-            self.last = None;
-            self.places.clear();
+            self.forget();
             self.generation = generation;
             return None;
         }
@@ -65,10 +75,28 @@ impl RouteCache {
         self.generation
     }
 
+    fn forget(&mut self) {
+        self.last = None;
+        self.places.clear();
+        self.charge.set(0);
+    }
+
     pub(super) fn remember(&mut self, place: &[u8], targets: &TargetQueues, flow: &Arc<Flow>) {
-        if self.places.len() >= KEPT {
-            self.places.clear();
+        self.remember_at(memory::level(), place, targets, flow);
+    }
+
+    fn remember_at(
+        &mut self,
+        level: MemoryLevel,
+        place: &[u8],
+        targets: &TargetQueues,
+        flow: &Arc<Flow>,
+    ) {
+        if self.places.len() >= KEPT || level > MemoryLevel::Calm {
+            self.forget();
         }
+        let bytes = footprint(place, targets);
+        self.charge.set(self.charge.bytes() + bytes);
         let place: Arc<[u8]> = place.into();
         let way = RouteTarget {
             targets: Arc::clone(targets),
@@ -76,5 +104,37 @@ impl RouteCache {
         };
         self.places.insert(Arc::clone(&place), way.clone());
         self.last = Some((place, way));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remember(routes: &mut RouteCache, level: MemoryLevel, count: usize) {
+        let targets: TargetQueues = Arc::new([]);
+        for number in 0..count {
+            let place = number.to_be_bytes();
+            routes.remember_at(level, &place, &targets, &Arc::default());
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_on_the_account_and_is_the_last_place_alone_when_memory_is_tight() {
+        let mut routes = RouteCache::default();
+        let one = footprint(&0_usize.to_be_bytes(), &(Arc::new([]) as TargetQueues));
+        remember(&mut routes, MemoryLevel::Calm, 100);
+        assert_eq!(
+            (routes.places.len(), routes.charge.bytes()),
+            (100, 100 * one)
+        );
+        remember(&mut routes, MemoryLevel::Calm, KEPT);
+        assert!(routes.places.len() <= KEPT && routes.charge.bytes() <= KEPT * one);
+        for level in [MemoryLevel::Tight, MemoryLevel::Short] {
+            remember(&mut routes, level, 100);
+            assert_eq!((routes.places.len(), routes.charge.bytes()), (1, one));
+        }
+        assert!(routes.find(b"elsewhere", 1).is_none(), "another generation");
+        assert_eq!((routes.places.len(), routes.charge.bytes()), (0, 0));
     }
 }

@@ -57,6 +57,7 @@ impl OpenChannels {
             );
             return Err(Fault::connection(ReplyCode::NotAllowed, reason));
         }
+        Channel::check_room()?;
         let one_at_a_time = admission::check_channel(&context.broker, &context.user)?;
         let slot = usize::from(frame.channel);
         if self.by_number.len() <= slot {

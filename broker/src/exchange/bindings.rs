@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::memory::{PoolCharge, TOPOLOGY};
 use crate::wire::table::Table;
 
 pub(super) type BindingSlot = usize;
@@ -27,6 +28,7 @@ pub(super) struct Held<D> {
     pub(super) destination: D,
     pub(super) key: Box<[u8]>,
     pub(super) arguments: Table,
+    _charge: PoolCharge,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -73,12 +75,13 @@ impl<D> Default for Bindings<D> {
 }
 
 impl<D: Clone + Eq + Hash> Bindings<D> {
-    /// Adds a binding and returns its slot, or `None` if an identical binding exists.
+    /// Adds a binding that uses `bytes` of memory and returns its slot, or `None` if an identical
+    /// binding exists.
     pub(super) fn insert(
         &mut self,
         destination: &D,
-        key: &[u8],
-        arguments: Table,
+        (key, arguments): (&[u8], Table),
+        bytes: usize,
     ) -> Option<BindingSlot> {
         let identity = BindingIdentity::new(destination, key, &arguments);
         if self.slots.contains_key(&identity) {
@@ -88,6 +91,7 @@ impl<D: Clone + Eq + Hash> Bindings<D> {
             destination: destination.clone(),
             key: key.into(),
             arguments,
+            _charge: TOPOLOGY.charge(bytes),
         };
         let slot = self.free.pop().unwrap_or(self.held.len());
         if slot == self.held.len() {

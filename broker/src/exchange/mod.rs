@@ -3,8 +3,8 @@
 //! This module is pure. It sends, stores and locks nothing, and a destination is any type that can
 //! be compared and hashed. A binding is the triple of destination, routing key and arguments; an
 //! exchange holds each triple once. Every kind of exchange keeps an index, so the cost of routing
-//! depends on the bindings that match, not on the number of bindings. Depends on field tables and
-//! on `stats` for its counters.
+//! depends on the bindings that match, not on the number of bindings. Depends on field tables, on
+//! `stats` for its counters and on `memory` for what exchanges and bindings are charged.
 //!
 //! # Cost
 //! Direct and fanout: one hash look-up, no allocation. Topic: the active trie nodes for each word
@@ -15,6 +15,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use crate::memory::{PoolCharge, TOPOLOGY};
 use crate::stats::Flow;
 use crate::wire::table::{Table, Value};
 
@@ -214,6 +215,12 @@ enum Router<D> {
     Headers(HeadersIndex<D>),
 }
 
+/// What an exchange uses beside itself, its name and its arguments: its places in the tables, its
+/// counters and the first entries of its maps.
+const EXCHANGE_BYTES: usize = 1024;
+/// The same of a binding: its places in the tables by identity, key and destination.
+const BINDING_BYTES: usize = 768;
+
 /// A named exchange and its bindings to destinations of type `D`.
 #[derive(Debug)]
 pub struct Exchange<D> {
@@ -222,9 +229,33 @@ pub struct Exchange<D> {
     bindings: Bindings<D>,
     router: Router<D>,
     flow: Arc<Flow>,
+    _charge: PoolCharge,
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {
+    /// Returns about how much memory an exchange without bindings uses, in bytes.
+    pub(crate) fn footprint(name: &str, declaration: &Declaration) -> usize {
+        let texts = 4 * name.len() + declaration.arguments.footprint();
+        size_of::<Self>() + EXCHANGE_BYTES + texts
+    }
+
+    /// Returns about how much memory a binding from this exchange uses, in bytes.
+    pub(crate) fn binding_footprint(&self, key: &[u8], arguments: &Table) -> usize {
+        let arguments = arguments.footprint();
+        let indexed = match self.declaration.kind {
+            ExchangeType::Direct | ExchangeType::Fanout => key.len(),
+            ExchangeType::Topic => topic::footprint::<D>(key),
+            // What is asked for, where it is filed, and the file.
+            ExchangeType::Headers => 3 * arguments,
+        };
+        BINDING_BYTES + 2 * (key.len() + arguments) + indexed
+    }
+
+    /// Whether an identical binding exists.
+    pub(crate) fn has_binding(&self, destination: &D, key: &[u8], arguments: &Table) -> bool {
+        self.bindings.find(destination, key, arguments).is_some()
+    }
+
     /// Creates an exchange without bindings.
     pub fn new(name: impl Into<String>, declaration: Declaration) -> Self {
         let router = match declaration.kind {
@@ -233,8 +264,10 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
             ExchangeType::Topic => Router::Topic(Trie::default()),
             ExchangeType::Headers => Router::Headers(HeadersIndex::default()),
         };
+        let name = name.into();
         Self {
-            name: name.into(),
+            _charge: TOPOLOGY.charge(Self::footprint(&name, &declaration)),
+            name,
             declaration,
             bindings: Bindings::default(),
             router,
@@ -281,7 +314,9 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
     ) -> Result<Bound, BindError> {
         let key = key.as_ref();
         self.declaration.check_binding(&arguments)?;
-        let Some(slot) = self.bindings.insert(destination, key, arguments) else {
+        let bytes = self.binding_footprint(key, &arguments);
+        let insert = self.bindings.insert(destination, (key, arguments), bytes);
+        let Some(slot) = insert else {
             return Ok(Bound::AlreadyThere);
         };
         match &mut self.router {

@@ -81,6 +81,15 @@ impl<D: Clone + Eq + Hash> Default for Trie<D> {
     }
 }
 
+/// Returns the most memory that a pattern uses in a trie, in bytes: each of its words may be a node
+/// of its own, with a map of children.
+pub(super) fn footprint<D>(pattern: &[u8]) -> usize {
+    /// A map with one entry.
+    const MAP_BYTES: usize = 160;
+    // The nodes are in a vector, which grows by doubling.
+    words(pattern).count() * (2 * size_of::<TopicNode<D>>() + MAP_BYTES) + 2 * pattern.len()
+}
+
 /// Splits a key into words. The empty key has none.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };

@@ -96,8 +96,12 @@ impl Api {
         listing: Listing,
         collect: impl FnOnce() -> Vec<T> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        let answer = move || listing.show(collect());
-        self.work_out(caller, answer).await
+        let mut holding = self.holdings.of(&caller.name);
+        let work = move || {
+            let text = listing.show(collect(), &mut holding)?;
+            held::held(text, holding)
+        };
+        Ok(held::json_response(self.aside(caller, work).await?))
     }
 
     /// Does a caller's work on a thread of its own. Refused where the caller's rights are others

@@ -2,7 +2,8 @@
 //! `sort`, `sort_reverse`, `columns`, `pagination`.
 //!
 //! A listing starts as lean keys. Only the shown items are converted to JSON, unless they are
-//! sorted by another field than the name.
+//! sorted by another field than the name. Each is text before the next one is converted: a tree of
+//! all would take many times as much.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::held::UserHolding;
 use super::refusal::ApiError;
 use crate::users::bounded_regex;
 
@@ -79,8 +81,12 @@ impl Filter {
 }
 
 impl Listing {
-    /// The answer: a plain array, or a page with its numbers.
-    pub(super) fn show<T: Listed>(&self, mut items: Vec<T>) -> Result<Value, ApiError> {
+    /// The answer as JSON text, held while it is made: a plain array, or a page with its numbers.
+    pub(super) fn show<T: Listed>(
+        &self,
+        mut items: Vec<T>,
+        holding: &mut UserHolding,
+    ) -> Result<Vec<u8>, ApiError> {
         let page = self.page()?;
         let total = items.len();
         self.check_size()?;
@@ -97,7 +103,9 @@ impl Listing {
         self.order(&mut items, page.is_some());
         let filtered = items.len();
         let Some((page, size)) = page else {
-            return Ok(self.render(&items));
+            let mut text = Vec::new();
+            self.render(&items, &mut text, holding)?;
+            return Ok(text);
         };
         let pages = filtered.div_ceil(size).max(1);
         if page > pages {
@@ -111,15 +119,21 @@ impl Listing {
         }
         let start = (page - 1) * size;
         let shown = &items[start..filtered.min(start + size)];
-        Ok(json!({
+        let numbers = json!({
             "filtered_count": filtered,
             "item_count": shown.len(),
-            "items": self.render(shown),
             "page": page,
             "page_count": pages,
             "page_size": size,
             "total_count": total,
-        }))
+        });
+        let mut text = numbers.to_string().into_bytes();
+        // In place of the brace at its end.
+        text.pop();
+        text.extend_from_slice(b",\"items\":");
+        self.render(shown, &mut text, holding)?;
+        text.push(b'}');
+        Ok(text)
     }
 
     /// Sorts pages by name by default. A plain list keeps its order unless the query requests one.
@@ -136,19 +150,28 @@ impl Listing {
         }
     }
 
-    fn render<T: Listed>(&self, items: &[T]) -> Value {
-        let Some(columns) = &self.columns else {
-            return items.iter().map(Listed::render).collect();
-        };
-        let columns: Vec<_> = columns.split(',').collect();
-        let narrow = |item: &T| {
-            if columns.len() <= FEW {
-                return chosen(&columns, |column| item.field(column));
+    fn render<T: Listed>(
+        &self,
+        items: &[T],
+        text: &mut Vec<u8>,
+        holding: &mut UserHolding,
+    ) -> Result<(), ApiError> {
+        let columns: Option<Vec<_>> = self.columns.as_ref().map(|all| all.split(',').collect());
+        text.push(b'[');
+        for (place, item) in items.iter().enumerate() {
+            if place > 0 {
+                text.push(b',');
             }
-            let whole = item.render();
-            chosen(&columns, |column| field(&whole, column).cloned())
-        };
-        items.iter().map(narrow).collect()
+            let shown = match &columns {
+                None => item.render(),
+                Some(columns) => narrowed(item, columns),
+            };
+            serde_json::to_writer(&mut *text, &shown)
+                .map_err(|error| ApiError::failed(error.to_string()))?;
+            holding.set(text.capacity())?;
+        }
+        text.push(b']');
+        Ok(())
     }
 
     /// Refuses a query that would cost more than any tool has a use for.
@@ -201,6 +224,15 @@ impl Listing {
             }
         }
     }
+}
+
+/// An item with these columns alone.
+fn narrowed<T: Listed>(item: &T, columns: &[&str]) -> Value {
+    if columns.len() <= FEW {
+        return chosen(columns, |column| item.field(column));
+    }
+    let whole = item.render();
+    chosen(columns, |column| field(&whole, column).cloned())
 }
 
 /// `a.b` is the field `b` of the object in `a`.
@@ -287,7 +319,32 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::Listing;
+    use std::sync::Arc;
+
+    use super::{ApiError, Listing};
+    use crate::management::held::UserHoldings;
+
+    impl Listing {
+        /// The answer, read again.
+        fn shown(&self, items: Vec<Value>) -> Result<Value, ApiError> {
+            let holdings = Arc::<UserHoldings>::default();
+            let text = self.show(items, &mut holdings.of(&"ada".into()))?;
+            Ok(serde_json::from_slice(&text).unwrap())
+        }
+    }
+
+    #[test]
+    fn a_listing_is_held_while_it_is_made_and_refused_where_its_user_holds_too_much() {
+        let holdings = Arc::<UserHoldings>::default();
+        let ada = "ada".into();
+        let mut holding = holdings.of(&ada);
+        let text = Listing::default().show(items(), &mut holding).unwrap();
+        assert!(holdings.of_user("ada") >= text.len());
+        let mut others = holdings.of(&ada);
+        while others.set(holdings.of_user("ada") + (1 << 20)).is_ok() {}
+        let long = vec![json!({ "name": "x".repeat(2 << 20) })];
+        assert!(Listing::default().show(long, &mut holding).is_err());
+    }
 
     fn items() -> Vec<Value> {
         let item = |name: &str, number: i32| {
@@ -313,7 +370,7 @@ mod tests {
     #[test]
     fn without_a_query_everything_comes_as_it_is() {
         assert_eq!(
-            names(&Listing::default().show(items()).unwrap()),
+            names(&Listing::default().shown(items()).unwrap()),
             ["b", "Alpha", "c"]
         );
     }
@@ -321,7 +378,7 @@ mod tests {
     #[test]
     fn a_page_tells_its_numbers() {
         let answer = listing(json!({ "page": "2", "page_size": "2" }))
-            .show(items())
+            .shown(items())
             .unwrap();
         assert_eq!(names(&answer["items"]), ["c"]);
         for (field, number) in [
@@ -334,9 +391,7 @@ mod tests {
         ] {
             assert_eq!(answer[field], number, "{field}");
         }
-        let empty = listing(json!({ "page": "1" }))
-            .show(Vec::<Value>::new())
-            .unwrap();
+        let empty = listing(json!({ "page": "1" })).shown(Vec::new()).unwrap();
         assert_eq!(empty["page_count"], 1);
     }
 
@@ -348,19 +403,19 @@ mod tests {
             json!({ "page": "1", "page_size": "501" }),
             json!({ "page": "9" }),
         ] {
-            assert!(listing(query.clone()).show(items()).is_err(), "{query}");
+            assert!(listing(query.clone()).shown(items()).is_err(), "{query}");
         }
     }
 
     #[test]
     fn names_are_filtered_by_part_or_by_expression() {
-        let shown = |query| names(&listing(query).show(items()).unwrap()).len();
+        let shown = |query| names(&listing(query).shown(items()).unwrap()).len();
         assert_eq!(shown(json!({ "name": "ALP" })), 1);
         assert_eq!(shown(json!({ "name": "^[bc]$", "use_regex": "true" })), 2);
         assert_eq!(shown(json!({ "name": "^[bc]$" })), 0);
         assert!(
             listing(json!({ "name": "(", "use_regex": "true" }))
-                .show(items())
+                .shown(items())
                 .is_err()
         );
     }
@@ -371,10 +426,10 @@ mod tests {
         let many = json!({ "columns": vec!["a.b"; 1600].join(",") });
         let deep = json!({ "sort": (["a"; 9].join(".")) });
         for query in [costly, many, deep] {
-            assert!(listing(query.clone()).show(items()).is_err(), "{query}");
+            assert!(listing(query.clone()).shown(items()).is_err(), "{query}");
         }
         let five = json!({ "columns": "name,messages,owner.pid,owner.name,nothing" });
-        let answer = listing(five).show(items()).unwrap();
+        let answer = listing(five).shown(items()).unwrap();
         assert_eq!(answer[0]["owner"], json!({ "pid": 5, "name": "o" }));
     }
 
@@ -382,7 +437,7 @@ mod tests {
     fn any_field_orders_and_columns_narrow() {
         let query =
             json!({ "sort": "owner.pid", "sort_reverse": "true", "columns": "name,owner.pid" });
-        let answer = listing(query).show(items()).unwrap();
+        let answer = listing(query).shown(items()).unwrap();
         assert_eq!(
             answer,
             json!([
@@ -393,7 +448,7 @@ mod tests {
         );
         let query = json!({ "sort": "messages", "page": "1", "page_size": "1" });
         assert_eq!(
-            names(&listing(query).show(items()).unwrap()["items"]),
+            names(&listing(query).shown(items()).unwrap()["items"]),
             ["c"]
         );
     }

@@ -5,6 +5,8 @@
 //! types in JSON, so the exact keys and values stand beside the readable lines, as base64, and
 //! those are what is read back. Relies on [`records`](super::records).
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json, json};
@@ -19,62 +21,89 @@ const EXACT: &str = "cbroker_facts";
 /// A key and a value of the store.
 type StoredRow = (Vec<u8>, Vec<u8>);
 
-/// Renders the stored facts as one JSON object.
+/// The lists of the export.
+const LISTS: [&str; 10] = [
+    "users",
+    "vhosts",
+    "permissions",
+    "queues",
+    "exchanges",
+    "bindings",
+    "topic_permissions",
+    "parameters",
+    "global_parameters",
+    "policies",
+];
+
+/// Renders the stored facts as one JSON object, a line a fact: as text at once, because a tree of
+/// all would take many times as much.
 pub(super) fn render(stored: &[StoredRow]) -> Vec<u8> {
-    let mut document = json!({
-        "rabbit_version": "3.10.8",
-        "rabbitmq_version": "3.10.8",
-        "product_name": "cbroker",
-        "product_version": env!("CARGO_PKG_VERSION"),
-    });
-    for name in [
-        "users",
-        "vhosts",
-        "permissions",
-        "queues",
-        "exchanges",
-        "bindings",
-        "topic_permissions",
-        "parameters",
-        "global_parameters",
-        "policies",
-    ] {
-        document[name] = json!([]);
-    }
+    let mut out = format!(
+        "{{\n  \"rabbit_version\": \"3.10.8\",\n  \"rabbitmq_version\": \"3.10.8\",\n  \
+         \"product_name\": \"cbroker\",\n  \"product_version\": \"{}\"",
+        env!("CARGO_PKG_VERSION")
+    )
+    .into_bytes();
+    let of_users = limits_of_users(stored);
+    let mut lists = LISTS.map(|_| Vec::new());
     for (key, value) in stored {
         let line = Definition::decode(key, value)
             .ok()
             .and_then(|fact| line(&fact));
-        if let Some((list, line)) = line
-            && let Some(lines) = document[list].as_array_mut()
+        if let Some((list, mut line)) = line
+            && let Some(place) = LISTS.iter().position(|known| *known == list)
         {
-            lines.push(line);
+            let limits = line["name"].as_str().and_then(|name| of_users.get(name));
+            if let ("users", Some(limits)) = (list, limits) {
+                line["limits"] = limits.clone();
+            }
+            add(&mut lists[place], &line);
         }
     }
-    limit_users(&mut document, stored);
-    document[EXACT] = stored
-        .iter()
-        .map(|(key, value)| json!([STANDARD.encode(key), STANDARD.encode(value)]))
-        .collect();
-    serde_json::to_vec_pretty(&document).unwrap_or_default()
+    for (name, lines) in LISTS.iter().zip(lists) {
+        close(&mut out, name, &lines);
+    }
+    let mut exact = Vec::new();
+    for (key, value) in stored {
+        add(
+            &mut exact,
+            &json!([STANDARD.encode(key), STANDARD.encode(value)]),
+        );
+    }
+    close(&mut out, EXACT, &exact);
+    out.extend_from_slice(b"\n}\n");
+    out
 }
 
-/// Adds the limits of users, which stand in the lines of these.
-fn limit_users(document: &mut Json, stored: &[StoredRow]) {
-    let Some(users) = document["users"].as_array_mut() else {
-        return;
-    };
-    for (key, value) in stored {
-        let Ok(Definition::Quota(fact)) = Definition::decode(key, value) else {
-            continue;
-        };
-        let is_it = |user: &&mut Json| user["name"] == fact.name.as_str();
-        if fact.scope == QuotaScope::User
-            && let Some(user) = users.iter_mut().find(is_it)
-        {
-            user["limits"] = limits(&fact.quota);
-        }
-    }
+/// Adds a line to a list.
+fn add(lines: &mut Vec<u8>, line: &Json) {
+    lines.extend_from_slice(if lines.is_empty() {
+        b"\n    "
+    } else {
+        b",\n    "
+    });
+    // Writing JSON with keys that are text to memory cannot fail.
+    let _infallible = serde_json::to_writer(lines, line);
+}
+
+/// Adds a list to the object.
+fn close(out: &mut Vec<u8>, name: &str, lines: &[u8]) {
+    out.extend_from_slice(format!(",\n  \"{name}\": [").as_bytes());
+    out.extend_from_slice(lines);
+    out.extend_from_slice(if lines.is_empty() { b"]" } else { b"\n  ]" });
+}
+
+/// The limits of users, which stand in the lines of these.
+fn limits_of_users(stored: &[StoredRow]) -> HashMap<String, Json> {
+    let facts = stored
+        .iter()
+        .filter_map(|(key, value)| match Definition::decode(key, value) {
+            Ok(Definition::Quota(fact)) if fact.scope == QuotaScope::User => Some(fact),
+            _ => None,
+        });
+    facts
+        .map(|fact| (fact.name.clone(), limits(&fact.quota)))
+        .collect()
 }
 
 /// The limits of a vhost, as RabbitMQ exports them.

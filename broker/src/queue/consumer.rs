@@ -10,7 +10,7 @@ use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
-use crate::memory;
+use crate::memory::{self, PoolCharge};
 use crate::wire::content::Lane;
 use crate::wire::table::Table;
 
@@ -20,7 +20,12 @@ pub(crate) struct Consumer {
     pub(crate) subscription: Subscription,
     unsettled: AtomicU32,
     is_cancelled: AtomicBool,
+    _charge: PoolCharge,
 }
+
+/// What a consumer uses beside itself, its tag and its arguments: its places in the tables of its
+/// queue and its channel.
+const CONSUMER_BYTES: usize = 512;
 
 /// What a consumer asked for, and what it is served through.
 #[derive(Debug)]
@@ -52,11 +57,19 @@ enum Readiness {
 
 impl Consumer {
     pub(crate) fn new(subscription: Subscription) -> Self {
+        let bytes = Self::footprint(&subscription);
         Self {
             subscription,
             unsettled: AtomicU32::new(0),
             is_cancelled: AtomicBool::new(false),
+            _charge: memory::CONSUMERS.charge(bytes),
         }
+    }
+
+    /// About how much memory a consumer uses, in bytes.
+    pub(crate) fn footprint(subscription: &Subscription) -> usize {
+        let texts = 2 * subscription.tag.len() + subscription.arguments.footprint();
+        size_of::<Self>() + CONSUMER_BYTES + texts
     }
 
     fn standing(&self) -> Readiness {

@@ -18,7 +18,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::lock::lock;
-use crate::memory;
+use crate::memory::{self, PoolCharge, TOPOLOGY};
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
@@ -68,7 +68,12 @@ pub struct Queue {
     state: Mutex<QueueState>,
     /// Rings when consumers have nearly emptied the line.
     drained: Notify,
+    _charge: PoolCharge,
 }
+
+/// What a queue uses beside itself, its name and its arguments: its places in the tables, its
+/// counters over time, and what the store knows of it.
+const QUEUE_BYTES: usize = 1024;
 
 /// Ready messages and bytes above which a publisher in a hurry gives the consumers a moment, and
 /// below which it goes on.
@@ -141,11 +146,18 @@ impl Queue {
             .map_or_else(Arc::default, |store| Arc::clone(store.budget()));
         let state = QueueState::new(&identity.arguments, budget, now_ms);
         Self {
+            _charge: TOPOLOGY.charge(Self::footprint(&identity)),
             identity,
             store,
             state: Mutex::new(state),
             drained: Notify::new(),
         }
+    }
+
+    /// About how much memory a queue uses without its messages, in bytes.
+    pub(crate) fn footprint(identity: &QueueIdentity) -> usize {
+        let texts = 4 * identity.name.len() + 2 * identity.table.footprint();
+        size_of::<Self>() + QUEUE_BYTES + texts
     }
 
     /// The name.

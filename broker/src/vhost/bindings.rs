@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Destination, Tables, Vhost};
+use super::{Destination, Tables, Vhost, check_room};
 use crate::exchange::{Binding, Bound, Exchange, Unbound};
 use crate::fault::Fault;
 use crate::lock::write;
+use crate::memory;
 use crate::persist::Ticket;
 use crate::wire::table::Table;
 
@@ -40,6 +41,16 @@ impl Vhost {
         let Some(exchange) = tables.exchanges.get_mut(bind.source) else {
             return Err(Fault::no_exchange(bind.source, &self.name));
         };
+        let bytes = exchange.binding_footprint(&bind.key, &bind.arguments);
+        let is_known = || exchange.has_binding(&bind.destination, &bind.key, &bind.arguments);
+        if !memory::TOPOLOGY.has_room(bytes) && !is_known() {
+            check_room(bytes, || {
+                format!(
+                    "bind to exchange '{}' in vhost '{}'",
+                    bind.source, self.name
+                )
+            })?;
+        }
         let bound = exchange
             .bind(&bind.destination, &bind.key, bind.arguments.clone())
             .map_err(|error| Fault::precondition(error.to_string()))?;

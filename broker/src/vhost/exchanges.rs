@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Destination, PREDECLARED, Tables, Vhost, check_name};
+use super::{Destination, PREDECLARED, Tables, Vhost, check_name, check_room};
 use crate::delivery::effects::Effects;
 use crate::exchange::{Declaration, Exchange};
 use crate::fault::Fault;
@@ -31,6 +31,10 @@ impl Vhost {
         declaration
             .check()
             .map_err(|error| Fault::precondition(error.text(name, &self.name)))?;
+        check_room(
+            Exchange::<Destination>::footprint(name, &declaration),
+            || format!("declare exchange '{name}' in vhost '{}'", self.name),
+        )?;
         let ticket = if declaration.durable {
             self.note_change(self.facts.save(&self.exchange_fact(name, &declaration))?)
         } else {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::fault::Fault;
 use crate::lock::{lock, read, write};
+use crate::memory;
 use crate::persist::{DefinitionStore, Stopped, Ticket};
 use crate::queue::{Counters, Queue};
 use crate::stats::ChannelCounters;
@@ -216,6 +217,20 @@ impl From<Stopped> for Fault {
 /// Removes line breaks from a name, as RabbitMQ does before it looks at one.
 pub(crate) fn strip_breaks(name: &str) -> String {
     name.replace(['\r', '\n'], "")
+}
+
+/// Refuses what would let exchanges, queues and bindings hold more memory than they may. `what` is
+/// what the client asked for, as `declare queue 'q'`.
+fn check_room(bytes: usize, what: impl FnOnce() -> String) -> Result<(), Fault> {
+    let pool = &memory::TOPOLOGY;
+    if pool.has_room(bytes) {
+        return Ok(());
+    }
+    Err(Fault::no_room(
+        &what(),
+        "exchanges, queues and bindings",
+        pool.share(),
+    ))
 }
 
 /// Refuses a name with the prefix that is reserved for the server.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Destination, Vhost, check_name};
+use super::{Destination, Vhost, check_name, check_room};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::{lock, write};
@@ -81,6 +81,9 @@ impl Vhost {
             arguments,
             table: declare.arguments,
         };
+        check_room(Queue::footprint(&identity), || {
+            format!("declare queue '{}' in vhost '{}'", identity.name, self.name)
+        })?;
         let (store, ticket) = self.open_store(&identity)?;
         let queue = Arc::new(Queue::new(identity, store, effects.now_ms));
         tables

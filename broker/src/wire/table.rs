@@ -19,6 +19,9 @@ use reader::TableReader;
 /// The maximum nesting depth of tables and arrays, including the outermost one.
 pub const DEPTH_LIMIT: usize = 32;
 
+/// What an allocation costs beside its bytes.
+const ALLOCATION_BYTES: usize = 16;
+
 /// The longest name in bytes; its length prefix is one byte.
 pub const NAME_LIMIT: usize = 255;
 
@@ -101,6 +104,17 @@ impl Value {
     /// Creates a long string.
     pub fn text(text: impl AsRef<str>) -> Self {
         Self::LongString(text.as_ref().as_bytes().into())
+    }
+
+    /// Returns the memory that this value uses, in bytes.
+    fn footprint(&self) -> usize {
+        let outside = match self {
+            Self::LongString(bytes) | Self::Binary(bytes) => bytes.len() + ALLOCATION_BYTES,
+            Self::Table(table) => table.footprint(),
+            Self::Array(values) => grown(values.iter().map(Self::footprint).sum()),
+            _ => 0,
+        };
+        size_of::<Self>() + outside
     }
 
     /// The same as [`Table::has_text_names`]; a value without names has none that are not.
@@ -229,6 +243,11 @@ fn prefixed(out: &mut Vec<u8>, letter: u8, bytes: &[u8]) {
     sized(out, |out| out.extend_from_slice(bytes));
 }
 
+/// A vector grows by doubling.
+fn grown(bytes: usize) -> usize {
+    2 * bytes
+}
+
 /// Writes a four-byte length prefix and then what `fill` writes.
 fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
@@ -288,6 +307,14 @@ impl Table {
                 value.encode(out);
             }
         });
+    }
+
+    /// Returns the memory that the entries use, in bytes.
+    pub(crate) fn footprint(&self) -> usize {
+        let entries = self.0.iter().map(|(name, value)| {
+            size_of::<ShortString>() + name.0.len() + ALLOCATION_BYTES + value.footprint()
+        });
+        grown(entries.sum())
     }
 
     /// Returns the encoded table with its four-byte length prefix.

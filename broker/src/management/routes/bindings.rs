@@ -14,7 +14,7 @@ use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
-use crate::management::paging::Listing;
+use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
 use crate::management::{Api, SharedApi};
@@ -80,11 +80,26 @@ pub(super) fn all_of(vhost: &Vhost) -> Vec<BindingView> {
     found
 }
 
-fn shown(vhost: &Vhost, bindings: impl IntoIterator<Item = BindingView>) -> Vec<Value> {
-    bindings
-        .into_iter()
-        .map(|binding| views::binding(vhost.name(), &binding))
-        .collect()
+/// A binding of a vhost.
+struct ListedBinding(Arc<Vhost>, BindingView);
+
+impl Listed for ListedBinding {
+    /// Bindings have none.
+    fn name(&self) -> &'static str {
+        ""
+    }
+
+    fn render(&self) -> Value {
+        views::binding(self.0.name(), &self.1)
+    }
+}
+
+fn listed(
+    vhost: &Arc<Vhost>,
+    bindings: impl IntoIterator<Item = BindingView>,
+) -> impl Iterator<Item = ListedBinding> {
+    let of_it = |binding| ListedBinding(Arc::clone(vhost), binding);
+    bindings.into_iter().map(of_it)
 }
 
 async fn list(
@@ -94,10 +109,13 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     let all = move || {
-        let each = vhosts.iter().flat_map(|vhost| shown(vhost, all_of(vhost)));
-        each.collect()
+        let mut each = Vec::new();
+        for vhost in &vhosts {
+            each.extend(listed(vhost, all_of(vhost)));
+        }
+        each
     };
-    api.list::<Value>(&caller, listing, all).await
+    api.list(&caller, listing, all).await
 }
 
 async fn list_in(
@@ -107,7 +125,7 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let all = move || shown(&vhost, all_of(&vhost));
+    let all = move || listed(&vhost, all_of(&vhost)).collect();
     api.list(&caller, listing, all).await
 }
 
@@ -131,11 +149,11 @@ async fn answer(
     vhost: Arc<Vhost>,
     wanted: impl Fn(&BindingView) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let work = move || {
+    let all = move || {
         let found = all_of(&vhost).into_iter().filter(wanted);
-        Ok(Value::Array(shown(&vhost, found)))
+        listed(&vhost, found).collect()
     };
-    api.work_out(caller, work).await
+    api.list(caller, Listing::default(), all).await
 }
 
 async fn to_exchange(
@@ -241,8 +259,8 @@ async fn between(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
-    let work = move || Ok(Value::Array(shown(&between.vhost, between.bindings())));
-    api.work_out(&caller, work).await
+    let all = move || listed(&between.vhost, between.bindings()).collect();
+    api.list(&caller, Listing::default(), all).await
 }
 
 async fn show(

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use super::{Routes, bindings, limits};
 use crate::inspect;
 use crate::lock::read;
 use crate::management::auth::Caller;
+use crate::management::held::{self, UserHolding};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
 use crate::management::{Api, SharedApi};
@@ -34,35 +36,105 @@ pub(super) fn routes(routes: Routes) -> Routes {
 async fn export(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.administers()?;
     let shared = SharedApi::clone(&api);
-    api.work_out(&caller, move || Ok(everything(&shared))).await
+    let mut document = DocumentText::new(api.holdings.of(&caller.name));
+    let work = move || {
+        everything(&shared, &mut document)?;
+        document.finish()
+    };
+    Ok(held::json_response(api.aside(&caller, work).await?))
 }
 
-fn everything(api: &Api) -> Value {
+/// A document as text: each line is written before the next one is made, and held. A tree of all
+/// would take many times as much.
+struct DocumentText {
+    text: Vec<u8>,
+    holding: UserHolding,
+}
+
+impl DocumentText {
+    fn new(holding: UserHolding) -> Self {
+        Self {
+            text: b"{".to_vec(),
+            holding,
+        }
+    }
+
+    fn add(&mut self, value: &Value) -> Result<(), ApiError> {
+        serde_json::to_writer(&mut self.text, value)
+            .map_err(|error| ApiError::failed(error.to_string()))?;
+        self.holding.set(self.text.capacity())
+    }
+
+    fn name(&mut self, name: &str) -> Result<(), ApiError> {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        self.add(&json!(name))?;
+        self.text.push(b':');
+        Ok(())
+    }
+
+    fn field(&mut self, name: &str, value: &Value) -> Result<(), ApiError> {
+        self.name(name)?;
+        self.add(value)
+    }
+
+    /// A list: `each` gives its lines.
+    fn list(
+        &mut self,
+        name: &str,
+        each: impl FnOnce(&mut dyn FnMut(Value)),
+    ) -> Result<(), ApiError> {
+        self.name(name)?;
+        self.text.push(b'[');
+        let (mut added, mut is_first) = (Ok(()), true);
+        each(&mut |line| {
+            if added.is_ok() {
+                if !std::mem::take(&mut is_first) {
+                    self.text.push(b',');
+                }
+                added = self.add(&line);
+            }
+        });
+        self.text.push(b']');
+        added
+    }
+
+    fn finish(mut self) -> Result<Bytes, ApiError> {
+        self.text.push(b'}');
+        held::held(self.text, self.holding)
+    }
+}
+
+fn everything(api: &Api, document: &mut DocumentText) -> Result<(), ApiError> {
     let vhosts = api.broker.vhosts();
-    let mut document = topology(api, &vhosts, Naming::WithVhost);
+    topology(api, &vhosts, Naming::WithVhost, document)?;
     let users = read(&api.broker.users);
-    document["users"] = users
-        .iter()
-        .map(|(name, user)| views::user(api, name, user))
-        .collect();
-    let permitted = users.iter().flat_map(|(name, user)| {
-        user.permissions()
-            .map(move |(vhost, permissions)| views::permission(name, vhost, permissions))
-    });
-    document["permissions"] = permitted.collect();
-    document["vhosts"] = vhosts
-        .iter()
-        .map(|vhost| {
+    document.list("users", |add| {
+        let each = users
+            .iter()
+            .map(|(name, user)| views::user(api, name, user));
+        each.for_each(add);
+    })?;
+    document.list("permissions", |add| {
+        for (name, user) in users.iter() {
+            user.permissions()
+                .map(|(vhost, permissions)| views::permission(name, vhost, permissions))
+                .for_each(&mut *add);
+        }
+    })?;
+    document.list("vhosts", |add| {
+        for vhost in &vhosts {
             let labels = vhost.labels();
             let (description, tags) = (labels.description, labels.tags);
-            json!({ "name": &**vhost.name(), "description": description, "tags": tags })
-        })
-        .collect();
-    document["parameters"] = limits::as_parameters(api, |_| true);
+            add(json!({ "name": &**vhost.name(), "description": description, "tags": tags }));
+        }
+    })?;
+    document.field("parameters", &limits::as_parameters(api, |_| true))?;
     for absent in ["topic_permissions", "global_parameters", "policies"] {
-        document[absent] = json!([]);
+        document.field(absent, &json!([]))?;
     }
-    document
+    Ok(())
 }
 
 async fn export_vhost(
@@ -72,14 +144,16 @@ async fn export_vhost(
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     let shared = SharedApi::clone(&api);
+    let mut document = DocumentText::new(api.holdings.of(&caller.name));
     let work = move || {
         let name = Arc::clone(vhost.name());
-        let mut document = topology(&shared, &[vhost], Naming::Bare);
-        document["policies"] = json!([]);
-        document["parameters"] = limits::as_parameters(&shared, |vhost| *vhost == *name);
-        Ok(document)
+        topology(&shared, &[vhost], Naming::Bare, &mut document)?;
+        document.field("policies", &json!([]))?;
+        let own = limits::as_parameters(&shared, |vhost| *vhost == *name);
+        document.field("parameters", &own)?;
+        document.finish()
     };
-    api.work_out(&caller, work).await
+    Ok(held::json_response(api.aside(&caller, work).await?))
 }
 
 /// Whether each line says which vhost it belongs to.
@@ -89,37 +163,47 @@ enum Naming {
     Bare,
 }
 
-fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
-    let (mut queues, mut exchanges, mut found) = (Vec::new(), Vec::new(), Vec::new());
-    for vhost in vhosts {
-        let kept: Vec<_> = inspect::queues(vhost)
-            .filter(|queue| queue.owner().is_none())
-            .collect();
-        queues.extend(kept.iter().map(|queue| {
-            chosen(
-                &views::queue(api, queue),
-                &["name", "vhost", "durable", "auto_delete", "arguments"],
-                naming,
-            )
-        }));
-        inspect::each_exchange(vhost, |exchange| {
-            if !exchange.name().is_empty() && !exchange.name().starts_with("amq.") {
-                let fields = [
-                    "name",
-                    "vhost",
-                    "type",
-                    "durable",
-                    "auto_delete",
-                    "internal",
-                    "arguments",
-                ];
-                exchanges.push(chosen(&views::exchange(api, exchange), &fields, naming));
-            }
-        });
-        let names: HashSet<&str> = kept.iter().map(|queue| &**queue.name()).collect();
-        let bound = bindings::all_of(vhost)
-            .into_iter()
-            .filter(|binding| !binding.source.is_empty() && is_kept(binding, &names));
+fn topology(
+    api: &Api,
+    vhosts: &[Arc<Vhost>],
+    naming: Naming,
+    document: &mut DocumentText,
+) -> Result<(), ApiError> {
+    for (name, value) in [
+        ("rabbit_version", "3.10.8"),
+        ("rabbitmq_version", "3.10.8"),
+        ("product_name", "cbroker"),
+        ("product_version", env!("CARGO_PKG_VERSION")),
+    ] {
+        document.field(name, &json!(value))?;
+    }
+    let kept = |vhost: &Vhost| inspect::queues(vhost).filter(|queue| queue.owner().is_none());
+    document.list("queues", |add| {
+        let fields = ["name", "vhost", "durable", "auto_delete", "arguments"];
+        for queue in vhosts.iter().flat_map(|vhost| kept(vhost)) {
+            add(chosen(&views::queue(api, &queue), &fields, naming));
+        }
+    })?;
+    document.list("exchanges", |add| {
+        let fields = [
+            "name",
+            "vhost",
+            "type",
+            "durable",
+            "auto_delete",
+            "internal",
+            "arguments",
+        ];
+        for vhost in vhosts {
+            inspect::each_exchange(vhost, |exchange| {
+                if !exchange.name().is_empty() && !exchange.name().starts_with("amq.") {
+                    let shown = views::exchange(api, exchange);
+                    add(chosen(&shown, &fields, naming));
+                }
+            });
+        }
+    })?;
+    document.list("bindings", |add| {
         let fields = [
             "source",
             "vhost",
@@ -128,18 +212,16 @@ fn topology(api: &Api, vhosts: &[Arc<Vhost>], naming: Naming) -> Value {
             "routing_key",
             "arguments",
         ];
-        found.extend(
-            bound.map(|binding| chosen(&views::binding(vhost.name(), &binding), &fields, naming)),
-        );
-    }
-    json!({
-        "rabbit_version": "3.10.8",
-        "rabbitmq_version": "3.10.8",
-        "product_name": "cbroker",
-        "product_version": env!("CARGO_PKG_VERSION"),
-        "queues": queues,
-        "exchanges": exchanges,
-        "bindings": found,
+        for vhost in vhosts {
+            let queues: Vec<_> = kept(vhost).collect();
+            let names: HashSet<&str> = queues.iter().map(|queue| &**queue.name()).collect();
+            for binding in bindings::all_of(vhost) {
+                if !binding.source.is_empty() && is_kept(&binding, &names) {
+                    let shown = views::binding(vhost.name(), &binding);
+                    add(chosen(&shown, &fields, naming));
+                }
+            }
+        }
     })
 }
 

@@ -1,5 +1,6 @@
 //! Exchanges.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -16,9 +17,9 @@ use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
-use crate::management::paging::Listing;
+use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
-use crate::management::{Api, SharedApi, views};
+use crate::management::{SharedApi, views};
 use crate::users::Operation;
 use crate::vhost::{DeleteCondition, Vhost, check_name};
 
@@ -39,12 +40,29 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-fn all_of(api: &Api, vhost: &Vhost) -> Vec<Value> {
+/// An exchange of a vhost, by its name.
+struct ListedExchange(SharedApi, Arc<Vhost>, String);
+
+impl Listed for ListedExchange {
+    fn name(&self) -> &str {
+        &self.2
+    }
+
+    fn render(&self) -> Value {
+        let Self(api, vhost, name) = self;
+        let shown = inspect::with_exchange(vhost, name, |exchange| views::exchange(api, exchange));
+        // It went meanwhile.
+        shown.unwrap_or_else(|| json!({ "name": name, "vhost": &**vhost.name() }))
+    }
+}
+
+fn all_of(api: &SharedApi, vhost: &Arc<Vhost>) -> Vec<ListedExchange> {
     api.rates.observe(&api.broker, Instant::now());
-    let mut shown = Vec::new();
-    inspect::each_exchange(vhost, |exchange| shown.push(views::exchange(api, exchange)));
-    shown.sort_by(|one, two| one["name"].as_str().cmp(&two["name"].as_str()));
-    shown
+    let mut names = Vec::new();
+    inspect::each_exchange(vhost, |exchange| names.push(exchange.name().to_owned()));
+    names.sort();
+    let of_it = |name| ListedExchange(SharedApi::clone(api), Arc::clone(vhost), name);
+    names.into_iter().map(of_it).collect()
 }
 
 async fn list(
@@ -58,7 +76,7 @@ async fn list(
         let each = vhosts.iter().flat_map(|vhost| all_of(&shared, vhost));
         each.collect()
     };
-    api.list::<Value>(&caller, listing, all).await
+    api.list(&caller, listing, all).await
 }
 
 async fn list_in(
