@@ -59,12 +59,18 @@ impl Server {
         })
     }
 
-    fn start_in(folder: tempfile::TempDir) -> Self {
+    /// Starts a broker on the store in the folder's `data`.
+    pub(crate) fn start_in(folder: tempfile::TempDir) -> Self {
         let socket = folder.path().join("management.sock");
         Self::start_with(folder, |config| BrokerConfig {
             management_socket: Some(socket),
             ..config
         })
+    }
+
+    /// Returns the folder of the store.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
     }
 
     /// Returns the path of the API's Unix socket.

@@ -12,6 +12,7 @@ mod definitions;
 mod fields;
 mod fixture;
 mod forgery;
+mod halves;
 mod limits;
 mod looks;
 mod needs_you;

@@ -1,6 +1,7 @@
 //! Peeking into a queue: shows every message and changes nothing.
 
 use crate::fixture::Server;
+use crate::peers::Peer;
 
 #[test]
 fn peeking_changes_nothing() {
@@ -21,6 +22,26 @@ fn peeking_changes_nothing() {
         assert_eq!(seen[0]["redelivered"], false);
     }
     assert_eq!(server.get("/api/queues/%2F/q").json()["messages_ready"], 2);
+}
+
+/// Answers to questions come to such queues. RabbitMQ refuses with the same words.
+#[test]
+fn a_queue_of_one_connection_is_not_read_over_http_by_anybody() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    peer.declare_own("own");
+    server.publish("own", "for this connection");
+    let get = r#"{"count":1,"ackmode":"ack_requeue_true","encoding":"auto"}"#;
+    for answer in [
+        server.get("/api/queues/%2F/own/peek"),
+        server.ask("POST", "/api/queues/%2F/own/get", get),
+    ] {
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.body.contains("cannot obtain exclusive access"));
+        assert!(!answer.body.contains("for this connection"));
+    }
+    assert_eq!(server.get("/api/queues/%2F/own").json()["messages"], 1);
+    peer.take("own");
 }
 
 #[test]

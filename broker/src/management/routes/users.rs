@@ -263,11 +263,11 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
             .unwrap_or_default(),
         tags: tags.iter().map(|tag| tag.0.clone()).collect(),
     };
-    let before = {
+    let (before, ticket) = {
         let mut users = write(&api.broker.users);
         let before = users.get(&name).map(|user| user.password.clone());
         users.put(&name, password.clone(), tags);
-        before
+        (before, save(api, &Definition::User(fact)))
     };
     match &before {
         Some(old) if *old != password => {
@@ -276,33 +276,26 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
         }
         _ => api.broker.permissions_changed(),
     }
-    Ok((before.is_some(), save(api, &Definition::User(fact))?))
+    Ok((before.is_some(), ticket?))
 }
 
+/// Saves a record. Changes of users and permissions are saved while the lock of the users is held:
+/// the store has them in the order in which they took effect, and nothing that is taken away comes
+/// back with a restart.
 fn save(api: &Api, fact: &Definition) -> Result<Ticket, ApiError> {
     let saved = api.broker.facts.save(fact);
     Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
-/// Forgets records in one commit, which a caller who goes away does not stop.
-async fn forget(api: &Api, facts: &[Definition]) -> Result<(), ApiError> {
-    let ticket = {
-        let _one_commit = api.broker.facts.together();
-        let mut last = None;
-        for fact in facts {
-            last = Some(
-                api.broker
-                    .facts
-                    .forget(fact)
-                    .map_err(crate::fault::Fault::from)?,
-            );
-        }
-        last
-    };
-    match ticket {
-        Some(ticket) => super::kept(api, ticket).await,
-        None => Ok(()),
+/// Forgets records in one commit.
+fn forget(api: &Api, facts: &[Definition]) -> Result<Ticket, ApiError> {
+    let _one_commit = api.broker.facts.together();
+    let mut last = Ticket::NONE;
+    for fact in facts {
+        let forgotten = api.broker.facts.forget(fact);
+        last = last.max(forgotten.map_err(crate::fault::Fault::from)?);
     }
+    Ok(last)
 }
 
 async fn make(
@@ -322,29 +315,29 @@ async fn make(
 
 async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
     caller.administers()?;
-    let vhosts: Vec<String> = {
-        let mut users = write(&api.broker.users);
-        let user = users.get(name).ok_or_else(ApiError::not_found)?;
-        let vhosts = user
-            .permissions()
-            .map(|(vhost, _)| vhost.to_owned())
-            .collect();
-        users.remove(name);
-        vhosts
-    };
-    api.sign_out_everywhere(name);
-    revocation::end_connections(&api.broker, name, Loss::Deleted);
-    api.broker.change_quota(QuotaScope::User, name, |_| ())?;
     let user = Definition::User(UserFact {
         name: name.to_owned(),
         password: Vec::new(),
         scram: Vec::new(),
         tags: Vec::new(),
     });
-    let permission = |vhost: &String| permission_fact(name, vhost, &Permissions::all());
-    let mut gone: Vec<_> = vhosts.iter().map(permission).collect();
-    gone.push(user);
-    forget(api, &gone).await
+    let ticket = {
+        let _one_commit = api.broker.facts.together();
+        let forgotten = {
+            let mut users = write(&api.broker.users);
+            let known = users.get(name).ok_or_else(ApiError::not_found)?;
+            let permission = |vhost| permission_fact(name, vhost, &Permissions::all());
+            let permissions = known.permissions().map(|(vhost, _)| permission(vhost));
+            let gone: Vec<_> = permissions.chain([user]).collect();
+            users.remove(name);
+            forget(api, &gone)
+        };
+        let unlimited = api.broker.change_quota(QuotaScope::User, name, |_| ());
+        forgotten.and_then(|ticket| Ok(ticket.max(unlimited?)))
+    };
+    api.sign_out_everywhere(name);
+    revocation::end_connections(&api.broker, name, Loss::Deleted);
+    super::kept(api, ticket?).await
 }
 
 async fn delete(
@@ -450,20 +443,26 @@ pub(super) fn permit(
     permissions: Permissions,
 ) -> Result<Ticket, ApiError> {
     let fact = permission_fact(user, vhost, &permissions);
-    write(&api.broker.users)
-        .permit(user, vhost, permissions)
-        .map_err(|_| ApiError::not_found())?;
+    let ticket = {
+        let mut users = write(&api.broker.users);
+        let permitted = users.permit(user, vhost, permissions);
+        permitted.map_err(|_| ApiError::not_found())?;
+        save(api, &fact)
+    };
     revocation::restrict(&api.broker, user, vhost);
-    save(api, &fact)
+    ticket
 }
 
-/// A vhost is gone: so is everybody's way into it.
-pub(super) async fn forget_vhost(api: &Api, vhost: &str) -> Result<(), ApiError> {
-    let names = write(&api.broker.users).forget_vhost(vhost);
+/// A vhost goes: so does everybody's way into it.
+pub(super) fn forget_vhost(api: &Api, vhost: &str) -> Result<Ticket, ApiError> {
+    let ticket = {
+        let mut users = write(&api.broker.users);
+        let names = users.forget_vhost(vhost);
+        let permission = |name: &String| permission_fact(name, vhost, &Permissions::all());
+        forget(api, &names.iter().map(permission).collect::<Vec<_>>())
+    };
     api.broker.permissions_changed();
-    let permission = |name: &String| permission_fact(name, vhost, &Permissions::all());
-    let gone: Vec<_> = names.iter().map(permission).collect();
-    forget(api, &gone).await
+    ticket
 }
 
 async fn allow(
@@ -486,11 +485,15 @@ async fn forbid(
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    if !write(&api.broker.users).forbid(&name, &vhost) {
-        return Err(ApiError::not_found());
-    }
-    revocation::restrict(&api.broker, &name, &vhost);
     let gone = permission_fact(&name, &vhost, &Permissions::all());
-    forget(&api, &[gone]).await?;
+    let ticket = {
+        let mut users = write(&api.broker.users);
+        if !users.forbid(&name, &vhost) {
+            return Err(ApiError::not_found());
+        }
+        forget(&api, &[gone])
+    };
+    revocation::restrict(&api.broker, &name, &vhost);
+    super::kept(&api, ticket?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,0 +1,155 @@
+//! A crash while a user or a vhost is deleted: what is left is all of it with its rights, or
+//! nothing. Half of it would give somebody rights later who was to have none.
+//!
+//! The log of the store is cut at many places within what the deletion wrote, as a crash would.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::fixture::Server;
+
+/// Places at which the log is cut.
+const CUTS: usize = 8;
+const ALL: &str = r#"{"configure":".*","write":".*","read":".*"}"#;
+
+/// The files of a folder.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+fn files(folder: &Path) -> Files {
+    let mut found = Files::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(inner) = folders.pop() {
+        for entry in fs::read_dir(inner).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(bytes) = fs::read(&path) {
+                found.insert(path.strip_prefix(folder).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    found
+}
+
+/// Writes the files into a new folder. The log's are mostly zeros that were never written.
+fn unpacked(files: &Files) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join("data").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = File::create(path).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0);
+        file.write_all(&bytes[..used.map_or(0, |last| last + 1)])
+            .unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+    }
+    folder
+}
+
+/// What a crash may leave of what `act` does: the files before it, with ever more of its writes to
+/// the log.
+fn crashes(server: &Server, act: impl FnOnce()) -> Vec<Files> {
+    let before = files(&server.data());
+    act();
+    let after = files(&server.data());
+    let is_log = |name: &Path| name.extension().is_some_and(|kind| kind == "log");
+    let mut logs = after.iter().filter(|(name, bytes)| {
+        is_log(name) && before.get(*name).is_some_and(|known| known != *bytes)
+    });
+    let (name, new) = logs.next().expect("the log has grown");
+    assert_eq!(logs.next(), None, "it is all in one file");
+    let old = &before[name];
+    let differs = |at: &usize| old.get(*at) != new.get(*at);
+    let first = (0..new.len()).find(differs).unwrap();
+    let last = (0..new.len()).rev().find(differs).unwrap();
+    let cuts = (0..=CUTS).map(|cut| first + (last + 1 - first) * cut / CUTS);
+    let cut_at = |at: usize| {
+        let mut files = before.clone();
+        let whole = new[..at].iter().chain(&old[at.min(old.len())..]);
+        files.insert(name.clone(), whole.copied().collect());
+        files
+    };
+    cuts.map(cut_at).collect()
+}
+
+/// A broker with the vhost `v` and the user `bob`, who may do everything in it.
+fn with_bob() -> Server {
+    let server = Server::start();
+    let bob = r#"{"password":"pw","tags":"management"}"#;
+    for (path, body) in [
+        ("/api/vhosts/v", ""),
+        ("/api/users/bob", bob),
+        ("/api/permissions/v/bob", ALL),
+        ("/api/permissions/%2F/bob", ALL),
+        ("/api/queues/v/q", r#"{"durable":true}"#),
+        ("/api/exchanges/v/e", r#"{"durable":true}"#),
+    ] {
+        assert_eq!(server.ask("PUT", path, body).status, 201, "{path}");
+    }
+    let bound = server.ask("POST", "/api/bindings/v/e/e/e/e", "{}");
+    assert_eq!(bound.status, 201, "{bound:?}");
+    server
+}
+
+fn is_there(server: &Server, path: &str) -> bool {
+    server.get(path).status == 200
+}
+
+#[test]
+fn who_gets_the_name_of_a_deleted_user_gets_none_of_its_rights_whenever_the_broker_crashed() {
+    let server = with_bob();
+    let states = crashes(&server, || {
+        assert_eq!(server.ask("DELETE", "/api/users/bob", "").status, 204);
+    });
+    let mut gone = 0;
+    for state in &states {
+        let server = Server::start_in(unpacked(state));
+        let rights = ["/api/permissions/v/bob", "/api/permissions/%2F/bob"];
+        if is_there(&server, "/api/users/bob") {
+            assert!(rights.iter().all(|path| is_there(&server, path)));
+            continue;
+        }
+        gone += 1;
+        let other = r#"{"password":"pw","tags":""}"#;
+        assert_eq!(server.ask("PUT", "/api/users/bob", other).status, 201);
+        let server = server.restart();
+        assert!(!rights.iter().any(|path| is_there(&server, path)));
+    }
+    assert!(
+        0 < gone && gone < states.len(),
+        "{gone} of {}",
+        states.len()
+    );
+}
+
+#[test]
+fn a_vhost_under_the_name_of_a_deleted_one_lets_nobody_in_whenever_the_broker_crashed() {
+    let server = with_bob();
+    let states = crashes(&server, || {
+        assert_eq!(server.ask("DELETE", "/api/vhosts/v", "").status, 204);
+    });
+    let mut gone = 0;
+    for state in &states {
+        let server = Server::start_in(unpacked(state));
+        let parts = [
+            "/api/permissions/v/bob",
+            "/api/queues/v/q",
+            "/api/exchanges/v/e",
+        ];
+        if is_there(&server, "/api/vhosts/v") {
+            assert!(parts.iter().all(|path| is_there(&server, path)));
+            continue;
+        }
+        gone += 1;
+        assert_eq!(server.ask("PUT", "/api/vhosts/v", "").status, 201);
+        let server = server.restart();
+        assert!(!parts.iter().any(|path| is_there(&server, path)));
+    }
+    assert!(
+        0 < gone && gone < states.len(),
+        "{gone} of {}",
+        states.len()
+    );
+}
