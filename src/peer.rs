@@ -11,6 +11,7 @@ mod blockage;
 mod connect;
 mod delivery;
 mod error;
+mod frames;
 mod inbox;
 mod presence;
 mod publish;

@@ -7,15 +7,11 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::Mutex;
 
+use super::frames::{FRAME_BYTES, ReadableFrames};
 use super::scram::Scram;
 use super::{PRODUCT, PeerError, runtime};
 use crate::config::{Address, Endpoint, Login, UrlScheme};
-use crate::transport::{self, BrokerStream, ListenerProof, TransportError};
-
-/// The largest frame that we take: the default of brokers. A broker delivers the header frame of a
-/// message as its publisher sent it, and lapin ends the connection at a larger one. Its buffers
-/// have 32 of these each, of which only what is used becomes resident.
-const FRAME_BYTES: u32 = 131_072;
+use crate::transport::{self, BrokerStream, ListenerProof, Stream, TransportError};
 
 /// Half-open connections are noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 20;
@@ -41,7 +37,7 @@ pub(super) async fn open(
     }
 }
 
-async fn sign_in(
+pub(super) async fn sign_in(
     endpoint: &Endpoint,
     purpose: &str,
     link: BrokerStream,
@@ -60,7 +56,8 @@ async fn sign_in(
         properties = properties.with_auth_provider(scram);
         login.password.clear();
     }
-    let stream = Mutex::new(Some(link.stream));
+    let readable: Stream = Box::new(ReadableFrames::new(link.stream));
+    let stream = Mutex::new(Some(readable));
     let connector = async move |_uri, _runtime| match stream.lock().await.take() {
         Some(stream) => Ok(AsyncTcpStream::Plain(stream.compat())),
         // One stream serves one attempt; another attempt needs a new connection.
@@ -159,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::config::LoginGuard;
-    use crate::transport::{Duplex, Stream};
+    use crate::transport::Duplex;
 
     const PASSWORD: &str = "a password of 192 bits";
 

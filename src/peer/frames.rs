@@ -1,0 +1,103 @@
+//! Mends frames that lapin cannot read, on their way in.
+//!
+//! Brokers other than the embedded one pass on what publishers wrote: names that are no UTF-8,
+//! tables that are nested thousands of levels deep, and header frames that are larger than agreed.
+//! lapin ends the connection at each, or runs out of stack. The message would be delivered again
+//! to the next connection, and the session would hear nothing behind it.
+//!
+//! So the properties of a message that cannot be read are left out as a whole: the body arrives, as
+//! a message that nobody vouches for. A name in a delivery that is no UTF-8 has `?` in place of
+//! each byte that is not ASCII, so it is the name of no session and of no exchange of ours.
+
+mod mend;
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(super) use mend::FRAME_BYTES;
+use mend::FrameMender;
+
+/// What is read from the broker at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A connection whose incoming frames lapin can read.
+pub(super) struct ReadableFrames<S> {
+    stream: S,
+    mender: FrameMender,
+    /// Mended bytes, those from `taken` on not read yet.
+    mended: Vec<u8>,
+    taken: usize,
+}
+
+impl<S> ReadableFrames<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            mender: FrameMender::default(),
+            mended: Vec::new(),
+            taken: 0,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadableFrames<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.taken == this.mended.len() {
+            this.mended.clear();
+            this.taken = 0;
+            let mut room = [0; READ_BYTES];
+            let mut read = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.mender.mend(read.filled(), &mut this.mended);
+        }
+        let rest = &this.mended[this.taken..];
+        let count = rest.len().min(into.remaining());
+        into.put_slice(&rest[..count]);
+        this.taken += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadableFrames<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
