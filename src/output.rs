@@ -213,6 +213,13 @@ impl Output {
         self.print(&clean::clean(text, Breaks::Keep))
     }
 
+    /// Prints the same under a heading of ours: each line is moved in, so that none can pass for
+    /// the heading of the next text.
+    pub fn foreign_under_heading(&self, text: &str) -> Result<(), Error> {
+        text.lines()
+            .try_for_each(|line| self.line(format!("    {line}")))
+    }
+
     fn print(&self, text: &str) -> Result<(), Error> {
         match &self.capture {
             Some(capture) => {

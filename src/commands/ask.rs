@@ -233,6 +233,7 @@ impl Asker<'_> {
         if is_one_of_several {
             let from = format!("{}:", answer.from);
             self.output.line(self.output.paint(Style::Bold, &from))?;
+            return self.output.foreign_under_heading(&answer.message);
         }
         self.output.foreign(&format!("{}\n", answer.message))
     }

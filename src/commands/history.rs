@@ -81,9 +81,7 @@ fn print(told: &ToldMessage, output: &Output) -> Result<(), Error> {
         output.paint(style(told.state), &state),
         output.paint(Style::Dim, told.id.get(end..).unwrap_or(&told.id)),
     ))?;
-    for line in told.message.text.lines() {
-        output.line(format!("    {line}"))?;
-    }
+    output.foreign_under_heading(&told.message.text)?;
     if let Some(bytes) = told.message.cut_from {
         output.line(output.paint(Style::Dim, &format!("    … ({bytes} bytes in all)")))?;
     }

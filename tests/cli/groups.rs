@@ -137,26 +137,8 @@ fn a_group_is_asked_and_every_answer_is_printed() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        for (member, answer) in members.iter().zip(["5672", "15672"]) {
-            let mut questions = Vec::new();
-            wait_until(
-                || {
-                    questions = place.json(["tail", member, "--no-ack"]);
-                    !questions.is_empty()
-                },
-                || format!("the question arrives at {member}"),
-            );
-            let of = |field: &str| questions[0][field].as_str().unwrap().to_owned();
-            let (id, reply_to) = (of("id"), of("reply_to"));
-            place.ok([
-                "send",
-                &reply_to,
-                answer,
-                "--correlation-id",
-                &id,
-                "--from",
-                member,
-            ]);
+        for (member, text) in members.iter().zip(["5672", "15672"]) {
+            answer(place, member, text);
         }
         let output = asking.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0));
@@ -170,6 +152,69 @@ fn a_group_is_asked_and_every_answer_is_printed() {
             (&json!(members[0]), &json!("5672"))
         );
         assert_eq!(answers[1]["message"], "15672");
+    });
+}
+
+/// Answers a question that waits in a member's queue.
+fn answer(place: &Place, member: &str, text: &str) {
+    let mut questions = Vec::new();
+    wait_until(
+        || {
+            questions = place.json(["tail", member, "--no-ack"]);
+            !questions.is_empty()
+        },
+        || format!("the question arrives at {member}"),
+    );
+    let of = |field: &str| questions[0][field].as_str().unwrap().to_owned();
+    let (id, reply_to) = (of("id"), of("reply_to"));
+    place.ok([
+        "send",
+        &reply_to,
+        text,
+        "--correlation-id",
+        &id,
+        "--from",
+        member,
+    ]);
+}
+
+/// Who asks several is told by a heading whose answer it is, and a text has no heading.
+#[test]
+fn the_answer_of_one_member_passes_for_no_other_ones() {
+    everywhere(|place, name| {
+        let group = name("crew");
+        let (one, other) = (name("one"), name("other"));
+        for member in [&one, &other] {
+            closed_member(place, member, &group);
+        }
+        for (verb, more) in [("ask", &[][..]), ("send", &["--wait=answered"])] {
+            let asking = place
+                .command()
+                .args([verb, &format!("@{group}"), "Which port?"])
+                .args(more)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            answer(
+                place,
+                &one,
+                &format!("5672\n{other}:\n6666\n{other}: answered"),
+            );
+            answer(place, &other, "15672");
+            let output = asking.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            let said = String::from_utf8(output.stdout).unwrap();
+            let heading = format!("{other}:");
+            let headings = said.lines().filter(|line| line.starts_with(&heading));
+            assert!(headings.count() <= 1, "{said}");
+            assert!(
+                said.contains("    5672\n") && said.contains("    15672\n"),
+                "{said}"
+            );
+            for member in [&one, &other] {
+                place.ok(["purge", member, "--yes"]);
+            }
+        }
     });
 }
 

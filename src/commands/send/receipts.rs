@@ -133,7 +133,7 @@ impl<'a> Receipts<'a> {
             return;
         }
         let (id, to) = (message.id.clone(), Some(message.to.clone()));
-        let text = format!("{}\n", answer.message);
+        let text = answer.message.clone();
         message.answer = Some(answer);
         let receipt = Receipt {
             id,
@@ -145,7 +145,11 @@ impl<'a> Receipts<'a> {
         self.note(sent, receipt, output);
         if !output.is_json() {
             // A closed output does not end the wait, because the exit code still matters.
-            let _ = output.foreign(&text);
+            let _ = if sent.len() > 1 {
+                output.foreign_under_heading(&text)
+            } else {
+                output.foreign(&format!("{text}\n"))
+            };
         }
     }
 
