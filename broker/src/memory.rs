@@ -2,8 +2,9 @@
 //!
 //! Every holder charges what it allocates and releases it when it is freed: messages
 //! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
-//! transactions, the tap, exchanges, queues, bindings, consumers and channels. Charges are values that release themselves when they are dropped. What
-//! one connection alone holds is counted in its [`Share`] too.
+//! transactions, the tap, exchanges, queues, bindings, consumers and channels. Charges are values
+//! that release themselves when they are dropped. What one connection alone holds is counted in its
+//! [`Share`] too.
 //!
 //! The account is the process's, as resident memory is; the limit is the largest of the brokers
 //! that run in it.

@@ -89,7 +89,13 @@ fn bears(kind: &str, make: impl Fn(u32) -> Vec<u8> + Sync) {
     other.expect(1, (50, 11));
     other.method(1, (85, 10), b"\0");
     other.expect(1, (85, 11));
-    other.bytes(&publishing(1, ("", "kept"), 0, PERSISTENT, &[7; 100_000]));
+    other.bytes(&publishing(
+        1,
+        ("", "kept"),
+        0,
+        PERSISTENT,
+        &vec![7; 100_000],
+    ));
     other.expect(1, (60, 80));
     let peak = loaded.peak_mib();
     println!("peak {peak} MiB, ceiling {CEILING_MIB} MiB");
@@ -117,7 +123,7 @@ fn exchanges_without_end() {
 
 #[test]
 fn exchanges_with_large_arguments() {
-    let arguments = entry("note", &[b'x'; 100_000]);
+    let arguments = entry("note", &vec![b'x'; 100_000]);
     bears("fanout", |number| {
         exchange(&number.to_string(), "topic", &arguments)
     });
@@ -147,7 +153,7 @@ fn consumers_without_end() {
     let loaded = Loaded::start();
     let mut client = loaded.client();
     declare(&mut client, "kept");
-    let note = entry("note", &[b'x'; 10_000]);
+    let note = entry("note", &vec![b'x'; 10_000]);
     let (code, text) = refusal(&mut client, |number| {
         let ends = [&b"\0\0"[..], &short("kept"), &short(&number.to_string())].concat();
         // Some with large arguments, all without an answer.

@@ -11,20 +11,20 @@ use super::{Charge, MIB, part};
 
 /// A part of the limit.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct KindShare {
     held: AtomicUsize,
     /// It is the limit divided by this, at least four mebibytes.
     divisor: u64,
 }
 
 /// Exchanges, queues and bindings.
-pub(crate) static TOPOLOGY: Pool = Pool::new(8);
+pub(crate) static TOPOLOGY: KindShare = KindShare::new(8);
 /// Consumers.
-pub(crate) static CONSUMERS: Pool = Pool::new(16);
+pub(crate) static CONSUMERS: KindShare = KindShare::new(16);
 /// Channels.
-pub(crate) static CHANNELS: Pool = Pool::new(16);
+pub(crate) static CHANNELS: KindShare = KindShare::new(16);
 
-impl Pool {
+impl KindShare {
     const fn new(divisor: u64) -> Self {
         Self {
             held: AtomicUsize::new(0),
@@ -54,7 +54,7 @@ impl Pool {
 /// Bytes of a pool, and on the account; released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PoolCharge {
-    pool: &'static Pool,
+    pool: &'static KindShare,
     charge: Charge,
 }
 

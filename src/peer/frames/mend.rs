@@ -22,7 +22,7 @@ const DEPTH: usize = 32;
 
 /// What the next bytes are.
 #[derive(Debug, Default)]
-enum Stage {
+enum FramePart {
     /// The head of a frame.
     #[default]
     Head,
@@ -39,7 +39,7 @@ enum Stage {
 /// Mends frames as they come, in pieces of any length.
 #[derive(Debug, Default)]
 pub(super) struct FrameMender {
-    stage: Stage,
+    stage: FramePart,
     /// The frame that is being gathered.
     frame: Vec<u8>,
 }
@@ -49,38 +49,38 @@ impl FrameMender {
     pub(super) fn mend(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         while !bytes.is_empty() {
             bytes = match self.stage {
-                Stage::Pass(left) => {
+                FramePart::Pass(left) => {
                     let (now, later) = bytes.split_at(left.min(bytes.len()));
                     out.extend_from_slice(now);
-                    self.stage = rest(left - now.len(), Stage::Pass);
+                    self.stage = rest(left - now.len(), FramePart::Pass);
                     later
                 }
-                Stage::LeaveOut(left) => {
+                FramePart::LeaveOut(left) => {
                     let (now, later) = bytes.split_at(left.min(bytes.len()));
-                    self.stage = rest(left - now.len(), Stage::LeaveOut);
+                    self.stage = rest(left - now.len(), FramePart::LeaveOut);
                     later
                 }
-                Stage::Head => match self.gather(bytes, HEAD) {
+                FramePart::Head => match self.gather(bytes, HEAD) {
                     Gathered::Part => return,
                     Gathered::All(later) => {
                         self.begin(out);
                         later
                     }
                 },
-                Stage::Whole(length) => match self.gather(bytes, length) {
+                FramePart::Whole(length) => match self.gather(bytes, length) {
                     Gathered::Part => return,
                     Gathered::All(later) => {
                         mend_frame(&mut self.frame);
-                        self.pass_on(out, Stage::Head);
+                        self.pass_on(out, FramePart::Head);
                         later
                     }
                 },
-                Stage::TooLarge { payload } => match self.gather(bytes, HEAD + CONTENT_HEAD) {
+                FramePart::TooLarge { payload } => match self.gather(bytes, HEAD + CONTENT_HEAD) {
                     Gathered::Part => return,
                     Gathered::All(later) => {
                         strip(&mut self.frame);
                         let left = payload - CONTENT_HEAD + 1;
-                        self.pass_on(out, Stage::LeaveOut(left));
+                        self.pass_on(out, FramePart::LeaveOut(left));
                         later
                     }
                 },
@@ -93,14 +93,14 @@ impl FrameMender {
         let size = u32::from_be_bytes([self.frame[3], self.frame[4], self.frame[5], self.frame[6]]);
         let payload = size as usize;
         self.stage = match self.frame[0] {
-            CONTENT if payload < BARE_CONTENT => Stage::Pass(payload + 1),
-            METHOD | CONTENT if payload <= PAYLOAD_BYTES => Stage::Whole(HEAD + payload + 1),
-            CONTENT => Stage::TooLarge { payload },
+            CONTENT if payload < BARE_CONTENT => FramePart::Pass(payload + 1),
+            METHOD | CONTENT if payload <= PAYLOAD_BYTES => FramePart::Whole(HEAD + payload + 1),
+            CONTENT => FramePart::TooLarge { payload },
             // The broker speaks another version: `AMQP` and four bytes.
-            b'A' => Stage::Pass(usize::MAX),
-            _ => Stage::Pass(payload + 1),
+            b'A' => FramePart::Pass(usize::MAX),
+            _ => FramePart::Pass(payload + 1),
         };
-        if let Stage::Pass(_) = self.stage {
+        if let FramePart::Pass(_) = self.stage {
             out.append(&mut self.frame);
         }
     }
@@ -117,7 +117,7 @@ impl FrameMender {
         }
     }
 
-    fn pass_on(&mut self, out: &mut Vec<u8>, next: Stage) {
+    fn pass_on(&mut self, out: &mut Vec<u8>, next: FramePart) {
         out.append(&mut self.frame);
         self.frame.shrink_to(HEAD + READ_AT_ONCE);
         self.stage = next;
@@ -133,8 +133,12 @@ enum Gathered<'b> {
     All(&'b [u8]),
 }
 
-fn rest(left: usize, stage: fn(usize) -> Stage) -> Stage {
-    if left == 0 { Stage::Head } else { stage(left) }
+fn rest(left: usize, stage: fn(usize) -> FramePart) -> FramePart {
+    if left == 0 {
+        FramePart::Head
+    } else {
+        stage(left)
+    }
 }
 
 fn mend_frame(frame: &mut Vec<u8>) {
