@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use serde_json::json;
 
 use crate::strangers::{api, api_get, password, started, waiting};
-use crate::support::{Place, Rabbit, Wrapped, wait_until};
+use crate::support::{Place, Wrapped, wait_until};
 
 const NASTY: &str = "a\u{1b}]0;title\u{7}\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}b\r\n\
                      2026-11-27T00:00:00Z  INFO forged line";
@@ -86,81 +86,6 @@ fn names_that_strangers_send_forge_no_line_of_the_broker_s_log() {
         "{shown}"
     );
     place.ok(["stop"]);
-}
-
-/// A publish to a session with these properties: flags and values.
-fn publish(to: &str, properties: &[u8], body: &[u8]) -> Vec<u8> {
-    let frame = |kind: u8, payload: &[u8]| {
-        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&[kind, 0, 1], &size[..], payload, &[0xCE]].concat()
-    };
-    let place = [vec![0, 60, 0, 40, 0, 0], short("claudeBroker"), short(to)].concat();
-    let size = (body.len() as u64).to_be_bytes();
-    let head = [&[0, 60, 0, 0], &size[..], properties].concat();
-    [
-        frame(1, &[&place[..], &[0]].concat()),
-        frame(2, &head),
-        frame(3, body),
-    ]
-    .concat()
-}
-
-/// RabbitMQ passes on names that are no UTF-8. The session lost its connection at each delivery of
-/// such a message, and heard nothing behind it.
-#[test]
-fn what_another_broker_passes_on_and_no_client_can_read_makes_no_session_deaf() {
-    let Some(rabbit) = Rabbit::find() else { return };
-    let place = Place::at(&rabbit.url, Some(&rabbit.management));
-    let name = format!("deaf{}", ulid::Ulid::generate().to_string().to_lowercase());
-    let session = Wrapped::open(&place, &name, &[]);
-    let body = |text: &str| {
-        let ts = "2026-01-01T00:00:00.000Z";
-        json!({ "id": text, "from": "api", "to": name, "ts": ts, "message": text }).to_string()
-    };
-    let port = rabbit.url.rsplit(':').next().unwrap();
-    let port: u16 = port.trim_end_matches('/').parse().unwrap();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let login = [
-        vec![0; 4],
-        short("PLAIN"),
-        long(b"\0guest\0guest"),
-        short("en_US"),
-    ]
-    .concat();
-    let table = [&[3][..], b"a\xffb", b"V"].concat();
-    let mut channel_open = method(20, 10, &[0]);
-    channel_open[2] = 1;
-    let all = [
-        b"AMQP\x00\x00\x09\x01".to_vec(),
-        method(10, 11, &login),
-        method(10, 31, &[0, 0, 0, 2, 0, 0, 0, 0]),
-        method(10, 40, &[short("/"), vec![0, 0]].concat()),
-        channel_open,
-        publish(&name, &[0x80, 0, 2, b'x', 0xff], body("one").as_bytes()),
-        publish(
-            &name,
-            &[&[0x20, 0][..], &long(&table)].concat(),
-            body("two").as_bytes(),
-        ),
-        method(10, 50, &[0, 200, 0, 0, 0, 0, 0]),
-    ];
-    stream.write_all(&all.concat()).unwrap();
-    let limit = std::time::Duration::from_mins(1);
-    stream.set_read_timeout(Some(limit)).unwrap();
-    let mut heard = Vec::new();
-    // `connection.close-ok`: all of it was read.
-    while !heard.windows(4).any(|ids| ids == [0, 10, 0, 51]) {
-        let mut part = [0; 4096];
-        let count = stream.read(&mut part).unwrap();
-        assert!(count > 0, "the broker closes: {heard:?}");
-        heard.extend_from_slice(&part[..count]);
-    }
-    place.ok(["send", "--to", &name, "-m", "three"]);
-    for text in ["one", "two", "three"] {
-        session.wait_for_submission(text);
-    }
-    drop(session);
-    place.ok(["delete", &name, "--yes"]);
 }
 
 #[test]
