@@ -96,13 +96,18 @@ impl RouteCache {
             self.forget();
         }
         let bytes = footprint(place, targets);
-        self.charge.set(self.charge.bytes() + bytes);
         let place: Arc<[u8]> = place.into();
         let way = RouteTarget {
             targets: Arc::clone(targets),
             flow: Arc::clone(flow),
         };
-        self.places.insert(Arc::clone(&place), way.clone());
+        if self
+            .places
+            .insert(Arc::clone(&place), way.clone())
+            .is_none()
+        {
+            self.charge.set(self.charge.bytes() + bytes);
+        }
         self.last = Some((place, way));
     }
 }
