@@ -171,10 +171,14 @@ pub(crate) fn hops_of_the_first(place: &Place, name: &str) -> Option<u32> {
     })
 }
 
+/// How long the broker may take for anything, on a machine that runs other tests.
+const PATIENCE: Duration = Duration::from_mins(3);
+
 pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap()
-        .block_on(work)
+        .block_on(async { tokio::time::timeout(PATIENCE, work).await })
+        .expect("the broker does not answer")
 }

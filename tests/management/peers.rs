@@ -1,6 +1,8 @@
 //! AMQP clients in addition to the API: a publisher, and sessions that announce themselves as a
 //! wrap does.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions,
@@ -13,6 +15,9 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::fixture::{PASSWORD, Server, USER};
+
+/// How long the broker may take for anything, on a machine that runs other tests.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(crate) struct Peer {
     runtime: Runtime,
@@ -30,6 +35,13 @@ impl Peer {
         Self::connect_to(server, (user, password), "%2f")
     }
 
+    /// Runs what ends when the broker answers, and fails where it does not.
+    fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        let limited = async { tokio::time::timeout(PATIENCE, answer).await };
+        let answered = self.runtime.block_on(limited);
+        answered.expect("the broker does not answer")
+    }
+
     /// Connects to another vhost.
     pub(crate) fn connect_to(server: &Server, (user, password): (&str, &str), vhost: &str) -> Self {
         Self::try_connect(server, (user, password), vhost).unwrap()
@@ -43,12 +55,15 @@ impl Peer {
     ) -> Result<Self, String> {
         let runtime = Runtime::new().unwrap();
         let address = format!("amqp://{user}:{password}@{}/{vhost}", server.amqp);
-        let opened = runtime.block_on(async {
+        let opening = async {
             let properties = ConnectionProperties::default();
             let connection = Connection::connect(&address, properties).await?;
             let channel = connection.create_channel().await?;
             Ok((connection, channel))
-        });
+        };
+        let limited = async { tokio::time::timeout(PATIENCE, opening).await };
+        let opened = runtime.block_on(limited);
+        let opened = opened.expect("the broker does not answer");
         let (connection, channel) = opened.map_err(|error: lapin::Error| format!("{error:?}"))?;
         Ok(Self {
             runtime,
@@ -61,7 +76,7 @@ impl Peer {
     /// Opens a connection, publishes one message as mandatory, waits for its confirm, and leaves.
     pub(crate) fn publish_and_leave(server: &Server, queue: &str) {
         let peer = Self::connect(server);
-        peer.runtime.block_on(async {
+        peer.wait(async {
             let options = ConfirmSelectOptions::default();
             peer.channel.confirm_select(options).await.unwrap();
             let mandatory = BasicPublishOptions {
@@ -80,7 +95,7 @@ impl Peer {
 
     /// Opens another channel, which stays open as long as the connection.
     pub(crate) fn open_channel(&self) -> Result<(), String> {
-        let opened = self.runtime.block_on(self.connection.create_channel());
+        let opened = self.wait(self.connection.create_channel());
         opened
             .map(std::mem::forget)
             .map_err(|error| format!("{error:?}"))
@@ -93,7 +108,7 @@ impl Peer {
             QueueDeclareOptions::default(),
             FieldTable::default(),
         );
-        let declared = self.runtime.block_on(declared);
+        let declared = self.wait(declared);
         declared.map(drop).map_err(|error| format!("{error:?}"))
     }
 
@@ -115,14 +130,14 @@ impl Peer {
             body.as_bytes(),
             properties,
         );
-        self.runtime.block_on(published).unwrap();
+        self.wait(published).unwrap();
     }
 
     /// How many deliveries each consumer from now on may hold.
     pub(crate) fn prefetch(&self, count: u16) {
         let options = BasicQosOptions::default();
         let limited = self.channel.basic_qos(count, options);
-        self.runtime.block_on(limited).unwrap();
+        self.wait(limited).unwrap();
     }
 
     /// Whether the broker has closed the connection.
@@ -137,7 +152,7 @@ impl Peer {
 
     /// Gets one message and acks it.
     pub(crate) fn take(&self, queue: &str) {
-        self.runtime.block_on(async {
+        self.wait(async {
             let get = self
                 .channel
                 .basic_get(queue.into(), BasicGetOptions::default());
@@ -148,7 +163,7 @@ impl Peer {
 
     /// Gets one message and rejects it.
     pub(crate) fn reject(&self, queue: &str) {
-        self.runtime.block_on(async {
+        self.wait(async {
             let get = self
                 .channel
                 .basic_get(queue.into(), BasicGetOptions::default());
@@ -161,7 +176,7 @@ impl Peer {
     /// Waits until the broker has everything that was published so far.
     pub(crate) fn settle(&self) {
         let queue = format!("of-{}", self.user);
-        self.runtime.block_on(async {
+        self.wait(async {
             let declared = self.channel.queue_declare(
                 queue.as_str().into(),
                 QueueDeclareOptions::default(),
@@ -173,7 +188,7 @@ impl Peer {
 
     /// Binds a queue of its own so that it gets copies of what goes to a session.
     pub(crate) fn bind_copy(&self, queue: &str, session: &str) {
-        self.runtime.block_on(async {
+        self.wait(async {
             let declared = self.channel.queue_declare(
                 queue.into(),
                 QueueDeclareOptions::default(),
@@ -206,7 +221,7 @@ impl Peer {
             ..Default::default()
         };
         let name = ShortString::from(name.to_owned());
-        self.runtime.block_on(async {
+        self.wait(async {
             let channel = &self.channel;
             for (exchange, kind) in [
                 ("claudeBroker", ExchangeKind::Direct),
@@ -239,7 +254,7 @@ impl Peer {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        self.runtime.block_on(consuming).unwrap()
+        self.wait(consuming).unwrap()
     }
 
     /// Declares a queue that this connection alone may use.
@@ -251,7 +266,7 @@ impl Peer {
         let declared = self
             .channel
             .queue_declare(name.into(), options, FieldTable::default());
-        self.runtime.block_on(declared).unwrap();
+        self.wait(declared).unwrap();
     }
 
     /// Consumes the questions that come to every session, from a queue that the broker names.
@@ -282,18 +297,18 @@ impl Peer {
                     .basic_consume(queue, "".into(), options, FieldTable::default());
             consuming.await
         };
-        self.runtime.block_on(consuming).unwrap()
+        self.wait(consuming).unwrap()
     }
 
     /// Returns the next body that a consumer receives, or `None` if the broker cancelled it.
     pub(crate) fn next(&self, consumer: &mut Consumer) -> Option<String> {
-        let delivery = self.runtime.block_on(consumer.next())?.ok()?;
+        let delivery = self.wait(consumer.next())?.ok()?;
         Some(String::from_utf8(delivery.data).unwrap())
     }
 
     /// Acks the next message of a consumer.
     pub(crate) fn ack_next(&self, consumer: &mut Consumer) {
-        self.runtime.block_on(async {
+        self.wait(async {
             let delivery = consumer.next().await.unwrap().unwrap();
             delivery.ack(BasicAckOptions::default()).await.unwrap();
         });

@@ -27,6 +27,8 @@ pub(crate) use terminal::Terminal;
 pub(crate) const CBROKER: &str = env!("CARGO_BIN_EXE_cbroker");
 /// Longest wait for anything.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
+/// How long the broker may take for anything, on a machine that runs other tests.
+const PATIENCE: Duration = Duration::from_mins(3);
 pub(crate) const USER: &str = "tester";
 const PASSWORD: &str = "secret";
 
@@ -143,14 +145,17 @@ impl Stage {
         work: impl FnOnce(lapin::Channel) -> F,
     ) -> T {
         let url = self.url();
-        self.runtime.block_on(async {
+        let answered = async {
             let properties = lapin::ConnectionProperties::default();
             let connection = lapin::Connection::connect(&url, properties).await.unwrap();
             let done = work(connection.create_channel().await.unwrap()).await;
             // Once in some ten thousand times lapin does not hear that it is closed.
             let _closed = tokio::time::timeout(LIMIT, connection.close(200, "done".into())).await;
             done
-        })
+        };
+        let limited = async { tokio::time::timeout(PATIENCE, answered).await };
+        let done = self.runtime.block_on(limited);
+        done.expect("the broker does not answer")
     }
 
     /// Settings for every `cbroker` of this stage.
