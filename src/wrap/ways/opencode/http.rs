@@ -13,9 +13,8 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use crate::transport::{Owner, listeners};
+use crate::transport::{self, ListenerProof, Route, TransportError};
 
 /// A request is answered within this.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +30,8 @@ pub(super) enum HttpError {
     Io(#[from] io::Error),
     #[error("its port belongs to another user")]
     Foreign,
+    #[error("nothing shows whose server it is")]
+    Unproven,
     #[error("its server speaks no HTTP")]
     Http(#[from] hyper::Error),
     #[error("its server answered {0}")]
@@ -45,7 +46,7 @@ impl HttpError {
     /// The request was certainly not carried out.
     pub(super) fn is_certain(&self) -> bool {
         match self {
-            Self::Io(_) | Self::Foreign => true,
+            Self::Io(_) | Self::Foreign | Self::Unproven => true,
             Self::Status(status) => *status < 500,
             Self::Http(_) | Self::Silent | Self::Answer => false,
         }
@@ -91,6 +92,28 @@ impl Server {
         })
     }
 
+    /// Connects. The password and the messages go to a program of this user alone, so the kernel's
+    /// table must show that one has accepted this very connection: who listens at the moment may
+    /// be another than who took it.
+    async fn open(&self) -> Result<transport::Stream, HttpError> {
+        let route = Route {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            port: self.port,
+            is_tls: false,
+            ca_cert: None,
+            socket: None,
+            is_guarded: true,
+        };
+        let link = transport::open(&route).await.map_err(|error| match error {
+            TransportError::Io(error) => HttpError::Io(error),
+            _ => HttpError::Foreign,
+        })?;
+        if link.proof != ListenerProof::Ours {
+            return Err(HttpError::Unproven);
+        }
+        Ok(link.stream)
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -98,11 +121,7 @@ impl Server {
         body: Option<&Value>,
     ) -> Result<Response<Incoming>, HttpError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let stream = TcpStream::connect(address).await?;
-        // Messages go to a program of this user alone.
-        if !listeners(self.port).iter().all(Owner::is_ours) {
-            return Err(HttpError::Foreign);
-        }
+        let stream = self.open().await?;
         let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let credentials = STANDARD.encode(format!("{USER}:{}", self.password));
@@ -151,5 +170,29 @@ impl Events {
                 self.partial.extend_from_slice(&data);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_sent_before_a_program_of_this_user_has_taken_the_connection() {
+        // Nobody accepts, as where a stranger took the connection and listens no more.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server {
+            port: listener.local_addr().unwrap().port(),
+            password: "secret".to_owned(),
+        };
+        let asked = server.ask(Method::GET, "/session", None).await;
+        assert!(matches!(asked, Err(HttpError::Unproven)), "{asked:?}");
+        let mut sent = Vec::new();
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.read_to_end(&mut sent).unwrap();
+        assert_eq!(String::from_utf8_lossy(&sent), "");
     }
 }
