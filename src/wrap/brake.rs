@@ -3,13 +3,12 @@
 //! Every message counts, by when it arrived and by the user that the broker vouches for. Those of a
 //! session, which have hops, and those that nobody vouches for are counted by the name that they
 //! claim. A person or a script outside, for whom the broker vouches, may send ten times as much; so
-//! may all those together that nobody vouches for, whatever names they claim. They count apart from
-//! the others: no claim holds another one's mail.
+//! may all those together that nobody vouches for, and each other user in all, whatever names they
+//! claim. They count apart from the others: no claim holds another one's mail.
 //!
 //! What its own user left in the queue before the session opened is no loop, and each message
-//! counts once. What is held
-//! goes in by itself after a minute: two agents without end are slowed down, and nobody's mail
-//! stays.
+//! counts once. What is held goes in by itself after a minute: two agents without end are slowed
+//! down, and nobody's mail stays.
 //!
 //! Relies on nothing.
 
@@ -19,8 +18,9 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_mins(1);
 /// So many times the messages of one peer may come without a name that counts.
 const UNNAMED: usize = 10;
-/// So many senders are told apart; more share one count, so that made-up names take no memory.
-const SENDERS: usize = 1024;
+/// So many names of one user are told apart; more share one count, so that made-up names take no
+/// memory, and none that another user needs.
+const NAMES: usize = 512;
 
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
@@ -120,9 +120,11 @@ impl Brake {
             let sender = (user(), Some(message.from.to_owned()));
             self.exceeds(per_minute, sender, message.id, now)
         };
-        let is_unnamed = message.hops.is_none() || message.user.is_none();
+        // Any name can be claimed: only the session's own user is one of many sessions.
+        let is_counted_in_all = message.hops.is_none() || !message.is_own;
         let most = per_minute.saturating_mul(UNNAMED);
-        let are_many_of_all = is_unnamed && self.exceeds(most, (user(), None), message.id, now);
+        let are_many_of_all =
+            is_counted_in_all && self.exceeds(most, (user(), None), message.id, now);
         are_many_of_name || are_many_of_all
     }
 
@@ -130,11 +132,11 @@ impl Brake {
     /// minute.
     fn exceeds(&mut self, limit: usize, mut sender: Sender, id: &str, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
-        if self.recent.len() >= SENDERS && !self.recent.contains_key(&sender) {
+        if !self.recent.contains_key(&sender) && self.names_of(&sender) >= NAMES {
             self.recent
                 .retain(|_, arrivals| arrivals.back().is_some_and(|(at, _)| is_recent(at)));
-            if self.recent.len() >= SENDERS {
-                sender.1 = Some(String::new());
+            if self.names_of(&sender) >= NAMES {
+                sender.1 = sender.1.map(|_| String::new());
             }
         }
         let recent = self.recent.entry(sender).or_default();
@@ -145,6 +147,12 @@ impl Brake {
             recent.pop_front();
         }
         recent.len() > limit
+    }
+
+    /// How many names of this sender's user are counted.
+    fn names_of(&self, (user, _): &Sender) -> usize {
+        let of_user = |(counted, _): &&Sender| counted == user;
+        self.recent.keys().filter(of_user).count()
     }
 }
 
@@ -325,6 +333,21 @@ mod tests {
         for name in 0..5000 {
             road.holds(&format!("name{name}"), None, Some(0), 0);
         }
-        assert!(road.brake.recent.len() <= SENDERS + 1);
+        assert!(road.brake.recent.len() <= NAMES + 2);
+    }
+
+    #[test]
+    fn another_user_under_many_names_is_limited_too_and_takes_no_place_of_ours() {
+        let mut road = Road::new();
+        let passed = (0..5000)
+            .filter(|number| !road.holds(&format!("a{number}"), Some("bob"), Some(0), 0))
+            .count();
+        assert_eq!(passed, 300);
+        for name in ["backend", "frontend"] {
+            assert!(
+                (0..30).all(|_| !road.holds(name, OURS, Some(0), 0)),
+                "{name}"
+            );
+        }
     }
 }
