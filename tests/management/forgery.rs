@@ -144,6 +144,35 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     browser.until(&format!("{} === 'held: a dialog'", states(true)));
 }
 
+/// A dead letter keeps the name of its publisher: the session that settles it as a repetition must
+/// not seem to have read the message that it holds.
+#[test]
+fn a_copy_that_a_stranger_sends_back_as_a_dead_letter_forges_no_end_of_the_message() {
+    let (server, bob) = with_bob();
+    let ada = Peer::connect(&server);
+    ada.declare_session("backend");
+    bob.bind_returning_copy("copy", "backend");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    let genuine = envelope(("frontend", "backend"), "01GENUINE", "please look");
+    ada.publish_as_user("claudeBroker", "backend", &genuine);
+    browser.press("2");
+    browser.until(&format!("{} === 'waiting'", text("01GENUINE", ".pill")));
+    let mut session = ada.attach("backend");
+    assert_eq!(ada.next(&mut session), Some(genuine));
+    bob.reject("copy");
+    ada.ack_next(&mut session);
+    ada.say(("frontend", "backend"), "01MARKER", "the end");
+    browser.until(&format!("{} === 'the end'", text("01MARKER", ".text")));
+    let state = format!(
+        "[...document.querySelectorAll('li[data-id=\"01GENUINE\"]')]\
+        .filter((item) => item.dataset.key.endsWith(' {USER}'))\
+        .map((item) => item.querySelector('.pill').textContent).join()"
+    );
+    assert_eq!(browser.value(&state), json!("waiting"));
+}
+
 /// A session rejects what it takes out of its queue and does not give to the agent, as a text under
 /// an id that was used.
 #[test]

@@ -188,12 +188,25 @@ impl Peer {
 
     /// Binds a queue of its own so that it gets copies of what goes to a session.
     pub(crate) fn bind_copy(&self, queue: &str, session: &str) {
+        self.bind_copy_with(queue, session, FieldTable::default());
+    }
+
+    /// The same; what is rejected goes to the session again.
+    pub(crate) fn bind_returning_copy(&self, queue: &str, session: &str) {
+        let mut arguments = FieldTable::default();
+        for (argument, value) in [
+            ("x-dead-letter-exchange", "claudeBroker"),
+            ("x-dead-letter-routing-key", session),
+        ] {
+            arguments.insert(argument.into(), LongString::from(value).into());
+        }
+        self.bind_copy_with(queue, session, arguments);
+    }
+
+    fn bind_copy_with(&self, queue: &str, session: &str, arguments: FieldTable) {
         self.wait(async {
-            let declared = self.channel.queue_declare(
-                queue.into(),
-                QueueDeclareOptions::default(),
-                FieldTable::default(),
-            );
+            let options = QueueDeclareOptions::default();
+            let declared = self.channel.queue_declare(queue.into(), options, arguments);
             declared.await.unwrap();
             let bound = self.channel.queue_bind(
                 queue.into(),

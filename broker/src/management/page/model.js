@@ -345,7 +345,9 @@ export class Model {
   }
 
   message(found, { state, at, queue, text, bytes, properties }) {
-    const user = isText(properties?.user_id) ? properties.user_id : undefined;
+    // A dead-lettered copy keeps the name, but not every one of its stations is that user's.
+    const isVouched = isText(properties?.user_id) && !properties.headers?.["x-death"];
+    const user = isVouched ? properties.user_id : undefined;
     // Somebody else's copy, byte for byte, is another message.
     const key = `${found.id} ${queue} ${bytes} ${digest(text)} ${user ?? ""}`;
     const known = this.messages.get(key);
