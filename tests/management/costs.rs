@@ -78,6 +78,12 @@ fn a_document_that_would_take_gigabytes_as_a_tree_is_refused() {
     let answer = server.ask("POST", "/api/definitions", &document);
     assert_eq!(answer.status, 400, "{answer:?}");
     assert!(answer.body.contains("too large"), "{answer:?}");
+    // An object takes far more than a number, however few values it has.
+    let objects = r#"{"":0},"#.repeat(400_000);
+    let document = format!(r#"{{"queues":[{objects}0]}}"#);
+    let answer = server.ask("POST", "/api/definitions", &document);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains("too large"), "{answer:?}");
     let message = format!(
         r#"{{"properties":{{"headers":{{"a":[{many}0]}}}},"routing_key":"q","payload":"",
         "payload_encoding":"string"}}"#

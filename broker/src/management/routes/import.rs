@@ -163,6 +163,8 @@ async fn collect(mut part: Field<'_>, limit: usize, bytes: &mut Vec<u8>) -> Resu
 
 /// A place of this server: a form cannot send people elsewhere.
 fn within(place: &[u8]) -> Option<HeaderValue> {
+    // Browsers leave spaces around it out too.
+    let place = place.trim_ascii();
     // Browsers leave tabs out, so one between two slashes leads to another server.
     let leads_away = |byte: &u8| matches!(byte, b':' | b'\\') || byte.is_ascii_control();
     let is_relative = !place.iter().any(leads_away) && !place.starts_with(b"//");
@@ -205,14 +207,19 @@ fn carry_out(
 
 /// What a value costs in the tree of a document, with its key and the room for more.
 const VALUE_BYTES: usize = 64;
+/// What an object costs beside its values: a map has room for eleven, however few it holds.
+const OBJECT_BYTES: usize = 700;
 /// The largest tree.
 const TREE_BYTES: usize = 256 * 1024 * 1024;
 
 /// Refuses a document that would be too large as a tree, before it is one.
 fn weigh(document: &[u8], holding: &mut UserHolding) -> Result<(), ApiError> {
-    let begins_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{' | b':');
-    let values = document.iter().filter(begins_value).count();
-    let bytes = document.len() + values * VALUE_BYTES;
+    let cost = |byte: &u8| match byte {
+        b',' | b'[' | b':' => VALUE_BYTES,
+        b'{' => VALUE_BYTES + OBJECT_BYTES,
+        _ => 1,
+    };
+    let bytes = document.iter().map(cost).sum();
     if bytes > TREE_BYTES {
         return Err(ApiError::bad("the document is too large"));
     }
