@@ -193,7 +193,7 @@ impl Peer {
         Ok(None)
     }
 
-    /// Publishes a letter and waits at most `within` for the broker's confirm.
+    /// Publishes a message and waits at most `within` for the broker's confirm.
     ///
     /// [`PeerError::Lost`], [`PeerError::TimedOut`] and [`PeerError::Blocked`] leave open whether
     /// the broker has it.

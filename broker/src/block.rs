@@ -144,7 +144,7 @@ impl RawBlock {
     }
 }
 
-#[expect(unsafe_code, reason = "it frees what `Raw::new` has allocated")]
+#[expect(unsafe_code, reason = "it frees what `RawBlock::new` has allocated")]
 impl Drop for RawBlock {
     fn drop(&mut self) {
         let capacity = self.header().capacity;

@@ -1,5 +1,6 @@
 //! What the management API and the metrics read of the broker: views of queues, consumers,
-//! exchanges and connections. A view takes a lock only while it is asked, and changes nothing.
+//! exchanges and connections. A view of a queue or a consumer takes a lock only while it is asked;
+//! one of an exchange exists only while its vhost's tables are locked. None changes anything.
 //! Depends on `broker_state` and all below it.
 
 use std::sync::Arc;

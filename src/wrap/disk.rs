@@ -1,8 +1,8 @@
 //! The thread that waits for the disk, so that the session never does.
 //!
-//! Jobs are done in the order given, and each is answered once it is on disk. A disk that fails is
-//! tried again every second: until the intent is written nothing is handed over, and until a dead
-//! letter is written nothing is acked.
+//! Jobs are done in the order given. Those that somebody waits for are answered with a [`Fact`]
+//! once they are on disk. A disk that fails is tried again every second: until the intent is
+//! written nothing is handed over, and until a dead letter is written its message is not rejected.
 //!
 //! Relies on the seen log, the dead letters and the history.
 
@@ -64,7 +64,7 @@ pub(super) enum Job {
     Hops(Option<u32>),
 }
 
-/// What is on disk now.
+/// What the thread answers.
 #[derive(Debug)]
 pub(super) enum Fact {
     /// What is known of a message.

@@ -1,5 +1,5 @@
 //! A wrapped session: one program in a pseudo-terminal, as if nothing stood between it and its
-//! terminal, and one queue whose messages are typed into it when that is safe.
+//! terminal, and one queue whose messages are handed to it when that is safe.
 //!
 //! | what | where |
 //! |---|---|
@@ -12,7 +12,9 @@
 //! | what is known of every agent | [`agents`] |
 //! | what is known of this one now | [`agent_state`], [`hooks`], [`foreground`] |
 //! | messages from the broker's delivery to the ack | [`delivery`]: pure, time as an argument |
-//! | the ways in, all with one interface | [`ways`] |
+//! | the ways in: plugin, API and inbox with one interface, hook and keyboard | [`ways`] |
+//! | how a session begins | [`start`], [`child_env`], [`briefing`] |
+//! | why a message waits | [`hold`], [`brake`] |
 //! | what must survive a crash | [`disk`], [`seen`], [`dead_letter`], [`spill`] |
 //! | which of all this an installed agent allows | [`probe`] |
 //!

@@ -6,8 +6,8 @@
 //! those that deal with signals and stops in `stops`.
 //!
 //! # Cost
-//! While no message waits, output is passed on and scanned for escape sequences; nothing is drawn,
-//! no timer runs.
+//! While no message waits, output is passed on and scanned for escape sequences; the screen is read
+//! and a timer runs only around a hook's event.
 
 mod post;
 mod stops;

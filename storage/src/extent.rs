@@ -1,6 +1,6 @@
 //! One queue's numbers, and where its messages lie: packed extents, a few bytes each.
 //!
-//! An extent is a group of messages in one frame. A [`ExtentRun`] is the extents of one queue in
+//! An extent is a group of messages in one frame. An [`ExtentRun`] is the extents of one queue in
 //! one segment; the runs of a queue are sorted and do not overlap. A settled sequence is gone;
 //! every other one below `next` lies in a run.
 

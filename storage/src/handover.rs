@@ -3,8 +3,8 @@
 //! The handover is cut into shards by queue so that connections rarely meet; a cut locks all of
 //! them at once, so that what happened before it in one queue is never committed after what
 //! happened later in another. A ticket is the number of the batch that a piece of work falls into.
-//! Lock order: shards by rising index, then the index. A call is one short mutex and one atomic
-//! addition; the committer is woken only when nobody has asked it to yet.
+//! Lock order: the holders, all shards by rising number, then the index. A call is one short mutex
+//! and one atomic addition; the committer is woken only when nobody has asked it to yet.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

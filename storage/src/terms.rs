@@ -214,7 +214,7 @@ pub enum OpenError {
         /// The system's own reason.
         source: std::io::Error,
     },
-    /// The folder holds a store of the first format, which this program cannot read.
+    /// The folder holds a store of an older format, which this program cannot read.
     #[error(
         "the folder {} holds a store of an older format: \
          move it away, or use the program that wrote it",

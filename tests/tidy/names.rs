@@ -16,7 +16,7 @@ const SHARED: &[(&str, &str)] = &[
     ),
     (
         "Queue",
-        "the broker's queue; a file of Codex's that holds prompts",
+        "the broker's queue; what a transcript says of Claude Code's queue",
     ),
     (
         "Table",

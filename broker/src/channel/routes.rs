@@ -1,7 +1,7 @@
 //! Routes that a channel remembers, so that publishing again to the same place asks no table.
 //! Relies on `vhost`, and on `memory`: a place of a fanout has as many targets as that has queues,
-//! so what is remembered is on the account, and once half of the limit is held only the last place
-//! is.
+//! so they are charged to the account, and while half of the limit is held a new place replaces all
+//! others.
 //!
 //! # Cost
 //! A publish to the place of the one before compares two short strings and a number.

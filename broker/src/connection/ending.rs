@@ -21,7 +21,8 @@ pub(super) const CLOSING: Duration = Duration::from_secs(5);
 pub(super) enum ReadEnd {
     /// The socket is gone, or is to go without a word.
     Gone,
-    /// The client said goodbye and has its answer.
+    /// The client closed the connection; where it is owed `close-ok`, that is sent once everything
+    /// it held was let go.
     Closed,
     /// The client must be told why.
     Refused(Fault, (u16, u16)),

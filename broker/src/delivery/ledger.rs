@@ -213,8 +213,8 @@ impl Drop for Ledger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Credit {
     Now,
-    /// On a call of [`Ledger::repay`]: at the commit, or after the queues have requeued the
-    /// messages.
+    /// On a call of [`Ledger::repay`]: after the queues have taken the settles, in a transaction at
+    /// its commit.
     Later,
 }
 

@@ -1,4 +1,4 @@
-//! How much of a queue's messages there is. Depends on `ready`.
+//! How much of a queue's messages there is. Depends on `queued`.
 
 use super::queued::QueuedMessage;
 

@@ -7,7 +7,7 @@ use crate::delivery::confirms::Confirms;
 use crate::memory::EntryCharge;
 use crate::persist::Urgency;
 
-/// What an entry takes beside its bytes.
+/// What an entry takes beside its bytes, as windows count it; the account charges more (`memory`).
 const ENTRY_BYTES: usize = 96;
 
 /// One place in a line.

@@ -85,7 +85,7 @@ impl ReadyMessages {
         }
     }
 
-    /// True while memory is not plenty.
+    /// [`is_scarce`] with this queue's budget.
     pub(super) fn is_scarce(&self) -> bool {
         is_scarce(&self.budget)
     }
@@ -195,7 +195,7 @@ impl ReadyMessages {
         })
     }
 
-    /// Reads that should be made now; each level has at most one under way.
+    /// The read that should be made now, of the highest level that wants one.
     pub(crate) fn wanted(&mut self, need: LoadNeed) -> Option<LoadRequest> {
         let budget = &*self.budget;
         let top = self.max_priority();

@@ -197,7 +197,7 @@ impl QueueState {
         }
     }
 
-    /// Ends a delivery that was [`QueueState::open`]ed.
+    /// Ends a delivery that [`QueueState::count_unsettled`] counted.
     pub(super) fn settle(
         &mut self,
         queue: &Arc<Queue>,

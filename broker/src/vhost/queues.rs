@@ -210,7 +210,8 @@ impl Vhost {
         }
         drop(whole);
         let ready = close(queue, condition.connection, effects);
-        *lock(&self.deleted_queues) += queue.snapshot().counters;
+        let counters = queue.snapshot().counters;
+        *lock(&self.deleted_queues) += counters;
         Ok((ready, ticket))
     }
 

@@ -95,7 +95,7 @@ pub struct VimFooter {
     pub plain: &'static str,
 }
 
-/// Pauses of one injection.
+/// Pauses while one text is typed.
 #[derive(Clone, Copy, Debug)]
 pub struct TypingPace {
     /// From the text's last byte to Enter, at least.

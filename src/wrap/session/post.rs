@@ -1,4 +1,4 @@
-//! The session's messages: from the queue through checks and locks into the deliveries, and back as
+//! The session's messages: from the queue through the checks into the deliveries, and back as
 //! acks and receipts.
 //!
 //! Order of every message: looked up on disk, queued, its intent synced, handed over, proved to be
@@ -350,7 +350,7 @@ impl Session {
         self.post.reject(deliveries);
     }
 
-    /// A message that must not reach the agent: acked once it is on disk.
+    /// A message that must not reach the agent: rejected once its dead letter is on disk.
     fn bury(&mut self, key: MessageKey, mut delivery: ReceivedMessage, error: String) {
         self.post.buried.insert(key, claimed_id(&delivery.body));
         let body = DeadBody::cut(std::mem::take(&mut delivery.body));

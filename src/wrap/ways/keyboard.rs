@@ -4,11 +4,12 @@
 //! | phase | event | next |
 //! |---|---|---|
 //! | `Pasted` | the box shows the text, whole and alone | Enter is written: `Entered` |
-//! | `Pasted` | 10 s pass, or the person interrupts | `Stuck` |
+//! | `Pasted` | the person interrupts, or presses keys at a dialog | `Stuck` |
+//! | `Pasted` | 10 s pass, and keys are kept or the text is not shown | `Stuck` |
 //! | `Entered` | the sign of its turn | `Submitted`; without a transcript, in the context |
 //! | `Entered` | 1 s without a sign | one more Enter, the first time; then `Stuck` |
 //! | `Submitted` | the proof | in the context |
-//! | `Submitted` | 2 s pass, the agent is at rest again, and no row came | unread: held back |
+//! | `Submitted` | 2 s at rest without a row | unread: held back; without hooks, in the context |
 //! | any | the transcript says that a hook of the person's refused it | refused: held back |
 //! | `Stuck` | the box is seen empty | over: the message may go again |
 //!

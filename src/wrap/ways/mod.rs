@@ -1,7 +1,7 @@
 //! Ways into an agent. Plugin, API and inbox are actors with one interface; the session drives the
 //! hook and the keyboard.
 //!
-//! A way is an actor. The session hands it a [`Submission`] with [`WayIn::deliver`] and hears from
+//! The session hands an actor a [`Submission`] with [`WayIn::deliver`] and hears from
 //! it through one channel of `(Way, Report)`, whichever way reports. A way decides nothing about
 //! order, retries or acks: the session's deliveries do, for all of them in one place.
 //!

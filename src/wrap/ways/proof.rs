@@ -1,4 +1,5 @@
-//! Messages that were handed to Claude Code and are looked for in its transcripts.
+//! Messages that were handed over and are looked for in transcripts: Claude Code's, and Codex's
+//! rollout files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
