@@ -270,3 +270,22 @@ fn nothing_is_cut_at_any_width() {
     }
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
+
+/// The conversation scrolls to its end a moment after it is shown. Whoever has gone on by then
+/// keeps the view that he is in: its first card must not end up under the bar.
+#[test]
+fn a_view_that_was_left_at_once_does_not_scroll_the_next_one() {
+    let Some(busy) = Busy::open() else { return };
+    let browser = &busy.browser;
+    browser.resize(&Screen {
+        width: 1024,
+        height: 400,
+    });
+    browser.until("document.documentElement.scrollHeight > innerHeight");
+    browser.press("21");
+    browser.until("!document.getElementById('sessions').hidden");
+    let after = browser.run("setTimeout(() => done(scrollY), 1000)");
+    assert_eq!(after, 0);
+    browser.click("article[data-key=backend] .open");
+    browser.until("document.getElementById('look').open");
+}

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -186,15 +187,22 @@ impl Browser {
     /// The page draws when an answer of the broker arrives, so an element may not be there yet, or
     /// be replaced between the look and the click.
     pub(crate) fn click(&self, selector: &str) {
-        eventually(&format!("click {selector}"), || self.try_click(selector));
+        let limit = Instant::now() + Duration::from_mins(1);
+        while let Err(refusal) = self.try_click(selector) {
+            assert!(Instant::now() < limit, "no click {selector}: {refusal}");
+            std::thread::sleep(Duration::from_millis(25));
+        }
     }
 
-    fn try_click(&self, selector: &str) -> Option<()> {
+    fn try_click(&self, selector: &str) -> Result<(), String> {
         let wanted = json!({ "using": "css selector", "value": selector });
-        let found = self.ask("POST", &self.path("element"), &wanted).ok()?;
-        let id = found.as_object()?.values().next()?.as_str()?;
+        let found = self.ask("POST", &self.path("element"), &wanted)?;
+        let id = found
+            .as_object()
+            .and_then(|element| element.values().next()?.as_str())
+            .ok_or_else(|| format!("not an element: {found}"))?;
         let click = self.path(&format!("element/{id}/click"));
-        self.ask("POST", &click, &json!({})).ok().map(drop)
+        self.ask("POST", &click, &json!({})).map(drop)
     }
 
     /// Returns the lines that the page or the browser logged as errors, except for refused requests

@@ -111,7 +111,7 @@ const drawTalk = soon(() => {
   const before = nearEnd();
   views.talk(model, query(), most, { jump, thread, whole });
   if (view !== "talk") return;
-  if (before) scrollTo(0, document.body.scrollHeight);
+  if (before) toTheEnd();
   else $("newest").hidden = false;
 });
 
@@ -369,6 +369,8 @@ async function whole(item) {
 
 // ---------------------------------------------------------------- views
 
+const toTheEnd = () => scrollTo(0, document.body.scrollHeight);
+
 function show(name) {
   view = name;
   for (const other of VIEWS) {
@@ -380,7 +382,7 @@ function show(name) {
   history.replaceState(null, "", `#${name}`);
   drawTalk();
   round();
-  if (name === "talk") setTimeout(() => scrollTo(0, document.body.scrollHeight), 200);
+  if (name === "talk") setTimeout(() => view === name && toTheEnd(), 200);
   else scrollTo(0, 0);
 }
 
