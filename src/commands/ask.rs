@@ -194,7 +194,7 @@ impl Asker<'_> {
                 if let (true, Some(question)) =
                     (delivery.user() == Some(&self.user), open.find(is_of))
                 {
-                    question.hear(receipt);
+                    question.take_receipt(receipt);
                 }
                 continue;
             }
@@ -241,7 +241,7 @@ impl Asker<'_> {
 
 impl AskedQuestion {
     /// The session said what became of it.
-    fn hear(&mut self, receipt: Receipt) {
+    fn take_receipt(&mut self, receipt: Receipt) {
         let is_over = receipt.is_final() && receipt.state != ReceiptState::Delivered;
         self.outcome = if is_over {
             AskOutcome::Ended(receipt)

@@ -377,11 +377,11 @@ mod tests {
     use super::*;
     use crate::config::{BrokerKind, write_session_address};
 
-    struct Place {
+    struct TestHome {
         folder: tempfile::TempDir,
     }
 
-    impl Place {
+    impl TestHome {
         fn new() -> Self {
             Self {
                 folder: tempfile::tempdir().unwrap(),
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_beats_the_file_beats_the_local_broker() {
-        let place = Place::new();
+        let home = TestHome::new();
         let kind = BrokerKind::Container { name: "x".into() };
         let local = LocalBroker {
             version: 1,
@@ -425,13 +425,13 @@ mod tests {
             guest: false,
         };
         let seen = |flags: &Flags, more: &[(&str, &str)]| {
-            let config = place.config(flags, more).unwrap();
+            let config = home.config(flags, more).unwrap();
             (config.endpoint.address.port, config.endpoint_origin)
         };
         assert_eq!(seen(&Flags::default(), &[]), (5672, ValueOrigin::Default));
-        local.write(&place.home()).unwrap();
+        local.write(&home.home()).unwrap();
         assert_eq!(seen(&Flags::default(), &[]), (7001, ValueOrigin::Local));
-        fs::write(place.home().config_file(), "url = \"amqp://h:7003\"\n").unwrap();
+        fs::write(home.home().config_file(), "url = \"amqp://h:7003\"\n").unwrap();
         assert_eq!(seen(&Flags::default(), &[]), (7003, ValueOrigin::File));
         let environment = [("CBROKER_URL", "amqp://h:7004")];
         assert_eq!(
@@ -446,8 +446,8 @@ mod tests {
 
     #[test]
     fn the_management_address_follows_the_broker() {
-        let place = Place::new();
-        let at = |text: &str| place.config(&url(text), &[]).unwrap().management;
+        let home = TestHome::new();
+        let at = |text: &str| home.config(&url(text), &[]).unwrap().management;
         assert_eq!(at("amqp://localhost").url, "http://localhost:15672");
         let cloud = at("amqps://u:p@campbell.lmq.cloudamqp.com/u");
         assert_eq!(cloud.url, "https://campbell.lmq.cloudamqp.com");
@@ -459,19 +459,19 @@ mod tests {
 
     #[test]
     fn the_password_of_the_local_broker_is_made_once_and_used_by_itself() {
-        let place = Place::new();
+        let home = TestHome::new();
         assert_eq!(
-            place.config(&Flags::default(), &[]).unwrap().endpoint.login,
+            home.config(&Flags::default(), &[]).unwrap().endpoint.login,
             Credentials::none_yet()
         );
-        let made = Credentials::read_or_create(&place.home()).unwrap();
-        assert_eq!(made, Credentials::read_or_create(&place.home()).unwrap());
-        let mode = fs::metadata(place.home().credentials_file())
+        let made = Credentials::read_or_create(&home.home()).unwrap();
+        assert_eq!(made, Credentials::read_or_create(&home.home()).unwrap());
+        let mode = fs::metadata(home.home().credentials_file())
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        let used = |text: &str| place.config(&url(text), &[]).unwrap().endpoint.login;
+        let used = |text: &str| home.config(&url(text), &[]).unwrap().endpoint.login;
         assert_eq!(used("amqp://127.0.0.1:7000"), made);
         assert_eq!(used("amqp://guest:guest@localhost").user, "guest");
         assert_eq!(used("amqp://elsewhere.example").user, "guest");
@@ -479,15 +479,15 @@ mod tests {
 
     #[test]
     fn a_command_inside_a_session_takes_the_password_that_its_wrap_wrote() {
-        let place = Place::new();
+        let home = TestHome::new();
         let session = ulid::Ulid::generate().to_string();
-        let outer = place
+        let outer = home
             .config(&url("amqps://u:secret@far.example/v"), &[])
             .unwrap();
-        write_session_address(&place.home(), &session, &outer.endpoint).unwrap();
+        write_session_address(&home.home(), &session, &outer.endpoint).unwrap();
         let visible = outer.endpoint.address.without_password().to_string();
         assert!(!visible.contains("secret"));
-        let inner = place
+        let inner = home
             .config(
                 &Flags::default(),
                 &[("CBROKER_URL", &visible), ("CBROKER_SESSION", &session)],
@@ -499,8 +499,7 @@ mod tests {
             ("CBROKER_SESSION", session.as_str()),
         ];
         assert_eq!(
-            place
-                .config(&Flags::default(), &elsewhere)
+            home.config(&Flags::default(), &elsewhere)
                 .unwrap()
                 .endpoint
                 .login
@@ -511,9 +510,9 @@ mod tests {
 
     #[test]
     fn a_slip_in_the_file_is_an_error_with_its_line() {
-        let place = Place::new();
-        fs::write(place.home().config_file(), "# mine\nautostrat = true\n").unwrap();
-        let error = place.config(&Flags::default(), &[]).unwrap_err();
+        let home = TestHome::new();
+        fs::write(home.home().config_file(), "# mine\nautostrat = true\n").unwrap();
+        let error = home.config(&Flags::default(), &[]).unwrap_err();
         assert!(
             error
                 .summary()
@@ -525,10 +524,8 @@ mod tests {
 
     #[test]
     fn no_way_of_showing_a_config_shows_a_password() {
-        let place = Place::new();
-        let config = place
-            .config(&url("amqp://u:secret@localhost"), &[])
-            .unwrap();
+        let home = TestHome::new();
+        let config = home.config(&url("amqp://u:secret@localhost"), &[]).unwrap();
         assert!(!format!("{config:?}").contains("secret"));
         assert!(config.warnings[0].contains("CBROKER_URL"));
     }

@@ -25,7 +25,7 @@ const FILE_BYTES: u64 = 8 << 20;
 const OLDER: &str = "jsonl.1";
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct LetterLine<'a> {
     ts: &'a str,
     error: &'a str,
     raw: &'a str,
@@ -67,7 +67,7 @@ pub(super) fn append(file: &Path, ts: &str, error: &str, body: &DeadBody) -> io:
         encoded = BASE64_STANDARD.encode(kept);
         (encoded.as_str(), Some("base64"))
     };
-    let line = serde_json::to_string(&Line {
+    let line = serde_json::to_string(&LetterLine {
         ts,
         error,
         raw,

@@ -31,7 +31,7 @@ use std::time::Instant;
 use super::agent_state::{AgentState, HookEvent};
 use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
-use super::ways::{Sign, Submission, Way};
+use super::ways::{Sign, Submission, SubmissionNumber, Way};
 
 pub use message::{Claim, InFlightMessage, MessageKey, State, Table, publisher};
 use order::Ways;
@@ -101,7 +101,7 @@ pub enum Step {
 /// A submission, from the intent to its end.
 #[derive(Clone, Debug)]
 struct Submitted {
-    key: u64,
+    number: SubmissionNumber,
     way: Way,
     messages: Vec<MessageKey>,
     phase: SubmissionPhase,
@@ -127,7 +127,7 @@ pub struct Deliveries {
     ways: Ways,
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
-    last_submission: u64,
+    last_submission: SubmissionNumber,
     /// Messages that shared a submission which the person's own hook refused: each goes alone.
     alone: BTreeSet<MessageKey>,
     /// Steps that are due before anything else.

@@ -72,8 +72,8 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
     let Ok(mut wrap) = UnixStream::connect(path) else {
         return 0;
     };
-    let told = tell(&mut wrap, token, event);
-    if event == WAIT && told.is_ok() {
+    let sent = send_event(&mut wrap, token, event);
+    if event == WAIT && sent.is_ok() {
         wait(&mut wrap)
     } else {
         0
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &[OsString]) -> i32 {
 
 /// What the environment of the agent's hooks says of the agent; empty where it says nothing.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Inbox {
+pub(super) struct AgentEnvironment {
     /// The path of a socket.
     #[serde(default)]
     pub(super) socket: String,
@@ -97,7 +97,7 @@ pub(super) struct Inbox {
     pub(super) folder: String,
 }
 
-impl Inbox {
+impl AgentEnvironment {
     fn of_environment() -> Self {
         let named = |name| std::env::var(name).unwrap_or_default();
         Self {
@@ -113,15 +113,15 @@ impl Inbox {
     }
 }
 
-/// Four bytes of length, then a line each for token, event and inbox, then the input.
-fn tell(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
+/// Four bytes of length, then a line each for token, event and environment, then the input.
+fn send_event(wrap: &mut UnixStream, token: &str, event: &str) -> io::Result<()> {
     wrap.set_write_timeout(Some(PATIENCE))?;
     let mut message = vec![0; LENGTH];
     message.extend_from_slice(token.as_bytes());
     message.push(b'\n');
     message.extend_from_slice(event.as_bytes());
     message.push(b'\n');
-    message.extend_from_slice(&serde_json::to_vec(&Inbox::of_environment())?);
+    message.extend_from_slice(&serde_json::to_vec(&AgentEnvironment::of_environment())?);
     message.push(b'\n');
     let mut input = io::stdin().lock();
     (&mut input).take(INPUT_LIMIT).read_to_end(&mut message)?;

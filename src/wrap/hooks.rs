@@ -17,10 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agent_state::HookEvent;
-use super::hook::{self, Inbox};
+use super::hook::{self, AgentEnvironment};
 use super::own_status;
-use super::ways::Place;
 use super::ways::claude_inbox::InboxAddress;
+use super::ways::{HookOrigin, SubmissionNumber};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -40,25 +40,25 @@ const AGAIN: Duration = Duration::from_millis(100);
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
 
-/// What the hooks tell the session.
+/// What the hooks report to the session.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum HookReport {
     /// Something happened in the agent, which was here.
-    Event(HookEvent, Place),
+    Event(HookEvent, HookOrigin),
     /// A waiter is there to carry a message in.
     Waiter(Waiter),
     /// The waiter went away without one.
     WaiterGone(u64),
     /// The submission stands in the transcript as read by the model.
-    InContext(u64),
+    InContext(SubmissionNumber),
     /// A hook of the person's refused the submission, and why.
-    Refused(u64, String),
+    Refused(SubmissionNumber, String),
     /// The agent took the submission, and nothing says that the model has it.
-    Unread(u64),
+    Unread(SubmissionNumber),
     /// The waiter was gone before it had the submission.
-    NotTaken(u64),
+    NotTaken(SubmissionNumber),
     /// The waiter had it, and the transcript never said that the agent accepted it.
-    Unseen(u64),
+    Unseen(SubmissionNumber),
 }
 
 /// The socket. Removed when dropped.
@@ -70,11 +70,14 @@ pub(super) struct Hooks {
 
 impl Hooks {
     /// Listens on `path`, for this user alone and for hooks that know `token`.
-    pub(super) fn listen(path: &Path, token: String) -> io::Result<(Self, mpsc::Receiver<Told>)> {
+    pub(super) fn listen(
+        path: &Path,
+        token: String,
+    ) -> io::Result<(Self, mpsc::Receiver<HookReport>)> {
         let _left_by_a_crash = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let (tell, told) = mpsc::channel(256);
+        let (reports, received) = mpsc::channel(256);
         let origins = Arc::new(Mutex::new(Origins::default()));
         let token = Arc::new(token);
         let task = tokio::spawn(async move {
@@ -88,7 +91,7 @@ impl Hooks {
                             origins: Arc::clone(&origins),
                             number,
                         };
-                        tokio::spawn(serve(stream, caller, tell.clone()));
+                        tokio::spawn(serve(stream, caller, reports.clone()));
                     }
                     // No descriptor is free, for one; that passes.
                     Err(_) => tokio::time::sleep(AGAIN).await,
@@ -100,7 +103,7 @@ impl Hooks {
                 path: path.to_owned(),
                 task,
             },
-            told,
+            received,
         ))
     }
 }
@@ -190,7 +193,7 @@ struct HookCaller {
 }
 
 impl HookCaller {
-    /// The turn to speak, where a hook of this process speaks of the session. Hooks are heard in
+    /// The turn to speak, where a hook of this process speaks of the session. Hooks are read in
     /// the order in which they came: who has the turn says what it has to say before it drops it.
     async fn turn(
         &self,
@@ -206,8 +209,8 @@ impl HookCaller {
     }
 }
 
-async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<Told>) {
-    let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, hear(&mut stream)).await else {
+async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender<HookReport>) {
+    let Ok(Ok(message)) = tokio::time::timeout(PATIENCE, read_message(&mut stream)).await else {
         return;
     };
     let mut parts = message.splitn(4, |&byte| byte == b'\n');
@@ -215,15 +218,15 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<To
         return;
     }
     let name = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
-    let inbox: Inbox = parts
+    let environment: AgentEnvironment = parts
         .next()
-        .and_then(|inbox| serde_json::from_slice(inbox).ok())
+        .and_then(|json| serde_json::from_slice(json).ok())
         .unwrap_or_default();
     let input: Value = parts
         .next()
         .and_then(|input| serde_json::from_slice(input).ok())
         .unwrap_or_default();
-    let pid = inbox.pid.parse().ok();
+    let pid = environment.pid.parse().ok();
     let Some(turn) = caller.turn(pid, transcript_of(&input)).await else {
         return;
     };
@@ -234,19 +237,19 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, tell: mpsc::Sender<To
             pid,
             transcript: transcript_of(&input),
         };
-        waiter::wait(stream, waits, tell).await;
+        waiter::wait(stream, waits, reports).await;
     } else if let Some(event) = understand(&name, &input) {
-        let place = Place {
+        let origin = HookOrigin {
             pid,
             transcript: transcript_of(&input),
-            status_file: own_status::path(&inbox.folder, &inbox.pid),
-            inbox: InboxAddress::new(&inbox.socket, &inbox.token, &inbox.pid),
+            status_file: own_status::path(&environment.folder, &environment.pid),
+            inbox: InboxAddress::new(&environment.socket, &environment.token, &environment.pid),
         };
-        let _session_ended = tell.send(Told::Event(event, place)).await;
+        let _session_ended = reports.send(HookReport::Event(event, origin)).await;
     }
 }
 
-async fn hear(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+async fn read_message(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let length = stream.read_u32().await?;
     if length > INPUT_LIMIT {
         return Err(io::ErrorKind::InvalidData.into());
@@ -364,12 +367,14 @@ mod tests {
         let path = folder.path().join("s.sock");
         let (_hooks, mut told) = Hooks::listen(&path, TOKEN.to_owned()).unwrap();
         let stream = hook(&path, hook::WAIT).await;
-        let Some(Told::Waiter(waiter)) = told.recv().await else {
+        let Some(HookReport::Waiter(waiter)) = told.recv().await else {
             panic!("no waiter");
         };
         drop(stream);
-        let heard = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
-        assert!(matches!(heard, Ok(Some(Told::WaiterGone(number))) if number == waiter.number));
+        let gone = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
+        assert!(
+            matches!(gone, Ok(Some(HookReport::WaiterGone(number))) if number == waiter.number)
+        );
     }
 
     #[tokio::test]

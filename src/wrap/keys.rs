@@ -27,7 +27,7 @@ pub enum Press {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum InputState {
     #[default]
     Ground,
     Escape,
@@ -54,7 +54,7 @@ const COLLECT_LIMIT: usize = 64;
 /// Splits the bytes of a terminal into presses, however they are cut.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
-    place: Place,
+    state: InputState,
     collected: Vec<u8>,
     pasted: usize,
 }
@@ -65,28 +65,28 @@ impl Keys {
         let mut presses = Vec::new();
         let rest = self.rest_of_answer(bytes);
         if rest > 0 {
-            self.place = Place::Ground;
+            self.state = InputState::Ground;
         }
         for &byte in &bytes[rest..] {
             if let Some(press) = self.step(byte) {
                 join(&mut presses, press);
             }
         }
-        match self.place {
+        match self.state {
             // Most likely the Escape key; half an answer at worst.
-            Place::Escape => {
-                self.place = Place::EscapeKey;
+            InputState::Escape => {
+                self.state = InputState::EscapeKey;
                 join(&mut presses, Press::Escape);
             }
             // A terminal sends its answer at once, so this is Alt with a key. Taken for an answer,
             // it would hide all that the person types from here on.
-            Place::AnswerBegins(kind) => {
-                self.place = Place::AnswerCut(kind);
+            InputState::AnswerBegins(kind) => {
+                self.state = InputState::AnswerCut(kind);
                 join(&mut presses, Press::Other);
             }
             _ => {}
         }
-        if self.place == Place::Paste {
+        if self.state == InputState::Paste {
             join(&mut presses, Press::Text(1));
         }
         presses
@@ -96,15 +96,15 @@ impl Keys {
     /// them.
     pub fn are_the_terminals(&self, bytes: &[u8]) -> bool {
         let mut ahead = self.clone();
-        ahead.read(bytes).is_empty() && ahead.place == Place::Ground
+        ahead.read(bytes).is_empty() && ahead.state == InputState::Ground
     }
 
     /// How many of these bytes end an answer whose beginning came alone. Only a whole rest in the
     /// form that terminals answer in counts, so that nothing that a person types is hidden.
     fn rest_of_answer(&self, bytes: &[u8]) -> usize {
-        let (kind, begun) = match (self.place, bytes) {
-            (Place::AnswerCut(kind), _) => (kind, 0),
-            (Place::EscapeKey, [kind @ (b']' | b'P' | b'_'), ..]) => (*kind, 1),
+        let (kind, begun) = match (self.state, bytes) {
+            (InputState::AnswerCut(kind), _) => (kind, 0),
+            (InputState::EscapeKey, [kind @ (b']' | b'P' | b'_'), ..]) => (*kind, 1),
             _ => return 0,
         };
         let rest = &bytes[begun..];
@@ -129,56 +129,56 @@ impl Keys {
     }
 
     fn step(&mut self, byte: u8) -> Option<Press> {
-        match self.place {
-            Place::Ground => self.ground(byte),
-            Place::Escape => self.escape(byte),
-            Place::EscapeKey if matches!(byte, b'[' | b'O') => self.escape(byte),
-            Place::EscapeKey | Place::AnswerCut(_) => {
-                self.place = Place::Ground;
+        match self.state {
+            InputState::Ground => self.ground(byte),
+            InputState::Escape => self.escape(byte),
+            InputState::EscapeKey if matches!(byte, b'[' | b'O') => self.escape(byte),
+            InputState::EscapeKey | InputState::AnswerCut(_) => {
+                self.state = InputState::Ground;
                 self.ground(byte)
             }
-            Place::Control => self.control(byte),
-            Place::Function => {
-                self.place = Place::Ground;
+            InputState::Control => self.control(byte),
+            InputState::Function => {
+                self.state = InputState::Ground;
                 Some(if matches!(byte, b'A' | b'B') {
                     Press::Recall
                 } else {
                     Press::Other
                 })
             }
-            Place::OldMouse(left) => {
-                self.place = if left > 1 {
-                    Place::OldMouse(left - 1)
+            InputState::OldMouse(left) => {
+                self.state = if left > 1 {
+                    InputState::OldMouse(left - 1)
                 } else {
-                    Place::Ground
+                    InputState::Ground
                 };
                 None
             }
-            Place::AnswerBegins(_) | Place::Answer => {
-                self.place = Place::Answer;
+            InputState::AnswerBegins(_) | InputState::Answer => {
+                self.state = InputState::Answer;
                 match byte {
-                    0x07 => self.place = Place::Ground,
-                    0x1b => self.place = Place::AnswerEscape,
+                    0x07 => self.state = InputState::Ground,
+                    0x1b => self.state = InputState::AnswerEscape,
                     _ => {}
                 }
                 None
             }
-            Place::AnswerEscape => {
-                self.place = if byte == b'\\' {
-                    Place::Ground
+            InputState::AnswerEscape => {
+                self.state = if byte == b'\\' {
+                    InputState::Ground
                 } else {
-                    Place::Answer
+                    InputState::Answer
                 };
                 None
             }
-            Place::Paste => self.paste(byte),
+            InputState::Paste => self.paste(byte),
         }
     }
 
     fn ground(&mut self, byte: u8) -> Option<Press> {
         match byte {
             0x1b => {
-                self.place = Place::Escape;
+                self.state = InputState::Escape;
                 None
             }
             b'\r' | b'\n' => Some(Press::Enter),
@@ -193,23 +193,23 @@ impl Keys {
     }
 
     fn escape(&mut self, byte: u8) -> Option<Press> {
-        self.place = Place::Ground;
+        self.state = InputState::Ground;
         match byte {
             b'[' => {
                 self.collected.clear();
-                self.place = Place::Control;
+                self.state = InputState::Control;
                 None
             }
             b'O' => {
-                self.place = Place::Function;
+                self.state = InputState::Function;
                 None
             }
             b']' | b'P' | b'_' => {
-                self.place = Place::AnswerBegins(byte);
+                self.state = InputState::AnswerBegins(byte);
                 None
             }
             0x1b => {
-                self.place = Place::Escape;
+                self.state = InputState::Escape;
                 Some(Press::Escape)
             }
             // Alt-Enter is a line break in most boxes; Alt with anything else is a command.
@@ -226,9 +226,9 @@ impl Keys {
                 }
                 return None;
             }
-            0x40..=0x7e => self.place = Place::Ground,
+            0x40..=0x7e => self.state = InputState::Ground,
             _ => {
-                self.place = Place::Ground;
+                self.state = InputState::Ground;
                 return Some(Press::Other);
             }
         }
@@ -239,12 +239,12 @@ impl Keys {
             | ([b'?' | b'>' | b'=', ..], _)
             | (_, b'n' | b't' | b'c' | b'y') => None,
             ([], b'M') => {
-                self.place = Place::OldMouse(3);
+                self.state = InputState::OldMouse(3);
                 None
             }
-            (place, b'R') if !is_function_key(place) => None,
+            (position, b'R') if !is_function_key(position) => None,
             (b"200", b'~') => {
-                self.place = Place::Paste;
+                self.state = InputState::Paste;
                 self.pasted = 0;
                 self.collected.clear();
                 None
@@ -259,7 +259,7 @@ impl Keys {
         self.pasted += 1;
         self.collected.push(byte);
         if self.collected.ends_with(PASTE_END) {
-            self.place = Place::Ground;
+            self.state = InputState::Ground;
             self.collected.clear();
             let text = self.pasted - PASTE_END.len();
             return (text > 0).then_some(Press::Text(text));

@@ -36,7 +36,7 @@ const PASTE: u16 = 2004;
 const FRAME: u16 = 2026;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+enum OutputState {
     #[default]
     Ground,
     Escape,
@@ -57,7 +57,7 @@ enum Place {
     reason = "each is one mode of a terminal, on or off by itself"
 )]
 pub struct Modes {
-    place: Place,
+    state: OutputState,
     collected: Vec<u8>,
     on: BTreeSet<u16>,
     cursor_hidden: bool,
@@ -75,8 +75,8 @@ impl Modes {
     /// Reads one piece of output, cut anywhere.
     pub fn read(&mut self, mut bytes: &[u8]) {
         while let Some(&byte) = bytes.first() {
-            let passed = match self.place {
-                Place::Ground => self.pass(bytes),
+            let passed = match self.state {
+                OutputState::Ground => self.pass(bytes),
                 _ => 0,
             };
             if passed == 0 {
@@ -108,7 +108,7 @@ impl Modes {
 
     /// Between two sequences and two characters: bytes of ours may be put in here.
     pub fn is_at_boundary(&self) -> bool {
-        self.place == Place::Ground && self.character_left == 0
+        self.state == OutputState::Ground && self.character_left == 0
     }
 
     /// What gives a fresh terminal back after the program's end; empty where it left nothing on.
@@ -154,49 +154,53 @@ impl Modes {
     }
 
     fn step(&mut self, byte: u8) {
-        self.place = match (self.place, byte) {
+        self.state = match (self.state, byte) {
             // ESC begins anew wherever it stands, but for strings, where it may be half of their
             // end.
-            (Place::Command, ESCAPE) => Place::CommandEscape,
-            (Place::Text, ESCAPE) => Place::TextEscape,
-            (Place::Ground | Place::Escape | Place::Control, ESCAPE) => self.begin(Place::Escape),
-            // An ESC within a string that is no end of it begins a sequence too.
-            (Place::Escape | Place::CommandEscape | Place::TextEscape, b'[') => {
-                self.begin(Place::Control)
+            (OutputState::Command, ESCAPE) => OutputState::CommandEscape,
+            (OutputState::Text, ESCAPE) => OutputState::TextEscape,
+            (OutputState::Ground | OutputState::Escape | OutputState::Control, ESCAPE) => {
+                self.begin(OutputState::Escape)
             }
-            (Place::Escape, b'P' | b'X' | b'^' | b'_') => Place::Text,
-            (Place::Escape, b']') => self.begin(Place::Command),
-            (Place::Escape, 0x20..=0x2f) => Place::Escape,
-            (Place::Escape, _) => self.end_escape(byte),
-            (Place::Control, 0x20..=0x3f) => self.collect(byte, PARAMETERS_LIMIT),
-            (Place::Control, 0x40..=0x7e) => self.end_control(byte),
-            (Place::Control, _) => Place::Control,
-            (Place::Command, 0x07) | (Place::CommandEscape, b'\\') => self.end_command(),
-            (Place::Command, _) => self.collect(byte, TEXT_LIMIT),
-            (Place::Ground | Place::TextEscape | Place::CommandEscape, _)
-            | (Place::Text, 0x18 | 0x1a) => Place::Ground,
-            (Place::Text, _) => self.place,
+            // An ESC within a string that is no end of it begins a sequence too.
+            (OutputState::Escape | OutputState::CommandEscape | OutputState::TextEscape, b'[') => {
+                self.begin(OutputState::Control)
+            }
+            (OutputState::Escape, b'P' | b'X' | b'^' | b'_') => OutputState::Text,
+            (OutputState::Escape, b']') => self.begin(OutputState::Command),
+            (OutputState::Escape, 0x20..=0x2f) => OutputState::Escape,
+            (OutputState::Escape, _) => self.end_escape(byte),
+            (OutputState::Control, 0x20..=0x3f) => self.collect(byte, PARAMETERS_LIMIT),
+            (OutputState::Control, 0x40..=0x7e) => self.end_control(byte),
+            (OutputState::Control, _) => OutputState::Control,
+            (OutputState::Command, 0x07) | (OutputState::CommandEscape, b'\\') => {
+                self.end_command()
+            }
+            (OutputState::Command, _) => self.collect(byte, TEXT_LIMIT),
+            (OutputState::Ground | OutputState::TextEscape | OutputState::CommandEscape, _)
+            | (OutputState::Text, 0x18 | 0x1a) => OutputState::Ground,
+            (OutputState::Text, _) => self.state,
         };
-        if self.place == Place::Ground {
+        if self.state == OutputState::Ground {
             // A sequence that is passed over leaves nothing behind; neither does one that is read
             // byte by byte.
             self.collected.clear();
         }
     }
 
-    fn begin(&mut self, place: Place) -> Place {
+    fn begin(&mut self, state: OutputState) -> OutputState {
         self.collected.clear();
-        place
+        state
     }
 
-    fn collect(&mut self, byte: u8, limit: usize) -> Place {
+    fn collect(&mut self, byte: u8, limit: usize) -> OutputState {
         if self.collected.len() <= limit {
             self.collected.push(byte);
         }
-        self.place
+        self.state
     }
 
-    fn end_escape(&mut self, last: u8) -> Place {
+    fn end_escape(&mut self, last: u8) -> OutputState {
         match last {
             b'=' => self.keypad = true,
             b'>' => self.keypad = false,
@@ -209,10 +213,10 @@ impl Modes {
             }
             _ => {}
         }
-        Place::Ground
+        OutputState::Ground
     }
 
-    fn end_control(&mut self, last: u8) -> Place {
+    fn end_control(&mut self, last: u8) -> OutputState {
         let collected = std::mem::take(&mut self.collected);
         if collected.len() <= PARAMETERS_LIMIT {
             match (collected.as_slice(), last) {
@@ -230,7 +234,7 @@ impl Modes {
             }
         }
         self.collected = collected;
-        Place::Ground
+        OutputState::Ground
     }
 
     fn switch(&mut self, numbers: &[u8], is_on: bool) {
@@ -253,13 +257,13 @@ impl Modes {
         }
     }
 
-    fn end_command(&mut self) -> Place {
+    fn end_command(&mut self) -> OutputState {
         if self.collected.len() <= TEXT_LIMIT
             && let [b'0' | b'2', b';', title @ ..] = self.collected.as_slice()
         {
             self.title = Some(String::from_utf8_lossy(title).into_owned());
         }
-        Place::Ground
+        OutputState::Ground
     }
 
     fn follow_characters(&mut self, plain: &[u8]) {

@@ -6,9 +6,10 @@
 //! becomes the program once its process group is in the foreground. The gate stops itself and the
 //! monitor continues it, so the program never runs a single instruction in the background.
 //!
-//! The monitor tells the wrap what it saw over its standard input, a socket: one [`Report`] after
-//! the other, five bytes each. It takes no orders: the wrap signals the program itself, which stays
-//! a zombie until the monitor ends, so its number cannot be given to another process meanwhile.
+//! The monitor tells the wrap what it saw over its standard input, a socket: one [`ChildStatus`]
+//! after the other, five bytes each. It takes no orders: the wrap signals the program itself, which
+//! stays a zombie until the monitor ends, so its number cannot be given to another process
+//! meanwhile.
 //!
 //! Where it shall, it ends an agent whose wrap is gone: the hang-up of the terminal does not end
 //! every one, and an agent that nobody sees would go on listening.
@@ -71,7 +72,7 @@ const NOT_FOUND: i32 = 127;
 
 /// What the monitor saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum ChildStatus {
     /// The program runs, in the foreground, under this process id (which is its group's too).
     Started(i32),
     /// A signal stopped it.
@@ -86,7 +87,7 @@ pub enum Report {
     Failed(i32),
 }
 
-impl Report {
+impl ChildStatus {
     /// Length of every report on the socket, in bytes.
     pub const LENGTH: usize = 5;
 
@@ -104,7 +105,7 @@ impl Report {
         [letter, a, b, c, d]
     }
 
-    /// Reads what [`Report::encode`] wrote; `None` for bytes that are no report.
+    /// Reads what [`ChildStatus::encode`] wrote; `None` for bytes that are no report.
     pub fn decode([letter, a, b, c, d]: [u8; Self::LENGTH]) -> Option<Self> {
         let number = i32::from_be_bytes([a, b, c, d]);
         match letter {
@@ -129,7 +130,7 @@ pub(super) fn monitor(arguments: &[OsString]) -> i32 {
     match lead(command, afterlife == Afterlife::None.word()) {
         Ok(()) => 0,
         Err(error) => {
-            report(Report::Failed(error.raw_os_error().unwrap_or(0)));
+            report(ChildStatus::Failed(error.raw_os_error().unwrap_or(0)));
             1
         }
     }
@@ -154,7 +155,7 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
         WaitIdOptions::STOPPED | WaitIdOptions::EXITED,
     )?;
     rustix::termios::tcsetpgrp(terminal, program)?;
-    report(Report::Started(raw));
+    report(ChildStatus::Started(raw));
     if !ends_with_wrap {
         run(program)?;
         return Ok(());
@@ -167,7 +168,7 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
     let end = run(program)?;
     // While we live, its number is its own, and its group's.
     let limit = match end {
-        Report::Killed(signal) if signal == Signal::HUP.as_raw() => WRAP_ENDS_WITHIN,
+        ChildStatus::Killed(signal) if signal == Signal::HUP.as_raw() => WRAP_ENDS_WITHIN,
         _ => Timespec::default(),
     };
     if is_wrap_gone(Some(&limit)) {
@@ -176,7 +177,7 @@ fn lead(command: &[OsString], ends_with_wrap: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn run(program: Pid) -> io::Result<Report> {
+fn run(program: Pid) -> io::Result<ChildStatus> {
     rustix::process::kill_process(program, Signal::CONT)?;
     // The gate's own stop is no news: what is reported starts with its continuation.
     consume_state_change(program)?;
@@ -214,7 +215,7 @@ fn is_wrap_gone(limit: Option<&Timespec>) -> bool {
 }
 
 /// Reports every stop and continuation, and the end. The end is left unreaped on purpose.
-fn watch(program: Pid) -> io::Result<Report> {
+fn watch(program: Pid) -> io::Result<ChildStatus> {
     loop {
         let all = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED;
         let status =
@@ -227,24 +228,24 @@ fn watch(program: Pid) -> io::Result<Report> {
             continue;
         };
         report(seen);
-        if matches!(seen, Report::Exited(_) | Report::Killed(_)) {
+        if matches!(seen, ChildStatus::Exited(_) | ChildStatus::Killed(_)) {
             return Ok(seen);
         }
         consume_state_change(program)?;
     }
 }
 
-fn understand(status: &WaitIdStatus) -> Option<Report> {
+fn understand(status: &WaitIdStatus) -> Option<ChildStatus> {
     if let Some(code) = status.exit_status() {
-        return Some(Report::Exited(code));
+        return Some(ChildStatus::Exited(code));
     }
     if let Some(signal) = status.terminating_signal() {
-        return Some(Report::Killed(signal));
+        return Some(ChildStatus::Killed(signal));
     }
     if let Some(signal) = status.stopping_signal() {
-        return Some(Report::Stopped(signal));
+        return Some(ChildStatus::Stopped(signal));
     }
-    status.continued().then_some(Report::Continued)
+    status.continued().then_some(ChildStatus::Continued)
 }
 
 fn consume_state_change(program: Pid) -> io::Result<()> {
@@ -256,7 +257,7 @@ fn consume_state_change(program: Pid) -> io::Result<()> {
 }
 
 /// A wrap that is gone cannot be told; the hang-up of the terminal ends monitor and program then.
-fn report(seen: Report) {
+fn report(seen: ChildStatus) {
     let bytes = seen.encode();
     let mut sent = 0;
     while sent < bytes.len() {
@@ -333,26 +334,26 @@ fn let_go_of_monitor() -> io::Result<()> {
 
 /// Splits the stream from a monitor into reports, however the bytes arrive.
 #[derive(Debug, Default)]
-pub(super) struct MonitorReports {
+pub(super) struct ChildStatusReader {
     partial: Vec<u8>,
 }
 
-impl MonitorReports {
+impl ChildStatusReader {
     /// Reads what `source` holds now. `Ok(None)`: the monitor is gone.
-    pub(super) fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<Report>>> {
-        let mut bytes = [0; 16 * Report::LENGTH];
+    pub(super) fn read(&mut self, mut source: impl Read) -> io::Result<Option<Vec<ChildStatus>>> {
+        let mut bytes = [0; 16 * ChildStatus::LENGTH];
         let count = source.read(&mut bytes)?;
         if count == 0 {
             return Ok(None);
         }
         self.partial.extend_from_slice(&bytes[..count]);
-        let whole = self.partial.len() / Report::LENGTH * Report::LENGTH;
-        let reports = self.partial[..whole]
-            .chunks_exact(Report::LENGTH)
-            .filter_map(|chunk| Report::decode(chunk.try_into().ok()?))
+        let whole = self.partial.len() / ChildStatus::LENGTH * ChildStatus::LENGTH;
+        let statuses = self.partial[..whole]
+            .chunks_exact(ChildStatus::LENGTH)
+            .filter_map(|chunk| ChildStatus::decode(chunk.try_into().ok()?))
             .collect();
         self.partial.drain(..whole);
-        Ok(Some(reports))
+        Ok(Some(statuses))
     }
 }
 
@@ -365,30 +366,34 @@ mod tests {
     #[test]
     fn a_report_survives_the_socket_whole() {
         for report in [
-            Report::Started(4711),
-            Report::Stopped(20),
-            Report::Continued,
-            Report::Exited(255),
-            Report::Killed(9),
-            Report::Failed(2),
+            ChildStatus::Started(4711),
+            ChildStatus::Stopped(20),
+            ChildStatus::Continued,
+            ChildStatus::Exited(255),
+            ChildStatus::Killed(9),
+            ChildStatus::Failed(2),
         ] {
-            assert_eq!(Report::decode(report.encode()), Some(report));
+            assert_eq!(ChildStatus::decode(report.encode()), Some(report));
         }
-        assert_eq!(Report::decode([b'?', 0, 0, 0, 0]), None);
+        assert_eq!(ChildStatus::decode([b'?', 0, 0, 0, 0]), None);
     }
 
     #[test]
     fn reports_cut_in_the_middle_are_joined() {
-        let mut reports = MonitorReports::default();
-        let bytes = [Report::Started(7).encode(), Report::Exited(3).encode()].concat();
+        let mut reader = ChildStatusReader::default();
+        let bytes = [
+            ChildStatus::Started(7).encode(),
+            ChildStatus::Exited(3).encode(),
+        ]
+        .concat();
         assert_eq!(
-            reports.read(&bytes[..7]).unwrap(),
-            Some(vec![Report::Started(7)])
+            reader.read(&bytes[..7]).unwrap(),
+            Some(vec![ChildStatus::Started(7)])
         );
         assert_eq!(
-            reports.read(&bytes[7..]).unwrap(),
-            Some(vec![Report::Exited(3)])
+            reader.read(&bytes[7..]).unwrap(),
+            Some(vec![ChildStatus::Exited(3)])
         );
-        assert_eq!(reports.read(io::empty()).unwrap(), None);
+        assert_eq!(reader.read(io::empty()).unwrap(), None);
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use super::agent_state::HookEvent;
 use super::agents::Profile;
 use super::agents::reading::{Input, Reading};
-use super::hooks::{self, Hooks, Told};
+use super::hooks::{self, HookReport, Hooks};
 use super::modes::Modes;
 use super::monitor::Afterlife;
 use super::pty::{CommandLine, Program, Shape, find_program};
@@ -109,7 +109,7 @@ struct Watch {
     profile: &'static Profile,
     modes: Modes,
     screen: Screen,
-    told: Receiver<Told>,
+    told: Receiver<HookReport>,
     began: bool,
     waits: bool,
     reading: Reading,
@@ -128,8 +128,8 @@ impl Watch {
                 self.screen.write(&bytes[..count], Instant::now());
             }
             while let Ok(told) = self.told.try_recv() {
-                self.began |= matches!(told, Told::Event(HookEvent::SessionStart, _));
-                self.waits |= matches!(told, Told::Waiter(_));
+                self.began |= matches!(told, HookReport::Event(HookEvent::SessionStart, _));
+                self.waits |= matches!(told, HookReport::Waiter(_));
             }
             self.reading = self.screen.read(self.profile, Instant::now());
             tokio::time::sleep(EVERY).await;

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize};
 
-use super::monitor::{self, Afterlife, MonitorReports, Report};
+use super::monitor::{self, Afterlife, ChildStatus, ChildStatusReader};
 
 /// What to run, and with which additions to our own environment.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +58,8 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Program {
     master: OwnedFd,
-    reports: UnixStream,
-    partial: MonitorReports,
+    statuses: UnixStream,
+    partial: ChildStatusReader,
     monitor: std::process::Child,
     pid: Option<Pid>,
 }
@@ -71,7 +71,7 @@ impl Program {
         if let Some(modes) = &shape.modes {
             rustix::termios::tcsetattr(&terminal, OptionalActions::Now, modes)?;
         }
-        let (reports, theirs) = UnixStream::pair()?;
+        let (statuses, theirs) = UnixStream::pair()?;
         let monitor = command
             .to_command(std::env::current_exe()?.as_os_str())
             .arg(monitor::MONITOR)
@@ -82,13 +82,13 @@ impl Program {
             .stdout(Stdio::from(terminal.try_clone()?))
             .stderr(Stdio::from(terminal))
             .spawn()?;
-        reports.set_nonblocking(true)?;
+        statuses.set_nonblocking(true)?;
         let blocking = rustix::fs::fcntl_getfl(&master)?;
         rustix::fs::fcntl_setfl(&master, blocking | OFlags::NONBLOCK)?;
         Ok(Self {
             master,
-            reports,
-            partial: MonitorReports::default(),
+            statuses,
+            partial: ChildStatusReader::default(),
             monitor,
             pid: None,
         })
@@ -99,23 +99,25 @@ impl Program {
         self.master.as_fd()
     }
 
-    /// A socket that is readable when [`Program::reports`] has something to say.
-    pub fn report_socket(&self) -> io::Result<UnixStream> {
-        self.reports.try_clone()
+    /// A socket that is readable when [`Program::child_statuses`] has something to say.
+    pub fn monitor_socket(&self) -> io::Result<UnixStream> {
+        self.statuses.try_clone()
     }
 
     /// What the monitor reported since the last call; `None` once it is gone. Never blocks.
-    pub fn reports(&mut self) -> io::Result<Option<Vec<Report>>> {
-        let reports = self.partial.read(&self.reports)?;
-        for report in reports.iter().flatten() {
-            match report {
-                Report::Started(pid) => self.pid = Pid::from_raw(*pid),
+    pub fn child_statuses(&mut self) -> io::Result<Option<Vec<ChildStatus>>> {
+        let statuses = self.partial.read(&self.statuses)?;
+        for status in statuses.iter().flatten() {
+            match status {
+                ChildStatus::Started(pid) => self.pid = Pid::from_raw(*pid),
                 // From here on the number may belong to somebody else.
-                Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.pid = None,
-                Report::Stopped(_) | Report::Continued => {}
+                ChildStatus::Exited(_) | ChildStatus::Killed(_) | ChildStatus::Failed(_) => {
+                    self.pid = None;
+                }
+                ChildStatus::Stopped(_) | ChildStatus::Continued => {}
             }
         }
-        Ok(reports)
+        Ok(statuses)
     }
 
     /// Tells the program that its window changed.

@@ -24,11 +24,11 @@ use super::agent_state::{AgentState, HookEvent};
 use super::agents::Profile;
 use super::delivery::{Deliveries, Mode, Step};
 use super::foreground;
-use super::hooks::{Hooks, Told, Waiter};
+use super::hooks::{HookReport, Hooks, Waiter};
 use super::keys::{Keys, Press};
 use super::log::Log;
 use super::modes::Modes;
-use super::monitor::Report;
+use super::monitor::ChildStatus;
 use super::pty::Program;
 use super::relay::{Moved, Relay};
 use super::screen::Screen;
@@ -63,7 +63,7 @@ pub(super) struct Parts {
     pub(super) profile: &'static Profile,
     pub(super) mode: Mode,
     pub(super) batch: usize,
-    pub(super) hooks: Option<(Hooks, Receiver<Told>)>,
+    pub(super) hooks: Option<(Hooks, Receiver<HookReport>)>,
     /// Ways in that report through one channel.
     pub(super) ways: WaysIn,
     pub(super) post: Post,
@@ -77,7 +77,7 @@ pub(super) struct Session {
     terminal: Terminal,
     program: Program,
     relay: Relay,
-    reports: UnixStream,
+    monitor: UnixStream,
     signals: Signals,
     /// Signals that came before there was a program to send them to.
     early: Vec<Signal>,
@@ -89,13 +89,13 @@ pub(super) struct Session {
     reads_screen: bool,
     agent: AgentState,
     deliveries: Deliveries,
-    hooks: Option<(Hooks, Receiver<Told>)>,
+    hooks: Option<(Hooks, Receiver<HookReport>)>,
     waiter: Option<Waiter>,
     ways: WaysIn,
     proofs: Proofs,
     post: Post,
     log: Log,
-    end: Option<Report>,
+    end: Option<ChildStatus>,
     /// The program's side of the terminal is closed; the monitor will say why.
     is_program_silent: bool,
     /// The screen has changed since it was looked at.
@@ -140,13 +140,13 @@ impl Session {
         if profile.knows_its_prompt() {
             deliveries.resized(size.ws_row, size.ws_col);
         }
-        let reports = program
-            .report_socket()
+        let monitor = program
+            .monitor_socket()
             .and_then(UnixStream::from_std)
             .map_err(cannot)?;
         Ok(Self {
             relay,
-            reports,
+            monitor,
             signals,
             early: Vec::new(),
             modes: Modes::default(),
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Runs until the program has ended; what ended it.
-    pub(super) async fn run(mut self) -> Report {
+    pub(super) async fn run(mut self) -> ChildStatus {
         let end = loop {
             let again = self.turn(Instant::now());
             if let Some(end) = self.end {
@@ -196,15 +196,15 @@ impl Session {
             let wake = again.map_or_else(far_away, tokio::time::Instant::from_std);
             tokio::select! {
                 moved = self.relay.next(), if !self.is_program_silent => self.moved(moved),
-                _ = self.reports.readable() => self.hear_monitor().await,
+                _ = self.monitor.readable() => self.handle_child_statuses().await,
                 signal = self.signals.next() => self.signalled(signal),
                 news = self.post.next() => self.post_arrived(news),
                 told = next_of(&mut self.hooks) => self.handle_hook(told),
                 question = next_of(&mut self.shows) => self.show_screen(question),
                 Some((way, report)) = self.ways.reports.recv() => self.handle_way(way, report),
                 seen = self.proofs.next() => {
-                    for (key, stage) in seen {
-                        self.handle_proof(key, &stage);
+                    for (number, stage) in seen {
+                        self.handle_proof(number, &stage);
                     }
                 }
                 () = tokio::time::sleep_until(wake), if again.is_some() => {}

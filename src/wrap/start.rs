@@ -23,9 +23,9 @@ use super::brake::{Brake, Limits};
 use super::child_env::{self, Identity, Reach};
 use super::delivery::Mode;
 use super::disk::{Disk, Places};
-use super::hooks::{self, Hooks, Told};
+use super::hooks::{self, HookReport, Hooks};
 use super::log::Log;
-use super::monitor::{Afterlife, Report};
+use super::monitor::{Afterlife, ChildStatus};
 use super::options::{Fallback, WrapOptions};
 use super::pty::{CommandLine, Program, Shape, find_program};
 use super::screen_socket::{self, ScreenOwner, ScreenQuestion, ScreenSocket};
@@ -338,7 +338,7 @@ fn listen_for_hooks(
     profile: &Profile,
     identity: &Identity,
     log: &mut Log,
-) -> Option<(Hooks, Receiver<Told>)> {
+) -> Option<(Hooks, Receiver<HookReport>)> {
     let path = &identity.socket;
     let hooks = Hooks::listen(path, identity.token.clone());
     if let Err(error) = &hooks {
@@ -422,14 +422,18 @@ fn start(command: &CommandLine, profile: &Profile, terminal: &Terminal) -> Resul
     Program::start(command, &shape).map_err(failed)
 }
 
-fn exit(end: Report, program: &str) -> Result<Exit, Error> {
+fn exit(end: ChildStatus, program: &str) -> Result<Exit, Error> {
     match end {
-        Report::Exited(code) => Ok(Exit::Child(u8::try_from(code & 0xff).unwrap_or(1))),
-        Report::Killed(signal) => Ok(Exit::Child(u8::try_from(128 + signal).unwrap_or(u8::MAX))),
-        Report::Failed(error) => Err(Error::new(format!("{program} cannot be started"))
+        ChildStatus::Exited(code) => Ok(Exit::Child(u8::try_from(code & 0xff).unwrap_or(1))),
+        ChildStatus::Killed(signal) => {
+            Ok(Exit::Child(u8::try_from(128 + signal).unwrap_or(u8::MAX)))
+        }
+        ChildStatus::Failed(error) => Err(Error::new(format!("{program} cannot be started"))
             .because(std::io::Error::from_raw_os_error(error))
             .exit_with(NOT_FOUND)),
-        Report::Started(_) | Report::Stopped(_) | Report::Continued => Ok(Exit::Failed),
+        ChildStatus::Started(_) | ChildStatus::Stopped(_) | ChildStatus::Continued => {
+            Ok(Exit::Failed)
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, Stage};
 
@@ -54,7 +54,7 @@ fn without_a_search_path_the_program_runs_and_finds_others() {
     let mut terminal = stage.terminal(&[
         "env", "-u", "PATH", CBROKER, "--name", "peer", "run", "--", "sh", "-c", script,
     ]);
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     terminal.wait_for("over");
     let shown = terminal.shown();
     assert!(shown.contains("/ls\r\n"), "{shown}");

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, LIMIT, Stage, Terminal, exists, wait_for};
 
@@ -340,7 +340,7 @@ fn an_agent_that_suspends_itself_is_continued_with_the_wrap() {
     let mut terminal = ready(&stage, &["--delivery", "pty"], "");
     terminal.wait_for_start();
     terminal.keys(b"\x1a");
-    terminal.wait_for_report(|report| matches!(report, Report::Stopped(_)));
+    terminal.wait_for_report(|report| matches!(report, ChildStatus::Stopped(_)));
     assert!(!terminal.is_raw());
     stage.send("peer", "while away", &[]);
     terminal.foreground();
@@ -351,7 +351,7 @@ fn the_hooks_end_with_the_session() {
     let stage = Stage::new();
     let mut terminal = ready(&stage, &[], "");
     terminal.submit("/exit");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     let socket = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".sock");
     let left = std::fs::read_dir(stage.path("home/sessions"))
         .unwrap()

@@ -311,7 +311,7 @@ fn a_second_session_of_the_name_is_told_and_exclusive_refuses_it() {
     let mut third = stage.wrap(&["--exclusive"], &["true"]);
     assert_ne!(
         third.wait_for_end(),
-        cbroker::wrap::monitor::Report::Exited(0)
+        cbroker::wrap::monitor::ChildStatus::Exited(0)
     );
 }
 
@@ -322,7 +322,7 @@ fn a_queue_with_another_ttl_is_taken_as_it_is() {
     let mut second = stage.wrap(&["--ttl", "70000"], &["true"]);
     assert_eq!(
         second.wait_for_end(),
-        cbroker::wrap::monitor::Report::Exited(0)
+        cbroker::wrap::monitor::ChildStatus::Exited(0)
     );
     assert!(
         second.shown().contains("a TTL of 60000 ms"),

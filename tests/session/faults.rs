@@ -1,7 +1,7 @@
 //! Faults that were seen with real agents, each as it happened: the name says what must not happen
 //! again.
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_log};
@@ -289,7 +289,7 @@ fn no_message_is_lost_with_an_agent_that_is_killed_after_its_enter() {
         wait_for_hand_over(&stage);
         kill_agent(&stage);
         let end = terminal.wait_for_end();
-        assert_eq!(end, Report::Exited(128 + 9), "{quirks}");
+        assert_eq!(end, ChildStatus::Exited(128 + 9), "{quirks}");
         wait_for("the message in its queue", || {
             stage.consumers("peer") == 0 && stage.waiting("peer") == 1
         });

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, LIMIT, Stage, Terminal, wait_for};
 
@@ -76,5 +76,5 @@ fn a_transcript_that_is_a_fifo_keeps_nobody_waiting() {
     });
     terminal.keys(b"\x15");
     terminal.submit("/exit");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
 }

@@ -3,7 +3,7 @@
 //! The command line at the start says little: a launcher becomes a shell, or has one as its child.
 //! What the terminal's foreground runs is looked at when a text is about to be typed.
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, Stage, Terminal, body, exists, wait_for};
 
@@ -134,7 +134,7 @@ fn pythons_prompts_are_not_typed_into() {
         );
         stage.says(&["inbox", "peer", "--take"]);
         terminal.keys(b"\x04");
-        assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+        assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     }
 }
 

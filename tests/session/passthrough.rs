@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, Stage, wait_for};
 
@@ -46,7 +46,7 @@ fn every_byte_passes_both_ways_unchanged() {
     terminal.wait_for("ready");
     terminal.keys(&all);
     terminal.wait_for("end");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     let hex: String = all
         .iter()
         .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
@@ -75,7 +75,7 @@ fn the_program_runs_in_our_folder() {
     std::fs::create_dir(stage.path("here")).unwrap();
     let script = format!("cd $STAGE/here && {CBROKER} --name peer run -- pwd");
     let mut terminal = stage.terminal(&["sh", "-c", &script]);
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     let folder = stage.path("here").canonicalize().unwrap();
     terminal.wait_for(folder.to_str().unwrap());
 }
@@ -109,7 +109,7 @@ fn a_shell_stops_and_continues_the_wrap_and_the_program_sees_the_window_of_then(
 fn a_flood_of_output_arrives_whole_and_in_order() {
     let stage = Stage::new();
     let mut terminal = wrapped(&stage, "stty -opost; seq 1 300000");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     let expected: String = (1..=300_000).fold(String::new(), |text, number| {
         text + &number.to_string() + "\n"
     });
@@ -124,7 +124,7 @@ fn a_slow_line_gets_all_that_the_program_wrote_last() {
     terminal.wait_for("ready");
     terminal.slow_down();
     terminal.keys(b"\r");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     wait_for("the last line", || terminal.shown().ends_with("\n10000\n"));
 }
 
@@ -153,7 +153,7 @@ fn the_exit_code_comes_back_and_a_signal_as_128_and_its_number() {
     ] {
         assert_eq!(
             wrapped(&stage, script).wait_for_end(),
-            Report::Exited(code),
+            ChildStatus::Exited(code),
             "{script}"
         );
     }
@@ -173,7 +173,7 @@ fn signals_to_the_wrap_go_to_the_program() {
         terminal.wait_for_start();
         terminal.wait_for("ready");
         terminal.signal(signal);
-        assert_eq!(terminal.wait_for_end(), Report::Exited(code), "{name}");
+        assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(code), "{name}");
     }
 }
 
@@ -183,7 +183,7 @@ fn keys_of_the_terminal_become_signals_in_the_program() {
         let mut terminal = wrapped(&stage, "echo ready; exec sleep 60");
         terminal.wait_for("ready");
         terminal.keys(key);
-        assert_eq!(terminal.wait_for_end(), Report::Exited(code));
+        assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(code));
     }
 }
 
@@ -195,8 +195,8 @@ fn a_stopped_program_stops_the_wrap_and_goes_on_with_it() {
     for word in ["one", "two"] {
         assert!(terminal.is_raw());
         terminal.keys(b"\x1a");
-        let stopped = terminal.wait_for_report(|report| matches!(report, Report::Stopped(_)));
-        assert_eq!(stopped, Report::Stopped(Signal::TSTP.as_raw()));
+        let stopped = terminal.wait_for_report(|report| matches!(report, ChildStatus::Stopped(_)));
+        assert_eq!(stopped, ChildStatus::Stopped(Signal::TSTP.as_raw()));
         assert!(!terminal.is_raw(), "a shell must find its own modes");
         terminal.foreground();
         wait_for("raw modes again", || terminal.is_raw());
@@ -204,7 +204,7 @@ fn a_stopped_program_stops_the_wrap_and_goes_on_with_it() {
         terminal.wait_for(&format!("{word}\r\n{word}\r\n"));
     }
     terminal.keys(b"\x04");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
 }
 
 fn modes_that_the_program_left_on_are_switched_off() {
@@ -326,7 +326,7 @@ fn a_gate_without_its_monitor_does_not_wait() {
 fn a_background_process_does_not_keep_the_wrap() {
     let stage = Stage::new();
     let mut terminal = wrapped(&stage, "sleep 60 & echo bye");
-    assert_eq!(terminal.wait_for_end(), Report::Exited(0));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(0));
     terminal.wait_for("bye");
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cbroker::wrap::monitor::Report;
+use cbroker::wrap::monitor::ChildStatus;
 
 use crate::stage::{CBROKER, Stage};
 
@@ -18,7 +18,7 @@ const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
 /// The program runs in a terminal and without one, and the person hears why it gets no messages.
 fn runs_and_says(stage: &Stage, why: &str) {
     let mut terminal = stage.wrap(&[], &PROGRAM);
-    assert_eq!(terminal.wait_for_end(), Report::Exited(5));
+    assert_eq!(terminal.wait_for_end(), ChildStatus::Exited(5));
     for part in ["runs without messages", why, "it ran"] {
         terminal.wait_for(part);
     }
@@ -79,7 +79,7 @@ fn a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working() {
         let mut terminal = stage.terminal(&command);
         assert_eq!(
             terminal.wait_for_end(),
-            Report::Exited(5),
+            ChildStatus::Exited(5),
             "{}",
             terminal.shown()
         );

@@ -22,10 +22,6 @@ const SHARED: &[(&str, &str)] = &[
         "Table",
         "a field table of AMQP; a session's table of messages",
     ),
-    ("Inbox", WRAP),
-    ("Line", WRAP),
-    ("Place", WRAP),
-    ("Report", WRAP),
     (
         "Address",
         "the broker's; whom a message on the command line goes to",
@@ -41,7 +37,6 @@ const SHARED: &[(&str, &str)] = &[
 ];
 /// Each way in is an actor of its own with the same private parts.
 const WAYS: &str = "one for each way into an agent, private to its file";
-const WRAP: &str = "to be renamed in the wrap";
 
 /// The names of types that several shipped files define and [`SHARED`] does not explain, and the
 /// names in [`SHARED`] that are defined once, one complaint each.

@@ -88,7 +88,7 @@ impl<'a> Receipts<'a> {
                         }
                     };
                     delivery.ack().await;
-                    self.hear(sent, &delivery, output);
+                    self.take_receipt(sent, &delivery, output);
                 }
             }
         }
@@ -100,7 +100,7 @@ impl<'a> Receipts<'a> {
         connect::delete_answers(peer, self.config, &self.name).await;
     }
 
-    fn hear(&self, sent: &mut [Sent], delivery: &ReceivedMessage, output: &Output) {
+    fn take_receipt(&self, sent: &mut [Sent], delivery: &ReceivedMessage, output: &Output) {
         if let Some(receipt) = Receipt::parse(&delivery.body) {
             if delivery.user() == Some(&self.user) {
                 self.note(sent, receipt, output);

@@ -220,7 +220,7 @@ impl InboxConnection {
                 },
                 question = lines.questions.next() => match question {
                     Some(Ok(question)) => {
-                        self.hear(&mut lines, &question).await;
+                        self.answer_or_ask(&mut lines, &question).await;
                         lines.speech.heard(question.acker).await;
                     }
                     Some(Err(error)) => return Ended::Lost(error.into()),
@@ -242,7 +242,7 @@ impl InboxConnection {
     }
 
     /// Answers who we are; what only the session knows goes to the session.
-    async fn hear(&mut self, lines: &mut Lines, question: &lapin::message::Delivery) {
+    async fn answer_or_ask(&mut self, lines: &mut Lines, question: &lapin::message::Delivery) {
         if question.data.len() > QUESTION_BYTES {
             return;
         }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::input_line::{InputLine, More};
 use super::known::executes_its_input;
-use super::line::{Line, More};
 use super::{Profile, Prompt, TypingPace, Usual, VimFooter};
 
 const BUILT_IN: [(&str, &str); 5] = [
@@ -261,8 +261,8 @@ impl ProfileData {
 }
 
 impl LineData {
-    fn into_line(self) -> Line {
-        Line {
+    fn into_line(self) -> InputLine {
+        InputLine {
             marks: all_kept(self.marks),
             shell_mark: self.shell_mark.map(kept),
             placeholders: all_kept(self.placeholders),

@@ -8,8 +8,8 @@
 
 pub mod arguments;
 mod data;
+mod input_line;
 mod known;
-mod line;
 pub mod reading;
 mod subcommands;
 pub mod version;
@@ -19,10 +19,10 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use data::{complaints, use_folder};
+pub use input_line::InputLine;
 #[cfg(test)]
 pub use known::CLAUDE;
 pub use known::{UNKNOWN, is_agent, is_interpreter};
-pub use line::Line;
 pub use subcommands::{other_sessions, shows_a_session};
 
 /// One kind of wrapped program.
@@ -41,7 +41,7 @@ pub struct Profile {
     /// The looks of its input box.
     pub prompt: Option<Prompt>,
     /// Where there is no such box: the looks of the line that it types in.
-    pub line: Option<Line>,
+    pub line: Option<InputLine>,
     /// Texts in the rows around its input while a turn runs.
     pub busy: &'static [&'static str],
     /// First characters of its title while a turn runs.

@@ -4,7 +4,7 @@
 
 use vt100::Screen;
 
-use super::{Line, Profile, Prompt};
+use super::{InputLine, Profile, Prompt};
 
 /// Where a line has its status: so many rows above it, at most.
 const STATUS_ROWS: usize = 8;
@@ -72,7 +72,7 @@ impl Reading {
             let is_asked_in = profile.line.is_some_and(|line| line.is_asked_in);
             let dialog = profile.dialogs.iter().find(|(text, _)| {
                 if is_asked_in {
-                    Line::asks(text, screen)
+                    InputLine::asks(text, screen)
                 } else {
                     rows.iter().any(|row| row.contains(text))
                 }
@@ -142,7 +142,7 @@ struct Found {
 }
 
 impl Found {
-    fn on_line(line: &Line, screen: &Screen, rows: &[String]) -> Option<Self> {
+    fn on_line(line: &InputLine, screen: &Screen, rows: &[String]) -> Option<Self> {
         let (cursor, _) = screen.cursor_position();
         let (first, input) = line.find(screen, rows)?;
         Some(Self {

@@ -5,23 +5,23 @@
 use super::{Claim, Deliveries, MessageKey, State, Step, Submitted};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Outcome;
-use crate::wrap::ways::{Refusal, Way};
+use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
 
 impl Deliveries {
     /// The proof: the submission is in the model's context.
-    pub fn in_context(&mut self, key: u64) {
-        if let Some(submitted) = self.take(key) {
-            self.keyboard.proved(key);
+    pub fn in_context(&mut self, number: SubmissionNumber) {
+        if let Some(submitted) = self.take(number) {
+            self.keyboard.proved(number);
             self.ways.worked(submitted.way);
             self.delivered(&submitted.messages, submitted.way);
         } else {
-            self.keyboard.proved(key);
+            self.keyboard.proved(number);
         }
     }
 
     /// It did not enter the session and never will.
-    pub fn not_taken(&mut self, key: u64, why: &str, refusal: Refusal) {
-        let Some(submitted) = self.take(key) else {
+    pub fn not_taken(&mut self, number: SubmissionNumber, why: &str, refusal: Refusal) {
+        let Some(submitted) = self.take(number) else {
             return;
         };
         match refusal {
@@ -43,14 +43,14 @@ impl Deliveries {
         }
     }
 
-    /// A hook of the person's refused the keyboard's text `key`: the transcript says so.
-    pub fn refused_typed(&mut self, key: u64, why: &str) {
-        self.keyboard.refused(key, why);
+    /// A hook of the person's refused the keyboard's text `number`: the transcript says so.
+    pub fn refused_typed(&mut self, number: SubmissionNumber, why: &str) {
+        self.keyboard.refused(number, why);
     }
 
     /// A way did not take what it was handed: nothing of it is with the agent.
-    pub fn not_handed(&mut self, key: u64) {
-        if let Some(submitted) = self.take(key) {
+    pub fn not_handed(&mut self, number: SubmissionNumber) {
+        if let Some(submitted) = self.take(number) {
             self.ways.failed(submitted.way);
             self.back(&submitted.messages, false);
         }
@@ -58,8 +58,8 @@ impl Deliveries {
 
     /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
     /// the same.
-    pub fn unseen(&mut self, key: u64) {
-        if let Some(submitted) = self.take(key) {
+    pub fn unseen(&mut self, number: SubmissionNumber) {
+        if let Some(submitted) = self.take(number) {
             self.ways.failed(submitted.way);
             self.back(&submitted.messages, true);
             if submitted.way == Way::Inbox {
@@ -74,8 +74,8 @@ impl Deliveries {
 
     /// The agent took it and is at rest, and nothing says that the model has it. Nothing is
     /// certain, so the next attempt is marked.
-    pub fn unread(&mut self, key: u64) {
-        let Some(Submitted { messages, .. }) = self.take(key) else {
+    pub fn unread(&mut self, number: SubmissionNumber) {
+        let Some(Submitted { messages, .. }) = self.take(number) else {
             return;
         };
         if messages.len() > 1 {
@@ -87,8 +87,8 @@ impl Deliveries {
     }
 
     /// The agent ended before the proof: it may have been read.
-    pub fn lost(&mut self, key: u64) {
-        if let Some(submitted) = self.take(key) {
+    pub fn lost(&mut self, number: SubmissionNumber) {
+        if let Some(submitted) = self.take(number) {
             self.back(&submitted.messages, true);
         }
     }
@@ -102,27 +102,27 @@ impl Deliveries {
         }
     }
 
-    /// What became of the keyboard's text `key`.
-    pub(super) fn typed(&mut self, key: u64, outcome: Outcome) {
+    /// What became of the keyboard's text `number`.
+    pub(super) fn typed(&mut self, number: SubmissionNumber, outcome: Outcome) {
         let messages = self
             .submissions
             .iter()
-            .find(|submitted| submitted.key == key)
+            .find(|submitted| submitted.number == number)
             .map(|submitted| submitted.messages.clone())
             .unwrap_or_default();
         match outcome {
             Outcome::HandedOver => self.handed_over(&messages, Way::Keyboard),
             Outcome::InContext => {
-                self.take(key);
+                self.take(number);
                 self.ways.worked(Way::Keyboard);
                 self.delivered(&messages, Way::Keyboard);
                 self.unstick(&messages);
             }
             Outcome::Refused(why) => {
-                self.not_taken(key, &why, Refusal::Refused);
+                self.not_taken(number, &why, Refusal::Refused);
                 self.unstick(&messages);
             }
-            Outcome::Unread => self.unread(key),
+            Outcome::Unread => self.unread(number),
             Outcome::Stuck(hold) => {
                 self.ways.failed(Way::Keyboard);
                 for &key in &messages {
@@ -134,7 +134,7 @@ impl Deliveries {
                 self.due.push_back(Step::Held(messages, hold));
             }
             Outcome::Gone => {
-                self.take(key);
+                self.take(number);
                 self.unstick(&messages);
             }
         }
@@ -232,11 +232,11 @@ impl Deliveries {
         self.due.push_back(Step::Held(messages.to_vec(), hold));
     }
 
-    fn take(&mut self, key: u64) -> Option<Submitted> {
+    fn take(&mut self, number: SubmissionNumber) -> Option<Submitted> {
         let place = self
             .submissions
             .iter()
-            .position(|submitted| submitted.key == key)?;
+            .position(|submitted| submitted.number == number)?;
         Some(self.submissions.remove(place))
     }
 }

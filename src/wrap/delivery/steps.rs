@@ -11,7 +11,7 @@ use super::{
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::hold::Hold;
 use crate::wrap::ways::keyboard::Stroke;
-use crate::wrap::ways::{Submission, Timing, Way};
+use crate::wrap::ways::{Submission, SubmissionNumber, Timing, Way};
 
 /// The longest text that was seen to arrive whole in the agents, by every way.
 const TEXT_BYTES: usize = 64 * 1024;
@@ -37,8 +37,8 @@ impl Deliveries {
                 Stroke::Write(bytes) => return Step::Write(bytes),
                 Stroke::Replay(bytes) => return Step::Replay(bytes),
                 Stroke::Result(outcome) => {
-                    if let Some(key) = self.typed_key() {
-                        self.typed(key, outcome);
+                    if let Some(number) = self.typed_number() {
+                        self.typed(number, outcome);
                     }
                     continue;
                 }
@@ -55,12 +55,12 @@ impl Deliveries {
     }
 
     /// The submission that was given to the keyboard.
-    pub fn typed_key(&self) -> Option<u64> {
+    pub fn typed_number(&self) -> Option<SubmissionNumber> {
         let mut typed = self.submissions.iter();
         let is_typed = |submitted: &&Submitted| {
             submitted.way == Way::Keyboard && submitted.phase == SubmissionPhase::Handed
         };
-        typed.find(is_typed).map(|submitted| submitted.key)
+        typed.find(is_typed).map(|submitted| submitted.number)
     }
 
     /// Hands over what is noted on disk, if that is still right.
@@ -68,7 +68,10 @@ impl Deliveries {
         let is_noted = |submitted: &Submitted| submitted.phase == SubmissionPhase::Noted;
         let place = self.submissions.iter().position(is_noted)?;
         let Submitted {
-            key, way, messages, ..
+            number,
+            way,
+            messages,
+            ..
         } = self.submissions[place].clone();
         let waits = |key: &MessageKey| {
             let message = self.table.get(*key);
@@ -95,7 +98,7 @@ impl Deliveries {
             .filter_map(|key| Some(self.table.get(*key)?.text()))
             .collect();
         let submission = Submission {
-            key,
+            number,
             ids: self.table.ids(&messages),
             text: lines.join("\n"),
             timing,
@@ -153,7 +156,7 @@ impl Deliveries {
             }
             self.last_submission += 1;
             self.submissions.push(Submitted {
-                key: self.last_submission,
+                number: self.last_submission,
                 way,
                 messages: messages.clone(),
                 phase: SubmissionPhase::Noting,

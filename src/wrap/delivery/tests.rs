@@ -231,7 +231,7 @@ fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() 
     let all = vec![ticket];
     let text = "[cbroker peer message from=a id=m1] hello [end]".to_owned();
     let submission = Submission {
-        key: 1,
+        number: 1,
         ids: vec!["m1".to_owned()],
         text: text.clone(),
         timing: crate::wrap::ways::Timing::Idle,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Told;
+use super::HookReport;
 use crate::wrap::hook;
 use crate::wrap::ways::Submission;
 use crate::wrap::ways::claude_hook::{Carried, Fate};
@@ -31,7 +31,7 @@ pub(in crate::wrap) struct Waiter {
 }
 
 impl Waiter {
-    /// Gives it a submission; [`Told::InContext`] follows once it stands in the transcript.
+    /// Gives it a submission; [`HookReport::InContext`] follows once it stands in the transcript.
     /// `false`: it is gone.
     pub(in crate::wrap) fn give(self, submission: Submission) -> bool {
         self.give.send(submission).is_ok()
@@ -59,7 +59,7 @@ pub(super) async fn wait(
         pid,
         transcript,
     }: Waits,
-    tell: mpsc::Sender<Told>,
+    reports: mpsc::Sender<HookReport>,
 ) {
     let (give, mut given) = oneshot::channel();
     let (errands, mut waiting) = mpsc::channel(ERRANDS);
@@ -69,7 +69,7 @@ pub(super) async fn wait(
         give,
         errands,
     };
-    if tell.send(Told::Waiter(waiter)).await.is_err() {
+    if reports.send(HookReport::Waiter(waiter)).await.is_err() {
         return;
     }
     let submission = loop {
@@ -82,7 +82,7 @@ pub(super) async fn wait(
             }
             // The client says nothing unasked; its silence ends when its process does.
             _ = stream.read(&mut nothing) => {
-                let _session_ended = tell.send(Told::WaiterGone(number)).await;
+                let _session_ended = reports.send(HookReport::WaiterGone(number)).await;
                 return;
             }
         }
@@ -93,26 +93,26 @@ pub(super) async fn wait(
         let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
         return;
     };
-    let key = submission.key;
+    let number = submission.number;
     let carried = transcript.map(|path| Carried::expect(submission.ids, &path));
     let mut bytes = vec![hook::TAKE];
     bytes.extend_from_slice(submission.text.as_bytes());
     bytes.push(b'\n');
     let is_written = stream.write_all(&bytes).await.is_ok() && stream.shutdown().await.is_ok();
     let told = match carried {
-        _ if !is_written => Told::NotTaken(key),
+        _ if !is_written => HookReport::NotTaken(number),
         Some(carried) => tokio::select! {
             fate = carried.fate() => match fate {
-                Fate::InContext => Told::InContext(key),
-                Fate::Refused(why) => Told::Refused(key, why),
-                Fate::Unread => Told::Unread(key),
-                Fate::Unseen => Told::Unseen(key),
+                Fate::InContext => HookReport::InContext(number),
+                Fate::Refused(why) => HookReport::Refused(number, why),
+                Fate::Unread => HookReport::Unread(number),
+                Fate::Unseen => HookReport::Unseen(number),
             },
-            () = tell.closed() => return,
+            () = reports.closed() => return,
         },
-        None => Told::Unseen(key),
+        None => HookReport::Unseen(number),
     };
-    let _session_ended = tell.send(told).await;
+    let _session_ended = reports.send(told).await;
 }
 
 /// Has a line written by the hook.

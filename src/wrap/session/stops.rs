@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::signal::unix::{self, SignalKind};
 
 use super::Session;
-use crate::wrap::monitor::Report;
+use crate::wrap::monitor::ChildStatus;
 use crate::wrap::relay::Moved;
 
 /// How soon our own continuation is heard after a stop; without one the system did not stop us.
@@ -93,34 +93,37 @@ impl Session {
         self.program.continue_group();
     }
 
-    pub(super) async fn hear_monitor(&mut self) {
+    pub(super) async fn handle_child_statuses(&mut self) {
         match self
-            .reports
-            .try_io(Interest::READABLE, || self.program.reports())
+            .monitor
+            .try_io(Interest::READABLE, || self.program.child_statuses())
         {
-            Ok(Some(reports)) => {
-                for report in reports {
-                    self.hear(report).await;
+            Ok(Some(statuses)) => {
+                for status in statuses {
+                    self.handle_child_status(status).await;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // A monitor that is gone without a word was killed, and the hang-up ends the program.
             Ok(None) | Err(_) => {
-                self.end.get_or_insert(Report::Killed(Signal::HUP.as_raw()));
+                self.end
+                    .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
             }
         }
     }
 
-    async fn hear(&mut self, report: Report) {
-        match report {
-            Report::Started(_) => {
+    async fn handle_child_status(&mut self, status: ChildStatus) {
+        match status {
+            ChildStatus::Started(_) => {
                 for signal in std::mem::take(&mut self.early) {
                     self.program.signal(signal);
                 }
             }
-            Report::Continued => self.agent.resume(),
-            Report::Stopped(signal) => self.stop_too(signal).await,
-            Report::Exited(_) | Report::Killed(_) | Report::Failed(_) => self.end = Some(report),
+            ChildStatus::Continued => self.agent.resume(),
+            ChildStatus::Stopped(signal) => self.stop_too(signal).await,
+            ChildStatus::Exited(_) | ChildStatus::Killed(_) | ChildStatus::Failed(_) => {
+                self.end = Some(status);
+            }
         }
     }
 
@@ -165,7 +168,8 @@ impl Session {
     /// without us.
     pub(super) fn person_gone(&mut self) {
         self.program.signal(Signal::HUP);
-        self.end.get_or_insert(Report::Killed(Signal::HUP.as_raw()));
+        self.end
+            .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
     }
 
     /// After the end: the last output, the terminal as it was, the last acks.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::{HookEvent, HooksHeard, SETTLED, Session};
 use crate::wrap::delivery::Step;
-use crate::wrap::hooks::Told;
+use crate::wrap::hooks::HookReport;
 use crate::wrap::own_status::{self, OwnWords};
 use crate::wrap::ways::keyboard::TurnProof;
 use crate::wrap::ways::proof::Proof;
 use crate::wrap::ways::transcript::Stage;
-use crate::wrap::ways::{Refusal, Report, Sign, Submission, Way, WayIn};
+use crate::wrap::ways::{Refusal, Sign, Submission, SubmissionNumber, Way, WayIn, WayReport};
 
 /// After the agent's end, its transcript is read for so long.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
@@ -62,9 +62,9 @@ impl Proofs {
     }
 
     /// Looks for a submission in what is written from now on.
-    fn expect(&mut self, key: u64, ids: Vec<String>) {
+    fn expect(&mut self, number: SubmissionNumber, ids: Vec<String>) {
         if self.transcript.is_some() {
-            self.proof.expect(key, ids, self.transcript.as_deref());
+            self.proof.expect(number, ids, self.transcript.as_deref());
             self.is_expecting = true;
         }
     }
@@ -98,7 +98,7 @@ impl Session {
             Step::Replay(bytes) => self.pass_on(&bytes, now),
             Step::Type(submission, bytes) => {
                 // Before the agent has it: what is written from now on counts.
-                self.proofs.expect(submission.key, submission.ids);
+                self.proofs.expect(submission.number, submission.ids);
                 self.relay.send_and_tell(&bytes);
             }
             Step::HandedOver(keys, way) => {
@@ -137,16 +137,16 @@ impl Session {
     }
 
     /// The transcript says what became of a text that the keyboard submitted.
-    pub(super) fn handle_proof(&mut self, key: u64, stage: &Stage) {
+    pub(super) fn handle_proof(&mut self, number: SubmissionNumber, stage: &Stage) {
         match stage {
-            Stage::InContext => self.deliveries.in_context(key),
-            Stage::Refused(why) => self.deliveries.refused_typed(key, why),
+            Stage::InContext => self.deliveries.in_context(number),
+            Stage::Refused(why) => self.deliveries.refused_typed(number, why),
             Stage::Enqueued | Stage::SomethingEnqueued | Stage::SomethingDequeued => {}
         }
     }
 
     fn hand(&mut self, way: Way, submission: Submission, now: Instant) {
-        let key = submission.key;
+        let number = submission.number;
         let is_taken = match way {
             Way::Hook => {
                 self.deliveries.close(Way::Hook, now);
@@ -160,58 +160,62 @@ impl Session {
             }
         };
         if !is_taken {
-            self.deliveries.not_handed(key);
+            self.deliveries.not_handed(number);
             self.tell_of_ways();
         }
     }
 
     /// A way in said something.
-    pub(super) fn handle_way(&mut self, way: Way, report: Report) {
+    pub(super) fn handle_way(&mut self, way: Way, report: WayReport) {
         let now = Instant::now();
         if way == Way::Plugin {
             match report {
-                Report::Open => self.agent.plugin_reports(true),
-                Report::Closed(_) | Report::Away => self.agent.plugin_reports(false),
+                WayReport::Open => self.agent.plugin_reports(true),
+                WayReport::Closed(_) | WayReport::Away => self.agent.plugin_reports(false),
                 _ => {}
             }
         }
         match report {
-            Report::Open => {
+            WayReport::Open => {
                 let can_steer = self.ways.get(way).is_some_and(WayIn::can_steer);
                 self.log.say(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
-            Report::Moved(pid) => {
+            WayReport::Moved(pid) => {
                 self.ways.ways.iter().for_each(|way| way.moved(pid));
                 self.leave_waiter_behind(Some(pid), now);
             }
-            Report::Away => {
+            WayReport::Away => {
                 self.log.say(&format!(
                     "by {way}: no process holds the session, so messages wait"
                 ));
                 self.deliveries.away(way);
             }
-            Report::Closed(why) => {
+            WayReport::Closed(why) => {
                 self.log
                     .say(&format!("the way in by {way} is closed: {why}"));
                 self.deliveries.close(way, now);
             }
-            Report::InContext(key) => self.deliveries.in_context(key),
-            Report::NotTaken { key, why, refusal } => {
+            WayReport::InContext(number) => self.deliveries.in_context(number),
+            WayReport::NotTaken {
+                number,
+                why,
+                refusal,
+            } => {
                 self.log.say(&format!("not taken by {way}: {why}"));
-                self.deliveries.not_taken(key, &why, refusal);
+                self.deliveries.not_taken(number, &why, refusal);
             }
-            Report::Unseen(key) => {
+            WayReport::Unseen(number) => {
                 self.log
                     .say(&format!("by {way}: the agent did not accept it"));
-                self.deliveries.unseen(key);
+                self.deliveries.unseen(number);
             }
-            Report::Lost(key) => {
+            WayReport::Lost(number) => {
                 self.log
                     .say(&format!("{way}: the agent ended before it read the text"));
-                self.deliveries.lost(key);
+                self.deliveries.lost(number);
             }
-            Report::Sign(sign) => self.handle_sign(sign, now),
+            WayReport::Sign(sign) => self.handle_sign(sign, now),
         }
         self.tell_of_ways();
     }
@@ -245,18 +249,18 @@ impl Session {
     }
 
     /// The agent's hooks said something.
-    pub(super) fn handle_hook(&mut self, told: Told) {
+    pub(super) fn handle_hook(&mut self, told: HookReport) {
         let now = Instant::now();
         match told {
-            Told::Event(event, place) => {
+            HookReport::Event(event, origin) => {
                 if self.heard != HooksHeard::Hooks {
                     self.heard = HooksHeard::Hooks;
                     self.log.say("the agent's hooks work");
                 }
-                self.ways.ways.iter().for_each(|way| way.hook_ran(&place));
-                self.leave_waiter_behind(place.pid, now);
-                self.proofs.status_file.clone_from(&place.status_file);
-                if let Some(transcript) = place.transcript {
+                self.ways.ways.iter().for_each(|way| way.hook_ran(&origin));
+                self.leave_waiter_behind(origin.pid, now);
+                self.proofs.status_file.clone_from(&origin.status_file);
+                if let Some(transcript) = origin.transcript {
                     self.proofs.follow(transcript);
                     self.deliveries.proves_by(TurnProof::Row);
                 }
@@ -270,7 +274,7 @@ impl Session {
                     self.disarm(now);
                 }
             }
-            Told::Waiter(waiter) => {
+            HookReport::Waiter(waiter) => {
                 // Its SessionStart may be heard after it.
                 self.deliveries.hooks_work(now);
                 let porter = waiter.porter();
@@ -280,25 +284,25 @@ impl Session {
                 self.waiter = Some(waiter);
                 self.deliveries.open(Way::Hook, false);
             }
-            Told::WaiterGone(number) => {
+            HookReport::WaiterGone(number) => {
                 let waiter = self.waiter.as_ref();
                 if waiter.is_some_and(|waiter| waiter.number == number) {
                     self.disarm(now);
                 }
             }
-            Told::InContext(key) => self.deliveries.in_context(key),
-            Told::Unseen(key) => {
+            HookReport::InContext(number) => self.deliveries.in_context(number),
+            HookReport::Unseen(number) => {
                 self.log.say("by the hook: the agent did not accept it");
-                self.deliveries.unseen(key);
+                self.deliveries.unseen(number);
                 self.tell_of_ways();
             }
-            Told::Refused(key, why) => {
-                self.deliveries.not_taken(key, &why, Refusal::Refused);
+            HookReport::Refused(number, why) => {
+                self.deliveries.not_taken(number, &why, Refusal::Refused);
             }
-            Told::Unread(key) => self.deliveries.unread(key),
-            Told::NotTaken(key) => {
+            HookReport::Unread(number) => self.deliveries.unread(number),
+            HookReport::NotTaken(number) => {
                 let why = "the hook was gone";
-                self.deliveries.not_taken(key, why, Refusal::Failed);
+                self.deliveries.not_taken(number, why, Refusal::Failed);
                 self.tell_of_ways();
             }
         }

@@ -19,7 +19,7 @@ use crate::wrap::ways::claude_inbox::ClaudeInbox;
 use crate::wrap::ways::claude_plugin::{Plugin, PluginSetup};
 use crate::wrap::ways::codex::{self, Codex, Mark};
 use crate::wrap::ways::opencode::{self, Opencode};
-use crate::wrap::ways::{Reports, Way, WayIn, WaysIn};
+use crate::wrap::ways::{Way, WayIn, WayReporter, WaysIn};
 
 /// Reports that the session has not heard yet.
 const REPORTS: usize = 256;
@@ -94,18 +94,18 @@ pub(super) async fn open(
     let (to, reports) = mpsc::channel(REPORTS);
     let mut ways: Vec<Box<dyn WayIn>> = Vec::new();
     if profile.has_hooks {
-        match plugin(config, identity, Reports::new(Way::Plugin, to.clone())) {
+        match plugin(config, identity, WayReporter::new(Way::Plugin, to.clone())) {
             Ok(plugin) => ways.push(Box::new(plugin)),
             Err(error) => log.say(&format!("no plugin for Claude Code: {error}")),
         }
     }
     if profile.has_hooks && matches!(mode, Mode::Auto | Mode::Inbox) {
-        let reports = Reports::new(Way::Inbox, to.clone());
-        ways.push(Box::new(ClaudeInbox::start(reports)));
+        let reporter = WayReporter::new(Way::Inbox, to.clone());
+        ways.push(Box::new(ClaudeInbox::start(reporter)));
     }
     if let Some(asked) = api {
-        let reports = Reports::new(Way::Api, to);
-        match open_api(profile, asked, config, identity, reports).await {
+        let reporter = WayReporter::new(Way::Api, to);
+        match open_api(profile, asked, config, identity, reporter).await {
             Ok(way) => ways.push(way),
             Err(error) => log.say(&format!("no way into {} by its API: {error}", profile.name)),
         }
@@ -113,11 +113,11 @@ pub(super) async fn open(
     WaysIn { ways, reports }
 }
 
-fn plugin(config: &Config, identity: &mut Identity, reports: Reports) -> io::Result<Plugin> {
+fn plugin(config: &Config, identity: &mut Identity, reporter: WayReporter) -> io::Result<Plugin> {
     let name = format!("{}.p.sock", identity.session);
     let socket = identity.socket.with_file_name(name);
     let given = PluginSetup::new(&config.home.folder().join("plugin"), socket)?;
-    let plugin = Plugin::listen(&given.socket, given.token.clone(), reports)?;
+    let plugin = Plugin::listen(&given.socket, given.token.clone(), reporter)?;
     identity.plugin = Some(given);
     Ok(plugin)
 }
@@ -128,7 +128,7 @@ async fn open_api(
     asked: AgentApi,
     config: &Config,
     identity: &mut Identity,
-    reports: Reports,
+    reporter: WayReporter,
 ) -> io::Result<Box<dyn WayIn>> {
     let AgentApi {
         since,
@@ -145,7 +145,7 @@ async fn open_api(
         let given = opencode::OpencodeSetup::new()?;
         identity.arguments.extend(given.arguments());
         identity.environment.push(given.environment());
-        return Ok(Box::new(Opencode::start(given, resumes, reports)));
+        return Ok(Box::new(Opencode::start(given, resumes, reporter)));
     }
     let named = |name: &str| config.environment.get(name).map(Path::new);
     let home = codex::home(named("CODEX_HOME"), named("HOME"))
@@ -161,5 +161,5 @@ async fn open_api(
         program: program.into_os_string(),
         mark,
     };
-    Ok(Box::new(Codex::start(setup, reports)))
+    Ok(Box::new(Codex::start(setup, reporter)))
 }

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{Place, Refusal, Report, Reports, Submission, Way, WayIn, process};
+use super::{
+    HookOrigin, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
+};
 use line::{InboxPace, LINE_LIMIT};
 
 pub use porter::{Errand, PATIENCE, Passed, Porter};
@@ -79,7 +81,7 @@ impl InboxAddress {
 #[derive(Debug)]
 pub struct ClaudeInbox {
     texts: mpsc::Sender<Submission>,
-    place: watch::Sender<Option<Place>>,
+    origin: watch::Sender<Option<HookOrigin>>,
     porter: watch::Sender<Option<Porter>>,
     moved: watch::Sender<Option<i32>>,
     task: tokio::task::JoinHandle<()>,
@@ -87,13 +89,13 @@ pub struct ClaudeInbox {
 
 impl ClaudeInbox {
     /// Nothing is open before a hook names a socket.
-    pub fn start(reports: Reports) -> Self {
+    pub fn start(reporter: WayReporter) -> Self {
         let (texts, given) = mpsc::channel(TEXTS);
-        let (place, placed) = watch::channel(None);
+        let (origin, origin_out) = watch::channel(None);
         let (porter, porters) = watch::channel(None);
         let (moved, holder) = watch::channel(None);
         let work = Work {
-            place: placed,
+            origin: origin_out,
             porters,
             holder,
             porter_until: Some(Instant::now()),
@@ -102,12 +104,12 @@ impl ClaudeInbox {
             pace: InboxPace::default(),
             proof: Proof::default(),
             in_flight: None,
-            reports,
+            reporter,
         };
         let task = tokio::spawn(work.run(given));
         Self {
             texts,
-            place,
+            origin,
             porter,
             moved,
             task,
@@ -124,8 +126,8 @@ impl WayIn for ClaudeInbox {
         true
     }
 
-    fn hook_ran(&self, place: &Place) {
-        self.place.send_replace(Some(place.clone()));
+    fn hook_ran(&self, origin: &HookOrigin) {
+        self.origin.send_replace(Some(origin.clone()));
     }
 
     fn moved(&self, pid: i32) {
@@ -168,7 +170,7 @@ enum Progress {
 }
 
 struct Work {
-    place: watch::Receiver<Option<Place>>,
+    origin: watch::Receiver<Option<HookOrigin>>,
     porters: watch::Receiver<Option<Porter>>,
     /// The process that the session moved to.
     holder: watch::Receiver<Option<i32>>,
@@ -180,7 +182,7 @@ struct Work {
     pace: InboxPace,
     proof: Proof,
     in_flight: Option<InFlight>,
-    reports: Reports,
+    reporter: WayReporter,
 }
 
 impl Work {
@@ -189,7 +191,7 @@ impl Work {
             let due = self.next_look();
             tokio::select! {
                 biased;
-                changed = self.place.changed() => match changed {
+                changed = self.origin.changed() => match changed {
                     Ok(()) => self.follow().await,
                     Err(_) => return,
                 },
@@ -206,24 +208,24 @@ impl Work {
         }
     }
 
-    async fn tell(&self, report: Report) {
-        let _session_ended = self.reports.tell(report).await;
+    async fn report(&self, report: WayReport) {
+        let _session_ended = self.reporter.send(report).await;
     }
 
     /// A hook ran: the session's socket and transcript are these now.
     async fn follow(&mut self) {
-        let Some(place) = self.place.borrow_and_update().clone() else {
+        let Some(origin) = self.origin.borrow_and_update().clone() else {
             return;
         };
-        if let Some(transcript) = &place.transcript {
+        if let Some(transcript) = &origin.transcript {
             self.proof.follow(transcript);
         }
-        if place.inbox != self.address || self.is_open != Some(true) {
-            if place.inbox != self.address {
+        if origin.inbox != self.address || self.is_open != Some(true) {
+            if origin.inbox != self.address {
                 self.pace = InboxPace::default();
                 self.porter_until = Some(Instant::now() + PORTER_WITHIN);
             }
-            self.address = place.inbox;
+            self.address = origin.inbox;
             self.probe().await;
         }
     }
@@ -245,10 +247,10 @@ impl Work {
             None => (false, NO_SOCKET),
         };
         if self.is_open.replace(is_open) != Some(is_open) {
-            self.tell(if is_open {
-                Report::Open
+            self.report(if is_open {
+                WayReport::Open
             } else {
-                Report::Closed(why.to_owned())
+                WayReport::Closed(why.to_owned())
             })
             .await;
         }
@@ -304,7 +306,7 @@ impl Work {
     async fn send(&mut self, submission: Submission) {
         let transcript = self.transcript();
         let Some(address) = self.address.clone() else {
-            return self.not_taken(submission.key, NO_SOCKET).await;
+            return self.not_taken(submission.number, NO_SOCKET).await;
         };
         let line = line::lines(
             &submission.text,
@@ -313,12 +315,15 @@ impl Work {
         );
         if line.chars().count() > LINE_LIMIT {
             return self
-                .not_taken(submission.key, "the text is too long for the inbox socket")
+                .not_taken(
+                    submission.number,
+                    "the text is too long for the inbox socket",
+                )
                 .await;
         }
         // Before the agent has it: what is written from now on counts.
         self.proof.expect(
-            submission.key,
+            submission.number,
             submission.ids.clone(),
             transcript.as_deref(),
         );
@@ -326,8 +331,8 @@ impl Work {
         let porter = self.porters.borrow_and_update().clone();
         let passed = porter::send(porter, &address.socket, Bytes::from(line)).await;
         if passed == Passed::NotSent {
-            self.proof.forget(submission.key);
-            self.not_taken(submission.key, NOBODY).await;
+            self.proof.forget(submission.number);
+            self.not_taken(submission.number, NOBODY).await;
             return self.probe().await;
         }
         self.pace.sent(&submission.text, now);
@@ -338,19 +343,24 @@ impl Work {
     }
 
     fn transcript(&self) -> Option<PathBuf> {
-        let place = self.place.borrow();
-        let transcript = place.as_ref()?.transcript.as_deref();
+        let origin = self.origin.borrow();
+        let transcript = origin.as_ref()?.transcript.as_deref();
         transcript.map(Path::to_owned)
     }
 
-    async fn not_taken(&self, key: u64, why: &str) {
+    async fn not_taken(&self, number: SubmissionNumber, why: &str) {
         let (why, refusal) = (why.to_owned(), Refusal::Failed);
-        self.tell(Report::NotTaken { key, why, refusal }).await;
+        self.report(WayReport::NotTaken {
+            number,
+            why,
+            refusal,
+        })
+        .await;
     }
 
     /// Looks for the text in the transcript, and for the process that has it.
     async fn look(&mut self, submission: Submission, stage: Progress) {
-        let key = submission.key;
+        let number = submission.number;
         let now = Instant::now();
         // Before the transcript is read: what a process wrote before its end is found then.
         let is_gone = match &stage {
@@ -360,16 +370,22 @@ impl Work {
         };
         for (_, seen) in self.proof.look().await {
             match seen {
-                Stage::InContext => return self.tell(Report::InContext(key)).await,
+                Stage::InContext => return self.report(WayReport::InContext(number)).await,
                 Stage::Refused(why) => {
                     let refusal = Refusal::Refused;
-                    return self.tell(Report::NotTaken { key, why, refusal }).await;
+                    return self
+                        .report(WayReport::NotTaken {
+                            number,
+                            why,
+                            refusal,
+                        })
+                        .await;
                 }
                 _ => {}
             }
         }
         if is_gone {
-            return self.give_up(key, Report::Lost(key)).await;
+            return self.give_up(number, WayReport::Lost(number)).await;
         }
         let queue = self.proof.queue();
         let has_moved = |address: &InboxAddress| self.address.as_ref() != Some(address);
@@ -378,16 +394,16 @@ impl Work {
             Progress::Sent(address, at) if now >= at + SEEN_WITHIN => {
                 // The socket of a process that the session has left loses what it gets.
                 let report = if has_moved(&address) {
-                    Report::Lost(key)
+                    WayReport::Lost(number)
                 } else {
-                    Report::Unseen(key)
+                    WayReport::Unseen(number)
                 };
-                return self.give_up(key, report).await;
+                return self.give_up(number, report).await;
             }
             Progress::Accepted(address, _) if has_moved(&address) => Progress::Left(now),
             // Something else was accepted, and not this.
             Progress::Accepted(_, Some(since)) if now >= since + SEEN_WITHIN => {
-                return self.give_up(key, Report::Unseen(key)).await;
+                return self.give_up(number, WayReport::Unseen(number)).await;
             }
             Progress::Accepted(address, since) => {
                 let since = queue.is_empty().then(|| since.unwrap_or(now));
@@ -398,9 +414,9 @@ impl Work {
         self.in_flight = Some(InFlight { submission, stage });
     }
 
-    async fn give_up(&mut self, key: u64, report: Report) {
-        self.proof.forget(key);
-        self.tell(report).await;
+    async fn give_up(&mut self, number: SubmissionNumber, report: WayReport) {
+        self.proof.forget(number);
+        self.report(report).await;
     }
 }
 

@@ -37,7 +37,10 @@ use tokio::time::Instant;
 use super::Way;
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{Place, Refusal, Report, Reports, Sign, Submission, WayIn, claude_moves, process};
+use super::{
+    HookOrigin, Refusal, Sign, Submission, SubmissionNumber, WayIn, WayReport, WayReporter,
+    claude_moves, process,
+};
 use choice::{Instance, ProcessChoice, Role, SaidOfWay};
 use homeless::NO_SESSION;
 use listener::{Listener, ListenerEvent, PluginEvent};
@@ -75,12 +78,12 @@ impl Plugin {
     ///
     /// # Errors
     /// When there cannot be a socket at that path.
-    pub fn listen(socket: &Path, token: String, reports: Reports) -> io::Result<Self> {
-        let (listener, heard) = Listener::bind(socket, token)?;
+    pub fn listen(socket: &Path, token: String, reporter: WayReporter) -> io::Result<Self> {
+        let (listener, events) = Listener::bind(socket, token)?;
         let (texts, given) = mpsc::channel(ORDERS);
         let (hooked, in_process) = watch::channel(None);
-        let work = Work::new(listener, in_process, reports);
-        let task = tokio::spawn(work.run(heard, given));
+        let work = Work::new(listener, in_process, reporter);
+        let task = tokio::spawn(work.run(events, given));
         Ok(Self {
             texts,
             hooked,
@@ -94,10 +97,10 @@ impl WayIn for Plugin {
         Way::Plugin
     }
 
-    fn hook_ran(&self, place: &Place) {
+    fn hook_ran(&self, origin: &HookOrigin) {
         self.hooked.send_modify(|hooked| {
-            let known = hooked.filter(|(pid, _)| Some(*pid) == place.pid);
-            *hooked = known.or_else(|| Some((place.pid?, Instant::now())));
+            let known = hooked.filter(|(pid, _)| Some(*pid) == origin.pid);
+            *hooked = known.or_else(|| Some((origin.pid?, Instant::now())));
         });
     }
 
@@ -156,7 +159,7 @@ struct Work {
     strangers: Vec<(Instance, PathBuf)>,
     /// How orders reach each module.
     streams: BTreeMap<String, Sender<Bytes>>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
     /// Tool calls whose permission dialog is open, with the tool's name.
     open_calls: BTreeMap<String, String>,
@@ -167,14 +170,14 @@ struct Work {
     said: SaidOfWay,
     /// The process whose hook ran last, of those that hold the session, and when its first one did.
     hooked: watch::Receiver<Option<(i32, Instant)>>,
-    reports: Reports,
+    reporter: WayReporter,
 }
 
 impl Work {
     fn new(
         listener: Listener,
         hooked: watch::Receiver<Option<(i32, Instant)>>,
-        reports: Reports,
+        reporter: WayReporter,
     ) -> Self {
         Self {
             _listener: listener,
@@ -189,11 +192,11 @@ impl Work {
             home: SessionHome::Here,
             said: SaidOfWay::Closed,
             hooked,
-            reports,
+            reporter,
         }
     }
 
-    async fn run(mut self, mut heard: Receiver<ListenerEvent>, mut texts: Receiver<Submission>) {
+    async fn run(mut self, mut events: Receiver<ListenerEvent>, mut texts: Receiver<Submission>) {
         loop {
             let due = self.next_look();
             let stream = self.stream().cloned();
@@ -204,7 +207,7 @@ impl Work {
                 }
             };
             tokio::select! {
-                Some(heard) = heard.recv() => self.hear(heard).await,
+                Some(event) = events.recv() => self.handle_module(event).await,
                 text = texts.recv() => match text {
                     Some(text) => self.deliver(text).await,
                     None => return,
@@ -227,8 +230,8 @@ impl Work {
         (!stream.is_closed()).then_some(stream)
     }
 
-    async fn tell(&self, report: Report) {
-        let _session_ended = self.reports.tell(report).await;
+    async fn report(&self, report: WayReport) {
+        let _session_ended = self.reporter.send(report).await;
     }
 
     async fn tell_open(&mut self) {
@@ -239,7 +242,7 @@ impl Work {
             SessionHome::Here => (SaidOfWay::Closed, NO_PROCESS),
         };
         if said != std::mem::replace(&mut self.said, said) {
-            self.tell(said.report(why)).await;
+            self.report(said.report(why)).await;
         }
     }
 
@@ -260,8 +263,8 @@ impl Work {
         }
     }
 
-    async fn hear(&mut self, heard: ListenerEvent) {
-        match heard {
+    async fn handle_module(&mut self, event: ListenerEvent) {
+        match event {
             ListenerEvent::Orders { instance, orders } => {
                 self.streams.retain(|_, stream| !stream.is_closed());
                 self.orders_end(&instance);
@@ -283,14 +286,14 @@ impl Work {
     async fn happened(&mut self, instance: &str, pid: Option<i32>, event: PluginEvent) {
         match event {
             PluginEvent::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
-            PluginEvent::Submitted { key, transcript } => {
+            PluginEvent::Submitted { number, transcript } => {
                 self.follow(instance, transcript).await;
-                if let Some(text) = self.in_flight.get_mut(&key) {
+                if let Some(text) = self.in_flight.get_mut(&number) {
                     text.stage = Progress::Submitted(Instant::now());
                     self.is_home().await;
                 }
             }
-            PluginEvent::Dropped { key, why } => {
+            PluginEvent::Dropped { number, why } => {
                 // A process that the session has moved to says so before it says anything else.
                 let says_stopped = STOPPED.iter().any(|words| why.contains(words));
                 let refusal = if self.is_stopped || says_stopped {
@@ -298,10 +301,10 @@ impl Work {
                 } else {
                     Refusal::Refused
                 };
-                self.not_taken(key, why, refusal).await;
+                self.not_taken(number, why, refusal).await;
             }
-            PluginEvent::Failed { key, why } if why.contains(UNBOUND) => {
-                if let Some(text) = self.in_flight.get_mut(&key) {
+            PluginEvent::Failed { number, why } if why.contains(UNBOUND) => {
+                if let Some(text) = self.in_flight.get_mut(&number) {
                     let now = Instant::now();
                     text.stage = Progress::Homeless(now);
                     text.homeless_since.get_or_insert(now);
@@ -312,7 +315,9 @@ impl Work {
                     self.tell_open().await;
                 }
             }
-            PluginEvent::Failed { key, why } => self.not_taken(key, why, Refusal::Failed).await,
+            PluginEvent::Failed { number, why } => {
+                self.not_taken(number, why, Refusal::Failed).await;
+            }
             event if self.choice.is_current(instance) => self.observe(instance, event).await,
             _ => {}
         }
@@ -365,7 +370,7 @@ impl Work {
         if let Some(pid) = self.choice.current().map(|instance| instance.pid)
             && self.holder.replace(pid).is_some_and(|was| was != pid)
         {
-            self.tell(Report::Moved(pid)).await;
+            self.report(WayReport::Moved(pid)).await;
         }
         self.follow(name, Some(transcript.to_owned())).await;
         self.tell_open().await;
@@ -378,7 +383,8 @@ impl Work {
         };
         if self.choice.moves_to(&transcript) {
             self.proof.follow(&transcript);
-            self.tell(Report::Sign(Sign::Transcript(transcript))).await;
+            self.report(WayReport::Sign(Sign::Transcript(transcript)))
+                .await;
         }
     }
 
@@ -428,14 +434,16 @@ impl Work {
             }
             _ => return,
         };
-        self.tell(Report::Sign(sign)).await;
+        self.report(WayReport::Sign(sign)).await;
     }
 
     async fn deliver(&mut self, submission: Submission) {
-        let Submission { key, ids, text, .. } = submission;
-        let order = json!({"do": "submit", "key": key, "text": text});
+        let Submission {
+            number, ids, text, ..
+        } = submission;
+        let order = json!({"do": "submit", "key": number, "text": text});
         let order = Bytes::from(format!("{order}\n"));
-        self.proof.expect(key, ids, self.choice.transcript());
+        self.proof.expect(number, ids, self.choice.transcript());
         let instance = self.choice.current().cloned();
         let is_here = self.home != SessionHome::OutOfReach;
         if let Some(instance) = instance.filter(|_| is_here && self.send(order.clone())) {
@@ -446,9 +454,9 @@ impl Work {
                 stage,
                 homeless_since: None,
             };
-            self.in_flight.insert(key, in_flight);
+            self.in_flight.insert(number, in_flight);
         } else {
-            self.proof.forget(key);
+            self.proof.forget(number);
             // The process may have ended a moment ago.
             self.tell_open().await;
             let (why, refusal) = match self.said {
@@ -456,7 +464,12 @@ impl Work {
                 SaidOfWay::Closed | SaidOfWay::Away => (NO_PROCESS, Refusal::Elsewhere),
             };
             let why = why.to_owned();
-            self.tell(Report::NotTaken { key, why, refusal }).await;
+            self.report(WayReport::NotTaken {
+                number,
+                why,
+                refusal,
+            })
+            .await;
         }
     }
 
@@ -466,10 +479,15 @@ impl Work {
             .is_some_and(|stream| stream.try_send(order).is_ok())
     }
 
-    async fn not_taken(&mut self, key: u64, why: String, refusal: Refusal) {
-        if self.in_flight.remove(&key).is_some() {
-            self.proof.forget(key);
-            self.tell(Report::NotTaken { key, why, refusal }).await;
+    async fn not_taken(&mut self, number: SubmissionNumber, why: String, refusal: Refusal) {
+        if self.in_flight.remove(&number).is_some() {
+            self.proof.forget(number);
+            self.report(WayReport::NotTaken {
+                number,
+                why,
+                refusal,
+            })
+            .await;
         }
     }
 
@@ -496,29 +514,32 @@ impl Work {
             Progress::Homeless(..) => false,
             _ => !process::is_alive(text.instance.pid),
         };
-        let lost: Vec<u64> = keys(&self.in_flight, is_lost);
-        for (key, stage) in self.proof.look().await {
+        let lost: Vec<SubmissionNumber> = numbers(&self.in_flight, is_lost);
+        for (number, stage) in self.proof.look().await {
             match stage {
-                Stage::InContext if self.in_flight.remove(&key).is_some() => {
-                    self.tell(Report::InContext(key)).await;
+                Stage::InContext if self.in_flight.remove(&number).is_some() => {
+                    self.report(WayReport::InContext(number)).await;
                 }
-                Stage::Refused(why) => self.not_taken(key, why, Refusal::Refused).await,
+                Stage::Refused(why) => self.not_taken(number, why, Refusal::Refused).await,
                 _ => {}
             }
         }
-        for key in lost {
-            if self.in_flight.remove(&key).is_some() {
-                self.proof.forget(key);
-                self.tell(Report::Lost(key)).await;
+        for number in lost {
+            if self.in_flight.remove(&number).is_some() {
+                self.proof.forget(number);
+                self.report(WayReport::Lost(number)).await;
             }
         }
         self.house().await;
     }
 }
 
-fn keys(texts: &BTreeMap<u64, InFlight>, is_meant: impl Fn(&InFlight) -> bool) -> Vec<u64> {
+fn numbers(
+    texts: &BTreeMap<SubmissionNumber, InFlight>,
+    is_meant: impl Fn(&InFlight) -> bool,
+) -> Vec<SubmissionNumber> {
     let meant = texts.iter().filter(|(_, text)| is_meant(text));
-    meant.map(|(&key, _)| key).collect()
+    meant.map(|(&number, _)| number).collect()
 }
 
 #[cfg(test)]

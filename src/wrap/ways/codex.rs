@@ -24,7 +24,10 @@ use tokio::time::Instant;
 
 use super::proof::Proof;
 use super::transcript::Stage;
-use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn, process};
+use super::{
+    Refusal, Sign, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
+    process,
+};
 use link::{Link, LinkError, LinkEvent, Question};
 use local::{Local, QueueError};
 pub use setup::{Mark, Setup, home};
@@ -63,9 +66,9 @@ pub struct Codex {
 
 impl Codex {
     /// Looks for the session's thread from now on. Nothing is open before it is found.
-    pub fn start(setup: Setup, reports: Reports) -> Self {
+    pub fn start(setup: Setup, reporter: WayReporter) -> Self {
         let (texts, given) = mpsc::channel(TEXTS);
-        let work = Work::new(setup, reports);
+        let work = Work::new(setup, reporter);
         let task = tokio::spawn(work.run(given));
         Self { texts, task }
     }
@@ -115,7 +118,7 @@ struct Work {
     threads: Threads,
     link: Option<Link>,
     local: Option<Local>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: BTreeMap<SubmissionNumber, InFlight>,
     proof: Proof,
     is_open: bool,
     began: Instant,
@@ -124,11 +127,11 @@ struct Work {
     search_at: Instant,
     /// What was last told of the thread in the terminal.
     doing: Option<Status>,
-    reports: Reports,
+    reporter: WayReporter,
 }
 
 impl Work {
-    fn new(setup: Setup, reports: Reports) -> Self {
+    fn new(setup: Setup, reporter: WayReporter) -> Self {
         Self {
             threads: Threads::marked(&setup.mark.folder),
             setup,
@@ -141,7 +144,7 @@ impl Work {
             pause: FIRST_PAUSE,
             search_at: Instant::now(),
             doing: None,
-            reports,
+            reporter,
         }
     }
 
@@ -154,8 +157,8 @@ impl Work {
                     Some(text) => self.deliver(text).await,
                     None => return,
                 },
-                heard = next(&mut self.link) => match heard {
-                    Ok(heard) => self.hear(heard).await,
+                event = next(&mut self.link) => match event {
+                    Ok(event) => self.handle_link(event).await,
                     Err(error) => self.unlink(&error).await,
                 },
                 () = process::sleep_until(due), if due.is_some() => {
@@ -180,8 +183,8 @@ impl Work {
         }
     }
 
-    async fn tell(&self, report: Report) {
-        let _session_ended = self.reports.tell(report).await;
+    async fn report(&self, report: WayReport) {
+        let _session_ended = self.reporter.send(report).await;
     }
 
     async fn tell_open(&mut self) {
@@ -193,10 +196,10 @@ impl Work {
             return;
         }
         self.pause = FIRST_PAUSE;
-        self.tell(if is_open {
-            Report::Open
+        self.report(if is_open {
+            WayReport::Open
         } else {
-            Report::Closed(NO_THREAD.to_owned())
+            WayReport::Closed(NO_THREAD.to_owned())
         })
         .await;
     }
@@ -231,8 +234,8 @@ impl Work {
         self.pause = (self.pause * 2).min(longest);
     }
 
-    async fn hear(&mut self, heard: LinkEvent) {
-        let done = match heard {
+    async fn handle_link(&mut self, event: LinkEvent) {
+        let done = match event {
             LinkEvent::Event(method, params) => {
                 self.happened(&method, &params);
                 Ok(())
@@ -278,75 +281,80 @@ impl Work {
                 }
             }
             (Question::Read, Ok(read)) => self.threads.learn(&read["thread"]),
-            (Question::Turns(key), Ok(turns)) => self.steer(key, &turns["data"][0]).await?,
-            (Question::Start(key) | Question::Steer(key), Ok(_)) => {
-                self.set(key, Progress::Sent(Instant::now()));
+            (Question::Turns(number), Ok(turns)) => self.steer(number, &turns["data"][0]).await?,
+            (Question::Start(number) | Question::Steer(number), Ok(_)) => {
+                self.set(number, Progress::Sent(Instant::now()));
             }
-            (Question::Start(key), Err(why)) => self.not_taken(key, why, Refusal::Failed).await,
+            (Question::Start(number), Err(why)) => {
+                self.not_taken(number, why, Refusal::Failed).await;
+            }
             // No turn to bring it into: it waits for the thread to be idle.
-            (Question::Turns(key) | Question::Steer(key), Err(_)) => {
-                self.proof.forget(key);
-                self.set(key, Progress::Waits(true));
+            (Question::Turns(number) | Question::Steer(number), Err(_)) => {
+                self.proof.forget(number);
+                self.set(number, Progress::Waits(true));
             }
             (Question::Hello | Question::Loaded | Question::Read, Err(_)) => {}
         }
         Ok(())
     }
 
-    async fn steer(&mut self, key: u64, turn: &Value) -> Result<(), LinkError> {
+    async fn steer(&mut self, number: SubmissionNumber, turn: &Value) -> Result<(), LinkError> {
         let (Some(link), Some(text), Some(thread)) = (
             &mut self.link,
-            self.in_flight.get(&key),
+            self.in_flight.get(&number),
             self.threads.current(),
         ) else {
             return Ok(());
         };
         if turn["status"] != "inProgress" {
-            self.set(key, Progress::Waits(true));
+            self.set(number, Progress::Waits(true));
             return Ok(());
         }
         let Submission { ids, text, .. } = &text.submission;
-        self.proof.expect(key, ids.clone(), Some(&thread.rollout));
+        self.proof
+            .expect(number, ids.clone(), Some(&thread.rollout));
         let params =
             json!({"threadId": thread.id, "expectedTurnId": turn["id"], "input": input(text)});
-        link.ask(Question::Steer(key), "turn/steer", &params).await
+        link.ask(Question::Steer(number), "turn/steer", &params)
+            .await
     }
 
-    fn set(&mut self, key: u64, stage: Progress) {
-        if let Some(text) = self.in_flight.get_mut(&key) {
+    fn set(&mut self, number: SubmissionNumber, stage: Progress) {
+        if let Some(text) = self.in_flight.get_mut(&number) {
             text.stage = stage;
         }
     }
 
     async fn deliver(&mut self, submission: Submission) {
-        let key = submission.key;
+        let number = submission.number;
         let stage = Progress::Waits(false);
-        self.in_flight.insert(key, InFlight { submission, stage });
+        self.in_flight
+            .insert(number, InFlight { submission, stage });
         if self.threads.current().is_some() {
             self.move_on().await;
         } else if let Some(local) = self.local.clone() {
-            self.queue(key, &local).await;
+            self.queue(number, &local).await;
         } else {
-            self.not_taken(key, NO_THREAD.to_owned(), Refusal::Failed)
+            self.not_taken(number, NO_THREAD.to_owned(), Refusal::Failed)
                 .await;
         }
     }
 
-    async fn queue(&mut self, key: u64, local: &Local) {
-        let Some(text) = self.in_flight.get(&key) else {
+    async fn queue(&mut self, number: SubmissionNumber, local: &Local) {
+        let Some(text) = self.in_flight.get(&number) else {
             return;
         };
         let Submission { ids, text, .. } = &text.submission;
         // A thread without turns has no rollout yet: it is followed when it is there.
         self.proof
-            .expect(key, ids.clone(), local.rollout().as_deref());
+            .expect(number, ids.clone(), local.rollout().as_deref());
         match local.queue(&self.setup.program, text).await {
-            Ok(()) => self.set(key, Progress::Sent(Instant::now())),
-            Err(QueueError::Refused(why)) => self.not_taken(key, why, Refusal::Failed).await,
+            Ok(()) => self.set(number, Progress::Sent(Instant::now())),
+            Err(QueueError::Refused(why)) => self.not_taken(number, why, Refusal::Failed).await,
             Err(QueueError::Unknown) => {
-                self.in_flight.remove(&key);
-                self.proof.forget(key);
-                self.tell(Report::Unseen(key)).await;
+                self.in_flight.remove(&number);
+                self.proof.forget(number);
+                self.report(WayReport::Unseen(number)).await;
             }
         }
     }
@@ -369,7 +377,7 @@ impl Work {
                 };
             }
             for sign in signs(before.as_ref(), &thread.status) {
-                self.tell(Report::Sign(sign)).await;
+                self.report(WayReport::Sign(sign)).await;
             }
         }
         if let Err(error) = self.start_next(&thread).await {
@@ -383,7 +391,8 @@ impl Work {
         if texts.any(is_out) {
             return Ok(());
         }
-        let (Some(link), Some((&key, text))) = (&mut self.link, self.in_flight.iter_mut().next())
+        let (Some(link), Some((&number, text))) =
+            (&mut self.link, self.in_flight.iter_mut().next())
         else {
             return Ok(());
         };
@@ -395,24 +404,32 @@ impl Work {
         } = &text.submission;
         let is_busy = matches!(thread.status, Status::Active(_));
         if !is_busy {
-            self.proof.expect(key, ids.clone(), Some(&thread.rollout));
+            self.proof
+                .expect(number, ids.clone(), Some(&thread.rollout));
             let params = json!({"threadId": thread.id, "input": input(words)});
             text.stage = Progress::Asked(Instant::now());
-            return link.ask(Question::Start(key), "turn/start", &params).await;
+            return link
+                .ask(Question::Start(number), "turn/start", &params)
+                .await;
         }
         if *timing != Timing::Idle && text.stage == Progress::Waits(false) {
             let params = json!({"threadId": thread.id, "limit": 1, "sortDirection": "desc"});
             text.stage = Progress::Asked(Instant::now());
-            link.ask(Question::Turns(key), "thread/turns/list", &params)
+            link.ask(Question::Turns(number), "thread/turns/list", &params)
                 .await?;
         }
         Ok(())
     }
 
-    async fn not_taken(&mut self, key: u64, why: String, refusal: Refusal) {
-        if self.in_flight.remove(&key).is_some() {
-            self.proof.forget(key);
-            self.tell(Report::NotTaken { key, why, refusal }).await;
+    async fn not_taken(&mut self, number: SubmissionNumber, why: String, refusal: Refusal) {
+        if self.in_flight.remove(&number).is_some() {
+            self.proof.forget(number);
+            self.report(WayReport::NotTaken {
+                number,
+                why,
+                refusal,
+            })
+            .await;
         }
     }
 
@@ -422,24 +439,24 @@ impl Work {
         self.threads.clear();
         self.doing = None;
         self.look().await;
-        let keys: Vec<u64> = self.in_flight.keys().copied().collect();
-        for key in keys {
+        let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
+        for number in numbers {
             let waits = |text: &InFlight| matches!(text.stage, Progress::Waits(_));
-            if self.in_flight.get(&key).is_some_and(waits) {
-                self.not_taken(key, error.to_string(), Refusal::Failed)
+            if self.in_flight.get(&number).is_some_and(waits) {
+                self.not_taken(number, error.to_string(), Refusal::Failed)
                     .await;
             } else {
-                self.lose(key).await;
+                self.lose(number).await;
             }
         }
         self.search_at = Instant::now() + FIRST_PAUSE;
         self.tell_open().await;
     }
 
-    async fn lose(&mut self, key: u64) {
-        if self.in_flight.remove(&key).is_some() {
-            self.proof.forget(key);
-            self.tell(Report::Lost(key)).await;
+    async fn lose(&mut self, number: SubmissionNumber) {
+        if self.in_flight.remove(&number).is_some() {
+            self.proof.forget(number);
+            self.report(WayReport::Lost(number)).await;
         }
     }
 
@@ -464,27 +481,28 @@ impl Work {
         if let Some(rollout) = rollout.filter(|_| !self.in_flight.is_empty()) {
             self.proof.follow(&rollout);
         }
-        for (key, stage) in self.proof.look().await {
-            if stage == Stage::InContext && self.in_flight.remove(&key).is_some() {
-                self.tell(Report::InContext(key)).await;
+        for (number, stage) in self.proof.look().await {
+            if stage == Stage::InContext && self.in_flight.remove(&number).is_some() {
+                self.report(WayReport::InContext(number)).await;
             }
         }
         let ended = |text: &InFlight| match text.stage {
             Progress::Ended(at) => at.elapsed() >= ROW_WITHIN,
             _ => false,
         };
-        let keys = |work: &Self, is_meant: &dyn Fn(&InFlight) -> bool| -> Vec<u64> {
-            let meant = work.in_flight.iter().filter(|(_, text)| is_meant(text));
-            meant.map(|(&key, _)| key).collect()
-        };
-        for key in keys(self, &ended) {
+        let numbers =
+            |work: &Self, is_meant: &dyn Fn(&InFlight) -> bool| -> Vec<SubmissionNumber> {
+                let meant = work.in_flight.iter().filter(|(_, text)| is_meant(text));
+                meant.map(|(&number, _)| number).collect()
+            };
+        for number in numbers(self, &ended) {
             let why = "the turn ended without it".to_owned();
-            self.not_taken(key, why, Refusal::Refused).await;
+            self.not_taken(number, why, Refusal::Refused).await;
         }
         if is_local_gone {
             self.local = None;
-            for key in keys(self, &|_| true) {
-                self.lose(key).await;
+            for number in numbers(self, &|_| true) {
+                self.lose(number).await;
             }
             self.tell_open().await;
         }

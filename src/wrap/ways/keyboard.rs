@@ -32,7 +32,7 @@ mod text;
 
 use std::time::{Duration, Instant};
 
-use super::Submission;
+use super::{Submission, SubmissionNumber};
 use crate::wrap::agent_state::{AgentState, HookEvent};
 use crate::wrap::hold::Hold;
 
@@ -260,15 +260,15 @@ impl Keyboard {
     }
 
     /// The proof: the transcript holds the submission.
-    pub fn proved(&mut self, key: u64) {
-        if self.key() == Some(key) {
+    pub fn proved(&mut self, number: SubmissionNumber) {
+        if self.number() == Some(number) {
             self.finish(Outcome::InContext);
         }
     }
 
     /// The transcript says that a hook of the person's refused the submission.
-    pub fn refused(&mut self, key: u64, why: &str) {
-        if self.key() == Some(key) {
+    pub fn refused(&mut self, number: SubmissionNumber, why: &str) {
+        if self.number() == Some(number) {
             self.finish(Outcome::Refused(why.to_owned()));
         }
     }
@@ -299,8 +299,10 @@ impl Keyboard {
     }
 
     /// Which submission is under way.
-    pub fn key(&self) -> Option<u64> {
-        self.attempt.as_ref().map(|attempt| attempt.submission.key)
+    pub fn number(&self) -> Option<SubmissionNumber> {
+        self.attempt
+            .as_ref()
+            .map(|attempt| attempt.submission.number)
     }
 
     fn finish(&mut self, outcome: Outcome) {

@@ -2,7 +2,7 @@
 //! hook and the keyboard.
 //!
 //! The session hands an actor a [`Submission`] with [`WayIn::deliver`] and hears from
-//! it through one channel of `(Way, Report)`, whichever way reports. A way decides nothing about
+//! it through one channel of `(Way, WayReport)`, whichever way reports. A way decides nothing about
 //! order, retries or acks: the session's deliveries do, for all of them in one place.
 //!
 //! `deliver` returns `false` where nothing was handed over and nothing will be reported. After
@@ -81,11 +81,14 @@ pub enum Timing {
     Now,
 }
 
+/// Names a submission in reports. Never used twice in a session.
+pub type SubmissionNumber = u64;
+
 /// One text on its way in; it may hold several messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submission {
-    /// Names it in reports. Never used twice in a session.
-    pub key: u64,
+    /// Its name in reports.
+    pub number: SubmissionNumber,
     /// The ids of the messages in it: what a proof looks for.
     pub ids: Vec<String>,
     /// Safe lines, one a message.
@@ -96,7 +99,7 @@ pub struct Submission {
 
 /// What a way says, of itself, of a submission, or of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum WayReport {
     /// The way takes submissions from now on.
     Open,
     /// It takes none, and why; for the log and for `cbroker doctor`.
@@ -107,11 +110,11 @@ pub enum Report {
     /// The session is in this process now, and was in another one.
     Moved(i32),
     /// The proof: this submission is in the model's context.
-    InContext(u64),
+    InContext(SubmissionNumber),
     /// It did not enter the session and never will.
     NotTaken {
         /// Which submission.
-        key: u64,
+        number: SubmissionNumber,
         /// Why, in the agent's words where it gave some.
         why: String,
         /// What that means for the next attempt.
@@ -119,9 +122,9 @@ pub enum Report {
     },
     /// Nothing ever said that the agent accepted it: the way failed, and it may have been read all
     /// the same.
-    Unseen(u64),
+    Unseen(SubmissionNumber),
     /// The agent's process ended before its proof: it may have been read, or not.
-    Lost(u64),
+    Lost(SubmissionNumber),
     /// Something was seen in the agent.
     Sign(Sign),
 }
@@ -167,7 +170,7 @@ pub enum Sign {
 
 /// Where the agent's session was when one of its hooks ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct HookOrigin {
     /// Its process, where this version names it.
     pub pid: Option<i32>,
     /// The transcript that it wrote.
@@ -192,7 +195,7 @@ pub trait WayIn: fmt::Debug + Send {
     fn titled(&self, _title: &str) {}
 
     /// A hook of the agent's ran here.
-    fn hook_ran(&self, _place: &Place) {}
+    fn hook_ran(&self, _origin: &HookOrigin) {}
 
     /// The session moved to this process: what other processes are given is read by nobody.
     fn moved(&self, _pid: i32) {}
@@ -210,7 +213,7 @@ pub struct WaysIn {
     /// The ways.
     pub ways: Vec<Box<dyn WayIn>>,
     /// What they say.
-    pub reports: mpsc::Receiver<(Way, Report)>,
+    pub reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
 impl WaysIn {
@@ -223,19 +226,19 @@ impl WaysIn {
 
 /// Where one way reports to.
 #[derive(Clone, Debug)]
-pub struct Reports {
+pub struct WayReporter {
     way: Way,
-    to: mpsc::Sender<(Way, Report)>,
+    to: mpsc::Sender<(Way, WayReport)>,
 }
 
-impl Reports {
+impl WayReporter {
     /// Reports of `way`, to the channel that all ways of a session share.
-    pub fn new(way: Way, to: mpsc::Sender<(Way, Report)>) -> Self {
+    pub fn new(way: Way, to: mpsc::Sender<(Way, WayReport)>) -> Self {
         Self { way, to }
     }
 
     /// Says it; `false` when the session has ended.
-    pub async fn tell(&self, report: Report) -> bool {
+    pub async fn send(&self, report: WayReport) -> bool {
         self.to.send((self.way, report)).await.is_ok()
     }
 }

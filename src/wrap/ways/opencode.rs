@@ -27,7 +27,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Refusal, Report, Reports, Sign, Submission, Timing, Way, WayIn};
+use super::{
+    Refusal, Sign, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
+};
 use http::{Events, HttpError, Server};
 use sessions::{SessionNews, Sessions};
 
@@ -86,7 +88,7 @@ impl Opencode {
     /// Looks for the server from now on. Nothing is open before a session is on the screen.
     ///
     /// `resumes`: opencode was started with a session of the person's choice.
-    pub fn start(given: OpencodeSetup, resumes: bool, reports: Reports) -> Self {
+    pub fn start(given: OpencodeSetup, resumes: bool, reporter: WayReporter) -> Self {
         let (texts, orders) = mpsc::channel(TEXTS);
         let (title, titles) = watch::channel(String::new());
         let work = Work {
@@ -99,7 +101,7 @@ impl Opencode {
             in_flight: BTreeMap::new(),
             resumes,
             is_open: false,
-            reports,
+            reporter,
         };
         let task = tokio::spawn(work.run(orders, titles));
         Self { texts, title, task }
@@ -148,11 +150,11 @@ struct Work {
     server: Server,
     sessions: Sessions,
     events: Option<Events>,
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: BTreeMap<SubmissionNumber, InFlight>,
     /// A session of the person's choice is about to be shown, so none is begun before.
     resumes: bool,
     is_open: bool,
-    reports: Reports,
+    reporter: WayReporter,
 }
 
 impl Work {
@@ -173,7 +175,7 @@ impl Work {
                 event = next(&mut self.events) => match event {
                     Ok(event) => {
                         let news = self.sessions.happened(&event);
-                        self.hear(news).await;
+                        self.handle_news(news).await;
                     }
                     Err(error) => {
                         self.lost(&error).await;
@@ -206,11 +208,11 @@ impl Work {
         Ok(())
     }
 
-    async fn tell(&self, report: Report) {
-        let _session_ended = self.reports.tell(report).await;
+    async fn report(&self, report: WayReport) {
+        let _session_ended = self.reporter.send(report).await;
     }
 
-    async fn hear(&mut self, news: Option<SessionNews>) {
+    async fn handle_news(&mut self, news: Option<SessionNews>) {
         let sign = match news {
             None => return,
             Some(SessionNews::Read(ids)) => return self.read(&ids).await,
@@ -219,7 +221,7 @@ impl Work {
             Some(SessionNews::Asks(Some(what))) => Sign::Asks(what),
             Some(SessionNews::Asks(None)) => Sign::Answered,
         };
-        self.tell(Report::Sign(sign)).await;
+        self.report(WayReport::Sign(sign)).await;
     }
 
     async fn read(&mut self, ids: &[String]) {
@@ -228,10 +230,10 @@ impl Work {
         }
         let is_read = |text: &InFlight| text.is_sent && text.unread.is_empty();
         let meant = self.in_flight.iter().filter(|(_, text)| is_read(text));
-        let keys: Vec<u64> = meant.map(|(&key, _)| key).collect();
-        for key in keys {
-            self.in_flight.remove(&key);
-            self.tell(Report::InContext(key)).await;
+        let numbers: Vec<SubmissionNumber> = meant.map(|(&number, _)| number).collect();
+        for number in numbers {
+            self.in_flight.remove(&number);
+            self.report(WayReport::InContext(number)).await;
         }
     }
 
@@ -241,7 +243,7 @@ impl Work {
             submission,
             is_sent: false,
         };
-        self.in_flight.insert(text.submission.key, text);
+        self.in_flight.insert(text.submission.number, text);
     }
 
     /// Tells whether the way is open, and sends what waited for this moment.
@@ -252,10 +254,10 @@ impl Work {
         let may_begin = self.events.is_some() && self.sessions.is_first_screen() && !self.resumes;
         let is_open = session.is_some() || may_begin;
         if is_open != std::mem::replace(&mut self.is_open, is_open) {
-            self.tell(if is_open {
-                Report::Open
+            self.report(if is_open {
+                WayReport::Open
             } else {
-                Report::Closed(NO_SESSION.to_owned())
+                WayReport::Closed(NO_SESSION.to_owned())
             })
             .await;
         }
@@ -269,18 +271,18 @@ impl Work {
         let Some(text) = self.in_flight.values_mut().find(is_due) else {
             return;
         };
-        let (key, words) = (text.submission.key, text.submission.text.clone());
+        let (number, words) = (text.submission.number, text.submission.text.clone());
         let session = match session {
             Some(session) => session,
             None => match self.begin().await {
                 Ok(session) => session,
-                Err(error) => return self.not_taken(key, &error.to_string()).await,
+                Err(error) => return self.not_taken(number, &error.to_string()).await,
             },
         };
-        if let Some(text) = self.in_flight.get_mut(&key) {
+        if let Some(text) = self.in_flight.get_mut(&number) {
             text.is_sent = true;
         }
-        self.prompt(&session, key, &words).await;
+        self.prompt(&session, number, &words).await;
     }
 
     /// Begins a session on the first screen, and has it shown.
@@ -305,7 +307,7 @@ impl Work {
         Ok(id)
     }
 
-    async fn prompt(&mut self, session: &str, key: u64, words: &str) {
+    async fn prompt(&mut self, session: &str, number: SubmissionNumber, words: &str) {
         let settings = self.sessions.settings(session);
         let mut body = json!({"parts": [{"type": "text", "text": words}]});
         if let Some(agent) = settings.agent {
@@ -317,36 +319,41 @@ impl Work {
         let path = format!("/session/{session}/prompt_async");
         match self.server.ask(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
-            Err(error) if error.is_certain() => self.not_taken(key, &error.to_string()).await,
+            Err(error) if error.is_certain() => self.not_taken(number, &error.to_string()).await,
             // Its answer was lost: it may have been read. That is a failure of the way, or a
             // server that always answers so would be sent the text without end.
             Err(_) => {
-                if self.in_flight.remove(&key).is_some() {
-                    self.tell(Report::Unseen(key)).await;
+                if self.in_flight.remove(&number).is_some() {
+                    self.report(WayReport::Unseen(number)).await;
                 }
             }
         }
     }
 
-    async fn lose(&mut self, key: u64) {
-        if self.in_flight.remove(&key).is_some() {
-            self.tell(Report::Lost(key)).await;
+    async fn lose(&mut self, number: SubmissionNumber) {
+        if self.in_flight.remove(&number).is_some() {
+            self.report(WayReport::Lost(number)).await;
         }
     }
 
-    async fn not_taken(&mut self, key: u64, why: &str) {
-        if self.in_flight.remove(&key).is_some() {
+    async fn not_taken(&mut self, number: SubmissionNumber, why: &str) {
+        if self.in_flight.remove(&number).is_some() {
             let (why, refusal) = (why.to_owned(), Refusal::Failed);
-            self.tell(Report::NotTaken { key, why, refusal }).await;
+            self.report(WayReport::NotTaken {
+                number,
+                why,
+                refusal,
+            })
+            .await;
         }
     }
 
     /// What was not sent yet goes another way.
     async fn give_back(&mut self, why: &str) {
         let waiting = self.in_flight.iter().filter(|(_, text)| !text.is_sent);
-        let keys: Vec<u64> = waiting.map(|(&key, _)| key).collect();
-        for key in keys {
-            self.not_taken(key, why).await;
+        let numbers: Vec<SubmissionNumber> = waiting.map(|(&number, _)| number).collect();
+        for number in numbers {
+            self.not_taken(number, why).await;
         }
     }
 
@@ -355,12 +362,12 @@ impl Work {
         self.events = None;
         self.sessions = Sessions::default();
         if std::mem::replace(&mut self.is_open, false) {
-            self.tell(Report::Closed(error.to_string())).await;
+            self.report(WayReport::Closed(error.to_string())).await;
         }
         self.give_back(&error.to_string()).await;
-        let keys: Vec<u64> = self.in_flight.keys().copied().collect();
-        for key in keys {
-            self.lose(key).await;
+        let numbers: Vec<SubmissionNumber> = self.in_flight.keys().copied().collect();
+        for number in numbers {
+            self.lose(number).await;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tokio::task::JoinHandle;
 
+use super::SubmissionNumber;
 use super::transcript::{Row, Stage, Transcript};
 
 /// Transcripts and the messages that are looked for in them.
@@ -14,7 +15,7 @@ pub struct Proof {
     transcripts: Vec<Transcript>,
     /// A look that was given up half-way: it holds the transcripts that it reads.
     reading: Option<JoinHandle<(Vec<Transcript>, Vec<Row>)>>,
-    waiting: BTreeMap<u64, Vec<String>>,
+    waiting: BTreeMap<SubmissionNumber, Vec<String>>,
     queue: Queue,
 }
 
@@ -41,7 +42,12 @@ impl Queue {
 impl Proof {
     /// Looks for a text with these messages from now on, in what is written from now on. Called
     /// before the text is handed over.
-    pub fn expect(&mut self, key: u64, ids: Vec<String>, transcript: Option<&Path>) {
+    pub fn expect(
+        &mut self,
+        number: SubmissionNumber,
+        ids: Vec<String>,
+        transcript: Option<&Path>,
+    ) {
         if self.waiting.is_empty() {
             self.transcripts.clear();
             self.reading = None;
@@ -50,7 +56,7 @@ impl Proof {
         if let Some(path) = transcript.filter(|path| !self.reads(path)) {
             self.transcripts.push(Transcript::from_end(path));
         }
-        self.waiting.insert(key, ids);
+        self.waiting.insert(number, ids);
     }
 
     /// The session writes another transcript now: `/clear`, `/resume` and a move to the background
@@ -67,8 +73,8 @@ impl Proof {
     }
 
     /// Stops looking for a text.
-    pub fn forget(&mut self, key: u64) {
-        self.waiting.remove(&key);
+    pub fn forget(&mut self, number: SubmissionNumber) {
+        self.waiting.remove(&number);
     }
 
     /// Reads what was written since the last look: how far each text got. A text that is in the
@@ -76,7 +82,7 @@ impl Proof {
     ///
     /// A transcript that cannot be read proves nothing. Safe to drop half-way: the next call goes
     /// on.
-    pub async fn look(&mut self) -> Vec<(u64, Stage)> {
+    pub async fn look(&mut self) -> Vec<(SubmissionNumber, Stage)> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
@@ -103,12 +109,12 @@ impl Proof {
             let named = |ids: &Vec<String>| {
                 !row.ids.is_empty() && ids.iter().all(|id| row.ids.contains(id))
             };
-            let keys = self.waiting.iter().filter(|(_, ids)| named(ids));
-            found.extend(keys.map(|(&key, _)| (key, row.stage.clone())));
+            let numbers = self.waiting.iter().filter(|(_, ids)| named(ids));
+            found.extend(numbers.map(|(&number, _)| (number, row.stage.clone())));
         }
-        for (key, stage) in &found {
+        for (number, stage) in &found {
             if matches!(stage, Stage::InContext | Stage::Refused(_)) {
-                self.waiting.remove(key);
+                self.waiting.remove(number);
             }
         }
         found

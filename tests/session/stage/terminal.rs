@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cbroker::wrap::monitor::{Afterlife, Report};
+use cbroker::wrap::monitor::{Afterlife, ChildStatus};
 use cbroker::wrap::pty::{CommandLine, Program, Shape};
 use rustix::termios::Winsize;
 
@@ -18,7 +18,7 @@ use super::{LIMIT, wait_for};
 pub(crate) struct Terminal {
     program: Program,
     output: Arc<Mutex<Vec<u8>>>,
-    end: Option<Report>,
+    end: Option<ChildStatus>,
     reader: Option<std::thread::JoinHandle<()>>,
     is_closing: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
@@ -162,14 +162,14 @@ impl Terminal {
     }
 
     /// Waits for a report of the monitor.
-    pub(crate) fn wait_for_report(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
+    pub(crate) fn wait_for_report(&mut self, wanted: impl Fn(&ChildStatus) -> bool) -> ChildStatus {
         let mut found = None;
         wait_for("a report of the monitor", || {
-            let reports = match self.program.reports() {
-                Ok(Some(reports)) => reports,
+            let statuses = match self.program.child_statuses() {
+                Ok(Some(statuses)) => statuses,
                 _ => Vec::new(),
             };
-            found = found.or_else(|| reports.into_iter().find(|report| wanted(report)));
+            found = found.or_else(|| statuses.into_iter().find(|status| wanted(status)));
             found.is_some()
         });
         found.unwrap()
@@ -177,13 +177,14 @@ impl Terminal {
 
     /// Waits until the program is known to run, so that it can be signalled.
     pub(crate) fn wait_for_start(&mut self) {
-        self.wait_for_report(|report| matches!(report, Report::Started(_)));
+        self.wait_for_report(|report| matches!(report, ChildStatus::Started(_)));
     }
 
     /// Waits for the program's end: what the shell would see.
-    pub(crate) fn wait_for_end(&mut self) -> Report {
-        let end =
-            self.wait_for_report(|report| matches!(report, Report::Exited(_) | Report::Killed(_)));
+    pub(crate) fn wait_for_end(&mut self) -> ChildStatus {
+        let end = self.wait_for_report(|report| {
+            matches!(report, ChildStatus::Exited(_) | ChildStatus::Killed(_))
+        });
         self.end = Some(end);
         end
     }
@@ -193,7 +194,7 @@ impl Terminal {
         self.is_closing.store(true, Ordering::Relaxed);
         self.reader.take().unwrap().join().unwrap();
         // Nothing is said to the wrap but what the system says: its terminal is gone.
-        self.end = Some(Report::Killed(rustix::process::Signal::HUP.as_raw()));
+        self.end = Some(ChildStatus::Killed(rustix::process::Signal::HUP.as_raw()));
     }
 
     /// Modes of the terminal: whether a shell would find it as it left it.
@@ -208,7 +209,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if self.end.is_none() {
-            let _reports = self.program.reports();
+            let _statuses = self.program.child_statuses();
             self.program.signal(rustix::process::Signal::TERM);
         }
     }

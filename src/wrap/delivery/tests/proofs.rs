@@ -30,8 +30,8 @@ fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes()
     assert!(play.did(&Step::HandedOver(vec![ticket], Way::Keyboard)));
     play.passes(ms(600_000));
     assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
-    let key = play.deliveries.typed_key().unwrap();
-    play.deliveries.in_context(key);
+    let number = play.deliveries.typed_number().unwrap();
+    play.deliveries.in_context(number);
     play.run();
     assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
 }
@@ -46,8 +46,8 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
     play.sees(Input::Empty);
     play.ends();
     assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
-    let key = play.deliveries.typed_key().unwrap();
-    play.deliveries.in_context(key);
+    let number = play.deliveries.typed_number().unwrap();
+    play.deliveries.in_context(number);
     play.run();
     assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
 }
@@ -69,8 +69,8 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
         let delivered = Step::Delivered(vec![ticket], Way::Keyboard);
         assert!(!play.did(&delivered), "a turn runs, and there is no row");
         if has_row {
-            let key = play.deliveries.typed_key().unwrap();
-            play.deliveries.in_context(key);
+            let number = play.deliveries.typed_number().unwrap();
+            play.deliveries.in_context(number);
             play.run();
         } else {
             play.output("\x1b]0;\u{2733} Claude Code\x07");

@@ -7,7 +7,7 @@ impl Play {
     /// What was handed to a way without keys.
     fn hands(&self) -> Vec<(Way, u64)> {
         let hands = self.steps.iter().filter_map(|step| match step {
-            Step::Hand(way, submission) => Some((*way, submission.key)),
+            Step::Hand(way, submission) => Some((*way, submission.number)),
             _ => None,
         });
         hands.collect()
@@ -266,7 +266,7 @@ fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
     let handed = |play: &Play| {
         let mut steps = play.steps.iter().rev();
         steps.find_map(|step| match step {
-            Step::Hand(_, submission) => Some((submission.key, submission.ids.clone())),
+            Step::Hand(_, submission) => Some((submission.number, submission.ids.clone())),
             _ => None,
         })
     };
@@ -274,13 +274,13 @@ fn a_text_that_the_persons_own_hook_refuses_takes_no_other_with_it() {
     play.deliveries.not_taken(1, "by policy", Refusal::Refused);
     for id in ["m1", "m2", "m3"] {
         play.run();
-        let (key, ids) = handed(&play).unwrap();
+        let (number, ids) = handed(&play).unwrap();
         assert_eq!(ids, [id]);
         if id == "m2" {
             play.deliveries
-                .not_taken(key, "by policy Original prompt: bad", Refusal::Refused);
+                .not_taken(number, "by policy Original prompt: bad", Refusal::Refused);
         } else {
-            play.deliveries.in_context(key);
+            play.deliveries.in_context(number);
         }
     }
     play.run();

@@ -17,7 +17,7 @@ const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
 struct Stage {
     folder: tempfile::TempDir,
     inbox: ClaudeInbox,
-    reports: mpsc::Receiver<(Way, Report)>,
+    reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
 impl Stage {
@@ -25,7 +25,7 @@ impl Stage {
         let (to, reports) = mpsc::channel(16);
         Self {
             folder: tempfile::tempdir().unwrap(),
-            inbox: ClaudeInbox::start(Reports::new(Way::Inbox, to)),
+            inbox: ClaudeInbox::start(WayReporter::new(Way::Inbox, to)),
             reports,
         }
     }
@@ -41,7 +41,7 @@ impl Stage {
     /// A hook ran in the process `pid` with this socket.
     fn hook(&self, socket: &str, pid: u32) {
         let socket = self.path(socket);
-        self.inbox.hook_ran(&Place {
+        self.inbox.hook_ran(&HookOrigin {
             pid: i32::try_from(pid).ok(),
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
@@ -63,7 +63,7 @@ impl Stage {
     async fn handed_over(&mut self) -> (UnixListener, Value) {
         let socket = self.socket("1.sock");
         self.hook("1.sock", std::process::id());
-        assert_eq!(self.said().await, Report::Open);
+        assert_eq!(self.said().await, WayReport::Open);
         self.deliver(7);
         let line = line_of(&socket).await;
         (socket, line)
@@ -75,14 +75,14 @@ impl Stage {
         assert!(nothing.is_err(), "{nothing:?}");
     }
 
-    async fn said(&mut self) -> Report {
+    async fn said(&mut self) -> WayReport {
         let said = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         said.unwrap().unwrap().1
     }
 
-    fn deliver(&self, key: u64) {
+    fn deliver(&self, number: SubmissionNumber) {
         let submission = Submission {
-            key,
+            number,
             ids: vec!["01".into()],
             text: LINE.to_owned(),
             timing: Timing::Next,
@@ -117,7 +117,7 @@ async fn a_text_counts_when_the_transcript_holds_it_and_not_when_it_was_accepted
         .says_nothing_for(SEEN_WITHIN + Duration::from_secs(1))
         .await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, Report::InContext(7));
+    assert_eq!(stage.said().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
@@ -126,14 +126,14 @@ async fn what_a_slow_agent_writes_three_seconds_later_is_in_time() {
     let (_socket, line) = stage.handed_over().await;
     stage.says_nothing_for(Duration::from_secs(3)).await;
     stage.row(&json!({"type": "user", "message": {"content": content(&line)}}));
-    assert_eq!(stage.said().await, Report::InContext(7));
+    assert_eq!(stage.said().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
 async fn a_text_that_no_row_tells_of_is_given_up() {
     let mut stage = Stage::new();
     let (_socket, _line) = stage.handed_over().await;
-    assert_eq!(stage.said().await, Report::Unseen(7));
+    assert_eq!(stage.said().await, WayReport::Unseen(7));
 }
 
 #[tokio::test]
@@ -141,12 +141,12 @@ async fn what_a_process_swallows_that_the_session_has_left_is_no_failure_of_the_
     let mut stage = Stage::new();
     let old = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     stage.deliver(7);
     line_of(&old).await;
     let new = stage.socket("2.sock");
     stage.hook("2.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Lost(7));
+    assert_eq!(stage.said().await, WayReport::Lost(7));
     stage.deliver(8);
     assert!(content(&line_of(&new).await).contains("id=01"));
 }
@@ -157,12 +157,12 @@ async fn a_session_that_moved_has_no_inbox_before_a_hook_names_it() {
     let _old = stage.socket("1.sock");
     let pid = std::process::id();
     stage.hook("1.sock", pid);
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     stage.inbox.moved(1);
-    assert_eq!(stage.said().await, Report::Closed(NO_SOCKET.to_owned()));
+    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
     let new = stage.socket("2.sock");
     stage.hook("2.sock", pid);
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     stage.inbox.moved(i32::try_from(pid).unwrap());
     stage.deliver(7);
     assert!(content(&line_of(&new).await).contains("id=01"));
@@ -177,29 +177,36 @@ async fn what_was_accepted_is_lost_with_its_process() {
         .unwrap();
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", process.id());
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     stage.deliver(7);
     line_of(&socket).await;
     stage.row(&json!({"type": "queue-operation", "operation": "enqueue"}));
     process.kill().unwrap();
     process.wait().unwrap();
-    assert_eq!(stage.said().await, Report::Lost(7));
+    assert_eq!(stage.said().await, WayReport::Lost(7));
 }
 
 #[tokio::test]
 async fn without_a_socket_the_way_is_closed_and_says_why() {
     let mut stage = Stage::new();
-    stage.inbox.hook_ran(&Place::default());
-    assert_eq!(stage.said().await, Report::Closed(NO_SOCKET.to_owned()));
+    stage.inbox.hook_ran(&HookOrigin::default());
+    assert_eq!(stage.said().await, WayReport::Closed(NO_SOCKET.to_owned()));
     stage.hook("gone.sock", std::process::id());
     let socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     drop(socket);
     stage.deliver(7);
-    let (key, why, refusal) = (7, NOBODY.to_owned(), Refusal::Failed);
-    assert_eq!(stage.said().await, Report::NotTaken { key, why, refusal });
-    assert_eq!(stage.said().await, Report::Closed(NOBODY.to_owned()));
+    let (number, why, refusal) = (7, NOBODY.to_owned(), Refusal::Failed);
+    assert_eq!(
+        stage.said().await,
+        WayReport::NotTaken {
+            number,
+            why,
+            refusal
+        }
+    );
+    assert_eq!(stage.said().await, WayReport::Closed(NOBODY.to_owned()));
 }
 
 #[tokio::test]
@@ -207,7 +214,7 @@ async fn a_hook_that_waits_writes_the_line() {
     let mut stage = Stage::new();
     let _socket = stage.socket("1.sock");
     stage.hook("1.sock", std::process::id());
-    assert_eq!(stage.said().await, Report::Open);
+    assert_eq!(stage.said().await, WayReport::Open);
     let (errands, mut waiting) = mpsc::channel::<Errand>(1);
     stage.inbox.hook_waits(Porter::new(&errands));
     stage.deliver(7);
@@ -219,7 +226,7 @@ async fn a_hook_that_waits_writes_the_line() {
     assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
     errand.done.send(Passed::Sent).unwrap();
     stage.row(&json!({"type": "user", "message": {"content": LINE}}));
-    assert_eq!(stage.said().await, Report::InContext(7));
+    assert_eq!(stage.said().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
@@ -229,5 +236,5 @@ async fn where_only_something_else_was_accepted_the_text_is_given_up() {
     for operation in ["enqueue", "dequeue"] {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
     }
-    assert_eq!(stage.said().await, Report::Unseen(7));
+    assert_eq!(stage.said().await, WayReport::Unseen(7));
 }

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::wrap::ways::{Report, claude_moves};
+use crate::wrap::ways::{WayReport, claude_moves};
 
 /// What was last said of the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +24,11 @@ pub(super) enum SaidOfWay {
 
 impl SaidOfWay {
     /// In the words that the session hears; `why` it is closed.
-    pub(super) fn report(self, why: &str) -> Report {
+    pub(super) fn report(self, why: &str) -> WayReport {
         match self {
-            Self::Open => Report::Open,
-            Self::Closed => Report::Closed(why.to_owned()),
-            Self::Away => Report::Away,
+            Self::Open => WayReport::Open,
+            Self::Closed => WayReport::Closed(why.to_owned()),
+            Self::Away => WayReport::Away,
         }
     }
 }

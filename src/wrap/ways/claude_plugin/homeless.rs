@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 
 use super::super::{Refusal, process};
-use super::{InFlight, Progress, SessionHome, Work, keys};
+use super::{InFlight, Progress, SessionHome, Work, numbers};
 
 /// A text that found no session is offered to the same process again after this.
 const OFFER_AGAIN: Duration = Duration::from_secs(1);
@@ -80,13 +80,13 @@ impl Work {
             let at = self.gives_up_at(text).filter(|_| is_homeless(text));
             at.is_some_and(|at| now >= at)
         };
-        let given_up = keys(&self.in_flight, is_given_up);
+        let given_up = numbers(&self.in_flight, is_given_up);
         if !given_up.is_empty() {
             self.home = SessionHome::OutOfReach;
             self.tell_open().await;
         }
-        for key in given_up {
-            self.not_taken(key, NO_SESSION.to_owned(), Refusal::Elsewhere)
+        for number in given_up {
+            self.not_taken(number, NO_SESSION.to_owned(), Refusal::Elsewhere)
                 .await;
         }
         self.send_homeless();

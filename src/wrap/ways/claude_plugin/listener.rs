@@ -28,6 +28,8 @@ use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::wrap::ways::SubmissionNumber;
+
 /// Bytes of one request. Events are small; a tool's name or an error may be long.
 const BODY_LIMIT: usize = 1 << 20;
 /// Connections at once. Claude Code uses one or two a process.
@@ -48,13 +50,22 @@ pub(super) enum PluginEvent {
     },
     /// A prompt entered the session: its turn has begun.
     Submitted {
-        key: u64,
+        #[serde(rename = "key")]
+        number: SubmissionNumber,
         transcript: Option<PathBuf>,
     },
     /// The person or a hook of theirs kept a prompt out of the session; it never enters it.
-    Dropped { key: u64, why: String },
+    Dropped {
+        #[serde(rename = "key")]
+        number: SubmissionNumber,
+        why: String,
+    },
     /// The call failed, and the prompt never enters the session: no session is bound, for one.
-    Failed { key: u64, why: String },
+    Failed {
+        #[serde(rename = "key")]
+        number: SubmissionNumber,
+        why: String,
+    },
     /// A turn has begun.
     Turn { transcript: Option<PathBuf> },
     /// A turn has ended.

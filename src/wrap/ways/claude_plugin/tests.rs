@@ -16,7 +16,7 @@ const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
 struct Stage {
     folder: tempfile::TempDir,
     plugin: Plugin,
-    reports: Receiver<(Way, Report)>,
+    reports: Receiver<(Way, WayReport)>,
 }
 
 impl Stage {
@@ -24,7 +24,7 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("plugin.sock");
         let (to, reports) = mpsc::channel(64);
-        let reports_to = Reports::new(Way::Plugin, to);
+        let reports_to = WayReporter::new(Way::Plugin, to);
         let plugin = Plugin::listen(&socket, "secret".into(), reports_to).unwrap();
         Self {
             folder,
@@ -80,22 +80,22 @@ impl Stage {
     async fn greeted(&mut self) -> BufReader<UnixStream> {
         let hello = json!([{"is": "hello", "version": "1", "transcript": self.transcript("t")}]);
         self.tell(hello).await;
-        let transcript = Report::Sign(Sign::Transcript(self.transcript("t")));
+        let transcript = WayReport::Sign(Sign::Transcript(self.transcript("t")));
         assert_eq!(self.next().await, transcript);
         let mut orders = self.listen("secret").await;
         while line(&mut orders).await != "\r\n" {}
-        assert_eq!(self.next().await, Report::Open);
+        assert_eq!(self.next().await, WayReport::Open);
         orders
     }
 
-    async fn next(&mut self) -> Report {
+    async fn next(&mut self) -> WayReport {
         let report = tokio::time::timeout(LIMIT, self.reports.recv()).await;
         report.unwrap().unwrap().1
     }
 
     fn deliver(&self) {
         let text = Submission {
-            key: 7,
+            number: 7,
             ids: vec!["01".into()],
             text: LINE.into(),
             timing: Timing::Idle,
@@ -123,9 +123,9 @@ async fn a_text_is_in_the_context_when_the_transcript_says_so() {
     stage
         .tell(json!([{"is": "turn"}, {"is": "submitted", "key": 7}]))
         .await;
-    assert_eq!(stage.next().await, Report::Sign(Sign::TurnBegan));
+    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
     stage.write_row("t");
-    assert_eq!(stage.next().await, Report::InContext(7));
+    assert_eq!(stage.next().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
@@ -141,9 +141,9 @@ async fn a_row_in_the_transcript_that_clear_began_is_a_proof_too() {
         .await;
     assert_eq!(
         stage.next().await,
-        Report::Sign(Sign::Transcript(transcript))
+        WayReport::Sign(Sign::Transcript(transcript))
     );
-    assert_eq!(stage.next().await, Report::InContext(7));
+    assert_eq!(stage.next().await, WayReport::InContext(7));
 }
 
 #[tokio::test]
@@ -155,15 +155,15 @@ async fn a_drop_after_escape_says_that_the_person_stopped_the_session() {
     stage
         .tell(json!([{"is": "stopped"}, {"is": "dropped", "key": 7, "why": "no"}]))
         .await;
-    assert_eq!(stage.next().await, Report::Sign(Sign::Stopped));
-    let dropped = |refusal| Report::NotTaken {
-        key: 7,
+    assert_eq!(stage.next().await, WayReport::Sign(Sign::Stopped));
+    let dropped = |refusal| WayReport::NotTaken {
+        number: 7,
         why: "no".into(),
         refusal,
     };
     assert_eq!(stage.next().await, dropped(Refusal::Stopped));
     stage.tell(json!([{"is": "person"}])).await;
-    assert_eq!(stage.next().await, Report::Sign(Sign::PersonSpoke));
+    assert_eq!(stage.next().await, WayReport::Sign(Sign::PersonSpoke));
     stage.deliver();
     line(&mut orders).await;
     stage
@@ -182,8 +182,15 @@ async fn a_process_that_says_only_in_its_drop_that_it_was_stopped_is_believed() 
     stage
         .tell(json!([{"is": "dropped", "key": 7, "why": why}]))
         .await;
-    let (key, why, refusal) = (7, why.to_owned(), Refusal::Stopped);
-    assert_eq!(stage.next().await, Report::NotTaken { key, why, refusal });
+    let (number, why, refusal) = (7, why.to_owned(), Refusal::Stopped);
+    assert_eq!(
+        stage.next().await,
+        WayReport::NotTaken {
+            number,
+            why,
+            refusal
+        }
+    );
 }
 
 #[tokio::test]
@@ -196,16 +203,16 @@ async fn a_text_that_found_no_session_is_offered_again_and_another_error_fails()
     stage
         .tell(json!([{"is": "failed", "key": 7, "why": why}]))
         .await;
-    assert_eq!(stage.next().await, Report::Away);
+    assert_eq!(stage.next().await, WayReport::Away);
     assert_eq!(line(&mut orders).await, order);
     stage.tell(json!([{"is": "turn"}])).await;
-    assert_eq!(stage.next().await, Report::Open);
-    assert_eq!(stage.next().await, Report::Sign(Sign::TurnBegan));
+    assert_eq!(stage.next().await, WayReport::Open);
+    assert_eq!(stage.next().await, WayReport::Sign(Sign::TurnBegan));
     stage
         .tell(json!([{"is": "failed", "key": 7, "why": "no such call"}]))
         .await;
-    let failed = Report::NotTaken {
-        key: 7,
+    let failed = WayReport::NotTaken {
+        number: 7,
         why: "no such call".into(),
         refusal: Refusal::Failed,
     };
@@ -222,8 +229,8 @@ async fn nothing_is_open_without_the_token_or_a_hello() {
     stage.deliver();
     assert!(matches!(
         stage.next().await,
-        Report::NotTaken {
-            key: 7,
+        WayReport::NotTaken {
+            number: 7,
             refusal: Refusal::Elsewhere,
             ..
         }
@@ -235,7 +242,7 @@ async fn a_module_that_ends_closes_the_way() {
     let mut stage = Stage::new();
     let orders = stage.greeted().await;
     drop(orders);
-    assert!(matches!(stage.next().await, Report::Closed(_)));
+    assert!(matches!(stage.next().await, WayReport::Closed(_)));
 }
 
 #[tokio::test]
@@ -245,8 +252,8 @@ async fn a_text_whose_carrier_ended_before_the_module_spoke_of_it_is_not_waited_
     stage.deliver();
     line(&mut orders).await;
     drop(orders);
-    assert!(matches!(stage.next().await, Report::Closed(_)));
-    assert_eq!(stage.next().await, Report::Lost(7));
+    assert!(matches!(stage.next().await, WayReport::Closed(_)));
+    assert_eq!(stage.next().await, WayReport::Lost(7));
 }
 
 #[tokio::test]
@@ -267,16 +274,16 @@ async fn a_dialog_is_open_until_its_tool_call_has_ended() {
         Sign::MenuClosed,
         Sign::TurnEnded,
     ] {
-        assert_eq!(stage.next().await, Report::Sign(sign));
+        assert_eq!(stage.next().await, WayReport::Sign(sign));
     }
 }
 
 /// A text that the process which held the session refused `seconds` ago, and the way that has it.
-fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, Report)>) {
+fn homeless(folder: &Path, seconds: u64) -> (Work, Receiver<(Way, WayReport)>) {
     let (to, reports) = mpsc::channel(64);
     let (listener, _) = Listener::bind(&folder.join("s"), "secret".into()).unwrap();
     let (_, hooked) = watch::channel(None);
-    let mut work = Work::new(listener, hooked, Reports::new(Way::Plugin, to));
+    let mut work = Work::new(listener, hooked, WayReporter::new(Way::Plugin, to));
     (work.home, work.said) = (SessionHome::Away, SaidOfWay::Away);
     work.choice.goes_on_in(instance("old"));
     work.choice.moves_to(&folder.join("one.jsonl"));
@@ -313,9 +320,9 @@ async fn a_text_goes_to_the_process_that_the_transcript_names() {
     std::fs::write(folder.path().join("one.jsonl"), format!("{row}\n")).unwrap();
     work.house().await;
     assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
-    let moved = Report::Sign(Sign::Transcript(two));
+    let moved = WayReport::Sign(Sign::Transcript(two));
     assert_eq!(reports.recv().await.unwrap().1, moved);
-    assert_eq!(reports.recv().await.unwrap().1, Report::Open);
+    assert_eq!(reports.recv().await.unwrap().1, WayReport::Open);
 }
 
 fn seconds_ago(seconds: u64) -> Instant {
@@ -340,10 +347,14 @@ async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plu
     let (mut work, mut reports) = homeless(folder.path(), 15);
     work.hooked = watch::channel(Some((1, hour))).1;
     work.house().await;
-    let closed = Report::Closed(NO_SESSION.to_owned());
+    let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
-    let (key, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Elsewhere);
-    let given_up = Report::NotTaken { key, why, refusal };
+    let (number, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Elsewhere);
+    let given_up = WayReport::NotTaken {
+        number,
+        why,
+        refusal,
+    };
     assert_eq!(reports.recv().await.unwrap().1, given_up);
 }
 
@@ -358,7 +369,7 @@ async fn a_process_that_the_session_moved_to_has_its_time_to_load_the_plugin() {
     assert!(reports.try_recv().is_err(), "its first hook ran just now");
     work.hooked = watch::channel(Some((1, seconds_ago(15)))).1;
     work.house().await;
-    let closed = Report::Closed(NO_SESSION.to_owned());
+    let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
 }
 
@@ -374,17 +385,17 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     let rest = || PluginEvent::Rest { why: String::new() };
     work.happened("old", None, rest()).await;
     let (name, listens) = ("spare".to_owned(), orders.clone());
-    work.hear(ListenerEvent::Orders {
+    work.handle_module(ListenerEvent::Orders {
         instance: name,
         orders: listens,
     })
     .await;
     assert_eq!(
         reports.recv().await.unwrap().1,
-        Report::Sign(Sign::TurnEnded)
+        WayReport::Sign(Sign::TurnEnded)
     );
     let text = Submission {
-        key: 8,
+        number: 8,
         ids: vec!["01".into()],
         text: LINE.into(),
         timing: Timing::Idle,
@@ -393,8 +404,8 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     let refused = reports.recv().await.unwrap().1;
     let is_elsewhere = matches!(
         refused,
-        Report::NotTaken {
-            key: 8,
+        WayReport::NotTaken {
+            number: 8,
             refusal: Refusal::Elsewhere,
             ..
         }
@@ -404,7 +415,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     work.streams.insert("new".to_owned(), orders);
     work.choice.goes_on_in(instance("new"));
     work.adopt("new", &folder.path().join("two.jsonl")).await;
-    let moved = Report::Sign(Sign::Transcript(folder.path().join("two.jsonl")));
+    let moved = WayReport::Sign(Sign::Transcript(folder.path().join("two.jsonl")));
     assert_eq!(reports.recv().await.unwrap().1, moved);
-    assert_eq!(reports.recv().await.unwrap().1, Report::Open);
+    assert_eq!(reports.recv().await.unwrap().1, WayReport::Open);
 }

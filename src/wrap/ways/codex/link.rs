@@ -11,6 +11,8 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::{self, Message, protocol::WebSocketConfig};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use crate::wrap::ways::SubmissionNumber;
+
 /// The daemon answers within this, or is not used.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of one message; a thread without its turns has a few kilobytes.
@@ -41,11 +43,11 @@ pub(super) enum Question {
     /// `thread/read` of one thread.
     Read,
     /// `thread/turns/list`, to bring this submission into the running turn.
-    Turns(u64),
+    Turns(SubmissionNumber),
     /// `turn/start` with this submission.
-    Start(u64),
+    Start(SubmissionNumber),
     /// `turn/steer` with this submission.
-    Steer(u64),
+    Steer(SubmissionNumber),
 }
 
 /// What the daemon says.

@@ -141,10 +141,10 @@ fn answer(
     })
 }
 
-struct Told(Receiver<(Way, Report)>);
+struct Told(Receiver<(Way, WayReport)>);
 
 impl Told {
-    async fn next(&mut self) -> Report {
+    async fn next(&mut self) -> WayReport {
         tokio::time::timeout(NOW, self.0.recv())
             .await
             .unwrap()
@@ -153,10 +153,10 @@ impl Told {
     }
 
     /// The next report that is no sign.
-    async fn fate(&mut self) -> Report {
+    async fn fate(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                Report::Sign(_) => {}
+                WayReport::Sign(_) => {}
                 report => return report,
             }
         }
@@ -165,12 +165,15 @@ impl Told {
 
 fn start(setup: Setup) -> (Codex, Told) {
     let (to, told) = mpsc::channel(64);
-    (Codex::start(setup, Reports::new(Way::Api, to)), Told(told))
+    (
+        Codex::start(setup, WayReporter::new(Way::Api, to)),
+        Told(told),
+    )
 }
 
 fn submission(timing: Timing) -> Submission {
     Submission {
-        key: 1,
+        number: 1,
         ids: vec!["01".into()],
         text: LINE.into(),
         timing,
@@ -181,7 +184,7 @@ fn submission(timing: Timing) -> Submission {
 async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
     let (mut daemon, setup) = Daemon::start(USUAL);
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     let (method, params) = daemon.request().await;
     assert_eq!(method, "turn/start");
@@ -191,7 +194,7 @@ async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
         .does(json!({"type": "active", "activeFlags": []}))
         .await;
     daemon.row();
-    assert_eq!(told.fate().await, Report::InContext(1));
+    assert_eq!(told.fate().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
@@ -201,19 +204,19 @@ async fn a_text_waits_for_the_end_of_the_turn_and_of_a_dialog() {
         ..USUAL
     });
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon
         .does(json!({"type": "active", "activeFlags": ["waitingOnApproval"]}))
         .await;
     let asks = Sign::Asks("a command or a change".into());
-    while told.next().await != Report::Sign(asks.clone()) {}
+    while told.next().await != WayReport::Sign(asks.clone()) {}
     assert!(daemon.requests.try_recv().is_err());
     daemon.does(json!({"type": "idle"})).await;
-    assert_eq!(told.next().await, Report::Sign(Sign::Answered));
+    assert_eq!(told.next().await, WayReport::Sign(Sign::Answered));
     assert_eq!(daemon.request().await.0, "turn/start");
     daemon.row();
-    assert_eq!(told.fate().await, Report::InContext(1));
+    assert_eq!(told.fate().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
@@ -223,7 +226,7 @@ async fn a_text_that_may_come_between_tools_is_brought_into_the_running_turn() {
         ..USUAL
     });
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Next)));
     let (method, params) = daemon.request().await;
     assert_eq!(
@@ -231,7 +234,7 @@ async fn a_text_that_may_come_between_tools_is_brought_into_the_running_turn() {
         ("turn/steer", &json!("t1"))
     );
     daemon.row();
-    assert_eq!(told.fate().await, Report::InContext(1));
+    assert_eq!(told.fate().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
@@ -241,19 +244,26 @@ async fn a_refused_turn_is_a_failure_of_the_way() {
         ..USUAL
     });
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     let why = "no such thread".to_owned();
     let refusal = Refusal::Failed;
-    let key = 1;
-    assert_eq!(told.fate().await, Report::NotTaken { key, why, refusal });
+    let number = 1;
+    assert_eq!(
+        told.fate().await,
+        WayReport::NotTaken {
+            number,
+            why,
+            refusal
+        }
+    );
 }
 
 #[tokio::test]
 async fn a_turn_that_ends_without_the_text_has_refused_it() {
     let (mut daemon, setup) = Daemon::start(USUAL);
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon.request().await;
     daemon
@@ -263,7 +273,7 @@ async fn a_turn_that_ends_without_the_text_has_refused_it() {
     let refused = told.fate().await;
     let is_refused = matches!(
         refused,
-        Report::NotTaken {
+        WayReport::NotTaken {
             refusal: Refusal::Refused,
             ..
         }
@@ -275,32 +285,32 @@ async fn a_turn_that_ends_without_the_text_has_refused_it() {
 async fn the_end_of_the_daemon_loses_what_it_has_and_gives_back_what_waited() {
     let (mut daemon, setup) = Daemon::start(USUAL);
     let (codex, mut told) = start(setup);
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(codex.deliver(submission(Timing::Idle)));
     daemon.request().await;
     daemon
         .does(json!({"type": "active", "activeFlags": []}))
         .await;
     let second = Submission {
-        key: 2,
+        number: 2,
         ids: vec!["02".into()],
         ..submission(Timing::Idle)
     };
     assert!(codex.deliver(second));
-    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
     daemon.task.abort();
-    assert_eq!(told.fate().await, Report::Lost(1));
+    assert_eq!(told.fate().await, WayReport::Lost(1));
     let given_back = told.fate().await;
     let is_failure = matches!(
         given_back,
-        Report::NotTaken {
-            key: 2,
+        WayReport::NotTaken {
+            number: 2,
             refusal: Refusal::Failed,
             ..
         }
     );
     assert!(is_failure, "{given_back:?}");
-    assert_eq!(told.fate().await, Report::Closed(NO_THREAD.to_owned()));
+    assert_eq!(told.fate().await, WayReport::Closed(NO_THREAD.to_owned()));
 }
 
 #[tokio::test]
@@ -315,7 +325,7 @@ async fn a_daemon_that_answers_nothing_is_left_and_what_it_was_given_may_be_read
     };
     let (to, told) = mpsc::channel(64);
     let mut told = Told(told);
-    let mut work = Work::new(setup, Reports::new(Way::Api, to));
+    let mut work = Work::new(setup, WayReporter::new(Way::Api, to));
     let submission = submission(Timing::Idle);
     let now = Instant::now();
     let stage = Progress::Asked(now);
@@ -324,7 +334,7 @@ async fn a_daemon_that_answers_nothing_is_left_and_what_it_was_given_may_be_read
     assert!(told.0.try_recv().is_err(), "it was asked just now");
     work.set(1, Progress::Asked(now - ANSWERS_WITHIN));
     work.leave_silent_daemon().await;
-    assert_eq!(told.next().await, Report::Lost(1));
+    assert_eq!(told.next().await, WayReport::Lost(1));
     assert!(work.in_flight.is_empty());
 }
 
@@ -337,7 +347,7 @@ async fn a_session_of_somebody_else_never_opens_the_way() {
     let refused = told.fate().await;
     let is_failure = matches!(
         refused,
-        Report::NotTaken {
+        WayReport::NotTaken {
             refusal: Refusal::Failed,
             ..
         }

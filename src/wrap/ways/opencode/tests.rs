@@ -154,10 +154,10 @@ async fn serve(
     }
 }
 
-struct Told(Receiver<(Way, Report)>);
+struct Told(Receiver<(Way, WayReport)>);
 
 impl Told {
-    async fn next(&mut self) -> Report {
+    async fn next(&mut self) -> WayReport {
         tokio::time::timeout(LIMIT, self.0.recv())
             .await
             .unwrap()
@@ -165,10 +165,10 @@ impl Told {
             .1
     }
 
-    async fn fate(&mut self) -> Report {
+    async fn fate(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                Report::Sign(_) => {}
+                WayReport::Sign(_) => {}
                 report => return report,
             }
         }
@@ -179,17 +179,17 @@ async fn started(status: &'static str) -> (Fake, Opencode, Told) {
     let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
     let (to, told) = mpsc::channel(64);
-    let way = Opencode::start(given, false, Reports::new(Way::Api, to));
+    let way = Opencode::start(given, false, WayReporter::new(Way::Api, to));
     let mut told = Told(told);
     fake.is_heard().await;
     fake.begins("s1");
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     (fake, way, told)
 }
 
 fn submission(timing: Timing) -> Submission {
     Submission {
-        key: 1,
+        number: 1,
         ids: vec!["01".into()],
         text: LINE.into(),
         timing,
@@ -204,17 +204,17 @@ async fn an_idle_session_gets_a_prompt_and_its_answer_proves_it() {
     assert_eq!(path, "/session/s1/prompt_async");
     assert_eq!(body["parts"][0]["text"], LINE);
     fake.answers();
-    assert_eq!(told.fate().await, Report::InContext(1));
+    assert_eq!(told.fate().await, WayReport::InContext(1));
 }
 
 #[tokio::test]
 async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
     let (mut fake, way, mut told) = started("204 No Content").await;
     fake.does("busy");
-    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
     let next = Submission {
-        key: 2,
+        number: 2,
         ids: vec!["02".into()],
         text: LINE.replace("01", "02"),
         timing: Timing::Next,
@@ -232,16 +232,23 @@ async fn a_text_waits_for_the_turns_end_and_one_between_tools_does_not() {
 async fn a_prompt_whose_request_failed_in_the_server_may_have_been_read() {
     let (_fake, way, mut told) = started("500 Internal Server Error").await;
     assert!(way.deliver(submission(Timing::Idle)));
-    assert_eq!(told.fate().await, Report::Unseen(1));
+    assert_eq!(told.fate().await, WayReport::Unseen(1));
 }
 
 #[tokio::test]
 async fn a_refused_request_is_a_failure_of_the_way() {
     let (_fake, way, mut told) = started("400 Bad Request").await;
     assert!(way.deliver(submission(Timing::Idle)));
-    let (key, refusal) = (1, Refusal::Failed);
+    let (number, refusal) = (1, Refusal::Failed);
     let why = "its server answered 400".to_owned();
-    assert_eq!(told.fate().await, Report::NotTaken { key, why, refusal });
+    assert_eq!(
+        told.fate().await,
+        WayReport::NotTaken {
+            number,
+            why,
+            refusal
+        }
+    );
 }
 
 #[tokio::test]
@@ -250,15 +257,15 @@ async fn a_session_that_is_not_known_closes_the_way_and_gives_back_what_was_not_
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.updated", &json!({"sessionID": "s1", "info": info}));
     fake.does("busy");
-    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
     assert!(way.deliver(submission(Timing::Idle)));
     way.titled("OC | Something else");
-    assert_eq!(told.fate().await, Report::Closed(NO_SESSION.to_owned()));
+    assert_eq!(told.fate().await, WayReport::Closed(NO_SESSION.to_owned()));
     let given_back = told.fate().await;
-    let is_failure = matches!(given_back, Report::NotTaken { key: 1, .. });
+    let is_failure = matches!(given_back, WayReport::NotTaken { number: 1, .. });
     assert!(is_failure, "{given_back:?}");
     way.titled("OC | Find a bug");
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
 }
 
 /// A server whose program shows its first screen.
@@ -266,7 +273,7 @@ async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Open
     let given = OpencodeSetup::new().unwrap();
     let fake = Fake::start(&given, status).await;
     let (to, told) = mpsc::channel(64);
-    let way = Opencode::start(given, resumes, Reports::new(Way::Api, to));
+    let way = Opencode::start(given, resumes, WayReporter::new(Way::Api, to));
     way.titled("OpenCode");
     fake.is_heard().await;
     (fake, way, Told(told))
@@ -275,7 +282,7 @@ async fn at_the_first_screen(status: &'static str, resumes: bool) -> (Fake, Open
 #[tokio::test]
 async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
     let (mut fake, way, mut told) = at_the_first_screen("204 No Content", false).await;
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     let shown = ("/tui/select-session".to_owned(), json!({"sessionID": "s9"}));
     assert_eq!(fake.request().await, shown);
@@ -287,12 +294,15 @@ async fn on_the_first_screen_a_session_is_begun_and_shown_before_the_prompt() {
 #[tokio::test]
 async fn a_session_that_cannot_be_shown_gets_no_prompt_and_is_deleted() {
     let (mut fake, way, mut told) = at_the_first_screen("404 Not Found", false).await;
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     assert!(way.deliver(submission(Timing::Idle)));
     assert_eq!(fake.request().await.0, "/tui/select-session");
     assert_eq!(fake.request().await.0, "/session/s9");
     let fate = told.fate().await;
-    assert!(matches!(fate, Report::NotTaken { key: 1, .. }), "{fate:?}");
+    assert!(
+        matches!(fate, WayReport::NotTaken { number: 1, .. }),
+        "{fate:?}"
+    );
 }
 
 #[tokio::test]
@@ -300,7 +310,7 @@ async fn no_session_is_begun_where_one_is_about_to_be_shown() {
     let (fake, way, mut told) = at_the_first_screen("204 No Content", true).await;
     let info = json!({"id": "s1", "title": "Find a bug"});
     fake.send("session.created", &json!({"sessionID": "s1", "info": info}));
-    assert_eq!(told.fate().await, Report::Open);
+    assert_eq!(told.fate().await, WayReport::Open);
     drop(way);
 }
 
@@ -311,7 +321,7 @@ async fn a_prompt_runs_with_the_agent_and_the_model_of_the_last_one() {
         "model": {"providerID": "p", "modelID": "m"}});
     fake.send("message.updated", &json!({"sessionID": "s1", "info": info}));
     fake.does("busy");
-    while told.next().await != Report::Sign(Sign::TurnBegan) {}
+    while told.next().await != WayReport::Sign(Sign::TurnBegan) {}
     fake.does("idle");
     assert!(way.deliver(submission(Timing::Idle)));
     let body = fake.request().await.1;
@@ -326,8 +336,8 @@ async fn the_end_of_the_server_loses_what_it_has() {
     fake.request().await;
     fake.task.abort();
     let closed = told.fate().await;
-    assert!(matches!(closed, Report::Closed(_)), "{closed:?}");
-    assert_eq!(told.fate().await, Report::Lost(1));
+    assert!(matches!(closed, WayReport::Closed(_)), "{closed:?}");
+    assert_eq!(told.fate().await, WayReport::Lost(1));
 }
 
 #[test]

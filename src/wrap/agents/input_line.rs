@@ -13,7 +13,7 @@ use super::reading::Input;
 
 /// The looks of such a line.
 #[derive(Clone, Copy, Debug)]
-pub struct Line {
+pub struct InputLine {
     /// What begins its first row, up to where the cursor waits. One of them.
     pub marks: &'static [&'static str],
     /// What begins it instead when the text would run in a shell.
@@ -42,7 +42,7 @@ pub enum More {
     Framed(&'static str),
 }
 
-impl Line {
+impl InputLine {
     /// Its first row and what it holds; `None` where something else has the cursor.
     pub(super) fn find(&self, screen: &Screen, rows: &[String]) -> Option<(usize, Input)> {
         if self.has_cursor && screen.hide_cursor() {
