@@ -11,29 +11,31 @@ use crate::lock::{lock, read};
 use crate::quotas::{QuotaKind, QuotaScope};
 use crate::registry::{ConnectionHandle, OpenedConnection};
 
-type Links<'a> = MutexGuard<'a, HashMap<u64, Arc<ConnectionHandle>>>;
+type Connections<'a> = MutexGuard<'a, HashMap<u64, Arc<ConnectionHandle>>>;
 
 /// Gives a connection its session, or refuses it. Of two that come at once, the second counts the
 /// first.
 pub(crate) fn open_connection(
     broker: &BrokerState,
-    link: &ConnectionHandle,
-    session: OpenedConnection,
+    connection: &ConnectionHandle,
+    opened: OpenedConnection,
 ) -> Result<(), Fault> {
     let limit = |scope, name: &str| {
         let quotas = read(&broker.quotas);
         quotas.limit(scope, name, QuotaKind::Connections)
     };
-    let in_vhost = limit(QuotaScope::Vhost, &session.vhost);
-    let of_user = limit(QuotaScope::User, &session.user);
-    let links = lock(&broker.links);
+    let in_vhost = limit(QuotaScope::Vhost, &opened.vhost);
+    let of_user = limit(QuotaScope::User, &opened.user);
+    let connections = lock(&broker.connections);
     let count = |is_counted: &dyn Fn(&OpenedConnection) -> bool| {
-        let sessions = links.values().filter_map(|link| link.session.get());
-        sessions.filter(|session| is_counted(session)).count()
+        let opened = connections
+            .values()
+            .filter_map(|connection| connection.opened.get());
+        opened.filter(|opened| is_counted(opened)).count()
     };
-    let (vhost, user) = (clean(&session.vhost), clean(&session.user));
+    let (vhost, user) = (clean(&opened.vhost), clean(&opened.user));
     if let Some(limit) = in_vhost
-        && count(&|other| other.vhost == session.vhost) >= limit
+        && count(&|other| other.vhost == opened.vhost) >= limit
     {
         return Err(not_allowed(format!(
             "access to vhost '{vhost}' refused for user '{user}': \
@@ -41,14 +43,14 @@ pub(crate) fn open_connection(
         )));
     }
     if let Some(limit) = of_user
-        && count(&|other| other.user == session.user) >= limit
+        && count(&|other| other.user == opened.user) >= limit
     {
         return Err(not_allowed(format!(
             "connection refused for user '{user}': user connection limit ({limit}) is reached"
         )));
     }
-    // Set once, here: nobody else knows the link's session.
-    let _ = link.session.set(session);
+    // Set once, here: nobody else knows the handshake's result.
+    let _ = connection.opened.set(opened);
     Ok(())
 }
 
@@ -57,18 +59,18 @@ pub(crate) fn open_connection(
 pub(crate) fn check_channel<'a>(
     broker: &'a BrokerState,
     user: &str,
-) -> Result<Option<Links<'a>>, Fault> {
+) -> Result<Option<Connections<'a>>, Fault> {
     let limit = read(&broker.quotas).limit(QuotaScope::User, user, QuotaKind::Channels);
     let Some(limit) = limit else { return Ok(None) };
-    let links = lock(&broker.links);
-    let is_of_user = |link: &&Arc<ConnectionHandle>| {
-        let session = link.session.get();
-        session.is_some_and(|session| *session.user == *user)
+    let connections = lock(&broker.connections);
+    let is_of_user = |connection: &&Arc<ConnectionHandle>| {
+        let opened = connection.opened.get();
+        opened.is_some_and(|opened| *opened.user == *user)
     };
-    let open: usize = links
+    let open: usize = connections
         .values()
         .filter(is_of_user)
-        .map(|link| link.channel_count())
+        .map(|connection| connection.channel_count())
         .sum();
     if open >= limit {
         return Err(not_allowed(format!(
@@ -77,7 +79,7 @@ pub(crate) fn check_channel<'a>(
             clean(user)
         )));
     }
-    Ok(Some(links))
+    Ok(Some(connections))
 }
 
 /// The largest number of queues in a vhost.

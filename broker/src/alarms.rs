@@ -44,9 +44,9 @@ impl AlarmState {
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct Alarms {
-    standing: watch::Sender<AlarmState>,
+    state: watch::Sender<AlarmState>,
     /// Whether publishers are blocked for a reason that clients are told. Changes far less often
-    /// than `standing`, so that idle connections can await it.
+    /// than `state`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
     /// Woken whenever more is durable.
     pub(crate) durable: Waker,
@@ -54,7 +54,7 @@ pub(crate) struct Alarms {
 
 impl Alarms {
     pub(crate) fn new(durable: Waker) -> Self {
-        let standing = AlarmState {
+        let state = AlarmState {
             durable: Ticket::NONE,
             is_backlogged: false,
             is_disk_full: false,
@@ -62,7 +62,7 @@ impl Alarms {
             is_stopped: false,
         };
         Self {
-            standing: watch::Sender::new(standing),
+            state: watch::Sender::new(state),
             blocking: watch::Sender::new(false),
             durable,
         }
@@ -70,13 +70,13 @@ impl Alarms {
 
     /// Records what the store's thread reports.
     pub(crate) fn on_progress(&self, progress: &StoreEvent) {
-        self.standing.send_modify(|standing| match progress {
-            StoreEvent::Durable(ticket) => standing.durable = standing.durable.max(*ticket),
-            StoreEvent::Backlogged => standing.is_backlogged = true,
-            StoreEvent::Drained => standing.is_backlogged = false,
-            StoreEvent::NoRoom => standing.is_disk_full = true,
-            StoreEvent::Room => standing.is_disk_full = false,
-            StoreEvent::Stopped(_) => standing.is_stopped = true,
+        self.state.send_modify(|state| match progress {
+            StoreEvent::Durable(ticket) => state.durable = state.durable.max(*ticket),
+            StoreEvent::Backlogged => state.is_backlogged = true,
+            StoreEvent::Drained => state.is_backlogged = false,
+            StoreEvent::NoRoom => state.is_disk_full = true,
+            StoreEvent::Room => state.is_disk_full = false,
+            StoreEvent::Stopped(_) => state.is_stopped = true,
         });
         match progress {
             StoreEvent::Durable(_) => self.durable.wake(),
@@ -87,20 +87,20 @@ impl Alarms {
         }
     }
 
-    /// Reads `standing` under the lock of `blocking`, so that the last caller writes the last
+    /// Reads `state` under the lock of `blocking`, so that the last caller writes the last
     /// value.
     fn update_blocking(&self) {
         self.blocking.send_if_modified(|is_blocking| {
-            let standing = self.now();
-            let blocks = standing.holds_publishers() && standing.blocked_reason().is_some();
+            let state = self.now();
+            let blocks = state.holds_publishers() && state.blocked_reason().is_some();
             std::mem::replace(is_blocking, blocks) != blocks
         });
     }
 
     /// Sets the memory alarm. Returns true if it changed.
     pub(crate) fn set_memory_high(&self, is_high: bool) -> bool {
-        let is_changed = self.standing.send_if_modified(|standing| {
-            std::mem::replace(&mut standing.is_memory_high, is_high) != is_high
+        let is_changed = self.state.send_if_modified(|state| {
+            std::mem::replace(&mut state.is_memory_high, is_high) != is_high
         });
         self.update_blocking();
         is_changed
@@ -111,12 +111,12 @@ impl Alarms {
         Awaited {
             alarms: self,
             wakeup: Some(durable),
-            standing: self.standing.subscribe(),
+            state: self.state.subscribe(),
         }
     }
 
     pub(crate) fn now(&self) -> AlarmState {
-        *self.standing.borrow()
+        *self.state.borrow()
     }
 
     /// Returns what an idle connection awaits to tell its client that publishers are blocked.
@@ -125,7 +125,7 @@ impl Alarms {
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<AlarmState> {
-        self.standing.subscribe()
+        self.state.subscribe()
     }
 }
 
@@ -134,7 +134,7 @@ impl Alarms {
 pub(crate) struct Awaited<'a> {
     alarms: &'a Alarms,
     wakeup: Option<Wakeup>,
-    standing: watch::Receiver<AlarmState>,
+    state: watch::Receiver<AlarmState>,
 }
 
 impl Awaited<'_> {
@@ -154,7 +154,7 @@ impl Awaited<'_> {
             }
         }
         // An error means that the sender is gone, but `alarms` holds it.
-        let _ = self.standing.changed().await;
+        let _ = self.state.changed().await;
     }
 }
 

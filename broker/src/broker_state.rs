@@ -71,7 +71,7 @@ pub struct BrokerState {
     /// The last messages, for whoever listens.
     pub tap: Arc<Tap>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
-    pub(crate) links: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
+    pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
     /// Connections that have work left over from their last turn.
     busy: AtomicU32,
@@ -118,7 +118,7 @@ impl BrokerState {
             totals: Totals::default(),
             tap: Arc::default(),
             vhosts: RwLock::new(vhosts),
-            links: Mutex::default(),
+            connections: Mutex::default(),
             next_id: AtomicU64::new(1),
             busy: AtomicU32::new(0),
             awaiting: Mutex::default(),
@@ -141,7 +141,7 @@ impl BrokerState {
         read(&self.vhosts).values().cloned().collect()
     }
 
-    pub(crate) fn standing(&self) -> AlarmState {
+    pub(crate) fn alarm_state(&self) -> AlarmState {
         self.alarms.now()
     }
 
@@ -263,9 +263,9 @@ impl BrokerState {
         }
         let mut watch = self.alarms.watch();
         let reached = watch
-            .wait_for(|standing| standing.durable >= ticket || standing.is_stopped)
+            .wait_for(|state| state.durable >= ticket || state.is_stopped)
             .await;
-        reached.is_ok_and(|standing| standing.durable >= ticket)
+        reached.is_ok_and(|state| state.durable >= ticket)
     }
 
     /// Waits until the ticket is durable or the disk has no room for it; `false` when the store
@@ -275,10 +275,9 @@ impl BrokerState {
             return true;
         }
         let mut watch = self.alarms.watch();
-        let reached = watch.wait_for(|standing| {
-            standing.durable >= ticket || standing.is_disk_full || standing.is_stopped
-        });
-        reached.await.is_ok_and(|standing| !standing.is_stopped)
+        let reached = watch
+            .wait_for(|state| state.durable >= ticket || state.is_disk_full || state.is_stopped);
+        reached.await.is_ok_and(|state| !state.is_stopped)
     }
 
     /// Makes a vhost, or gives the one that is there these labels.
@@ -313,12 +312,12 @@ impl BrokerState {
             ReplyCode::ConnectionForced,
             format!("vhost '{name}' is deleted"),
         );
-        let is_in = |link: &Arc<ConnectionHandle>| {
-            let session = link.session.get();
-            session.is_some_and(|session| *session.vhost == *name)
+        let is_in = |connection: &Arc<ConnectionHandle>| {
+            let opened = connection.opened.get();
+            opened.is_some_and(|opened| *opened.vhost == *name)
         };
-        for link in self.links().into_iter().filter(is_in) {
-            link.end(fault.clone());
+        for connection in self.connections().into_iter().filter(is_in) {
+            connection.end(fault.clone());
         }
         let mut effects = self.begin();
         let emptied = vhost.remove_everything(&mut effects);
@@ -405,7 +404,7 @@ impl BrokerState {
     /// Raises or ends the memory alarm for the given resident memory. Returns true when it is worth
     /// looking again soon.
     pub(crate) fn watch_memory(self: &Arc<Self>, resident: u64) -> bool {
-        let is_high = self.standing().is_memory_high;
+        let is_high = self.alarm_state().is_memory_high;
         let seen = self.memory_watch.look(resident, is_high, now_ms());
         if seen.is_over != is_high {
             self.set_memory_high(seen.is_over);
@@ -448,8 +447,8 @@ impl BrokerState {
 
     /// Hands out what waited until a client settles or memory is free.
     pub(crate) async fn pump_waiting(self: &Arc<Self>) {
-        for link in self.links() {
-            self.pump_waiting_for(&link.outbox).await;
+        for connection in self.connections() {
+            self.pump_waiting_for(&connection.outbox).await;
         }
     }
 
@@ -470,24 +469,24 @@ impl BrokerState {
     }
 
     /// Every open connection.
-    pub fn links(&self) -> Vec<Arc<ConnectionHandle>> {
-        lock(&self.links).values().cloned().collect()
+    pub fn connections(&self) -> Vec<Arc<ConnectionHandle>> {
+        lock(&self.connections).values().cloned().collect()
     }
 
     /// Tells every connection to end, and cuts those that are still there after `patience`.
     pub(crate) async fn end_all(&self, fault: &Fault, patience: Duration) {
-        let links = self.links();
-        for link in &links {
-            link.end(fault.clone());
+        let connections = self.connections();
+        for connection in &connections {
+            connection.end(fault.clone());
         }
         let gone = async {
-            while !lock(&self.links).is_empty() {
+            while !lock(&self.connections).is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         if tokio::time::timeout(patience, gone).await.is_err() {
-            for link in self.links() {
-                link.cut();
+            for connection in self.connections() {
+                connection.cut();
             }
         }
     }

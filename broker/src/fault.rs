@@ -113,9 +113,9 @@ impl Fault {
         Self::channel(ReplyCode::PreconditionFailed, reason)
     }
 
-    /// 406: `kind` hold all the memory that they may, `share` bytes.
-    pub fn no_room(what: &str, kind: &str, share: usize) -> Self {
-        let mib = share >> 20;
+    /// 406: `kind` hold all the memory that they may, `limit` bytes.
+    pub fn no_room(what: &str, kind: &str, limit: usize) -> Self {
+        let mib = limit >> 20;
         Self::precondition(format!(
             "cannot {what}: {kind} hold all the memory that they may ({mib} MiB)"
         ))

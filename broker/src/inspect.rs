@@ -31,12 +31,12 @@ pub(crate) const EXCHANGE_TYPES: [ExchangeType; 4] = [
 
 /// Returns every open connection.
 pub(crate) fn connections(broker: &BrokerState) -> Vec<Arc<ConnectionHandle>> {
-    broker.links()
+    broker.connections()
 }
 
 /// Returns the open connection of this number.
 pub(crate) fn connection(broker: &BrokerState, id: u64) -> Option<Arc<ConnectionHandle>> {
-    lock(&broker.links).get(&id).cloned()
+    lock(&broker.connections).get(&id).cloned()
 }
 
 /// Returns the bytes that the store has on disk, and those that wait for their commit.

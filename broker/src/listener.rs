@@ -125,7 +125,7 @@ pub(crate) async fn serve_unix(broker: Arc<BrokerState>, socket: UnixSocket) {
 /// Returns the accepted socket, or `None` after an error or above the limit.
 async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option<S> {
     match accepted {
-        Ok(stream) if lock(&broker.links).len() < broker.limits.connections + GREETING => {
+        Ok(stream) if lock(&broker.connections).len() < broker.limits.connections + GREETING => {
             Some(stream)
         }
         Ok(_) => {

@@ -4,7 +4,7 @@
 //! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
 //! transactions, the tap, exchanges, queues, bindings, consumers and channels. Charges are values
 //! that release themselves when they are dropped. What one connection alone holds is counted in its
-//! [`Share`] too.
+//! [`ConnectionHoldings`] too.
 //!
 //! The account is the process's, as resident memory is; the limit is the largest of the brokers
 //! that run in it.
@@ -14,7 +14,7 @@
 //! [`STEP`] bytes, so the account is wrong by at most that much for each thread. Looking at the
 //! level is one relaxed load.
 
-mod pool;
+mod kinds;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-pub(crate) use pool::{CHANNELS, CONSUMERS, PoolCharge, TOPOLOGY};
+pub(crate) use kinds::{CHANNELS, CONSUMERS, KindCharge, TOPOLOGY};
 
 /// Bytes that a thread may be ahead of or behind the account.
 const STEP: u64 = 32 * 1024;
-/// The step in which a channel reports to its connection's [`Share`].
-const SHARE_STEP: usize = 16 * 1024;
+/// The step in which a channel reports to its connection's [`ConnectionHoldings`].
+const HOLDING_STEP: usize = 16 * 1024;
 /// What an allocation costs beside its bytes.
 pub(crate) const ALLOCATION_BYTES: usize = 16;
 /// What a message costs in each queue or channel that holds it: the entry, its place in a
 /// collection that may be twice as large as needed, and its delivery.
-const ENTRY_BYTES: usize = 128;
+const ENTRY_CHARGE_BYTES: usize = 128;
 
 static HELD: AtomicI64 = AtomicI64::new(0);
 static LIMIT: AtomicU64 = AtomicU64::new(0);
@@ -169,12 +169,12 @@ pub(crate) fn outbox_share() -> usize {
 }
 
 /// What one connection may hold in publishes that are not whole, and in one transaction.
-pub(crate) fn connection_share() -> usize {
+pub(crate) fn connection_limit() -> usize {
     part(4, MIB, usize::MAX)
 }
 
 /// What all transactions together may hold.
-fn transactions_share() -> usize {
+fn transactions_limit() -> usize {
     part(2, 2 * MIB, usize::MAX)
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn is_short() -> bool {
 /// What a client may hold unsettled whatever else is held: it must get something to settle.
 const LEAST_UNSETTLED_BYTES: usize = 64 * 1024;
 
-/// What one connection may hold unsettled. While memory is short, that is a share; once all of the
+/// What one connection may hold unsettled. While memory is short, that is a part; once all of the
 /// limit is held, it is little more than one message.
 pub(crate) fn unsettled_room() -> usize {
     match LIMIT.load(Relaxed) {
@@ -272,20 +272,20 @@ pub(crate) struct EntryCharge(());
 
 impl EntryCharge {
     pub(crate) fn new() -> Self {
-        charge(ENTRY_BYTES);
+        charge(ENTRY_CHARGE_BYTES);
         Self(())
     }
 }
 
 impl Drop for EntryCharge {
     fn drop(&mut self) {
-        release(ENTRY_BYTES);
+        release(ENTRY_CHARGE_BYTES);
     }
 }
 
 /// What one connection alone makes the broker hold, beside what waits in its outbox.
 #[derive(Debug, Default)]
-pub(crate) struct Share {
+pub(crate) struct ConnectionHoldings {
     unfinished: AtomicUsize,
     transactions: AtomicUsize,
     read: AtomicUsize,
@@ -305,7 +305,7 @@ pub(crate) enum HoldingKind {
     Unsettled,
 }
 
-impl Share {
+impl ConnectionHoldings {
     fn of(&self, kind: HoldingKind) -> &AtomicUsize {
         match kind {
             HoldingKind::Unfinished => &self.unfinished,
@@ -318,7 +318,7 @@ impl Share {
     /// Brings what was last reported of a kind up to `bytes`, where that is a step or more; 0 is
     /// always reported. For messages, which are on the account already.
     pub(crate) fn report(&self, kind: HoldingKind, reported: &mut usize, bytes: usize) {
-        if bytes.abs_diff(*reported) < SHARE_STEP && (bytes > 0 || *reported == 0) {
+        if bytes.abs_diff(*reported) < HOLDING_STEP && (bytes > 0 || *reported == 0) {
             return;
         }
         if bytes > *reported {
@@ -349,16 +349,16 @@ impl Share {
 /// A charge to a connection and to the account.
 #[derive(Debug)]
 pub(crate) struct Holding {
-    share: Arc<Share>,
+    holdings: Arc<ConnectionHoldings>,
     kind: HoldingKind,
     bytes: usize,
     charge: Charge,
 }
 
 impl Holding {
-    pub(crate) fn new(share: &Arc<Share>, kind: HoldingKind) -> Self {
+    pub(crate) fn new(holdings: &Arc<ConnectionHoldings>, kind: HoldingKind) -> Self {
         Self {
-            share: Arc::clone(share),
+            holdings: Arc::clone(holdings),
             kind,
             bytes: 0,
             charge: Charge::default(),
@@ -374,7 +374,7 @@ impl Holding {
             return;
         }
         let counters = [
-            Some(self.share.of(self.kind)),
+            Some(self.holdings.of(self.kind)),
             (self.kind == HoldingKind::Transaction).then_some(&TRANSACTIONS),
         ];
         for counter in counters.into_iter().flatten() {
@@ -395,10 +395,10 @@ impl Holding {
     }
 
     /// True while this connection and all together hold no more of this kind than they may.
-    pub(crate) fn is_within_share(&self) -> bool {
-        self.share.bytes(self.kind) <= connection_share()
+    pub(crate) fn is_within_limit(&self) -> bool {
+        self.holdings.bytes(self.kind) <= connection_limit()
             && (self.kind != HoldingKind::Transaction
-                || TRANSACTIONS.load(Relaxed) <= transactions_share())
+                || TRANSACTIONS.load(Relaxed) <= transactions_limit())
     }
 }
 
@@ -428,17 +428,17 @@ mod tests {
 
     #[test]
     fn a_connection_gives_back_what_it_held_of_each_kind() {
-        let share = Arc::<Share>::default();
-        let mut unfinished = Holding::new(&share, HoldingKind::Unfinished);
-        let mut read = Holding::new(&share, HoldingKind::Read);
+        let holdings = Arc::<ConnectionHoldings>::default();
+        let mut unfinished = Holding::new(&holdings, HoldingKind::Unfinished);
+        let mut read = Holding::new(&holdings, HoldingKind::Read);
         unfinished.set(1000, 10);
         read.set(10, 10);
         unfinished.set(700, 0);
         assert_eq!(
-            (share.bytes(HoldingKind::Unfinished), share.total()),
+            (holdings.bytes(HoldingKind::Unfinished), holdings.total()),
             (700, 710)
         );
         drop(unfinished);
-        assert_eq!(share.total(), 10);
+        assert_eq!(holdings.total(), 10);
     }
 }

@@ -12,7 +12,7 @@ use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
 use crate::fault::Fault;
 use crate::lock::lock;
-use crate::memory::Share;
+use crate::memory::ConnectionHoldings;
 use crate::stats::{ChannelCounters, Counter};
 use crate::wire::table::Table;
 
@@ -32,7 +32,7 @@ pub struct ConnectionHandle {
     /// Milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
     /// Set after the handshake.
-    pub session: OnceLock<OpenedConnection>,
+    pub opened: OnceLock<OpenedConnection>,
     /// Bytes read from the socket.
     pub received: Counter,
     /// Bytes written to the socket.
@@ -42,7 +42,7 @@ pub struct ConnectionHandle {
     /// Whether reading is paused, so that silence says nothing about the peer.
     pub(crate) is_paused: AtomicBool,
     /// The memory charged to this connection, except for its outbox.
-    pub(crate) share: Arc<Share>,
+    pub(crate) holdings: Arc<ConnectionHoldings>,
     pub(crate) outbox: Arc<Outbox>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
     /// Set when the server decides to end the connection.
@@ -154,12 +154,12 @@ impl ConnectionHandle {
             local,
             is_tls,
             connected_at_ms,
-            session: OnceLock::new(),
+            opened: OnceLock::new(),
             received: Counter::default(),
             sent: Counter::default(),
             is_blocked: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
-            share: Arc::default(),
+            holdings: Arc::default(),
             outbox: Arc::default(),
             channels: Mutex::default(),
             ending: watch::Sender::new(None),
@@ -209,7 +209,7 @@ impl ConnectionHandle {
     /// Returns the bytes of memory held for this connection: unsent frames, received bytes,
     /// incomplete publishes, transactions and unsettled messages.
     pub fn held_bytes(&self) -> u64 {
-        (self.outbox.pending_bytes() + self.share.total()) as u64
+        (self.outbox.pending_bytes() + self.holdings.total()) as u64
     }
 
     pub(crate) fn set_blocked(&self, is_blocked: bool) {

@@ -39,8 +39,8 @@ pub(crate) fn end_connections(broker: &Arc<BrokerState>, user: &str, loss: Loss)
         Loss::Password => format!("the password of user '{user}' was changed"),
     };
     let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
-    for link in links_of(broker, user) {
-        link.end(fault.clone());
+    for connection in connections_of(broker, user) {
+        connection.end(fault.clone());
     }
     broker.permissions_changed();
 }
@@ -48,32 +48,32 @@ pub(crate) fn end_connections(broker: &Arc<BrokerState>, user: &str, loss: Loss)
 /// Applies a user's current permissions in a vhost to the user's connections there.
 pub(crate) fn restrict(broker: &Arc<BrokerState>, user: &str, vhost: &str) {
     broker.permissions_changed();
-    let mut links = links_of(broker, user);
-    links.retain(|link| {
-        let session = link.session.get();
-        session.is_some_and(|session| *session.vhost == *vhost)
+    let mut connections = connections_of(broker, user);
+    connections.retain(|connection| {
+        let opened = connection.opened.get();
+        opened.is_some_and(|opened| *opened.vhost == *vhost)
     });
-    if links.is_empty() {
+    if connections.is_empty() {
         return;
     }
     if !read(&broker.users).may_enter(user, vhost) {
         let reason = format!("access to vhost '{vhost}' is withdrawn from user '{user}'");
         let fault = Fault::connection(ReplyCode::ConnectionForced, reason);
-        for link in links {
-            link.end(fault.clone());
+        for connection in connections {
+            connection.end(fault.clone());
         }
         return;
     }
-    cancel_consumers(broker, user, vhost, &links);
+    cancel_consumers(broker, user, vhost, &connections);
 }
 
-fn links_of(broker: &BrokerState, user: &str) -> Vec<Arc<ConnectionHandle>> {
-    let mut links = broker.links();
-    links.retain(|link| {
-        let session = link.session.get();
-        session.is_some_and(|session| *session.user == *user)
+fn connections_of(broker: &BrokerState, user: &str) -> Vec<Arc<ConnectionHandle>> {
+    let mut connections = broker.connections();
+    connections.retain(|connection| {
+        let opened = connection.opened.get();
+        opened.is_some_and(|opened| *opened.user == *user)
     });
-    links
+    connections
 }
 
 /// Cancels the consumers of these connections on queues that the user may not read.
@@ -81,7 +81,7 @@ fn cancel_consumers(
     broker: &Arc<BrokerState>,
     user: &str,
     vhost: &str,
-    links: &[Arc<ConnectionHandle>],
+    connections: &[Arc<ConnectionHandle>],
 ) {
     let Some(vhost) = broker.vhost(vhost) else {
         return;
@@ -91,7 +91,7 @@ fn cancel_consumers(
         let held: Vec<_> = queue.with(|state| {
             let consumers = state.consumers.iter();
             consumers
-                .filter(|consumer| owner(links, consumer).is_some())
+                .filter(|consumer| owner(connections, consumer).is_some())
                 .map(Arc::clone)
                 .collect()
         });
@@ -101,19 +101,19 @@ fn cancel_consumers(
             continue;
         }
         for consumer in held {
-            cancel(&queue, &consumer, links, &mut effects);
+            cancel(&queue, &consumer, connections, &mut effects);
         }
     }
     broker.end(effects);
 }
 
 fn owner<'a>(
-    links: &'a [Arc<ConnectionHandle>],
+    connections: &'a [Arc<ConnectionHandle>],
     consumer: &Consumer,
 ) -> Option<&'a Arc<ConnectionHandle>> {
-    links
+    connections
         .iter()
-        .find(|link| link.id == consumer.subscription.connection)
+        .find(|connection| connection.id == consumer.subscription.connection)
 }
 
 /// Cancels one consumer and notifies its client. A client without `consumer_cancel_notify` loses
@@ -121,7 +121,7 @@ fn owner<'a>(
 fn cancel(
     queue: &Arc<Queue>,
     consumer: &Arc<Consumer>,
-    links: &[Arc<ConnectionHandle>],
+    connections: &[Arc<ConnectionHandle>],
     effects: &mut Effects,
 ) {
     consumer.mark_cancelled();
@@ -137,8 +137,8 @@ fn cancel(
         outbox.write(effects, |out| {
             reply::cancel(out, subscription.lane.channel, &subscription.tag);
         });
-    } else if let Some(link) = owner(links, consumer) {
+    } else if let Some(connection) = owner(connections, consumer) {
         let reason = format!("reading from queue '{}' is no longer allowed", queue.name());
-        link.end(Fault::connection(ReplyCode::ConnectionForced, reason));
+        connection.end(Fault::connection(ReplyCode::ConnectionForced, reason));
     }
 }

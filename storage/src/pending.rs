@@ -16,7 +16,7 @@ use crate::terms::{Sequence, Urgency};
 /// A chunk takes no further message beyond this size.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// What a message occupies beside its bytes.
-const ENTRY_BYTES: usize = size_of::<ChunkEntry>();
+const CHUNK_ENTRY_BYTES: usize = size_of::<ChunkEntry>();
 /// What a chunk occupies beside its messages: its place, the allocator's notes, and its queue, as
 /// most queues of many have one.
 const PLACE_BYTES: usize = size_of::<Chunk>() + size_of::<PendingQueue>() + 64;
@@ -45,7 +45,7 @@ impl Chunk {
     /// Bytes of memory that the chunk holds until it is released. What it has room for counts, not
     /// what is in it: buffers grow by doubling.
     pub(crate) fn charge(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES + PLACE_BYTES
+        self.bytes.capacity() + self.entries.capacity() * CHUNK_ENTRY_BYTES + PLACE_BYTES
     }
 
     fn first(&self) -> u64 {
@@ -304,7 +304,7 @@ impl PendingQueue {
                 break;
             }
             if sequence >= from.0 && !settled.has(sequence) {
-                bytes += body.len() + ENTRY_BYTES;
+                bytes += body.len() + CHUNK_ENTRY_BYTES;
                 waiting.push((Sequence(sequence), body.to_vec()));
             }
         }

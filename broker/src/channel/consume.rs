@@ -72,14 +72,14 @@ impl Channel {
             prefetch: self.prefetch,
             arguments,
             wants_cancel: self.context.wants_cancel,
-            connection: self.context.link.id,
+            connection: self.context.connection.id,
         };
         if !memory::CONSUMERS.has_room(Consumer::footprint(&subscription)) {
             let what = format!("consume from queue '{}'", queue.name());
             return Err(Fault::no_room(
                 &what,
                 "consumers",
-                memory::CONSUMERS.share(),
+                memory::CONSUMERS.limit(),
             ));
         }
         let consumer = Arc::new(Consumer::new(subscription));
@@ -206,7 +206,7 @@ impl Channel {
                 return Err(Fault::channel(ReplyCode::InternalError, reason));
             }
             // To wait would be to wait for ever where this client has to settle first.
-            GetResult::Held if self.context.link.has_unsettled() => {
+            GetResult::Held if self.context.connection.has_unsettled() => {
                 let (name, vhost) = (queue.name(), queue.vhost());
                 let reason = format!(
                     "no memory for more unsettled messages of queue '{name}' in vhost '{vhost}'"

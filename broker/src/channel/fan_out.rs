@@ -45,7 +45,7 @@ pub(super) struct FanOut {
 
 /// Work of a channel that its turn was too short for.
 #[derive(Debug)]
-pub(super) enum Unfinished {
+pub(super) enum Continuation {
     Publish(FanOut),
     Commit(Box<Commit>),
     Settle(Settle),
@@ -111,8 +111,8 @@ impl Channel {
     ) -> Result<Next, Fault> {
         effects.spend(1);
         if !self.offer_and_return(&mut publish, effects)? {
-            self.unfinished = Some(Unfinished::Publish(publish));
-            return Ok(Next::Unfinished);
+            self.continuation = Some(Continuation::Publish(publish));
+            return Ok(Next::Continues);
         }
         if let PublishReply::ByConfirm(confirms, tag) = &publish.reply {
             confirms.set(*tag, publish.confirm_state, effects);
@@ -156,29 +156,29 @@ impl Channel {
 
     /// Goes on with what the turn before was too short for.
     pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
-        match self.unfinished.take() {
+        match self.continuation.take() {
             None => Ok(Next::On),
-            Some(Unfinished::Publish(publish)) => self.fan_out(publish, effects),
-            Some(Unfinished::Commit(commit)) => self.commit(commit, effects),
-            Some(Unfinished::Settle(settle)) => self.go_on_settling(settle, effects),
-            Some(Unfinished::Close(farewell)) => Ok(self.end(farewell, effects)),
+            Some(Continuation::Publish(publish)) => self.fan_out(publish, effects),
+            Some(Continuation::Commit(commit)) => self.commit(commit, effects),
+            Some(Continuation::Settle(settle)) => self.go_on_settling(settle, effects),
+            Some(Continuation::Close(farewell)) => Ok(self.end(farewell, effects)),
         }
     }
 
     /// The channel ends: a publish that has reached some of its queues reaches all. True when
     /// nothing is left to do, false when the turn is spent.
     pub(super) fn finish_work(&mut self, effects: &mut Effects) -> bool {
-        while let Some(unfinished) = self.unfinished.take_if(|_| !effects.is_spent()) {
+        while let Some(continuation) = self.continuation.take_if(|_| !effects.is_spent()) {
             // What comes of its end is the caller's to say.
-            if matches!(unfinished, Unfinished::Close(_)) {
+            if matches!(continuation, Continuation::Close(_)) {
                 continue;
             }
-            self.unfinished = Some(unfinished);
+            self.continuation = Some(continuation);
             if let Err(fault) = self.go_on(effects) {
                 tracing::debug!(%fault, "a publish of a closed channel was not finished");
             }
         }
-        self.unfinished.is_none()
+        self.continuation.is_none()
     }
 
     /// An answer to a direct reply address, which is no queue.

@@ -13,7 +13,7 @@ use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::delivery::outbox::Outbox;
 use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
-use crate::memory::{self, PoolCharge};
+use crate::memory::{self, KindCharge};
 use crate::persist::Ticket;
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
@@ -36,7 +36,7 @@ mod transaction;
 
 pub(crate) use topology::random_name;
 
-use fan_out::Unfinished;
+use fan_out::Continuation;
 use publish::Publishing;
 use routes::RouteCache;
 use settle::ReplyMode;
@@ -47,7 +47,7 @@ use transaction::Transaction;
 pub(crate) struct ConnectionContext {
     pub(crate) broker: Arc<BrokerState>,
     pub(crate) vhost: Arc<Vhost>,
-    pub(crate) link: Arc<ConnectionHandle>,
+    pub(crate) connection: Arc<ConnectionHandle>,
     pub(crate) user: Arc<str>,
     pub(crate) frame_max: u32,
     /// The client wants `basic.cancel` when a queue goes.
@@ -60,7 +60,7 @@ impl ConnectionContext {
     /// Writes to the client, in a unit of work of its own.
     pub(crate) fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
         let mut effects = self.broker.begin();
-        self.link.outbox.write(&mut effects, append);
+        self.connection.outbox.write(&mut effects, append);
         self.broker.end(effects);
     }
 }
@@ -75,7 +75,7 @@ pub(crate) enum Next {
     /// The same frame again once a queue has loaded its next messages.
     Again,
     /// The turn was too short: [`Channel::go_on`] before any other frame of the connection.
-    Unfinished,
+    Continues,
     /// The channel is closed.
     Closed,
 }
@@ -120,7 +120,7 @@ pub(crate) struct Channel {
     phase: ChannelState,
     mode: ChannelMode,
     publishing: Publishing,
-    unfinished: Option<Unfinished>,
+    continuation: Option<Continuation>,
     routes: RouteCache,
     consumers: HashMap<Arc<str>, (Arc<Queue>, Arc<Consumer>)>,
     /// Token and tag of the consumer of direct replies.
@@ -132,7 +132,7 @@ pub(crate) struct Channel {
     first_pumped: usize,
     /// Used again for each settle.
     taken: Vec<UnsettledDelivery>,
-    _charge: PoolCharge,
+    _charge: KindCharge,
 }
 
 /// What a channel uses beside itself: its ledger, its counters, and what it published to last.
@@ -140,22 +140,22 @@ const CHANNEL_BYTES: usize = 1024;
 
 impl Channel {
     pub(crate) fn new(context: ConnectionContext, number: u16) -> Self {
-        let ledger = Arc::new(Ledger::new(&context.link.share));
+        let ledger = Arc::new(Ledger::new(&context.connection.holdings));
         let view = Arc::new(ChannelView::new(number, Arc::clone(&ledger)));
-        context.link.add_channel(&view);
+        context.connection.add_channel(&view);
         context.broker.totals.channels_opened.add(1);
         Self {
             lane: Lane {
                 channel: number,
                 frame_max: context.frame_max,
             },
-            outbox: Arc::clone(&context.link.outbox),
+            outbox: Arc::clone(&context.connection.outbox),
             ledger,
             view,
             phase: ChannelState::Open,
             mode: ChannelMode::Plain,
-            publishing: Publishing::new(&context.link.share),
-            unfinished: None,
+            publishing: Publishing::new(&context.connection.holdings),
+            continuation: None,
             routes: RouteCache::default(),
             consumers: HashMap::new(),
             replies: None,
@@ -178,7 +178,7 @@ impl Channel {
         if memory::CHANNELS.has_room(Self::footprint()) {
             return Ok(());
         }
-        let mib = memory::CHANNELS.share() >> 20;
+        let mib = memory::CHANNELS.limit() >> 20;
         let reason = "channels hold all the memory that they may";
         Err(Fault::connection(
             ReplyCode::ResourceError,
@@ -373,8 +373,8 @@ impl Channel {
     /// Ends the channel as far as the turn allows; at its end says so to the client.
     fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> Next {
         if !self.close(effects) {
-            self.unfinished = Some(Unfinished::Close(farewell));
-            return Next::Unfinished;
+            self.continuation = Some(Continuation::Close(farewell));
+            return Next::Continues;
         }
         match farewell {
             Farewell::CloseOk => {
@@ -420,7 +420,7 @@ impl Channel {
         }
         self.mode = ChannelMode::Plain;
         *lock(&self.view.confirms) = None;
-        self.context.link.remove_channel(self.lane.channel);
+        self.context.connection.remove_channel(self.lane.channel);
         let totals = &self.context.broker.totals;
         totals.closed_channels.absorb(&self.view.counters);
         totals.channels_closed.add(1);

@@ -12,7 +12,7 @@ use super::routes::TargetQueues;
 use super::{Channel, ChannelMode, Next, access, message_properties};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
-use crate::memory::{self, Holding, HoldingKind, MemoryLevel, Share};
+use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
 use crate::queue::message::{Message, MessageBuilder, MessageFacts};
 use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
 use crate::wire::content;
@@ -44,12 +44,12 @@ fn unexpected(reason: impl Into<String>) -> Fault {
 }
 
 impl Publishing {
-    pub(super) fn new(share: &Arc<Share>) -> Self {
+    pub(super) fn new(holdings: &Arc<ConnectionHoldings>) -> Self {
         Self {
             phase: PublishState::default(),
             draft: MessageBuilder::default(),
             is_mandatory: false,
-            holding: Holding::new(share, HoldingKind::Unfinished),
+            holding: Holding::new(holdings, HoldingKind::Unfinished),
         }
     }
 
@@ -158,18 +158,18 @@ impl Channel {
         self.publish(effects)
     }
 
-    /// Puts what has come of the draft on the account. A connection that fills its share with parts
+    /// Puts what has come of the draft on the account. A connection that fills its limit with parts
     /// of publishes would be held with all others until it has sent the rest, which it then cannot.
     fn hold_draft(&mut self) -> Result<Next, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();
         publishing.holding.set(bytes, charged);
-        if publishing.holding.is_within_share() {
+        if publishing.holding.is_within_limit() {
             return Ok(Next::On);
         }
         let reason = format!(
             "unfinished publishes of more than {} bytes on one connection",
-            memory::connection_share()
+            memory::connection_limit()
         );
         Err(Fault::connection(ReplyCode::ResourceError, reason))
     }

@@ -5,7 +5,7 @@
 //! # Cost
 //! One lock of the ledger a method and one of the queue a run.
 
-use super::fan_out::Unfinished;
+use super::fan_out::Continuation;
 use super::{Channel, ChannelMode, Next};
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{
@@ -108,8 +108,8 @@ impl Channel {
         while let Some(which) = settle.rest {
             settle.rest = self.settle_some(which, &settle, effects)?;
             if settle.rest.is_some() && effects.is_spent() {
-                self.unfinished = Some(Unfinished::Settle(settle));
-                return Ok(Next::Unfinished);
+                self.continuation = Some(Continuation::Settle(settle));
+                return Ok(Next::Continues);
             }
         }
         if settle.then == SettleReply::Recovered(ReplyMode::Expected) {

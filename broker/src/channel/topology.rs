@@ -60,7 +60,7 @@ impl Channel {
         let name = self.queue_name(name)?;
         access::check_read_queue(&self.context, &name)?;
         let queue = self.context.vhost.queue_or_fault(&name)?;
-        queue.check_access(self.context.link.id)?;
+        queue.check_access(self.context.connection.id)?;
         Ok(queue)
     }
 
@@ -173,7 +173,7 @@ impl Channel {
         destination: Destination,
         arguments: crate::wire::table::Table,
     ) -> BindRequest<'a> {
-        let connection = Some(self.context.link.id);
+        let connection = Some(self.context.connection.id);
         BindRequest {
             source: binding.source,
             destination,
@@ -265,7 +265,7 @@ impl Channel {
                 auto_delete: declare.auto_delete,
                 is_server_named,
                 arguments,
-                connection: self.context.link.id,
+                connection: self.context.connection.id,
                 limit: admission::queue_limit(&self.context.broker, self.context.vhost.name()),
             },
             effects,
@@ -291,7 +291,7 @@ impl Channel {
             (0, 1)
         } else {
             let queue = vhost.queue_or_fault(&name)?;
-            queue.check_access(self.context.link.id)?;
+            queue.check_access(self.context.connection.id)?;
             queue.touch(effects);
             queue.counts()
         };
@@ -328,7 +328,7 @@ impl Channel {
         let condition = DeleteCondition {
             unused,
             empty,
-            connection: Some(self.context.link.id),
+            connection: Some(self.context.connection.id),
         };
         let (count, ticket) = self.context.vhost.delete_queue(&name, condition, effects)?;
         self.context.broker.totals.queues_deleted.add(1);

@@ -4,7 +4,7 @@
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use super::fan_out::{FanOut, PublishReply, Unfinished};
+use super::fan_out::{Continuation, FanOut, PublishReply};
 use super::routes::TargetQueues;
 use super::settle::AT_ONCE;
 use super::{Channel, ChannelMode, Next};
@@ -12,7 +12,7 @@ use crate::delivery::confirms::ConfirmState;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Credit, UnsettledDelivery};
 use crate::fault::{Fault, ReplyCode};
-use crate::memory::{self, Holding, HoldingKind, Share};
+use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind};
 use crate::persist::{Ticket, Together};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
@@ -47,15 +47,15 @@ pub(super) struct Commit {
 }
 
 impl Transaction {
-    pub(super) fn new(share: &Arc<Share>) -> Self {
+    pub(super) fn new(holdings: &Arc<ConnectionHoldings>) -> Self {
         Self {
             publishes: Vec::new(),
             settles: Vec::new(),
-            holding: Holding::new(share, HoldingKind::Transaction),
+            holding: Holding::new(holdings, HoldingKind::Transaction),
         }
     }
 
-    /// Adds a publish, unless the transaction would be larger than its connection's share of
+    /// Adds a publish, unless the transaction would be larger than its connection's part of
     /// memory.
     pub(super) fn publish(
         &mut self,
@@ -91,12 +91,12 @@ impl Transaction {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        if self.holding.is_within_share() {
+        if self.holding.is_within_limit() {
             return Ok(());
         }
         Err(Fault::precondition(format!(
             "a transaction may hold {} bytes, and all together twice as much",
-            memory::connection_share()
+            memory::connection_limit()
         )))
     }
 
@@ -119,7 +119,8 @@ impl Channel {
             }
             ChannelMode::Transactional(_) => {}
             ChannelMode::Plain => {
-                self.mode = ChannelMode::Transactional(Transaction::new(&self.context.link.share));
+                self.mode =
+                    ChannelMode::Transactional(Transaction::new(&self.context.connection.holdings));
                 self.view
                     .is_transactional
                     .store(true, std::sync::atomic::Ordering::Relaxed);
@@ -131,10 +132,10 @@ impl Channel {
 
     /// Takes the open transaction; the next one has begun.
     fn transaction(&mut self) -> Result<Transaction, Fault> {
-        let share = &self.context.link.share;
+        let holdings = &self.context.connection.holdings;
         match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
-                Ok(std::mem::replace(transaction, Transaction::new(share)))
+                Ok(std::mem::replace(transaction, Transaction::new(holdings)))
             }
             _ => Err(Fault::precondition("channel is not transactional")),
         }
@@ -163,8 +164,8 @@ impl Channel {
             match self.advance_commit(&mut publish, effects)? {
                 None => {
                     commit.current = Some(publish);
-                    self.unfinished = Some(Unfinished::Commit(commit));
-                    return Ok(Next::Unfinished);
+                    self.continuation = Some(Continuation::Commit(commit));
+                    return Ok(Next::Continues);
                 }
                 Some(ConfirmState::Ticket(ticket)) => commit.last = commit.last.max(ticket),
                 Some(ConfirmState::Refused) => {
@@ -180,8 +181,8 @@ impl Channel {
         while let Some(disposition) = commit.next_settles(&mut run) {
             self.hand_back(&mut run, (disposition, Credit::Later), effects)?;
             if effects.is_spent() && commit.settles.peek().is_some() {
-                self.unfinished = Some(Unfinished::Commit(commit));
-                return Ok(Next::Unfinished);
+                self.continuation = Some(Continuation::Commit(commit));
+                return Ok(Next::Continues);
             }
         }
         let last = commit.last;

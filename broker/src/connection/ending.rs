@@ -32,22 +32,22 @@ pub(super) enum ReadEnd {
 pub(super) struct ConnectionWatch<'a> {
     pub(super) input: &'a mut ReadBuffer,
     pub(super) ending: &'a mut watch::Receiver<Option<ConnectionEnding>>,
-    pub(super) link: &'a ConnectionHandle,
+    pub(super) connection: &'a ConnectionHandle,
 }
 
 impl ConnectionWatch<'_> {
     /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
     pub(super) async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
-        self.link.is_paused.store(true, Relaxed);
+        self.connection.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
             // First: a wait that is over at once must not hide the end from a reader that waits
             // again.
             end = ended(self.ending) => Err(end),
             value = until => Ok(value),
-            () = self.input.gone(&self.link.received) => Err(ReadEnd::Gone),
+            () = self.input.gone(&self.connection.received) => Err(ReadEnd::Gone),
         };
-        self.link.is_paused.store(false, Relaxed);
+        self.connection.is_paused.store(false, Relaxed);
         outcome
     }
 }
@@ -63,8 +63,8 @@ pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>
 /// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
 /// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
 /// writes `close` ahead of queued publishes).
-pub(super) async fn linger(link: &ConnectionHandle, input: &mut ReadBuffer) {
-    link.outbox.finish();
+pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
+    connection.outbox.finish();
     let emptied = async {
         while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
             let count = input.waiting().len();

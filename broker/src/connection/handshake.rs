@@ -55,7 +55,7 @@ type Proved = (String, Credential);
 
 struct Greeting<'a> {
     broker: &'a Arc<BrokerState>,
-    link: &'a Arc<ConnectionHandle>,
+    connection: &'a Arc<ConnectionHandle>,
     input: &'a mut ReadBuffer,
     origin: LoginOrigin,
     /// Where the client is; `None` on a Unix socket.
@@ -65,16 +65,16 @@ struct Greeting<'a> {
 /// Runs the handshake; on refusal the client has been told what may be told.
 pub(super) async fn run(
     broker: &Arc<BrokerState>,
-    link: &Arc<ConnectionHandle>,
+    connection: &Arc<ConnectionHandle>,
     origin: LoginOrigin,
     input: &mut ReadBuffer,
 ) -> Result<ConnectionContext, HandshakeEnd> {
     let mut greeting = Greeting {
         broker,
-        link,
+        connection,
         input,
         origin,
-        from: login_peer(link),
+        from: login_peer(connection),
     };
     greeting.protocol_header().await?;
     greeting.send(|out| {
@@ -95,14 +95,14 @@ pub(super) async fn run(
     let user: Arc<str> = user.into();
     let context = ConnectionContext {
         broker: Arc::clone(broker),
-        link: Arc::clone(link),
+        connection: Arc::clone(connection),
         user: Arc::clone(&user),
         frame_max: agreed.1,
         wants_cancel: claim.can("consumer_cancel_notify"),
         wants_blocked: claim.can("connection.blocked"),
         vhost: Arc::clone(&vhost),
     };
-    let session = OpenedConnection {
+    let opened = OpenedConnection {
         user,
         vhost: Arc::clone(vhost.name()),
         mechanism: claim.mechanism,
@@ -111,7 +111,8 @@ pub(super) async fn run(
         frame_max: agreed.1,
         heartbeat_s: agreed.2,
     };
-    let admitted = admission::open_connection(broker, link, session).map_err(HandshakeEnd::from);
+    let admitted =
+        admission::open_connection(broker, connection, opened).map_err(HandshakeEnd::from);
     greeting.told(admitted, (10, 40)).await?;
     // A change of the user before this line found no session to end.
     let is_welcome = is_still_welcome(&context, &proved_with);
@@ -121,11 +122,11 @@ pub(super) async fn run(
 }
 
 /// The two ends of a connection over TCP.
-fn login_peer(link: &ConnectionHandle) -> Option<LoginPeer> {
+fn login_peer(connection: &ConnectionHandle) -> Option<LoginPeer> {
     let address = |end: &SocketEnd| Some(SocketAddr::new(end.host.parse().ok()?, end.port));
     Some(LoginPeer {
-        peer: address(&link.peer)?,
-        local: address(&link.local)?,
+        peer: address(&connection.peer)?,
+        local: address(&connection.local)?,
     })
 }
 
@@ -148,14 +149,14 @@ fn is_still_welcome(
 impl Greeting<'_> {
     fn send(&self, append: impl FnOnce(&mut Vec<u8>)) {
         let mut effects = self.broker.begin();
-        self.link.outbox.write(&mut effects, append);
+        self.connection.outbox.write(&mut effects, append);
         self.broker.end(effects);
     }
 
     async fn more(&mut self, needed: usize) -> Result<(), HandshakeEnd> {
         match self.input.fill(needed).await {
             Ok(count) if count > 0 => {
-                self.link.received.add_alone(count as u64);
+                self.connection.received.add_alone(count as u64);
                 Ok(())
             }
             _ => Err(HandshakeEnd::Gone),
@@ -383,7 +384,7 @@ impl Greeting<'_> {
                 if !read(&broker.users).may_enter(user, name) {
                     return Err(Fault::connection(ReplyCode::NotAllowed, place()));
                 }
-                let (open, limit) = (lock(&broker.links).len(), broker.limits.connections);
+                let (open, limit) = (lock(&broker.connections).len(), broker.limits.connections);
                 if open > limit {
                     let reason = format!("{}: connection limit ({limit}) is reached", place());
                     return Err(Fault::connection(ReplyCode::NotAllowed, reason));

@@ -17,14 +17,20 @@ const SILENT: u32 = 5;
 
 /// Starts to send a heartbeat where nothing else was sent for half an interval, and cuts a peer
 /// that is silent.
-pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>) -> JoinHandle<()> {
-    let (broker, link) = (Arc::clone(broker), Arc::clone(link));
+pub(super) fn start(
+    broker: &Arc<BrokerState>,
+    connection: &Arc<ConnectionHandle>,
+) -> JoinHandle<()> {
+    let (broker, connection) = (Arc::clone(broker), Arc::clone(connection));
     tokio::spawn(async move {
-        let seconds = link.session.get().map_or(0, |session| session.heartbeat_s);
+        let seconds = connection
+            .opened
+            .get()
+            .map_or(0, |opened| opened.heartbeat_s);
         if seconds > 0 {
             beat(
                 &broker,
-                &link,
+                &connection,
                 Duration::from_millis(u64::from(seconds) * 500),
             )
             .await;
@@ -32,30 +38,31 @@ pub(super) fn start(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>) -> 
     })
 }
 
-async fn beat(broker: &Arc<BrokerState>, link: &Arc<ConnectionHandle>, half: Duration) {
+async fn beat(broker: &Arc<BrokerState>, connection: &Arc<ConnectionHandle>, half: Duration) {
     let mut ticks = tokio::time::interval(half);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let (mut sent, mut received, mut silent) = (link.sent.get(), link.received.get(), 0);
+    let (mut sent, mut received, mut silent) =
+        (connection.sent.get(), connection.received.get(), 0);
     loop {
         ticks.tick().await;
-        if std::mem::replace(&mut sent, link.sent.get()) == link.sent.get() {
+        if std::mem::replace(&mut sent, connection.sent.get()) == connection.sent.get() {
             let mut effects = broker.begin();
-            link.outbox.write(&mut effects, frame::heartbeat);
+            connection.outbox.write(&mut effects, frame::heartbeat);
             broker.end(effects);
         }
         // A connection that is not read from cannot be heard either.
-        if std::mem::replace(&mut received, link.received.get()) != link.received.get()
-            || link.is_blocked.load(Relaxed)
-            || link.is_paused.load(Relaxed)
+        if std::mem::replace(&mut received, connection.received.get()) != connection.received.get()
+            || connection.is_blocked.load(Relaxed)
+            || connection.is_paused.load(Relaxed)
         {
             silent = 0;
             continue;
         }
         silent += 1;
         if silent >= SILENT {
-            tracing::info!(connection = %link.name, "dropped: no heartbeat");
-            return link.cut();
+            tracing::info!(connection = %connection.name, "dropped: no heartbeat");
+            return connection.cut();
         }
     }
 }

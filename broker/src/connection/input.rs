@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
-use crate::memory::{self, Holding, HoldingKind, MemoryLevel, Share};
+use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
 use crate::stats::Counter;
 use crate::wire::frame::{self, FrameError, ParsedFrame};
 
@@ -28,8 +28,8 @@ pub(super) struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    pub(super) fn new(stream: ReadHalf, share: &Arc<Share>) -> Self {
-        let mut holding = Holding::new(share, HoldingKind::Read);
+    pub(super) fn new(stream: ReadHalf, holdings: &Arc<ConnectionHoldings>) -> Self {
+        let mut holding = Holding::new(holdings, HoldingKind::Read);
         holding.set(SMALL, SMALL);
         Self {
             stream,

@@ -63,21 +63,21 @@ async fn lost(place: Option<&LoginPlace>) {
 /// Serves one client to its end.
 pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     let origin = origin(&accepted.peer);
-    let link = Arc::new(ConnectionHandle::new(
+    let connection = Arc::new(ConnectionHandle::new(
         broker.next_id(),
         (accepted.peer, accepted.local),
         accepted.is_tls,
         wall_ms(),
     ));
-    lock(&broker.links).insert(link.id, Arc::clone(&link));
+    lock(&broker.connections).insert(connection.id, Arc::clone(&connection));
     broker.totals.connections_opened.add(1);
     let writing = tokio::spawn(writer::run(
         Arc::clone(&broker),
-        Arc::clone(&link),
+        Arc::clone(&connection),
         accepted.write,
     ));
-    let mut input = ReadBuffer::new(accepted.read, &link.share);
-    let greeting = handshake::run(&broker, &link, origin, &mut input);
+    let mut input = ReadBuffer::new(accepted.read, &connection.holdings);
+    let greeting = handshake::run(&broker, &connection, origin, &mut input);
     let place = accepted.place;
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(broker.limits.handshake, greeting) => {
@@ -89,28 +89,28 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     match greeted {
         Ok(Ok(context)) => {
             tracing::info!(
-                connection = %link.name, user = %context.user, vhost = %context.vhost.name(),
+                connection = %connection.name, user = %context.user, vhost = %context.vhost.name(),
                 "open"
             );
-            let beating = heartbeat::start(&broker, &link);
+            let beating = heartbeat::start(&broker, &connection);
             reader::run(context, input).await;
             beating.abort();
-            tracing::info!(connection = %link.name, "closed");
+            tracing::info!(connection = %connection.name, "closed");
         }
-        Ok(Err(end)) => tracing::info!(connection = %link.name, %end, "refused"),
+        Ok(Err(end)) => tracing::info!(connection = %connection.name, %end, "refused"),
         Err(reason) => {
-            tracing::info!(connection = %link.name, "dropped: {reason}");
-            link.cut();
+            tracing::info!(connection = %connection.name, "dropped: {reason}");
+            connection.cut();
         }
     }
-    link.outbox.finish();
-    lock(&broker.links).remove(&link.id);
+    connection.outbox.finish();
+    lock(&broker.connections).remove(&connection.id);
     broker.totals.connections_closed.add(1);
     // The last frames get a moment to leave; a peer that takes nothing does not keep the task.
     if tokio::time::timeout(std::time::Duration::from_secs(3), writing)
         .await
         .is_err()
     {
-        link.cut();
+        connection.cut();
     }
 }

@@ -46,10 +46,10 @@ impl OpenChannels {
             }
         }
         let most = context
-            .link
-            .session
+            .connection
+            .opened
             .get()
-            .map_or(0, |session| session.channel_max);
+            .map_or(0, |opened| opened.channel_max);
         if self.count >= usize::from(most) {
             let reason = format!(
                 "number of channels opened ({}) has reached the negotiated channel_max ({most})",
@@ -67,7 +67,7 @@ impl OpenChannels {
         drop(one_at_a_time);
         self.count += 1;
         context
-            .link
+            .connection
             .outbox
             .write(effects, |out| reply::channel_open_ok(out, frame.channel));
         Ok(Next::On)

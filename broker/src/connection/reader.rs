@@ -26,7 +26,7 @@ use crate::wire::method::{self, Method};
 use crate::wire::reply;
 
 /// How long a publisher in a hurry waits for the consumers of a crowded queue.
-const CROWDED: Duration = Duration::from_millis(20);
+const DRAINED_WITHIN: Duration = Duration::from_millis(20);
 /// How long it does not wait again after it waited in vain: consumers that do not keep up must not
 /// slow it down much.
 const IMPATIENT: Duration = Duration::from_millis(200);
@@ -43,7 +43,7 @@ struct ConnectionReader {
     /// It has published, so it is held when publishers are.
     has_published: bool,
     /// The channel whose work goes on before the next frame.
-    unfinished: Option<u16>,
+    continuing: Option<u16>,
     /// The client has closed the connection and waits for the answer.
     must_send_close_ok: bool,
 }
@@ -70,12 +70,12 @@ enum StopReason {
 
 /// Reads until the connection ends, then lets go of everything it held.
 pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
-    let mut ending = context.link.ending.subscribe();
+    let mut ending = context.connection.ending.subscribe();
     let mut reader = ConnectionReader {
         context,
         channels: OpenChannels::default(),
         has_published: false,
-        unfinished: None,
+        continuing: None,
         must_send_close_ok: false,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
@@ -85,11 +85,11 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
             if reader.must_send_close_ok {
                 reader.context.send(|out| reply::bare(out, 0, 10, 51));
             }
-            return ending::linger(&reader.context.link, &mut input).await;
+            return ending::linger(&reader.context.connection, &mut input).await;
         }
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
-    tracing::info!(connection = %reader.context.link.name, %fault, "closed by the server");
+    tracing::info!(connection = %reader.context.connection.name, %fault, "closed by the server");
     reader.let_go(Some((&fault, cause))).await;
     // What the client still sends is read and dropped until it has answered.
     let answered = ending::drain(&reader.context, &mut input);
@@ -97,7 +97,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         .await
         .is_err()
     {
-        reader.context.link.cut();
+        reader.context.connection.cut();
     }
 }
 
@@ -110,7 +110,7 @@ impl ConnectionReader {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
-        let link = Arc::clone(&self.context.link);
+        let connection = Arc::clone(&self.context.connection);
         let mut blocking = self.context.broker.alarms.blocking();
         let mut manners = Manners::new(&self.context.broker);
         loop {
@@ -127,12 +127,12 @@ impl ConnectionReader {
             let mut watched = ConnectionWatch {
                 input: &mut *input,
                 ending: &mut *ending,
-                link: &link,
+                connection: &connection,
             };
             if let Some(queue) = crowded {
                 // Consumers that keep up in the long run get the time to; those that do not cost no
                 // more than this.
-                let drained = tokio::time::timeout(CROWDED, queue.drained());
+                let drained = tokio::time::timeout(DRAINED_WITHIN, queue.drained());
                 match watched.wait(drained).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => patient_from = Instant::now() + IMPATIENT,
@@ -144,7 +144,7 @@ impl ConnectionReader {
                 Err(end) => return end,
             };
             if self.has_published
-                && self.context.broker.standing().holds_publishers()
+                && self.context.broker.alarm_state().holds_publishers()
                 && let Err(end) = watched.wait(self.hold()).await
             {
                 return end;
@@ -155,7 +155,7 @@ impl ConnectionReader {
             };
             tokio::select! {
                 count = input.fill(needed) => match count {
-                    Ok(count) if count > 0 => link.received.add_alone(count as u64),
+                    Ok(count) if count > 0 => connection.received.add_alone(count as u64),
                     _ => return ReadEnd::Gone,
                 },
                 end = ended(ending) => return end,
@@ -194,7 +194,7 @@ impl ConnectionReader {
                     return Err(ended(watched.ending).await);
                 }
             }
-            StopReason::Unread => watched.wait(watched.link.outbox.readable()).await?,
+            StopReason::Unread => watched.wait(watched.connection.outbox.readable()).await?,
             StopReason::Short => {
                 broker.look_at_memory();
                 // Others must get their turn even while the alarm is not raised.
@@ -209,13 +209,13 @@ impl ConnectionReader {
     async fn hold(&self) {
         let mut watch = self.context.broker.alarms.watch();
         let mut is_told = false;
-        self.context.link.set_blocked(true);
+        self.context.connection.set_blocked(true);
         loop {
-            let standing = *watch.borrow_and_update();
-            if !standing.holds_publishers() {
+            let alarms = *watch.borrow_and_update();
+            if !alarms.holds_publishers() {
                 break;
             }
-            if let Some(reason) = standing
+            if let Some(reason) = alarms
                 .blocked_reason()
                 .filter(|_| !is_told && self.context.wants_blocked)
             {
@@ -227,7 +227,7 @@ impl ConnectionReader {
                 break;
             }
         }
-        self.context.link.set_blocked(false);
+        self.context.connection.set_blocked(false);
         if is_told {
             self.context.send(reply::connection_unblocked);
         }
@@ -243,12 +243,12 @@ impl ConnectionReader {
                 input.waiting().get(used),
                 Some(&(frame::HEADER | frame::BODY))
             );
-            if (!is_inside || self.unfinished.is_some())
+            if (!is_inside || self.continuing.is_some())
                 && let Some(outcome) = self.must_pause(effects)
             {
                 break outcome;
             }
-            if let Some(number) = self.unfinished.take() {
+            if let Some(number) = self.continuing.take() {
                 let step = match self.channels.get(number) {
                     Some(channel) => channel.go_on(effects),
                     None => Ok(Next::On),
@@ -293,12 +293,12 @@ impl ConnectionReader {
         if effects.is_spent() {
             return Some(StopReason::Spent);
         }
-        if !self.context.link.outbox.is_readable() {
+        if !self.context.connection.outbox.is_readable() {
             return Some(StopReason::Unread);
         }
         // A publish that has begun to reach its queues is finished.
         let is_short = memory::level() == MemoryLevel::Short;
-        (is_short && self.has_published && self.unfinished.is_none() && effects.has_spent())
+        (is_short && self.has_published && self.continuing.is_none() && effects.has_spent())
             .then_some(StopReason::Short)
     }
 
@@ -320,11 +320,11 @@ impl ConnectionReader {
             }
             Ok(Next::Wait(ticket, frames)) => return Some(StopReason::Wait(ticket, frames)),
             Ok(Next::Again) => return Some(StopReason::Loading),
-            Ok(Next::Unfinished) => self.unfinished = Some(number),
+            Ok(Next::Continues) => self.continuing = Some(number),
             Err(fault) => match (fault.scope, self.channels.get(number)) {
                 (FaultScope::Channel, Some(channel)) => {
-                    if channel.fail(fault, cause(), effects) == Next::Unfinished {
-                        self.unfinished = Some(number);
+                    if channel.fail(fault, cause(), effects) == Next::Continues {
+                        self.continuing = Some(number);
                     }
                 }
                 _ => return Some(StopReason::Fault(fault, cause())),
@@ -378,7 +378,7 @@ impl ConnectionReader {
             }
             Ok(Method::ConnectionUpdateSecret { .. }) => {
                 self.context
-                    .link
+                    .connection
                     .outbox
                     .write(effects, |out| reply::bare(out, 0, 10, 71));
                 Ok(Next::On)
@@ -401,7 +401,7 @@ impl ConnectionReader {
             && self
                 .context
                 .vhost
-                .remove_exclusive(self.context.link.id, effects)
+                .remove_exclusive(self.context.connection.id, effects)
     }
 
     /// Returns and deletes what the connection held, in as many turns as that takes, and tells the

@@ -23,49 +23,53 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Sends until the outbox has ended or the peer takes nothing more.
 pub(super) async fn run(
     broker: Arc<BrokerState>,
-    link: Arc<ConnectionHandle>,
+    connection: Arc<ConnectionHandle>,
     mut stream: WriteHalf,
 ) {
-    let mut ending = link.ending.subscribe();
+    let mut ending = connection.ending.subscribe();
     let cut = async move {
-        // An error means that the link is gone, and nobody can cut it.
+        // An error means that the connection is gone, and nobody can cut it.
         let _ = ending
             .wait_for(|ending| *ending == Some(ConnectionEnding::Cut))
             .await;
     };
     tokio::select! {
-        outcome = send(&broker, &link, &mut stream) => {
+        outcome = send(&broker, &connection, &mut stream) => {
             if let Err(error) = outcome {
-                tracing::debug!(connection = %link.name, %error, "cannot be written to");
-                link.cut();
+                tracing::debug!(connection = %connection.name, %error, "cannot be written to");
+                connection.cut();
             }
         }
-        () = link.outbox.overfull() => {
-            tracing::warn!(connection = %link.name, "cut: it does not take the replies it is sent");
-            link.cut();
+        () = connection.outbox.overfull() => {
+            tracing::warn!(
+                connection = %connection.name, "cut: it does not take the replies it is sent"
+            );
+            connection.cut();
         }
         () = cut => {}
     }
-    link.outbox.break_off();
+    connection.outbox.break_off();
 }
 
 async fn send(
     broker: &Arc<BrokerState>,
-    link: &Arc<ConnectionHandle>,
+    connection: &Arc<ConnectionHandle>,
     stream: &mut WriteHalf,
 ) -> io::Result<()> {
     let mut frames = Frames::default();
     let mut unyielded = 0;
     let mut pace = ClientPace::new(broker.limits.unread);
     loop {
-        match link.outbox.take(&mut frames) {
+        match connection.outbox.take(&mut frames) {
             OutboxTake::Frames => {
                 let mut sending = frames.sending();
                 while sending.has_remaining() {
-                    let count = pace.write(link, stream.write_buf(&mut sending)).await?;
-                    link.sent.add_alone(count as u64);
-                    if link.outbox.sent(count) {
-                        unyielded += broker.pump_waiting_for(&link.outbox).await;
+                    let count = pace
+                        .write(connection, stream.write_buf(&mut sending))
+                        .await?;
+                    connection.sent.add_alone(count as u64);
+                    if connection.outbox.sent(count) {
+                        unyielded += broker.pump_waiting_for(&connection.outbox).await;
                     }
                     // A client that takes everything at once would never let others go first.
                     unyielded += WRITE;
@@ -81,11 +85,11 @@ async fn send(
                 }
             }
             OutboxTake::Nothing => {
-                if frames.capacity() <= KEEP_BYTES && !link.outbox.is_large() {
-                    link.outbox.woken().await;
-                } else if timeout(QUIET, link.outbox.woken()).await.is_err() {
+                if frames.capacity() <= KEEP_BYTES && !connection.outbox.is_large() {
+                    connection.outbox.woken().await;
+                } else if timeout(QUIET, connection.outbox.woken()).await.is_err() {
                     frames = Frames::default();
-                    link.outbox.rest();
+                    connection.outbox.rest();
                 }
             }
             OutboxTake::Ended => return stream.shutdown().await,
@@ -117,12 +121,12 @@ impl ClientPace {
     /// it may, while more than that waits for it.
     async fn write(
         &mut self,
-        link: &ConnectionHandle,
+        connection: &ConnectionHandle,
         write: impl Future<Output = io::Result<usize>>,
     ) -> io::Result<usize> {
         let is_late = |pace: &Self| {
             let is_late = pace.since.elapsed() >= pace.patience;
-            is_late && link.outbox.pending_bytes() >= UNREAD_BYTES
+            is_late && connection.outbox.pending_bytes() >= UNREAD_BYTES
         };
         tokio::pin!(write);
         let count = loop {
@@ -136,7 +140,7 @@ impl ClientPace {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.taken += count;
-        if self.taken >= UNREAD_BYTES || link.outbox.is_readable() {
+        if self.taken >= UNREAD_BYTES || connection.outbox.is_readable() {
             (self.since, self.taken) = (Instant::now(), 0);
         } else if is_late(self) {
             return Err(io::ErrorKind::TimedOut.into());

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::lock::lock;
-use crate::memory::{self, HoldingKind, Share};
+use crate::memory::{self, ConnectionHoldings, HoldingKind};
 use crate::queue::Queue;
 use crate::queue::consumer::Consumer;
 use crate::queue::queued::QueuedMessage;
@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
     limit: AtomicU32,
     used: AtomicU32,
     /// What the connection holds, of which this channel's unsettled deliveries are a part.
-    share: Arc<Share>,
+    holdings: Arc<ConnectionHoldings>,
 }
 
 /// The state behind the lock.
@@ -51,7 +51,7 @@ pub(crate) struct OpenDeliveries {
     /// Ordered by ascending tag.
     deliveries: VecDeque<UnsettledDelivery>,
     used: u32,
-    /// What `deliveries` hold, and how much of it the connection's share was told of.
+    /// What `deliveries` hold, and how much of it is counted in the holdings of the connection.
     bytes: usize,
     reported_bytes: usize,
 }
@@ -86,12 +86,12 @@ impl OpenDeliveries {
 }
 
 impl Ledger {
-    pub(crate) fn new(share: &Arc<Share>) -> Self {
+    pub(crate) fn new(holdings: &Arc<ConnectionHoldings>) -> Self {
         Self {
             open: Mutex::default(),
             limit: AtomicU32::default(),
             used: AtomicU32::default(),
-            share: Arc::clone(share),
+            holdings: Arc::clone(holdings),
         }
     }
 
@@ -101,13 +101,14 @@ impl Ledger {
             reported_bytes,
             ..
         } = open;
-        self.share
+        self.holdings
             .report(HoldingKind::Unsettled, reported_bytes, *bytes);
     }
 
     /// Whether memory is short and the connection must settle before it gets more.
     pub(crate) fn is_held(&self) -> bool {
-        memory::is_short() && self.share.bytes(HoldingKind::Unsettled) >= memory::unsettled_room()
+        memory::is_short()
+            && self.holdings.bytes(HoldingKind::Unsettled) >= memory::unsettled_room()
     }
 
     /// Calls `with` under the lock.

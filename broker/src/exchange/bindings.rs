@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::memory::{PoolCharge, TOPOLOGY};
+use crate::memory::{KindCharge, TOPOLOGY};
 use crate::wire::table::Table;
 
 pub(super) type BindingSlot = usize;
@@ -28,7 +28,7 @@ pub(super) struct Held<D> {
     pub(super) destination: D,
     pub(super) key: Box<[u8]>,
     pub(super) arguments: Table,
-    _charge: PoolCharge,
+    _charge: KindCharge,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -15,7 +15,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::memory::{PoolCharge, TOPOLOGY};
+use crate::memory::{KindCharge, TOPOLOGY};
 use crate::stats::Flow;
 use crate::wire::table::{Table, Value};
 
@@ -229,7 +229,7 @@ pub struct Exchange<D> {
     bindings: Bindings<D>,
     router: Router<D>,
     flow: Arc<Flow>,
-    _charge: PoolCharge,
+    _charge: KindCharge,
 }
 
 impl<D: Clone + Eq + Hash> Exchange<D> {

@@ -1,8 +1,8 @@
 //! Bytes that users make the API hold: bodies that come in, and answers that are not read yet.
 //!
-//! Each user has a share of the memory limit, and each byte is on the account. A body is read for a
-//! caller alone, in bounded time, and only then its rights are looked at: a user that lost them in
-//! between is refused.
+//! Each user has a limit, a part of the memory limit, and each byte is on the account. A body is
+//! read for a caller alone, in bounded time, and only then its rights are looked at: a user that
+//! lost them in between is refused.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -26,9 +26,9 @@ pub(super) const LITTLE_BYTES: usize = 64 * 1024;
 /// A payload of the broker's limit in base64 has to fit.
 pub(super) const MUCH_BYTES: usize = 192 * 1024 * 1024;
 /// What one user may make the API hold, where the memory limit does not say less.
-const SHARE_BYTES: usize = 2 * MUCH_BYTES;
+const LIMIT_BYTES: usize = 2 * MUCH_BYTES;
 /// The same while there is no memory for publishers.
-const SHORT_SHARE_BYTES: usize = 1024 * 1024;
+const SHORT_LIMIT_BYTES: usize = 1024 * 1024;
 /// A body whose next part does not come in this time is given up.
 const PART_WITHIN: Duration = Duration::from_secs(30);
 
@@ -62,12 +62,12 @@ impl UserHoldings {
 }
 
 impl UserHolding {
-    /// Holds `bytes` from now on. Refused where its user would hold more than its share.
+    /// Holds `bytes` from now on. Refused where its user would hold more than its limit.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), ApiError> {
         let mut held = lock(&self.holdings.0);
         let before = self.charge.bytes();
         let total = held.get(&self.user).copied().unwrap_or(0) - before + bytes;
-        if bytes > before && total > share() {
+        if bytes > before && total > limit() {
             let reason = "this user makes the broker hold too much already";
             return Err(ApiError::busy(reason));
         }
@@ -89,12 +89,12 @@ impl Drop for UserHolding {
     }
 }
 
-fn share() -> usize {
+fn limit() -> usize {
     match memory::level() {
-        MemoryLevel::Short => SHORT_SHARE_BYTES,
-        _ => memory::connection_share()
+        MemoryLevel::Short => SHORT_LIMIT_BYTES,
+        _ => memory::connection_limit()
             .saturating_mul(2)
-            .min(SHARE_BYTES),
+            .min(LIMIT_BYTES),
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
         let holdings = Arc::<UserHoldings>::default();
         let (ada, bob): (Arc<str>, Arc<str>) = ("ada".into(), "bob".into());
         let mut one = holdings.of(&ada);
-        one.set(SHARE_BYTES - 10).unwrap();
+        one.set(LIMIT_BYTES - 10).unwrap();
         let mut two = holdings.of(&ada);
         two.set(10).unwrap();
         assert!(two.set(11).is_err(), "one byte too many");

@@ -19,8 +19,8 @@ use crate::lock::lock;
 
 const AT_ONCE: usize = 4;
 const OF_ONE_USER: usize = 2;
-/// How long a request waits for its turn.
-const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a request waits for its slot.
+const SLOT_WITHIN: Duration = Duration::from_secs(10);
 
 /// The listings that are being made.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Listings {
 
 /// A place for work, free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct WorkTurn {
+pub(super) struct WorkSlot {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
@@ -46,19 +46,19 @@ impl Default for Listings {
 }
 
 impl Listings {
-    /// Waits for a user's turn.
-    async fn turn(&self, user: &Arc<str>) -> Result<WorkTurn, ApiError> {
+    /// Waits for a user's slot.
+    async fn slot(&self, user: &Arc<str>) -> Result<WorkSlot, ApiError> {
         let own = self.of(user);
-        let turn = async {
+        let slot = async {
             let own = own.acquire_owned().await?;
             let all = Arc::clone(&self.all).acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>(WorkTurn {
+            Ok::<_, tokio::sync::AcquireError>(WorkSlot {
                 _own: own,
                 _all: all,
             })
         };
-        match tokio::time::timeout(TURN_WITHIN, turn).await {
-            Ok(Ok(turn)) => Ok(turn),
+        match tokio::time::timeout(SLOT_WITHIN, slot).await {
+            Ok(Ok(slot)) => Ok(slot),
             _ => Err(ApiError::busy("too many listings at once")),
         }
     }
@@ -72,15 +72,15 @@ impl Listings {
     }
 }
 
-/// Does work on a thread of its own in a turn, which is over with it. Work whose requester has gone
+/// Does work on a thread of its own in a slot, which is over with it. Work whose requester has gone
 /// goes on to its end and keeps its place until then.
 async fn on_a_thread<T: Send + 'static>(
-    turn: WorkTurn,
+    slot: WorkSlot,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let working = tokio::task::spawn_blocking(move || {
         let made = work();
-        drop(turn);
+        drop(slot);
         made
     });
     working
@@ -105,28 +105,28 @@ impl Api {
     }
 
     /// Does a caller's work on a thread of its own. Refused where the caller's rights are others
-    /// once it is its turn.
+    /// once it is its slot.
     pub(super) async fn aside<T: Send + 'static>(
         &self,
         caller: &Caller,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        Self::in_turn(self.turn(caller).await?, work).await
+        Self::in_slot(self.slot(caller).await?, work).await
     }
 
-    /// Waits for a caller's turn. Refused where its rights are others then.
-    pub(super) async fn turn(&self, caller: &Caller) -> Result<WorkTurn, ApiError> {
-        let turn = self.listings.turn(&caller.name).await?;
+    /// Waits for a caller's slot. Refused where its rights are others then.
+    pub(super) async fn slot(&self, caller: &Caller) -> Result<WorkSlot, ApiError> {
+        let slot = self.listings.slot(&caller.name).await?;
         caller.check_unchanged(self)?;
-        Ok(turn)
+        Ok(slot)
     }
 
-    /// Does work on a thread of its own in a turn that has come.
-    pub(super) async fn in_turn<T: Send + 'static>(
-        turn: WorkTurn,
+    /// Does work on a thread of its own in a slot that has come.
+    pub(super) async fn in_slot<T: Send + 'static>(
+        slot: WorkSlot,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        on_a_thread(turn, work).await?
+        on_a_thread(slot, work).await?
     }
 
     /// Answers what `work` gives, as JSON.
@@ -170,8 +170,8 @@ mod tests {
         user: &str,
         work: impl FnOnce() -> bool + Send + 'static,
     ) -> bool {
-        let turn = listings.turn(&user.into()).await.unwrap();
-        on_a_thread(turn, work).await.unwrap()
+        let slot = listings.slot(&user.into()).await.unwrap();
+        on_a_thread(slot, work).await.unwrap()
     }
 
     #[tokio::test]
@@ -212,14 +212,14 @@ mod tests {
             user,
             by: SignIn::Socket,
         };
-        let both = [api.turn(&caller).await, api.turn(&caller).await];
+        let both = [api.slot(&caller).await, api.slot(&caller).await];
         assert!(both.iter().all(Result::is_ok));
-        let (waited, ()) = tokio::join!(api.turn(&caller), async {
+        let (waited, ()) = tokio::join!(api.slot(&caller), async {
             write(&api.broker.users).forbid("ada", "/");
             drop(both);
         });
         assert!(waited.is_err(), "the rights of before");
-        assert!(api.turn(&caller).await.is_err());
+        assert!(api.slot(&caller).await.is_err());
         drop(api);
         broker.shutdown().await.unwrap();
     }

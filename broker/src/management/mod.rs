@@ -95,7 +95,7 @@ pub(super) struct Api {
     sessions: Mutex<PageSessions>,
     rates: Rates,
     /// Keeps the tap running while a session of the page is active.
-    ear: Mutex<Option<crate::tap::TapListener>>,
+    tap_listener: Mutex<Option<crate::tap::TapListener>>,
 }
 
 pub(super) type SharedApi = Arc<Api>;
@@ -119,7 +119,7 @@ impl Api {
             started: Instant::now(),
             sessions: Mutex::new(sessions),
             rates: Rates::default(),
-            ear: Mutex::default(),
+            tap_listener: Mutex::default(),
         });
         api.forget_sessions(ended);
         api
@@ -147,19 +147,19 @@ impl Api {
     }
 
     /// Opens the tap while a session of the page is active, and closes it after the last one.
-    fn mind_the_tap(&self) {
+    fn open_or_close_tap(&self) {
         let is_wanted = self.sessions().is_anybody_in(now_ms());
-        let mut ear = lock(&self.ear);
-        match (is_wanted, ear.is_some()) {
-            (true, false) => *ear = Some(self.broker.tap.keep_open()),
-            (false, true) => *ear = None,
+        let mut tap_listener = lock(&self.tap_listener);
+        match (is_wanted, tap_listener.is_some()) {
+            (true, false) => *tap_listener = Some(self.broker.tap.keep_open()),
+            (false, true) => *tap_listener = None,
             _ => {}
         }
     }
 
     fn tick(&self) {
         self.rates.observe(&self.broker, Instant::now());
-        self.mind_the_tap();
+        self.open_or_close_tap();
     }
 }
 

@@ -82,8 +82,8 @@ pub(super) fn queue_counts(snapshot: &QueueSnapshot) -> [u64; 9] {
     ]
 }
 
-pub(super) fn link_counts(link: &ConnectionHandle) -> [u64; 2] {
-    [link.received.get(), link.sent.get()]
+pub(super) fn connection_counts(connection: &ConnectionHandle) -> [u64; 2] {
+    [connection.received.get(), connection.sent.get()]
 }
 
 pub(super) fn channel_counts(channel: &ChannelView) -> [u64; 5] {
@@ -111,7 +111,7 @@ struct Looks {
     stalls: HashMap<QueueKey, Track<1>>,
     exchanges: HashMap<(Arc<str>, Box<str>), Track<2>>,
     vhosts: HashMap<Arc<str>, Overall>,
-    links: HashMap<u64, Track<2>>,
+    connections: HashMap<u64, Track<2>>,
     channels: HashMap<(u64, u16), Track<5>>,
     /// All queues together, with what deleted ones had counted.
     overall: Track<9>,
@@ -170,14 +170,18 @@ impl Rates {
         lock(&self.0).vhosts.get(name).copied().unwrap_or_default()
     }
 
-    pub(super) fn link(&self, id: u64) -> Track<2> {
-        lock(&self.0).links.get(&id).copied().unwrap_or_default()
+    pub(super) fn connection(&self, id: u64) -> Track<2> {
+        lock(&self.0)
+            .connections
+            .get(&id)
+            .copied()
+            .unwrap_or_default()
     }
 
-    pub(super) fn channel(&self, link: u64, number: u16) -> Track<5> {
+    pub(super) fn channel(&self, connection: u64, number: u16) -> Track<5> {
         lock(&self.0)
             .channels
-            .get(&(link, number))
+            .get(&(connection, number))
             .copied()
             .unwrap_or_default()
     }
@@ -233,14 +237,14 @@ impl Looks {
         self.queues = queues;
         self.overall.step(overall, seconds);
         self.look_at_vhosts(broker, seconds);
-        let links = self.look_at_links(broker, seconds);
-        self.remember(broker, links);
+        let connections = self.look_at_links(broker, seconds);
+        self.remember(broker, connections);
     }
 
     fn look_at_vhosts(&mut self, broker: &BrokerState, seconds: f64) {
         let mut vhosts = HashMap::new();
         let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
-        let links = inspect::connections(broker);
+        let connections = inspect::connections(broker);
         for vhost in broker.vhosts() {
             let mut counts = queue_counts(&inspect::deleted_queues(&vhost));
             for queue in inspect::queues(&vhost) {
@@ -262,12 +266,12 @@ impl Looks {
             // A channel that closes between the two looks is in neither for a moment: totals never
             // fall.
             let mut channels = counted(&vhost.closed_channels);
-            for link in &links {
-                let is_here = link
-                    .session
+            for connection in &connections {
+                let is_here = connection
+                    .opened
                     .get()
-                    .is_some_and(|session| session.vhost == *vhost.name());
-                for channel in link.channels().iter().filter(|_| is_here) {
+                    .is_some_and(|opened| opened.vhost == *vhost.name());
+                for channel in connection.channels().iter().filter(|_| is_here) {
                     for (sum, count) in channels.iter_mut().zip(channel_counts(channel)) {
                         *sum += count;
                     }
@@ -284,18 +288,18 @@ impl Looks {
 
     fn look_at_links(&mut self, broker: &BrokerState, seconds: f64) -> usize {
         let all = inspect::connections(broker);
-        let (mut links, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
+        let (mut connections, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
         let mut overall = counted(&broker.totals.closed_channels);
-        for link in &all {
+        for connection in &all {
             follow(
-                &mut self.links,
-                &mut links,
-                link.id,
-                link_counts(link),
+                &mut self.connections,
+                &mut connections,
+                connection.id,
+                connection_counts(connection),
                 seconds,
             );
-            for channel in link.channels() {
-                let key = (link.id, channel.number);
+            for channel in connection.channels() {
+                let key = (connection.id, channel.number);
                 let counts = channel_counts(&channel);
                 follow(&mut self.channels, &mut channels, key, counts, seconds);
                 for (total, count) in overall.iter_mut().zip(counts) {
@@ -303,7 +307,7 @@ impl Looks {
                 }
             }
         }
-        (self.links, self.channels) = (links, channels);
+        (self.connections, self.channels) = (connections, channels);
         // A channel that closed between the two looks is in neither or in both for a moment: totals
         // never fall.
         for (total, before) in overall.iter_mut().zip(self.channels_overall.counts) {

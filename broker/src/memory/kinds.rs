@@ -9,22 +9,22 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{Charge, MIB, part};
 
-/// A part of the limit.
+/// The part of the memory limit that one kind may fill.
 #[derive(Debug)]
-pub(crate) struct KindShare {
+pub(crate) struct KindLimit {
     held: AtomicUsize,
     /// It is the limit divided by this, at least four mebibytes.
     divisor: u64,
 }
 
 /// Exchanges, queues and bindings.
-pub(crate) static TOPOLOGY: KindShare = KindShare::new(8);
+pub(crate) static TOPOLOGY: KindLimit = KindLimit::new(8);
 /// Consumers.
-pub(crate) static CONSUMERS: KindShare = KindShare::new(16);
+pub(crate) static CONSUMERS: KindLimit = KindLimit::new(16);
 /// Channels.
-pub(crate) static CHANNELS: KindShare = KindShare::new(16);
+pub(crate) static CHANNELS: KindLimit = KindLimit::new(16);
 
-impl KindShare {
+impl KindLimit {
     const fn new(divisor: u64) -> Self {
         Self {
             held: AtomicUsize::new(0),
@@ -33,33 +33,33 @@ impl KindShare {
     }
 
     /// What all of its kind together may hold, in bytes.
-    pub(crate) fn share(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         part(self.divisor, 4 * MIB, usize::MAX)
     }
 
-    /// Whether `bytes` more of its kind are within the share.
+    /// Whether `bytes` more of its kind are within the limit.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.held.load(Relaxed).saturating_add(bytes) <= self.share()
+        self.held.load(Relaxed).saturating_add(bytes) <= self.limit()
     }
 
     /// Charges one of its kind.
-    pub(crate) fn charge(&'static self, bytes: usize) -> PoolCharge {
+    pub(crate) fn charge(&'static self, bytes: usize) -> KindCharge {
         self.held.fetch_add(bytes, Relaxed);
         let mut charge = Charge::default();
         charge.set(bytes);
-        PoolCharge { pool: self, charge }
+        KindCharge { kind: self, charge }
     }
 }
 
-/// Bytes of a pool, and on the account; released when this is dropped.
+/// Bytes of one kind, and on the account; released when this is dropped.
 #[derive(Debug)]
-pub(crate) struct PoolCharge {
-    pool: &'static KindShare,
+pub(crate) struct KindCharge {
+    kind: &'static KindLimit,
     charge: Charge,
 }
 
-impl Drop for PoolCharge {
+impl Drop for KindCharge {
     fn drop(&mut self) {
-        self.pool.held.fetch_sub(self.charge.bytes(), Relaxed);
+        self.kind.held.fetch_sub(self.charge.bytes(), Relaxed);
     }
 }

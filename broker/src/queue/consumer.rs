@@ -10,7 +10,7 @@ use super::queued::QueuedMessage;
 use crate::delivery::effects::Effects;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
-use crate::memory::{self, PoolCharge};
+use crate::memory::{self, KindCharge};
 use crate::wire::content::Lane;
 use crate::wire::table::Table;
 
@@ -20,7 +20,7 @@ pub(crate) struct Consumer {
     pub(crate) subscription: Subscription,
     unsettled: AtomicU32,
     is_cancelled: AtomicBool,
-    _charge: PoolCharge,
+    _charge: KindCharge,
 }
 
 /// What a consumer uses beside itself, its tag and its arguments: its places in the tables of its
@@ -72,7 +72,7 @@ impl Consumer {
         size_of::<Self>() + CONSUMER_BYTES + texts
     }
 
-    fn standing(&self) -> Readiness {
+    fn readiness(&self) -> Readiness {
         if !self.subscription.outbox.has_room() {
             return Readiness::NoRoom;
         }
@@ -278,7 +278,7 @@ impl Consumers {
 }
 
 fn is_willing(consumer: &Consumer, queue: &Arc<Queue>) -> bool {
-    match consumer.standing() {
+    match consumer.readiness() {
         Readiness::Willing => true,
         Readiness::NoCredit => false,
         Readiness::NoRoom => !consumer.subscription.outbox.turn_away(queue),

@@ -18,7 +18,7 @@ use crate::delivery::effects::Effects;
 use crate::delivery::ledger::{Ledger, UnsettledDelivery};
 use crate::fault::Fault;
 use crate::lock::lock;
-use crate::memory::{self, PoolCharge, TOPOLOGY};
+use crate::memory::{self, KindCharge, TOPOLOGY};
 use crate::persist::{QueueStore, Stopped, Ticket, Urgency};
 use crate::wire::table::Table;
 
@@ -68,7 +68,7 @@ pub struct Queue {
     state: Mutex<QueueState>,
     /// Rings when consumers have nearly emptied the line.
     drained: Notify,
-    _charge: PoolCharge,
+    _charge: KindCharge,
 }
 
 /// What a queue uses beside itself, its name and its arguments: its places in the tables, its

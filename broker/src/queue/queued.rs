@@ -8,7 +8,7 @@ use crate::memory::EntryCharge;
 use crate::persist::Urgency;
 
 /// What an entry takes beside its bytes, as windows count it; the account charges more (`memory`).
-const ENTRY_BYTES: usize = 96;
+const WINDOW_ENTRY_BYTES: usize = 96;
 
 /// One place in a line.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) enum Persistence {
 impl QueuedMessage {
     /// What it takes in memory.
     pub(crate) fn footprint(&self) -> usize {
-        self.message.footprint() + ENTRY_BYTES
+        self.message.footprint() + WINDOW_ENTRY_BYTES
     }
 
     /// The store has it not and will not have it.

@@ -222,14 +222,14 @@ pub(crate) fn strip_breaks(name: &str) -> String {
 /// Refuses what would let exchanges, queues and bindings hold more memory than they may. `what` is
 /// what the client asked for, as `declare queue 'q'`.
 fn check_room(bytes: usize, what: impl FnOnce() -> String) -> Result<(), Fault> {
-    let pool = &memory::TOPOLOGY;
-    if pool.has_room(bytes) {
+    let kind = &memory::TOPOLOGY;
+    if kind.has_room(bytes) {
         return Ok(());
     }
     Err(Fault::no_room(
         &what(),
         "exchanges, queues and bindings",
-        pool.share(),
+        kind.limit(),
     ))
 }
 

@@ -53,9 +53,9 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-struct ListedLink(SharedApi, Arc<ConnectionHandle>);
+struct ListedConnection(SharedApi, Arc<ConnectionHandle>);
 
-impl Listed for ListedLink {
+impl Listed for ListedConnection {
     fn name(&self) -> &str {
         &self.1.name
     }
@@ -78,23 +78,24 @@ impl Listed for ListedChannel {
 }
 
 /// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
-fn links(api: &Api, caller: &Caller) -> Vec<Arc<ConnectionHandle>> {
-    let mut links = inspect::connections(&api.broker);
-    links.sort_by_key(|link| link.id);
+fn connections(api: &Api, caller: &Caller) -> Vec<Arc<ConnectionHandle>> {
+    let mut connections = inspect::connections(&api.broker);
+    connections.sort_by_key(|connection| connection.id);
     if caller.rank() < Rank::Monitoring {
-        links.retain(|link| {
-            link.session
+        connections.retain(|connection| {
+            connection
+                .opened
                 .get()
-                .is_some_and(|session| session.user == caller.name)
+                .is_some_and(|opened| opened.user == caller.name)
         });
     }
-    links
+    connections
 }
 
 fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<ConnectionHandle>, ApiError> {
-    links(api, caller)
+    connections(api, caller)
         .into_iter()
-        .find(|link| link.name == name)
+        .find(|connection| connection.name == name)
         .ok_or_else(ApiError::not_found)
 }
 
@@ -102,32 +103,32 @@ async fn answer(
     api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    links: Vec<Arc<ConnectionHandle>>,
+    connections: Vec<Arc<ConnectionHandle>>,
 ) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
-        let links = links.into_iter();
-        links
-            .map(|link| ListedLink(SharedApi::clone(&shared), link))
+        let connections = connections.into_iter();
+        connections
+            .map(|connection| ListedConnection(SharedApi::clone(&shared), connection))
             .collect()
     };
-    api.list::<ListedLink>(caller, listing, all).await
+    api.list::<ListedConnection>(caller, listing, all).await
 }
 
 async fn answer_channels(
     api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    links: Vec<Arc<ConnectionHandle>>,
+    connections: Vec<Arc<ConnectionHandle>>,
 ) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
         let mut listed = Vec::new();
-        for link in links {
-            for channel in link.channels() {
-                let name = views::channel_name(&link, channel.number);
+        for connection in connections {
+            for channel in connection.channels() {
+                let name = views::channel_name(&connection, channel.number);
                 let api = SharedApi::clone(&shared);
-                listed.push(ListedChannel(api, Arc::clone(&link), channel, name));
+                listed.push(ListedChannel(api, Arc::clone(&connection), channel, name));
             }
         }
         listed
@@ -140,8 +141,8 @@ async fn list(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let links = links(&api, &caller);
-    answer(&api, &caller, listing, links).await
+    let connections = connections(&api, &caller);
+    answer(&api, &caller, listing, connections).await
 }
 
 async fn of_user(
@@ -150,13 +151,14 @@ async fn of_user(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let mut links = links(&api, &caller);
-    links.retain(|link| {
-        link.session
+    let mut connections = connections(&api, &caller);
+    connections.retain(|connection| {
+        connection
+            .opened
             .get()
-            .is_some_and(|session| *session.user == user)
+            .is_some_and(|opened| *opened.user == user)
     });
-    answer(&api, &caller, listing, links).await
+    answer(&api, &caller, listing, connections).await
 }
 
 fn in_vhost(
@@ -165,13 +167,14 @@ fn in_vhost(
     vhost: &str,
 ) -> Result<Vec<Arc<ConnectionHandle>>, ApiError> {
     caller.vhost(api, vhost)?;
-    let mut links = links(api, caller);
-    links.retain(|link| {
-        link.session
+    let mut connections = connections(api, caller);
+    connections.retain(|connection| {
+        connection
+            .opened
             .get()
-            .is_some_and(|session| *session.vhost == *vhost)
+            .is_some_and(|opened| *opened.vhost == *vhost)
     });
-    Ok(links)
+    Ok(connections)
 }
 
 async fn of_vhost(
@@ -180,8 +183,8 @@ async fn of_vhost(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let links = in_vhost(&api, &caller, &vhost)?;
-    answer(&api, &caller, listing, links).await
+    let connections = in_vhost(&api, &caller, &vhost)?;
+    answer(&api, &caller, listing, connections).await
 }
 
 async fn show(
@@ -190,8 +193,8 @@ async fn show(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    let link = find(&api, &caller, &name)?;
-    Ok(Json(listing.narrow(views::connection(&api, &link))))
+    let connection = find(&api, &caller, &name)?;
+    Ok(Json(listing.narrow(views::connection(&api, &connection))))
 }
 
 async fn close(
@@ -200,12 +203,12 @@ async fn close(
     headers: HeaderMap,
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
-    let link = find(&api, &caller, &name)?;
+    let connection = find(&api, &caller, &name)?;
     // Whoever monitors sees the others' connections, and ends none of them; as in RabbitMQ.
-    let is_own = link
-        .session
+    let is_own = connection
+        .opened
         .get()
-        .is_some_and(|session| session.user == caller.name);
+        .is_some_and(|opened| opened.user == caller.name);
     if !is_own {
         caller.administers()?;
     }
@@ -213,7 +216,7 @@ async fn close(
         .get("x-reason")
         .and_then(|reason| reason.to_str().ok())
         .unwrap_or("Closed via management plugin");
-    link.end(Fault::connection(ReplyCode::ConnectionForced, reason));
+    connection.end(Fault::connection(ReplyCode::ConnectionForced, reason));
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -222,8 +225,8 @@ async fn channels(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let links = links(&api, &caller);
-    answer_channels(&api, &caller, listing, links).await
+    let connections = connections(&api, &caller);
+    answer_channels(&api, &caller, listing, connections).await
 }
 
 async fn channels_in(
@@ -232,8 +235,8 @@ async fn channels_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let links = in_vhost(&api, &caller, &vhost)?;
-    answer_channels(&api, &caller, listing, links).await
+    let connections = in_vhost(&api, &caller, &vhost)?;
+    answer_channels(&api, &caller, listing, connections).await
 }
 
 async fn channels_of(
@@ -242,8 +245,8 @@ async fn channels_of(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let link = find(&api, &caller, &name)?;
-    answer_channels(&api, &caller, listing, vec![link]).await
+    let connection = find(&api, &caller, &name)?;
+    answer_channels(&api, &caller, listing, vec![connection]).await
 }
 
 async fn channel(
@@ -251,19 +254,21 @@ async fn channel(
     Path(name): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    let found = links(&api, &caller).into_iter().find_map(|link| {
-        let number = name
-            .strip_prefix(&*link.name)?
-            .strip_prefix(" (")?
-            .strip_suffix(')')?
-            .parse::<u16>()
-            .ok()?;
-        let channel = link
-            .channels()
-            .into_iter()
-            .find(|channel| channel.number == number)?;
-        Some(views::channel(&api, &link, &channel))
-    });
+    let found = connections(&api, &caller)
+        .into_iter()
+        .find_map(|connection| {
+            let number = name
+                .strip_prefix(&*connection.name)?
+                .strip_prefix(" (")?
+                .strip_suffix(')')?
+                .parse::<u16>()
+                .ok()?;
+            let channel = connection
+                .channels()
+                .into_iter()
+                .find(|channel| channel.number == number)?;
+            Some(views::channel(&api, &connection, &channel))
+        });
     found.map(Json).ok_or_else(ApiError::not_found)
 }
 

@@ -59,11 +59,11 @@ async fn well(_caller: Caller) -> Json<Value> {
 }
 
 async fn alarms(State(api): State<SharedApi>, _caller: Caller) -> Response {
-    let standing = api.broker.standing();
+    let alarms = api.broker.alarm_state();
     let alarms = [
-        ("memory", standing.is_memory_high),
-        ("disk", standing.is_disk_full),
-        ("store", standing.is_stopped),
+        ("memory", alarms.is_memory_high),
+        ("disk", alarms.is_disk_full),
+        ("store", alarms.is_stopped),
     ];
     let ringing: Vec<_> = alarms
         .into_iter()
@@ -118,7 +118,7 @@ async fn aliveness(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     caller.vhost(&api, &vhost)?;
-    if api.broker.standing().is_stopped {
+    if api.broker.alarm_state().is_stopped {
         return Ok(unwell("the store has stopped", json!({})));
     }
     Ok(Json(json!({ "status": "ok" })).into_response())

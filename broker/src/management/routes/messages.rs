@@ -143,9 +143,9 @@ async fn publish(
 
 /// Refuses publishes while those by AMQP wait for room.
 fn check_room(api: &Api) -> Result<(), ApiError> {
-    let standing = api.broker.standing();
-    let is_short = memory::level() == MemoryLevel::Short || standing.is_memory_high;
-    if is_short || standing.is_disk_full {
+    let alarms = api.broker.alarm_state();
+    let is_short = memory::level() == MemoryLevel::Short || alarms.is_memory_high;
+    if is_short || alarms.is_disk_full {
         let what = if is_short { "memory" } else { "disk space" };
         return Err(ApiError::busy(format!("no {what} for messages now")));
     }
@@ -245,7 +245,7 @@ async fn get(
     let count = usize::try_from(get.count).unwrap_or(0);
     queue.check_access(0)?;
     let mut holding = api.holdings.of(&caller.name);
-    let turn = api.turn(&caller).await?;
+    let slot = api.slot(&caller).await?;
     let taken = take(&api, &queue, count.min(MOST)).await?;
     let showing = move || {
         let shown = taken.messages.iter().map(|(message, redelivered, left)| {
@@ -258,7 +258,7 @@ async fn get(
         Ok((held::held(answer, holding)?, taken))
     };
     // A caller that hangs up gives the messages back.
-    let (answer, taken) = Api::in_turn(turn, showing).await?;
+    let (answer, taken) = Api::in_slot(slot, showing).await?;
     let settling = move || taken.settle(get.ackmode);
     let settled = tokio::task::spawn_blocking(settling).await;
     settled.map_err(|_| ApiError::failed("the messages could not be settled"))??;
@@ -312,7 +312,7 @@ async fn take(api: &SharedApi, queue: &Arc<Queue>, count: usize) -> Result<GotMe
         messages: Vec::new(),
     };
     let mut waiting_since = Instant::now();
-    let (mut bytes, most) = (0, memory::connection_share() / 4);
+    let (mut bytes, most) = (0, memory::connection_limit() / 4);
     while taken.messages.len() < count && bytes < most {
         // Registered before the look, so that a slice that comes between the two is not missed.
         let loaded = api.broker.loaded.notified();

@@ -64,7 +64,7 @@ fn everything(api: &Api) -> String {
 }
 
 fn process(api: &Api, text: &mut Text) {
-    let standing = api.broker.standing();
+    let alarms = api.broker.alarm_state();
     let (disk_bytes, pending_bytes) = inspect::store_bytes(&api.broker);
     let (descriptors, most) = system_metrics::descriptors();
     text.family(&Family {
@@ -103,17 +103,17 @@ fn process(api: &Api, text: &mut Text) {
         (
             "alarm_memory",
             "1 while publishers wait for memory.",
-            standing.is_memory_high.into(),
+            alarms.is_memory_high.into(),
         ),
         (
             "alarm_disk",
             "1 while publishers wait for room on disk.",
-            standing.is_disk_full.into(),
+            alarms.is_disk_full.into(),
         ),
         (
             "alarm_store_stopped",
             "1 after the store has failed.",
-            standing.is_stopped.into(),
+            alarms.is_stopped.into(),
         ),
     ] {
         text.single(name, "gauge", help, value);
@@ -126,11 +126,14 @@ fn traffic(api: &Api, text: &mut Text) {
     for (name, help, value) in counted(api) {
         text.single(name, "counter", help, value);
     }
-    let links = inspect::connections(&api.broker);
-    let channels = links.iter().map(|link| link.channel_count() as u64).sum();
+    let connections = inspect::connections(&api.broker);
+    let channels = connections
+        .iter()
+        .map(|connection| connection.channel_count() as u64)
+        .sum();
     let queues = api.rates.overall().queues.counts;
     for (name, help, value) in [
-        ("connections", "Open connections.", links.len() as u64),
+        ("connections", "Open connections.", connections.len() as u64),
         ("channels", "Open channels.", channels),
         (
             "messages_ready",

@@ -135,7 +135,7 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
     api.forget_sessions(opened.forgotten);
     let saved = api.broker.facts.save(&Definition::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
-    api.mind_the_tap();
+    api.open_or_close_tap();
     let life = api.sessions().life();
     let cookie = set_cookie(&api, &opened.cookie, life.as_secs());
     let entered = json!({ "name": &*user, "key": opened.key });
@@ -179,7 +179,7 @@ async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Cal
     }
     // A tap that the session opened ends too.
     api.broker.permissions_changed();
-    api.mind_the_tap();
+    api.open_or_close_tap();
     (
         StatusCode::NO_CONTENT,
         [(header::SET_COOKIE, set_cookie(&api, "", 0))],

@@ -60,7 +60,7 @@ fn churn(api: &Api) -> Value {
 }
 
 fn object_totals(api: &Api) -> Value {
-    let links = inspect::connections(&api.broker);
+    let connections = inspect::connections(&api.broker);
     let (mut exchanges, mut queues, mut consumers) = (0, 0, 0);
     for vhost in api.broker.vhosts() {
         inspect::each_exchange(&vhost, |_| exchanges += 1);
@@ -70,8 +70,8 @@ fn object_totals(api: &Api) -> Value {
         }
     }
     json!({
-        "connections": links.len(),
-        "channels": links.iter().map(|link| link.channel_count()).sum::<usize>(),
+        "connections": connections.len(),
+        "channels": connections.iter().map(|connection| connection.channel_count()).sum::<usize>(),
         "exchanges": exchanges,
         "queues": queues,
         "consumers": consumers,
@@ -108,7 +108,7 @@ fn contexts(api: &Api) -> Vec<Value> {
 
 pub(in crate::management) fn node(api: &Api) -> Value {
     let (descriptors, most) = system_metrics::descriptors();
-    let standing = api.broker.standing();
+    let alarms = api.broker.alarm_state();
     let (disk_bytes, pending_bytes) = inspect::store_bytes(&api.broker);
     let limit = match api.about.memory_limit_bytes {
         0 => system_metrics::machine_memory_bytes(),
@@ -123,13 +123,13 @@ pub(in crate::management) fn node(api: &Api) -> Value {
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "mem_used": system_metrics::memory_bytes(),
         "mem_limit": limit,
-        "mem_alarm": standing.is_memory_high,
+        "mem_alarm": alarms.is_memory_high,
         "disk_free": system_metrics::disk_free_bytes(&api.about.data_dir),
         "disk_free_limit": DISK_FREE_LIMIT_BYTES,
-        "disk_free_alarm": standing.is_disk_full,
+        "disk_free_alarm": alarms.is_disk_full,
         "store_bytes": disk_bytes,
         "store_pending_bytes": pending_bytes,
-        "store_stopped": standing.is_stopped,
+        "store_stopped": alarms.is_stopped,
         "fd_used": descriptors,
         "fd_total": most,
         "sockets_used": inspect::connections(&api.broker).len(),

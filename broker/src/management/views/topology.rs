@@ -62,7 +62,7 @@ pub(in crate::management) fn queue(api: &Api, queue: &QueueView) -> Value {
         }
     }
     shown["message_stats"] = Value::Object(stats);
-    if let Some(owner) = queue.owner().and_then(|id| link(api, id)) {
+    if let Some(owner) = queue.owner().and_then(|id| find_connection(api, id)) {
         shown["owner_pid_details"] = peer(&owner);
     }
     shown
@@ -104,12 +104,13 @@ fn kind(arguments: &Table) -> &str {
         .unwrap_or("classic")
 }
 
-fn link(api: &Api, id: u64) -> Option<Arc<ConnectionHandle>> {
+fn find_connection(api: &Api, id: u64) -> Option<Arc<ConnectionHandle>> {
     inspect::connection(&api.broker, id)
 }
 
-fn peer(link: &ConnectionHandle) -> Value {
-    json!({ "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port })
+fn peer(connection: &ConnectionHandle) -> Value {
+    let peer = &connection.peer;
+    json!({ "name": connection.name, "peer_host": peer.host, "peer_port": peer.port })
 }
 
 /// A consumer of a queue.
@@ -120,16 +121,16 @@ pub(in crate::management) fn consumer(
 ) -> Value {
     let (vhost, name) = (queue.vhost(), queue.name());
     let (connection, number) = consumer.channel();
-    let channel = match link(api, connection) {
+    let channel = match find_connection(api, connection) {
         None => json!({}),
-        Some(link) => json!({
-            "connection_name": link.name,
-            "name": super::channel_name(&link, number),
+        Some(connection) => json!({
+            "connection_name": connection.name,
+            "name": super::channel_name(&connection, number),
             "node": api.node,
             "number": number,
-            "peer_host": link.peer.host,
-            "peer_port": link.peer.port,
-            "user": link.session.get().map(|session| &*session.user),
+            "peer_host": connection.peer.host,
+            "peer_port": connection.peer.port,
+            "user": connection.opened.get().map(|opened| &*opened.user),
         }),
     };
     json!({

@@ -11,41 +11,41 @@ use crate::management::amqp_json::table_to_json;
 use crate::management::rates::{self, CHANNEL_FIELDS, LINK_FIELDS};
 
 /// A connection; `null` fields until its handshake is through.
-pub(in crate::management) fn connection(api: &Api, link: &ConnectionHandle) -> Value {
-    let mut track = api.rates.link(link.id);
-    track.counts = rates::link_counts(link);
-    let session = link.session.get();
-    let properties = session.map(|session| table_to_json(&session.client_properties));
+pub(in crate::management) fn connection(api: &Api, connection: &ConnectionHandle) -> Value {
+    let mut track = api.rates.connection(connection.id);
+    track.counts = rates::connection_counts(connection);
+    let opened = connection.opened.get();
+    let properties = opened.map(|opened| table_to_json(&opened.client_properties));
     let name = properties
         .as_ref()
         .and_then(|properties| properties.get("connection_name"))
         .cloned();
-    let state = match (session.is_some(), link.is_blocked.load(Relaxed)) {
+    let state = match (opened.is_some(), connection.is_blocked.load(Relaxed)) {
         (false, _) => "starting",
         (true, true) => "blocked",
         (true, false) => "running",
     };
     let mut shown = json!({
-        "name": link.name,
+        "name": connection.name,
         "node": api.node,
         "type": "network",
         "protocol": "AMQP 0-9-1",
         "state": state,
-        "host": link.local.host,
-        "port": link.local.port,
-        "peer_host": link.peer.host,
-        "peer_port": link.peer.port,
-        "ssl": link.is_tls,
-        "connected_at": link.connected_at_ms,
-        "channels": link.channel_count(),
-        "held_bytes": link.held_bytes(),
-        "user": session.map(|session| &*session.user),
-        "user_who_performed_action": session.map(|session| &*session.user),
-        "vhost": session.map(|session| &*session.vhost),
-        "auth_mechanism": session.map(|session| session.mechanism),
-        "channel_max": session.map(|session| session.channel_max),
-        "frame_max": session.map(|session| session.frame_max),
-        "timeout": session.map(|session| session.heartbeat_s),
+        "host": connection.local.host,
+        "port": connection.local.port,
+        "peer_host": connection.peer.host,
+        "peer_port": connection.peer.port,
+        "ssl": connection.is_tls,
+        "connected_at": connection.connected_at_ms,
+        "channels": connection.channel_count(),
+        "held_bytes": connection.held_bytes(),
+        "user": opened.map(|opened| &*opened.user),
+        "user_who_performed_action": opened.map(|opened| &*opened.user),
+        "vhost": opened.map(|opened| &*opened.vhost),
+        "auth_mechanism": opened.map(|opened| opened.mechanism),
+        "channel_max": opened.map(|opened| opened.channel_max),
+        "frame_max": opened.map(|opened| opened.frame_max),
+        "timeout": opened.map(|opened| opened.heartbeat_s),
         "client_properties": properties.unwrap_or_else(|| json!({})),
     });
     if let Some(name) = name {
@@ -58,29 +58,31 @@ pub(in crate::management) fn connection(api: &Api, link: &ConnectionHandle) -> V
 }
 
 /// RabbitMQ's name for a channel.
-pub(in crate::management) fn channel_name(link: &ConnectionHandle, number: u16) -> String {
-    format!("{} ({number})", link.name)
+pub(in crate::management) fn channel_name(connection: &ConnectionHandle, number: u16) -> String {
+    format!("{} ({number})", connection.name)
 }
 
 /// A channel.
 pub(in crate::management) fn channel(
     api: &Api,
-    link: &ConnectionHandle,
+    connection: &ConnectionHandle,
     channel: &ChannelView,
 ) -> Value {
-    let mut track = api.rates.channel(link.id, channel.number);
+    let mut track = api.rates.channel(connection.id, channel.number);
     track.counts = rates::channel_counts(channel);
-    let session = link.session.get();
+    let opened = connection.opened.get();
     json!({
-        "name": channel_name(link, channel.number),
+        "name": channel_name(connection, channel.number),
         "number": channel.number,
         "node": api.node,
         "state": "running",
-        "user": session.map(|session| &*session.user),
-        "user_who_performed_action": session.map(|session| &*session.user),
-        "vhost": session.map(|session| &*session.vhost),
+        "user": opened.map(|opened| &*opened.user),
+        "user_who_performed_action": opened.map(|opened| &*opened.user),
+        "vhost": opened.map(|opened| &*opened.vhost),
         "connection_details": {
-            "name": link.name, "peer_host": link.peer.host, "peer_port": link.peer.port,
+            "name": connection.name,
+            "peer_host": connection.peer.host,
+            "peer_port": connection.peer.port,
         },
         "confirm": channel.is_confirming.load(Relaxed),
         "transactional": channel.is_transactional.load(Relaxed),

@@ -40,7 +40,7 @@ fn queued(position: u64, ttl_ms: Option<u64>, persistence: Persistence) -> Queue
     }
 }
 
-/// A budget that is spent makes memory scarce.
+/// A budget that is spent makes memory short.
 fn budget(is_spent: bool) -> Arc<WindowBudget> {
     let budget = Arc::<WindowBudget>::default();
     if is_spent {
@@ -197,21 +197,21 @@ proptest! {
 #[test]
 fn of_what_is_left_to_the_store_the_deadline_is_known() {
     let mut level = PriorityLevel::new(Some(500));
-    let scarce = budget(true);
-    level.push(queued(1, Some(100), Persistence::Appended), false, &scarce);
-    level.push(queued(2, None, Persistence::Appended), false, &scarce);
+    let short = budget(true);
+    level.push(queued(1, Some(100), Persistence::Appended), false, &short);
+    level.push(queued(2, None, Persistence::Appended), false, &short);
     assert!(matches!(level.front(), Head::InStore));
     assert_eq!(level.deadline_in_store_ms(), Some(1100));
     assert!(!level.is_due_in_store(1099));
     assert!(level.is_due_in_store(1100));
     // Once the first has been read, the second's is not known any more.
-    let wanted = level.wants(0, LoadNeed::Soon, &scarce).unwrap();
+    let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
     let first = vec![queued(1, Some(100), Persistence::Appended)];
     assert_eq!(level.fill(wanted, first), Some(0));
     assert_eq!(level.pop().unwrap().position, 1);
     assert_eq!(level.deadline_in_store_ms(), None);
     assert!(level.is_due_in_store(0), "it must be read to know");
-    let wanted = level.wants(0, LoadNeed::Soon, &scarce).unwrap();
+    let wanted = level.wants(0, LoadNeed::Soon, &short).unwrap();
     level.fill(wanted, vec![queued(2, None, Persistence::Appended)]);
     level.unload(UnloadRest::Nothing, false);
     assert_eq!(level.deadline_in_store_ms(), Some(1500));
@@ -219,8 +219,8 @@ fn of_what_is_left_to_the_store_the_deadline_is_known() {
 
 #[test]
 fn a_message_that_cannot_expire_is_not_read_for_its_deadline() {
-    let (mut level, scarce) = (PriorityLevel::default(), budget(true));
-    level.push(queued(1, None, Persistence::Appended), false, &scarce);
+    let (mut level, short) = (PriorityLevel::default(), budget(true));
+    level.push(queued(1, None, Persistence::Appended), false, &short);
     assert!(matches!(level.front(), Head::InStore));
     assert!(!level.is_due_in_store(u64::MAX));
 }
