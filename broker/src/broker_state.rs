@@ -24,7 +24,7 @@ use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
 use crate::memory_watch::MemoryWatch;
-use crate::persist::records::{Definition, QuotaFact, SessionFact, VhostFact};
+use crate::persist::definition::{Definition, QuotaDefinition, SessionDefinition, VhostDefinition};
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::level::LoadRequest;
@@ -48,7 +48,7 @@ const LOADS: usize = 8;
 pub struct BrokerState {
     pub(crate) limits: ClientLimits,
     pub(crate) store: Store,
-    pub(crate) facts: DefinitionStore,
+    pub(crate) definitions: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) clock: Clock,
     memory_watch: MemoryWatch,
@@ -63,7 +63,7 @@ pub struct BrokerState {
     /// Connections without a login.
     pub(crate) login_places: Arc<LoginPlaces>,
     /// Who was signed in at the management page before the start; taken by that page.
-    pub(crate) sessions: Mutex<Vec<SessionFact>>,
+    pub(crate) sessions: Mutex<Vec<SessionDefinition>>,
     /// Counts changes of users and permissions.
     pub(crate) access_changes: watch::Sender<u64>,
     /// Counted since the start.
@@ -86,11 +86,11 @@ pub(crate) struct BrokerParts {
     pub(crate) limits: ClientLimits,
     pub(crate) memory_limit: u64,
     pub(crate) store: Store,
-    pub(crate) facts: DefinitionStore,
+    pub(crate) definitions: DefinitionStore,
     pub(crate) alarms: Arc<Alarms>,
     pub(crate) users: Users,
     pub(crate) quotas: Quotas,
-    pub(crate) sessions: Vec<SessionFact>,
+    pub(crate) sessions: Vec<SessionDefinition>,
     pub(crate) vhosts: Vec<Vhost>,
 }
 
@@ -104,7 +104,7 @@ impl BrokerState {
         Self {
             limits: parts.limits,
             store: parts.store,
-            facts: parts.facts,
+            definitions: parts.definitions,
             alarms: parts.alarms,
             clock: Clock::default(),
             memory_watch: MemoryWatch::new(parts.memory_limit),
@@ -288,16 +288,16 @@ impl BrokerState {
         {
             return Ok(vhost.changed());
         }
-        let fact = VhostFact {
+        let definition = VhostDefinition {
             name: name.to_owned(),
             description: labels.description.clone(),
             tags: labels.tags.clone(),
         };
-        let ticket = self.facts.save(&Definition::Vhost(fact))?;
+        let ticket = self.definitions.save(&Definition::Vhost(definition))?;
         if let Some(vhost) = known {
             vhost.set_labels(labels);
         } else {
-            let vhost = Arc::new(Vhost::new(name.into(), labels, self.facts.clone()));
+            let vhost = Arc::new(Vhost::new(name.into(), labels, self.definitions.clone()));
             write(&self.vhosts).entry(name.into()).or_insert(vhost);
         }
         Ok(ticket)
@@ -322,13 +322,13 @@ impl BrokerState {
         let mut effects = self.begin();
         let emptied = vhost.remove_everything(&mut effects);
         self.end(effects);
-        let fact = VhostFact {
+        let definition = VhostDefinition {
             name: name.to_owned(),
             description: String::new(),
             tags: Vec::new(),
         };
         let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
-        let gone = self.facts.forget(&Definition::Vhost(fact))?;
+        let gone = self.definitions.forget(&Definition::Vhost(definition))?;
         Ok(emptied?.max(unlimited).max(gone))
     }
 
@@ -357,16 +357,16 @@ impl BrokerState {
             return Ok(Ticket::NONE);
         }
         quotas.put(scope, name, quota.clone());
-        let fact = Definition::Quota(QuotaFact {
+        let definition = Definition::Quota(QuotaDefinition {
             scope,
             name: name.to_owned(),
             quota,
         });
         let is_empty = quotas.get(scope, name).is_none();
         Ok(if is_empty {
-            self.facts.forget(&fact)?
+            self.definitions.forget(&definition)?
         } else {
-            self.facts.save(&fact)?
+            self.definitions.save(&definition)?
         })
     }
 

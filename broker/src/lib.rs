@@ -280,7 +280,7 @@ async fn open(config: &BrokerConfig, durable: Waker) -> Result<Arc<BrokerState>,
         limits: config.limits,
         memory_limit: config.memory_limit_bytes,
         store: found.store,
-        facts: found.facts,
+        definitions: found.definitions,
         alarms,
         users: recovery.users,
         quotas: recovery.quotas,
@@ -335,7 +335,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::delivery::confirms::{ConfirmState, Confirms};
-    use crate::persist::records::{Definition, VhostFact};
+    use crate::persist::definition::{Definition, VhostDefinition};
 
     /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,
     /// confirms ended for good.
@@ -354,12 +354,15 @@ mod tests {
         let outbox = Arc::<delivery::outbox::Outbox>::default();
         let confirms = Arc::new(Confirms::new(Arc::clone(&outbox), 1, Arc::default()));
         for number in 0..20 {
-            let fact = VhostFact {
+            let definition = VhostDefinition {
                 name: format!("vhost {number}"),
                 description: String::new(),
                 tags: Vec::new(),
             };
-            let ticket = broker.facts.save(&Definition::Vhost(fact)).unwrap();
+            let ticket = broker
+                .definitions
+                .save(&Definition::Vhost(definition))
+                .unwrap();
             let mut effects = broker.begin();
             let tag = confirms.open(&mut effects);
             confirms.set(tag, ConfirmState::Ticket(ticket), &mut effects);

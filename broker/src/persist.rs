@@ -2,7 +2,7 @@
 //!
 //! A [`QueueStore`] is a durable queue's place in the store: one store queue for each of its
 //! priorities, so that each is in order of its positions. Topology is kept as
-//! [`records::Definition`]s. Relies on the storage crate.
+//! [`definition::Definition`]s. Relies on the storage crate.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,10 +17,10 @@ pub(crate) use storage::{
 use crate::lock::lock;
 use crate::memory;
 
-mod definitions;
-pub mod records;
+pub mod definition;
+mod definitions_file;
 
-use records::Definition;
+use definition::Definition;
 
 /// Queue numbers are reserved in runs of this many, so that not every declare writes the counter.
 const RESERVED: u64 = 4096;
@@ -29,7 +29,7 @@ const COUNTER: &str = "queue";
 /// What was found when the store was opened.
 pub(crate) struct OpenedStore {
     pub(crate) store: Store,
-    pub(crate) facts: DefinitionStore,
+    pub(crate) definitions: DefinitionStore,
     pub(crate) topology: Vec<Definition>,
     /// Waiting messages, by number in the store.
     pub(crate) messages: HashMap<u64, Recovered>,
@@ -47,8 +47,8 @@ pub(crate) fn open(
             release: memory::release,
         },
         definitions: Some(Definitions {
-            render: definitions::render,
-            parse: definitions::parse,
+            render: definitions_file::render,
+            parse: definitions_file::parse,
         }),
         ..Options::default()
     };
@@ -56,11 +56,11 @@ pub(crate) fn open(
     let mut topology = Vec::with_capacity(opened.definitions.len());
     for (key, value) in &opened.definitions {
         match Definition::decode(key, value) {
-            Ok(fact) => topology.push(fact),
+            Ok(definition) => topology.push(definition),
             Err(error) => tracing::error!(?key, %error, "left out"),
         }
     }
-    let counted = topology.iter().find_map(|fact| match fact {
+    let counted = topology.iter().find_map(|definition| match definition {
         Definition::Counter { name, next } if name == COUNTER => Some(*next),
         _ => None,
     });
@@ -71,7 +71,7 @@ pub(crate) fn open(
         .collect();
     let seen = messages.keys().max().map_or(1, |last| last + 1);
     let next = counted.unwrap_or(1).max(seen);
-    let facts = DefinitionStore {
+    let definitions = DefinitionStore {
         store: opened.store.clone(),
         numbers: Arc::new(Mutex::new(Numbers {
             next,
@@ -81,7 +81,7 @@ pub(crate) fn open(
     };
     Ok(OpenedStore {
         store: opened.store,
-        facts,
+        definitions,
         topology,
         messages,
     })
@@ -102,14 +102,14 @@ struct Numbers {
 }
 
 impl DefinitionStore {
-    /// Keeps a fact, in place of the one with its key.
-    pub(crate) fn save(&self, fact: &Definition) -> Result<Ticket, Stopped> {
-        self.store.put(&fact.key(), fact.value())
+    /// Keeps a definition, in place of the one with its key.
+    pub(crate) fn save(&self, definition: &Definition) -> Result<Ticket, Stopped> {
+        self.store.put(&definition.key(), definition.value())
     }
 
-    /// Takes the fact with this one's key away.
-    pub(crate) fn forget(&self, fact: &Definition) -> Result<Ticket, Stopped> {
-        self.store.remove(&fact.key())
+    /// Takes the definition with this one's key away.
+    pub(crate) fn forget(&self, definition: &Definition) -> Result<Ticket, Stopped> {
+        self.store.remove(&definition.key())
     }
 
     /// Puts everything that is saved, kept, settled or forgotten meanwhile into one commit of the
@@ -194,8 +194,8 @@ pub(crate) enum Gone {
 pub(crate) struct ReadFailed(#[source] ReadError);
 
 impl QueueStore {
-    fn new(facts: &DefinitionStore, base: u64) -> Self {
-        let (store, budget) = (facts.store.clone(), Arc::clone(&facts.budget));
+    fn new(definitions: &DefinitionStore, base: u64) -> Self {
+        let (store, budget) = (definitions.store.clone(), Arc::clone(&definitions.budget));
         Self {
             store,
             base,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::config::{BrokerConfig, FirstUser};
 use crate::error::StartError;
-use crate::persist::records::{Definition, PermissionFact, SessionFact, UserFact, VhostFact};
+use crate::persist::definition::{
+    Definition, PermissionDefinition, SessionDefinition, UserDefinition, VhostDefinition,
+};
 use crate::persist::{DefinitionStore, OpenedStore, Ticket};
 use crate::quotas::Quotas;
 use crate::users::{Credential, GUEST, GuestPolicy, Permissions, Tag, Users};
@@ -22,7 +24,7 @@ pub(crate) struct RestoredBroker {
     /// The limits of vhosts and users.
     pub(crate) quotas: Quotas,
     /// The open sessions of the management page.
-    pub(crate) sessions: Vec<SessionFact>,
+    pub(crate) sessions: Vec<SessionDefinition>,
     /// Covers the records that were added. The broker is ready when it is durable.
     pub(crate) ticket: Ticket,
 }
@@ -35,15 +37,19 @@ pub(crate) fn recover(
 ) -> Result<RestoredBroker, StartError> {
     let mut ticket = Ticket::NONE;
     let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
-    for fact in &found.topology {
-        if let Definition::Vhost(fact) = fact {
+    for definition in &found.topology {
+        if let Definition::Vhost(definition) = definition {
             let labels = Labels {
-                description: fact.description.clone(),
-                tags: fact.tags.clone(),
+                description: definition.description.clone(),
+                tags: definition.tags.clone(),
             };
             vhosts.insert(
-                fact.name.clone(),
-                Vhost::new(fact.name.as_str().into(), labels, found.facts.clone()),
+                definition.name.clone(),
+                Vhost::new(
+                    definition.name.as_str().into(),
+                    labels,
+                    found.definitions.clone(),
+                ),
             );
         }
     }
@@ -52,37 +58,41 @@ pub(crate) fn recover(
             description: "Default virtual host".to_owned(),
             tags: Vec::new(),
         };
-        let fact = VhostFact {
+        let definition = VhostDefinition {
             name: ROOT.to_owned(),
             description: labels.description.clone(),
             tags: Vec::new(),
         };
-        ticket = found.facts.save(&Definition::Vhost(fact))?;
+        ticket = found.definitions.save(&Definition::Vhost(definition))?;
         vhosts.insert(
             ROOT.to_owned(),
-            Vhost::new(ROOT.into(), labels, found.facts.clone()),
+            Vhost::new(ROOT.into(), labels, found.definitions.clone()),
         );
     }
     // Bindings come last, because both of their ends must exist.
-    for fact in &found.topology {
-        match fact {
-            Definition::Exchange(fact) => {
-                with(&vhosts, &fact.vhost, |vhost| vhost.recover_exchange(fact));
+    for definition in &found.topology {
+        match definition {
+            Definition::Exchange(definition) => {
+                with(&vhosts, &definition.vhost, |vhost| {
+                    vhost.recover_exchange(definition)
+                });
             }
-            Definition::Queue(fact) => with(&vhosts, &fact.vhost, |vhost| {
-                vhost.recover_queue(fact, &found.messages, now_ms);
+            Definition::Queue(definition) => with(&vhosts, &definition.vhost, |vhost| {
+                vhost.recover_queue(definition, &found.messages, now_ms);
             }),
             _ => {}
         }
     }
-    for fact in &found.topology {
-        if let Definition::Binding(fact) = fact {
-            with(&vhosts, &fact.vhost, |vhost| vhost.recover_binding(fact));
+    for definition in &found.topology {
+        if let Definition::Binding(definition) = definition {
+            with(&vhosts, &definition.vhost, |vhost| {
+                vhost.recover_binding(definition)
+            });
         }
     }
     let mut users = users(&found.topology, config);
     if let Some(first) = &config.first_user {
-        ticket = ticket.max(install(&mut users, &found.facts, first)?);
+        ticket = ticket.max(install(&mut users, &found.definitions, first)?);
     }
     Ok(RestoredBroker {
         vhosts: vhosts.into_values().collect(),
@@ -104,52 +114,57 @@ fn with(vhosts: &BTreeMap<String, Vhost>, name: &str, act: impl FnOnce(&Vhost)) 
     }
 }
 
-fn sessions(facts: &[Definition]) -> Vec<SessionFact> {
-    let sessions = facts.iter().filter_map(|fact| match fact {
-        Definition::Session(session) => Some(session.clone()),
-        _ => None,
-    });
+fn sessions(definitions: &[Definition]) -> Vec<SessionDefinition> {
+    let sessions = definitions
+        .iter()
+        .filter_map(|definition| match definition {
+            Definition::Session(session) => Some(session.clone()),
+            _ => None,
+        });
     sessions.collect()
 }
 
-fn quotas(facts: &[Definition]) -> Quotas {
+fn quotas(definitions: &[Definition]) -> Quotas {
     let mut quotas = Quotas::default();
-    for fact in facts {
-        if let Definition::Quota(fact) = fact {
-            quotas.put(fact.scope, &fact.name, fact.quota.clone());
+    for definition in definitions {
+        if let Definition::Quota(definition) = definition {
+            quotas.put(definition.scope, &definition.name, definition.quota.clone());
         }
     }
     quotas
 }
 
-fn users(facts: &[Definition], config: &BrokerConfig) -> Users {
+fn users(definitions: &[Definition], config: &BrokerConfig) -> Users {
     let mut users = Users::new(if config.allow_guest {
         GuestPolicy::LoopbackOnly
     } else {
         GuestPolicy::Refused
     });
-    for fact in facts {
-        if let Definition::User(fact) = fact {
-            let tags = fact.tags.iter().cloned().map(Tag).collect();
-            let password = Credential::from_stored(&fact.password, &fact.scram);
-            users.put(&fact.name, password, tags);
+    for definition in definitions {
+        if let Definition::User(definition) = definition {
+            let tags = definition.tags.iter().cloned().map(Tag).collect();
+            let password = Credential::from_stored(&definition.password, &definition.scram);
+            users.put(&definition.name, password, tags);
         }
     }
-    for fact in facts {
-        let Definition::Permission(fact) = fact else {
+    for definition in definitions {
+        let Definition::Permission(definition) = definition else {
             continue;
         };
-        match Permissions::new(&fact.configure, &fact.write, &fact.read) {
+        match Permissions::new(&definition.configure, &definition.write, &definition.read) {
             Ok(permissions) => {
-                if users.permit(&fact.user, &fact.vhost, permissions).is_err() {
+                if users
+                    .permit(&definition.user, &definition.vhost, permissions)
+                    .is_err()
+                {
                     tracing::warn!(
-                        user = %fact.user,
+                        user = %definition.user,
                         "permissions of a user who does not exist were not restored"
                     );
                 }
             }
             Err(error) => {
-                tracing::error!(user = %fact.user, %error, "permissions were not restored");
+                tracing::error!(user = %definition.user, %error, "permissions were not restored");
             }
         }
     }
@@ -168,7 +183,7 @@ fn users(facts: &[Definition], config: &BrokerConfig) -> Users {
 /// Creates the first user, or updates its password.
 fn install(
     users: &mut Users,
-    facts: &DefinitionStore,
+    definitions: &DefinitionStore,
     first: &FirstUser,
 ) -> Result<Ticket, StartError> {
     let is_current = users
@@ -181,7 +196,7 @@ fn install(
     let password =
         Credential::new(first.password.as_bytes()).map_err(|_| StartError::NoRandomness)?;
     let tags = vec![ADMINISTRATOR.to_owned()];
-    let fact = UserFact {
+    let definition = UserDefinition {
         name: first.name.clone(),
         password: password.hash.as_bytes().to_vec(),
         scram: password.stored_scram(),
@@ -193,14 +208,14 @@ fn install(
         tracing::error!(user = %first.name, "the permissions of the first user could not be set");
     }
     let all = || ".*".to_owned();
-    let permission = PermissionFact {
+    let permission = PermissionDefinition {
         user: first.name.clone(),
         vhost: ROOT.to_owned(),
         configure: all(),
         write: all(),
         read: all(),
     };
-    let _both = facts.together();
-    facts.save(&Definition::User(fact))?;
-    Ok(facts.save(&Definition::Permission(permission))?)
+    let _both = definitions.together();
+    definitions.save(&Definition::User(definition))?;
+    Ok(definitions.save(&Definition::Permission(permission))?)
 }

@@ -23,7 +23,7 @@ use super::sessions::{self, Fingerprint, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
-use crate::persist::records::Definition;
+use crate::persist::definition::Definition;
 use crate::time::now_ms;
 use crate::users::{LoginOrigin, Operation, Rank, User};
 use crate::vhost::Vhost;
@@ -199,7 +199,7 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
         ));
     }
     if let Some(renewed) = found.renewed
-        && let Err(error) = api.broker.facts.save(&Definition::Session(renewed))
+        && let Err(error) = api.broker.definitions.save(&Definition::Session(renewed))
     {
         tracing::warn!(%error, "a session of the page may end with the broker");
     }

@@ -19,7 +19,7 @@ use crate::archive::Archive;
 use crate::broker_state::BrokerState;
 use crate::listener::{Port, UnixSocket};
 use crate::lock::lock;
-use crate::persist::records::{Definition, SessionFact};
+use crate::persist::definition::{Definition, SessionDefinition};
 use crate::time::now_ms;
 
 mod amqp_json;
@@ -128,9 +128,13 @@ impl Api {
     /// Takes sessions out of the store. That need not be waited for: what is gone from memory is
     /// worth nothing, and a session that a crash brings back is checked against its user's
     /// password.
-    fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionFact>) {
+    fn forget_sessions(&self, sessions: impl IntoIterator<Item = SessionDefinition>) {
         for session in sessions {
-            if let Err(error) = self.broker.facts.forget(&Definition::Session(session)) {
+            if let Err(error) = self
+                .broker
+                .definitions
+                .forget(&Definition::Session(session))
+            {
                 tracing::warn!(%error, "a session of the page stays in the store");
             }
         }

@@ -18,7 +18,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use crate::persist::records::SessionFact;
+use crate::persist::definition::SessionDefinition;
 use crate::users::Credential;
 
 pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
@@ -59,8 +59,8 @@ struct PageSession {
 }
 
 impl PageSession {
-    fn fact(&self, id: &Fingerprint) -> SessionFact {
-        SessionFact {
+    fn definition(&self, id: &Fingerprint) -> SessionDefinition {
+        SessionDefinition {
             id: URL_SAFE_NO_PAD.encode(id),
             user: self.user.to_string(),
             credential: self.credential.clone(),
@@ -84,7 +84,7 @@ pub(super) struct SignedIn {
     /// Of the password that the user had when signing in.
     pub(super) credential: Vec<u8>,
     /// To be stored, where the session's end has moved far enough.
-    pub(super) renewed: Option<SessionFact>,
+    pub(super) renewed: Option<SessionDefinition>,
 }
 
 /// A new session.
@@ -93,8 +93,8 @@ pub(super) struct OpenedSession {
     /// The cookie's value.
     pub(super) cookie: String,
     pub(super) key: String,
-    pub(super) stored: SessionFact,
-    pub(super) forgotten: Vec<SessionFact>,
+    pub(super) stored: SessionDefinition,
+    pub(super) forgotten: Vec<SessionDefinition>,
 }
 
 /// A secret as text, 43 characters of base64url.
@@ -138,21 +138,25 @@ impl PageSessions {
     }
 
     /// Restores the sessions that an earlier broker stored. Returns those that have ended since.
-    pub(super) fn restore(&mut self, facts: Vec<SessionFact>, now_ms: u64) -> Vec<SessionFact> {
+    pub(super) fn restore(
+        &mut self,
+        definitions: Vec<SessionDefinition>,
+        now_ms: u64,
+    ) -> Vec<SessionDefinition> {
         let mut ended = Vec::new();
-        for fact in facts {
-            let id = URL_SAFE_NO_PAD.decode(&fact.id).ok();
+        for definition in definitions {
+            let id = URL_SAFE_NO_PAD.decode(&definition.id).ok();
             match id.and_then(|id| Fingerprint::try_from(id).ok()) {
-                Some(id) if fact.ends_ms > now_ms && self.signed_in.len() < MOST => {
+                Some(id) if definition.ends_ms > now_ms && self.signed_in.len() < MOST => {
                     let session = PageSession {
-                        user: fact.user.as_str().into(),
-                        credential: fact.credential,
-                        ends_ms: fact.ends_ms,
-                        stored_ends_ms: fact.ends_ms,
+                        user: definition.user.as_str().into(),
+                        credential: definition.credential,
+                        ends_ms: definition.ends_ms,
+                        stored_ends_ms: definition.ends_ms,
                     };
                     self.signed_in.insert(id, session);
                 }
-                _ => ended.push(fact),
+                _ => ended.push(definition),
             }
         }
         ended
@@ -223,7 +227,7 @@ impl PageSessions {
             stored_ends_ms: ends_ms,
         };
         let id = session_id(&cookie, &key);
-        let stored = session.fact(&id);
+        let stored = session.definition(&id);
         self.signed_in.insert(id, session);
         Ok(OpenedSession {
             cookie,
@@ -249,7 +253,7 @@ impl PageSessions {
             id,
             user: Arc::clone(&session.user),
             credential: session.credential.clone(),
-            renewed: is_due.then(|| session.fact(&id)),
+            renewed: is_due.then(|| session.definition(&id)),
         })
     }
 
@@ -259,24 +263,24 @@ impl PageSessions {
     }
 
     /// Ends the session of a cookie and its key.
-    pub(super) fn sign_out(&mut self, cookie: &str, key: &str) -> Option<SessionFact> {
+    pub(super) fn sign_out(&mut self, cookie: &str, key: &str) -> Option<SessionDefinition> {
         self.remove(&session_id(cookie, key))
     }
 
-    fn remove(&mut self, id: &Fingerprint) -> Option<SessionFact> {
+    fn remove(&mut self, id: &Fingerprint) -> Option<SessionDefinition> {
         let session = self.signed_in.remove(id)?;
-        Some(session.fact(id))
+        Some(session.definition(id))
     }
 
     /// Ends the tokens and sessions of a user that was deleted or has a new password.
-    pub(super) fn forget(&mut self, user: &str) -> Vec<SessionFact> {
+    pub(super) fn forget(&mut self, user: &str) -> Vec<SessionDefinition> {
         self.tokens.retain(|_, token| &*token.user != user);
         self.take(|session| &*session.user == user)
     }
 
-    fn take(&mut self, is_over: impl Fn(&PageSession) -> bool) -> Vec<SessionFact> {
+    fn take(&mut self, is_over: impl Fn(&PageSession) -> bool) -> Vec<SessionDefinition> {
         let over = self.signed_in.extract_if(|_, session| is_over(session));
-        over.map(|(id, session)| session.fact(&id)).collect()
+        over.map(|(id, session)| session.definition(&id)).collect()
     }
 
     /// Whether any session is active.

@@ -63,7 +63,10 @@ impl Vhost {
                     key: &bind.key,
                     arguments: &bind.arguments,
                 };
-                self.note_change(self.facts.save(&self.binding_fact(bind.source, &binding))?)
+                self.note_change(
+                    self.definitions
+                        .save(&self.binding_definition(bind.source, &binding))?,
+                )
             }
         };
         tables
@@ -153,7 +156,10 @@ impl Vhost {
                         key,
                         arguments,
                     };
-                    ticket = ticket.max(self.facts.forget(&self.binding_fact(&source, &binding))?);
+                    ticket = ticket.max(
+                        self.definitions
+                            .forget(&self.binding_definition(&source, &binding))?,
+                    );
                 }
             }
             if goes {
@@ -181,8 +187,8 @@ impl Vhost {
             return Ok(Ticket::NONE);
         }
         Ok(self
-            .facts
-            .forget(&self.binding_fact(source.name(), binding))?)
+            .definitions
+            .forget(&self.binding_definition(source.name(), binding))?)
     }
 }
 

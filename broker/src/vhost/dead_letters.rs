@@ -22,7 +22,7 @@ impl Vhost {
     /// Publishes a dead letter and settles the original in the store, both in one commit: after a
     /// crash the message is in one place.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter, effects: &mut Effects) {
-        let _move = self.facts.together();
+        let _move = self.definitions.together();
         if let Err(error) = self.route_dead_letter(letter, effects) {
             tracing::debug!(
                 queue = %letter.queue.name(), %error,

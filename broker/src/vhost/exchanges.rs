@@ -36,7 +36,10 @@ impl Vhost {
             || format!("declare exchange '{name}' in vhost '{}'", self.name),
         )?;
         let ticket = if declaration.durable {
-            self.note_change(self.facts.save(&self.exchange_fact(name, &declaration))?)
+            self.note_change(
+                self.definitions
+                    .save(&self.exchange_definition(name, &declaration))?,
+            )
         } else {
             Ticket::NONE
         };
@@ -109,8 +112,8 @@ impl Vhost {
             .any(|(predeclared, _)| **predeclared == *name);
         if exchange.declaration().durable && !is_predeclared {
             ticket = ticket.max(
-                self.facts
-                    .forget(&self.exchange_fact(&name, exchange.declaration()))?,
+                self.definitions
+                    .forget(&self.exchange_definition(&name, exchange.declaration()))?,
             );
         }
         Ok(self.note_change(ticket))

@@ -19,8 +19,8 @@ use crate::wire::table::Table;
 
 mod bindings;
 mod dead_letters;
+mod definitions;
 mod exchanges;
-mod facts;
 mod publish;
 mod queues;
 mod recovery;
@@ -66,7 +66,7 @@ pub struct Vhost {
     /// Incremented by every change that can make a cached route wrong.
     generation: AtomicU64,
     replies: Mutex<HashMap<Box<str>, ReplyConsumer>>,
-    facts: DefinitionStore,
+    definitions: DefinitionStore,
     /// The ticket of the newest change to durable topology.
     changed: Mutex<Ticket>,
 }
@@ -93,11 +93,11 @@ const PREDECLARED: [(&str, ExchangeType); 7] = [
 impl Vhost {
     /// Combines everything that is published and settled while the guard exists into one commit.
     pub(crate) fn together(&self) -> crate::persist::Together {
-        self.facts.together()
+        self.definitions.together()
     }
 
     /// Creates a vhost with the predeclared exchanges.
-    pub(crate) fn new(name: Arc<str>, labels: Labels, facts: DefinitionStore) -> Self {
+    pub(crate) fn new(name: Arc<str>, labels: Labels, definitions: DefinitionStore) -> Self {
         let mut tables = Tables::default();
         for (exchange, _) in PREDECLARED {
             if let Some(declaration) = Self::predeclared(exchange) {
@@ -113,7 +113,7 @@ impl Vhost {
             tables: RwLock::new(tables),
             generation: AtomicU64::new(1),
             replies: Mutex::default(),
-            facts,
+            definitions,
             changed: Mutex::new(Ticket::NONE),
         }
     }

@@ -102,8 +102,10 @@ impl Vhost {
             return Ok((None, Ticket::NONE));
         }
         let levels = u64::from(identity.arguments.max_priority.unwrap_or(0)) + 1;
-        let store = self.facts.queue_store(levels)?;
-        let ticket = self.facts.save(&self.queue_fact(identity, store.base()))?;
+        let store = self.definitions.queue_store(levels)?;
+        let ticket = self
+            .definitions
+            .save(&self.queue_definition(identity, store.base()))?;
         Ok((Some(store), self.note_change(ticket)))
     }
 
@@ -197,14 +199,14 @@ impl Vhost {
         tables.queues.remove(queue.name());
         self.move_on();
         // The queue, its bindings and its messages are deleted in one commit.
-        let whole = self.facts.together();
+        let whole = self.definitions.together();
         let mut ticket = self.detach(&mut tables, &Destination::Queue(Arc::clone(queue.name())))?;
         drop(tables);
         if let Some(store) = queue.store() {
             store.drop_all(queue.identity.arguments.max_priority.unwrap_or(0))?;
             ticket = ticket.max(
-                self.facts
-                    .forget(&self.queue_fact(&queue.identity, store.base()))?,
+                self.definitions
+                    .forget(&self.queue_definition(&queue.identity, store.base()))?,
             );
             self.note_change(ticket);
         }

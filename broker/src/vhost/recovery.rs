@@ -7,61 +7,68 @@ use super::{Destination, Vhost};
 use crate::exchange::{Declaration, Exchange, ExchangeType};
 use crate::lock::write;
 use crate::persist::Recovered;
-use crate::persist::records::{BindingFact, DestinationKind, ExchangeFact, QueueFact};
+use crate::persist::definition::{
+    BindingDefinition, DestinationKind, ExchangeDefinition, QueueDefinition,
+};
 use crate::queue::arguments::QueueArguments;
 use crate::queue::{Queue, QueueIdentity};
 
 impl Vhost {
     /// Restores an exchange. One of an unknown type is skipped.
-    pub(crate) fn recover_exchange(&self, fact: &ExchangeFact) {
-        let Some(kind) = ExchangeType::parse(&fact.kind) else {
+    pub(crate) fn recover_exchange(&self, definition: &ExchangeDefinition) {
+        let Some(kind) = ExchangeType::parse(&definition.kind) else {
             return tracing::error!(
-                exchange = %fact.name, kind = %fact.kind,
+                exchange = %definition.name, kind = %definition.kind,
                 "an exchange of unknown type was not restored"
             );
         };
         let declaration = Declaration {
             kind,
             durable: true,
-            auto_delete: fact.auto_delete,
-            internal: fact.internal,
-            arguments: fact.arguments.clone(),
+            auto_delete: definition.auto_delete,
+            internal: definition.internal,
+            arguments: definition.arguments.clone(),
         };
         write(&self.tables).exchanges.insert(
-            fact.name.as_str().into(),
-            Exchange::new(fact.name.as_str(), declaration),
+            definition.name.as_str().into(),
+            Exchange::new(definition.name.as_str(), declaration),
         );
     }
 
     /// Restores a queue and its message counts. The bodies stay in the store.
     pub(crate) fn recover_queue(
         &self,
-        fact: &QueueFact,
+        definition: &QueueDefinition,
         messages: &HashMap<u64, Recovered>,
         now_ms: u64,
     ) {
-        let arguments = match QueueArguments::parse(&fact.arguments) {
+        let arguments = match QueueArguments::parse(&definition.arguments) {
             Ok(arguments) => arguments,
             Err(error) => {
                 return tracing::error!(
-                    queue = %fact.name, reason = %error.text(&fact.name, &fact.vhost),
+                    queue = %definition.name,
+                    reason = %error.text(&definition.name, &definition.vhost),
                     "a queue was not restored"
                 );
             }
         };
         let levels = arguments.max_priority.unwrap_or(0);
         let identity = QueueIdentity {
-            name: fact.name.as_str().into(),
+            name: definition.name.as_str().into(),
             vhost: Arc::clone(&self.name),
             durable: true,
-            auto_delete: fact.auto_delete,
+            auto_delete: definition.auto_delete,
             owner: None,
             arguments,
-            table: fact.arguments.clone(),
+            table: definition.arguments.clone(),
         };
-        let queue = Queue::new(identity, Some(self.facts.queue_store_at(fact.id)), now_ms);
+        let queue = Queue::new(
+            identity,
+            Some(self.definitions.queue_store_at(definition.id)),
+            now_ms,
+        );
         for level in 0..=levels {
-            if let Some(found) = messages.get(&(fact.id + u64::from(level))) {
+            if let Some(found) = messages.get(&(definition.id + u64::from(level))) {
                 let delivered = found.delivered.map(|through| through.0);
                 queue.recover(
                     level,
@@ -77,35 +84,41 @@ impl Vhost {
     }
 
     /// Restores a binding if both its ends exist.
-    pub(crate) fn recover_binding(&self, fact: &BindingFact) {
+    pub(crate) fn recover_binding(&self, definition: &BindingDefinition) {
         let mut tables = write(&self.tables);
-        let is_there = match fact.kind {
-            DestinationKind::Queue => tables.queues.contains_key(fact.destination.as_str()),
-            DestinationKind::Exchange => tables.exchanges.contains_key(fact.destination.as_str()),
+        let is_there = match definition.kind {
+            DestinationKind::Queue => tables.queues.contains_key(definition.destination.as_str()),
+            DestinationKind::Exchange => tables
+                .exchanges
+                .contains_key(definition.destination.as_str()),
         };
-        let destination = match fact.kind {
-            DestinationKind::Queue => Destination::Queue(fact.destination.as_str().into()),
-            DestinationKind::Exchange => Destination::Exchange(fact.destination.as_str().into()),
+        let destination = match definition.kind {
+            DestinationKind::Queue => Destination::Queue(definition.destination.as_str().into()),
+            DestinationKind::Exchange => {
+                Destination::Exchange(definition.destination.as_str().into())
+            }
         };
         let Some(exchange) = tables
             .exchanges
-            .get_mut(fact.source.as_str())
+            .get_mut(definition.source.as_str())
             .filter(|_| is_there)
         else {
             return tracing::warn!(
-                source = %fact.source, destination = %fact.destination,
+                source = %definition.source, destination = %definition.destination,
                 "a binding was not restored: its source or destination is missing"
             );
         };
-        if let Err(error) = exchange.bind(&destination, &fact.key, fact.arguments.clone()) {
+        if let Err(error) =
+            exchange.bind(&destination, &definition.key, definition.arguments.clone())
+        {
             return tracing::error!(
-                source = %fact.source, %error, "a binding was not restored"
+                source = %definition.source, %error, "a binding was not restored"
             );
         }
         tables
             .sources
             .entry(destination)
             .or_default()
-            .insert(fact.source.as_str().into());
+            .insert(definition.source.as_str().into());
     }
 }

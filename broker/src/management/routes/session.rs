@@ -22,7 +22,7 @@ use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
 use crate::management::sessions::{self, Issuer, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
-use crate::persist::records::Definition;
+use crate::persist::definition::Definition;
 use crate::time::now_ms;
 
 /// The longest request to sign in.
@@ -133,7 +133,10 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
     let opened = api.sessions().sign_in(&user, credential, now_ms());
     let opened = opened.map_err(no_randomness)?;
     api.forget_sessions(opened.forgotten);
-    let saved = api.broker.facts.save(&Definition::Session(opened.stored));
+    let saved = api
+        .broker
+        .definitions
+        .save(&Definition::Session(opened.stored));
     super::kept(&api, saved.map_err(Fault::from)?).await?;
     api.open_or_close_tap();
     let life = api.sessions().life();

@@ -16,7 +16,7 @@ use crate::management::paging::Listing;
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
-use crate::persist::records::{Definition, PermissionFact, UserFact};
+use crate::persist::definition::{Definition, PermissionDefinition, UserDefinition};
 use crate::quotas::{Quota, QuotaScope};
 use crate::revocation::{self, Loss};
 use crate::users::{Credential, Operation, PasswordHash, Permissions, Tag, User};
@@ -251,7 +251,7 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
         password,
         tags,
     } = user;
-    let fact = UserFact {
+    let definition = UserDefinition {
         name: name.clone(),
         password: password
             .as_ref()
@@ -267,7 +267,7 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
         let mut users = write(&api.broker.users);
         let before = users.get(&name).map(|user| user.password.clone());
         users.put(&name, password.clone(), tags);
-        (before, save(api, &Definition::User(fact)))
+        (before, save(api, &Definition::User(definition)))
     };
     match &before {
         Some(old) if *old != password => {
@@ -282,17 +282,17 @@ pub(super) fn put(api: &Api, user: PreparedUser) -> Result<(bool, Ticket), ApiEr
 /// Saves a record. Changes of users and permissions are saved while the lock of the users is held:
 /// the store has them in the order in which they took effect, and nothing that is taken away comes
 /// back with a restart.
-fn save(api: &Api, fact: &Definition) -> Result<Ticket, ApiError> {
-    let saved = api.broker.facts.save(fact);
+fn save(api: &Api, definition: &Definition) -> Result<Ticket, ApiError> {
+    let saved = api.broker.definitions.save(definition);
     Ok(saved.map_err(crate::fault::Fault::from)?)
 }
 
-/// Forgets records in one commit.
-fn forget(api: &Api, facts: &[Definition]) -> Result<Ticket, ApiError> {
-    let _one_commit = api.broker.facts.together();
+/// Forgets definitions in one commit.
+fn forget(api: &Api, definitions: &[Definition]) -> Result<Ticket, ApiError> {
+    let _one_commit = api.broker.definitions.together();
     let mut last = Ticket::NONE;
-    for fact in facts {
-        let forgotten = api.broker.facts.forget(fact);
+    for definition in definitions {
+        let forgotten = api.broker.definitions.forget(definition);
         last = last.max(forgotten.map_err(crate::fault::Fault::from)?);
     }
     Ok(last)
@@ -315,18 +315,18 @@ async fn make(
 
 async fn remove(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
     caller.administers()?;
-    let user = Definition::User(UserFact {
+    let user = Definition::User(UserDefinition {
         name: name.to_owned(),
         password: Vec::new(),
         scram: Vec::new(),
         tags: Vec::new(),
     });
     let ticket = {
-        let _one_commit = api.broker.facts.together();
+        let _one_commit = api.broker.definitions.together();
         let forgotten = {
             let mut users = write(&api.broker.users);
             let known = users.get(name).ok_or_else(ApiError::not_found)?;
-            let permission = |vhost| permission_fact(name, vhost, &Permissions::all());
+            let permission = |vhost| permission_definition(name, vhost, &Permissions::all());
             let permissions = known.permissions().map(|(vhost, _)| permission(vhost));
             let gone: Vec<_> = permissions.chain([user]).collect();
             users.remove(name);
@@ -424,9 +424,9 @@ impl Allowed {
     }
 }
 
-fn permission_fact(user: &str, vhost: &str, permissions: &Permissions) -> Definition {
+fn permission_definition(user: &str, vhost: &str, permissions: &Permissions) -> Definition {
     let source = |operation| permissions.source(operation).to_owned();
-    Definition::Permission(PermissionFact {
+    Definition::Permission(PermissionDefinition {
         user: user.to_owned(),
         vhost: vhost.to_owned(),
         configure: source(Operation::Configure),
@@ -442,12 +442,12 @@ pub(super) fn permit(
     vhost: &str,
     permissions: Permissions,
 ) -> Result<Ticket, ApiError> {
-    let fact = permission_fact(user, vhost, &permissions);
+    let definition = permission_definition(user, vhost, &permissions);
     let ticket = {
         let mut users = write(&api.broker.users);
         let permitted = users.permit(user, vhost, permissions);
         permitted.map_err(|_| ApiError::not_found())?;
-        save(api, &fact)
+        save(api, &definition)
     };
     revocation::restrict(&api.broker, user, vhost);
     ticket
@@ -458,7 +458,7 @@ pub(super) fn forget_vhost(api: &Api, vhost: &str) -> Result<Ticket, ApiError> {
     let ticket = {
         let mut users = write(&api.broker.users);
         let names = users.forget_vhost(vhost);
-        let permission = |name: &String| permission_fact(name, vhost, &Permissions::all());
+        let permission = |name: &String| permission_definition(name, vhost, &Permissions::all());
         forget(api, &names.iter().map(permission).collect::<Vec<_>>())
     };
     api.broker.permissions_changed();
@@ -485,7 +485,7 @@ async fn forbid(
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     caller.administers()?;
-    let gone = permission_fact(&name, &vhost, &Permissions::all());
+    let gone = permission_definition(&name, &vhost, &Permissions::all());
     let ticket = {
         let mut users = write(&api.broker.users);
         if !users.forbid(&name, &vhost) {

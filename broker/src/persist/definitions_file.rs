@@ -3,7 +3,7 @@
 //!
 //! The store writes it at checkpoints and reads it when its index cannot be read. Field tables lose
 //! types in JSON, so the exact keys and values stand beside the readable lines, as base64, and
-//! those are what is read back. Relies on [`records`](super::records).
+//! those are what is read back. Relies on [`definition`](super::definition).
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json, json};
 
-use super::records::{Definition, DestinationKind, QuotaFact};
+use super::definition::{Definition, DestinationKind, QuotaDefinition};
 use crate::quotas::{Quota, QuotaScope};
 use crate::wire::table::{Table, Value};
 
@@ -35,8 +35,8 @@ const LISTS: [&str; 10] = [
     "policies",
 ];
 
-/// Renders the stored facts as one JSON object, a line a fact: as text at once, because a tree of
-/// all would take many times as much.
+/// Renders the stored definitions as one JSON object, one on each line: as text at once, because a
+/// tree of all would take many times as much.
 pub(super) fn render(stored: &[StoredRow]) -> Vec<u8> {
     let mut out = format!(
         "{{\n  \"rabbit_version\": \"3.10.8\",\n  \"rabbitmq_version\": \"3.10.8\",\n  \
@@ -49,7 +49,7 @@ pub(super) fn render(stored: &[StoredRow]) -> Vec<u8> {
     for (key, value) in stored {
         let line = Definition::decode(key, value)
             .ok()
-            .and_then(|fact| line(&fact));
+            .and_then(|definition| line(&definition));
         if let Some((list, mut line)) = line
             && let Some(place) = LISTS.iter().position(|known| *known == list)
         {
@@ -95,24 +95,27 @@ fn close(out: &mut Vec<u8>, name: &str, lines: &[u8]) {
 
 /// The limits of users, which stand in the lines of these.
 fn limits_of_users(stored: &[StoredRow]) -> HashMap<String, Json> {
-    let facts = stored
-        .iter()
-        .filter_map(|(key, value)| match Definition::decode(key, value) {
-            Ok(Definition::Quota(fact)) if fact.scope == QuotaScope::User => Some(fact),
-            _ => None,
-        });
-    facts
-        .map(|fact| (fact.name.clone(), limits(&fact.quota)))
+    let definitions =
+        stored
+            .iter()
+            .filter_map(|(key, value)| match Definition::decode(key, value) {
+                Ok(Definition::Quota(definition)) if definition.scope == QuotaScope::User => {
+                    Some(definition)
+                }
+                _ => None,
+            });
+    definitions
+        .map(|definition| (definition.name.clone(), limits(&definition.quota)))
         .collect()
 }
 
 /// The limits of a vhost, as RabbitMQ exports them.
-fn parameter(fact: &QuotaFact) -> (&'static str, Json) {
+fn parameter(definition: &QuotaDefinition) -> (&'static str, Json) {
     let line = json!({
         "component": "vhost-limits",
         "name": "limits",
-        "vhost": fact.name,
-        "value": limits(&fact.quota),
+        "vhost": definition.name,
+        "value": limits(&definition.quota),
     });
     ("parameters", line)
 }
@@ -141,9 +144,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<StoredRow>, String> {
         .ok_or_else(|| format!("{EXACT} is not base64"))
 }
 
-/// The list of the export that a fact belongs to, and its line there.
-fn line(fact: &Definition) -> Option<(&'static str, Json)> {
-    Some(match fact {
+/// The list of the export that a definition belongs to, and its line there.
+fn line(definition: &Definition) -> Option<(&'static str, Json)> {
+    Some(match definition {
         Definition::Vhost(vhost) => ("vhosts", json!({ "name": vhost.name })),
         Definition::Exchange(exchange) => (
             "exchanges",
@@ -200,7 +203,9 @@ fn line(fact: &Definition) -> Option<(&'static str, Json)> {
                 "read": permission.read,
             }),
         ),
-        Definition::Quota(fact) if fact.scope == QuotaScope::Vhost => parameter(fact),
+        Definition::Quota(definition) if definition.scope == QuotaScope::Vhost => {
+            parameter(definition)
+        }
         Definition::Session(_) | Definition::Quota(_) | Definition::Counter { .. } => return None,
     })
 }
@@ -232,7 +237,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::{parse, render};
-    use crate::persist::records::{Definition, QueueFact, QuotaFact, UserFact};
+    use crate::persist::definition::{
+        Definition, QueueDefinition, QuotaDefinition, UserDefinition,
+    };
     use crate::quotas::{Quota, QuotaKind, QuotaScope};
     use crate::wire::table::{Table, Value};
 
@@ -240,14 +247,14 @@ mod tests {
     fn what_is_rendered_reads_as_an_export_and_comes_back_exactly() {
         let mut arguments = Table::new();
         arguments.set("x-max-length", Value::Short(7));
-        let queue = Definition::Queue(QueueFact {
+        let queue = Definition::Queue(QueueDefinition {
             vhost: "/".to_owned(),
             name: "jobs".to_owned(),
             id: 12,
             auto_delete: false,
             arguments,
         });
-        let user = Definition::User(UserFact {
+        let user = Definition::User(UserDefinition {
             name: "ann".to_owned(),
             password: vec![1, 2, 3],
             scram: vec![4, 5],
@@ -257,13 +264,13 @@ mod tests {
             let mut quota = Quota::default();
             quota.set(kind, 9);
             let name = name.to_owned();
-            Definition::Quota(QuotaFact { scope, name, quota })
+            Definition::Quota(QuotaDefinition { scope, name, quota })
         };
         let of_vhost = limited(QuotaScope::Vhost, "/", QuotaKind::Queues);
         let of_user = limited(QuotaScope::User, "ann", QuotaKind::Channels);
         let stored: Vec<_> = [queue, user, of_vhost, of_user]
             .iter()
-            .map(|fact| (fact.key(), fact.value()))
+            .map(|definition| (definition.key(), definition.value()))
             .collect();
         let rendered = render(&stored);
         let document: serde_json::Value = serde_json::from_slice(&rendered).unwrap();

@@ -1,4 +1,4 @@
-//! Topology and users as the bytes of facts.
+//! Durable definitions (topology, users, limits) as keys and values in bytes.
 //!
 //! A key begins with a letter that says what it is of, then the names that make it unique, each
 //! after its length in one octet; a binding's names would not fit, so its key holds their SHA-256.
@@ -15,7 +15,7 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
-use fields::{RecordFields, RecordWriter};
+use fields::{DefinitionFields, DefinitionWriter};
 
 /// The layout of every value written today.
 const VERSION: u8 = 1;
@@ -24,21 +24,21 @@ const VERSION: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Definition {
     /// A virtual host.
-    Vhost(VhostFact),
+    Vhost(VhostDefinition),
     /// A durable exchange that a client declared.
-    Exchange(ExchangeFact),
+    Exchange(ExchangeDefinition),
     /// A durable queue.
-    Queue(QueueFact),
+    Queue(QueueDefinition),
     /// A binding whose two ends are durable.
-    Binding(BindingFact),
+    Binding(BindingDefinition),
     /// A user.
-    User(UserFact),
+    User(UserDefinition),
     /// What a user may touch in a vhost.
-    Permission(PermissionFact),
+    Permission(PermissionDefinition),
     /// Somebody who is signed in at the management page.
-    Session(SessionFact),
+    Session(SessionDefinition),
     /// The limits of a vhost or a user.
-    Quota(QuotaFact),
+    Quota(QuotaDefinition),
     /// A number by name: what was counted must not be given out twice.
     Counter {
         /// Which.
@@ -50,7 +50,7 @@ pub enum Definition {
 
 /// A virtual host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VhostFact {
+pub struct VhostDefinition {
     /// At most 255 bytes, as all names here.
     pub name: String,
     /// For people.
@@ -61,7 +61,7 @@ pub struct VhostFact {
 
 /// A durable exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExchangeFact {
+pub struct ExchangeDefinition {
     /// Where it lives.
     pub vhost: String,
     /// Its name.
@@ -78,7 +78,7 @@ pub struct ExchangeFact {
 
 /// A durable queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueFact {
+pub struct QueueDefinition {
     /// Where it lives.
     pub vhost: String,
     /// Its name.
@@ -102,7 +102,7 @@ pub enum DestinationKind {
 
 /// A durable binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BindingFact {
+pub struct BindingDefinition {
     /// Where it lives.
     pub vhost: String,
     /// The exchange that it leads from.
@@ -119,7 +119,7 @@ pub struct BindingFact {
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserFact {
+pub struct UserDefinition {
     /// The name.
     pub name: String,
     /// Salt and SHA-256, or nothing for a user without a password.
@@ -132,7 +132,7 @@ pub struct UserFact {
 
 /// Somebody who is signed in at the management page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionFact {
+pub struct SessionDefinition {
     /// The SHA-256 of the cookie's secret, in base64url.
     pub id: String,
     /// Who.
@@ -145,7 +145,7 @@ pub struct SessionFact {
 
 /// What a user may touch in a vhost, as regular expressions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PermissionFact {
+pub struct PermissionDefinition {
     /// Whose.
     pub user: String,
     /// Where.
@@ -160,26 +160,26 @@ pub struct PermissionFact {
 
 /// The limits of a vhost or a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuotaFact {
+pub struct QuotaDefinition {
     /// Whether it is a vhost's or a user's.
     pub scope: QuotaScope,
     /// Of which.
     pub name: String,
-    /// The limits; none where the fact is to be forgotten.
+    /// The limits; none where the definition is to be forgotten.
     pub quota: Quota,
 }
 
-/// A stored fact that cannot be understood.
+/// A stored definition that cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FactError {
+pub enum DefinitionError {
     /// A letter that names nothing.
-    #[error("a stored fact of unknown kind {0:#04x}")]
+    #[error("a stored definition of unknown kind {0:#04x}")]
     UnknownKind(u8),
     /// Written by a newer cbroker.
-    #[error("a stored fact of unknown version {0}")]
+    #[error("a stored definition of unknown version {0}")]
     UnknownVersion(u8),
     /// Fields that end too early, too late, or are no text.
-    #[error("a stored fact is damaged")]
+    #[error("a stored definition is damaged")]
     Damaged,
 }
 
@@ -187,53 +187,60 @@ impl Definition {
     /// The key under which it is stored, at most 1 KiB; needs the names only.
     pub fn key(&self) -> Vec<u8> {
         match self {
-            Self::Vhost(fact) => key(b'v', &[&fact.name]),
-            Self::Exchange(fact) => key(b'x', &[&fact.vhost, &fact.name]),
-            Self::Queue(fact) => key(b'q', &[&fact.vhost, &fact.name]),
-            Self::Binding(fact) => fact.key(),
-            Self::User(fact) => key(b'u', &[&fact.name]),
-            Self::Permission(fact) => key(b'p', &[&fact.user, &fact.vhost]),
-            Self::Session(fact) => key(b's', &[&fact.id]),
-            Self::Quota(fact) => key(b'l', &[fact.scope.name(), &fact.name]),
+            Self::Vhost(definition) => key(b'v', &[&definition.name]),
+            Self::Exchange(definition) => key(b'x', &[&definition.vhost, &definition.name]),
+            Self::Queue(definition) => key(b'q', &[&definition.vhost, &definition.name]),
+            Self::Binding(definition) => definition.key(),
+            Self::User(definition) => key(b'u', &[&definition.name]),
+            Self::Permission(definition) => key(b'p', &[&definition.user, &definition.vhost]),
+            Self::Session(definition) => key(b's', &[&definition.id]),
+            Self::Quota(definition) => key(b'l', &[definition.scope.name(), &definition.name]),
             Self::Counter { name, .. } => key(b'n', &[name]),
         }
     }
 
     /// The value under that key.
     pub fn value(&self) -> Vec<u8> {
-        let mut out = RecordWriter::new(VERSION);
+        let mut out = DefinitionWriter::new(VERSION);
         match self {
-            Self::Vhost(fact) => {
-                out.short(&fact.name)
-                    .long(fact.description.as_bytes())
-                    .texts(&fact.tags);
+            Self::Vhost(definition) => {
+                out.short(&definition.name)
+                    .long(definition.description.as_bytes())
+                    .texts(&definition.tags);
             }
-            Self::Exchange(fact) => {
-                out.short(&fact.vhost).short(&fact.name).short(&fact.kind);
-                out.claim(fact.auto_delete)
-                    .claim(fact.internal)
-                    .table(&fact.arguments);
+            Self::Exchange(definition) => {
+                out.short(&definition.vhost)
+                    .short(&definition.name)
+                    .short(&definition.kind);
+                out.claim(definition.auto_delete)
+                    .claim(definition.internal)
+                    .table(&definition.arguments);
             }
-            Self::Queue(fact) => {
-                out.short(&fact.vhost).short(&fact.name).number(fact.id);
-                out.claim(fact.auto_delete).table(&fact.arguments);
+            Self::Queue(definition) => {
+                out.short(&definition.vhost)
+                    .short(&definition.name)
+                    .number(definition.id);
+                out.claim(definition.auto_delete)
+                    .table(&definition.arguments);
             }
-            Self::Binding(fact) => fact.write(&mut out),
-            Self::User(fact) => {
-                out.short(&fact.name).long(&fact.password).texts(&fact.tags);
-                out.long(&fact.scram);
+            Self::Binding(definition) => definition.write(&mut out),
+            Self::User(definition) => {
+                out.short(&definition.name)
+                    .long(&definition.password)
+                    .texts(&definition.tags);
+                out.long(&definition.scram);
             }
-            Self::Permission(fact) => {
-                out.short(&fact.user).short(&fact.vhost);
-                out.long(fact.configure.as_bytes())
-                    .long(fact.write.as_bytes())
-                    .long(fact.read.as_bytes());
+            Self::Permission(definition) => {
+                out.short(&definition.user).short(&definition.vhost);
+                out.long(definition.configure.as_bytes())
+                    .long(definition.write.as_bytes())
+                    .long(definition.read.as_bytes());
             }
-            Self::Session(fact) => {
-                out.short(&fact.id).short(&fact.user);
-                out.long(&fact.credential).number(fact.ends_ms);
+            Self::Session(definition) => {
+                out.short(&definition.id).short(&definition.user);
+                out.long(&definition.credential).number(definition.ends_ms);
             }
-            Self::Quota(fact) => fact.write(&mut out),
+            Self::Quota(definition) => definition.write(&mut out),
             Self::Counter { name, next } => {
                 out.short(name).number(*next);
             }
@@ -241,35 +248,35 @@ impl Definition {
         out.finish()
     }
 
-    /// Reads a fact back.
-    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, FactError> {
-        let kind = *key.first().ok_or(FactError::Damaged)?;
+    /// Reads a definition back.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, DefinitionError> {
+        let kind = *key.first().ok_or(DefinitionError::Damaged)?;
         if !b"vxqbupsln".contains(&kind) {
-            return Err(FactError::UnknownKind(kind));
+            return Err(DefinitionError::UnknownKind(kind));
         }
-        let mut fields = RecordFields::new(value);
+        let mut fields = DefinitionFields::new(value);
         match fields.octet()? {
             VERSION => {}
-            version => return Err(FactError::UnknownVersion(version)),
+            version => return Err(DefinitionError::UnknownVersion(version)),
         }
-        let fact = Self::read(kind, &mut fields)?;
+        let definition = Self::read(kind, &mut fields)?;
         fields.end()?;
         // A value that stands under another's key would shadow it for good.
-        if fact.key() == key {
-            Ok(fact)
+        if definition.key() == key {
+            Ok(definition)
         } else {
-            Err(FactError::Damaged)
+            Err(DefinitionError::Damaged)
         }
     }
 
-    fn read(kind: u8, fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
+    fn read(kind: u8, fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
         Ok(match kind {
-            b'v' => Self::Vhost(VhostFact {
+            b'v' => Self::Vhost(VhostDefinition {
                 name: fields.short()?,
                 description: fields.text()?,
                 tags: fields.texts()?,
             }),
-            b'x' => Self::Exchange(ExchangeFact {
+            b'x' => Self::Exchange(ExchangeDefinition {
                 vhost: fields.short()?,
                 name: fields.short()?,
                 kind: fields.short()?,
@@ -277,28 +284,28 @@ impl Definition {
                 internal: fields.claim()?,
                 arguments: fields.table()?,
             }),
-            b'q' => Self::Queue(QueueFact {
+            b'q' => Self::Queue(QueueDefinition {
                 vhost: fields.short()?,
                 name: fields.short()?,
                 id: fields.number()?,
                 auto_delete: fields.claim()?,
                 arguments: fields.table()?,
             }),
-            b'b' => Self::Binding(BindingFact::read(fields)?),
-            b'u' => Self::User(UserFact {
+            b'b' => Self::Binding(BindingDefinition::read(fields)?),
+            b'u' => Self::User(UserDefinition {
                 name: fields.short()?,
                 password: fields.long()?,
                 tags: fields.texts()?,
                 scram: fields.long()?,
             }),
-            b's' => Self::Session(SessionFact {
+            b's' => Self::Session(SessionDefinition {
                 id: fields.short()?,
                 user: fields.short()?,
                 credential: fields.long()?,
                 ends_ms: fields.number()?,
             }),
-            b'l' => Self::Quota(QuotaFact::read(fields)?),
-            b'p' => Self::Permission(PermissionFact {
+            b'l' => Self::Quota(QuotaDefinition::read(fields)?),
+            b'p' => Self::Permission(PermissionDefinition {
                 user: fields.short()?,
                 vhost: fields.short()?,
                 configure: fields.text()?,
@@ -315,23 +322,23 @@ impl Definition {
 
 /// Each name after its length, so that no two lists of names run together to the same key.
 fn key(kind: u8, names: &[&str]) -> Vec<u8> {
-    let mut out = RecordWriter::new(kind);
+    let mut out = DefinitionWriter::new(kind);
     for name in names {
         out.short(name);
     }
     out.finish()
 }
 
-impl BindingFact {
+impl BindingDefinition {
     fn key(&self) -> Vec<u8> {
-        let mut names = RecordWriter::new(b'b');
+        let mut names = DefinitionWriter::new(b'b');
         self.write(&mut names);
         let mut key = vec![b'b'];
         key.extend_from_slice(&Sha256::digest(names.finish()));
         key
     }
 
-    fn write(&self, out: &mut RecordWriter) {
+    fn write(&self, out: &mut DefinitionWriter) {
         out.short(&self.vhost)
             .short(&self.source)
             .claim(self.kind == DestinationKind::Exchange);
@@ -340,7 +347,7 @@ impl BindingFact {
             .table(&self.arguments);
     }
 
-    fn read(fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
+    fn read(fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
         Ok(Self {
             vhost: fields.short()?,
             source: fields.short()?,
@@ -356,8 +363,8 @@ impl BindingFact {
     }
 }
 
-impl QuotaFact {
-    fn write(&self, out: &mut RecordWriter) {
+impl QuotaDefinition {
+    fn write(&self, out: &mut DefinitionWriter) {
         let mut limits = Table::new();
         for (kind, limit) in self.quota.iter() {
             limits.set(kind.name(), Value::Long(limit));
@@ -367,14 +374,16 @@ impl QuotaFact {
             .table(&limits);
     }
 
-    fn read(fields: &mut RecordFields<'_>) -> Result<Self, FactError> {
-        let scope = QuotaScope::of_name(&fields.short()?).ok_or(FactError::Damaged)?;
+    fn read(fields: &mut DefinitionFields<'_>) -> Result<Self, DefinitionError> {
+        let scope = QuotaScope::of_name(&fields.short()?).ok_or(DefinitionError::Damaged)?;
         let name = fields.short()?;
         let mut quota = Quota::default();
         for (limit, value) in fields.table()?.iter() {
-            let kind = scope.kind(&limit.to_text()).ok_or(FactError::Damaged)?;
+            let kind = scope
+                .kind(&limit.to_text())
+                .ok_or(DefinitionError::Damaged)?;
             let Value::Long(value) = value else {
-                return Err(FactError::Damaged);
+                return Err(DefinitionError::Damaged);
             };
             quota.set(kind, *value);
         }

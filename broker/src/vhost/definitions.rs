@@ -1,13 +1,15 @@
-//! The topology records (exchanges, queues, bindings) that the store keeps. Depends on `persist`.
+//! The definitions of exchanges, queues and bindings that the store keeps. Depends on `persist`.
 
 use super::{Destination, Vhost};
 use crate::exchange::{Binding, Declaration};
-use crate::persist::records::{BindingFact, Definition, DestinationKind, ExchangeFact, QueueFact};
+use crate::persist::definition::{
+    BindingDefinition, Definition, DestinationKind, ExchangeDefinition, QueueDefinition,
+};
 use crate::queue::QueueIdentity;
 
 impl Vhost {
-    pub(super) fn exchange_fact(&self, name: &str, declaration: &Declaration) -> Definition {
-        Definition::Exchange(ExchangeFact {
+    pub(super) fn exchange_definition(&self, name: &str, declaration: &Declaration) -> Definition {
+        Definition::Exchange(ExchangeDefinition {
             vhost: self.name.to_string(),
             name: name.to_owned(),
             kind: declaration.kind.as_str().to_owned(),
@@ -17,8 +19,8 @@ impl Vhost {
         })
     }
 
-    pub(super) fn queue_fact(&self, identity: &QueueIdentity, id: u64) -> Definition {
-        Definition::Queue(QueueFact {
+    pub(super) fn queue_definition(&self, identity: &QueueIdentity, id: u64) -> Definition {
+        Definition::Queue(QueueDefinition {
             vhost: self.name.to_string(),
             name: identity.name.to_string(),
             id,
@@ -27,7 +29,7 @@ impl Vhost {
         })
     }
 
-    pub(super) fn binding_fact(
+    pub(super) fn binding_definition(
         &self,
         source: &str,
         binding: &Binding<'_, Destination>,
@@ -36,7 +38,7 @@ impl Vhost {
             Destination::Queue(name) => (DestinationKind::Queue, name),
             Destination::Exchange(name) => (DestinationKind::Exchange, name),
         };
-        Definition::Binding(BindingFact {
+        Definition::Binding(BindingDefinition {
             vhost: self.name.to_string(),
             source: source.to_owned(),
             kind,

@@ -1,11 +1,11 @@
-//! The fields of a fact, written one after the other and read back with every length checked.
+//! The fields of a definition, written one after the other and read back with every length checked.
 
-use super::FactError;
+use super::DefinitionError;
 use crate::wire::table::Table;
 
-pub(super) struct RecordWriter(Vec<u8>);
+pub(super) struct DefinitionWriter(Vec<u8>);
 
-impl RecordWriter {
+impl DefinitionWriter {
     pub(super) fn new(first: u8) -> Self {
         Self(vec![first])
     }
@@ -53,45 +53,50 @@ impl RecordWriter {
     }
 }
 
-pub(super) struct RecordFields<'a>(&'a [u8]);
+pub(super) struct DefinitionFields<'a>(&'a [u8]);
 
-impl<'a> RecordFields<'a> {
+impl<'a> DefinitionFields<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], FactError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(FactError::Damaged)?;
+    fn take(&mut self, count: usize) -> Result<&'a [u8], DefinitionError> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(DefinitionError::Damaged)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], FactError> {
-        self.take(N)?.try_into().map_err(|_| FactError::Damaged)
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DefinitionError> {
+        self.take(N)?
+            .try_into()
+            .map_err(|_| DefinitionError::Damaged)
     }
 
-    pub(super) fn octet(&mut self) -> Result<u8, FactError> {
+    pub(super) fn octet(&mut self) -> Result<u8, DefinitionError> {
         self.fixed().map(|[octet]| octet)
     }
 
-    pub(super) fn short(&mut self) -> Result<String, FactError> {
+    pub(super) fn short(&mut self) -> Result<String, DefinitionError> {
         let length = self.octet()?;
         utf8(self.take(length.into())?.to_vec())
     }
 
-    pub(super) fn long(&mut self) -> Result<Vec<u8>, FactError> {
+    pub(super) fn long(&mut self) -> Result<Vec<u8>, DefinitionError> {
         let length = u32::from_be_bytes(self.fixed()?);
-        let length = usize::try_from(length).map_err(|_| FactError::Damaged)?;
+        let length = usize::try_from(length).map_err(|_| DefinitionError::Damaged)?;
         self.take(length).map(<[u8]>::to_vec)
     }
 
-    pub(super) fn text(&mut self) -> Result<String, FactError> {
+    pub(super) fn text(&mut self) -> Result<String, DefinitionError> {
         utf8(self.long()?)
     }
 
-    pub(super) fn texts(&mut self) -> Result<Vec<String>, FactError> {
+    pub(super) fn texts(&mut self) -> Result<Vec<String>, DefinitionError> {
         let inside = self.long()?;
-        let mut inside = RecordFields(&inside);
+        let mut inside = DefinitionFields(&inside);
         let mut texts = Vec::new();
         while !inside.0.is_empty() {
             texts.push(inside.text()?);
@@ -99,33 +104,33 @@ impl<'a> RecordFields<'a> {
         Ok(texts)
     }
 
-    pub(super) fn number(&mut self) -> Result<u64, FactError> {
+    pub(super) fn number(&mut self) -> Result<u64, DefinitionError> {
         self.fixed().map(u64::from_be_bytes)
     }
 
-    pub(super) fn claim(&mut self) -> Result<bool, FactError> {
+    pub(super) fn claim(&mut self) -> Result<bool, DefinitionError> {
         match self.octet()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(FactError::Damaged),
+            _ => Err(DefinitionError::Damaged),
         }
     }
 
-    pub(super) fn table(&mut self) -> Result<Table, FactError> {
-        let (table, rest) = Table::split_from(self.0).map_err(|_| FactError::Damaged)?;
+    pub(super) fn table(&mut self) -> Result<Table, DefinitionError> {
+        let (table, rest) = Table::split_from(self.0).map_err(|_| DefinitionError::Damaged)?;
         self.0 = rest;
         Ok(table)
     }
 
-    pub(super) fn end(&self) -> Result<(), FactError> {
+    pub(super) fn end(&self) -> Result<(), DefinitionError> {
         if self.0.is_empty() {
             Ok(())
         } else {
-            Err(FactError::Damaged)
+            Err(DefinitionError::Damaged)
         }
     }
 }
 
-fn utf8(bytes: Vec<u8>) -> Result<String, FactError> {
-    String::from_utf8(bytes).map_err(|_| FactError::Damaged)
+fn utf8(bytes: Vec<u8>) -> Result<String, DefinitionError> {
+    String::from_utf8(bytes).map_err(|_| DefinitionError::Damaged)
 }

@@ -1,12 +1,13 @@
-//! Every fact there and back, and every damage noticed.
+//! Every definition there and back, and every damage noticed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use proptest::prelude::*;
 
 use super::{
-    BindingFact, Definition, DestinationKind, ExchangeFact, FactError, PermissionFact, QueueFact,
-    QuotaFact, SessionFact, UserFact, VhostFact,
+    BindingDefinition, Definition, DefinitionError, DestinationKind, ExchangeDefinition,
+    PermissionDefinition, QueueDefinition, QuotaDefinition, SessionDefinition, UserDefinition,
+    VhostDefinition,
 };
 use crate::quotas::{Quota, QuotaKind, QuotaScope};
 use crate::wire::table::{Table, Value};
@@ -42,7 +43,7 @@ fn any_topology() -> impl Strategy<Value = Definition> {
     );
     prop_oneof![
         exchange.prop_map(|(vhost, name, kind, (auto_delete, internal), arguments)| {
-            Definition::Exchange(ExchangeFact {
+            Definition::Exchange(ExchangeDefinition {
                 vhost,
                 name,
                 kind,
@@ -52,7 +53,7 @@ fn any_topology() -> impl Strategy<Value = Definition> {
             })
         }),
         queue.prop_map(|(vhost, name, id, auto_delete, arguments)| {
-            Definition::Queue(QueueFact {
+            Definition::Queue(QueueDefinition {
                 vhost,
                 name,
                 id,
@@ -66,7 +67,7 @@ fn any_topology() -> impl Strategy<Value = Definition> {
             } else {
                 DestinationKind::Exchange
             };
-            Definition::Binding(BindingFact {
+            Definition::Binding(BindingDefinition {
                 vhost,
                 source,
                 kind,
@@ -78,7 +79,7 @@ fn any_topology() -> impl Strategy<Value = Definition> {
     ]
 }
 
-fn any_quota() -> impl Strategy<Value = QuotaFact> {
+fn any_quota() -> impl Strategy<Value = QuotaDefinition> {
     let scope = prop_oneof![Just(QuotaScope::Vhost), Just(QuotaScope::User)];
     (scope, name(), any::<(i64, bool)>()).prop_map(|(scope, name, (limit, is_single))| {
         let mut quota = Quota::default();
@@ -90,28 +91,28 @@ fn any_quota() -> impl Strategy<Value = QuotaFact> {
             };
             quota.set(other, limit.wrapping_add(1));
         }
-        QuotaFact { scope, name, quota }
+        QuotaDefinition { scope, name, quota }
     })
 }
 
-fn any_fact() -> impl Strategy<Value = Definition> {
+fn any_definition() -> impl Strategy<Value = Definition> {
     let tags = || proptest::collection::vec(name(), 0..3);
     let vhost = (name(), name(), tags());
     let permission = (name(), name(), name(), name(), name());
     prop_oneof![
         3 => any_topology(),
         1 => vhost.prop_map(|(name, description, tags)| {
-            Definition::Vhost(VhostFact { name, description, tags })
+            Definition::Vhost(VhostDefinition { name, description, tags })
         }),
         1 => (name(), octets(40), octets(90), tags())
             .prop_map(|(name, password, scram, tags)| {
-                Definition::User(UserFact { name, password, scram, tags })
+                Definition::User(UserDefinition { name, password, scram, tags })
             }),
         1 => (name(), name(), octets(32), any::<u64>()).prop_map(|(id, user, credential, ends_ms)| {
-            Definition::Session(SessionFact { id, user, credential, ends_ms })
+            Definition::Session(SessionDefinition { id, user, credential, ends_ms })
         }),
         1 => permission.prop_map(|(user, vhost, configure, write, read)| {
-            Definition::Permission(PermissionFact { user, vhost, configure, write, read })
+            Definition::Permission(PermissionDefinition { user, vhost, configure, write, read })
         }),
         1 => (name(), any::<u64>()).prop_map(|(name, next)| Definition::Counter { name, next }),
         1 => any_quota().prop_map(Definition::Quota),
@@ -120,16 +121,16 @@ fn any_fact() -> impl Strategy<Value = Definition> {
 
 proptest! {
     #[test]
-    fn every_fact_survives_the_way_there_and_back(fact in any_fact()) {
-        prop_assert!(fact.key().len() <= 1024);
-        prop_assert_eq!(Definition::decode(&fact.key(), &fact.value()), Ok(fact));
+    fn every_fact_survives_the_way_there_and_back(definition in any_definition()) {
+        prop_assert!(definition.key().len() <= 1024);
+        prop_assert_eq!(Definition::decode(&definition.key(), &definition.value()), Ok(definition));
     }
 
     #[test]
-    fn a_cut_value_is_damaged(fact in any_fact(), at in any::<prop::sample::Index>()) {
-        let value = fact.value();
+    fn a_cut_value_is_damaged(definition in any_definition(), at in any::<prop::sample::Index>()) {
+        let value = definition.value();
         let cut = &value[..at.index(value.len())];
-        prop_assert_eq!(Definition::decode(&fact.key(), cut), Err(FactError::Damaged));
+        prop_assert_eq!(Definition::decode(&definition.key(), cut), Err(DefinitionError::Damaged));
     }
 
     #[test]
@@ -143,7 +144,7 @@ fn names_never_run_together_to_the_same_key() {
     let permission = |user: &str, vhost: &str| {
         let (user, vhost) = (user.to_owned(), vhost.to_owned());
         let (configure, write, read) = (String::new(), String::new(), String::new());
-        Definition::Permission(PermissionFact {
+        Definition::Permission(PermissionDefinition {
             user,
             vhost,
             configure,
@@ -158,26 +159,26 @@ fn names_never_run_together_to_the_same_key() {
 
 #[test]
 fn a_value_from_the_future_or_under_anothers_key_is_told_apart() {
-    let fact = Definition::Counter {
+    let definition = Definition::Counter {
         name: "queue".into(),
         next: 7,
     };
-    let mut newer = fact.value();
+    let mut newer = definition.value();
     newer[0] = 2;
     assert_eq!(
-        Definition::decode(&fact.key(), &newer),
-        Err(FactError::UnknownVersion(2))
+        Definition::decode(&definition.key(), &newer),
+        Err(DefinitionError::UnknownVersion(2))
     );
     assert_eq!(
-        Definition::decode(b"?", &fact.value()),
-        Err(FactError::UnknownKind(b'?'))
+        Definition::decode(b"?", &definition.value()),
+        Err(DefinitionError::UnknownKind(b'?'))
     );
     let other = Definition::Counter {
         name: "other".into(),
         next: 7,
     };
     assert_eq!(
-        Definition::decode(&other.key(), &fact.value()),
-        Err(FactError::Damaged)
+        Definition::decode(&other.key(), &definition.value()),
+        Err(DefinitionError::Damaged)
     );
 }
