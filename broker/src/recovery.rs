@@ -29,64 +29,58 @@ pub(crate) struct RestoredBroker {
     pub(crate) ticket: Ticket,
 }
 
+/// Restores the vhosts, and adds the default one. The ticket is that of what was added.
+fn recover_vhosts(found: &OpenedStore) -> Result<(BTreeMap<String, Vhost>, Ticket), StartError> {
+    let new = |name: &str, labels| Vhost::new(name.into(), labels, found.definitions.clone());
+    let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
+    for definition in &found.topology {
+        if let Definition::Vhost(vhost) = definition {
+            let labels = Labels {
+                description: vhost.description.clone(),
+                tags: vhost.tags.clone(),
+            };
+            vhosts.insert(vhost.name.clone(), new(&vhost.name, labels));
+        }
+    }
+    if vhosts.contains_key(ROOT) {
+        return Ok((vhosts, Ticket::NONE));
+    }
+    let labels = Labels {
+        description: "Default virtual host".to_owned(),
+        tags: Vec::new(),
+    };
+    let ticket = found.definitions.save(&Definition::Vhost(VhostDefinition {
+        name: ROOT.to_owned(),
+        description: labels.description.clone(),
+        tags: Vec::new(),
+    }))?;
+    vhosts.insert(ROOT.to_owned(), new(ROOT, labels));
+    Ok((vhosts, ticket))
+}
+
 /// Restores vhosts and users, and adds the default vhost and the first user.
 pub(crate) fn recover(
     found: &OpenedStore,
     config: &BrokerConfig,
     now_ms: u64,
 ) -> Result<RestoredBroker, StartError> {
-    let mut ticket = Ticket::NONE;
-    let mut vhosts: BTreeMap<String, Vhost> = BTreeMap::new();
-    for definition in &found.topology {
-        if let Definition::Vhost(definition) = definition {
-            let labels = Labels {
-                description: definition.description.clone(),
-                tags: definition.tags.clone(),
-            };
-            vhosts.insert(
-                definition.name.clone(),
-                Vhost::new(
-                    definition.name.as_str().into(),
-                    labels,
-                    found.definitions.clone(),
-                ),
-            );
-        }
-    }
-    if !vhosts.contains_key(ROOT) {
-        let labels = Labels {
-            description: "Default virtual host".to_owned(),
-            tags: Vec::new(),
-        };
-        let definition = VhostDefinition {
-            name: ROOT.to_owned(),
-            description: labels.description.clone(),
-            tags: Vec::new(),
-        };
-        ticket = found.definitions.save(&Definition::Vhost(definition))?;
-        vhosts.insert(
-            ROOT.to_owned(),
-            Vhost::new(ROOT.into(), labels, found.definitions.clone()),
-        );
-    }
+    let (vhosts, mut ticket) = recover_vhosts(found)?;
     // Bindings come last, because both of their ends must exist.
     for definition in &found.topology {
         match definition {
-            Definition::Exchange(definition) => {
-                with(&vhosts, &definition.vhost, |vhost| {
-                    vhost.recover_exchange(definition)
-                });
-            }
-            Definition::Queue(definition) => with(&vhosts, &definition.vhost, |vhost| {
-                vhost.recover_queue(definition, &found.messages, now_ms);
+            Definition::Exchange(exchange) => with(&vhosts, &exchange.vhost, |vhost| {
+                vhost.recover_exchange(exchange);
+            }),
+            Definition::Queue(queue) => with(&vhosts, &queue.vhost, |vhost| {
+                vhost.recover_queue(queue, &found.messages, now_ms);
             }),
             _ => {}
         }
     }
     for definition in &found.topology {
-        if let Definition::Binding(definition) = definition {
-            with(&vhosts, &definition.vhost, |vhost| {
-                vhost.recover_binding(definition)
+        if let Definition::Binding(binding) = definition {
+            with(&vhosts, &binding.vhost, |vhost| {
+                vhost.recover_binding(binding);
             });
         }
     }

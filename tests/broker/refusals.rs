@@ -186,7 +186,11 @@ async fn clients_are_told_of_a_shutdown_and_of_a_deleted_vhost() {
     let port = running.port();
     let told = tokio::task::spawn_blocking(move || Raw::open(port).closed());
     let state = running.broker().state().clone();
-    while state.links().iter().all(|link| link.channel_count() == 0) {
+    while state
+        .connections()
+        .iter()
+        .all(|link| link.channel_count() == 0)
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     running.stop().await;

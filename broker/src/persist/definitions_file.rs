@@ -203,9 +203,7 @@ fn line(definition: &Definition) -> Option<(&'static str, Json)> {
                 "read": permission.read,
             }),
         ),
-        Definition::Quota(definition) if definition.scope == QuotaScope::Vhost => {
-            parameter(definition)
-        }
+        Definition::Quota(quota) if quota.scope == QuotaScope::Vhost => parameter(quota),
         Definition::Session(_) | Definition::Quota(_) | Definition::Counter { .. } => return None,
     })
 }
