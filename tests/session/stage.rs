@@ -164,11 +164,23 @@ impl Stage {
         std::fs::write(self.path("home/config.toml"), settings).unwrap();
     }
 
-    /// Runs `cbroker` with these arguments, successfully; what it prints.
+    /// Runs `cbroker` with these arguments, successfully; what it prints. A session that answers
+    /// too late, on a busy machine, is asked again.
     pub(crate) fn says(&self, arguments: &[&str]) -> String {
-        let output = self.cbroker(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let output = self.cbroker(arguments).output().unwrap();
+            if output.status.success() {
+                return String::from_utf8_lossy(&output.stdout).into_owned();
+            }
+            let error = String::from_utf8_lossy(&output.stderr);
+            // A message that was taken is not there a second time.
+            let is_late = error.contains("is attached") && !arguments.contains(&"--take");
+            assert!(
+                is_late && Instant::now() < until,
+                "{arguments:?}: {output:?}"
+            );
+        }
     }
 
     /// The `cbroker` command with these arguments, its environment that of this stage.
