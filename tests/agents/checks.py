@@ -42,6 +42,11 @@ def once(room, mark, limit=0):
         raise Wrong("lost", f"not read; {room.held()[:300]}; screen: {room.screen()[-500:]}")
     room.delay = at - room.began
     time.sleep(0.6)
+    alone(room, mark)
+
+
+def alone(room, mark):
+    """A message that was read: once, and with nothing beside it."""
     is_once(room, mark)
     if other := room.joined(mark):
         raise Wrong("joined to other text", other)

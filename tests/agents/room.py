@@ -56,6 +56,8 @@ class Room:
         self.began, self.delay = 0.0, None
         # Requests before each start of the agent: what came after it was read in another life.
         self.lives = []
+        # The model's requests that were read from its file, and where the next one begins.
+        self.known, self.read_to = [], 0
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
@@ -270,12 +272,18 @@ class Room:
     # The model.
 
     def requests(self):
+        """All requests so far; what is new in the file is read at each call."""
         try:
-            with open(self.path("requests.jsonl")) as file:
-                # The last line may still be being written.
-                return [json.loads(line) for line in file.read().split("\n")[:-1]]
+            with open(self.path("requests.jsonl"), "rb") as file:
+                file.seek(self.read_to)
+                new = file.read()
         except FileNotFoundError:
-            return []
+            return self.known
+        # The last line may still be being written.
+        whole = new[:new.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        self.known.extend(json.loads(line) for line in whole.splitlines())
+        return self.known
 
     def seen(self, tag):
         """The requests in which the model reads a text for the first time."""

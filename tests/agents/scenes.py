@@ -4,8 +4,8 @@ import os
 import random
 import time
 
-from checks import (BESIDE_A_DRAFT, BY_KEYBOARD, CLAUDE, close, kept, once, opened, scene, send,
-                    tag, tool_runs, untouched)
+from checks import (BESIDE_A_DRAFT, BY_KEYBOARD, CLAUDE, alone, close, kept, once, opened, scene,
+                    send, tag, tool_runs, untouched)
 from tally import Wrong
 
 LONG = "The migration needs every consumer to be drained before the index is rebuilt. "
@@ -178,8 +178,9 @@ def hundred(room):
     for mark in marks:
         if room.wait_seen(mark, 300) is None:
             raise Wrong("lost", f"{mark} not read; {room.held()[:300]}")
+    time.sleep(0.6)
     for mark in marks:
-        once(room, mark)
+        alone(room, mark)
 
 
 @scene(fresh=True, starts=False)
