@@ -375,6 +375,11 @@ impl Deliveries {
         self.ways.expect(way);
     }
 
+    /// The agent is bringing this way up.
+    pub fn starts(&mut self, way: Way, now: Instant) {
+        self.ways.starts(way, now);
+    }
+
     /// This way takes messages. `can_steer`: also between two tools of a running turn.
     pub fn open(&mut self, way: Way, can_steer: bool) {
         self.ways.open(way, can_steer);

@@ -100,6 +100,14 @@ impl Ways {
         self.entry(way).openness = Openness::Expected(None);
     }
 
+    /// The agent is bringing this way up: it is waited for anew.
+    pub(super) fn starts(&mut self, way: Way, now: Instant) {
+        let known = self.entry(way);
+        if let Openness::Expected(_) | Openness::Closed = known.openness {
+            known.openness = Openness::Expected(Some(now + API_WITHIN));
+        }
+    }
+
     /// The agent's session began.
     pub(super) fn began(&mut self, now: Instant) {
         self.wait_until(now + HELLO_WITHIN, |way| way != Way::Api);

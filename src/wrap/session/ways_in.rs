@@ -181,6 +181,7 @@ impl Session {
                 self.log.say(&format!("the way in by {way} is open"));
                 self.deliveries.open(way, can_steer);
             }
+            WayReport::Starting => self.deliveries.starts(way, now),
             WayReport::Moved(pid) => {
                 self.ways.ways.iter().for_each(|way| way.moved(pid));
                 self.leave_waiter_behind(Some(pid), now);

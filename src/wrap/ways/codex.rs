@@ -52,6 +52,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// Codex has started by then.
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
+/// With a daemon that answers, the terminal's thread begins by then: it took more than a minute on
+/// a busy machine, and a text that is typed meanwhile is submitted beside what the daemon gets.
+const BEGINS_WITHIN: Duration = Duration::from_mins(5);
 /// Texts handed over at once.
 const TEXTS: usize = 64;
 /// Why the way is closed.
@@ -221,8 +224,17 @@ impl Work {
         if self.threads.current().is_none() {
             let home = self.setup.home.clone();
             let us = i32::try_from(std::process::id()).unwrap_or_default();
-            let found = tokio::task::spawn_blocking(move || Local::find(us, &home)).await;
-            self.local = found.unwrap_or_default();
+            let found = tokio::task::spawn_blocking(move || {
+                let local = Local::find(us, &home);
+                let starts_daemon = local.is_none() && local::starts_daemon(us, &home);
+                (local, starts_daemon)
+            });
+            let (local, starts_daemon) = found.await.unwrap_or_default();
+            self.local = local;
+            let begins = self.link.is_some() && self.began.elapsed() < BEGINS_WITHIN;
+            if self.local.is_none() && (starts_daemon || begins) {
+                self.report(WayReport::Starting).await;
+            }
         }
         self.tell_open().await;
         self.search_at = Instant::now() + self.pause;

@@ -100,6 +100,8 @@ pub struct Submission {
 /// What a way says, of itself, of a submission, or of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WayReport {
+    /// The agent is bringing this way up: it is worth waiting for.
+    Starting,
     /// The way takes submissions from now on.
     Open,
     /// It takes none, and why; for the log and for `cbroker doctor`.

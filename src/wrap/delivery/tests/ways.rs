@@ -356,6 +356,27 @@ fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
 }
 
 #[test]
+fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
+    // Codex copies its own files first, on a busy machine for minutes, and shows its prompt.
+    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
+    play.deliveries.expect(Way::Api);
+    play.offer("x");
+    play.sees(Input::Empty);
+    for _ in 0..10 {
+        play.passes(ms(50_000));
+        play.deliveries.starts(Way::Api, play.now);
+    }
+    play.passes(ms(59_000));
+    assert_eq!(play.hold(), Some(Hold::Starting));
+    assert!(!play.has_typed());
+    play.passes(ms(1000));
+    assert!(
+        play.has_typed(),
+        "it is not waited for when nothing says so"
+    );
+}
+
+#[test]
 fn an_api_that_opens_late_takes_what_waited_for_it() {
     let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
     play.deliveries.expect(Way::Api);
@@ -366,6 +387,24 @@ fn an_api_that_opens_late_takes_what_waited_for_it() {
     play.run();
     assert_eq!(play.hands_by(), [Way::Api]);
     assert!(!play.has_typed());
+}
+
+#[test]
+fn an_api_that_opens_after_the_keyboard_was_switched_off_takes_what_waited() {
+    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
+    play.deliveries.expect(Way::Api);
+    play.offer("x");
+    play.sees(Input::Empty);
+    // What is typed is never shown, until the keyboard is switched off.
+    for _ in 0..40 {
+        play.passes(ms(5000));
+        play.sees(Input::Empty);
+    }
+    play.passes(ms(5000));
+    assert_eq!(play.hold(), Some(Hold::NoWay));
+    play.deliveries.open(Way::Api, true);
+    play.run();
+    assert_eq!(play.hands_by(), [Way::Api]);
 }
 
 #[test]

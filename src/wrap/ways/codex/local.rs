@@ -15,6 +15,9 @@ use crate::wrap::ways::process;
 
 /// Where threads' locks are, below Codex's home.
 const LOCKS: &str = "thread-writer-locks";
+/// Where the locks of its daemon are, below Codex's home: held while the daemon is installed and
+/// started.
+const DAEMON_LOCKS: &str = "app-server-daemon";
 /// What stands in the arguments of the daemon.
 const DAEMON: &str = "app-server";
 /// The longest text that fits one argument of a program.
@@ -42,18 +45,15 @@ impl Local {
     /// The one among the processes that descend from `us`.
     pub(super) fn find(us: i32, home: &Path) -> Option<Self> {
         let locks = home.canonicalize().ok()?.join(LOCKS);
-        let pids = fs::read_dir("/proc").ok()?.flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|&pid| pid != us && process::descends_from(pid, us) && !is_daemon(pid))
-            .find_map(|pid| {
-                let held = open_files(pid)
-                    .into_iter()
-                    .filter(|file| file.parent() == Some(&locks))
-                    .filter_map(|file| file.file_stem()?.to_str().map(str::to_owned))
-                    .filter(|name| !name.starts_with('.'));
-                // Ids begin with the time, so the newest is the greatest.
-                held.max().map(|thread| Self { pid, thread })
-            })
+        below(us).find_map(|pid| {
+            let held = open_files(pid)
+                .into_iter()
+                .filter(|file| file.parent() == Some(&locks))
+                .filter_map(|file| file.file_stem()?.to_str().map(str::to_owned))
+                .filter(|name| !name.starts_with('.'));
+            // Ids begin with the time, so the newest is the greatest.
+            held.max().map(|thread| Self { pid, thread })
+        })
     }
 
     /// The file that holds its history, once there is one.
@@ -106,6 +106,27 @@ impl Local {
     }
 }
 
+/// Whether a process that descends from `us` installs or starts its daemon. In a new home the files
+/// of the daemon are copied first, which took more than two minutes on a busy machine.
+pub(super) fn starts_daemon(us: i32, home: &Path) -> bool {
+    let Ok(home) = home.canonicalize() else {
+        return false;
+    };
+    let locks = home.join(DAEMON_LOCKS);
+    let is_lock = |file: &PathBuf| {
+        file.parent() == Some(&locks) && file.extension().is_some_and(|ending| ending == "lock")
+    };
+    below(us).any(|pid| open_files(pid).iter().any(is_lock))
+}
+
+/// Processes that descend from `us`, without those of the daemon.
+fn below(us: i32) -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(move |&pid| pid != us && process::descends_from(pid, us) && !is_daemon(pid))
+}
+
 /// The daemon holds locks too, of every session's threads.
 fn is_daemon(pid: i32) -> bool {
     process::look(pid).is_none_or(|found| found.arguments.iter().any(|word| word == DAEMON))
@@ -122,6 +143,8 @@ fn open_files(pid: i32) -> Vec<PathBuf> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::io::{Read, Write};
 
     use super::*;
 
@@ -154,6 +177,34 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(Local::find(us, home.path()), None);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_holds_a_lock_of_the_daemon_starts_it() {
+        let home = tempfile::tempdir().unwrap();
+        let locks = home.path().join(DAEMON_LOCKS);
+        fs::create_dir(&locks).unwrap();
+        let us = i32::try_from(std::process::id()).unwrap();
+        assert!(!starts_daemon(us, home.path()));
+        let mut child = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "exec 3>$0/daemon.stderr.log; read x; exec 4>$0/daemon.lock; echo; read x",
+            ])
+            .arg(&locks)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert!(!starts_daemon(us, home.path()), "it holds no lock yet");
+        let mut to_child = child.stdin.take().unwrap();
+        to_child.write_all(b"go\n").unwrap();
+        let mut said = [0];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        assert!(starts_daemon(us, home.path()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!starts_daemon(us, home.path()));
     }
 
     #[tokio::test]

@@ -30,11 +30,14 @@ struct Daemon {
 struct Manner {
     status: &'static str,
     starts: bool,
+    /// Our thread has begun.
+    has_ours: bool,
 }
 
 const USUAL: Manner = Manner {
     status: "idle",
     starts: true,
+    has_ours: true,
 };
 
 impl Daemon {
@@ -130,7 +133,8 @@ fn answer(
     };
     Some(match method {
         "initialized" => return None,
-        "thread/loaded/list" => Ok(json!({"data": ["theirs", "ours"]})),
+        "thread/loaded/list" if manner.has_ours => Ok(json!({"data": ["theirs", "ours"]})),
+        "thread/loaded/list" => Ok(json!({"data": ["theirs"]})),
         "thread/read" if params["threadId"] == "ours" => {
             Ok(json!({"thread": thread("ours", "/h/01MARK")}))
         }
@@ -152,11 +156,11 @@ impl Told {
             .1
     }
 
-    /// The next report that is no sign.
+    /// The next report that is no sign, and does not say that the way is still being brought up.
     async fn fate(&mut self) -> WayReport {
         loop {
             match self.next().await {
-                WayReport::Sign(_) => {}
+                WayReport::Sign(_) | WayReport::Starting => {}
                 report => return report,
             }
         }
@@ -195,6 +199,25 @@ async fn an_idle_thread_gets_a_turn_and_the_rollout_proves_it() {
         .await;
     daemon.row();
     assert_eq!(told.fate().await, WayReport::InContext(1));
+}
+
+#[tokio::test]
+async fn while_the_daemon_has_no_thread_of_ours_yet_the_way_says_that_it_is_coming() {
+    let (daemon, setup) = Daemon::start(Manner {
+        has_ours: false,
+        ..USUAL
+    });
+    let home = setup.home.clone();
+    let (_codex, mut told) = start(setup);
+    for _ in 0..3 {
+        assert_eq!(told.next().await, WayReport::Starting);
+    }
+    let thread = json!({"id": "ours", "path": home.join("ours.jsonl"), "createdAt": 1,
+        "environments": [{"runtimeWorkspaceRoots": ["/h/01MARK"]}],
+        "status": {"type": "idle", "activeFlags": []}});
+    let note = json!({"method": "thread/started", "params": {"thread": thread}});
+    daemon.notify.send(note).await.unwrap();
+    assert_eq!(told.fate().await, WayReport::Open);
 }
 
 #[tokio::test]
