@@ -196,11 +196,13 @@ fn a_session_sends_in_its_own_name_without_a_password_in_its_environment() {
 }
 
 #[test]
-fn a_session_and_its_program_follow_a_broker_that_came_back_on_another_port() {
+fn a_session_and_its_program_follow_a_broker_that_comes_back_on_another_port_twice() {
     // The session dialled the old port for ever, and commands in it did too.
     let place = Place::new();
     let mut server = Server::start(&place);
-    let script = "read -r go; $0 send --to answers -m 'from within' && echo it was sent";
+    let script = "for move in first second; do \
+                  read -r go; $0 send --to answers -m \"after the $move\" && echo \"$move sent\"; \
+                  done";
     let mut command = place.command();
     command.args(["--name", "mover", "run", "--", "sh", "-c", script, binary()]);
     let mut terminal = Terminal::run(command);
@@ -210,17 +212,23 @@ fn a_session_and_its_program_follow_a_broker_that_came_back_on_another_port() {
             .is_some_and(|row| row["consumers"] == 1)
     };
     wait_until(is_attached, || "the session attaches".to_owned());
-    let before = server.port;
-    server.kill();
-    let mut other = free_port();
-    while other == before {
-        other = free_port();
+    for which in ["first", "second"] {
+        let before = server.port;
+        server.kill();
+        let mut other = free_port();
+        while other == before {
+            other = free_port();
+        }
+        server = Server::start_with(&place, other, 0, &[]);
+        wait_until(is_attached, || {
+            format!("the session follows the {which} move")
+        });
+        terminal.press(b"\r");
+        terminal.wait_for(&format!("{which} sent"));
     }
-    let _server = Server::start_with(&place, other, 0, &[]);
-    wait_until(is_attached, || "the session follows".to_owned());
-    terminal.press(b"\r");
-    terminal.wait_for("it was sent");
     assert_eq!(terminal.ended(), 0);
+    let answers = place.listed("answers").unwrap();
+    assert_eq!(answers["pending"], 2, "{answers}");
 }
 
 #[test]
