@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use archive::HomeArchive;
 use broker::{Addresses, Archive, BindAddresses, Broker, FirstUser, StartError, Tls};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -47,6 +48,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
         // An error means that the process leads a session already.
         let _ = rustix::process::setsid();
     }
+    allow_open_files();
     let mut signals = ServeSignals::listen()?;
     let is_first = daemon::running(&config.home).is_none();
     let archive = Arc::new(HomeArchive::new(config));
@@ -86,6 +88,14 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
             .hint("confirmed messages are safe; free some disk space before the next start")
     })?;
     Ok(Exit::Done)
+}
+
+/// Lets this process open as many files as the system allows: each connection needs one, and so
+/// does each segment and each large body of the store.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
 }
 
 /// Refuses to listen beyond loopback without TLS, except with `--insecure`: passwords would be

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::disk::{Disk, FileDisk, set_aside, to_usize};
+use crate::disk::{Disk, FileDisk, is_refused, set_aside, to_usize};
 use crate::engine::{Change, Engine, EngineError, snapshots};
 use crate::frame::{Record, VERSION, push, records};
 use crate::index::{FramePlace, Index, Tail};
@@ -59,7 +59,8 @@ impl Image {
         for commit in index.changed.values() {
             meta.defined = meta.defined.max(*commit);
         }
-        let has_new = !index.changed.is_empty() || before.table(DEFINITIONS).is_none();
+        // An older checkpoint than the last may be all that is left on the disk.
+        let has_new = meta.defined != before.defined || before.table(DEFINITIONS).is_none();
         let mut records = vec![
             (NUMBERS, Some(index.numbers())),
             (DEFINITIONS, has_new.then(|| index.all_definitions())),
@@ -304,22 +305,30 @@ impl Rows {
     }
 
     /// Takes the definitions of an index from `definitions.json`.
-    pub(crate) fn load_definitions(&self, index: &mut Index, report: &mut OpenReport) {
+    pub(crate) fn load_definitions(
+        &self,
+        index: &mut Index,
+        report: &mut OpenReport,
+    ) -> io::Result<()> {
         let Some(format) = self.options.definitions else {
-            return;
+            return Ok(());
         };
         let (disk, path) = (
             self.options.disk.as_ref(),
             self.folder.join(DEFINITIONS_JSON),
         );
-        match read_definitions(disk, &path, format) {
-            Ok(Some((all, commit))) => {
+        let read = match disk.read_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_refused(&error) => return Err(error),
+            bytes => bytes.map_err(|error| error.to_string()),
+        };
+        match read.and_then(|bytes| parse_definitions(&bytes, format)) {
+            Ok((all, commit)) => {
                 index.definitions = all.into_iter().collect();
                 index.definitions_commit = commit;
                 let note = "the definitions were taken from definitions.json";
                 report.repairs.push(note.to_owned());
             }
-            Ok(None) => {}
             Err(reason) => {
                 let kept = set_aside(disk, &self.folder, &path);
                 let kept = kept.map(|kept| kept.display().to_string());
@@ -329,6 +338,7 @@ impl Rows {
                 ));
             }
         }
+        Ok(())
     }
 }
 
@@ -357,16 +367,8 @@ fn save_definitions(
     disk.sync_folder(folder)
 }
 
-/// Reads `definitions.json` and the commit that it belongs to; `None` where there is none.
-fn read_definitions(
-    disk: &dyn Disk,
-    path: &Path,
-    format: Definitions,
-) -> Result<Option<(Vec<Stored>, u64)>, String> {
-    let bytes = match disk.read_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.map_err(|error| error.to_string())?,
-    };
+/// Reads what is in `definitions.json`, and the commit that it belongs to.
+fn parse_definitions(bytes: &[u8], format: Definitions) -> Result<(Vec<Stored>, u64), String> {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let (line, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
     let (line, rendered) = (String::from_utf8_lossy(line), [b"{", rest].concat());
@@ -375,5 +377,5 @@ fn read_definitions(
     let commit = number.and_then(|number| number.parse().ok());
     let sound = commit.filter(|commit| first_line(*commit, &rendered) == line);
     let commit = sound.ok_or_else(|| "its checksum does not match".to_owned())?;
-    Ok(Some(((format.parse)(&rendered)?, commit)))
+    Ok(((format.parse)(&rendered)?, commit))
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{
     FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statfs, statvfs,
 };
+use rustix::io::Errno;
 
 use crate::terms::OpenError;
 
@@ -105,7 +106,7 @@ impl Disk for FileDisk {
         let file = create(path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, length) {
             // A file system that cannot allocate ahead: the file grows as it is written.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(length)?,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length)?,
             outcome => outcome?,
         }
         file.sync_all()?;
@@ -154,15 +155,24 @@ impl Disk for FileDisk {
     }
 }
 
-/// Whether an error means that the disk has no room, or is read-only: it may come back.
+/// Whether an error means that the disk has no room, or is read-only, or that no more files may be
+/// open: it may come back.
 pub(crate) fn is_no_room(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::FileTooLarge
-            | io::ErrorKind::ReadOnlyFilesystem
-    )
+    let too_many = [Errno::MFILE, Errno::NFILE].map(|error| Some(error.raw_os_error()));
+    too_many.contains(&error.raw_os_error())
+        || matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge
+                | io::ErrorKind::ReadOnlyFilesystem
+        )
+}
+
+/// Whether a file could not be opened for a reason that says nothing of what is in it.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::OutOfMemory];
+    is_no_room(error) || kinds.contains(&error.kind())
 }
 
 /// An open file of the log.
@@ -237,7 +247,7 @@ pub(crate) fn lock_folder(folder: &Path) -> Result<File, OpenError> {
         .open(folder.join("lock"))
         .map_err(failed("locked"))?;
     if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        if error != rustix::io::Errno::WOULDBLOCK {
+        if error != Errno::WOULDBLOCK {
             return Err(failed("locked")(error.into()));
         }
         let mut holder = String::new();

@@ -92,7 +92,7 @@ impl Slots {
         }
         let path = self.folder.join(name);
         let created = self.disk.create(&path, length);
-        let synced = created.and_then(|file| self.disk.sync_folder(&self.folder).map(|()| file));
+        let synced = created.and_then(|file| self.sync_names().map(|()| file));
         let file = synced.inspect_err(|_| drop(self.disk.remove(&path)))?;
         self.bytes.fetch_add(length, Ordering::Relaxed);
         Ok(Arc::new(LogFile { path, file, length }))
@@ -108,8 +108,12 @@ impl Slots {
         self.disk.remove(&file.path)?;
         self.bytes.fetch_sub(file.length, Ordering::Relaxed);
         // A name that comes back after a power cut belongs to a segment without live messages.
-        drop(self.disk.sync_folder(&self.folder));
+        drop(self.sync_names());
         Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_folder(&self.folder)
     }
 
     /// Creates spares until there are enough, or the disk has no room for more.
@@ -170,10 +174,9 @@ impl Slots {
     }
 
     /// Marks a dead segment free and keeps its slot, or removes a file that is not used again.
-    pub(crate) fn free(&self, number: u64, segment: &Segment) -> io::Result<()> {
-        let file = &segment.file;
+    pub(crate) fn free(&self, number: u64, file: &Arc<LogFile>, is_body: bool) -> io::Result<()> {
         let (length, has_enough) = (file.length, self.used_slots() >= KEPT_FREE);
-        if segment.is_body || length != self.segment_bytes || has_enough {
+        if is_body || length != self.segment_bytes || has_enough {
             return self.remove(file);
         }
         let header = SegmentHeader {
@@ -181,9 +184,11 @@ impl Slots {
             length,
             ..SegmentHeader::default()
         };
-        file.write(&header.encode(), 0)?;
-        self.keep(Arc::clone(file), true);
-        Ok(())
+        match file.write(&header.encode(), 0) {
+            // Some file systems need room to write over what was written.
+            Err(error) if is_no_room(&error) => self.remove(file),
+            marked => marked.map(|()| self.keep(Arc::clone(file), true)),
+        }
     }
 }
 
@@ -346,8 +351,12 @@ impl LogWriter {
         bytes.extend_from_slice(frame.seal(&secret, segment, offset, commit));
         let written = file.write(&bytes, 0);
         if written.as_ref().is_err_and(is_no_room) {
-            // Its number is not in the chain, so whatever was written does not count.
-            self.slots.keep(Arc::clone(&file), true);
+            // Its header may be on the disk and say that the log went on from here.
+            let freed = self.slots.free(segment, &file, false);
+            if freed.and_then(|()| self.slots.sync_names()).is_err() {
+                self.active = None;
+                self.slots.keep(Arc::clone(&file), true);
+            }
         }
         written?;
         (self.tail.segment, self.tail.end) = (segment, bytes.len() as u64);

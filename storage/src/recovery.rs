@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Meta, Rows};
-use crate::disk::{LogFile, set_aside, to_usize};
+use crate::disk::{LogFile, is_refused, set_aside, to_usize};
 use crate::extent::Segment;
 use crate::frame::{
     BLOCK, FRAME_HEADER, FrameHeader, Secret, SegmentHeader, SegmentState, VERSION, padded,
@@ -96,7 +96,7 @@ pub(crate) fn open(folder: &Path, options: &Options) -> Result<RecoveredStore, O
         });
     }
     recovery.drop_void_segments();
-    recovery.restore();
+    recovery.restore().map_err(failed("read"))?;
     Ok(recovery.finish())
 }
 
@@ -117,6 +117,8 @@ impl Recovery<'_> {
             let place = path.display();
             let unreadable = |error| format!("{place} cannot be opened: {error}");
             match opened {
+                // What is in it is whole: it must not count as lost.
+                Err(error) if is_refused(&error) => return Err(error),
                 Err(error) => self.report.lost(unreadable(error)),
                 Ok((length, file)) => self.found(Arc::new(LogFile { path, file, length }))?,
             }
@@ -213,7 +215,7 @@ impl Recovery<'_> {
     }
 
     /// Loads the last checkpoint, or the definitions alone, and replays the log behind it.
-    fn restore(&mut self) {
+    fn restore(&mut self) -> io::Result<()> {
         match self.rows.open(&mut self.index) {
             Ok(note) => self.report.repairs.extend(note),
             Err(error) => self.report.repaired(format!(
@@ -222,7 +224,7 @@ impl Recovery<'_> {
         }
         let commit = self.rows.meta.commit;
         if commit == 0 {
-            self.load_definitions();
+            self.load_definitions()?;
         }
         self.replay();
         if self.index.defined > commit && commit > 0 {
@@ -230,14 +232,15 @@ impl Recovery<'_> {
             self.report.repaired(what);
             self.index.start_over();
             self.rows.meta = Meta::default();
-            self.load_definitions();
+            self.load_definitions()?;
             self.replay();
         }
+        Ok(())
     }
 
-    fn load_definitions(&mut self) {
+    fn load_definitions(&mut self) -> io::Result<()> {
         let (index, report) = (&mut self.index, &mut self.report);
-        self.rows.load_definitions(index, report);
+        self.rows.load_definitions(index, report)
     }
 
     /// Applies the frames behind the checkpoint, segment by segment.

@@ -114,7 +114,7 @@ impl KeeperThread {
             let Some((number, segment)) = dead else {
                 return !lock(&self.index).segments.may_free;
             };
-            if let Err(error) = self.slots.free(number, &segment) {
+            if let Err(error) = self.slots.free(number, &segment.file, segment.is_body) {
                 tracing::debug!(%error, "a dead segment could not be freed yet");
                 let segments = &mut lock(&self.index).segments;
                 segments.all.insert(number, segment);

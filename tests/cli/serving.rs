@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -123,6 +123,26 @@ fn two_brokers_do_not_share_a_store_or_a_port() {
         place.home().join("broker.json").exists(),
         "the first one is still known"
     );
+}
+
+#[test]
+fn it_may_open_as_many_files_as_the_system_allows() {
+    let place = Place::new();
+    let own = place.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 256; exec \"$0\" \"$@\""]);
+    command.arg(own.get_program()).env_clear();
+    command.envs(
+        own.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let server = Server::start_by(command, 0, 0, &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{words:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::damaged_store::{
     options,
 };
 use crate::random::Random;
-use crate::simulated_disk::{SEGMENT_BYTES, SimulatedDisk};
+use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
 use crate::support::{body, wait};
 
 /// The one large message of a queue of its own.
@@ -232,6 +232,26 @@ fn damaged_definitions_are_taken_from_the_index_or_reported() {
             );
         }
     }
+}
+
+/// They are whole, so the start must not go on without them.
+#[test]
+fn definitions_that_may_not_be_read_end_the_start_if_the_index_is_gone() {
+    let (disk, held) = filled(true);
+    disk.change_rows(BTreeMap::clear);
+    disk.fail(Some(Fault {
+        at: 0,
+        count: u64::MAX,
+        error: std::io::ErrorKind::PermissionDenied,
+        hits: |kind| kind == Kind::ReadFile,
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(&disk, folder.path(), SEGMENT_BYTES);
+    let error = Store::open(folder.path(), options, |_| {}).unwrap_err();
+    assert!(error.to_string().contains("permission denied"), "{error}");
+    disk.fail(None);
+    let found = look(&disk, &held, "after a refused start");
+    assert_eq!((found.missing, found.missing_definitions), (0, 0));
 }
 
 #[test]

@@ -246,6 +246,26 @@ fn an_operation_that_fails_while_a_store_is_opened_costs_no_message() {
     assert!(opened_anyway > 0);
 }
 
+/// Files that the process may not open are whole, so their messages are not lost: the start fails
+/// instead, and nothing is changed.
+#[test]
+fn a_log_file_that_may_not_be_opened_ends_the_start_and_loses_nothing() {
+    let images = worked_through(40, 11);
+    let (_, disk, known) = images.last().unwrap();
+    disk.fail(Some(Fault {
+        at: 0,
+        count: u64::MAX,
+        error: ErrorKind::PermissionDenied,
+        hits: |kind| kind == Kind::Read,
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Store::open(folder.path(), disk.options(folder.path()), |_| {});
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("permission denied"), "{error}");
+    disk.fail(None);
+    reopen(&disk.after_kill(), known, "after a refused start");
+}
+
 #[test]
 fn tidying_that_fails_never_stops_the_store() {
     let disk = SimulatedDisk::new();

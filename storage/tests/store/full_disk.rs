@@ -1,11 +1,14 @@
 //! A disk without room: acks are durable all the same, publishes wait, and the caller hears of it
 //! before that.
 
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use storage::frame::SegmentHeader;
 use storage::{QueueId, Sequence, Store, StoreEvent, Urgency};
 
-use crate::simulated_disk::SimulatedDisk;
+use crate::damaged_store::{frames, logs};
+use crate::simulated_disk::{Kind, SimulatedDisk};
 use crate::support::{LIMIT, body, wait};
 use crate::workload::{self, Diary};
 
@@ -91,6 +94,57 @@ fn acks_are_durable_on_a_full_disk_while_publishes_wait_for_room() {
     wait_until_left(&disk, QueueId(2), 0);
     disk.set_free_bytes(u64::MAX);
     opened.store.close().unwrap();
+}
+
+/// The header of a segment that could not be begun says that the log went on from there. What the
+/// segment before takes all the same must not be lost to it.
+#[test]
+fn what_is_written_after_a_segment_could_not_be_begun_survives() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let options = disk.options(folder.path());
+    let opened = workload::open(folder.path(), options, &Diary::default());
+    let (queue, other) = (QueueId(1), QueueId(2));
+    for number in 0..3 {
+        crate::support::fill(&opened.store, queue, number..number + 1, 30);
+    }
+    let segment = logs(&disk).into_iter().find(|path| {
+        let header = SegmentHeader::parse(&disk.bytes(path)[..4096]);
+        header.is_some_and(|header| header.number == 1)
+    });
+    let segment = segment.unwrap();
+    let before = frames(&disk.bytes(&segment)).len();
+    let images: Arc<Mutex<Vec<SimulatedDisk>>> = Arc::default();
+    let kept = Arc::clone(&images);
+    disk.watch(move |_, kind, moment| {
+        // Every write comes after the sync of the one before.
+        if kind == Kind::Write {
+            kept.lock().unwrap().push(moment.after_kill());
+        }
+    });
+    // There is room for a small frame, and not for one that needs another segment.
+    disk.set_longest_write(Some(32 << 10));
+    let text = body(other, 0, 48_000);
+    let waits = opened
+        .store
+        .append(other, Sequence(0), &[&text], Urgency::Confirmed)
+        .unwrap();
+    for number in 0..2 {
+        opened.store.settle(queue, Sequence(number)).unwrap();
+    }
+    wait_until_left(&disk, queue, 1);
+    assert!(opened.store.durable() < waits, "there was no room for it");
+    disk.set_longest_write(None);
+    wait(&opened.store, waits);
+    disk.end_watch();
+    let images = images.lock().unwrap();
+    let has_more = |disk: &&SimulatedDisk| frames(&disk.bytes(&segment)).len() > before;
+    let mut written = images.iter().filter(has_more).peekable();
+    assert!(written.peek().is_some(), "the acks were not written");
+    for image in written {
+        assert_eq!(left_after_kill(image, queue), 1);
+    }
+    assert_eq!(left_after_kill(&disk, other), 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod hostile;
 mod index_files;
 mod kill;
 mod model;
+mod open_files;
 mod power;
 mod random;
 mod scale;

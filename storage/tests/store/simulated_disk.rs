@@ -23,6 +23,8 @@ pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Read,
+    /// Of a whole file.
+    ReadFile,
     Write,
     Sync,
     Create,
@@ -76,6 +78,7 @@ struct State {
     fault: Option<Fault>,
     hits: u64,
     free_bytes: Option<u64>,
+    longest_write: Option<usize>,
     written: u64,
 }
 
@@ -167,6 +170,11 @@ impl SimulatedDisk {
         locked(&self.state).free_bytes = Some(bytes);
     }
 
+    /// From now on there is no room for longer writes: each ends in its middle.
+    pub(crate) fn set_longest_write(&self, bytes: Option<usize>) {
+        locked(&self.state).longest_write = bytes;
+    }
+
     /// What `kill -9` leaves: everything that was written.
     pub(crate) fn after_kill(&self) -> Self {
         Moment(&locked(&self.state)).after_kill()
@@ -221,6 +229,7 @@ impl SimulatedDisk {
             operations: 0,
             written: 0,
             free_bytes: None,
+            longest_write: None,
             ..state
         }
     }
@@ -233,12 +242,11 @@ impl SimulatedDisk {
     /// Counts an operation and fails it when that was asked for.
     fn begin(&self, kind: Kind) -> io::Result<MutexGuard<'_, State>> {
         let mut state = locked(&self.state);
-        if kind != Kind::Read
-            && let Some(watch) = locked(&self.watch).as_mut()
-        {
+        let changes = ![Kind::Read, Kind::ReadFile].contains(&kind);
+        if changes && let Some(watch) = locked(&self.watch).as_mut() {
             watch(state.operations + 1, kind, Moment(&state));
         }
-        state.operations += u64::from(kind != Kind::Read);
+        state.operations += u64::from(changes);
         if let Some(fault) = state.fault
             && state.operations >= fault.at
             && state.hits < fault.count

@@ -35,13 +35,17 @@ impl DiskFile for OpenFile {
             offset: offset as usize,
             bytes: bytes.to_vec(),
         };
-        let outcome = self.disk.begin(Kind::Write).map(drop);
+        let mut outcome = self.disk.begin(Kind::Write).map(drop);
         let mut state = locked(&self.disk.state);
         state.written += bytes.len() as u64;
+        let is_long = state.longest_write.is_some_and(|most| bytes.len() > most);
+        if is_long {
+            outcome = Err(io::ErrorKind::StorageFull.into());
+        }
         let inode = &mut state.inodes[self.inode];
         match &outcome {
             // No room: nothing of it is there. Another failure leaves the first half.
-            Err(error) if error.kind() != io::ErrorKind::Other => {}
+            Err(error) if error.kind() != io::ErrorKind::Other && !is_long => {}
             Err(_) => {
                 let half = Loose {
                     bytes: bytes[..bytes.len() / 2].to_vec(),
@@ -138,7 +142,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let state = self.begin(Kind::Read)?;
+        let state = self.begin(Kind::ReadFile)?;
         let inode = self.inode(&state, path)?;
         Ok(state.inodes[inode].current.clone())
     }
