@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::disk::{Disk, FileDisk, is_refused, set_aside, to_usize};
-use crate::engine::{Change, Engine, EngineError, snapshots};
+use crate::disk::{Disk, FileDisk, is_no_room, is_refused, set_aside, to_usize};
+use crate::engine::{Change, Engine, snapshots};
 use crate::frame::{Record, VERSION, push, records};
 use crate::index::{FramePlace, Index, Tail};
 use crate::terms::{Definitions, OpenReport, Options, Stored};
@@ -101,9 +101,9 @@ fn row_key(number: u64, part: u32) -> Vec<u8> {
 }
 
 /// Writes bytes as rows, step by step.
-fn write_rows(engine: &dyn Engine, number: u64, bytes: &[u8]) -> Result<(), EngineError> {
+fn write_rows(engine: &dyn Engine, number: u64, bytes: &[u8]) -> io::Result<()> {
     let parts = (0..).zip(bytes.chunks(ROW_BYTES));
-    let mut rows = parts.map(|(part, row)| Change::Put(row_key(number, part), row.to_vec()));
+    let mut rows = parts.map(|(part, row)| (row_key(number, part), Some(row.to_vec())));
     loop {
         let step: Vec<Change> = rows.by_ref().take(STEP_ROWS).collect();
         if step.is_empty() {
@@ -114,7 +114,7 @@ fn write_rows(engine: &dyn Engine, number: u64, bytes: &[u8]) -> Result<(), Engi
 }
 
 /// The bytes in rows.
-fn read_rows(engine: &dyn Engine, number: u64) -> Result<Vec<u8>, EngineError> {
+fn read_rows(engine: &dyn Engine, number: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let (from, until) = (row_key(number, 0), row_key(number, u32::MAX));
     engine.scan(&from, &until, &mut |_, value| {
@@ -124,19 +124,19 @@ fn read_rows(engine: &dyn Engine, number: u64) -> Result<Vec<u8>, EngineError> {
     Ok(bytes)
 }
 
-fn damaged() -> EngineError {
-    EngineError::Broken("rows are missing or damaged".to_owned())
+fn damaged() -> io::Error {
+    io::Error::other("rows are missing or damaged")
 }
 
 /// A value at the start of these bytes.
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, EngineError> {
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
     let read = postcard::take_from_bytes(bytes);
     read.map(|(value, _)| value).map_err(|_| damaged())
 }
 
 /// The first of these bytes, if their sum is right. What an interrupted checkpoint has left behind
 /// them does not count.
-fn checked(bytes: &[u8], length: u64, sum: u64) -> Result<&[u8], EngineError> {
+fn checked(bytes: &[u8], length: u64, sum: u64) -> io::Result<&[u8]> {
     let bytes = bytes.get(..to_usize(length));
     bytes
         .filter(|bytes| xxh3_64(bytes) == sum)
@@ -145,7 +145,7 @@ fn checked(bytes: &[u8], length: u64, sum: u64) -> Result<&[u8], EngineError> {
 
 /// Applies the last checkpoint to an index without queues. What it says of itself is empty where
 /// there is none.
-fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
+fn load(engine: &dyn Engine, index: &mut Index) -> io::Result<Meta> {
     let mut is_empty = true;
     engine.scan(&[], &[u8::MAX], &mut |_, _| {
         is_empty = false;
@@ -172,7 +172,7 @@ fn load(engine: &dyn Engine, index: &mut Index) -> Result<Meta, EngineError> {
 }
 
 /// Writes a checkpoint over the one before and returns what it says of itself.
-fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, EngineError> {
+fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> io::Result<Meta> {
     let mut meta = image.meta.clone();
     let numbers = before.tables.iter().map(|table| table[1]);
     let mut number = numbers.max().unwrap_or(0);
@@ -194,7 +194,7 @@ fn write(engine: &dyn Engine, before: &Meta, image: &Image) -> Result<Meta, Engi
     let mut old = Vec::new();
     engine.scan(&[0; 8], &[u8::MAX], &mut |key, _| {
         if !needed.iter().any(|number| key.starts_with(number)) {
-            old.push(Change::Delete(key.to_vec()));
+            old.push((key.to_vec(), None));
         }
         ControlFlow::Continue(())
     })?;
@@ -226,7 +226,7 @@ impl Rows {
 
     /// Opens the rows and applies the last checkpoint to an index without queues. Rows that cannot
     /// be read are set aside, and new ones begun. Returns what was done about them.
-    pub(crate) fn open(&mut self, index: &mut Index) -> Result<Option<String>, EngineError> {
+    pub(crate) fn open(&mut self, index: &mut Index) -> io::Result<Option<String>> {
         let (path, mut note) = (self.folder.join("index"), None);
         let mut outcome = self.try_open(&path, index);
         // sled rebuilds its snapshot from the rest of its file.
@@ -234,7 +234,7 @@ impl Rows {
         let then = "; the log was read instead";
         let all = ("the index", vec![path.clone()], then);
         for (what, parts, then) in [snapshot, all] {
-            let Err(EngineError::Broken(reason)) = &outcome else {
+            let Some(reason) = outcome.as_ref().err().filter(|error| !is_no_room(error)) else {
                 break;
             };
             let kept = parts.iter().map(|part| self.keep_aside(part));
@@ -273,7 +273,7 @@ impl Rows {
         Ok(aside)
     }
 
-    fn try_open(&mut self, path: &Path, index: &mut Index) -> Result<(), EngineError> {
+    fn try_open(&mut self, path: &Path, index: &mut Index) -> io::Result<()> {
         let engine = (self.options.open_index)(path)?;
         self.meta = load(engine.as_ref(), index).inspect_err(|_| index.start_over())?;
         self.engine = Some(engine);
@@ -281,25 +281,24 @@ impl Rows {
     }
 
     /// Writes a checkpoint.
-    pub(crate) fn save(&mut self, image: &Image) -> Result<(), String> {
-        let text = |error: EngineError| error.to_string();
+    pub(crate) fn save(&mut self, image: &Image) -> io::Result<()> {
         if self.engine.is_none() {
             let before = self.meta.clone();
-            if let Some(note) = self.open(&mut Index::default()).map_err(text)? {
+            if let Some(note) = self.open(&mut Index::default())? {
                 tracing::warn!("{note}");
             }
             if self.meta != before {
                 // The image was made for other rows: the next one fits.
-                return Err("the one on the disk is not the one that was saved last".to_owned());
+                let what = "the one on the disk is not the one that was saved last";
+                return Err(io::Error::other(what));
             }
         }
         if let Some((all, format)) = image.definitions().zip(self.options.definitions) {
             let (disk, commit) = (self.options.disk.as_ref(), image.meta.commit);
-            let saved = save_definitions(disk, &self.folder, (format, commit), &all);
-            saved.map_err(|error| error.to_string())?;
+            save_definitions(disk, &self.folder, (format, commit), &all)?;
         }
         if let Some(engine) = &self.engine {
-            self.meta = write(engine.as_ref(), &self.meta, image).map_err(text)?;
+            self.meta = write(engine.as_ref(), &self.meta, image)?;
         }
         Ok(())
     }

@@ -169,7 +169,10 @@ impl Committer {
             match self.write_batch(batch) {
                 Err(error) if !is_no_room(&error) => return Err(stopped(&error)),
                 Err(_) if is_last_try => return Err(Stopped::because(CLOSED_WHILE_FULL)),
-                Err(_) => {
+                Err(error) => {
+                    if !self.is_short {
+                        tracing::warn!(%error, "a commit waits for room");
+                    }
                     self.log.release_bodies();
                     self.relieve(&batches, &mut relieved)?;
                     if self.wait_for_room(&mut batches) == Demand::Close {

@@ -16,35 +16,19 @@ use std::sync::Once;
 
 use bytes::Bytes;
 
-use crate::disk::{Disk, FileDisk, is_no_room};
+use crate::disk::{Disk, FileDisk};
 
-/// One change of one key. Of two changes of the same key in one step the later one counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Set the key to the value.
-    Put(Vec<u8>, Vec<u8>),
-    /// Remove the key, which may be absent.
-    Delete(Vec<u8>),
-}
+/// A key, and its new value or none. Of two changes of the same key in one step the later one
+/// counts.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
-/// Why an engine did not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EngineError {
-    /// The disk is full. Nothing of the commit is promised, everything before it is kept; it may be
-    /// tried again on a newly opened engine.
-    #[error("no room on the disk")]
-    NoRoom,
-    /// Anything else. The engine must not be used for writing again.
-    #[error("{0}")]
-    Broken(String),
-}
-
-/// Ordered rows that change in atomic, durable commits.
+/// Ordered rows that change in atomic, durable commits. After an error the engine must not be used
+/// for writing again: nothing of that commit is promised, and everything before it is kept.
 pub trait Engine: Send {
     /// Applies changes, all or none, and returns when they have reached the disk for good.
-    fn commit(&self, changes: &[Change]) -> Result<(), EngineError>;
+    fn commit(&self, changes: &[Change]) -> io::Result<()>;
     /// Rows from a key up to, but without, another, in order, until the visitor breaks.
-    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError>;
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> io::Result<()>;
 }
 
 /// Sees each row of a scan.
@@ -58,10 +42,10 @@ pub(crate) const SEGMENT_BYTES: usize = 512 * 1024;
 const CACHE_BYTES: u64 = 1 << 20;
 
 /// Opens an engine in a folder.
-pub type OpenIndex = fn(&Path) -> Result<Box<dyn Engine>, EngineError>;
+pub type OpenIndex = fn(&Path) -> io::Result<Box<dyn Engine>>;
 
 /// Opens sled.
-pub fn open_sled(folder: &Path) -> Result<Box<dyn Engine>, EngineError> {
+pub fn open_sled(folder: &Path) -> io::Result<Box<dyn Engine>> {
     Ok(Box::new(Sled::open(folder)?))
 }
 
@@ -86,7 +70,7 @@ impl Drop for Sled {
 
 impl Sled {
     /// Opens or creates the rows in a folder. A panic of sled's comes back as an error.
-    pub fn open(folder: &Path) -> Result<Self, EngineError> {
+    pub fn open(folder: &Path) -> io::Result<Self> {
         guarded(|| {
             // A kill during an opening leaves one unfinished, which can make the next opening fail.
             for snapshot in snapshots(folder) {
@@ -115,22 +99,22 @@ impl Sled {
 impl Engine for Sled {
     /// Synced each time: sled takes what it has written for safe and writes over what that
     /// replaced. Where a power cut keeps the second and not the first, rows are gone.
-    fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
+    fn commit(&self, changes: &[Change]) -> io::Result<()> {
         guarded(|| {
             let mut batch = sled::Batch::default();
-            for change in changes {
-                match change {
-                    Change::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
-                    Change::Delete(key) => batch.remove(key.as_slice()),
+            for (key, value) in changes {
+                match value {
+                    Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                    None => batch.remove(key.as_slice()),
                 }
             }
             self.db()?.apply_batch(batch)?;
             self.db()?.flush()?;
-            Ok(self.file.sync_data()?)
+            self.file.sync_data()
         })
     }
 
-    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> io::Result<()> {
         guarded(|| {
             for row in self.db()?.range(from..until) {
                 let (key, value) = row?;
@@ -147,8 +131,8 @@ impl Engine for Sled {
 }
 
 impl Sled {
-    fn db(&self) -> Result<&sled::Db, EngineError> {
-        let closed = || EngineError::Broken("the engine was closed".to_owned());
+    fn db(&self) -> io::Result<&sled::Db> {
+        let closed = || io::Error::other("the engine was closed");
         self.db.as_ref().ok_or_else(closed)
     }
 }
@@ -169,7 +153,7 @@ thread_local! {
 /// A panic comes back as an error, which whoever made the call reports: the text that a panic
 /// prints of itself would be a second, alarming one. Panics outside such calls, also on other
 /// threads at the same time, are printed as ever.
-fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let ordinary = panic::take_hook();
@@ -182,7 +166,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, Engine
     let was_guarded = IS_GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
     IS_GUARDED.set(was_guarded);
-    outcome.unwrap_or_else(|panic| Err(EngineError::Broken(panic_text(panic.as_ref()))))
+    outcome.unwrap_or_else(|panic| Err(io::Error::other(panic_text(panic.as_ref()))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -191,24 +175,4 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied());
     format!("the engine panicked: {}", text.unwrap_or("no reason given"))
-}
-
-impl From<sled::Error> for EngineError {
-    fn from(error: sled::Error) -> Self {
-        match error {
-            sled::Error::Io(error) => error.into(),
-            other => Self::Broken(other.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for EngineError {
-    /// A disk that was mounted read-only is one without room: it may come back.
-    fn from(error: io::Error) -> Self {
-        if is_no_room(&error) {
-            Self::NoRoom
-        } else {
-            Self::Broken(error.to_string())
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use storage::engine::{Change, open_sled};
+use storage::engine::open_sled;
 use storage::{Options, QueueId};
 
 use crate::support::{fill, open_with, read_all};
@@ -37,7 +37,7 @@ fn damage_rows(index: &Path) {
     let mut changes = Vec::new();
     let mut visit = |key: &[u8], value: Bytes| {
         let flipped = value.iter().map(|byte| byte ^ 1).collect();
-        changes.push(Change::Put(key.to_vec(), flipped));
+        changes.push((key.to_vec(), Some(flipped)));
         ControlFlow::Continue(())
     };
     engine.scan(&[], &[u8::MAX], &mut visit).unwrap();

@@ -1,37 +1,37 @@
 //! The index of a simulated disk: rows in memory.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
-use storage::engine::{Change, Engine, EngineError, Visit};
+use storage::engine::{Change, Engine, Visit};
 
 use super::{DISKS, Kind, SimulatedDisk, locked};
 
 /// The rows of the index on a simulated disk.
 struct MemoryEngine(SimulatedDisk);
 
-pub(super) fn open(path: &Path) -> Result<Box<dyn Engine>, EngineError> {
+pub(super) fn open(path: &Path) -> io::Result<Box<dyn Engine>> {
     let folder = path.parent().unwrap();
     let disk = locked(&DISKS).get(folder).cloned();
-    let disk = disk.ok_or_else(|| EngineError::Broken("no disk is there".to_owned()))?;
+    let disk = disk.ok_or_else(|| io::Error::other("no disk is there"))?;
     Ok(Box::new(MemoryEngine(disk)))
 }
 
 impl Engine for MemoryEngine {
-    fn commit(&self, changes: &[Change]) -> Result<(), EngineError> {
-        let state = self.0.begin(Kind::Index);
-        let mut state = state.map_err(EngineError::from)?;
-        for change in changes {
-            match change {
-                Change::Put(key, value) => state.rows.insert(key.clone(), value.clone()),
-                Change::Delete(key) => state.rows.remove(key),
+    fn commit(&self, changes: &[Change]) -> io::Result<()> {
+        let mut state = self.0.begin(Kind::Index)?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => state.rows.insert(key.clone(), value.clone()),
+                None => state.rows.remove(key),
             };
         }
         Ok(())
     }
 
-    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> Result<(), EngineError> {
+    fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> io::Result<()> {
         let state = locked(&self.0.state);
         let rows: Vec<_> = state
             .rows
