@@ -291,6 +291,26 @@ fn replayed(records: &[Vec<u8>]) {
     );
 }
 
+/// No memory is asked for before the file is known to have so many bytes.
+#[test]
+fn an_extent_longer_than_its_file_costs_no_memory() {
+    // One message from sequence 0 on, 2^39 bytes long, at offset 4096.
+    let extent = [0, 1, 6, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 0x80, 0x20];
+    let mut builder = FrameBuilder::default();
+    builder.push(&Record::Run([1, 0, 1], &extent));
+    let disk = SimulatedDisk::new();
+    let records = [builder.body().to_vec()];
+    disk.replace(Path::new("log/000001.log"), segment(&records));
+    let (opened, _folder) = open(&disk);
+    assert_eq!(opened.queues[0].bytes, 1 << 39);
+    let read = opened.store.read(QUEUE, Sequence(0), 1);
+    assert!(matches!(
+        read,
+        Err(storage::ReadError::Damaged { next: 1, .. })
+    ));
+    replayed(&records);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use storage::{QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
@@ -90,8 +91,8 @@ fn filled(folder: &Path, queues: u64) {
     publish(&opened.store, queues, messages);
     let after = memory_kib("VmRSS:");
     println!("{messages} messages in {queues} queues: {before} KiB, then {after} KiB");
-    // Blocks that wait, and the index itself.
-    let allowed = 4 * 1024 + messages * 10 / 1024 + queues;
+    // Blocks that wait, and the index itself: a queue has a run in each segment.
+    let allowed = 4 * 1024 + messages * 10 / 1024 + 2 * queues;
     assert!(after - before < allowed, "{} KiB", after - before);
     opened.store.close().unwrap();
 }
@@ -104,16 +105,18 @@ fn opens_and_drains() {
     let empty = tempfile::tempdir().unwrap();
     drop(open(empty.path()));
     let before = memory_kib("VmRSS:");
+    let began = Instant::now();
     let opened = open(&folder);
+    let took = began.elapsed();
     let messages: u64 = opened.queues.iter().map(|found| found.ready).sum();
     let queues = opened.queues.len() as u64;
     assert_eq!(messages, asked("CBROKER_SOAK_WAITING", 400_000));
     println!(
-        "opened: peak {} KiB over {before} KiB",
+        "opened in {took:?}: peak {} KiB over {before} KiB",
         memory_kib("VmHWM:")
     );
     // One segment at a time is replayed.
-    let allowed = 20 * 1024 + messages * 10 / 1024 + queues;
+    let allowed = 20 * 1024 + messages * 10 / 1024 + 2 * queues;
     assert!(memory_kib("VmHWM:") - before < allowed);
     let mut last = Ticket::NONE;
     let mut seen = 0;
@@ -173,7 +176,12 @@ fn stores_a_large_body() {
     assert!(found[0].1 == text[..]);
     drop(found);
     opened.store.close().unwrap();
+    let began = Instant::now();
     let opened = open(&folder);
+    println!(
+        "{length} bytes: peak {peak} KiB more, opened in {:?}",
+        began.elapsed()
+    );
     assert!(opened.store.read(queue, Sequence(1), 1).unwrap()[0].1 == text[..]);
 }
 

@@ -13,7 +13,10 @@ use storage::Options;
 
 use crate::random::Random;
 
+// The fuzz target includes this file by its path.
+#[path = "simulated_disk/files.rs"]
 mod files;
+#[path = "simulated_disk/index.rs"]
 mod index;
 
 /// The smallest segments, so that a short script fills many.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use storage::frame::{BLOCK, SegmentHeader, SegmentState};
 use storage::{Opened, Options, QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
+use crate::damaged_store::frames;
 use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
 use crate::support::{body, fill, read_all, wait};
 
@@ -351,6 +352,13 @@ fn nothing_is_confirmed_on_a_file_whose_sync_failed() {
         fill(store, QUEUE, number..number + 1, 30);
     }
     assert_eq!(disk.hits(), 1);
+    // Everything since, the unknown frame included, is in the next segment.
+    let next = headers(&disk).into_iter().find(|next| next.number == 2);
+    let next = next.expect("the log goes on in a new segment");
+    assert_eq!((next.previous, next.first_commit), (1, 6));
+    let failed = frames(&disk.bytes(&segment_path(&disk, 1)));
+    let ends = failed.iter().filter(|(at, _)| *at >= next.previous_end);
+    assert!(ends.count() < 2, "{failed:?}");
     for seed in 1..20 {
         let cut = disk.after_power_cut(&mut crate::random::Random(seed), 512);
         let (again, _folder) = open(&cut);
