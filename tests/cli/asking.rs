@@ -170,7 +170,7 @@ fn what_a_killed_question_left_behind_goes_at_the_next_one() {
 #[test]
 fn for_a_session_too_busy_to_say_who_it_is_no_stranger_answers() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     client::make_queue(&place, "ghost");
     // Attached as a session of ours is, and silent on the presence exchange.
     let mut busy = place.command();
@@ -204,7 +204,7 @@ fn for_a_session_too_busy_to_say_who_it_is_no_stranger_answers() {
 #[test]
 fn a_session_of_another_tool_answers_without_a_user() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     client::make_queue(&place, "oracle");
     let url = place.ok(["status", "--show-url"]);
     let (attached, is_attached) = sync_channel(1);

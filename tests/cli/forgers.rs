@@ -60,7 +60,7 @@ fn greet(port: u16, mechanism: &str, response: &[u8], vhost: &str) {
 #[test]
 fn names_that_strangers_send_forge_no_line_of_the_broker_s_log() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let status = place.json(["status"]);
     let port = status[0]["url"]
         .as_str()
@@ -92,7 +92,7 @@ fn names_that_strangers_send_forge_no_line_of_the_broker_s_log() {
 fn escape_sequences_in_a_receipt_do_not_reach_the_terminal_of_who_waits() {
     for json in [false, true] {
         let place = Place::new();
-        started(&place);
+        let _broker = started(&place);
         let mut send = vec![
             "send",
             "--to",
@@ -138,7 +138,7 @@ fn escape_sequences_in_a_receipt_do_not_reach_the_terminal_of_who_waits() {
 #[test]
 fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let session = Wrapped::open(&place, "other", &[]);
     let send = [
         "send",
@@ -179,7 +179,7 @@ fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
 #[test]
 fn the_largest_properties_that_the_api_takes_leave_a_session_able_to_hear() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let session = Wrapped::open(&place, "victim", &[]);
     let zeros = vec![0; 14_000];
     for (text, headers) in [

@@ -47,7 +47,7 @@ fn the_page_s_cookie_survives_a_restart_and_a_crash_of_the_broker() {
 #[test]
 fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let (cookie, old) = (sign_in(&place), password(&place));
     place.ok(["rotate"]);
     assert_eq!(signed_in(&place, &cookie), 401);
@@ -63,7 +63,7 @@ fn rotate_ends_the_page_s_sessions_and_the_old_password_everywhere() {
 #[test]
 fn rotate_without_a_broker_counts_from_its_next_start() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let old = place.ok(["status", "--show-url"]);
     place.ok(["stop"]);
     place.ok(["rotate"]);
@@ -85,7 +85,7 @@ fn rotate_without_a_broker_counts_from_its_next_start() {
 #[test]
 fn the_doctor_says_who_listens() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let record = std::fs::read(place.home().join("broker.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let doctor = place.run(["doctor"]).out;
@@ -98,7 +98,7 @@ fn the_doctor_says_who_listens() {
 #[test]
 fn a_new_password_shuts_out_the_old_one_and_the_session_comes_back_by_itself() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let old = place.ok(["status", "--show-url"]);
     let session = Wrapped::open(&place, "backend", &[]);
     place.ok(["rotate"]);

@@ -303,15 +303,26 @@ pub(crate) fn publish(
     api(place, &format!("exchanges/%2f/{exchange}/publish"), &body);
 }
 
-pub(crate) fn started(place: &Place) {
+/// A broker in the background, which is stopped on drop: also where a test fails.
+pub(crate) struct BackgroundBroker<'a>(&'a Place);
+
+#[must_use]
+pub(crate) fn started(place: &Place) -> BackgroundBroker<'_> {
     let [port, management] = [free_port().to_string(), free_port().to_string()];
     place.ok(["start", "--port", &port, "--mgmt-port", &management]);
+    BackgroundBroker(place)
+}
+
+impl Drop for BackgroundBroker<'_> {
+    fn drop(&mut self) {
+        self.0.run(["stop"]);
+    }
 }
 
 #[test]
 fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let session = Wrapped::open(&place, "backend", &[]);
     let log = || std::fs::read_to_string(place.home().join("logs/backend.log")).unwrap_or_default();
     for question in [
@@ -342,7 +353,7 @@ fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
 #[test]
 fn a_question_that_was_dead_lettered_into_presence_commands_nobody() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let session = Wrapped::open(&place, "backend", &[]);
     // The queue of somebody who may bind to the exchange gets a copy of each question.
     let arguments = json!({"durable": true,
@@ -364,7 +375,7 @@ fn a_question_that_was_dead_lettered_into_presence_commands_nobody() {
 #[test]
 fn a_session_that_gets_a_copy_by_a_binding_confirms_nothing() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let deploy = Wrapped::open(&place, "deploy", &[]);
     let binding = json!({"routing_key": "backend"});
     api(&place, "bindings/%2f/e/claudeBroker/q/deploy", &binding);
@@ -377,7 +388,7 @@ fn a_session_that_gets_a_copy_by_a_binding_confirms_nothing() {
 #[test]
 fn an_impostor_answers_for_no_session() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     place.ok(["send", "--to", "ghost", "-m", "x"]);
     place.ok(["list"]);
     // The presence exchange shows the impostor every question.
@@ -440,7 +451,7 @@ pub(crate) fn waiting(place: &Place, arguments: &[&str]) -> (Child, serde_json::
 #[test]
 fn an_impostor_answers_no_question() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let ask = ["ask", "--to", "ghost", "-m", "?", "--timeout", "4"];
     let (asking, question) = waiting(&place, &ask);
     let reply_to = question["reply_to"].as_str().unwrap();
@@ -458,7 +469,7 @@ fn an_impostor_answers_no_question() {
 #[test]
 fn an_impostor_confirms_no_delivery() {
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let send = [
         "send",
         "--to",
@@ -492,7 +503,7 @@ fn an_impostor_confirms_no_delivery() {
 fn escape_sequences_of_a_peer_reach_neither_terminal_nor_json_nor_log() {
     let nasty = "a\u{1b}]0;title\u{7}\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}b\nforged  row";
     let place = Place::new();
-    started(&place);
+    let _broker = started(&place);
     let body = json!({"id": "m1", "from": "a", "to": "ghost", "ts": nasty, "message": nasty,
         "files": [nasty], "metadata": {nasty: nasty}});
     place.ok(["send", "--to", "ghost", "-m", "x"]);
