@@ -29,7 +29,7 @@ use lapin::{Channel, Connection};
 pub use arguments::DeclareArguments;
 pub use backoff::Backoff;
 pub use delivery::{ReceivedMessage, SettleResult};
-pub use error::{BLOCKED_HINT, PeerError};
+pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
 pub use presence::{HeldMessage, PeerState, Presence, QuestionScope, Removal, Reply, Request};
 pub use publish::{Publication, PublishOutcome, When};

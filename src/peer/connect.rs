@@ -7,14 +7,19 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::Mutex;
 
+use super::error::RefusedSignIn;
 use super::frames::{FRAME_BYTES, ReadableFrames};
 use super::scram::Scram;
 use super::{PRODUCT, PeerError, runtime};
-use crate::config::{Address, Endpoint, Login, UrlScheme};
+use crate::config::{Address, Endpoint, Login, LoginGuard, UrlScheme};
 use crate::transport::{self, BrokerStream, ListenerProof, Stream, TransportError};
 
 /// Half-open connections are noticed within twice this.
 const HEARTBEAT_SECONDS: u16 = 20;
+/// AMQP's code for a login that is not accepted.
+const ACCESS_REFUSED: u16 = 403;
+/// AMQP's code for a vhost that does not exist or is not this user's, and for a limit.
+const NOT_ALLOWED: u16 = 530;
 
 /// Connects and signs in; gives the user's name too.
 pub(super) async fn open(
@@ -71,10 +76,11 @@ pub(super) async fn sign_in(
             Err(PeerError::SignInRefused {
                 address: Box::new(endpoint.address.clone()),
                 why: "the listener did not prove that it knows the password".into(),
+                refused: RefusedSignIn::StoredLogin,
             })
         }
         Ok(connection) => Ok((connection, user)),
-        Err(error) => Err(explain(&endpoint.address, &error)),
+        Err(error) => Err(explain(endpoint, &error)),
     }
 }
 
@@ -119,16 +125,27 @@ fn no_way(address: &Address, error: TransportError) -> PeerError {
 
 /// The broker's refusals of a login come as protocol errors, or as a closed socket from brokers of
 /// the old manners.
-fn explain(address: &Address, error: &lapin::Error) -> PeerError {
-    let address = Box::new(address.clone());
+fn explain(endpoint: &Endpoint, error: &lapin::Error) -> PeerError {
+    let address = Box::new(endpoint.address.clone());
     match error.kind() {
-        ErrorKind::ProtocolError(refusal) => PeerError::SignInRefused {
-            address,
-            why: refusal.get_message().to_string(),
-        },
+        ErrorKind::ProtocolError(refusal) => {
+            let why = refusal.get_message().to_string();
+            let refused = match refusal.get_id() {
+                ACCESS_REFUSED => refused_login(endpoint),
+                // A limit of the vhost is no reason to look for another one.
+                NOT_ALLOWED if !why.contains("limit") => RefusedSignIn::Vhost,
+                _ => RefusedSignIn::Other,
+            };
+            PeerError::SignInRefused {
+                address,
+                why,
+                refused,
+            }
+        }
         ErrorKind::AuthProviderError(why) => PeerError::SignInRefused {
             address,
             why: why.clone(),
+            refused: refused_login(endpoint),
         },
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
             PeerError::NotAmqp(address)
@@ -144,6 +161,17 @@ fn explain(address: &Address, error: &lapin::Error) -> PeerError {
     }
 }
 
+/// Whose user and password were refused.
+fn refused_login(endpoint: &Endpoint) -> RefusedSignIn {
+    if matches!(endpoint.guard, LoginGuard::Stored { .. }) {
+        RefusedSignIn::StoredLogin
+    } else if endpoint.address.user.is_none() {
+        RefusedSignIn::Guest
+    } else {
+        RefusedSignIn::GivenLogin
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
@@ -155,7 +183,6 @@ mod tests {
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
-    use crate::config::LoginGuard;
     use crate::transport::Duplex;
 
     const PASSWORD: &str = "a password of 192 bits";

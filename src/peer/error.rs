@@ -2,7 +2,7 @@
 
 use lapin::ErrorKind;
 
-use crate::config::Address;
+use crate::config::{Address, UrlScheme};
 use crate::error::Error;
 use crate::exit::Exit;
 
@@ -24,6 +24,8 @@ pub enum PeerError {
         address: Box<Address>,
         /// The broker's words.
         why: String,
+        /// What it refused.
+        refused: RefusedSignIn,
     },
     /// The broker's certificate is not signed by anybody we trust, or is for another name.
     #[error("the certificate of {address} is not trusted: {why}")]
@@ -78,6 +80,46 @@ pub enum PeerError {
     Setup(String),
 }
 
+/// What a broker refused when we signed in: what there is to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedSignIn {
+    /// The user and password that are stored for the local broker.
+    StoredLogin,
+    /// The user and password of the URL.
+    GivenLogin,
+    /// The user guest, which stands in where the URL has no login and none is stored.
+    Guest,
+    /// The vhost, or this user's way into it.
+    Vhost,
+    /// Anything else, such as one connection too many.
+    Other,
+}
+
+impl RefusedSignIn {
+    /// What can be done about it.
+    fn hint(self, address: &Address) -> Option<String> {
+        let port = address.port;
+        Some(match self {
+            Self::StoredLogin => format!(
+                "another broker may have this port: name it with its login, as in `--url \
+                 amqp://guest:guest@localhost:{port}`, or start yours elsewhere with \
+                 `cbroker start --port PORT`"
+            ),
+            Self::GivenLogin => "check user and password of the URL".to_owned(),
+            Self::Guest if address.is_local() => format!(
+                "name that broker with its login, as in `--url \
+                 amqp://USER:PASSWORD@localhost:{port}`, or start your own elsewhere with \
+                 `cbroker start --port PORT`"
+            ),
+            Self::Guest => "add user and password to the URL: amqp://USER:PASSWORD@HOST".to_owned(),
+            Self::Vhost => "check the vhost at the end of the URL, and that its user may enter \
+                            it; without a name there it is `/`"
+                .to_owned(),
+            Self::Other => return None,
+        })
+    }
+}
+
 /// What there is to do where a broker is low on disk or memory.
 pub const BLOCKED_HINT: &str = "free what it is low on, or purge queues; what was sent may still \
                                 arrive then, so look before sending again";
@@ -127,24 +169,24 @@ impl From<PeerError> for Error {
         match error {
             PeerError::Unreachable { address, why } => {
                 let told = Self::new(format!("no broker answers at {address}")).because(why);
-                let hint = if address.is_local() {
+                let hint = if address.is_local() && address.scheme == UrlScheme::Amqp {
                     "start one with `cbroker start`"
                 } else {
                     "`cbroker doctor` looks at every step on the way there"
                 };
                 told.hint(hint).exit_with(Exit::Unreachable)
             }
-            PeerError::SignInRefused { address, why } => {
-                let hint = if address.is_local() {
-                    "another broker may have this port: try `--url amqp://guest:guest@localhost`, \
-                     or `cbroker start --port PORT`"
-                } else {
-                    "check user, password and vhost of the URL"
+            PeerError::SignInRefused {
+                address,
+                why,
+                refused,
+            } => {
+                let told = Self::new(format!("the broker at {address} refused")).because(why);
+                let told = match refused.hint(&address) {
+                    Some(hint) => told.hint(hint),
+                    None => told,
                 };
-                Self::new(format!("the broker at {address} refused"))
-                    .because(why)
-                    .hint(hint)
-                    .exit_with(Exit::Unreachable)
+                told.exit_with(Exit::Unreachable)
             }
             PeerError::Foreign { address, owner } => Self::new(format!(
                 "another user's program listens at {address}"

@@ -141,6 +141,43 @@ fn somebody_else_s_broker_on_the_port_gets_a_line_and_two_ways_out() {
     let me = Place::at(&server.url(), None);
     me.run(["send", "--to", "a", "-m", "x"])
         .fails(3, &format!("the broker at {} refused", server.url()))
-        .hints("--url amqp://guest:guest@localhost")
+        .hints("--url amqp://USER:PASSWORD@localhost")
         .hints("cbroker start --port");
+}
+
+#[test]
+fn a_refused_sign_in_is_told_with_what_there_is_to_change() {
+    let (theirs, mine) = (Place::new(), Place::new());
+    let (server, own) = (Server::start(&theirs), Server::start(&mine));
+    let url = theirs.ok(["status", "--show-url"]);
+    let (host, user, password) = apart(&theirs);
+    let host = host.trim_end_matches('/');
+    let port = server.port;
+    for (url, hint) in [
+        (
+            format!("amqp://{user}:wrong@{host}"),
+            "check user and password of the URL",
+        ),
+        (
+            format!("amqp://{user}:{password}@{host}/nowhere"),
+            "check the vhost",
+        ),
+        (
+            format!("amqps://{user}:{password}@{host}"),
+            "`cbroker doctor`",
+        ),
+    ] {
+        let ran = Place::at(&url, None).run(["send", "a", "x"]);
+        assert_eq!(ran.code, 3, "{url}: {ran:?}");
+        ran.hints(hint);
+        for unfit in ["guest", "cbroker start"] {
+            assert!(!ran.err.contains(unfit), "{url}: {ran:?}");
+        }
+    }
+    // The login that is stored for the own broker, at the port of another one.
+    mine.run(["list", "--url", &server.url()])
+        .fails(3, &format!("the broker at {} refused", server.url()))
+        .hints(&format!("--url amqp://guest:guest@localhost:{port}"));
+    Place::at(url.trim(), None).ok(["list"]);
+    drop(own);
 }
