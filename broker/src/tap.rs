@@ -34,6 +34,8 @@ pub enum What {
     Published,
     /// A consumer acknowledged it.
     Acked,
+    /// Whoever got it with `basic.get` acknowledged it. Sessions consume; commands get.
+    Taken,
     /// A consumer gave it back to its queue.
     Returned,
     /// A consumer rejected it: it is not in its queue any more.

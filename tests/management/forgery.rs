@@ -112,7 +112,8 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     bob.declare_session("bobs");
     let copied = envelope(("frontend", "bobs"), "01GENUINE", "please look");
     bob.publish_as_user("claudeBroker", "bobs", &copied);
-    bob.take("bobs");
+    let mut bobs = bob.attach("bobs");
+    bob.ack_next(&mut bobs);
     // A copy of the message, which the session acks as a repetition while it holds the first.
     let mut session = ada.attach("backend");
     assert_eq!(ada.next(&mut session), Some(genuine.clone()));

@@ -164,6 +164,8 @@ fn a_purged_message_is_said_to_be_purged() {
         return;
     };
     peer.say(("frontend", "backend"), "01PURGED", "never mind");
+    // The question says how many wait when it is asked.
+    peer.settle();
     browser.until("document.querySelector('article[data-key=backend]') !== null");
     browser.click("article[data-key=backend]");
     browser.click("#look-body .purge");

@@ -69,9 +69,17 @@ fn a_new_page_on_a_new_broker_knows_what_was_said_and_what_became_of_it() {
     }
     let shown = "document.querySelectorAll('#talk-list li').length";
     browser.until(&format!("{shown} === 3"));
-    // What ends meanwhile without a word to the page is learned from the history.
+    // What ends meanwhile without a word to the page is learned from the history. It is not said to
+    // be delivered before.
+    browser.run(&format!(
+        "window.saw = []; new MutationObserver(() => saw.push({})).observe(\
+         document.getElementById('talk-list'), {{ childList: true, subtree: true, \
+         characterData: true }}); done(true)",
+        said("are you there?", ".pill")
+    ));
     place.ok(["purge", "tester", "--yes"]);
     browser.until(&format!("{} === 'purged'", said("are you there?", ".pill")));
+    assert_eq!(browser.value("saw.includes('delivered')"), false);
     browser.until(&format!("{shown} === 3"));
     assert_eq!(browser.errors(), [] as [String; 0]);
 }

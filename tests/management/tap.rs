@@ -47,11 +47,24 @@ fn a_publish_and_its_ack_are_heard_with_their_excerpt() {
     );
     assert_eq!(published["excerpt"].as_str().unwrap().len(), 4096);
     peer.take("q");
-    let acked = next(&mut stream).remove(0);
+    let taken = next(&mut stream).remove(0);
     assert_eq!(
-        (&acked["what"], &acked["queue"]),
-        (&json!("acked"), &json!("q"))
+        (&taken["what"], &taken["queue"]),
+        (&json!("taken"), &json!("q"))
     );
+    // A consumer's ack is another thing: that is how a session takes a message.
+    let mut consumer = peer.attach("q");
+    peer.publish("", "q", "again");
+    peer.ack_next(&mut consumer);
+    let mut what = Vec::new();
+    while what.len() < 2 {
+        what.extend(
+            next(&mut stream)
+                .into_iter()
+                .map(|line| line["what"].clone()),
+        );
+    }
+    assert_eq!(what, ["published", "acked"]);
 }
 
 #[test]

@@ -255,6 +255,7 @@ impl Channel {
             let content = delivery.entry.message.content();
             self.context.broker.tap.note(TapEvent {
                 what: match disposition {
+                    Disposition::Ack if delivery.consumer.is_none() => What::Taken,
                     Disposition::Ack => What::Acked,
                     Disposition::Reject => What::Rejected,
                     Disposition::Requeue => What::Returned,

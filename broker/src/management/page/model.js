@@ -71,9 +71,12 @@ const RECEIPTS = {
   expired: "gone",
 };
 
-/** How the one who took a message settled it: what must not go in, and what went, is rejected. */
-const REJECTED = "rejected";
-const SETTLED = { acked: "delivered", rejected: "gone" };
+/**
+ * How the one who took a message settled it. What must not go in, and what went, is rejected. No
+ * session gets a message by asking for one: a command took it, such as a purge, and the history
+ * says which.
+ */
+const SETTLED = { acked: "delivered", rejected: "gone", taken: "gone" };
 
 /**
  * `my-backend`, `my_backend` and `My Backend` are `myBackend`, as on the command line. Fails where
@@ -332,7 +335,8 @@ export class Model {
     // Whoever binds a queue of his own to the exchange gets copies, and may ack those.
     if (!found || (what !== "published" && line.queue !== to)) return false;
     const state = SETTLED[what] ?? "waiting";
-    return this.message(found, { state, at, queue: to, text, bytes, properties });
+    const end = state === "gone" ? what : undefined;
+    return this.message(found, { state, end, at, queue: to, text, bytes, properties });
   }
 
   /**
@@ -344,7 +348,7 @@ export class Model {
     return isNamed && !properties.headers?.["x-death"];
   }
 
-  message(found, { state, at, queue, text, bytes, properties }) {
+  message(found, { state, end, at, queue, text, bytes, properties }) {
     // A dead-lettered copy keeps the name, but not every one of its stations is that user's.
     const isVouched = isText(properties?.user_id) && !properties.headers?.["x-death"];
     const user = isVouched ? properties.user_id : undefined;
@@ -360,11 +364,10 @@ export class Model {
         known.done = at;
         known.reason = undefined;
       }
-      if (state === "gone") known.end = REJECTED;
+      if (state === "gone") known.end = end;
       return true;
     }
     const done = state === "waiting" ? undefined : at;
-    const end = state === "gone" ? REJECTED : undefined;
     const isOwn = this.isOwn(properties);
     const facts = { key, user, isOwn, state, at, queue, done, end, reason: undefined };
     const message = { ...pick(found), ...facts };
@@ -617,12 +620,14 @@ export class Model {
 }
 
 /**
- * Whether the history says more of a message's end than what went by: an ack there may be a purge
- * by a command, or a session's refusal.
+ * Whether the history says more of a message's end than what went by: an ack there may be a
+ * session's refusal, and what a command took may be purged.
  */
 const knowsMore = (told, seen) =>
   OVER.includes(told.state) &&
-  (!OVER.includes(seen.state) || (seen.state === "delivered" && told.state !== "delivered"));
+  (!OVER.includes(seen.state) ||
+    (seen.state === "delivered" && told.state !== "delivered") ||
+    (seen.state === "gone" && seen.end === "taken"));
 
 /** Takes over what became of the same message. */
 function become(message, { state, reason, end }) {

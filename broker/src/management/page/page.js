@@ -129,6 +129,8 @@ function listen() {
     let changed = false;
     const lines = JSON.parse(event.data);
     for (const line of lines) changed = model.seen(line) || changed;
+    // The history says what for.
+    if (lines.some(({ what }) => what === "taken")) setTimeout(lookBack, 300);
     if (lines.length)
       model.skew =
         Math.abs(lines.at(-1).at_ms - Date.now()) > 5000 && lines.length === 1

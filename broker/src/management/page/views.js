@@ -185,6 +185,7 @@ const ENDS = {
   dropped: "dropped: the queue was full",
   expired: "expired",
   rejected: "rejected by its session",
+  taken: "taken by a command",
 };
 
 /** One message; `acts` are what leads out of it: jump, thread. */

@@ -145,6 +145,7 @@ fn line(seen: &TapEvent, is_open: bool) -> Value {
     let what = match seen.what {
         What::Published => "published",
         What::Acked => "acked",
+        What::Taken => "taken",
         What::Returned => "returned",
         What::Rejected => "rejected",
     };
