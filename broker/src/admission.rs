@@ -49,9 +49,7 @@ pub(crate) fn open_connection(
             "connection refused for user '{user}': user connection limit ({limit}) is reached"
         )));
     }
-    // Set once, here: nobody else knows the handshake's result.
-    let _ = connection.opened.set(opened);
-    Ok(())
+    connection.open(opened)
 }
 
 /// Refuses a channel where its user has as many as are allowed. What is returned is held until the

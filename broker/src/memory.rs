@@ -2,7 +2,8 @@
 //!
 //! Every holder charges what it allocates and releases it when it is freed: messages
 //! ([`crate::block`]), entries of queues, outgoing frames, read buffers, unfinished publishes,
-//! transactions, the tap, exchanges, queues, bindings, consumers and channels. Charges are values
+//! transactions, the tap, exchanges, queues, bindings, consumers, channels and connections. Charges
+//! are values
 //! that release themselves when they are dropped. What one connection alone holds is counted in its
 //! [`ConnectionHoldings`] too.
 //!
@@ -15,14 +16,17 @@
 //! level is one relaxed load.
 
 mod kinds;
+mod reads;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 
-pub(crate) use kinds::{CHANNELS, CONSUMERS, KindCharge, TOPOLOGY};
+pub(crate) use kinds::{CHANNELS, CONNECTIONS, CONSUMERS, KindCharge, TOPOLOGY};
+pub(crate) use reads::{ReadRoom, RoomWanted, is_room_wanted};
 
 /// Bytes that a thread may be ahead of or behind the account.
 const STEP: u64 = 32 * 1024;
@@ -240,6 +244,17 @@ pub(crate) fn tap_bytes() -> usize {
     part(32, MIB, 16 * MIB)
 }
 
+/// Entries that a collection keeps room for, however few are in it.
+const KEPT_ENTRIES: usize = 1024;
+
+/// Gives back what a collection took for entries that are gone. An entry is charged for up to four
+/// places, so nothing is held that no entry pays for.
+pub(crate) fn give_back_room<T>(entries: &mut VecDeque<T>) {
+    if entries.capacity() > KEPT_ENTRIES && entries.len() < entries.capacity() / 4 {
+        entries.shrink_to(2 * entries.len());
+    }
+}
+
 /// Bytes on the account, released when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Charge(usize);
@@ -424,6 +439,21 @@ mod tests {
         let elsewhere = std::thread::spawn(move || drop(charge));
         assert!(elsewhere.join().is_ok());
         assert!(held() < LARGE as u64);
+    }
+
+    #[test]
+    fn a_collection_gives_back_the_room_of_entries_that_are_gone() {
+        let mut entries: VecDeque<u64> = (0..100_000).collect();
+        while entries.len() > 10 {
+            entries.pop_front();
+            give_back_room(&mut entries);
+            let room = entries.capacity();
+            assert!(
+                room <= KEPT_ENTRIES || room <= 4 * entries.len() + 4,
+                "{room}"
+            );
+        }
+        assert_eq!(entries.len(), 10);
     }
 
     #[test]

@@ -10,11 +10,15 @@ use tokio::sync::watch;
 use crate::delivery::confirms::Confirms;
 use crate::delivery::ledger::Ledger;
 use crate::delivery::outbox::Outbox;
-use crate::fault::Fault;
+use crate::fault::{Fault, ReplyCode};
 use crate::lock::lock;
-use crate::memory::ConnectionHoldings;
+use crate::memory::{CONNECTIONS, ConnectionHoldings, KindCharge};
 use crate::stats::{ChannelCounters, Counter};
 use crate::wire::table::Table;
+
+/// What a connection uses beside its read buffer and its channels: its tasks, its outbox, its
+/// places in the tables.
+const CONNECTION_BYTES: usize = 10 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct ConnectionHandle {
     /// The memory charged to this connection, except for its outbox.
     pub(crate) holdings: Arc<ConnectionHoldings>,
     pub(crate) outbox: Arc<Outbox>,
+    /// Set with `opened`.
+    charge: OnceLock<KindCharge>,
     channels: Mutex<BTreeMap<u16, Arc<ChannelView>>>,
     /// Set when the server decides to end the connection.
     pub(crate) ending: watch::Sender<Option<ConnectionEnding>>,
@@ -76,14 +82,23 @@ pub struct OpenedConnection {
     pub vhost: Arc<str>,
     /// PLAIN, AMQPLAIN or SCRAM-SHA-256.
     pub mechanism: &'static str,
-    /// The client's own description of itself.
-    pub client_properties: Table,
+    /// The client's own description of itself, an encoded field table: decoded, it may take thirty
+    /// times as much.
+    pub client_properties: Box<[u8]>,
     /// The negotiated maximum number of channels.
     pub channel_max: u16,
     /// The negotiated maximum frame size in bytes.
     pub frame_max: u32,
     /// The negotiated heartbeat in seconds, 0 for none.
     pub heartbeat_s: u16,
+}
+
+impl OpenedConnection {
+    /// Returns the client's own description of itself.
+    pub fn client_properties(&self) -> Table {
+        // It was decoded once in the handshake.
+        Table::decode(&self.client_properties).unwrap_or_default()
+    }
 }
 
 /// One channel.
@@ -161,9 +176,27 @@ impl ConnectionHandle {
             is_paused: AtomicBool::new(false),
             holdings: Arc::default(),
             outbox: Arc::default(),
+            charge: OnceLock::new(),
             channels: Mutex::default(),
             ending: watch::Sender::new(None),
         }
+    }
+
+    /// Sets the result of the handshake, once. Refused where all connections hold what they may.
+    pub(crate) fn open(&self, opened: OpenedConnection) -> Result<(), Fault> {
+        let bytes = CONNECTION_BYTES + opened.client_properties.len() + 2 * self.name.len();
+        if !CONNECTIONS.has_room(bytes) {
+            let mib = CONNECTIONS.limit() >> 20;
+            let reason = format!(
+                "cannot open a connection: connections hold all the memory that they may ({mib} \
+                 MiB)"
+            );
+            return Err(Fault::connection(ReplyCode::ResourceError, reason));
+        }
+        // Set by the handshake alone.
+        let _ = self.charge.set(CONNECTIONS.charge(bytes));
+        let _ = self.opened.set(opened);
+        Ok(())
     }
 
     /// Returns the open channels, ordered by number.

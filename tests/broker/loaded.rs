@@ -65,6 +65,13 @@ impl Loaded {
         Raw::logged_in_as(self.server.port, &self.user, &self.password, 0)
     }
 
+    /// A client that has sent its login, with these entries in its properties, and has not read the
+    /// last answer.
+    pub(crate) fn client_before_open(&self, properties: &[u8]) -> Raw {
+        let login = (&*self.user, &*self.password);
+        Raw::before_open(self.server.port, login, 0, properties)
+    }
+
     /// Writes the same bytes again and again from a thread of its own, until the load ends or the
     /// broker has had enough.
     pub(crate) fn flood(&mut self, client: &Raw, bytes: Vec<u8>) {

@@ -8,6 +8,7 @@ mod blocked;
 mod bodies;
 mod clocks;
 mod credit;
+mod crowds;
 mod doors;
 mod full_at_start;
 mod kills;

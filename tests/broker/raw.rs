@@ -25,7 +25,7 @@ pub(crate) fn long(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The capabilities table with these claims.
+/// The entry of the capabilities, with these claims.
 fn capabilities(names: &[&str]) -> Vec<u8> {
     let mut inner = Vec::new();
     for name in names {
@@ -35,7 +35,7 @@ fn capabilities(names: &[&str]) -> Vec<u8> {
     let mut table = short("capabilities");
     table.push(b'F');
     table.extend(long(&inner));
-    long(&table)
+    table
 }
 
 impl Raw {
@@ -68,14 +68,28 @@ impl Raw {
     }
 
     pub(crate) fn logged_in_as(port: u16, user: &str, password: &str, heartbeat_s: u16) -> Self {
+        let mut raw = Self::before_open(port, (user, password), heartbeat_s, b"");
+        raw.expect(0, (10, 41));
+        raw
+    }
+
+    /// Sent all of a login, with these entries in the client's properties too; the answer to
+    /// `connection.open` is not read yet.
+    pub(crate) fn before_open(
+        port: u16,
+        (user, password): (&str, &str),
+        heartbeat_s: u16,
+        properties: &[u8],
+    ) -> Self {
         let mut raw = Self::silent(port);
         raw.bytes(b"AMQP\0\0\x09\x01");
         raw.expect(0, (10, 10));
-        let mut ok = capabilities(&[
+        let capabilities = capabilities(&[
             "authentication_failure_close",
             "consumer_cancel_notify",
             "connection.blocked",
         ]);
+        let mut ok = long(&[&capabilities[..], properties].concat());
         ok.extend(short("PLAIN"));
         ok.extend(long(format!("\0{user}\0{password}").as_bytes()));
         ok.extend(short("en_US"));
@@ -87,7 +101,6 @@ impl Raw {
         let mut open = short("/");
         open.extend(b"\0\0");
         raw.method(0, (10, 40), &open);
-        raw.expect(0, (10, 41));
         raw
     }
 

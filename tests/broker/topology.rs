@@ -138,6 +138,15 @@ fn queues_without_end() {
 }
 
 #[test]
+fn queues_with_very_many_priorities() {
+    let arguments = [&short("x-max-priority")[..], b"B\xff"].concat();
+    bears("fanout", |number| {
+        let terms = [&b"\0\0"[..], &short(&number.to_string()), b"\x12"].concat();
+        method(1, (50, 10), &[&terms[..], &long(&arguments)].concat())
+    });
+}
+
+#[test]
 fn bindings_without_end() {
     bears("direct", |number| binding(&number.to_string(), b""));
 }

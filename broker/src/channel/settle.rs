@@ -20,6 +20,8 @@ use crate::wire::reply;
 /// So many deliveries are handed back in one step. Where more are named, the turn may end in
 /// between.
 pub(super) const AT_ONCE: usize = 1024;
+/// Room for deliveries that a channel keeps between two settles.
+const KEPT_TAKEN: usize = 64;
 /// So many deliveries in memory are moved in the time of one unit of a turn.
 const MOVED_IN_ONE: usize = 256;
 
@@ -147,7 +149,9 @@ impl Channel {
                 _ => self.hand_back(&mut taken, (settle.disposition, credit), effects)?,
             }
         }
-        self.taken = taken;
+        if taken.capacity() <= KEPT_TAKEN {
+            self.taken = taken;
+        }
         Ok(known?.rest)
     }
 

@@ -8,14 +8,21 @@ use tokio::sync::watch;
 
 use super::ReadBuffer;
 use crate::channel::ConnectionContext;
-use crate::fault::Fault;
+use crate::fault::{Fault, ReplyCode};
+use crate::memory::{self, RoomWanted};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 use crate::wire::frame::{self, ParsedFrame};
 use crate::wire::method;
 use crate::wire::reply;
 
+/// More than a `connection.close` or its answer takes.
+const ANSWER_BYTES: usize = 1024;
+
 /// How long a client may take to answer `connection.close`.
 pub(super) const CLOSING: Duration = Duration::from_secs(5);
+
+/// Longest look away from the room that others hold.
+const ROOM_LOOK: Duration = Duration::from_millis(20);
 
 /// Why a connection is read no more.
 pub(super) enum ReadEnd {
@@ -50,6 +57,24 @@ impl ConnectionWatch<'_> {
         self.connection.is_paused.store(false, Relaxed);
         outcome
     }
+
+    /// Waits until there is room for a frame of `needed` bytes. Gives way to others who wait for
+    /// it; refused where the frame has had its room for too long already.
+    pub(super) async fn room_for(&mut self, needed: usize) -> Result<(), ReadEnd> {
+        self.input.make_way();
+        if !self.input.has_room_for(needed) {
+            let _wanted = RoomWanted::new();
+            while !self.input.has_room_for(needed) {
+                self.wait(tokio::time::sleep(ROOM_LOOK)).await?;
+            }
+        }
+        if memory::is_room_wanted() && self.input.is_late() {
+            let reason = "a frame is not whole, and others need the memory for theirs";
+            let fault = Fault::connection(ReplyCode::ResourceError, reason);
+            return Err(ReadEnd::Refused(fault, (0, 0)));
+        }
+        Ok(())
+    }
 }
 
 /// How the server ends the connection: with a fault to tell, or without a word.
@@ -65,6 +90,7 @@ pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>
 /// writes `close` ahead of queued publishes).
 pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
     connection.outbox.finish();
+    input.rest();
     let emptied = async {
         while matches!(input.fill(frame::OVERHEAD).await, Ok(count) if count > 0) {
             let count = input.waiting().len();
@@ -77,9 +103,19 @@ pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer
 
 /// Reads and drops until `connection.close-ok` or the end of the stream.
 pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
+    input.rest();
     let mut needed = frame::OVERHEAD;
+    // Of a frame that is not waited for as a whole: no answer is as long.
+    let mut skipped = 0;
+    let mut is_answered = false;
     loop {
+        if skipped > 0 {
+            let count = skipped.min(input.waiting().len());
+            input.consume(count);
+            skipped -= count;
+        }
         match input.front(context.frame_max) {
+            _ if skipped > 0 => needed = frame::OVERHEAD,
             Ok(ParsedFrame::Whole(front)) => {
                 let ids = (front.kind == frame::METHOD && front.channel == 0)
                     .then(|| method::ids(front.payload));
@@ -87,9 +123,16 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
                 input.consume(total);
                 match ids {
                     Some((10, 51)) => return,
-                    Some((10, 50)) => context.send(|out| reply::bare(out, 0, 10, 51)),
+                    // Once: whoever reads nothing would make the answers grow.
+                    Some((10, 50)) if !std::mem::replace(&mut is_answered, true) => {
+                        context.send(|out| reply::bare(out, 0, 10, 51));
+                    }
                     _ => {}
                 }
+                continue;
+            }
+            Ok(ParsedFrame::Partial { needed: more }) if more > ANSWER_BYTES => {
+                skipped = more;
                 continue;
             }
             Ok(ParsedFrame::Partial { needed: more }) => needed = more,

@@ -2,15 +2,15 @@
 //!
 //! # Cost
 //! One read fills the buffer; frames are borrowed from it. It starts small, grows while reads fill
-//! it, and shrinks when the connection is quiet or memory is short.
+//! it, and shrinks when the connection is quiet or others wait for the room.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
-use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel};
+use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel, ReadRoom};
 use crate::stats::Counter;
 use crate::wire::frame::{self, FrameError, ParsedFrame};
 
@@ -18,6 +18,8 @@ const SMALL: usize = 4 * 1024;
 const LARGE: usize = 256 * 1024;
 /// How long a client that has closed its side is still served what it sent before.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to finish a large frame while others wait for the room.
+const LATE: Duration = Duration::from_secs(5);
 
 pub(super) struct ReadBuffer {
     stream: ReadHalf,
@@ -25,6 +27,10 @@ pub(super) struct ReadBuffer {
     start: usize,
     end: usize,
     holding: Holding,
+    /// For what the buffer has, or is to have, beyond [`SMALL`].
+    room: ReadRoom,
+    /// Since when it has had room for the frame at its front, which is not whole.
+    begun: Option<Instant>,
 }
 
 impl ReadBuffer {
@@ -37,6 +43,8 @@ impl ReadBuffer {
             start: 0,
             end: 0,
             holding,
+            room: ReadRoom::default(),
+            begun: None,
         }
     }
 
@@ -52,9 +60,40 @@ impl ReadBuffer {
 
     pub(super) fn consume(&mut self, count: usize) {
         self.start += count;
+        if count > 0 {
+            self.begun = None;
+        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
+    }
+
+    /// Whether there is room for a frame of `needed` bytes; takes it where others leave it.
+    pub(super) fn has_room_for(&mut self, needed: usize) -> bool {
+        if needed <= SMALL {
+            return true;
+        }
+        if !self.room.widen(needed - SMALL) {
+            return false;
+        }
+        self.begun.get_or_insert_with(Instant::now);
+        true
+    }
+
+    /// Whether a large frame has had room for so long that its sender must not hold it any longer
+    /// while others wait.
+    pub(super) fn is_late(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.elapsed() >= LATE)
+    }
+
+    /// The client could not send the rest of its frame: it was not read from.
+    pub(super) fn excuse(&mut self) {
+        self.begun = None;
+    }
+
+    /// Whether it has room that others may wait for.
+    pub(super) fn has_room(&self) -> bool {
+        self.room.bytes() > 0
     }
 
     /// Reads once, with room for a frame of `needed` bytes, or for twice what is here of it; 0 at
@@ -68,8 +107,13 @@ impl ReadBuffer {
         let count = self.stream.read(&mut self.buffer[self.end..]).await?;
         self.end += count;
         let (is_full, size) = (self.end == self.buffer.len(), self.buffer.len());
-        if is_full && size < LARGE && memory::level() == MemoryLevel::Calm {
-            self.resize((size * 4).min(LARGE));
+        let larger = (size * 4).min(LARGE);
+        if is_full
+            && size < LARGE
+            && memory::level() == MemoryLevel::Calm
+            && self.room.widen_freely(larger - SMALL)
+        {
+            self.resize(larger);
         }
         Ok(count)
     }
@@ -105,16 +149,39 @@ impl ReadBuffer {
 
     fn resize(&mut self, size: usize) {
         self.buffer.resize(size, 0);
-        let capacity = self.buffer.capacity();
-        self.holding.set(capacity, capacity);
+        self.recharge();
     }
 
-    /// Gives a large buffer back while nothing is in it.
+    fn recharge(&mut self) {
+        let capacity = self.buffer.capacity();
+        self.holding.set(capacity, capacity);
+        let beyond = capacity.saturating_sub(SMALL);
+        if beyond > self.room.bytes() {
+            self.room.set(beyond);
+        }
+    }
+
+    /// Gives back what is not needed for the bytes that wait, and the room for the rest of their
+    /// frame.
     pub(super) fn rest(&mut self) {
-        if self.start == self.end && self.buffer.len() > SMALL {
-            self.buffer = vec![0; SMALL];
-            (self.start, self.end) = (0, 0);
-            self.holding.set(SMALL, SMALL);
+        if self.room.bytes() == 0 {
+            return;
+        }
+        let mut smaller = self.waiting().to_vec();
+        // With room to read on: a client that is gone is noticed by reading alone.
+        smaller.resize(smaller.len() + SMALL, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        self.buffer = smaller;
+        self.begun = None;
+        self.room.set(0);
+        self.recharge();
+    }
+
+    /// The same for others who wait, where nothing of a large frame has come yet: nobody waits for
+    /// room while it holds some.
+    pub(super) fn make_way(&mut self) {
+        if memory::is_room_wanted() && self.waiting().len() <= SMALL {
+            self.rest();
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::admission;
 use crate::channel::{Channel, ConnectionContext, Next};
 use crate::delivery::effects::Effects;
 use crate::fault::{Fault, ReplyCode};
+use crate::memory::{CHANNELS, KindCharge};
 use crate::wire::frame::{self, Frame};
 use crate::wire::method::{self, Method};
 use crate::wire::reply;
@@ -13,6 +14,8 @@ pub(super) struct OpenChannels {
     /// 0 is never used.
     by_number: Vec<Option<Box<Channel>>>,
     count: usize,
+    /// For `by_number`.
+    charge: Option<KindCharge>,
 }
 
 impl OpenChannels {
@@ -62,6 +65,9 @@ impl OpenChannels {
         let slot = usize::from(frame.channel);
         if self.by_number.len() <= slot {
             self.by_number.resize_with(slot + 1, || None);
+            let bytes = self.by_number.capacity() * size_of::<Option<Box<Channel>>>();
+            let charge = self.charge.get_or_insert_with(|| CHANNELS.charge(0));
+            charge.set(bytes);
         }
         self.by_number[slot] = Some(Box::new(Channel::new(context.clone(), frame.channel)));
         drop(one_at_a_time);

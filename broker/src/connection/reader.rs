@@ -36,6 +36,8 @@ const HURRY_BYTES: usize = 32 * 1024;
 const LOADING: Duration = Duration::from_millis(20);
 /// How often a connection that nothing comes from is asked to make itself small.
 const QUIET: Duration = Duration::from_secs(10);
+/// How often one with a large buffer is asked whether others wait for it.
+const LATE_LOOK: Duration = Duration::from_secs(1);
 
 struct ConnectionReader {
     context: ConnectionContext,
@@ -109,6 +111,8 @@ impl ConnectionReader {
     ) -> ReadEnd {
         let mut quiet = tokio::time::interval(QUIET);
         quiet.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut late = tokio::time::interval(LATE_LOOK);
+        late.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut patient_from = Instant::now();
         let connection = Arc::clone(&self.context.connection);
         let mut blocking = self.context.broker.alarms.blocking();
@@ -143,11 +147,11 @@ impl ConnectionReader {
                 Ok(needed) => needed,
                 Err(end) => return end,
             };
-            if self.has_published
-                && self.context.broker.alarm_state().holds_publishers()
-                && let Err(end) = watched.wait(self.hold()).await
-            {
-                return end;
+            if self.has_published && self.context.broker.alarm_state().holds_publishers() {
+                if let Err(end) = watched.wait(self.hold()).await {
+                    return end;
+                }
+                watched.input.excuse();
             }
             // What came during a wait may be what is needed.
             let Some(needed) = needed.filter(|_| input.waiting().len() == seen) else {
@@ -162,6 +166,7 @@ impl ConnectionReader {
                 // An idle publisher is told at once that it is blocked.
                 Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.has_published => {}
                 _ = quiet.tick() => input.rest(),
+                _ = late.tick(), if input.has_room() => {}
             }
         }
     }
@@ -175,7 +180,10 @@ impl ConnectionReader {
     ) -> Result<Option<usize>, ReadEnd> {
         let broker = &self.context.broker;
         match outcome {
-            StopReason::Partial(needed) => return Ok(Some(needed)),
+            StopReason::Partial(needed) => {
+                watched.room_for(needed).await?;
+                return Ok(Some(needed));
+            }
             StopReason::Fault(fault, cause) => return Err(ReadEnd::Refused(fault, cause)),
             StopReason::Closed => return Err(ReadEnd::Closed),
             StopReason::Wait(ticket, frames) => {

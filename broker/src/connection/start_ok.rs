@@ -4,11 +4,20 @@ use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::wire::table::{Table, Value};
 
+/// What a client may be able to do that matters here.
+const CAPABILITIES: [&str; 3] = [
+    "authentication_failure_close",
+    "connection.blocked",
+    "consumer_cancel_notify",
+];
+
 /// What `connection.start-ok` brought.
 pub(super) struct StartOk {
     pub(super) proof: SaslProof,
     pub(super) mechanism: &'static str,
-    pub(super) properties: Table,
+    /// An encoded field table.
+    pub(super) properties: Box<[u8]>,
+    capabilities: Vec<&'static str>,
 }
 
 /// How the client says who it is.
@@ -30,8 +39,13 @@ impl StartOk {
         mechanism: &str,
         response: &[u8],
     ) -> Result<Self, Fault> {
-        let properties = Table::decode(properties)
+        let claimed = Table::decode(properties)
             .map_err(|error| Fault::connection(ReplyCode::SyntaxError, error.to_string()))?;
+        let has_claimed = |name: &&str| match claimed.get("capabilities") {
+            Some(Value::Table(table)) => table.get(name) == Some(&Value::Bool(true)),
+            _ => false,
+        };
+        let capabilities = CAPABILITIES.into_iter().filter(has_claimed).collect();
         let password = |user: &[u8], password: &[u8]| SaslProof::Password {
             user: String::from_utf8_lossy(user).into_owned(),
             password: password.to_vec(),
@@ -73,15 +87,13 @@ impl StartOk {
         Ok(Self {
             proof,
             mechanism,
-            properties,
+            properties: properties.into(),
+            capabilities,
         })
     }
 
-    /// Whether the client says that it has a capability.
+    /// Whether the client says that it has a capability, one of [`CAPABILITIES`].
     pub(super) fn can(&self, capability: &str) -> bool {
-        match self.properties.get("capabilities") {
-            Some(Value::Table(table)) => table.get(capability) == Some(&Value::Bool(true)),
-            _ => false,
-        }
+        self.capabilities.contains(&capability)
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use crate::delivery::effects::Effects;
 use crate::delivery::outbox::Outbox;
 use crate::lock::lock;
+use crate::memory;
 use crate::persist::Ticket;
 use crate::stats::ChannelCounters;
 use crate::wire::reply;
@@ -206,6 +207,7 @@ impl Window {
             .take_while(|waiting| due(waiting))
             .count();
         self.waiting.drain(..count);
+        memory::give_back_room(&mut self.waiting);
         self.first += count as u64;
         let (last, multiple) = (self.first - 1, count > 1);
         Some(if is_refusal {
@@ -217,5 +219,22 @@ impl Window {
                 count: count as u64,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confirms_that_were_sent_leave_no_room_behind() {
+        let confirms = Arc::new(Confirms::new(Arc::default(), 1, Arc::default()));
+        let mut effects = Effects::new(0);
+        for _ in 0..100_000 {
+            let tag = confirms.open(&mut effects);
+            confirms.set(tag, ConfirmState::Ticket(Ticket::NONE), &mut effects);
+        }
+        assert_eq!(confirms.release(Ticket::NONE, &mut effects), Left::Nothing);
+        assert!(lock(&confirms.window).waiting.capacity() <= 1024);
     }
 }

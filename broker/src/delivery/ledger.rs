@@ -168,6 +168,7 @@ impl Ledger {
                 into.extend(open.deliveries.drain(..count.min(most)));
             }
         }
+        memory::give_back_room(&mut open.deliveries);
         let taken = into[start..].iter().map(|taken| taken.entry.footprint());
         open.bytes = open.bytes.saturating_sub(taken.sum());
         self.report(&mut open);

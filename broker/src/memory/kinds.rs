@@ -1,5 +1,5 @@
-//! What lives until somebody deletes it: exchanges, queues and bindings, consumers, channels. Each
-//! kind has a part of the limit that it may fill.
+//! What lives until somebody deletes it: exchanges, queues and bindings, consumers, channels,
+//! connections. Each kind has a part of the limit that it may fill.
 //!
 //! No waiting frees them as it frees messages. Without a bound of their own, whoever may declare or
 //! consume would fill the account for good and publishers would wait for ever. What the store
@@ -23,6 +23,8 @@ pub(crate) static TOPOLOGY: KindLimit = KindLimit::new(8);
 pub(crate) static CONSUMERS: KindLimit = KindLimit::new(16);
 /// Channels.
 pub(crate) static CHANNELS: KindLimit = KindLimit::new(16);
+/// Connections that have logged in.
+pub(crate) static CONNECTIONS: KindLimit = KindLimit::new(8);
 
 impl KindLimit {
     const fn new(divisor: u64) -> Self {
@@ -56,6 +58,15 @@ impl KindLimit {
 pub(crate) struct KindCharge {
     kind: &'static KindLimit,
     charge: Charge,
+}
+
+impl KindCharge {
+    /// Changes the charge to `bytes`.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        self.kind.held.fetch_add(bytes, Relaxed);
+        self.kind.held.fetch_sub(self.charge.bytes(), Relaxed);
+        self.charge.set(bytes);
+    }
 }
 
 impl Drop for KindCharge {

@@ -24,8 +24,6 @@ const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 const REFILL_BYTES: usize = 2 * 1024 * 1024;
 /// What every level may keep, however little is left for all.
 const LEAST_BYTES: usize = 64 * 1024;
-/// Room for entries that an empty level keeps.
-const KEPT_ENTRIES: usize = 4096;
 
 /// A part of a level, looked at.
 #[derive(Debug)]
@@ -187,9 +185,7 @@ impl PriorityLevel {
         }
         let entry = self.head.pop_front()?;
         self.head_bytes -= entry.footprint();
-        if self.head.is_empty() && self.head.capacity() > KEPT_ENTRIES {
-            self.head = VecDeque::new();
-        }
+        memory::give_back_room(&mut self.head);
         Some(entry)
     }
 
@@ -420,5 +416,6 @@ impl PriorityLevel {
                 self.head.push_back(entry);
             }
         }
+        memory::give_back_room(&mut self.tail);
     }
 }

@@ -43,6 +43,7 @@ use consumer::Consumer;
 use level::{Head, LoadNeed};
 use message::Message;
 use queued::Persistence;
+use ready::ReadyMessages;
 pub(crate) use state::QueueState;
 pub use state::{Counters, QueueSnapshot};
 
@@ -157,7 +158,10 @@ impl Queue {
     /// About how much memory a queue uses without its messages, in bytes.
     pub(crate) fn footprint(identity: &QueueIdentity) -> usize {
         let texts = 4 * identity.name.len() + 2 * identity.table.footprint();
-        size_of::<Self>() + QUEUE_BYTES + texts
+        size_of::<Self>()
+            + QUEUE_BYTES
+            + texts
+            + ReadyMessages::footprint(identity.arguments.max_priority.unwrap_or(0))
     }
 
     /// The name.

@@ -36,6 +36,11 @@ impl ReadyMessages {
         }
     }
 
+    /// How much memory an empty line takes beside itself, in bytes.
+    pub(crate) fn footprint(max_priority: u8) -> usize {
+        (usize::from(max_priority) + 1) * size_of::<PriorityLevel>()
+    }
+
     /// Highest priority that the line tells apart.
     #[expect(
         clippy::cast_possible_truncation,

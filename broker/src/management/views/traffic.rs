@@ -15,7 +15,7 @@ pub(in crate::management) fn connection(api: &Api, connection: &ConnectionHandle
     let mut track = api.rates.connection(connection.id);
     track.counts = rates::connection_counts(connection);
     let opened = connection.opened.get();
-    let properties = opened.map(|opened| table_to_json(&opened.client_properties));
+    let properties = opened.map(|opened| table_to_json(&opened.client_properties()));
     let name = properties
         .as_ref()
         .and_then(|properties| properties.get("connection_name"))
