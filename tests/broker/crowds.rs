@@ -83,7 +83,7 @@ fn frames_that_never_become_whole() {
     let mut other = loaded.client();
     let patience = Some(Duration::from_mins(2));
     other.stream().set_read_timeout(patience).unwrap();
-    let note = [&short("note")[..], b"S", &long(&[b'x'; 100_000])].concat();
+    let note = [&short("note")[..], b"S", &long(&vec![b'x'; 100_000])].concat();
     let terms = [&b"\0\0"[..], &short("whole"), b"\0", &long(&note)].concat();
     other.method(1, (50, 10), &terms);
     other.expect(1, (50, 11));
