@@ -344,10 +344,10 @@ impl Session {
         let off = self.deliveries.ways_off();
         if off != self.ways_off {
             let names: Vec<String> = off.iter().map(ToString::to_string).collect();
-            self.log.say(&format!(
-                "switched off after failures: {}",
-                names.join(", ")
-            ));
+            self.log.say(&match names.as_slice() {
+                [] => "ways that were switched off are tried again".to_owned(),
+                names => format!("switched off after failures: {}", names.join(", ")),
+            });
             self.ways_off = off;
         }
     }

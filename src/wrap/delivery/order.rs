@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 use super::Mode;
 use crate::wrap::ways::{Timing, Way};
 
-/// A way in that failed so often is switched off for the session.
+/// A way in that failed so often is switched off.
 const FAILURES: u8 = 2;
+/// Where no way is left, those that were switched off are tried once more after this; after twice
+/// as long the next time, and so on, as often as this says.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_mins(2);
+const DOUBLINGS: u32 = 5;
 /// How long a plugin that was given to the agent may take to say hello after the session began.
 const HELLO_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent's own API may take to open after its prompt was drawn: Codex and opencode
@@ -42,6 +46,10 @@ struct WayStatus {
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Way, WayStatus>,
+    /// No way is left since then.
+    none_since: Option<Instant>,
+    /// How often those that were switched off were tried again since one worked.
+    rounds: u32,
 }
 
 /// What can be done with a message now.
@@ -133,6 +141,23 @@ impl Ways {
 
     pub(super) fn worked(&mut self, way: Way) {
         self.entry(way).failures = 0;
+        self.none_since = None;
+        self.rounds = 0;
+    }
+
+    /// No way is left: when those that were switched off have one more try. `None`: none was.
+    pub(super) fn none_is_left(&mut self, now: Instant) -> Option<Instant> {
+        self.off().next()?;
+        let pause = TRIED_AGAIN_AFTER * (1 << self.rounds.min(DOUBLINGS));
+        let due = *self.none_since.get_or_insert(now) + pause;
+        if now >= due {
+            self.none_since = None;
+            self.rounds += 1;
+            for known in self.known.values_mut() {
+                known.failures = known.failures.min(FAILURES - 1);
+            }
+        }
+        Some(due)
     }
 
     /// Failures are forgotten: the person wants another try.
@@ -140,6 +165,8 @@ impl Ways {
         for known in self.known.values_mut() {
             known.failures = 0;
         }
+        self.none_since = None;
+        self.rounds = 0;
     }
 
     /// Ways that are switched off after failures.

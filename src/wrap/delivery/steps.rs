@@ -122,7 +122,12 @@ impl Deliveries {
             let unseen_by = self.unseen_by(first);
             let way = match self.way((timing, &unseen_by), agent, now) {
                 Ok(way) => way,
-                Err((_, again)) => {
+                Err((hold, again)) => {
+                    let again = if hold == Hold::NoWay {
+                        self.ways.none_is_left(now)
+                    } else {
+                        again
+                    };
                     next = [next, again].into_iter().flatten().min();
                     continue;
                 }

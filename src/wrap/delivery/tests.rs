@@ -6,6 +6,7 @@
 mod enter;
 mod holds;
 mod lost;
+mod opening;
 mod proofs;
 mod ways;
 

@@ -13,7 +13,7 @@ impl Play {
         hands.collect()
     }
 
-    fn hands_by(&self) -> Vec<Way> {
+    pub(super) fn hands_by(&self) -> Vec<Way> {
         self.hands().into_iter().map(|(way, _)| way).collect()
     }
 
@@ -32,7 +32,7 @@ impl Play {
         self.run();
     }
 
-    fn last_key(&self) -> u64 {
+    pub(super) fn last_key(&self) -> u64 {
         self.hands().last().unwrap().1
     }
 }
@@ -323,103 +323,6 @@ fn what_the_persons_own_hook_refused_is_held_and_no_other_way_tries_it() {
 }
 
 #[test]
-fn a_plugin_that_was_given_is_waited_for_and_not_for_ever() {
-    let mut play = Play::with(&CLAUDE, Mode::Auto);
-    play.deliveries.expect(Way::Plugin);
-    play.deliveries.open(Way::Hook, false);
-    play.deliveries.close(Way::Hook, play.now);
-    play.event(&HookEvent::SessionStart);
-    play.sees(Input::Empty);
-    play.offer("x");
-    play.passes(ms(1900));
-    assert_eq!(play.hold(), Some(Hold::Starting));
-    assert!(!play.has_typed());
-    play.passes(ms(100));
-    assert!(play.has_typed());
-}
-
-#[test]
-fn an_api_that_was_given_is_waited_for_from_the_start_and_not_for_ever() {
-    for program in ["codex", "opencode"] {
-        let profile = Profile::of(program.as_ref(), &[]);
-        let mut play = Play::with(profile, Mode::Auto);
-        play.deliveries.expect(Way::Api);
-        play.offer("x");
-        play.passes(ms(60_000));
-        assert_eq!(play.hold(), Some(Hold::Starting), "nothing is drawn yet");
-        play.sees(Input::Empty);
-        play.passes(ms(59_000));
-        assert!(!play.has_typed(), "{program}");
-        play.passes(ms(1000));
-        assert!(play.has_typed(), "{program}");
-    }
-}
-
-#[test]
-fn an_api_that_the_agent_is_still_bringing_up_is_waited_for() {
-    // Codex copies its own files first, on a busy machine for minutes, and shows its prompt.
-    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
-    play.deliveries.expect(Way::Api);
-    play.offer("x");
-    play.sees(Input::Empty);
-    for _ in 0..10 {
-        play.passes(ms(50_000));
-        play.deliveries.starts(Way::Api, play.now);
-    }
-    play.passes(ms(59_000));
-    assert_eq!(play.hold(), Some(Hold::Starting));
-    assert!(!play.has_typed());
-    play.passes(ms(1000));
-    assert!(
-        play.has_typed(),
-        "it is not waited for when nothing says so"
-    );
-}
-
-#[test]
-fn an_api_that_opens_late_takes_what_waited_for_it() {
-    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
-    play.deliveries.expect(Way::Api);
-    play.offer("x");
-    play.sees(Input::Empty);
-    play.passes(ms(59_000));
-    play.deliveries.open(Way::Api, true);
-    play.run();
-    assert_eq!(play.hands_by(), [Way::Api]);
-    assert!(!play.has_typed());
-}
-
-#[test]
-fn an_api_that_opens_after_the_keyboard_was_switched_off_takes_what_waited() {
-    let mut play = Play::with(Profile::of("codex".as_ref(), &[]), Mode::Auto);
-    play.deliveries.expect(Way::Api);
-    play.offer("x");
-    play.sees(Input::Empty);
-    // What is typed is never shown, until the keyboard is switched off.
-    for _ in 0..40 {
-        play.passes(ms(5000));
-        play.sees(Input::Empty);
-    }
-    play.passes(ms(5000));
-    assert_eq!(play.hold(), Some(Hold::NoWay));
-    play.deliveries.open(Way::Api, true);
-    play.run();
-    assert_eq!(play.hands_by(), [Way::Api]);
-}
-
-#[test]
-fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
-    let mut play = Play::claude();
-    play.deliveries.open(Way::Plugin, false);
-    play.deliveries.close(Way::Plugin, play.now);
-    play.offer("x");
-    play.passes(ms(1900));
-    assert!(!play.has_typed());
-    play.passes(ms(100));
-    assert!(play.has_typed());
-}
-
-#[test]
 fn while_no_process_holds_the_session_no_way_is_given_a_message() {
     let mut play = Play::claude();
     for way in [Way::Plugin, Way::Inbox, Way::Hook] {
@@ -478,24 +381,6 @@ fn one_way_alone_is_used_where_it_was_asked_for() {
 }
 
 #[test]
-fn a_keyboard_that_fails_twice_is_switched_off() {
-    let mut play = Play::claude_by(Mode::Pty);
-    for _ in 0..2 {
-        play.offer("x");
-        play.shows_text();
-        play.passes(ms(1000));
-        play.passes(ms(1000));
-        play.sees(Input::Empty);
-        play.passes(ms(5000));
-    }
-    let before = play.typed().len();
-    play.offer("x");
-    play.passes(ms(60_000));
-    assert_eq!(play.typed().len(), before);
-    assert_eq!(play.hold(), Some(Hold::NoWay));
-}
-
-#[test]
 fn the_next_message_waits_for_the_proof_of_the_last() {
     let mut play = Play::claude();
     play.deliveries.open(Way::Plugin, false);
@@ -526,20 +411,6 @@ fn a_text_of_which_the_inbox_shows_nothing_goes_by_the_next_way_and_says_so() {
     play.deliveries.in_context(play.last_key());
     play.offer("y");
     assert_eq!(play.hands_by().last(), Some(&Way::Inbox));
-}
-
-#[test]
-fn where_the_inbox_is_the_only_way_it_is_tried_again_and_then_switched_off() {
-    let mut play = Play::claude_by(Mode::Inbox);
-    play.deliveries.open(Way::Inbox, true);
-    play.offer("x");
-    for _ in 0..2 {
-        play.deliveries.unseen(play.last_key());
-        play.run();
-    }
-    assert_eq!(play.hands_by(), [Way::Inbox, Way::Inbox]);
-    assert_eq!(play.deliveries.ways_off(), [Way::Inbox]);
-    assert_eq!(play.hold(), Some(Hold::NoWay));
 }
 
 #[test]
