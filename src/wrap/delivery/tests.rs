@@ -484,7 +484,7 @@ fn what_waited_together_shares_a_paste_up_to_the_batch() {
     assert!(play.did(&Step::Note(tickets[..10].to_vec())));
     assert_eq!(play.typed()[0].matches('\n').count(), 9);
     play.shows_text();
-    play.turn("m3");
+    play.begins(&play.last_text());
     assert!(play.did(&Step::Delivered(tickets[..10].to_vec(), Way::Keyboard)));
 }
 

@@ -322,10 +322,11 @@ impl Keyboard {
     }
 }
 
-/// Whether `prompt` holds one of the submission's messages.
+/// Whether `prompt` holds all messages of the submission: a person may have called the text back
+/// into the box and removed some of them.
 fn names(submission: &Submission, prompt: &str) -> bool {
     let mut ids = submission.ids.iter();
-    ids.any(|id| prompt.contains(&format!(" id={id}]")))
+    ids.all(|id| prompt.contains(&format!(" id={id}]")))
 }
 
 /// Without white space: boxes break lines where they like.

@@ -53,6 +53,27 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
 }
 
 #[test]
+fn a_prompt_that_holds_some_messages_of_a_text_proves_none_of_them() {
+    // Escape put the text back into the box, and the person's Ctrl-U removed its last line.
+    let mut play = Play::claude_by(Mode::Pty);
+    play.deliveries.proves_by(TurnProof::Row);
+    play.begins("busy");
+    let keys = vec![play.offer("x"), play.offer("y")];
+    play.ends();
+    play.passes(ms(60));
+    assert!(play.did(&Step::Note(keys.clone())));
+    play.shows_text();
+    play.sees(Input::Empty);
+    let part = play.last_text();
+    play.begins(part.lines().next().unwrap());
+    play.ends();
+    play.passes(ms(5000));
+    play.passes(ms(5000));
+    assert!(!play.did(&Step::Delivered(keys, Way::Keyboard)));
+    assert!(play.last_text().contains("(possible repeat)"), "each again");
+}
+
+#[test]
 fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
     for has_row in [true, false] {
         let mut play = Play::with(&CLAUDE, Mode::Pty);
