@@ -20,6 +20,10 @@ pub enum ArchiveError {
 
 /// What is kept. Every function but [`Archive::resend`] may wait for the disk.
 pub trait Archive: Debug + Send + Sync {
+    /// Whether this is the login that the program keeps for its user, beside what is kept here.
+    /// Whoever has it can read the files too.
+    fn is_stored_login(&self, user: &str, password: &str) -> bool;
+
     /// The latest messages of the conversation, oldest first, and what became of each. Long texts
     /// are cut. `known` is the version of an earlier answer: where nothing has changed since, the
     /// messages are left out.

@@ -22,6 +22,10 @@ const PAGE: &str = "amq.gen-cbroker-page";
 struct Kept;
 
 impl Archive for Kept {
+    fn is_stored_login(&self, _user: &str, _password: &str) -> bool {
+        false
+    }
+
     fn conversation(&self, known: Option<&str>) -> ArchiveAnswer {
         let ends = [
             "delivered",

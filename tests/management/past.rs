@@ -1,10 +1,13 @@
 //! What the page shows of the past, with the real binary: the conversation after a restart, long
 //! messages whole, and dead letters.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use serde_json::{Value, json};
 
 use crate::browser::DESK;
 use crate::fixture;
+use crate::http::{PageLogin, Request};
 use crate::support::{Place, Server, Wrapped, wait_until};
 use crate::tools::is_there;
 use crate::webdriver::Browser;
@@ -227,4 +230,68 @@ fn only_the_brokers_own_user_gets_what_is_kept_on_disk() {
     // Nobody's files are served by a broker that was given none.
     let bare = fixture::Server::start();
     assert_eq!(bare.get("/api/messages").status, 404);
+}
+
+/// A page that signs in with a body at the broker of a place.
+fn entered(server: &Server, body: &Value) -> PageLogin {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, server.management_port.unwrap()));
+    let request = Request::new(to, "POST", "/api/session");
+    let answer = request.header("origin", &format!("http://{to}"));
+    PageLogin::of(&answer.send(&body.to_string()))
+}
+
+/// What such a page is given of the past: the status and the body.
+fn shown(server: &Server, login: &PageLogin) -> (u16, String) {
+    let to = (Ipv4Addr::LOCALHOST, server.management_port.unwrap()).into();
+    let answer = Request::new(to, "GET", "/api/messages")
+        .signed_in(login)
+        .send("");
+    (answer.status, answer.body)
+}
+
+#[test]
+fn an_administrator_who_sets_the_first_users_password_reads_nothing_of_the_past() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    place.ok(["send", "backend", "a secret", "--from", "frontend"]);
+    let bob = ("bob", "another-secret");
+    let user = json!({ "password": bob.1, "tags": "administrator" }).to_string();
+    let made = server.ask(&place, "PUT", "/api/users/bob", &user);
+    assert_eq!(made.status, 201, "{made:?}");
+    let first = server.ask(&place, "GET", "/api/session", "").json();
+    assert_eq!(first["archive"], true, "with the stored password");
+    let name = first["name"].as_str().unwrap().to_owned();
+    let taken = json!({ "password": "taken", "tags": "administrator" }).to_string();
+    let set = server.ask_as(bob, "PUT", &format!("/api/users/{name}"), &taken);
+    assert_eq!(set.status, 204, "{set:?}");
+    let thief = (name.as_str(), "taken");
+    for path in ["/api/messages", "/api/dead-letters"] {
+        let refused = server.ask_as(thief, "GET", path, "");
+        assert_eq!(refused.status, 401, "{path}: {refused:?}");
+        assert!(!refused.body.contains("a secret"));
+    }
+    let seen = server.ask_as(thief, "GET", "/api/session", "").json();
+    assert_eq!(seen["archive"], false, "{seen}");
+    let made = server
+        .ask_as(thief, "POST", "/api/session/token", "")
+        .json();
+    for body in [
+        json!({ "username": name, "password": "taken" }),
+        json!({ "token": made["token"], "confirmed": true }),
+    ] {
+        let (status, text) = shown(&server, &entered(&server, &body));
+        assert_eq!(status, 401, "{body}: {text}");
+        assert!(!text.contains("a secret"));
+    }
+    // The link of our own command comes over the socket, whatever the password is.
+    let opened = place.json(["ui"]).remove(0);
+    let (_, token) = opened["url"]
+        .as_str()
+        .unwrap()
+        .split_once("token=")
+        .unwrap();
+    let own = entered(&server, &json!({ "token": token }));
+    let (status, text) = shown(&server, &own);
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains("a secret"), "{text}");
 }

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::http_listener::RemoteEnd;
 use super::refusal::ApiError;
-use super::sessions::{self, Fingerprint, SignedIn};
+use super::sessions::{Fingerprint, SignedIn};
 use super::{Api, HttpScheme, SharedApi};
 use crate::lock::read;
 use crate::login_throttle::LoginPeer;
@@ -39,6 +39,10 @@ pub(super) struct Caller {
     pub(super) name: Arc<str>,
     pub(super) user: User,
     pub(super) by: SignIn,
+    /// Whether this is the system user who runs the broker, as far as that is proven: it came over
+    /// the Unix socket or by a link that was made there, or knows the password that is stored for
+    /// it.
+    pub(super) is_owner: bool,
 }
 
 /// How a caller proved who it is.
@@ -85,22 +89,18 @@ impl FromRequestParts<SharedApi> for Caller {
 }
 
 async fn identify(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
-    let (name, by) = match parts.headers.get(header::AUTHORIZATION) {
-        Some(value) => (by_password(parts, api, value).await?, SignIn::Password),
+    let caller = match parts.headers.get(header::AUTHORIZATION) {
+        Some(value) => by_password(parts, api, value).await?,
         None => match by_socket(parts, api) {
-            Some(name) => (name, SignIn::Socket),
+            Some(name) => Caller::of(api, name, SignIn::Socket, true)?,
             None => by_cookie(parts, api)?,
         },
     };
-    let user = read(&api.broker.users)
-        .get(&name)
-        .cloned()
-        .ok_or_else(ApiError::login)?;
-    check_rank(&user)?;
+    check_rank(&caller.user)?;
     if let Some(peer) = parts.extensions.get::<RemoteEnd>() {
-        peer.signed_in(&name);
+        peer.signed_in(&caller.name);
     }
-    Ok(Caller { name, user, by })
+    Ok(caller)
 }
 
 /// Refuses users without a tag.
@@ -119,24 +119,31 @@ fn by_socket(parts: &Parts, api: &Api) -> Option<Arc<str>> {
     is_tool.then_some(api.about.local_user.as_deref()?.into())
 }
 
-async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Arc<str>, ApiError> {
+async fn by_password(parts: &Parts, api: &Api, value: &HeaderValue) -> Result<Caller, ApiError> {
     if parts.headers.contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious(
             "a page signs in with a token, not with a password in a header",
         ));
     }
     let (name, password) = credentials(value).ok_or_else(ApiError::login)?;
-    check_password(parts, api, &name, &password).await?;
-    Ok(name.into())
+    let user = check_password(parts, api, &name, &password).await?;
+    let is_owner = api.is_login_of_owner(&name, &password).await;
+    Ok(Caller {
+        name: name.into(),
+        user,
+        by: SignIn::Password,
+        is_owner,
+    })
 }
 
-/// Whether this name and password may enter from where the request came from.
+/// Returns the user of this name and password, as it was when they were compared, where it may
+/// enter from where the request came from.
 pub(super) async fn check_password(
     parts: &Parts,
     api: &Api,
     name: &str,
     password: &str,
-) -> Result<(), ApiError> {
+) -> Result<User, ApiError> {
     let peer = parts.extensions.get::<RemoteEnd>();
     let is_local = peer.is_some_and(|peer| peer.address.is_none());
     let from = peer.and_then(|end| {
@@ -160,13 +167,16 @@ pub(super) async fn check_password(
     } else {
         LoginOrigin::Elsewhere
     };
-    let outcome = read(&api.broker.users).authenticate(name, password.as_bytes(), origin);
-    if outcome.is_err() {
+    let found = {
+        let users = read(&api.broker.users);
+        let outcome = users.authenticate(name, password.as_bytes(), origin);
+        outcome.ok().and_then(|()| users.get(name).cloned())
+    };
+    if found.is_none() {
         api.broker.totals.logins_refused.add(1);
         api.broker.throttle.wrong(attempt).await;
-        return Err(ApiError::login());
     }
-    Ok(())
+    found.ok_or_else(ApiError::login)
 }
 
 fn credentials(value: &HeaderValue) -> Option<(String, String)> {
@@ -180,7 +190,7 @@ fn credentials(value: &HeaderValue) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
-fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
+fn by_cookie(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
     // A page at another port of this host is of the same site, so its requests bring the cookie.
     let site = parts.headers.get("sec-fetch-site");
     let is_own = |site: &HeaderValue| matches!(site.as_bytes(), b"same-origin" | b"none");
@@ -192,7 +202,7 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
     let key = page_key(&parts.headers).or_else(|| key_of_tap(&parts.uri));
     let key = key.ok_or_else(ApiError::login)?;
     let found = cookies(&parts.headers, api).find_map(|cookie| signed_in(api, cookie, key));
-    let found = found.ok_or_else(ApiError::login)?;
+    let (found, is_owner) = found.ok_or_else(ApiError::login)?;
     if !parts.method.is_safe() && !parts.headers.contains_key(header::ORIGIN) {
         return Err(ApiError::suspicious(
             "a change by cookie must come from our own page",
@@ -203,7 +213,7 @@ fn by_cookie(parts: &Parts, api: &Api) -> Result<(Arc<str>, SignIn), ApiError> {
     {
         tracing::warn!(%error, "a session of the page may end with the broker");
     }
-    Ok((found.user, SignIn::Cookie(found.id)))
+    Caller::of(api, found.user, SignIn::Cookie(found.id), is_owner)
 }
 
 /// The key that the page sends beside its cookie.
@@ -217,19 +227,21 @@ fn key_of_tap(uri: &Uri) -> Option<&str> {
     query.split('&').find_map(|pair| pair.strip_prefix("key="))
 }
 
-/// The session of this cookie and key, while its user has the password that it signed in with.
-fn signed_in(api: &Api, cookie: &str, key: &str) -> Option<SignedIn> {
+/// The session of this cookie and key, while its user has the password that it signed in with, and
+/// whether it is the owner's.
+fn signed_in(api: &Api, cookie: &str, key: &str) -> Option<(SignedIn, bool)> {
     let found = api.sessions().user(cookie, key, now_ms())?;
     let users = read(&api.broker.users);
-    let credential = users.get(&found.user)?.password.as_ref();
-    (sessions::digest(credential) == found.credential).then_some(found)
+    let user = users.get(&found.user)?;
+    let is_owner = found.is_of_owner(user)?;
+    Some((found, is_owner))
 }
 
 /// The user whose session the request's cookies belong to, where there is one.
 pub(super) fn present(headers: &HeaderMap, api: &Api) -> Option<Arc<str>> {
     let key = page_key(headers)?;
     let found = cookies(headers, api).find_map(|cookie| signed_in(api, cookie, key));
-    found.map(|found| found.user)
+    found.map(|(found, _)| found.user)
 }
 
 /// Cookies know no ports, so the name does: two brokers on one machine do not sign each other's
@@ -258,6 +270,18 @@ pub(super) fn cookies<'a>(headers: &'a HeaderMap, api: &'a Api) -> impl Iterator
 }
 
 impl Caller {
+    /// A user that needs no password here, as it is now.
+    fn of(api: &Api, name: Arc<str>, by: SignIn, is_owner: bool) -> Result<Self, ApiError> {
+        let user = read(&api.broker.users).get(&name).cloned();
+        let user = user.ok_or_else(ApiError::login)?;
+        Ok(Self {
+            name,
+            user,
+            by,
+            is_owner,
+        })
+    }
+
     /// The same caller with the tags and permissions of now.
     pub(super) fn with_rights_of_now(self, api: &Api) -> Result<Self, ApiError> {
         let users = read(&api.broker.users);

@@ -152,10 +152,8 @@ mod tests {
     use std::sync::mpsc::{SyncSender, sync_channel};
 
     use super::*;
-    use crate::lock::{read, write};
-    use crate::management::auth::SignIn;
-    use crate::management::{About, HttpScheme};
-    use crate::{Broker, BrokerConfig, FirstUser};
+    use crate::lock::write;
+    use crate::management::test_api::TestApi;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -187,31 +185,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_waited_for_its_turn_is_refused_where_its_user_has_lost_a_right() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = BrokerConfig {
-            port: 0,
-            data_dir: folder.path().join("data"),
-            first_user: Some(FirstUser {
-                name: "ada".into(),
-                password: "pw".into(),
-            }),
-            ..BrokerConfig::default()
-        };
-        let broker = Broker::start(config).await.unwrap();
-        let about = About {
-            listening: Vec::new(),
-            data_dir: folder.path().into(),
-            memory_limit_bytes: 0,
-            local_user: None,
-            archive: None,
-        };
-        let api = Api::new(Arc::clone(&broker.state), about, HttpScheme::Http);
-        let user = read(&api.broker.users).get("ada").cloned().unwrap();
-        let caller = Caller {
-            name: "ada".into(),
-            user,
-            by: SignIn::Socket,
-        };
+        let test = TestApi::start().await;
+        let (api, caller) = (&test.api, test.ada());
         let both = [api.slot(&caller).await, api.slot(&caller).await];
         assert!(both.iter().all(Result::is_ok));
         let (waited, ()) = tokio::join!(api.slot(&caller), async {
@@ -220,8 +195,7 @@ mod tests {
         });
         assert!(waited.is_err(), "the rights of before");
         assert!(api.slot(&caller).await.is_err());
-        drop(api);
-        broker.shutdown().await.unwrap();
+        test.stop().await;
     }
 
     #[tokio::test]

@@ -37,6 +37,8 @@ mod refusal;
 mod routes;
 mod sessions;
 mod system_metrics;
+#[cfg(test)]
+mod test_api;
 mod views;
 
 use guard::{HttpScheme, RequestGuard};
@@ -144,6 +146,20 @@ impl Api {
     fn sign_out_everywhere(&self, user: &str) {
         let ended = self.sessions().forget(user);
         self.forget_sessions(ended);
+    }
+
+    /// Whether this is the login that the program keeps for its user. The first user's name proves
+    /// nothing: another administrator can set its password.
+    async fn is_login_of_owner(&self, user: &str, password: &str) -> bool {
+        if self.about.local_user.as_deref() != Some(user) {
+            return false;
+        }
+        let Some(archive) = self.about.archive.clone() else {
+            return false;
+        };
+        let (user, password) = (user.to_owned(), password.to_owned());
+        let looking = move || archive.is_stored_login(&user, &password);
+        tokio::task::spawn_blocking(looking).await.unwrap_or(false)
     }
 
     fn sessions(&self) -> MutexGuard<'_, PageSessions> {

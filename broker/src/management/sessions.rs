@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use crate::persist::definition::SessionDefinition;
-use crate::users::Credential;
+use crate::users::User;
 
 pub(super) const TOKEN_LIFE: Duration = Duration::from_mins(1);
 
@@ -33,9 +33,28 @@ const MOST_OF_USER: usize = 64;
 
 pub(super) type Fingerprint = [u8; 32];
 
+/// A user that has proven who it is, for as long as it has the password of that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) user: Arc<str>,
+    /// See [`digest`].
+    credential: Vec<u8>,
+}
+
+impl Identity {
+    /// Of a user as it was when its proof was looked at. `is_owner` says that it is the system user
+    /// who runs the broker.
+    pub(super) fn new(name: Arc<str>, user: &User, is_owner: bool) -> Self {
+        Self {
+            credential: digest(user, is_owner),
+            user: name,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Token {
-    user: Arc<str>,
+    identity: Identity,
     issuer: Issuer,
     ends: Instant,
 }
@@ -81,8 +100,7 @@ pub(super) struct PageSessions {
 pub(super) struct SignedIn {
     pub(super) id: Fingerprint,
     pub(super) user: Arc<str>,
-    /// Of the password that the user had when signing in.
-    pub(super) credential: Vec<u8>,
+    credential: Vec<u8>,
     /// To be stored, where the session's end has moved far enough.
     pub(super) renewed: Option<SessionDefinition>,
 }
@@ -113,13 +131,25 @@ fn session_id(cookie: &str, key: &str) -> Fingerprint {
     both.chain_update(key).finalize().into()
 }
 
-/// What a session remembers of its user's password.
-pub(super) fn digest(credential: Option<&Credential>) -> Vec<u8> {
-    let hash = credential.map_or(&[][..], |credential| credential.hash.as_bytes());
-    let digest = Sha256::new()
-        .chain_update("page session")
-        .chain_update(hash);
+/// What a session remembers of its user's password, and with it whether it is the owner's.
+fn digest(user: &User, is_owner: bool) -> Vec<u8> {
+    let password = user.password.as_ref();
+    let hash = password.map_or(&[][..], |password| password.hash.as_bytes());
+    let purpose = if is_owner {
+        "owner's page session"
+    } else {
+        "page session"
+    };
+    let digest = Sha256::new().chain_update(purpose).chain_update(hash);
     digest.finalize().to_vec()
+}
+
+impl SignedIn {
+    /// Whether the session is the owner's; `None` where the user has another password by now.
+    pub(super) fn is_of_owner(&self, user: &User) -> Option<bool> {
+        let mut both = [false, true].into_iter();
+        both.find(|is_owner| digest(user, *is_owner) == self.credential)
+    }
 }
 
 impl PageSessions {
@@ -165,7 +195,7 @@ impl PageSessions {
     /// A token for this user, to be shown once.
     pub(super) fn issue(
         &mut self,
-        user: &str,
+        identity: Identity,
         issuer: Issuer,
         now: Instant,
     ) -> Result<String, getrandom::Error> {
@@ -173,7 +203,7 @@ impl PageSessions {
         self.tokens.retain(|_, token| token.ends > now);
         let own = || {
             let tokens = self.tokens.iter();
-            tokens.filter(|(_, token)| &*token.user == user)
+            tokens.filter(|(_, token)| token.identity.user == identity.user)
         };
         let oldest = own().min_by_key(|(_, token)| token.ends);
         if let Some(id) = oldest.map(|(id, _)| *id)
@@ -182,36 +212,38 @@ impl PageSessions {
             self.tokens.remove(&id);
         }
         let ends = now + TOKEN_LIFE;
-        let user = user.into();
-        self.tokens
-            .insert(fingerprint(&token), Token { user, issuer, ends });
+        let issued = Token {
+            identity,
+            issuer,
+            ends,
+        };
+        self.tokens.insert(fingerprint(&token), issued);
         Ok(token)
     }
 
     /// Returns the user of a token, and how it came to be, without using it up.
     pub(super) fn look_up(&self, token: &str, now: Instant) -> Option<(Arc<str>, Issuer)> {
         let token = self.tokens.get(&fingerprint(token))?;
-        (token.ends > now).then(|| (Arc::clone(&token.user), token.issuer))
+        (token.ends > now).then(|| (Arc::clone(&token.identity.user), token.issuer))
     }
 
-    /// Returns the user of a token and removes the token.
-    pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<Arc<str>> {
+    /// Returns whose a token is and removes the token.
+    pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<Identity> {
         let token = self.tokens.remove(&fingerprint(token))?;
-        (token.ends > now).then_some(token.user)
+        (token.ends > now).then_some(token.identity)
     }
 
-    /// A session for this user, whose password has this digest.
+    /// A session for this user.
     pub(super) fn sign_in(
         &mut self,
-        user: &str,
-        credential: Vec<u8>,
+        identity: Identity,
         now_ms: u64,
     ) -> Result<OpenedSession, getrandom::Error> {
         let (cookie, key) = (secret()?, secret()?);
         let mut forgotten = self.take(|session| session.ends_ms <= now_ms);
         let own = || {
             let sessions = self.signed_in.iter();
-            sessions.filter(|(_, session)| &*session.user == user)
+            sessions.filter(|(_, session)| session.user == identity.user)
         };
         let oldest = own().min_by_key(|(_, session)| session.ends_ms);
         if let Some(id) = oldest.map(|(id, _)| *id)
@@ -221,8 +253,8 @@ impl PageSessions {
         }
         let ends_ms = now_ms + self.life_ms;
         let session = PageSession {
-            user: user.into(),
-            credential,
+            user: identity.user,
+            credential: identity.credential,
             ends_ms,
             stored_ends_ms: ends_ms,
         };
@@ -274,7 +306,7 @@ impl PageSessions {
 
     /// Ends the tokens and sessions of a user that was deleted or has a new password.
     pub(super) fn forget(&mut self, user: &str) -> Vec<SessionDefinition> {
-        self.tokens.retain(|_, token| &*token.user != user);
+        self.tokens.retain(|_, token| &*token.identity.user != user);
         self.take(|session| &*session.user == user)
     }
 
@@ -296,7 +328,7 @@ mod tests {
 
     use std::time::{Duration, Instant};
 
-    use super::{Issuer, MOST_OF_USER, PageSessions, RENEWAL_MS, TOKEN_LIFE};
+    use super::{Identity, Issuer, MOST_OF_USER, PageSessions, RENEWAL_MS, TOKEN_LIFE};
 
     const NOW: u64 = 1_000_000;
     const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
@@ -305,11 +337,18 @@ mod tests {
         PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
     }
 
+    fn identity(user: &str) -> Identity {
+        Identity {
+            user: user.into(),
+            credential: vec![1],
+        }
+    }
+
     /// A cookie and its key.
     type Secrets = (String, String);
 
     fn opened(sessions: &mut PageSessions, user: &str, now_ms: u64) -> Secrets {
-        let opened = sessions.sign_in(user, vec![1], now_ms).unwrap();
+        let opened = sessions.sign_in(identity(user), now_ms).unwrap();
         (opened.cookie, opened.key)
     }
 
@@ -322,17 +361,17 @@ mod tests {
     #[test]
     fn a_token_works_once_and_for_a_minute() {
         let (mut sessions, now) = (none(), Instant::now());
-        let token = sessions.issue("ada", Issuer::Own, now).unwrap();
+        let token = sessions.issue(identity("ada"), Issuer::Own, now).unwrap();
         assert_eq!(sessions.redeem("wrong", now), None);
         let seen = sessions.look_up(&token, now).unwrap();
         assert_eq!((&*seen.0, seen.1), ("ada", Issuer::Own));
-        assert_eq!(sessions.redeem(&token, now).as_deref(), Some("ada"));
+        assert_eq!(sessions.redeem(&token, now), Some(identity("ada")));
         assert_eq!(
             sessions.redeem(&token, now),
             None,
             "a replayed token is worth nothing"
         );
-        let late = sessions.issue("ada", Issuer::Own, now).unwrap();
+        let late = sessions.issue(identity("ada"), Issuer::Own, now).unwrap();
         assert_eq!(sessions.look_up(&late, now + TOKEN_LIFE), None);
         assert_eq!(sessions.redeem(&late, now + TOKEN_LIFE), None);
     }
@@ -351,7 +390,7 @@ mod tests {
     #[test]
     fn a_session_survives_a_restart_and_its_end_is_stored_now_and_then() {
         let mut sessions = none();
-        let open = sessions.sign_in("ada", vec![1], NOW).unwrap();
+        let open = sessions.sign_in(identity("ada"), NOW).unwrap();
         let secrets = (open.cookie, open.key);
         let (cookie, key) = (&secrets.0, &secrets.1);
         let found = sessions.user(cookie, key, NOW + 1000).unwrap();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::clean;
 use crate::commands::dead;
-use crate::config::Config;
+use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::message_history::MessageHistory;
 use crate::peer::Peer;
@@ -104,6 +104,11 @@ impl HomeArchive {
 }
 
 impl Archive for HomeArchive {
+    fn is_stored_login(&self, user: &str, password: &str) -> bool {
+        let stored = Credentials::read(&self.config.home).ok().flatten();
+        stored.is_some_and(|login| login.user == user && login.password == password)
+    }
+
     fn conversation(&self, known: Option<&str>) -> ArchiveAnswer {
         let history = self.history();
         let version = history.version();

@@ -1,7 +1,9 @@
 //! What the program keeps on disk for its user: the conversation and the dead letters.
 //!
 //! The files belong to the system user who runs the broker. The broker's first user stands for that
-//! person, because its password lies beside them. So nobody else is answered, whatever its tag.
+//! person where it came over the Unix socket, by a link of `cbroker ui`, or with the password that
+//! lies beside the files. Nobody else is answered, whatever its tag: another administrator can set
+//! a password for the first user, and sign in with that.
 
 use std::sync::Arc;
 
@@ -56,13 +58,15 @@ pub(super) fn open_to(caller: &Caller, api: &Api) -> Option<Arc<dyn Archive>> {
 }
 
 fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
-    if api.about.local_user.as_deref() != Some(&*caller.name) {
+    let archive = api.about.archive.clone();
+    let archive = archive.ok_or_else(ApiError::not_found)?;
+    if !caller.is_owner {
         return Err(ApiError::forbidden(
-            "only the broker's own user sees what is kept on disk",
+            "only the broker's own user sees what is kept on disk: sign in with `cbroker ui`",
         ));
     }
     caller.monitors()?;
-    api.about.archive.clone().ok_or_else(ApiError::not_found)
+    Ok(archive)
 }
 
 /// Answers what is kept, and holds it until the client has read it.

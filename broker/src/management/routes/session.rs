@@ -4,6 +4,7 @@
 //! that user without knowing. So a link signs in at once only where it changes nobody, or was made
 //! by a program of the broker's own system user. Any other one needs a click on the user's name.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -20,7 +21,7 @@ use crate::management::auth::{self, Caller, SignIn};
 use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{self, Issuer, TOKEN_LIFE};
+use crate::management::sessions::{Identity, Issuer, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::definition::Definition;
 use crate::time::now_ms;
@@ -62,10 +63,9 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
         SignIn::Socket => Issuer::Own,
         SignIn::Password | SignIn::Cookie(_) => Issuer::Password,
     };
-    let token = api
-        .sessions()
-        .issue(&caller.name, issuer, Instant::now())
-        .map_err(no_randomness)?;
+    let identity = Identity::new(caller.name, &caller.user, caller.is_owner);
+    let token = api.sessions().issue(identity, issuer, Instant::now());
+    let token = token.map_err(no_randomness)?;
     Ok(Json(json!({
         "token": token,
         "expires_in": TOKEN_LIFE.as_secs(),
@@ -101,9 +101,9 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
         .extensions
         .get::<RemoteEnd>()
         .map_or(0, RemoteEnd::number);
-    let holding = api.holdings.of(&format!("\0sign-in {connection}").into());
+    let holding = api.holdings.of(&account(connection));
     let body = held::receive(body, SIGN_IN_BYTES, holding).await?;
-    let user = match super::read(&body)? {
+    let identity = match super::read(&body)? {
         Entrance::Token { token, confirmed } => {
             let now = Instant::now();
             let link = api.sessions().look_up(&token, now);
@@ -120,27 +120,36 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
             redeemed.ok_or_else(ApiError::login)?
         }
         Entrance::Password { username, password } => {
-            auth::check_password(&parts, &api, &username, &password).await?;
-            username.into()
+            let user = auth::check_password(&parts, &api, &username, &password).await?;
+            let is_owner = api.is_login_of_owner(&username, &password).await;
+            Identity::new(username.into(), &user, is_owner)
         }
     };
-    let credential = {
+    enter(&api, identity).await
+}
+
+/// What the bytes of a connection without a login are counted under. No user has such a name.
+fn account(connection: u64) -> Arc<str> {
+    format!("\0sign-in {connection}").into()
+}
+
+/// Opens a session for a user that has proven who it is. Its password may have been changed since:
+/// such a session counts for nothing, because it is known by the password of before.
+async fn enter(api: &SharedApi, identity: Identity) -> Result<Response, ApiError> {
+    let user = Arc::clone(&identity.user);
+    {
         let users = read(&api.broker.users);
-        let user = users.get(&user).ok_or_else(ApiError::login)?;
-        auth::check_rank(user)?;
-        sessions::digest(user.password.as_ref())
-    };
-    let opened = api.sessions().sign_in(&user, credential, now_ms());
+        auth::check_rank(users.get(&user).ok_or_else(ApiError::login)?)?;
+    }
+    let opened = api.sessions().sign_in(identity, now_ms());
     let opened = opened.map_err(no_randomness)?;
     api.forget_sessions(opened.forgotten);
-    let saved = api
-        .broker
-        .definitions
-        .save(&Definition::Session(opened.stored));
-    super::kept(&api, saved.map_err(Fault::from)?).await?;
+    let stored = Definition::Session(opened.stored);
+    let saved = api.broker.definitions.save(&stored);
+    super::kept(api, saved.map_err(Fault::from)?).await?;
     api.open_or_close_tap();
     let life = api.sessions().life();
-    let cookie = set_cookie(&api, &opened.cookie, life.as_secs());
+    let cookie = set_cookie(api, &opened.cookie, life.as_secs());
     let entered = json!({ "name": &*user, "key": opened.key });
     Ok(([(header::SET_COOKIE, cookie)], Json(entered)).into_response())
 }
@@ -188,4 +197,76 @@ async fn sign_out(State(api): State<SharedApi>, headers: HeaderMap, _caller: Cal
         [(header::SET_COOKIE, set_cookie(&api, "", 0))],
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+    use crate::lock::write;
+    use crate::management::test_api::TestApi;
+    use crate::users::{Credential, Tag};
+
+    /// Whether the session of an answer counts.
+    fn counts(api: &Api, answer: Response, key: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        let cookie = &answer.headers()[header::SET_COOKIE];
+        headers.insert(header::COOKIE, cookie.clone());
+        headers.insert("x-cbroker-key", HeaderValue::from_str(key).unwrap());
+        auth::present(&headers, api).is_some()
+    }
+
+    async fn entered(api: &SharedApi, identity: Identity) -> bool {
+        let mut answer = enter(api, identity).await.unwrap();
+        let body = std::mem::take(answer.body_mut());
+        let body = axum::body::to_bytes(body, 10_000).await.unwrap();
+        let told: Value = serde_json::from_slice(&body).unwrap();
+        counts(api, answer, told["key"].as_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_fills_its_room_to_sign_in_keeps_no_other_out() {
+        let test = TestApi::start().await;
+        let request = || {
+            let body = r#"{"username":"ada","password":"pw"}"#;
+            let request = Request::post("/api/session").header(header::ORIGIN, "here");
+            sign_in(
+                State(SharedApi::clone(&test.api)),
+                request.body(body.into()).unwrap(),
+            )
+        };
+        // A request without a connection is of number 0.
+        let mut other = test.api.holdings.of(&account(1));
+        while other.set(other.bytes() + (1 << 20)).is_ok() {}
+        assert!(request().await.is_ok());
+        drop(other);
+        let mut own = test.api.holdings.of(&account(0));
+        for step in [1 << 20, 1 << 10, 1] {
+            while own.set(own.bytes() + step).is_ok() {}
+        }
+        assert!(request().await.is_err(), "its own room is full");
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_sign_in_that_a_new_password_overtakes_does_not_outlive_the_old_one() {
+        let test = TestApi::start().await;
+        let before = test.ada();
+        let proven = || Identity::new(Arc::clone(&before.name), &before.user, false);
+        assert!(entered(&test.api, proven()).await);
+        let token = {
+            let mut sessions = test.api.sessions();
+            let token = sessions.issue(proven(), Issuer::Own, Instant::now());
+            token.unwrap()
+        };
+        let redeemed = test.api.sessions().redeem(&token, Instant::now()).unwrap();
+        let password = Credential::new(b"another").unwrap();
+        let tags = vec![Tag("administrator".into())];
+        write(&test.api.broker.users).put("ada", Some(password), tags);
+        test.api.sign_out_everywhere("ada");
+        assert!(!entered(&test.api, proven()).await);
+        assert!(!entered(&test.api, redeemed).await);
+        test.stop().await;
+    }
 }

@@ -1,0 +1,80 @@
+//! The state of the API on a broker without ports, for unit tests. Its administrator is `ada`,
+//! whose password is `pw`.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::auth::{Caller, SignIn};
+use super::{About, Api, HttpScheme, SharedApi};
+use crate::lock::read;
+use crate::{Broker, BrokerConfig, FirstUser};
+
+pub(super) struct TestApi {
+    pub(super) api: SharedApi,
+    broker: Broker,
+    _folder: tempfile::TempDir,
+}
+
+impl TestApi {
+    pub(super) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = BrokerConfig {
+            port: 0,
+            management_port: None,
+            data_dir: folder.path().join("data"),
+            first_user: Some(FirstUser {
+                name: "ada".into(),
+                password: "pw".into(),
+            }),
+            ..BrokerConfig::default()
+        };
+        let broker = Broker::start(config).await.unwrap();
+        let about = About {
+            listening: Vec::new(),
+            data_dir: folder.path().into(),
+            memory_limit_bytes: 0,
+            local_user: None,
+            archive: None,
+        };
+        Self {
+            api: Api::new(Arc::clone(&broker.state), about, HttpScheme::Http),
+            broker,
+            _folder: folder,
+        }
+    }
+
+    /// The administrator as she is now.
+    pub(super) fn ada(&self) -> Caller {
+        let user = read(&self.api.broker.users).get("ada").cloned().unwrap();
+        Caller {
+            name: "ada".into(),
+            user,
+            by: SignIn::Socket,
+            is_owner: false,
+        }
+    }
+
+    /// What a request of hers answers, made while all her slots for costly work are taken; says
+    /// whether it waited for one.
+    pub(super) async fn without_slots<T>(&self, request: impl Future<Output = T>) -> (T, bool) {
+        let caller = self.ada();
+        let slots = [self.api.slot(&caller).await, self.api.slot(&caller).await];
+        assert!(slots.iter().all(Result::is_ok));
+        let mut request = std::pin::pin!(request);
+        match request.as_mut().now_or_never() {
+            Some(answer) => (answer, false),
+            None => {
+                drop(slots);
+                (request.await, true)
+            }
+        }
+    }
+
+    pub(super) async fn stop(self) {
+        drop(self.api);
+        self.broker.shutdown().await.unwrap();
+    }
+}
