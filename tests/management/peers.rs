@@ -101,6 +101,17 @@ impl Peer {
             .map_err(|error| format!("{error:?}"))
     }
 
+    /// Opens a transaction.
+    pub(crate) fn begin(&self) {
+        self.wait(self.channel.tx_select()).unwrap();
+    }
+
+    /// Commits it, and opens the next one.
+    pub(crate) fn commit(&self) -> Result<(), String> {
+        let committed = self.wait(self.channel.tx_commit());
+        committed.map_err(|error| format!("{error:?}"))
+    }
+
     /// Declares a transient queue.
     pub(crate) fn declare(&self, queue: &str) -> Result<(), String> {
         let declared = self.channel.queue_declare(
@@ -122,7 +133,13 @@ impl Peer {
         self.publish_with(exchange, key, body, user);
     }
 
-    fn publish_with(&self, exchange: &str, key: &str, body: &str, properties: BasicProperties) {
+    pub(crate) fn publish_with(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &str,
+        properties: BasicProperties,
+    ) {
         let published = self.channel.basic_publish(
             exchange.into(),
             key.into(),

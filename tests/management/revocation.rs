@@ -4,6 +4,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
+use lapin::BasicProperties;
+
 use crate::fixture::{Server, USER, eventually};
 use crate::http::{Answer, PageLogin};
 use crate::peers::Peer;
@@ -94,6 +96,57 @@ fn a_withdrawn_write_permission_stops_a_publisher_that_published_before() {
         bob.has_closed_channel().then_some(())
     });
     assert_eq!(server.get("/api/queues/%2F/q").json()["messages"], 1);
+}
+
+#[test]
+fn an_open_transaction_publishes_nothing_with_a_right_that_was_withdrawn_before_its_commit() {
+    let server = with_bob("management,impersonator");
+    let messages = || server.get("/api/queues/%2F/q").json()["messages"].clone();
+    let begun = |user: &str| {
+        let bob = Peer::connect_as(&server, "bob", "pw");
+        bob.begin();
+        let properties = BasicProperties::default().with_user_id(user.into());
+        bob.publish_with("", "q", "waits", properties);
+        // The broker has the publish before it answers this.
+        bob.declare("another").unwrap();
+        bob
+    };
+    let (bob, other, impersonator) = (begun("bob"), begun("bob"), begun("ada"));
+    bob.commit().unwrap();
+    assert_eq!(messages(), 1, "with all rights");
+    let tags = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", tags).status, 204);
+    let refused = impersonator.commit().unwrap_err();
+    assert!(refused.contains("user_id"), "{refused}");
+    permit(&server, r#"{"configure":".*","write":"^$","read":".*"}"#);
+    let refused = other.commit().unwrap_err();
+    assert!(refused.contains("refused for user 'bob'"), "{refused}");
+    assert_eq!(messages(), 1);
+}
+
+#[test]
+fn what_a_user_bound_stays_with_the_vhost_and_nothing_new_is_bound_without_the_right() {
+    let server = with_bob("management");
+    let bind = |key: &str| {
+        let path = "/api/bindings/%2F/e/amq.topic/q/q";
+        let request = server.request("POST", path).password("bob", "pw");
+        request
+            .send(&format!(r#"{{"routing_key":"{key}"}}"#))
+            .status
+    };
+    let dead_letters = |name: &str| {
+        let path = format!("/api/queues/%2F/{name}");
+        let request = server.request("PUT", &path).password("bob", "pw");
+        let arguments = r#"{"arguments":{"x-dead-letter-exchange":"amq.topic"}}"#;
+        request.send(arguments).status
+    };
+    assert_eq!((bind("before"), dead_letters("before")), (201, 201));
+    permit(&server, r#"{"configure":".*","write":"^$","read":"^$"}"#);
+    assert_eq!((bind("after"), dead_letters("after")), (401, 401));
+    let bindings = server.get("/api/queues/%2F/q/bindings").json();
+    let keys = bindings.as_array().unwrap().iter();
+    let keys: Vec<_> = keys.map(|binding| binding["routing_key"].clone()).collect();
+    assert_eq!(keys, ["q", "before"], "{bindings}");
 }
 
 /// Opens the tap as `bob` and skips the header of the response.

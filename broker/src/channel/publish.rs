@@ -320,7 +320,8 @@ impl Channel {
         let is_mandatory = self.publishing.is_mandatory;
         let reply = match &mut self.mode {
             ChannelMode::Transactional(transaction) => {
-                transaction.publish(message, targets, is_mandatory)?;
+                let accepted = (message, self.routes.generation());
+                transaction.publish(accepted, targets, is_mandatory)?;
                 return Ok(Next::On);
             }
             ChannelMode::Confirming(confirms) => {

@@ -1,9 +1,11 @@
 //! Transactions: publishes and settles that wait for a commit. Relies on `publish` and `settle` for
 //! what a commit does.
 
+use std::collections::HashSet;
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use super::access;
 use super::fan_out::{Continuation, FanOut, PublishReply};
 use super::routes::TargetQueues;
 use super::settle::AT_ONCE;
@@ -16,6 +18,7 @@ use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind};
 use crate::persist::{Ticket, Together};
 use crate::queue::Disposition;
 use crate::queue::message::Message;
+use crate::wire::properties::Properties;
 use crate::wire::reply;
 
 /// What a commit will do, in its order.
@@ -23,7 +26,44 @@ use crate::wire::reply;
 pub(super) struct Transaction {
     publishes: Vec<PendingPublish>,
     settles: Vec<(UnsettledDelivery, Disposition)>,
+    rights: UsedRights,
     holding: Holding,
+}
+
+/// The rights that the publishes of a transaction were accepted by. The commit needs them again:
+/// one that was withdrawn meanwhile publishes nothing any more.
+#[derive(Debug, Default)]
+struct UsedRights {
+    /// Of the vhost, before the first publish. Any change of permissions gives it another one.
+    generation: u64,
+    exchanges: HashSet<Box<[u8]>>,
+    /// Users named by the property `user-id`.
+    users: HashSet<Box<[u8]>>,
+}
+
+/// What a name in [`UsedRights`] takes beside its bytes.
+const NAME_BYTES: usize = 64;
+
+impl UsedRights {
+    /// Notes what a message needs; says how many bytes that takes.
+    fn note(&mut self, message: &Message, generation: u64) -> usize {
+        if self.exchanges.is_empty() {
+            self.generation = generation;
+        }
+        let content = message.content();
+        let user = Properties::scan(content.properties).ok();
+        let user = user.and_then(|properties| properties.user_id);
+        let exchange = (&mut self.exchanges, content.exchange);
+        let each = [exchange].into_iter();
+        let mut taken = 0;
+        for (names, name) in each.chain(user.map(|user| (&mut self.users, user))) {
+            if !names.contains(name) {
+                names.insert(name.into());
+                taken += NAME_BYTES + name.len();
+            }
+        }
+        taken
+    }
 }
 
 #[derive(Debug)]
@@ -51,19 +91,21 @@ impl Transaction {
         Self {
             publishes: Vec::new(),
             settles: Vec::new(),
+            rights: UsedRights::default(),
             holding: Holding::new(holdings, HoldingKind::Transaction),
         }
     }
 
-    /// Adds a publish, unless the transaction would be larger than its connection's part of
-    /// memory.
+    /// Adds a publish that was accepted in this generation of the vhost, unless the transaction
+    /// would be larger than its connection's part of memory.
     pub(super) fn publish(
         &mut self,
-        message: Message,
+        (message, generation): (Message, u64),
         targets: TargetQueues,
         is_mandatory: bool,
     ) -> Result<(), Fault> {
-        self.hold(message.footprint(), size_of::<PendingPublish>());
+        let names = self.rights.note(&message, generation);
+        self.hold(message.footprint(), names + size_of::<PendingPublish>());
         self.publishes.push(PendingPublish {
             message,
             targets,
@@ -103,6 +145,7 @@ impl Transaction {
     /// Deliveries whose settles are given up.
     pub(super) fn take_settled(&mut self) -> Vec<UnsettledDelivery> {
         self.publishes = Vec::new();
+        self.rights = UsedRights::default();
         self.holding.set(0, 0);
         std::mem::take(&mut self.settles)
             .into_iter()
@@ -141,7 +184,25 @@ impl Channel {
         }
     }
 
+    /// Refuses the commit of what was published with rights that are gone.
+    fn check_rights(&self) -> Result<(), Fault> {
+        let ChannelMode::Transactional(transaction) = &self.mode else {
+            return Ok(());
+        };
+        let rights = &transaction.rights;
+        if rights.exchanges.is_empty() || rights.generation == self.context.vhost.generation() {
+            return Ok(());
+        }
+        for exchange in &rights.exchanges {
+            let name = std::str::from_utf8(exchange).unwrap_or_default();
+            access::check_write_exchange(&self.context, name)?;
+        }
+        let mut users = rights.users.iter();
+        users.try_for_each(|user| access::check_user_id(&self.context, user))
+    }
+
     pub(super) fn tx_commit(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
+        self.check_rights()?;
         let transaction = self.transaction()?;
         let commit = Commit {
             publishes: transaction.publishes.into_iter(),
