@@ -2,9 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
+
+use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use lapin::{Connection, ConnectionProperties};
 
 use crate::fixture::Server;
 use crate::http::Answer;
+use crate::support::{self, Place};
 
 /// A broker with the user `bob`, who may use the API and touch nothing.
 fn with_bob(server: Server) -> Server {
@@ -151,4 +157,59 @@ fn slow_requests_to_sign_in_have_little_room_and_each_its_own() {
     let password = r#"{"username":"ada","password":"secret"}"#;
     assert_eq!(request().send(password).status, 200);
     drop(slow);
+}
+
+/// The most memory that a process has had since it was last asked to forget that, in bytes.
+fn peak(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
+    kibibytes.parse::<usize>().unwrap() << 10
+}
+
+fn forget_peak(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
+#[test]
+fn a_list_of_consumers_with_large_arguments_is_no_tree_in_memory() {
+    const CONSUMERS: usize = 40;
+    /// Each takes some hundred bytes as JSON in memory, and a tenth of that in the consumer.
+    const TABLES: usize = 3000;
+    let place = Place::new();
+    let server = support::Server::start(&place);
+    let mut table = FieldTable::default();
+    table.insert("".into(), AMQPValue::Boolean(true));
+    let tables = vec![AMQPValue::FieldTable(table); TABLES];
+    let mut arguments = FieldTable::default();
+    arguments.insert("x".into(), AMQPValue::FieldArray(FieldArray::from(tables)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let url = place.ok(["status", "--show-url"]);
+    let consuming = async {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(url.trim(), properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions::default();
+        let declared = channel.queue_declare("q".into(), options, FieldTable::default());
+        declared.await.unwrap();
+        // One that is dropped is cancelled.
+        let mut consumers = Vec::new();
+        for _ in 0..CONSUMERS {
+            let options = BasicConsumeOptions::default();
+            let consumer = channel.basic_consume("q".into(), "".into(), options, arguments.clone());
+            consumers.push(consumer.await.unwrap());
+        }
+        (connection, consumers)
+    };
+    let limited = async { tokio::time::timeout(Duration::from_mins(3), consuming).await };
+    let _consuming = runtime.block_on(limited).expect("the broker answers");
+    for path in ["/api/consumers", "/api/queues/%2F/q"] {
+        forget_peak(server.pid());
+        let before = peak(server.pid());
+        let answer = server.ask(&place, "GET", path, "");
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body.len() > CONSUMERS * TABLES * 5, "{path}");
+        let more = peak(server.pid()) - before;
+        assert!(more < 40 << 20, "{path}: {more} bytes");
+    }
 }

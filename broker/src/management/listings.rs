@@ -90,11 +90,11 @@ async fn on_a_thread<T: Send + 'static>(
 
 impl Api {
     /// Answers a listing of what `collect` finds.
-    pub(super) async fn list<T: Listed>(
+    pub(super) async fn list<T: Listed, I: IntoIterator<Item = T>>(
         &self,
         caller: &Caller,
         listing: Listing,
-        collect: impl FnOnce() -> Vec<T> + Send + 'static,
+        collect: impl FnOnce() -> I + Send + 'static,
     ) -> Result<Response, ApiError> {
         let mut holding = self.holdings.of(&caller.name);
         let work = move || {

@@ -47,6 +47,11 @@ pub(super) trait Listed {
     fn name(&self) -> &str;
     fn render(&self) -> Value;
 
+    /// The bytes that it takes itself until it is rendered.
+    fn footprint(&self) -> usize {
+        size_of_val(self)
+    }
+
     /// Returns one field; `a.b` is the field `b` of the object in `a`. Does not render the rest
     /// where possible.
     fn field(&self, path: &str) -> Option<Value> {
@@ -61,6 +66,36 @@ impl Listed for Value {
 
     fn render(&self) -> Value {
         self.clone()
+    }
+}
+
+/// How many items come between two looks at what their user holds.
+const COUNTED: usize = 64;
+
+/// Items that wait to be rendered, and their bytes, which are held.
+struct Collected<T> {
+    items: Vec<T>,
+    bytes: usize,
+}
+
+impl<T: Listed> Collected<T> {
+    fn new(
+        items: impl IntoIterator<Item = T>,
+        holding: &mut UserHolding,
+    ) -> Result<Self, ApiError> {
+        let (mut collected, mut bytes) = (Vec::new(), 0);
+        for item in items {
+            bytes += item.footprint();
+            collected.push(item);
+            if collected.len().is_multiple_of(COUNTED) {
+                holding.set(bytes)?;
+            }
+        }
+        holding.set(bytes)?;
+        Ok(Self {
+            items: collected,
+            bytes,
+        })
     }
 }
 
@@ -84,10 +119,11 @@ impl Listing {
     /// The answer as JSON text, held while it is made: a plain array, or a page with its numbers.
     pub(super) fn show<T: Listed>(
         &self,
-        mut items: Vec<T>,
+        items: impl IntoIterator<Item = T>,
         holding: &mut UserHolding,
     ) -> Result<Vec<u8>, ApiError> {
         let page = self.page()?;
+        let Collected { mut items, bytes } = Collected::new(items, holding)?;
         let total = items.len();
         self.check_size()?;
         let filter = self.filter()?;
@@ -104,7 +140,7 @@ impl Listing {
         let filtered = items.len();
         let Some((page, size)) = page else {
             let mut text = Vec::new();
-            self.render(&items, &mut text, holding)?;
+            self.render(&items, &mut text, (bytes, holding))?;
             return Ok(text);
         };
         let pages = filtered.div_ceil(size).max(1);
@@ -131,7 +167,7 @@ impl Listing {
         // In place of the brace at its end.
         text.pop();
         text.extend_from_slice(b",\"items\":");
-        self.render(shown, &mut text, holding)?;
+        self.render(shown, &mut text, (bytes, holding))?;
         text.push(b'}');
         Ok(text)
     }
@@ -150,11 +186,12 @@ impl Listing {
         }
     }
 
+    /// Appends the items, which hold `bytes` themselves.
     fn render<T: Listed>(
         &self,
         items: &[T],
         text: &mut Vec<u8>,
-        holding: &mut UserHolding,
+        (bytes, holding): (usize, &mut UserHolding),
     ) -> Result<(), ApiError> {
         let columns: Option<Vec<_>> = self.columns.as_ref().map(|all| all.split(',').collect());
         text.push(b'[');
@@ -168,10 +205,35 @@ impl Listing {
             };
             serde_json::to_writer(&mut *text, &shown)
                 .map_err(|error| ApiError::failed(error.to_string()))?;
-            holding.set(text.capacity())?;
+            holding.set(bytes + text.capacity())?;
         }
         text.push(b']');
         Ok(())
+    }
+
+    /// One object as JSON text, held while it is made, with a list as its field `name`: the list
+    /// is as long as it likes, so no tree is made of it.
+    pub(super) fn show_with<T: Listed>(
+        &self,
+        object: Value,
+        (name, items): (&str, impl IntoIterator<Item = T>),
+        holding: &mut UserHolding,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut text = self.narrow(object).to_string().into_bytes();
+        let mut columns = self.columns.iter().flat_map(|all| all.split(','));
+        if self.columns.is_some() && !columns.any(|column| column == name) {
+            return Ok(text);
+        }
+        let Collected { items, bytes } = Collected::new(items, holding)?;
+        // In place of the brace at its end.
+        text.pop();
+        if text.len() > 1 {
+            text.push(b',');
+        }
+        text.extend_from_slice(format!("\"{name}\":").as_bytes());
+        Self::default().render(&items, &mut text, (bytes, holding))?;
+        text.push(b'}');
+        Ok(text)
     }
 
     /// Refuses a query that would cost more than any tool has a use for.
@@ -321,7 +383,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use super::{ApiError, Listing};
+    use super::{ApiError, Listed, Listing};
     use crate::management::held::UserHoldings;
 
     impl Listing {
@@ -373,6 +435,43 @@ mod tests {
             names(&Listing::default().shown(items()).unwrap()),
             ["b", "Alpha", "c"]
         );
+    }
+
+    #[test]
+    fn an_object_with_a_long_list_is_written_and_narrowed_like_any_other() {
+        let holdings = Arc::<UserHoldings>::default();
+        let shown = |query: Value| -> Value {
+            let list = ("list", vec![json!({ "name": "a" }), json!({ "name": "b" })]);
+            let mut holding = holdings.of(&"ada".into());
+            let text = listing(query).show_with(json!({ "n": 1 }), list, &mut holding);
+            serde_json::from_slice(&text.unwrap()).unwrap()
+        };
+        let list = json!([{ "name": "a" }, { "name": "b" }]);
+        assert_eq!(shown(json!({})), json!({ "n": 1, "list": list }));
+        assert_eq!(shown(json!({ "columns": "n" })), json!({ "n": 1 }));
+        assert_eq!(shown(json!({ "columns": "list" })), json!({ "list": list }));
+    }
+
+    #[test]
+    fn items_are_held_before_the_last_one_has_come() {
+        struct Large;
+        impl Listed for Large {
+            fn name(&self) -> &'static str {
+                ""
+            }
+
+            fn render(&self) -> Value {
+                Value::Null
+            }
+
+            fn footprint(&self) -> usize {
+                1 << 20
+            }
+        }
+        let holdings = Arc::<UserHoldings>::default();
+        let without_end = std::iter::repeat_with(|| Large);
+        let shown = Listing::default().show(without_end, &mut holdings.of(&"ada".into()));
+        assert!(shown.is_err());
     }
 
     #[test]

@@ -64,15 +64,19 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 /// All bindings of a vhost; those of the default exchange first.
 pub(super) fn all_of(vhost: &Vhost) -> Vec<BindingView> {
+    find(vhost, |_| true)
+}
+
+/// The bindings of a vhost that are `wanted`, in the same order.
+fn find(vhost: &Vhost, wanted: impl Fn(&BindingView) -> bool) -> Vec<BindingView> {
     let mut found: Vec<_> = inspect::queues(vhost)
         .map(|queue| BindingView::default_of(queue.name()))
+        .filter(&wanted)
         .collect();
     inspect::each_exchange(vhost, |exchange| {
-        found.extend(
-            exchange
-                .bindings()
-                .map(|binding| BindingView::of(exchange.name(), &binding)),
-        );
+        let bindings = exchange.bindings();
+        let views = bindings.map(|binding| BindingView::of(exchange.name(), &binding));
+        found.extend(views.filter(&wanted));
     });
     found.sort_by(|one, two| {
         (&one.source, &one.destination, &one.key).cmp(&(&two.source, &two.destination, &two.key))
@@ -92,13 +96,18 @@ impl Listed for ListedBinding {
     fn render(&self) -> Value {
         views::binding(self.0.name(), &self.1)
     }
+
+    fn footprint(&self) -> usize {
+        size_of_val(self) + self.1.source.len() + self.1.key.len() + self.1.arguments.footprint()
+    }
 }
 
-fn listed(
+fn listed<B: IntoIterator<Item = BindingView>>(
     vhost: &Arc<Vhost>,
-    bindings: impl IntoIterator<Item = BindingView>,
-) -> impl Iterator<Item = ListedBinding> {
-    let of_it = |binding| ListedBinding(Arc::clone(vhost), binding);
+    bindings: B,
+) -> impl Iterator<Item = ListedBinding> + use<B> {
+    let vhost = Arc::clone(vhost);
+    let of_it = move |binding| ListedBinding(Arc::clone(&vhost), binding);
     bindings.into_iter().map(of_it)
 }
 
@@ -109,11 +118,8 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
     let all = move || {
-        let mut each = Vec::new();
-        for vhost in &vhosts {
-            each.extend(listed(vhost, all_of(vhost)));
-        }
-        each
+        let each = vhosts.into_iter();
+        each.flat_map(|vhost| listed(&vhost, all_of(&vhost)))
     };
     api.list(&caller, listing, all).await
 }
@@ -125,7 +131,7 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let all = move || listed(&vhost, all_of(&vhost)).collect();
+    let all = move || listed(&vhost, all_of(&vhost));
     api.list(&caller, listing, all).await
 }
 
@@ -150,8 +156,8 @@ async fn answer(
     wanted: impl Fn(&BindingView) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
     let all = move || {
-        let found = all_of(&vhost).into_iter().filter(wanted);
-        listed(&vhost, found).collect()
+        let found = find(&vhost, wanted);
+        listed(&vhost, found)
     };
     api.list(caller, Listing::default(), all).await
 }
@@ -226,15 +232,15 @@ impl Between {
         })
     }
 
-    fn bindings(&self) -> impl Iterator<Item = BindingView> {
-        all_of(&self.vhost).into_iter().filter(|binding| {
+    fn bindings(&self) -> Vec<BindingView> {
+        find(&self.vhost, |binding| {
             binding.source == self.source && binding.destination == self.destination
         })
     }
 
     fn one(&self, key: &str) -> Result<BindingView, ApiError> {
-        self.bindings()
-            .find(|binding| binding.is_meant_by(key))
+        let mut all = self.bindings().into_iter();
+        all.find(|binding| binding.is_meant_by(key))
             .ok_or_else(ApiError::not_found)
     }
 
@@ -259,7 +265,7 @@ async fn between(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
-    let all = move || listed(&between.vhost, between.bindings()).collect();
+    let all = move || listed(&between.vhost, between.bindings());
     api.list(&caller, Listing::default(), all).await
 }
 
@@ -314,13 +320,50 @@ async fn unbind(
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
-    let binding = between.one(&key)?;
     between.check(&caller)?;
-    let request = BindRequest {
-        source: &between.source,
-        ..between.request(binding)
+    let work = move || {
+        let binding = between.one(&key)?;
+        let request = BindRequest {
+            source: &between.source,
+            ..between.request(binding)
+        };
+        Ok(between.vhost.unbind(&request)?)
     };
-    let ticket = between.vhost.unbind(&request)?;
+    let ticket = api.aside(&caller, work).await?;
     super::kept(&api, ticket).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+    use crate::management::test_api::TestApi;
+
+    #[tokio::test]
+    async fn a_binding_looked_for_among_many_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let ends = ["/", "amq.topic", "e", "amq.fanout"].map(str::to_owned);
+        let [vhost, source, kind, destination] = ends;
+        let path = (vhost, source, kind, destination, "key".to_owned());
+        let request = || {
+            let api = SharedApi::clone(&test.api);
+            unbind(State(api), Path(path.clone()), test.ada())
+        };
+        assert!(request().await.is_err(), "not there yet");
+        let vhost = test.api.broker.vhost("/").unwrap();
+        let bound = vhost.bind(BindRequest {
+            source: "amq.topic",
+            destination: Destination::Exchange("amq.fanout".into()),
+            key: Cow::Borrowed(b"key"),
+            arguments: crate::wire::table::Table::new(),
+            connection: None,
+        });
+        assert!(bound.is_ok());
+        let (answer, has_waited) = test.without_slots(request()).await;
+        assert!(answer.is_ok());
+        assert!(has_waited, "it was looked for where requests are served");
+        test.stop().await;
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Routes;
 use crate::fault::{Fault, ReplyCode};
-use crate::inspect::{self, ChannelView, ConnectionHandle, QueueView};
+use crate::inspect::{self, ChannelView, ConnectionHandle, ConsumerView, QueueView};
 use crate::management::auth::Caller;
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
@@ -72,8 +72,25 @@ impl Listed for ListedChannel {
         &self.3
     }
 
+    fn footprint(&self) -> usize {
+        size_of_val(self) + self.3.len()
+    }
+
     fn render(&self) -> Value {
         views::channel(&self.0, &self.1, &self.2)
+    }
+}
+
+/// A consumer of a queue.
+pub(super) struct ListedConsumer(SharedApi, QueueView, ConsumerView);
+
+impl Listed for ListedConsumer {
+    fn name(&self) -> &'static str {
+        ""
+    }
+
+    fn render(&self) -> Value {
+        views::consumer(&self.0, &self.1, &self.2)
     }
 }
 
@@ -108,11 +125,9 @@ async fn answer(
     let shared = SharedApi::clone(api);
     let all = move || {
         let connections = connections.into_iter();
-        connections
-            .map(|connection| ListedConnection(SharedApi::clone(&shared), connection))
-            .collect()
+        connections.map(move |connection| ListedConnection(SharedApi::clone(&shared), connection))
     };
-    api.list::<ListedConnection>(caller, listing, all).await
+    api.list(caller, listing, all).await
 }
 
 async fn answer_channels(
@@ -123,15 +138,19 @@ async fn answer_channels(
 ) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
-        let mut listed = Vec::new();
-        for connection in connections {
-            for channel in connection.channels() {
+        let of_connection = move |connection: Arc<ConnectionHandle>| {
+            let (api, channels) = (SharedApi::clone(&shared), connection.channels());
+            channels.into_iter().map(move |channel| {
                 let name = views::channel_name(&connection, channel.number);
-                let api = SharedApi::clone(&shared);
-                listed.push(ListedChannel(api, Arc::clone(&connection), channel, name));
-            }
-        }
-        listed
+                ListedChannel(
+                    SharedApi::clone(&api),
+                    Arc::clone(&connection),
+                    channel,
+                    name,
+                )
+            })
+        };
+        connections.into_iter().flat_map(of_connection)
     };
     api.list(caller, listing, all).await
 }
@@ -273,12 +292,12 @@ async fn channel(
 }
 
 /// The consumers of a queue.
-pub(super) fn consumers_of(api: &Api, queue: &QueueView) -> Vec<Value> {
-    let consumers = queue.consumers();
-    consumers
-        .iter()
-        .map(|consumer| views::consumer(api, queue, consumer))
-        .collect()
+pub(super) fn consumers_of(
+    api: SharedApi,
+    queue: QueueView,
+) -> impl Iterator<Item = ListedConsumer> {
+    let consumers = queue.consumers().into_iter();
+    consumers.map(move |consumer| ListedConsumer(SharedApi::clone(&api), queue.clone(), consumer))
 }
 
 async fn answer_consumers(
@@ -289,12 +308,11 @@ async fn answer_consumers(
 ) -> Result<Response, ApiError> {
     let shared = SharedApi::clone(api);
     let all = move || {
-        let queues = vhosts.iter().flat_map(|vhost| inspect::queues(vhost));
-        queues
-            .flat_map(|queue| consumers_of(&shared, &queue))
-            .collect()
+        let queues = vhosts.into_iter();
+        let queues = queues.flat_map(|vhost| inspect::queues(&vhost));
+        queues.flat_map(move |queue| consumers_of(SharedApi::clone(&shared), queue))
     };
-    api.list::<Value>(caller, listing, all).await
+    api.list(caller, listing, all).await
 }
 
 async fn consumers(

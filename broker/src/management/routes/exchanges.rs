@@ -48,6 +48,10 @@ impl Listed for ListedExchange {
         &self.2
     }
 
+    fn footprint(&self) -> usize {
+        size_of_val(self) + self.2.len()
+    }
+
     fn render(&self) -> Value {
         let Self(api, vhost, name) = self;
         let shown = inspect::with_exchange(vhost, name, |exchange| views::exchange(api, exchange));
@@ -73,8 +77,8 @@ async fn list(
     let vhosts = caller.vhosts(&api);
     let shared = SharedApi::clone(&api);
     let all = move || {
-        let each = vhosts.iter().flat_map(|vhost| all_of(&shared, vhost));
-        each.collect()
+        let each = vhosts.into_iter();
+        each.flat_map(move |vhost| all_of(&shared, &vhost))
     };
     api.list(&caller, listing, all).await
 }

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::inspect::{self, QueueView};
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::held::CallerBody;
+use crate::management::held::{self, CallerBody};
 use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
@@ -76,12 +76,11 @@ async fn answer(
     let shared = SharedApi::clone(api);
     let all = move || {
         shared.rates.observe(&shared.broker, Instant::now());
-        let queues = vhosts.iter().flat_map(|vhost| inspect::queues(vhost));
-        queues
-            .map(|queue| ListedQueue(SharedApi::clone(&shared), queue))
-            .collect()
+        let queues = vhosts.into_iter();
+        let queues = queues.flat_map(|vhost| inspect::queues(&vhost));
+        queues.map(move |queue| ListedQueue(SharedApi::clone(&shared), queue))
     };
-    api.list::<ListedQueue>(caller, listing, all).await
+    api.list(caller, listing, all).await
 }
 
 async fn list(
@@ -123,15 +122,17 @@ async fn show(
     let vhost = caller.vhost(&api, &vhost)?;
     let queue = inspect::queue(&vhost, &name).ok_or_else(ApiError::not_found)?;
     let shared = SharedApi::clone(&api);
+    let mut holding = api.holdings.of(&caller.name);
     let work = move || {
         let mut shown = views::queue(&shared, &queue);
-        let consumers = super::connections::consumers_of(&shared, &queue);
-        shown["consumer_details"] = Value::Array(consumers);
         shown["deliveries"] = json!([]);
         shown["incoming"] = json!([]);
-        Ok(listing.narrow(shown))
+        let consumers = super::connections::consumers_of(shared, queue);
+        let details = ("consumer_details", consumers);
+        let text = listing.show_with(shown, details, &mut holding)?;
+        held::held(text, holding)
     };
-    api.work_out(&caller, work).await
+    Ok(held::json_response(api.aside(&caller, work).await?))
 }
 
 /// What a queue is to be; also a line of the definitions. As at RabbitMQ, it is transient unless

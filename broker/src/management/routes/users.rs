@@ -12,7 +12,7 @@ use super::{Routes, limits};
 use crate::lock::{read, write};
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
-use crate::management::paging::Listing;
+use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
@@ -64,6 +64,28 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get("/api/operator-policies", "none", super::overview::none)
 }
 
+/// A user, by its name.
+struct ListedUser(SharedApi, String);
+
+impl Listed for ListedUser {
+    fn name(&self) -> &str {
+        &self.1
+    }
+
+    fn render(&self) -> Value {
+        let Self(api, name) = self;
+        match read(&api.broker.users).get(name) {
+            Some(user) => views::user(api, name, user),
+            // It went meanwhile.
+            None => json!({ "name": name }),
+        }
+    }
+
+    fn footprint(&self) -> usize {
+        size_of_val(self) + self.1.len()
+    }
+}
+
 async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
@@ -72,13 +94,14 @@ async fn list(
     caller.administers()?;
     let shared = SharedApi::clone(&api);
     let all = move || {
-        let users = read(&shared.broker.users);
-        let each = users
-            .iter()
-            .map(|(name, user)| views::user(&shared, name, user));
-        each.collect()
+        let names: Vec<_> = {
+            let users = read(&shared.broker.users);
+            users.iter().map(|(name, _)| name.to_owned()).collect()
+        };
+        let of_it = move |name| ListedUser(SharedApi::clone(&shared), name);
+        names.into_iter().map(of_it)
     };
-    api.list::<Value>(&caller, listing, all).await
+    api.list(&caller, listing, all).await
 }
 
 async fn without(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {

@@ -1,5 +1,6 @@
 //! Vhosts: for administrators, but for those that the caller may enter.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -13,12 +14,12 @@ use super::Routes;
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
-use crate::management::paging::Listing;
+use crate::management::paging::{Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::persist::Ticket;
 use crate::users::{Permissions, Rank};
-use crate::vhost::Labels;
+use crate::vhost::{Labels, Vhost};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -42,6 +43,18 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
+struct ListedVhost(SharedApi, Arc<Vhost>);
+
+impl Listed for ListedVhost {
+    fn name(&self) -> &str {
+        self.1.name()
+    }
+
+    fn render(&self) -> Value {
+        views::vhost(&self.0, &self.1)
+    }
+}
+
 async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
@@ -52,27 +65,30 @@ async fn list(
     } else {
         caller.vhosts(&api)
     };
-    let shown = {
-        let api = SharedApi::clone(&api);
-        move || {
-            api.rates.observe(&api.broker, Instant::now());
-            all.iter().map(|vhost| views::vhost(&api, vhost)).collect()
-        }
+    let shared = SharedApi::clone(&api);
+    let shown = move || {
+        shared.rates.observe(&shared.broker, Instant::now());
+        let all = all.into_iter();
+        all.map(move |vhost| ListedVhost(SharedApi::clone(&shared), vhost))
     };
-    api.list::<Value>(&caller, listing, shown).await
+    api.list(&caller, listing, shown).await
 }
 
 async fn show(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let vhost = api.broker.vhost(&name).ok_or_else(ApiError::not_found)?;
     if !caller.sees(&name) {
         caller.monitors()?;
     }
-    api.rates.observe(&api.broker, Instant::now());
-    Ok(Json(views::vhost(&api, &vhost)))
+    let shared = SharedApi::clone(&api);
+    let work = move || {
+        shared.rates.observe(&shared.broker, Instant::now());
+        Ok(views::vhost(&shared, &vhost))
+    };
+    api.work_out(&caller, work).await
 }
 
 /// What is said of a vhost; also a part of a line of the definitions.
@@ -215,4 +231,21 @@ async fn permissions(
         ))
     };
     Ok(Json(users.iter().filter_map(of).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::test_api::TestApi;
+
+    #[tokio::test]
+    async fn the_sums_over_a_vhost_of_many_queues_hold_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let api = SharedApi::clone(&test.api);
+        let request = show(State(api), Path("/".to_owned()), test.ada());
+        let (answer, has_waited) = test.without_slots(request).await;
+        assert!(answer.is_ok());
+        assert!(has_waited, "it was made where requests are served");
+        test.stop().await;
+    }
 }
