@@ -62,6 +62,11 @@ impl UserHoldings {
 }
 
 impl UserHolding {
+    /// What it holds now.
+    pub(super) fn bytes(&self) -> usize {
+        self.charge.bytes()
+    }
+
     /// Holds `bytes` from now on. Refused where its user would hold more than its limit.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), ApiError> {
         let mut held = lock(&self.holdings.0);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::refusal::ApiError;
 
 /// A JSON body, whatever its content type says: tools forget it.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
     if !is_object || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
         return Err(ApiError::bad("not_json"));
@@ -19,7 +19,7 @@ pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
 /// What JSON means; refused in the words of the API where it means nothing.
 pub(super) fn interpret<'de, T, D>(json: D) -> Result<T, ApiError>
 where
-    T: DeserializeOwned,
+    T: Deserialize<'de>,
     D: Deserializer<'de>,
     D::Error: std::fmt::Display,
 {
@@ -69,10 +69,21 @@ pub(super) fn because<E: serde::de::Error>(reason: &Value) -> E {
 /// words of keys and patterns.
 pub(super) fn routing_key<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let key = String::deserialize(from)?;
-    if key.len() > 255 {
-        return Err(because(&json!("a routing key has at most 255 bytes")));
+    if key.len() > LONGEST_KEY {
+        return Err(because(&json!(KEY_TOO_LONG)));
     }
     Ok(key)
+}
+
+const LONGEST_KEY: usize = 255;
+const KEY_TOO_LONG: &str = "a routing key has at most 255 bytes";
+
+/// The same check of a key that was read already.
+pub(super) fn check_routing_key(key: &str) -> Result<(), ApiError> {
+    if key.len() > LONGEST_KEY {
+        return Err(ApiError::bad(KEY_TOO_LONG));
+    }
+    Ok(())
 }
 
 /// A text or a number that means a whole number: tools send both.

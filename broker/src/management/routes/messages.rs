@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use base64::Engine;
@@ -53,40 +54,66 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 /// The longest properties in JSON.
 const JSON_BYTES: usize = 256 * 1024;
+
+/// The fields of a publish, as they came: a tree of them would take many times the room.
 #[derive(Deserialize)]
-struct PublishRequest {
-    /// As it came: a tree of it would take many times the room.
-    properties: Box<RawValue>,
-    #[serde(deserialize_with = "super::routing_key")]
-    routing_key: String,
-    #[serde(deserialize_with = "payload")]
-    payload: String,
-    payload_encoding: PayloadEncoding,
+struct PublishRequest<'a> {
+    #[serde(borrow)]
+    properties: &'a RawValue,
+    #[serde(borrow)]
+    routing_key: &'a RawValue,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(borrow)]
+    payload_encoding: &'a RawValue,
 }
 
-enum PayloadEncoding {
-    String,
-    Base64,
-}
+/// What the parser may take for a body with escapes, in lengths of the body: it unescapes a text
+/// into a buffer that grows by doubling, and copies it from there. A text without escapes is not
+/// copied.
+const COPIES: usize = 3;
 
-impl<'de> Deserialize<'de> for PayloadEncoding {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // No tree, which takes many times the room of its text, and not quoted back at length.
-        let text = <Cow<'_, str>>::deserialize(from)?;
-        match text.as_ref() {
-            "string" => Ok(Self::String),
-            "base64" => Ok(Self::Base64),
-            other => {
-                let shown = &other[..other.floor_char_boundary(64)];
-                Err(super::because(&json!(["unsupported_encoding", shown])))
-            }
-        }
+/// A text in JSON; `None` for anything else.
+fn text(json: &RawValue) -> Option<Cow<'_, str>> {
+    let quoted = json.get().strip_prefix('"')?.strip_suffix('"')?;
+    if quoted.contains('\\') {
+        serde_json::from_str(json.get()).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(quoted))
     }
 }
 
-/// A payload is a text, whatever it means.
-fn payload<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    String::deserialize(from).map_err(|_| super::because(&json!("payload_not_string")))
+impl<'a> PublishRequest<'a> {
+    fn routing_key(&self) -> Result<Cow<'a, str>, ApiError> {
+        let other = || ApiError::bad("routing_key: a value of another type is needed");
+        let key = text(self.routing_key).ok_or_else(other)?;
+        super::check_routing_key(&key)?;
+        Ok(key)
+    }
+
+    /// The body of the message. A copy is held before it is made.
+    fn payload(&self, holding: &mut UserHolding) -> Result<Cow<'a, [u8]>, ApiError> {
+        let other = || ApiError::bad("payload_encoding: a value of another type is needed");
+        let encoding = text(self.payload_encoding).ok_or_else(other)?;
+        // A payload is a text, whatever it means.
+        let not_text = || ApiError::bad_value(json!("payload_not_string"));
+        let payload = text(self.payload).ok_or_else(not_text)?;
+        match (&*encoding, payload) {
+            ("string", Cow::Borrowed(text)) => Ok(text.as_bytes().into()),
+            ("string", Cow::Owned(text)) => Ok(text.into_bytes().into()),
+            ("base64", text) => {
+                holding.set(holding.bytes() + base64::decoded_len_estimate(text.len()))?;
+                let decoded = STANDARD.decode(&*text);
+                let decoded = decoded.map_err(|_| ApiError::bad("payload is not base64"))?;
+                Ok(decoded.into())
+            }
+            (other, _) => {
+                // Not quoted back at length.
+                let shown = &other[..other.floor_char_boundary(64)];
+                Err(ApiError::bad_value(json!(["unsupported_encoding", shown])))
+            }
+        }
+    }
 }
 
 async fn publish(
@@ -95,49 +122,81 @@ async fn publish(
     caller: Caller,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    let exchange = super::exchange_name(&name);
+    let exchange = super::exchange_name(&name).to_owned();
     // A large body is read from those alone who may use it, and looked at with the rights of then.
     caller.vhost(&api, &vhost)?;
-    caller.may(&vhost, Operation::Write, exchange)?;
+    caller.may(&vhost, Operation::Write, &exchange)?;
     let sent = CallerBody::receive(&api, caller, request.into_body(), held::MUCH_BYTES).await?;
-    let caller = sent.caller;
+    let CallerBody { caller, body } = sent;
     let vhost = caller.vhost(&api, &vhost)?;
-    caller.may(vhost.name(), Operation::Write, exchange)?;
-    check_room(&api)?;
-    let publish: PublishRequest = super::read(&sent.body)?;
-    drop(sent.body);
-    let payload = match publish.payload_encoding {
-        PayloadEncoding::String => publish.payload.into_bytes(),
-        PayloadEncoding::Base64 => STANDARD
-            .decode(&publish.payload)
-            .map_err(|_| ApiError::bad("payload is not base64"))?,
-    };
-    if payload.len() as u64 > api.broker.limits.body_bytes {
-        return Err(ApiError::bad("payload is larger than the broker takes"));
-    }
-    if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
-        let text = format!(
-            "cannot publish to internal exchange '{exchange}' in vhost '{}'",
-            vhost.name()
-        );
-        return Err(ApiError::bad(format!("403 ACCESS_REFUSED - {text}")));
-    }
-    let properties = properties(&publish.properties, &caller.name)?;
-    let message = Published {
+    caller.may(vhost.name(), Operation::Write, &exchange)?;
+    let publish = SentPublish {
+        holding: api.holdings.of(&caller.name),
+        api: SharedApi::clone(&api),
+        user: Arc::clone(&caller.name),
+        vhost,
         exchange,
-        routing_key: &publish.routing_key,
-        properties: &properties,
-        body: &payload,
     };
-    show(&api, &vhost, &message);
-    let mut effects = api.broker.begin();
-    let routed = vhost.publish(message, &mut effects);
-    api.broker.end(effects);
-    match routed {
-        Ok(routed) => Ok(Json(json!({ "routed": routed }))),
-        // RabbitMQ publishes over its own connection and reports why that was closed.
-        Err(fault) if fault.code == ReplyCode::NotFound => Err(ApiError::bad(fault.to_string())),
-        Err(fault) => Err(fault.into()),
+    let is_small = body.len() <= held::LITTLE_BYTES;
+    let routed = if is_small {
+        publish.route(&body)?
+    } else {
+        // Parsing it takes too long for a thread that serves.
+        api.aside(&caller, move || publish.route(&body)).await?
+    };
+    Ok(Json(json!({ "routed": routed })))
+}
+
+/// A publish whose body is still to be parsed.
+struct SentPublish {
+    api: SharedApi,
+    user: Arc<str>,
+    vhost: Arc<Vhost>,
+    exchange: String,
+    /// Of what is made of the body.
+    holding: UserHolding,
+}
+
+impl SentPublish {
+    /// Says whether the message went to a queue.
+    fn route(mut self, body: &Bytes) -> Result<bool, ApiError> {
+        let (api, vhost, exchange) = (&self.api, &self.vhost, self.exchange.as_str());
+        check_room(api)?;
+        if body.contains(&b'\\') {
+            self.holding.set(COPIES * body.len())?;
+        }
+        let publish: PublishRequest<'_> = super::read(body)?;
+        let routing_key = publish.routing_key()?;
+        let payload = publish.payload(&mut self.holding)?;
+        if payload.len() as u64 > api.broker.limits.body_bytes {
+            return Err(ApiError::bad("payload is larger than the broker takes"));
+        }
+        if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
+            let text = format!(
+                "cannot publish to internal exchange '{exchange}' in vhost '{}'",
+                vhost.name()
+            );
+            return Err(ApiError::bad(format!("403 ACCESS_REFUSED - {text}")));
+        }
+        let properties = properties(publish.properties, &self.user)?;
+        let message = Published {
+            exchange,
+            routing_key: &routing_key,
+            properties: &properties,
+            body: &payload,
+        };
+        show(api, vhost, &message);
+        let mut effects = api.broker.begin();
+        let routed = vhost.publish(message, &mut effects);
+        api.broker.end(effects);
+        match routed {
+            Ok(routed) => Ok(routed),
+            // RabbitMQ publishes over its own connection and reports why that was closed.
+            Err(fault) if fault.code == ReplyCode::NotFound => {
+                Err(ApiError::bad(fault.to_string()))
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 }
 
@@ -454,6 +513,80 @@ mod tests {
 
     use super::*;
     use crate::management::held::UserHoldings;
+    use crate::management::test_api::TestApi;
+
+    fn publish_body(encoding: &str, payload: &str) -> Vec<u8> {
+        let text = format!(
+            r#"{{"properties":{{}},"routing_key":"q","payload":"{payload}",
+            "payload_encoding":"{encoding}"}}"#
+        );
+        text.into_bytes()
+    }
+
+    fn sent(test: &TestApi) -> SentPublish {
+        let api = SharedApi::clone(&test.api);
+        SentPublish {
+            holding: api.holdings.of(&"ada".into()),
+            user: "ada".into(),
+            vhost: api.broker.vhost("/").unwrap(),
+            exchange: String::new(),
+            api,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_publish_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        for (bytes, is_large) in [(10, false), (held::LITTLE_BYTES, true)] {
+            let body = publish_body("string", &"x".repeat(bytes));
+            let path = Path(("/".to_owned(), "amq.default".to_owned()));
+            let api = SharedApi::clone(&test.api);
+            let request = publish(State(api), path, test.ada(), Request::new(body.into()));
+            let (answer, has_waited) = test.without_slots(request).await;
+            assert!(answer.is_ok());
+            assert_eq!(has_waited, is_large, "{bytes} bytes");
+        }
+        test.stop().await;
+    }
+
+    #[tokio::test]
+    async fn the_copies_of_a_publish_are_on_the_account_before_they_are_made() {
+        let test = TestApi::start().await;
+        let route = |encoding: &str, payload: &str| {
+            let body = publish_body(encoding, payload);
+            sent(&test).route(&body.into())
+        };
+        let [plain, escaped, encoded] = ["x", "\\n", "QUJD"].map(|part| part.repeat(1 << 20));
+        let kinds = [
+            ("string", &plain),
+            ("string", &escaped),
+            ("base64", &encoded),
+        ];
+        for (encoding, payload) in kinds {
+            assert!(route(encoding, payload).is_ok(), "with room");
+        }
+        let ada = Arc::<str>::from("ada");
+        let mut others = test.api.holdings.of(&ada);
+        while others.set(others.bytes() + (1 << 20)).is_ok() {}
+        let refused = kinds.map(|(encoding, payload)| route(encoding, payload).is_err());
+        assert_eq!(refused, [false, true, true], "what needs no copy has room");
+        test.stop().await;
+    }
+
+    #[test]
+    fn texts_mean_the_same_with_escapes_and_without() {
+        let raw = |json: &str| -> Box<RawValue> { serde_json::from_str(json).unwrap() };
+        for (json, meant) in [
+            (r#""""#, Some("")),
+            (r#""plain é""#, Some("plain é")),
+            (r#""a\"b\u00e9\n""#, Some("a\"bé\n")),
+            ("5", None),
+            ("null", None),
+            ("[\"a\"]", None),
+        ] {
+            assert_eq!(text(&raw(json)).as_deref(), meant, "{json}");
+        }
+    }
 
     fn shown(
         payloads: &[ShownPayload<'_>],

@@ -12,7 +12,9 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::reading::{because, claim, integer, interpret, read, read_or_default, routing_key};
+use super::reading::{
+    because, check_routing_key, claim, integer, interpret, read, read_or_default, routing_key,
+};
 use super::refusal::ApiError;
 use super::{Api, SharedApi, page};
 use crate::fault::Fault;
