@@ -326,3 +326,45 @@ fn a_long_message_whose_json_has_a_text_nested_or_twice_is_not_shown_as_another_
     ]);
     assert_eq!(found, wanted);
 }
+
+#[test]
+fn queues_that_a_stranger_binds_are_no_sessions_unless_they_are_named_like_one() {
+    let (server, _bob) = with_bob();
+    let ada = Peer::connect(&server);
+    ada.declare_session("backend");
+    let bob = |method: &str, path: &str, body: &str| {
+        let request = server.request(method, path).password("bob", "pw");
+        let answer = request.send(body);
+        assert!(answer.status < 300, "{method} {path}: {answer:?}");
+    };
+    let user = r#"{"password":"pw","tags":"management"}"#;
+    assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 204);
+    // The last one is bound as an exchange alone, and a queue of its name is there.
+    let question = "ask01JD3ZQ8V4AAAAAAAAAAAAAAAA";
+    let names = [
+        "Backend",
+        "my-backend",
+        "ba.ckend",
+        "1st",
+        question,
+        "innocent",
+    ];
+    for name in names {
+        bob("PUT", &format!("/api/queues/%2F/{name}"), "{}");
+        bob("PUT", &format!("/api/exchanges/%2F/{name}"), "{}");
+        let kind = if name == "innocent" { "e" } else { "q" };
+        let path = format!("/api/bindings/%2F/e/claudeBroker/{kind}/{name}");
+        bob("POST", &path, &json!({ "routing_key": name }).to_string());
+    }
+    // With a message, it is looked into too.
+    server.publish("my-backend", "not for the page");
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    ada.announce("frontend", "idle", None);
+    browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
+    browser.until(&format!("{} === 'Away'", card("backend", ".pill")));
+    let cards = "[...document.querySelectorAll('article[data-key]')].map((one) => one.dataset.key)";
+    let shown = browser.value(&format!("{cards}.sort().join()"));
+    assert_eq!(shown, "backend,frontend");
+}

@@ -27,7 +27,8 @@ const PRESENCES = 16;
 /** Messages of other users that are found by one id. */
 const SAME_ID = 16;
 const LASTS = 2 * SESSIONS;
-const NAME = /^[a-zA-Z][a-zA-Z0-9]{0,63}$/;
+/** A name as the command line writes it. */
+const NAME = /^[a-z][a-zA-Z0-9]{0,63}$/;
 /** A session's own id. */
 const WRAP = /^[0-9A-Za-z]{1,64}$/;
 const ASKING = /^ask[0-9A-HJKMNP-TV-Z]{26}$/;
@@ -95,6 +96,9 @@ export function sessionName(text) {
     );
   return name;
 }
+
+/** Whether a queue of this name is a session's, by the rule of the command line. */
+export const isSession = (name) => NAME.test(name) && !ASKING.test(name);
 
 /** Whether brokers or commands made a queue for themselves. */
 export const isInternal = (name) => name.startsWith("amq.") || ASKING.test(name);
@@ -279,8 +283,7 @@ export class Model {
   queues(list) {
     const there = new Set();
     for (const queue of list) {
-      // Anybody may bind a queue of any name to the exchange.
-      if (ASKING.test(queue.name) || !NAME.test(queue.name)) continue;
+      if (!isSession(queue.name)) continue;
       if (there.size === SESSIONS) break;
       there.add(queue.name);
       this.session(queue.name).queue = queue;
@@ -476,7 +479,7 @@ export class Model {
   presence(text, at) {
     const found = parse(text);
     if (found?.kind !== "state" || !isText(found.state)) return false;
-    if (!isText(found.name) || !NAME.test(found.name)) return false;
+    if (!isText(found.name) || !isSession(found.name)) return false;
     if (!isText(found.session) || !WRAP.test(found.session)) return false;
     const session = this.session(found.name);
     const before = session.presences.get(found.session);

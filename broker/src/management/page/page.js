@@ -4,7 +4,7 @@ import { $, ask, el, key, part, plain, say, signIn, signOut, soon, toast, when }
 import * as control from "./control.js";
 import { drawer } from "./drawer.js";
 import { askConversation, askDead, letters, wholeText } from "./past.js";
-import { EXCHANGE, GROUPS, Model, PRESENCE, sessionName, ulid } from "./model.js";
+import { EXCHANGE, GROUPS, isSession, Model, PRESENCE, sessionName, ulid } from "./model.js";
 import * as views from "./views.js";
 
 const model = new Model();
@@ -280,7 +280,9 @@ async function askSessions() {
   const bound = (await isThere(EXCHANGE))
     ? await ask("GET", `/api/exchanges/%2F/${EXCHANGE}/bindings/source`)
     : [];
-  const names = new Set(bound.map((binding) => binding.destination));
+  // Anybody who may can bind anything to the exchange.
+  const queues = bound.filter((binding) => binding.destination_type === "queue");
+  const names = new Set(queues.map((binding) => binding.destination).filter(isSession));
   const all = names.size ? await ask("GET", `/api/queues/%2F?columns=${COLUMNS}`) : [];
   const mine = all.filter((queue) => names.has(queue.name));
   const before = new Map(
