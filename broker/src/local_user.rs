@@ -9,18 +9,10 @@ const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 const ORPHAN: &str = "0";
 
 /// The two ends of a connection: of the socket whose user is asked for, and of the other one.
-type SocketPair = (SocketAddr, SocketAddr);
+pub(crate) type SocketPair = (SocketAddr, SocketAddr);
 
-/// The user whose socket is at `peer` and connected to `local`. Reads files.
-pub(crate) fn user_of(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
-    let ends = (canonical(peer), canonical(local));
-    TABLES
-        .iter()
-        .filter_map(|table| std::fs::read_to_string(table).ok())
-        .find_map(|table| find(&table, ends))
-}
-
-/// The same for many connections at once, in their order.
+/// The users whose sockets are at the first ends and connected to the second ones, in their order.
+/// Reads files.
 pub(crate) fn users_of(connections: &[SocketPair]) -> Vec<Option<u32>> {
     let tables = TABLES
         .iter()
@@ -32,10 +24,6 @@ pub(crate) fn users_of(connections: &[SocketPair]) -> Vec<Option<u32>> {
         known.get(&ends).copied()
     });
     users.collect()
-}
-
-fn find(table: &str, ends: SocketPair) -> Option<u32> {
-    rows(table).find_map(|(found, user)| (found == ends).then_some(user))
 }
 
 /// The sockets of a table that belong to a program, and their users. One that has closed its side
@@ -79,6 +67,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    fn user_of(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+        users_of(&[(peer, local)])[0]
+    }
+
+    fn find(table: &str, ends: SocketPair) -> Option<u32> {
+        rows(table).find_map(|(found, user)| (found == ends).then_some(user))
+    }
 
     #[test]
     fn the_user_of_a_connection_over_loopback_is_found() {

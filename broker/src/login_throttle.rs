@@ -10,10 +10,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::local_user;
+use tokio::sync::oneshot;
+
+use crate::local_user::{self, SocketPair};
 use crate::lock::lock;
 
 /// How many wrong passwords within [`WINDOW`] cause no delay.
@@ -52,7 +54,72 @@ pub(crate) struct LoginAttempt {
 
 /// Wrong passwords by source.
 #[derive(Debug, Default)]
-pub(crate) struct LoginThrottle(Mutex<HashMap<Source, LoginRecord>>);
+pub(crate) struct LoginThrottle {
+    records: Mutex<HashMap<Source, LoginRecord>>,
+    look_ups: LookUps,
+}
+
+/// Finds out which user of this machine a client is. One thread reads the kernel's tables at a
+/// time, for all who wait then: many wrong passwords cost no more than one reader.
+#[derive(Debug, Clone)]
+struct LookUps {
+    queue: Arc<Mutex<LookUpQueue>>,
+    users_of: fn(&[SocketPair]) -> Vec<Option<u32>>,
+}
+
+#[derive(Debug, Default)]
+struct LookUpQueue {
+    waiting: Vec<(SocketPair, oneshot::Sender<Option<u32>>)>,
+    is_read: bool,
+}
+
+impl Default for LookUps {
+    fn default() -> Self {
+        Self {
+            queue: Arc::default(),
+            users_of: local_user::users_of,
+        }
+    }
+}
+
+impl LookUps {
+    /// The user of this machine, where the client is on it and the system tells.
+    async fn user_of(&self, client: LoginPeer) -> Option<Source> {
+        if !client.is_local() {
+            return None;
+        }
+        let (tell, told) = oneshot::channel();
+        let was_read = {
+            let mut queue = lock(&self.queue);
+            queue.waiting.push(((client.peer, client.local), tell));
+            std::mem::replace(&mut queue.is_read, true)
+        };
+        if !was_read {
+            let own = self.clone();
+            tokio::task::spawn_blocking(move || own.read());
+        }
+        told.await.ok().flatten().map(Source::LocalUser)
+    }
+
+    /// Answers until nobody waits.
+    fn read(self) {
+        loop {
+            let waiting = {
+                let mut queue = lock(&self.queue);
+                queue.is_read = !queue.waiting.is_empty();
+                std::mem::take(&mut queue.waiting)
+            };
+            if waiting.is_empty() {
+                return;
+            }
+            let (ends, tell): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            for (user, tell) in (self.users_of)(&ends).into_iter().zip(tell) {
+                // Who asked may have gone.
+                let _ = tell.send(user);
+            }
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct LoginRecord {
@@ -80,7 +147,7 @@ impl LoginThrottle {
             return Ok(attempt);
         };
         // Looked up before the password is: who closes the connection afterwards is known.
-        attempt.user = peer.local_user().await;
+        attempt.user = self.look_ups.user_of(peer).await;
         let from = attempt.user.unwrap_or(peer.network());
         if !self.must_wait(from, Instant::now())? {
             return Ok(attempt);
@@ -94,13 +161,13 @@ impl LoginThrottle {
     }
 
     fn is_slow(&self, from: Source, now: Instant) -> bool {
-        let records = lock(&self.0);
+        let records = lock(&self.records);
         records.get(&from).is_some_and(|record| record.is_slow(now))
     }
 
     /// Returns whether the source must wait, and counts a waiting attempt if so.
     fn must_wait(&self, from: Source, now: Instant) -> Result<bool, TooManyTries> {
-        let mut records = lock(&self.0);
+        let mut records = lock(&self.records);
         let Some(record) = records.get_mut(&from).filter(|record| record.is_slow(now)) else {
             return Ok(false);
         };
@@ -117,7 +184,7 @@ impl LoginThrottle {
         self.note(from.network(), Instant::now());
         let user = match attempt.user {
             Some(user) => Some(user),
-            None => from.local_user().await,
+            None => self.look_ups.user_of(from).await,
         };
         if let Some(user) = user {
             self.note(user, Instant::now());
@@ -125,7 +192,7 @@ impl LoginThrottle {
     }
 
     fn note(&self, from: Source, now: Instant) {
-        let mut records = lock(&self.0);
+        let mut records = lock(&self.records);
         if records.len() >= ADDRESSES && !records.contains_key(&from) {
             forget_one(&mut records);
         }
@@ -149,16 +216,6 @@ impl LoginPeer {
     /// Where the client is, unless it is a user of this machine.
     pub(crate) fn remote_source(self) -> Option<Source> {
         (!self.is_local()).then(|| self.network())
-    }
-
-    /// The user of this machine, where the client is on it and the system tells.
-    async fn local_user(self) -> Option<Source> {
-        if !self.is_local() {
-            return None;
-        }
-        let looking = move || local_user::user_of(self.peer, self.local);
-        let user = tokio::task::spawn_blocking(looking).await.ok()?;
-        user.map(Source::LocalUser)
     }
 }
 
@@ -185,7 +242,7 @@ impl LoginRecord {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        if let Some(record) = lock(&self.throttle.0).get_mut(&self.from) {
+        if let Some(record) = lock(&self.throttle.records).get_mut(&self.from) {
             record.waiting = record.waiting.saturating_sub(1);
         }
     }
@@ -218,10 +275,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
 
+    use futures_util::FutureExt;
+
     use super::{
-        ADDRESSES, FREE, LoginPeer, LoginThrottle, Source, TooManyTries, WAITING, network,
+        ADDRESSES, FREE, LoginPeer, LoginThrottle, LookUps, SocketPair, Source, TooManyTries,
+        WAITING, lock, network,
     };
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -263,7 +325,7 @@ mod tests {
         for number in 0..2 * u32::try_from(ADDRESSES).unwrap_or(0) {
             throttle.note(Source::Network(Ipv4Addr::from_bits(number).into()), now);
         }
-        assert_eq!(super::lock(&throttle.0).len(), ADDRESSES);
+        assert_eq!(lock(&throttle.records).len(), ADDRESSES);
     }
 
     #[test]
@@ -305,11 +367,47 @@ mod tests {
             let attempt = throttle.pace(Some(own)).await.unwrap();
             throttle.wrong(attempt).await;
         }
-        let own = own.local_user().await.unwrap();
+        let own = throttle.look_ups.user_of(own).await.unwrap();
         assert!(
             throttle.is_slow(own, Instant::now()),
             "its own guesses count"
         );
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_guesses_has_one_reader_of_the_kernels_tables() {
+        static READS: AtomicUsize = AtomicUsize::new(0);
+        static GATE: Mutex<()> = Mutex::new(());
+        let users_of = |ends: &[SocketPair]| {
+            READS.fetch_add(1, Ordering::SeqCst);
+            drop(lock(&GATE));
+            vec![Some(7); ends.len()]
+        };
+        let queue = Arc::default();
+        let look_ups = &LookUps { queue, users_of };
+        let client = |port| LoginPeer {
+            peer: (Ipv4Addr::LOCALHOST, port).into(),
+            local: (Ipv4Addr::LOCALHOST, 5672).into(),
+        };
+        let mut asked = Vec::new();
+        {
+            let _shut = lock(&GATE);
+            for port in 1..=100 {
+                let mut one = Box::pin(look_ups.user_of(client(port)));
+                assert!(one.as_mut().now_or_never().is_none(), "the reader waits");
+                asked.push(one);
+                let limit = Instant::now() + Duration::from_mins(1);
+                while READS.load(Ordering::SeqCst) == 0 {
+                    assert!(Instant::now() < limit, "nobody reads the tables");
+                    std::thread::yield_now();
+                }
+            }
+        }
+        for one in asked {
+            assert_eq!(one.await, Some(Source::LocalUser(7)));
+        }
+        // The first one, and all that came while it was looked up.
+        assert_eq!(READS.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
