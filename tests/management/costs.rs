@@ -143,7 +143,7 @@ fn keys_have_at_most_255_bytes_in_every_request() {
 }
 
 #[test]
-fn slow_requests_to_sign_in_have_little_room_and_each_its_own() {
+fn long_requests_to_sign_in_are_refused_and_slow_ones_keep_nobody_out() {
     let server = Server::start();
     let request = || {
         let request = server.request("POST", "/api/session");

@@ -64,13 +64,11 @@ impl TestApi {
         let slots = [self.api.slot(&caller).await, self.api.slot(&caller).await];
         assert!(slots.iter().all(Result::is_ok));
         let mut request = std::pin::pin!(request);
-        match request.as_mut().now_or_never() {
-            Some(answer) => (answer, false),
-            None => {
-                drop(slots);
-                (request.await, true)
-            }
+        if let Some(answer) = request.as_mut().now_or_never() {
+            return (answer, false);
         }
+        drop(slots);
+        (request.await, true)
     }
 
     pub(super) async fn stop(self) {

@@ -209,7 +209,7 @@ mod tests {
     use crate::users::{Credential, Tag};
 
     /// Whether the session of an answer counts.
-    fn counts(api: &Api, answer: Response, key: &str) -> bool {
+    fn counts(api: &Api, answer: &Response, key: &str) -> bool {
         let mut headers = HeaderMap::new();
         let cookie = &answer.headers()[header::SET_COOKIE];
         headers.insert(header::COOKIE, cookie.clone());
@@ -222,7 +222,7 @@ mod tests {
         let body = std::mem::take(answer.body_mut());
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
         let told: Value = serde_json::from_slice(&body).unwrap();
-        counts(api, answer, told["key"].as_str().unwrap())
+        counts(api, &answer, told["key"].as_str().unwrap())
     }
 
     #[tokio::test]
