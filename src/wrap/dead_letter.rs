@@ -1,6 +1,7 @@
 //! Messages that are none: kept in a file for a person, so that neither they nor the session are
 //! lost. Of each at most the first 64 KiB are kept, and of each queue at most two files of 8 MiB:
-//! whoever may publish fills no disk.
+//! whoever may publish fills no disk. What others than the session's own user published has as many
+//! of its own, so that it pushes out none of the user's.
 //!
 //! Relies on the standard library, and on `base64` for bytes that are no text. `kept` reads them.
 
@@ -9,7 +10,7 @@ pub(super) mod kept;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -23,6 +24,8 @@ const BODY_BYTES: usize = 64 << 10;
 const FILE_BYTES: u64 = 8 << 20;
 /// The extension of the older file.
 const OLDER: &str = "jsonl.1";
+/// The extension of the file with what other users published.
+const OTHERS: &str = "others.jsonl";
 
 #[derive(Serialize)]
 struct LetterLine<'a> {
@@ -53,6 +56,11 @@ impl DeadBody {
         body.shrink_to_fit();
         Self { kept: body, bytes }
     }
+}
+
+/// The file of dead letters that other users published, beside the file of a queue.
+pub(super) fn of_others(file: &Path) -> PathBuf {
+    file.with_extension(OTHERS)
 }
 
 /// Appends one dead letter to `file`. It is on disk when this returns, so that the broker may

@@ -47,6 +47,8 @@ pub(super) enum Job {
         error: String,
         /// The beginning of its body.
         body: DeadBody,
+        /// Whether the session's own user published it.
+        is_own: bool,
     },
     /// A line for `cbroker why`.
     Tell {
@@ -181,8 +183,18 @@ impl Worker {
                 self.persist(|log| log.done(&ids))?;
                 Fact::Done(keys)
             }
-            Job::DeadLetter { key, error, body } => {
-                let path = self.places.dead_letters.clone();
+            Job::DeadLetter {
+                key,
+                error,
+                body,
+                is_own,
+            } => {
+                let own = &self.places.dead_letters;
+                let path = if is_own {
+                    own.clone()
+                } else {
+                    dead_letter::of_others(own)
+                };
                 self.insist(|_| dead_letter::append(&path, &timestamp(Utc::now()), &error, &body))?;
                 Fact::Buried(key, error)
             }

@@ -9,10 +9,6 @@ crate::tests![
     what_reaches_no_agent_is_rejected_and_brought_back_no_more_than_once,
 ];
 
-fn dead_letters(stage: &Stage) -> String {
-    stage.text("home/dlq/peer.jsonl")
-}
-
 fn publish_own(stage: &Stage, queue: &str, body: &[u8]) {
     stage.publish_with_hops(queue, body, 0);
 }
@@ -26,18 +22,18 @@ fn a_stranger_who_uses_an_id_first_makes_no_genuine_message_vanish() {
     publish_own(&stage, "peer", &body("m", "genuine"));
     let lines = stage.wait_for_messages(2);
     assert!(lines[1].ends_with(" id=m] genuine [end]"), "{lines:?}");
-    assert_eq!(dead_letters(&stage), "");
+    assert_eq!(stage.dead_letters(), "");
     // It is known when it comes again, and the id is used up for strangers.
     stage.publish("peer", &body("m", "forged again"));
     publish_own(&stage, "peer", &body("m", "genuine"));
     publish_own(&stage, "peer", &body("n", "the last"));
     wait_for("the dead letter", || {
-        let letters = dead_letters(&stage);
+        let letters = stage.dead_letters();
         letters.contains("id used twice") && letters.contains("forged again")
     });
     let lines = stage.wait_for_messages(3);
     assert!(lines[2].ends_with(" id=n] the last [end]"), "{lines:?}");
-    assert_eq!(dead_letters(&stage).lines().count(), 1);
+    assert_eq!(stage.dead_letters().lines().count(), 1);
 }
 
 fn a_strangers_message_that_is_held_gives_way_to_the_genuine_one() {
@@ -55,7 +51,7 @@ fn a_strangers_message_that_is_held_gives_way_to_the_genuine_one() {
         publish_own(&stage, "peer", &body(id, "genuine"));
     }
     wait_for("the dead letters", || {
-        dead_letters(&stage).matches("id used twice").count() == 2
+        stage.dead_letters().matches("id used twice").count() == 2
     });
     stage.says(&["resume", "peer"]);
     let lines = stage.wait_for_messages(2);
@@ -84,7 +80,7 @@ fn a_copy_by_a_strangers_binding_makes_no_genuine_message_vanish() {
     publish_own(&stage, "peer", &body("m", "genuine"));
     let lines = stage.wait_for_messages(2);
     assert!(lines[1].ends_with(" id=m] genuine [end]"), "{lines:?}");
-    assert_eq!(dead_letters(&stage), "");
+    assert_eq!(stage.dead_letters(), "");
 }
 
 /// An ack would say to all who watch the broker that the message was delivered.
@@ -110,11 +106,11 @@ fn what_reaches_no_agent_is_rejected_and_brought_back_no_more_than_once() {
     let _terminal = stage.sink(&[]);
     stage.publish("peer", b"{half");
     wait_for("two dead letters", || {
-        dead_letters(&stage).lines().count() == 2
+        stage.dead_letters().lines().count() == 2
     });
     for (count, id) in ["m", "n"].iter().enumerate() {
         publish_own(&stage, "peer", &body(id, "after it"));
         stage.wait_for_messages(count + 1);
     }
-    assert_eq!(dead_letters(&stage).lines().count(), 2);
+    assert_eq!(stage.dead_letters().lines().count(), 2);
 }

@@ -99,6 +99,11 @@ impl Stage {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// The dead letters of `peer`: those of the session's own user, and those of others.
+    pub(crate) fn dead_letters(&self) -> String {
+        self.text("home/dlq/peer.jsonl") + &self.text("home/dlq/peer.others.jsonl")
+    }
+
     /// Starts the broker on this stage's port.
     pub(crate) fn start_broker(&mut self) {
         let config = broker::BrokerConfig {

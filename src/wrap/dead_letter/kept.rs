@@ -137,10 +137,12 @@ pub(super) fn lock(file: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-/// The older file of a queue, and the one that is written.
-fn files(home: &Home, queue: &SessionName) -> [PathBuf; 2] {
+/// The older file of a queue and the one that is written, and the same of other users.
+fn files(home: &Home, queue: &SessionName) -> [PathBuf; 4] {
     let file = home.dead_letters(queue.as_str());
-    [file.with_extension(super::OLDER), file]
+    let others = super::of_others(&file);
+    let older = |file: &Path| file.with_extension(super::OLDER);
+    [older(&file), file, older(&others), others]
 }
 
 fn lines(file: &Path) -> io::Result<Vec<Vec<u8>>> {
@@ -161,7 +163,7 @@ fn queues(home: &Home) -> Vec<SessionName> {
         .flatten()
         .filter_map(|entry| {
             let file = entry.file_name().into_string().ok()?;
-            let (name, _) = file.split_once(".jsonl")?;
+            let (name, _) = file.split_once('.')?;
             SessionName::new(name)
                 .ok()
                 .filter(|own| own.as_str() == name)
@@ -170,4 +172,40 @@ fn queues(home: &Home) -> Vec<SessionName> {
     queues.sort();
     queues.dedup();
     queues
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::wrap::dead_letter::{DeadBody, append, of_others};
+
+    #[test]
+    fn dead_letters_of_strangers_without_end_push_out_none_of_the_users_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::from_iter([("CBROKER_HOME", folder.path())]);
+        let home = Home::of(&environment).unwrap();
+        let queue = SessionName::new("backend").unwrap();
+        let own = home.dead_letters(queue.as_str());
+        fs::create_dir_all(own.parent().unwrap()).unwrap();
+        let keep = |file: &Path, ts: &str, body: &str| {
+            append(file, ts, "no JSON", &DeadBody::cut(body.into())).unwrap();
+        };
+        keep(&own, "1", "mine");
+        for number in 0..400 {
+            let ts = format!("2-{number:03}");
+            keep(&of_others(&own), &ts, &"x".repeat(1 << 20));
+        }
+        for asked in [Some(&queue), None] {
+            let letters = dead_letters(&home, asked).unwrap();
+            assert_eq!(letters[0].raw, "mine");
+            assert!(letters[1..].iter().all(|letter| letter.queue == "backend"));
+            assert!((100..400).contains(&letters.len()), "{}", letters.len());
+        }
+        let first = dead_letters(&home, None).unwrap().remove(1);
+        remove_dead_letter(&home, &first).unwrap();
+        assert!(!dead_letters(&home, None).unwrap().contains(&first));
+    }
 }

@@ -354,11 +354,14 @@ impl Session {
     fn bury(&mut self, key: MessageKey, mut delivery: ReceivedMessage, error: String) {
         self.post.buried.insert(key, claimed_id(&delivery.body));
         let body = DeadBody::cut(std::mem::take(&mut delivery.body));
+        let is_own = delivery.is_of_own_user();
         self.deliveries.table.insert_dead(key, delivery);
-        self.post
-            .parts
-            .disk
-            .ask(Job::DeadLetter { key, error, body });
+        self.post.parts.disk.ask(Job::DeadLetter {
+            key,
+            error,
+            body,
+            is_own,
+        });
     }
 
     fn disk_said(&mut self, fact: Fact) {
