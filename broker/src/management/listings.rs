@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::lock::write;
-    use crate::management::test_api::TestApi;
+    use crate::management::tests::TestApi;
 
     const LONG: Duration = Duration::from_secs(20);
 

@@ -38,7 +38,7 @@ mod routes;
 mod sessions;
 mod system_metrics;
 #[cfg(test)]
-mod test_api;
+mod tests;
 mod views;
 
 use guard::{HttpScheme, RequestGuard};

@@ -35,13 +35,13 @@ pub(super) type Fingerprint = [u8; 32];
 
 /// A user that has proven who it is, for as long as it has the password of that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ProvenUser {
     pub(super) user: Arc<str>,
     /// See [`digest`].
     credential: Vec<u8>,
 }
 
-impl Identity {
+impl ProvenUser {
     /// Of a user as it was when its proof was looked at. `is_owner` says that it is the system user
     /// who runs the broker.
     pub(super) fn new(name: Arc<str>, user: &User, is_owner: bool) -> Self {
@@ -54,7 +54,7 @@ impl Identity {
 
 #[derive(Debug, Clone)]
 struct Token {
-    identity: Identity,
+    identity: ProvenUser,
     issuer: Issuer,
     ends: Instant,
 }
@@ -195,7 +195,7 @@ impl PageSessions {
     /// A token for this user, to be shown once.
     pub(super) fn issue(
         &mut self,
-        identity: Identity,
+        identity: ProvenUser,
         issuer: Issuer,
         now: Instant,
     ) -> Result<String, getrandom::Error> {
@@ -228,7 +228,7 @@ impl PageSessions {
     }
 
     /// Returns whose a token is and removes the token.
-    pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<Identity> {
+    pub(super) fn redeem(&mut self, token: &str, now: Instant) -> Option<ProvenUser> {
         let token = self.tokens.remove(&fingerprint(token))?;
         (token.ends > now).then_some(token.identity)
     }
@@ -236,7 +236,7 @@ impl PageSessions {
     /// A session for this user.
     pub(super) fn sign_in(
         &mut self,
-        identity: Identity,
+        identity: ProvenUser,
         now_ms: u64,
     ) -> Result<OpenedSession, getrandom::Error> {
         let (cookie, key) = (secret()?, secret()?);
@@ -328,7 +328,7 @@ mod tests {
 
     use std::time::{Duration, Instant};
 
-    use super::{Identity, Issuer, MOST_OF_USER, PageSessions, RENEWAL_MS, TOKEN_LIFE};
+    use super::{Issuer, MOST_OF_USER, PageSessions, ProvenUser, RENEWAL_MS, TOKEN_LIFE};
 
     const NOW: u64 = 1_000_000;
     const SESSION_LIFE_MS: u64 = 12 * 60 * 60 * 1000;
@@ -337,8 +337,8 @@ mod tests {
         PageSessions::new(Duration::from_millis(SESSION_LIFE_MS))
     }
 
-    fn identity(user: &str) -> Identity {
-        Identity {
+    fn identity(user: &str) -> ProvenUser {
+        ProvenUser {
             user: user.into(),
             credential: vec![1],
         }

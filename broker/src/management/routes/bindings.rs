@@ -339,7 +339,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
     use super::*;
-    use crate::management::test_api::TestApi;
+    use crate::management::tests::TestApi;
 
     #[tokio::test]
     async fn a_binding_looked_for_among_many_holds_up_no_thread_that_serves() {

@@ -21,7 +21,7 @@ use crate::management::auth::{self, Caller, SignIn};
 use crate::management::held;
 use crate::management::http_listener::RemoteEnd;
 use crate::management::refusal::ApiError;
-use crate::management::sessions::{Identity, Issuer, TOKEN_LIFE};
+use crate::management::sessions::{Issuer, ProvenUser, TOKEN_LIFE};
 use crate::management::{Api, HttpScheme, SharedApi};
 use crate::persist::definition::Definition;
 use crate::time::now_ms;
@@ -63,7 +63,7 @@ async fn token(State(api): State<SharedApi>, caller: Caller) -> Result<Json<Valu
         SignIn::Socket => Issuer::Own,
         SignIn::Password | SignIn::Cookie(_) => Issuer::Password,
     };
-    let identity = Identity::new(caller.name, &caller.user, caller.is_owner);
+    let identity = ProvenUser::new(caller.name, &caller.user, caller.is_owner);
     let token = api.sessions().issue(identity, issuer, Instant::now());
     let token = token.map_err(no_randomness)?;
     Ok(Json(json!({
@@ -122,7 +122,7 @@ async fn sign_in(State(api): State<SharedApi>, request: Request) -> Result<Respo
         Entrance::Password { username, password } => {
             let user = auth::check_password(&parts, &api, &username, &password).await?;
             let is_owner = api.is_login_of_owner(&username, &password).await;
-            Identity::new(username.into(), &user, is_owner)
+            ProvenUser::new(username.into(), &user, is_owner)
         }
     };
     enter(&api, identity).await
@@ -135,7 +135,7 @@ fn account(connection: u64) -> Arc<str> {
 
 /// Opens a session for a user that has proven who it is. Its password may have been changed since:
 /// such a session counts for nothing, because it is known by the password of before.
-async fn enter(api: &SharedApi, identity: Identity) -> Result<Response, ApiError> {
+async fn enter(api: &SharedApi, identity: ProvenUser) -> Result<Response, ApiError> {
     let user = Arc::clone(&identity.user);
     {
         let users = read(&api.broker.users);
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::lock::write;
-    use crate::management::test_api::TestApi;
+    use crate::management::tests::TestApi;
     use crate::users::{Credential, Tag};
 
     /// Whether the session of an answer counts.
@@ -217,7 +217,7 @@ mod tests {
         auth::present(&headers, api).is_some()
     }
 
-    async fn entered(api: &SharedApi, identity: Identity) -> bool {
+    async fn entered(api: &SharedApi, identity: ProvenUser) -> bool {
         let mut answer = enter(api, identity).await.unwrap();
         let body = std::mem::take(answer.body_mut());
         let body = axum::body::to_bytes(body, 10_000).await.unwrap();
@@ -253,7 +253,7 @@ mod tests {
     async fn a_sign_in_that_a_new_password_overtakes_does_not_outlive_the_old_one() {
         let test = TestApi::start().await;
         let before = test.ada();
-        let proven = || Identity::new(Arc::clone(&before.name), &before.user, false);
+        let proven = || ProvenUser::new(Arc::clone(&before.name), &before.user, false);
         assert!(entered(&test.api, proven()).await);
         let token = {
             let mut sessions = test.api.sessions();

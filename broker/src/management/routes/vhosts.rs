@@ -236,7 +236,7 @@ async fn permissions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::management::test_api::TestApi;
+    use crate::management::tests::TestApi;
 
     #[tokio::test]
     async fn the_sums_over_a_vhost_of_many_queues_hold_up_no_thread_that_serves() {
