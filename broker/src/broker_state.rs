@@ -4,6 +4,9 @@
 //! A unit of work ends here: dead letters are routed, unused queues removed, due confirms sent, and
 //! writers are woken last.
 
+mod administration;
+mod busy_mark;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
@@ -18,24 +21,26 @@ use crate::delivery::confirms::{Confirms, Left};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::delivery::outbox::Outbox;
 use crate::delivery::turn::TurnLimit;
-use crate::fault::{Fault, ReplyCode};
-use crate::lock::{lock, read, write};
+use crate::fault::Fault;
+use crate::lock::{lock, read};
 use crate::login_places::LoginPlaces;
 use crate::login_throttle::LoginThrottle;
 use crate::memory;
 use crate::memory_watch::MemoryWatch;
-use crate::persist::definition::{Definition, QuotaDefinition, SessionDefinition, VhostDefinition};
+use crate::persist::definition::SessionDefinition;
 use crate::persist::{DefinitionStore, Store, Ticket};
 use crate::queue::Queue;
 use crate::queue::level::LoadRequest;
-use crate::quotas::{Quota, QuotaScope, Quotas};
+use crate::quotas::Quotas;
 use crate::registry::ConnectionHandle;
 use crate::stats::Totals;
 use crate::tap::Tap;
 use crate::time::now_ms;
 use crate::users::Users;
-use crate::vhost::{DeleteCondition, Labels, Vhost};
+use crate::vhost::{DeleteCondition, Vhost};
 use crate::wakeup::Wakeup;
+
+pub(crate) use busy_mark::BusyMark;
 
 /// What all queues together read at the start.
 const LOOK_AHEAD_BYTES: usize = 32 * 1024 * 1024;
@@ -280,96 +285,6 @@ impl BrokerState {
         reached.await.is_ok_and(|state| !state.is_stopped)
     }
 
-    /// Makes a vhost, or gives the one that is there these labels.
-    pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
-        let known = self.vhost(name);
-        if let Some(vhost) = &known
-            && vhost.labels() == labels
-        {
-            return Ok(vhost.changed());
-        }
-        let definition = VhostDefinition {
-            name: name.to_owned(),
-            description: labels.description.clone(),
-            tags: labels.tags.clone(),
-        };
-        let ticket = self.definitions.save(&Definition::Vhost(definition))?;
-        if let Some(vhost) = known {
-            vhost.set_labels(labels);
-        } else {
-            let vhost = Arc::new(Vhost::new(name.into(), labels, self.definitions.clone()));
-            write(&self.vhosts).entry(name.into()).or_insert(vhost);
-        }
-        Ok(ticket)
-    }
-
-    /// Deletes a vhost with everything in it, and ends the connections to it.
-    pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
-        let Some(vhost) = write(&self.vhosts).remove(name) else {
-            return Ok(Ticket::NONE);
-        };
-        let fault = Fault::connection(
-            ReplyCode::ConnectionForced,
-            format!("vhost '{name}' is deleted"),
-        );
-        let is_in = |connection: &Arc<ConnectionHandle>| {
-            let opened = connection.opened.get();
-            opened.is_some_and(|opened| *opened.vhost == *name)
-        };
-        for connection in self.connections().into_iter().filter(is_in) {
-            connection.end(fault.clone());
-        }
-        let mut effects = self.begin();
-        let emptied = vhost.remove_everything(&mut effects);
-        self.end(effects);
-        let definition = VhostDefinition {
-            name: name.to_owned(),
-            description: String::new(),
-            tags: Vec::new(),
-        };
-        let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
-        let gone = self.definitions.forget(&Definition::Vhost(definition))?;
-        Ok(emptied?.max(unlimited).max(gone))
-    }
-
-    /// Changes the limits of a vhost or user. One that is not there has none.
-    pub(crate) fn change_quota(
-        &self,
-        scope: QuotaScope,
-        name: &str,
-        change: impl FnOnce(&mut Quota),
-    ) -> Result<Ticket, Fault> {
-        // All are held to the end: a vhost or user that goes meanwhile takes its limits away
-        // afterwards, and the store gets changes in their order.
-        let (users, vhosts) = (read(&self.users), read(&self.vhosts));
-        let mut quotas = write(&self.quotas);
-        let is_there = match scope {
-            QuotaScope::Vhost => vhosts.contains_key(name),
-            QuotaScope::User => users.get(name).is_some(),
-        };
-        let mut quota = quotas.get(scope, name).cloned().unwrap_or_default();
-        let before = quota.clone();
-        change(&mut quota);
-        if !is_there {
-            quota = Quota::default();
-        }
-        if quota == before {
-            return Ok(Ticket::NONE);
-        }
-        quotas.put(scope, name, quota.clone());
-        let definition = Definition::Quota(QuotaDefinition {
-            scope,
-            name: name.to_owned(),
-            quota,
-        });
-        let is_empty = quotas.get(scope, name).is_none();
-        Ok(if is_empty {
-            self.definitions.forget(&definition)?
-        } else {
-            self.definitions.save(&definition)?
-        })
-    }
-
     /// Permissions have changed: channels ask again where they remembered that they may publish,
     /// and so do taps.
     pub fn permissions_changed(&self) {
@@ -530,37 +445,5 @@ impl BrokerState {
             Ok(false) => {}
             Err(error) => tracing::debug!(queue = %queue.name(), %error, "not looked at"),
         }
-    }
-}
-
-/// Whether a connection has work left over from its last turn. It counts while it has, and no more
-/// once it is dropped.
-#[derive(Debug)]
-pub(crate) struct BusyMark {
-    broker: Arc<BrokerState>,
-    is_set: bool,
-}
-
-impl BusyMark {
-    pub(crate) fn new(broker: &Arc<BrokerState>) -> Self {
-        Self {
-            broker: Arc::clone(broker),
-            is_set: false,
-        }
-    }
-
-    pub(crate) fn set(&mut self, is_busy: bool) {
-        match (self.is_set, is_busy) {
-            (false, true) => self.broker.busy.fetch_add(1, Relaxed),
-            (true, false) => self.broker.busy.fetch_sub(1, Relaxed),
-            _ => return,
-        };
-        self.is_set = is_busy;
-    }
-}
-
-impl Drop for BusyMark {
-    fn drop(&mut self) {
-        self.set(false);
     }
 }

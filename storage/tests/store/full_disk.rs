@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use storage::frame::SegmentHeader;
-use storage::{QueueId, Sequence, Store, StoreEvent, Urgency};
+use storage::{Opened, QueueId, Sequence, Store, StoreEvent, Urgency};
 
 use crate::damaged_store::{frames, logs};
 use crate::simulated_disk::{Kind, SimulatedDisk};
@@ -62,6 +62,17 @@ fn left_after_kill(disk: &SimulatedDisk, queue: QueueId) -> u64 {
         .map_or(0, |found| found.ready)
 }
 
+/// An empty store on `disk`, and the folder that it lives in.
+fn open_on(disk: &SimulatedDisk) -> (tempfile::TempDir, Opened) {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = workload::open(
+        folder.path(),
+        disk.options(folder.path()),
+        &Diary::default(),
+    );
+    (folder, opened)
+}
+
 fn wait_until_left(disk: &SimulatedDisk, queue: QueueId, wanted: u64) {
     let until = Instant::now() + LIMIT / 3;
     loop {
@@ -77,12 +88,7 @@ fn wait_until_left(disk: &SimulatedDisk, queue: QueueId, wanted: u64) {
 #[test]
 fn acks_are_durable_on_a_full_disk_while_publishes_wait_for_room() {
     let disk = SimulatedDisk::new();
-    let folder = tempfile::tempdir().unwrap();
-    let opened = workload::open(
-        folder.path(),
-        disk.options(folder.path()),
-        &Diary::default(),
-    );
+    let (_folder, opened) = open_on(&disk);
     crate::support::fill(&opened.store, QueueId(2), 0..200, 300);
     let durable = fill_up(&opened.store, &disk);
     assert!(durable > 3, "{durable} messages fitted");
@@ -150,12 +156,7 @@ fn what_is_written_after_a_segment_could_not_be_begun_survives() {
 #[test]
 fn a_full_store_that_is_drained_makes_room_for_what_waits() {
     let disk = SimulatedDisk::new();
-    let folder = tempfile::tempdir().unwrap();
-    let opened = workload::open(
-        folder.path(),
-        disk.options(folder.path()),
-        &Diary::default(),
-    );
+    let (_folder, opened) = open_on(&disk);
     let store = &opened.store;
     let durable = fill_up(store, &disk);
     // More waits than the space that is kept for acks could hold.
@@ -188,12 +189,7 @@ fn a_full_store_that_is_drained_makes_room_for_what_waits() {
 #[test]
 fn a_stop_that_could_not_write_everything_is_an_error() {
     let disk = SimulatedDisk::new();
-    let folder = tempfile::tempdir().unwrap();
-    let opened = workload::open(
-        folder.path(),
-        disk.options(folder.path()),
-        &Diary::default(),
-    );
+    let (_folder, opened) = open_on(&disk);
     let durable = fill_up(&opened.store, &disk);
     opened.store.settle(QueueId(1), Sequence(0)).unwrap();
     opened.store.close().unwrap_err();
@@ -207,12 +203,7 @@ fn a_stop_that_could_not_write_everything_is_an_error() {
 #[test]
 fn acks_are_durable_on_a_full_disk_over_restarts() {
     let disk = SimulatedDisk::new();
-    let folder = tempfile::tempdir().unwrap();
-    let opened = workload::open(
-        folder.path(),
-        disk.options(folder.path()),
-        &Diary::default(),
-    );
+    let (_folder, opened) = open_on(&disk);
     crate::support::fill(&opened.store, QueueId(2), 0..60, 300);
     fill_up(&opened.store, &disk);
     drop(opened);
@@ -236,12 +227,7 @@ fn acks_are_durable_on_a_full_disk_over_restarts() {
 #[test]
 fn a_clean_stop_on_a_full_disk_keeps_every_ack() {
     let disk = SimulatedDisk::new();
-    let folder = tempfile::tempdir().unwrap();
-    let opened = workload::open(
-        folder.path(),
-        disk.options(folder.path()),
-        &Diary::default(),
-    );
+    let (_folder, opened) = open_on(&disk);
     crate::support::fill(&opened.store, QueueId(1), 0..500, 300);
     fill_disk(&disk);
     for number in 0..499 {

@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl Play {
+    /// It is not delivered before its row is in the transcript, and is then.
+    fn is_delivered_only_by_its_row(&mut self, ticket: MessageKey) {
+        let delivered = Step::Delivered(vec![ticket], Way::Keyboard);
+        assert!(!self.did(&delivered), "it was delivered without a proof");
+        let number = self.deliveries.typed_number().unwrap();
+        self.deliveries.in_context(number);
+        self.run();
+        assert!(self.did(&delivered), "its row proves nothing");
+    }
+}
+
 #[test]
 fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
     let mut play = Play::claude_by(Mode::Pty);
@@ -29,11 +41,7 @@ fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes()
     play.turn("m1");
     assert!(play.did(&Step::HandedOver(vec![ticket], Way::Keyboard)));
     play.passes(ms(600_000));
-    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
-    let number = play.deliveries.typed_number().unwrap();
-    play.deliveries.in_context(number);
-    play.run();
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    play.is_delivered_only_by_its_row(ticket);
 }
 
 #[test]
@@ -45,11 +53,7 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
     play.shows_text();
     play.sees(Input::Empty);
     play.ends();
-    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
-    let number = play.deliveries.typed_number().unwrap();
-    play.deliveries.in_context(number);
-    play.run();
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    play.is_delivered_only_by_its_row(ticket);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Texts that a process refused because it holds no session: the person looks at the agents view.
 //!
 //! They are offered again until the session is back, in this process or in the one that it moved
-//! to. Where it lives without the plugin, or no longer, they go another way.
+//! to. Where it runs without the plugin, or no longer, another way gets them.
 
 use std::time::Duration;
 
@@ -67,9 +67,9 @@ impl Work {
         Some(since + HOMELESS_LIMIT)
     }
 
-    /// Texts that found no session: a home is looked for. Where the session lives without the
-    /// plugin, or no longer, they go another way.
-    pub(super) async fn house(&mut self) {
+    /// Offers the texts that found no session again. Where the session runs without the plugin, or
+    /// no longer, they are given back so that another way takes them.
+    pub(super) async fn offer_again_or_give_up(&mut self) {
         let is_homeless = |text: &InFlight| matches!(text.stage, Progress::Homeless(_));
         if !self.in_flight.values().any(is_homeless) {
             return;

@@ -6,8 +6,10 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use super::super::Sign;
 use super::super::Timing;
 use super::homeless::NO_SESSION;
+use super::listener::PluginEvent;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -314,11 +316,11 @@ async fn a_text_goes_to_the_process_that_the_transcript_names() {
     work.strangers.push((instance("new"), two.clone()));
     let (orders, mut given) = mpsc::channel(4);
     work.streams.insert("new".to_owned(), orders);
-    work.house().await;
+    work.offer_again_or_give_up().await;
     assert!(given.try_recv().is_err(), "nothing says that it is ours");
     let row = json!({"type": "continued-in", "continuedInSessionId": "two"});
     std::fs::write(folder.path().join("one.jsonl"), format!("{row}\n")).unwrap();
-    work.house().await;
+    work.offer_again_or_give_up().await;
     assert_eq!(given.try_recv().unwrap(), Bytes::from_static(b"{}\n"));
     let moved = WayReport::Sign(Sign::Transcript(two));
     assert_eq!(reports.recv().await.unwrap().1, moved);
@@ -341,12 +343,12 @@ async fn a_text_waits_for_the_session_and_goes_another_way_where_that_has_no_plu
     ] {
         let (mut work, mut reports) = homeless(folder.path(), seconds);
         work.hooked = watch::channel(hooked).1;
-        work.house().await;
+        work.offer_again_or_give_up().await;
         assert!(reports.try_recv().is_err(), "{seconds} {hooked:?}");
     }
     let (mut work, mut reports) = homeless(folder.path(), 15);
     work.hooked = watch::channel(Some((1, hour))).1;
-    work.house().await;
+    work.offer_again_or_give_up().await;
     let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
     let (number, why, refusal) = (7, NO_SESSION.to_owned(), Refusal::Elsewhere);
@@ -365,10 +367,10 @@ async fn a_process_that_the_session_moved_to_has_its_time_to_load_the_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let (mut work, mut reports) = homeless(folder.path(), 3600);
     work.hooked = watch::channel(Some((1, seconds_ago(5)))).1;
-    work.house().await;
+    work.offer_again_or_give_up().await;
     assert!(reports.try_recv().is_err(), "its first hook ran just now");
     work.hooked = watch::channel(Some((1, seconds_ago(15)))).1;
-    work.house().await;
+    work.offer_again_or_give_up().await;
     let closed = WayReport::Closed(NO_SESSION.to_owned());
     assert_eq!(reports.recv().await.unwrap().1, closed);
 }
@@ -380,7 +382,7 @@ async fn a_way_that_lost_the_session_opens_only_where_the_session_is() {
     let (orders, mut given) = mpsc::channel(4);
     work.streams.insert("old".to_owned(), orders.clone());
     work.hooked = watch::channel(Some((1, seconds_ago(3600)))).1;
-    work.house().await;
+    work.offer_again_or_give_up().await;
     while reports.try_recv().is_ok() {}
     let rest = || PluginEvent::Rest { why: String::new() };
     work.happened("old", None, rest()).await;

@@ -1,0 +1,105 @@
+//! Changes of vhosts and limits, as administrators make them: in memory and in the store. Relies on
+//! `vhost`, `quotas` and `persist`.
+
+use std::sync::Arc;
+
+use super::BrokerState;
+use crate::fault::{Fault, ReplyCode};
+use crate::lock::{read, write};
+use crate::persist::Ticket;
+use crate::persist::definition::{Definition, QuotaDefinition, VhostDefinition};
+use crate::quotas::{Quota, QuotaScope};
+use crate::registry::ConnectionHandle;
+use crate::vhost::{Labels, Vhost};
+
+impl BrokerState {
+    /// Makes a vhost, or gives the one that is there these labels.
+    pub fn put_vhost(&self, name: &str, labels: Labels) -> Result<Ticket, Fault> {
+        let known = self.vhost(name);
+        if let Some(vhost) = &known
+            && vhost.labels() == labels
+        {
+            return Ok(vhost.changed());
+        }
+        let definition = VhostDefinition {
+            name: name.to_owned(),
+            description: labels.description.clone(),
+            tags: labels.tags.clone(),
+        };
+        let ticket = self.definitions.save(&Definition::Vhost(definition))?;
+        if let Some(vhost) = known {
+            vhost.set_labels(labels);
+        } else {
+            let vhost = Arc::new(Vhost::new(name.into(), labels, self.definitions.clone()));
+            write(&self.vhosts).entry(name.into()).or_insert(vhost);
+        }
+        Ok(ticket)
+    }
+
+    /// Deletes a vhost with everything in it, and ends the connections to it.
+    pub fn remove_vhost(self: &Arc<Self>, name: &str) -> Result<Ticket, Fault> {
+        let Some(vhost) = write(&self.vhosts).remove(name) else {
+            return Ok(Ticket::NONE);
+        };
+        let fault = Fault::connection(
+            ReplyCode::ConnectionForced,
+            format!("vhost '{name}' is deleted"),
+        );
+        let is_in = |connection: &Arc<ConnectionHandle>| {
+            let opened = connection.opened.get();
+            opened.is_some_and(|opened| *opened.vhost == *name)
+        };
+        for connection in self.connections().into_iter().filter(is_in) {
+            connection.end(fault.clone());
+        }
+        let mut effects = self.begin();
+        let emptied = vhost.remove_everything(&mut effects);
+        self.end(effects);
+        let definition = VhostDefinition {
+            name: name.to_owned(),
+            description: String::new(),
+            tags: Vec::new(),
+        };
+        let unlimited = self.change_quota(QuotaScope::Vhost, name, |_| ())?;
+        let gone = self.definitions.forget(&Definition::Vhost(definition))?;
+        Ok(emptied?.max(unlimited).max(gone))
+    }
+
+    /// Changes the limits of a vhost or user. One that is not there has none.
+    pub(crate) fn change_quota(
+        &self,
+        scope: QuotaScope,
+        name: &str,
+        change: impl FnOnce(&mut Quota),
+    ) -> Result<Ticket, Fault> {
+        // All are held to the end: a vhost or user that goes meanwhile takes its limits away
+        // afterwards, and the store gets changes in their order.
+        let (users, vhosts) = (read(&self.users), read(&self.vhosts));
+        let mut quotas = write(&self.quotas);
+        let is_there = match scope {
+            QuotaScope::Vhost => vhosts.contains_key(name),
+            QuotaScope::User => users.get(name).is_some(),
+        };
+        let mut quota = quotas.get(scope, name).cloned().unwrap_or_default();
+        let before = quota.clone();
+        change(&mut quota);
+        if !is_there {
+            quota = Quota::default();
+        }
+        if quota == before {
+            return Ok(Ticket::NONE);
+        }
+        quotas.put(scope, name, quota.clone());
+        let definition = Definition::Quota(QuotaDefinition {
+            scope,
+            name: name.to_owned(),
+            quota,
+        });
+        let is_empty = quotas.get(scope, name).is_none();
+        Ok(if is_empty {
+            self.definitions.forget(&definition)?
+        } else {
+            self.definitions.save(&definition)?
+        })
+    }
+}

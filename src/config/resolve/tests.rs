@@ -1,0 +1,161 @@
+//! Tests of how flags, environment and files become one configuration.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::config::{BrokerKind, write_session_address};
+
+struct TestHome {
+    folder: tempfile::TempDir,
+}
+
+impl TestHome {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn environment(&self, more: &[(&str, &str)]) -> Environment {
+        let home = self.folder.path().to_str().unwrap();
+        [("CBROKER_HOME", home)]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect()
+    }
+
+    fn home(&self) -> Home {
+        Home::of(&self.environment(&[])).unwrap()
+    }
+
+    fn config(&self, flags: &Flags, more: &[(&str, &str)]) -> Result<Config, Error> {
+        Config::resolve(flags, self.environment(more))
+    }
+}
+
+fn url(url: &str) -> Flags {
+    Flags {
+        url: Some(url.into()),
+        ..Flags::default()
+    }
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_local_broker() {
+    let home = TestHome::new();
+    let kind = BrokerKind::Container { name: "x".into() };
+    let local = LocalBroker {
+        version: 1,
+        kind,
+        host: Ipv4Addr::LOCALHOST.into(),
+        port: 7001,
+        management_port: Some(7002),
+        guest: false,
+    };
+    let seen = |flags: &Flags, more: &[(&str, &str)]| {
+        let config = home.config(flags, more).unwrap();
+        (config.endpoint.address.port, config.endpoint_origin)
+    };
+    assert_eq!(seen(&Flags::default(), &[]), (5672, ValueOrigin::Default));
+    local.write(&home.home()).unwrap();
+    assert_eq!(seen(&Flags::default(), &[]), (7001, ValueOrigin::Local));
+    fs::write(home.home().config_file(), "url = \"amqp://h:7003\"\n").unwrap();
+    assert_eq!(seen(&Flags::default(), &[]), (7003, ValueOrigin::File));
+    let environment = [("CBROKER_URL", "amqp://h:7004")];
+    assert_eq!(
+        seen(&Flags::default(), &environment),
+        (7004, ValueOrigin::Environment)
+    );
+    assert_eq!(
+        seen(&url("amqp://h:7005"), &environment),
+        (7005, ValueOrigin::Flag)
+    );
+}
+
+#[test]
+fn the_management_address_follows_the_broker() {
+    let home = TestHome::new();
+    let at = |text: &str| home.config(&url(text), &[]).unwrap().management;
+    assert_eq!(at("amqp://localhost").url, "http://localhost:15672");
+    let cloud = at("amqps://u:p@campbell.lmq.cloudamqp.com/u");
+    assert_eq!(cloud.url, "https://campbell.lmq.cloudamqp.com");
+    assert_eq!(
+        (cloud.login.user.as_str(), cloud.login.password.as_str()),
+        ("u", "p")
+    );
+}
+
+#[test]
+fn the_password_of_the_local_broker_is_made_once_and_used_by_itself() {
+    let home = TestHome::new();
+    assert_eq!(
+        home.config(&Flags::default(), &[]).unwrap().endpoint.login,
+        Credentials::none_yet()
+    );
+    let made = Credentials::read_or_create(&home.home()).unwrap();
+    assert_eq!(made, Credentials::read_or_create(&home.home()).unwrap());
+    let mode = fs::metadata(home.home().credentials_file())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let used = |text: &str| home.config(&url(text), &[]).unwrap().endpoint.login;
+    assert_eq!(used("amqp://127.0.0.1:7000"), made);
+    assert_eq!(used("amqp://guest:guest@localhost").user, "guest");
+    assert_eq!(used("amqp://elsewhere.example").user, "guest");
+}
+
+#[test]
+fn a_command_inside_a_session_takes_the_password_that_its_wrap_wrote() {
+    let home = TestHome::new();
+    let session = ulid::Ulid::generate().to_string();
+    let outer = home
+        .config(&url("amqps://u:secret@far.example/v"), &[])
+        .unwrap();
+    write_session_address(&home.home(), &session, &outer.endpoint).unwrap();
+    let visible = outer.endpoint.address.without_password().to_string();
+    assert!(!visible.contains("secret"));
+    let inner = home
+        .config(
+            &Flags::default(),
+            &[("CBROKER_URL", &visible), ("CBROKER_SESSION", &session)],
+        )
+        .unwrap();
+    assert_eq!(inner.endpoint.login.password, "secret");
+    let elsewhere = [
+        ("CBROKER_URL", "amqps://u@other.example/v"),
+        ("CBROKER_SESSION", session.as_str()),
+    ];
+    assert_eq!(
+        home.config(&Flags::default(), &elsewhere)
+            .unwrap()
+            .endpoint
+            .login
+            .password,
+        "guest"
+    );
+}
+
+#[test]
+fn a_slip_in_the_file_is_an_error_with_its_line() {
+    let home = TestHome::new();
+    fs::write(home.home().config_file(), "# mine\nautostrat = true\n").unwrap();
+    let error = home.config(&Flags::default(), &[]).unwrap_err();
+    assert!(
+        error
+            .summary()
+            .contains("config.toml line 2: unknown field `autostrat`"),
+        "{error}"
+    );
+    assert_eq!(error.exit(), Exit::Usage);
+}
+
+#[test]
+fn no_way_of_showing_a_config_shows_a_password() {
+    let home = TestHome::new();
+    let config = home.config(&url("amqp://u:secret@localhost"), &[]).unwrap();
+    assert!(!format!("{config:?}").contains("secret"));
+    assert!(config.warnings[0].contains("CBROKER_URL"));
+}

@@ -1,0 +1,195 @@
+//! What the modules report, and what follows for the session, its transcript and the texts that a
+//! module has.
+
+use std::path::{Path, PathBuf};
+
+use tokio::time::Instant;
+
+use super::super::{Refusal, Sign, WayReport, claude_moves, process};
+use super::choice::{Instance, Role};
+use super::listener::{ListenerEvent, PluginEvent};
+use super::{InFlight, Progress, SessionHome, Work};
+
+/// How Claude Code says that the process holds no session: nothing of the text is with it.
+const UNBOUND: &str = "no session is bound";
+/// How Claude Code says that the person pressed Escape and has sent nothing since.
+const STOPPED: [&str; 2] = [
+    "nobody has sent input since",
+    "removed from the queue before it ran",
+];
+
+impl Work {
+    pub(super) async fn handle_module(&mut self, event: ListenerEvent) {
+        match event {
+            ListenerEvent::Orders { instance, orders } => {
+                self.streams.retain(|_, stream| !stream.is_closed());
+                self.orders_end(&instance);
+                self.streams.insert(instance, orders);
+                self.tell_open().await;
+            }
+            ListenerEvent::Events {
+                instance,
+                pid,
+                events,
+            } => {
+                for event in events {
+                    self.happened(&instance, pid, event).await;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn happened(&mut self, instance: &str, pid: Option<i32>, event: PluginEvent) {
+        match event {
+            PluginEvent::Hello { transcript, .. } => self.greet(instance, pid, &transcript).await,
+            PluginEvent::Submitted { number, transcript } => {
+                self.follow(instance, transcript).await;
+                if let Some(text) = self.in_flight.get_mut(&number) {
+                    text.stage = Progress::Submitted(Instant::now());
+                    self.is_home().await;
+                }
+            }
+            PluginEvent::Dropped { number, why } => {
+                // A process that the session has moved to says so before it says anything else.
+                let says_stopped = STOPPED.iter().any(|words| why.contains(words));
+                let refusal = if self.is_stopped || says_stopped {
+                    Refusal::Stopped
+                } else {
+                    Refusal::Refused
+                };
+                self.not_taken(number, why, refusal).await;
+            }
+            PluginEvent::Failed { number, why } if why.contains(UNBOUND) => {
+                if let Some(text) = self.in_flight.get_mut(&number) {
+                    let now = Instant::now();
+                    text.stage = Progress::Homeless(now);
+                    text.homeless_since.get_or_insert(now);
+                    // One that the session has left may say so late.
+                    if self.home == SessionHome::Here && self.choice.is_current(instance) {
+                        self.home = SessionHome::Away;
+                    }
+                    self.tell_open().await;
+                }
+            }
+            PluginEvent::Failed { number, why } => {
+                self.not_taken(number, why, Refusal::Failed).await;
+            }
+            event if self.choice.is_current(instance) => self.observe(instance, event).await,
+            _ => {}
+        }
+    }
+
+    async fn greet(&mut self, name: &str, pid: Option<i32>, transcript: &Path) {
+        let Some(pid) = pid else { return };
+        let arguments = process::look(pid).map_or_else(Vec::new, |process| process.arguments);
+        let us = i32::try_from(std::process::id()).unwrap_or_default();
+        let is_ours = process::descends_from(pid, us);
+        let name = name.to_owned();
+        let instance = Instance { name, pid };
+        let role = if self.goes_on_in(transcript).await {
+            self.choice.goes_on_in(instance.clone())
+        } else {
+            let is_alive = process::is_alive;
+            self.choice
+                .hello(instance.clone(), &arguments, is_ours, is_alive)
+        };
+        if role == Role::Foreign {
+            self.strangers
+                .retain(|(known, _)| process::is_alive(known.pid));
+            self.strangers.push((instance, transcript.to_owned()));
+        } else {
+            self.adopt(&instance.name, transcript).await;
+        }
+    }
+
+    /// Whether the session's transcript says that it goes on in the process that writes this one.
+    pub(super) async fn goes_on_in(&self, transcript: &Path) -> bool {
+        let Some(ours) = self.choice.transcript().map(Path::to_owned) else {
+            return false;
+        };
+        let other = transcript.to_owned();
+        let looked = tokio::task::spawn_blocking(move || claude_moves::goes_on(&ours, &other));
+        looked.await.unwrap_or_default()
+    }
+
+    /// The session is in this process now.
+    pub(super) async fn adopt(&mut self, name: &str, transcript: &Path) {
+        self.open_calls.clear();
+        self.is_stopped = false;
+        self.home = SessionHome::Here;
+        let elsewhere = |text: &&mut InFlight| text.instance.name != name;
+        for text in self.in_flight.values_mut().filter(elsewhere) {
+            if matches!(text.stage, Progress::Sent) {
+                text.stage = Progress::Left(Instant::now());
+            }
+        }
+        if let Some(pid) = self.choice.current().map(|instance| instance.pid)
+            && self.holder.replace(pid).is_some_and(|was| was != pid)
+        {
+            self.report(WayReport::Moved(pid)).await;
+        }
+        self.follow(name, Some(transcript.to_owned())).await;
+        self.tell_open().await;
+    }
+
+    /// The process that holds the session writes this transcript now.
+    async fn follow(&mut self, instance: &str, transcript: Option<PathBuf>) {
+        let Some(transcript) = transcript.filter(|_| self.choice.is_current(instance)) else {
+            return;
+        };
+        if self.choice.moves_to(&transcript) {
+            self.proof.follow(&transcript);
+            self.report(WayReport::Sign(Sign::Transcript(transcript)))
+                .await;
+        }
+    }
+
+    /// An event of the process that holds the session.
+    async fn observe(&mut self, instance: &str, event: PluginEvent) {
+        self.tell_open().await;
+        let sign = match event {
+            PluginEvent::Turn { transcript } => {
+                self.follow(instance, transcript).await;
+                self.is_home().await;
+                Sign::TurnBegan
+            }
+            PluginEvent::Rest { .. } => {
+                self.open_calls.clear();
+                Sign::TurnEnded
+            }
+            PluginEvent::Person => {
+                self.is_stopped = false;
+                Sign::PersonSpoke
+            }
+            PluginEvent::Stopped => {
+                self.is_stopped = true;
+                Sign::Stopped
+            }
+            PluginEvent::Ask { call, tool } => {
+                self.open_calls.insert(call, tool.clone());
+                Sign::Asks(tool)
+            }
+            PluginEvent::Called { call } => {
+                if self.open_calls.remove(&call).is_none() {
+                    return;
+                }
+                match self.open_calls.values().next() {
+                    Some(tool) => Sign::Asks(tool.clone()),
+                    None => Sign::Answered,
+                }
+            }
+            PluginEvent::Menu {
+                name: Some(name), ..
+            } => Sign::Menu(name),
+            PluginEvent::Menu {
+                name: None,
+                transcript,
+            } => {
+                self.follow(instance, transcript).await;
+                Sign::MenuClosed
+            }
+            _ => return,
+        };
+        self.report(WayReport::Sign(sign)).await;
+    }
+}
