@@ -1,4 +1,4 @@
-//! Lets connections, channels and queues in where the limits of their vhost and user allow it.
+//! Checks the limits of vhosts and users when a connection, a channel or a queue is opened.
 //! Depends on `broker_state` and `quotas`.
 
 use std::collections::HashMap;
@@ -13,8 +13,8 @@ use crate::registry::{ConnectionHandle, OpenedConnection};
 
 type Connections<'a> = MutexGuard<'a, HashMap<u64, Arc<ConnectionHandle>>>;
 
-/// Gives a connection its session, or refuses it. Of two that come at once, the second counts the
-/// first.
+/// Marks a connection as open, or refuses it where its vhost or user has as many as are allowed.
+/// The lock makes the check and the mark one step.
 pub(crate) fn open_connection(
     broker: &BrokerState,
     connection: &ConnectionHandle,

@@ -45,7 +45,7 @@ impl AlarmState {
 #[derive(Debug)]
 pub(crate) struct Alarms {
     state: watch::Sender<AlarmState>,
-    /// Whether publishers are blocked for a reason that clients are told. Changes far less often
+    /// Whether publishers are blocked for a reason that is sent to clients. Changes far less often
     /// than `state`, so that idle connections can await it.
     blocking: watch::Sender<bool>,
     /// Woken whenever more is durable.

@@ -59,11 +59,11 @@ pub struct BrokerState {
     memory_watch: MemoryWatch,
     /// Reads of the store that may be under way at once.
     loads: Arc<Semaphore>,
-    /// Who may enter, and what they may touch.
+    /// Users, their passwords and their permissions.
     pub users: RwLock<Users>,
     /// How much vhosts and users may open and declare. Changed by [`Self::change_quota`] alone.
     pub(crate) quotas: RwLock<Quotas>,
-    /// Who guesses passwords has to wait.
+    /// Delays logins after wrong passwords.
     pub(crate) throttle: LoginThrottle,
     /// Connections without a login.
     pub(crate) login_places: Arc<LoginPlaces>,
@@ -73,7 +73,7 @@ pub struct BrokerState {
     pub(crate) access_changes: watch::Sender<u64>,
     /// Counted since the start.
     pub totals: Totals,
-    /// The last messages, for whoever listens.
+    /// The last messages, for the listeners of the tap.
     pub tap: Arc<Tap>,
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
@@ -82,7 +82,7 @@ pub struct BrokerState {
     busy: AtomicU32,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
-    /// Rings whenever some queue has loaded a slice.
+    /// Notified whenever a queue has loaded a slice.
     pub(crate) loaded: Notify,
 }
 

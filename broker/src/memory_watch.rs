@@ -13,7 +13,7 @@ const FOR_RESIDENT_MS: u64 = 1000;
 
 #[derive(Debug)]
 pub(crate) struct MemoryWatch {
-    /// Bytes that may be held before publishers are told to wait, 0 for any number.
+    /// Bytes that may be held before publishers are paused, 0 for any number.
     limit: u64,
     /// When the alarm was last raised or ended.
     since_ms: AtomicU64,

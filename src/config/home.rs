@@ -129,7 +129,7 @@ impl Home {
 
     /// Why the folder is not ours to use; see [`NotOurs`]. Changes nothing.
     pub fn objection(&self) -> Option<NotOurs> {
-        // What cannot be read is told by whoever needs it.
+        // What cannot be read is reported where it is needed.
         own_folder::objection(&self.folder, own_folder::HOME).ok()?
     }
 

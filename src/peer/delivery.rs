@@ -1,4 +1,4 @@
-//! One handing of a message to us, and the one chance to settle it.
+//! One message as the broker delivered it, and how it is settled: acked, returned or rejected.
 
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
 use lapin::types::AMQPValue;
@@ -9,8 +9,8 @@ use super::topology::EXCHANGE;
 use super::{answered, presence};
 use crate::name::SessionName;
 
-/// A message that was handed to us and must be settled. Dropped unsettled, it stays ours until the
-/// connection ends.
+/// A delivered message, to be settled once. If it is dropped unsettled, the broker delivers it
+/// again after the connection has ended.
 #[derive(Debug)]
 pub struct ReceivedMessage {
     /// The bytes of the body, unchecked.

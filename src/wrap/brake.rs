@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_mins(1);
 /// So many times the messages of one peer may come without a name that counts.
 const UNNAMED: usize = 10;
-/// So many names of one user are told apart; more share one count, so that made-up names take no
+/// So many names of one user are counted apart; more share one count, so that made-up names take no
 /// memory, and none that another user needs.
 const NAMES: usize = 512;
 

@@ -1,6 +1,6 @@
 //! The thread that waits for the disk, so that the session never does.
 //!
-//! Jobs are done in the order given. Those that somebody waits for are answered with a [`Fact`]
+//! Jobs are done in the order given. Those that the session waits for are answered with a [`Fact`]
 //! once they are on disk. A disk that fails is tried again every second: until the intent is
 //! written nothing is handed over, and until a dead letter is written its message is not rejected.
 //!

@@ -110,7 +110,7 @@ impl Program {
         for status in statuses.iter().flatten() {
             match status {
                 ChildStatus::Started(pid) => self.pid = Pid::from_raw(*pid),
-                // From here on the number may belong to somebody else.
+                // From here on the number may belong to another process.
                 ChildStatus::Exited(_) | ChildStatus::Killed(_) | ChildStatus::Failed(_) => {
                     self.pid = None;
                 }

@@ -96,7 +96,7 @@ impl Relay {
         self.to_person.push(bytes);
     }
 
-    /// Leaves the person's keys from now on to whoever reads the terminal next.
+    /// Leaves the person's keys from now on to the next reader of the terminal.
     pub(super) fn leave_keys(&mut self) {
         self.input = None;
     }

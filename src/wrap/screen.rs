@@ -1,4 +1,4 @@
-//! The drawn screen of a program whose looks matter, kept only as up to date as somebody asks for.
+//! The drawn screen of a program, for profiles that read it; brought up to date when it is read.
 //!
 //! Drawing costs more than passing bytes on, so output is kept as it came and drawn when the screen
 //! is looked at, or when enough of it has gathered. Only a flood is not drawn whole: of what pours

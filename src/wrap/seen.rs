@@ -4,7 +4,7 @@
 //! `intent <id> <from> <digest>` is synced before the message is handed over, by whichever way;
 //! `done …` at the proof that it is in the model's context, and before the ack; `withdrawn …` says
 //! that an intent led to nothing. What is `done` is never handed over again on this machine; an
-//! `intent` alone is, marked as a possible repetition. The same id with another
+//! `intent` alone is, marked as a possible repeat. The same id with another
 //! sender or body is another message under a used id, and must not make the first one's fate its
 //! own: it is refused where the same user, or the session's own, used the id. What other users did
 //! under an id bars nobody: all copies of a message to a group have one id, and who reads the first

@@ -41,18 +41,19 @@ pub(super) use post::{Post, PostParts};
 use stops::Signals;
 use ways_in::Proofs;
 
-/// After a hook spoke: Claude Code still says "esc to interrupt" for a while after its turn ended.
+/// How long the screen is not believed after a hook: Claude Code still shows "esc to interrupt" for
+/// a while after its turn ended.
 const SETTLED: Duration = Duration::from_millis(400);
 /// The screen is drawn at most this often.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// A frame that is never ended, or a flood, must not blind us.
+/// The screen is read after this long, also in an unfinished frame or a flood of output.
 const BLIND_LIMIT: Duration = Duration::from_millis(200);
-/// What was heard of the agent's hooks, as far as the log says.
+/// Whether the agent's hooks have reported, as the log was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HooksHeard {
     Nothing,
     Hooks,
-    /// None, for so long that none is waited for.
+    /// None for so long that the session does not expect any.
     Silence,
 }
 
@@ -326,7 +327,7 @@ impl Session {
     }
 
     fn show_screen(&mut self, question: ScreenQuestion) {
-        // Whoever asked may have gone.
+        // The one who asked may have gone.
         let _gone = question.send(self.screen.text(Instant::now()));
     }
 

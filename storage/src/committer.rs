@@ -144,7 +144,7 @@ impl Committer {
         if self.handover.signal.demand() > Demand::Never {
             let (closed, demand) = self.handover.cut();
             if demand >= Demand::Now {
-                // Somebody asked between the tick and the cut, and waits.
+                // A caller asked between the tick and the cut, and waits.
                 return self.commit(self.handover.take(closed));
             }
             self.ripening = Some((closed, Instant::now() + GATHER));

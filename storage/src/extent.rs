@@ -47,7 +47,7 @@ pub(crate) struct Segments {
     /// The segment being written; 0 before the first frame since the opening. Older ones may be
     /// freed.
     pub(crate) active: u64,
-    /// A segment may have lost its last live message since somebody looked.
+    /// A segment may have lost its last live message since the last look.
     pub(crate) may_free: bool,
 }
 

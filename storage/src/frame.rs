@@ -388,7 +388,7 @@ pub struct Group<'a> {
     pub(crate) data: &'a [u8],
 }
 
-/// Bytes of messages after which a group ends. Whoever reads one of its messages reads all of it.
+/// Bytes of messages after which a group ends. Reading one of its messages reads the whole group.
 const GROUP_BYTES: usize = 16 * 1024;
 /// What a message counts for that beside its bytes.
 pub(crate) const MESSAGE_BYTES: usize = 16;

@@ -50,7 +50,7 @@ struct Holders {
     count: usize,
     /// Rises when commits have waited long enough: those that entered before do not count any more.
     round: u64,
-    /// Somebody has entered since the last cut.
+    /// A call has entered since the last cut.
     has_entered: bool,
 }
 
@@ -343,7 +343,7 @@ pub(crate) enum Demand {
     Later,
     /// Unconfirmed messages wait: after the gather window of 5 ms.
     Soon,
-    /// Somebody waits for the disk.
+    /// A caller waits for the disk.
     Now,
     /// The store is being closed.
     Close,

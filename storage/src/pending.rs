@@ -162,8 +162,8 @@ impl PendingQueue {
     /// Settles a message. Returns the bytes of memory that became free when it still waited, so
     /// that it never reaches the disk.
     ///
-    /// One that a publisher waits for is let go only while its own batch still gathers: should it
-    /// live on elsewhere, as a dead letter, the publisher hears of neither before the other is
+    /// One that a publisher waits for is dropped only while its own batch still gathers: should it
+    /// live on elsewhere, as a dead letter, the publisher learns of neither before the other is
     /// safe.
     pub(crate) fn settle(
         &mut self,
@@ -187,7 +187,7 @@ impl PendingQueue {
 
     /// Settles everything from one sequence to another, but nothing that was never appended:
     /// `known` is the first sequence that the log does not have. Returns the bytes of memory that
-    /// became free. Also what publishers wait for is let go: it lives on nowhere, so a confirm
+    /// became free. What publishers wait for is dropped too: it lives on nowhere, so a confirm
     /// promises nothing that is lost.
     pub(crate) fn settle_all(
         &mut self,

@@ -33,7 +33,7 @@ impl Ticket {
 /// How soon an appended message has to be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// Somebody waits: with the next commit, which begins as soon as the one before it is over.
+    /// A caller waits: with the next commit, which begins as soon as the one before it is over.
     Confirmed,
     /// Nobody waits: within about 10 ms and a sync, so that a consumer that keeps up takes it off
     /// before.
@@ -91,7 +91,7 @@ pub struct Definitions {
 pub struct Options {
     /// Bytes of messages that may wait for their commit before [`StoreEvent::Backlogged`]. 16 MiB.
     pub pending_limit_bytes: usize,
-    /// Below this many free bytes on the disk publishers are told to wait. 64 MiB.
+    /// Below this many free bytes on the disk the caller pauses its publishers. 64 MiB.
     pub least_free_bytes: u64,
     /// Bytes of sealed segments from which half empty ones are compacted. 64 MiB.
     pub compact_from_bytes: u64,

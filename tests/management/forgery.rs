@@ -114,7 +114,7 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     bob.publish_as_user("claudeBroker", "bobs", &copied);
     let mut bobs = bob.attach("bobs");
     bob.ack_next(&mut bobs);
-    // A copy of the message, which the session acks as a repetition while it holds the first.
+    // A copy of the message, which the session acks as a repeat while it holds the first.
     let mut session = ada.attach("backend");
     assert_eq!(ada.next(&mut session), Some(genuine.clone()));
     for _ in 0..2 {
@@ -145,7 +145,7 @@ fn a_stranger_who_knows_an_id_forges_no_end_of_the_message() {
     browser.until(&format!("{} === 'held: a dialog'", states(true)));
 }
 
-/// A dead letter keeps the name of its publisher: the session that settles it as a repetition must
+/// A dead letter keeps the name of its publisher: the session that settles it as a repeat must
 /// not seem to have read the message that it holds.
 #[test]
 fn a_copy_that_a_stranger_sends_back_as_a_dead_letter_forges_no_end_of_the_message() {

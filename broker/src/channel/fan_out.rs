@@ -22,7 +22,7 @@ use crate::vhost::REPLY_TO_PREFIX;
 /// What one of many queues costs, in units of a turn: it wakes a writer of its own.
 const ONE_OF_MANY: u32 = 4;
 
-/// How the publisher hears of its message.
+/// How the publisher learns what became of its message.
 #[derive(Debug)]
 pub(super) enum PublishReply {
     Never,

@@ -1,6 +1,6 @@
-//! One channel: what its client may say, in which order, and what that does. Relies on `vhost` for
-//! everything named and on `queue` for everything that moves. No await: what must wait is given
-//! back to the connection as a [`Next`].
+//! One channel: which methods its client may send, in which order, and what they do. Finds queues
+//! and exchanges through `vhost`; messages move in `queue`. Nothing awaits here: where the
+//! connection must wait, a [`Next`] says for what.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,7 +98,7 @@ enum ChannelState {
     Closed,
 }
 
-/// What the client is told at the end of a channel.
+/// What is sent to the client at the end of a channel.
 #[derive(Debug)]
 enum Farewell {
     /// It has closed the channel itself.
@@ -365,12 +365,12 @@ impl Channel {
         Next::Wait(ticket, held)
     }
 
-    /// The server closes the channel: its consumers go, its messages return, the client is told.
+    /// Closes the channel for a fault: removes its consumers, returns its messages, sends why.
     pub(crate) fn fail(&mut self, fault: Fault, cause: (u16, u16), effects: &mut Effects) -> Next {
         self.end(Farewell::Close(fault, cause), effects)
     }
 
-    /// Ends the channel as far as the turn allows; at its end says so to the client.
+    /// Ends the channel as far as the turn allows. When it is closed, the client is told.
     fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> Next {
         if !self.close(effects) {
             self.continuation = Some(Continuation::Close(farewell));
@@ -390,8 +390,9 @@ impl Channel {
         }
     }
 
-    /// Ends everything that the channel holds, and returns true. Nothing of it is delivered to
-    /// afterwards. Returns false when the turn is spent before that; the next turn calls it again.
+    /// Removes the channel's consumers, returns its deliveries to their queues and releases its due
+    /// confirms. Returns true when all of it is done, and false when the turn is spent; the next
+    /// turn calls it again.
     pub(crate) fn close(&mut self, effects: &mut Effects) -> bool {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
@@ -414,7 +415,7 @@ impl Channel {
         }
         self.phase = ChannelState::Closed;
         if let ChannelMode::Confirming(confirms) = &self.mode {
-            // Publishes that are safe already were accepted, whatever comes after them.
+            // A publish that is durable already is confirmed, though the channel ends.
             confirms.release(self.context.broker.store.durable(), effects);
             confirms.abandon();
         }

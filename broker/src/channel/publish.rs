@@ -1,9 +1,9 @@
 //! Publishing: method, header, body, then routing. Relies on `routes`, `vhost` and `queue`.
 //!
 //! # Cost
-//! The message is put together in a buffer that is used again and copied once into its final place;
-//! a large one stays where it was put together. No formatting, no log line, no table look-up for a
-//! place that was published to before.
+//! A message is assembled in a buffer that is reused, and copied once into its final place; a large
+//! one is assembled in its final place. Nothing is formatted or logged, and the route of an
+//! exchange and key that were published to before is not looked up again.
 
 use std::sync::Arc;
 
@@ -158,8 +158,9 @@ impl Channel {
         self.publish(effects)
     }
 
-    /// Puts what has come of the draft on the account. A connection that fills its limit with parts
-    /// of publishes would be held with all others until it has sent the rest, which it then cannot.
+    /// Charges the received part of the draft to the account, and refuses more than the connection
+    /// may hold. Without the limit, parts of publishes could fill the memory limit: then all
+    /// publishers are paused, and no rest of a publish could be read any more.
     fn hold_draft(&mut self) -> Result<Next, Fault> {
         let publishing = &mut self.publishing;
         let (bytes, charged) = publishing.draft.held_bytes();

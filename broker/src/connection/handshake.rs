@@ -114,7 +114,8 @@ pub(super) async fn run(
     let admitted =
         admission::open_connection(broker, connection, opened).map_err(HandshakeEnd::from);
     greeting.told(admitted, (10, 40)).await?;
-    // A change of the user before this line found no session to end.
+    // A change of the user ends the connections that are marked as open. One that came before this
+    // connection was marked could not end it, so it is looked for here.
     let is_welcome = is_still_welcome(&context, &proved_with);
     greeting.told(is_welcome, (10, 40)).await?;
     greeting.send(reply::connection_open_ok);

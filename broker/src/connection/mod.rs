@@ -1,4 +1,4 @@
-//! One connection: handshake, then frames until it ends, then everything that it held is let go.
+//! One connection: handshake, then frames until it ends, then everything that it held is released.
 //! Relies on `channel` and `registry`.
 
 use std::net::IpAddr;

@@ -70,7 +70,7 @@ enum StopReason {
     Closed,
 }
 
-/// Reads until the connection ends, then lets go of everything it held.
+/// Reads until the connection ends, then releases everything that it held.
 pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
     let mut ending = context.connection.ending.subscribe();
     let mut reader = ConnectionReader {
@@ -163,7 +163,7 @@ impl ConnectionReader {
                     _ => return ReadEnd::Gone,
                 },
                 end = ended(ending) => return end,
-                // An idle publisher is told at once that it is blocked.
+                // `connection.blocked` goes to an idle publisher at once.
                 Ok(_) = blocking.wait_for(|is_blocking| *is_blocking), if self.has_published => {}
                 _ = quiet.tick() => input.rest(),
                 _ = late.tick(), if input.has_room() => {}

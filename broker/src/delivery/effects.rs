@@ -163,8 +163,9 @@ impl Effects {
         self.is_late || self.spent >= self.limit.units()
     }
 
-    /// Whether even one step of the turn has become too much: a queue with very many consumers, or
-    /// very many messages that expire at once. A turn that ends between its steps never comes here.
+    /// Whether a single step has used twice the largest budget, as in a queue with very many
+    /// consumers or with very many messages that expire at once. Such a step stops in its middle.
+    /// Other steps end first, and the turn ends after them.
     pub(crate) fn is_overspent(&self) -> bool {
         self.spent >= 2 * TURN_UNITS
     }

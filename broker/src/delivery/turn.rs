@@ -6,7 +6,7 @@ use std::time::Duration;
 pub(crate) const TURN_UNITS: u32 = 8192;
 /// How long it may last, where the work takes longer than usual.
 const LONGEST: Duration = Duration::from_millis(2);
-/// Turns become shorter from twice as many connections with work left over on.
+/// From twice this many connections with work left over on, turns become shorter.
 const WITH_FULL_TURNS: u32 = 8;
 /// The part of a full turn that is left to each, however many there are.
 const SMALLEST_PART: u32 = 16;

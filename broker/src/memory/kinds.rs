@@ -1,8 +1,8 @@
-//! What lives until somebody deletes it: exchanges, queues and bindings, consumers, channels,
-//! connections. Each kind has a part of the limit that it may fill.
+//! Limits for what lives until a client deletes it: exchanges, queues and bindings, consumers,
+//! channels, connections. Each kind may fill its own part of the memory limit.
 //!
-//! No waiting frees them as it frees messages. Without a bound of their own, whoever may declare or
-//! consume would fill the account for good and publishers would wait for ever. What the store
+//! Pausing publishers frees messages, but none of these. Without a bound, a client that declares or
+//! consumes could fill the account for good, and publishers would wait for ever. What the store
 //! brings back at a start is counted and never refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

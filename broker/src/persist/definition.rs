@@ -35,7 +35,7 @@ pub enum Definition {
     User(UserDefinition),
     /// What a user may touch in a vhost.
     Permission(PermissionDefinition),
-    /// Somebody who is signed in at the management page.
+    /// A sign-in at the management page.
     Session(SessionDefinition),
     /// The limits of a vhost or a user.
     Quota(QuotaDefinition),
@@ -130,7 +130,7 @@ pub struct UserDefinition {
     pub tags: Vec<String>,
 }
 
-/// Somebody who is signed in at the management page.
+/// A sign-in at the management page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionDefinition {
     /// The SHA-256 of the cookie's secret, in base64url.

@@ -1,5 +1,5 @@
-//! Those who wait at the head of a queue, and whose turn it is. Relies on `outbox` and `ledger`,
-//! which a consumer carries so that a queue need not know channels.
+//! A queue's consumers and their round-robin order. A consumer holds its channel's outbox and
+//! ledger, so that a queue need not know channels.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

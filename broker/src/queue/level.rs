@@ -93,7 +93,7 @@ impl LoadRequest {
 /// How much a load from the store is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoadNeed {
-    /// Somebody waits for the next message.
+    /// A consumer waits for the next message.
     Now,
     /// The line is running out of messages in memory.
     Soon,

@@ -67,7 +67,7 @@ pub struct Queue {
     pub(crate) identity: QueueIdentity,
     store: Option<QueueStore>,
     state: Mutex<QueueState>,
-    /// Rings when consumers have nearly emptied the line.
+    /// Notified when consumers have nearly emptied the queue.
     drained: Notify,
     _charge: KindCharge,
 }
@@ -94,7 +94,7 @@ pub(crate) enum PublishResult {
     Gone,
 }
 
-/// How a publisher wants to hear of its message.
+/// What a publisher waits for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ConfirmMode<'a> {
     Nothing,

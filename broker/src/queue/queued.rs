@@ -10,7 +10,7 @@ use crate::persist::Urgency;
 /// What an entry takes beside its bytes, as windows count it; the account charges more (`memory`).
 const WINDOW_ENTRY_BYTES: usize = 96;
 
-/// One place in a line.
+/// One message in a queue.
 #[derive(Debug)]
 pub(crate) struct QueuedMessage {
     pub(crate) position: u64,

@@ -72,9 +72,9 @@ pub(crate) struct QueueState {
     pub(crate) consumers: Consumers,
     pub(crate) counters: Counters,
     pub(crate) is_deleted: bool,
-    /// A publisher waits until the line is short.
+    /// A publisher waits until few messages are ready.
     pub(super) has_waiting_publisher: bool,
-    /// When somebody last used it, for `x-expires`.
+    /// When a client last used it, for `x-expires`.
     pub(crate) used_ms: u64,
     /// When the clock has been asked to call, `u64::MAX` for never.
     pub(crate) armed_ms: u64,

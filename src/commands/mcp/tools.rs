@@ -60,7 +60,7 @@ impl ToolCall {
         if let Err(error) = ended {
             let _infallible = writeln!(text, "{error}");
         }
-        // Whoever called may have gone.
+        // The caller may have gone.
         let _gone = self.tell.send(ToolText { text, is_done });
     }
 }

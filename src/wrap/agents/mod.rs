@@ -40,7 +40,7 @@ pub struct Profile {
     pub has_hooks: bool,
     /// The looks of its input box.
     pub prompt: Option<Prompt>,
-    /// Where there is no such box: the looks of the line that it types in.
+    /// For an agent without such a box: the line at the cursor into which text is typed.
     pub line: Option<InputLine>,
     /// Texts in the rows around its input while a turn runs.
     pub busy: &'static [&'static str],
@@ -55,7 +55,7 @@ pub struct Profile {
     pub dialogs: &'static [(&'static str, &'static str)],
     /// Texts below its input that say its keys are commands.
     pub command_modes: &'static [&'static str],
-    /// What stands below the box of somebody who uses vim's keys.
+    /// The footers below the box while vim's keys are used.
     pub vim: Option<VimFooter>,
     /// How long to wait for what.
     pub pace: TypingPace,
@@ -85,8 +85,8 @@ pub struct Prompt {
     pub placeholder_colours: &'static [u8],
 }
 
-/// vim's NORMAL mode shows nothing of its own: whoever was once seen in INSERT mode and now has the
-/// footer of everybody else is in it.
+/// vim's NORMAL mode shows nothing of its own: an agent that has shown INSERT mode and now shows
+/// the plain footer is in NORMAL mode.
 #[derive(Clone, Copy, Debug)]
 pub struct VimFooter {
     /// In INSERT mode.

@@ -32,7 +32,7 @@ pub struct MessageKey(pub u64);
 pub enum State {
     /// Its id is being looked up on disk.
     Arriving,
-    /// It waits; why is computed when somebody asks.
+    /// It waits; the reason is computed when it is asked for.
     Queued,
     /// It is with the agent, and not in the model's context yet.
     HandedOver(Way),
@@ -58,7 +58,7 @@ pub struct InFlightMessage {
     pub publisher: Publisher,
     /// The safe line.
     pub line: String,
-    /// The same, marked as a possible repetition.
+    /// The same, marked as a possible repeat.
     pub line_again: String,
     /// Sessions' messages that led to it; `None` where no session sent it.
     pub hops: Option<u32>,

@@ -40,7 +40,7 @@ const ID_USED_TWICE: &str = "id used twice";
 /// What the session's post is made of.
 pub(in crate::wrap) struct PostParts {
     pub(in crate::wrap) inbox: Option<Inbox>,
-    // Dropped before the disk: its thread ends when nobody hears it, even while the disk fails.
+    // Dropped before the disk: its thread ends when no receiver is left, even while the disk fails.
     pub(in crate::wrap) facts: Receiver<Fact>,
     pub(in crate::wrap) disk: Disk,
     pub(in crate::wrap) brake: Brake,
@@ -155,7 +155,7 @@ impl Post {
         self.parts.disk.ask(Job::Done(done));
     }
 
-    /// They are held, and their senders hear of it.
+    /// They are held, and their senders get a receipt.
     pub(super) fn held(&mut self, table: &Table, keys: &[MessageKey], hold: &Hold) {
         for message in keys.iter().filter_map(|key| table.get(*key)) {
             self.tell(
@@ -205,7 +205,7 @@ impl Post {
         }
     }
 
-    /// When the brake lets go of what it holds.
+    /// When the brake releases what it holds.
     pub(super) fn release_at(&self) -> Option<Instant> {
         self.parts.brake.release_at()
     }
@@ -453,7 +453,7 @@ impl Session {
     }
 }
 
-/// The line, and the same marked as a possible repetition. A line of more than `limit` bytes goes
+/// The line, and the same marked as a possible repeat. A line of more than `limit` bytes goes
 /// to a file, which is the second result.
 fn compose(
     envelope: &Envelope,

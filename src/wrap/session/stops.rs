@@ -140,7 +140,7 @@ impl Session {
         if heard.is_ok() || signal != Signal::STOP.as_raw() {
             self.come_back();
         } else if self.terminal.enter_raw().is_err() {
-            // Somebody stopped the program on purpose: whoever did can continue it.
+            // The program was stopped on purpose, and can be continued the same way.
             self.person_gone();
         }
     }

@@ -21,7 +21,7 @@ use crate::wrap::ways::codex::{self, Codex, Mark};
 use crate::wrap::ways::opencode::{self, Opencode};
 use crate::wrap::ways::{Way, WayIn, WayReporter, WaysIn};
 
-/// Reports that the session has not heard yet.
+/// Reports that the session has not read yet.
 const REPORTS: usize = 256;
 /// The oldest versions whose own way in was seen to work.
 const CODEX_SINCE: Version = (0, 171, 0);

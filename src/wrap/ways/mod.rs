@@ -234,7 +234,7 @@ pub struct WayReporter {
 }
 
 impl WayReporter {
-    /// Reports of `way`, to the channel that all ways of a session share.
+    /// Sends the reports of `way` to the channel that all ways of a session share.
     pub fn new(way: Way, to: mpsc::Sender<(Way, WayReport)>) -> Self {
         Self { way, to }
     }
