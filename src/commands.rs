@@ -187,10 +187,9 @@ fn version(output: &Output) -> Result<Exit, Error> {
 }
 
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::new("debug");
     // If a subscriber is installed already, it serves as well.
     let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
         .with_writer(crate::daemon::clean_lines(std::io::stderr))
         .try_init();
 }

@@ -18,7 +18,7 @@ use broker::{Addresses, Archive, BindAddresses, Broker, FirstUser, StartError, T
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::allocator;
 use crate::cli::ServeArgs;
@@ -171,12 +171,12 @@ fn settings(
 
 fn log(args: &ServeArgs, config: &Config) -> Result<(), Error> {
     let level = match config.volume {
-        Volume::Quiet => "warn",
-        Volume::Normal => "info",
-        Volume::Verbose(_) => "debug",
+        Volume::Quiet => LevelFilter::WARN,
+        Volume::Normal => LevelFilter::INFO,
+        Volume::Verbose(_) => LevelFilter::DEBUG,
     };
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
+        .with_max_level(level)
         .with_ansi(false);
     if args.background {
         let path = config.home.broker_log();
