@@ -7,9 +7,11 @@ use std::io::Write;
 use std::path::Path;
 
 use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::super::Timing;
 use super::*;
 
 const LINE: &str = "[cbroker peer message from=a id=01] look [end]";
