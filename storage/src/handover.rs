@@ -1,4 +1,4 @@
-//! Where every caller leaves its work and the committer finds it.
+//! The work that callers hand to the committer.
 //!
 //! The handover is cut into shards by queue so that connections rarely meet; a cut locks all of
 //! them at once, so that what happened before it in one queue is never committed after what

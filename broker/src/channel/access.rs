@@ -1,4 +1,4 @@
-//! What a user may touch. Relies on `users`.
+//! Checks the permissions of a channel's user before a method acts. Relies on `users`.
 
 use super::ConnectionContext;
 use crate::fault::Fault;

@@ -1,9 +1,9 @@
-//! A message on its way into its queues. One that has many of them stops when its turn is spent and
-//! goes on in the next, before anything else of its connection, so that each queue sees a channel's
-//! messages in order.
+//! Offers a message to its queues. A publish to many queues stops when its turn is spent and
+//! continues in the next turn, before anything else of its connection, so that each queue gets a
+//! channel's messages in order.
 //!
 //! # Cost
-//! A message for one queue is moved through, nothing is allocated.
+//! A message for one queue is moved into it; nothing is allocated.
 
 use std::sync::Arc;
 

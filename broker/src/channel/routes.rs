@@ -1,10 +1,11 @@
-//! Routes that a channel remembers, so that publishing again to the same place asks no table.
-//! Relies on `vhost`, and on `memory`: a place of a fanout has as many targets as that has queues,
-//! so they are charged to the account, and while half of the limit is held a new place replaces all
-//! others.
+//! A channel's cache of routes: a repeated publish to the same exchange and key looks nothing up in
+//! the vhost's tables. The route of a fanout has a target for each of its queues, so cached routes
+//! are charged to the memory account, and while half of the memory limit is held, a new route
+//! replaces all others. Relies on `vhost` and `memory`.
 //!
 //! # Cost
-//! A publish to the place of the one before compares two short strings and a number.
+//! A publish to the same exchange and key as the one before compares two short strings and a
+//! number.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The last minutes of the broker as points for the page's plots.
+//! The broker's figures over the last minutes, as points for the page's plots.
 
 use serde_json::{Value, json};
 
