@@ -50,12 +50,12 @@ pub use completions::complete;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::allocator;
 use crate::cli::{Action, Invocation, Verb};
 use crate::config::{Config, Environment, Volume};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::platform;
 
 /// Resolves the configuration and runs the command.
 pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit, Error> {
@@ -88,7 +88,7 @@ pub fn execute(invocation: Invocation, environment: Environment) -> Result<Exit,
 fn runtime(action: &Action) -> Result<Runtime, Error> {
     let mut builder = match action {
         Action::Verb(Verb::Serve(_)) => {
-            allocator::be_frugal();
+            platform::be_frugal();
             Builder::new_multi_thread()
         }
         _ => Builder::new_current_thread(),

@@ -20,7 +20,8 @@ use rustix::process::Signal;
 
 pub use log::{CleanLines, RotatingFile, clean_lines};
 pub use ports::{free_port_near, in_use};
-pub use process::{RunningProcess, began};
+pub use process::RunningProcess;
+pub(crate) use process::began;
 
 use crate::config::{BrokerKind, Config, Credentials, Home, LocalBroker};
 use crate::error::Error;

@@ -1,6 +1,5 @@
 //! cbroker: terminal coding agents that talk to each other.
 
-mod allocator;
 pub mod clean;
 pub mod cli;
 pub mod commands;
@@ -16,5 +15,6 @@ pub mod name;
 mod nearest;
 pub mod output;
 pub mod peer;
+mod platform;
 pub mod transport;
 pub mod wrap;

@@ -40,7 +40,6 @@ pub mod exchange;
 pub mod fault;
 mod inspect;
 mod listener;
-mod local_user;
 mod lock;
 mod login_places;
 mod login_throttle;
@@ -48,6 +47,7 @@ mod management;
 mod memory;
 mod memory_watch;
 pub mod persist;
+mod platform;
 pub mod queue;
 mod quotas;
 mod recovery;
@@ -107,8 +107,7 @@ impl Broker {
     /// Opens the store, binds the ports and starts serving. Must be called in a tokio runtime.
     pub async fn start(mut config: BrokerConfig) -> Result<Self, StartError> {
         if config.memory_limit_bytes == 0 {
-            config.memory_limit_bytes =
-                proc_bytes("/proc/meminfo", "MemTotal:").unwrap_or(0) / 5 * 2;
+            config.memory_limit_bytes = platform::machine_memory_bytes().unwrap_or(0) / 5 * 2;
         }
         memory::set_limit(config.memory_limit_bytes);
         config.limits.body_bytes =
@@ -312,22 +311,10 @@ async fn watch_memory(broker: Arc<BrokerState>) {
         if memory::take_waiting() {
             broker.pump_waiting().await;
         }
-        if let Some(resident) = resident_bytes() {
+        if let Some(resident) = platform::resident_bytes() {
             is_much_resident = broker.watch_memory(resident);
         }
     }
-}
-
-fn resident_bytes() -> Option<u64> {
-    proc_bytes("/proc/self/status", "VmRSS:")
-}
-
-/// Reads a number that the system gives in kibibytes.
-fn proc_bytes(file: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 #[cfg(test)]

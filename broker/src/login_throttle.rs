@@ -6,7 +6,7 @@
 //! bounded for any number of connections. The users of this machine share the loopback addresses:
 //! where the system tells which user a client is of, each has a record of its own, so that none
 //! slows down another one. Clients on the Unix sockets have no address and never wait. Depends on
-//! `local_user` and `lock`.
+//! `platform` and `lock`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::local_user::{self, SocketPair};
 use crate::lock::lock;
+use crate::platform::{self, SocketPair};
 
 /// How many wrong passwords within [`WINDOW`] cause no delay.
 const FREE: usize = 10;
@@ -77,7 +77,7 @@ impl Default for LookUps {
     fn default() -> Self {
         Self {
             queue: Arc::default(),
-            users_of: local_user::users_of,
+            users_of: platform::users_of,
         }
     }
 }
@@ -222,7 +222,7 @@ impl LoginPeer {
 /// Who the clients on this machine are: their users, where the system tells. Reads files.
 pub(crate) fn sources_of(peers: &[LoginPeer]) -> Vec<Source> {
     let ends: Vec<_> = peers.iter().map(|from| (from.peer, from.local)).collect();
-    let users = local_user::users_of(&ends).into_iter();
+    let users = platform::users_of(&ends).into_iter();
     let sources = users.zip(peers).map(|(user, from)| match user {
         Some(user) => Source::LocalUser(user),
         None => from.network(),

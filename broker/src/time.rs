@@ -11,14 +11,9 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::clock_gettime;
 
-/// A clock that counts while the machine is suspended and that cannot be set.
-#[cfg(target_os = "linux")]
-const STEADY: ClockId = ClockId::Boottime;
-/// On macOS, the monotonic clock counts while the machine sleeps.
-#[cfg(not(target_os = "linux"))]
-const STEADY: ClockId = ClockId::Monotonic;
+use crate::platform::STEADY;
 
 /// One moment, read from both clocks.
 #[derive(Debug, Clone, Copy)]

@@ -20,13 +20,13 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::allocator;
 use crate::cli::ServeArgs;
 use crate::config::{BrokerKind, Config, Credentials, LocalBroker, Volume, claim_store};
 use crate::daemon::{self, RotatingFile, clean_lines};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::platform;
 
 const SOCKET: &str = "broker.sock";
 const MANAGEMENT_SOCKET: &str = "management.sock";
@@ -73,7 +73,7 @@ pub(super) async fn run(args: ServeArgs, config: &Config, output: &Output) -> Re
     loop {
         tokio::select! {
             () = signals.end() => break,
-            _ = every.tick() => allocator::give_back(),
+            _ = every.tick() => platform::give_back(),
         }
     }
     tracing::info!("stopping");

@@ -11,6 +11,7 @@ use crate::config::{Config, write_private};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::platform::{self, Services};
 
 const UNIT: &str = "cbroker.service";
 const LABEL: &str = "dev.cbroker.broker";
@@ -43,10 +44,9 @@ struct ServiceStatus {
 
 /// Writes or removes the service's file and notifies the service manager.
 pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Result<Exit, Error> {
-    let service = if cfg!(target_os = "macos") {
-        launchd(config)?
-    } else {
-        systemd(config)?
+    let service = match platform::SERVICES {
+        Services::Launchd => launchd(config)?,
+        Services::Systemd => systemd(config)?,
     };
     let file = service.file.display().to_string();
     match verb {

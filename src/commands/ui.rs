@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::management::Client;
 use crate::output::Output;
+use crate::platform;
 
 const API_WITHIN: Duration = Duration::from_secs(3);
 
@@ -38,7 +39,7 @@ pub(super) async fn run(config: &Config, output: &Output) -> Result<Exit, Error>
 
 /// Opens a browser only on a graphical desktop; a text browser would take over the terminal.
 fn open(config: &Config, url: &str, is_secret: bool) -> bool {
-    let opener = if cfg!(target_os = "macos") {
+    let opener = if platform::IS_OPENED_BY_OPEN {
         "open"
     } else if config.environment.get("DISPLAY").is_some()
         || config.environment.get("WAYLAND_DISPLAY").is_some()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Environment;
 use super::own_folder::{self, NotOurs, private_folder};
+use crate::platform;
 
 /// `sun_path` holds 104 bytes on the smallest system that we run on.
 const LONGEST_SOCKET_PATH: usize = 104;
@@ -25,9 +26,10 @@ impl Home {
             Some(folder) => std::path::absolute(folder).ok()?,
             None => Path::new(environment.get("HOME")?).join(".cbroker"),
         };
+        let runtime = environment.get("XDG_RUNTIME_DIR");
         Some(Self {
             folder,
-            runtime: environment.get("XDG_RUNTIME_DIR").map(PathBuf::from),
+            runtime: runtime.map(PathBuf::from).or_else(platform::runtime_folder),
         })
     }
 

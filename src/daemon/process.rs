@@ -1,9 +1,8 @@
 //! A process identified by its id and its start time, so that a reused id is not mistaken for it.
 
-use std::fs;
-use std::process::Command;
-
 use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) use crate::platform::began;
 
 /// A process that was running when it was looked up.
 #[derive(Debug, Clone)]
@@ -39,32 +38,10 @@ impl RunningProcess {
     }
 }
 
-/// Returns when a process started, in the system's format. `None` if it does not exist or is a
-/// zombie.
-pub fn began(pid: u32) -> Option<String> {
-    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The second field is a name in parentheses, which may itself contain blanks and
-        // parentheses.
-        let (_, after_name) = stat.rsplit_once(')')?;
-        let mut fields = after_name.split_whitespace();
-        if matches!(fields.next()?, "Z" | "X") {
-            return None;
-        }
-        return fields.nth(18).map(str::to_owned);
-    }
-    if fs::exists("/proc/self/stat").unwrap_or(false) {
-        return None;
-    }
-    let told = Command::new("ps")
-        .args(["-o", "lstart=", "-p", &pid.to_string()])
-        .output()
-        .ok()?;
-    let text = String::from_utf8(told.stdout).ok()?;
-    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

@@ -1,21 +1,16 @@
-//! Finds the process at the other end of a local TCP connection in the kernel's socket table.
-//!
-//! The table is `/proc/net/tcp` and `tcp6`: one row for each socket, with its user and its inode. A
-//! connection that is not accepted yet has inode 0. Without this table, nothing is proven.
+//! Finds the process at the other end of a local TCP connection among the sockets that the system
+//! shows (`platform`). Where it shows none, nothing is proven.
 
 use std::fmt;
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::TransportError;
+use crate::platform::{self, SystemSocket, canonical};
 
-const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
-const LISTENING: u8 = 0x0A;
 /// A server accepts at once; one that has not accepted after this time proves nothing.
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -42,26 +37,16 @@ pub struct Owner {
     pub program: Option<String>,
 }
 
-/// A row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SocketRow {
-    local: SocketAddr,
-    remote: SocketAddr,
-    state: u8,
-    uid: u32,
-    inode: u64,
-}
-
 impl Owner {
     pub(super) fn of(uid: u32, pid: Option<u32>) -> Self {
         let program = pid
-            .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
-            .map(|name| crate::clean::line(name.trim()));
+            .and_then(platform::program_name)
+            .map(|name| crate::clean::line(&name));
         Self { uid, pid, program }
     }
 
-    fn of_row(row: &SocketRow) -> Self {
-        Self::of(row.uid, process_with(row.inode))
+    fn of_socket(socket: &SystemSocket) -> Self {
+        Self::of(socket.uid, platform::process_with(socket))
     }
 
     /// Whether it is this user or root.
@@ -73,7 +58,8 @@ impl Owner {
 /// Formats as `nc (process 123 of user nobody)`.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = user_name(self.uid).unwrap_or_else(|| self.uid.to_string());
+        let user = platform::user_name(self.uid).map(|name| crate::clean::line(&name));
+        let user = user.unwrap_or_else(|| self.uid.to_string());
         match (&self.program, self.pid) {
             (Some(program), Some(pid)) => write!(f, "{program} (process {pid} of user {user})"),
             (None, Some(pid)) => write!(f, "process {pid} of user {user}"),
@@ -95,22 +81,30 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, Transport
     );
     let until = Instant::now() + ACCEPTED_WITHIN;
     loop {
-        let rows = rows();
-        if let Some(row) = rows
+        let sockets = platform::sockets(far.port());
+        let listener = sockets
             .iter()
-            .find(|row| row.is_listening_at(far) && !is_trusted(row.uid))
-        {
-            return Err(TransportError::Foreign(Owner::of_row(row)));
+            .find(|socket| is_listening_at(socket, far) && !is_trusted(socket.uid));
+        if let Some(socket) = listener {
+            return Err(TransportError::Foreign(Owner::of_socket(socket)));
         }
-        match rows
+        // Where other users' sockets are not shown, a listener that is shown is this user's. What
+        // it accepts will be shown as well.
+        let may_come =
+            platform::SEES_ALL_SOCKETS || sockets.iter().any(|socket| is_listening_at(socket, far));
+        match sockets
             .iter()
-            .find(|row| row.local == far && row.remote == near)
+            .find(|socket| socket.local == far && socket.remote == Some(near))
         {
-            Some(row) if row.inode != 0 && is_trusted(row.uid) => return Ok(ListenerProof::Ours),
-            Some(row) if row.inode != 0 => {
-                return Err(TransportError::Foreign(Owner::of_row(row)));
+            Some(socket) if socket.is_held && is_trusted(socket.uid) => {
+                return Ok(ListenerProof::Ours);
             }
-            _ if rows.is_empty() || Instant::now() > until => return Ok(ListenerProof::Unknown),
+            Some(socket) if socket.is_held => {
+                return Err(TransportError::Foreign(Owner::of_socket(socket)));
+            }
+            _ if sockets.is_empty() || !may_come || Instant::now() > until => {
+                return Ok(ListenerProof::Unknown);
+            }
             _ => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
@@ -119,9 +113,9 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, Transport
 /// Returns which programs listen on a port of this machine, on any address.
 pub fn listeners(port: u16) -> Vec<Owner> {
     let mut owners: Vec<Owner> = Vec::new();
-    for row in rows() {
-        if row.state == LISTENING && row.local.port() == port {
-            let owner = Owner::of_row(&row);
+    for socket in platform::sockets(port) {
+        if socket.is_listening() && socket.local.port() == port {
+            let owner = Owner::of_socket(&socket);
             if !owners.contains(&owner) {
                 owners.push(owner);
             }
@@ -130,128 +124,16 @@ pub fn listeners(port: u16) -> Vec<Owner> {
     owners
 }
 
-impl SocketRow {
-    fn is_listening_at(&self, address: SocketAddr) -> bool {
-        let ip = self.local.ip();
-        self.state == LISTENING
-            && self.local.port() == address.port()
-            && (ip == address.ip() || ip.is_unspecified())
-    }
-
-    /// Parses `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`, with
-    /// hexadecimal numbers before `uid`.
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_whitespace().skip(1);
-        let local = socket_address(fields.next()?)?;
-        let remote = socket_address(fields.next()?)?;
-        let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-        let uid = fields.nth(3)?.parse().ok()?;
-        let inode = fields.nth(1)?.parse().ok()?;
-        Some(Self {
-            local,
-            remote,
-            state,
-            uid,
-            inode,
-        })
-    }
-}
-
-fn rows() -> Vec<SocketRow> {
-    TABLES
-        .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| {
-            table
-                .lines()
-                .filter_map(SocketRow::parse)
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-/// Parses an address such as `0100007F:1628`. Each four bytes are a number in this machine's byte
-/// order.
-fn socket_address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |at: usize| {
-        let digits = ip.get(at * 8..(at + 1) * 8)?;
-        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
-    };
-    let ip: IpAddr = match ip.len() {
-        8 => Ipv4Addr::from(word(0)?).into(),
-        32 => {
-            let mut bytes = [0; 16];
-            for (at, part) in bytes.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(at)?);
-            }
-            Ipv6Addr::from(bytes).into()
-        }
-        _ => return None,
-    };
-    Some(canonical(SocketAddr::new(ip, port)))
-}
-
-/// Converts a mapped IPv4 address, as the IPv6 table contains it.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn process_with(inode: u64) -> Option<u32> {
-    let socket = format!("socket:[{inode}]");
-    let has_it = |process: &Path| {
-        let Ok(files) = fs::read_dir(process.join("fd")) else {
-            return false;
-        };
-        files.flatten().any(|file| {
-            fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == socket.as_str())
-        })
-    };
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        has_it(&entry.path()).then_some(pid)
-    })
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (name, id) = (fields.next()?, fields.nth(1)?);
-        (id.parse() == Ok(uid)).then(|| crate::clean::line(name))
-    })
+fn is_listening_at(socket: &SystemSocket, address: SocketAddr) -> bool {
+    let ip = socket.local.ip();
+    socket.is_listening()
+        && socket.local.port() == address.port()
+        && (ip == address.ip() || ip.is_unspecified())
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_row_of_either_table_is_read() {
-        let four = "   0: 0100007F:1628 00000000:0000 0A 00000000:00000000 00:00000000 \
-                    00000000  1000        0 4242 1 0";
-        let row = SocketRow::parse(four).unwrap();
-        assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
-        assert_eq!((row.state, row.uid, row.inode), (LISTENING, 1000, 4242));
-        let mapped = "   1: 0000000000000000FFFF00000100007F:1628 \
-                      0000000000000000FFFF00000100007F:9C40 01 00000000:00000000 \
-                      00:00000000 00000000 65534        0 7 1";
-        let row = SocketRow::parse(mapped).unwrap();
-        assert_eq!(row.local, "127.0.0.1:5672".parse().unwrap());
-        assert_eq!(row.remote, "127.0.0.1:40000".parse().unwrap());
-        assert_eq!(row.uid, 65534);
-        let six = "   2: 00000000000000000000000001000000:1628 \
-                   00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 9 1";
-        assert_eq!(
-            SocketRow::parse(six).unwrap().local,
-            "[::1]:5672".parse().unwrap()
-        );
-        assert_eq!(
-            SocketRow::parse("  sl  local_address rem_address   st"),
-            None
-        );
-    }
 
     #[tokio::test]
     async fn a_listener_of_this_user_is_proven_and_named() {

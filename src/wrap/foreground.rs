@@ -14,8 +14,8 @@
 //! - What an agent started matters only if it reads a terminal: its tools and servers read pipes.
 //! - Of anything else the descendants are looked at.
 //!
-//! The decision is pure ([`executes`]); [`look`] reads `/proc` for it, and is a few milliseconds
-//! of work. Where there is no `/proc` it knows nothing, and the command line alone has to serve.
+//! The decision is pure ([`executes`]); [`look`] asks the system for it, a few milliseconds of
+//! work. Where the system does not tell, the command line alone has to serve.
 //!
 //! Relies on the profiles for what executes its input.
 
@@ -25,23 +25,8 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::agents::{Profile, Usual, is_interpreter};
-
-/// One process, as the system describes it.
-#[derive(Clone, Debug, Default)]
-pub struct ForegroundProcess {
-    /// Who started it.
-    pub parent: i32,
-    /// Its process group.
-    pub group: i32,
-    /// The name by which the system lists it.
-    pub name: String,
-    /// The file that it runs, where that can be seen: not of another user's programs.
-    pub program: Option<String>,
-    /// Its command line, as far as it has not changed it.
-    pub arguments: Vec<OsString>,
-    /// Its standard input is a terminal.
-    pub reads_terminal: bool,
-}
+use crate::platform;
+pub use crate::platform::ForegroundProcess;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -53,11 +38,9 @@ enum Kind {
 /// What would execute a text that is typed into the terminal behind `master`; `None` for nothing
 /// that is known to.
 pub fn look(master: BorrowedFd<'_>) -> Option<String> {
-    if !cfg!(target_os = "linux") {
-        return None;
-    }
+    let processes = platform::foreground()?;
     match rustix::termios::tcgetpgrp(master) {
-        Ok(group) => executes(&read_all(), group.as_raw_nonzero().get()),
+        Ok(group) => executes(&processes, group.as_raw_nonzero().get()),
         Err(_) => Some("what runs in the terminal cannot be seen and perhaps".to_owned()),
     }
 }
@@ -202,53 +185,6 @@ fn shown(process: &ForegroundProcess) -> &str {
     process.program.as_deref().unwrap_or(&process.name)
 }
 
-/// All processes of this machine that can be seen from here.
-fn read_all() -> BTreeMap<i32, ForegroundProcess> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            Some((pid, read(&entry.path())?))
-        })
-        .collect()
-}
-
-/// `None`: it has ended meanwhile.
-fn read(folder: &Path) -> Option<ForegroundProcess> {
-    let stat = std::fs::read(folder.join("stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // The name is in parentheses, and may hold some.
-    let (before, after) = stat.rsplit_once(')')?;
-    let (_, name) = before.split_once('(')?;
-    let mut fields = after.split_whitespace().skip(1);
-    let parent = fields.next()?.parse().ok()?;
-    let group = fields.next()?.parse().ok()?;
-    let link = |name: &str| std::fs::read_link(folder.join(name)).ok();
-    let program = link("exe").and_then(|path| {
-        let name = path.file_name()?.to_string_lossy().into_owned();
-        Some(name.trim_end_matches(" (deleted)").to_owned())
-    });
-    let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-    let words = line
-        .split(|&byte| byte == 0)
-        .filter(|word| !word.is_empty());
-    let reads_terminal = link("fd/0")
-        .is_some_and(|path| path.starts_with("/dev/pts") || path.starts_with("/dev/tty"));
-    Some(ForegroundProcess {
-        parent,
-        group,
-        name: name.to_owned(),
-        program,
-        arguments: words.map(as_os_string).collect(),
-        reads_terminal,
-    })
-}
-
-fn as_os_string(bytes: &[u8]) -> OsString {
-    use std::os::unix::ffi::OsStringExt;
-    OsString::from_vec(bytes.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,7 +285,7 @@ mod tests {
 
     #[test]
     fn this_process_is_seen_as_it_is() {
-        let all = read_all();
+        let all = platform::foreground().unwrap_or_default();
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         if let Some(us) = all.get(&pid) {
             assert!(!us.arguments.is_empty());

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform;
+
 use super::ways::claude_plugin::stream;
-use super::ways::own_socket;
 
 /// First argument that makes this binary a hook.
 pub(super) const VERB: &str = "hook";
@@ -163,7 +164,7 @@ fn pass(wrap: &mut UnixStream) -> io::Result<()> {
     let line = read_part(wrap)?;
     let path = PathBuf::from(OsString::from_vec(socket));
     let socket = UnixStream::connect(&path).ok();
-    let answer = match socket.filter(|socket| own_socket::is_own(socket, &path)) {
+    let answer = match socket.filter(|socket| platform::is_own_listener(socket)) {
         None => NOT_PASSED,
         Some(mut socket) => {
             let written = socket

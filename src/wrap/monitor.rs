@@ -28,6 +28,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use crate::platform;
+
 /// First argument that makes this binary a monitor.
 pub(super) const MONITOR: &str = "__monitor";
 /// First argument that makes this binary a gate.
@@ -281,9 +283,11 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     let [program, arguments @ ..] = command else {
         return CANNOT_RUN;
     };
-    if bind_to_monitor().is_err()
+    // Nobody would continue a gate whose monitor has died before it stopped: it would be there for
+    // ever. The program outlives the monitor, where it wants to.
+    if platform::end_with_parent().is_err()
         || rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err()
-        || let_go_of_monitor().is_err()
+        || platform::outlive_parent().is_err()
     {
         return CANNOT_RUN;
     }
@@ -298,38 +302,6 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     } else {
         CANNOT_RUN
     }
-}
-
-/// Nobody would continue a gate whose monitor has died before it stopped: it would be there for
-/// ever.
-#[cfg(target_os = "linux")]
-fn bind_to_monitor() -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have died before that. While it lives it is our parent, and leads our session.
-    let leader = rustix::process::getsid(None)?;
-    if rustix::process::getppid() == Some(leader) {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::NotFound.into())
-    }
-}
-
-/// The program outlives the monitor, where it wants to.
-#[cfg(target_os = "linux")]
-fn let_go_of_monitor() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(None)?)
-}
-
-/// Other systems do not tell.
-#[cfg(not(target_os = "linux"))]
-fn bind_to_monitor() -> io::Result<()> {
-    Ok(())
-}
-
-/// Nothing was asked for.
-#[cfg(not(target_os = "linux"))]
-fn let_go_of_monitor() -> io::Result<()> {
-    Ok(())
 }
 
 /// Splits the stream from a monitor into reports, however the bytes arrive.

@@ -16,7 +16,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -114,8 +113,16 @@ fn figure(file: &str, name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Bytes that the block device under a folder has written so far; 0 where the system does not say.
+#[cfg(not(target_os = "linux"))]
+fn device_bytes(_folder: &Path) -> u64 {
+    0
+}
+
 /// Bytes that the block device under a folder has written so far.
+#[cfg(target_os = "linux")]
 fn device_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata(folder).unwrap().dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"));

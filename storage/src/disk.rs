@@ -10,11 +10,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{
-    FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statfs, statvfs,
-};
+use rustix::fs::{FallocateFlags, FlockOperation, StatVfsMountFlags, fallocate, flock, statvfs};
 use rustix::io::Errno;
 
+use crate::platform;
 use crate::terms::OpenError;
 
 /// Only the user that runs the store may read its files.
@@ -78,7 +77,7 @@ impl DiskFile for File {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        platform::sync_data(self)
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -106,17 +105,17 @@ impl Disk for FileDisk {
         let file = create(path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, length) {
             // A file system that cannot allocate ahead: the file grows as it is written.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(length)?,
+            Err(error) if platform::cannot_allocate(error) => file.set_len(length)?,
             outcome => outcome?,
         }
-        file.sync_all()?;
+        platform::sync_all(&file)?;
         Ok(Arc::new(file))
     }
 
     fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = create(path)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        platform::sync_all(&file)
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -136,12 +135,11 @@ impl Disk for FileDisk {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        platform::sync_all(&File::open(path)?)
     }
 
     fn writes_in_place(&self, path: &Path) -> bool {
-        // ext4 and xfs; btrfs writes nothing over what was written.
-        statfs(path).is_ok_and(|found| [0xEF53, 0x5846_5342].contains(&found.f_type))
+        platform::writes_in_place(path)
     }
 
     fn free_bytes(&self, path: &Path) -> u64 {

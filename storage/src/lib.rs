@@ -38,6 +38,7 @@ mod handover;
 mod index;
 mod log;
 mod pending;
+mod platform;
 mod recovery;
 mod store;
 mod terms;

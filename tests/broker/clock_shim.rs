@@ -1,8 +1,9 @@
 //! A library to preload into a process: it adds an offset to the wall clock, and to no other clock.
 //!
 //! `CBROKER_CLOCK_OFFSET` names a file that holds the offset in seconds, in decimal. The file is
-//! read at every call, so a test can set the clock of a running program.
+//! read at every call, so a test can set the clock of a running program. Linux only.
 
+#![cfg(target_os = "linux")]
 #![allow(
     unsafe_code,
     reason = "a function of the C library can only be replaced as such"

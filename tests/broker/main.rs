@@ -6,6 +6,7 @@
 mod backlog;
 mod blocked;
 mod bodies;
+#[cfg(target_os = "linux")]
 mod clocks;
 mod credit;
 mod crowds;

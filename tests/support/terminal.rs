@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::pty::{grantpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::place::binary;
@@ -24,16 +24,13 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) fn run(mut command: Command) -> Self {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // As `openpt` does it. Not every system's takes the last flag.
+        let ours = rustix::fs::open("/dev/ptmx", flags, Mode::empty()).unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
         let name = ptsname(&ours, Vec::new()).unwrap();
-        let theirs: OwnedFd = rustix::fs::open(
-            name,
-            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .unwrap();
+        let theirs: OwnedFd = rustix::fs::open(name, flags, Mode::empty()).unwrap();
         let size = Winsize {
             ws_row: 24,
             ws_col: 80,

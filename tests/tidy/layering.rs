@@ -15,6 +15,7 @@ const CRATES: [Layers; 3] = [
         ranks: &[
             // The options name the disk and the engine that they choose, and those the errors.
             ("terms", 0),
+            ("platform", 0),
             ("disk", 0),
             ("engine", 0),
             ("frame", 1),
@@ -49,7 +50,7 @@ const CRATES: [Layers; 3] = [
             ("tls", 1),
             ("users", 1),
             ("quotas", 1),
-            ("local_user", 0),
+            ("platform", 0),
             ("login_places", 1),
             ("login_throttle", 1),
             ("error", 2),
@@ -79,11 +80,11 @@ const CRATES: [Layers; 3] = [
     Layers {
         folder: "src/",
         ranks: &[
-            ("allocator", 0),
             ("clean", 0),
             ("exit", 0),
             ("name", 0),
             ("nearest", 0),
+            ("platform", 0),
             ("error", 1),
             ("envelope", 1),
             ("transport", 1),

@@ -6,12 +6,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::set_current_timer_slack;
 
 use crate::client::{Client, Settling};
 use crate::confirms::Confirms;
@@ -394,7 +392,8 @@ impl Expect {
 /// Drives all `ends` until each is done, and gives them back.
 pub(crate) fn drive(mut ends: Vec<End>) -> io::Result<Vec<End>> {
     // The usual 50 µs would put messages that are due every 100 µs out in pairs.
-    set_current_timer_slack(NonZeroU64::new(1))?;
+    #[cfg(target_os = "linux")]
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     for end in &mut ends {
         end.parse()?;
     }

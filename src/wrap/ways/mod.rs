@@ -34,7 +34,6 @@ pub(super) mod claude_moves;
 pub mod claude_plugin;
 pub mod codex;
 pub mod opencode;
-pub(super) mod own_socket;
 pub mod process;
 pub mod proof;
 pub mod transcript;

@@ -106,15 +106,27 @@ impl Inbox {
     }
 }
 
+/// The process that wrote to the socket.
+#[cfg(target_os = "linux")]
+fn peer(stream: &UnixStream) -> Option<i32> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    Some(peer.pid.as_raw_nonzero().get())
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+fn peer(_stream: &UnixStream) -> Option<i32> {
+    None
+}
+
 fn serve(
     stream: UnixStream,
     manner: &Mutex<Manner>,
     guards: &Mutex<Guards>,
     tell: &SyncSender<Happening>,
 ) {
-    let peer = rustix::net::sockopt::socket_peercred(&stream).unwrap();
     let us = i32::try_from(std::process::id()).unwrap();
-    let is_child = descends_from(peer.pid.as_raw_nonzero().get(), us);
+    let is_child = peer(&stream).is_some_and(|pid| descends_from(pid, us));
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
         let Ok(line) = serde_json::from_str::<Value>(&line) else {
             continue;

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::wrap::ways::own_socket;
+use crate::platform;
 
 /// A socket that does not take a line within this is as good as gone.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ impl Porter {
 async fn connect(socket: &Path) -> Option<UnixStream> {
     let connecting = tokio::time::timeout(PATIENCE, UnixStream::connect(socket)).await;
     let stream = connecting.ok()?.ok()?;
-    own_socket::is_own(&stream, socket).then_some(stream)
+    platform::is_own_listener(&stream).then_some(stream)
 }
 
 /// Writes the line to the socket, by the hook where one waits.

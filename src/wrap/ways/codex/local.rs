@@ -1,16 +1,16 @@
 //! A Codex that runs without its daemon: its process holds the lock of its thread, and
 //! `codex queue` reaches it. Seen with Codex 0.171.0 and `--disable daemon_auto_start`.
 //!
-//! Open files are read from `/proc`; elsewhere such a Codex is not found.
+//! Its process is found by the files that it has open.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::platform;
 use crate::wrap::ways::process;
 
 /// Where threads' locks are, below Codex's home.
@@ -46,7 +46,7 @@ impl Local {
     pub(super) fn find(us: i32, home: &Path) -> Option<Self> {
         let locks = home.canonicalize().ok()?.join(LOCKS);
         below(us).find_map(|pid| {
-            let held = open_files(pid)
+            let held = platform::open_files(pid)
                 .into_iter()
                 .filter(|file| file.parent() == Some(&locks))
                 .filter_map(|file| file.file_stem()?.to_str().map(str::to_owned))
@@ -59,7 +59,7 @@ impl Local {
     /// The file that holds its history, once there is one.
     pub(super) fn rollout(&self) -> Option<PathBuf> {
         let ending = format!("{}.jsonl", self.thread);
-        open_files(self.pid)
+        platform::open_files(self.pid)
             .into_iter()
             .find(|file| file.to_string_lossy().ends_with(&ending))
     }
@@ -116,14 +116,13 @@ pub(super) fn starts_daemon(us: i32, home: &Path) -> bool {
     let is_lock = |file: &PathBuf| {
         file.parent() == Some(&locks) && file.extension().is_some_and(|ending| ending == "lock")
     };
-    below(us).any(|pid| open_files(pid).iter().any(is_lock))
+    below(us).any(|pid| platform::open_files(pid).iter().any(is_lock))
 }
 
 /// Processes that descend from `us`, without those of the daemon.
 fn below(us: i32) -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    platform::pids()
+        .into_iter()
         .filter(move |&pid| pid != us && process::descends_from(pid, us) && !is_daemon(pid))
 }
 
@@ -132,18 +131,11 @@ fn is_daemon(pid: i32) -> bool {
     process::look(pid).is_none_or(|found| found.arguments.iter().any(|word| word == DAEMON))
 }
 
-fn open_files(pid: i32) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return Vec::new();
-    };
-    let links = entries.flatten().map(|entry| fs::read_link(entry.path()));
-    links.flatten().collect()
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
     use std::io::{Read, Write};
 
     use super::*;
@@ -164,7 +156,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        while open_files(pid)
+        while platform::open_files(pid)
             .iter()
             .all(|file| !file.ends_with(".coordination.lock"))
         {

@@ -7,11 +7,11 @@
 //! is as fast here, and large blocks return to the system at once.
 
 /// Blocks of this size and above are mapped separately. The store's buffers are 512 KiB.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(target_env = "gnu")]
 const MAPPED_BYTES: libc::c_int = 128 * 1024;
 
 /// Selects one heap. Must be called before a second thread starts.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has a C interface")]
 pub(crate) fn be_frugal() {
     // SAFETY: `mallopt` takes two numbers and changes glibc's own settings only. No other thread
@@ -23,7 +23,7 @@ pub(crate) fn be_frugal() {
 }
 
 /// Returns freed memory to the system.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has a C interface")]
 pub(crate) fn give_back() {
     // SAFETY: `malloc_trim` takes a number and takes the locks that it needs.
@@ -33,9 +33,9 @@ pub(crate) fn give_back() {
 }
 
 /// Other allocators keep their defaults.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+#[cfg(not(target_env = "gnu"))]
 pub(crate) fn be_frugal() {}
 
 /// Other allocators keep their defaults.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+#[cfg(not(target_env = "gnu"))]
 pub(crate) fn give_back() {}

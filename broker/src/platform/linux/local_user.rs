@@ -1,15 +1,14 @@
 //! Which user of this machine is at the other end of a connection over loopback, by the kernel's
-//! table of sockets (`/proc/net/tcp`, `tcp6`). Other systems do not tell. Depends on nothing.
+//! table of sockets (`/proc/net/tcp`, `tcp6`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::platform::SocketPair;
+
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// The inode of a socket that its program has closed. The kernel names root as its user then.
 const ORPHAN: &str = "0";
-
-/// The two ends of a connection: of the socket whose user is asked for, and of the other one.
-pub(crate) type SocketPair = (SocketAddr, SocketAddr);
 
 /// The users whose sockets are at the first ends and connected to the second ones, in their order.
 /// Reads files.

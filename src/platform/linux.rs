@@ -1,0 +1,49 @@
+//! Linux: `/proc`, the credentials of a socket's peer, and signals at a parent's death.
+
+pub(crate) mod allocator;
+pub(crate) mod process;
+pub(crate) mod sockets;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+
+use super::Services;
+
+/// Whether `open` shows a page in the browser, on every desktop.
+pub(crate) const IS_OPENED_BY_OPEN: bool = false;
+/// Who starts a program with the user's session.
+pub(crate) const SERVICES: Services = Services::Systemd;
+/// Whether the sockets of other users are seen too.
+pub(crate) const SEES_ALL_SOCKETS: bool = true;
+
+/// The user's folder for sockets, where the environment names none.
+pub(crate) fn runtime_folder() -> Option<PathBuf> {
+    None
+}
+
+/// Whether this user's program listens on the Unix socket to which `stream` is connected.
+pub(crate) fn is_own_listener(stream: impl AsFd) -> bool {
+    let us = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|listener| listener.uid == us)
+}
+
+/// Asks that this process is killed when its parent dies, which must be its session's leader. An
+/// error where that has happened already.
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that. While it lives it is our parent, and leads our session.
+    let leader = rustix::process::getsid(None)?;
+    if rustix::process::getppid() == Some(leader) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Takes [`end_with_parent`] back.
+pub(crate) fn outlive_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(None)?)
+}

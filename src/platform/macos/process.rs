@@ -1,0 +1,113 @@
+//! Processes, as `ps` and `lsof` list them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::platform::Process;
+
+/// What a program prints; empty where it cannot be run.
+pub(super) fn printed(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+/// When a process started, in the system's format. `None` if it does not exist or is a zombie.
+pub(crate) fn began(pid: u32) -> Option<String> {
+    let text = printed("ps", &["-o", "stat=,lstart=", "-p", &pid.to_string()]);
+    let (state, began) = text.trim().split_once(char::is_whitespace)?;
+    (!state.starts_with('Z')).then(|| began.trim().to_owned())
+}
+
+/// A running process; `None` when there is none of this id. Its arguments are split at blanks.
+pub(crate) fn look(pid: i32) -> Option<Process> {
+    let line = printed(
+        "ps",
+        &["-ww", "-o", "stat=,ppid=,args=", "-p", &pid.to_string()],
+    );
+    let mut words = line.split_whitespace();
+    let state = words.next()?;
+    let parent = words.next()?.parse().ok()?;
+    (!state.starts_with('Z')).then(|| Process {
+        parent,
+        arguments: words.map(str::to_owned).collect(),
+    })
+}
+
+/// A process's name.
+pub(crate) fn program_name(pid: u32) -> Option<String> {
+    let path = printed("ps", &["-o", "comm=", "-p", &pid.to_string()]);
+    let name = path.trim().rsplit('/').next().unwrap_or_default();
+    Some(name.to_owned()).filter(|name| !name.is_empty())
+}
+
+/// The ids of all processes.
+pub(crate) fn pids() -> Vec<i32> {
+    let all = printed("ps", &["-axo", "pid="]);
+    all.lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .collect()
+}
+
+/// The files that a process has open, where this user may see them.
+pub(crate) fn open_files(pid: i32) -> Vec<PathBuf> {
+    let listed = printed("lsof", &["-nPw", "-Fn", "-p", &pid.to_string()]);
+    let names = listed.lines().filter_map(|line| line.strip_prefix('n'));
+    names
+        .filter(|name| name.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// The processes of a terminal's foreground: what they read is not known here.
+#[cfg(target_os = "macos")]
+pub(crate) fn foreground()
+-> Option<std::collections::BTreeMap<i32, crate::platform::ForegroundProcess>> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::*;
+    use crate::platform;
+
+    #[test]
+    fn a_child_is_seen_as_it_is() {
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // Between fork and exec the child still has our arguments.
+        while look(pid).is_some_and(|child| child.arguments != ["sleep", "30"]) {
+            std::thread::yield_now();
+        }
+        let seen = look(pid).unwrap();
+        assert_eq!(u32::try_from(seen.parent).unwrap(), std::process::id());
+        assert_eq!(Some(seen), platform::look(pid));
+        assert!(pids().contains(&pid));
+        assert_eq!(program_name(child.id()).as_deref(), Some("sleep"));
+        assert!(began(child.id()).is_some());
+        assert_eq!(began(child.id()), began(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((look(pid), began(child.id())), (None, None));
+    }
+
+    #[test]
+    fn an_open_file_is_named() {
+        let us = i32::try_from(std::process::id()).unwrap();
+        if open_files(us).is_empty() {
+            eprintln!("skipped: there is no lsof");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().canonicalize().unwrap();
+        assert!(open_files(us).contains(&path));
+    }
+}
