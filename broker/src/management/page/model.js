@@ -56,6 +56,7 @@ const TOLD = {
 const OVER = ["delivered", "refused", "gone"];
 /** Words for what is between. */
 const BETWEEN = {
+  "handed-over": "the agent has it, and has not read it yet",
   unconfirmed: "not confirmed",
   received: "received",
   returned: "back in its queue",
@@ -432,7 +433,9 @@ export class Model {
       const cut = one.cut_from !== undefined;
       const found = pick({ ...one, message: `${one.text}${cut ? "…" : ""}`, cut });
       const detail = isText(one.detail) ? one.detail : undefined;
-      const reason = ["held", "refused"].includes(state) ? detail : BETWEEN[one.state];
+      // The detail of what was handed over is the way that it went.
+      const hasReason = ["held", "refused"].includes(state) && one.state !== "handed-over";
+      const reason = hasReason ? detail : BETWEEN[one.state];
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
       message.end = state === "gone" ? one.state : undefined;
       message.key = `${one.id} ${one.to} ${at} told`;
