@@ -54,8 +54,8 @@ pub(crate) fn open_descriptors() -> Option<u64> {
     Some(entries.count() as u64)
 }
 
-/// The users at the other end of connections on this machine, in their order. Without root's rights,
-/// the system does not tell.
+/// The users at the other end of connections on this machine, in their order. Without root's
+/// rights, the system does not tell.
 pub(crate) fn users_of(connections: &[SocketPair]) -> Vec<Option<u32>> {
     vec![None; connections.len()]
 }
