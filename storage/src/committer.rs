@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -75,9 +76,11 @@ impl Committer {
         }
     }
 
-    /// Runs until the store is closed or fails.
+    /// Runs until the store is closed or fails. A panic is a failure too: whoever waits for a
+    /// commit has to hear of it.
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
-        let outcome = self.serve();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
+            .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));
         match &outcome {
             Ok(()) => self.handover.end(),
             Err(stopped) => {

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 
-use storage::{QueueId, Sequence, Store, Urgency};
+use storage::{QueueId, Sequence, Store, StoreEvent, Urgency};
 
 use crate::random::Random;
 use crate::simulated_disk::{Fault, Kind, SimulatedDisk};
@@ -375,4 +375,30 @@ fn acks_purges_and_drops_of_large_bodies_are_one_small_commit() {
         .filter(|queue| queue.ready > 0)
         .collect();
     assert_eq!(ready.len(), 1, "{ready:?}");
+}
+
+#[test]
+fn a_panic_of_the_thread_that_commits_is_told_and_ends_the_store() {
+    let disk = SimulatedDisk::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, told) = std::sync::mpsc::sync_channel(1);
+    let opened = Store::open(
+        folder.path(),
+        disk.options(folder.path()),
+        move |event| match event {
+            StoreEvent::Durable(_) => panic!("on purpose"),
+            StoreEvent::Stopped(stopped) => sender.try_send(stopped).unwrap(),
+            _ => {}
+        },
+    );
+    let store = opened.unwrap().store;
+    let append = |number| {
+        let message: &[&[u8]] = &[b"a message"];
+        store.append(QueueId(1), Sequence(number), message, Urgency::Confirmed)
+    };
+    append(0).unwrap();
+    let stopped = told.recv_timeout(std::time::Duration::from_mins(1));
+    assert!(stopped.unwrap().to_string().contains("panicked"));
+    append(1).unwrap_err();
+    store.close().unwrap_err();
 }
