@@ -5,6 +5,8 @@
 //! where it is there already; the first death keeps headers of its own. The `x-last-death-…`
 //! headers are those of RabbitMQ 3.13. Relies on field tables alone; the time is an argument.
 
+use std::collections::HashMap;
+
 use crate::wire::table::{ShortString, Table, Value};
 
 /// Why a message left its queue unconsumed.
@@ -54,7 +56,7 @@ impl Death<'_> {
                 self.name_it(headers, "first");
                 Vec::new()
             }
-            Some(Value::Array(deaths)) => deaths.clone(),
+            Some(Value::Array(deaths)) => added_up(deaths),
             // A client that republishes may have turned it into a string: start over.
             Some(_) => Vec::new(),
         };
@@ -115,6 +117,36 @@ fn copied_to(headers: &Table) -> impl Iterator<Item = Value> {
         _ => &[],
     };
     keys.iter().filter(|key| key.as_bytes().is_some()).cloned()
+}
+
+/// One entry for each pair of queue and reason, at the place of its first: an old broker, or a
+/// publisher, may have written several.
+fn added_up(deaths: &[Value]) -> Vec<Value> {
+    let mut places = HashMap::new();
+    let mut added: Vec<Value> = Vec::with_capacity(deaths.len());
+    for death in deaths {
+        let text = |name| match death {
+            Value::Table(death) => death.get(name).and_then(Value::as_bytes),
+            _ => None,
+        };
+        let place = match (text("queue"), text("reason")) {
+            (Some(queue), Some(reason)) => *places.entry((queue, reason)).or_insert(added.len()),
+            _ => added.len(),
+        };
+        match (added.get_mut(place), death) {
+            (Some(Value::Table(sum)), Value::Table(death)) => {
+                let total = count(sum).saturating_add(count(death));
+                sum.set("count", Value::Long(total));
+            }
+            _ => added.push(death.clone()),
+        }
+    }
+    added
+}
+
+/// How often a message died so. RabbitMQ 3.4 and older wrote no counts: each entry is one death.
+fn count(death: &Table) -> i64 {
+    death.get("count").and_then(Value::as_integer).unwrap_or(1)
 }
 
 fn counted_up(death: Value) -> Value {
@@ -263,6 +295,22 @@ mod tests {
                 entry("b", "rejected", 1)
             ]
         );
+    }
+
+    #[test]
+    fn deaths_that_were_written_several_times_are_added_up() {
+        let mut headers = Table::new();
+        let entry = |queue: &str| {
+            let mut entry = Table::new();
+            entry.set("queue", Value::text(queue));
+            entry.set("reason", Value::text("expired"));
+            Value::Table(entry)
+        };
+        let written = ["a", "a", "b", "a"].map(entry).to_vec();
+        headers.set("x-death", Value::Array(written));
+        death("b", Reason::Expired).record(&mut headers);
+        let entry = |queue: &str, count| (queue.to_owned(), "expired".to_owned(), count);
+        assert_eq!(deaths(&headers), [entry("b", 2), entry("a", 3)]);
     }
 
     #[test]
