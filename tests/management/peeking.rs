@@ -44,6 +44,41 @@ fn a_queue_of_one_connection_is_not_read_over_http_by_anybody() {
     peer.take("own");
 }
 
+/// Sessions hear questions from such queues: without its binding one could not be found any more.
+#[test]
+fn a_queue_of_one_connection_is_not_bound_and_not_unbound_over_http_by_anybody() {
+    let server = Server::start();
+    let exchange = "/api/exchanges/%2F/claudeBroker.presence";
+    server.ask("PUT", exchange, r#"{"type":"fanout"}"#);
+    let peer = Peer::connect(&server);
+    let mut questions = peer.hear_questions();
+    let bindings = || server.get(&format!("{exchange}/bindings/source")).json();
+    let queue = bindings()[0]["destination"].as_str().unwrap().to_owned();
+    let ends = format!("/api/bindings/%2F/e/claudeBroker.presence/q/{queue}");
+    let document = serde_json::json!({
+        "queues": [{"name": "new", "durable": true, "auto_delete": false, "arguments": {}}],
+        "bindings": [{
+            "source": "claudeBroker.presence",
+            "destination": queue,
+            "destination_type": "queue",
+            "routing_key": "more",
+            "arguments": {},
+        }],
+    });
+    for answer in [
+        server.ask("DELETE", &format!("{ends}/~"), ""),
+        server.ask("POST", &ends, r#"{"routing_key":"more"}"#),
+        server.ask("POST", "/api/definitions/%2F", &document.to_string()),
+    ] {
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.body.contains("cannot obtain exclusive access"));
+    }
+    assert_eq!(server.get("/api/queues/%2F/new").status, 404);
+    assert_eq!(bindings().as_array().unwrap().len(), 1);
+    peer.publish("claudeBroker.presence", "", "who is there?");
+    assert!(peer.next(&mut questions).is_some());
+}
+
 #[test]
 fn a_long_queue_is_looked_through_page_by_page_in_memory_and_on_disk() {
     let server = Server::start();

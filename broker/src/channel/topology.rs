@@ -173,7 +173,7 @@ impl Channel {
         destination: Destination,
         arguments: crate::wire::table::Table,
     ) -> BindRequest<'a> {
-        let connection = Some(self.context.connection.id);
+        let connection = self.context.connection.id;
         BindRequest {
             source: binding.source,
             destination,

@@ -19,8 +19,8 @@ pub(crate) struct BindRequest<'a> {
     pub(crate) destination: Destination,
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) arguments: Table,
-    /// The connection that asks, or `None` for the server itself.
-    pub(crate) connection: Option<u64>,
+    /// The connection that asks; 0 for whoever asks by HTTP.
+    pub(crate) connection: u64,
 }
 
 impl Vhost {
@@ -81,10 +81,10 @@ impl Vhost {
     /// Removes a binding. A binding that does not exist, or whose ends do not, counts as removed.
     pub(crate) fn unbind(&self, bind: &BindRequest<'_>) -> Result<Ticket, Fault> {
         let mut tables = write(&self.tables);
-        if let (Destination::Queue(name), Some(connection)) = (&bind.destination, bind.connection)
+        if let Destination::Queue(name) = &bind.destination
             && let Some(queue) = tables.queues.get(name)
         {
-            queue.check_access(connection)?;
+            queue.check_access(bind.connection)?;
         }
         let Some(exchange) = tables.exchanges.get_mut(bind.source) else {
             return Ok(Ticket::NONE);
@@ -120,9 +120,7 @@ impl Vhost {
                     .queues
                     .get(name)
                     .ok_or_else(|| Fault::no_queue(name, &self.name))?;
-                if let Some(connection) = bind.connection {
-                    queue.check_access(connection)?;
-                }
+                queue.check_access(bind.connection)?;
                 Ok(queue.store().is_some())
             }
             Destination::Exchange(name) => {

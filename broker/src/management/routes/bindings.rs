@@ -254,7 +254,7 @@ impl Between {
             destination: self.destination.clone(),
             key: Cow::Owned(binding.key),
             arguments: binding.arguments,
-            connection: None,
+            connection: 0,
         }
     }
 }
@@ -358,7 +358,7 @@ mod tests {
             destination: Destination::Exchange("amq.fanout".into()),
             key: Cow::Borrowed(b"key"),
             arguments: crate::wire::table::Table::new(),
-            connection: None,
+            connection: 0,
         });
         assert!(bound.is_ok());
         let (answer, has_waited) = test.without_slots(request()).await;

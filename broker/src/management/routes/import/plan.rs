@@ -82,7 +82,7 @@ impl BindingLine {
             destination: self.destination.clone(),
             key: self.key.as_slice().into(),
             arguments: self.arguments.clone(),
-            connection: None,
+            connection: 0,
         }
     }
 }
@@ -294,7 +294,10 @@ impl<'a> ImportPlan<'a> {
         let there = self.api.broker.vhost(&vhost);
         let missing = match &destination {
             Destination::Queue(name) => {
-                let is_there = there.is_some_and(|vhost| vhost.queue(name).is_some());
+                let queue = there.and_then(|vhost| vhost.queue(name));
+                let is_there = queue.is_some();
+                // Refused before anything is made.
+                queue.map_or(Ok(()), |queue| queue.check_access(0))?;
                 let place = (vhost.clone(), name.to_string());
                 (!is_there && !self.queues.contains_key(&place))
                     .then(|| Fault::no_queue(name, &vhost))
