@@ -137,11 +137,12 @@ async fn publish(
         vhost,
         exchange,
     };
-    let is_small = body.len() <= held::LITTLE_BYTES;
-    let routed = if is_small {
+    // The default exchange leads to one queue, another one to any number of them.
+    let is_little = body.len() <= held::LITTLE_BYTES && publish.exchange.is_empty();
+    let routed = if is_little {
         publish.route(&body)?
     } else {
-        // Parsing it takes too long for a thread that serves.
+        // Parsing and handing it out may take too long for a thread that serves.
         api.aside(&caller, move || publish.route(&body)).await?
     };
     Ok(Json(json!({ "routed": routed })))

@@ -41,6 +41,24 @@ async fn a_large_publish_holds_up_no_thread_that_serves() {
 }
 
 #[tokio::test]
+async fn a_small_publish_to_many_queues_holds_up_no_thread_that_serves() {
+    let test = TestApi::start().await;
+    for exchange in ["amq.fanout", "amq.topic", "amq.direct", "amq.headers"] {
+        let path = Path(("/".to_owned(), exchange.to_owned()));
+        let body = publish_body("string", "small");
+        let api = SharedApi::clone(&test.api);
+        let request = publish(State(api), path, test.ada(), Request::new(body.into()));
+        let (answer, has_waited) = test.without_slots(request).await;
+        assert!(answer.is_ok());
+        assert!(
+            has_waited,
+            "{exchange} handed it out where requests are served"
+        );
+    }
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn the_copies_of_a_publish_are_on_the_account_before_they_are_made() {
     let test = TestApi::start().await;
     let route = |encoding: &str, payload: &str| {
