@@ -120,8 +120,16 @@ struct Looks {
     points: VecDeque<Point>,
 }
 
+/// What the looks found.
+///
+/// Listings ask for rates while they hold the tables of a vhost, and a look needs those tables: so
+/// nothing is locked while `last` is, and nobody who holds another lock waits for `looking`.
 #[derive(Debug, Default)]
-pub(super) struct Rates(Mutex<Looks>);
+pub(super) struct Rates {
+    /// Held by the one who looks.
+    looking: Mutex<()>,
+    last: Mutex<Arc<Looks>>,
+}
 
 /// Everything together at the last look.
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,47 +139,49 @@ pub(super) struct Overall {
 }
 
 impl Rates {
-    /// Looks at every counter, unless that was done just now.
+    /// Looks at every counter, unless that was done just now. The caller holds no lock.
     pub(super) fn observe(&self, broker: &BrokerState, now: Instant) {
-        let mut looks = lock(&self.0);
-        let seconds = match looks.at {
+        let _looking = lock(&self.looking);
+        let last = self.last();
+        let seconds = match last.at {
             Some(at) if now.duration_since(at) < STALE => return,
             Some(at) => now.duration_since(at).as_secs_f64(),
             None => 1.0,
         };
-        looks.at = Some(now);
-        looks.look(broker, seconds);
+        let next = Arc::new(last.next(broker, now, seconds));
+        *lock(&self.last) = next;
+    }
+
+    fn last(&self) -> Arc<Looks> {
+        Arc::clone(&lock(&self.last))
     }
 
     /// A queue's counters, and the part of the time in which its consumers could be given what
     /// there was.
     pub(super) fn queue(&self, vhost: &Arc<str>, name: &Arc<str>) -> (Track<9>, f64) {
-        let looks = lock(&self.0);
+        let last = self.last();
         let key = (Arc::clone(vhost), Arc::clone(name));
-        let stalled = looks.stalls.get(&key).map_or(0.0, |track| track.rates[0]);
+        let stalled = last.stalls.get(&key).map_or(0.0, |track| track.rates[0]);
         let utilisation = (1.0 - stalled / 1000.0).clamp(0.0, 1.0);
         (
-            looks.queues.get(&key).copied().unwrap_or_default(),
+            last.queues.get(&key).copied().unwrap_or_default(),
             utilisation,
         )
     }
 
     pub(super) fn exchange(&self, vhost: &str, name: &str) -> Track<2> {
         let key = (Arc::from(vhost), Box::from(name));
-        lock(&self.0)
-            .exchanges
-            .get(&key)
-            .copied()
-            .unwrap_or_default()
+        let last = self.last();
+        last.exchanges.get(&key).copied().unwrap_or_default()
     }
 
     /// Everything in one vhost at the last look.
     pub(super) fn vhost(&self, name: &Arc<str>) -> Overall {
-        lock(&self.0).vhosts.get(name).copied().unwrap_or_default()
+        self.last().vhosts.get(name).copied().unwrap_or_default()
     }
 
     pub(super) fn connection(&self, id: u64) -> Track<2> {
-        lock(&self.0)
+        self.last()
             .connections
             .get(&id)
             .copied()
@@ -179,46 +189,57 @@ impl Rates {
     }
 
     pub(super) fn channel(&self, connection: u64, number: u16) -> Track<5> {
-        lock(&self.0)
-            .channels
-            .get(&(connection, number))
-            .copied()
-            .unwrap_or_default()
+        let key = (connection, number);
+        self.last().channels.get(&key).copied().unwrap_or_default()
     }
 
     pub(super) fn overall(&self) -> Overall {
-        let looks = lock(&self.0);
+        let last = self.last();
         Overall {
-            queues: looks.overall,
-            channels: looks.channels_overall,
+            queues: last.overall,
+            channels: last.channels_overall,
         }
     }
 
     /// The last minutes, oldest first.
     pub(super) fn points(&self) -> Vec<Point> {
-        lock(&self.0).points.iter().copied().collect()
+        self.last().points.iter().copied().collect()
     }
 }
 
-/// Looks at one thing again and keeps only what was seen in this round; gives how much its counters
-/// grew.
+/// Looks at one thing again, if it was seen before; gives how much its counters grew.
 fn follow<K: Eq + Hash, const N: usize>(
-    old: &mut HashMap<K, Track<N>>,
+    old: &HashMap<K, Track<N>>,
     seen: &mut HashMap<K, Track<N>>,
     key: K,
     counts: [u64; N],
     seconds: f64,
 ) -> [u64; N] {
-    let known = old.remove(&key);
-    let mut track = known.unwrap_or_default();
+    let mut track = old.get(&key).copied().unwrap_or_default();
     let grown = track.step(counts, seconds);
     seen.insert(key, track);
     grown
 }
 
 impl Looks {
-    fn look(&mut self, broker: &BrokerState, seconds: f64) {
-        let mut queues = HashMap::with_capacity(self.queues.len());
+    /// The look after this one. It keeps only what is still there.
+    fn next(&self, broker: &BrokerState, now: Instant, seconds: f64) -> Self {
+        let mut next = Self {
+            at: Some(now),
+            queues: HashMap::with_capacity(self.queues.len()),
+            overall: self.overall,
+            channels_overall: self.channels_overall,
+            points: self.points.clone(),
+            ..Self::default()
+        };
+        next.look_at_queues(self, broker, seconds);
+        next.look_at_vhosts(self, broker, seconds);
+        let connections = next.look_at_links(self, broker, seconds);
+        next.remember(broker, connections);
+        next
+    }
+
+    fn look_at_queues(&mut self, old: &Self, broker: &BrokerState, seconds: f64) {
         let mut overall = self.overall.counts;
         // The last three are levels, not counts.
         overall[6..].fill(0);
@@ -226,7 +247,7 @@ impl Looks {
         for queue in vhosts.iter().flat_map(|vhost| inspect::queues(vhost)) {
             let counts = queue_counts(&queue.snapshot());
             let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
-            let grown = follow(&mut self.queues, &mut queues, key, counts, seconds);
+            let grown = follow(&old.queues, &mut self.queues, key, counts, seconds);
             for place in 0..6 {
                 overall[place] += grown[place];
             }
@@ -234,16 +255,10 @@ impl Looks {
                 overall[place] += counts[place];
             }
         }
-        self.queues = queues;
         self.overall.step(overall, seconds);
-        self.look_at_vhosts(broker, seconds);
-        let connections = self.look_at_links(broker, seconds);
-        self.remember(broker, connections);
     }
 
-    fn look_at_vhosts(&mut self, broker: &BrokerState, seconds: f64) {
-        let mut vhosts = HashMap::new();
-        let (mut exchanges, mut stalls) = (HashMap::new(), HashMap::new());
+    fn look_at_vhosts(&mut self, old: &Self, broker: &BrokerState, seconds: f64) {
         let connections = inspect::connections(broker);
         for vhost in broker.vhosts() {
             let mut counts = queue_counts(&inspect::deleted_queues(&vhost));
@@ -254,14 +269,14 @@ impl Looks {
                 }
                 let key = (Arc::clone(queue.vhost()), Arc::clone(queue.name()));
                 let stalled = [snapshot.stalled_ms];
-                follow(&mut self.stalls, &mut stalls, key, stalled, seconds);
+                follow(&old.stalls, &mut self.stalls, key, stalled, seconds);
             }
             inspect::each_exchange(&vhost, |exchange| {
                 let key = (Arc::clone(vhost.name()), exchange.name().into());
                 let counts = exchange.counts();
-                follow(&mut self.exchanges, &mut exchanges, key, counts, seconds);
+                follow(&old.exchanges, &mut self.exchanges, key, counts, seconds);
             });
-            let mut overall = self.vhosts.remove(vhost.name()).unwrap_or_default();
+            let mut overall = old.vhosts.get(vhost.name()).copied().unwrap_or_default();
             overall.queues.step(counts, seconds);
             // A channel that closes between the two looks is in neither for a moment: totals never
             // fall.
@@ -281,19 +296,17 @@ impl Looks {
                 *sum = before.max(*sum);
             }
             overall.channels.step(channels, seconds);
-            vhosts.insert(Arc::clone(vhost.name()), overall);
+            self.vhosts.insert(Arc::clone(vhost.name()), overall);
         }
-        (self.vhosts, self.exchanges, self.stalls) = (vhosts, exchanges, stalls);
     }
 
-    fn look_at_links(&mut self, broker: &BrokerState, seconds: f64) -> usize {
+    fn look_at_links(&mut self, old: &Self, broker: &BrokerState, seconds: f64) -> usize {
         let all = inspect::connections(broker);
-        let (mut connections, mut channels) = (HashMap::with_capacity(all.len()), HashMap::new());
         let mut overall = counted(&broker.totals.closed_channels);
         for connection in &all {
             follow(
+                &old.connections,
                 &mut self.connections,
-                &mut connections,
                 connection.id,
                 connection_counts(connection),
                 seconds,
@@ -301,13 +314,12 @@ impl Looks {
             for channel in connection.channels() {
                 let key = (connection.id, channel.number);
                 let counts = channel_counts(&channel);
-                follow(&mut self.channels, &mut channels, key, counts, seconds);
+                follow(&old.channels, &mut self.channels, key, counts, seconds);
                 for (total, count) in overall.iter_mut().zip(counts) {
                     *total += count;
                 }
             }
         }
-        (self.connections, self.channels) = (connections, channels);
         // A channel that closed between the two looks is in neither or in both for a moment: totals
         // never fall.
         for (total, before) in overall.iter_mut().zip(self.channels_overall.counts) {
@@ -337,7 +349,14 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
-    use super::Track;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::super::tests::TestApi;
+    use super::{Rates, Track};
+    use crate::vhost::DeleteCondition;
 
     #[test]
     fn a_rate_is_growth_over_time_and_a_level_may_fall() {
@@ -346,5 +365,43 @@ mod tests {
         assert_eq!(track.step([30, 2], 2.0), [20, 0]);
         assert!((track.rates[0] - 10.0).abs() < f64::EPSILON);
         assert!((track.rates[1] + 1.0).abs() < f64::EPSILON);
+    }
+
+    /// Once somebody waits to change the tables, nobody else is given them to read.
+    #[tokio::test]
+    async fn a_listing_of_exchanges_and_a_look_and_a_declare_do_not_wait_for_each_other() {
+        let test = TestApi::start().await;
+        let broker = &test.api.broker;
+        let vhost = broker.vhost("/").unwrap();
+        let rates = Rates::default();
+        let (is_over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (sender, answer) = channel();
+        let is_answered = thread::scope(|scope| {
+            vhost.with_exchange("amq.topic", |_| {
+                scope.spawn(|| vhost.delete_exchange("none", DeleteCondition::default()));
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        vhost.queue_count();
+                        reads.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                let mut before = None;
+                while before != Some(reads.load(Ordering::Relaxed)) {
+                    before = Some(reads.load(Ordering::Relaxed));
+                    thread::sleep(Duration::from_millis(100));
+                }
+                scope.spawn(|| rates.observe(broker, Instant::now()));
+                let limit = Instant::now() + Duration::from_mins(1);
+                while rates.looking.try_lock().is_ok() {
+                    assert!(Instant::now() < limit, "nobody looks");
+                    thread::yield_now();
+                }
+                scope.spawn(|| sender.send(rates.exchange("/", "amq.topic")));
+                is_over.store(true, Ordering::Relaxed);
+                answer.recv_timeout(Duration::from_mins(1)).is_ok()
+            })
+        });
+        assert_eq!(is_answered, Some(true));
+        test.stop().await;
     }
 }
