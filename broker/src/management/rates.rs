@@ -350,7 +350,7 @@ impl Looks {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::sync_channel;
     use std::thread;
     use std::time::{Duration, Instant};
 
@@ -375,7 +375,7 @@ mod tests {
         let vhost = broker.vhost("/").unwrap();
         let rates = Rates::default();
         let (is_over, reads) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (sender, answer) = channel();
+        let (sender, answer) = sync_channel(1);
         let is_answered = thread::scope(|scope| {
             vhost.with_exchange("amq.topic", |_| {
                 scope.spawn(|| vhost.delete_exchange("none", DeleteCondition::default()));
