@@ -58,8 +58,10 @@ pub(super) fn open_to(caller: &Caller, api: &Api) -> Option<Arc<dyn Archive>> {
 }
 
 fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
-    let archive = api.about.archive.clone();
-    let archive = archive.ok_or_else(ApiError::not_found)?;
+    let Some(archive) = api.about.archive.clone() else {
+        caller.administers()?;
+        return Err(ApiError::not_found());
+    };
     if !caller.is_owner {
         return Err(ApiError::forbidden(
             "only the broker's own user sees what is kept on disk: sign in with `cbroker ui`",
