@@ -152,7 +152,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
     }
 }
 
-/// Whether the command works with a broker that runs, or starts one.
+/// Whether the command may take a container for the local broker.
 fn needs_a_broker(action: &Action) -> bool {
     match action {
         Action::Wrap(..) => true,
