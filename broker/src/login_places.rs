@@ -90,15 +90,16 @@ impl TakenPlaces {
     /// Those whose user nobody has looked up yet count together. So the tables are read when many
     /// have come since they were read last, and not at each connection.
     fn end_one(&mut self, look_up: fn(&[LoginPeer]) -> Vec<Source>) {
-        if self.who_has_most().is_none() {
+        let mut most = self.who_has_most();
+        if most.is_none() {
             let unknown = self.places.values_mut();
             let mut unknown: Vec<_> = unknown.filter(|place| place.source.is_none()).collect();
             let peers: Vec<_> = unknown.iter().map(|place| place.from).collect();
             for (place, source) in unknown.iter_mut().zip(look_up(&peers)) {
                 place.source = Some(source);
             }
+            most = self.who_has_most();
         }
-        let most = self.who_has_most();
         let mut places = self.places.iter();
         let oldest = places.find(|(_, place)| place.source == most);
         if let Some(number) = oldest.map(|(number, _)| *number)
