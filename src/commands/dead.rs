@@ -36,7 +36,11 @@ pub(super) async fn run(args: DeadArgs, config: &Config, output: &Output) -> Res
         output.json(letter)?;
         output.line(format!("dropped {} of {}", letter.id, letter.queue))?;
     } else if let Some(id) = &args.resend {
-        resend(find(&letters, id)?, config, output).await?;
+        let letter = find(&letters, id)?;
+        if !letter.is_own && !args.yes {
+            return Err(unvouched(letter));
+        }
+        resend(letter, config, output).await?;
     } else {
         for letter in &letters {
             output.json(letter)?;
@@ -63,6 +67,16 @@ fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLette
     }
 }
 
+/// What is sent again goes as the user's own, so the text of somebody else needs a second word.
+fn unvouched(letter: &KeptDeadLetter) -> Error {
+    Error::usage(format!(
+        "another user may have published the dead letter {}",
+        letter.id
+    ))
+    .because("the broker does not vouch that your user did")
+    .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
+}
+
 fn remove(letter: &KeptDeadLetter, config: &Config) -> Result<(), Error> {
     remove_dead_letter(&config.home, letter)
         .map_err(|error| Error::new("cannot remove the dead letter").because(error))
@@ -76,6 +90,10 @@ fn print(letter: &KeptDeadLetter, output: &Output) -> Result<(), Error> {
         output.paint(Style::Bold, &letter.queue),
         output.paint(Style::Bad, &letter.error),
     ))?;
+    if !letter.is_own {
+        let note = "    (not vouched for: another user may have published it)";
+        output.line(output.paint(Style::Warning, note))?;
+    }
     let end = letter.raw.floor_char_boundary(EXCERPT);
     let more = if end < letter.raw.len() { " …" } else { "" };
     output.line(format!("    {}{more}", &letter.raw[..end]))?;
@@ -145,6 +163,7 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
             letter.id
         ))
         .because(why)
+        .because("the broker does not vouch that your user did")
         .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
     };
     if let Some(bytes) = letter.cut_from {

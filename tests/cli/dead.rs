@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::client;
+use crate::strangers::api;
 use crate::support::{Place, Server, Wrapped, wait_until};
 
 /// The dead letters, once there are so many.
@@ -49,7 +50,9 @@ fn a_refused_message_is_listed_and_mended_and_delivered() {
         "{shown}"
     );
     assert!(place.json(["dead", "another"]).is_empty());
-    let sent = place.json(["dead", "--resend", &id(letter)[..6]]).remove(0);
+    let sent = place
+        .json(["dead", "--resend", &id(letter)[..6], "--yes"])
+        .remove(0);
     assert_eq!(sent["to"], "backend");
     let line = session.wait_for_submission("half a message");
     assert!(line.contains(" from=cli "), "{line}");
@@ -74,7 +77,7 @@ fn one_letter_is_dropped_and_the_others_stay() {
         .unwrap();
     assert_eq!(binary["encoding"], "base64");
     place
-        .run(["dead", "--resend", id(binary)])
+        .run(["dead", "--resend", id(binary), "--yes"])
         .fails(
             1,
             &format!("the dead letter {} cannot be sent again", id(binary)),
@@ -114,7 +117,38 @@ fn a_message_whose_id_was_used_twice_can_be_sent_under_its_own() {
     publish(&place, &body("the second"));
     let letters = dead(&place, 1);
     assert_eq!(letters[0]["message_id"], "m1");
-    place.ok(["dead", "--resend", id(&letters[0])]);
+    place.ok(["dead", "--resend", id(&letters[0]), "--yes"]);
     let line = session.wait_for_submission("the second");
     assert!(line.contains(" from=api "), "{line}");
+}
+
+#[test]
+fn a_dead_letter_of_a_stranger_goes_as_the_users_own_only_after_a_second_word() {
+    let place = Place::new();
+    let _server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let text = |words: &str| json!({ "from": "frontend", "message": words }).to_string();
+    let own = json!({
+        "routing_key": "backend", "payload": text("my own"), "payload_encoding": "string",
+        "properties": { "user_id": "cbroker" },
+    });
+    api(&place, "exchanges/%2f/claudeBroker/publish", &own);
+    dead(&place, 1);
+    publish(&place, text("a forged one").as_bytes());
+    let letters = dead(&place, 2);
+    let whose: Vec<_> = letters.iter().map(|letter| &letter["is_own"]).collect();
+    assert_eq!(whose, [&json!(true), &json!(false)], "{letters:?}");
+    let shown = place.ok(["dead"]);
+    assert_eq!(shown.matches("not vouched for").count(), 1, "{shown}");
+    let [own, forged] = [id(&letters[0]), id(&letters[1])];
+    place
+        .run(["dead", "--resend", forged])
+        .fails(2, "another user may have published")
+        .hints("add --yes");
+    assert_eq!(dead(&place, 2), letters);
+    place.ok(["dead", "--resend", own]);
+    session.wait_for_submission("my own");
+    place.ok(["dead", "--resend", forged, "--yes"]);
+    session.wait_for_submission("a forged one");
+    dead(&place, 0);
 }

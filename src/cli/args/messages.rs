@@ -234,6 +234,9 @@ pub struct DeadArgs {
     /// Drop this one for good; of an id, the first characters are enough
     #[arg(long, value_name = "ID")]
     pub drop: Option<String>,
+    /// Send it also where another user may have published it
+    #[arg(long, requires = "resend")]
+    pub yes: bool,
 }
 
 /// Arguments of `why`.

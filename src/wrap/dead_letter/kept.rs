@@ -27,6 +27,8 @@ pub struct KeptDeadLetter {
     pub id: String,
     /// The session that refused it.
     pub queue: String,
+    /// Whether the broker vouched that the session's own user published it.
+    pub is_own: bool,
     /// When.
     pub ts: String,
     /// Why.
@@ -56,11 +58,12 @@ struct KeptLine {
 }
 
 impl KeptDeadLetter {
-    fn read(line: &[u8], queue: &SessionName) -> Option<Self> {
+    fn read(line: &[u8], queue: &SessionName, is_own: bool) -> Option<Self> {
         let kept: KeptLine = serde_json::from_slice(line).ok()?;
         let mut letter = Self {
             id: digest(line, ID_DIGITS),
             queue: queue.to_string(),
+            is_own,
             ts: kept.ts,
             error: kept.error,
             message_id: None,
@@ -92,12 +95,12 @@ pub fn dead_letters(home: &Home, queue: Option<&SessionName>) -> io::Result<Vec<
     };
     let mut letters = Vec::new();
     for queue in queues {
-        for file in files(home, &queue) {
+        for (file, is_own) in files(home, &queue) {
             let lines = lines(&file)?;
             letters.extend(
                 lines
                     .iter()
-                    .filter_map(|line| KeptDeadLetter::read(line, &queue)),
+                    .filter_map(|line| KeptDeadLetter::read(line, &queue, is_own)),
             );
         }
     }
@@ -113,7 +116,7 @@ pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()
     let Ok(queue) = SessionName::new(&letter.queue) else {
         return Ok(());
     };
-    for file in files(home, &queue) {
+    for (file, _) in files(home, &queue) {
         let _lock = lock(&file)?;
         let mut lines = lines(&file)?;
         let is_it = |line: &Vec<u8>| digest(line, ID_DIGITS) == letter.id;
@@ -137,12 +140,18 @@ pub(super) fn lock(file: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-/// The older file of a queue and the one that is written, and the same of other users.
-fn files(home: &Home, queue: &SessionName) -> [PathBuf; 4] {
+/// The older file of a queue and the one that is written, and the same of other users; and whether
+/// each is of the own user.
+fn files(home: &Home, queue: &SessionName) -> [(PathBuf, bool); 4] {
     let file = home.dead_letters(queue.as_str());
     let others = super::of_others(&file);
     let older = |file: &Path| file.with_extension(super::OLDER);
-    [older(&file), file, older(&others), others]
+    [
+        (older(&file), true),
+        (file, true),
+        (older(&others), false),
+        (others, false),
+    ]
 }
 
 fn lines(file: &Path) -> io::Result<Vec<Vec<u8>>> {

@@ -73,10 +73,13 @@ function letter(one, page) {
     say(text, shown(await ask("GET", path)));
     event.target.remove();
   };
+  const again = "It goes as a message of its own, with a new id and with the fields that it lacked.";
   const sendAgain = {
-    title: `Send it to ${one.queue} again?`,
-    text: "It goes as a message of its own, with a new id and with the fields that it lacked.",
-    go: "Send again",
+    title: `Send ${one.is_own ? "it" : "what another user may have written"} to ${one.queue}?`,
+    text: one.is_own
+      ? again
+      : `Nobody vouches for who wrote it${claimed(one)}. ${again} It counts as yours then.`,
+    go: one.is_own ? "Send again" : "Send it as mine",
     act: () => ask("POST", `${path}/resend`).then(({ id }) => toast(`Sent as …${id.slice(-6)}.`)),
   };
   const drop = {
@@ -99,6 +102,7 @@ function letter(one, page) {
       el("time", {}, when(Date.parse(one.ts))),
       el("span", { className: "id mono", title: one.id }, one.id.slice(0, 6)),
       el("span", { className: "pill" }, one.error),
+      one.is_own ? "" : el("span", { className: "pill" }, "not vouched for"),
     ),
     text,
     el(
@@ -112,6 +116,12 @@ function letter(one, page) {
       el("span", { className: "muted" }, size),
     ),
   );
+}
+
+/** Whom a dead letter names as its sender, in words. */
+function claimed({ raw, encoding, is_excerpt: isExcerpt }) {
+  const { from } = encoding || isExcerpt ? {} : parse(raw);
+  return typeof from === "string" ? `, though it says “${from.slice(0, 64)}”` : "";
 }
 
 /** An envelope's text where there is one, else the body as it came. */
