@@ -215,6 +215,38 @@ fn a_tap_shows_no_body_to_who_may_not_read_the_queue() {
 }
 
 #[test]
+fn who_may_read_names_of_the_server_alone_hears_no_answer_of_another_user() {
+    let server = with_bob("monitoring");
+    permit(
+        &server,
+        r#"{"configure":"^$","write":"^$","read":"^(amq\\..*|marker)$"}"#,
+    );
+    server.ask("PUT", "/api/queues/%2F/marker", "{}");
+    let of_bob = tap(&server);
+    let owner = server.request("GET", "/api/tap");
+    let owner = owner.signed_in(&server.sign_in()).open("");
+    let order = serde_json::json!({
+        "properties": { "user_id": USER }, "routing_key": "amq.gen-cbroker-page",
+        "payload": "a held text", "payload_encoding": "string",
+    });
+    let path = "/api/exchanges/%2F/amq.default/publish";
+    let answer = server.ask("POST", path, &order.to_string());
+    assert_eq!(answer.json()["routed"], false, "{answer:?}");
+    server.publish("marker", "the end");
+    let heard = |mut stream: BufReader<TcpStream>| {
+        let mut heard = String::new();
+        while !heard.contains("the end") {
+            assert!(stream.read_line(&mut heard).unwrap() > 0, "{heard}");
+        }
+        heard
+    };
+    assert!(heard(BufReader::new(owner)).contains("a held text"));
+    let bobs = heard(of_bob);
+    assert!(bobs.contains("amq.gen-cbroker-page"), "{bobs}");
+    assert!(!bobs.contains("a held text"), "{bobs}");
+}
+
+#[test]
 fn what_the_tap_kept_is_shown_by_the_rights_of_now() {
     let server = with_bob("monitoring");
     let first = tap(&server);

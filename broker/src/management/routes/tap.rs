@@ -131,11 +131,18 @@ async fn over(life: Option<Duration>) {
 }
 
 /// Whether the caller can read the message from a queue. A message that went to no queue belongs to
-/// those who could have bound a queue to its exchange.
+/// those who could have bound a queue to its exchange. An answer to a place that is no queue, as the
+/// page has one, is for the user who wrote it: nobody else could have taken it from there.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
     match &seen.queue {
         Some(queue) => may(queue),
+        None if seen.routed.is_empty() && seen.exchange.is_empty() => {
+            let key = String::from_utf8_lossy(&seen.routing_key);
+            let is_answer = key.starts_with("amq.");
+            let is_own = || views::properties(&seen.properties)["user_id"] == *caller.name;
+            may("") && may(&key) && (!is_answer || is_own())
+        }
         None if seen.routed.is_empty() => may(&String::from_utf8_lossy(&seen.exchange)),
         None => seen.routed.iter().any(|queue| may(queue)),
     }
