@@ -131,8 +131,8 @@ async fn over(life: Option<Duration>) {
 }
 
 /// Whether the caller can read the message from a queue. A message that went to no queue belongs to
-/// those who could have bound a queue to its exchange. An answer to a place that is no queue, as the
-/// page has one, is for the user who wrote it: nobody else could have taken it from there.
+/// those who could have bound a queue to its exchange. An answer to a place that is no queue, as
+/// the page has one, is for the user who wrote it: nobody else could have taken it from there.
 fn may_read(caller: &Caller, seen: &TapEvent) -> bool {
     let may = |name: &str| caller.may(&seen.vhost, Operation::Read, name).is_ok();
     match &seen.queue {
