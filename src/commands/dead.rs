@@ -163,7 +163,6 @@ fn mended(letter: &KeptDeadLetter, to: &SessionName, config: &Config) -> Result<
             letter.id
         ))
         .because(why)
-        .because("the broker does not vouch that your user did")
         .hint("`cbroker dead --json` shows it whole; `cbroker send` sends its text as yours")
     };
     if let Some(bytes) = letter.cut_from {
