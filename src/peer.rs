@@ -49,11 +49,11 @@ pub const PRODUCT: &str = "cbroker";
 /// How long a first connection may take before the broker counts as unreachable.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
 
-/// The time limit of every request but a publish.
+/// The time limit of every request but a confirmed publish.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a consumer's connection is asked whether it is there. Its consumers usually say so
-/// first; one that lapin forgot to tell would wait for ever.
+/// How often a consumer's connection is asked whether it is there. A consumer usually reports
+/// a lost connection first, but lapin can miss one, which would then wait for ever.
 const PULSE: Duration = Duration::from_secs(5);
 
 /// How long a broker may take no messages before its reason is told: a store that is catching up
@@ -284,7 +284,7 @@ impl Peer {
         }
     }
 
-    /// Opens a queue that waits for one answer: the ordinary topology under the name `ask<ULID>`.
+    /// Opens a queue that waits for one answer: the ordinary topology under `name`.
     pub async fn answer_queue(
         &mut self,
         name: &SessionName,

@@ -43,7 +43,7 @@ pub(super) fn keep(folder: &Path, text: &str) -> io::Result<()> {
     let written = file.write_all(text.as_bytes());
     let written = written.and_then(|()| fs::rename(&draft, &path));
     if written.is_err() {
-        // What stays of it counts, and goes when room is needed.
+        // A draft that cannot be removed counts, and goes when room is needed.
         let _left = fs::remove_file(&draft);
     }
     written

@@ -53,7 +53,7 @@ fn table(object: &Map<String, Value>) -> FieldTable {
 fn field(value: &Value) -> AMQPValue {
     match value {
         Value::Null => AMQPValue::Void,
-        Value::Bool(claim) => AMQPValue::Boolean(*claim),
+        Value::Bool(flag) => AMQPValue::Boolean(*flag),
         Value::Number(number) => number.as_i64().map_or_else(
             || AMQPValue::Double(number.as_f64().unwrap_or_default()),
             AMQPValue::LongLongInt,

@@ -4,7 +4,7 @@
 //! session, which have hops, and those that nobody vouches for are counted by the name that they
 //! claim. A person or a script outside, for whom the broker vouches, may send ten times as much; so
 //! may all those together that nobody vouches for, and each other user in all, whatever names they
-//! claim. They count apart from the others: no claim holds another one's mail.
+//! claim. Each user is counted separately, so a forged name cannot hold another user's messages.
 //!
 //! What its own user left in the queue before the session opened is no loop, and each message
 //! counts once. What is held goes in by itself after a minute: two agents without end are slowed
@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_mins(1);
-/// So many times the messages of one peer may come without a name that counts.
+/// By how much the limit of unnamed senders, or of all names of a user, exceeds that of one peer.
 const UNNAMED: usize = 10;
 /// So many names of one user are counted apart; more share one count, so that made-up names take no
 /// memory, and none that another user needs.
@@ -25,7 +25,7 @@ const NAMES: usize = 512;
 /// What is still taken without a question.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sessions' messages that may have led to one.
+    /// The greatest number of hops of a message.
     pub hops: u32,
     /// Messages a minute from one peer.
     pub per_minute: u32,
@@ -42,7 +42,7 @@ pub struct Passing<'a> {
     pub is_own: bool,
     /// Its id.
     pub id: &'a str,
-    /// What `cbroker-hops` says; `None` where no session sent it.
+    /// What `cbroker-hops` says; `None` if the header is missing.
     pub hops: Option<u32>,
 }
 
@@ -50,7 +50,7 @@ pub struct Passing<'a> {
 /// that user.
 type Sender = (Option<String>, Option<String>);
 
-/// Counts the messages of sessions by their sender.
+/// Counts messages by their sender.
 #[derive(Debug)]
 pub struct Brake {
     limits: Limits,
@@ -80,7 +80,8 @@ impl Brake {
 
     /// Counts a message that arrived now; whether it has to be held for a while.
     pub fn holds(&mut self, message: Passing<'_>, now: Instant) -> bool {
-        // Others could fill the queue of a session that is closed, or that they cut off.
+        // Another user could fill the queue while the session is detached, so only the backlog of
+        // the session's own user is exempt.
         let is_backlog = message.is_own && self.backlog > 0;
         self.backlog = self.backlog.saturating_sub(1);
         let is_far = message.hops.is_some_and(|hops| hops > self.limits.hops);
@@ -120,7 +121,8 @@ impl Brake {
             let sender = (user(), Some(message.from.to_owned()));
             self.exceeds(per_minute, sender, message.id, now)
         };
-        // Any name can be claimed: only the session's own user is one of many sessions.
+        // Any name can be claimed. The session's own user runs many sessions, so what those send
+        // has no limit in all.
         let is_counted_in_all = message.hops.is_none() || !message.is_own;
         let most = per_minute.saturating_mul(UNNAMED);
         let are_many_of_all =
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn thirty_one_messages_under_a_claimed_name_do_not_hold_the_one_who_has_it() {
+    fn a_flood_under_a_claimed_name_do_not_hold_the_one_who_has_it() {
         let mut road = Road::new();
         assert_eq!(
             (0..40)

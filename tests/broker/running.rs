@@ -60,7 +60,8 @@ impl Running {
         self.broker().addresses().amqp.port()
     }
 
-    /// Ends the broker in order and starts it again in the same folder.
+    /// Ends the broker in order and starts it again in the same folder, with the default
+    /// configuration.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.broker = Some(start(self.folder.path()).await);

@@ -98,7 +98,7 @@ fn the_broker_runs_in_the_background_until_it_is_stopped_and_keeps_what_waits() 
 }
 
 #[test]
-fn two_starts_at_once_end_with_one_broker() {
+fn starts_at_the_same_time_end_with_one_broker() {
     let own = Own::new();
     let (port, management) = (free_port().to_string(), free_port().to_string());
     let start = || {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{Place, Request, Wrapped, free_port, skip, wait_until};
 
-/// A user that is nobody's.
+/// The user id of `nobody`.
 const STRANGER: &str = "65534";
 
 /// Listens, says hello as a broker does, and prints what it hears in hexadecimal, a line a piece.
@@ -61,7 +61,8 @@ struct Stranger {
 }
 
 impl Stranger {
-    /// `None`, said aloud, where this is not root: nobody else can start a program of another user.
+    /// Prints why and returns `None` where this is not root, who alone can start a program of
+    /// another user.
     fn listen(host: &str, port: u16) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: a listener of another user can only be started by root");
@@ -269,7 +270,7 @@ fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
     }
 }
 
-/// Asks the management API as a user who may publish there.
+/// Asks the management API as the first user.
 pub(crate) fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
     request(place, "POST", path, &body.to_string())
 }

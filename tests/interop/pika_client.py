@@ -1,4 +1,5 @@
-"""pika, as in its documentation: a round trip with headers, a second consumer, and two refusals.
+"""pika, as in its documentation: a round trip with headers, a consumer, a returned message,
+and two refusals.
 
 Prints ok at the end.
 """

@@ -1,5 +1,5 @@
-//! The writing task: sends all unsent frames in one write, then pumps the queues that waited for
-//! room. Relies on `outbox`.
+//! The writing task: sends all unsent frames in as few writes as the socket takes, then pumps the
+//! queues that waited for room. Relies on `outbox`.
 
 use std::io;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //! store, sent in order. Depends on `outbox`, `effects` and `persist`.
 //!
 //! A confirm is due when the store is durable up to its ticket. It is due earlier if the message
-//! was consumed and settled first, because then it was not and will not be written. Acks are sent
-//! in order; a run of acks is one frame with `multiple`.
+//! was consumed and settled first, because then it was not and will not be written. They are
+//! sent in order; a run of acks, or of nacks, is one frame with `multiple`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
-//! timers to set, confirms to release. Depends on `outbox`, `queue`, `stats` and `turn`.
+//! timers to set, confirms to release. Depends on `confirms`, `outbox`,
+//! `queue`, `stats` and `turn`.
 //!
 //! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
 //! effects are carried out after all locks are released, so a queue never locks another queue.
@@ -31,8 +32,8 @@ pub(crate) struct DeadLetter {
     pub(crate) stored: Option<(u8, u64)>,
 }
 
-/// What one turn counted for an exchange: one locked addition for each turn, not for each
-/// message.
+/// What one turn counted for an exchange: one locked addition for each run of messages through one
+/// exchange, not for each message.
 #[derive(Debug)]
 struct Tally {
     flow: Arc<Flow>,

@@ -59,7 +59,7 @@ impl Listings {
         };
         match tokio::time::timeout(SLOT_WITHIN, slot).await {
             Ok(Ok(slot)) => Ok(slot),
-            _ => Err(ApiError::busy("too many listings at once")),
+            _ => Err(ApiError::busy("too many requests at once")),
         }
     }
 
@@ -72,8 +72,8 @@ impl Listings {
     }
 }
 
-/// Does work on a thread of its own in a slot, which is over with it. Work whose requester has gone
-/// goes on to its end and keeps its place until then.
+/// Does work on a thread of its own, and gives the slot back when it ends. Work whose requester has
+/// gone goes on to its end and keeps the slot until then.
 async fn on_a_thread<T: Send + 'static>(
     slot: WorkSlot,
     work: impl FnOnce() -> T + Send + 'static,
@@ -85,7 +85,7 @@ async fn on_a_thread<T: Send + 'static>(
     });
     working
         .await
-        .map_err(|_| ApiError::failed("the listing failed"))
+        .map_err(|_| ApiError::failed("the request failed"))
 }
 
 impl Api {
@@ -104,8 +104,10 @@ impl Api {
         Ok(held::json_response(self.aside(caller, work).await?))
     }
 
-    /// Does a caller's work on a thread of its own. Refused where the caller's rights are others
-    /// once it is its slot.
+    /// Does a caller's work on a thread of its own.
+    ///
+    /// # Errors
+    /// Fails if the caller's permissions changed while it waited for a slot.
     pub(super) async fn aside<T: Send + 'static>(
         &self,
         caller: &Caller,

@@ -1,5 +1,5 @@
 //! The query of every listing, as RabbitMQ has it: `page`, `page_size`, `name`, `use_regex`,
-//! `sort`, `sort_reverse`, `columns`, `pagination`.
+//! `sort`, `sort_reverse`, `columns`, `disable_stats`.
 //!
 //! A listing starts as lean keys. Only the shown items are converted to JSON, unless they are
 //! sorted by another field than the name. Each is text before the next one is converted: a tree of
@@ -35,7 +35,7 @@ const MOST: usize = 500;
 /// The limits of requested columns and of names in the path of a column.
 const COLUMNS: usize = 64;
 const DEPTH: usize = 8;
-/// Characters of a name, of a path in `sort` and of each column.
+/// Bytes of a path in `sort` and of each column; a name may have four times as many.
 const LONGEST: usize = 256;
 /// Up to this many columns are looked up one by one. For more, an item is rendered once.
 const FEW: usize = 4;
@@ -134,7 +134,7 @@ impl Listing {
             !is_late && filter.accepts(item.name())
         });
         if is_late {
-            return Err(ApiError::bad("the expression takes too long"));
+            return Err(ApiError::bad("looking through the names takes too long"));
         }
         self.order(&mut items, page.is_some());
         let filtered = items.len();
@@ -324,12 +324,12 @@ fn chosen(columns: &[&str], get: impl Fn(&str) -> Option<Value>) -> Value {
     Value::Object(kept)
 }
 
-/// A value in the order of listings: nothing, numbers, claims, texts, the rest.
+/// A value in the order of listings: nothing, numbers, truth values, texts, the rest.
 #[derive(Debug, PartialEq)]
 enum SortKey {
     Nothing,
     Number(f64),
-    Claim(bool),
+    Bool(bool),
     Text(String),
     Other,
 }
@@ -339,7 +339,7 @@ impl SortKey {
         match value {
             None | Some(Value::Null) => Self::Nothing,
             Some(Value::Number(number)) => Self::Number(number.as_f64().unwrap_or_default()),
-            Some(Value::Bool(claim)) => Self::Claim(claim),
+            Some(Value::Bool(flag)) => Self::Bool(flag),
             Some(Value::String(text)) => Self::Text(text),
             Some(Value::Array(_) | Value::Object(_)) => Self::Other,
         }
@@ -349,7 +349,7 @@ impl SortKey {
         match self {
             Self::Nothing => 0,
             Self::Number(_) => 1,
-            Self::Claim(_) => 2,
+            Self::Bool(_) => 2,
             Self::Text(_) => 3,
             Self::Other => 4,
         }
@@ -368,7 +368,7 @@ impl Ord for SortKey {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(one), Self::Number(two)) => one.total_cmp(two),
-            (Self::Claim(one), Self::Claim(two)) => one.cmp(two),
+            (Self::Bool(one), Self::Bool(two)) => one.cmp(two),
             (Self::Text(one), Self::Text(two)) => one.cmp(two),
             _ => self.rank().cmp(&other.rank()),
         }
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn two_requests_of_a_user_do_not_stop_the_broker() {
+    fn costly_queries_are_refused() {
         let costly = json!({ "name": "(((a?){30}){30}){30}x", "use_regex": "true" });
         let many = json!({ "columns": vec!["a.b"; 1600].join(",") });
         let deep = json!({ "sort": (["a"; 9].join(".")) });

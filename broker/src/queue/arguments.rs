@@ -113,7 +113,7 @@ impl QueueArguments {
     }
 
     /// Whether `received` may declare again a queue that has the arguments `current`. Only the
-    /// arguments that mean something are compared; the error names the first that differs.
+    /// arguments in [`COMPARED`] are compared; the error names the first that differs.
     pub fn check_equivalent(current: &Table, received: &Table) -> Result<(), ArgumentError> {
         for name in COMPARED {
             if name == "x-queue-type" && is_classic(current) && is_classic(received) {

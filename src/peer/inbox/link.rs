@@ -41,7 +41,7 @@ pub(super) struct InboxConnection {
     pub(super) for_strangers: AnswerBudget,
 }
 
-/// A live connection with its consumers.
+/// The two connections of an attached session, with its consumers; the second one is in `speech`.
 struct Lines {
     connection: Connection,
     /// Who signed in.
@@ -270,8 +270,8 @@ impl InboxConnection {
         }
         let is_who = request == Request::Who;
         let to = ReplyTo(to);
-        // The session looks before it answers. One that is too slow to take questions leaves them
-        // unanswered, but for who it is: its last announcement is known here.
+        // The session looks before it answers. While its channel is full, only the question who it
+        // is gets an answer, from its last announcement.
         let asked = self.events.try_send(InboxEvent::Asked(request, to.clone()));
         let present = self.presence.borrow().clone();
         if let (true, Err(_), Some(presence)) = (is_who, asked, present) {
@@ -280,13 +280,12 @@ impl InboxConnection {
         }
     }
 
-    /// Pausing and reading a session is for its own user, in the broker's words and not the
-    /// question's.
+    /// Only the session's own user may pause or read it, and only the broker says who that is.
     fn tell_of_stranger(&mut self, question: &lapin::message::Delivery) {
         if self.has_told_of_stranger {
             return;
         }
-        let who = presence::vouched_user(&question.properties).unwrap_or("nobody named");
+        let who = presence::vouched_user(&question.properties).unwrap_or("an unnamed user");
         let what = format!("a question that controls this session came from {who}: ignored");
         self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }

@@ -21,7 +21,7 @@ use crate::wrap::agents::{CLAUDE, Profile};
 use crate::wrap::keys::Press;
 use crate::wrap::modes::Modes;
 
-/// An agent that is told what happens, and an injection whose steps are carried out on paper.
+/// The state of an agent, and its deliveries; their steps are recorded and not carried out.
 struct Play {
     agent: AgentState,
     deliveries: Deliveries,

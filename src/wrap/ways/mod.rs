@@ -38,7 +38,8 @@ pub mod process;
 pub mod proof;
 pub mod transcript;
 
-/// A way in, in the order in which `--delivery auto` prefers them.
+/// A way in, in the order in which `--delivery auto` prefers them. The last is never chosen: it
+/// records how a message was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
     /// Our plugin inside Claude Code: the person's own words.

@@ -289,7 +289,7 @@ export function talk(model, query, most, acts) {
   const choices = ["", ...[...names].slice(0, CHOICES).sort()];
   keyed($("talk-peer"), choices, {
     key: (name) => name,
-    make: (name) => el("option", { value: name }, name || "Everybody"),
+    make: (name) => el("option", { value: name }, name || "Every session"),
     update: () => {},
   });
 }

@@ -205,7 +205,7 @@ pub(super) fn check_caller(
 
 type Ends = (String, String, String, String);
 
-/// The two ends in a path, both of which exist.
+/// The two ends that a path names. Only the vhost is looked up.
 struct Between {
     vhost: Arc<Vhost>,
     source: String,
@@ -342,7 +342,7 @@ mod tests {
     use crate::management::tests::TestApi;
 
     #[tokio::test]
-    async fn a_binding_looked_for_among_many_holds_up_no_thread_that_serves() {
+    async fn a_search_for_a_binding_holds_up_no_thread_that_serves() {
         let test = TestApi::start().await;
         let ends = ["/", "amq.topic", "e", "amq.fanout"].map(str::to_owned);
         let [vhost, source, kind, destination] = ends;

@@ -40,8 +40,8 @@ fn without_a_known_prompt_keys_that_were_not_deleted_are_a_draft() {
 
 #[test]
 fn a_line_that_is_drawn_empty_after_the_keys_is_no_draft_whatever_they_were() {
-    // Keys that nobody can follow (a history, an editor's shortcuts) left a draft behind that was
-    // not there.
+    // Keys whose effect is not tracked (a history, an editor's shortcuts) must not count as a draft
+    // once the line is drawn empty.
     let mut play = Play::quiet("codex");
     play.press(Press::Text(2));
     play.offer("x");

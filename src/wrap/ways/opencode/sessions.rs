@@ -89,7 +89,7 @@ impl Sessions {
         current.is_some_and(|known| known.is_busy)
     }
 
-    /// The sessions that there are when the server is found.
+    /// Records a session and its title.
     pub(super) fn learn(&mut self, session: &Value) {
         if let Some(id) = own_id(session) {
             let title = session["title"].as_str().unwrap_or_default();
@@ -97,8 +97,8 @@ impl Sessions {
         }
     }
 
-    /// The terminal's title says which session is shown. Ids begin with the time, counted
-    /// downwards: of sessions with one title the newest is the first.
+    /// The terminal's title says which session is shown. Ids of sessions
+    /// sort newest first, so of several with one title the newest is found.
     pub(super) fn titled(&mut self, title: &str) {
         self.is_first_screen = title == NO_TITLE;
         if let Some(shown) = title.strip_prefix(TITLE) {
@@ -106,8 +106,8 @@ impl Sessions {
                 Some(start) => known.title.starts_with(start),
                 None => known.title == shown,
             };
-            let is_current = self.current.as_ref().and_then(|id| self.known.get(id));
-            if !is_current.is_some_and(is_shown) {
+            let current = self.current.as_ref().and_then(|id| self.known.get(id));
+            if !current.is_some_and(is_shown) {
                 let mut known = self.known.iter();
                 let found = known.find(|(_, known)| is_shown(known));
                 self.current = found.map(|(id, _)| id.clone());
@@ -115,8 +115,8 @@ impl Sessions {
         } else if title == NO_TITLE {
             // A session that has no title yet has this one too.
             let has_title = |known: &KnownSession| !known.title.starts_with("New session");
-            let is_left = self.current.as_ref().and_then(|id| self.known.get(id));
-            if is_left.is_some_and(has_title) {
+            let current = self.current.as_ref().and_then(|id| self.known.get(id));
+            if current.is_some_and(has_title) {
                 self.current = None;
             }
         }
@@ -181,7 +181,8 @@ impl KnownSession {
             self.prompts.entry(id.to_owned()).or_default();
             return None;
         }
-        // Ids begin with the time, so what is not later than the prompt was said before the answer.
+        // Ids of messages sort oldest first, so what is not later than the prompt was said before
+        // the answer.
         let prompt = message["parentID"].as_str()?;
         let later = self.prompts.split_off(&format!("{prompt}\0"));
         let read = std::mem::replace(&mut self.prompts, later);
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manner_of_the_last_prompt_is_known() {
+    fn the_settings_of_the_last_prompt_are_known() {
         let mut sessions = begun();
         assert_eq!(sessions.settings("s1"), PromptSettings::default());
         let info = json!({"id": "m1", "role": "user", "agent": "plan",
