@@ -178,7 +178,12 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
     browser.click(&format!("{} .acts button:last-of-type", letter(&none)));
     browser.click("#sure-go");
     browser.until("document.querySelectorAll('#look-body .dead li').length === 1");
+    // The broker vouches for nobody as its publisher, which the page says before it is sent.
+    let pills = format!("document.querySelector(\"{}\").textContent", letter(&half));
+    browser.until(&format!("{pills}.includes('not vouched for')"));
     browser.click(&format!("{} .acts button:first-child", letter(&half)));
+    browser.until("document.getElementById('sure-text').textContent.includes('Nobody vouches')");
+    browser.until("document.getElementById('sure-go').textContent === 'Send it as mine'");
     browser.click("#sure-go");
     let line = session.wait_for_submission("half a message");
     assert!(line.contains(" from=cli "), "{line}");
