@@ -32,24 +32,19 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
         if let Some(stream) =
             accept(&broker, listener.accept().await.map(|(stream, _)| stream)).await
         {
-            let broker = Arc::clone(&broker);
-            tokio::spawn(async move {
-                if let Some((peer, local, place)) = prepare(&broker, &stream) {
-                    let (read, write) = stream.into_split();
-                    connection::serve(
-                        broker,
-                        Accepted {
-                            read: Box::new(read),
-                            write: Box::new(write),
-                            peer,
-                            local,
-                            is_tls: false,
-                            place: Some(place),
-                        },
-                    )
-                    .await;
-                }
-            });
+            let Some((peer, local, place)) = prepare(&broker, &stream).await else {
+                continue;
+            };
+            let (read, write) = stream.into_split();
+            let accepted = Accepted {
+                read: Box::new(read),
+                write: Box::new(write),
+                peer,
+                local,
+                is_tls: false,
+                place: Some(place),
+            };
+            tokio::spawn(connection::serve(Arc::clone(&broker), accepted));
         }
     }
 }
@@ -64,11 +59,11 @@ pub(crate) async fn serve_tls(
         if let Some(stream) =
             accept(&broker, listener.accept().await.map(|(stream, _)| stream)).await
         {
+            let Some((peer, local, place)) = prepare(&broker, &stream).await else {
+                continue;
+            };
             let (broker, acceptor) = (Arc::clone(&broker), acceptor.clone());
             tokio::spawn(async move {
-                let Some((peer, local, place)) = prepare(&broker, &stream) else {
-                    return;
-                };
                 let greeting = acceptor.accept(stream);
                 let greeted = tokio::select! {
                     greeted = tokio::time::timeout(broker.limits.handshake, greeting) => greeted,
@@ -142,7 +137,10 @@ async fn accept<S>(broker: &BrokerState, accepted: std::io::Result<S>) -> Option
 
 /// Sets `TCP_NODELAY`, reads the addresses and takes a place until the login. Small writes should
 /// leave at once, because the writer has already gathered what can be sent together.
-fn prepare(broker: &BrokerState, stream: &TcpStream) -> Option<(SocketEnd, SocketEnd, LoginPlace)> {
+async fn prepare(
+    broker: &BrokerState,
+    stream: &TcpStream,
+) -> Option<(SocketEnd, SocketEnd, LoginPlace)> {
     let end = |address: SocketAddr| SocketEnd {
         host: address.ip().to_canonical().to_string(),
         port: address.port(),
@@ -150,7 +148,7 @@ fn prepare(broker: &BrokerState, stream: &TcpStream) -> Option<(SocketEnd, Socke
     stream.set_nodelay(true).ok()?;
     let peer = stream.peer_addr().ok()?;
     let local = stream.local_addr().ok()?;
-    let place = broker.login_places.take(LoginPeer { peer, local });
+    let place = broker.login_places.take(LoginPeer { peer, local }).await;
     Some((end(peer), end(local), place))
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct LoginPlaces {
     most: usize,
     /// Who the clients of these connections are. Reads the kernel's tables, which takes long.
     look_up: fn(&[LoginPeer]) -> Vec<Source>,
+    /// Held by the one who takes a place, also while the tables are read: others wait for their
+    /// place, and nobody waits for `taken` meanwhile.
+    taking: tokio::sync::Mutex<()>,
     taken: Mutex<TakenPlaces>,
 }
 
@@ -59,53 +62,86 @@ impl LoginPlaces {
         Self {
             most,
             look_up: sources_of,
+            taking: tokio::sync::Mutex::default(),
             taken: Mutex::default(),
         }
     }
 
-    /// A place for a new connection from there.
-    pub(crate) fn take(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
-        let mut taken = lock(&self.taken);
-        let (number, end) = (taken.next, Arc::new(Notify::new()));
-        taken.next += 1;
-        let owner = PlaceOwner {
-            from,
-            source: from.remote_source(),
-            end: Arc::clone(&end),
+    /// A place for a new connection from there. One caller after the other: whoever accepts waits
+    /// for it before the next connection, so there is never more than one too many a listener.
+    pub(crate) async fn take(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
+        let _taking = self.taking.lock().await;
+        let end = Arc::new(Notify::new());
+        let (number, is_full) = {
+            let mut taken = lock(&self.taken);
+            let number = taken.insert(from, &end);
+            (number, taken.places.len() > self.most)
         };
-        taken.places.insert(number, owner);
-        if taken.places.len() > self.most {
-            taken.end_one(self.look_up);
-        }
-        drop(taken);
-        LoginPlace {
+        // Made before the wait: whoever gives up while he waits gives the place back.
+        let place = LoginPlace {
             all: Arc::clone(self),
             number,
             end,
+        };
+        if is_full {
+            self.end_one().await;
+        }
+        place
+    }
+
+    /// Those whose user nobody has looked up yet count together. So the tables are read when many
+    /// have come since they were read last, and not at each connection.
+    async fn end_one(&self) {
+        let mut most = lock(&self.taken).who_has_most();
+        if most.is_none() {
+            self.look_up_unknown().await;
+            most = lock(&self.taken).who_has_most();
+        }
+        let mut taken = lock(&self.taken);
+        if taken.places.len() > self.most {
+            taken.end_oldest(most);
+        }
+    }
+
+    async fn look_up_unknown(&self) {
+        let (numbers, peers) = lock(&self.taken).unknown();
+        let look_up = self.look_up;
+        let looking = tokio::task::spawn_blocking(move || look_up(&peers));
+        let sources = looking.await.unwrap_or_default();
+        let mut taken = lock(&self.taken);
+        for (number, source) in numbers.iter().zip(sources) {
+            if let Some(owner) = taken.places.get_mut(number) {
+                owner.source = Some(source);
+            }
         }
     }
 }
 
 impl TakenPlaces {
-    /// Those whose user nobody has looked up yet count together. So the tables are read when many
-    /// have come since they were read last, and not at each connection.
-    fn end_one(&mut self, look_up: fn(&[LoginPeer]) -> Vec<Source>) {
-        let mut most = self.who_has_most();
-        if most.is_none() {
-            let unknown = self.places.values_mut();
-            let mut unknown: Vec<_> = unknown.filter(|place| place.source.is_none()).collect();
-            let peers: Vec<_> = unknown.iter().map(|place| place.from).collect();
-            for (place, source) in unknown.iter_mut().zip(look_up(&peers)) {
-                place.source = Some(source);
-            }
-            most = self.who_has_most();
-        }
-        let mut places = self.places.iter();
-        let oldest = places.find(|(_, place)| place.source == most);
+    fn insert(&mut self, from: LoginPeer, end: &Arc<Notify>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let owner = PlaceOwner {
+            from,
+            source: from.remote_source(),
+            end: Arc::clone(end),
+        };
+        self.places.insert(number, owner);
+        number
+    }
+
+    fn unknown(&self) -> (Vec<u64>, Vec<LoginPeer>) {
+        let places = self.places.iter();
+        let unknown = places.filter(|(_, owner)| owner.source.is_none());
+        unknown.map(|(number, owner)| (*number, owner.from)).unzip()
+    }
+
+    fn end_oldest(&mut self, of: Option<Source>) {
+        let oldest = self.places.iter().find(|(_, owner)| owner.source == of);
         if let Some(number) = oldest.map(|(number, _)| *number)
-            && let Some(place) = self.places.remove(&number)
+            && let Some(owner) = self.places.remove(&number)
         {
-            place.end.notify_one();
+            owner.end.notify_one();
         }
     }
 
@@ -141,6 +177,8 @@ impl Drop for LoginPlace {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -161,10 +199,11 @@ mod tests {
     #[tokio::test]
     async fn one_address_that_says_nothing_keeps_no_other_out() {
         let places = Arc::new(LoginPlaces::new(MOST));
-        let other = places.take(from([10, 0, 0, 2], 1));
-        let many: Vec<_> = (0..40)
-            .map(|port| places.take(from([10, 0, 0, 1], port)))
-            .collect();
+        let other = places.take(from([10, 0, 0, 2], 1)).await;
+        let mut many = Vec::new();
+        for port in 0..40 {
+            many.push(places.take(from([10, 0, 0, 1], port)).await);
+        }
         assert_eq!(lock(&places.taken).places.len(), MOST);
         many[0].lost().await;
         assert!(has(&places, &other));
@@ -184,15 +223,58 @@ mod tests {
                 .collect()
         };
         let places = Arc::new(places);
-        let other = places.take(from(LOCAL.0, 1));
+        let other = places.take(from(LOCAL.0, 1)).await;
         let mut many = Vec::new();
         for port in 1..200 {
-            many.push(places.take(from(LOCAL.0, 2 * port)));
+            many.push(places.take(from(LOCAL.0, 2 * port)).await);
             assert!(has(&places, &other), "the oldest of all, after {port}");
         }
-        let later = places.take(from(LOCAL.0, 3));
-        many.extend((200..400).map(|port| places.take(from(LOCAL.0, 2 * port))));
+        let later = places.take(from(LOCAL.0, 3)).await;
+        for port in 200..400 {
+            many.push(places.take(from(LOCAL.0, 2 * port)).await);
+        }
         assert!(has(&places, &other) && has(&places, &later));
         assert_eq!(lock(&places.taken).places.len(), MOST);
+    }
+
+    #[tokio::test]
+    async fn tables_that_are_read_slowly_hold_up_no_thread_and_no_login() {
+        static IS_READ: AtomicBool = AtomicBool::new(false);
+        let mut places = LoginPlaces::new(MOST);
+        places.look_up = |peers| {
+            let limit = Instant::now() + Duration::from_mins(1);
+            while !IS_READ.load(Ordering::Relaxed) && Instant::now() < limit {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            vec![Source::LocalUser(1); peers.len()]
+        };
+        let places = Arc::new(places);
+        let mut many = Vec::new();
+        for port in 0..16 {
+            many.push(places.take(from(LOCAL.0, port)).await);
+        }
+        let taking = Arc::clone(&places);
+        let one_more = tokio::spawn(async move { taking.take(from(LOCAL.0, 16)).await });
+        // On this one thread the task has begun to wait for the tables when this goes on.
+        while !has_number(&places, 16) {
+            tokio::task::yield_now().await;
+        }
+        many.truncate(15);
+        assert_eq!(
+            lock(&places.taken).places.len(),
+            MOST,
+            "a login gave its place back"
+        );
+        IS_READ.store(true, Ordering::Relaxed);
+        let _one_more = one_more.await.unwrap();
+        assert_eq!(
+            lock(&places.taken).places.len(),
+            MOST,
+            "there was room again"
+        );
+    }
+
+    fn has_number(places: &LoginPlaces, number: u64) -> bool {
+        lock(&places.taken).places.contains_key(&number)
     }
 }

@@ -105,9 +105,8 @@ impl Default for Visitors {
 }
 
 impl Visitors {
-    /// A place for a new connection.
-    fn admit(self: &Arc<Self>, from: Option<LoginPeer>) -> Arc<ConnectionPermit> {
-        let place = from.map(|from| self.strangers.take(from));
+    /// Admits a new connection, which has a place unless it is on the Unix socket.
+    fn admit(self: &Arc<Self>, place: Option<LoginPlace>) -> Arc<ConnectionPermit> {
         let end = place.as_ref().map_or_else(Arc::default, LoginPlace::end);
         let id = {
             let mut users = lock(&self.users);
@@ -187,7 +186,9 @@ impl Door {
         loop {
             match listener.accept().await {
                 Ok((stream, address)) => {
-                    serving.spawn(self.clone().greet(stream, address));
+                    if let Some(peer) = self.take_place(&stream, address).await {
+                        serving.spawn(self.clone().greet(stream, peer));
+                    }
                 }
                 Err(error) => cannot_accept(&error).await,
             }
@@ -209,32 +210,36 @@ impl Door {
         }
     }
 
-    async fn greet(self, stream: TcpStream, address: SocketAddr) {
-        let Ok(local) = stream.local_addr() else {
-            return;
-        };
-        let from = LoginPeer {
-            peer: address,
-            local,
-        };
-        let peer = RemoteEnd {
-            address: Some(address),
+    async fn take_place(&self, stream: &TcpStream, peer: SocketAddr) -> Option<RemoteEnd> {
+        let local = stream.local_addr().ok()?;
+        let place = self
+            .visitors
+            .strangers
+            .take(LoginPeer { peer, local })
+            .await;
+        Some(RemoteEnd {
+            address: Some(peer),
             local: Some(local),
             is_same_user: false,
-            visit: self.visitors.admit(Some(from)),
-        };
+            visit: self.visitors.admit(Some(place)),
+        })
+    }
+
+    async fn greet(self, stream: TcpStream, peer: RemoteEnd) {
         let Some(tls) = self.tls.clone() else {
             return self.converse(stream, peer).await;
         };
-        let end = Arc::clone(&peer.visit.end);
+        let (end, peer_address) = (Arc::clone(&peer.visit.end), peer.address);
         let greeted = tokio::select! {
             greeted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)) => greeted,
             () = end.notified() => return,
         };
         match greeted {
             Ok(Ok(stream)) => self.converse(stream, peer).await,
-            Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            Ok(Err(error)) => {
+                tracing::debug!(address = ?peer_address, %error, "a TLS handshake failed");
+            }
+            Err(_) => tracing::debug!(address = ?peer_address, "a TLS handshake took too long"),
         }
     }
 
@@ -318,30 +323,38 @@ mod tests {
         visit.end.notified().now_or_never().is_some()
     }
 
-    #[test]
-    fn an_address_with_many_strangers_ends_no_other_one_and_no_user() {
+    async fn admitted(visitors: &Arc<Visitors>, ip: [u8; 4]) -> Arc<ConnectionPermit> {
+        let place = visitors.strangers.take(from(ip)).await;
+        visitors.admit(Some(place))
+    }
+
+    #[tokio::test]
+    async fn an_address_with_many_strangers_ends_no_other_one_and_no_user() {
         let visitors = Arc::<Visitors>::default();
-        let user = visitors.admit(Some(from([10, 0, 0, 2])));
+        let user = admitted(&visitors, [10, 0, 0, 2]).await;
         user.promote("ada");
-        let other = visitors.admit(Some(from([10, 0, 0, 3])));
-        let many: Vec<_> = (0..2 * STRANGERS)
-            .map(|_| visitors.admit(Some(from([10, 0, 0, 2]))))
-            .collect();
+        let other = admitted(&visitors, [10, 0, 0, 3]).await;
+        let mut many = Vec::new();
+        for _ in 0..2 * STRANGERS {
+            many.push(admitted(&visitors, [10, 0, 0, 2]).await);
+        }
         assert!(is_ended(&many[0]) && is_ended(&many[STRANGERS]));
         assert!(!is_ended(&many[STRANGERS + 1]), "the last ones stay");
         assert!(!is_ended(&other), "the oldest without a login");
         assert!(!is_ended(&user));
     }
 
-    #[test]
-    fn one_user_keeps_no_other_out() {
+    #[tokio::test]
+    async fn one_user_keeps_no_other_out() {
         let visitors = Arc::<Visitors>::default();
         let bob = visitors.admit(None);
         bob.promote("bob");
-        let many: Vec<_> = (0..2 * OF_ONE_USER)
-            .map(|_| visitors.admit(Some(from([10, 0, 0, 2]))))
-            .inspect(|visit| visit.promote("ada"))
-            .collect();
+        let mut many = Vec::new();
+        for _ in 0..2 * OF_ONE_USER {
+            let visit = admitted(&visitors, [10, 0, 0, 2]).await;
+            visit.promote("ada");
+            many.push(visit);
+        }
         assert!(!is_ended(&bob));
         assert!(is_ended(&many[0]));
         assert_eq!(lock(&visitors.users).visits.len(), OF_ONE_USER + 1);
