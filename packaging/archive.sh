@@ -21,7 +21,7 @@ bash "$here/stage.sh" "$binary" "$work/$name"
 mkdir -p "$out"
 # The same files make the same archive where tar can say so (GNU's).
 owner=()
-if tar --version 2>/dev/null | grep -q 'GNU tar'; then
+if [[ $(tar --version 2>/dev/null) == *'GNU tar'* ]]; then
     owner=(--sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-0}")
 fi
 tar -C "$work" ${owner[@]+"${owner[@]}"} -cf - "$name" |

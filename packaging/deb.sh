@@ -23,7 +23,7 @@ install -D -m 644 "$here/cbroker.service" "$root/usr/lib/systemd/user/cbroker.se
 
 # The released binary is static and needs nothing; any other is linked with the system's library.
 depends='libc6, libgcc-s1'
-if ! LC_ALL=C ldd "$binary" 2>/dev/null | grep -q 'libc\.so'; then depends=''; fi
+[[ $(LC_ALL=C ldd "$binary" 2>/dev/null) == *libc.so* ]] || depends=''
 
 mkdir -p "$root/DEBIAN"
 {

@@ -5,7 +5,7 @@ set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 BINARY TAG [BASE]" >&2; exit 2; }
 binary=$1 tag=$2 base=${3:-scratch}
 here=$(cd "$(dirname "$0")" && pwd)
-if [ "$base" = scratch ] && LC_ALL=C ldd "$binary" 2>/dev/null | grep -q 'libc\.so'; then
+if [ "$base" = scratch ] && [[ $(LC_ALL=C ldd "$binary" 2>/dev/null) == *libc.so* ]]; then
     echo "$binary is not static: name an image with its libraries" >&2
     exit 1
 fi

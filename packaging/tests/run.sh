@@ -214,7 +214,7 @@ try_image() {
         return
     fi
     local tag=cbroker-packaging-test:$$ base=scratch name=cbroker-packaging-test-$$ tries url=''
-    if LC_ALL=C ldd "$binary" 2>/dev/null | grep -q 'libc\.so'; then
+    if [[ $(LC_ALL=C ldd "$binary" 2>/dev/null) == *libc.so* ]]; then
         base=cbroker-packaging-base:$$
         library_base "$base"
     fi
