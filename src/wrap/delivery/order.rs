@@ -12,7 +12,8 @@ use crate::wrap::ways::{Timing, Way};
 /// A way in that failed so often is switched off.
 const FAILURES: u8 = 2;
 /// Where no way is left, those that were switched off are tried once more after this; after twice
-/// as long the next time, and so on, as often as this says.
+/// as long the next time, and so on, as often as this says. An agent's own API is tried beside the
+/// keyboard: it fails on a busy machine, and a text that is typed needs a free prompt.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_mins(2);
 const DOUBLINGS: u32 = 5;
 /// How long a plugin that was given to the agent may take to say hello after the session began.
@@ -40,16 +41,16 @@ struct WayStatus {
     openness: Openness,
     failures: u8,
     can_steer: bool,
+    /// Since when it is known to be switched off.
+    off_since: Option<Instant>,
+    /// How often it was tried again since it worked.
+    rounds: u32,
 }
 
 /// The ways of one session.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Way, WayStatus>,
-    /// No way is left since then.
-    none_since: Option<Instant>,
-    /// How often those that were switched off were tried again since one worked.
-    rounds: u32,
 }
 
 /// What can be done with a message now.
@@ -140,33 +141,24 @@ impl Ways {
     }
 
     pub(super) fn worked(&mut self, way: Way) {
-        self.entry(way).failures = 0;
-        self.none_since = None;
-        self.rounds = 0;
+        self.entry(way).forget_failures();
     }
 
-    /// No way is left: when those that were switched off have one more try. `None`: none was.
+    /// An API that was switched off has one more try when its time has come: when that is.
+    pub(super) fn try_api_again(&mut self, now: Instant) -> Option<Instant> {
+        self.known.get_mut(&Way::Api)?.try_again_in_time(now)
+    }
+
+    /// No way is left: when the first of those that were switched off has one more try. `None`:
+    /// none was.
     pub(super) fn none_is_left(&mut self, now: Instant) -> Option<Instant> {
-        self.off().next()?;
-        let pause = TRIED_AGAIN_AFTER * (1 << self.rounds.min(DOUBLINGS));
-        let due = *self.none_since.get_or_insert(now) + pause;
-        if now >= due {
-            self.none_since = None;
-            self.rounds += 1;
-            for known in self.known.values_mut() {
-                known.failures = known.failures.min(FAILURES - 1);
-            }
-        }
-        Some(due)
+        let known = self.known.values_mut();
+        known.filter_map(|known| known.try_again_in_time(now)).min()
     }
 
     /// Failures are forgotten: the person wants another try.
     pub(super) fn try_again(&mut self) {
-        for known in self.known.values_mut() {
-            known.failures = 0;
-        }
-        self.none_since = None;
-        self.rounds = 0;
+        self.known.values_mut().for_each(WayStatus::forget_failures);
     }
 
     /// Ways that are switched off after failures.
@@ -261,6 +253,31 @@ impl Ways {
             openness: Openness::Closed,
             failures: 0,
             can_steer: false,
+            off_since: None,
+            rounds: 0,
         })
+    }
+}
+
+impl WayStatus {
+    fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.off_since = None;
+        self.rounds = 0;
+    }
+
+    /// When it has one more try, if it is switched off; from then on it has it.
+    fn try_again_in_time(&mut self, now: Instant) -> Option<Instant> {
+        if self.failures < FAILURES {
+            return None;
+        }
+        let pause = TRIED_AGAIN_AFTER * (1 << self.rounds.min(DOUBLINGS));
+        let due = *self.off_since.get_or_insert(now) + pause;
+        if now >= due {
+            self.off_since = None;
+            self.rounds += 1;
+            self.failures = FAILURES - 1;
+        }
+        Some(due)
     }
 }

@@ -114,7 +114,7 @@ impl Deliveries {
 
     /// Begins with the first message that may go in now. `Err`: when to look again.
     fn begin(&mut self, agent: &AgentState, now: Instant) -> Result<Step, Option<Instant>> {
-        let mut next = None;
+        let mut next = self.ways.try_api_again(now);
         for timing in [Timing::Now, Timing::Next, Timing::Idle] {
             let Some(first) = self.first_free(timing) else {
                 continue;

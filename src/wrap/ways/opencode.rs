@@ -9,8 +9,13 @@
 //! | the first screen | a session is begun and shown, then as idle; a draft stays |
 //! | a session that is not known | the way is closed |
 //!
-//! The proof is an answer that was begun to the prompt, or to a later one. Seen with opencode
-//! 1.18.33.
+//! The proof is an answer that was begun to the prompt, or to a later one.
+//!
+//! On a busy machine the server accepts connections and answers requests seconds late. A request
+//! that was certainly not sent is made again for as long as the server's events come. One without
+//! an answer may have been carried out: the text is looked for among the prompts that the events
+//! tell of, and once it is there it has no time limit. A text that is not there in time is given
+//! up, and an answer to it is still reported. Seen with opencode 1.18.33.
 
 mod http;
 mod sessions;
@@ -29,12 +34,19 @@ use tokio::time::Instant;
 
 use super::{
     Refusal, Sign, Submission, SubmissionNumber, Timing, Way, WayIn, WayReport, WayReporter,
+    process,
 };
 use http::{Events, HttpError, Server};
 use sessions::{SessionNews, Sessions};
 
 /// Pause between attempts to reach the server.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A server that listens, and whose connections nothing proves yet, is starting for so long.
+const STARTS_WITHIN: Duration = Duration::from_mins(5);
+/// A text whose request had no answer shows among the prompts within this.
+const SHOWN_WITHIN: Duration = Duration::from_secs(15);
+/// Texts that were given up, and that are proved by an answer all the same.
+const GIVEN_UP: usize = 64;
 /// Texts handed over at once.
 const TEXTS: usize = 64;
 /// The variable in which opencode finds the password of its server.
@@ -99,6 +111,7 @@ impl Opencode {
             sessions: Sessions::default(),
             events: None,
             in_flight: BTreeMap::new(),
+            unreached_since: Instant::now(),
             resumes,
             is_open: false,
             reporter,
@@ -143,7 +156,25 @@ struct InFlight {
     submission: Submission,
     /// Ids that no answer was seen to.
     unread: Vec<String>,
-    is_sent: bool,
+    stage: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It waits for the turn's end, or until its request can be made again.
+    Waits(Option<Instant>),
+    /// The server has it.
+    Sent,
+    /// Its request had no answer; it is looked for until then.
+    Unknown(Instant),
+    /// It was given up.
+    GivenUp,
+}
+
+impl InFlight {
+    fn waits(&self) -> bool {
+        matches!(self.stage, Progress::Waits(_))
+    }
 }
 
 struct Work {
@@ -151,6 +182,8 @@ struct Work {
     sessions: Sessions,
     events: Option<Events>,
     in_flight: BTreeMap<SubmissionNumber, InFlight>,
+    /// When the server was last lost, or looked for first.
+    unreached_since: Instant,
     /// A session of the person's choice is about to be shown, so none is begun before.
     resumes: bool,
     is_open: bool,
@@ -161,6 +194,7 @@ impl Work {
     async fn run(mut self, mut texts: Receiver<Submission>, mut titles: watch::Receiver<String>) {
         let mut again = Instant::now();
         loop {
+            let due = self.next_look();
             tokio::select! {
                 text = texts.recv() => match text {
                     Some(text) => self.deliver(text),
@@ -183,10 +217,13 @@ impl Work {
                     }
                 },
                 () = tokio::time::sleep_until(again), if self.events.is_none() => {
-                    let _is_not_up_yet = self.connect().await;
+                    if let Err(error) = self.connect().await {
+                        self.tell_starting(&error).await;
+                    }
                     self.titled(&titles);
                     again = Instant::now() + PAUSE;
                 }
+                () = process::sleep_until(due), if due.is_some() => self.look().await,
             }
             self.move_on().await;
         }
@@ -208,6 +245,60 @@ impl Work {
         Ok(())
     }
 
+    /// A server that listens and is only slow is worth waiting for.
+    async fn tell_starting(&self, error: &HttpError) {
+        let is_slow = matches!(error, HttpError::Unproven | HttpError::Silent);
+        if is_slow && self.unreached_since.elapsed() < STARTS_WITHIN {
+            self.report(WayReport::Starting).await;
+        }
+    }
+
+    /// When a request may be made again, or a text is given up.
+    fn next_look(&self) -> Option<Instant> {
+        let times = self.in_flight.values().filter_map(|text| match text.stage {
+            Progress::Waits(again) => again,
+            Progress::Unknown(until) => Some(until),
+            Progress::Sent | Progress::GivenUp => None,
+        });
+        times.min()
+    }
+
+    /// Gives up what does not show among the prompts; what waited for this moment goes on.
+    async fn look(&mut self) {
+        let now = Instant::now();
+        let mut given_up = Vec::new();
+        for (&number, text) in &mut self.in_flight {
+            match text.stage {
+                Progress::Waits(Some(again)) if now >= again => {
+                    text.stage = Progress::Waits(None);
+                }
+                Progress::Unknown(until) if now >= until => {
+                    let ids = &text.submission.ids;
+                    if self.sessions.has_prompt(ids) {
+                        text.stage = Progress::Sent;
+                    } else {
+                        text.stage = Progress::GivenUp;
+                        given_up.push(number);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for number in given_up {
+            self.report(WayReport::Unseen(number)).await;
+        }
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
+        let given_up = |text: &InFlight| text.stage == Progress::GivenUp;
+        let numbers = self.in_flight.iter().filter(|(_, text)| given_up(text));
+        let numbers: Vec<SubmissionNumber> = numbers.map(|(&number, _)| number).collect();
+        for number in numbers.iter().rev().skip(GIVEN_UP) {
+            self.in_flight.remove(number);
+        }
+    }
+
     async fn report(&self, report: WayReport) {
         let _session_ended = self.reporter.send(report).await;
     }
@@ -225,10 +316,10 @@ impl Work {
     }
 
     async fn read(&mut self, ids: &[String]) {
-        for text in self.in_flight.values_mut().filter(|text| text.is_sent) {
+        for text in self.in_flight.values_mut().filter(|text| !text.waits()) {
             text.unread.retain(|id| !ids.contains(id));
         }
-        let is_read = |text: &InFlight| text.is_sent && text.unread.is_empty();
+        let is_read = |text: &InFlight| !text.waits() && text.unread.is_empty();
         let meant = self.in_flight.iter().filter(|(_, text)| is_read(text));
         let numbers: Vec<SubmissionNumber> = meant.map(|(&number, _)| number).collect();
         for number in numbers {
@@ -241,7 +332,7 @@ impl Work {
         let text = InFlight {
             unread: submission.ids.clone(),
             submission,
-            is_sent: false,
+            stage: Progress::Waits(None),
         };
         self.in_flight.insert(text.submission.number, text);
     }
@@ -266,7 +357,8 @@ impl Work {
         }
         let is_busy = self.sessions.is_busy();
         let is_due = |text: &&mut InFlight| {
-            !text.is_sent && (!is_busy || text.submission.timing != Timing::Idle)
+            text.stage == Progress::Waits(None)
+                && (!is_busy || text.submission.timing != Timing::Idle)
         };
         let Some(text) = self.in_flight.values_mut().find(is_due) else {
             return;
@@ -276,12 +368,11 @@ impl Work {
             Some(session) => session,
             None => match self.begin().await {
                 Ok(session) => session,
+                Err(error) if error.may_pass() => return self.set(number, ask_again()),
                 Err(error) => return self.not_taken(number, &error.to_string()).await,
             },
         };
-        if let Some(text) = self.in_flight.get_mut(&number) {
-            text.is_sent = true;
-        }
+        self.set(number, Progress::Sent);
         self.prompt(&session, number, &words).await;
     }
 
@@ -319,19 +410,22 @@ impl Work {
         let path = format!("/session/{session}/prompt_async");
         match self.server.ask(Method::POST, &path, Some(&body)).await {
             Ok(_) => {}
+            Err(error) if error.may_pass() => self.set(number, ask_again()),
             Err(error) if error.is_certain() => self.not_taken(number, &error.to_string()).await,
-            // Its answer was lost: it may have been read. That is a failure of the way, or a
-            // server that always answers so would be sent the text without end.
-            Err(_) => {
-                if self.in_flight.remove(&number).is_some() {
-                    self.report(WayReport::Unseen(number)).await;
-                }
-            }
+            // Its answer was lost: it may have been read.
+            Err(_) => self.set(number, Progress::Unknown(Instant::now() + SHOWN_WITHIN)),
+        }
+    }
+
+    fn set(&mut self, number: SubmissionNumber, stage: Progress) {
+        if let Some(text) = self.in_flight.get_mut(&number) {
+            text.stage = stage;
         }
     }
 
     async fn lose(&mut self, number: SubmissionNumber) {
-        if self.in_flight.remove(&number).is_some() {
+        let lost = self.in_flight.remove(&number);
+        if lost.is_some_and(|text| text.stage != Progress::GivenUp) {
             self.report(WayReport::Lost(number)).await;
         }
     }
@@ -350,7 +444,7 @@ impl Work {
 
     /// What was not sent yet goes another way.
     async fn give_back(&mut self, why: &str) {
-        let waiting = self.in_flight.iter().filter(|(_, text)| !text.is_sent);
+        let waiting = self.in_flight.iter().filter(|(_, text)| text.waits());
         let numbers: Vec<SubmissionNumber> = waiting.map(|(&number, _)| number).collect();
         for number in numbers {
             self.not_taken(number, why).await;
@@ -360,6 +454,7 @@ impl Work {
     /// The server has ended: what it has may have been read.
     async fn lost(&mut self, error: &HttpError) {
         self.events = None;
+        self.unreached_since = Instant::now();
         self.sessions = Sessions::default();
         if std::mem::replace(&mut self.is_open, false) {
             self.report(WayReport::Closed(error.to_string())).await;
@@ -370,6 +465,11 @@ impl Work {
             self.lose(number).await;
         }
     }
+}
+
+/// The stage of a text whose request was certainly not sent, and is made again soon.
+fn ask_again() -> Progress {
+    Progress::Waits(Some(Instant::now() + PAUSE))
 }
 
 async fn next(events: &mut Option<Events>) -> Result<serde_json::Value, HttpError> {

@@ -155,3 +155,24 @@ fn where_no_way_is_left_those_that_were_switched_off_are_tried_again_ever_more_r
     assert!(play.did(&Step::Delivered(vec![key], Way::Inbox)));
     assert_eq!(play.deliveries.ways_off(), []);
 }
+
+#[test]
+fn an_api_that_was_switched_off_is_tried_again_though_the_keyboard_is_left() {
+    let mut play = Play::with(Profile::of("opencode".as_ref(), &[]), Mode::Auto);
+    play.deliveries.expect(Way::Api);
+    play.deliveries.open(Way::Api, true);
+    play.sees(Input::Empty);
+    play.begins("a turn");
+    play.offer("x");
+    play.deliveries.unseen(play.last_key());
+    play.run();
+    play.deliveries.unseen(play.last_key());
+    play.run();
+    assert_eq!(play.deliveries.ways_off(), [Way::Api]);
+    assert_eq!(play.hands_by().len(), 2);
+    play.passes(ms(119_999));
+    assert_eq!(play.hands_by().len(), 2);
+    play.passes(ms(1));
+    assert_eq!(play.hands_by(), [Way::Api; 3]);
+    assert!(!play.has_typed());
+}

@@ -43,6 +43,12 @@ pub(super) enum HttpError {
 }
 
 impl HttpError {
+    /// Nothing was sent, and the next attempt may succeed: the server is slow, or was out of reach
+    /// for a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Unproven)
+    }
+
     /// The request was certainly not carried out.
     pub(super) fn is_certain(&self) -> bool {
         match self {

@@ -89,6 +89,12 @@ impl Sessions {
         current.is_some_and(|known| known.is_busy)
     }
 
+    /// Whether a prompt that no answer was begun to holds messages with all these ids.
+    pub(super) fn has_prompt(&self, ids: &[String]) -> bool {
+        let mut prompts = self.known.values().flat_map(|known| known.prompts.values());
+        prompts.any(|held| ids.iter().all(|id| held.contains(id)))
+    }
+
     /// Records a session and its title.
     pub(super) fn learn(&mut self, session: &Value) {
         if let Some(id) = own_id(session) {

@@ -16,8 +16,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A server that tells what is posted to it, and sends the events that the test has.
 struct Fake {
+    port: u16,
     posted: Receiver<(String, Value)>,
     events: Arc<broadcast::Sender<Value>>,
+    /// Whether it accepts connections.
+    accepts: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -31,9 +34,11 @@ impl Fake {
         let events = Arc::new(events);
         let sender = Arc::clone(&events);
         let credentials = format!("opencode:{}", given.password);
+        let (accepts, mut may_accept) = watch::channel(true);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
+                may_accept.wait_for(|accepts| *accepts).await.unwrap();
                 let (stream, _) = listener.accept().await.unwrap();
                 let (tell, events) = (tell.clone(), sender.subscribe());
                 let credentials = credentials.clone();
@@ -41,15 +46,18 @@ impl Fake {
             }
         });
         Self {
+            port: given.port,
             posted,
             events,
+            accepts,
             task,
         }
     }
 
     fn send(&self, kind: &str, properties: &Value) {
         let event = json!({"type": kind, "properties": properties});
-        self.events.send(event).unwrap();
+        // Who listened may have gone.
+        let _nobody_listens = self.events.send(event);
     }
 
     /// The person begins a session.
@@ -63,8 +71,8 @@ impl Fake {
         self.send("session.status", &properties);
     }
 
-    /// The prompt is in the list, and an answer to it is begun.
-    fn answers(&self) {
+    /// The prompt is in the list.
+    fn prompts(&self) {
         let prompt = json!({"id": "m1", "role": "user"});
         self.send(
             "message.updated",
@@ -75,6 +83,11 @@ impl Fake {
             "message.part.updated",
             &json!({"sessionID": "s1", "part": part}),
         );
+    }
+
+    /// The prompt is in the list, and an answer to it is begun.
+    fn answers(&self) {
+        self.prompts();
         let answer = json!({"id": "m2", "role": "assistant", "parentID": "m1"});
         self.send(
             "message.updated",
@@ -118,6 +131,10 @@ async fn serve(
             length = value.parse().unwrap();
         }
         head.push(line);
+    }
+    // Given up before it was accepted.
+    if head.is_empty() {
+        return;
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.unwrap();
@@ -346,4 +363,70 @@ fn what_opencode_is_given_is_its_own_each_time() {
     assert_ne!(one.password, other.password);
     assert_eq!(one.arguments()[2..], ["--hostname", "127.0.0.1"]);
     assert_eq!(one.environment().1.len(), 32);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_accept_yet_is_asked_again() {
+    // On a busy machine nothing showed whose server it was. That counted as a failure, and the text
+    // was typed.
+    let (mut fake, way, mut told) = started("204 No Content").await;
+    fake.accepts.send_replace(false);
+    // One more is accepted: it is waited for already.
+    let _taken = TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port))
+        .await
+        .unwrap();
+    assert!(way.deliver(submission(Timing::Idle)));
+    let nothing = tokio::time::timeout(Duration::from_secs(8), told.fate()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    fake.accepts.send_replace(true);
+    assert_eq!(fake.request().await.1["parts"][0]["text"], LINE);
+    fake.answers();
+    assert_eq!(told.fate().await, WayReport::InContext(1));
+    assert!(fake.posted.try_recv().is_err(), "it was sent once");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_accept_at_first_is_starting() {
+    let given = OpencodeSetup::new().unwrap();
+    let fake = Fake::start(&given, "204 No Content").await;
+    fake.accepts.send_replace(false);
+    let _taken = TcpStream::connect((Ipv4Addr::LOCALHOST, fake.port))
+        .await
+        .unwrap();
+    let (to, told) = mpsc::channel(64);
+    let _way = Opencode::start(given, false, WayReporter::new(Way::Api, to));
+    let mut told = Told(told);
+    assert_eq!(told.fate().await, WayReport::Starting);
+    fake.accepts.send_replace(true);
+    // Connections that were given up are accepted first, and are nobody who listens.
+    loop {
+        fake.is_heard().await;
+        fake.begins("s1");
+        let told = tokio::time::timeout(Duration::from_millis(200), told.fate());
+        if told.await == Ok(WayReport::Open) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_answered_after_its_request_failed_was_read() {
+    let (mut fake, way, mut told) = started("500 Internal Server Error").await;
+    assert!(way.deliver(submission(Timing::Idle)));
+    fake.request().await;
+    fake.prompts();
+    let nothing = tokio::time::timeout(Duration::from_secs(18), told.fate()).await;
+    assert!(nothing.is_err(), "the server has it: {nothing:?}");
+    fake.answers();
+    assert_eq!(told.fate().await, WayReport::InContext(1));
+}
+
+#[tokio::test]
+async fn a_prompt_that_was_given_up_is_proved_by_its_answer_all_the_same() {
+    let (mut fake, way, mut told) = started("500 Internal Server Error").await;
+    assert!(way.deliver(submission(Timing::Idle)));
+    fake.request().await;
+    assert_eq!(told.fate().await, WayReport::Unseen(1));
+    fake.answers();
+    assert_eq!(told.fate().await, WayReport::InContext(1));
 }
