@@ -9,7 +9,9 @@
 //!                                              Delivered(way) ─▶ done on disk ─▶ acked
 //! ```
 //!
-//! What goes back to `Queued` is marked as a possible repeat, unless it was certainly not taken.
+//! A proof may also come after its submission was given up (module `late`): the message is acked then,
+//! wherever it is by that time. What goes back to `Queued` is marked as a possible repeat, unless
+//! it was certainly not taken.
 //!
 //! A message is acked at the proof that it is in the model's context. Once the agent has accepted
 //! it there is no time limit before that. Two ways do not have one message at once: the next way
@@ -20,6 +22,7 @@
 //!
 //! Relies on [`super::agent_state`] for whether the agent is free, and on [`super::ways`].
 
+mod late;
 mod message;
 mod order;
 mod reports;
@@ -33,6 +36,7 @@ use super::hold::Hold;
 use super::ways::keyboard::{Keyboard, TurnProof};
 use super::ways::{Sign, Submission, SubmissionNumber, Way};
 
+use late::Late;
 pub use message::{Claim, InFlightMessage, MessageKey, State, Table, publisher};
 use order::Ways;
 
@@ -92,6 +96,10 @@ pub enum Step {
     HandedOver(Vec<MessageKey>, Way),
     /// The proof: note them as done, ack them, and tell their senders.
     Delivered(Vec<MessageKey>, Way),
+    /// The model has these, by their identities, and the session does not: note them as done.
+    Read(Vec<String>, Way),
+    /// Nobody asks any more what became of this submission.
+    Forget(SubmissionNumber),
     /// They wait for a reason that a sender has to know at once.
     Held(Vec<MessageKey>, Hold),
     /// Nothing now; ask again at this time or when something happened.
@@ -127,6 +135,8 @@ pub struct Deliveries {
     ways: Ways,
     keyboard: Keyboard,
     submissions: Vec<Submitted>,
+    /// Submissions that were given up, and whose proof may still come.
+    late: Vec<Late>,
     last_submission: SubmissionNumber,
     /// Messages that shared a submission which the person's own hook refused: each goes alone.
     alone: BTreeSet<MessageKey>,
@@ -149,6 +159,7 @@ impl Deliveries {
             ways: Ways::default(),
             keyboard: Keyboard::default(),
             submissions: Vec::new(),
+            late: Vec::new(),
             last_submission: 0,
             alone: BTreeSet::new(),
             due: VecDeque::new(),
@@ -190,8 +201,7 @@ impl Deliveries {
     ///
     /// `None` when it may be with the agent already.
     pub fn displace(&mut self, key: MessageKey) -> Option<InFlightMessage> {
-        let is_arriving = |message: &InFlightMessage| message.state == State::Arriving;
-        if self.table.get(key).is_some_and(is_arriving) || self.take_by_command(key) {
+        if self.table.is_arriving(key) || self.take_by_command(key) {
             return self.table.remove(key);
         }
         None
@@ -262,6 +272,7 @@ impl Deliveries {
         self.keyboard.is_idle()
             && self.submissions.is_empty()
             && self.due.is_empty()
+            && self.is_late_timed()
             && self.table.queued().next().is_none()
     }
 

@@ -265,9 +265,10 @@ impl Session {
             self.look(now)
         };
         self.miss_hooks(now);
-        if self.deliveries.is_idle() {
+        let late = self.deliveries.late_until();
+        if self.deliveries.is_idle() && late.is_none_or(|until| now < until) {
             self.announce(now);
-            return look;
+            return [look, late].into_iter().flatten().min();
         }
         if self.agent.profile().knows_its_prompt() {
             let is_read = self.program.has_read_input();

@@ -27,6 +27,7 @@
 //! | `stops` | at a turn's end the frame says for a while "esc to interrupt" |
 //! | `plugin` | loads the plugin; `spare`: a spare process loads it too |
 //! | `inbox` | has an inbox socket |
+//! | `belated` | what its inbox gets has no row, but for the first once `$STAGE/row` is there |
 //! | `mute`, `bypass` | its inbox loses everything, or holds what is not from a child |
 //! | `moves`, `claims` | the agents view moves the session to another process, or the spare one |
 //! | `lingers` | the process that it moves to begins nothing before there is `$STAGE/move` |
@@ -161,6 +162,8 @@ struct Agent {
     window: (usize, usize),
     quirks: Quirks,
     swallowed: bool,
+    /// A text of the inbox's has its row late.
+    is_belated: bool,
     swallowed_paste: bool,
     log: std::fs::File,
 }
@@ -275,6 +278,7 @@ impl Agent {
             window: (0, 0),
             quirks,
             swallowed: false,
+            is_belated: false,
             swallowed_paste: false,
             log,
         }

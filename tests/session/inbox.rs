@@ -2,7 +2,7 @@
 //! and its limits.
 
 use crate::claude::{log_lines, ready, wait_for_hold, wait_for_log};
-use crate::stage::{Stage, body, wait_for};
+use crate::stage::{Stage, Terminal, body, wait_for};
 
 crate::tests![
     a_message_goes_by_the_inbox_and_a_draft_stays,
@@ -16,6 +16,9 @@ crate::tests![
     a_long_text_reaches_the_inbox_by_file,
     an_agent_without_an_inbox_gets_nothing_by_it_and_the_reason_is_said,
     a_message_for_now_gets_past_escape_by_the_inbox,
+    a_row_that_comes_late_still_proves_a_message,
+    a_row_that_comes_while_the_broker_is_away_still_proves_a_message,
+    a_row_that_comes_after_the_broker_was_away_still_proves_a_message,
 ];
 
 /// Options for a session that takes messages by its inbox alone.
@@ -182,4 +185,64 @@ fn a_message_for_now_gets_past_escape_by_the_inbox() {
     assert_eq!(log_lines(&stage, "plugin"), Vec::<String>::new());
     terminal.submit("go on");
     wait_for_log(&stage, "plugin [cbroker peer message");
+}
+
+/// A message that the inbox took, of which no row was written in time, and that is held now.
+fn belated(stage: &Stage) -> Terminal {
+    let terminal = ready(stage, &INBOX, "inbox belated");
+    stage.send("peer", "read at once", &[]);
+    wait_for_log(stage, "belated [cbroker");
+    wait_for_hold(stage, "no way in works");
+    terminal
+}
+
+fn row_is_written(stage: &Stage) {
+    std::fs::write(stage.path("row"), "").unwrap();
+}
+
+/// Only the first copy had no mark, and the message is in no queue any more.
+fn is_settled(stage: &Stage) {
+    wait_for("the ack", || {
+        stage.consumers("peer") == 1
+            && stage.waiting("peer") == 0
+            && !stage.says(&["inbox", "peer"]).contains("read at once")
+    });
+    let copies = log_lines(stage, "belated");
+    let is_bare = |line: &&String| !line.contains("(possible repeat)");
+    assert_eq!(copies.iter().filter(is_bare).count(), 1, "{copies:?}");
+}
+
+fn a_row_that_comes_late_still_proves_a_message() {
+    // It was looked for during five seconds, and the message was held for ever.
+    let stage = Stage::new();
+    let _terminal = belated(&stage);
+    row_is_written(&stage);
+    is_settled(&stage);
+    let said = stage.text("home/logs/peer.log");
+    assert!(said.contains("(inbox)"), "{said}");
+}
+
+fn a_row_that_comes_while_the_broker_is_away_still_proves_a_message() {
+    let mut stage = Stage::new();
+    let _terminal = belated(&stage);
+    stage.stop_broker();
+    row_is_written(&stage);
+    wait_for("the note on disk", || {
+        stage.text("home/sessions/peer.seen").contains("done ")
+    });
+    let copies = log_lines(&stage, "belated").len();
+    stage.start_broker();
+    is_settled(&stage);
+    assert_eq!(log_lines(&stage, "belated").len(), copies);
+}
+
+fn a_row_that_comes_after_the_broker_was_away_still_proves_a_message() {
+    let mut stage = Stage::new();
+    let _terminal = belated(&stage);
+    stage.stop_broker();
+    stage.start_broker();
+    wait_for("the session to be back", || stage.consumers("peer") == 1);
+    wait_for_hold(&stage, "no way in works");
+    row_is_written(&stage);
+    is_settled(&stage);
 }

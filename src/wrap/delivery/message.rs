@@ -214,6 +214,12 @@ impl Table {
         self.messages.get(&key)
     }
 
+    /// Whether this message is still being looked up on disk.
+    pub fn is_arriving(&self, key: MessageKey) -> bool {
+        self.get(key)
+            .is_some_and(|message| message.state == State::Arriving)
+    }
+
     /// The same, to change it.
     pub fn get_mut(&mut self, key: MessageKey) -> Option<&mut InFlightMessage> {
         self.messages.get_mut(&key)

@@ -10,12 +10,13 @@ use crate::wrap::ways::{Refusal, SubmissionNumber, Way};
 impl Deliveries {
     /// The proof: the submission is in the model's context.
     pub fn in_context(&mut self, number: SubmissionNumber) {
+        self.keyboard.proved(number);
         if let Some(submitted) = self.take(number) {
-            self.keyboard.proved(number);
             self.ways.worked(submitted.way);
             self.delivered(&submitted.messages, submitted.way);
+            self.due.push_back(Step::Forget(number));
         } else {
-            self.keyboard.proved(number);
+            self.proved_late(number);
         }
     }
 
@@ -24,6 +25,7 @@ impl Deliveries {
         let Some(submitted) = self.take(number) else {
             return;
         };
+        self.due.push_back(Step::Forget(number));
         match refusal {
             Refusal::Stopped => {
                 self.is_escaped = true;
@@ -51,6 +53,7 @@ impl Deliveries {
     /// A way did not take what it was handed: nothing of it is with the agent.
     pub fn not_handed(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.take(number) {
+            self.due.push_back(Step::Forget(number));
             self.ways.failed(submitted.way);
             self.back(&submitted.messages, false);
         }
@@ -60,6 +63,7 @@ impl Deliveries {
     /// the same.
     pub fn unseen(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.take(number) {
+            self.look_on(&submitted);
             self.ways.failed(submitted.way);
             self.back(&submitted.messages, true);
             if submitted.way == Way::Inbox {
@@ -75,9 +79,11 @@ impl Deliveries {
     /// The agent took it and is at rest, and nothing says that the model has it. Nothing is
     /// certain, so the next attempt is marked.
     pub fn unread(&mut self, number: SubmissionNumber) {
-        let Some(Submitted { messages, .. }) = self.take(number) else {
+        let Some(submitted) = self.take(number) else {
             return;
         };
+        self.look_on(&submitted);
+        let messages = submitted.messages;
         if messages.len() > 1 {
             self.back(&messages, true);
             self.alone.extend(messages);
@@ -89,6 +95,7 @@ impl Deliveries {
     /// The agent ended before the proof: it may have been read.
     pub fn lost(&mut self, number: SubmissionNumber) {
         if let Some(submitted) = self.take(number) {
+            self.look_on(&submitted);
             self.back(&submitted.messages, true);
         }
     }
@@ -116,6 +123,7 @@ impl Deliveries {
                 self.take(number);
                 self.ways.worked(Way::Keyboard);
                 self.delivered(&messages, Way::Keyboard);
+                self.due.push_back(Step::Forget(number));
                 self.unstick(&messages);
             }
             Outcome::Refused(why) => {
@@ -134,8 +142,17 @@ impl Deliveries {
                 self.due.push_back(Step::Held(messages, hold));
             }
             Outcome::Gone => {
-                self.take(number);
-                self.unstick(&messages);
+                if let Some(submitted) = self.take(number) {
+                    self.look_on(&submitted);
+                }
+                // Those that were stuck wait already, or another way has them.
+                let is_stuck = |key: &MessageKey| {
+                    let message = self.table.get(*key);
+                    message.is_some_and(|message| message.is_stuck)
+                };
+                let (stuck, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_stuck);
+                self.back(&others, true);
+                self.unstick(&stuck);
             }
         }
     }
@@ -167,11 +184,11 @@ impl Deliveries {
     }
 
     /// Only those that no other way has delivered meanwhile.
-    fn delivered(&mut self, messages: &[MessageKey], way: Way) {
+    pub(super) fn delivered(&mut self, messages: &[MessageKey], way: Way) {
         let mut news = Vec::new();
         for &key in messages {
             if let Some(message) = self.table.get_mut(key)
-                && matches!(message.state, State::Queued | State::HandedOver(_))
+                && message.is_held()
             {
                 message.state = State::Delivered(way);
                 self.alone.remove(&key);
@@ -179,6 +196,7 @@ impl Deliveries {
             }
         }
         if !news.is_empty() {
+            self.settle_late(&news);
             self.due.push_back(Step::Delivered(news, way));
         }
     }

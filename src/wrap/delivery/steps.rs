@@ -29,6 +29,7 @@ impl Deliveries {
         if let Some(at) = agent.first_prompt() {
             self.ways.drawn(at);
         }
+        self.end_late(now);
         loop {
             if let Some(step) = self.due.pop_front() {
                 return step;

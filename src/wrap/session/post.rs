@@ -384,6 +384,10 @@ impl Session {
 
     /// A message that was looked up is queued, or is known already.
     fn admit(&mut self, key: MessageKey, seen: Seen) {
+        // Its proof came meanwhile.
+        if !self.deliveries.table.is_arriving(key) {
+            return;
+        }
         if seen == Seen::OtherContent {
             if let Some(message) = self.deliveries.table.remove(key) {
                 self.bury_namesake(key, message);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{HookEvent, HooksHeard, SETTLED, Session};
-use crate::wrap::delivery::Step;
+use crate::wrap::delivery::{MessageKey, Step};
 use crate::wrap::hooks::HookReport;
 use crate::wrap::own_status::{self, OwnWords};
 use crate::wrap::ways::keyboard::TurnProof;
@@ -17,16 +17,22 @@ use crate::wrap::ways::{Refusal, Sign, Submission, SubmissionNumber, Way, WayIn,
 
 /// After the agent's end, its transcript is read for so long.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
-/// How often the transcript is read for a text that the keyboard submitted.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the transcript is read for a text that was submitted just now.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+/// And how often for one that was submitted before this time.
+const LOOK_LATER: Duration = Duration::from_millis(500);
+const JUST_NOW: Duration = Duration::from_mins(1);
 
-/// What the agent writes: its transcript, read for the texts that the keyboard submits, and what
-/// its process says of itself.
+/// What the agent writes: its transcript, read for the texts that are submitted, also after their
+/// way has given them up; and what its process says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     proof: Proof,
     transcript: Option<PathBuf>,
-    is_expecting: bool,
+    /// When the last text was submitted.
+    last: Option<tokio::time::Instant>,
+    /// When the transcript is read next.
+    look_at: Option<tokio::time::Instant>,
     status_file: Option<PathBuf>,
     /// The agent's own folder, where status files of all its processes are.
     folder: Option<PathBuf>,
@@ -65,20 +71,30 @@ impl Proofs {
     fn expect(&mut self, number: SubmissionNumber, ids: Vec<String>) {
         if self.transcript.is_some() {
             self.proof.expect(number, ids, self.transcript.as_deref());
-            self.is_expecting = true;
+            self.last = Some(tokio::time::Instant::now());
+            self.look_at = None;
         }
+    }
+
+    /// Stops looking for a submission.
+    fn forget(&mut self, number: SubmissionNumber) {
+        self.proof.forget(number);
     }
 
     /// The next submissions of which the transcript says what became of them. Safe to drop
     /// half-way in a select.
     pub(super) async fn next(&mut self) -> Vec<(u64, Stage)> {
-        if !self.is_expecting {
+        if !self.proof.is_waiting() {
             return std::future::pending().await;
         }
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            let is_soon = self.last.is_some_and(|last| last.elapsed() < JUST_NOW);
+            let pause = if is_soon { LOOK_SOON } else { LOOK_LATER };
+            let now = tokio::time::Instant::now();
+            tokio::time::sleep_until(*self.look_at.get_or_insert(now + pause)).await;
             let mut seen = self.proof.look().await;
             seen.retain(|(_, stage)| matches!(stage, Stage::InContext | Stage::Refused(_)));
+            self.look_at = None;
             if !seen.is_empty() {
                 return seen;
             }
@@ -109,6 +125,16 @@ impl Session {
                 self.log.say(&format!("delivered {ids} ({way})"));
                 self.post.delivered(&self.deliveries.table, &keys, way);
             }
+            Step::Read(identities, way) => {
+                self.log.say(&format!(
+                    "read before their connection was lost: {} ({way})",
+                    identities.len()
+                ));
+                let keys = identities.iter().map(|_| self.deliveries.table.next_key());
+                let keys: Vec<MessageKey> = keys.collect();
+                self.post.read(keys.into_iter().zip(identities), way);
+            }
+            Step::Forget(number) => self.proofs.forget(number),
             Step::Held(keys, hold) => {
                 let ids = self.deliveries.table.ids(&keys).join(", ");
                 self.log.say(&format!("holds {ids}: {hold}"));
@@ -136,7 +162,7 @@ impl Session {
         words
     }
 
-    /// The transcript says what became of a text that the keyboard submitted.
+    /// The transcript says what became of a text.
     pub(super) fn handle_proof(&mut self, number: SubmissionNumber, stage: &Stage) {
         match stage {
             Stage::InContext => self.deliveries.in_context(number),
@@ -147,6 +173,10 @@ impl Session {
 
     fn hand(&mut self, way: Way, submission: Submission, now: Instant) {
         let number = submission.number;
+        // The others have no transcript that is known here.
+        if let Way::Plugin | Way::Inbox | Way::Hook = way {
+            self.proofs.expect(number, submission.ids.clone());
+        }
         let is_taken = match way {
             Way::Hook => {
                 self.deliveries.close(Way::Hook, now);

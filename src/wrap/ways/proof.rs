@@ -72,6 +72,11 @@ impl Proof {
         self.queue
     }
 
+    /// Whether any text is looked for.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Stops looking for a text.
     pub fn forget(&mut self, number: SubmissionNumber) {
         self.waiting.remove(&number);

@@ -157,6 +157,18 @@ impl Hooks {
         self.write_row(&json!({"type": "user", "message": {"role": "user", "content": words}}));
     }
 
+    /// A prompt that the model reads from now on, and whose row is written once this file is there.
+    pub(crate) fn transcribe_later(&self, words: &str, when: PathBuf) {
+        let row = json!({"type": "user", "message": {"role": "user", "content": words}});
+        let transcript = self.transcript.clone();
+        std::thread::spawn(move || {
+            while !when.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            append(&transcript, &row);
+        });
+    }
+
     /// A prompt of the plugin's that the model reads from now on.
     pub(crate) fn transcribe_plugins(&self, words: &str) {
         self.write_row(&json!({
@@ -208,11 +220,15 @@ impl Hooks {
         if !self.are_written_down {
             return;
         }
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.transcript)
-            .unwrap();
-        file.write_all(format!("{row}\n").as_bytes()).unwrap();
+        append(&self.transcript, row);
     }
+}
+
+fn append(transcript: &Path, row: &Value) {
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(transcript)
+        .unwrap();
+    file.write_all(format!("{row}\n").as_bytes()).unwrap();
 }

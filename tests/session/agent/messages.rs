@@ -43,6 +43,13 @@ impl Agent {
                 self.note(&format!("accepted {text}"));
                 self.waiting.push_back((Source::Reminder, text));
             }
+            Happening::Inbox { text, .. } if self.quirks.has("belated") => {
+                self.note(&format!("belated {}", unwrapped(&text)));
+                if !std::mem::replace(&mut self.is_belated, true) {
+                    let when = self.stage.join("row");
+                    self.hooks.transcribe_later(&unwrapped(&text), when);
+                }
+            }
             Happening::Inbox { text, is_next } => {
                 self.hooks.enqueue_from_inbox();
                 let text = unwrapped(&text);

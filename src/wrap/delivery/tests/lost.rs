@@ -78,3 +78,71 @@ fn what_stands_in_the_box_without_its_delivery_is_given_to_no_other_way() {
     let handed = |step: &Step| matches!(step, Step::Hand(..));
     assert!(!play.steps.iter().any(handed));
 }
+
+/// A text that the inbox had, that was given up, and whose message went with the connection.
+fn given_up_and_lost() -> (Play, MessageKey, String) {
+    let mut play = Play::claude_by(Mode::Inbox);
+    play.deliveries.open(Way::Inbox, false);
+    let key = play.offer("x");
+    let identity = play.deliveries.table.identities(&[key]).remove(0);
+    play.deliveries.unseen(1);
+    play.deliveries.close(Way::Inbox, play.now);
+    play.run();
+    play.deliveries.lose_deliveries();
+    play.run();
+    assert!(play.deliveries.table.get(key).is_none());
+    (play, key, identity)
+}
+
+#[test]
+fn a_proof_that_comes_while_the_connection_is_lost_is_noted() {
+    let (mut play, _, identity) = given_up_and_lost();
+    play.deliveries.in_context(1);
+    play.run();
+    assert!(play.did(&Step::Read(vec![identity], Way::Inbox)));
+    assert!(play.did(&Step::Forget(1)));
+    assert!(play.deliveries.is_idle());
+}
+
+#[test]
+fn a_proof_that_comes_after_the_connection_was_lost_acks_what_came_again() {
+    for state in [State::Queued, State::Arriving] {
+        let (mut play, key, _) = given_up_and_lost();
+        let again = MessageKey(key.0 + 100);
+        let mut message = message(key, "x", play.now);
+        message.state = state;
+        play.deliveries.table.insert(again, message);
+        play.run();
+        play.deliveries.in_context(1);
+        play.run();
+        assert!(play.did(&Step::Delivered(vec![again], Way::Inbox)));
+    }
+}
+
+#[test]
+fn a_late_proof_says_nothing_of_another_message_under_the_same_id() {
+    let (mut play, key, _) = given_up_and_lost();
+    let other = MessageKey(key.0 + 100);
+    let mut namesake = message(key, "another text", play.now);
+    namesake.state = State::Queued;
+    play.deliveries.table.insert(other, namesake);
+    play.deliveries.in_context(1);
+    play.run();
+    let acks = |step: &Step| matches!(step, Step::Delivered(..) | Step::Read(..));
+    assert!(!play.steps.iter().any(acks), "{:?}", play.steps);
+}
+
+#[test]
+fn a_late_proof_is_waited_for_and_not_for_ever() {
+    let (mut play, ..) = given_up_and_lost();
+    let until = play.deliveries.late_until().unwrap();
+    assert_eq!(until, play.now + ms(600_000));
+    play.passes(ms(599_999));
+    assert!(!play.did(&Step::Forget(1)));
+    play.passes(ms(1));
+    assert!(play.did(&Step::Forget(1)));
+    assert_eq!(play.deliveries.late_until(), None);
+    play.deliveries.in_context(1);
+    play.run();
+    assert!(!play.steps.iter().any(|step| matches!(step, Step::Read(..))));
+}

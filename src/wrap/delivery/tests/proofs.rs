@@ -104,3 +104,47 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
         assert!(play.did(&delivered), "{has_row}");
     }
 }
+
+#[test]
+fn a_proof_that_comes_late_counts() {
+    // On a slow machine the row came after the way had given the text up.
+    for mode in [Mode::Inbox, Mode::Hook, Mode::Plugin] {
+        let mut play = Play::claude_by(mode);
+        for way in [Way::Inbox, Way::Hook, Way::Plugin] {
+            play.deliveries.open(way, false);
+        }
+        let key = play.offer("x");
+        let first = play.last_key();
+        let way = play.hands_by()[0];
+        play.deliveries.unseen(first);
+        play.run();
+        play.passes(ms(300_000));
+        play.deliveries.in_context(first);
+        play.run();
+        assert!(play.did(&Step::Delivered(vec![key], way)), "{mode:?}");
+        assert_eq!(play.deliveries.ways_off(), []);
+        // What was handed over meanwhile, with its mark, changes nothing.
+        play.deliveries.in_context(play.last_key());
+        play.run();
+        let acks = |step: &&Step| matches!(step, Step::Delivered(..));
+        assert_eq!(play.steps.iter().filter(acks).count(), 1, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_late_proof_of_a_text_that_waits_for_the_disk_gives_it_to_nobody_else() {
+    let mut play = Play::claude();
+    play.deliveries.open(Way::Inbox, true);
+    let key = play.offer("x");
+    let first = play.last_key();
+    play.is_disk_slow = true;
+    play.deliveries.unseen(first);
+    play.run();
+    play.deliveries.in_context(first);
+    play.deliveries.noted();
+    play.run();
+    assert!(play.did(&Step::Delivered(vec![key], Way::Inbox)));
+    play.passes(ms(60_000));
+    assert_eq!(play.hands_by(), [Way::Inbox]);
+    assert!(!play.has_typed());
+}

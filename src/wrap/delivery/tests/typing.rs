@@ -24,6 +24,7 @@ fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() 
             Step::Write(b"\r".to_vec()),
             Step::HandedOver(all.clone(), Way::Keyboard),
             Step::Delivered(all, Way::Keyboard),
+            Step::Forget(1),
         ]
     );
 }

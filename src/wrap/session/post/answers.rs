@@ -199,6 +199,21 @@ impl Post {
         self.reject(message.into_deliveries());
     }
 
+    /// The model has messages that are not here any more: noted, so that they are acked when they
+    /// come again.
+    pub(in crate::wrap::session) fn read(
+        &mut self,
+        messages: impl Iterator<Item = (MessageKey, String)>,
+        way: Way,
+    ) {
+        let messages: Vec<(MessageKey, String)> = messages.collect();
+        for (_, identity) in &messages {
+            let id = identity.split(' ').next().unwrap_or_default();
+            self.note(id, Story::Delivered, Some(way.to_string()));
+        }
+        self.parts.disk.ask(Job::Done(messages));
+    }
+
     fn presence(&self, news: &Announced) -> Presence {
         Presence {
             state: news.state,
