@@ -346,6 +346,16 @@ impl AgentState {
         self.reading.history.contains(&named)
     }
 
+    /// What an agent without a box shows beside its line holds this text's letters and digits.
+    pub fn history_holds(&self, letters: &str) -> bool {
+        !letters.is_empty() && self.reading.history.contains(letters)
+    }
+
+    /// The agent shows that what was entered waits: the model has not read it.
+    pub fn shows_waiting(&self) -> bool {
+        self.reading.shows_waiting
+    }
+
     /// The box shows only the end of what it holds.
     pub fn input_is_scrolled(&self) -> bool {
         self.reading.is_scrolled
@@ -355,6 +365,7 @@ impl AgentState {
     pub fn is_busy(&self, now: Instant) -> bool {
         self.title == Title::Busy
             || self.reading.shows_busy
+            || self.reading.shows_waiting
             || (matches!(self.turn, Turn::Busy { is_touched: false }) && !self.looks_idle(now))
     }
 

@@ -48,6 +48,7 @@ mod input;
 mod key_actions;
 mod messages;
 mod modes;
+pub(crate) mod opencode;
 mod own_files;
 mod plugin;
 mod prompt_line;

@@ -23,6 +23,7 @@ mod inbox;
 mod launchers;
 mod passthrough;
 mod plugin;
+mod queued;
 mod removal;
 mod runner;
 mod scenes;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Some("claude") => agent::run(&arguments),
         Some("codex") => agent::codex::run(),
         Some("gemini") => agent::gemini::run(),
+        Some("opencode") => agent::opencode::run(),
         Some("sink") => sink::run(&arguments),
         _ => {
             signals::restore_defaults();
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
                     ids::TESTS,
                     inbox::TESTS,
                     plugin::TESTS,
+                    queued::TESTS,
                     launchers::TESTS,
                     removal::TESTS,
                     scenes::TESTS,

@@ -82,7 +82,7 @@ impl Stage {
             address,
             _port: port,
         };
-        for role in ["claude", "codex", "gemini", "sink"] {
+        for role in ["claude", "codex", "gemini", "opencode", "sink"] {
             std::os::unix::fs::symlink(std::env::current_exe().unwrap(), stage.path(role)).unwrap();
         }
         stage.start_broker();

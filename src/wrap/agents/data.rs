@@ -134,6 +134,8 @@ struct ProfileData {
     #[serde(default)]
     busy: Vec<String>,
     #[serde(default)]
+    waits: Vec<String>,
+    #[serde(default)]
     busy_titles: String,
     idle_title: Option<char>,
     #[serde(default)]
@@ -238,6 +240,7 @@ impl ProfileData {
             }),
             line: self.line.map(LineData::into_line),
             busy: all_kept(self.busy),
+            waits: all_kept(self.waits),
             busy_titles: self.busy_titles.chars().collect::<Vec<_>>().leak(),
             idle_title: self.idle_title,
             other_views: all_kept(self.other_views),

@@ -342,6 +342,31 @@ mod tests {
         assert!(read("codex", &busy).shows_busy);
     }
 
+    #[test]
+    fn codex_keeps_what_was_entered_in_its_line_until_its_thread_has_begun() {
+        let above = "  >_ OpenAI Codex (v0.171.0)\n     loading\n\n\n";
+        let waiting = read(
+            "codex",
+            &format!("{above}› hello there¦\n\n  Waiting for startup  · esc cancel"),
+        );
+        assert!(waiting.shows_waiting && !waiting.shows_busy);
+        let hidden = format!("{above}› hello there\n\n  Waiting for startup  · esc cancel");
+        assert!(read("codex", &hidden).shows_waiting);
+        // Anybody may write so.
+        let quoted = format!("{above}• Waiting for startup of a server\n\n› ¦{CODEX_FOOT}");
+        assert!(!read("codex", &quoted).shows_waiting);
+    }
+
+    #[test]
+    fn opencode_says_below_a_prompt_that_it_waits_for_the_running_turn() {
+        let prompt = "  ┃\n  ┃  hello\n  ┃  QUEUED\n  ┃";
+        assert!(boxed(prompt, "  ┃  ¦").shows_waiting);
+        let beside = prompt.replace("QUEUED", "QUEUED          Context");
+        assert!(boxed(&beside, "  ┃  ¦").shows_waiting);
+        let quoted = prompt.replace("QUEUED", "QUEUED means that it waits");
+        assert!(!boxed(&quoted, "  ┃  ¦").shows_waiting);
+    }
+
     /// opencode's box with these rows in it.
     fn boxed(history: &str, inside: &str) -> Reading {
         let foot = "  ┃\n  ┃  Build · m fake\n  ╹▀▀▀▀▀▀▀▀\n   /work          15  ctrl+p commands";

@@ -30,6 +30,7 @@ pub static UNKNOWN: Profile = Profile {
     prompt: None,
     line: None,
     busy: &[],
+    waits: &[],
     busy_titles: &[],
     idle_title: None,
     other_views: &[],

@@ -44,6 +44,8 @@ pub struct Profile {
     pub line: Option<InputLine>,
     /// Texts in the rows around its input while a turn runs.
     pub busy: &'static [&'static str],
+    /// What begins a row around its input while what was entered waits: the model has not read it.
+    pub waits: &'static [&'static str],
     /// First characters of its title while a turn runs.
     pub busy_titles: &'static [char],
     /// First character of its title in its main view at rest; `None` where titles say nothing of

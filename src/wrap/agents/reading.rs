@@ -44,6 +44,8 @@ pub struct Reading {
     pub input: Input,
     /// A text says that a turn runs.
     pub shows_busy: bool,
+    /// A row says that what was entered waits: the model has not read it.
+    pub shows_waiting: bool,
     /// A text says that a dialog is open: its name.
     pub dialog: Option<String>,
     /// What the footer says of vim's modes.
@@ -80,6 +82,7 @@ impl Reading {
             return Self {
                 input: Input::Absent,
                 shows_busy: shows(&rows, profile.busy),
+                shows_waiting: shows_row(&rows, profile.waits),
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
                 is_scrolled: false,
@@ -92,6 +95,8 @@ impl Reading {
         let above = found.status.end;
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
+        let shows_waiting = shows_row(below, profile.waits)
+            || shows_row(&rows[found.status.clone()], profile.waits);
         let input = if is_elsewhere {
             Input::Absent
         } else if shows(below, profile.command_modes) {
@@ -102,6 +107,7 @@ impl Reading {
         Self {
             input,
             shows_busy: shows(below, profile.busy) || shows(&rows[found.status], profile.busy),
+            shows_waiting,
             dialog: is_elsewhere.then(|| "another view".to_owned()),
             is_scrolled: found.is_scrolled,
             history: letters(&rows[..above]),
@@ -127,6 +133,18 @@ fn letters(rows: &[String]) -> String {
 fn shows(rows: &[String], texts: &[&str]) -> bool {
     rows.iter()
         .any(|row| texts.iter().any(|text| row.contains(text)))
+}
+
+/// Whether one of the rows begins with one of the texts, frames aside, and whatever else shares the
+/// row stands at some distance.
+fn shows_row(rows: &[String], texts: &[&str]) -> bool {
+    let begins = |row: &String, text: &str| {
+        let inside = row.trim_start_matches([' ', '┃']);
+        let rest = inside.strip_prefix(text);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("  "))
+    };
+    rows.iter()
+        .any(|row| texts.iter().any(|text| begins(row, text)))
 }
 
 /// The input that holds the cursor.

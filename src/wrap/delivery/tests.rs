@@ -8,6 +8,7 @@ mod holds;
 mod lost;
 mod opening;
 mod proofs;
+mod queued;
 mod typing;
 mod ways;
 

@@ -8,9 +8,14 @@
 //! | `Pasted` | 10 s pass, and keys are kept or the text is not shown | `Stuck` |
 //! | `Entered` | the sign of its turn | `Submitted`; without a transcript, in the context |
 //! | `Entered` | 1 s without a sign | one more Enter, the first time; then `Stuck` |
+//! | `Entered` | the agent shows that the text waits, or a turn and not yet the text | `Waiting` |
+//! | `Waiting` | the text is shown above the line, and waits no more | in the context |
+//! | `Waiting` | the same after the person pressed Escape | over: the message may go again |
+//! | `Waiting` | the agent is at rest, and does not show the text | `Stuck` |
 //! | `Submitted` | the proof | in the context |
 //! | `Submitted` | 2 s at rest without a row | unread: held back; without hooks, in the context |
 //! | any | the transcript says that a hook of the person's refused it | refused: held back |
+//! | `Stuck` | the agent shows that the text waits | `Waiting` |
 //! | `Stuck` | the box is seen empty | over: the message may go again |
 //!
 //! Where the program's prompt is not known there is no second Enter. An agent with a line must show
@@ -44,6 +49,8 @@ const TURN_SIGN: Duration = Duration::from_secs(1);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A turn that began must stand in the transcript by then, if the agent is at rest again.
 const ROW_WITHIN: Duration = Duration::from_secs(2);
+/// So many letters and digits at a text's end are no other text's.
+const END_LETTERS: usize = 60;
 /// A text that was never seen counts as swallowed when the box was empty for so long after the
 /// agent read it.
 const SWALLOWED: Duration = Duration::from_secs(2);
@@ -98,6 +105,13 @@ enum TypingPhase {
         /// A hook named it as the turn's prompt.
         is_named: bool,
     },
+    /// The agent has it and shows that it waits, or does not show yet what became of it.
+    Waiting {
+        /// The person pressed Escape meanwhile.
+        is_escaped: bool,
+        /// Since when the agent does not show that anything waits.
+        over_since: Option<Instant>,
+    },
     /// No Enter will follow.
     Stuck {
         since: Instant,
@@ -113,6 +127,8 @@ struct TypedText {
     submission: Submission,
     /// The text without white space, as the screen may show it.
     squeezed: String,
+    /// Its last letters and digits, as the screen may show them in any frame.
+    end: String,
     phase: TypingPhase,
     /// Nothing of the program's screen is known.
     is_blind: bool,
@@ -174,6 +190,7 @@ impl Keyboard {
         let bytes = text::typed(&submission.text, manner);
         self.attempt = Some(TypedText {
             squeezed: squeeze(&submission.text),
+            end: end_of(&submission.text),
             submission,
             phase: TypingPhase::Pasted {
                 out: None,
@@ -197,6 +214,13 @@ impl Keyboard {
                 self.strand(now, Hold::Stuck);
             }
             return Some(bytes);
+        }
+        if let Some(TypedText {
+            phase: TypingPhase::Waiting { is_escaped, .. },
+            ..
+        }) = &mut self.attempt
+        {
+            *is_escaped |= kept::is_escape(bytes);
         }
         let passed = self.reports(bytes);
         if passed.is_none() {
@@ -327,6 +351,13 @@ impl Keyboard {
 fn names(submission: &Submission, prompt: &str) -> bool {
     let mut ids = submission.ids.iter();
     ids.all(|id| prompt.contains(&format!(" id={id}]")))
+}
+
+/// The last letters and digits of a text.
+fn end_of(text: &str) -> String {
+    let letters = text.chars().rev().filter(char::is_ascii_alphanumeric);
+    let end: Vec<char> = letters.take(END_LETTERS).collect();
+    end.into_iter().rev().collect()
 }
 
 /// Without white space: boxes break lines where they like.

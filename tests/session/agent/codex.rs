@@ -1,36 +1,53 @@
 //! A fake agent that looks like Codex, and whose start drops the first text that is submitted to
 //! it.
+//!
+//! With `waits` among its quirks the start keeps that text in the line instead, as `Waiting for
+//! startup`; with `loads` it shows so before anything was typed.
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use super::prompt_line::{Enter, converse};
+use super::prompt_line::{Enter, Shown, converse};
+use super::quirks::Quirks;
+use super::stage_path;
 use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
+    let waits = Quirks::of_environment().has("waits");
     let mut is_starting = true;
-    converse(draw, || {
-        if std::mem::take(&mut is_starting) {
-            Enter::Drops
-        } else {
-            Enter::Submits
-        }
+    converse(draw, || match std::mem::take(&mut is_starting) {
+        true if waits => Enter::Waits,
+        true => Enter::Drops,
+        false => Enter::Submits,
     })
 }
 
 /// The last prompt stands above the line.
-fn draw(history: &str, line: &str) {
-    let shown = match line {
-        "" => "\x1b7\x1b[2mAsk Codex to do anything\x1b[0m".to_owned(),
-        line => format!("{line}\x1b7"),
+fn draw(
+    Shown {
+        history,
+        waiting,
+        line,
+    }: &Shown,
+) {
+    let loads = Quirks::of_environment().has("loads") && !stage_path("go").exists();
+    let shown = match (line.as_str(), waiting) {
+        ("", Some(waiting)) => format!("{waiting}\x1b7"),
+        ("", None) => "\x1b7\x1b[2mAsk Codex to do anything\x1b[0m".to_owned(),
+        (line, _) => format!("{line}\x1b7"),
     };
-    let above = match history {
+    let above = match history.as_str() {
         "" => " >_ OpenAI Codex".to_owned(),
         history => format!("› {history}"),
     };
+    let foot = if waiting.is_some() || loads {
+        "  Waiting for startup  · esc cancel"
+    } else {
+        "  ← for agents · ? for shortcuts"
+    };
     sink::say(&format!(
-        "\x1b[H\x1b[2J{above}\r\n\r\n\r\n› {shown}\r\n\r\n  gpt-6-sol default\x1b8"
+        "\x1b[H\x1b[2J{above}\r\n\r\n\r\n› {shown}\r\n\r\n  gpt-6-sol default\r\n{foot}\x1b8"
     ));
     let _terminal_is_gone = std::io::stdout().flush();
 }

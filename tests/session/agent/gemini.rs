@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::prompt_line::{Enter, converse};
+use super::prompt_line::{Enter, Shown, converse};
 use super::stage_path;
 use crate::sink;
 
@@ -21,9 +21,9 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// The last prompt stands above the line.
-fn draw(history: &str, line: &str) {
+fn draw(Shown { history, line, .. }: &Shown) {
     let rule = "─".repeat(80);
-    let shown = match line {
+    let shown = match line.as_str() {
         "" => "\x1b7\x1b[2m Type your message or @path/to/file\x1b[0m".to_owned(),
         line => format!("{line}\x1b7"),
     };

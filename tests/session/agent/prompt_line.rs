@@ -17,46 +17,70 @@ pub(super) enum Enter {
     Drops,
     /// The text stays where it is.
     DoesNothing,
+    /// It is submitted at the first key after there is `$STAGE/go`.
+    Waits,
 }
 
-/// Runs until Ctrl-D or the end of input. `draw` gets the last prompt and the line; what is
-/// submitted or dropped is written to `$STAGE/agent.log`.
-pub(super) fn converse(draw: fn(&str, &str), mut enter: impl FnMut() -> Enter) -> ExitCode {
+/// What such an agent shows.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// The last prompt.
+    pub(super) history: String,
+    /// What waits to be submitted.
+    pub(super) waiting: Option<String>,
+    /// What stands in the line.
+    pub(super) line: String,
+}
+
+/// Runs until Ctrl-D or the end of input. What is submitted or dropped, and what waits, is written
+/// to `$STAGE/agent.log`.
+pub(super) fn converse(draw: fn(&Shown), mut enter: impl FnMut() -> Enter) -> ExitCode {
     let mut log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
         .open(stage_path("agent.log"))
         .unwrap();
+    write_line(&mut log, &format!("process {}", std::process::id()));
     sink::raw();
     sink::say("\x1b[?2004h");
     let mut parser = Parser::default();
-    let (mut line, mut history) = (String::new(), String::new());
+    let mut shown = Shown::default();
     let mut piece = vec![0; 65536];
-    draw(&history, &line);
+    draw(&shown);
     loop {
         let count = std::io::stdin().read(&mut piece).unwrap_or(0);
         if count == 0 {
             return ExitCode::SUCCESS;
         }
+        if stage_path("go").exists()
+            && let Some(text) = shown.waiting.take()
+        {
+            write_line(&mut log, &format!("submitted {text}"));
+            shown.history = text;
+        }
         for key in parser.read(&piece[..count]) {
             match key {
-                Key::Text(text) | Key::Paste(text) => line.push_str(&text),
-                Key::Enter => match enter() {
-                    Enter::Submits => {
-                        write_line(&mut log, &format!("submitted {line}"));
-                        history = std::mem::take(&mut line);
+                Key::Text(text) | Key::Paste(text) => shown.line.push_str(&text),
+                Key::Enter => {
+                    let line = std::mem::take(&mut shown.line);
+                    match enter() {
+                        Enter::Submits => {
+                            write_line(&mut log, &format!("submitted {line}"));
+                            shown.history = line;
+                        }
+                        Enter::Drops => write_line(&mut log, &format!("dropped {line}")),
+                        Enter::DoesNothing => shown.line = line,
+                        Enter::Waits => {
+                            write_line(&mut log, &format!("waits {line}"));
+                            shown.waiting = Some(line);
+                        }
                     }
-                    Enter::Drops => {
-                        write_line(&mut log, &format!("dropped {line}"));
-                        line.clear();
-                    }
-                    Enter::DoesNothing => {}
-                },
-                Key::Clear => line.clear(),
+                }
+                Key::Clear => shown.line.clear(),
                 Key::End => return ExitCode::SUCCESS,
                 _ => {}
             }
         }
-        draw(&history, &line);
+        draw(&shown);
     }
 }

@@ -50,6 +50,11 @@ impl Kept {
     }
 }
 
+/// Escape, as a byte and as the kitty keyboard sends it.
+pub(super) fn is_escape(bytes: &[u8]) -> bool {
+    bytes == b"\x1b" || bytes.starts_with(b"\x1b[27u") || bytes.starts_with(b"\x1b[27;")
+}
+
 /// Whether these keys interrupt or stop the program.
 pub(super) fn is_urgent(bytes: &[u8]) -> bool {
     URGENT.contains(&bytes)

@@ -38,6 +38,10 @@ impl Keyboard {
                 presses,
             } => self.entered(agent, now, (out, since, presses)),
             TypingPhase::Submitted { since, .. } => self.submitted(agent, now, since),
+            TypingPhase::Waiting {
+                is_escaped,
+                over_since,
+            } => self.waiting(agent, now, (is_escaped, over_since)),
             TypingPhase::Stuck { since, .. } => self.stuck(agent, now, since),
         }
     }
@@ -139,6 +143,12 @@ impl Keyboard {
                 && attempt.squeezed.ends_with(&shown))
     }
 
+    /// The text stands above the line: the head of one of its messages, or its end.
+    fn is_above(&self, agent: &AgentState) -> bool {
+        let mut attempt = self.attempt.iter();
+        self.is_named(agent) || attempt.any(|attempt| agent.history_holds(&attempt.end))
+    }
+
     /// What is shown beside the line names a message of the text.
     fn is_named(&self, agent: &AgentState) -> bool {
         let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
@@ -207,12 +217,19 @@ impl Keyboard {
     }
 
     /// A line that is empty after Enter proves nothing: an agent that starts may have dropped the
-    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line.
+    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line; the
+    /// text itself where the agent may take it and let it wait.
     fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
+        if agent.shows_waiting() {
+            return self.wait(agent, now);
+        }
         let holds = matches!(agent.input(), Input::Holds(_));
         let is_busy = agent.is_busy(now);
-        let is_read = *agent.input() == Input::Empty && self.is_named(agent);
-        if !holds && agent.last_output() >= out && (is_busy || is_read) {
+        let is_above = self.is_above(agent);
+        let is_read = *agent.input() == Input::Empty && is_above;
+        let may_wait = !agent.profile().waits.is_empty();
+        let is_turn = is_busy && (is_above || !may_wait);
+        if !holds && agent.last_output() >= out && (is_turn || is_read) {
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
@@ -226,8 +243,63 @@ impl Keyboard {
         if now < end {
             return Stroke::Wait(Some(if now < late { late } else { end }));
         }
+        if is_busy && !holds {
+            return self.wait(agent, now);
+        }
         let why = if holds { Hold::Stuck } else { Hold::Unseen };
         self.give_up(agent, now, why)
+    }
+
+    fn wait(&mut self, agent: &AgentState, now: Instant) -> Stroke {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.phase = TypingPhase::Waiting {
+                is_escaped: false,
+                over_since: None,
+            };
+        }
+        self.step(agent, now)
+    }
+
+    /// What waits is read when it is shown and waits no more. After Escape that may also mean that
+    /// its turn will never come.
+    fn waiting(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        (is_escaped, over_since): (bool, Option<Instant>),
+    ) -> Stroke {
+        if !self.kept.is_empty() {
+            return self.released(None);
+        }
+        let over_since = (!agent.shows_waiting()).then(|| over_since.unwrap_or(now));
+        if let Some(attempt) = &mut self.attempt {
+            attempt.phase = TypingPhase::Waiting {
+                is_escaped,
+                over_since,
+            };
+        }
+        let Some(over_since) = over_since else {
+            return Stroke::Wait(None);
+        };
+        if self.is_above(agent) {
+            self.finish(if is_escaped {
+                Outcome::Gone
+            } else {
+                Outcome::InContext
+            });
+            return self.step(agent, now);
+        }
+        // It may be drawn piece by piece.
+        let late = over_since + TURN_SIGN;
+        if now < late {
+            return Stroke::Wait(Some(late));
+        }
+        match (agent.input(), agent.verdict(now)) {
+            // The agent gave it back, or the person types and its place is out of sight.
+            (Input::Holds(_), _) if !agent.is_busy(now) => self.give_up(agent, now, Hold::Stuck),
+            (_, Verdict::Free) => self.give_up(agent, now, Hold::Unseen),
+            (_, Verdict::Hold(_, again)) => Stroke::Wait(again),
+        }
     }
 
     fn submitted(&mut self, agent: &AgentState, now: Instant, since: Instant) -> Stroke {
@@ -253,6 +325,9 @@ impl Keyboard {
     fn stuck(&mut self, agent: &AgentState, now: Instant, stuck_since: Instant) -> Stroke {
         if !self.kept.is_empty() {
             return self.released(None);
+        }
+        if agent.shows_waiting() {
+            return self.wait(agent, now);
         }
         let is_among_it = Self::is_among_it(agent);
         let profile = agent.profile();

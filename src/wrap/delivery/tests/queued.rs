@@ -1,0 +1,179 @@
+//! Texts that an agent shows as waiting: they are not in the model's context.
+
+use super::*;
+
+/// What the agents show above their line: letters and digits.
+fn history(text: &str) -> String {
+    let letters = text.chars().filter(char::is_ascii_alphanumeric);
+    letters.collect()
+}
+
+impl Play {
+    /// A text that was typed into the line of `program`, and its Enter.
+    fn entered(program: &str) -> (Self, MessageKey) {
+        let mut play = Self::quiet(program);
+        let key = play.offer("look at this");
+        play.sees(holds("[cbroker peer message"));
+        play.passes(ms(2000));
+        assert_eq!(play.enters(), 1, "{program}");
+        (play, key)
+    }
+
+    /// The line is empty, the text stands above it, and a turn runs.
+    fn shows_above(&mut self, shows_waiting: bool) {
+        self.passes(ms(300));
+        let history = history(&self.last_text());
+        self.reads(Reading {
+            input: Input::Empty,
+            shows_busy: true,
+            shows_waiting,
+            history,
+            ..Reading::default()
+        });
+    }
+
+    /// The agent is at rest, and shows nothing of the text.
+    fn shows_nothing(&mut self) {
+        self.sees(Input::Empty);
+        self.passes(ms(5000));
+    }
+
+    fn has_delivered(&self, key: MessageKey) -> bool {
+        self.did(&Step::Delivered(vec![key], Way::Keyboard))
+    }
+}
+
+#[test]
+fn a_text_that_waits_for_the_running_turn_is_read_when_its_turn_begins() {
+    let (mut play, key) = Play::entered("opencode");
+    play.shows_above(true);
+    play.passes(ms(3_600_000));
+    play.shows_above(true);
+    assert!(!play.has_delivered(key));
+    assert!(play.did(&Step::HandedOver(vec![key], Way::Keyboard)));
+    assert!(play.deliveries.keys(b"x", play.now).is_some(), "keys pass");
+    play.shows_above(false);
+    assert!(play.has_delivered(key));
+    assert_eq!(play.enters(), 1);
+}
+
+#[test]
+fn a_text_that_waits_is_not_acked_when_the_agent_ends() {
+    for program in ["opencode", "codex"] {
+        let (mut play, _) = Play::entered(program);
+        play.shows_above(true);
+        let ended = play.deliveries.ended(&play.agent, play.now);
+        let acks = |step: &Step| matches!(step, Step::Delivered(..));
+        assert!(!ended.iter().any(acks), "{program}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_turn_that_runs_proves_nothing_before_the_text_is_shown() {
+    // The line is empty at once, and opencode shows a prompt only when its server has it.
+    let (mut play, key) = Play::entered("opencode");
+    play.reads(Reading {
+        input: Input::Empty,
+        shows_busy: true,
+        ..Reading::default()
+    });
+    play.passes(ms(60_000));
+    assert!(!play.has_delivered(key));
+    play.shows_above(true);
+    assert!(!play.has_delivered(key));
+    play.shows_above(false);
+    assert!(play.has_delivered(key));
+}
+
+#[test]
+fn a_long_text_is_shown_when_its_end_is() {
+    let mut play = Play::quiet("opencode");
+    let key = play.offer(&"words ".repeat(500));
+    play.sees(holds("[cbroker peer message"));
+    play.passes(ms(2000));
+    let end = history(&play.last_text()[1000..]);
+    for (shows_waiting, is_read) in [(true, false), (false, true)] {
+        play.passes(ms(300));
+        play.reads(Reading {
+            input: Input::Empty,
+            shows_busy: true,
+            shows_waiting,
+            history: end.clone(),
+            ..Reading::default()
+        });
+        assert_eq!(play.has_delivered(key), is_read);
+    }
+}
+
+#[test]
+fn a_text_whose_wait_ends_after_escape_comes_again_and_says_so() {
+    // The turn was stopped, and with it what waited for its next step.
+    let (mut play, key) = Play::entered("opencode");
+    play.shows_above(true);
+    assert!(play.deliveries.keys(b"\x1b", play.now).is_some());
+    play.press(Press::Escape);
+    play.shows_above(false);
+    assert!(!play.has_delivered(key));
+    play.shows_nothing();
+    assert!(play.last_text().contains("(possible repeat)"));
+}
+
+#[test]
+fn a_text_that_waited_and_is_seen_nowhere_comes_again_and_says_so() {
+    let (mut play, key) = Play::entered("opencode");
+    play.shows_above(true);
+    for _ in 0..3 {
+        play.shows_nothing();
+    }
+    assert!(!play.has_delivered(key));
+    assert!(play.last_text().contains("(possible repeat)"));
+}
+
+#[test]
+fn a_text_that_waits_for_the_start_is_read_when_the_start_is_over() {
+    let (mut play, key) = Play::entered("codex");
+    // It stands in the line meanwhile.
+    let in_line = |shows_waiting| Reading {
+        input: holds("[cbroker peer message"),
+        shows_waiting,
+        ..Reading::default()
+    };
+    for _ in 0..100 {
+        play.reads(in_line(true));
+        play.passes(ms(5000));
+    }
+    assert!(!play.has_delivered(key));
+    play.shows_above(false);
+    assert!(play.has_delivered(key));
+    assert_eq!(play.enters(), 1);
+    // Its start says so only after a while.
+    let (mut play, key) = Play::entered("codex");
+    play.reads(in_line(false));
+    play.passes(ms(3000));
+    play.reads(in_line(true));
+    play.passes(ms(3000));
+    play.shows_above(false);
+    assert!(play.has_delivered(key));
+    assert_eq!(play.enters(), 1);
+}
+
+#[test]
+fn nothing_is_typed_while_something_waits() {
+    for program in ["codex", "opencode"] {
+        for input in [Input::Empty, Input::Absent, holds("hello")] {
+            let mut play = Play::quiet(program);
+            play.reads(Reading {
+                input,
+                shows_waiting: true,
+                ..Reading::default()
+            });
+            play.offer("x");
+            play.passes(ms(3_600_000));
+            assert!(!play.has_typed(), "{program}");
+            assert_eq!(play.hold(), Some(Hold::Busy), "{program}");
+            play.sees(Input::Empty);
+            play.passes(ms(3000));
+            assert!(play.has_typed(), "{program}");
+        }
+    }
+}
