@@ -31,6 +31,25 @@ def killed_after_the_hook(room):
     ends_behind_a_dialog(room, ("--delivery", "hook"))
 
 
+@scene(("opencode",))
+def killed_while_queued(room):
+    """What opencode shows as QUEUED is only in its memory."""
+    mark = tag()
+    room.work_on("SLOW30")
+    send(room, mark, "--when", "next")
+    opened(room, "QUEUED")
+    if not room.waiting():
+        raise Wrong("lost", "acked while it was queued")
+    room.kill(room.program())
+    room.until(lambda: room.wrap() is None)
+    if room.seen(mark):
+        raise Wrong("not played", "it was read before the end")
+    if not room.until(room.waiting):
+        raise Wrong("lost", "neither read nor in the queue")
+    room.start()
+    repeated(room, mark, [])
+
+
 def ends_at_idle(room, victim, options):
     mark = tag()
     send(room, mark)

@@ -119,6 +119,18 @@ def between_tools(room):
     once(room, mark)
 
 
+@scene(("opencode",))
+def queued(room):
+    """It stands as QUEUED below a running turn, and is read with the turn's next step."""
+    mark = tag()
+    room.work_on("SLOW8")
+    send(room, mark, "--when", "next")
+    opened(room, "QUEUED")
+    if room.seen(mark):
+        raise Wrong("not played", "it was read at once")
+    once(room, mark)
+
+
 @scene()
 def dialog_allowed(room):
     mark, path = tag(), f"file{random.randrange(10**9)}"
