@@ -9,9 +9,9 @@
 //!                                              Delivered(way) ─▶ done on disk ─▶ acked
 //! ```
 //!
-//! A proof may also come after its submission was given up (module `late`): the message is acked then,
-//! wherever it is by that time. What goes back to `Queued` is marked as a possible repeat, unless
-//! it was certainly not taken.
+//! A proof may also come after its submission was given up (module `late`): the message is acked
+//! then, wherever it is by that time. What goes back to `Queued` is marked as a possible repeat,
+//! unless it was certainly not taken.
 //!
 //! A message is acked at the proof that it is in the model's context. Once the agent has accepted
 //! it there is no time limit before that. Two ways do not have one message at once: the next way
