@@ -1,7 +1,8 @@
 //! Accepts connections to the management API: TCP with or without TLS, and the Unix socket.
 //!
 //! Idle connections do not lock out other clients. A TLS handshake and the head of each request
-//! have a time limit, which also ends idle connections. At most [`STRANGERS`] connections without a
+//! have a time limit, which also ends idle connections, and so have answers that the client does
+//! not read (`write_deadline`). At most [`STRANGERS`] connections without a
 //! login are open; one more ends the oldest of those who have the most (`login_places`). At most
 //! [`OF_ONE_USER`] of each user are open, and one more ends the oldest of them.
 
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::write_deadline::{SPAN, WriteDeadline};
 use crate::listener::UnixSocket;
 use crate::lock::lock;
 use crate::login_places::{LoginPlace, LoginPlaces};
@@ -169,6 +171,8 @@ pub(super) struct Door {
     router: Router,
     tls: Option<TlsAcceptor>,
     visitors: Arc<Visitors>,
+    /// How long a client that reads nothing is waited for.
+    span: Duration,
 }
 
 impl Door {
@@ -177,6 +181,7 @@ impl Door {
             router,
             tls: tls.map(TlsAcceptor::from),
             visitors: Arc::default(),
+            span: SPAN,
         }
     }
 
@@ -260,6 +265,7 @@ impl Door {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: RemoteEnd,
     ) {
+        let stream = WriteDeadline::new(stream, self.span);
         let end = Arc::clone(&peer.visit.end);
         let routes = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -360,6 +366,34 @@ mod tests {
         assert_eq!(lock(&visitors.users).visits.len(), OF_ONE_USER + 1);
         drop(many);
         assert_eq!(lock(&visitors.users).visits.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_its_client_does_not_read_is_not_held_for_ever() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let answer = || async { vec![0u8; 1 << 20] };
+        let router = Router::new().route("/", axum::routing::get(answer));
+        let mut door = Door::new(router, None);
+        door.span = Duration::from_millis(20);
+        let peer = RemoteEnd {
+            address: None,
+            local: None,
+            is_same_user: true,
+            visit: door.visitors.admit(None),
+        };
+        let (mut client, server) = tokio::io::duplex(1024);
+        let serving = tokio::spawn(door.converse(server, peer));
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut begin = [0; 100];
+        client.read_exact(&mut begin).await.unwrap();
+        assert!(begin.starts_with(b"HTTP/1.1 200"));
+        let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
+        assert!(
+            ended.is_ok(),
+            "the answer is held as long as the client likes"
+        );
     }
 
     #[test]

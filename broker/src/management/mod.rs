@@ -40,6 +40,7 @@ mod system_metrics;
 #[cfg(test)]
 mod tests;
 mod views;
+mod write_deadline;
 
 use guard::{HttpScheme, RequestGuard};
 use held::UserHoldings;
