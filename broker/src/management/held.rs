@@ -67,6 +67,11 @@ impl UserHolding {
         self.charge.bytes()
     }
 
+    /// A holding of the same user, of nothing yet.
+    pub(super) fn another(&self) -> Self {
+        self.holdings.of(&self.user)
+    }
+
     /// Holds `bytes` from now on. Refused where its user would hold more than its limit.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), ApiError> {
         let mut held = lock(&self.holdings.0);

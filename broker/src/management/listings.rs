@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Api;
 use super::auth::Caller;
 use super::held;
-use super::paging::{Listed, Listing};
+use super::paging::{Collected, Listed, Listing};
 use super::refusal::ApiError;
 use crate::lock::lock;
 
@@ -96,9 +96,22 @@ impl Api {
         listing: Listing,
         collect: impl FnOnce() -> I + Send + 'static,
     ) -> Result<Response, ApiError> {
+        let collect = |into: &mut Collected<'_, T>| into.extend(collect());
+        self.list_into(caller, listing, collect).await
+    }
+
+    /// The same of what is collected under locks, or may not be there at all.
+    pub(super) async fn list_into<T: Listed>(
+        &self,
+        caller: &Caller,
+        listing: Listing,
+        collect: impl FnOnce(&mut Collected<'_, T>) -> Result<(), ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
         let mut holding = self.holdings.of(&caller.name);
         let work = move || {
-            let text = listing.show(collect(), &mut holding)?;
+            let mut collected = Collected::new(&mut holding);
+            collect(&mut collected)?;
+            let text = listing.show(collected)?;
             held::held(text, holding)
         };
         Ok(held::json_response(self.aside(caller, work).await?))

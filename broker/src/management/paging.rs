@@ -5,12 +5,15 @@
 //! sorted by another field than the name. Each is text before the next one is converted: a tree of
 //! all would take many times as much.
 
-use std::cmp::Ordering;
+mod collected;
+
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+pub(super) use collected::Collected;
 
 use super::held::UserHolding;
 use super::refusal::ApiError;
@@ -69,36 +72,6 @@ impl Listed for Value {
     }
 }
 
-/// How many items come between two looks at what their user holds.
-const COUNTED: usize = 64;
-
-/// Items that wait to be rendered, and their bytes, which are held.
-struct Collected<T> {
-    items: Vec<T>,
-    bytes: usize,
-}
-
-impl<T: Listed> Collected<T> {
-    fn new(
-        items: impl IntoIterator<Item = T>,
-        holding: &mut UserHolding,
-    ) -> Result<Self, ApiError> {
-        let (mut collected, mut bytes) = (Vec::new(), 0);
-        for item in items {
-            bytes += item.footprint();
-            collected.push(item);
-            if collected.len().is_multiple_of(COUNTED) {
-                holding.set(bytes)?;
-            }
-        }
-        holding.set(bytes)?;
-        Ok(Self {
-            items: collected,
-            bytes,
-        })
-    }
-}
-
 enum Filter {
     All,
     Contains(String),
@@ -119,28 +92,26 @@ impl Listing {
     /// The answer as JSON text, held while it is made: a plain array, or a page with its numbers.
     pub(super) fn show<T: Listed>(
         &self,
-        items: impl IntoIterator<Item = T>,
-        holding: &mut UserHolding,
+        mut collected: Collected<'_, T>,
     ) -> Result<Vec<u8>, ApiError> {
         let page = self.page()?;
-        let Collected { mut items, bytes } = Collected::new(items, holding)?;
-        let total = items.len();
+        let total = collected.items.len();
         self.check_size()?;
         let filter = self.filter()?;
         let until = Instant::now() + MATCHING;
         let mut is_late = false;
-        items.retain(|item| {
+        collected.items.retain(|item| {
             is_late = is_late || Instant::now() > until;
             !is_late && filter.accepts(item.name())
         });
         if is_late {
             return Err(ApiError::bad("looking through the names takes too long"));
         }
-        self.order(&mut items, page.is_some());
-        let filtered = items.len();
+        self.order(&mut collected, page.is_some())?;
+        let filtered = collected.items.len();
         let Some((page, size)) = page else {
             let mut text = Vec::new();
-            self.render(&items, &mut text, (bytes, holding))?;
+            self.render(&mut collected, 0..filtered, &mut text)?;
             return Ok(text);
         };
         let pages = filtered.div_ceil(size).max(1);
@@ -154,7 +125,7 @@ impl Listing {
             ));
         }
         let start = (page - 1) * size;
-        let shown = &items[start..filtered.min(start + size)];
+        let shown = start..filtered.min(start + size);
         let numbers = json!({
             "filtered_count": filtered,
             "item_count": shown.len(),
@@ -167,45 +138,51 @@ impl Listing {
         // In place of the brace at its end.
         text.pop();
         text.extend_from_slice(b",\"items\":");
-        self.render(shown, &mut text, (bytes, holding))?;
+        self.render(&mut collected, shown, &mut text)?;
         text.push(b'}');
         Ok(text)
     }
 
     /// Sorts pages by name by default. A plain list keeps its order unless the query requests one.
-    fn order<T: Listed>(&self, items: &mut [T], is_paged: bool) {
+    fn order<T: Listed>(
+        &self,
+        collected: &mut Collected<'_, T>,
+        is_paged: bool,
+    ) -> Result<(), ApiError> {
         match self.sort.as_deref() {
-            Some(by) if by != "name" => {
-                items.sort_by_cached_key(|item| SortKey::of(item.field(by)));
-            }
-            None if !is_paged => return,
-            _ => items.sort_by(|one, two| one.name().cmp(two.name())),
+            Some(by) if by != "name" => collected.sort_by_field(by)?,
+            None if !is_paged => return Ok(()),
+            _ => collected
+                .items
+                .sort_by(|one, two| one.name().cmp(two.name())),
         }
         if self.is_reversed() {
-            items.reverse();
+            collected.items.reverse();
         }
+        Ok(())
     }
 
-    /// Appends the items, which hold `bytes` themselves.
+    /// Appends the items of a part.
     fn render<T: Listed>(
         &self,
-        items: &[T],
+        collected: &mut Collected<'_, T>,
+        part: std::ops::Range<usize>,
         text: &mut Vec<u8>,
-        (bytes, holding): (usize, &mut UserHolding),
     ) -> Result<(), ApiError> {
         let columns: Option<Vec<_>> = self.columns.as_ref().map(|all| all.split(',').collect());
         text.push(b'[');
-        for (place, item) in items.iter().enumerate() {
-            if place > 0 {
+        for place in part.clone() {
+            if place > part.start {
                 text.push(b',');
             }
+            let item = &collected.items[place];
             let shown = match &columns {
                 None => item.render(),
                 Some(columns) => narrowed(item, columns),
             };
             serde_json::to_writer(&mut *text, &shown)
                 .map_err(|error| ApiError::failed(error.to_string()))?;
-            holding.set(bytes + text.capacity())?;
+            collected.hold_with(text.capacity())?;
         }
         text.push(b']');
         Ok(())
@@ -224,14 +201,16 @@ impl Listing {
         if self.columns.is_some() && !columns.any(|column| column == name) {
             return Ok(text);
         }
-        let Collected { items, bytes } = Collected::new(items, holding)?;
+        let mut collected = Collected::new(holding);
+        collected.extend(items)?;
         // In place of the brace at its end.
         text.pop();
         if text.len() > 1 {
             text.push(b',');
         }
         text.extend_from_slice(format!("\"{name}\":").as_bytes());
-        Self::default().render(&items, &mut text, (bytes, holding))?;
+        let all = 0..collected.items.len();
+        Self::default().render(&mut collected, all, &mut text)?;
         text.push(b'}');
         Ok(text)
     }
@@ -324,57 +303,6 @@ fn chosen(columns: &[&str], get: impl Fn(&str) -> Option<Value>) -> Value {
     Value::Object(kept)
 }
 
-/// A value in the order of listings: nothing, numbers, truth values, texts, the rest.
-#[derive(Debug, PartialEq)]
-enum SortKey {
-    Nothing,
-    Number(f64),
-    Bool(bool),
-    Text(String),
-    Other,
-}
-
-impl SortKey {
-    fn of(value: Option<Value>) -> Self {
-        match value {
-            None | Some(Value::Null) => Self::Nothing,
-            Some(Value::Number(number)) => Self::Number(number.as_f64().unwrap_or_default()),
-            Some(Value::Bool(flag)) => Self::Bool(flag),
-            Some(Value::String(text)) => Self::Text(text),
-            Some(Value::Array(_) | Value::Object(_)) => Self::Other,
-        }
-    }
-
-    fn rank(&self) -> u8 {
-        match self {
-            Self::Nothing => 0,
-            Self::Number(_) => 1,
-            Self::Bool(_) => 2,
-            Self::Text(_) => 3,
-            Self::Other => 4,
-        }
-    }
-}
-
-impl Eq for SortKey {}
-
-impl PartialOrd for SortKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for SortKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Number(one), Self::Number(two)) => one.total_cmp(two),
-            (Self::Bool(one), Self::Bool(two)) => one.cmp(two),
-            (Self::Text(one), Self::Text(two)) => one.cmp(two),
-            _ => self.rank().cmp(&other.rank()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
@@ -383,14 +311,24 @@ mod tests {
 
     use std::sync::Arc;
 
-    use super::{ApiError, Listed, Listing};
-    use crate::management::held::UserHoldings;
+    use super::{ApiError, Collected, Listed, Listing};
+    use crate::management::held::{UserHolding, UserHoldings};
 
     impl Listing {
+        fn text<T: Listed>(
+            &self,
+            items: impl IntoIterator<Item = T>,
+            holding: &mut UserHolding,
+        ) -> Result<Vec<u8>, ApiError> {
+            let mut collected = Collected::new(holding);
+            collected.extend(items)?;
+            self.show(collected)
+        }
+
         /// The answer, read again.
         fn shown(&self, items: Vec<Value>) -> Result<Value, ApiError> {
             let holdings = Arc::<UserHoldings>::default();
-            let text = self.show(items, &mut holdings.of(&"ada".into()))?;
+            let text = self.text(items, &mut holdings.of(&"ada".into()))?;
             Ok(serde_json::from_slice(&text).unwrap())
         }
     }
@@ -400,12 +338,12 @@ mod tests {
         let holdings = Arc::<UserHoldings>::default();
         let ada = "ada".into();
         let mut holding = holdings.of(&ada);
-        let text = Listing::default().show(items(), &mut holding).unwrap();
+        let text = Listing::default().text(items(), &mut holding).unwrap();
         assert!(holdings.of_user("ada") >= text.len());
         let mut others = holdings.of(&ada);
         while others.set(holdings.of_user("ada") + (1 << 20)).is_ok() {}
         let long = vec![json!({ "name": "x".repeat(2 << 20) })];
-        assert!(Listing::default().show(long, &mut holding).is_err());
+        assert!(Listing::default().text(long, &mut holding).is_err());
     }
 
     fn items() -> Vec<Value> {
@@ -470,7 +408,7 @@ mod tests {
         }
         let holdings = Arc::<UserHoldings>::default();
         let without_end = std::iter::repeat_with(|| Large);
-        let shown = Listing::default().show(without_end, &mut holdings.of(&"ada".into()));
+        let shown = Listing::default().text(without_end, &mut holdings.of(&"ada".into()));
         assert!(shown.is_err());
     }
 

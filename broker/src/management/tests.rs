@@ -10,6 +10,8 @@ use futures_util::FutureExt;
 use super::auth::{Caller, SignIn};
 use super::{About, Api, HttpScheme, SharedApi};
 use crate::lock::read;
+use crate::vhost::Declare;
+use crate::wire::table::Table;
 use crate::{Broker, BrokerConfig, FirstUser};
 
 pub(super) struct TestApi {
@@ -43,6 +45,28 @@ impl TestApi {
             api: Api::new(Arc::clone(&broker.state), about, HttpScheme::Http),
             broker,
             _folder: folder,
+        }
+    }
+
+    /// Declares so many queues in the first vhost.
+    pub(super) fn declare_queues(&self, count: usize) {
+        let broker = &self.api.broker;
+        let vhost = broker.vhost("/").unwrap();
+        for number in 0..count {
+            let mut effects = broker.begin();
+            let declare = Declare {
+                name: &format!("queue-{number}"),
+                durable: false,
+                exclusive: false,
+                auto_delete: false,
+                is_server_named: false,
+                arguments: Table::new(),
+                connection: 0,
+                limit: broker.limits.queues,
+            };
+            let declared = vhost.declare_queue(declare, &mut effects);
+            broker.end(effects);
+            assert!(declared.is_ok());
         }
     }
 

@@ -13,8 +13,8 @@ use super::Routes;
 use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
-use crate::management::held::CallerBody;
-use crate::management::paging::{Listed, Listing};
+use crate::management::held::{CallerBody, UserHolding};
+use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
 use crate::management::{Api, SharedApi};
@@ -62,30 +62,41 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-/// All bindings of a vhost; those of the default exchange first.
-pub(super) fn all_of(vhost: &Vhost) -> Vec<BindingView> {
-    find(vhost, |_| true)
-}
-
-/// The bindings of a vhost that are `wanted`, in the same order.
-fn find(vhost: &Vhost, wanted: impl Fn(&BindingView) -> bool) -> Vec<BindingView> {
-    let mut found: Vec<_> = inspect::queues(vhost)
-        .map(|queue| BindingView::default_of(queue.name()))
-        .filter(&wanted)
-        .collect();
+/// Adds the bindings of a vhost that are `wanted`; those of the default exchange come first. What
+/// is copied is counted while the vhost's tables are locked.
+pub(super) fn find(
+    vhost: &Arc<Vhost>,
+    wanted: impl Fn(&BindingView) -> bool,
+    into: &mut Collected<'_, ListedBinding>,
+) -> Result<(), ApiError> {
+    let first = into.items.len();
+    let mut add = |binding| {
+        if wanted(&binding) {
+            into.push(ListedBinding(Arc::clone(vhost), binding))
+        } else {
+            Ok(())
+        }
+    };
+    for queue in inspect::queues(vhost) {
+        add(BindingView::default_of(queue.name()))?;
+    }
+    let mut added = Ok(());
     inspect::each_exchange(vhost, |exchange| {
-        let bindings = exchange.bindings();
-        let views = bindings.map(|binding| BindingView::of(exchange.name(), &binding));
-        found.extend(views.filter(&wanted));
+        let views = exchange.bindings();
+        let mut views = views.map(|binding| BindingView::of(exchange.name(), &binding));
+        if added.is_ok() {
+            added = views.try_for_each(&mut add);
+        }
     });
-    found.sort_by(|one, two| {
+    added?;
+    into.items[first..].sort_by(|ListedBinding(_, one), ListedBinding(_, two)| {
         (&one.source, &one.destination, &one.key).cmp(&(&two.source, &two.destination, &two.key))
     });
-    found
+    Ok(())
 }
 
 /// A binding of a vhost.
-struct ListedBinding(Arc<Vhost>, BindingView);
+pub(super) struct ListedBinding(pub(super) Arc<Vhost>, pub(super) BindingView);
 
 impl Listed for ListedBinding {
     /// Bindings have none.
@@ -102,26 +113,17 @@ impl Listed for ListedBinding {
     }
 }
 
-fn listed<B: IntoIterator<Item = BindingView>>(
-    vhost: &Arc<Vhost>,
-    bindings: B,
-) -> impl Iterator<Item = ListedBinding> + use<B> {
-    let vhost = Arc::clone(vhost);
-    let of_it = move |binding| ListedBinding(Arc::clone(&vhost), binding);
-    bindings.into_iter().map(of_it)
-}
-
 async fn list(
     State(api): State<SharedApi>,
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
-    let all = move || {
-        let each = vhosts.into_iter();
-        each.flat_map(|vhost| listed(&vhost, all_of(&vhost)))
+    let all = move |into: &mut Collected<'_, _>| {
+        let mut each = vhosts.iter();
+        each.try_for_each(|vhost| find(vhost, |_| true, into))
     };
-    api.list(&caller, listing, all).await
+    api.list_into(&caller, listing, all).await
 }
 
 async fn list_in(
@@ -131,8 +133,8 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let all = move || listed(&vhost, all_of(&vhost));
-    api.list(&caller, listing, all).await
+    let all = move |into: &mut Collected<'_, _>| find(&vhost, |_| true, into);
+    api.list_into(&caller, listing, all).await
 }
 
 async fn from_exchange(
@@ -155,11 +157,8 @@ async fn answer(
     vhost: Arc<Vhost>,
     wanted: impl Fn(&BindingView) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let all = move || {
-        let found = find(&vhost, wanted);
-        listed(&vhost, found)
-    };
-    api.list(caller, Listing::default(), all).await
+    let all = move |into: &mut Collected<'_, _>| find(&vhost, wanted, into);
+    api.list_into(caller, Listing::default(), all).await
 }
 
 async fn to_exchange(
@@ -232,15 +231,17 @@ impl Between {
         })
     }
 
-    fn bindings(&self) -> Vec<BindingView> {
-        find(&self.vhost, |binding| {
-            binding.source == self.source && binding.destination == self.destination
-        })
+    fn is_between(&self, binding: &BindingView) -> bool {
+        binding.source == self.source && binding.destination == self.destination
     }
 
-    fn one(&self, key: &str) -> Result<BindingView, ApiError> {
-        let mut all = self.bindings().into_iter();
-        all.find(|binding| binding.is_meant_by(key))
+    fn one(&self, key: &str, mut holding: UserHolding) -> Result<BindingView, ApiError> {
+        let wanted = |binding: &BindingView| self.is_between(binding) && binding.is_meant_by(key);
+        let mut found = Collected::new(&mut holding);
+        find(&self.vhost, wanted, &mut found)?;
+        let first = found.items.into_iter().next();
+        first
+            .map(|ListedBinding(_, binding)| binding)
             .ok_or_else(ApiError::not_found)
     }
 
@@ -265,8 +266,11 @@ async fn between(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, ends)?;
-    let all = move || listed(&between.vhost, between.bindings());
-    api.list(&caller, Listing::default(), all).await
+    let vhost = Arc::clone(&between.vhost);
+    answer(&api, &caller, vhost, move |binding| {
+        between.is_between(binding)
+    })
+    .await
 }
 
 async fn show(
@@ -275,8 +279,9 @@ async fn show(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
+    let holding = api.holdings.of(&caller.name);
     let work = move || {
-        let binding = between.one(&key)?;
+        let binding = between.one(&key, holding)?;
         Ok(views::binding(between.vhost.name(), &binding))
     };
     api.work_out(&caller, work).await
@@ -321,8 +326,9 @@ async fn unbind(
 ) -> Result<StatusCode, ApiError> {
     let between = Between::find(&api, &caller, (vhost, source, kind, destination))?;
     between.check(&caller)?;
+    let holding = api.holdings.of(&caller.name);
     let work = move || {
-        let binding = between.one(&key)?;
+        let binding = between.one(&key, holding)?;
         let request = BindRequest {
             source: &between.source,
             ..between.request(binding)
@@ -340,6 +346,32 @@ mod tests {
 
     use super::*;
     use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn copies_of_bindings_beyond_what_their_user_may_hold_are_not_made() {
+        let test = TestApi::start().await;
+        let vhost = test.api.broker.vhost("/").unwrap();
+        let key = "k".repeat(250);
+        for number in 0..1000 {
+            let key = format!("{number}{}", &key[4..]);
+            let bound = vhost.bind(BindRequest {
+                source: "amq.direct",
+                destination: Destination::Exchange("amq.fanout".into()),
+                key: Cow::Owned(key.into_bytes()),
+                arguments: crate::wire::table::Table::new(),
+                connection: 0,
+            });
+            assert!(bound.is_ok());
+        }
+        let ada = "ada".into();
+        let mut others = test.api.holdings.of(&ada);
+        while others.set(others.bytes() + 64 * 1024).is_ok() {}
+        let mut holding = test.api.holdings.of(&ada);
+        let mut copies = Collected::new(&mut holding);
+        assert!(find(&vhost, |_| true, &mut copies).is_err());
+        assert!(copies.items.len() < 500, "{} copies", copies.items.len());
+        test.stop().await;
+    }
 
     #[tokio::test]
     async fn a_search_for_a_binding_holds_up_no_thread_that_serves() {

@@ -14,6 +14,7 @@ use crate::inspect;
 use crate::lock::read;
 use crate::management::auth::Caller;
 use crate::management::held::{self, UserHolding};
+use crate::management::paging::{Collected, Listed};
 use crate::management::refusal::ApiError;
 use crate::management::views::{self, BindingView};
 use crate::management::{Api, SharedApi};
@@ -203,6 +204,14 @@ fn topology(
             });
         }
     })?;
+    let mut copies = document.holding.another();
+    let mut all = Collected::new(&mut copies);
+    for vhost in vhosts {
+        let queues: Vec<_> = kept(vhost).collect();
+        let names: HashSet<&str> = queues.iter().map(|queue| &**queue.name()).collect();
+        let wanted = |binding: &BindingView| !binding.source.is_empty() && is_kept(binding, &names);
+        bindings::find(vhost, wanted, &mut all)?;
+    }
     document.list("bindings", |add| {
         let fields = [
             "source",
@@ -212,15 +221,8 @@ fn topology(
             "routing_key",
             "arguments",
         ];
-        for vhost in vhosts {
-            let queues: Vec<_> = kept(vhost).collect();
-            let names: HashSet<&str> = queues.iter().map(|queue| &**queue.name()).collect();
-            for binding in bindings::all_of(vhost) {
-                if !binding.source.is_empty() && is_kept(&binding, &names) {
-                    let shown = views::binding(vhost.name(), &binding);
-                    add(chosen(&shown, &fields, naming));
-                }
-            }
+        for binding in &all.items {
+            add(chosen(&binding.render(), &fields, naming));
         }
     })
 }

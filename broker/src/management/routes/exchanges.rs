@@ -17,7 +17,7 @@ use crate::inspect;
 use crate::management::amqp_json::table_from_json;
 use crate::management::auth::Caller;
 use crate::management::held::CallerBody;
-use crate::management::paging::{Listed, Listing};
+use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{SharedApi, views};
 use crate::users::Operation;
@@ -60,13 +60,41 @@ impl Listed for ListedExchange {
     }
 }
 
-fn all_of(api: &SharedApi, vhost: &Arc<Vhost>) -> Vec<ListedExchange> {
+/// Adds the exchanges of a vhost, by name.
+fn find_all(
+    api: &SharedApi,
+    vhost: &Arc<Vhost>,
+    into: &mut Collected<'_, ListedExchange>,
+) -> Result<(), ApiError> {
     api.rates.observe(&api.broker, Instant::now());
-    let mut names = Vec::new();
-    inspect::each_exchange(vhost, |exchange| names.push(exchange.name().to_owned()));
-    names.sort();
-    let of_it = |name| ListedExchange(SharedApi::clone(api), Arc::clone(vhost), name);
-    names.into_iter().map(of_it).collect()
+    let (first, mut added) = (into.items.len(), Ok(()));
+    inspect::each_exchange(vhost, |exchange| {
+        if added.is_ok() {
+            let name = exchange.name().to_owned();
+            added = into.push(ListedExchange(
+                SharedApi::clone(api),
+                Arc::clone(vhost),
+                name,
+            ));
+        }
+    });
+    added?;
+    into.items[first..].sort_by(|one, two| one.2.cmp(&two.2));
+    Ok(())
+}
+
+async fn answer(
+    api: &SharedApi,
+    caller: &Caller,
+    listing: Listing,
+    vhosts: Vec<Arc<Vhost>>,
+) -> Result<Response, ApiError> {
+    let shared = SharedApi::clone(api);
+    let all = move |into: &mut Collected<'_, _>| {
+        let mut each = vhosts.iter();
+        each.try_for_each(|vhost| find_all(&shared, vhost, into))
+    };
+    api.list_into(caller, listing, all).await
 }
 
 async fn list(
@@ -75,12 +103,7 @@ async fn list(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhosts = caller.vhosts(&api);
-    let shared = SharedApi::clone(&api);
-    let all = move || {
-        let each = vhosts.into_iter();
-        each.flat_map(move |vhost| all_of(&shared, &vhost))
-    };
-    api.list(&caller, listing, all).await
+    answer(&api, &caller, listing, vhosts).await
 }
 
 async fn list_in(
@@ -90,9 +113,7 @@ async fn list_in(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
-    let shared = SharedApi::clone(&api);
-    let all = move || all_of(&shared, &vhost);
-    api.list(&caller, listing, all).await
+    answer(&api, &caller, listing, vec![vhost]).await
 }
 
 async fn show(

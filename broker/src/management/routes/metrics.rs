@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::Routes;
 use crate::inspect::{self, QueueSnapshot};
 use crate::management::auth::Caller;
-use crate::management::held;
+use crate::management::held::{self, UserHolding};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, system_metrics};
 
@@ -25,9 +25,28 @@ struct Family {
     help: &'static str,
 }
 
-struct Text(String);
+/// The answer as it grows, held by whoever asked.
+struct Text {
+    lines: String,
+    /// Bytes of what the lines are made of.
+    beside: usize,
+    holding: UserHolding,
+}
 
 impl Text {
+    fn of(holding: UserHolding) -> Self {
+        Self {
+            lines: String::new(),
+            beside: 0,
+            holding,
+        }
+    }
+
+    /// Refused where its user holds too much.
+    fn hold(&mut self) -> Result<(), ApiError> {
+        self.holding.set(self.lines.capacity() + self.beside)
+    }
+
     fn family(&mut self, family: &Family) {
         let Family { name, kind, help } = family;
         self.line(format_args!("# HELP cbroker_{name} {help}"));
@@ -41,26 +60,28 @@ impl Text {
 
     fn line(&mut self, line: fmt::Arguments<'_>) {
         // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
+        let _ = writeln!(self.lines, "{line}");
     }
 }
 
 async fn metrics(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
     caller.monitors()?;
-    let (shared, holding) = (SharedApi::clone(&api), api.holdings.of(&caller.name));
-    let work = move || held::held(everything(&shared).into_bytes(), holding);
+    let shared = SharedApi::clone(&api);
+    let mut text = Text::of(api.holdings.of(&caller.name));
+    let work = move || {
+        everything(&shared, &mut text)?;
+        held::held(text.lines.into_bytes(), text.holding)
+    };
     let text = api.aside(&caller, work).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-fn everything(api: &Api) -> String {
+fn everything(api: &Api, text: &mut Text) -> Result<(), ApiError> {
     api.rates.observe(&api.broker, Instant::now());
-    let mut text = Text(String::new());
-    process(api, &mut text);
-    traffic(api, &mut text);
-    queues(api, &mut text);
-    text.0
+    process(api, text);
+    traffic(api, text);
+    queues(api, text)
 }
 
 fn process(api: &Api, text: &mut Text) {
@@ -257,27 +278,35 @@ const QUEUE_FAMILIES: [QueueFamily; 5] = [
     ),
 ];
 
-fn queues(api: &Api, text: &mut Text) {
-    let all: Vec<_> = api
-        .broker
-        .vhosts()
-        .iter()
-        .flat_map(|vhost| inspect::queues(vhost))
-        .collect();
-    text.single("queues", "gauge", "Queues.", all.len() as u64);
-    let seen: Vec<_> = all
-        .iter()
-        .map(|queue| (labels(queue.vhost(), queue.name()), queue.snapshot()))
-        .collect();
-    for (name, kind, help, value) in QUEUE_FAMILIES {
-        text.family(&Family { name, kind, help });
-        for (labels, snapshot) in &seen {
-            text.line(format_args!(
-                "cbroker_{name}{{{labels}}} {}",
-                value(snapshot)
-            ));
+/// How many queues come between two looks at what the user holds.
+const COUNTED: usize = 64;
+
+fn queues(api: &Api, text: &mut Text) -> Result<(), ApiError> {
+    let mut seen = Vec::new();
+    for vhost in api.broker.vhosts() {
+        for queue in inspect::queues(&vhost) {
+            let one = (labels(queue.vhost(), queue.name()), queue.snapshot());
+            text.beside += size_of_val(&one) + one.0.capacity();
+            seen.push(one);
+            if seen.len().is_multiple_of(COUNTED) {
+                text.hold()?;
+            }
         }
     }
+    text.single("queues", "gauge", "Queues.", seen.len() as u64);
+    for (name, kind, help, value) in QUEUE_FAMILIES {
+        text.family(&Family { name, kind, help });
+        for some in seen.chunks(COUNTED) {
+            for (labels, snapshot) in some {
+                text.line(format_args!(
+                    "cbroker_{name}{{{labels}}} {}",
+                    value(snapshot)
+                ));
+            }
+            text.hold()?;
+        }
+    }
+    Ok(())
 }
 
 fn labels(vhost: &str, queue: &str) -> String {
@@ -293,7 +322,25 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::labels;
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use super::{COUNTED, Text, labels, queues};
+    use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn figures_of_many_queues_are_held_while_they_are_made() {
+        let test = TestApi::start().await;
+        test.declare_queues(2 * COUNTED);
+        let ada = "ada".into();
+        let mut text = Text::of(test.api.holdings.of(&ada));
+        queues(&test.api, &mut text).unwrap();
+        assert!(test.api.holdings.of_user("ada") > text.lines.len());
+        let mut others = test.api.holdings.of(&ada);
+        while others.set(others.bytes() + 4096).is_ok() {}
+        let mut text = Text::of(test.api.holdings.of(&ada));
+        assert!(queues(&test.api, &mut text).is_err());
+        test.stop().await;
+    }
 
     #[test]
     fn a_name_cannot_break_out_of_its_label() {
