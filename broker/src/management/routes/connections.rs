@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -12,7 +11,7 @@ use super::Routes;
 use crate::fault::{Fault, ReplyCode};
 use crate::inspect::{self, ChannelView, ConnectionHandle, ConsumerView, QueueView};
 use crate::management::auth::Caller;
-use crate::management::paging::{Listed, Listing};
+use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::users::Rank;
@@ -94,65 +93,79 @@ impl Listed for ListedConsumer {
     }
 }
 
+type Connection = Arc<ConnectionHandle>;
+
 /// Connections that the caller may see, oldest first: its own, or all with the monitoring tag.
-fn connections(api: &Api, caller: &Caller) -> Vec<Arc<ConnectionHandle>> {
+fn connections(api: &Api, caller: &Caller) -> Vec<Connection> {
     let mut connections = inspect::connections(&api.broker);
     connections.sort_by_key(|connection| connection.id);
     if caller.rank() < Rank::Monitoring {
-        connections.retain(|connection| {
-            connection
-                .opened
-                .get()
-                .is_some_and(|opened| opened.user == caller.name)
-        });
+        connections.retain(|connection| is_of_user(connection, &caller.name));
     }
     connections
 }
 
-fn find(api: &Api, caller: &Caller, name: &str) -> Result<Arc<ConnectionHandle>, ApiError> {
+fn is_of_user(connection: &ConnectionHandle, user: &str) -> bool {
+    let opened = connection.opened.get();
+    opened.is_some_and(|opened| *opened.user == *user)
+}
+
+fn is_in_vhost(connection: &ConnectionHandle, vhost: &str) -> bool {
+    let opened = connection.opened.get();
+    opened.is_some_and(|opened| *opened.vhost == *vhost)
+}
+
+fn find(api: &Api, caller: &Caller, name: &str) -> Result<Connection, ApiError> {
     connections(api, caller)
         .into_iter()
         .find(|connection| connection.name == name)
         .ok_or_else(ApiError::not_found)
 }
 
+/// Lists the connections that are `wanted`.
 async fn answer(
     api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    connections: Vec<Arc<ConnectionHandle>>,
+    wanted: impl Fn(&ConnectionHandle) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(api);
+    let (shared, asker) = (SharedApi::clone(api), caller.clone());
     let all = move || {
-        let connections = connections.into_iter();
-        connections.map(move |connection| ListedConnection(SharedApi::clone(&shared), connection))
+        let connections = connections(&shared, &asker).into_iter();
+        let wanted = connections.filter(move |connection| wanted(connection));
+        wanted.map(move |connection| ListedConnection(SharedApi::clone(&shared), connection))
     };
     api.list(caller, listing, all).await
 }
 
+/// Adds the channels of a connection.
+fn add_channels(
+    api: &SharedApi,
+    connection: &Connection,
+    into: &mut Collected<'_, ListedChannel>,
+) -> Result<(), ApiError> {
+    let channels = connection.channels().into_iter();
+    into.extend(channels.map(|channel| {
+        let name = views::channel_name(connection, channel.number);
+        let (api, connection) = (SharedApi::clone(api), Arc::clone(connection));
+        ListedChannel(api, connection, channel, name)
+    }))
+}
+
+/// Lists the channels of the connections that are `wanted`.
 async fn answer_channels(
     api: &SharedApi,
     caller: &Caller,
     listing: Listing,
-    connections: Vec<Arc<ConnectionHandle>>,
+    wanted: impl Fn(&ConnectionHandle) -> bool + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(api);
-    let all = move || {
-        let of_connection = move |connection: Arc<ConnectionHandle>| {
-            let (api, channels) = (SharedApi::clone(&shared), connection.channels());
-            channels.into_iter().map(move |channel| {
-                let name = views::channel_name(&connection, channel.number);
-                ListedChannel(
-                    SharedApi::clone(&api),
-                    Arc::clone(&connection),
-                    channel,
-                    name,
-                )
-            })
-        };
-        connections.into_iter().flat_map(of_connection)
+    let (shared, asker) = (SharedApi::clone(api), caller.clone());
+    let all = move |into: &mut Collected<'_, _>| {
+        let connections = connections(&shared, &asker).into_iter();
+        let mut wanted = connections.filter(|connection| wanted(connection));
+        wanted.try_for_each(|connection| add_channels(&shared, &connection, into))
     };
-    api.list(caller, listing, all).await
+    api.list_into(caller, listing, all).await
 }
 
 async fn list(
@@ -160,8 +173,7 @@ async fn list(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let connections = connections(&api, &caller);
-    answer(&api, &caller, listing, connections).await
+    answer(&api, &caller, listing, |_| true).await
 }
 
 async fn of_user(
@@ -170,30 +182,8 @@ async fn of_user(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let mut connections = connections(&api, &caller);
-    connections.retain(|connection| {
-        connection
-            .opened
-            .get()
-            .is_some_and(|opened| *opened.user == user)
-    });
-    answer(&api, &caller, listing, connections).await
-}
-
-fn in_vhost(
-    api: &Api,
-    caller: &Caller,
-    vhost: &str,
-) -> Result<Vec<Arc<ConnectionHandle>>, ApiError> {
-    caller.vhost(api, vhost)?;
-    let mut connections = connections(api, caller);
-    connections.retain(|connection| {
-        connection
-            .opened
-            .get()
-            .is_some_and(|opened| *opened.vhost == *vhost)
-    });
-    Ok(connections)
+    let wanted = move |connection: &ConnectionHandle| is_of_user(connection, &user);
+    answer(&api, &caller, listing, wanted).await
 }
 
 async fn of_vhost(
@@ -202,8 +192,9 @@ async fn of_vhost(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let connections = in_vhost(&api, &caller, &vhost)?;
-    answer(&api, &caller, listing, connections).await
+    caller.vhost(&api, &vhost)?;
+    let wanted = move |connection: &ConnectionHandle| is_in_vhost(connection, &vhost);
+    answer(&api, &caller, listing, wanted).await
 }
 
 async fn show(
@@ -211,9 +202,13 @@ async fn show(
     Path(name): Path<String>,
     Query(listing): Query<Listing>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
-    let connection = find(&api, &caller, &name)?;
-    Ok(Json(listing.narrow(views::connection(&api, &connection))))
+) -> Result<Response, ApiError> {
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
+    let work = move || {
+        let connection = find(&shared, &asker, &name)?;
+        Ok(listing.narrow(views::connection(&shared, &connection)))
+    };
+    api.work_out(&caller, work).await
 }
 
 async fn close(
@@ -222,13 +217,11 @@ async fn close(
     headers: HeaderMap,
     caller: Caller,
 ) -> Result<StatusCode, ApiError> {
-    let connection = find(&api, &caller, &name)?;
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
+    let looking = move || find(&shared, &asker, &name);
+    let connection = api.aside(&caller, looking).await?;
     // Whoever monitors sees the others' connections, and ends none of them; as in RabbitMQ.
-    let is_own = connection
-        .opened
-        .get()
-        .is_some_and(|opened| opened.user == caller.name);
-    if !is_own {
+    if !is_of_user(&connection, &caller.name) {
         caller.administers()?;
     }
     let reason = headers
@@ -244,8 +237,7 @@ async fn channels(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let connections = connections(&api, &caller);
-    answer_channels(&api, &caller, listing, connections).await
+    answer_channels(&api, &caller, listing, |_| true).await
 }
 
 async fn channels_in(
@@ -254,8 +246,9 @@ async fn channels_in(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let connections = in_vhost(&api, &caller, &vhost)?;
-    answer_channels(&api, &caller, listing, connections).await
+    caller.vhost(&api, &vhost)?;
+    let wanted = move |connection: &ConnectionHandle| is_in_vhost(connection, &vhost);
+    answer_channels(&api, &caller, listing, wanted).await
 }
 
 async fn channels_of(
@@ -264,31 +257,38 @@ async fn channels_of(
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let connection = find(&api, &caller, &name)?;
-    answer_channels(&api, &caller, listing, vec![connection]).await
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
+    let all = move |into: &mut Collected<'_, _>| {
+        add_channels(&shared, &find(&shared, &asker, &name)?, into)
+    };
+    api.list_into(&caller, listing, all).await
 }
 
 async fn channel(
     State(api): State<SharedApi>,
     Path(name): Path<String>,
     caller: Caller,
-) -> Result<Json<Value>, ApiError> {
-    let found = connections(&api, &caller)
-        .into_iter()
-        .find_map(|connection| {
-            let number = name
-                .strip_prefix(&*connection.name)?
-                .strip_prefix(" (")?
-                .strip_suffix(')')?
-                .parse::<u16>()
-                .ok()?;
-            let channel = connection
-                .channels()
-                .into_iter()
-                .find(|channel| channel.number == number)?;
-            Some(views::channel(&api, &connection, &channel))
-        });
-    found.map(Json).ok_or_else(ApiError::not_found)
+) -> Result<Response, ApiError> {
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
+    let work = move || {
+        let mut connections = connections(&shared, &asker).into_iter();
+        let found = connections.find_map(|connection| channel_of(&shared, &connection, &name));
+        found.ok_or_else(ApiError::not_found)
+    };
+    api.work_out(&caller, work).await
+}
+
+/// The channel of a connection that has this name.
+fn channel_of(api: &Api, connection: &ConnectionHandle, name: &str) -> Option<Value> {
+    let number = name
+        .strip_prefix(&*connection.name)?
+        .strip_prefix(" (")?
+        .strip_suffix(')')?
+        .parse::<u16>()
+        .ok()?;
+    let mut channels = connection.channels().into_iter();
+    let channel = channels.find(|channel| channel.number == number)?;
+    Some(views::channel(api, connection, &channel))
 }
 
 /// The consumers of a queue.
@@ -332,4 +332,40 @@ async fn consumers_in(
 ) -> Result<Response, ApiError> {
     let vhost = caller.vhost(&api, &vhost)?;
     answer_consumers(&api, &caller, listing, vec![vhost]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::tests::TestApi;
+
+    #[tokio::test]
+    async fn a_look_among_all_connections_holds_up_no_thread_that_serves() {
+        let test = TestApi::start().await;
+        let state = || State(SharedApi::clone(&test.api));
+        let name = || Path("none".to_owned());
+        let all = || Query(Listing::default());
+        let looks = [
+            test.without_slots(async { show(state(), name(), all(), test.ada()).await.is_err() })
+                .await,
+            test.without_slots(async { channel(state(), name(), test.ada()).await.is_err() })
+                .await,
+            test.without_slots(async {
+                channels_of(state(), name(), all(), test.ada())
+                    .await
+                    .is_err()
+            })
+            .await,
+            test.without_slots(async {
+                let headers = HeaderMap::new();
+                close(state(), name(), headers, test.ada()).await.is_err()
+            })
+            .await,
+        ];
+        for (is_missing, has_waited) in looks {
+            assert!(is_missing);
+            assert!(has_waited, "it was looked for where requests are served");
+        }
+        test.stop().await;
+    }
 }
