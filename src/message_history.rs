@@ -5,23 +5,24 @@
 //! that it was sent or received, has its text too, up to 16 KiB. Each line is a single write in
 //! append mode, so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a
 //! new one begins. Longer texts are also kept whole, in files of their own (`texts`).
+//!
+//! Messages for which the broker does not vouch that the session's own user published them have
+//! files of their own (`files`), so that they push out none of the user's. A message is known by
+//! its id, its session and its publisher: whoever uses an id again changes nothing of the first.
 
+mod files;
 mod texts;
 
-use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::clean;
 use crate::config::Home;
 use crate::envelope::{Envelope, timestamp};
 
-const ROTATE_BYTES: u64 = 8 << 20;
 /// So much of a text is kept.
 const TEXT_BYTES: usize = 16 << 10;
 
@@ -29,7 +30,7 @@ const TEXT_BYTES: usize = 16 << 10;
 pub const SHORT_ID: usize = 6;
 
 /// What happened to a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HistoryEvent {
     /// `send` published it.
@@ -76,6 +77,10 @@ pub struct HistoryEntry {
     pub event: HistoryEvent,
     /// The recipient's session name.
     pub session: String,
+    /// Absent where the session's own user published the message; else a mark of the user that the
+    /// broker names, or `-` where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
     /// The reason or the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -121,6 +126,11 @@ impl MessageText {
         }
     }
 
+    fn bytes(&self) -> usize {
+        let correlation_id = self.correlation_id.as_ref().map_or(0, String::len);
+        self.from.len() + self.text.len() + correlation_id
+    }
+
     /// Cuts the text to `bytes`.
     fn cut_to(&mut self, bytes: usize) {
         let end = self.text.floor_char_boundary(bytes);
@@ -141,6 +151,9 @@ pub struct ToldMessage {
     pub id: String,
     /// The recipient's session name.
     pub to: String,
+    /// Who published it, as in [`HistoryEntry::publisher`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
     /// What it says.
     #[serde(flatten)]
     pub message: MessageText,
@@ -196,6 +209,7 @@ impl HistoryEntry {
             id: id.to_owned(),
             event,
             session: session.to_owned(),
+            publisher: None,
             detail: None,
             message: None,
         }
@@ -205,6 +219,13 @@ impl HistoryEntry {
     #[must_use]
     pub fn saying(mut self, message: MessageText) -> Self {
         self.message = Some(message);
+        self
+    }
+
+    /// Adds who published the message, unless that was the session's own user.
+    #[must_use]
+    pub fn published_by(mut self, publisher: Option<String>) -> Self {
+        self.publisher = publisher;
         self
     }
 
@@ -222,22 +243,6 @@ impl MessageHistory {
         Self { home: home.clone() }
     }
 
-    /// Appends one event. The caller may ignore an error: a failing history must not stop anything.
-    pub fn note(&self, entry: &HistoryEntry) -> io::Result<()> {
-        let message = entry.message.as_ref();
-        if let Some(text) = message.and_then(|message| message.to_keep.as_deref()) {
-            // Without it the line still has the beginning.
-            let _cut = texts::keep(&self.texts(), text);
-        }
-        let mut line = clean::json(&serde_json::to_string(entry)?).into_bytes();
-        line.push(b'\n');
-        let path = self.path();
-        if fs::metadata(&path).is_ok_and(|file| file.len() > ROTATE_BYTES) {
-            fs::rename(&path, self.older())?;
-        }
-        self.open_for_append()?.write_all(&line)
-    }
-
     /// Returns all events of a message, oldest first.
     pub fn story(&self, id: &str) -> io::Result<Vec<HistoryEntry>> {
         let mut story = Vec::new();
@@ -250,21 +255,23 @@ impl MessageHistory {
     }
 
     /// Returns the message that has this id, or else those whose ids end with `text`, which then
-    /// has at least [`SHORT_ID`] characters; upper and lower case are the same.
+    /// has at least [`SHORT_ID`] characters; upper and lower case are the same. Where a message of
+    /// the user's fits, none of others does: they choose their ids.
     pub fn ids_like(&self, text: &str) -> io::Result<BTreeSet<String>> {
-        let mut all = BTreeSet::new();
+        let (mut own, mut others) = (BTreeSet::new(), BTreeSet::new());
         self.each(|entry| {
-            all.insert(entry.id);
+            let ids = if entry.publisher.is_none() {
+                &mut own
+            } else {
+                &mut others
+            };
+            ids.insert(entry.id);
         })?;
-        let ids = || all.iter().map(String::as_str);
-        let ends_with_text = |id: &&str| {
-            text.len() >= SHORT_ID
-                && id.len() >= text.len()
-                && id.as_bytes()[id.len() - text.len()..].eq_ignore_ascii_case(text.as_bytes())
-        };
-        Ok(match ids().find(|id| *id == text) {
-            Some(id) => BTreeSet::from([id.to_owned()]),
-            None => ids().filter(ends_with_text).map(str::to_owned).collect(),
+        let own = like(&own, text);
+        Ok(if own.is_empty() {
+            like(&others, text)
+        } else {
+            own
         })
     }
 
@@ -280,112 +287,147 @@ impl MessageHistory {
     /// Returns the messages whose text is known, in the order of their first events, each text cut
     /// to `text_bytes`.
     pub fn conversation(&self, text_bytes: usize) -> io::Result<Vec<ToldMessage>> {
-        let mut told: Vec<ToldMessage> = Vec::new();
-        let mut places: HashMap<(String, String), usize> = HashMap::new();
-        self.each(|entry| {
-            let key = (entry.id.clone(), entry.session.clone());
-            if let Some(&place) = places.get(&key) {
-                let told = &mut told[place];
-                // What came later under the id of a message that arrived is another message.
-                if entry.event != HistoryEvent::DeadLettered || !told.state.is_at_session() {
-                    told.state = entry.event;
-                    told.detail = entry.detail;
-                }
-            } else if let Some(mut message) = entry.message {
-                message.cut_to(text_bytes);
-                places.insert(key, told.len());
-                told.push(ToldMessage {
-                    ts: entry.ts,
-                    id: entry.id,
-                    to: entry.session,
-                    message,
-                    state: entry.event,
-                    detail: entry.detail,
-                });
-            }
-        })?;
-        Ok(told)
+        let all = self.latest(text_bytes, usize::MAX, &mut |_| Ok(()))?;
+        Ok(all.messages.into())
     }
 
-    /// Returns the first message of this id to a session, with its whole text if that is kept.
-    pub fn message(&self, session: &str, id: &str) -> io::Result<Option<MessageText>> {
-        let mut found = None;
+    /// Returns the latest `most` of them. `hold` is told the bytes that they take while they are
+    /// read, and ends the reading with an error.
+    pub fn latest(
+        &self,
+        text_bytes: usize,
+        most: usize,
+        hold: &mut dyn FnMut(usize) -> io::Result<()>,
+    ) -> io::Result<Conversation> {
+        let mut conversation = Conversation::default();
+        let mut held = Ok(());
         self.each(|entry| {
-            if found.is_none() && entry.id == id && entry.session == session {
-                found = entry.message;
+            if held.is_ok() {
+                conversation.add(entry, (text_bytes, most));
+                held = hold(conversation.bytes());
             }
         })?;
+        held.map(|()| conversation)
+    }
+
+    /// Returns the first message of this id to a session, with its whole text if that is kept; one
+    /// of the user's rather than one of somebody else.
+    pub fn message(&self, session: &str, id: &str) -> io::Result<Option<MessageText>> {
+        let (mut own, mut others) = (None, None);
+        self.each(|entry| {
+            if entry.id == id && entry.session == session {
+                let found = if entry.publisher.is_none() {
+                    &mut own
+                } else {
+                    &mut others
+                };
+                if found.is_none() {
+                    *found = entry.message;
+                }
+            }
+        })?;
+        let mut found = own.or(others);
         if let Some(message) = &mut found {
             self.complete(message);
         }
         Ok(found)
     }
+}
 
-    /// Replaces the beginning of a long text by the whole text, if that is kept.
-    pub fn complete(&self, message: &mut MessageText) {
-        let name = message.whole.take();
-        if let Some(text) = name.and_then(|name| texts::read(&self.texts(), &name)) {
-            message.text = text;
-            message.cut_from = None;
-        }
+/// Those of the ids that `text` stands for.
+fn like(ids: &BTreeSet<String>, text: &str) -> BTreeSet<String> {
+    let ends_with_text = |id: &&String| {
+        text.len() >= SHORT_ID
+            && id.len() >= text.len()
+            && id.as_bytes()[id.len() - text.len()..].eq_ignore_ascii_case(text.as_bytes())
+    };
+    match ids.get(text) {
+        Some(id) => BTreeSet::from([id.clone()]),
+        None => ids.iter().filter(ends_with_text).cloned().collect(),
     }
+}
 
-    /// Returns a text that changes with the history.
-    pub fn version(&self) -> String {
-        let stamp = |path: PathBuf| {
-            let file = fs::metadata(path).ok();
-            file.map_or((0, 0), |file| (file.ino(), file.len()))
-        };
-        format!("{:?}{:?}", stamp(self.older()), stamp(self.path()))
-            .replace(|c: char| !c.is_ascii_digit(), "-")
-    }
+/// Messages in the order of their first events.
+#[derive(Debug, Default)]
+pub struct Conversation {
+    /// The latest ones.
+    pub messages: VecDeque<ToldMessage>,
+    /// How many went before them.
+    pub older: usize,
+    /// The places of messages, counted from the first of all. A hash takes less than an id and a
+    /// session, and nobody can choose it.
+    places: HashMap<u64, usize>,
+    hasher: RandomState,
+    /// The bytes of `messages`.
+    bytes: usize,
+}
 
-    /// Reads each line of both files. Lines that cannot be parsed are skipped.
-    fn each(&self, mut take: impl FnMut(HistoryEntry)) -> io::Result<()> {
-        for path in [self.older(), self.path()] {
-            let file = match File::open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+impl Conversation {
+    fn add(&mut self, entry: HistoryEntry, (text_bytes, most): (usize, usize)) {
+        let id_and_session = (&entry.id, &entry.session);
+        let key = self.hasher.hash_one((id_and_session, &entry.publisher));
+        let any = self.hasher.hash_one(id_and_session);
+        let known = self.places.get(&key).copied();
+        // What the user's own command says may be of a message that somebody else published.
+        let is_news = entry.message.is_none() && entry.publisher.is_none();
+        let other = is_news.then(|| self.places.get(&any).copied());
+        if let Some(place) = known.or(other.flatten()) {
+            if let Some(told) = place.checked_sub(self.older) {
+                self.messages[told].follow(entry);
+            }
+        } else if let Some(mut message) = entry.message {
+            message.cut_to(text_bytes);
+            let place = self.older + self.messages.len();
+            self.places.insert(key, place);
+            self.places.insert(any, place);
+            let told = ToldMessage {
+                ts: entry.ts,
+                id: entry.id,
+                to: entry.session,
+                publisher: entry.publisher,
+                message,
+                state: entry.event,
+                detail: entry.detail,
             };
-            for line in BufReader::new(file).split(b'\n') {
-                if let Ok(entry) = serde_json::from_slice(&line?) {
-                    take(entry);
-                }
+            self.bytes += told.bytes();
+            self.messages.push_back(told);
+            if self.messages.len() > most
+                && let Some(oldest) = self.messages.pop_front()
+            {
+                self.older += 1;
+                self.bytes -= oldest.bytes();
             }
         }
-        Ok(())
     }
 
-    fn texts(&self) -> PathBuf {
-        self.home.logs().join("texts")
+    fn bytes(&self) -> usize {
+        self.bytes + self.places.capacity() * (size_of::<(u64, usize)>() + 1)
     }
+}
 
-    fn path(&self) -> PathBuf {
-        self.home.logs().join("messages.jsonl")
-    }
-
-    fn older(&self) -> PathBuf {
-        self.home.logs().join("messages.jsonl.1")
-    }
-
-    fn open_for_append(&self) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        match options.open(self.path()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.home.prepare()?;
-                options.open(self.path())
-            }
-            opened => opened,
+impl ToldMessage {
+    /// Takes over what an event says.
+    fn follow(&mut self, event: HistoryEntry) {
+        // What came later under the id of a message that arrived is another message.
+        if event.event != HistoryEvent::DeadLettered || !self.state.is_at_session() {
+            self.state = event.event;
+            self.detail = event.detail;
         }
+    }
+
+    /// What it takes in memory, about; a change of its state does not count.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.id.len() + self.to.len() + self.message.bytes()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use ulid::Ulid;
 
+    use super::files::HistoryFiles;
     use super::*;
     use crate::config::Environment;
     use crate::name::SessionName;
@@ -474,7 +516,10 @@ mod tests {
         assert_eq!((whole.text, whole.cut_from), (text.clone(), None));
         assert_eq!(history.message("a", &envelope.id).unwrap(), None);
         // What was changed on disk is no longer that text.
-        let kept = fs::read_dir(history.texts()).unwrap().next().unwrap();
+        let kept = fs::read_dir(history.texts(HistoryFiles::User))
+            .unwrap()
+            .next()
+            .unwrap();
         fs::write(kept.unwrap().path(), "another text").unwrap();
         let whole = history.message("b", &envelope.id).unwrap().unwrap();
         assert_eq!(whole.cut_from, Some(text.len()));
@@ -505,7 +550,11 @@ mod tests {
         history
             .note(&entry("a", HistoryEvent::Held).because("draft"))
             .unwrap();
-        fs::rename(history.path(), history.older()).unwrap();
+        fs::rename(
+            history.path(HistoryFiles::User),
+            history.older(HistoryFiles::User),
+        )
+        .unwrap();
         history.note(&entry("a", HistoryEvent::Delivered)).unwrap();
         let events: Vec<_> = history
             .story("a")

@@ -81,6 +81,10 @@ fn print(told: &ToldMessage, output: &Output) -> Result<(), Error> {
         output.paint(style(told.state), &state),
         output.paint(Style::Dim, told.id.get(end..).unwrap_or(&told.id)),
     ))?;
+    if told.publisher.is_some() {
+        let note = "    (not vouched for: another user may have published it)";
+        output.line(output.paint(Style::Warning, note))?;
+    }
     output.foreign_under_heading(&told.message.text)?;
     if let Some(bytes) = told.message.cut_from {
         output.line(output.paint(Style::Dim, &format!("    … ({bytes} bytes in all)")))?;

@@ -14,6 +14,7 @@ use crate::peer::{
     MAX_LENGTH, Peer, QuestionScope, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal,
     Reply, Request,
 };
+use crate::wrap::publisher_mark;
 
 /// Refuses an irreversible command without `--yes`.
 pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
@@ -96,7 +97,8 @@ impl MessageEnd {
         };
         let limit_bytes = config.settings.body_limit_bytes;
         if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
-            let entry = HistoryEntry::new(Utc::now(), &envelope.id, event, name.as_str());
+            let entry = HistoryEntry::new(Utc::now(), &envelope.id, event, name.as_str())
+                .published_by(publisher_mark(message));
             // The command continues even if the history cannot be written, and if nobody waits.
             let _untold = MessageHistory::of(&config.home).note(&entry);
             if let Some(queue) = message.receipt_to() {

@@ -34,6 +34,9 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
         }
     };
     output.json(&story)?;
+    let is_shared = story
+        .iter()
+        .any(|entry| entry.publisher != story[0].publisher);
     for entry in &story {
         let word = entry.event.words();
         let style = style(entry.event);
@@ -41,11 +44,18 @@ pub(super) fn run(args: &WhyArgs, config: &Config, output: &Output) -> Result<Ex
             .detail
             .as_ref()
             .map_or_else(String::new, |detail| format!(": {detail}"));
+        // Under one id there can be messages of several users, and each has an end of its own.
+        let whose = match &entry.publisher {
+            Some(publisher) => format!(" (another user's message: {publisher})"),
+            None if is_shared => " (your user's message)".to_owned(),
+            None => String::new(),
+        };
         output.line(format!(
-            "{} {} {}{detail}",
+            "{} {} {}{detail}{}",
             entry.ts,
             entry.session,
-            output.paint(style, word)
+            output.paint(style, word),
+            output.paint(Style::Dim, &whose)
         ))?;
     }
     Ok(Exit::Done)

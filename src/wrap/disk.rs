@@ -54,6 +54,8 @@ pub(super) enum Job {
     Tell {
         /// The message.
         id: String,
+        /// Who published it, as in [`HistoryEntry::publisher`].
+        publisher: Option<String>,
         /// What became of it.
         event: HistoryEvent,
         /// How, or why.
@@ -200,12 +202,14 @@ impl Worker {
             }
             Job::Tell {
                 id,
+                publisher,
                 event,
                 detail,
                 message,
             } => {
                 // Information only: a history that cannot be written stops nothing.
-                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue);
+                let mut entry = HistoryEntry::new(Utc::now(), &id, event, &self.places.queue)
+                    .published_by(publisher);
                 entry.detail = detail;
                 entry.message = message.map(|message| *message);
                 let _untold = self.places.history.note(&entry);

@@ -50,13 +50,21 @@ impl Publisher {
         Self::Other(digest(user.as_bytes(), MARK_DIGITS))
     }
 
+    /// Stands for anybody but the session's own user.
+    pub fn mark(&self) -> Option<&str> {
+        match self {
+            Self::Own => None,
+            Self::Other(mark) => Some(mark),
+            Self::Nobody => Some(NOBODY),
+        }
+    }
+
     /// What identifies a message of this publisher in the log.
     pub fn identity(&self, envelope: &Envelope) -> String {
         let of_envelope = envelope.identity();
-        match self {
-            Self::Own => of_envelope,
-            Self::Other(mark) => format!("{of_envelope} {mark}"),
-            Self::Nobody => format!("{of_envelope} {NOBODY}"),
+        match self.mark() {
+            None => of_envelope,
+            Some(mark) => format!("{of_envelope} {mark}"),
         }
     }
 
@@ -287,6 +295,12 @@ impl SeenLog {
 /// A line of an earlier version has the id alone.
 fn is_same(known: &str, content: &str) -> bool {
     known.is_empty() || known == content
+}
+
+/// The id in what identifies a message, and the mark of a publisher who is not the own user.
+pub(super) fn id_and_mark(identity: &str) -> (&str, Option<&str>) {
+    let (id, _, mark) = parts(identity);
+    (id, Some(mark).filter(|mark| !mark.is_empty()))
 }
 
 /// The id, what makes it this message (sender and digest), and the mark of who published it.

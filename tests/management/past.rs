@@ -193,6 +193,38 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
 }
 
 #[test]
+fn the_history_tells_a_strangers_message_from_the_users_own_of_the_same_id() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let id = "01JD3ZQ8V4MZ5X0000000FORGE";
+    let forged = json!({
+        "id": id, "from": "frontend", "to": "backend", "ts": "2026-01-01T00:00:00.000Z",
+        "message": "a stranger's text",
+    });
+    publish(&place, &server, "backend", &forged.to_string());
+    session.wait_for_submission("a stranger's text");
+    place.ok(["send", "backend", "my own", "--from", "frontend"]);
+    session.wait_for_submission("my own");
+    let publishers = || {
+        let told = place.json(["history", "backend"]);
+        let publisher = |one: &Value| (one["text"].clone(), one["publisher"].clone());
+        told.iter().map(publisher).collect::<Vec<_>>()
+    };
+    let wanted = [
+        (json!("a stranger's text"), json!("-")),
+        (json!("my own"), Value::Null),
+    ];
+    wait_until(|| publishers() == wanted, || format!("{:?}", publishers()));
+    let story = place.json(["why", id]).remove(0);
+    let entries = story.as_array().unwrap();
+    assert!(
+        entries.iter().all(|entry| entry["publisher"] == "-"),
+        "{story}"
+    );
+}
+
+#[test]
 fn only_the_brokers_own_user_gets_what_is_kept_on_disk() {
     let place = Place::new();
     let server = Server::start(&place);

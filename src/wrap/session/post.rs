@@ -188,7 +188,7 @@ impl Post {
         for (_, message) in table.iter() {
             if let State::HandedOver(way) = message.state {
                 self.note(
-                    &message.envelope.id,
+                    message,
                     Story::Returned,
                     Some(format!("not seen to be read ({way})")),
                 );
@@ -237,7 +237,6 @@ impl Post {
     }
 
     fn tell(&mut self, message: &InFlightMessage, event: Story, state: ReceiptState, said: Said) {
-        let id = message.envelope.id.clone();
         let (reason, way) = match said {
             Said::Nothing => (None, None),
             Said::Why(reason) => (Some(reason), None),
@@ -246,7 +245,7 @@ impl Post {
         let detail = reason.clone().or_else(|| way.clone());
         if let (Some(queue), Some(inbox)) = (&message.receipt_to, &self.parts.inbox) {
             let receipt = Receipt {
-                id: id.clone(),
+                id: message.envelope.id.clone(),
                 to: Some(self.parts.card.name.clone()),
                 state,
                 reason,
@@ -254,17 +253,7 @@ impl Post {
             };
             inbox.outlet().receipt(queue, receipt);
         }
-        self.note(&id, event, detail);
-    }
-
-    fn note(&self, id: &str, event: Story, detail: Option<String>) {
-        let id = id.to_owned();
-        self.parts.disk.ask(Job::Tell {
-            id,
-            event,
-            detail,
-            message: None,
-        });
+        self.note(message, event, detail);
     }
 }
 
@@ -432,6 +421,7 @@ impl Session {
         let said = MessageText::of(&message.envelope);
         self.post.parts.disk.ask(Job::Tell {
             id: message.envelope.id.clone(),
+            publisher: message.publisher.mark().map(str::to_owned),
             event: Story::Received,
             detail: None,
             message: Some(Box::new(said)),

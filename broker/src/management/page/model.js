@@ -437,6 +437,7 @@ export class Model {
       const hasReason = ["held", "refused"].includes(state) && one.state !== "handed-over";
       const reason = hasReason ? detail : BETWEEN[one.state];
       const message = { ...found, state, at, reason, queue: one.to, isOwn: false, isTold: true };
+      message.publisher = one.publisher;
       message.end = state === "gone" ? one.state : undefined;
       message.key = `${one.id} ${one.to} ${at} told`;
       const known = this.withId(one.id).find((other) => isSame(other, message));
@@ -640,8 +641,15 @@ function become(message, { state, reason, end }) {
   Object.assign(message, { state, reason, end });
 }
 
-/** Whether both are one message: others can use its id again for another text. */
+/** Whose a message is as far as the history says it too. */
+function publisherOf({ isTold, isOwn, publisher }) {
+  return (isTold ? publisher === undefined : isOwn) ? "own" : "other";
+}
+
+/** Whether both are one message: others can use its id again, also for the same text. */
 function isSame(one, two) {
+  if (publisherOf(one) !== publisherOf(two)) return false;
+  if (one.isTold && two.isTold && one.publisher !== two.publisher) return false;
   if (one.queue !== two.queue || one.from !== two.from) return false;
   const [short, long] = one.text.length < two.text.length ? [one, two] : [two, one];
   return short.cut ? long.text.startsWith(short.text.slice(0, -1)) : short.text === long.text;

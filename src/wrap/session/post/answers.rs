@@ -12,8 +12,9 @@ use crate::peer::{
     ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
-use crate::wrap::delivery::{InFlightMessage, MessageKey, Mode, State};
+use crate::wrap::delivery::{InFlightMessage, MessageKey, Mode, State, publisher_mark};
 use crate::wrap::hold::Hold;
+use crate::wrap::seen::id_and_mark;
 use crate::wrap::ways::Way;
 
 impl Session {
@@ -208,10 +209,30 @@ impl Post {
     ) {
         let messages: Vec<(MessageKey, String)> = messages.collect();
         for (_, identity) in &messages {
-            let id = identity.split(' ').next().unwrap_or_default();
-            self.note(id, Story::Delivered, Some(way.to_string()));
+            let whose = id_and_mark(identity);
+            self.note_of(whose, Story::Delivered, Some(way.to_string()));
         }
         self.parts.disk.ask(Job::Done(messages));
+    }
+
+    /// Tells the history what became of a message.
+    pub(super) fn note(&self, message: &InFlightMessage, event: Story, detail: Option<String>) {
+        self.note_of(
+            (&message.envelope.id, message.publisher.mark()),
+            event,
+            detail,
+        );
+    }
+
+    /// The same by a message's id and the mark of its publisher.
+    fn note_of(&self, (id, publisher): (&str, Option<&str>), event: Story, detail: Option<String>) {
+        self.parts.disk.ask(Job::Tell {
+            id: id.to_owned(),
+            publisher: publisher.map(str::to_owned),
+            event,
+            detail,
+            message: None,
+        });
     }
 
     fn presence(&self, news: &Announced) -> Presence {
@@ -239,6 +260,7 @@ impl Post {
         }
         self.parts.disk.ask(Job::Tell {
             id,
+            publisher: publisher_mark(&delivery),
             event: Story::DeadLettered,
             detail: Some(error.to_owned()),
             message: None,
