@@ -4,7 +4,6 @@
 //! The broker hands JSON texts on and does not look into them.
 
 use std::fmt::Debug;
-use std::pin::Pin;
 
 /// The answer to a request for something that is kept: a JSON text.
 pub type ArchiveAnswer = Result<String, ArchiveError>;
@@ -16,9 +15,17 @@ pub enum ArchiveError {
     Missing,
     /// It could not be done. The text is for a person.
     Failed(String),
+    /// The broker does not vouch that the user published it, and that was not agreed to.
+    NotVouched,
+    /// It would take more memory than there is for whoever asks.
+    TooMuch,
 }
 
-/// What is kept. Every function but [`Archive::resend`] may wait for the disk.
+/// Counts what an answer takes while it is made: it is told all bytes that are held for it now.
+pub type ArchiveHold<'a> = &'a mut dyn FnMut(usize) -> Result<(), ArchiveError>;
+
+/// What is kept. Every function may wait for the disk, and [`Archive::resend`] for the broker too,
+/// so they run on threads of their own.
 pub trait Archive: Debug + Send + Sync {
     /// Whether this is the login that the program keeps for its user, beside what is kept here.
     /// Whoever has it can read the files too.
@@ -27,13 +34,14 @@ pub trait Archive: Debug + Send + Sync {
     /// The latest messages of the conversation, oldest first, and what became of each. Long texts
     /// are cut. `known` is the version of an earlier answer: where nothing has changed since, the
     /// messages are left out.
-    fn conversation(&self, known: Option<&str>) -> ArchiveAnswer;
+    fn conversation(&self, known: Option<&str>, hold: ArchiveHold<'_>) -> ArchiveAnswer;
 
     /// One message to the session `queue`, with its whole text if that is kept.
     fn message(&self, queue: &str, id: &str) -> ArchiveAnswer;
 
-    /// The dead letters, oldest first, with the beginning of each body.
-    fn dead_letters(&self) -> ArchiveAnswer;
+    /// The latest dead letters, oldest first, with the beginning of each body. Those of others take
+    /// no place of the user's own.
+    fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer;
 
     /// One dead letter, with all that is kept of its body.
     fn dead_letter(&self, id: &str) -> ArchiveAnswer;
@@ -41,6 +49,8 @@ pub trait Archive: Debug + Send + Sync {
     /// Drops one dead letter for good.
     fn drop_dead_letter(&self, id: &str) -> ArchiveAnswer;
 
-    /// Sends one dead letter to its session again, and drops it once that is confirmed.
-    fn resend(&self, id: String) -> Pin<Box<dyn Future<Output = ArchiveAnswer> + Send + '_>>;
+    /// Sends one dead letter to its session again, and drops it once that is confirmed. One that
+    /// another user may have published is sent only where `is_agreed` says so: it goes as the
+    /// user's own.
+    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveAnswer;
 }

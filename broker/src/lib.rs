@@ -62,7 +62,7 @@ pub mod vhost;
 mod wakeup;
 pub mod wire;
 
-pub use archive::{Archive, ArchiveAnswer, ArchiveError};
+pub use archive::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
 pub use broker_state::BrokerState;
 pub use config::{BindAddresses, BrokerConfig, ClientLimits, FirstUser, Tls};
 pub use error::{StartError, StopError};

@@ -53,7 +53,7 @@ mod terminal;
 pub mod ways;
 
 pub use agents::{complaints as profile_complaints, is_agent, use_folder as use_profiles};
-pub use dead_letter::kept::{KeptDeadLetter, dead_letters, remove_dead_letter};
+pub use dead_letter::kept::{KeptDeadLetter, dead_letters, each_dead_letter, remove_dead_letter};
 pub use delivery::publisher_mark;
 pub use hidden::run as hidden;
 pub use options::{BrokerStart, Fallback, WrapOptions};

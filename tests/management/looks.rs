@@ -3,10 +3,9 @@
 //! `CBROKER_TEST_AXE` names the file `axe.min.js` of the npm package `axe-core`; CI brings it where
 //! npm can be reached.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use broker::{Archive, ArchiveAnswer, ArchiveError};
+use broker::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
 use serde_json::{Value, json};
 
 use crate::browser::{DESK, card, signed_in, text};
@@ -26,7 +25,7 @@ impl Archive for Kept {
         false
     }
 
-    fn conversation(&self, known: Option<&str>) -> ArchiveAnswer {
+    fn conversation(&self, known: Option<&str>, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
         let ends = [
             "delivered",
             "confirmed",
@@ -51,7 +50,7 @@ impl Archive for Kept {
         Err(ArchiveError::Missing)
     }
 
-    fn dead_letters(&self) -> ArchiveAnswer {
+    fn dead_letters(&self, _hold: ArchiveHold<'_>) -> ArchiveAnswer {
         let letter = |id: &str, raw: &str| {
             json!({
                 "id": id, "queue": "backend", "ts": "2026-01-01T00:00:00.000Z",
@@ -74,8 +73,8 @@ impl Archive for Kept {
         Err(ArchiveError::Missing)
     }
 
-    fn resend(&self, _id: String) -> Pin<Box<dyn Future<Output = ArchiveAnswer> + Send + '_>> {
-        Box::pin(async { Err(ArchiveError::Missing) })
+    fn resend(&self, _id: &str, _is_agreed: bool) -> ArchiveAnswer {
+        Err(ArchiveError::Missing)
     }
 }
 

@@ -193,6 +193,55 @@ fn a_dead_letter_is_read_and_sent_again_or_dropped_on_the_page() {
 }
 
 #[test]
+fn a_strangers_dead_letter_is_sent_again_by_the_api_only_where_that_is_agreed_to() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let session = Wrapped::open(&place, "backend", &[]);
+    let strangers = r#"{"message":"a stranger's text"}"#;
+    publish(&place, &server, "backend", strangers);
+    let letters = || server.ask(&place, "GET", "/api/dead-letters", "").json()["letters"].clone();
+    wait_until(|| letters()[0].is_object(), || letters().to_string());
+    assert_eq!(letters()[0]["is_own"], false);
+    let path = format!(
+        "/api/dead-letters/{}/resend",
+        letters()[0]["id"].as_str().unwrap()
+    );
+    let refused = server.ask(&place, "POST", &path, "");
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.body.contains("yes=true"), "{refused:?}");
+    assert!(letters()[0].is_object(), "it stays");
+    let sent = server.ask(&place, "POST", &format!("{path}?yes=true"), "");
+    assert_eq!(sent.status, 200, "{sent:?}");
+    session.wait_for_submission("a stranger's text");
+    assert_eq!(letters()[0], Value::Null);
+}
+
+#[test]
+fn dead_letters_of_strangers_take_no_place_of_the_users_own_on_the_page() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let folder = place.home().join("dlq");
+    std::fs::create_dir_all(&folder).unwrap();
+    let line = |number: usize| {
+        let letter =
+            json!({ "ts": format!("{number:05}"), "error": "no JSON", "raw": number.to_string() });
+        format!("{letter}\n")
+    };
+    let lines = |from: usize| (from..from + 600).map(line).collect::<String>();
+    std::fs::write(folder.join("backend.jsonl"), lines(0)).unwrap();
+    std::fs::write(folder.join("backend.others.jsonl"), lines(1000)).unwrap();
+    let told = server.ask(&place, "GET", "/api/dead-letters", "").json();
+    let shown = told["letters"].as_array().unwrap();
+    let own: Vec<_> = shown
+        .iter()
+        .filter(|letter| letter["is_own"] == true)
+        .collect();
+    assert_eq!((shown.len(), own.len()), (1000, 500));
+    assert_eq!(own[499]["raw"], "599", "the latest of his own");
+    assert_eq!(told["older"], 200);
+}
+
+#[test]
 fn the_history_tells_a_strangers_message_from_the_users_own_of_the_same_id() {
     let place = Place::new();
     let server = Server::start(&place);

@@ -6,11 +6,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use broker::{Archive, ArchiveAnswer, ArchiveError};
+use broker::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use crate::clean;
 use crate::commands::dead;
@@ -18,11 +18,11 @@ use crate::config::{Config, Credentials};
 use crate::error::Error;
 use crate::message_history::MessageHistory;
 use crate::peer::Peer;
-use crate::wrap::{KeptDeadLetter, dead_letters, remove_dead_letter};
+use crate::wrap::{KeptDeadLetter, each_dead_letter, remove_dead_letter};
 
 /// So many messages of the conversation are shown; `cbroker history` has all.
 const MOST_MESSAGES: usize = 2000;
-/// So many of the dead letters; the latest ones.
+/// So many of the user's own dead letters, and so many of others; the latest ones.
 const MOST_LETTERS: usize = 500;
 /// So much of each text. More is asked for one by one.
 const EXCERPT_BYTES: usize = 4096;
@@ -37,7 +37,7 @@ pub(super) struct HomeArchive {
     reading: Mutex<()>,
     letters: Mutex<Option<(FileStamps, String)>>,
     /// One letter is sent at a time, so that none is sent twice.
-    sending: tokio::sync::Mutex<()>,
+    sending: Mutex<()>,
 }
 
 /// Which files there are, and how long and how new each is.
@@ -50,7 +50,7 @@ impl HomeArchive {
             url: OnceLock::new(),
             reading: Mutex::default(),
             letters: Mutex::default(),
-            sending: tokio::sync::Mutex::default(),
+            sending: Mutex::default(),
         }
     }
 
@@ -65,9 +65,15 @@ impl HomeArchive {
     }
 
     fn letter(&self, id: &str) -> Result<KeptDeadLetter, ArchiveError> {
-        let letters = dead_letters(&self.config.home, None).map_err(|error| failed(&error))?;
-        let mut found = letters.into_iter().filter(|letter| letter.id == id);
-        found.next().ok_or(ArchiveError::Missing)
+        let mut found = None;
+        let take = |letter: KeptDeadLetter| {
+            if found.is_none() && letter.id == id {
+                found = Some(letter);
+            }
+            Ok(())
+        };
+        each_dead_letter(&self.config.home, None, take).map_err(|error| failed(&error))?;
+        found.ok_or(ArchiveError::Missing)
     }
 
     /// The files of dead letters as they are now.
@@ -88,18 +94,54 @@ impl HomeArchive {
         Ok(stamps)
     }
 
-    async fn send_again(&self, id: &str) -> Result<Value, ArchiveError> {
-        let _one = self.sending.lock().await;
-        let letter = self.letter(id)?;
+    async fn send_again(&self, letter: &KeptDeadLetter) -> Result<Value, ArchiveError> {
         let url = self.url.get().ok_or(ArchiveError::Missing)?;
         let told = |error: &Error| ArchiveError::Failed(error.summary());
         let here = self.config.for_url(url).map_err(|error| told(&error))?;
         let peer = Peer::connect(&here.endpoint, "dead").await;
         let mut peer = peer.map_err(|error| told(&error.into()))?;
-        let sent = dead::send_again(&letter, &mut peer, &here).await;
+        let sent = dead::send_again(letter, &mut peer, &here).await;
         peer.close().await;
         let envelope = sent.map_err(|error| told(&error))?;
         Ok(json!({ "id": envelope.id, "to": envelope.to }))
+    }
+}
+
+/// Tells `hold` what is held now. What it says is kept in `refused`: readers of files know their
+/// own errors alone.
+fn held(hold: ArchiveHold<'_>, refused: &mut Option<ArchiveError>, bytes: usize) -> io::Result<()> {
+    hold(bytes).map_err(|error| {
+        *refused = Some(error);
+        io::ErrorKind::OutOfMemory.into()
+    })
+}
+
+/// The latest dead letters of one kind, as the page shows them.
+#[derive(Default)]
+struct Latest {
+    letters: Vec<(String, Value)>,
+    older: usize,
+    bytes: usize,
+}
+
+impl Latest {
+    fn add(&mut self, letter: &KeptDeadLetter) {
+        self.bytes += 2 * size_of::<KeptDeadLetter>() + letter.raw.len().min(EXCERPT_BYTES);
+        self.letters.push((letter.ts.clone(), excerpt(letter)));
+        if self.letters.len() > 2 * MOST_LETTERS {
+            self.thin_out();
+        }
+    }
+
+    /// Each session has files of its own, so only an order of all says which are the latest.
+    fn thin_out(&mut self) {
+        self.letters.sort_by(|(one, _), (two, _)| one.cmp(two));
+        let older = self.letters.len().saturating_sub(MOST_LETTERS);
+        self.letters.drain(..older);
+        self.older += older;
+        let raw = |(_, letter): &(String, Value)| letter["raw"].as_str().map_or(0, str::len);
+        let raw: usize = self.letters.iter().map(raw).sum();
+        self.bytes = raw + self.letters.len() * 2 * size_of::<KeptDeadLetter>();
     }
 }
 
@@ -109,24 +151,23 @@ impl Archive for HomeArchive {
         stored.is_some_and(|login| login.user == user && login.password == password)
     }
 
-    fn conversation(&self, known: Option<&str>) -> ArchiveAnswer {
+    fn conversation(&self, known: Option<&str>, hold: ArchiveHold<'_>) -> ArchiveAnswer {
         let history = self.history();
         let version = history.version();
         if known == Some(&version) {
             return Ok(text(&json!({ "version": version })));
         }
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut told = history
-            .conversation(EXCERPT_BYTES)
-            .map_err(|error| failed(&error))?;
-        let older = told.len().saturating_sub(MOST_MESSAGES);
-        told.drain(..older);
-        for one in &mut told {
+        let mut refused = None;
+        let mut hold = |bytes| held(hold, &mut refused, bytes);
+        let told = history.latest(EXCERPT_BYTES, MOST_MESSAGES, &mut hold);
+        let mut told = told.map_err(|error| refused.unwrap_or_else(|| failed(&error)))?;
+        for one in &mut told.messages {
             // The name of a file is nothing for the page.
             one.message.whole = None;
         }
         Ok(text(
-            &json!({ "version": version, "older": older, "messages": told }),
+            &json!({ "version": version, "older": told.older, "messages": told.messages }),
         ))
     }
 
@@ -138,7 +179,7 @@ impl Archive for HomeArchive {
         Ok(text(&json!(found.ok_or(ArchiveError::Missing)?)))
     }
 
-    fn dead_letters(&self) -> ArchiveAnswer {
+    fn dead_letters(&self, hold: ArchiveHold<'_>) -> ArchiveAnswer {
         let stamps = self.stamps().map_err(|error| failed(&error))?;
         let mut known = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((as_of, all)) = &*known
@@ -146,10 +187,22 @@ impl Archive for HomeArchive {
         {
             return Ok(all.clone());
         }
-        let letters = dead_letters(&self.config.home, None).map_err(|error| failed(&error))?;
-        let older = letters.len().saturating_sub(MOST_LETTERS);
-        let shown: Vec<Value> = letters[older..].iter().map(excerpt).collect();
-        let all = text(&json!({ "older": older, "letters": shown }));
+        let (mut own, mut others, mut refused) = (Latest::default(), Latest::default(), None);
+        let take = |letter: KeptDeadLetter| {
+            let kind = if letter.is_own { &mut own } else { &mut others };
+            kind.add(&letter);
+            held(hold, &mut refused, own.bytes + others.bytes)
+        };
+        each_dead_letter(&self.config.home, None, take)
+            .map_err(|error| refused.unwrap_or_else(|| failed(&error)))?;
+        own.thin_out();
+        others.thin_out();
+        let older = own.older + others.older;
+        let mut letters = own.letters;
+        letters.append(&mut others.letters);
+        letters.sort_by(|(one, _), (two, _)| one.cmp(two));
+        let letters: Vec<Value> = letters.into_iter().map(|(_, letter)| letter).collect();
+        let all = text(&json!({ "older": older, "letters": letters }));
         *known = Some((stamps, all.clone()));
         Ok(all)
     }
@@ -164,8 +217,14 @@ impl Archive for HomeArchive {
         Ok(text(&json!({ "id": letter.id, "queue": letter.queue })))
     }
 
-    fn resend(&self, id: String) -> Pin<Box<dyn Future<Output = ArchiveAnswer> + Send + '_>> {
-        Box::pin(async move { Ok(text(&self.send_again(&id).await?)) })
+    fn resend(&self, id: &str, is_agreed: bool) -> ArchiveAnswer {
+        let _one = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let letter = self.letter(id)?;
+        if !letter.is_own && !is_agreed {
+            return Err(ArchiveError::NotVouched);
+        }
+        let sent = Handle::current().block_on(self.send_again(&letter));
+        Ok(text(&sent?))
     }
 }
 

@@ -4,7 +4,7 @@
 //! is written anew, and while a session appends, so that none is lost between the two.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -89,23 +89,39 @@ impl KeptDeadLetter {
 /// # Errors
 /// Where a file cannot be read. One that does not exist holds none.
 pub fn dead_letters(home: &Home, queue: Option<&SessionName>) -> io::Result<Vec<KeptDeadLetter>> {
+    let mut letters = Vec::new();
+    let keep = |letter| {
+        letters.push(letter);
+        Ok(())
+    };
+    each_dead_letter(home, queue, keep)?;
+    letters.sort_by(|a: &KeptDeadLetter, b| a.ts.cmp(&b.ts));
+    Ok(letters)
+}
+
+/// Reads the dead letters of one session, or of all of this home, one at a time and file by file.
+///
+/// # Errors
+/// As [`dead_letters`], and where `take` fails.
+pub fn each_dead_letter(
+    home: &Home,
+    queue: Option<&SessionName>,
+    mut take: impl FnMut(KeptDeadLetter) -> io::Result<()>,
+) -> io::Result<()> {
     let queues = match queue {
         Some(queue) => vec![queue.clone()],
         None => queues(home),
     };
-    let mut letters = Vec::new();
     for queue in queues {
         for (file, is_own) in files(home, &queue) {
-            let lines = lines(&file)?;
-            letters.extend(
-                lines
-                    .iter()
-                    .filter_map(|line| KeptDeadLetter::read(line, &queue, is_own)),
-            );
+            for line in lines(&file)? {
+                if let Some(letter) = KeptDeadLetter::read(&line?, &queue, is_own) {
+                    take(letter)?;
+                }
+            }
         }
     }
-    letters.sort_by(|a, b| a.ts.cmp(&b.ts));
-    Ok(letters)
+    Ok(())
 }
 
 /// Removes one dead letter for good. One that is gone already stays gone.
@@ -118,16 +134,20 @@ pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()
     };
     for (file, _) in files(home, &queue) {
         let _lock = lock(&file)?;
-        let mut lines = lines(&file)?;
-        let is_it = |line: &Vec<u8>| digest(line, ID_DIGITS) == letter.id;
-        if let Some(at) = lines.iter().position(is_it) {
-            lines.remove(at);
-            let mut rest = lines.join(&b'\n');
-            if rest.is_empty() {
-                return fs::remove_file(&file);
+        let (mut rest, mut is_found) = (Vec::new(), false);
+        for line in lines(&file)? {
+            let line = line?;
+            if !is_found && digest(&line, ID_DIGITS) == letter.id {
+                is_found = true;
+            } else {
+                rest.extend_from_slice(&line);
+                rest.push(b'\n');
             }
-            rest.write_all(b"\n")?;
-            return write_private(&file, &rest);
+        }
+        match is_found {
+            true if rest.is_empty() => return fs::remove_file(&file),
+            true => return write_private(&file, &rest),
+            false => {}
         }
     }
     Ok(())
@@ -154,12 +174,16 @@ fn files(home: &Home, queue: &SessionName) -> [(PathBuf, bool); 4] {
     ]
 }
 
-fn lines(file: &Path) -> io::Result<Vec<Vec<u8>>> {
-    match File::open(file) {
-        Ok(file) => BufReader::new(file).split(b'\n').collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+/// The lines of a file; none where it does not exist.
+fn lines(file: &Path) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>> + use<>> {
+    let file = match File::open(file) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(file
+        .into_iter()
+        .flat_map(|file| BufReader::new(file).split(b'\n')))
 }
 
 /// The sessions that have dead letters.

@@ -80,7 +80,7 @@ function letter(one, page) {
       ? again
       : `Nobody vouches for who wrote it${claimed(one)}. ${again} It counts as yours then.`,
     go: one.is_own ? "Send again" : "Send it as mine",
-    act: () => ask("POST", `${path}/resend`).then(({ id }) => toast(`Sent as …${id.slice(-6)}.`)),
+    act: () => ask("POST", `${path}/resend${one.is_own ? "" : "?yes=true"}`).then(({ id }) => toast(`Sent as …${id.slice(-6)}.`)),
   };
   const drop = {
     title: "Drop this dead letter?",

@@ -12,7 +12,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::Routes;
-use crate::archive::{Archive, ArchiveAnswer, ArchiveError};
+use crate::archive::{Archive, ArchiveAnswer, ArchiveError, ArchiveHold};
 use crate::management::auth::Caller;
 use crate::management::held;
 use crate::management::refusal::ApiError;
@@ -47,7 +47,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
         .post(
             "/api/dead-letters/{id}/resend",
-            "send a dead letter to its session again",
+            "send a dead letter to its session again; yes=true where is_own is false",
             resend,
         )
 }
@@ -71,16 +71,17 @@ fn archive(caller: &Caller, api: &Api) -> Result<Arc<dyn Archive>, ApiError> {
     Ok(archive)
 }
 
-/// Answers what is kept, and holds it until the client has read it.
+/// Answers what is kept, and holds it from when it is read to when the client has it.
 async fn answer(
     api: SharedApi,
     caller: Caller,
-    ask: impl FnOnce(&dyn Archive) -> ArchiveAnswer + Send + 'static,
+    ask: impl FnOnce(&dyn Archive, ArchiveHold<'_>) -> ArchiveAnswer + Send + 'static,
 ) -> Result<Response, ApiError> {
     let archive = archive(&caller, &api)?;
-    let holding = api.holdings.of(&caller.name);
+    let mut holding = api.holdings.of(&caller.name);
     let asking = move || {
-        let text = ask(&*archive).map_err(refusal)?;
+        let mut hold = |bytes| holding.set(bytes).map_err(|_| ArchiveError::TooMuch);
+        let text = ask(&*archive, &mut hold).map_err(refusal)?;
         held::held(text.into_bytes(), holding)
     };
     Ok(held::json_response(api.aside(&caller, asking).await?))
@@ -90,6 +91,10 @@ fn refusal(error: ArchiveError) -> ApiError {
     match error {
         ArchiveError::Missing => ApiError::not_found(),
         ArchiveError::Failed(why) => ApiError::bad(why),
+        ArchiveError::NotVouched => ApiError::bad(
+            "the broker does not vouch that your user published it; yes=true sends it as yours",
+        ),
+        ArchiveError::TooMuch => ApiError::busy("this user makes the broker hold too much already"),
     }
 }
 
@@ -103,7 +108,10 @@ async fn conversation(
     Query(before): Query<ConversationQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let ask = move |archive: &dyn Archive| archive.conversation(before.known.as_deref());
+    let known = before.known;
+    let ask = move |archive: &dyn Archive, hold: ArchiveHold<'_>| {
+        archive.conversation(known.as_deref(), hold)
+    };
     answer(api, caller, ask).await
 }
 
@@ -112,11 +120,11 @@ async fn message(
     Path((name, id)): Path<(String, String)>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive| archive.message(&name, &id)).await
+    answer(api, caller, move |archive, _| archive.message(&name, &id)).await
 }
 
 async fn dead_letters(State(api): State<SharedApi>, caller: Caller) -> Result<Response, ApiError> {
-    answer(api, caller, |archive| archive.dead_letters()).await
+    answer(api, caller, |archive, hold| archive.dead_letters(hold)).await
 }
 
 async fn dead_letter(
@@ -124,7 +132,7 @@ async fn dead_letter(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive| archive.dead_letter(&id)).await
+    answer(api, caller, move |archive, _| archive.dead_letter(&id)).await
 }
 
 async fn drop_dead_letter(
@@ -132,16 +140,23 @@ async fn drop_dead_letter(
     Path(id): Path<String>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(api, caller, move |archive| archive.drop_dead_letter(&id)).await
+    answer(api, caller, move |archive, _| archive.drop_dead_letter(&id)).await
+}
+
+#[derive(Deserialize)]
+struct ResendQuery {
+    #[serde(default)]
+    yes: bool,
 }
 
 async fn resend(
     State(api): State<SharedApi>,
     Path(id): Path<String>,
+    Query(agreed): Query<ResendQuery>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let archive = archive(&caller, &api)?;
-    let text = archive.resend(id).await.map_err(refusal)?;
-    let holding = api.holdings.of(&caller.name);
-    Ok(held::json_response(held::held(text.into_bytes(), holding)?))
+    answer(api, caller, move |archive, _| {
+        archive.resend(&id, agreed.yes)
+    })
+    .await
 }
