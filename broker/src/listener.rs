@@ -1,20 +1,25 @@
 //! Accepts AMQP clients on TCP, TLS and Unix sockets. Depends on `connection`.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 mod port;
 
 pub(crate) use port::Port;
 
 use crate::broker_state::BrokerState;
-use crate::connection::{self, Accepted};
+use crate::connection::{self, Accepted, ReadHalf};
 use crate::lock::lock;
 use crate::login_places::LoginPlace;
 use crate::login_throttle::LoginPeer;
@@ -49,6 +54,29 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
     }
 }
 
+/// The half of a TLS connection that is read.
+struct TlsReadHalf {
+    stream: tokio::io::ReadHalf<TlsStream<TcpStream>>,
+    /// Of its own: the stream lets nobody see its socket once it is split.
+    socket: OwnedFd,
+}
+
+impl AsyncRead for TlsReadHalf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl ReadHalf for TlsReadHalf {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Accepts clients with TLS.
 pub(crate) async fn serve_tls(
     broker: Arc<BrokerState>,
@@ -71,11 +99,14 @@ pub(crate) async fn serve_tls(
                 };
                 match greeted {
                     Ok(Ok(stream)) => {
-                        let (read, write) = tokio::io::split(stream);
+                        let Ok(socket) = stream.get_ref().0.as_fd().try_clone_to_owned() else {
+                            return tracing::warn!("closed a connection: no descriptor is free");
+                        };
+                        let (stream, write) = tokio::io::split(stream);
                         connection::serve(
                             broker,
                             Accepted {
-                                read: Box::new(read),
+                                read: Box::new(TlsReadHalf { stream, socket }),
                                 write: Box::new(write),
                                 peer,
                                 local,

@@ -7,6 +7,14 @@ mod linux;
 mod macos;
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+#[cfg(target_os = "linux")]
+use linux::PEER_CLOSED;
+#[cfg(target_os = "macos")]
+use macos::PEER_CLOSED;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
@@ -19,6 +27,16 @@ compile_error!("cbroker runs on Linux and macOS");
 
 /// The two ends of a connection: of the socket whose user is asked for, and of the other one.
 pub(crate) type SocketPair = (SocketAddr, SocketAddr);
+
+/// Whether the other end of a socket has closed its side, or the connection broke. Tells it also
+/// while bytes that came before wait in the socket.
+pub(crate) fn has_peer_closed(socket: BorrowedFd<'_>) -> bool {
+    let mut sockets = [PollFd::from_borrowed_fd(socket, PEER_CLOSED)];
+    let at_once = Timespec::default();
+    let ends = PEER_CLOSED | PollFlags::HUP | PollFlags::ERR;
+    rustix::event::poll(&mut sockets, Some(&at_once)).is_ok()
+        && sockets[0].revents().intersects(ends)
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::raw::{Raw, short};
 use crate::real::Real;
@@ -33,6 +34,58 @@ async fn a_publisher_is_told_that_memory_is_low_and_a_consumer_is_not() {
     let blocked = told.await.unwrap();
     assert_eq!(&blocked[..4], [0, 10, 0, 60]);
     assert_eq!(&blocked[5..], b"low on memory");
+}
+
+/// Whether the exclusive queue `q` of another connection is still there. Each answer ends a
+/// channel.
+fn is_held(bystander: &mut Raw, channel: u16) -> bool {
+    bystander.method(channel, (20, 10), &short(""));
+    bystander.expect(channel, (20, 11));
+    let passive = [&b"\0\0"[..], &short("q"), b"\x01\0\0\0\0"].concat();
+    bystander.method(channel, (50, 10), &passive);
+    let (code, text) = bystander.closed().unwrap();
+    bystander.method(channel, (20, 41), b"");
+    assert!(matches!(code, 404 | 405), "{code} {text}");
+    code == 405
+}
+
+/// A connection that is held does not read on once its buffer is full, so it cannot see the end of
+/// the stream behind that.
+fn is_noticed_gone_behind_unread_frames(port: u16, leave: impl FnOnce(TcpStream)) {
+    let (mut bystander, mut publisher) = (Raw::open(port), Raw::open(port));
+    let exclusive = [&b"\0\0"[..], &short("q"), b"\x04\0\0\0\0"].concat();
+    publisher.method(1, (50, 10), &exclusive);
+    publisher.expect(1, (50, 11));
+    publisher.publish(1, "q", b"x");
+    publisher.expect(0, (10, 60));
+    // More than the buffer of a client that was quiet, and less than the system takes.
+    for _ in 0..16 {
+        publisher.publish(1, "q", &[7; 2_000]);
+    }
+    assert!(is_held(&mut bystander, 2));
+    let stream = publisher.stream();
+    drop(publisher);
+    leave(stream);
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut channel = 3;
+    while is_held(&mut bystander, channel) {
+        assert!(Instant::now() < until, "a client that is gone is held");
+        channel += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_publisher_that_leaves_behind_unread_frames_is_noticed_gone() {
+    let running = Running::with(|config| config.memory_limit_bytes = 1).await;
+    let port = running.port();
+    let seen = tokio::task::spawn_blocking(move || {
+        is_noticed_gone_behind_unread_frames(port, drop);
+        is_noticed_gone_behind_unread_frames(port, |stream| {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        });
+    });
+    seen.await.unwrap();
 }
 
 /// Fills a disk but for so many MiB.

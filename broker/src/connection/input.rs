@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 
 use super::ReadHalf;
 use crate::memory::{self, ConnectionHoldings, Holding, HoldingKind, MemoryLevel, ReadRoom};
+use crate::platform;
 use crate::stats::Counter;
 use crate::wire::frame::{self, FrameError, ParsedFrame};
 
@@ -20,9 +21,11 @@ const LARGE: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may take to finish a large frame while others wait for the room.
 const LATE: Duration = Duration::from_secs(5);
+/// How often the socket of a connection that cannot be read on is asked whether the client is gone.
+const PEER_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) struct ReadBuffer {
-    stream: ReadHalf,
+    stream: Box<dyn ReadHalf>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -31,10 +34,12 @@ pub(super) struct ReadBuffer {
     room: ReadRoom,
     /// Since when it has had room for the frame at its front, which is not whole.
     begun: Option<Instant>,
+    /// When it was seen that the client has closed its side.
+    closed: Option<Instant>,
 }
 
 impl ReadBuffer {
-    pub(super) fn new(stream: ReadHalf, holdings: &Arc<ConnectionHoldings>) -> Self {
+    pub(super) fn new(stream: Box<dyn ReadHalf>, holdings: &Arc<ConnectionHoldings>) -> Self {
         let mut holding = Holding::new(holdings, HoldingKind::Read);
         holding.set(SMALL, SMALL);
         Self {
@@ -45,6 +50,7 @@ impl ReadBuffer {
             holding,
             room: ReadRoom::default(),
             begun: None,
+            closed: None,
         }
     }
 
@@ -119,12 +125,12 @@ impl ReadBuffer {
     }
 
     /// Reads on while something else is waited for, as far as there is room, and returns when the
-    /// client is gone: at once when the connection broke, after [`LINGER`] when the client has
-    /// closed its side. May be dropped at any time.
+    /// client is gone: at once when the connection broke, [`LINGER`] after it was seen that the
+    /// client has closed its side. May be dropped at any time, and goes on when called again.
     pub(super) async fn gone(&mut self, received: &Counter) {
-        while self.end < self.buffer.len() {
+        while self.closed.is_none() && self.end < self.buffer.len() {
             match self.stream.read(&mut self.buffer[self.end..]).await {
-                Ok(0) => return tokio::time::sleep(LINGER).await,
+                Ok(0) => self.closed = Some(Instant::now()),
                 Ok(count) => {
                     self.end += count;
                     received.add_alone(count as u64);
@@ -132,7 +138,22 @@ impl ReadBuffer {
                 Err(_) => return,
             }
         }
-        std::future::pending::<()>().await;
+        let closed = self.closed_behind_what_waits().await;
+        tokio::time::sleep_until((closed + LINGER).into()).await;
+    }
+
+    /// When the client closed its side, or the connection broke: a read without room does not tell.
+    async fn closed_behind_what_waits(&mut self) -> Instant {
+        loop {
+            if let Some(closed) = self.closed {
+                return closed;
+            }
+            if platform::has_peer_closed(self.stream.socket()) {
+                self.closed = Some(Instant::now());
+            } else {
+                tokio::time::sleep(PEER_LOOK).await;
+            }
+        }
     }
 
     fn make_room(&mut self, needed: usize) {
@@ -183,5 +204,70 @@ impl ReadBuffer {
         if memory::is_room_wanted() && self.waiting().len() <= SMALL {
             self.rest();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+    use std::net::Shutdown;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+    use super::*;
+
+    fn reading(stream: impl ReadHalf + 'static) -> ReadBuffer {
+        ReadBuffer::new(Box::new(stream), &Arc::new(ConnectionHoldings::default()))
+    }
+
+    /// Waits that end before the client has lingered, as those for a queue that is loading.
+    async fn is_seen_gone(input: &mut ReadBuffer) -> bool {
+        let until = Instant::now() + Duration::from_secs(20);
+        let received = Counter::default();
+        while Instant::now() < until {
+            let short = Duration::from_millis(20);
+            if tokio::time::timeout(short, input.gone(&received))
+                .await
+                .is_ok()
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn many_short_waits_notice_that_the_client_has_closed_its_side() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, _write) = ours.into_split();
+        let mut input = reading(read);
+        let theirs = theirs.into_std().unwrap();
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert!(is_seen_gone(&mut input).await);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_behind_a_full_buffer_is_noticed() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (read, _write) = ours.into_split();
+        let mut input = reading(read);
+        theirs.write_all(&[7; 4 * SMALL]).await.unwrap();
+        drop(theirs);
+        assert!(is_seen_gone(&mut input).await);
+        assert_eq!(input.waiting().len(), SMALL, "what it sent is kept");
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut theirs = TcpStream::connect(address).await.unwrap();
+        let (read, _write) = listener.accept().await.unwrap().0.into_split();
+        let mut input = reading(read);
+        theirs.write_all(&[7; 4 * SMALL]).await.unwrap();
+        let received = Counter::default();
+        let waits = tokio::time::timeout(2 * PEER_LOOK, input.gone(&received));
+        assert!(waits.await.is_err(), "it is still there");
+        drop(theirs);
+        assert!(is_seen_gone(&mut input).await);
     }
 }

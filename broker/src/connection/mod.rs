@@ -2,9 +2,11 @@
 //! Relies on `channel` and `registry`.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{tcp, unix};
 
 use crate::broker_state::BrokerState;
 use crate::lock::lock;
@@ -25,12 +27,28 @@ mod writer;
 
 use input::ReadBuffer;
 
-pub(crate) type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
 pub(crate) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// The half of a socket that is read, and the socket itself.
+pub(crate) trait ReadHalf: AsyncRead + Send + Unpin {
+    fn socket(&self) -> BorrowedFd<'_>;
+}
+
+impl ReadHalf for tcp::OwnedReadHalf {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.as_ref().as_fd()
+    }
+}
+
+impl ReadHalf for unix::OwnedReadHalf {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.as_ref().as_fd()
+    }
+}
 
 /// A socket that was accepted.
 pub(crate) struct Accepted {
-    pub(crate) read: ReadHalf,
+    pub(crate) read: Box<dyn ReadHalf>,
     pub(crate) write: WriteHalf,
     pub(crate) peer: SocketEnd,
     pub(crate) local: SocketEnd,

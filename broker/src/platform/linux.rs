@@ -2,7 +2,11 @@
 
 pub(crate) mod local_user;
 
+use rustix::event::PollFlags;
 use rustix::time::ClockId;
+
+/// What `poll` is asked for to tell that the other end of a socket has closed its side.
+pub(crate) const PEER_CLOSED: PollFlags = PollFlags::RDHUP;
 
 /// A clock that counts while the machine is suspended and that cannot be set.
 pub(crate) const STEADY: ClockId = ClockId::Boottime;

@@ -6,9 +6,14 @@ use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
+use rustix::event::PollFlags;
 use rustix::time::ClockId;
 
 use super::SocketPair;
+
+/// What `poll` is asked for to tell that the other end of a socket has closed its side: its hangup
+/// says that there is nothing after what waits to be read.
+pub(crate) const PEER_CLOSED: PollFlags = PollFlags::HUP;
 
 /// A clock that counts while the machine sleeps and that cannot be set.
 pub(crate) const STEADY: ClockId = ClockId::Monotonic;
