@@ -21,6 +21,8 @@ class Agent:
     name, prompt, busy, arguments, command = "", re.compile("."), "", [], []
     # What a permission dialog says, and the keys that allow and refuse it.
     dialog, allow, refuse = "", "Enter", "Escape"
+    # What it says where it asks whether a tool of an MCP server may be called.
+    tool_dialog = "Do you want"
     # Keys that clear the input box.
     clear = "C-u"
     # Seconds until a turn has begun, on a machine that is busy with much else.
@@ -57,7 +59,8 @@ class Claude(Agent):
                    "bypassPermissionsModeAccepted": True,
                    "projects": {room.work: {
                        "hasTrustDialogAccepted": room.prepared.get("is_trusted", True),
-                       "hasCompletedProjectOnboarding": True, "allowedTools": []}}}
+                       "hasCompletedProjectOnboarding": True, "allowedTools": [],
+                       "enabledMcpjsonServers": ["cbroker"]}}}
         write(os.path.join(room.home, ".claude.json"), json.dumps(answers))
         # Some versions move the editor's mode there.
         write(os.path.join(room.home, ".claude", "settings.json"), "{}")
@@ -77,6 +80,7 @@ class Claude(Agent):
 class Codex(Agent):
     name, prompt, busy = "codex", re.compile(r"(?m)^› "), "esc to interrupt"
     dialog, command = "Would you like", ["run", "--", "codex"]
+    tool_dialog = "Allow the cbroker MCP server"
 
     def environment(self, room):
         return {"OPENAI_API_KEY": "not-a-key", "CODEX_HOME": os.path.join(room.home, ".codex")}

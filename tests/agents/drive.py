@@ -17,7 +17,7 @@ from agents import AGENTS
 from checks import SCENES
 from install import PINNED, CannotInstall, install
 from room import CannotIsolate, Room
-import scenes, views, endings  # noqa: E401, F401  Each adds its scenes, in this order.
+import scenes, views, endings, tools  # noqa: E401, F401  Each adds its scenes, in this order.
 from tally import KINDS, Tally, Wrong
 
 # Played twice, with Claude Code; the others once, with the first three.

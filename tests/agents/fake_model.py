@@ -2,11 +2,11 @@
 Codex (OpenAI Responses), opencode (OpenAI Chat) and Gemini CLI (generateContent) call.
 
 Words in the newest user texts script the answer: SLOW<n> waits n seconds, TOOL{command} calls the
-shell tool, ASK asks a question, PLAN shows a plan, TASK{text} starts a subagent in the background.
-Words inside a peer message are not obeyed. Each request becomes one line of `requests.jsonl`: when
-it came (`at`), whether it carried tools (`tools`), the user texts after the last answer (`texts`),
-and, of the whole conversation and as often as they are there, the peer messages (`peers`) and the
-tags that the driver's messages carry (`tags`).
+shell tool, MCP{to text} sends by `cbroker mcp`, ASK asks a question, PLAN shows a plan, TASK{text}
+starts a subagent in the background. Words inside a peer message are not obeyed. Each request
+becomes one line of `requests.jsonl`: when it came (`at`), whether it carried tools (`tools`), the
+user texts after the last answer (`texts`), and, of the whole conversation and as often as they are
+there, the peer messages (`peers`) and the tags that the driver's messages carry (`tags`).
 """
 import json
 import os
@@ -82,6 +82,8 @@ def plan(texts, has_result):
         return pause, None
     if tool := re.search(r"TOOL\{([^}]*)\}", script):
         return pause, ("shell", tool[1])
+    if sent := re.search(r"MCP\{([^}]*)\}", script):
+        return pause, ("send", sent[1])
     if task := re.search(r"TASK\{([^}]*)\}", script):
         return pause, ("task", task[1])
     if re.search(r"\bPLAN\b", outside):
@@ -116,6 +118,8 @@ def call_of(kind, argument, names):
             "question": "Which one?", "header": "Pick", "multiSelect": False, "options": options}]}
     if kind == "plan":
         return "ExitPlanMode", {"plan": "1. look\n2. do it"}
+    if kind == "send":
+        return send_call(*argument.split(" ", 1), names)
     escalated = {"sandbox_permissions": "require_escalated", "justification": "by the script"}
     if "exec" in names:
         call = json.dumps(dict(escalated, cmd=argument))
@@ -125,6 +129,15 @@ def call_of(kind, argument, names):
     known = ("bash", "run_shell_command")
     name = next((name for name in known if name in names), "Bash")
     return name, {"command": argument, "description": "run it"}
+
+
+def send_call(to, message, names):
+    """A call of `send_message` of `cbroker mcp`."""
+    arguments = {"to": to, "message": message}
+    # Codex calls tools of servers from a script alone; its `send_message` is another tool.
+    if "exec" in names:
+        return "exec", f"await tools.mcp__cbroker__send_message({json.dumps(arguments)})"
+    return "mcp__cbroker__send_message", arguments
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -156,6 +156,8 @@ class Room:
         """A wrapped agent that is only just starting."""
         self.lives.append(len(self.requests()))
         self.agent.prepare(self)
+        if self.prepared.get("has_mcp"):
+            self.run("mcp", "install", self.agent.name, "--write")
         line = f"cd {shlex.quote(self.work)} && exec env -i " + " ".join(
             f"{name}={shlex.quote(value)}"
             for name, value in {**self.env, **self.prepared.get("environment", {})}.items()
