@@ -85,7 +85,7 @@ fn a_message_is_written_with_the_keyboard_alone_and_arrives() {
     let Some(browser) = signed_in(&server, &DESK) else {
         return;
     };
-    browser.until(&format!("{} === 'Away'", card("backend", ".pill")));
+    browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
     browser.press("c");
     browser.until("document.getElementById('send-box').open");
     browser.press("backend\u{e004}\u{e004}hello there");

@@ -363,7 +363,7 @@ fn queues_that_a_stranger_binds_are_no_sessions_unless_they_are_named_like_one()
     };
     ada.announce("frontend", "idle", None);
     browser.until(&format!("{} === 'Idle'", card("frontend", ".pill")));
-    browser.until(&format!("{} === 'Away'", card("backend", ".pill")));
+    browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
     let cards = "[...document.querySelectorAll('article[data-key]')].map((one) => one.dataset.key)";
     let shown = browser.value(&format!("{cards}.sort().join()"));
     assert_eq!(shown, "backend,frontend");

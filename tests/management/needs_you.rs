@@ -82,6 +82,68 @@ fn a_card_shows_the_held_text_and_pauses_and_resumes() {
 }
 
 #[test]
+fn a_page_in_the_background_tells_when_a_session_begins_to_need_its_person() {
+    let server = Server::start();
+    let peer = Peer::connect(&server);
+    for name in ["backend", "frontend"] {
+        peer.declare_session(name);
+    }
+    let _attached = ["backend", "frontend"].map(|name| peer.attach(name));
+    let Some(browser) = signed_in(&server, &DESK) else {
+        return;
+    };
+    browser.allow_notifications();
+    browser.run(
+        "const Shown = window.Notification;
+         window.told = [];
+         window.Notification = class extends Shown {
+           constructor(title, options) {
+             super(title, options);
+             told.push(`${this.title}; ${this.body}`);
+           }
+         };
+         done();",
+    );
+    browser.click(".menu summary");
+    browser.click("#notify");
+    browser.until("localStorage.getItem('notify') === 'yes'");
+
+    peer.announce("backend", "needs-you", Some("permission for Bash"));
+    browser.until("document.title === '(1) cbroker'");
+    browser.run("Object.defineProperty(document, 'hidden', { get: () => true }); done();");
+    for _ in 0..2 {
+        peer.announce("frontend", "needs-you", Some("a plan"));
+        browser.until("document.title === '(2) cbroker'");
+    }
+    peer.announce("backend", "idle", None);
+    browser.until("document.title === '(1) cbroker'");
+    // What was in front when it came, and what came again, is not told.
+    assert_eq!(
+        browser.value("told"),
+        json!(["frontend: Needs you; a plan"])
+    );
+}
+
+#[test]
+fn a_state_counts_from_when_it_began_and_not_from_when_the_page_was_opened() {
+    let Some((_server, peer, browser)) = with_a_session() else {
+        return;
+    };
+    let _attached = peer.attach("backend");
+    let ago = chrono::Utc::now() - chrono::Duration::minutes(12);
+    let mut presence: Value =
+        serde_json::from_str(&presence_holding("backend", "needs-you", Some("a plan"), 0)).unwrap();
+    for (since, shown) in [
+        (json!(ago.to_rfc3339()), "a plan · 12 min"),
+        (json!("2999-01-01T00:00:00Z"), "a plan · 0 s"),
+    ] {
+        presence["since"] = since;
+        peer.publish_as_user("claudeBroker.presence", "", &presence.to_string());
+        browser.until(&format!("{} === {}", card("backend", ".why"), json!(shown)));
+    }
+}
+
+#[test]
 fn what_is_held_is_taken_in_the_drawer_after_a_question() {
     let server = Server::start();
     let Some((peer, mut questions, _attached, browser)) = with_a_held_message(&server) else {
@@ -208,7 +270,7 @@ fn one_text_goes_to_several_names_as_the_command_line_takes_them() {
     let Some(browser) = signed_in(&server, &DESK) else {
         return;
     };
-    browser.until(&format!("{} === 'Away'", card("tester", ".pill")));
+    browser.until(&format!("{} === 'Closed'", card("tester", ".pill")));
     browser.press("c");
     browser.until("document.getElementById('send-box').open");
     browser.press("my-backend, tester\u{e004}\u{e004}hello there");
@@ -275,7 +337,7 @@ fn while_the_broker_is_away_the_page_says_so_and_goes_on_by_itself() {
     let Some((server, peer, browser)) = with_a_session() else {
         return;
     };
-    browser.until(&format!("{} === 'Away'", card("backend", ".pill")));
+    browser.until(&format!("{} === 'Closed'", card("backend", ".pill")));
     let gone = "!document.getElementById('gone').hidden && \
                 document.body.classList.contains('stale')";
     drop(peer);

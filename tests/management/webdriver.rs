@@ -161,6 +161,12 @@ impl Browser {
         self.until(&format!("innerWidth === {}", screen.width));
     }
 
+    /// Answers the browser's question whether the page may show notifications, as a person does.
+    pub(crate) fn allow_notifications(&self) {
+        let body = json!({ "descriptor": { "name": "notifications" }, "state": "granted" });
+        self.command("POST", "permissions", &body);
+    }
+
     /// Waits until an expression in the page is true. While the page loads, the driver may refuse
     /// to look.
     pub(crate) fn until(&self, expression: &str) {

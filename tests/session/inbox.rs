@@ -78,12 +78,21 @@ fn a_message_behind_a_dialog_is_not_acked_and_not_given_up() {
             .contains("handed over")
     );
     assert!(!stage.text("agent.log").contains("approved"));
+    // What waits behind it waits for the same dialog.
+    stage.send("peer", "waits too", &[]);
+    wait_for("the second message", || {
+        stage.says(&["inbox", "peer"]).contains("waits too")
+    });
+    let list = stage.says(&["list"]);
+    assert!(list.contains("2 held"), "{list}");
+    assert!(!list.contains("held:"), "{list}");
     terminal.keys(b"\x1b");
     wait_for_log(&stage, "inbox [cbroker peer message");
-    wait_for("its proof", || {
-        stage.text("home/logs/peer.log").contains("delivered ")
+    wait_for("both proofs", || {
+        let log = stage.text("home/logs/peer.log");
+        log.matches("delivered ").count() == 2
     });
-    assert_eq!(log_lines(&stage, "accepted").len(), 1);
+    assert_eq!(log_lines(&stage, "accepted").len(), 2);
 }
 
 fn what_the_inbox_loses_goes_by_the_next_way() {

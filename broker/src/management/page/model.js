@@ -486,10 +486,10 @@ export class Model {
     if (!isText(found.name) || !isSession(found.name)) return false;
     if (!isText(found.session) || !WRAP.test(found.session)) return false;
     const session = this.session(found.name);
-    const before = session.presences.get(found.session);
-    const since = before?.state === found.state ? before.changed : at;
+    // The clock of its machine may be ahead, or what it says be no time.
+    const since = Math.min(Date.parse(found.since) || at, at);
     if (found.state === "closed") session.presences.delete(found.session);
-    else keep(session.presences, found.session, { ...found, changed: since }, PRESENCES);
+    else keep(session.presences, found.session, { ...found, since }, PRESENCES);
     return true;
   }
 
@@ -546,7 +546,8 @@ export class Model {
       order.includes(presence.state) ? order.indexOf(presence.state) : order.length;
     const presences = [...session.presences.values()].sort((one, two) => rank(one) - rank(two));
     const consumers = session.queue?.consumers ?? 0;
-    if (session.queue && consumers === 0) return { state: "away", label: "Away", presences: [] };
+    if (session.queue && consumers === 0)
+      return { state: "closed", label: "Closed", presences: [] };
     const shown = {
       idle: ["idle", "Idle"],
       busy: ["busy", "Busy"],
@@ -565,7 +566,7 @@ export class Model {
       state,
       label,
       reason: isText(first.detail) ? first.detail : isText(first.reason) ? first.reason : undefined,
-      since: first.changed,
+      since: first.since,
       held,
       presences,
     };
@@ -603,11 +604,11 @@ export class Model {
       attached: 2,
       notify: 2,
       paused: 1,
-      away: 3,
+      closed: 3,
     };
     const rank = (session) => {
       const { state } = this.standing(session);
-      return state === "away" && this.waiting(session) > 0 ? 1 : (weight[state] ?? 2);
+      return state === "closed" && this.waiting(session) > 0 ? 1 : (weight[state] ?? 2);
     };
     return [...this.sessions.values()].sort(
       (one, two) => rank(one) - rank(two) || one.name.localeCompare(two.name),

@@ -113,10 +113,10 @@ function fill(child, model, session) {
   const [head, why, kept, last, feet, acts] = child.children;
   child.className = `card session is-${standing.state}`;
   say(head.lastChild, standing.label);
-  const since = standing.since ? ` for ${span(model.now() - standing.since)}` : "";
-  head.lastChild.title = standing.label + since;
+  const age = standing.since ? span(model.now() - standing.since) : "";
+  head.lastChild.title = age ? `${standing.label} for ${age}` : standing.label;
   const reason = standing.reason === standing.label.toLowerCase() ? "" : (standing.reason ?? "");
-  say(why, reason && standing.state === "held" ? `${reason}${since}` : reason);
+  say(why, reason && standing.state === "held" ? [reason, age].filter(Boolean).join(" · ") : reason);
   why.hidden = !reason;
   const held = model.held(session).messages;
   keyed(kept, held.slice(0, ON_CARD), {
@@ -146,7 +146,6 @@ function fill(child, model, session) {
   const dead = model.dead.filter(({ queue }) => queue === session.name).length;
   if (dead) facts.push(["refused", String(dead), dead === 1 ? " dead letter" : " dead letters"]);
   if (first?.agent) facts.push(["", "", first.agent]);
-  if (first?.since) facts.push(["", "", `up ${span(model.now() - Date.parse(first.since))}`]);
   if (first?.host) facts.push(["", "", first.host]);
   if (!first && session.queue?.consumers)
     facts.push([
