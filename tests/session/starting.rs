@@ -4,13 +4,14 @@ use std::process::Command;
 
 use cbroker::wrap::monitor::ChildStatus;
 
-use crate::stage::{CBROKER, Stage};
+use crate::stage::{CBROKER, Stage, wait_for};
 
 crate::tests![
     a_configuration_that_cannot_be_read_keeps_nobody_from_working,
     a_home_that_is_a_file_keeps_nobody_from_working,
     a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working,
     whoever_wants_no_program_without_messages_gets_none,
+    a_known_agent_is_wrapped_without_the_word_run,
 ];
 
 const PROGRAM: [&str; 3] = ["sh", "-c", "echo it ran; exit 5"];
@@ -86,4 +87,19 @@ fn a_home_on_a_full_or_read_only_disk_keeps_nobody_from_working() {
         terminal.wait_for("runs without messages");
         terminal.wait_for("it ran");
     }
+}
+
+fn a_known_agent_is_wrapped_without_the_word_run() {
+    let stage = Stage::new();
+    for agent in ["codex", "gemini"] {
+        let _terminal = stage.terminal(&[CBROKER, "--name", agent, agent]);
+        wait_for("its row", || {
+            let list = stage.says(&["list"]);
+            let row = list.lines().find(|row| row.starts_with(agent));
+            row.is_some_and(|row| row.ends_with(agent))
+        });
+    }
+    // What is no agent needs the word.
+    let output = stage.cbroker(&["--name", "peer", "sink"]).output();
+    assert_eq!(output.unwrap().status.code(), Some(2));
 }
