@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::raw::{Raw, long, short};
+use crate::support::process::peak_kib;
 use crate::support::{Place, Request, Server};
 
 const LIMIT_MIB: u64 = 64;
@@ -204,15 +205,7 @@ impl Loaded {
     }
 
     pub(crate) fn peak_mib(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.unwrap()
-            .trim()
-            .trim_end_matches(" kB")
-            .parse::<u64>()
-            .unwrap()
-            / 1024
+        peak_kib(self.server.pid()) / 1024
     }
 }
 

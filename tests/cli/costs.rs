@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,6 +9,7 @@ use serde_json::json;
 
 use crate::client;
 use crate::strangers::password;
+use crate::support::process::peak_kib;
 use crate::support::{Place, Server, Wrapped, wait_until};
 
 const MIB: usize = 1 << 20;
@@ -82,17 +82,6 @@ fn status(stream: &mut TcpStream) -> u16 {
     std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
 }
 
-/// The most memory that a process had at once.
-fn peak_mib(pid: &str) -> usize {
-    let text = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
-}
-
 #[test]
 fn answers_that_nobody_reads_are_bounded_for_each_user() {
     let (place, _server) = small();
@@ -135,7 +124,7 @@ fn three_hundred_megabytes_that_are_no_messages_take_little_memory_and_disk() {
     let place = Place::new();
     let _server = Server::start(&place);
     let session = Wrapped::open(&place, "backend", &[]);
-    let pid = session.terminal.pid().to_string();
+    let pid = session.terminal.pid();
     let text = "no message ".repeat(100_000);
     let url = place.ok(["status", "--show-url"]);
     client::publish_raw(&url, "backend", std::iter::repeat_n(text, 300));
@@ -150,7 +139,7 @@ fn three_hundred_megabytes_that_are_no_messages_take_little_memory_and_disk() {
     wait_until(|| log().matches("a dead letter").count() == 300, log);
     let bytes: u64 = files().iter().sum();
     assert!(bytes <= 20 << 20, "{bytes} bytes on disk");
-    let peak = peak_mib(&pid);
+    let peak = peak_kib(pid) / 1024;
     eprintln!("the peak of the session is {peak} MiB, {bytes} bytes on disk");
     assert!(peak < 150, "{peak} MiB");
     drop(session);

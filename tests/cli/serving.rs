@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use crate::support::process::arguments;
 use crate::support::{Place, Ran, Server, certificate, free_port, skip, wait_until};
 
 #[test]
@@ -22,14 +23,15 @@ fn the_first_start_makes_a_password_that_only_the_user_can_read() {
     assert_eq!(mode("credentials"), 0o600);
     assert_eq!(mode(""), 0o700);
     assert_eq!(mode("data"), 0o700);
-    let command_line = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap_or_default();
+    let command_line = arguments(server.pid());
+    assert!(command_line.contains("serve"), "{command_line}");
     let credentials = fs::read_to_string(place.home().join("credentials")).unwrap();
     let password = credentials
         .lines()
         .find_map(|line| line.strip_prefix("password = "))
         .unwrap()
         .trim_matches('"');
-    assert!(!String::from_utf8_lossy(&command_line).contains(password));
+    assert!(!command_line.contains(password));
     place.ok([
         "send",
         "--to",
@@ -127,6 +129,10 @@ fn two_brokers_do_not_share_a_store_or_a_port() {
 
 #[test]
 fn it_may_open_as_many_files_as_the_system_allows() {
+    if cfg!(not(target_os = "linux")) {
+        eprintln!("skipped: this system does not tell the limits of another process");
+        return;
+    }
     let place = Place::new();
     let own = place.command();
     let mut command = Command::new("sh");

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
+use crate::support::process::is_alive;
 use crate::support::{Place, Request, Wrapped, free_port, skip, wait_until};
 
 /// The user id of `nobody`.
@@ -173,8 +174,8 @@ pub(crate) fn kill_broker(place: &Place) {
     let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let alive = || std::path::Path::new(&format!("/proc/{}/fd/0", pid.as_raw_pid())).exists();
-    wait_until(|| !alive(), || "the broker does not end".into());
+    let id = pid.as_raw_pid().unsigned_abs();
+    wait_until(|| !is_alive(id), || "the broker does not end".into());
 }
 
 #[test]

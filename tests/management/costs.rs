@@ -10,6 +10,7 @@ use lapin::{Connection, ConnectionProperties};
 
 use crate::fixture::Server;
 use crate::http::Answer;
+use crate::support::process::{forget_peak, peak_kib};
 use crate::support::{self, Place};
 
 /// A broker with the user `bob`, who may use the API and touch nothing.
@@ -159,18 +160,6 @@ fn long_requests_to_sign_in_are_refused_and_slow_ones_keep_nobody_out() {
     drop(slow);
 }
 
-/// The most memory that a process has had since it was last asked to forget that, in bytes.
-fn peak(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
-    kibibytes.parse::<usize>().unwrap() << 10
-}
-
-fn forget_peak(pid: u32) {
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-}
-
 #[test]
 fn a_list_of_consumers_with_large_arguments_is_no_tree_in_memory() {
     const CONSUMERS: usize = 40;
@@ -205,11 +194,11 @@ fn a_list_of_consumers_with_large_arguments_is_no_tree_in_memory() {
     let _consuming = runtime.block_on(limited).expect("the broker answers");
     for path in ["/api/consumers", "/api/queues/%2F/q"] {
         forget_peak(server.pid());
-        let before = peak(server.pid());
+        let before = peak_kib(server.pid());
         let answer = server.ask(&place, "GET", path, "");
         assert_eq!(answer.status, 200, "{path}");
         assert!(answer.body.len() > CONSUMERS * TABLES * 5, "{path}");
-        let more = peak(server.pid()) - before;
-        assert!(more < 40 << 20, "{path}: {more} bytes");
+        let more = peak_kib(server.pid()).saturating_sub(before);
+        assert!(more < 40 << 10, "{path}: {more} KiB");
     }
 }

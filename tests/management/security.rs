@@ -370,7 +370,7 @@ fn a_thousand_idle_connections_keep_nobody_out() {
         idle.push(stream);
     }
     assert_eq!(server.get("/api/whoami").status, 200);
-    let held = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let held = std::fs::read_dir("/dev/fd").unwrap().count();
     // Both ends of each connection are in this process; the broker may hold a quarter of its
     // descriptors.
     assert!(held < 1700, "{held} descriptors");

@@ -5,6 +5,7 @@ use cbroker::wrap::monitor::ChildStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::claude::{claude, log_lines, ready, wait_for_hold, wait_for_log};
+use crate::process::is_alive;
 use crate::stage::{CBROKER, Stage, exists, wait_for};
 
 crate::tests![
@@ -39,12 +40,6 @@ fn agents_pid(stage: &Stage) -> String {
 fn kill_agent(stage: &Stage) {
     let pid = Pid::from_raw(agents_pid(stage).parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
-}
-
-fn is_alive(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some(Some('Z' | 'X')))
 }
 
 /// The agent has a message, and nothing proves that its model has it. By the keyboard that is said
@@ -209,7 +204,7 @@ fn no_agent_that_ignores_the_hang_up_outlives_a_wrap_that_is_killed() {
     let pid = agents_pid(&stage);
     terminal.signal(Signal::KILL);
     wait_for_log(&stage, "stays");
-    wait_for("its end", || !is_alive(&pid));
+    wait_for("its end", || !is_alive(pid.parse().unwrap()));
 }
 
 fn no_prompt_that_a_hook_refused_is_acked_and_none_leaves_the_agent_busy() {

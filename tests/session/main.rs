@@ -23,6 +23,8 @@ mod inbox;
 mod launchers;
 mod passthrough;
 mod plugin;
+#[path = "../support/process.rs"]
+mod process;
 mod queued;
 mod removal;
 mod runner;

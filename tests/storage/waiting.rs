@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use crate::client::Client;
+use crate::support::process::{file_kib, peak_kib};
 use crate::support::{Place, Server};
 
 const WAITING: u64 = 50_000;
@@ -30,12 +31,7 @@ fn body(number: u64) -> Vec<u8> {
 /// Returns the peak memory of a process in MiB, without the pages of its program, which are 45 MiB
 /// in a debug build.
 fn peak_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let kib = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (kib("VmHWM:") - kib("RssFile:")).div_ceil(1024)
+    (peak_kib(pid) - file_kib(pid)).div_ceil(1024)
 }
 
 #[test]

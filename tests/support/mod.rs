@@ -19,6 +19,7 @@
 mod certificate;
 pub(crate) mod http;
 mod place;
+pub(crate) mod process;
 mod rabbit;
 mod server;
 mod terminal;
