@@ -101,7 +101,7 @@ fn runtime(action: &Action) -> Result<Runtime, Error> {
 
 async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, Error> {
     let adopted;
-    let config = if needs_a_broker(&action) {
+    let config = if adopts_container(&action) {
         adopted = local::adopt_container(config, output).await;
         &adopted
     } else {
@@ -153,7 +153,7 @@ async fn act(action: Action, config: &Config, output: &Output) -> Result<Exit, E
 }
 
 /// Whether the command may take a container for the local broker.
-fn needs_a_broker(action: &Action) -> bool {
+fn adopts_container(action: &Action) -> bool {
     match action {
         Action::Wrap(..) => true,
         Action::Toy(_) => false,

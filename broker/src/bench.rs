@@ -201,8 +201,8 @@ pub struct OutboxBench {
 }
 
 impl OutboxBench {
-    /// Appends `pieces` pieces and takes them at once, as a turn and its writer do. Returns the
-    /// number of bytes.
+    /// Appends `pieces` pieces and takes them at once, as a unit of work and its writer do. Returns
+    /// the number of bytes.
     pub fn run(&mut self, pieces: usize, piece: &[u8]) -> usize {
         let mut effects = Effects::new(0);
         for _ in 0..pieces {

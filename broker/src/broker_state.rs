@@ -17,10 +17,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::alarms::{AlarmState, Alarms};
 use crate::clock::Clock;
 use crate::config::ClientLimits;
+use crate::delivery::budget::StepBudget;
 use crate::delivery::confirms::{Confirms, Left};
 use crate::delivery::effects::{Effects, REMOVAL};
 use crate::delivery::outbox::Outbox;
-use crate::delivery::turn::TurnLimit;
 use crate::fault::Fault;
 use crate::lock::{lock, read};
 use crate::login_places::LoginPlaces;
@@ -78,7 +78,7 @@ pub struct BrokerState {
     vhosts: RwLock<BTreeMap<Arc<str>, Arc<Vhost>>>,
     pub(crate) connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
     next_id: AtomicU64,
-    /// Connections that have work left over from their last turn.
+    /// Connections that have work left over from their last unit of work.
     busy: AtomicU32,
     /// Channels whose confirms wait for the store.
     awaiting: Mutex<Vec<Arc<Confirms>>>,
@@ -152,14 +152,16 @@ impl BrokerState {
 
     /// Begins a unit of work.
     pub(crate) fn begin(&self) -> Effects {
-        Effects::new(now_ms()).within(TurnLimit::among(self.busy.load(Relaxed)))
+        Effects::new(now_ms()).within(StepBudget::among(self.busy.load(Relaxed)))
     }
 
     /// Ends a unit of work: carries out its effects, then wakes the writers. No lock may be held.
     pub(crate) fn end(self: &Arc<Self>, mut effects: Effects) {
         self.carry_out(&mut effects);
         effects.wake_writers();
-        self.totals.longest_turn.raise_to(effects.spent().into());
+        self.totals
+            .longest_work_unit
+            .raise_to(effects.spent().into());
         if !effects.garbage.is_empty() {
             tokio::task::spawn_blocking(move || drop(effects.garbage));
         }
@@ -168,7 +170,7 @@ impl BrokerState {
         }
     }
 
-    /// Hands out what a turn was too short for, in turns of its own.
+    /// Hands out what a budget was too small for, in units of work of its own.
     #[expect(
         clippy::manual_async_fn,
         reason = "it is spawned by what it calls, so its type must say that it is Send"
@@ -367,8 +369,8 @@ impl BrokerState {
         }
     }
 
-    /// The same for one connection, in as many turns as that takes. Returns the work done in the
-    /// last turn, after which the caller has not yielded.
+    /// The same for one connection, in as many units of work as that takes. Returns the work done
+    /// in the last unit of work, after which the caller has not yielded.
     pub(crate) async fn pump_waiting_for(self: &Arc<Self>, outbox: &Outbox) -> u32 {
         let mut count = outbox.waiting();
         loop {

@@ -41,8 +41,8 @@ pub struct Totals {
     pub queues_declared: Counter,
     pub queues_deleted: Counter,
     pub logins_refused: Counter,
-    /// The most work that was done in one turn, in steps like one delivery.
-    pub longest_turn: Counter,
+    /// The most work that was done in one unit of work, in steps like one delivery.
+    pub longest_work_unit: Counter,
     /// The sums of all closed channels.
     pub closed_channels: ChannelCounters,
 }

@@ -21,9 +21,9 @@ struct Service {
     file: PathBuf,
     text: String,
     /// Once the file is there.
-    take_up: Vec<Vec<String>>,
+    load: Vec<Vec<String>>,
     /// While the file is still there.
-    let_go: Vec<Vec<String>>,
+    unload: Vec<Vec<String>>,
     /// Once the file is gone.
     forget: Vec<Vec<String>>,
     /// Succeeds while the service runs.
@@ -53,7 +53,7 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
         ServiceVerb::Install => {
             write(&service.file, &service.text)?;
             output.line(format!("wrote {file}"))?;
-            tell(&service.take_up)?;
+            tell(&service.load)?;
             output.line("the broker starts with your session from now on")?;
         }
         ServiceVerb::Uninstall => {
@@ -62,7 +62,7 @@ pub(super) fn run(verb: &ServiceVerb, config: &Config, output: &Output) -> Resul
                 output.line("no service is installed")?;
                 return Ok(Exit::Done);
             }
-            tell(&service.let_go)?;
+            tell(&service.unload)?;
             fs::remove_file(&service.file)
                 .map_err(|error| Error::new(format!("cannot remove {file}")).because(error))?;
             tell(&service.forget)?;
@@ -125,11 +125,11 @@ fn systemd(config: &Config) -> Result<Service, Error> {
     Ok(Service {
         file: folder.join("systemd/user").join(UNIT),
         text,
-        take_up: vec![
+        load: vec![
             words("systemctl --user daemon-reload"),
             words(&format!("systemctl --user enable --now {UNIT}")),
         ],
-        let_go: vec![words(&format!("systemctl --user disable --now {UNIT}"))],
+        unload: vec![words(&format!("systemctl --user disable --now {UNIT}"))],
         forget: vec![words("systemctl --user daemon-reload")],
         is_active: words(&format!("systemctl --user is-active --quiet {UNIT}")),
     })
@@ -155,8 +155,8 @@ fn launchd(config: &Config) -> Result<Service, Error> {
     let path = file.display().to_string();
     let call = |verb: &str| vec!["launchctl".to_owned(), verb.to_owned(), path.clone()];
     Ok(Service {
-        take_up: vec![call("load")],
-        let_go: vec![call("unload")],
+        load: vec![call("load")],
+        unload: vec![call("unload")],
         forget: Vec::new(),
         is_active: words(&format!("launchctl list {LABEL}")),
         file,

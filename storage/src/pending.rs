@@ -172,7 +172,7 @@ impl PendingQueue {
         spare: &mut Vec<Chunk>,
     ) -> Option<usize> {
         let may_go = |entry: &ChunkEntry, of| !entry.is_awaited || of == batch;
-        let (gone, freed) = self.let_go((sequence, sequence), may_go, spare);
+        let (gone, freed) = self.mark_settled((sequence, sequence), may_go, spare);
         if gone > 0 {
             return Some(freed);
         }
@@ -201,11 +201,11 @@ impl PendingQueue {
             return 0;
         }
         self.settled.push_back((batch, (first, last)));
-        self.let_go((first, last), |_, _| true, spare).1
+        self.mark_settled((first, last), |_, _| true, spare).1
     }
 
     /// Marks what waits of a range. Returns how many messages, and the memory that became free.
-    fn let_go(
+    fn mark_settled(
         &mut self,
         (first, last): Range,
         may_go: impl Fn(&ChunkEntry, u64) -> bool,
@@ -237,7 +237,7 @@ impl PendingQueue {
     /// Forgets the queue. Returns the bytes of memory that became free.
     pub(crate) fn drop_all(&mut self, batch: u64, spare: &mut Vec<Chunk>) -> usize {
         self.dropped = Some(batch);
-        self.let_go((0, u64::MAX), |_, _| true, spare).1
+        self.mark_settled((0, u64::MAX), |_, _| true, spare).1
     }
 
     /// Moves the watermark of what was handed out.

@@ -1,5 +1,6 @@
 //! The real `cbroker serve` with a small memory limit, clients that load it, and what it must keep
-//! meanwhile: resident memory under the ceiling, short turns, answers of the management API.
+//! meanwhile: resident memory under the ceiling, short units of work, answers of the management
+//! API.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
@@ -26,8 +27,8 @@ const LOAD: Duration = Duration::from_secs(3);
 const ANSWER: Duration = Duration::from_mins(1);
 /// How often the API must answer, one after the other, while the load goes on.
 const ANSWERS: u32 = 20;
-/// How much may be done in one turn, whatever the load is: twice a turn's own limit, where a last
-/// step of it was long, and what follows from that step.
+/// How much may be done in one unit of work, whatever the load is: twice its own budget, where a
+/// last step of it was long, and what follows from that step.
 pub(crate) const STEPS: u64 = 3 * 8192;
 
 pub(crate) struct Loaded {
@@ -160,14 +161,14 @@ impl Loaded {
             "{what}: the API gave {ANSWERS} answers in {:?}",
             started.elapsed()
         );
-        let (peak, steps) = (self.peak_mib(), self.longest_turn());
+        let (peak, steps) = (self.peak_mib(), self.longest_work_unit());
         println!(
             "{what}: peak {peak} MiB, ceiling {CEILING_MIB} MiB, slowest answer of the API {} ms, \
              at most {steps} steps before others were served",
             slowest.as_millis()
         );
         assert!(peak <= CEILING_MIB, "{what}: {peak} of {CEILING_MIB} MiB");
-        assert!(steps <= STEPS, "{what}: {steps} steps in one turn");
+        assert!(steps <= STEPS, "{what}: {steps} steps in one unit of work");
         self.stop.store(true, Ordering::Relaxed);
         for client in clients {
             // It may be closed already.
@@ -183,13 +184,13 @@ impl Loaded {
         drop(self.place);
     }
 
-    /// The most work that the broker has done in one turn, after which it serves others.
-    pub(crate) fn longest_turn(&self) -> u64 {
+    /// The most work that the broker has done in one unit of work, after which it serves others.
+    pub(crate) fn longest_work_unit(&self) -> u64 {
         let port = self.server.management_port.unwrap();
         let request = Request::new((Ipv4Addr::LOCALHOST, port).into(), "GET", "/metrics");
         let metrics = request.password(&self.user, &self.password).send("").body;
         let steps = |line: &str| {
-            line.strip_prefix("cbroker_longest_turn_steps ")?
+            line.strip_prefix("cbroker_longest_work_unit_steps ")?
                 .parse()
                 .ok()
         };

@@ -28,5 +28,5 @@ mod support;
 mod topology;
 mod transactions;
 mod truths;
-mod turns;
 mod unreadable;
+mod work_units;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::BrokerState;
 
-/// Whether a connection has work left over from its last turn. It counts while it has, and no more
-/// once it is dropped.
+/// Whether a connection has work left over from its last unit of work. It counts while it has, and
+/// no more once it is dropped.
 #[derive(Debug)]
 pub(crate) struct BusyMark {
     broker: Arc<BrokerState>,

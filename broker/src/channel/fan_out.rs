@@ -1,6 +1,6 @@
-//! Offers a message to its queues. A publish to many queues stops when its turn is spent and
-//! continues in the next turn, before anything else of its connection, so that each queue gets a
-//! channel's messages in order.
+//! Offers a message to its queues. A publish to many queues stops when its budget is spent and
+//! continues in the next unit of work, before anything else of its connection, so that each queue
+//! gets a channel's messages in order.
 //!
 //! # Cost
 //! A message for one queue is moved into it; nothing is allocated.
@@ -19,7 +19,7 @@ use crate::queue::message::Message;
 use crate::queue::{ConfirmMode, PublishResult};
 use crate::vhost::REPLY_TO_PREFIX;
 
-/// What one of many queues costs, in units of a turn: it wakes a writer of its own.
+/// What one of many queues costs, in steps: it wakes a writer of its own.
 const ONE_OF_MANY: u32 = 4;
 
 /// How the publisher learns what became of its message.
@@ -43,7 +43,7 @@ pub(super) struct FanOut {
     was_taken: bool,
 }
 
-/// Work of a channel that its turn was too short for.
+/// Work of a channel that its budget was too small for.
 #[derive(Debug)]
 pub(super) enum Continuation {
     Publish(FanOut),
@@ -103,7 +103,7 @@ impl FanOut {
 }
 
 impl Channel {
-    /// Hands a publish out as far as the turn allows.
+    /// Hands a publish out as far as the budget allows.
     pub(super) fn fan_out(
         &mut self,
         mut publish: FanOut,
@@ -154,7 +154,7 @@ impl Channel {
             .then_some(publish.confirm_state))
     }
 
-    /// Goes on with what the turn before was too short for.
+    /// Goes on with what the unit of work before had no budget for.
     pub(crate) fn go_on(&mut self, effects: &mut Effects) -> Result<Next, Fault> {
         match self.continuation.take() {
             None => Ok(Next::On),
@@ -166,7 +166,7 @@ impl Channel {
     }
 
     /// The channel ends: a publish that has reached some of its queues reaches all. True when
-    /// nothing is left to do, false when the turn is spent.
+    /// nothing is left to do, false when the budget is spent.
     pub(super) fn finish_work(&mut self, effects: &mut Effects) -> bool {
         while let Some(continuation) = self.continuation.take_if(|_| !effects.is_spent()) {
             // What comes of its end is the caller's to say.
@@ -255,11 +255,11 @@ mod tests {
     fn thousands_of_queues_take_more_than_one_turn_and_get_one_copy_each() {
         let queues: Vec<_> = (0..5_000).map(|_| queue()).collect();
         let mut fan_out = to(queues.clone());
-        let mut turns = 1;
+        let mut units = 1;
         while !fan_out.offer_to_queues(&mut Effects::new(0)).unwrap() {
-            turns += 1;
+            units += 1;
         }
-        assert!(turns > 1, "nobody else had a turn");
+        assert!(units > 1, "it was one unit of work");
         assert!(queues.iter().all(|queue| queue.counts().0 == 1));
     }
 }

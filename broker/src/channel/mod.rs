@@ -74,7 +74,7 @@ pub(crate) enum Next {
     Wait(Ticket, Vec<u8>),
     /// The same frame again once a queue has loaded its next messages.
     Again,
-    /// The turn was too short: [`Channel::go_on`] before any other frame of the connection.
+    /// The budget was too small: [`Channel::go_on`] before any other frame of the connection.
     Continues,
     /// The channel is closed.
     Closed,
@@ -107,7 +107,7 @@ enum Farewell {
     Close(Fault, (u16, u16)),
 }
 
-/// What it costs, in units of a turn, that a consumer leaves its queue.
+/// What it costs, in steps, that a consumer leaves its queue.
 const LEAVING: u32 = 8;
 
 #[derive(Debug)]
@@ -370,7 +370,7 @@ impl Channel {
         self.end(Farewell::Close(fault, cause), effects)
     }
 
-    /// Ends the channel as far as the turn allows. When it is closed, the client is told.
+    /// Ends the channel as far as the budget allows. When it is closed, the client is told.
     fn end(&mut self, farewell: Farewell, effects: &mut Effects) -> Next {
         if !self.close(effects) {
             self.continuation = Some(Continuation::Close(farewell));
@@ -391,8 +391,8 @@ impl Channel {
     }
 
     /// Removes the channel's consumers, returns its deliveries to their queues and releases its due
-    /// confirms. Returns true when all of it is done, and false when the turn is spent; the next
-    /// turn calls it again.
+    /// confirms. Returns true when all of it is done, and false when the budget is spent; the next
+    /// unit of work calls it again.
     pub(crate) fn close(&mut self, effects: &mut Effects) -> bool {
         if matches!(self.phase, ChannelState::Closed) {
             return true;
@@ -430,7 +430,7 @@ impl Channel {
         true
     }
 
-    /// Takes the consumers of a channel that ends out of their queues. False when the turn is
+    /// Takes the consumers of a channel that ends out of their queues. False when the budget is
     /// spent before that.
     fn detach_consumers(&mut self, effects: &mut Effects) -> bool {
         let ChannelState::Ending(leaving) = &mut self.phase else {

@@ -1,6 +1,6 @@
 //! Ack, nack, reject, recover: deliveries leave the ledger and are settled with their queues in
-//! runs. Relies on `ledger`. A settle of very many goes on in the next turn, before anything else
-//! of its connection.
+//! runs. Relies on `ledger`. A settle of very many goes on in the next unit of work, before
+//! anything else of its connection.
 //!
 //! # Cost
 //! One lock of the ledger for each 1,024 deliveries, and one of the queue a run.
@@ -17,15 +17,15 @@ use crate::queue::Disposition;
 use crate::tap::{EXCERPT_BYTES, TapEvent, What};
 use crate::wire::reply;
 
-/// So many deliveries are handed back in one step. Where more are named, the turn may end in
-/// between.
+/// So many deliveries are handed back in one step. Where more are named, the unit of work may end
+/// in between.
 pub(super) const AT_ONCE: usize = 1024;
 /// Room for deliveries that a channel keeps between two settles.
 const KEPT_TAKEN: usize = 64;
-/// So many deliveries in memory are moved in the time of one unit of a turn.
+/// So many deliveries in memory are moved in the time of one step.
 const MOVED_IN_ONE: usize = 256;
 
-/// A settle that may take more than one turn. What it names is bounded by its last tag, so
+/// A settle that may take more than one unit of work. What it names is bounded by its last tag, so
 /// deliveries that come meanwhile do not belong to it.
 #[derive(Debug)]
 pub(super) struct Settle {
@@ -101,7 +101,7 @@ impl Channel {
         self.go_on_settling(settle, effects)
     }
 
-    /// Settles as far as the turn allows.
+    /// Settles as far as the budget allows.
     pub(super) fn go_on_settling(
         &mut self,
         mut settle: Settle,
@@ -197,7 +197,7 @@ impl Channel {
     }
 
     /// Credit that all consumers share has grown: any of their queues may go on, each first in its
-    /// turn.
+    /// unit of work.
     pub(super) fn pump_all(&mut self, effects: &mut Effects) -> Result<(), Fault> {
         let count = self.consumers.len();
         self.first_pumped = self.first_pumped.wrapping_add(1);
@@ -229,7 +229,7 @@ impl Channel {
     }
 
     /// Returns open deliveries of a channel that ends to their queues. True when that were all of
-    /// them, false when the turn is spent.
+    /// them, false when the budget is spent.
     pub(super) fn return_deliveries(&mut self, effects: &mut Effects) -> bool {
         let mut taken = Vec::new();
         loop {

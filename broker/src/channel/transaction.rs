@@ -215,7 +215,7 @@ impl Channel {
         self.commit(Box::new(commit), effects)
     }
 
-    /// Commits as far as the turn allows.
+    /// Commits as far as the budget allows.
     pub(super) fn commit(
         &mut self,
         mut commit: Box<Commit>,

@@ -29,7 +29,7 @@ pub(super) enum ReadEnd {
     /// The socket is gone, or is to go without a word.
     Gone,
     /// The client closed the connection; where it is owed `close-ok`, that is sent once everything
-    /// it held was let go.
+    /// it held was released.
     Closed,
     /// The client must be told why.
     Refused(Fault, (u16, u16)),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::broker_state::{BrokerState, BusyMark};
 use crate::delivery::effects::Effects;
 
-/// Lets others go first after a turn's worth of work, also where no single turn was that long: a
-/// socket that always has more never makes the reader wait.
+/// Lets others go first after a whole budget of work, also where no single unit of work was that
+/// long: a socket that always has more never makes the reader wait.
 pub(super) struct Manners {
     busy: BusyMark,
     unyielded: u32,
@@ -22,10 +22,10 @@ impl Manners {
         }
     }
 
-    /// Counts the work of a turn that ends.
+    /// Counts the work of a unit of work that ends.
     pub(super) fn count(&mut self, effects: &Effects) {
         self.unyielded = self.unyielded.saturating_add(effects.spent());
-        self.is_due = effects.is_spent() || self.unyielded >= effects.limit().units();
+        self.is_due = effects.is_spent() || self.unyielded >= effects.limit().steps();
     }
 
     pub(super) async fn let_others_go_first(&mut self) {

@@ -87,7 +87,7 @@ impl OpenChannels {
         }
     }
 
-    /// Ends the channels as far as the turn allows. True when none is left.
+    /// Ends the channels as far as the budget allows. True when none is left.
     pub(super) fn close(&mut self, effects: &mut Effects) -> bool {
         while let Some(last) = self.by_number.last_mut() {
             if let Some(channel) = last

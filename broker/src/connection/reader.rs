@@ -1,8 +1,9 @@
-//! The reading task: one read, all whole frames in it, one turn; then what must be waited for.
-//! Relies on `channel`.
+//! The reading task: one read, all whole frames in it, one unit of work; then what must be waited
+//! for. Relies on `channel`.
 //!
-//! A turn ends early when it has done much (others go first), when the client does not take what it
-//! is sent, and when memory is short and it publishes. Every wait also ends with the connection.
+//! A unit of work ends early when it has done much (others go first), when the client does not take
+//! what it is sent, and when memory is short and it publishes. Every wait also ends with the
+//! connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ struct ConnectionReader {
     must_send_close_ok: bool,
 }
 
-/// Why a turn ended.
+/// Why a unit of work ended.
 enum StopReason {
     /// The rest of the frame at the front is missing.
     Partial(usize),
@@ -58,7 +59,7 @@ enum StopReason {
     Wait(Ticket, Vec<u8>),
     /// A queue is loading; the same frame again afterwards.
     Loading,
-    /// Enough for one turn: others go first.
+    /// Enough for one unit of work: others go first.
     Spent,
     /// The client does not take what it is sent.
     Unread,
@@ -81,9 +82,9 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         must_send_close_ok: false,
     };
     let (fault, cause) = match reader.read(&mut input, &mut ending).await {
-        ReadEnd::Gone => return reader.let_go(None).await,
+        ReadEnd::Gone => return reader.release_all(None).await,
         ReadEnd::Closed => {
-            reader.let_go(None).await;
+            reader.release_all(None).await;
             if reader.must_send_close_ok {
                 reader.context.send(|out| reply::bare(out, 0, 10, 51));
             }
@@ -92,7 +93,7 @@ pub(super) async fn run(context: ConnectionContext, mut input: ReadBuffer) {
         ReadEnd::Refused(fault, cause) => (fault, cause),
     };
     tracing::info!(connection = %reader.context.connection.name, %fault, "closed by the server");
-    reader.let_go(Some((&fault, cause))).await;
+    reader.release_all(Some((&fault, cause))).await;
     // What the client still sends is read and dropped until it has answered.
     let answered = ending::drain(&reader.context, &mut input);
     if tokio::time::timeout(ending::CLOSING, answered)
@@ -171,8 +172,8 @@ impl ConnectionReader {
         }
     }
 
-    /// Waits for what a turn ended for. Gives how much must be read before the next one, None when
-    /// there is enough.
+    /// Waits for what ended a unit of work. Gives how much must be read before the next one, None
+    /// when there is enough.
     async fn pause(
         &mut self,
         outcome: StopReason,
@@ -205,7 +206,7 @@ impl ConnectionReader {
             StopReason::Unread => watched.wait(watched.connection.outbox.readable()).await?,
             StopReason::Short => {
                 broker.look_at_memory();
-                // Others must get their turn even while the alarm is not raised.
+                // Others must run even while the alarm is not raised.
                 tokio::task::yield_now().await;
             }
         }
@@ -310,7 +311,7 @@ impl ConnectionReader {
             .then_some(StopReason::Short)
     }
 
-    /// What a step on a channel means for the turn; None to go on.
+    /// What a step on a channel means for the unit of work; None to go on.
     fn after(
         &mut self,
         step: Result<Next, Fault>,
@@ -402,7 +403,7 @@ impl ConnectionReader {
         }
     }
 
-    /// Ends the channels as far as the turn allows, then deletes the queues that the connection
+    /// Ends the channels as far as the budget allows, then deletes the queues that the connection
     /// alone could use. True when nothing is left.
     fn close(&mut self, effects: &mut Effects) -> bool {
         self.channels.close(effects)
@@ -412,9 +413,9 @@ impl ConnectionReader {
                 .remove_exclusive(self.context.connection.id, effects)
     }
 
-    /// Returns and deletes what the connection held, in as many turns as that takes, and tells the
-    /// client why when it was the server's doing.
-    async fn let_go(&mut self, told: Option<(&Fault, (u16, u16))>) {
+    /// Returns and deletes what the connection held, in as many units of work as that takes, and
+    /// tells the client why when it was the server's doing.
+    async fn release_all(&mut self, told: Option<(&Fault, (u16, u16))>) {
         let mut busy = BusyMark::new(&self.context.broker);
         loop {
             let mut effects = self.context.broker.begin();

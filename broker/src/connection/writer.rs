@@ -11,13 +11,13 @@ use tokio::time::timeout;
 
 use super::WriteHalf;
 use crate::broker_state::BrokerState;
+use crate::delivery::budget::FULL_STEPS;
 use crate::delivery::outbox::{Frames, KEEP_BYTES, OutboxTake, UNREAD_BYTES};
-use crate::delivery::turn::TURN_UNITS;
 use crate::memory::{self, MemoryLevel};
 use crate::registry::{ConnectionEnding, ConnectionHandle};
 
 /// After so long without a byte to send, large buffers are given back. A busy connection uses them
-/// again: memory that comes and goes every turn costs more than the copies into it.
+/// again: memory that comes and goes in every unit of work costs more than the copies into it.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Sends until the outbox has ended or the peer takes nothing more.
@@ -73,7 +73,7 @@ async fn send(
                     }
                     // A client that takes everything at once would never let others go first.
                     unyielded += WRITE;
-                    if unyielded >= TURN_UNITS {
+                    if unyielded >= FULL_STEPS {
                         unyielded = 0;
                         tokio::task::yield_now().await;
                     }
@@ -97,7 +97,7 @@ async fn send(
     }
 }
 
-/// What a write costs, in units of a turn.
+/// What a write costs, in steps.
 const WRITE: u32 = 512;
 
 /// How fast a client takes what it is sent.

@@ -41,7 +41,7 @@ struct Window {
     /// The tag of the first entry in `waiting`.
     first: u64,
     waiting: VecDeque<ConfirmState>,
-    /// A turn has this channel in its list for [`Confirms::release`].
+    /// A unit of work has this channel in its list for [`Confirms::release`].
     is_release_asked_for: bool,
     /// The broker's list of channels that wait for the store includes this one.
     is_listed: bool,
@@ -88,7 +88,7 @@ impl Confirms {
             && *slot == ConfirmState::Routing
         {
             *slot = waiting;
-            // Routing can take more than one turn.
+            // Routing can take more than one unit of work.
             window.ask_for_release(self, effects);
         }
     }

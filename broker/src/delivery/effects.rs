@@ -1,20 +1,20 @@
 //! Side effects of one unit of work: writers to wake, dead letters to route, queues to remove,
 //! timers to set, confirms to release. Depends on `confirms`, `outbox`,
-//! `queue`, `stats` and `turn`.
+//! `queue`, `stats` and `budget`.
 //!
-//! A turn is one read of a connection, one expiry of the clock, or one call from outside. Its
-//! effects are carried out after all locks are released, so a queue never locks another queue.
+//! A unit of work is one read of a connection, one expiry of the clock, or one call from outside.
+//! Its effects are carried out after all locks are released, so a queue never locks another queue.
 //!
-//! A turn is short: work that does not fit goes on in a later turn, so that handshakes, heartbeats
-//! and the management API are served in between; `turn` says how short.
+//! A unit of work is short: what does not fit goes on in a later unit of work, so that
+//! handshakes, heartbeats and the management API are served in between; `budget` says how short.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use crate::delivery::budget::{FULL_STEPS, StepBudget};
 use crate::delivery::confirms::Confirms;
 use crate::delivery::outbox::Outbox;
-use crate::delivery::turn::{TURN_UNITS, TurnLimit};
 use crate::queue::Queue;
 use crate::queue::dead_letter::Reason;
 use crate::queue::level::LoadRequest;
@@ -32,8 +32,8 @@ pub(crate) struct DeadLetter {
     pub(crate) stored: Option<(u8, u64)>,
 }
 
-/// What one turn counted for an exchange: one locked addition for each run of messages through one
-/// exchange, not for each message.
+/// What one unit of work counted for an exchange: one locked addition for each run of messages
+/// through one exchange, not for each message.
 #[derive(Debug)]
 struct Tally {
     flow: Arc<Flow>,
@@ -48,9 +48,9 @@ impl Tally {
     }
 }
 
-/// What a dead letter costs, in units of a turn.
+/// What a dead letter costs, in steps.
 const DEAD_LETTER: u32 = 4;
-/// What it costs to delete a queue, in units of a turn.
+/// What it costs to delete a queue, in steps.
 pub(crate) const REMOVAL: u32 = 32;
 /// Units of work between two looks at the clock.
 const LOOK_EVERY: u32 = 256;
@@ -58,7 +58,7 @@ const LOOK_EVERY: u32 = 256;
 /// The collected effects of the current unit of work. `BrokerState::end` must carry them out.
 #[derive(Debug)]
 pub(crate) struct Effects {
-    /// The time, read once for the whole turn.
+    /// The time, read once for the whole unit of work.
     pub(crate) now_ms: u64,
     wakes: Vec<Arc<Outbox>>,
     pub(crate) dead: VecDeque<DeadLetter>,
@@ -74,11 +74,11 @@ pub(crate) struct Effects {
     pub(crate) confirms: Vec<Arc<Confirms>>,
     /// Messages through one exchange that are not in its counters yet.
     tally: Option<Tally>,
-    /// Queues with messages for consumers that this turn was too short for.
+    /// Queues with messages for consumers that this budget was too small for.
     pub(crate) unpumped: Vec<Arc<Queue>>,
-    /// Messages that are gone, to be freed outside the turn because they are many.
+    /// Messages that are gone, to be freed outside the unit of work because they are many.
     pub(crate) garbage: Vec<QueuedMessage>,
-    limit: TurnLimit,
+    limit: StepBudget,
     /// The work done so far, in units of one cheap step.
     spent: u32,
     /// When the clock is looked at next, in these units.
@@ -105,7 +105,7 @@ impl Effects {
             tally: None,
             unpumped: Vec::new(),
             garbage: Vec::new(),
-            limit: TurnLimit::FULL,
+            limit: StepBudget::FULL,
             spent: 0,
             look_at: LOOK_EVERY,
             since: None,
@@ -114,8 +114,8 @@ impl Effects {
         }
     }
 
-    /// Sets how much the turn may do.
-    pub(crate) fn within(mut self, limit: TurnLimit) -> Self {
+    /// Sets how much the unit of work may do.
+    pub(crate) fn within(mut self, limit: StepBudget) -> Self {
         self.limit = limit;
         self
     }
@@ -159,16 +159,17 @@ impl Effects {
         self.is_late |= now.duration_since(*self.since.get_or_insert(now)) >= self.limit.time();
     }
 
-    /// Whether the turn has used its budget and should leave the rest to a later turn.
+    /// Whether the budget is used up, so that the rest should be left to a later unit of
+    /// work.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_late || self.spent >= self.limit.units()
+        self.is_late || self.spent >= self.limit.steps()
     }
 
     /// Whether a single step has used twice the largest budget, as in a queue with very many
     /// consumers or with very many messages that expire at once. Such a step stops in its middle.
-    /// Other steps end first, and the turn ends after them.
+    /// Other steps end first, and the unit of work ends after them.
     pub(crate) fn is_overspent(&self) -> bool {
-        self.spent >= 2 * TURN_UNITS
+        self.spent >= 2 * FULL_STEPS
     }
 
     /// The work done so far.
@@ -176,7 +177,7 @@ impl Effects {
         self.spent
     }
 
-    pub(crate) fn limit(&self) -> TurnLimit {
+    pub(crate) fn limit(&self) -> StepBudget {
         self.limit
     }
 
@@ -191,8 +192,8 @@ impl Effects {
         }
     }
 
-    /// Adds a dead letter. Its cost counts at once, so that a turn does not collect more of them
-    /// than it can route at its end.
+    /// Adds a dead letter. Its cost counts at once, so that a unit of work does not collect more of
+    /// them than it can route at its end.
     pub(crate) fn add_dead_letter(&mut self, letter: DeadLetter) {
         self.spend(DEAD_LETTER);
         self.dead.push_back(letter);
@@ -208,7 +209,7 @@ impl Effects {
         !self.dead.is_empty() || !self.unused.is_empty()
     }
 
-    /// Leaves what a queue can still hand out to a later turn.
+    /// Leaves what a queue can still hand out to a later unit of work.
     pub(crate) fn defer_pump(&mut self, queue: &Arc<Queue>) {
         let is_last = |last: &Arc<Queue>| Arc::ptr_eq(last, queue);
         if !self.unpumped.last().is_some_and(is_last) {
@@ -216,9 +217,9 @@ impl Effects {
         }
     }
 
-    /// Frees messages: here where they are few, else outside the turn.
+    /// Frees messages: here where they are few, else outside the unit of work.
     pub(crate) fn free(&mut self, messages: Vec<QueuedMessage>) {
-        if messages.len() > TURN_UNITS as usize {
+        if messages.len() > FULL_STEPS as usize {
             self.garbage.extend(messages);
         }
     }
@@ -241,9 +242,9 @@ mod tests {
 
     #[test]
     fn a_turn_among_many_is_spent_earlier() {
-        let limit = TurnLimit::among(100);
+        let limit = StepBudget::among(100);
         let mut effects = Effects::new(0).within(limit);
-        effects.spend(limit.units() - 1);
+        effects.spend(limit.steps() - 1);
         assert!(!effects.is_spent());
         effects.spend(1);
         assert!(effects.is_spent() && !effects.is_overspent());

@@ -49,7 +49,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Unsent {
     frames: Frames,
-    /// A turn has the outbox in its list of writers to wake.
+    /// A unit of work has the outbox in its list of writers to wake.
     wake_owed: bool,
     /// What the writer does after the last frame.
     ending: OutboxEnding,
@@ -98,7 +98,7 @@ pub(crate) enum OutboxTake {
 }
 
 impl Outbox {
-    /// Appends frames. The turn wakes the writer when it ends.
+    /// Appends frames. The unit of work wakes the writer when it ends.
     pub(crate) fn write<R>(
         self: &Arc<Self>,
         effects: &mut Effects,
@@ -198,8 +198,8 @@ impl Outbox {
     }
 
     /// Pumps the first `count` queues that wait for this connection, as long as there is room and
-    /// the turn is not spent. Those that must wait again do so behind the others. Returns how many
-    /// of `count` a later turn should pump.
+    /// the budget is not spent. Those that must wait again do so behind the others. Returns how
+    /// many of `count` a later unit of work should pump.
     pub(crate) fn pump_waiting(&self, count: usize, effects: &mut Effects) -> usize {
         for done in 0..count {
             if !self.has_room() {

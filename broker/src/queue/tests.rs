@@ -387,23 +387,27 @@ fn a_queue_with_very_many_consumers_hands_out_in_several_turns() {
     for _ in 0..MESSAGES {
         world.publish(None, 0, &mut filling);
     }
-    let mut turn = Effects::new(1000);
+    let mut effects = Effects::new(1000);
     while world.consumers.len() < 100 {
         // Each on a connection of its own, with room for thousands.
         world.outbox = Arc::default();
         let consumer = world.consumer(false, 0);
-        world.queue.subscribe(&consumer, &mut turn).unwrap();
+        world.queue.subscribe(&consumer, &mut effects).unwrap();
         world.consumers.push(consumer);
     }
     let mut left = world.queue.counts().0;
-    assert!(left > 0, "all of it was one turn");
+    assert!(left > 0, "all of it was one unit of work");
     while left > 0 {
-        assert!(!turn.unpumped.is_empty(), "nobody goes on");
-        turn = Effects::new(1000);
-        world.queue.pump(&mut turn).unwrap();
+        assert!(!effects.unpumped.is_empty(), "nobody goes on");
+        effects = Effects::new(1000);
+        world.queue.pump(&mut effects).unwrap();
         let now = world.queue.counts().0;
         assert!(now < left, "nothing was handed out");
-        assert!(left - now < MESSAGES / 2, "{} in one turn", left - now);
+        assert!(
+            left - now < MESSAGES / 2,
+            "{} in one unit of work",
+            left - now
+        );
         left = now;
     }
 }

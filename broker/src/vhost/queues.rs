@@ -229,7 +229,7 @@ impl Vhost {
     }
 
     /// Deletes every exclusive queue of a closed connection, and returns true. Returns false when
-    /// the turn is spent before that; the next turn calls it again.
+    /// the budget is spent before that; the next unit of work calls it again.
     pub(crate) fn remove_exclusive(&self, connection: u64, effects: &mut Effects) -> bool {
         let owned = self
             .queues()

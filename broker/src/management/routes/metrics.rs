@@ -167,9 +167,9 @@ fn traffic(api: &Api, text: &mut Text) {
             queues[8],
         ),
         (
-            "longest_turn_steps",
+            "longest_work_unit_steps",
             "The most work that was done before others were served, in steps like one delivery.",
-            api.broker.totals.longest_turn.get(),
+            api.broker.totals.longest_work_unit.get(),
         ),
     ] {
         text.single(name, "gauge", help, value);

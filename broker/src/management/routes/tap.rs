@@ -77,7 +77,7 @@ async fn listen(
 impl Tapping {
     /// The next event; `None` when the caller may listen no more.
     async fn next(&mut self) -> Option<Event> {
-        // One event a turn: others go first.
+        // One event, then others go first.
         tokio::task::yield_now().await;
         loop {
             match self.listener.take(BATCH) {

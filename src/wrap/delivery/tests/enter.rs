@@ -49,7 +49,7 @@ fn a_dialog_that_opens_after_the_paste_is_never_answered() {
 #[test]
 fn one_more_enter_after_a_second_and_never_a_third() {
     let mut play = Play::claude();
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     assert_eq!(play.enters(), 1);
     play.passes(ms(999));
@@ -57,7 +57,7 @@ fn one_more_enter_after_a_second_and_never_a_third() {
     play.passes(ms(1));
     assert_eq!(play.enters(), 2);
     play.passes(ms(1000));
-    assert!(play.did(&Step::Held(vec![ticket], Hold::Stuck)));
+    assert!(play.did(&Step::Held(vec![key], Hold::Stuck)));
     play.passes(ms(60_000));
     assert_eq!(play.enters(), 2);
 }
@@ -85,30 +85,30 @@ fn no_second_enter_when_the_box_is_empty_or_a_dialog_is_there() {
 #[test]
 fn somebody_elses_prompt_is_no_sign_of_our_turn() {
     let mut play = Play::claude();
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     play.event(&HookEvent::PromptSubmitted("what a person typed".into()));
-    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
 }
 
 #[test]
 fn a_box_that_is_empty_after_the_enter_is_a_sign_too() {
     let mut play = Play::claude();
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     play.passes(ms(10));
     play.sees(Input::Empty);
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
 }
 
 #[test]
 fn a_text_that_was_swallowed_goes_in_again_and_says_so() {
     let mut play = Play::claude();
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.passes(ms(9_999));
     assert_eq!(play.typed().len(), 1);
     play.passes(ms(1));
-    assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+    assert!(play.did(&Step::Held(vec![key], Hold::Unseen)));
     play.sees(Input::Empty);
     play.passes(ms(2000));
     play.passes(ms(60));
@@ -141,12 +141,12 @@ fn a_program_that_shows_nothing_of_the_text_gets_its_enter_after_a_second() {
 fn a_line_that_does_not_show_the_text_gets_no_enter() {
     // A start screen that drew something else took it, and it counted as read.
     let mut play = Play::quiet("codex");
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.output("a logo");
     play.passes(ms(9_900));
     assert_eq!(play.enters(), 0);
     play.passes(ms(100));
-    assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+    assert!(play.did(&Step::Held(vec![key], Hold::Unseen)));
     assert_eq!(play.enters(), 0);
 }
 
@@ -154,7 +154,7 @@ fn a_line_that_does_not_show_the_text_gets_no_enter() {
 fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
     // On a busy machine Gemini took an Enter seconds later: the message came a second time.
     let mut play = Play::quiet("gemini");
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.sees(holds("[cbroker peer message"));
     play.passes(ms(500));
     assert_eq!(play.enters(), 1);
@@ -164,7 +164,7 @@ fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
         shows_busy: true,
         ..Reading::default()
     });
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     let mut play = Play::quiet("gemini");
     play.offer("y");
     play.sees(holds("[cbroker peer message"));
@@ -181,18 +181,15 @@ fn a_line_that_was_not_drawn_since_enter_may_still_take_it() {
 #[test]
 fn a_text_that_an_agent_would_count_for_long_goes_by_file() {
     let mut play = Play::quiet("gemini");
-    let ticket = play.offer(&"word ".repeat(2000));
-    assert!(play.did(&Step::ToFile(ticket)));
+    let key = play.offer(&"word ".repeat(2000));
+    assert!(play.did(&Step::ToFile(key)));
     assert!(play.last_text().contains("in a file"));
     let mut play = Play::quiet("gemini");
     play.sees(holds("a draft"));
-    let tickets: Vec<MessageKey> = (0..3).map(|_| play.offer(&"word ".repeat(1000))).collect();
+    let keys: Vec<MessageKey> = (0..3).map(|_| play.offer(&"word ".repeat(1000))).collect();
     play.sees(Input::Empty);
     play.passes(ms(5000));
-    assert!(
-        play.did(&Step::Note(tickets[..1].to_vec())),
-        "one at a time"
-    );
+    assert!(play.did(&Step::Note(keys[..1].to_vec())), "one at a time");
 }
 
 #[test]
@@ -237,16 +234,16 @@ fn a_keyboard_that_was_switched_off_says_what_stands_in_the_box_and_is_tried_aga
 fn a_line_that_is_empty_after_enter_proves_nothing_without_a_turn() {
     for program in ["codex", "opencode", "gemini", "aider"] {
         let mut play = Play::quiet(program);
-        let ticket = play.offer("x");
+        let key = play.offer("x");
         play.sees(holds("[cbroker peer message"));
         play.passes(ms(500));
         assert_eq!(play.enters(), 1, "{program}");
         play.sees(Input::Empty);
         play.passes(ms(9_900));
-        let read = Step::Delivered(vec![ticket], Way::Keyboard);
+        let read = Step::Delivered(vec![key], Way::Keyboard);
         assert!(!play.did(&read), "{program}");
         play.passes(ms(100));
-        assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+        assert!(play.did(&Step::Held(vec![key], Hold::Unseen)));
         play.passes(ms(10_000));
         assert!(play.last_text().contains("(possible repeat)"), "{program}");
         assert!(!play.did(&read), "{program}");
@@ -271,11 +268,11 @@ fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
         ("codex", above),
     ] {
         let mut play = Play::quiet(program);
-        let ticket = play.offer("x");
+        let key = play.offer("x");
         play.sees(holds("› [cbroker peer message"));
         play.passes(ms(500));
         play.reads(sign);
         play.passes(ms(500));
-        assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+        assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     }
 }

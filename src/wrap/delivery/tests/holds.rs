@@ -249,8 +249,8 @@ fn pause_holds_and_resume_lets_go_also_what_the_brake_held() {
 fn what_the_brake_holds_keeps_nobody_else_waiting() {
     let mut play = Play::claude();
     play.offer_braked();
-    let ticket = play.offer("x");
-    assert!(play.did(&Step::Note(vec![ticket])));
+    let key = play.offer("x");
+    assert!(play.did(&Step::Note(vec![key])));
 }
 
 impl Play {

@@ -4,8 +4,8 @@ use super::*;
 
 impl Play {
     /// It is not delivered before its row is in the transcript, and is then.
-    fn is_delivered_only_by_its_row(&mut self, ticket: MessageKey) {
-        let delivered = Step::Delivered(vec![ticket], Way::Keyboard);
+    fn is_delivered_only_by_its_row(&mut self, key: MessageKey) {
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
         assert!(!self.did(&delivered), "it was delivered without a proof");
         let number = self.deliveries.typed_number().unwrap();
         self.deliveries.in_context(number);
@@ -18,12 +18,12 @@ impl Play {
 fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
     let mut play = Play::claude_by(Mode::Pty);
     play.deliveries.proves_by(TurnProof::Row);
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     play.turn("m1");
     play.sees(Input::Empty);
     play.passes(ms(1000));
-    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    assert!(!play.did(&Step::Delivered(vec![key], Way::Keyboard)));
     play.passes(ms(5000));
     play.passes(ms(5000));
     assert_eq!(play.hold(), Some(Hold::Refused(String::new())));
@@ -35,13 +35,13 @@ fn a_prompt_that_a_hook_of_the_persons_refuses_is_not_delivered() {
 fn a_submitted_text_is_delivered_when_its_row_is_there_however_long_that_takes() {
     let mut play = Play::claude_by(Mode::Pty);
     play.deliveries.proves_by(TurnProof::Row);
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     play.output("\x1b]0;\u{2802} Claude Code\x07");
     play.turn("m1");
-    assert!(play.did(&Step::HandedOver(vec![ticket], Way::Keyboard)));
+    assert!(play.did(&Step::HandedOver(vec![key], Way::Keyboard)));
     play.passes(ms(600_000));
-    play.is_delivered_only_by_its_row(ticket);
+    play.is_delivered_only_by_its_row(key);
 }
 
 #[test]
@@ -49,11 +49,11 @@ fn the_end_of_a_turn_that_did_not_begin_with_the_text_proves_nothing() {
     // A task in the background ended, and its turn began while Enter was pressed.
     let mut play = Play::claude_by(Mode::Pty);
     play.deliveries.proves_by(TurnProof::Row);
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.shows_text();
     play.sees(Input::Empty);
     play.ends();
-    play.is_delivered_only_by_its_row(ticket);
+    play.is_delivered_only_by_its_row(key);
 }
 
 #[test]
@@ -85,13 +85,13 @@ fn where_no_hook_runs_a_text_is_read_at_its_row_or_at_rest() {
         play.deliveries.proves_by(TurnProof::RowOrRest);
         play.sees(Input::Empty);
         play.passes(ms(3000));
-        let ticket = play.offer("x");
+        let key = play.offer("x");
         play.shows_text();
         assert_eq!(play.enters(), 1);
         play.output("\x1b]0;\u{2802} Claude Code\x07");
         play.sees(Input::Empty);
         play.passes(ms(60_000));
-        let delivered = Step::Delivered(vec![ticket], Way::Keyboard);
+        let delivered = Step::Delivered(vec![key], Way::Keyboard);
         assert!(!play.did(&delivered), "a turn runs, and there is no row");
         if has_row {
             let number = play.deliveries.typed_number().unwrap();

@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn at_a_free_prompt_a_message_is_noted_pasted_entered_and_begun_in_that_order() {
     let mut play = Play::claude();
-    let ticket = play.offer("hello");
+    let key = play.offer("hello");
     play.shows_text();
     play.turn("m1");
-    let all = vec![ticket];
+    let all = vec![key];
     let text = "[cbroker peer message from=a id=m1] hello [end]".to_owned();
     let submission = Submission {
         number: 1,
@@ -116,12 +116,12 @@ fn what_the_terminal_reports_is_kept_in_order_and_is_nobodys_typing() {
 #[test]
 fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
     let mut play = Play::claude_by(Mode::Pty);
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     assert_eq!(play.deliveries.keys(b"ab", play.now), None);
     play.passes(ms(9_999));
     assert!(!play.did(&Step::Replay(b"ab".to_vec())));
     play.passes(ms(1));
-    assert!(play.did(&Step::Held(vec![ticket], Hold::Unseen)));
+    assert!(play.did(&Step::Held(vec![key], Hold::Unseen)));
     assert!(play.did(&Step::Replay(b"ab".to_vec())));
     play.press(Press::Text(2));
     let both = format!("{}ab", play.last_text());
@@ -131,7 +131,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
     assert_eq!(play.hold(), Some(Hold::Stuck));
     // The person submits it: that is its delivery.
     play.turn("m1");
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Keyboard)));
+    assert!(play.did(&Step::Delivered(vec![key], Way::Keyboard)));
 }
 
 #[test]
@@ -211,8 +211,8 @@ fn titles_of_other_views_hold() {
 fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
     let mut play = Play::claude_by(Mode::Pty);
     play.deliveries.resized(24, 80);
-    let ticket = play.offer(&"word ".repeat(100));
-    assert!(play.did(&Step::ToFile(ticket)));
+    let key = play.offer(&"word ".repeat(100));
+    assert!(play.did(&Step::ToFile(key)));
     assert!(
         play.last_text().contains("in a file"),
         "{}",
@@ -228,8 +228,8 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
 fn a_window_that_cannot_show_the_name_of_a_file_is_not_typed_into_until_it_grows() {
     let mut play = Play::claude_by(Mode::Pty);
     play.deliveries.resized(11, 20);
-    let ticket = play.offer(&"word ".repeat(30));
-    assert!(play.did(&Step::ToFile(ticket)));
+    let key = play.offer(&"word ".repeat(30));
+    assert!(play.did(&Step::ToFile(key)));
     play.passes(ms(60_000));
     assert!(!play.has_typed());
     assert_eq!(play.hold(), Some(Hold::SmallWindow));
@@ -258,14 +258,14 @@ fn the_next_message_waits_for_the_last_ones_turn() {
 fn what_waited_together_shares_a_paste_up_to_the_batch() {
     let mut play = Play::claude();
     play.begins("busy");
-    let tickets: Vec<MessageKey> = (0..12).map(|n| play.offer(&n.to_string())).collect();
+    let keys: Vec<MessageKey> = (0..12).map(|n| play.offer(&n.to_string())).collect();
     play.ends();
     play.passes(ms(60));
-    assert!(play.did(&Step::Note(tickets[..10].to_vec())));
+    assert!(play.did(&Step::Note(keys[..10].to_vec())));
     assert_eq!(play.typed()[0].matches('\n').count(), 9);
     play.shows_text();
     play.begins(&play.last_text());
-    assert!(play.did(&Step::Delivered(tickets[..10].to_vec(), Way::Keyboard)));
+    assert!(play.did(&Step::Delivered(keys[..10].to_vec(), Way::Keyboard)));
 }
 
 #[test]
@@ -273,10 +273,10 @@ fn no_more_shares_a_paste_than_was_seen_to_arrive_whole() {
     let mut play = Play::claude();
     play.begins("busy");
     let long = "x".repeat(25_000);
-    let tickets: Vec<MessageKey> = (0..4).map(|_| play.offer(&long)).collect();
+    let keys: Vec<MessageKey> = (0..4).map(|_| play.offer(&long)).collect();
     play.ends();
     play.passes(ms(60));
-    assert!(play.did(&Step::Note(tickets[..2].to_vec())));
+    assert!(play.did(&Step::Note(keys[..2].to_vec())));
 }
 
 #[test]

@@ -43,9 +43,9 @@ fn a_way_without_keys_comes_before_the_keyboard_whatever_the_agent_does() {
         let mut play = Play::claude();
         play.deliveries.open(Way::Hook, false);
         play.sees(input.clone());
-        let ticket = play.offer("x");
+        let key = play.offer("x");
         assert_eq!(play.hands_by(), [Way::Hook], "{input:?}");
-        assert!(play.did(&Step::HandedOver(vec![ticket], Way::Hook)));
+        assert!(play.did(&Step::HandedOver(vec![key], Way::Hook)));
         assert!(!play.has_typed());
     }
 }
@@ -75,15 +75,15 @@ fn a_message_is_acked_at_the_proof_and_not_before_however_long_that_takes() {
     // had it twice.
     let mut play = Play::claude();
     play.deliveries.open(Way::Hook, false);
-    let ticket = play.offer("x");
+    let key = play.offer("x");
     play.deliveries.close(Way::Hook, play.now);
     play.passes(ms(3_600_000));
     assert_eq!(play.hands_by(), [Way::Hook]);
-    assert!(!play.did(&Step::Delivered(vec![ticket], Way::Hook)));
+    assert!(!play.did(&Step::Delivered(vec![key], Way::Hook)));
     assert!(!play.has_typed(), "never two ways at once");
     play.deliveries.in_context(play.last_key());
     play.run();
-    assert!(play.did(&Step::Delivered(vec![ticket], Way::Hook)));
+    assert!(play.did(&Step::Delivered(vec![key], Way::Hook)));
 }
 
 #[test]

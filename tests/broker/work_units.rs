@@ -1,5 +1,6 @@
-//! Work that one frame or one moment asks for, and that is far more than a turn may do: it goes on
-//! in later turns, so that handshakes, heartbeats and the management API are served in between.
+//! Work that one frame or one moment asks for, and that is far more than a unit of work may do: it
+//! goes on in later units of work, so that handshakes, heartbeats and the management API are served
+//! in between.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::loaded::{Loaded, PLAIN, STEPS, declare, declaring, method, publishing};
 use crate::raw::{Raw, long, short};
 
-/// Several times what one turn may do.
+/// Several times what one unit of work may do.
 const MANY: u32 = 40_000;
 const LIMIT: Duration = Duration::from_mins(2);
 
@@ -89,8 +90,8 @@ fn holding(loaded: &Loaded) -> (Raw, Raw) {
 
 #[track_caller]
 fn assert_short_turns(loaded: &Loaded, what: &str) {
-    let steps = loaded.longest_turn();
-    assert!(steps <= STEPS, "{what}: {steps} steps in one turn");
+    let steps = loaded.longest_work_unit();
+    assert!(steps <= STEPS, "{what}: {steps} steps in one unit of work");
 }
 
 #[test]
