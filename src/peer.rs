@@ -31,7 +31,7 @@ pub use backoff::Backoff;
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
-pub use presence::{HeldMessage, PeerState, Presence, QuestionScope, Removal, Reply, Request};
+pub use presence::{Answer, HeldMessage, PeerState, Presence, Removal, Request, RequestScope};
 pub use publish::{Publication, PublishOutcome, When};
 pub use receipt::{Receipt, ReceiptState};
 pub use reply::ReplyQueue;
@@ -313,8 +313,8 @@ impl Peer {
         &self,
         request: &Request,
         wait: Duration,
-        enough: impl Fn(&[Reply]) -> bool,
-    ) -> Result<Vec<Reply>, PeerError> {
+        enough: impl Fn(&[Answer]) -> bool,
+    ) -> Result<Vec<Answer>, PeerError> {
         presence::ask((&self.connection, &self.user), request, wait, enough).await
     }
 

@@ -12,7 +12,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::management::{Client, ConsumerInfo, ManagementError};
 use crate::name::SessionName;
-use crate::peer::{PRODUCT, Peer, Presence, Reply, Request};
+use crate::peer::{Answer, PRODUCT, Peer, Presence, Request};
 
 /// How long sessions have to say that they are ours.
 const WHO_WITHIN: Duration = Duration::from_secs(1);
@@ -90,13 +90,13 @@ pub(super) async fn own_sessions(
     name: &SessionName,
     enough: usize,
 ) -> Result<Vec<Presence>, Error> {
-    let of_name = |reply: &Reply| match reply {
-        Reply::State(state) if state.name == name.as_str() => Some(state.clone()),
+    let of_name = |answer: &Answer| match answer {
+        Answer::State(state) if state.name == name.as_str() => Some(state.clone()),
         _ => None,
     };
-    let is_enough = |so_far: &[Reply]| so_far.iter().filter_map(of_name).count() >= enough;
-    let replies = peer
+    let is_enough = |so_far: &[Answer]| so_far.iter().filter_map(of_name).count() >= enough;
+    let answers = peer
         .ask_sessions(&Request::Who, WHO_WITHIN, is_enough)
         .await?;
-    Ok(replies.iter().filter_map(of_name).collect())
+    Ok(answers.iter().filter_map(of_name).collect())
 }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Output, Style, counted};
-use crate::peer::{HeldMessage, QuestionScope, Reply, Request};
+use crate::peer::{Answer, HeldMessage, Request, RequestScope};
 
 /// Prints the held messages, oldest first.
 pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Result<Exit, Error> {
@@ -20,17 +20,17 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
     let name = session_name(&name, "NAME")?;
     let mut peer = connect::peer(config, "inbox", Autostart::Never, output).await?;
     let request = Request::Inbox {
-        scope: QuestionScope::Name(name.to_string()),
+        scope: RequestScope::Name(name.to_string()),
         take: args.take,
     };
     let attached = peer.look(&name).await?.map_or(0, |state| state.consumers);
-    let enough = |so_far: &[Reply]| so_far.len() >= attached.max(1) as usize;
-    let replies = peer
+    let enough = |so_far: &[Answer]| so_far.len() >= attached.max(1) as usize;
+    let answers = peer
         .ask_sessions(&request, sessions::answer_within(attached), enough)
         .await?;
     let waiting = peer.look(&name).await?.map_or(0, |state| state.messages);
     peer.close().await;
-    if replies.is_empty() {
+    if answers.is_empty() {
         return Err(Error::new(format!("no session `{name}` is attached"))
             .because(format!(
                 "waiting in its queue: {}",
@@ -38,10 +38,10 @@ pub(super) async fn run(args: InboxArgs, config: &Config, output: &Output) -> Re
             ))
             .hint(format!("`cbroker tail {name} --no-ack` shows them")));
     }
-    let held: Vec<HeldMessage> = replies
+    let held: Vec<HeldMessage> = answers
         .into_iter()
-        .flat_map(|reply| {
-            if let Reply::Inbox { messages, .. } = reply {
+        .flat_map(|answer| {
+            if let Answer::Inbox { messages, .. } = answer {
                 messages
             } else {
                 Vec::new()

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::peer::{Peer, Presence, QuestionScope, Reply, Request};
+use crate::peer::{Answer, Peer, Presence, Request, RequestScope};
 
 /// Which of the two commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,36 +37,36 @@ pub(super) async fn run(
     };
     let mut peer = connect::peer(config, "pause", Autostart::Never, output).await?;
     let (expected, within) = match &scope {
-        QuestionScope::Name(name) => {
+        RequestScope::Name(name) => {
             let consumers = attached(&mut peer, std::slice::from_ref(name)).await?;
             (Some(consumers.max(1)), sessions::answer_within(consumers))
         }
-        QuestionScope::Names(names) => {
+        RequestScope::Names(names) => {
             let consumers = attached(&mut peer, names).await?;
             (Some(consumers), sessions::answer_within(consumers))
         }
-        QuestionScope::All => {
+        RequestScope::All => {
             let attached = sessions::attached(&mut peer, config, output).await?;
             (attached, sessions::NEXT_ANSWER_WITHIN)
         }
     };
     let enough =
-        |so_far: &[Reply]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
-    let replies = peer.ask_sessions(&request, within, enough).await?;
+        |so_far: &[Answer]| expected.is_some_and(|expected| so_far.len() >= expected as usize);
+    let answers = peer.ask_sessions(&request, within, enough).await?;
     peer.close().await;
-    let sessions: Vec<Presence> = replies
+    let sessions: Vec<Presence> = answers
         .into_iter()
-        .filter_map(|reply| {
-            if let Reply::State(presence) = reply {
+        .filter_map(|answer| {
+            if let Answer::State(presence) = answer {
                 Some(presence)
             } else {
                 None
             }
         })
         .collect();
-    if sessions.is_empty() && scope != QuestionScope::All {
+    if sessions.is_empty() && scope != RequestScope::All {
         let whose = match &scope {
-            QuestionScope::Name(name) => format!("`{name}`"),
+            RequestScope::Name(name) => format!("`{name}`"),
             _ => format!("of `{}`", args.name.unwrap_or_default()),
         };
         return Err(Error::new(format!("no session {whose} is attached"))
@@ -80,15 +80,15 @@ pub(super) async fn run(
 }
 
 /// The sessions that are meant.
-async fn scope(name: Option<&str>, config: &Config) -> Result<QuestionScope, Error> {
+async fn scope(name: Option<&str>, config: &Config) -> Result<RequestScope, Error> {
     let Some(name) = name else {
-        return Ok(QuestionScope::All);
+        return Ok(RequestScope::All);
     };
     Ok(match Recipient::read(name, "NAME")? {
-        Recipient::Session(name) => QuestionScope::Name(name.to_string()),
+        Recipient::Session(name) => RequestScope::Name(name.to_string()),
         Recipient::Group(group) => {
             let members = groups::members(&group, config).await?;
-            QuestionScope::Names(members.iter().map(ToString::to_string).collect())
+            RequestScope::Names(members.iter().map(ToString::to_string).collect())
         }
     })
 }

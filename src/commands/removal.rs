@@ -11,8 +11,8 @@ use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
 use crate::output::counted;
 use crate::peer::{
-    MAX_LENGTH, Peer, QuestionScope, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal,
-    Reply, Request,
+    Answer, MAX_LENGTH, Peer, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal, Request,
+    RequestScope,
 };
 use crate::wrap::publisher_mark;
 
@@ -42,21 +42,21 @@ pub(super) async fn unattended(
         return Ok(());
     }
     let is_of_it =
-        |reply: &Reply| matches!(reply, Reply::State(state) if state.name == name.as_str());
-    let enough = |replies: &[Reply]| {
-        replies.iter().filter(|reply| is_of_it(reply)).count() >= queue.consumers as usize
+        |answer: &Answer| matches!(answer, Answer::State(state) if state.name == name.as_str());
+    let enough = |answers: &[Answer]| {
+        answers.iter().filter(|answer| is_of_it(answer)).count() >= queue.consumers as usize
     };
-    let replies = peer
+    let answers = peer
         .ask_sessions(
             &Request::Who,
             sessions::answer_within(queue.consumers),
             enough,
         )
         .await?;
-    let held: Vec<u32> = replies
+    let held: Vec<u32> = answers
         .iter()
-        .filter_map(|reply| match reply {
-            Reply::State(state) if state.name == name.as_str() => Some(state.held),
+        .filter_map(|answer| match answer {
+            Answer::State(state) if state.name == name.as_str() => Some(state.held),
             _ => None,
         })
         .collect();
@@ -150,15 +150,15 @@ impl Removed<'_> {
             return Ok(0);
         }
         let request = Request::Discard {
-            scope: QuestionScope::Name(self.name.to_string()),
+            scope: RequestScope::Name(self.name.to_string()),
             removal: self.removal,
         };
-        let enough = |replies: &[Reply]| replies.len() >= attached as usize;
+        let enough = |answers: &[Answer]| answers.len() >= attached as usize;
         let within = sessions::answer_within(attached);
-        let replies = peer.ask_sessions(&request, within, enough).await?;
-        let held = replies.iter().map(|reply| match reply {
-            Reply::Inbox { messages, .. } => messages.len(),
-            Reply::State(_) => 0,
+        let answers = peer.ask_sessions(&request, within, enough).await?;
+        let held = answers.iter().map(|answer| match answer {
+            Answer::Inbox { messages, .. } => messages.len(),
+            Answer::State(_) => 0,
         });
         Ok(u32::try_from(held.sum::<usize>()).unwrap_or(u32::MAX))
     }

@@ -19,7 +19,7 @@ use crate::management::Client;
 use crate::message_history::MessageHistory;
 use crate::name::SessionName;
 use crate::output::Output;
-use crate::peer::{Peer, PeerState, Presence, QueueState, Reply, Request};
+use crate::peer::{Answer, Peer, PeerState, Presence, QueueState, Request};
 
 /// How long the next session may take to answer a question to all. A session of another tool never
 /// answers.
@@ -79,11 +79,11 @@ pub(super) async fn rows(
     let groups = known.groups;
     let attached = known.are_all.then(|| consumers(&queues));
     let enough =
-        |so_far: &[Reply]| attached.is_some_and(|attached| so_far.len() >= attached as usize);
-    let replies = peer
+        |so_far: &[Answer]| attached.is_some_and(|attached| so_far.len() >= attached as usize);
+    let answers = peer
         .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
         .await?;
-    let present = by_name(replies);
+    let present = by_name(answers);
     let unknown = present
         .keys()
         .filter_map(|name| SessionName::new(name).ok())
@@ -157,12 +157,13 @@ pub(super) async fn rows_named(
         return Ok(rows_of(name, queue, None));
     }
     let is_it =
-        |reply: &&Reply| matches!(reply, Reply::State(state) if state.name == name.as_str());
-    let enough = |so_far: &[Reply]| so_far.iter().filter(is_it).count() >= queue.consumers as usize;
-    let replies = peer
+        |answer: &&Answer| matches!(answer, Answer::State(state) if state.name == name.as_str());
+    let enough =
+        |so_far: &[Answer]| so_far.iter().filter(is_it).count() >= queue.consumers as usize;
+    let answers = peer
         .ask_sessions(&Request::Who, NEXT_ANSWER_WITHIN, enough)
         .await?;
-    let present = by_name(replies);
+    let present = by_name(answers);
     Ok(rows_of(name, queue, present.get(name.as_str())))
 }
 
@@ -189,10 +190,10 @@ async fn look(
     Ok(())
 }
 
-fn by_name(replies: Vec<Reply>) -> BTreeMap<String, Vec<Presence>> {
+fn by_name(answers: Vec<Answer>) -> BTreeMap<String, Vec<Presence>> {
     let mut present: BTreeMap<String, Vec<Presence>> = BTreeMap::new();
-    for reply in replies {
-        if let Reply::State(presence) = reply {
+    for answer in answers {
+        if let Answer::State(presence) = answer {
             let sessions = present.entry(presence.name.clone()).or_default();
             sessions.push(presence);
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::presence::{Presence, Reply, Request};
+use super::presence::{Answer, Presence, Request};
 use super::{Backoff, PeerError, Receipt, ReceivedMessage};
 use crate::config::Endpoint;
 use crate::name::{GroupName, SessionName};
@@ -95,11 +95,11 @@ pub enum InboxEvent {
     /// The broker refuses permanently, or another session has the queue exclusively. No more events
     /// follow.
     Refused(PeerError),
-    /// A question was ignored, because it does not come from this session's own user. Reported
+    /// A request was ignored, because it does not come from this session's own user. Reported
     /// once.
     Ignored(String),
-    /// A question that only the session can answer; answer with [`Outlet::answer`].
-    Asked(Request, ReplyTo),
+    /// A request that only the session can answer; answer with [`Outlet::answer`].
+    Request(Request, ReplyTo),
 }
 
 /// Where an answer goes.
@@ -116,7 +116,7 @@ pub struct Outlet {
 #[derive(Debug)]
 enum Outgoing {
     Receipt { queue: String, receipt: Receipt },
-    Answer { to: ReplyTo, reply: Box<Reply> },
+    Answer { to: ReplyTo, answer: Box<Answer> },
 }
 
 impl Outgoing {
@@ -124,7 +124,7 @@ impl Outgoing {
     fn into_message(self) -> (String, Vec<u8>) {
         match self {
             Self::Receipt { queue, receipt } => (queue, receipt.to_json()),
-            Self::Answer { to, reply } => (to.0, serde_json::to_vec(&*reply).unwrap_or_default()),
+            Self::Answer { to, answer } => (to.0, serde_json::to_vec(&*answer).unwrap_or_default()),
         }
     }
 }
@@ -157,11 +157,11 @@ impl Outlet {
         });
     }
 
-    /// Answers a question of [`InboxEvent::Asked`].
-    pub fn answer(&self, to: ReplyTo, reply: Reply) {
+    /// Answers a request of [`InboxEvent::Request`].
+    pub fn answer(&self, to: ReplyTo, answer: Answer) {
         let _ = self.outgoing.try_send(Outgoing::Answer {
             to,
-            reply: Box::new(reply),
+            answer: Box::new(answer),
         });
     }
 }

@@ -1,6 +1,6 @@
-//! Who is there: what wraps announce on the presence exchange, and the questions they answer.
+//! Who is there: what wraps announce on the presence exchange, and the requests they answer.
 //!
-//! The exchange is a fanout, so every wrap hears every question and answers those that are meant
+//! The exchange is a fanout, so every wrap hears every request and answers those that are meant
 //! for it, to the asker's temporary queue. Pausing and the look into a session's held messages
 //! travel the same way, and therefore work from any machine.
 //!
@@ -90,10 +90,10 @@ pub struct HeldMessage {
     pub line: String,
 }
 
-/// The sessions that a question addresses.
+/// The sessions that a request addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum QuestionScope {
+pub enum RequestScope {
     /// Every session.
     All,
     /// The sessions of this name.
@@ -106,34 +106,34 @@ pub enum QuestionScope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Request {
-    /// Who is there? Answered with [`Reply::State`].
+    /// Who is there? Answered with [`Answer::State`].
     Who,
-    /// Hold messages until resumed. Answered with [`Reply::State`].
+    /// Hold messages until resumed. Answered with [`Answer::State`].
     Pause {
         /// The addressed sessions.
-        scope: QuestionScope,
+        scope: RequestScope,
     },
-    /// Deliver again. Answered with [`Reply::State`].
+    /// Deliver again. Answered with [`Answer::State`].
     Resume {
         /// The addressed sessions.
-        scope: QuestionScope,
+        scope: RequestScope,
     },
-    /// Show what is held. Answered with [`Reply::Inbox`].
+    /// Show what is held. Answered with [`Answer::Inbox`].
     Inbox {
         /// The addressed sessions.
-        scope: QuestionScope,
+        scope: RequestScope,
         /// Whether the messages count as read: they are acked, and will not be delivered again.
         take: bool,
     },
-    /// Let go of what is held, for good: an operator removed it. Answered with [`Reply::Inbox`],
+    /// Let go of what is held, for good: an operator removed it. Answered with [`Answer::Inbox`],
     /// which lists what went.
     Discard {
         /// The addressed sessions.
-        scope: QuestionScope,
+        scope: RequestScope,
         /// How it was removed.
         removal: Removal,
     },
-    /// A session changed. Not a question; wraps ignore it.
+    /// A session changed. Not a request; wraps ignore it.
     State(Presence),
 }
 
@@ -150,7 +150,7 @@ pub enum Removal {
 /// What a session answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Reply {
+pub enum Answer {
     /// Its present state.
     State(Presence),
     /// What it holds, oldest first.
@@ -164,7 +164,7 @@ pub enum Reply {
     },
 }
 
-impl Reply {
+impl Answer {
     /// The ULID of the session that answers.
     fn session(&self) -> &str {
         match self {
@@ -218,9 +218,9 @@ impl Request {
             | Self::Resume { scope }
             | Self::Inbox { scope, .. }
             | Self::Discard { scope, .. } => match scope {
-                QuestionScope::All => true,
-                QuestionScope::Name(wanted) => wanted == name,
-                QuestionScope::Names(wanted) => wanted.iter().any(|wanted| wanted == name),
+                RequestScope::All => true,
+                RequestScope::Name(wanted) => wanted == name,
+                RequestScope::Names(wanted) => wanted.iter().any(|wanted| wanted == name),
             },
             Self::State(_) => false,
         }
@@ -235,34 +235,34 @@ impl Request {
     }
 }
 
-/// In all, a question waits this many times as long as for one answer.
+/// In all, a request waits this many times as long as for one answer.
 const ALL_WAITS: u32 = 10;
 
-/// Publishes a question with a temporary queue for the answers and collects them, until there are
+/// Publishes a request with a temporary queue for the answers and collects them, until there are
 /// `enough` or the next one takes longer than `wait`.
 pub(super) async fn ask(
     (connection, user): (&Connection, &str),
     request: &Request,
     wait: Duration,
-    enough: impl Fn(&[Reply]) -> bool,
-) -> Result<Vec<Reply>, PeerError> {
-    let (channel, mut answers) = answered(put(connection, user, request)).await?;
+    enough: impl Fn(&[Answer]) -> bool,
+) -> Result<Vec<Answer>, PeerError> {
+    let (channel, mut deliveries) = answered(put(connection, user, request)).await?;
     let end = Instant::now() + wait * ALL_WAITS;
     let mut until = Instant::now() + wait;
-    let mut replies: Vec<Reply> = Vec::new();
-    while !enough(&replies) {
-        match tokio::time::timeout_at(until, answers.next()).await {
-            Ok(Some(Ok(answer))) => {
+    let mut answers: Vec<Answer> = Vec::new();
+    while !enough(&answers) {
+        match tokio::time::timeout_at(until, deliveries.next()).await {
+            Ok(Some(Ok(delivery))) => {
                 // Nobody else's answer is read: it may be as long as the broker allows.
-                let reply = is_from(&answer, user)
-                    .then(|| serde_json::from_slice::<Reply>(&answer.data).ok())
+                let answer = is_from(&delivery, user)
+                    .then(|| serde_json::from_slice::<Answer>(&delivery.data).ok())
                     .flatten();
-                let reply = reply.filter(|reply| {
-                    let mut others = replies.iter().map(Reply::session);
-                    others.all(|other| other != reply.session())
+                let answer = answer.filter(|answer| {
+                    let mut others = answers.iter().map(Answer::session);
+                    others.all(|other| other != answer.session())
                 });
-                if let Some(reply) = reply {
-                    replies.push(reply);
+                if let Some(answer) = answer {
+                    answers.push(answer);
                     until = end.min(Instant::now() + wait);
                 }
             }
@@ -271,7 +271,7 @@ pub(super) async fn ask(
         }
     }
     let _ = answered(channel.close(200, "done".into())).await;
-    Ok(replies)
+    Ok(answers)
 }
 
 /// Whether the broker vouches that this user published it, as it came.
@@ -290,7 +290,7 @@ pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
     properties.user_id().as_ref().map(ShortString::as_str)
 }
 
-/// Publishes the question; gives the consumer of its answers, and the channel that it lives on.
+/// Publishes the request; gives the consumer of its answers, and the channel that it lives on.
 async fn put(
     connection: &Connection,
     user: &str,
@@ -333,18 +333,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_reaches_the_sessions_that_it_names() {
+    fn a_request_reaches_the_sessions_that_it_names() {
         let named = Request::Pause {
-            scope: QuestionScope::Name("backend".into()),
+            scope: RequestScope::Name("backend".into()),
         };
         assert!(named.concerns("backend") && !named.concerns("frontend"));
         let members = Request::Pause {
-            scope: QuestionScope::Names(vec!["api".into(), "backend".into()]),
+            scope: RequestScope::Names(vec!["api".into(), "backend".into()]),
         };
         assert!(members.concerns("backend") && !members.concerns("frontend"));
         assert!(
             Request::Resume {
-                scope: QuestionScope::All
+                scope: RequestScope::All
             }
             .concerns("frontend")
         );
@@ -352,10 +352,10 @@ mod tests {
     }
 
     #[test]
-    fn questions_have_a_stable_form() {
+    fn requests_have_a_stable_form() {
         let text = String::from_utf8(
             Request::Inbox {
-                scope: QuestionScope::Name("a".into()),
+                scope: RequestScope::Name("a".into()),
                 take: false,
             }
             .to_json(),

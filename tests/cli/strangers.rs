@@ -343,7 +343,7 @@ fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
     session.wait_for_submission("not held");
     wait_until(|| log().contains("ignored"), log);
     assert_eq!(
-        log().matches("a question that controls").count(),
+        log().matches("a request that controls").count(),
         1,
         "{}",
         log()

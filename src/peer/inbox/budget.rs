@@ -1,4 +1,4 @@
-//! How many questions of other users a session answers: a flood of them must not become a flood of
+//! How many requests of other users a session answers: a flood of them must not become a flood of
 //! answers. Time is an argument.
 
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_questions_is_answered_at_a_bounded_rate() {
+    fn a_flood_of_requests_is_answered_at_a_bounded_rate() {
         let start = Instant::now();
         let mut budget = AnswerBudget::new(start);
         let answered =
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_now_and_then_are_all_answered() {
+    fn requests_now_and_then_are_all_answered() {
         let start = Instant::now();
         let mut budget = AnswerBudget::new(start);
         assert!((0..1000).all(|number| budget.spend(start + EVERY * number)));

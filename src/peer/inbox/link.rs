@@ -12,43 +12,49 @@ use tokio::sync::{mpsc, watch};
 use super::budget::AnswerBudget;
 use super::speech::Speech;
 use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Sharing, chance};
-use crate::peer::presence::{self, Presence, Reply, Request};
+use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
     CONNECT_WITHIN, DeclareArguments, PULSE, PeerError, ReceivedMessage, answered, connect,
 };
 
-/// The queues that brokers name themselves: nothing but these is answered, so that no question
+/// The queues that brokers name themselves: nothing but these is answered, so that no request
 /// makes us publish into a session.
 const SERVER_NAMED: &str = "amq.";
-/// Questions and announcements that a session has at once.
-const QUESTIONS: u16 = 64;
+/// Requests and announcements that a session has at once.
+const REQUESTS: u16 = 64;
 /// Those that wait for it in the broker, and their bytes; the oldest are dropped.
-const QUESTIONS_WAITING: i32 = 1000;
-const QUESTIONS_WAITING_BYTES: i32 = 4 << 20;
-/// The longest question or announcement that is read. Ours have some hundred bytes, and anybody's
+const REQUESTS_WAITING: i32 = 1000;
+const REQUESTS_WAITING_BYTES: i32 = 4 << 20;
+/// The longest request or announcement that is read. Ours have some hundred bytes, and anybody's
 /// JSON takes many times its length while it is read.
-const QUESTION_BYTES: usize = 16 << 10;
+const REQUEST_BYTES: usize = 16 << 10;
 
 pub(super) struct InboxConnection {
     pub(super) options: InboxOptions,
     pub(super) events: mpsc::Sender<InboxEvent>,
     pub(super) outgoing: mpsc::Receiver<Outgoing>,
     pub(super) presence: watch::Receiver<Option<Presence>>,
-    /// Whether a question of another user was reported already.
+    /// Whether a request of another user was reported already.
     pub(super) has_told_of_stranger: bool,
-    /// What questions of other users may still cost.
+    /// What requests of other users may still cost.
     pub(super) for_strangers: AnswerBudget,
 }
 
 /// The two connections of an attached session, with its consumers; the second one is in `speech`.
-struct Lines {
+struct AttachedConnections {
     connection: Connection,
     /// Who signed in.
     user: String,
     messages: Consumer,
     speech: Speech,
-    questions: Consumer,
+    requests: Consumer,
+}
+
+impl AttachedConnections {
+    fn is_open(&self) -> bool {
+        self.connection.status().connected() && self.speech.is_connected()
+    }
 }
 
 /// Why serving ended.
@@ -73,7 +79,7 @@ impl InboxConnection {
                 attached = self.attach() => attached,
             };
             let error = match attached {
-                Ok((lines, attached)) => {
+                Ok((connections, attached)) => {
                     backoff.reset();
                     was_attached = true;
                     told = None;
@@ -85,7 +91,7 @@ impl InboxConnection {
                     {
                         return;
                     }
-                    match self.serve(lines, &mut closing).await {
+                    match self.serve(connections, &mut closing).await {
                         Ended::Closing | Ended::SessionGone => return,
                         Ended::Lost(error) => error,
                     }
@@ -110,7 +116,7 @@ impl InboxConnection {
         }
     }
 
-    async fn attach(&self) -> Result<(Lines, Attached), PeerError> {
+    async fn attach(&self) -> Result<(AttachedConnections, Attached), PeerError> {
         let purpose = format!("session {}", self.options.name);
         let speaks = format!("{purpose} speaks");
         let endpoint = &self.options.endpoint;
@@ -125,7 +131,7 @@ impl InboxConnection {
         &self,
         (connection, user): (Connection, String),
         speaking: Connection,
-    ) -> Result<(Lines, Attached), PeerError> {
+    ) -> Result<(AttachedConnections, Attached), PeerError> {
         let name = &self.options.name;
         let (listening, attached) = self.declare(&connection).await?;
         for group in &self.options.groups {
@@ -153,14 +159,14 @@ impl InboxConnection {
                 FieldTable::default(),
             )
             .await?;
-        let (speech, questions) = Speech::open(speaking, user.clone()).await?;
+        let (speech, requests) = Speech::open(speaking, user.clone()).await?;
         Ok((
-            Lines {
+            AttachedConnections {
                 connection,
                 user,
                 messages,
                 speech,
-                questions,
+                requests,
             },
             attached,
         ))
@@ -197,19 +203,24 @@ impl InboxConnection {
         }
     }
 
-    async fn serve(&mut self, mut lines: Lines, closing: &mut watch::Receiver<bool>) -> Ended {
+    async fn serve(
+        &mut self,
+        mut connections: AttachedConnections,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Ended {
         self.presence.mark_changed();
         let mut pulse = tokio::time::interval(PULSE);
         loop {
             tokio::select! {
                 () = asked_to_close(closing) => {
-                    self.say_goodbye(&mut lines).await;
+                    self.say_goodbye(&mut connections).await;
                     return Ended::Closing;
                 }
-                message = lines.messages.next() => match message {
+                message = connections.messages.next() => match message {
                     Some(Ok(delivery)) => {
                         let name = self.options.name.as_str();
-                        let delivery = ReceivedMessage::to_session(&lines.user, name, delivery);
+                        let user = &connections.user;
+                        let delivery = ReceivedMessage::to_session(user, name, delivery);
                         let event = InboxEvent::Delivery(Box::new(delivery));
                         if self.events.send(event).await.is_err() {
                             return Ended::SessionGone;
@@ -218,10 +229,10 @@ impl InboxConnection {
                     Some(Err(error)) => return Ended::Lost(error.into()),
                     None => return Ended::Lost(PeerError::Lost("the queue was deleted".into())),
                 },
-                question = lines.questions.next() => match question {
-                    Some(Ok(question)) => {
-                        self.answer_or_ask(&mut lines, &question).await;
-                        lines.speech.heard(question.acker).await;
+                request = connections.requests.next() => match request {
+                    Some(Ok(request)) => {
+                        self.answer_or_pass_on(&mut connections, &request).await;
+                        connections.speech.heard(request.acker).await;
                     }
                     Some(Err(error)) => return Ended::Lost(error.into()),
                     None => {
@@ -229,27 +240,31 @@ impl InboxConnection {
                         return Ended::Lost(PeerError::Lost(why));
                     }
                 },
-                Some(outgoing) = self.outgoing.recv() => lines.speech.say(outgoing).await,
-                Ok(()) = self.presence.changed() => self.announce(&mut lines).await,
+                Some(outgoing) = self.outgoing.recv() => connections.speech.say(outgoing).await,
+                Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {
-                    if !lines.connection.status().connected() || !lines.speech.is_connected() {
+                    if !connections.is_open() {
                         return Ended::Lost(PeerError::Lost("the connection is gone".into()));
                     }
-                    lines.speech.catch_up().await;
+                    connections.speech.catch_up().await;
                 }
             }
         }
     }
 
     /// Answers who we are; what only the session knows goes to the session.
-    async fn answer_or_ask(&mut self, lines: &mut Lines, question: &lapin::message::Delivery) {
-        if question.data.len() > QUESTION_BYTES {
+    async fn answer_or_pass_on(
+        &mut self,
+        connections: &mut AttachedConnections,
+        delivery: &lapin::message::Delivery,
+    ) {
+        if delivery.data.len() > REQUEST_BYTES {
             return;
         }
-        let Some(request) = Request::parse(&question.data) else {
+        let Some(request) = Request::parse(&delivery.data) else {
             return;
         };
-        let Some(to) = question
+        let Some(to) = delivery
             .properties
             .reply_to()
             .as_ref()
@@ -260,9 +275,9 @@ impl InboxConnection {
         if !request.concerns(self.options.name.as_str()) || !to.starts_with(SERVER_NAMED) {
             return;
         }
-        let is_own = presence::is_from(question, &lines.user);
+        let is_own = presence::is_from(delivery, &connections.user);
         if request.is_control() && !is_own {
-            self.tell_of_stranger(question);
+            self.tell_of_stranger(delivery);
             return;
         }
         if !is_own && !self.for_strangers.spend(Instant::now()) {
@@ -270,47 +285,52 @@ impl InboxConnection {
         }
         let is_who = request == Request::Who;
         let to = ReplyTo(to);
-        // The session looks before it answers. While its channel is full, only the question who it
-        // is gets an answer, from its last announcement.
-        let asked = self.events.try_send(InboxEvent::Asked(request, to.clone()));
+        // The session looks before it answers. While its channel is full, only `who`
+        // gets an answer, from its last announcement.
+        let passed_on = self
+            .events
+            .try_send(InboxEvent::Request(request, to.clone()));
         let present = self.presence.borrow().clone();
-        if let (true, Err(_), Some(presence)) = (is_who, asked, present) {
-            let reply = Box::new(Reply::State(presence));
-            lines.speech.say(Outgoing::Answer { to, reply }).await;
+        if let (true, Err(_), Some(presence)) = (is_who, passed_on, present) {
+            let answer = Box::new(Answer::State(presence));
+            connections
+                .speech
+                .say(Outgoing::Answer { to, answer })
+                .await;
         }
     }
 
     /// Only the session's own user may pause or read it, and only the broker says who that is.
-    fn tell_of_stranger(&mut self, question: &lapin::message::Delivery) {
+    fn tell_of_stranger(&mut self, delivery: &lapin::message::Delivery) {
         if self.has_told_of_stranger {
             return;
         }
-        let who = presence::vouched_user(&question.properties).unwrap_or("an unnamed user");
-        let what = format!("a question that controls this session came from {who}: ignored");
+        let who = presence::vouched_user(&delivery.properties).unwrap_or("an unnamed user");
+        let what = format!("a request that controls this session came from {who}: ignored");
         self.has_told_of_stranger = self.events.try_send(InboxEvent::Ignored(what)).is_ok();
     }
 
-    async fn announce(&mut self, lines: &mut Lines) {
+    async fn announce(&mut self, connections: &mut AttachedConnections) {
         let present = self.presence.borrow_and_update().clone();
         if let Some(presence) = present {
-            lines.speech.announce(presence).await;
+            connections.speech.announce(presence).await;
         }
     }
 
     /// What was said last before the end still goes out; then the broker takes its unsettled
     /// messages back.
-    async fn say_goodbye(&mut self, lines: &mut Lines) {
+    async fn say_goodbye(&mut self, connections: &mut AttachedConnections) {
         while let Ok(outgoing) = self.outgoing.try_recv() {
-            lines.speech.say(outgoing).await;
+            connections.speech.say(outgoing).await;
         }
         if self.presence.has_changed().unwrap_or(false) {
-            self.announce(lines).await;
+            self.announce(connections).await;
         }
-        let _ = lines
+        let _ = connections
             .connection
             .close(200, "the session ended".into())
             .await;
-        lines.speech.close().await;
+        connections.speech.close().await;
     }
 }
 
@@ -319,17 +339,17 @@ async fn asked_to_close(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// Whoever may write to the exchange can write much: a session has few questions at once, and the
+/// Whoever may write to the exchange can write much: a session has few requests at once, and the
 /// broker keeps few more for it.
-pub(super) async fn hear_questions(channel: &Channel) -> Result<Consumer, PeerError> {
+pub(super) async fn receive_requests(channel: &Channel) -> Result<Consumer, PeerError> {
     topology::declare_presence(channel).await?;
     channel
-        .basic_qos(QUESTIONS, BasicQosOptions::default())
+        .basic_qos(REQUESTS, BasicQosOptions::default())
         .await?;
     let options = QueueDeclareOptions::exclusive().auto_delete();
     let mut bounds = FieldTable::default();
-    bounds.insert("x-max-length".into(), AMQPValue::LongInt(QUESTIONS_WAITING));
-    let bytes = AMQPValue::LongInt(QUESTIONS_WAITING_BYTES);
+    bounds.insert("x-max-length".into(), AMQPValue::LongInt(REQUESTS_WAITING));
+    let bytes = AMQPValue::LongInt(REQUESTS_WAITING_BYTES);
     bounds.insert("x-max-length-bytes".into(), bytes);
     let queue = channel.queue_declare("".into(), options, bounds).await?;
     let (name, exchange) = (queue.name().clone(), PRESENCE_EXCHANGE.into());

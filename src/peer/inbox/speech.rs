@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use lapin::options::BasicAckOptions;
 use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 
-use super::link::hear_questions;
+use super::link::receive_requests;
 use super::{OUTGOING, Outgoing};
 use crate::peer::blockage::Blockage;
 use crate::peer::presence::{Presence, Request};
@@ -25,19 +25,19 @@ pub(super) struct Speech {
     blockage: Blockage,
     unsaid: VecDeque<Outgoing>,
     unannounced: Option<Presence>,
-    /// The last question that was heard and is not acked; so are those before it.
+    /// The last request that was heard and is not acked; so are those before it.
     unacked: Option<Acker>,
 }
 
 impl Speech {
-    /// Opens a channel, and hears the questions that come to every session.
+    /// Opens a channel, and hears the requests that come to every session.
     pub(super) async fn open(
         connection: Connection,
         user: String,
     ) -> Result<(Self, Consumer), PeerError> {
         let blockage = Blockage::of(&connection);
         let channel = connection.create_channel().await?;
-        let questions = hear_questions(&channel).await?;
+        let requests = receive_requests(&channel).await?;
         let speech = Self {
             connection,
             channel,
@@ -47,7 +47,7 @@ impl Speech {
             unannounced: None,
             unacked: None,
         };
-        Ok((speech, questions))
+        Ok((speech, requests))
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -68,9 +68,9 @@ impl Speech {
         self.catch_up().await;
     }
 
-    /// A question was dealt with, and further ones may come.
-    pub(super) async fn heard(&mut self, question: Acker) {
-        self.unacked = Some(question);
+    /// A request was dealt with, and further ones may come.
+    pub(super) async fn heard(&mut self, request: Acker) {
+        self.unacked = Some(request);
         self.catch_up().await;
     }
 
@@ -96,10 +96,10 @@ impl Speech {
             let _ = answered(said).await;
         }
         if self.blockage.check().is_ok()
-            && let Some(question) = self.unacked.take()
+            && let Some(request) = self.unacked.take()
         {
             let these = BasicAckOptions { multiple: true };
-            let _ = answered(question.ack(these)).await;
+            let _ = answered(request.ack(these)).await;
         }
     }
 

@@ -45,11 +45,11 @@ struct KnownVersion {
     version: Version,
 }
 
-/// A question that runs in the background.
+/// A lookup of a version that runs in the background.
 #[derive(Debug)]
-pub struct Asked(tokio::task::JoinHandle<Option<Version>>);
+pub struct VersionLookup(tokio::task::JoinHandle<Option<Version>>);
 
-impl Asked {
+impl VersionLookup {
     /// Asks for the version of the program at `path`, whose packages have `name` in their names.
     pub fn new(path: PathBuf, name: &'static str, cache: PathBuf) -> Self {
         Self(tokio::spawn(async move { of(&path, name, &cache).await }))
@@ -218,7 +218,7 @@ mod tests {
             go.display()
         );
         program(&path, &line);
-        let ask = || Asked::new(path.clone(), "agent", cache.clone());
+        let ask = || VersionLookup::new(path.clone(), "agent", cache.clone());
         assert_eq!(ask().soon().await, None, "it does not answer before it may");
         fs::write(&go, "").unwrap();
         while read(&cache).programs.is_empty() {

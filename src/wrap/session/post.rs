@@ -289,7 +289,7 @@ impl Session {
                 .log
                 .say(&format!("no messages in this session: {error}")),
             InboxEvent::Ignored(what) => self.log.say(&what),
-            InboxEvent::Asked(request, to) => self.answer(&request, to),
+            InboxEvent::Request(request, to) => self.answer(&request, to),
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) async fn attach(
             Ok((None, without_broker(options, config, error.into())?))
         }
         Ok(
-            Some(InboxEvent::Delivery(_) | InboxEvent::Asked(..) | InboxEvent::Ignored(_)) | None,
+            Some(InboxEvent::Delivery(_) | InboxEvent::Request(..) | InboxEvent::Ignored(_)) | None,
         )
         | Err(_) => Ok((
             Some(inbox),

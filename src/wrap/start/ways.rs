@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::wrap::agents::version::{Asked, Version};
+use crate::wrap::agents::version::{Version, VersionLookup};
 use crate::wrap::agents::{Profile, other_sessions, shows_a_session};
 use crate::wrap::child_env::Identity;
 use crate::wrap::delivery::Mode;
@@ -46,15 +46,15 @@ impl Planned {
     }
 }
 
-/// A question for the agent's version, where it decides whether the agent has an API of its own.
-/// Asked first, so that the answer is there when the ways are made.
+/// An agent whose version decides whether it has an API of its own. The lookup starts first, so
+/// that its result is there when the ways are made.
 #[derive(Debug)]
 struct AgentApi {
     since: Version,
     program: PathBuf,
     /// A session of the person's choice is about to be shown.
     resumes: bool,
-    asked: Asked,
+    version: VersionLookup,
 }
 
 impl AgentApi {
@@ -76,7 +76,7 @@ impl AgentApi {
         Some(Self {
             since,
             resumes: shows_a_session(name, &options.arguments),
-            asked: Asked::new(program.clone(), name, cache),
+            version: VersionLookup::new(program.clone(), name, cache),
             program,
         })
     }
@@ -125,7 +125,7 @@ fn plugin(config: &Config, identity: &mut Identity, reporter: WayReporter) -> io
 /// The agent's own API, where this version has it.
 async fn open_api(
     profile: &Profile,
-    asked: AgentApi,
+    api: AgentApi,
     config: &Config,
     identity: &mut Identity,
     reporter: WayReporter,
@@ -134,9 +134,9 @@ async fn open_api(
         since,
         program,
         resumes,
-        asked,
-    } = asked;
-    match asked.soon().await {
+        version,
+    } = api;
+    match version.soon().await {
         Some(version) if version >= since => {}
         Some(_) => return Err(io::Error::other("this version has none")),
         None => return Err(io::Error::other("it has not said its version yet")),

@@ -8,7 +8,7 @@ use chrono::Utc;
 
 use super::{Announced, Job, Post, Said, Session, Story};
 use crate::peer::{
-    HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal, Reply,
+    Answer, HeldMessage, PeerState, Presence, Receipt, ReceiptState, ReceivedMessage, Removal,
     ReplyTo, Request,
 };
 use crate::wrap::agent_state::Condition;
@@ -98,7 +98,7 @@ impl Session {
 
     pub(super) fn answer(&mut self, request: &Request, to: ReplyTo) {
         let now = Instant::now();
-        let reply = match request {
+        let answer = match request {
             Request::Pause { .. } => {
                 self.deliveries.pause();
                 self.log.say("paused");
@@ -115,19 +115,19 @@ impl Session {
             Request::Who | Request::State(_) => self.present(now),
         };
         if let Some(inbox) = &self.post.parts.inbox {
-            inbox.outlet().answer(to, reply);
+            inbox.outlet().answer(to, answer);
         }
     }
 
     /// The session's state, looked at now.
-    fn present(&mut self, now: Instant) -> Reply {
+    fn present(&mut self, now: Instant) -> Answer {
         self.look(now);
         self.announce(now);
         let news = self.present_state(now);
-        Reply::State(self.post.presence(&news))
+        Answer::State(self.post.presence(&news))
     }
 
-    fn show_inbox(&mut self, take: bool, now: Instant) -> Reply {
+    fn show_inbox(&mut self, take: bool, now: Instant) -> Answer {
         let held = self.held(now);
         if take {
             let mut keys: Vec<MessageKey> = held.iter().map(|(key, _)| *key).collect();
@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// Lets go of what is not with the agent yet.
-    fn discard(&mut self, removal: Removal, now: Instant) -> Reply {
+    fn discard(&mut self, removal: Removal, now: Instant) -> Answer {
         let mut messages = Vec::new();
         for (key, message) in self.held(now) {
             if self.deliveries.take_by_command(key)
@@ -154,8 +154,8 @@ impl Session {
         self.listed(messages)
     }
 
-    fn listed(&self, messages: Vec<HeldMessage>) -> Reply {
-        Reply::Inbox {
+    fn listed(&self, messages: Vec<HeldMessage>) -> Answer {
+        Answer::Inbox {
             name: self.post.parts.card.name.clone(),
             session: self.post.parts.card.session.clone(),
             messages,
