@@ -158,7 +158,7 @@ fn options(args: &WrapArgs, program: ProgramArgs, config: &Config) -> Result<Wra
             DeliveryOption::Plugin => Mode::Plugin,
             DeliveryOption::Inbox => Mode::Inbox,
             DeliveryOption::Api => Mode::Api,
-            DeliveryOption::Pty => Mode::Pty,
+            DeliveryOption::Pty => Mode::Keyboard,
             DeliveryOption::Hook => Mode::Hook,
             DeliveryOption::Notify => Mode::Notify,
         }),

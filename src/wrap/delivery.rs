@@ -54,12 +54,25 @@ pub enum Mode {
     /// The hook alone.
     Hook,
     /// The keyboard alone.
-    Pty,
+    Keyboard,
     /// None: title, bell and `cbroker inbox`.
     Notify,
 }
 
 impl Mode {
+    /// The word that chooses it: `--delivery WORD`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Plugin => "plugin",
+            Self::Inbox => "inbox",
+            Self::Api => "api",
+            Self::Hook => "hook",
+            Self::Keyboard => "pty",
+            Self::Notify => "notify",
+        }
+    }
+
     pub(super) fn allows(self, way: Way) -> bool {
         match self {
             Self::Auto => way != Way::InboxCommand,
@@ -67,7 +80,7 @@ impl Mode {
             Self::Inbox => way == Way::Inbox,
             Self::Api => way == Way::Api,
             Self::Hook => way == Way::Hook,
-            Self::Pty => way == Way::Keyboard,
+            Self::Keyboard => way == Way::Keyboard,
             Self::Notify => false,
         }
     }

@@ -173,7 +173,7 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
         DeliveryWay::Plugin => Some(Mode::Plugin),
         DeliveryWay::Inbox => Some(Mode::Inbox),
         DeliveryWay::Api => Some(Mode::Api),
-        DeliveryWay::Pty => Some(Mode::Pty),
+        DeliveryWay::Pty => Some(Mode::Keyboard),
         DeliveryWay::Hook => Some(Mode::Hook),
         DeliveryWay::Notify => Some(Mode::Notify),
         DeliveryWay::Auto => None,
@@ -181,18 +181,18 @@ fn mode(options: &WrapOptions, profile: &Profile, config: &Config) -> Result<Mod
     let has_way = |mode: Mode| match mode {
         Mode::Plugin | Mode::Inbox | Mode::Hook => profile.has_hooks,
         Mode::Api => matches!(profile.name, "codex" | "opencode"),
-        Mode::Auto | Mode::Pty | Mode::Notify => true,
+        Mode::Auto | Mode::Keyboard | Mode::Notify => true,
     };
     let asked = options.delivery.filter(|&mode| mode != Mode::Auto);
     match (asked, profile.usual) {
-        (Some(Mode::Pty), Usual::NoticeOnly) => Err(Error::usage(format!(
+        (Some(Mode::Keyboard), Usual::NoticeOnly) => Err(Error::usage(format!(
             "nothing is typed into {program}"
         ))
         .because("it executes what is typed into it")
         .hint("leave `--delivery` out: messages are announced, and `cbroker inbox` reads them")),
         (Some(mode), _) if !has_way(mode) => Err(Error::usage(format!(
             "`--delivery {}` does not work with {program}",
-            format!("{mode:?}").to_lowercase()
+            mode.word()
         ))
         .because("it has no such way in that cbroker knows")),
         (Some(mode), _) => Ok(mode),

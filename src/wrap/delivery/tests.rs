@@ -73,7 +73,7 @@ impl Play {
     /// A program without a box, at rest.
     fn quiet(program: &str) -> Self {
         let profile = Profile::of(program.as_ref(), &[]);
-        let mut play = Self::with(profile, Mode::Pty);
+        let mut play = Self::with(profile, Mode::Keyboard);
         if profile.line.is_some() {
             play.sees(Input::Empty);
         }

@@ -4,12 +4,12 @@ use super::*;
 
 #[test]
 fn a_draft_on_the_screen_or_under_the_fingers_holds() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.sees(holds("half"));
     play.offer("x");
     play.passes(ms(60_000));
     assert_eq!(play.hold(), Some(Hold::Draft));
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.press(Press::Text(1));
     play.offer("x");
     play.passes(ms(900));
@@ -201,7 +201,7 @@ fn whoever_was_in_insert_mode_and_is_no_longer_is_in_normal_mode() {
 
 #[test]
 fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.event(&HookEvent::PermissionAsked("Bash".into()));
     play.reads(Reading {
         dialog: Some("permission".into()),
@@ -218,7 +218,7 @@ fn escape_at_a_dialog_is_seen_on_the_screen_since_no_hook_tells() {
 
 #[test]
 fn escape_in_a_turn_is_seen_on_the_screen_since_no_hook_tells() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.begins("long");
     play.offer("x");
     play.passes(ms(60_000));

@@ -101,7 +101,7 @@ fn a_way_that_closed_has_a_moment_to_open_again_before_the_keyboard_is_used() {
 
 #[test]
 fn a_keyboard_that_fails_twice_is_switched_off() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     for _ in 0..2 {
         play.offer("x");
         play.shows_text();

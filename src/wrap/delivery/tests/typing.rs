@@ -115,7 +115,7 @@ fn what_the_terminal_reports_is_kept_in_order_and_is_nobodys_typing() {
 
 #[test]
 fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     let key = play.offer("x");
     assert_eq!(play.deliveries.keys(b"ab", play.now), None);
     play.passes(ms(9_999));
@@ -136,7 +136,7 @@ fn after_ten_seconds_keys_are_given_back_and_no_enter_follows() {
 
 #[test]
 fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.offer("x");
     assert_eq!(play.deliveries.keys(b"ab", play.now), None);
     let both = format!("{}ab", play.last_text());
@@ -156,7 +156,7 @@ fn a_text_that_stands_in_the_box_is_typed_again_when_the_box_was_seen_empty() {
 
 #[test]
 fn control_c_passes_at_once_and_ends_the_attempt() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.offer("x");
     assert_eq!(play.deliveries.keys(b"a", play.now), None);
     assert_eq!(play.deliveries.keys(b"\x03", play.now), Some(&b"\x03"[..]));
@@ -168,7 +168,7 @@ fn control_c_passes_at_once_and_ends_the_attempt() {
 #[test]
 fn a_key_that_the_program_has_not_read_is_a_draft() {
     // A slow agent showed an empty box: the person's text and the message were submitted together.
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.press(Press::Text(1));
     play.agent.input_is_read(Some(false), play.now);
     play.offer("x");
@@ -188,7 +188,7 @@ fn a_key_that_the_program_has_not_read_is_a_draft() {
 
 #[test]
 fn a_text_that_is_drawn_with_a_persons_letters_gets_no_enter() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.offer("x");
     let both = format!("y{}", play.last_text());
     play.sees(holds(&both));
@@ -199,7 +199,7 @@ fn a_text_that_is_drawn_with_a_persons_letters_gets_no_enter() {
 
 #[test]
 fn titles_of_other_views_hold() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.output("\x1b]0;3 claude agents\x07");
     play.offer("x");
     play.passes(ms(60_000));
@@ -209,7 +209,7 @@ fn titles_of_other_views_hold() {
 
 #[test]
 fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.deliveries.resized(24, 80);
     let key = play.offer(&"word ".repeat(100));
     assert!(play.did(&Step::ToFile(key)));
@@ -218,7 +218,7 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
         "{}",
         play.last_text()
     );
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.deliveries.resized(24, 80);
     play.offer("short");
     assert!(play.last_text().contains("short"));
@@ -226,7 +226,7 @@ fn a_text_that_the_window_cannot_show_whole_goes_by_file() {
 
 #[test]
 fn a_window_that_cannot_show_the_name_of_a_file_is_not_typed_into_until_it_grows() {
-    let mut play = Play::claude_by(Mode::Pty);
+    let mut play = Play::claude_by(Mode::Keyboard);
     play.deliveries.resized(11, 20);
     let key = play.offer(&"word ".repeat(30));
     assert!(play.did(&Step::ToFile(key)));

@@ -175,7 +175,7 @@ fn after_escape_no_way_is_given_a_message() {
         (Mode::Inbox, Some(Way::Inbox)),
         (Mode::Api, Some(Way::Api)),
         (Mode::Hook, Some(Way::Hook)),
-        (Mode::Pty, None),
+        (Mode::Keyboard, None),
     ] {
         let mut play = Play::claude_by(mode);
         if let Some(way) = way {
@@ -195,7 +195,7 @@ fn after_escape_no_way_is_given_a_message() {
 
 #[test]
 fn a_hook_that_is_heard_late_does_not_undo_what_the_plugin_said() {
-    for mode in [Mode::Hook, Mode::Pty] {
+    for mode in [Mode::Hook, Mode::Keyboard] {
         let mut play = Play::claude_by(mode);
         play.deliveries.open(Way::Plugin, false);
         play.deliveries.open(Way::Hook, false);
@@ -220,7 +220,7 @@ fn a_hook_that_is_heard_late_does_not_undo_what_the_plugin_said() {
 
 #[test]
 fn an_escape_while_the_intent_is_written_keeps_the_message_back() {
-    for mode in [Mode::Plugin, Mode::Hook, Mode::Pty] {
+    for mode in [Mode::Plugin, Mode::Hook, Mode::Keyboard] {
         let mut play = Play::claude_by(mode);
         play.is_disk_slow = true;
         play.deliveries.open(Way::Plugin, false);
