@@ -32,6 +32,7 @@ mod messages;
 mod metrics;
 mod openapi;
 mod overview;
+mod publish;
 mod queues;
 mod session;
 mod tap;
@@ -65,6 +66,7 @@ impl Routes {
         let routes = connections::routes(routes);
         let routes = exchanges::routes(routes);
         let routes = queues::routes(routes);
+        let routes = publish::routes(routes);
         let routes = messages::routes(routes);
         let routes = bindings::routes(routes);
         let routes = vhosts::routes(routes);

@@ -1,0 +1,239 @@
+//! Publishing by HTTP.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::Routes;
+use crate::fault::ReplyCode;
+use crate::management::auth::Caller;
+use crate::management::held::{self, CallerBody, UserHolding};
+use crate::management::refusal::ApiError;
+use crate::management::{Api, SharedApi, views};
+use crate::memory::{self, MemoryLevel};
+use crate::tap::{EXCERPT_BYTES, QUEUES, TapEvent, What};
+use crate::time::now_ms;
+use crate::users::Operation;
+use crate::vhost::{Published, Vhost};
+use crate::wire::content::PROPERTIES_BYTES;
+use crate::wire::properties::Properties;
+use crate::wire::table::Table;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.post(
+        "/api/exchanges/{vhost}/{name}/publish",
+        "publish a message",
+        publish,
+    )
+}
+
+/// The longest properties in JSON.
+const JSON_BYTES: usize = 256 * 1024;
+
+/// The fields of a publish, as they came: a tree of them would take many times the room.
+#[derive(Deserialize)]
+struct PublishRequest<'a> {
+    #[serde(borrow)]
+    properties: &'a RawValue,
+    #[serde(borrow)]
+    routing_key: &'a RawValue,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(borrow)]
+    payload_encoding: &'a RawValue,
+}
+
+/// What the parser may take for a body with escapes, in lengths of the body: it unescapes a text
+/// into a buffer that grows by doubling, and copies it from there. A text without escapes is not
+/// copied.
+const COPIES: usize = 3;
+
+/// A text in JSON; `None` for anything else.
+fn text(json: &RawValue) -> Option<Cow<'_, str>> {
+    let quoted = json.get().strip_prefix('"')?.strip_suffix('"')?;
+    if quoted.contains('\\') {
+        serde_json::from_str(json.get()).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(quoted))
+    }
+}
+
+impl<'a> PublishRequest<'a> {
+    fn routing_key(&self) -> Result<Cow<'a, str>, ApiError> {
+        let other = || ApiError::bad("routing_key: a value of another type is needed");
+        let key = text(self.routing_key).ok_or_else(other)?;
+        super::check_routing_key(&key)?;
+        Ok(key)
+    }
+
+    /// The body of the message. A copy is held before it is made.
+    fn payload(&self, holding: &mut UserHolding) -> Result<Cow<'a, [u8]>, ApiError> {
+        let other = || ApiError::bad("payload_encoding: a value of another type is needed");
+        let encoding = text(self.payload_encoding).ok_or_else(other)?;
+        // A payload is a text, whatever it means.
+        let not_text = || ApiError::bad_value(json!("payload_not_string"));
+        let payload = text(self.payload).ok_or_else(not_text)?;
+        match (&*encoding, payload) {
+            ("string", Cow::Borrowed(text)) => Ok(text.as_bytes().into()),
+            ("string", Cow::Owned(text)) => Ok(text.into_bytes().into()),
+            ("base64", text) => {
+                holding.set(holding.bytes() + base64::decoded_len_estimate(text.len()))?;
+                let decoded = STANDARD.decode(&*text);
+                let decoded = decoded.map_err(|_| ApiError::bad("payload is not base64"))?;
+                Ok(decoded.into())
+            }
+            (other, _) => {
+                // Not quoted back at length.
+                let shown = &other[..other.floor_char_boundary(64)];
+                Err(ApiError::bad_value(json!(["unsupported_encoding", shown])))
+            }
+        }
+    }
+}
+
+async fn publish(
+    State(api): State<SharedApi>,
+    Path((vhost, name)): Path<(String, String)>,
+    caller: Caller,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let exchange = super::exchange_name(&name).to_owned();
+    // A large body is read from those alone who may use it, and looked at with the rights of then.
+    caller.vhost(&api, &vhost)?;
+    caller.may(&vhost, Operation::Write, &exchange)?;
+    let sent = CallerBody::receive(&api, caller, request.into_body(), held::MUCH_BYTES).await?;
+    let CallerBody { caller, body } = sent;
+    let vhost = caller.vhost(&api, &vhost)?;
+    caller.may(vhost.name(), Operation::Write, &exchange)?;
+    let publish = SentPublish {
+        holding: api.holdings.of(&caller.name),
+        api: SharedApi::clone(&api),
+        user: Arc::clone(&caller.name),
+        vhost,
+        exchange,
+    };
+    // The default exchange leads to one queue, another one to any number of them.
+    let is_little = body.len() <= held::LITTLE_BYTES && publish.exchange.is_empty();
+    let routed = if is_little {
+        publish.route(&body)?
+    } else {
+        // Parsing and handing it out may take too long for a thread that serves.
+        api.aside(&caller, move || publish.route(&body)).await?
+    };
+    Ok(Json(json!({ "routed": routed })))
+}
+
+/// A publish whose body is still to be parsed.
+struct SentPublish {
+    api: SharedApi,
+    user: Arc<str>,
+    vhost: Arc<Vhost>,
+    exchange: String,
+    /// Of what is made of the body.
+    holding: UserHolding,
+}
+
+impl SentPublish {
+    /// Says whether the message went to a queue.
+    fn route(mut self, body: &Bytes) -> Result<bool, ApiError> {
+        let (api, vhost, exchange) = (&self.api, &self.vhost, self.exchange.as_str());
+        check_room(api)?;
+        if body.contains(&b'\\') {
+            self.holding.set(COPIES * body.len())?;
+        }
+        let publish: PublishRequest<'_> = super::read(body)?;
+        let routing_key = publish.routing_key()?;
+        let payload = publish.payload(&mut self.holding)?;
+        if payload.len() as u64 > api.broker.limits.body_bytes {
+            return Err(ApiError::bad("payload is larger than the broker takes"));
+        }
+        if vhost.with_exchange(exchange, |exchange| exchange.declaration().internal) == Some(true) {
+            let text = format!(
+                "cannot publish to internal exchange '{exchange}' in vhost '{}'",
+                vhost.name()
+            );
+            return Err(ApiError::bad(format!("403 ACCESS_REFUSED - {text}")));
+        }
+        let properties = properties(publish.properties, &self.user)?;
+        let message = Published {
+            exchange,
+            routing_key: &routing_key,
+            properties: &properties,
+            body: &payload,
+        };
+        show(api, vhost, &message);
+        let mut effects = api.broker.begin();
+        let routed = vhost.publish(message, &mut effects);
+        api.broker.end(effects);
+        match routed {
+            Ok(routed) => Ok(routed),
+            // RabbitMQ publishes over its own connection and reports why that was closed.
+            Err(fault) if fault.code == ReplyCode::NotFound => {
+                Err(ApiError::bad(fault.to_string()))
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// Refuses publishes while those by AMQP wait for room.
+fn check_room(api: &Api) -> Result<(), ApiError> {
+    let alarms = api.broker.alarm_state();
+    let is_short = memory::level() == MemoryLevel::Short || alarms.is_memory_high;
+    if is_short || alarms.is_disk_full {
+        let what = if is_short { "memory" } else { "disk space" };
+        return Err(ApiError::busy(format!("no {what} for messages now")));
+    }
+    Ok(())
+}
+
+fn properties(raw: &RawValue, caller: &str) -> Result<Vec<u8>, ApiError> {
+    let too_large = || ApiError::bad("the properties are too large");
+    if raw.get().len() > JSON_BYTES {
+        return Err(too_large());
+    }
+    let json: Value = serde_json::from_str(raw.get()).map_err(|_| ApiError::bad("not_json"))?;
+    let properties = views::properties_from_json(&json, caller)?;
+    // A number has two bytes in JSON and nine in a table.
+    if properties.len() > PROPERTIES_BYTES {
+        return Err(too_large());
+    }
+    Ok(properties)
+}
+
+/// The tap sees what comes this way too.
+fn show(api: &SharedApi, vhost: &Vhost, message: &Published<'_>) {
+    if !api.broker.tap.is_open() {
+        return;
+    }
+    let headers = Properties::scan(message.properties).ok();
+    let headers = headers.and_then(|found| Table::decode(found.headers?).ok());
+    let keys = [message.routing_key.as_bytes()];
+    let route = vhost.route(message.exchange, &keys, headers.as_ref());
+    let queues = route.iter().flat_map(|route| &route.queues);
+    let routed = queues.take(QUEUES).map(|queue| Arc::clone(queue.name()));
+    let excerpt = &message.body[..message.body.len().min(EXCERPT_BYTES)];
+    api.broker.tap.note(TapEvent {
+        what: What::Published,
+        at_ms: now_ms(),
+        vhost: (&**vhost.name()).into(),
+        exchange: message.exchange.as_bytes().into(),
+        routing_key: message.routing_key.as_bytes().into(),
+        queue: None,
+        routed: routed.collect(),
+        properties: message.properties.into(),
+        excerpt: excerpt.into(),
+        body_bytes: message.body.len() as u64,
+    });
+}
+
+#[cfg(test)]
+mod tests;
