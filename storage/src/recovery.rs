@@ -349,7 +349,8 @@ impl Recovery<'_> {
         let name = format!("frame-{segment}-{from}");
         let kept = disk.create_folder(&aside).and_then(|()| {
             disk.write_file(&aside.join(&name), stretch.unwrap_or_default())?;
-            disk.sync_folder(&aside)
+            disk.sync_folder(&aside)?;
+            disk.sync_folder(self.folder)
         });
         let kept = kept.map_or_else(|error| error.to_string(), |()| format!("set-aside/{name}"));
         let length = to - from;

@@ -377,3 +377,32 @@ fn read_with_large(disk: &SimulatedDisk) -> (Vec<u64>, bool) {
     }
     (numbers, is_reported)
 }
+
+#[test]
+fn a_copy_of_damaged_bytes_is_there_after_a_power_cut() {
+    let (sound, _held) = filled(true);
+    let disk = sound.after_kill();
+    disk.change_rows(BTreeMap::clear);
+    let path = newest(&disk);
+    let mut bytes = disk.bytes(&path);
+    let (first, _) = frames(&bytes)[1];
+    bytes[first as usize + 40] ^= 1;
+    disk.replace(&path, bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let opened = Store::open(
+        folder.path(),
+        options(&disk, folder.path(), SEGMENT_BYTES),
+        |_| {},
+    )
+    .unwrap();
+    let losses = opened.report.losses.join(" ");
+    assert!(
+        losses.contains("a copy is kept: set-aside/frame-"),
+        "{losses}"
+    );
+    for cut in 1..=20 {
+        let files = disk.after_power_cut(&mut Random(cut), 512).files();
+        let is_kept = files.iter().any(|path| path.starts_with("set-aside"));
+        assert!(is_kept, "cut {cut}: {files:?}");
+    }
+}

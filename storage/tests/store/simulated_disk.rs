@@ -1,10 +1,10 @@
 //! A disk in memory that can fail at any operation and lose power after any operation.
 //!
 //! A file holds what was synced, and later writes that a power cut keeps, loses or tears. A name
-//! is certain once its folder is synced. The rows of the index are durable commit by commit; that
+//! is certain once its folder is synced, a folder once its parent is. The rows of the index are durable commit by commit; that
 //! sled keeps this promise on a real disk is the subject of `power.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +76,8 @@ struct State {
     names: Names,
     certain: Names,
     pending: Vec<Renamed>,
+    /// Folders that were created; `true` once the parent is synced. The store's own is empty.
+    folders: BTreeMap<PathBuf, bool>,
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     operations: u64,
     fault: Option<Fault>,
@@ -276,6 +278,10 @@ impl Moment<'_> {
             inode.loose.clear();
         }
         state.certain.clone_from(&state.names);
+        state
+            .folders
+            .values_mut()
+            .for_each(|is_certain| *is_certain = true);
         SimulatedDisk::with(SimulatedDisk::sound(state))
     }
 
@@ -286,6 +292,7 @@ impl Moment<'_> {
         for change in std::mem::take(&mut state.pending).into_iter().take(kept) {
             change_name(&mut state.certain, &change);
         }
+        state.lose_folders(random);
         state.names.clone_from(&state.certain);
         for inode in &mut state.inodes {
             let manner = random.below(4);
@@ -299,6 +306,26 @@ impl Moment<'_> {
             inode.current.clone_from(&inode.synced);
         }
         SimulatedDisk::with(SimulatedDisk::sound(state))
+    }
+}
+
+impl State {
+    /// Loses some of the folders whose parents were not synced, with all that is in them.
+    fn lose_folders(&mut self, random: &mut Random) {
+        let uncertain = self.folders.iter().filter(|(_, is_certain)| !**is_certain);
+        let lost: BTreeSet<PathBuf> = uncertain
+            .filter(|_| random.below(2) == 0)
+            .map(|(folder, _)| folder.clone())
+            .collect();
+        let is_lost = |path: &Path| path.ancestors().any(|folder| lost.contains(folder));
+        self.folders.retain(|folder, _| !is_lost(folder));
+        self.folders
+            .values_mut()
+            .for_each(|is_certain| *is_certain = true);
+        self.certain.retain(|path, _| !is_lost(path));
+        if is_lost(Path::new("index")) {
+            self.rows.clear();
+        }
     }
 }
 

@@ -169,13 +169,24 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn create_folder(&self, _path: &Path) -> io::Result<()> {
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        let folder = self.relative(path);
+        let mut state = locked(&self.state);
+        // The last ancestor is the store's own folder.
+        for folder in folder.ancestors() {
+            state.folders.entry(folder.to_owned()).or_insert(false);
+        }
         Ok(())
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         let folder = self.relative(path);
+        let is_around = locked(&self.root).parent() == Some(path);
         let mut state = self.begin(Kind::SyncFolder)?;
+        for (inside, is_certain) in &mut state.folders {
+            let parent = inside.parent();
+            *is_certain |= parent == Some(folder.as_path()) || parent.is_none() && is_around;
+        }
         let is_inside = |path: &Option<PathBuf>| {
             path.as_ref()
                 .is_some_and(|path| path.parent() == Some(folder.as_path()))
