@@ -221,6 +221,21 @@ fn a_frame_made_as_documented_counts() {
     assert_eq!(raw_frame(builder.body(), &salt, (BLOCK, 4)), sealed);
 }
 
+#[test]
+fn records_of_queues_that_nobody_knows_are_counted_and_left_out() {
+    let mut builder = FrameBuilder::default();
+    builder.push(&Record::Settled(9, vec![(0, 4)]));
+    builder.push(&Record::Settled(9, vec![(6, 6)]));
+    let disk = SimulatedDisk::new();
+    let segment = segment(&[builder.body().to_vec()]);
+    disk.replace(Path::new("log/000001.log"), segment);
+    let (opened, _folder) = open(&disk);
+    assert_eq!(opened.queues, []);
+    let line = "2 records of queues that are not there were left out";
+    let repairs = &opened.report.repairs;
+    assert!(repairs.iter().any(|repair| repair == line), "{repairs:?}");
+}
+
 /// Records that are nearly right: built, then changed.
 fn nearly(kind: u8, numbers: [u64; 4], body: &[u8], damage: &[(usize, u8)]) -> Vec<u8> {
     let mut builder = FrameBuilder::default();

@@ -13,6 +13,7 @@ use storage::frame::{BLOCK, SegmentHeader, SegmentState};
 use storage::{Opened, Options, QueueId, Sequence, Settled, Store, Ticket, Urgency};
 
 use crate::damaged_store::frames;
+use crate::random::Random;
 use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
 use crate::support::{body, fill, read_all, wait};
 
@@ -256,6 +257,24 @@ fn a_purge_spares_what_comes_after_its_number_and_a_dropped_queue_takes_nothing_
 }
 
 #[test]
+fn a_purge_through_a_higher_number_than_was_used_spares_what_comes_later() {
+    let disk = SimulatedDisk::new();
+    let (opened, _folder) = open(&disk);
+    let store = &opened.store;
+    fill(store, QUEUE, 0..10, 30);
+    // All in one commit, so that both are looked at together.
+    let together = store.together();
+    store.purge(QUEUE, Sequence(1_000)).unwrap();
+    let text = body(QUEUE, 10, 30);
+    let ticket = store.append(QUEUE, Sequence(10), &[&text], Urgency::Confirmed);
+    drop(together);
+    wait(store, ticket.unwrap());
+    assert_eq!(read_all(store, QUEUE, 30), [10]);
+    let (again, _folder) = open(&disk.after_kill());
+    assert_eq!(read_all(&again.store, QUEUE, 30), [10]);
+}
+
+#[test]
 fn acks_while_their_messages_are_copied_count() {
     let disk = SimulatedDisk::new();
     let (opened, _folder) = open(&disk);
@@ -337,6 +356,18 @@ fn a_large_body_has_a_file_of_its_own_which_goes_with_it() {
     assert_eq!(read_all(&again.store, QUEUE, 3 << 20), [1]);
 }
 
+/// Its file has a sync of its own, before the frame that names it.
+#[test]
+fn a_confirmed_large_body_survives_a_power_cut() {
+    let disk = SimulatedDisk::new();
+    let (opened, _folder) = open(&disk);
+    fill(&opened.store, QUEUE, 0..1, 3 << 20);
+    for cut in 1..=20 {
+        let (again, _folder) = open(&disk.after_power_cut(&mut Random(cut), 512));
+        assert_eq!(read_all(&again.store, QUEUE, 3 << 20), [0], "cut {cut}");
+    }
+}
+
 /// A transaction, or a move: a crash must not find a half of it.
 #[test]
 fn what_is_handed_over_together_is_not_committed_by_halves() {
@@ -390,7 +421,7 @@ fn nothing_is_confirmed_on_a_file_whose_sync_failed() {
     let ends = failed.iter().filter(|(at, _)| *at >= next.previous_end);
     assert!(ends.count() < 2, "{failed:?}");
     for seed in 1..20 {
-        let cut = disk.after_power_cut(&mut crate::random::Random(seed), 512);
+        let cut = disk.after_power_cut(&mut Random(seed), 512);
         let (again, _folder) = open(&cut);
         assert_eq!(
             read_all(&again.store, QUEUE, 30),
