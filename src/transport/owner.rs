@@ -2,6 +2,7 @@
 //! shows (`platform`). Where it shows none, nothing is proven.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -105,9 +106,27 @@ pub(super) async fn prove(stream: &TcpStream) -> Result<ListenerProof, Transport
             _ if sockets.is_empty() || !may_come || Instant::now() > until => {
                 return Ok(ListenerProof::Unknown);
             }
-            _ => tokio::time::sleep(LOOK_AGAIN).await,
+            _ if has_closed(stream).await => return Err(closed_at_once().into()),
+            _ => {}
         }
     }
+}
+
+/// Whether the other end has closed the connection, as docker-proxy does where nothing listens
+/// behind it. Waits a moment for that.
+async fn has_closed(stream: &TcpStream) -> bool {
+    match tokio::time::timeout(LOOK_AGAIN, stream.peek(&mut [0])).await {
+        Ok(Ok(0) | Err(_)) => true,
+        Ok(Ok(_)) => {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn closed_at_once() -> io::Error {
+    io::Error::other("the connection was closed at once: nothing answers behind this port")
 }
 
 /// Returns which programs listen on a port of this machine, on any address.
@@ -151,5 +170,15 @@ mod tests {
         let owners = listeners(listener.local_addr().unwrap().port());
         assert_eq!(owners[0].pid, Some(std::process::id()));
         assert!(owners[0].is_ours());
+    }
+    #[tokio::test]
+    async fn a_connection_that_is_closed_at_once_is_not_one_that_nobody_reports() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        assert_eq!(stream.peek(&mut [0]).await.unwrap(), 0);
+        let error = prove(&stream).await.unwrap_err().to_string();
+        assert!(error.contains("closed at once"), "{error}");
     }
 }
