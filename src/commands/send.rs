@@ -247,7 +247,7 @@ impl SendParameters<'_> {
             }
             Ok(PublishOutcome::Refused) => not_confirmed(to, "the broker refused it"),
             Ok(PublishOutcome::Unroutable) => not_confirmed(to, "no queue accepts it"),
-            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(..))) => {
+            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut(_))) => {
                 not_confirmed(to, &error.to_string())
                     .hint("it may have arrived; sent again, it may arrive twice")
             }

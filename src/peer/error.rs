@@ -69,9 +69,9 @@ pub enum PeerError {
     /// The broker refused for another reason.
     #[error("the broker refused: {0}")]
     Refused(String),
-    /// No answer in time.
-    #[error("no answer within {0} s{1}")]
-    TimedOut(u64, String),
+    /// No confirm in so many seconds.
+    #[error("the broker has not confirmed the message within {0} s")]
+    TimedOut(u64),
     /// The broker takes no messages at the moment: low on disk or memory, in its own words.
     #[error("the broker takes no messages: {0}")]
     Blocked(String),
@@ -132,7 +132,7 @@ impl PeerError {
             Self::Unreachable { .. }
                 | Self::Foreign { .. }
                 | Self::Lost(_)
-                | Self::TimedOut(..)
+                | Self::TimedOut(_)
                 | Self::Blocked(_)
         )
     }
@@ -207,15 +207,7 @@ impl From<PeerError> for Error {
             PeerError::Lost(why) => Self::new("the connection to the broker was lost")
                 .because(why)
                 .exit_with(Exit::Unreachable),
-            PeerError::TimedOut(seconds, why) => {
-                Self::new(format!("the broker did not answer within {seconds} s"))
-                    .because(if why.is_empty() {
-                        "timed out".into()
-                    } else {
-                        why
-                    })
-                    .exit_with(Exit::Unconfirmed)
-            }
+            PeerError::TimedOut(_) => Self::new(error.to_string()).exit_with(Exit::Unconfirmed),
             PeerError::Blocked(why) => Self::new("the broker takes no messages")
                 .because(why)
                 .hint(BLOCKED_HINT)

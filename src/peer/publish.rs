@@ -166,10 +166,7 @@ pub(super) async fn confirmed(
         }
         Ok(Ok(Confirmation::Nack(None))) => Ok(PublishOutcome::Refused),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(PeerError::TimedOut(
-            within.as_secs(),
-            "the broker has not confirmed the message".into(),
-        )),
+        Err(_) => Err(PeerError::TimedOut(within.as_secs())),
     }
 }
 
