@@ -406,3 +406,23 @@ fn a_copy_of_damaged_bytes_is_there_after_a_power_cut() {
         assert!(is_kept, "cut {cut}: {files:?}");
     }
 }
+
+#[test]
+fn a_sector_that_cannot_be_read_costs_what_was_in_it() {
+    let (sound, held) = filled(true);
+    sound.change_rows(BTreeMap::clear);
+    for path in logs(&sound) {
+        for (frame, _) in frames(&sound.bytes(&path)) {
+            let disk = sound.after_kill();
+            disk.set_bad_byte(&path, frame + 40);
+            let what = format!("{}, frame at {frame}", path.display());
+            let found = open_and_read(&disk, &held, &what);
+            assert!(found.missing as u64 <= 2 * IN_A_FRAME, "{what}: {found:?}");
+            let losses = found.report.losses.join(" ");
+            assert!(
+                losses.contains("a sector cannot be read"),
+                "{what}: {losses}"
+            );
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! A disk in memory that can fail at any operation and lose power after any operation.
 //!
 //! A file holds what was synced, and later writes that a power cut keeps, loses or tears. A name
-//! is certain once its folder is synced, a folder once its parent is. The rows of the index are durable commit by commit; that
-//! sled keeps this promise on a real disk is the subject of `power.rs`.
+//! is certain once its folder is synced, a folder once its parent is. The rows of the index are
+//! durable commit by commit; that sled keeps this promise on a real disk is the subject of
+//! `power.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -83,6 +84,8 @@ struct State {
     fault: Option<Fault>,
     hits: u64,
     free_bytes: Option<u64>,
+    /// A place of a file that cannot be read.
+    bad_byte: Option<(usize, usize)>,
     longest_write: Option<usize>,
     written: u64,
 }
@@ -178,6 +181,13 @@ impl SimulatedDisk {
     /// From now on there is no room for longer writes: each ends in its middle.
     pub(crate) fn set_longest_write(&self, bytes: Option<usize>) {
         locked(&self.state).longest_write = bytes;
+    }
+
+    /// From now on reads that touch this byte of a file fail.
+    pub(crate) fn set_bad_byte(&self, path: &Path, offset: u64) {
+        let mut state = locked(&self.state);
+        let inode = state.names[path];
+        state.bad_byte = Some((inode, offset as usize));
     }
 
     /// What `kill -9` leaves: everything that was written.

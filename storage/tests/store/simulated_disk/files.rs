@@ -26,6 +26,10 @@ impl DiskFile for OpenFile {
         let bytes = &state.inodes[self.inode].current;
         let from = (offset as usize).min(bytes.len());
         let length = buffer.len().min(bytes.len() - from);
+        let is_bad = |(inode, at)| inode == self.inode && (from..from + length).contains(&at);
+        if state.bad_byte.is_some_and(is_bad) {
+            return Err(io::Error::other("a sector cannot be read"));
+        }
         buffer[..length].copy_from_slice(&bytes[from..from + length]);
         Ok(length)
     }
