@@ -351,6 +351,15 @@ impl AgentState {
         !letters.is_empty() && self.reading.history.contains(letters)
     }
 
+    /// Something stands between this text and the line: the agent has begun to answer it. Where the
+    /// line is not seen, what stands below may be the line itself.
+    pub fn history_goes_on_after(&self, letters: &str) -> bool {
+        let history = &self.reading.history;
+        let end = history.rfind(letters).map(|at| at + letters.len());
+        let is_line_seen = self.reading.input != Input::Absent;
+        is_line_seen && !letters.is_empty() && end.is_some_and(|end| end < history.len())
+    }
+
     /// The agent shows that what was entered waits: the model has not read it.
     pub fn shows_waiting(&self) -> bool {
         self.reading.shows_waiting

@@ -8,10 +8,10 @@
 //! | `Pasted` | 10 s pass, and keys are kept or the text is not shown | `Stuck` |
 //! | `Entered` | the sign of its turn | `Submitted`; without a transcript, in the context |
 //! | `Entered` | 1 s without a sign | one more Enter, the first time; then `Stuck` |
-//! | `Entered` | the agent shows that the text waits, or a turn and not yet the text | `Waiting` |
-//! | `Waiting` | the text is shown above the line, and waits no more | in the context |
-//! | `Waiting` | the same after the person pressed Escape | over: the message may go again |
-//! | `Waiting` | the agent is at rest, and does not show the text | `Stuck` |
+//! | `Entered` | the agent shows that the text waits, or a turn or the text alone | `Waiting` |
+//! | `Waiting` | the text is above the line, with a turn or an answer | in the context |
+//! | `Waiting` | the text is above the line, after the person pressed Escape | over: may go again |
+//! | `Waiting` | the agent is at rest, and no text, or for 1 min no turn, is shown | `Stuck` |
 //! | `Submitted` | the proof | in the context |
 //! | `Submitted` | 2 s at rest without a row | unread: held back; without hooks, in the context |
 //! | any | the transcript says that a hook of the person's refused it | refused: held back |
@@ -51,6 +51,9 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 const ROW_WITHIN: Duration = Duration::from_secs(2);
 /// So many letters and digits at a text's end are no other text's.
 const END_LETTERS: usize = 60;
+/// A text that is shown above the line of an agent at rest comes again when no turn followed it for
+/// so long.
+const TURN_WITHIN: Duration = Duration::from_mins(1);
 /// A text that was never seen counts as swallowed when the box was empty for so long after the
 /// agent read it.
 const SWALLOWED: Duration = Duration::from_secs(2);

@@ -39,7 +39,7 @@ fn draw(
     };
     let above = match history.as_str() {
         "" => " >_ OpenAI Codex".to_owned(),
-        history => format!("› {history}"),
+        history => format!("› {history}\r\n\r\n• OK"),
     };
     let foot = if waiting.is_some() || loads {
         "  Waiting for startup  · esc cancel"

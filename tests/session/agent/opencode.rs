@@ -30,7 +30,7 @@ fn draw(
     let prompt = match (waiting, history.as_str()) {
         (Some(text), _) => format!("  ┃\r\n  ┃  {text}\r\n  ┃   QUEUED\r\n  ┃"),
         (None, "") => String::new(),
-        (None, text) => format!("  ┃\r\n  ┃  {text}\r\n  ┃"),
+        (None, text) => format!("  ┃\r\n  ┃  {text}\r\n  ┃\r\n\r\n     OK"),
     };
     let shown = match line.as_str() {
         "" => "\x1b7\x1b[2mAsk anything… \"Fix a bug\"\x1b[0m".to_owned(),

@@ -261,12 +261,12 @@ fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
         history: "cbrokerpeermessagefromaidm1xend".to_owned(),
         ..Reading::default()
     };
-    // Codex may show a text later than its turn.
-    for (program, sign) in [
-        ("gemini", turn),
-        ("gemini", above.clone()),
-        ("codex", above),
-    ] {
+    // Codex may show a text later than its turn, and its turn later than the text.
+    let answered = Reading {
+        history: format!("{}OK", above.history),
+        ..above.clone()
+    };
+    for (program, sign) in [("gemini", turn), ("gemini", above), ("codex", answered)] {
         let mut play = Play::quiet(program);
         let key = play.offer("x");
         play.sees(holds("› [cbroker peer message"));

@@ -177,3 +177,64 @@ fn nothing_is_typed_while_something_waits() {
         }
     }
 }
+
+/// At rest: the line is empty, and what was typed stands above it with this below.
+fn at_rest(play: &Play, below: &str) -> Reading {
+    Reading {
+        input: Input::Empty,
+        history: history(&play.last_text()) + below,
+        ..Reading::default()
+    }
+}
+
+#[test]
+fn a_prompt_that_is_shown_before_its_turn_begins_is_not_read() {
+    // On a busy machine opencode showed a prompt eight seconds before its turn began.
+    for program in ["opencode", "codex"] {
+        let (mut play, key) = Play::entered(program);
+        let shown = at_rest(&play, "");
+        for _ in 0..5 {
+            play.reads(shown.clone());
+            play.passes(ms(10_000));
+        }
+        // The foot of a line that is not seen is no answer.
+        play.reads(Reading {
+            input: Input::Absent,
+            ..at_rest(&play, "commands")
+        });
+        assert!(!play.has_delivered(key), "{program}");
+        assert_eq!(play.enters(), 1, "{program}");
+        let answered = at_rest(&play, "OK");
+        play.reads(answered);
+        assert!(play.has_delivered(key), "{program}");
+    }
+}
+
+#[test]
+fn a_prompt_that_no_turn_follows_comes_again_and_says_so() {
+    for program in ["opencode", "codex"] {
+        let (mut play, key) = Play::entered(program);
+        let shown = at_rest(&play, "");
+        assert!(!play.last_text().contains("(possible repeat)"), "{program}");
+        for _ in 0..9 {
+            play.reads(shown.clone());
+            play.passes(ms(10_000));
+        }
+        assert!(!play.has_delivered(key), "{program}");
+        assert!(play.last_text().contains("(possible repeat)"), "{program}");
+    }
+}
+
+#[test]
+fn a_prompt_that_is_shown_is_not_acked_when_the_agent_ends_before_its_turn() {
+    for program in ["opencode", "codex"] {
+        let (mut play, key) = Play::entered(program);
+        let shown = at_rest(&play, "");
+        play.reads(shown);
+        play.passes(ms(54_000));
+        assert!(!play.has_delivered(key), "{program}");
+        let ended = play.deliveries.ended(&play.agent, play.now);
+        let acks = |step: &Step| matches!(step, Step::Delivered(..));
+        assert!(!ended.iter().any(acks), "{program}: {ended:?}");
+    }
+}

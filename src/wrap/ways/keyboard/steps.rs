@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use super::{
-    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TurnProof,
-    TypingPhase, squeeze,
+    GIVE_UP, Hold, Keyboard, Outcome, ROW_WITHIN, SWALLOWED, Stroke, TURN_SIGN, TURN_WITHIN,
+    TurnProof, TypingPhase, squeeze,
 };
 use crate::wrap::agent_state::{AgentState, Verdict};
 use crate::wrap::agents::reading::Input;
@@ -149,6 +149,14 @@ impl Keyboard {
         self.is_named(agent) || attempt.any(|attempt| agent.history_holds(&attempt.end))
     }
 
+    /// The text stands above the line, and a turn runs or an answer stands below it.
+    fn is_answered(&self, agent: &AgentState, now: Instant) -> bool {
+        let mut attempt = self.attempt.iter();
+        self.is_above(agent)
+            && (agent.is_busy(now)
+                || attempt.any(|attempt| agent.history_goes_on_after(&attempt.end)))
+    }
+
     /// What is shown beside the line names a message of the text.
     fn is_named(&self, agent: &AgentState) -> bool {
         let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
@@ -217,8 +225,8 @@ impl Keyboard {
     }
 
     /// A line that is empty after Enter proves nothing: an agent that starts may have dropped the
-    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line; the
-    /// text itself where the agent may take it and let it wait.
+    /// text, or not have drawn it yet. A turn must be seen, or the text above the empty line; where
+    /// the agent may take a text and let it wait, both, or an answer to it.
     fn entered_line(&mut self, agent: &AgentState, now: Instant, out: Instant) -> Stroke {
         if agent.shows_waiting() {
             return self.wait(agent, now);
@@ -226,10 +234,13 @@ impl Keyboard {
         let holds = matches!(agent.input(), Input::Holds(_));
         let is_busy = agent.is_busy(now);
         let is_above = self.is_above(agent);
-        let is_read = *agent.input() == Input::Empty && is_above;
         let may_wait = !agent.profile().waits.is_empty();
-        let is_turn = is_busy && (is_above || !may_wait);
-        if !holds && agent.last_output() >= out && (is_turn || is_read) {
+        let is_read = if may_wait {
+            self.is_answered(agent, now)
+        } else {
+            is_busy || (is_above && *agent.input() == Input::Empty)
+        };
+        if !holds && agent.last_output() >= out && is_read {
             self.finish(Outcome::InContext);
             return self.step(agent, now);
         }
@@ -243,7 +254,7 @@ impl Keyboard {
         if now < end {
             return Stroke::Wait(Some(if now < late { late } else { end }));
         }
-        if is_busy && !holds {
+        if !holds && (is_busy || (may_wait && is_above)) {
             return self.wait(agent, now);
         }
         let why = if holds { Hold::Stuck } else { Hold::Unseen };
@@ -260,8 +271,8 @@ impl Keyboard {
         self.step(agent, now)
     }
 
-    /// What waits is read when it is shown and waits no more. After Escape that may also mean that
-    /// its turn will never come.
+    /// What waits is read when its turn is seen, or an answer. After Escape its turn may never
+    /// come.
     fn waiting(
         &mut self,
         agent: &AgentState,
@@ -282,12 +293,7 @@ impl Keyboard {
             return Stroke::Wait(None);
         };
         if self.is_above(agent) {
-            self.finish(if is_escaped {
-                Outcome::Gone
-            } else {
-                Outcome::InContext
-            });
-            return self.step(agent, now);
+            return self.shown(agent, now, (is_escaped, over_since));
         }
         // It may be drawn piece by piece.
         let late = over_since + TURN_SIGN;
@@ -299,6 +305,32 @@ impl Keyboard {
             (Input::Holds(_), _) if !agent.is_busy(now) => self.give_up(agent, now, Hold::Stuck),
             (_, Verdict::Free) => self.give_up(agent, now, Hold::Unseen),
             (_, Verdict::Hold(_, again)) => Stroke::Wait(again),
+        }
+    }
+
+    /// It stands above the line, and no row says that it waits. Without a sign of its turn it may
+    /// still be lost with the agent, so that it must come again.
+    fn shown(
+        &mut self,
+        agent: &AgentState,
+        now: Instant,
+        (is_escaped, since): (bool, Instant),
+    ) -> Stroke {
+        if is_escaped {
+            self.finish(Outcome::Gone);
+            return self.step(agent, now);
+        }
+        if self.is_answered(agent, now) {
+            self.finish(Outcome::InContext);
+            return self.step(agent, now);
+        }
+        let late = since + TURN_WITHIN;
+        if now < late {
+            return Stroke::Wait(Some(late));
+        }
+        match agent.verdict(now) {
+            Verdict::Free => self.give_up(agent, now, Hold::Unseen),
+            Verdict::Hold(_, again) => Stroke::Wait(again),
         }
     }
 
