@@ -17,7 +17,7 @@ mod presence;
 mod publish;
 mod receipt;
 mod reply;
-mod runtime;
+pub mod runtime;
 mod scram;
 mod topology;
 

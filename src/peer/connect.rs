@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use async_compat::CompatExt;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::Mutex;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::error::RefusedSignIn;
 use super::frames::{FRAME_BYTES, ReadableFrames};

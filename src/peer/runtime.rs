@@ -1,32 +1,41 @@
 //! The runtime for lapin: tokio's executor and timers, with any kind of connection in place of its
 //! TCP streams.
+//!
+//! lapin's own one for tokio would lock the crates of two more runtimes and of a DNS resolver.
 
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use async_compat::{Compat, CompatExt};
+use async_rs::Runtime;
 use async_rs::traits::{Executor, Reactor, RuntimeKit};
-use async_rs::util::Task;
-use async_rs::{Runtime, Tokio};
+use async_rs::util::{Task, TaskImpl};
 use futures_util::Stream as Items;
 use futures_util::io::{AsyncRead, AsyncWrite};
+use futures_util::stream::unfold;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use crate::transport::Stream;
 
 /// tokio, with streams that were opened elsewhere.
 #[derive(Debug, Clone)]
-pub(super) struct Kit(Tokio);
+pub struct Kit(Handle);
 
 /// The runtime that this code runs in.
-pub(super) fn current() -> Runtime<Kit> {
-    Runtime::new(Kit(Tokio::current()))
+pub fn current() -> Runtime<Kit> {
+    Runtime::new(Kit(Handle::current()))
 }
 
 impl RuntimeKit for Kit {}
 
 impl Executor for Kit {
-    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+    type Task<T: Send + 'static> = SpawnedTask<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
         self.0.block_on(f)
@@ -36,20 +45,54 @@ impl Executor for Kit {
         &self,
         f: F,
     ) -> Task<Self::Task<T>> {
-        self.0.spawn(f)
+        SpawnedTask(self.0.spawn(f)).into()
     }
 
     fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
         &self,
         f: F,
     ) -> Task<Self::Task<T>> {
-        self.0.spawn_blocking(f)
+        SpawnedTask(self.0.spawn_blocking(f)).into()
+    }
+}
+
+/// A task of the executor. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct SpawnedTask<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Future for SpawnedTask<T> {
+    type Output = T;
+
+    /// A panic of the task goes on here, as `async_rs` asks for; so does its cancellation.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(context).map(|ended| {
+            ended.unwrap_or_else(|error| {
+                resume_unwind(
+                    error
+                        .try_into_panic()
+                        .unwrap_or_else(|error| Box::new(error)),
+                )
+            })
+        })
+    }
+}
+
+impl<T: Send + 'static> TaskImpl for SpawnedTask<T> {
+    fn cancel<'task, 'end>(
+        &'task mut self,
+    ) -> Pin<Box<dyn Future<Output = Option<T>> + Send + 'end>>
+    where
+        'task: 'end,
+        Self: 'end,
+    {
+        self.0.abort();
+        Box::pin(async { (&mut self.0).await.ok() })
     }
 }
 
 impl Reactor for Kit {
     type TcpStream = Compat<Stream>;
-    type Sleep = <Tokio as Reactor>::Sleep;
+    type Sleep = tokio::time::Sleep;
 
     /// lapin registers no sockets of its own.
     fn register<H: Read + Write + Send + 'static>(
@@ -60,11 +103,16 @@ impl Reactor for Kit {
     }
 
     fn sleep(&self, dur: Duration) -> Self::Sleep {
-        self.0.sleep(dur)
+        let _entered = self.0.enter();
+        tokio::time::sleep(dur)
     }
 
     fn interval(&self, dur: Duration) -> impl Items<Item = Instant> + Send + 'static {
-        self.0.interval(dur)
+        let _entered = self.0.enter();
+        unfold(tokio::time::interval(dur), async |mut interval| {
+            let at = interval.tick().await;
+            Some((at.into_std(), interval))
+        })
     }
 
     fn tcp_connect_addr(
@@ -73,7 +121,9 @@ impl Reactor for Kit {
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = tokio::net::TcpStream::connect(addr);
         async move {
-            let stream: Stream = Box::new(connecting.await?);
+            let stream = connecting.await?;
+            stream.set_nodelay(true)?;
+            let stream: Stream = Box::new(stream);
             Ok(stream.compat())
         }
     }

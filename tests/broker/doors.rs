@@ -40,7 +40,12 @@ async fn guest_is_refused_unless_it_is_allowed() {
     for (allow_guest, is_let_in) in [(false, false), (true, true)] {
         let running = Running::with(|config| config.allow_guest = allow_guest).await;
         let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", running.port());
-        let connected = Connection::connect(&url, ConnectionProperties::default()).await;
+        let connected = Connection::connect_with_runtime(
+            &url,
+            ConnectionProperties::default(),
+            cbroker::peer::runtime::current(),
+        )
+        .await;
         assert_eq!(connected.is_ok(), is_let_in);
     }
 }

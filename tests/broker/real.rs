@@ -82,9 +82,13 @@ impl Real {
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        Connection::connect(&self.url(), ConnectionProperties::default())
-            .await
-            .unwrap()
+        Connection::connect_with_runtime(
+            &self.url(),
+            ConnectionProperties::default(),
+            cbroker::peer::runtime::current(),
+        )
+        .await
+        .unwrap()
     }
 
     /// `kill -9`, and the same server again.

@@ -75,9 +75,13 @@ impl Running {
 
     pub(crate) async fn connect(&self) -> Connection {
         let url = format!("amqp://{USER}:{PASSWORD}@127.0.0.1:{}/%2f", self.port());
-        Connection::connect(&url, ConnectionProperties::default())
-            .await
-            .unwrap()
+        Connection::connect_with_runtime(
+            &url,
+            ConnectionProperties::default(),
+            cbroker::peer::runtime::current(),
+        )
+        .await
+        .unwrap()
     }
 }
 

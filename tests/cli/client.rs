@@ -49,7 +49,11 @@ pub(crate) fn publish(place: &Place, to: &str, texts: impl Iterator<Item = Strin
 
 async fn connected(url: &str) -> (lapin::Connection, lapin::Channel) {
     let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(url.trim(), properties);
+    let connection = lapin::Connection::connect_with_runtime(
+        url.trim(),
+        properties,
+        cbroker::peer::runtime::current(),
+    );
     let connection = connection.await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     (connection, channel)

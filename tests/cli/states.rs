@@ -168,9 +168,13 @@ fn attach_late_sessions(place: &Place, names: &'static [&str]) {
 
 async fn answer_late(url: String, names: &[&str], ready: std::sync::mpsc::SyncSender<()>) {
     let properties = lapin::ConnectionProperties::default();
-    let connection = lapin::Connection::connect(url.trim(), properties)
-        .await
-        .unwrap();
+    let connection = lapin::Connection::connect_with_runtime(
+        url.trim(),
+        properties,
+        cbroker::peer::runtime::current(),
+    )
+    .await
+    .unwrap();
     let channel = connection.create_channel().await.unwrap();
     let consume = |queue: &str| {
         let options = BasicConsumeOptions::default();

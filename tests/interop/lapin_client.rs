@@ -6,28 +6,43 @@ use lapin::options::{
     ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, ExchangeKind};
 
 use crate::server::Server;
 
+/// A channel with publisher confirms.
 async fn channel(server: &Server) -> (Connection, Channel) {
-    let connection = Connection::connect(&server.url, ConnectionProperties::default())
+    let connection = Connection::connect_with_runtime(
+        &server.url,
+        ConnectionProperties::default(),
+        cbroker::peer::runtime::current(),
+    )
+    .await
+    .unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
         .await
         .unwrap();
-    let channel = connection.create_channel().await.unwrap();
     (connection, channel)
 }
 
-async fn own_queue(channel: &Channel) -> String {
+async fn own_queue(channel: &Channel, arguments: FieldTable) -> String {
     let options = QueueDeclareOptions {
         exclusive: true,
         ..QueueDeclareOptions::default()
     };
     let queue = channel
-        .queue_declare("".into(), options, FieldTable::default())
+        .queue_declare("".into(), options, arguments)
         .await
         .unwrap();
     queue.name().as_str().to_owned()
+}
+
+async fn consume(channel: &Channel, queue: &str) -> Consumer {
+    let options = BasicConsumeOptions::default();
+    let consume = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    consume.await.unwrap()
 }
 
 async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8]) -> bool {
@@ -47,22 +62,12 @@ async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8]) -> b
 async fn a_thousand_confirmed_messages_come_back_in_order_and_whole() {
     let server = Server::start();
     let (_connection, channel) = channel(&server).await;
-    let queue = own_queue(&channel).await;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .unwrap();
+    let queue = own_queue(&channel, FieldTable::default()).await;
     channel
         .basic_qos(50, BasicQosOptions::default())
         .await
         .unwrap();
-    let consume = channel.basic_consume(
-        queue.as_str().into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    );
-    let mut consumer = consume.await.unwrap();
+    let mut consumer = consume(&channel, &queue).await;
     let body = |n: usize| format!("{n} {}", "x".repeat(n * 7));
     for n in 0..1000 {
         assert!(
@@ -81,11 +86,7 @@ async fn a_thousand_confirmed_messages_come_back_in_order_and_whole() {
 async fn a_topic_exchange_routes_by_pattern_and_returns_what_nobody_wants() {
     let server = Server::start();
     let (_connection, channel) = channel(&server).await;
-    let queue = own_queue(&channel).await;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .unwrap();
+    let queue = own_queue(&channel, FieldTable::default()).await;
     let options = ExchangeDeclareOptions {
         auto_delete: true,
         ..ExchangeDeclareOptions::default()
@@ -122,11 +123,7 @@ async fn a_topic_exchange_routes_by_pattern_and_returns_what_nobody_wants() {
 async fn an_expired_message_arrives_at_its_dead_letter_queue_with_its_history() {
     let server = Server::start();
     let (_connection, channel) = channel(&server).await;
-    let grave = own_queue(&channel).await;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .unwrap();
+    let grave = own_queue(&channel, FieldTable::default()).await;
     let mut arguments = FieldTable::default();
     arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(30));
     arguments.insert(
@@ -137,22 +134,8 @@ async fn an_expired_message_arrives_at_its_dead_letter_queue_with_its_history() 
         "x-dead-letter-routing-key".into(),
         AMQPValue::LongString(grave.as_str().into()),
     );
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let short = channel
-        .queue_declare("".into(), options, arguments)
-        .await
-        .unwrap();
-    let short = short.name().as_str().to_owned();
-    let consume = channel.basic_consume(
-        grave.as_str().into(),
-        "".into(),
-        BasicConsumeOptions::default(),
-        FieldTable::default(),
-    );
-    let mut consumer = consume.await.unwrap();
+    let short = own_queue(&channel, arguments).await;
+    let mut consumer = consume(&channel, &grave).await;
     assert!(publish(&channel, "", &short, b"late").await);
     let dead = consumer.next().await.unwrap().unwrap();
     assert_eq!(dead.data, b"late");

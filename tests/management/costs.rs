@@ -13,7 +13,7 @@ use crate::http::Answer;
 use crate::support::process::{forget_peak, peak_kib};
 use crate::support::{self, Place};
 
-/// A broker with the user `bob`, who may use the API and touch nothing.
+/// A broker with the user `bob`, who may use the API and has no permissions.
 fn with_bob(server: Server) -> Server {
     let user = r#"{"password":"pw","tags":"management"}"#;
     assert_eq!(server.ask("PUT", "/api/users/bob", user).status, 201);
@@ -28,7 +28,7 @@ fn with_bob(server: Server) -> Server {
 }
 
 #[test]
-fn a_head_without_end_of_a_stranger_is_not_collected() {
+fn an_endless_request_head_is_not_collected() {
     let server = Server::start();
     let mut stream = TcpStream::connect(server.page()).unwrap();
     stream
@@ -77,9 +77,9 @@ fn a_large_body_is_not_read_from_a_user_who_may_not_use_it() {
 }
 
 #[test]
-fn a_document_that_would_take_gigabytes_as_a_tree_is_refused() {
+fn a_document_that_would_take_gigabytes_when_parsed_is_refused() {
     let server = Server::start();
-    // As small as is refused: a slow machine needs long to read it.
+    // The smallest document that is refused: a slow machine needs long to read it.
     let many = "0,".repeat(5 << 20);
     let document = format!(r#"{{"queues":[{many}0]}}"#);
     let answer = server.ask("POST", "/api/definitions", &document);
@@ -161,7 +161,7 @@ fn long_requests_to_sign_in_are_refused_and_slow_ones_keep_nobody_out() {
 }
 
 #[test]
-fn a_list_of_consumers_with_large_arguments_is_no_tree_in_memory() {
+fn a_list_of_consumers_with_large_arguments_is_rendered_one_at_a_time() {
     const CONSUMERS: usize = 40;
     /// Each takes some hundred bytes as JSON in memory, and a tenth of that in the consumer.
     const TABLES: usize = 3000;
@@ -176,7 +176,13 @@ fn a_list_of_consumers_with_large_arguments_is_no_tree_in_memory() {
     let url = place.ok(["status", "--show-url"]);
     let consuming = async {
         let properties = ConnectionProperties::default();
-        let connection = Connection::connect(url.trim(), properties).await.unwrap();
+        let connection = Connection::connect_with_runtime(
+            url.trim(),
+            properties,
+            cbroker::peer::runtime::current(),
+        )
+        .await
+        .unwrap();
         let channel = connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions::default();
         let declared = channel.queue_declare("q".into(), options, FieldTable::default());

@@ -57,7 +57,12 @@ impl Peer {
         let address = format!("amqp://{user}:{password}@{}/{vhost}", server.amqp);
         let opening = async {
             let properties = ConnectionProperties::default();
-            let connection = Connection::connect(&address, properties).await?;
+            let connection = Connection::connect_with_runtime(
+                &address,
+                properties,
+                cbroker::peer::runtime::current(),
+            )
+            .await?;
             let channel = connection.create_channel().await?;
             Ok((connection, channel))
         };

@@ -41,8 +41,8 @@ pub(crate) fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
     }
 }
 
-/// A socket that holds a port, and does not listen: whoever also allows the address to be reused
-/// can listen there.
+/// A socket that holds a port, and does not listen: a program that also allows the address to be
+/// reused can listen there.
 fn keep_a_port() -> (OwnedFd, SocketAddr) {
     let port = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     set_socket_reuseaddr(&port, true).unwrap();
@@ -152,7 +152,13 @@ impl Stage {
         let url = self.url();
         let answered = async {
             let properties = lapin::ConnectionProperties::default();
-            let connection = lapin::Connection::connect(&url, properties).await.unwrap();
+            let connection = lapin::Connection::connect_with_runtime(
+                &url,
+                properties,
+                cbroker::peer::runtime::current(),
+            )
+            .await
+            .unwrap();
             let done = work(connection.create_channel().await.unwrap()).await;
             // Once in some ten thousand times lapin does not hear that it is closed.
             let _closed = tokio::time::timeout(LIMIT, connection.close(200, "done".into())).await;

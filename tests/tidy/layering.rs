@@ -104,8 +104,9 @@ const CRATES: [Layers; 3] = [
 ];
 
 /// A crate from outside and the only paths that may name it.
-const OWNED: [(&str, &str, &[&str]); 9] = [
+const OWNED: [(&str, &str, &[&str]); 10] = [
     ("lapin", "src/", &["src/peer"]),
+    ("async_rs", "src/", &["src/peer"]),
     ("hyper", "src/", &["src/management", "src/wrap/ways"]),
     ("tokio_tungstenite", "src/", &["src/wrap/ways/codex"]),
     ("rmcp", "src/", &["src/commands/mcp"]),
