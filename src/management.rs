@@ -6,6 +6,7 @@
 //! user. Every request has a time limit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use base64::Engine;
@@ -22,7 +23,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::name::{GroupName, SessionName};
 use crate::peer::{EXCHANGE, GROUPS_EXCHANGE};
-use crate::transport::{self, ListenerProof, Route, TransportError};
+use crate::transport::{self, ListenerProof, Owner, Route, TransportError};
 
 mod answers;
 
@@ -50,15 +51,15 @@ pub struct Client {
 }
 
 /// Why a request failed. The text never contains the password.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
     /// Nothing answers, or not with HTTP.
-    #[error("no management API answers at {url}: {why}")]
+    #[error("no management API answers at {url}: {source}")]
     Unreachable {
         /// The base URL.
         url: String,
-        /// The system's error.
-        why: String,
+        /// How far the request came.
+        source: RequestFailure,
     },
     /// A program of another user listens there. Nothing was sent to it.
     #[error("{owner} listens at {url}; no password was sent")]
@@ -66,7 +67,7 @@ pub enum ManagementError {
         /// The base URL.
         url: String,
         /// The program, its process and its user, as far as the system reports them.
-        owner: String,
+        owner: Owner,
     },
     /// The login was refused.
     #[error("the management API at {0} refused the login")]
@@ -80,13 +81,39 @@ pub enum ManagementError {
         path: String,
     },
     /// The response has an unexpected form.
-    #[error("the management API's response to {path} cannot be read: {why}")]
+    #[error("the management API's response to {path} cannot be read: {source}")]
     Answer {
         /// The requested path.
         path: String,
         /// The parse error.
-        why: String,
+        source: serde_json::Error,
     },
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestFailure {
+    /// There is no connection.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The configured address makes no request.
+    #[error(transparent)]
+    Request(#[from] hyper::http::Error),
+    /// The connection ended, or the other side does not speak HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The response ended early or is too large.
+    #[error(transparent)]
+    Body(Box<dyn StdError + Send + Sync>),
+    /// The time limit.
+    #[error("no answer within {0} s")]
+    Silent(u64),
+    /// The login is a stored one, and the listener is not proven to run as this user.
+    #[error(
+        "the system does not report which program listens there, so the stored password is not \
+         sent"
+    )]
+    Unproven,
 }
 
 impl Client {
@@ -278,10 +305,7 @@ impl Client {
             Method::GET
         };
         let answer = self.send(method, &path, body).await?;
-        serde_json::from_slice(&answer).map_err(|error| ManagementError::Answer {
-            path,
-            why: error.to_string(),
-        })
+        serde_json::from_slice(&answer).map_err(|source| ManagementError::Answer { path, source })
     }
 
     async fn send(
@@ -293,7 +317,7 @@ impl Client {
         let sent = tokio::time::timeout(self.limit, self.exchange(method, path, body)).await;
         sent.unwrap_or_else(|_| {
             let seconds = self.limit.as_secs();
-            Err(self.unreachable(format!("no answer within {seconds} s")))
+            Err(self.unreachable(RequestFailure::Silent(seconds)))
         })
     }
 
@@ -320,8 +344,8 @@ impl Client {
         }
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| self.unreachable(error.to_string()))?;
-        let why = |error: hyper::Error| self.unreachable(error.to_string());
+            .map_err(|error| self.unreachable(error))?;
+        let why = |error: hyper::Error| self.unreachable(error);
         let (mut sender, connection) = http1::handshake(TokioIo::new(link.stream))
             .await
             .map_err(why)?;
@@ -338,11 +362,7 @@ impl Client {
     /// Returns the HTTP Basic header, which contains the password itself.
     fn authorization(&self, proof: ListenerProof) -> Result<String, ManagementError> {
         if proof == ListenerProof::Unknown {
-            return Err(self.unreachable(
-                "the system does not report which program listens there, so the stored password \
-                 is not sent"
-                    .into(),
-            ));
+            return Err(self.unreachable(RequestFailure::Unproven));
         }
         let Management { guard, login, .. } = &self.management;
         let login = guard.login().unwrap_or_else(|| login.clone());
@@ -368,14 +388,14 @@ impl Client {
         let body = Limited::new(answer.into_body(), ANSWER_BYTES)
             .collect()
             .await
-            .map_err(|error| self.unreachable(error.to_string()))?;
+            .map_err(|error| self.unreachable(RequestFailure::Body(error)))?;
         Ok(body.to_bytes())
     }
 
-    fn unreachable(&self, why: String) -> ManagementError {
+    fn unreachable(&self, source: impl Into<RequestFailure>) -> ManagementError {
         ManagementError::Unreachable {
             url: self.url().to_owned(),
-            why,
+            source: source.into(),
         }
     }
 
@@ -383,27 +403,33 @@ impl Client {
         match error {
             TransportError::Foreign(owner) => ManagementError::Foreign {
                 url: self.url().to_owned(),
-                owner: owner.to_string(),
+                owner,
             },
-            error => self.unreachable(error.to_string()),
+            error => self.unreachable(error),
         }
     }
 }
 
 impl From<ManagementError> for Error {
     fn from(error: ManagementError) -> Self {
-        let told = Self::new(error.to_string()).exit_with(Exit::Unreachable);
-        match error {
-            ManagementError::Foreign { .. } => told
+        let text = error.to_string();
+        let told = match error {
+            ManagementError::Foreign { .. } => Self::new(text)
                 .hint("no password was sent; `cbroker start --mgmt-port PORT` uses another port"),
-            ManagementError::Unreachable { .. } => {
-                told.hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
+            ManagementError::Unreachable { url, source } => {
+                Self::new(format!("no management API answers at {url}"))
+                    .because(source)
+                    .hint("set its address with --mgmt-url or CBROKER_MGMT_URL")
             }
-            ManagementError::Login(_) => {
-                told.hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS")
-            }
-            ManagementError::Status { .. } | ManagementError::Answer { .. } => told,
-        }
+            ManagementError::Login(_) => Self::new(text)
+                .hint("set the user and password with --mgmt-user and CBROKER_MGMT_PASS"),
+            ManagementError::Answer { path, source } => Self::new(format!(
+                "the management API's response to {path} cannot be read"
+            ))
+            .because(source),
+            ManagementError::Status { .. } => Self::new(text),
+        };
+        told.exit_with(Exit::Unreachable)
     }
 }
 

@@ -8,6 +8,7 @@
 mod arguments;
 mod backoff;
 mod blockage;
+mod cause;
 mod connect;
 mod delivery;
 mod error;
@@ -21,6 +22,7 @@ pub mod runtime;
 mod scram;
 mod topology;
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, QueueDeleteOptions, QueuePurgeOptions};
@@ -28,6 +30,7 @@ use lapin::{Channel, Connection};
 
 pub use arguments::DeclareArguments;
 pub use backoff::Backoff;
+pub use cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 pub use delivery::{ReceivedMessage, SettleResult};
 pub use error::{BLOCKED_HINT, PeerError, RefusedSignIn};
 pub use inbox::{Attached, Inbox, InboxEvent, InboxOptions, Outlet, ReplyTo, Sharing, Whereabouts};
@@ -67,7 +70,7 @@ async fn answered<T, E: Into<PeerError>>(
 ) -> Result<T, PeerError> {
     let Ok(answer) = tokio::time::timeout(ANSWER_WITHIN, asking).await else {
         let seconds = ANSWER_WITHIN.as_secs();
-        return Err(PeerError::Lost(format!("no answer within {seconds} s")));
+        return Err(PeerError::Lost(ConnectionFailure::Silent(seconds)));
     };
     answer.map_err(Into::into)
 }
@@ -80,7 +83,7 @@ async fn unless_blocked(
     tokio::select! {
         biased;
         sent = publishing => sent,
-        reason = blockage.lasts(UNBLOCKED_WITHIN) => Err(PeerError::Blocked(reason)),
+        reason = blockage.lasts(UNBLOCKED_WITHIN) => Err(PeerError::Blocked(reason.into())),
     }
 }
 
@@ -276,9 +279,9 @@ impl Peer {
         };
         match answered(self.channel.queue_delete(queue.as_str().into(), options)).await {
             Ok(_) => Ok(None),
-            Err(PeerError::OtherArguments { why, .. } | PeerError::InUse(why)) => {
+            Err(reason @ (PeerError::OtherArguments { .. } | PeerError::InUse(_))) => {
                 self.renew_channel().await?;
-                Ok(Some(why))
+                Ok(reason.source().map(ToString::to_string))
             }
             Err(error) => Err(error),
         }

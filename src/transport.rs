@@ -9,6 +9,7 @@
 mod owner;
 mod tls;
 
+use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -63,12 +64,31 @@ pub enum TransportError {
     /// A program of another user listens there. Nothing was sent to it.
     #[error("{0} listens there")]
     Foreign(Owner),
-    /// The certificate is not trusted.
-    #[error("{0}")]
-    NotTrusted(String),
-    /// A file that the connection needs cannot be used.
-    #[error("{0}")]
-    Setup(String),
+    /// The certificate is not trusted. Holds the error of the TLS handshake.
+    #[error(transparent)]
+    NotTrusted(io::Error),
+    /// What TLS needs on this side cannot be used.
+    #[error(transparent)]
+    Setup(#[from] TlsSetupError),
+}
+
+/// Why a TLS handshake cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// The host of the address.
+    #[error("`{0}` is not a TLS server name")]
+    ServerName(String),
+    /// The TLS library has no protocol version to offer.
+    #[error(transparent)]
+    Protocol(#[from] rustls::Error),
+    /// The file of additional certificates cannot be used.
+    #[error("cannot read the certificates in {}: {source}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system, of the PEM reader or of the TLS library.
+        source: Box<dyn StdError + Send + Sync>,
+    },
 }
 
 /// Connects. For a guarded route, the error names a foreign listener.

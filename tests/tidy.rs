@@ -8,6 +8,8 @@
 
 #[path = "tidy/circles.rs"]
 mod circles;
+#[path = "tidy/errors.rs"]
+mod errors;
 #[path = "tidy/layering.rs"]
 mod layering;
 #[path = "tidy/names.rs"]
@@ -120,6 +122,37 @@ fn unwrap_stays_in_tests() {
                 .any(|line| line.contains(".unwrap()") && !line.trim_start().starts_with("const "))
     };
     assert_none(&sources::complain(panicky, "unwraps outside its tests"));
+}
+
+/// An error is a type, so that a caller can match it and ask for its cause.
+#[test]
+fn no_error_is_a_string() {
+    assert_none(&errors::strings(&sources::all()));
+}
+
+#[test]
+fn an_error_that_is_a_string_is_found() {
+    let source = |text: &str| Source {
+        path: "src/new.rs".into(),
+        text: format!("//! New.\n{text}\n"),
+    };
+    for text in [
+        "fn read() -> Result<u8, String> {",
+        "fn read() -> Result<Option<Vec<(u8, u8)>>, String> {",
+        "type Answer = Result<\n    (u8, u8),\n    String,\n>;",
+        "fn read() -> std::result::Result<u8,String>;",
+    ] {
+        assert_eq!(errors::strings(&[source(text)]).len(), 1, "{text}");
+    }
+    for text in [
+        "fn read() -> Result<String, ReadError> {",
+        "fn read() -> Result<(u8, String), ReadError> {",
+        "fn read() -> io::Result<Vec<(u8, String)>> {",
+        "// Result<u8, String>",
+        "#[cfg(test)]\nfn read() -> Result<u8, String> {",
+    ] {
+        assert_eq!(errors::strings(&[source(text)]).len(), 0, "{text}");
+    }
 }
 
 #[test]

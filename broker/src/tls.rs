@@ -22,15 +22,25 @@ pub enum TlsPurpose {
 /// Why the files cannot be used for TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file is missing, unreadable or not PEM.
-    #[error("cannot read the {what} {}: {reason}", path.display())]
+    /// The file is missing or unreadable.
+    #[error("cannot read the {what} {}: {source}", path.display())]
     Unreadable {
         /// `TLS certificate` or `TLS key`.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// The error of the system or of the PEM reader.
-        reason: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The file is not PEM.
+    #[error("cannot read the {what} {}: not PEM: {source}", path.display())]
+    NotPem {
+        /// `TLS certificate` or `TLS key`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The PEM reader's error.
+        source: pem::Error,
     },
     /// The PEM file has no certificate, or no key.
     #[error("there is no {what} in {}", path.display())]
@@ -67,7 +77,7 @@ pub fn server_config(
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let what = "TLS certificate";
-    let unreadable = |error: pem::Error| explain(what, path, &error);
+    let unreadable = |error: pem::Error| explain(what, path, error);
     let chain: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(unreadable)?
         .collect::<Result<_, _>>()
@@ -82,23 +92,15 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| explain("TLS key", path, &error))
+    PrivateKeyDer::from_pem_file(path).map_err(|error| explain("TLS key", path, error))
 }
 
-fn explain(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
+fn explain(what: &'static str, path: &Path, error: pem::Error) -> TlsError {
     let path = path.to_owned();
     match error {
         pem::Error::NoItemsFound => TlsError::Absent { what, path },
-        pem::Error::Io(error) => TlsError::Unreadable {
-            what,
-            path,
-            reason: error.to_string(),
-        },
-        other => TlsError::Unreadable {
-            what,
-            path,
-            reason: format!("not PEM: {other}"),
-        },
+        pem::Error::Io(source) => TlsError::Unreadable { what, path, source },
+        source => TlsError::NotPem { what, path, source },
     }
 }
 

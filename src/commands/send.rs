@@ -228,7 +228,7 @@ impl SendParameters<'_> {
         let sent = HistoryEntry::new(Utc::now(), &envelope.id, HistoryEvent::Sent, to.as_str());
         self.note(&sent.saying(MessageText::of(envelope)));
         let mut outcome = peer.publish(&message, CONFIRM_WITHIN).await;
-        if outcome == Ok(PublishOutcome::Unroutable) {
+        if matches!(outcome, Ok(PublishOutcome::Unroutable)) {
             // The queue was deleted in the meantime, or it has no binding.
             let declared = peer.ensure_queue(to, self.config.settings.ttl_ms).await;
             declared.map_err(|error| unsent(to, error))?;

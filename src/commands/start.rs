@@ -237,9 +237,9 @@ async fn wait_for_amqp(config: &Config) -> Result<(), Error> {
                 peer.close().await;
                 return wait_for_api(config).await;
             }
-            Err(PeerError::SignInRefused { why, .. }) => {
+            Err(PeerError::SignInRefused { source, .. }) => {
                 return Err(Error::new("the container's broker refused our login")
-                    .because(why)
+                    .because(source)
                     .hint(
                         "its volume was created with another user: `cbroker nuke --yes` deletes \
                          it, or use --url with that user",

@@ -65,7 +65,7 @@ impl Credentials {
     /// Creates a login with a random password of 192 bits without storing it.
     pub fn fresh(user: &str) -> io::Result<Login> {
         let mut random = [0; 24];
-        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
         Ok(Login {
             user: user.to_owned(),
             password: BASE64_URL_SAFE_NO_PAD.encode(random),

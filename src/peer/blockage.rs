@@ -33,7 +33,7 @@ impl Blockage {
         }
         match &self.reason {
             None => Ok(()),
-            Some(reason) => Err(PeerError::Blocked(reason.clone())),
+            Some(reason) => Err(PeerError::Blocked(reason.clone().into())),
         }
     }
 

@@ -7,6 +7,7 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use tokio::sync::Mutex;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
+use super::cause::{BrokerText, ConnectionFailure, SignInFailure};
 use super::error::RefusedSignIn;
 use super::frames::{FRAME_BYTES, ReadableFrames};
 use super::scram::Scram;
@@ -37,7 +38,7 @@ pub(super) async fn open(
         Ok(connected) => connected,
         Err(_) => Err(PeerError::Unreachable {
             address: Box::new(endpoint.address.clone()),
-            why: format!("no answer within {} s", within.as_secs()),
+            source: ConnectionFailure::Silent(within.as_secs()),
         }),
     }
 }
@@ -55,8 +56,7 @@ pub(super) async fn sign_in(
     let mut login = endpoint.login_now();
     let mut progress = None;
     if link.proof == ListenerProof::Unknown {
-        let scram = Scram::new(&login)
-            .ok_or_else(|| PeerError::Setup("the system has no random numbers".into()))?;
+        let scram = Scram::new(&login).ok_or(PeerError::NoRandomNumbers)?;
         progress = Some(scram.progress());
         properties = properties.with_auth_provider(scram);
         login.password.clear();
@@ -75,12 +75,12 @@ pub(super) async fn sign_in(
         Ok(_) if progress.is_some_and(|progress| !progress.is_proven()) => {
             Err(PeerError::SignInRefused {
                 address: Box::new(endpoint.address.clone()),
-                why: "the listener did not prove that it knows the password".into(),
+                source: SignInFailure::NoProof,
                 refused: RefusedSignIn::StoredLogin,
             })
         }
         Ok(connection) => Ok((connection, user)),
-        Err(error) => Err(explain(endpoint, &error)),
+        Err(error) => Err(explain(endpoint, error)),
     }
 }
 
@@ -110,22 +110,19 @@ fn uri(address: &Address, login: Login) -> AMQPUri {
 fn no_way(address: &Address, error: TransportError) -> PeerError {
     let address = Box::new(address.clone());
     match error {
-        TransportError::Foreign(owner) => PeerError::Foreign {
-            address,
-            owner: owner.to_string(),
-        },
-        TransportError::NotTrusted(why) => PeerError::NotTrusted { address, why },
+        TransportError::Foreign(owner) => PeerError::Foreign { address, owner },
+        TransportError::NotTrusted(source) => PeerError::NotTrusted { address, source },
         TransportError::Setup(why) => PeerError::Setup(why),
         TransportError::Io(_) => PeerError::Unreachable {
             address,
-            why: error.to_string(),
+            source: ConnectionFailure::Transport(error),
         },
     }
 }
 
 /// The broker's refusals of a login come as protocol errors, or as a closed socket from brokers of
 /// the old manners.
-fn explain(endpoint: &Endpoint, error: &lapin::Error) -> PeerError {
+fn explain(endpoint: &Endpoint, error: lapin::Error) -> PeerError {
     let address = Box::new(endpoint.address.clone());
     match error.kind() {
         ErrorKind::ProtocolError(refusal) => {
@@ -138,25 +135,21 @@ fn explain(endpoint: &Endpoint, error: &lapin::Error) -> PeerError {
             };
             PeerError::SignInRefused {
                 address,
-                why,
+                source: BrokerText::from(why).into(),
                 refused,
             }
         }
-        ErrorKind::AuthProviderError(why) => PeerError::SignInRefused {
+        ErrorKind::AuthProviderError(_) => PeerError::SignInRefused {
             address,
-            why: why.clone(),
+            source: SignInFailure::Proof(error),
             refused: refused_login(endpoint),
         },
         ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => {
             PeerError::NotAmqp(address)
         }
-        ErrorKind::IOError(error) => PeerError::Unreachable {
-            address,
-            why: transport::in_words(error),
-        },
         _ => PeerError::Unreachable {
             address,
-            why: error.to_string(),
+            source: error.into(),
         },
     }
 }
@@ -335,7 +328,7 @@ mod tests {
             signed_in(tcp().await, right, ListenerProof::Unknown).await,
             signed_in(unix().await, right, ListenerProof::Unknown).await,
         ] {
-            assert_eq!((result, was_sent), (Ok(()), false));
+            assert!(result.is_ok() && !was_sent, "{result:?} {was_sent}");
         }
         for (result, was_sent) in [
             signed_in(tcp().await, (port, "a wrong one"), ListenerProof::Unknown).await,
@@ -348,10 +341,9 @@ mod tests {
             assert!(!was_sent);
         }
         let (result, was_sent) = signed_in(tcp().await, right, ListenerProof::Ours).await;
-        assert_eq!(
-            (result, was_sent),
-            (Ok(()), true),
-            "a proven one is sent it"
+        assert!(
+            result.is_ok() && was_sent,
+            "a proven one is sent it: {result:?} {was_sent}"
         );
         broker.shutdown().await.unwrap();
     }

@@ -1,39 +1,44 @@
 //! What can go wrong between us and a broker, sorted by what the caller can do about it.
 
+use std::io;
+
 use lapin::ErrorKind;
 
+use super::cause::{BrokerText, ConnectionFailure, OtherConsumer, SignInFailure};
 use crate::config::{Address, UrlScheme};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::transport::{Owner, TlsSetupError};
 
 /// A failure of the connection or a refusal by the broker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PeerError {
     /// Nothing answers at the address, or not in AMQP.
-    #[error("no broker answers at {address}: {why}")]
+    #[error("no broker answers at {address}: {source}")]
     Unreachable {
         /// Where.
         address: Box<Address>,
-        /// What the system says.
-        why: String,
+        /// Why not.
+        source: ConnectionFailure,
     },
-    /// The broker answers and refuses us: the login, the vhost, TLS.
-    #[error("the broker at {address} refused: {why}")]
+    /// The broker answers and refuses the login or the vhost, or does not prove who it is.
+    #[error("the broker at {address} refused: {source}")]
     SignInRefused {
         /// Where.
         address: Box<Address>,
-        /// The broker's words.
-        why: String,
+        /// What it said, or did not prove.
+        source: SignInFailure,
         /// What it refused.
         refused: RefusedSignIn,
     },
-    /// The broker's certificate is not signed by anybody we trust, or is for another name.
-    #[error("the certificate of {address} is not trusted: {why}")]
+    /// The broker's certificate is not signed by an authority that we trust, or is for another
+    /// name.
+    #[error("the certificate of {address} is not trusted: {source}")]
     NotTrusted {
         /// Where.
         address: Box<Address>,
-        /// What is wrong with it.
-        why: String,
+        /// The error of the TLS handshake.
+        source: io::Error,
     },
     /// Another user's program listens there. Nothing was sent to it.
     #[error("{owner} listens at {address}; no password was sent")]
@@ -41,43 +46,46 @@ pub enum PeerError {
         /// Where.
         address: Box<Address>,
         /// The program, its process and its user, as far as the system reports them.
-        owner: String,
+        owner: Owner,
     },
     /// Something answers, but not in AMQP.
     #[error("{0} does not speak AMQP")]
     NotAmqp(Box<Address>),
     /// The connection went away in the middle.
     #[error("the connection to the broker was lost: {0}")]
-    Lost(String),
+    Lost(#[source] ConnectionFailure),
     /// There is no queue of that name.
     #[error("there is no queue of that name")]
     NoSuchQueue,
     /// There is no exchange of that name.
     #[error("there is no exchange of that name")]
     NoSuchExchange,
-    /// The queue lives with other arguments than ours.
-    #[error("the queue was declared with other arguments: {why}")]
+    /// The queue exists with other arguments than ours.
+    #[error("the queue was declared with other arguments: {source}")]
     OtherArguments {
         /// Its TTL, if the broker's text contains it.
         live_ttl_ms: Option<u64>,
         /// The broker's words.
-        why: String,
+        source: BrokerText,
     },
     /// Another client has the queue exclusively.
     #[error("the queue is in exclusive use: {0}")]
-    InUse(String),
+    InUse(#[source] OtherConsumer),
     /// The broker refused for another reason.
     #[error("the broker refused: {0}")]
-    Refused(String),
+    Refused(#[source] BrokerText),
     /// No confirm in so many seconds.
     #[error("the broker has not confirmed the message within {0} s")]
     TimedOut(u64),
     /// The broker takes no messages at the moment: low on disk or memory, in its own words.
     #[error("the broker takes no messages: {0}")]
-    Blocked(String),
-    /// A file that the connection needs cannot be used.
-    #[error("{0}")]
-    Setup(String),
+    Blocked(#[source] BrokerText),
+    /// What TLS needs on this side cannot be used.
+    #[error(transparent)]
+    Setup(TlsSetupError),
+    /// Signing in needs random numbers.
+    #[error("the system has no random numbers")]
+    NoRandomNumbers,
 }
 
 /// What a broker refused when we signed in: what there is to change.
@@ -140,35 +148,39 @@ impl PeerError {
 
 impl From<lapin::Error> for PeerError {
     fn from(error: lapin::Error) -> Self {
-        match error.kind() {
-            ErrorKind::ProtocolError(refusal) => {
-                let text = refusal.get_message().to_string();
-                match (refusal.get_id(), text.as_str()) {
-                    (404, text) if text.contains("exchange") => Self::NoSuchExchange,
-                    (404, _) => Self::NoSuchQueue,
-                    (405, _) => Self::InUse(text),
-                    (403, text) if text.contains("exclusive") => Self::InUse(text.to_owned()),
-                    (406, _) => Self::OtherArguments {
-                        live_ttl_ms: super::topology::live_ttl_ms(&text),
-                        why: text,
-                    },
-                    // The broker goes down, or an operator closed the connection.
-                    (320, _) => Self::Lost(text),
-                    _ => Self::Refused(text),
-                }
+        let ErrorKind::ProtocolError(refusal) = error.kind() else {
+            return Self::Lost(error.into());
+        };
+        let text = refusal.get_message().to_string();
+        match (refusal.get_id(), text.as_str()) {
+            (404, words) if words.contains("exchange") => Self::NoSuchExchange,
+            (404, _) => Self::NoSuchQueue,
+            (405, _) => Self::InUse(BrokerText::from(text).into()),
+            (403, words) if words.contains("exclusive") => {
+                Self::InUse(BrokerText::from(text).into())
             }
-            ErrorKind::IOError(error) => Self::Lost(error.to_string()),
-            ErrorKind::MissingHeartbeatError => Self::Lost("no heartbeat".into()),
-            _ => Self::Lost(error.to_string()),
+            (406, words) => Self::OtherArguments {
+                live_ttl_ms: super::topology::live_ttl_ms(words),
+                source: text.into(),
+            },
+            // The broker goes down, or an operator closed the connection.
+            (320, _) => Self::Lost(BrokerText::from(text).into()),
+            _ => Self::Refused(text.into()),
         }
     }
+}
+
+fn refused(why: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new("the broker refused")
+        .because(why)
+        .exit_with(Exit::Unreachable)
 }
 
 impl From<PeerError> for Error {
     fn from(error: PeerError) -> Self {
         match error {
-            PeerError::Unreachable { address, why } => {
-                let told = Self::new(format!("no broker answers at {address}")).because(why);
+            PeerError::Unreachable { address, source } => {
+                let told = Self::new(format!("no broker answers at {address}")).because(source);
                 let hint = if address.is_local() && address.scheme == UrlScheme::Amqp {
                     "start one with `cbroker start`"
                 } else {
@@ -178,10 +190,10 @@ impl From<PeerError> for Error {
             }
             PeerError::SignInRefused {
                 address,
-                why,
+                source,
                 refused,
             } => {
-                let told = Self::new(format!("the broker at {address} refused")).because(why);
+                let told = Self::new(format!("the broker at {address} refused")).because(source);
                 let told = match refused.hint(&address) {
                     Some(hint) => told.hint(hint),
                     None => told,
@@ -198,9 +210,12 @@ impl From<PeerError> for Error {
                 address.port
             ))
             .exit_with(Exit::Unreachable),
-            PeerError::NotTrusted { .. } => Self::new(error.to_string())
-                .hint("--ca-cert FILE trusts the certificates in FILE as well")
-                .exit_with(Exit::Unreachable),
+            PeerError::NotTrusted { address, source } => {
+                Self::new(format!("the certificate of {address} is not trusted"))
+                    .because(source)
+                    .hint("--ca-cert FILE trusts the certificates in FILE as well")
+                    .exit_with(Exit::Unreachable)
+            }
             PeerError::NotAmqp(_) => Self::new(error.to_string())
                 .hint("another program has that port, or it has TLS and wants amqps://")
                 .exit_with(Exit::Unreachable),
@@ -212,9 +227,15 @@ impl From<PeerError> for Error {
                 .because(why)
                 .hint(BLOCKED_HINT)
                 .exit_with(Exit::Unconfirmed),
-            PeerError::Refused(why) | PeerError::InUse(why) => Self::new("the broker refused")
-                .because(why)
-                .exit_with(Exit::Unreachable),
+            PeerError::Refused(why) => refused(why),
+            PeerError::InUse(why) => refused(why),
+            PeerError::OtherArguments { source, .. } => {
+                Self::new("the queue was declared with other arguments").because(source)
+            }
+            PeerError::Setup(TlsSetupError::Certificates { path, source }) => {
+                let path = path.display();
+                Self::new(format!("cannot read the certificates in {path}")).because(source)
+            }
             other => Self::new(other.to_string()),
         }
     }

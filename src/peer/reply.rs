@@ -7,7 +7,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use super::{PULSE, PeerError, ReceivedMessage};
+use super::{ConnectionFailure, PULSE, PeerError, ReceivedMessage};
 
 const PREFETCH: u16 = 100;
 
@@ -43,13 +43,13 @@ impl ReplyQueue {
         let next = tokio::select! {
             next = self.consumer.next() => next,
             () = end_of(&self.channel) => {
-                return Err(PeerError::Lost("the connection is gone".into()));
+                return Err(PeerError::Lost(ConnectionFailure::Gone));
             }
         };
         match next {
             Some(Ok(delivery)) => Ok(ReceivedMessage::new(delivery)),
             Some(Err(error)) => Err(error.into()),
-            None => Err(PeerError::Lost("the queue was deleted".into())),
+            None => Err(PeerError::Lost(ConnectionFailure::QueueDeleted)),
         }
     }
 

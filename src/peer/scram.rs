@@ -48,6 +48,23 @@ enum ScramStep {
     Done,
 }
 
+/// Why a login cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum ScramError {
+    #[error("the broker's challenge has no {0}")]
+    Incomplete(&'static str),
+    #[error("the broker's challenge is not an answer to ours")]
+    OtherNonce,
+    #[error("the broker's salt is not base64")]
+    Salt(#[from] base64::DecodeError),
+    #[error("the broker asks for {0} rounds")]
+    Rounds(u32),
+    #[error("the listener does not know the password")]
+    WrongProof,
+    #[error("the broker asks once too often")]
+    TooManySteps,
+}
+
 impl Scram {
     /// Returns `None` if the system has no random numbers.
     pub(super) fn new(login: &Login) -> Option<Self> {
@@ -75,23 +92,21 @@ impl Scram {
     }
 
     /// Our proof, and the signature that the server has to answer with.
-    fn prove(&self, challenge: &str) -> Result<(String, String), String> {
-        let field = |name: &str| {
+    fn prove(&self, challenge: &str) -> Result<(String, String), ScramError> {
+        let field = |name: &'static str| {
             let found = challenge
                 .split(',')
                 .find_map(|part| part.strip_prefix(name));
-            found.ok_or_else(|| format!("the broker's challenge has no {name}"))
+            found.ok_or(ScramError::Incomplete(name))
         };
         let (nonce, salt, rounds) = (field("r=")?, field("s=")?, field("i=")?);
         if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
-            return Err("the broker's challenge is not an answer to ours".into());
+            return Err(ScramError::OtherNonce);
         }
-        let salt = BASE64_STANDARD
-            .decode(salt)
-            .map_err(|_| "the broker's salt is not base64".to_owned())?;
+        let salt = BASE64_STANDARD.decode(salt)?;
         let rounds = rounds.parse().unwrap_or(0);
         if !ROUNDS.contains(&rounds) {
-            return Err(format!("the broker asks for {rounds} rounds"));
+            return Err(ScramError::Rounds(rounds));
         }
         let password = self.login.password.as_bytes();
         let mut salted = [0; 32];
@@ -107,6 +122,25 @@ impl Scram {
             BASE64_STANDARD.encode(theirs),
         ))
     }
+
+    /// Takes the server's next message and returns the answer to it.
+    fn advance(&self, challenge: &str) -> Result<String, ScramError> {
+        let step = &self.progress.0;
+        let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, answer) = match &*step {
+            ScramStep::First => {
+                let (answer, signature) = self.prove(challenge)?;
+                (ScramStep::Proof(signature), answer)
+            }
+            ScramStep::Proof(signature) if challenge.strip_prefix("v=") == Some(signature) => {
+                (ScramStep::Done, String::new())
+            }
+            ScramStep::Proof(_) => return Err(ScramError::WrongProof),
+            ScramStep::Done => return Err(ScramError::TooManySteps),
+        };
+        *step = next;
+        Ok(answer)
+    }
 }
 
 impl AuthProvider for Scram {
@@ -119,22 +153,10 @@ impl AuthProvider for Scram {
     }
 
     fn continue_auth(&self, challenge: LongString) -> Result<LongString, String> {
-        let challenge = challenge.to_string();
-        let step = &self.progress.0;
-        let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, answer) = match &*step {
-            ScramStep::First => {
-                let (answer, signature) = self.prove(&challenge)?;
-                (ScramStep::Proof(signature), answer)
-            }
-            ScramStep::Proof(signature) if challenge.strip_prefix("v=") == Some(signature) => {
-                (ScramStep::Done, String::new())
-            }
-            ScramStep::Proof(_) => return Err("the listener does not know the password".into()),
-            ScramStep::Done => return Err("the broker asks once too often".into()),
-        };
-        *step = next;
-        Ok(answer.into())
+        match self.advance(&challenge.to_string()) {
+            Ok(answer) => Ok(answer.into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! TLS for clients: trusts the system's certificates and those that the user adds, with the ring
 //! provider.
 
+use std::error::Error as StdError;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::TransportError;
+use super::{TlsSetupError, TransportError};
 
 /// Performs the TLS handshake with `host`.
 pub(super) async fn handshake(
@@ -20,11 +21,11 @@ pub(super) async fn handshake(
     ca_cert: Option<&Path>,
 ) -> Result<TlsStream<TcpStream>, TransportError> {
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| TransportError::Setup(format!("`{host}` is not a TLS server name")))?;
+        .map_err(|_| TlsSetupError::ServerName(host.to_owned()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| TransportError::Setup(error.to_string()))?
+        .map_err(TlsSetupError::Protocol)?
         .with_root_certificates(roots(ca_cert)?)
         .with_no_client_auth();
     let connector = TlsConnector::from(Arc::new(config));
@@ -33,28 +34,32 @@ pub(super) async fn handshake(
         .await
         .map_err(|error| match error.get_ref() {
             Some(inner) if inner.to_string().contains("certificate") => {
-                TransportError::NotTrusted(inner.to_string())
+                TransportError::NotTrusted(error)
             }
             _ => error.into(),
         })
 }
 
-fn roots(ca_cert: Option<&Path>) -> Result<RootCertStore, TransportError> {
+fn roots(ca_cert: Option<&Path>) -> Result<RootCertStore, TlsSetupError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let Some(path) = ca_cert else {
         return Ok(roots);
     };
-    let cannot = |why: String| {
-        let path = path.display();
-        TransportError::Setup(format!("cannot read the certificates in {path}: {why}"))
-    };
-    let pem = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| cannot(error.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| cannot(error.to_string()))?;
+    match add_from(path, &mut roots) {
+        Ok(()) => Ok(roots),
+        Err(source) => Err(TlsSetupError::Certificates {
+            path: path.to_owned(),
+            source,
+        }),
     }
-    Ok(roots)
+}
+
+/// Adds the certificates of a PEM file.
+fn add_from(path: &Path, roots: &mut RootCertStore) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    let pem = std::fs::read(path)?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate?)?;
+    }
+    Ok(())
 }

@@ -93,7 +93,7 @@ pub(super) fn command(
     match path_with_us(config.environment.get("PATH"), &identity.binary) {
         Ok(Some(path)) => set("PATH", Some(path)),
         Ok(None) => {}
-        Err(remark) => remarks.push(remark),
+        Err(open) => remarks.push(open.to_string()),
     }
     let given = identity.environment.iter().cloned();
     environment.extend(given.map(|(name, value)| (name, Some(value))));
@@ -191,9 +191,22 @@ fn removed(environment: &Environment) -> Vec<(OsString, Option<OsString>)> {
         .collect()
 }
 
-/// The search path with our folder in front, where `cbroker` would be another program or none;
-/// an error, for the log, where others could put their programs there too.
-fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>, String> {
+/// Why our folder is not put on the program's PATH: other users can put programs there too.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the program may not find `cbroker`: {} is not put on its PATH, since others can write to {}",
+    ours.display(),
+    open.display()
+)]
+struct OpenFolder {
+    /// The folder of this binary.
+    ours: PathBuf,
+    /// That folder, or one above it.
+    open: PathBuf,
+}
+
+/// The search path with our folder in front, where `cbroker` would be another program or none.
+fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>, OpenFolder> {
     let Ok(binary) = binary.canonicalize() else {
         return Ok(None);
     };
@@ -205,12 +218,10 @@ fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>,
         return Ok(None);
     };
     if let Some(open) = open_to_others(ours) {
-        return Err(format!(
-            "the program may not find `cbroker`: {} is not put on its PATH, since others can \
-             write to {}",
-            ours.display(),
-            open.display()
-        ));
+        return Err(OpenFolder {
+            ours: ours.to_owned(),
+            open: open.to_owned(),
+        });
     }
     let rest = path.unwrap_or(OsStr::new(STANDARD_PATH));
     let folders = std::iter::once(ours.to_owned()).chain(std::env::split_paths(rest));

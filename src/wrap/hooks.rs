@@ -118,7 +118,7 @@ impl Drop for Hooks {
 /// What the hooks of one session have to know: 128 random bits in hexadecimal digits.
 pub(super) fn token() -> io::Result<String> {
     let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
     Ok(random.iter().fold(String::new(), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");
         text

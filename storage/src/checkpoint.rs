@@ -15,7 +15,7 @@ use crate::disk::{Disk, FileDisk, is_no_room, is_refused, set_aside, to_usize};
 use crate::engine::{Change, Engine, snapshots};
 use crate::frame::{Record, VERSION, push, records};
 use crate::index::{FramePlace, Index, Tail};
-use crate::terms::{Definitions, OpenReport, Options, Stored};
+use crate::terms::{Definitions, OpenReport, Options, ParseFailure, Stored};
 
 /// Bytes of one row; longer values would become files that sled does not sync.
 const ROW_BYTES: usize = 6_900;
@@ -319,7 +319,7 @@ impl Rows {
         let read = match disk.read_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if is_refused(&error) => return Err(error),
-            bytes => bytes.map_err(|error| error.to_string()),
+            bytes => bytes.map_err(ParseFailure::from),
         };
         match read.and_then(|bytes| parse_definitions(&bytes, format)) {
             Ok((all, commit)) => {
@@ -367,7 +367,10 @@ fn save_definitions(
 }
 
 /// Reads what is in `definitions.json`, and the commit that it belongs to.
-fn parse_definitions(bytes: &[u8], format: Definitions) -> Result<(Vec<Stored>, u64), String> {
+fn parse_definitions(
+    bytes: &[u8],
+    format: Definitions,
+) -> Result<(Vec<Stored>, u64), ParseFailure> {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let (line, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
     let (line, rendered) = (String::from_utf8_lossy(line), [b"{", rest].concat());
@@ -375,6 +378,6 @@ fn parse_definitions(bytes: &[u8], format: Definitions) -> Result<(Vec<Stored>, 
     let number = line_end.and_then(|line| line.split(',').next());
     let commit = number.and_then(|number| number.parse().ok());
     let sound = commit.filter(|commit| first_line(*commit, &rendered) == line);
-    let commit = sound.ok_or_else(|| "its checksum does not match".to_owned())?;
+    let commit = sound.ok_or("its checksum does not match")?;
     Ok(((format.parse)(&rendered)?, commit))
 }

@@ -46,6 +46,6 @@ mod tidying;
 
 pub use store::{Opened, Store, Together};
 pub use terms::{
-    Definitions, OpenError, OpenReport, Options, PendingAccount, QueueId, ReadError, Recovered,
-    Sequence, Settled, Stopped, StoreEvent, Stored, Ticket, Urgency,
+    Definitions, OpenError, OpenReport, Options, ParseFailure, PendingAccount, QueueId, ReadError,
+    Recovered, Sequence, Settled, Stopped, StoreEvent, Stored, Ticket, Urgency,
 };

@@ -195,7 +195,7 @@ impl Slots {
 /// Sixteen random bytes.
 fn salt() -> io::Result<[u8; 16]> {
     let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
+    getrandom::fill(&mut salt).map_err(io::Error::other)?;
     Ok(salt)
 }
 
@@ -268,7 +268,7 @@ impl LogWriter {
                 tracing::error!(segment, %error, "the log failed; a new segment is tried");
                 self.active = None;
                 let again = self.try_write(frame, purpose);
-                again.map_err(|_| io::Error::other(error.to_string()))
+                again.map_err(|_| io::Error::other(error))
             }
             outcome => outcome,
         }
@@ -298,7 +298,7 @@ impl LogWriter {
         index.tail = self.tail;
         let applied = index.apply(frame.body(), place);
         self.bodies.clear();
-        applied.map_err(|malformed| io::Error::other(malformed.to_string()))?;
+        applied.map_err(io::Error::other)?;
         Ok(begins)
     }
 

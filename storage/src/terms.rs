@@ -76,6 +76,10 @@ pub enum StoreEvent {
 /// Key and value of a definition.
 pub type Stored = (Vec<u8>, Vec<u8>);
 
+/// Why a file of definitions cannot be read. It is reported; no caller treats two causes
+/// differently.
+pub type ParseFailure = Box<dyn std::error::Error + Send + Sync>;
+
 /// How definitions become a file that people can read, and back. The store itself knows only keys
 /// and values.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +87,7 @@ pub struct Definitions {
     /// Renders all definitions as one JSON object with at least one member.
     pub render: fn(&[Stored]) -> Vec<u8>,
     /// Reads back what [`render`](Self::render) wrote.
-    pub parse: fn(&[u8]) -> Result<Vec<Stored>, String>,
+    pub parse: fn(&[u8]) -> Result<Vec<Stored>, ParseFailure>,
 }
 
 /// What can be chosen about a store.

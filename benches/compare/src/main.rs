@@ -35,6 +35,7 @@ mod terminal;
 mod wire;
 mod wraps;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,7 +109,7 @@ fn report_failure(outcome: io::Result<()>) -> ExitCode {
     }
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, Box<dyn Error>> {
     let mut options = Options {
         only: None,
         seconds: 3.0,
@@ -140,16 +141,14 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
         }
     }
     if options.peers.is_empty() {
-        Err("name at least one broker".to_owned())
+        Err("name at least one broker".into())
     } else {
         Ok(options)
     }
 }
 
-fn start_sink() -> Result<Peer, String> {
-    sink::start()
-        .map(|address| Peer::here("sink", address))
-        .map_err(|error| error.to_string())
+fn start_sink() -> io::Result<Peer> {
+    sink::start().map(|address| Peer::here("sink", address))
 }
 
 fn compare(options: &Options) -> bool {

@@ -40,14 +40,8 @@ pub(super) enum HandshakeEnd {
     Gone,
     #[error("the login cannot be read")]
     Unreadable,
-    #[error("{0}")]
-    Refused(Fault),
-}
-
-impl From<Fault> for HandshakeEnd {
-    fn from(fault: Fault) -> Self {
-        Self::Refused(fault)
-    }
+    #[error(transparent)]
+    Refused(#[from] Fault),
 }
 
 /// A user and the password that it knew.

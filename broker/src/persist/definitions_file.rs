@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json, json};
+use storage::ParseFailure;
 
 use super::definition::{Definition, DestinationKind, QuotaDefinition};
 use crate::quotas::{Quota, QuotaScope};
@@ -128,8 +129,8 @@ fn limits(quota: &Quota) -> Json {
 }
 
 /// Reads back what [`render`] wrote.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<StoredRow>, String> {
-    let document: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<StoredRow>, ParseFailure> {
+    let document: Json = serde_json::from_slice(bytes)?;
     let lines = document[EXACT]
         .as_array()
         .ok_or_else(|| format!("it has no {EXACT}"))?;
@@ -141,7 +142,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<StoredRow>, String> {
         .iter()
         .map(|line| Some((field(line, 0)?, field(line, 1)?)))
         .collect::<Option<Vec<StoredRow>>>()
-        .ok_or_else(|| format!("{EXACT} is not base64"))
+        .ok_or_else(|| format!("{EXACT} is not base64").into())
 }
 
 /// The list of the export that a definition belongs to, and its line there.

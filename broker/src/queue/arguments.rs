@@ -11,6 +11,8 @@ mod check;
 #[cfg(test)]
 mod tests;
 
+pub use check::InvalidValue;
+
 /// The longest `x-expires` and `x-message-ttl`, milliseconds: ten years, as in RabbitMQ.
 pub const TTL_LIMIT_MS: u64 = 315_360_000_000;
 
@@ -142,8 +144,8 @@ pub enum ArgumentError {
     Invalid {
         /// The argument.
         name: &'static str,
-        /// What is wrong with it, as an Erlang term.
-        reason: String,
+        /// What is wrong with it.
+        reason: InvalidValue,
     },
     /// A type that the argument cannot have, noticed before the others are.
     InvalidType {

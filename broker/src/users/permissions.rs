@@ -14,11 +14,20 @@ pub enum Operation {
 }
 
 /// A pattern that is not a usable regular expression.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{pattern} is not a regular expression: {reason}")]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{pattern} is not a regular expression: {source}")]
 pub struct BadPattern {
     pattern: String,
-    reason: String,
+    source: PatternError,
+}
+
+/// Why a pattern is not usable.
+#[derive(Clone, Debug, thiserror::Error)]
+enum PatternError {
+    #[error("it is longer than {LONGEST} characters")]
+    TooLong,
+    #[error(transparent)]
+    Invalid(#[from] regex_lite::Error),
 }
 
 /// The longest accepted expression, in characters.
@@ -28,17 +37,17 @@ const COMPILED_BYTES: usize = 64 * 1024;
 
 /// Compiles an untrusted regular expression within bounds. Refuses an expression that grows when it
 /// is compiled, such as `((a?){30}){30}`.
-pub(crate) fn bounded_regex(source: &str) -> Result<Regex, BadPattern> {
-    let refuse = |reason: String| BadPattern {
-        pattern: source.chars().take(LONGEST).collect(),
-        reason,
+pub(crate) fn bounded_regex(text: &str) -> Result<Regex, BadPattern> {
+    let refuse = |source: PatternError| BadPattern {
+        pattern: text.chars().take(LONGEST).collect(),
+        source,
     };
-    if source.chars().count() > LONGEST {
-        return Err(refuse(format!("it is longer than {LONGEST} characters")));
+    if text.chars().count() > LONGEST {
+        return Err(refuse(PatternError::TooLong));
     }
-    let mut builder = RegexBuilder::new(source);
+    let mut builder = RegexBuilder::new(text);
     let built = builder.size_limit(COMPILED_BYTES).build();
-    built.map_err(|error| refuse(error.to_string()))
+    built.map_err(|error| refuse(error.into()))
 }
 
 /// An expression and its compiled form.

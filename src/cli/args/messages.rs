@@ -307,26 +307,37 @@ pub struct ScopeArgs {
     pub all: bool,
 }
 
+/// Why the value of an option cannot be used.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum ValueError {
+    #[error("no such option; as a text it goes with -m")]
+    LikeAnOption,
+    #[error("expected low, normal or high")]
+    Priority,
+    #[error("expected KEY=VALUE")]
+    KeyValue,
+}
+
 /// Reads a text that may begin with `-`, but not one that looks like a mistyped option.
-fn text(text: &str) -> Result<String, String> {
+fn text(text: &str) -> Result<String, ValueError> {
     if text.starts_with('-') && !text.contains(char::is_whitespace) {
-        return Err("no such option; as a text it goes with -m".into());
+        return Err(ValueError::LikeAnOption);
     }
     Ok(text.to_owned())
 }
 
-fn priority(text: &str) -> Result<Priority, String> {
+fn priority(text: &str) -> Result<Priority, ValueError> {
     match text {
         "low" => Ok(Priority::Low),
         "normal" => Ok(Priority::Normal),
         "high" => Ok(Priority::High),
-        _ => Err("expected low, normal or high".into()),
+        _ => Err(ValueError::Priority),
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+fn key_value(text: &str) -> Result<(String, String), ValueError> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE".into()),
+        _ => Err(ValueError::KeyValue),
     }
 }

@@ -70,6 +70,19 @@ fn home(config: &Config) -> Result<PathBuf, Error> {
     home.ok_or_else(|| Error::new("the home directory is not known").because("HOME is not set"))
 }
 
+/// Why a configuration cannot be added to.
+#[derive(Debug, thiserror::Error)]
+enum AddError {
+    #[error("it cannot be read: {}", .0.message())]
+    Toml(#[from] toml::de::Error),
+    #[error("it is not plain JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("`{0}` in it is not an object")]
+    NotAnObject(&'static str),
+    #[error("it has another server `{NAME}`")]
+    OtherServer,
+}
+
 /// What is added to a configuration.
 enum ConfigPiece {
     /// A table at the end of a TOML file.
@@ -129,19 +142,17 @@ impl ConfigPiece {
     }
 
     /// The text with the piece; `None` where it is there already.
-    fn added_to(&self, before: &str) -> Result<Option<String>, String> {
+    fn added_to(&self, before: &str) -> Result<Option<String>, AddError> {
         match self {
             Self::Toml(piece) => {
-                let table: toml::Table = before.parse().map_err(|error: toml::de::Error| {
-                    format!("it cannot be read: {}", error.message())
-                })?;
-                let wanted: toml::Table = piece.parse().map_err(|_| "not TOML".to_owned())?;
+                let table: toml::Table = before.parse()?;
+                let wanted: toml::Table = piece.parse()?;
                 let server = |table: &toml::Table| -> Option<toml::Value> {
                     table.get("mcp_servers")?.get(NAME).cloned()
                 };
                 match server(&table) {
                     Some(found) if Some(&found) == server(&wanted).as_ref() => Ok(None),
-                    Some(_) => Err(format!("it has another server `{NAME}`")),
+                    Some(_) => Err(AddError::OtherServer),
                     None if before.is_empty() => Ok(Some(piece.clone())),
                     None => Ok(Some(format!("{}\n\n{piece}", before.trim_end()))),
                 }
@@ -150,16 +161,13 @@ impl ConfigPiece {
                 let mut root: Map<String, Value> = if before.trim().is_empty() {
                     Map::new()
                 } else {
-                    serde_json::from_str(before)
-                        .map_err(|error| format!("it is not plain JSON: {error}"))?
+                    serde_json::from_str(before)?
                 };
                 let servers = root.entry(*key).or_insert_with(|| json!({}));
-                let servers = servers
-                    .as_object_mut()
-                    .ok_or_else(|| format!("`{key}` in it is not an object"))?;
+                let servers = servers.as_object_mut().ok_or(AddError::NotAnObject(key))?;
                 match servers.get(NAME) {
                     Some(found) if found == server => return Ok(None),
-                    Some(_) => return Err(format!("it has another server `{NAME}`")),
+                    Some(_) => return Err(AddError::OtherServer),
                     None => servers.insert(NAME.to_owned(), server.clone()),
                 };
                 Ok(Some(pretty(&Value::Object(root))))

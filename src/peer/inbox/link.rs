@@ -15,7 +15,8 @@ use super::{Attached, Backoff, InboxEvent, InboxOptions, Outgoing, ReplyTo, Shar
 use crate::peer::presence::{self, Answer, Presence, Request};
 use crate::peer::topology::{self, PRESENCE_EXCHANGE};
 use crate::peer::{
-    CONNECT_WITHIN, DeclareArguments, PULSE, PeerError, ReceivedMessage, answered, connect,
+    CONNECT_WITHIN, ConnectionFailure, DeclareArguments, OtherConsumer, PULSE, PeerError,
+    ReceivedMessage, answered, connect,
 };
 
 /// The queues that brokers name themselves: nothing but these is answered, so that no request
@@ -64,11 +65,17 @@ enum Ended {
     Lost(PeerError),
 }
 
+impl Ended {
+    fn because(failure: ConnectionFailure) -> Self {
+        Self::Lost(PeerError::Lost(failure))
+    }
+}
+
 impl InboxConnection {
     pub(super) async fn run(mut self, mut closing: watch::Receiver<bool>) {
         let mut backoff = Backoff::default();
         let mut was_attached = false;
-        let mut told: Option<PeerError> = None;
+        let mut told = None;
         loop {
             let whereabouts = self.options.whereabouts.as_ref();
             if let Some(endpoint) = whereabouts.and_then(|whereabouts| whereabouts.0()) {
@@ -103,8 +110,9 @@ impl InboxConnection {
                     return;
                 }
             };
-            if told.as_ref() != Some(&error) {
-                told = Some(error.clone());
+            let text = error.to_string();
+            if told.as_ref() != Some(&text) {
+                told = Some(text);
                 if self.events.send(InboxEvent::Lost(error)).await.is_err() {
                     return;
                 }
@@ -142,10 +150,10 @@ impl InboxConnection {
             .await?;
         let exclusive = self.options.sharing == Sharing::Exclusive;
         if exclusive && attached.others > 0 {
-            return Err(PeerError::InUse(format!(
-                "{} other session(s) named {name} are attached",
-                attached.others
-            )));
+            return Err(PeerError::InUse(OtherConsumer::Sessions {
+                count: attached.others,
+                name: name.clone(),
+            }));
         }
         let options = BasicConsumeOptions {
             exclusive,
@@ -227,7 +235,7 @@ impl InboxConnection {
                         }
                     }
                     Some(Err(error)) => return Ended::Lost(error.into()),
-                    None => return Ended::Lost(PeerError::Lost("the queue was deleted".into())),
+                    None => return Ended::because(ConnectionFailure::QueueDeleted),
                 },
                 request = connections.requests.next() => match request {
                     Some(Ok(request)) => {
@@ -235,16 +243,13 @@ impl InboxConnection {
                         connections.speech.heard(request.acker).await;
                     }
                     Some(Err(error)) => return Ended::Lost(error.into()),
-                    None => {
-                        let why = "the presence queue was deleted".into();
-                        return Ended::Lost(PeerError::Lost(why));
-                    }
+                    None => return Ended::because(ConnectionFailure::PresenceQueueDeleted),
                 },
                 Some(outgoing) = self.outgoing.recv() => connections.speech.say(outgoing).await,
                 Ok(()) = self.presence.changed() => self.announce(&mut connections).await,
                 _ = pulse.tick() => {
                     if !connections.is_open() {
-                        return Ended::Lost(PeerError::Lost("the connection is gone".into()));
+                        return Ended::because(ConnectionFailure::Gone);
                     }
                     connections.speech.catch_up().await;
                 }

@@ -7,6 +7,7 @@
 //! Relies on `serde_json` for the settings.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -124,9 +125,36 @@ pub struct Additions {
     pub plugin: Option<PathBuf>,
 }
 
-/// The arguments with ours in front. `Err` says why the user's settings could not be read; nothing
-/// may be added then.
-pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, String> {
+/// Why the value of the user's `--settings` cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It begins like JSON.
+    #[error("the value of --settings is no JSON: {0}")]
+    Value(#[source] serde_json::Error),
+    /// It names a file that cannot be read.
+    #[error("{file}: {source}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It names a file that is not JSON.
+    #[error("{file} is no JSON: {source}")]
+    NotJson {
+        /// The file.
+        file: String,
+        /// The parse error.
+        source: serde_json::Error,
+    },
+    /// It is JSON of another type.
+    #[error("the value of --settings is no JSON object")]
+    NotAnObject,
+}
+
+/// The arguments with ours in front. Fails if the user's settings cannot be read; nothing may be
+/// added then.
+pub fn join(arguments: &[OsString], additions: &Additions) -> Result<Vec<OsString>, SettingsError> {
     let mut rest = arguments.to_vec();
     let mut joined = Vec::new();
     let settings = match take(&mut rest, "--settings") {
@@ -186,19 +214,26 @@ fn take(arguments: &mut Vec<OsString>, option: &str) -> Option<OsString> {
 }
 
 /// `--settings` takes JSON or the path of a file with it.
-fn read_settings(value: &OsString) -> Result<Value, String> {
+fn read_settings(value: &OsString) -> Result<Value, SettingsError> {
     let text = value.to_string_lossy();
     let parsed = if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text)
-            .map_err(|error| format!("the value of --settings is no JSON: {error}"))
+        serde_json::from_str(&text).map_err(SettingsError::Value)?
     } else {
-        let content = std::fs::read_to_string(Path::new(value))
-            .map_err(|error| format!("{text}: {error}"))?;
-        serde_json::from_str(&content).map_err(|error| format!("{text} is no JSON: {error}"))
-    }?;
+        let file = || text.to_string();
+        let content = std::fs::read_to_string(Path::new(value)).map_err(|source| {
+            SettingsError::Unreadable {
+                file: file(),
+                source,
+            }
+        })?;
+        serde_json::from_str(&content).map_err(|source| SettingsError::NotJson {
+            file: file(),
+            source,
+        })?
+    };
     match parsed {
         Value::Object(_) => Ok(parsed),
-        _ => Err("the value of --settings is no JSON object".to_owned()),
+        _ => Err(SettingsError::NotAnObject),
     }
 }
 

@@ -84,7 +84,7 @@ impl Agents {
                 self.profiles.retain(|known| known.name != name);
                 self.profiles.push(profile);
             }
-            Err(why) => self.complain(origin, &why),
+            Err(error) => self.complain(origin, &error.to_string()),
         }
     }
 
@@ -105,18 +105,30 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum ProfileError {
+    /// It is not TOML, or has unknown or missing fields. Without the lines of the file that the
+    /// error quotes.
+    #[error("{}", .0.message())]
+    Toml(#[from] toml::de::Error),
+    #[error("`programs` names no program")]
+    NoProgram,
+    #[error("`{0}` executes what is typed into it")]
+    Shell(String),
+}
+
 /// Reads a profile: `text`, and from `base` what it does not say.
-fn profile(name: &str, base: &str, text: &str) -> Result<Profile, String> {
-    let why = |error: toml::de::Error| error.message().to_owned();
-    let mut table: toml::Table = base.parse().map_err(why)?;
-    table.extend(text.parse::<toml::Table>().map_err(why)?);
-    let read: ProfileData = table.try_into().map_err(why)?;
+fn profile(name: &str, base: &str, text: &str) -> Result<Profile, ProfileError> {
+    let mut table: toml::Table = base.parse()?;
+    table.extend(text.parse::<toml::Table>()?);
+    let read: ProfileData = table.try_into()?;
     if read.programs.is_empty() {
-        return Err("`programs` names no program".into());
+        return Err(ProfileError::NoProgram);
     }
     let shell = read.programs.iter().find(|name| executes_its_input(name));
     if let Some(program) = shell {
-        return Err(format!("`{program}` executes what is typed into it"));
+        return Err(ProfileError::Shell(program.clone()));
     }
     Ok(read.into_profile(name))
 }

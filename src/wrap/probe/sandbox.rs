@@ -56,7 +56,7 @@ pub(super) async fn send(config: &Config) -> ProbeSign {
         return not_tried(&by, "there is no bwrap on the PATH to run one like it");
     }
     match attempt(config, sandboxed(bwrap)).await {
-        Err(error) if error.starts_with("bwrap:") => not_tried(&by, &error),
+        Err(error) if error.summary().starts_with("bwrap:") => not_tried(&by, &error.summary()),
         outcome => sign(
             &format!("inside bwrap without network, as {by} has it"),
             &outcome,
@@ -64,10 +64,10 @@ pub(super) async fn send(config: &Config) -> ProbeSign {
     }
 }
 
-fn sign(place: &str, outcome: &Result<(), String>) -> ProbeSign {
+fn sign(place: &str, outcome: &Result<(), Error>) -> ProbeSign {
     let detail = match outcome {
         Ok(()) => format!("`cbroker send` arrives: tried {place}"),
-        Err(error) => format!("`cbroker send` fails: tried {place}: {error}"),
+        Err(error) => format!("`cbroker send` fails: tried {place}: {}", error.summary()),
     };
     ProbeSign {
         what: WHAT,
@@ -100,25 +100,22 @@ fn sandboxed(bwrap: OsString) -> Vec<OsString> {
 }
 
 /// One send, behind `prefix`; why it did not arrive.
-async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), String> {
-    let tried = async {
-        let to = SessionName::for_answer(Ulid::generate());
-        let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
-        let mut answers = peer.answer_queue(&to, config.settings.ttl_ms).await?;
-        let sent = run(config, prefix, &to).await;
-        let arrived = match &sent {
-            Ok(()) => answers.next_within(WITHIN).await?.is_some(),
-            Err(_) => false,
-        };
-        peer.delete(&to).await?;
-        peer.close().await;
-        sent.and(if arrived {
-            Ok(())
-        } else {
-            Err(Error::new("it was confirmed and did not arrive"))
-        })
+async fn attempt(config: &Config, prefix: Vec<OsString>) -> Result<(), Error> {
+    let to = SessionName::for_answer(Ulid::generate());
+    let mut peer = Peer::connect(&config.endpoint, "doctor").await?;
+    let mut answers = peer.answer_queue(&to, config.settings.ttl_ms).await?;
+    let sent = run(config, prefix, &to).await;
+    let arrived = match &sent {
+        Ok(()) => answers.next_within(WITHIN).await?.is_some(),
+        Err(_) => false,
     };
-    tried.await.map_err(|error: Error| error.summary())
+    peer.delete(&to).await?;
+    peer.close().await;
+    sent.and(if arrived {
+        Ok(())
+    } else {
+        Err(Error::new("it was confirmed and did not arrive"))
+    })
 }
 
 /// Runs `cbroker send` with what a wrapped agent's shell has around it.

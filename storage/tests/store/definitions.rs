@@ -29,9 +29,9 @@ fn unhex(hex: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Definition>, String> {
-    let wrong = || "no definitions".to_owned();
-    let text = std::str::from_utf8(bytes).map_err(|_| wrong())?;
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Definition>, storage::ParseFailure> {
+    let wrong = || "no definitions";
+    let text = std::str::from_utf8(bytes)?;
     let inside = text
         .strip_prefix("{\"all\":0,")
         .and_then(|text| text.strip_suffix('}'));

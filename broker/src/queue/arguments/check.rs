@@ -18,7 +18,53 @@ const OTHER_KINDS: [&str; 10] = [
     "x-stream-max-segment-size-bytes",
 ];
 
-type Check = fn(&Value, &Table) -> Result<(), String>;
+/// What is wrong with the value of an argument. Displayed as RabbitMQ's Erlang term.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// The type is wrong; holds its name.
+    #[error("{{unacceptable_type,{0}}}")]
+    Type(&'static str),
+    /// It is not an integer; holds the name of its type.
+    #[error("\"expected integer, got {0}\"")]
+    NotInteger(&'static str),
+    /// It must not be negative.
+    #[error("{{value_negative,{0}}}")]
+    Negative(i64),
+    /// It must not be zero.
+    #[error("{{value_zero,0}}")]
+    Zero,
+    /// It is above [`TTL_LIMIT_MS`].
+    #[error("{{value_too_large,{0}}}")]
+    TooLarge(u64),
+    /// It is above the highest priority.
+    #[error("{{max_value_exceeded,{0}}}")]
+    TooHigh(u64),
+    /// A routing key for dead letters has no exchange.
+    #[error("routing_key_but_no_dlx_defined")]
+    KeyWithoutExchange,
+    /// No such `x-overflow`.
+    #[error("invalid_overflow")]
+    Overflow,
+    /// No such `x-queue-mode`, `x-queue-version` or `x-queue-type`.
+    #[error("\"unsupported queue {what} '{value}'\"")]
+    Unsupported {
+        /// `mode`, `version` or `type`.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+}
+
+impl InvalidValue {
+    fn unsupported(what: &'static str, value: &dyn ToString) -> Self {
+        Self::Unsupported {
+            what,
+            value: value.to_string(),
+        }
+    }
+}
+
+type Check = fn(&Value, &Table) -> Result<(), InvalidValue>;
 
 const CHECKS: [(&str, Check); 12] = [
     ("x-expires", expires),
@@ -75,7 +121,7 @@ fn kind(table: &Table) -> Result<ArgumentKind, ArgumentError> {
         Some("classic") => return Ok(ArgumentKind::Classic),
         Some("quorum") => return Ok(ArgumentKind::Quorum),
         Some("stream") => return Err(ArgumentError::Stream),
-        Some(other) => format!("\"unsupported queue type '{other}'\""),
+        Some(other) => InvalidValue::unsupported("type", &other),
         None => unacceptable(value),
     };
     Err(ArgumentError::Invalid {
@@ -84,84 +130,84 @@ fn kind(table: &Table) -> Result<ArgumentKind, ArgumentError> {
     })
 }
 
-fn unacceptable(value: &Value) -> String {
-    format!("{{unacceptable_type,{}}}", value.type_name())
+fn unacceptable(value: &Value) -> InvalidValue {
+    InvalidValue::Type(value.type_name())
 }
 
-fn integer(value: &Value) -> Result<i64, String> {
+fn integer(value: &Value) -> Result<i64, InvalidValue> {
     value
         .as_integer()
-        .ok_or_else(|| format!("\"expected integer, got {}\"", value.type_name()))
+        .ok_or_else(|| InvalidValue::NotInteger(value.type_name()))
 }
 
-fn at_least_zero(value: &Value) -> Result<u64, String> {
+fn at_least_zero(value: &Value) -> Result<u64, InvalidValue> {
     let number = integer(value)?;
-    u64::try_from(number).map_err(|_| format!("{{value_negative,{number}}}"))
+    u64::try_from(number).map_err(|_| InvalidValue::Negative(number))
 }
 
-fn not_negative(value: &Value, _: &Table) -> Result<(), String> {
+fn not_negative(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     at_least_zero(value).map(drop)
 }
 
-fn ttl(value: &Value, _: &Table) -> Result<(), String> {
+fn ttl(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match at_least_zero(value)? {
-        number if number > TTL_LIMIT_MS => Err(format!("{{value_too_large,{number}}}")),
+        number if number > TTL_LIMIT_MS => Err(InvalidValue::TooLarge(number)),
         _ => Ok(()),
     }
 }
 
-fn expires(value: &Value, table: &Table) -> Result<(), String> {
+fn expires(value: &Value, table: &Table) -> Result<(), InvalidValue> {
     match integer(value)? {
-        0 => Err("{value_zero,0}".to_owned()),
+        0 => Err(InvalidValue::Zero),
         _ => ttl(value, table),
     }
 }
 
-fn max_priority(value: &Value, _: &Table) -> Result<(), String> {
+fn max_priority(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match at_least_zero(value)? {
-        number if number > u64::from(u8::MAX) => Err(format!("{{max_value_exceeded,{number}}}")),
+        number if number > u64::from(u8::MAX) => Err(InvalidValue::TooHigh(number)),
         _ => Ok(()),
     }
 }
 
-fn text(value: &Value) -> Result<&str, String> {
+fn text(value: &Value) -> Result<&str, InvalidValue> {
     value.as_text().ok_or_else(|| unacceptable(value))
 }
 
-fn any_text(value: &Value, _: &Table) -> Result<(), String> {
+fn any_text(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     text(value).map(drop)
 }
 
-fn dead_letter_key(value: &Value, table: &Table) -> Result<(), String> {
+fn dead_letter_key(value: &Value, table: &Table) -> Result<(), InvalidValue> {
     text(value)?;
     match table.get("x-dead-letter-exchange") {
         Some(_) => Ok(()),
-        None => Err("routing_key_but_no_dlx_defined".to_owned()),
+        None => Err(InvalidValue::KeyWithoutExchange),
     }
 }
 
-fn overflow(value: &Value, _: &Table) -> Result<(), String> {
+fn overflow(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match text(value)? {
         "drop-head" | "reject-publish" | "reject-publish-dlx" => Ok(()),
-        _ => Err("invalid_overflow".to_owned()),
+        _ => Err(InvalidValue::Overflow),
     }
 }
 
-fn mode(value: &Value, _: &Table) -> Result<(), String> {
+fn mode(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match text(value)? {
         "default" | "lazy" => Ok(()),
-        other => Err(format!("\"unsupported queue mode '{other}'\"")),
+        other => Err(InvalidValue::unsupported("mode", &other)),
     }
 }
 
-fn version(value: &Value, _: &Table) -> Result<(), String> {
+fn version(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match at_least_zero(value)? {
         1 | 2 => Ok(()),
-        other => Err(format!("\"unsupported queue version '{other}'\"")),
+        other => Err(InvalidValue::unsupported("version", &other)),
     }
 }
 
-fn claim(value: &Value, _: &Table) -> Result<(), String> {
+fn claim(value: &Value, _: &Table) -> Result<(), InvalidValue> {
     match value {
         Value::Bool(_) => Ok(()),
         _ => Err(unacceptable(value)),

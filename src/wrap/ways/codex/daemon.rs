@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::{Refusal, Submission, SubmissionNumber, Timing};
-use super::link::{Link, LinkError, LinkEvent, Question};
+use super::link::{Link, LinkError, LinkEvent, Question, RequestError};
 use super::threads::{Status, Thread};
 use super::{InFlight, Progress, Work};
 
@@ -38,7 +38,7 @@ impl Work {
     async fn answered(
         &mut self,
         question: Question,
-        answer: Result<Value, String>,
+        answer: Result<Value, RequestError>,
     ) -> Result<(), LinkError> {
         let Some(link) = &mut self.link else {
             return Ok(());
@@ -60,7 +60,8 @@ impl Work {
             (Question::Start(number) | Question::Steer(number), Ok(_)) => {
                 self.set(number, Progress::Sent(Instant::now()));
             }
-            (Question::Start(number), Err(why)) => {
+            (Question::Start(number), Err(error)) => {
+                let why = error.to_string();
                 self.not_taken(number, why, Refusal::Failed).await;
             }
             // No turn to bring it into: it waits for the thread to be idle.

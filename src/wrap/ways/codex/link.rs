@@ -33,6 +33,11 @@ pub(super) enum LinkError {
     Closed,
 }
 
+/// The daemon refused a request, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct RequestError(String);
+
 /// What a request asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Question {
@@ -53,8 +58,8 @@ pub(super) enum Question {
 /// What the daemon says.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
-    /// The answer to a request: its result, or the error's message.
-    Answer(Question, Result<Value, String>),
+    /// The answer to a request.
+    Answer(Question, Result<Value, RequestError>),
     /// A notification.
     Event(String, Value),
 }
@@ -146,7 +151,10 @@ impl Link {
             let question = said["id"].as_u64().and_then(|id| self.asked.remove(&id));
             if let Some(question) = question {
                 let answer = match said.get("error") {
-                    Some(error) => Err(error["message"].as_str().unwrap_or("an error").to_owned()),
+                    Some(error) => {
+                        let words = error["message"].as_str().unwrap_or("an error");
+                        Err(RequestError(words.to_owned()))
+                    }
                     None => Ok(said["result"].take()),
                 };
                 return Ok(LinkEvent::Answer(question, answer));

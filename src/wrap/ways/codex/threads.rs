@@ -1,7 +1,7 @@
 //! Which of the daemon's threads is the one in our terminal.
 //!
 //! One daemon serves all of a user's Codex sessions. Ours was started with `--add-dir` and a folder
-//! that nobody else has: it stands in the thread's `runtimeWorkspaceRoots`, also after `/new`,
+//! of its own, which is listed in the thread's `runtimeWorkspaceRoots`, also after `/new`,
 //! `/resume` and `codex resume`. Seen with Codex 0.171.0.
 
 use std::collections::BTreeMap;
