@@ -324,17 +324,23 @@ mod tests {
     use crate::delivery::confirms::{ConfirmState, Confirms};
     use crate::persist::definition::{Definition, VhostDefinition};
 
-    /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,
-    /// confirms ended for good.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn confirms_are_sent_though_the_wakeup_pipe_has_failed() {
+    /// An empty broker without listeners, and what must live as long.
+    async fn opened() -> (Arc<BrokerState>, (wakeup::Wakeup, tempfile::TempDir)) {
         let folder = tempfile::tempdir().unwrap();
         let config = BrokerConfig {
             data_dir: folder.path().join("data"),
             ..BrokerConfig::default()
         };
-        let (waker, _read_by_nobody) = wakeup::channel().unwrap();
+        let (waker, wakeup) = wakeup::channel().unwrap();
         let broker = open(&config, waker).await.unwrap();
+        (broker, (wakeup, folder))
+    }
+
+    /// The thread that waits for sockets finds the store's progress in a pipe. When that failed,
+    /// confirms ended for good.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn confirms_are_sent_though_the_wakeup_pipe_has_failed() {
+        let (broker, _kept) = opened().await;
         let (gone, failed) = wakeup::channel().unwrap();
         drop(gone);
         let confirming = tokio::spawn(Arc::clone(&broker).run_confirms(failed));
@@ -368,13 +374,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_get_where_the_store_has_stopped_is_refused_with_541() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = BrokerConfig {
-            data_dir: folder.path().join("data"),
-            ..BrokerConfig::default()
-        };
-        let (waker, _read_by_nobody) = wakeup::channel().unwrap();
-        let broker = open(&config, waker).await.unwrap();
+        let (broker, _kept) = opened().await;
         let vhost = broker.vhost("/").unwrap();
         let mut effects = broker.begin();
         let declare = vhost::Declare {

@@ -80,6 +80,15 @@ def opened(room, text):
         raise Wrong("not played", f"{text!r} is not shown: {room.screen()[-400:]}")
 
 
+def queued_behind(room, work):
+    """A message behind a running turn of opencode, which shows it as QUEUED."""
+    mark = tag()
+    room.work_on(work)
+    send(room, mark, "--when", "next")
+    opened(room, "QUEUED")
+    return mark
+
+
 def close(room, text, *keys):
     """A dialog that has only just opened may not take the key yet."""
     for _ in range(4):

@@ -2,7 +2,7 @@
 import random
 import time
 
-from checks import CLAUDE, once, opened, repeated, scene, send, tag
+from checks import CLAUDE, once, opened, queued_behind, repeated, scene, send, tag
 from tally import Wrong
 
 
@@ -34,10 +34,7 @@ def killed_after_the_hook(room):
 @scene(("opencode",))
 def killed_while_queued(room):
     """What opencode shows as QUEUED is only in its memory."""
-    mark = tag()
-    room.work_on("SLOW30")
-    send(room, mark, "--when", "next")
-    opened(room, "QUEUED")
+    mark = queued_behind(room, "SLOW30")
     if not room.waiting():
         raise Wrong("lost", "acked while it was queued")
     room.kill(room.program())

@@ -4,8 +4,8 @@ import os
 import random
 import time
 
-from checks import (BESIDE_A_DRAFT, BY_KEYBOARD, CLAUDE, alone, close, kept, once, opened, scene,
-                    send, tag, tool_runs, untouched)
+from checks import (BESIDE_A_DRAFT, BY_KEYBOARD, CLAUDE, alone, close, kept, once, opened,
+                    queued_behind, scene, send, tag, tool_runs, untouched)
 from tally import Wrong
 
 LONG = "The migration needs every consumer to be drained before the index is rebuilt. "
@@ -122,10 +122,7 @@ def between_tools(room):
 @scene(("opencode",))
 def queued(room):
     """It stands as QUEUED below a running turn, and is read with the turn's next step."""
-    mark = tag()
-    room.work_on("SLOW8")
-    send(room, mark, "--when", "next")
-    opened(room, "QUEUED")
+    mark = queued_behind(room, "SLOW8")
     if room.seen(mark):
         raise Wrong("not played", "it was read at once")
     once(room, mark)

@@ -7,9 +7,9 @@ use std::sync::mpsc::sync_channel;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::background_broker::{publish, started};
 use crate::client;
 use crate::everywhere::everywhere;
-use crate::strangers::{publish, started};
 use crate::support::{Place, wait_until};
 
 /// The question that waits at a session.

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
+use crate::background_broker::password;
 use crate::client;
-use crate::strangers::password;
 use crate::support::process::peak_kib;
 use crate::support::{Place, Server, Wrapped, wait_until};
 

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::background_broker::api;
 use crate::client;
-use crate::strangers::api;
 use crate::support::{Place, Server, Wrapped, wait_until};
 
 /// The dead letters, once there are so many.

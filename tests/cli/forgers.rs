@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use crate::strangers::{api, api_get, password, started, waiting};
+use crate::background_broker::{api, password, started, waiting_send};
 use crate::support::{Place, Wrapped, wait_until};
 
 const NASTY: &str = "a\u{1b}]0;title\u{7}\u{1b}]52;c;eA==\u{7}\u{1b}[2J\u{9b}31m\u{202e}b\r\n\
@@ -93,24 +93,9 @@ fn escape_sequences_in_a_receipt_do_not_reach_the_terminal_of_who_waits() {
     for json in [false, true] {
         let place = Place::new();
         let _broker = started(&place);
-        let mut send = vec![
-            "send",
-            "--to",
-            "ghost",
-            "-m",
-            "x",
-            "--wait",
-            "--timeout",
-            "5",
-        ];
-        if json {
-            send.push("--json");
-        }
-        let (sending, message) = waiting(&place, &send);
-        let queues = api_get(&place, "queues");
-        let names = queues.as_array().unwrap().iter();
-        let mut names = names.filter_map(|queue| queue["name"].as_str());
-        let receipts = names.find(|name| name.starts_with("ask")).unwrap();
+        let options = ["--timeout", "5", "--json"];
+        let options = if json { &options[..] } else { &options[..2] };
+        let (sending, message, receipts) = waiting_send(&place, options);
         // What a session says comes from hooks and peers, and the broker vouches for the session.
         for (state, final_one) in [("held", false), ("dead-lettered", true)] {
             let receipt = json!({"id": message["id"], "state": state, "reason": NASTY,
@@ -140,21 +125,7 @@ fn a_stranger_lets_no_session_confirm_what_another_one_never_had() {
     let place = Place::new();
     let _broker = started(&place);
     let session = Wrapped::open(&place, "other", &[]);
-    let send = [
-        "send",
-        "--to",
-        "ghost",
-        "-m",
-        "x",
-        "--wait",
-        "--timeout",
-        "6",
-    ];
-    let (sending, message) = waiting(&place, &send);
-    let queues = api_get(&place, "queues");
-    let names = queues.as_array().unwrap().iter();
-    let mut names = names.filter_map(|queue| queue["name"].as_str());
-    let receipts = names.find(|name| name.starts_with("ask")).unwrap();
+    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "6"]);
     // The same id to an attached session, with the address of who waits.
     let twin = json!({"id": message["id"], "from": "a", "to": "other",
         "ts": "2026-01-01T00:00:00.000Z", "message": "the twin"});

@@ -11,6 +11,7 @@ mod support;
 mod agents;
 mod agreement;
 mod asking;
+mod background_broker;
 mod client;
 mod costs;
 mod crashes;

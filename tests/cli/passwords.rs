@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::strangers::{api, kill_broker, password, started};
+use crate::background_broker::{api, kill_broker, password, started};
 use crate::support::{PageLogin, Place, Request, Wrapped, free_port};
 
 /// Signs in at the page with a one-time token.

@@ -9,8 +9,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
-use crate::support::process::is_alive;
-use crate::support::{Place, Request, Wrapped, free_port, skip, wait_until};
+use crate::background_broker::{
+    api, kill_broker, password, publish, request, started, waiting, waiting_send,
+};
+use crate::support::{Place, Wrapped, free_port, skip, wait_until};
 
 /// The user id of `nobody`.
 const STRANGER: &str = "65534";
@@ -138,12 +140,6 @@ impl Drop for Stranger {
     }
 }
 
-pub(crate) fn password(place: &Place) -> String {
-    let url = place.ok(["status", "--show-url"]);
-    let (_, rest) = url.split_once("://cbroker:").unwrap();
-    rest.split_once('@').unwrap().0.to_owned()
-}
-
 /// Neither in clear text nor as HTTP Basic has it.
 fn assert_kept(password: &str, heard: &[u8]) {
     let basic = BASE64_STANDARD.encode(format!("cbroker:{password}"));
@@ -166,16 +162,6 @@ fn crashed(place: &Place, [port, management]: [u16; 2]) -> String {
     let password = password(place);
     kill_broker(place);
     password
-}
-
-pub(crate) fn kill_broker(place: &Place) {
-    let record = std::fs::read(place.home().join("broker.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-    let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let id = pid.as_raw_pid().unsigned_abs();
-    wait_until(|| !is_alive(id), || "the broker does not end".into());
 }
 
 #[test]
@@ -271,56 +257,6 @@ fn an_ipv6_loopback_that_another_user_has_taken_is_an_error() {
     }
 }
 
-/// Asks the management API as the first user.
-pub(crate) fn api(place: &Place, path: &str, body: &serde_json::Value) -> serde_json::Value {
-    request(place, "POST", path, &body.to_string())
-}
-
-pub(crate) fn api_get(place: &Place, path: &str) -> serde_json::Value {
-    request(place, "GET", path, "")
-}
-
-fn request(place: &Place, method: &str, path: &str, body: &str) -> serde_json::Value {
-    let status = &place.json(["status"])[0];
-    let url = status["mgmt_url"].as_str().unwrap();
-    let answer = Request::to_url(url, method, &format!("/api/{path}"))
-        .password("cbroker", &password(place))
-        .header("content-type", "application/json")
-        .send(body);
-    assert!(answer.status < 300, "{answer:?}");
-    serde_json::from_str(&answer.body).unwrap_or_default()
-}
-
-pub(crate) fn publish(
-    place: &Place,
-    exchange: &str,
-    key: &str,
-    reply_to: &str,
-    payload: &serde_json::Value,
-) {
-    let body = json!({
-        "routing_key": key, "payload": payload.to_string(), "payload_encoding": "string",
-        "properties": {"reply_to": reply_to},
-    });
-    api(place, &format!("exchanges/%2f/{exchange}/publish"), &body);
-}
-
-/// A broker in the background, which is stopped on drop: also where a test fails.
-pub(crate) struct BackgroundBroker<'a>(&'a Place);
-
-#[must_use]
-pub(crate) fn started(place: &Place) -> BackgroundBroker<'_> {
-    let [port, management] = [free_port().to_string(), free_port().to_string()];
-    place.ok(["start", "--port", &port, "--mgmt-port", &management]);
-    BackgroundBroker(place)
-}
-
-impl Drop for BackgroundBroker<'_> {
-    fn drop(&mut self) {
-        self.0.run(["stop"]);
-    }
-}
-
 #[test]
 fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
     let place = Place::new();
@@ -353,7 +289,7 @@ fn whoever_may_write_to_presence_alone_pauses_and_reads_nobody() {
 }
 
 #[test]
-fn a_question_that_was_dead_lettered_into_presence_commands_nobody() {
+fn a_request_that_was_dead_lettered_into_presence_commands_nobody() {
     let place = Place::new();
     let _broker = started(&place);
     let session = Wrapped::open(&place, "backend", &[]);
@@ -429,27 +365,6 @@ fn an_impostor_answers_for_no_session() {
     place.ok(["stop"]);
 }
 
-/// A command that waits, and the message that it sent to `ghost`.
-pub(crate) fn waiting(place: &Place, arguments: &[&str]) -> (Child, serde_json::Value) {
-    let mut command = place.command();
-    command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let waiting = command.spawn().unwrap();
-    let mut message = None;
-    wait_until(
-        || {
-            if place.listed("ghost").is_some() {
-                message = place.json(["tail", "ghost", "--no-ack"]).pop();
-            }
-            message.is_some()
-        },
-        || "the message does not arrive".into(),
-    );
-    (waiting, message.unwrap())
-}
-
 #[test]
 fn an_impostor_answers_no_question() {
     let place = Place::new();
@@ -472,24 +387,10 @@ fn an_impostor_answers_no_question() {
 fn an_impostor_confirms_no_delivery() {
     let place = Place::new();
     let _broker = started(&place);
-    let send = [
-        "send",
-        "--to",
-        "ghost",
-        "-m",
-        "x",
-        "--wait",
-        "--timeout",
-        "4",
-    ];
-    let (sending, message) = waiting(&place, &send);
-    let queues = api_get(&place, "queues");
-    let names = queues.as_array().unwrap().iter();
-    let mut names = names.filter_map(|queue| queue["name"].as_str());
-    let receipts = names.find(|name| name.starts_with("ask")).unwrap();
+    let (sending, message, receipts) = waiting_send(&place, &["--timeout", "4"]);
     for state in ["injected", "delivered"] {
         let receipt = json!({"id": message["id"], "state": state});
-        publish(&place, "amq.default", receipts, "", &receipt);
+        publish(&place, "amq.default", &receipts, "", &receipt);
     }
     let ran = sending.wait_with_output().unwrap();
     assert_eq!(ran.status.code(), Some(4), "{ran:?}");

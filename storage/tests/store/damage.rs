@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use storage::frame::BLOCK;
-use storage::{QueueId, ReadError, Sequence, Store, Urgency};
+use storage::{Opened, QueueId, ReadError, Sequence, Store, Urgency};
 
 use crate::damaged_store::{
     IN_A_FRAME, LENGTH, filled, frames, is_long, last_frame, logs, look, newest, open_and_read,
@@ -14,6 +14,11 @@ use crate::damaged_store::{
 use crate::random::Random;
 use crate::simulated_disk::{Fault, Kind, SEGMENT_BYTES, SimulatedDisk};
 use crate::support::{body, wait};
+
+/// Opens what is on a disk.
+fn open(disk: &SimulatedDisk, folder: &Path) -> Opened {
+    Store::open(folder, options(disk, folder, SEGMENT_BYTES), |_| {}).unwrap()
+}
 
 /// The one large message of a queue of its own.
 const LARGE: (QueueId, u64) = (QueueId(3), 1_100_000);
@@ -299,12 +304,7 @@ fn everything_damaged_at_once_still_opens() {
 fn a_damaged_or_missing_large_body_costs_itself_alone() {
     let disk = SimulatedDisk::new();
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(
-        folder.path(),
-        options(&disk, folder.path(), SEGMENT_BYTES),
-        |_| {},
-    )
-    .unwrap();
+    let opened = open(&disk, folder.path());
     let (queue, length) = (LARGE.0, LARGE.1 as usize);
     for number in 0..3 {
         let text = body(queue, number, if number == 1 { length } else { LENGTH });
@@ -348,12 +348,7 @@ fn a_damaged_or_missing_large_body_costs_itself_alone() {
 fn read_with_large(disk: &SimulatedDisk) -> (Vec<u64>, bool) {
     let (queue, length) = (LARGE.0, LARGE.1 as usize);
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(
-        folder.path(),
-        options(disk, folder.path(), SEGMENT_BYTES),
-        |_| {},
-    )
-    .unwrap();
+    let opened = open(disk, folder.path());
     let mut numbers = Vec::new();
     let mut from = Sequence(0);
     let mut is_reported = !opened.report.losses.is_empty();
@@ -389,12 +384,7 @@ fn a_copy_of_damaged_bytes_is_there_after_a_power_cut() {
     bytes[first as usize + 40] ^= 1;
     disk.replace(&path, bytes);
     let folder = tempfile::tempdir().unwrap();
-    let opened = Store::open(
-        folder.path(),
-        options(&disk, folder.path(), SEGMENT_BYTES),
-        |_| {},
-    )
-    .unwrap();
+    let opened = open(&disk, folder.path());
     let losses = opened.report.losses.join(" ");
     assert!(
         losses.contains("a copy is kept: set-aside/frame-"),

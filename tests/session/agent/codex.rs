@@ -4,13 +4,11 @@
 //! With `waits` among its quirks the start keeps that text in the line instead, as `Waiting for
 //! startup`; with `loads` it shows so before anything was typed.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use super::prompt_line::{Enter, Shown, converse};
 use super::quirks::Quirks;
 use super::stage_path;
-use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
@@ -24,30 +22,21 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// The last prompt stands above the line.
-fn draw(
-    Shown {
-        history,
-        waiting,
-        line,
-    }: &Shown,
-) {
+fn draw(shown: &Shown) -> String {
     let loads = Quirks::of_environment().has("loads") && !stage_path("go").exists();
-    let shown = match (line.as_str(), waiting) {
+    let line = match (shown.line.as_str(), &shown.waiting) {
         ("", Some(waiting)) => format!("{waiting}\x1b7"),
         ("", None) => "\x1b7\x1b[2mAsk Codex to do anything\x1b[0m".to_owned(),
         (line, _) => format!("{line}\x1b7"),
     };
-    let above = match history.as_str() {
+    let above = match shown.history.as_str() {
         "" => " >_ OpenAI Codex".to_owned(),
         history => format!("› {history}\r\n\r\n• OK"),
     };
-    let foot = if waiting.is_some() || loads {
+    let foot = if shown.waiting.is_some() || loads {
         "  Waiting for startup  · esc cancel"
     } else {
         "  ← for agents · ? for shortcuts"
     };
-    sink::say(&format!(
-        "\x1b[H\x1b[2J{above}\r\n\r\n\r\n› {shown}\r\n\r\n  gpt-6-sol default\r\n{foot}\x1b8"
-    ));
-    let _terminal_is_gone = std::io::stdout().flush();
+    format!("{above}\r\n\r\n\r\n› {line}\r\n\r\n  gpt-6-sol default\r\n{foot}\x1b8")
 }

@@ -1,13 +1,11 @@
 //! A fake agent that looks like Gemini, and that ignores Enter until its start is over: `$STAGE/go`
 //! ends it.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::prompt_line::{Enter, Shown, converse};
 use super::stage_path;
-use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
@@ -21,16 +19,15 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// The last prompt stands above the line.
-fn draw(Shown { history, line, .. }: &Shown) {
+fn draw(Shown { history, line, .. }: &Shown) -> String {
     let rule = "─".repeat(80);
     let shown = match line.as_str() {
         "" => "\x1b7\x1b[2m Type your message or @path/to/file\x1b[0m".to_owned(),
         line => format!("{line}\x1b7"),
     };
     let foot = " workspace (/directory)       sandbox       /model";
-    sink::say(&format!(
-        "\x1b[H\x1b[2J > {history}\r\n{rule}\r\n Shift+Tab to accept edits\r\n\r\n \
+    format!(
+        " > {history}\r\n{rule}\r\n Shift+Tab to accept edits\r\n\r\n \
          > {shown}\r\n\r\n{foot}\x1b8"
-    ));
-    let _terminal_is_gone = std::io::stdout().flush();
+    )
 }

@@ -1,12 +1,10 @@
 //! A fake agent that looks like opencode, in which a turn runs that nobody saw begin: what is
 //! entered is shown as `QUEUED`, and its model reads it later.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use super::prompt_line::{Enter, Shown, converse};
 use super::stage_path;
-use crate::sink;
 
 /// Runs until Ctrl-D or the end of input.
 pub(crate) fn run() -> ExitCode {
@@ -20,30 +18,23 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Prompts stand in frames above the line's.
-fn draw(
-    Shown {
-        history,
-        waiting,
-        line,
-    }: &Shown,
-) {
-    let prompt = match (waiting, history.as_str()) {
+fn draw(shown: &Shown) -> String {
+    let prompt = match (&shown.waiting, shown.history.as_str()) {
         (Some(text), _) => format!("  ┃\r\n  ┃  {text}\r\n  ┃   QUEUED\r\n  ┃"),
         (None, "") => String::new(),
         (None, text) => format!("  ┃\r\n  ┃  {text}\r\n  ┃\r\n\r\n     OK"),
     };
-    let shown = match line.as_str() {
+    let line = match shown.line.as_str() {
         "" => "\x1b7\x1b[2mAsk anything… \"Fix a bug\"\x1b[0m".to_owned(),
         line => format!("{line}\x1b7"),
     };
-    let foot = if waiting.is_some() {
+    let foot = if shown.waiting.is_some() {
         "   ■■⬝⬝  esc interrupt      ctrl+p commands"
     } else {
         "   /work          15  ctrl+p commands"
     };
-    sink::say(&format!(
-        "\x1b[H\x1b[2J{prompt}\r\n\r\n  ┃\r\n  ┃  {shown}\r\n  ┃\r\n  ┃  Build · m fake\r\n  \
+    format!(
+        "{prompt}\r\n\r\n  ┃\r\n  ┃  {line}\r\n  ┃\r\n  ┃  Build · m fake\r\n  \
          ╹▀▀▀▀▀▀▀▀\r\n{foot}\x1b8"
-    ));
-    let _terminal_is_gone = std::io::stdout().flush();
+    )
 }

@@ -32,9 +32,9 @@ pub(super) struct Shown {
     pub(super) line: String,
 }
 
-/// Runs until Ctrl-D or the end of input. What is submitted or dropped, and what waits, is written
-/// to `$STAGE/agent.log`.
-pub(super) fn converse(draw: fn(&Shown), mut enter: impl FnMut() -> Enter) -> ExitCode {
+/// Runs until Ctrl-D or the end of input, and shows what `draw` returns after each key. What is
+/// submitted or dropped, and what waits, is written to `$STAGE/agent.log`.
+pub(super) fn converse(draw: fn(&Shown) -> String, mut enter: impl FnMut() -> Enter) -> ExitCode {
     let mut log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -46,7 +46,7 @@ pub(super) fn converse(draw: fn(&Shown), mut enter: impl FnMut() -> Enter) -> Ex
     let mut parser = Parser::default();
     let mut shown = Shown::default();
     let mut piece = vec![0; 65536];
-    draw(&shown);
+    show(&draw(&shown));
     loop {
         let count = std::io::stdin().read(&mut piece).unwrap_or(0);
         if count == 0 {
@@ -81,6 +81,11 @@ pub(super) fn converse(draw: fn(&Shown), mut enter: impl FnMut() -> Enter) -> Ex
                 _ => {}
             }
         }
-        draw(&shown);
+        show(&draw(&shown));
     }
+}
+
+/// Puts a screen in the place of the last one.
+fn show(screen: &str) {
+    sink::say(&format!("\x1b[H\x1b[2J{screen}"));
 }
