@@ -4,8 +4,7 @@
 use serde_json::json;
 
 use super::compose::session_name;
-use super::connect::{self, Autostart};
-use super::removal::{self, Removed};
+use super::removal;
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -20,21 +19,8 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    removal::confirmed(args.yes, &format!("deleting `{name}`"))?;
-    let mut peer = connect::peer(config, "delete", Autostart::Never, output).await?;
-    let queue = removal::existing(&mut peer, &name).await?;
-    if !args.force {
-        removal::unattended(&peer, &name, &queue).await?;
-    }
-    let removed = Removed {
-        name: &name,
-        removal: Removal::Deleted,
-        config,
-    };
-    let mut messages = removed.take_waiting(&peer, queue.messages).await?;
-    if args.force {
-        messages += removed.take_held(&peer, queue.consumers).await?;
-    }
+    let (mut peer, mut messages) =
+        removal::take_messages(&args, &name, Removal::Deleted, config, output).await?;
     messages += peer.delete(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "messages": messages }))?;

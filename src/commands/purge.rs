@@ -4,8 +4,7 @@
 use serde_json::json;
 
 use super::compose::session_name;
-use super::connect::{self, Autostart};
-use super::removal::{self, Removed};
+use super::removal;
 use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::error::Error;
@@ -20,21 +19,8 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Error> {
     let name = session_name(&args.name, "NAME")?;
-    removal::confirmed(args.yes, &format!("deleting all messages of `{name}`"))?;
-    let mut peer = connect::peer(config, "purge", Autostart::Never, output).await?;
-    let queue = removal::existing(&mut peer, &name).await?;
-    if !args.force {
-        removal::unattended(&peer, &name, &queue).await?;
-    }
-    let removed = Removed {
-        name: &name,
-        removal: Removal::Purged,
-        config,
-    };
-    let mut purged = removed.take_waiting(&peer, queue.messages).await?;
-    if args.force {
-        purged += removed.take_held(&peer, queue.consumers).await?;
-    }
+    let (peer, mut purged) =
+        removal::take_messages(&args, &name, Removal::Purged, config, output).await?;
     purged += peer.purge(&name).await?;
     peer.close().await;
     output.json(&json!({ "name": name.as_str(), "purged": purged }))?;

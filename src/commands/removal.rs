@@ -3,13 +3,15 @@
 
 use chrono::Utc;
 
+use super::connect::{self, Autostart};
 use super::sessions;
+use crate::cli::ConfirmedArgs;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::message_history::{HistoryEntry, HistoryEvent, MessageHistory};
 use crate::name::SessionName;
-use crate::output::counted;
+use crate::output::{Output, counted};
 use crate::peer::{
     Answer, MAX_LENGTH, Peer, QueueState, Receipt, ReceiptState, ReceivedMessage, Removal, Request,
     RequestScope,
@@ -22,6 +24,37 @@ pub(super) fn confirmed(is_meant: bool, what: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::usage(format!("{what} cannot be undone")).hint("add --yes to confirm"))
+}
+
+/// Takes the messages that `purge` and `delete` remove: those that wait in the queue, and with
+/// `--force` also those that sessions hold. Returns the connection and the number of messages.
+pub(super) async fn take_messages(
+    args: &ConfirmedArgs,
+    name: &SessionName,
+    removal: Removal,
+    config: &Config,
+    output: &Output,
+) -> Result<(Peer, u32), Error> {
+    let (purpose, what) = match removal {
+        Removal::Purged => ("purge", format!("deleting all messages of `{name}`")),
+        Removal::Deleted => ("delete", format!("deleting `{name}`")),
+    };
+    confirmed(args.yes, &what)?;
+    let mut peer = connect::peer(config, purpose, Autostart::Never, output).await?;
+    let queue = existing(&mut peer, name).await?;
+    if !args.force {
+        unattended(&peer, name, &queue).await?;
+    }
+    let removed = Removed {
+        name,
+        removal,
+        config,
+    };
+    let mut taken = removed.take_waiting(&peer, queue.messages).await?;
+    if args.force {
+        taken += removed.take_held(&peer, queue.consumers).await?;
+    }
+    Ok((peer, taken))
 }
 
 /// Returns the state of the queue, or an error if it does not exist.
@@ -99,7 +132,7 @@ impl MessageEnd {
         if let Ok(envelope) = Envelope::parse(&message.body, limit_bytes) {
             let entry = HistoryEntry::new(Utc::now(), &envelope.id, event, name.as_str())
                 .published_by(publisher_mark(message));
-            // The command continues even if the history cannot be written, and if nobody waits.
+            // The command continues even if the history cannot be written or no sender waits.
             let _untold = MessageHistory::of(&config.home).note(&entry);
             if let Some(queue) = message.receipt_to() {
                 let receipt = Receipt {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -342,6 +342,15 @@ impl Caller {
         }
     }
 
+    /// Refuses callers below administrators, except the user `name`.
+    pub(super) fn is_or_administers(&self, name: &str) -> Result<(), ApiError> {
+        if *self.name == *name {
+            Ok(())
+        } else {
+            self.administers()
+        }
+    }
+
     /// Refuses callers who may not see other people's connections and traffic.
     pub(super) fn monitors(&self) -> Result<(), ApiError> {
         if self.rank() >= Rank::Monitoring {
@@ -363,6 +372,18 @@ impl Caller {
             .into_iter()
             .filter(|vhost| self.sees(vhost.name()))
             .collect()
+    }
+
+    /// The vhosts of a listing: the named one, or all that the caller sees.
+    pub(super) fn vhosts_of(
+        &self,
+        api: &Api,
+        vhost: Option<Path<String>>,
+    ) -> Result<Vec<Arc<Vhost>>, ApiError> {
+        match vhost {
+            Some(Path(name)) => Ok(vec![self.vhost(api, &name)?]),
+            None => Ok(self.vhosts(api)),
+        }
     }
 
     /// A vhost that exists and that the caller sees.

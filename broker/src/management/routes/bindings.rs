@@ -24,7 +24,7 @@ use crate::vhost::{BindRequest, Destination, Vhost};
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .get("/api/bindings", "bindings of all vhosts", list)
-        .get("/api/bindings/{vhost}", "bindings of a vhost", list_in)
+        .get("/api/bindings/{vhost}", "bindings of a vhost", list)
         .get(
             "/api/exchanges/{vhost}/{name}/bindings/source",
             "bindings that lead from an exchange",
@@ -115,25 +115,15 @@ impl Listed for ListedBinding {
 
 async fn list(
     State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    let vhosts = caller.vhosts(&api);
+    let vhosts = caller.vhosts_of(&api, vhost)?;
     let all = move |into: &mut Collected<'_, _>| {
         let mut each = vhosts.iter();
         each.try_for_each(|vhost| find(vhost, |_| true, into))
     };
-    api.list_into(&caller, listing, all).await
-}
-
-async fn list_in(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhost = caller.vhost(&api, &vhost)?;
-    let all = move |into: &mut Collected<'_, _>| find(&vhost, |_| true, into);
     api.list_into(&caller, listing, all).await
 }
 

@@ -15,7 +15,6 @@ use crate::management::paging::{Collected, Listed, Listing};
 use crate::management::refusal::ApiError;
 use crate::management::{Api, SharedApi, views};
 use crate::users::Rank;
-use crate::vhost::Vhost;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -35,21 +34,17 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .get(
             "/api/vhosts/{vhost}/connections",
             "connections to a vhost",
-            of_vhost,
+            list,
         )
         .get(
             "/api/vhosts/{vhost}/channels",
             "channels in a vhost",
-            channels_in,
+            channels,
         )
         .get("/api/channels", "open channels", channels)
         .get("/api/channels/{name}", "one channel", channel)
         .get("/api/consumers", "consumers of all vhosts", consumers)
-        .get(
-            "/api/consumers/{vhost}",
-            "consumers of a vhost",
-            consumers_in,
-        )
+        .get("/api/consumers/{vhost}", "consumers of a vhost", consumers)
 }
 
 struct ListedConnection(SharedApi, Arc<ConnectionHandle>);
@@ -110,9 +105,22 @@ fn is_of_user(connection: &ConnectionHandle, user: &str) -> bool {
     opened.is_some_and(|opened| *opened.user == *user)
 }
 
-fn is_in_vhost(connection: &ConnectionHandle, vhost: &str) -> bool {
-    let opened = connection.opened.get();
-    opened.is_some_and(|opened| *opened.vhost == *vhost)
+/// Which connections belong to a listing: those to the named vhost, or all.
+fn in_vhost(
+    api: &Api,
+    caller: &Caller,
+    vhost: Option<Path<String>>,
+) -> Result<impl Fn(&ConnectionHandle) -> bool + Send + 'static, ApiError> {
+    let vhost = match vhost {
+        Some(Path(name)) => Some(caller.vhost(api, &name)?),
+        None => None,
+    };
+    Ok(move |connection: &ConnectionHandle| {
+        let opened = connection.opened.get();
+        vhost
+            .as_ref()
+            .is_none_or(|vhost| opened.is_some_and(|opened| *opened.vhost == **vhost.name()))
+    })
 }
 
 fn find(api: &Api, caller: &Caller, name: &str) -> Result<Connection, ApiError> {
@@ -152,28 +160,14 @@ fn add_channels(
     }))
 }
 
-/// Lists the channels of the connections that are `wanted`.
-async fn answer_channels(
-    api: &SharedApi,
-    caller: &Caller,
-    listing: Listing,
-    wanted: impl Fn(&ConnectionHandle) -> bool + Send + 'static,
-) -> Result<Response, ApiError> {
-    let (shared, asker) = (SharedApi::clone(api), caller.clone());
-    let all = move |into: &mut Collected<'_, _>| {
-        let connections = connections(&shared, &asker).into_iter();
-        let mut wanted = connections.filter(|connection| wanted(connection));
-        wanted.try_for_each(|connection| add_channels(&shared, &connection, into))
-    };
-    api.list_into(caller, listing, all).await
-}
-
 async fn list(
     State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer(&api, &caller, listing, |_| true).await
+    let wanted = in_vhost(&api, &caller, vhost)?;
+    answer(&api, &caller, listing, wanted).await
 }
 
 async fn of_user(
@@ -183,17 +177,6 @@ async fn of_user(
     caller: Caller,
 ) -> Result<Response, ApiError> {
     let wanted = move |connection: &ConnectionHandle| is_of_user(connection, &user);
-    answer(&api, &caller, listing, wanted).await
-}
-
-async fn of_vhost(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    caller.vhost(&api, &vhost)?;
-    let wanted = move |connection: &ConnectionHandle| is_in_vhost(connection, &vhost);
     answer(&api, &caller, listing, wanted).await
 }
 
@@ -220,7 +203,7 @@ async fn close(
     let (shared, asker) = (SharedApi::clone(&api), caller.clone());
     let looking = move || find(&shared, &asker, &name);
     let connection = api.aside(&caller, looking).await?;
-    // Whoever monitors sees the others' connections, and ends none of them; as in RabbitMQ.
+    // The tag `monitoring` shows the connections of others and does not close them, as in RabbitMQ.
     if !is_of_user(&connection, &caller.name) {
         caller.administers()?;
     }
@@ -234,21 +217,18 @@ async fn close(
 
 async fn channels(
     State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
     Query(listing): Query<Listing>,
     caller: Caller,
 ) -> Result<Response, ApiError> {
-    answer_channels(&api, &caller, listing, |_| true).await
-}
-
-async fn channels_in(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    caller.vhost(&api, &vhost)?;
-    let wanted = move |connection: &ConnectionHandle| is_in_vhost(connection, &vhost);
-    answer_channels(&api, &caller, listing, wanted).await
+    let wanted = in_vhost(&api, &caller, vhost)?;
+    let (shared, asker) = (SharedApi::clone(&api), caller.clone());
+    let all = move |into: &mut Collected<'_, _>| {
+        let connections = connections(&shared, &asker).into_iter();
+        let mut wanted = connections.filter(|connection| wanted(connection));
+        wanted.try_for_each(|connection| add_channels(&shared, &connection, into))
+    };
+    api.list_into(&caller, listing, all).await
 }
 
 async fn channels_of(
@@ -300,38 +280,20 @@ pub(super) fn consumers_of(
     consumers.map(move |consumer| ListedConsumer(SharedApi::clone(&api), queue.clone(), consumer))
 }
 
-async fn answer_consumers(
-    api: &SharedApi,
-    caller: &Caller,
-    listing: Listing,
-    vhosts: Vec<Arc<Vhost>>,
+async fn consumers(
+    State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(api);
+    let vhosts = caller.vhosts_of(&api, vhost)?;
+    let shared = SharedApi::clone(&api);
     let all = move || {
         let queues = vhosts.into_iter();
         let queues = queues.flat_map(|vhost| inspect::queues(&vhost));
         queues.flat_map(move |queue| consumers_of(SharedApi::clone(&shared), queue))
     };
-    api.list(caller, listing, all).await
-}
-
-async fn consumers(
-    State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhosts = caller.vhosts(&api);
-    answer_consumers(&api, &caller, listing, vhosts).await
-}
-
-async fn consumers_in(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhost = caller.vhost(&api, &vhost)?;
-    answer_consumers(&api, &caller, listing, vec![vhost]).await
+    api.list(&caller, listing, all).await
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::vhost::{DeleteCondition, Vhost, check_name};
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .get("/api/exchanges", "exchanges of all vhosts", list)
-        .get("/api/exchanges/{vhost}", "exchanges of a vhost", list_in)
+        .get("/api/exchanges/{vhost}", "exchanges of a vhost", list)
         .get("/api/exchanges/{vhost}/{name}", "one exchange", show)
         .put(
             "/api/exchanges/{vhost}/{name}",
@@ -83,37 +83,19 @@ fn find_all(
     Ok(())
 }
 
-async fn answer(
-    api: &SharedApi,
-    caller: &Caller,
-    listing: Listing,
-    vhosts: Vec<Arc<Vhost>>,
+async fn list(
+    State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(api);
+    let vhosts = caller.vhosts_of(&api, vhost)?;
+    let shared = SharedApi::clone(&api);
     let all = move |into: &mut Collected<'_, _>| {
         let mut each = vhosts.iter();
         each.try_for_each(|vhost| find_all(&shared, vhost, into))
     };
-    api.list_into(caller, listing, all).await
-}
-
-async fn list(
-    State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhosts = caller.vhosts(&api);
-    answer(&api, &caller, listing, vhosts).await
-}
-
-async fn list_in(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhost = caller.vhost(&api, &vhost)?;
-    answer(&api, &caller, listing, vec![vhost]).await
+    api.list_into(&caller, listing, all).await
 }
 
 async fn show(

@@ -94,9 +94,7 @@ async fn of_user(
     Path(user): Path<String>,
     caller: Caller,
 ) -> Result<Json<Value>, ApiError> {
-    if *caller.name != user {
-        caller.administers()?;
-    }
+    caller.is_or_administers(&user)?;
     find_user(&api, &user)?;
     Ok(list(&api, QuotaScope::User, "user", |name| name == user))
 }

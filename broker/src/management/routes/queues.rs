@@ -27,7 +27,7 @@ use crate::wire::table::Value as Field;
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .get("/api/queues", "queues of all vhosts", list)
-        .get("/api/queues/{vhost}", "queues of a vhost", list_in)
+        .get("/api/queues/{vhost}", "queues of a vhost", list)
         .get(
             "/api/queues/{vhost}/{name}",
             "one queue, with its consumers",
@@ -67,39 +67,21 @@ impl Listed for ListedQueue {
     }
 }
 
-async fn answer(
-    api: &SharedApi,
-    caller: &Caller,
-    listing: Listing,
-    vhosts: Vec<Arc<Vhost>>,
+async fn list(
+    State(api): State<SharedApi>,
+    vhost: Option<Path<String>>,
+    Query(listing): Query<Listing>,
+    caller: Caller,
 ) -> Result<Response, ApiError> {
-    let shared = SharedApi::clone(api);
+    let vhosts = caller.vhosts_of(&api, vhost)?;
+    let shared = SharedApi::clone(&api);
     let all = move || {
         shared.rates.observe(&shared.broker, Instant::now());
         let queues = vhosts.into_iter();
         let queues = queues.flat_map(|vhost| inspect::queues(&vhost));
         queues.map(move |queue| ListedQueue(SharedApi::clone(&shared), queue))
     };
-    api.list(caller, listing, all).await
-}
-
-async fn list(
-    State(api): State<SharedApi>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhosts = caller.vhosts(&api);
-    answer(&api, &caller, listing, vhosts).await
-}
-
-async fn list_in(
-    State(api): State<SharedApi>,
-    Path(vhost): Path<String>,
-    Query(listing): Query<Listing>,
-    caller: Caller,
-) -> Result<Response, ApiError> {
-    let vhost = caller.vhost(&api, &vhost)?;
-    answer(&api, &caller, listing, vec![vhost]).await
+    api.list(&caller, listing, all).await
 }
 
 fn find(
