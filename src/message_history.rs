@@ -6,9 +6,9 @@
 //! append mode, so that lines do not mix. At 8 MiB the file is renamed to `messages.jsonl.1` and a
 //! new one begins. Longer texts are also kept whole, in files of their own (`texts`).
 //!
-//! Messages for which the broker does not vouch that the session's own user published them have
-//! files of their own (`files`), so that they push out none of the user's. A message is known by
-//! its id, its session and its publisher: whoever uses an id again changes nothing of the first.
+//! Messages that another user may have published have files of their own (`files`), so that they
+//! displace none of the user's. A message is known by its id, its session and its publisher: a
+//! second use of an id changes nothing of the first.
 
 mod files;
 mod texts;
@@ -311,7 +311,7 @@ impl MessageHistory {
     }
 
     /// Returns the first message of this id to a session, with its whole text if that is kept; one
-    /// of the user's rather than one of somebody else.
+    /// of the user's rather than one of another user.
     pub fn message(&self, session: &str, id: &str) -> io::Result<Option<MessageText>> {
         let (mut own, mut others) = (None, None);
         self.each(|entry| {
@@ -368,7 +368,7 @@ impl Conversation {
         let key = self.hasher.hash_one((id_and_session, &entry.publisher));
         let any = self.hasher.hash_one(id_and_session);
         let known = self.places.get(&key).copied();
-        // What the user's own command says may be of a message that somebody else published.
+        // The user's own command may report on a message that another user published.
         let is_news = entry.message.is_none() && entry.publisher.is_none();
         let other = is_news.then(|| self.places.get(&any).copied());
         if let Some(place) = known.or(other.flatten()) {

@@ -1,7 +1,7 @@
 //! Prints results to stdout, for people or programs, and notices to stderr.
 //!
-//! Every text is made safe here, whoever wrote it, so that no peer controls the terminal: control
-//! and hidden characters are removed, a line stays one line, and JSON escapes them. Colours are
+//! Every text of any author is made safe here, so that no peer controls the terminal: control and
+//! hidden characters are removed, a line stays one line, and JSON escapes them. Colours are
 //! added afterwards. Only this module writes to stdout or stderr, except for the files that own the
 //! terminal; `tests/tidy.rs` lists them.
 //!

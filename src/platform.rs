@@ -74,7 +74,7 @@ pub(crate) struct SystemSocket {
     pub(crate) remote: Option<SocketAddr>,
     /// The user whose program has it.
     pub(crate) uid: u32,
-    /// Whether a program has it: a connection that is not accepted yet is nobody's.
+    /// Whether a program has it: no program has a connection that is not accepted yet.
     pub(crate) is_held: bool,
     /// What finds that program.
     pub(crate) holder: u64,

@@ -13,8 +13,8 @@ use crate::registry::{ConnectionHandle, OpenedConnection};
 
 type Connections<'a> = MutexGuard<'a, HashMap<u64, Arc<ConnectionHandle>>>;
 
-/// Marks a connection as open, or refuses it where its vhost or user has as many as are allowed.
-/// The lock makes the check and the mark one step.
+/// Marks a connection as open, or refuses it if its vhost or user has as many as are allowed. The
+/// check and the mark are one step under the lock.
 pub(crate) fn open_connection(
     broker: &BrokerState,
     connection: &ConnectionHandle,
@@ -52,8 +52,8 @@ pub(crate) fn open_connection(
     connection.open(opened)
 }
 
-/// Refuses a channel where its user has as many as are allowed. What is returned is held until the
-/// channel is open: then nobody else opens one in between.
+/// Refuses a channel if its user has as many as are allowed. The guard that is returned is held
+/// until the channel is open, so that no other channel is opened in between.
 pub(crate) fn check_channel<'a>(
     broker: &'a BrokerState,
     user: &str,

@@ -15,9 +15,9 @@ pub enum ArchiveError {
     Missing,
     /// It could not be done. The text is for a person.
     Failed(String),
-    /// The broker does not vouch that the user published it, and that was not agreed to.
+    /// Another user may have published it, and the request did not agree to that.
     NotVouched,
-    /// It would take more memory than there is for whoever asks.
+    /// It would take more memory than the caller may hold.
     TooMuch,
 }
 
@@ -28,7 +28,7 @@ pub type ArchiveHold<'a> = &'a mut dyn FnMut(usize) -> Result<(), ArchiveError>;
 /// so they run on threads of their own.
 pub trait Archive: Debug + Send + Sync {
     /// Whether this is the login that the program keeps for its user, beside what is kept here.
-    /// Whoever has it can read the files too.
+    /// A program that has it can read the files too.
     fn is_stored_login(&self, user: &str, password: &str) -> bool;
 
     /// The latest messages of the conversation, oldest first, and what became of each. Long texts

@@ -221,7 +221,7 @@ impl BrokerState {
     fn release(&self, confirms: &Arc<Confirms>, effects: &mut Effects) {
         if confirms.release(self.store.durable(), effects) == Left::Unlisted {
             lock(&self.awaiting).push(Arc::clone(confirms));
-            // The store may have got there between the two lines: then nobody would come again.
+            // The store may have got there between the two lines: then no wakeup would follow.
             if confirms
                 .next()
                 .is_some_and(|ticket| ticket <= self.store.durable())
@@ -247,7 +247,7 @@ impl BrokerState {
     fn load(self: &Arc<Self>, queue: Arc<Queue>, wanted: LoadRequest) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
-            // An error says that the semaphore was closed, which nobody does.
+            // An error says that the semaphore was closed, which never happens.
             let Ok(_permit) = Arc::clone(&broker.loads).acquire_owned().await else {
                 return;
             };

@@ -57,7 +57,7 @@ pub(crate) async fn serve_tcp(broker: Arc<BrokerState>, listener: TcpListener) {
 /// The half of a TLS connection that is read.
 struct TlsReadHalf {
     stream: tokio::io::ReadHalf<TlsStream<TcpStream>>,
-    /// Of its own: the stream lets nobody see its socket once it is split.
+    /// A copy: the socket of the stream cannot be reached once it is split.
     socket: OwnedFd,
 }
 

@@ -1,5 +1,5 @@
-//! Connections that have not said who they are yet: at most so many, so that nobody keeps others
-//! out by connecting without a word.
+//! The connections without a login, of which there is a limited number, so that no client keeps
+//! others out by connecting and sending nothing.
 //!
 //! One more ends the oldest of those who have the most of them, TLS handshakes included: of a
 //! network address, or, over loopback, of a user of this machine where the system tells. Depends on
@@ -67,8 +67,8 @@ impl LoginPlaces {
         }
     }
 
-    /// A place for a new connection from there. One caller after the other: whoever accepts waits
-    /// for it before the next connection, so there is never more than one too many a listener.
+    /// A place for a new connection from there. One caller after the other: a listener waits for it
+    /// before it accepts the next connection, so each has at most one connection too many.
     pub(crate) async fn take(self: &Arc<Self>, from: LoginPeer) -> LoginPlace {
         let _taking = self.taking.lock().await;
         let end = Arc::new(Notify::new());
@@ -77,7 +77,7 @@ impl LoginPlaces {
             let number = taken.insert(from, &end);
             (number, taken.places.len() > self.most)
         };
-        // Made before the wait: whoever gives up while he waits gives the place back.
+        // Made before the wait: a caller that is cancelled while it waits gives the place back.
         let place = LoginPlace {
             all: Arc::clone(self),
             number,
@@ -89,7 +89,7 @@ impl LoginPlaces {
         place
     }
 
-    /// Those whose user nobody has looked up yet count together. So the tables are read when many
+    /// Those whose user was not looked up yet count together. So the tables are read when many
     /// have come since they were read last, and not at each connection.
     async fn end_one(&self) {
         let mut most = lock(&self.taken).who_has_most();
@@ -145,7 +145,7 @@ impl TakenPlaces {
         }
     }
 
-    /// `None` for those whom nobody has looked up.
+    /// `None` for those that were not looked up.
     fn who_has_most(&self) -> Option<Source> {
         let mut counts: HashMap<Option<Source>, usize> = HashMap::new();
         for place in self.places.values() {

@@ -101,7 +101,7 @@ impl LookUps {
         told.await.ok().flatten().map(Source::LocalUser)
     }
 
-    /// Answers until nobody waits.
+    /// Answers until no attempt waits.
     fn read(self) {
         loop {
             let waiting = {

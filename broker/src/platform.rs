@@ -1,5 +1,5 @@
-//! What each operating system is asked for in its own way: one file a system, with the same
-//! functions. `docs/platforms.md` says what each of them can tell. Depends on nothing.
+//! What differs between operating systems: one file for each, with the same functions.
+//! `docs/platforms.md` lists what each system can report. Depends on nothing.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -25,11 +25,11 @@ pub(crate) use macos::{STEADY, machine_memory_bytes, open_descriptors, resident_
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("cbroker runs on Linux and macOS");
 
-/// The two ends of a connection: of the socket whose user is asked for, and of the other one.
+/// The addresses of a connection: of the socket whose user is looked up, and of the other end.
 pub(crate) type SocketPair = (SocketAddr, SocketAddr);
 
-/// Whether the other end of a socket has closed its side, or the connection broke. Tells it also
-/// while bytes that came before wait in the socket.
+/// Whether the other end of a socket has closed its side, or the connection broke; also while
+/// bytes that arrived before are unread.
 pub(crate) fn has_peer_closed(socket: BorrowedFd<'_>) -> bool {
     let mut sockets = [PollFd::from_borrowed_fd(socket, PEER_CLOSED)];
     let at_once = Timespec::default();

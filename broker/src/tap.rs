@@ -34,7 +34,7 @@ pub enum What {
     Published,
     /// A consumer acknowledged it.
     Acked,
-    /// Whoever got it with `basic.get` acknowledged it. Sessions consume; commands get.
+    /// The client that got it with `basic.get` acknowledged it. Sessions consume; commands get.
     Taken,
     /// A consumer gave it back to its queue.
     Returned,

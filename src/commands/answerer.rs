@@ -3,7 +3,8 @@
 //!
 //! A session of another tool names no user. It is believed without where the management API shows
 //! that all who consume from its queue are programs of other tools. What a session says, or does
-//! not say, of itself is no evidence: whoever may write to the presence exchange can keep it busy.
+//! not say, of itself is no evidence: any user who may write to the presence exchange can keep it
+//! busy.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub(super) struct Answerer {
     voucher: Voucher,
 }
 
-/// Whom the broker has to vouch for.
+/// Which publisher of an answer is accepted.
 #[derive(Debug)]
 enum Voucher {
     /// The asker's own user.

@@ -164,7 +164,7 @@ async fn publish(
 
 /// Who waits for answers, and how long.
 struct Asker<'a> {
-    /// The user that the broker has to vouch for in receipts.
+    /// The user that must have published a receipt, according to the broker.
     user: String,
     limit: Duration,
     config: &'a Config,
@@ -288,7 +288,7 @@ async fn unanswered(
 
 fn nobody_vouches(to: &SessionName) -> Error {
     Error::new(format!("no answer from `{to}` counts"))
-        .because("the broker does not vouch that the session sent what came")
+        .because("the broker does not confirm that the session sent what came")
         .hint("a session of another tool is believed where --mgmt-url shows that it consumes")
         .exit_with(Exit::Unconfirmed)
 }

@@ -67,13 +67,13 @@ fn find<'a>(letters: &'a [KeptDeadLetter], id: &str) -> Result<&'a KeptDeadLette
     }
 }
 
-/// What is sent again goes as the user's own, so the text of somebody else needs a second word.
+/// What is sent again is published as the user's own, so the text of another user needs `--yes`.
 fn unvouched(letter: &KeptDeadLetter) -> Error {
     Error::usage(format!(
         "another user may have published the dead letter {}",
         letter.id
     ))
-    .because("the broker does not vouch that your user did")
+    .because("the broker does not confirm that your user did")
     .hint("`cbroker dead --json` shows it whole; add --yes to send it as yours")
 }
 

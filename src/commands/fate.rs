@@ -24,7 +24,7 @@ pub(super) struct SentMessage<'a> {
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MessageFate {
-    /// It waits in its queue, and nobody has it.
+    /// It waits in its queue, and no session has it.
     Waits,
     /// It waited for longer than its time to live.
     Expired,
@@ -65,7 +65,7 @@ impl MessageFate {
             // queue, and no session is given it.
             _ if message.has_expired && all_are_ours => Self::Expired,
             None if message.has_expired || consumers > 0 => Self::Unknown,
-            // Nobody reads the queue, and nothing ends a message there but its time.
+            // The queue has no consumer, so only its time to live ends a message there.
             Some(true) | None => Self::Waits,
             Some(false) if consumers > 0 && !all_are_ours => Self::TakenSilently,
             Some(false) => Self::Gone,

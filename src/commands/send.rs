@@ -168,7 +168,7 @@ impl SendParameters<'_> {
             declared.map_err(|error| unsent(to, error))?
         };
         if self.args.drop_oldest && state.messages >= MAX_LENGTH {
-            // The broker would drop it without a word.
+            // The broker would drop it without telling its sender.
             if let Some(oldest) = peer.get(to).await? {
                 MessageEnd::Dropped
                     .of(&oldest, (peer, to, self.config))

@@ -37,7 +37,7 @@ pub enum Invalid {
     /// The body is JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// A field is there twice: whoever sees the beginning alone would see another value.
+    /// A field is there twice: a reader that stops at the first one would see another value.
     #[error("`{0}` is there twice")]
     Twice(String),
     /// A required field is absent.

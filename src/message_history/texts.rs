@@ -33,7 +33,7 @@ pub(super) fn keep(folder: &Path, text: &str) -> io::Result<()> {
         .mode(0o700)
         .create(folder)?;
     make_room(folder, text.len() as u64)?;
-    // Under a name of its own first: nobody reads half a text.
+    // Under a temporary name first, so that no reader sees half a text.
     let draft = folder.join(format!(".{}", Ulid::generate()));
     let mut file = OpenOptions::new()
         .write(true)

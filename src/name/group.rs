@@ -12,7 +12,7 @@ impl GroupName {
     /// Normalises and validates a name, with or without the `@`.
     ///
     /// # Errors
-    /// As [`SessionName::new`]; and `all`, which nobody may take for every session.
+    /// As [`SessionName::new`]; and `all`, which could be mistaken for every session.
     pub fn new(text: &str) -> Result<Self, NameError> {
         let text = text.trim();
         let name = SessionName::new(text.strip_prefix('@').unwrap_or(text))?;

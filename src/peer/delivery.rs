@@ -17,9 +17,9 @@ pub struct ReceivedMessage {
     pub body: Vec<u8>,
     properties: BasicProperties,
     acker: Acker,
-    /// It came by a binding that somebody made: it was published to another session.
+    /// It was published to another session, and came through an additional binding.
     is_copy: bool,
-    /// The broker vouches that the user of this connection published it, and to this session.
+    /// According to the broker, the user of this connection published it, and to this session.
     is_of_own_user: bool,
 }
 
@@ -44,7 +44,7 @@ impl ReceivedMessage {
     }
 
     /// One that came to the session of this name and user. A copy that was published to another
-    /// session, and came by a binding that somebody made, is nobody's.
+    /// session, and came through an additional binding, has no known publisher.
     pub(super) fn to_session(user: &str, name: &str, delivery: lapin::message::Delivery) -> Self {
         let is_to_us =
             delivery.exchange.as_str() == EXCHANGE && delivery.routing_key.as_str() == name;
@@ -124,7 +124,8 @@ impl ReceivedMessage {
         self.is_of_own_user
     }
 
-    /// The user who published it, as the broker vouches. Nobody chose this session for a copy.
+    /// The user who published it, as the broker checked. `None` for a copy, which was published to
+    /// another session.
     pub fn user(&self) -> Option<&str> {
         presence::vouched_user(&self.properties).filter(|_| !self.is_copy)
     }

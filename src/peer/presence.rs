@@ -279,9 +279,9 @@ pub(super) fn is_from(delivery: &lapin::message::Delivery, user: &str) -> bool {
     vouched_user(&delivery.properties) == Some(user)
 }
 
-/// The user that the broker vouches for. Brokers check `user-id` when a message is published, and
-/// keep it when they dead-letter the message: then whoever owns a queue that got a copy chose when
-/// and where it went, so the name proves nothing.
+/// The user that published a message, as checked by the broker. Brokers check `user-id` when a
+/// message is published, and keep it when they dead-letter the message: then the owner of a queue
+/// that got a copy chose when and where it went, so the name proves nothing.
 pub(super) fn vouched_user(properties: &BasicProperties) -> Option<&str> {
     let headers = properties.headers().as_ref().map(FieldTable::inner);
     if headers.is_some_and(|headers| headers.contains_key("x-death")) {

@@ -1,14 +1,14 @@
 //! The brake on agents that answer each other without end. Pure: time is an argument.
 //!
-//! Every message counts, by when it arrived and by the user that the broker vouches for. Those of a
-//! session, which have hops, and those that nobody vouches for are counted by the name that they
-//! claim. A person or a script outside, for whom the broker vouches, may send ten times as much; so
-//! may all those together that nobody vouches for, and each other user in all, whatever names they
-//! claim. Each user is counted separately, so a forged name cannot hold another user's messages.
+//! Every message counts, by its time of arrival and by the user that the broker names as its
+//! publisher. Messages of sessions, which have hops, and those without a user are counted by the
+//! name that they claim. A person or a script with a user may send ten times as much; so may all
+//! messages without a user together, and each other user in all, whatever names they claim. Each
+//! user is counted separately, so a forged name cannot hold another user's messages.
 //!
 //! What its own user left in the queue before the session opened is no loop, and each message
-//! counts once. What is held goes in by itself after a minute: two agents without end are slowed
-//! down, and nobody's mail stays.
+//! counts once. What is held is delivered by itself after a minute: two agents that answer each
+//! other without end are slowed down, and no message is held for ever.
 //!
 //! Relies on nothing.
 

@@ -228,8 +228,8 @@ fn path_with_us(path: Option<&OsStr>, binary: &Path) -> Result<Option<OsString>,
     Ok(std::env::join_paths(folders).ok())
 }
 
-/// The first of `folder` and those above it that lets somebody else than root and this user put
-/// another program into it, or another folder in its place.
+/// The first of `folder` and its parents into which a user other than root and this one can put
+/// another program, or in whose place such a user can put another folder.
 fn open_to_others(folder: &Path) -> Option<&Path> {
     let us = rustix::process::geteuid().as_raw();
     let mut holds = Holds::Programs;

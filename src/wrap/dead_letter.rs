@@ -1,7 +1,7 @@
 //! Messages that could not be parsed: kept in a file for a person to read, so that the session can
-//! go on. At most 64 KiB of each are kept, and two files of 8 MiB for each queue, so that nobody
-//! who may publish can fill the disk. Messages of other users than the session's own have two files
-//! of their own, so that they push out none of the user's.
+//! go on. At most 64 KiB of each are kept, and two files of 8 MiB for each queue, so that no
+//! publisher can fill the disk. Messages of other users than the session's own have two files
+//! of their own, so that they displace none of the user's.
 //!
 //! Relies on the standard library, and on `base64` for bytes that are no text. `kept` reads them.
 

@@ -12,7 +12,7 @@
 //! meanwhile.
 //!
 //! Where it shall, it ends an agent whose wrap is gone: the hang-up of the terminal does not end
-//! every one, and an agent that nobody sees would go on listening.
+//! every one, and an invisible agent would continue to receive.
 //!
 //! Relies on `rustix`, and on `libc` to ignore a signal; runs before any runtime, thread or
 //! configuration exists.
@@ -186,7 +186,8 @@ fn run(program: Pid) -> io::Result<ChildStatus> {
     watch(program)
 }
 
-/// The hang-up that ends the session's leader would leave nobody to see to the program.
+/// Ignores the hang-up that ends the session's leader: the monitor must outlive it to end the
+/// program.
 #[expect(unsafe_code, reason = "the system has a C interface")]
 fn ignore_hang_up() {
     // SAFETY: SIG_IGN installs no handler, so no code of ours runs in signal context. No other
@@ -283,8 +284,8 @@ pub(super) fn gate(command: &[OsString]) -> i32 {
     let [program, arguments @ ..] = command else {
         return CANNOT_RUN;
     };
-    // Nobody would continue a gate whose monitor has died before it stopped: it would be there for
-    // ever. The program outlives the monitor, where it wants to.
+    // A gate whose monitor died before it stopped would never be continued, and stay for ever. The
+    // program may outlive the monitor.
     if platform::end_with_parent().is_err()
         || rustix::process::kill_process(rustix::process::getpid(), Signal::STOP).is_err()
         || platform::outlive_parent().is_err()

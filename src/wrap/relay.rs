@@ -1,7 +1,7 @@
 //! Bytes between the person's terminal and the program's, unchanged, as fast as the two take them.
 //!
-//! Nothing is interpreted here. Whoever owns the relay sees what passed and may put bytes of its
-//! own in between.
+//! Nothing is interpreted here. The owner of the relay sees what passed and may insert bytes of its
+//! own.
 //!
 //! # Cost
 //! One read and one write a piece of output, and never more than one piece on its way: what a
@@ -106,7 +106,7 @@ impl Relay {
         poll_fn(|context| self.poll(context)).await
     }
 
-    /// Writes out what is still to be shown; at the very end, when nobody else moves anything.
+    /// Writes out what is still to be shown; at the very end, when nothing else is relayed.
     pub(super) async fn drain(&mut self) {
         poll_fn(|context| {
             let Some(output) = &self.output else {
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_terminal_that_cannot_be_opened_again_keeps_nobody_waiting() {
-        // After `su` the terminal belongs to somebody else and is used as it was inherited:
+        // After `su` the terminal belongs to another user and is used as it was inherited:
         // blocking. After the first key the session waited for the next, and showed nothing
         // meanwhile.
         let (told, heard) = std::sync::mpsc::sync_channel(1);

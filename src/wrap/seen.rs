@@ -4,13 +4,13 @@
 //! `intent <id> <from> <digest>` is synced before the message is handed over, by whichever way;
 //! `done …` at the proof that it is in the model's context, and before the ack; `withdrawn …` says
 //! that an intent led to nothing. What is `done` is never handed over again on this machine; an
-//! `intent` alone is, marked as a possible repeat. The same id with another
-//! sender or body is another message under a used id, and must not make the first one's fate its
-//! own: it is refused where the same user, or the session's own, used the id. What other users did
-//! under an id bars nobody: all copies of a message to a group have one id, and who reads the first
-//! copy could make the later ones vanish. So a line ends with a mark of who published the message,
-//! where that was not the session's own user. Two wraps of one name share the file and lock it;
-//! each reads what the other appended before it answers.
+//! `intent` alone is, marked as a possible repeat. The same id with another sender or body is
+//! another message under a used id, and must not make the first one's fate its own: it is refused
+//! where the same user, or the session's own, used the id. What other users did under an id has no
+//! effect: all copies of a message to a group have one id, and a reader of the first copy could
+//! make the later ones vanish. So a line ends with a mark of who published the message, where that
+//! was not the session's own user. Two wraps of one name share the file and lock it; each reads
+//! what the other appended before it answers.
 //!
 //! Relies on the envelope.
 
@@ -40,7 +40,7 @@ pub enum Publisher {
     Own,
     /// Another user: the first hex digits of the name's SHA-256.
     Other(String),
-    /// The broker names nobody.
+    /// The broker names no user.
     Nobody,
 }
 
@@ -137,7 +137,7 @@ impl SeenLog {
         let (id, content, mark) = parts(identity);
         self.locked(|log| {
             let uses = log.known.get(id).map_or(&[][..], Vec::as_slice);
-            // The same text is in the model's context, whoever published it.
+            // The same text is in the model's context, by any publisher.
             let same = uses.iter().filter(|used| is_same(&used.content, content));
             let is_barred = uses
                 .iter()

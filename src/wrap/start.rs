@@ -229,7 +229,7 @@ fn socket(config: &Config, session: &str, kind: &str) -> PathBuf {
 }
 
 /// No terminal, no pseudo-terminal: the program takes this process's place, descriptors and all.
-/// Its queue is made, so that messages wait for a session of this name; nobody consumes them.
+/// Its queue is made, so that messages wait for a session of this name; none consumes them now.
 async fn become_program(
     options: &WrapOptions,
     config: &Config,

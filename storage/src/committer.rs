@@ -76,8 +76,8 @@ impl Committer {
         }
     }
 
-    /// Runs until the store is closed or fails. A panic is a failure too: whoever waits for a
-    /// commit has to hear of it.
+    /// Runs until the store is closed or fails. A panic is a failure too, which callers that wait
+    /// for a commit must learn.
     pub(crate) fn run(mut self) -> Result<(), Stopped> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()))
             .unwrap_or_else(|_| Err(Stopped::because("the committer panicked")));

@@ -25,13 +25,13 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 /// Ordered rows that change in atomic, durable commits. After an error the engine must not be used
 /// for writing again: nothing of that commit is promised, and everything before it is kept.
 pub trait Engine: Send {
-    /// Applies changes, all or none, and returns when they have reached the disk for good.
+    /// Applies changes, all or none, and returns when they are durable.
     fn commit(&self, changes: &[Change]) -> io::Result<()>;
-    /// Rows from a key up to, but without, another, in order, until the visitor breaks.
+    /// Visits the rows of a range of keys (the end is excluded) in order, until the visitor breaks.
     fn scan(&self, from: &[u8], until: &[u8], visit: Visit<'_>) -> io::Result<()>;
 }
 
-/// Sees each row of a scan.
+/// Called with each row of a scan.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>;
 
 /// Bytes of one segment of sled's file. Values of up to a quarter of it, sixteen together, stay
@@ -59,8 +59,8 @@ pub struct Sled {
 impl Drop for Sled {
     fn drop(&mut self) {
         let db = self.db.take();
-        // sled flushes on the way out and panics where it cannot. What was promised has been synced
-        // before.
+        // sled flushes when it is dropped and panics if that fails. What was promised is synced
+        // already.
         let _ = guarded(|| {
             drop(db);
             Ok(())
@@ -97,8 +97,8 @@ impl Sled {
 }
 
 impl Engine for Sled {
-    /// Synced each time: sled takes what it has written for safe and writes over what that
-    /// replaced. Where a power cut keeps the second and not the first, rows are gone.
+    /// Synced each time: sled treats what it has written as durable and overwrites what that
+    /// replaced. If a power cut keeps the overwriting and not the first write, rows are lost.
     fn commit(&self, changes: &[Change]) -> io::Result<()> {
         guarded(|| {
             let mut batch = sled::Batch::default();
@@ -137,7 +137,7 @@ impl Sled {
     }
 }
 
-/// sled's snapshots of its own page table, which it can do without.
+/// sled's snapshots of its page table, which it can rebuild.
 pub(crate) fn snapshots(folder: &Path) -> Vec<PathBuf> {
     let mut paths = FileDisk.list(folder).unwrap_or_default();
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
@@ -150,9 +150,8 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A panic comes back as an error, which whoever made the call reports: the text that a panic
-/// prints of itself would be a second, alarming one. Panics outside such calls, also on other
-/// threads at the same time, are printed as ever.
+/// A panic becomes an error, which the caller reports, so the panic's own message is not printed.
+/// Panics outside such calls, also on other threads at the same time, are printed as usual.
 fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

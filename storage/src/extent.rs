@@ -16,7 +16,7 @@ use crate::frame::{CRC, Entry, Heads, Malformed, Range, group_crc, push};
 /// A segment as the index knows it.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    /// Readers hold it: a segment is used again only when nobody else does.
+    /// Readers hold it: a segment is used again only when no reader does.
     pub(crate) file: Arc<LogFile>,
     /// Live messages in it, and their bytes.
     pub(crate) live: u64,

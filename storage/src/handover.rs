@@ -27,7 +27,7 @@ pub(crate) type DefinitionChange = (Vec<u8>, Option<Vec<u8>>);
 /// What one commit is made of.
 #[derive(Debug, Default)]
 pub(crate) struct CommitBatch {
-    /// The last batch in it; 0 in one that nobody waits for.
+    /// The last batch in it; 0 if no caller waits for it.
     pub(crate) through: u64,
     pub(crate) queues: Vec<(QueueId, Arc<Taken>)>,
     pub(crate) definitions: Vec<DefinitionChange>,
@@ -115,7 +115,7 @@ impl Handover {
         }
     }
 
-    /// Latches the ordinary end, which nobody has to be told.
+    /// Latches the ordinary end, which is not reported.
     pub(crate) fn end(&self) {
         let _ = self.stopped.set(Stopped::because("it was closed"));
     }
@@ -148,7 +148,7 @@ impl Handover {
         let (ticket, pending) = self.change(queue, |waiting, batch, spare| {
             let added = waiting.append(sequence.0, (parts, urgency), batch, spare);
             (self.account.charge)(added);
-            // Counted before the shard is free: nobody can release these bytes earlier.
+            // Counted before the shard is unlocked: these bytes cannot be released earlier.
             self.pending.fetch_add(added, Ordering::SeqCst) + added
         })?;
         let is_urgent = urgency == Urgency::Confirmed || pending * 2 > self.limit;
@@ -199,7 +199,7 @@ impl Handover {
     /// Closes the batch that gathers and returns its number, and how soon it was wanted. Everything
     /// later falls into the next one.
     pub(crate) fn cut(&self) -> (u64, Demand) {
-        // Held until the cut is over: nobody enters in between.
+        // Held until the cut is over, so that no change comes in between.
         let mut holders = self.wait_for_holders();
         let mut shards = self.shards.each_ref().map(lock);
         if std::mem::take(&mut holders.has_entered) {

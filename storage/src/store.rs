@@ -199,7 +199,7 @@ impl Store {
     /// commit.
     pub fn delivered(&self, queue: QueueId, through: Sequence) {
         let delivered = |waiting: &mut PendingQueue, _, _: &mut _| waiting.delivered(through.0);
-        // Nobody has to know of it once the store has stopped.
+        // It does not matter once the store has stopped.
         let _ = self.inner.handover.change(queue, delivered);
     }
 
@@ -345,8 +345,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Whoever wants to know the outcome calls `close`; a failure has been announced by the
-        // committer.
+        // A caller that needs the outcome calls `close`; the committer has already announced a
+        // failure.
         let _ = self.close();
     }
 }

@@ -73,7 +73,7 @@ fn bears(kind: &str, make: impl Fn(u32) -> Vec<u8> + Sync) {
         "{answer}"
     );
     println!("peak {} MiB when it is full", loaded.peak_mib());
-    // Whoever lists all of it may be refused, and does not make the broker large.
+    // A client that lists all of it may be refused, and does not make the broker large.
     thread::scope(|scope| {
         for path in ["bindings", "definitions", "exchanges", "queues"] {
             let loaded = &loaded;

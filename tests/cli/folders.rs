@@ -1,4 +1,4 @@
-//! Folders of somebody else: cbroker neither uses them nor changes their rights.
+//! Folders of other users: cbroker neither uses them nor changes their rights.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Place, Ran};
 
-/// A folder that everybody may read, with a file of somebody's in it.
+/// A folder that all users may read, with a file of another user in it.
 fn foreign_folder(place: &Place) -> std::path::PathBuf {
     let folder = place.path().join("shared");
     std::fs::create_dir(&folder).unwrap();

@@ -82,7 +82,7 @@ fn list_hides_the_queues_of_answers() {
 }
 
 #[test]
-fn tail_takes_and_peeking_leaves_everything_in_its_place() {
+fn tail_takes_messages_and_peeking_leaves_them_in_their_queue() {
     everywhere(|place, name| {
         let queue = name("tailed");
         place.ok(["send", "--to", &queue, "-m", "m0"]);
@@ -112,7 +112,7 @@ fn tail_takes_and_peeking_leaves_everything_in_its_place() {
 }
 
 #[test]
-fn looking_into_our_own_broker_leaves_no_mark_however_much_waits() {
+fn peeking_at_the_embedded_broker_changes_nothing_however_much_waits() {
     let place = Place::new();
     let server = Server::start(&place);
     client::make_queue(&place, "long");
@@ -195,7 +195,7 @@ fn tail_goes_on_until_it_is_interrupted() {
 }
 
 #[test]
-fn purge_and_delete_need_a_yes_and_say_how_many() {
+fn purge_and_delete_need_yes_and_say_how_many() {
     everywhere(|place, name| {
         let queue = name("doomed");
         place

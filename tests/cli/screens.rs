@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Place, Server, Terminal, wait_until};
 
-/// Wraps a shell command that draws something and stays until Enter. Not until Ctrl-C: whoever
-/// starts the tests in the background makes all of them ignore that.
+/// Wraps a shell command that draws something and stays until Enter. Not until Ctrl-C, which tests
+/// that are started in the background ignore.
 fn draws(place: &Place, name: &str, script: &str) -> Terminal {
     let mut command = place.command();
     command
@@ -46,7 +46,7 @@ fn sockets(folder: &Path) -> Vec<std::path::PathBuf> {
 fn the_screen_of_a_session_is_shown_as_it_is_drawn_and_made_harmless() {
     let place = Place::new();
     let server = Server::start(&place);
-    // It writes, goes back and writes over; a title and reordering characters are no text.
+    // It overwrites a part of a line; a title and reordering characters are not text.
     let script = [
         r"printf 'first line\r\nwrong\rright\033[0K\r\n'",
         r"printf '\033]0;a title\007\033[31mred\033[0m \342\200\256end'",
@@ -73,7 +73,7 @@ fn the_screen_of_a_session_is_shown_as_it_is_drawn_and_made_harmless() {
     let file = fs::metadata(&socket).unwrap();
     assert!(file.file_type().is_socket());
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
-    // The broker has no part in it.
+    // It works without the broker.
     drop(server);
     assert_eq!(place.ok(["screen", "painter"]), shown);
     session.press(b"\r");
@@ -85,7 +85,7 @@ fn the_screen_of_a_session_is_shown_as_it_is_drawn_and_made_harmless() {
 }
 
 #[test]
-fn a_screen_is_shown_to_whoever_asks_for_its_session_by_name() {
+fn a_screen_is_found_by_the_name_of_its_session() {
     let place = Place::new();
     let _server = Server::start(&place);
     let _sessions = [
@@ -106,7 +106,7 @@ fn a_screen_is_shown_to_whoever_asks_for_its_session_by_name() {
     );
 }
 
-/// Runs Python as a user that is nobody's; `None`, said aloud, where this is not root.
+/// Runs Python as the user `nobody`; prints why and returns `None` where this is not root.
 fn as_stranger(script: &str, socket: &Path) -> Option<Command> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can start a program of another user");
@@ -160,7 +160,7 @@ while True:
     let Some(mut asks) = as_stranger(ASKS, &socket) else {
         return;
     };
-    // The rights of the files are given up: the session itself looks who asks.
+    // The files are opened to everybody: the session itself checks who asks.
     for (path, mode) in [
         (place.path(), 0o777),
         (&place.home(), 0o777),

@@ -1,5 +1,5 @@
 //! A crash while a user or a vhost is deleted: what is left is all of it with its rights, or
-//! nothing. Half of it would give somebody rights later who was to have none.
+//! nothing. Half of it could later give rights to a user who should have none.
 //!
 //! The log of the store is cut at many places within what the deletion wrote, as a crash would.
 

@@ -1,5 +1,5 @@
 //! What the program finds around it: nothing that belongs to another session, and a search path
-//! that leads to nobody else's programs.
+//! without folders of other users.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

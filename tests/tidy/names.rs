@@ -35,7 +35,7 @@ const SHARED: &[(&str, &str)] = &[
         "the answer that holds the page's address; how a caller of the API signed in",
     ),
 ];
-/// Each way in is an actor of its own with the same private parts.
+/// Each way in is a task of its own with the same private types.
 const WAYS: &str = "one for each way into an agent, private to its file";
 
 /// The names of types that several shipped files define and [`SHARED`] does not explain, and the

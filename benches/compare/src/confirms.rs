@@ -2,7 +2,7 @@
 
 use crate::histogram::Histogram;
 
-/// How far the oldest open publish may lie behind the newest, in windows.
+/// How far the oldest open publish may be behind the newest, in windows.
 const SPREAD: u64 = 8;
 
 /// A ring of send times; 0 means confirmed.

@@ -25,9 +25,9 @@ const WRITE_AT_ONCE: usize = 64 * 1024;
 pub(crate) enum Pace {
     /// As fast as the socket takes it, this many messages.
     Flood { limit: u64 },
-    /// With publisher confirms, at most so many unconfirmed.
+    /// With publisher confirms, at most this many unconfirmed.
     Confirmed { outstanding: u64, limit: u64 },
-    /// So many a second, evenly.
+    /// This many a second, evenly.
     Steady { per_second: u64 },
 }
 
@@ -191,7 +191,7 @@ impl End {
         }
     }
 
-    /// Lays out what may be published now; how long to wait where the clock forbids it.
+    /// Prepares what may be published now; returns how long to wait if it is too early.
     fn refill(&mut self) -> Option<u64> {
         let Role::Publisher {
             layout,

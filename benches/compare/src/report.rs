@@ -1,8 +1,8 @@
-//! The tables: every figure of every broker, then ours beside the aim.
+//! The tables: all figures of all brokers, then ours beside the aim.
 
 use crate::rows::{Aim, Figures, Row};
 
-/// One row's figures, a broker each, in the order of the peers; None where it failed.
+/// The figures of one row, one for each broker, in the order of the peers; `None` if it failed.
 pub(crate) struct Outcome<'a> {
     pub(crate) row: &'a Row,
     pub(crate) figures: Vec<Option<Figures>>,
@@ -126,7 +126,7 @@ fn optional(value: Option<f64>) -> String {
     value.map(short).unwrap_or_default()
 }
 
-/// A figure with as many digits as mean something.
+/// A figure with its significant digits.
 pub(crate) fn short(value: f64) -> String {
     match value {
         v if v >= 10_000.0 => format!("{:.0} k", v / 1000.0),

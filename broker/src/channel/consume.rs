@@ -100,7 +100,7 @@ impl Channel {
         Ok(Next::On)
     }
 
-    /// The tag that the client chose, or one that nobody has.
+    /// The tag that the client chose, or an unused one.
     fn consumer_tag(&self, asked: &str) -> Result<Arc<str>, Fault> {
         if asked.is_empty() {
             return Ok(format!("amq.ctag-{}", super::topology::random_name()).into());

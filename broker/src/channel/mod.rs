@@ -1,6 +1,6 @@
 //! One channel: which methods its client may send, in which order, and what they do. Finds queues
-//! and exchanges through `vhost`; messages move in `queue`. Nothing awaits here: where the
-//! connection must wait, a [`Next`] says for what.
+//! and exchanges through `vhost`; messages move in `queue`. Nothing awaits here: a [`Next`] says
+//! what the connection must wait for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) connection: Arc<ConnectionHandle>,
     pub(crate) user: Arc<str>,
     pub(crate) frame_max: u32,
-    /// The client wants `basic.cancel` when a queue goes.
+    /// The client wants `basic.cancel` when a queue is deleted.
     pub(crate) wants_cancel: bool,
     /// The client wants `connection.blocked` when publishers are held.
     pub(crate) wants_blocked: bool,
@@ -92,7 +92,7 @@ enum ChannelMode {
 #[derive(Debug)]
 enum ChannelState {
     Open,
-    /// What it held is being returned; these consumers have still to leave their queues.
+    /// What it held is being returned; these consumers must still leave their queues.
     Ending(Vec<(Arc<Queue>, Arc<Consumer>)>),
     /// Nothing is left to do. Where the server closed it, all but `close-ok` is ignored.
     Closed,
@@ -107,7 +107,7 @@ enum Farewell {
     Close(Fault, (u16, u16)),
 }
 
-/// What it costs, in steps, that a consumer leaves its queue.
+/// The cost, in steps, of removing a consumer from its queue.
 const LEAVING: u32 = 8;
 
 #[derive(Debug)]
@@ -128,14 +128,14 @@ pub(crate) struct Channel {
     /// What an empty queue name means.
     last_queue: String,
     prefetch: u32,
-    /// Whose queue is offered shared credit first, counted round.
+    /// Which consumer's queue is offered shared credit first, in turn.
     first_pumped: usize,
     /// Used again for each settle.
     taken: Vec<UnsettledDelivery>,
     _charge: KindCharge,
 }
 
-/// What a channel uses beside itself: its ledger, its counters, and what it published to last.
+/// What a channel uses: its ledger, its counters, and the route of its last publish.
 const CHANNEL_BYTES: usize = 1024;
 
 impl Channel {
@@ -173,7 +173,8 @@ impl Channel {
         size_of::<Self>() + CHANNEL_BYTES
     }
 
-    /// Refuses one more where all channels hold what they may: the connection that asks is closed.
+    /// Refuses another channel if all channels together are at their memory limit; the connection
+    /// that asks is closed.
     pub(crate) fn check_room() -> Result<(), Fault> {
         if memory::CHANNELS.has_room(Self::footprint()) {
             return Ok(());
@@ -250,7 +251,7 @@ impl Channel {
         }
     }
 
-    /// Everything outside the hot path.
+    /// All methods but those of the hot path.
     fn receive_other(&mut self, method: Method<'_>, effects: &mut Effects) -> Result<Next, Fault> {
         match method {
             Method::ExchangeDeclare(declare) => self.exchange_declare(declare, effects),
@@ -349,7 +350,7 @@ impl Channel {
             .write(effects, |out| append(out, self.lane.channel));
     }
 
-    /// A reply that waits for the store where there is something to wait for.
+    /// A reply, which waits for the store if there is something to wait for.
     fn reply_after(
         &self,
         ticket: Ticket,
@@ -365,7 +366,7 @@ impl Channel {
         Next::Wait(ticket, held)
     }
 
-    /// Closes the channel for a fault: removes its consumers, returns its messages, sends why.
+    /// Closes the channel for a fault: removes its consumers, returns its messages, reports it.
     pub(crate) fn fail(&mut self, fault: Fault, cause: (u16, u16), effects: &mut Effects) -> Next {
         self.end(Farewell::Close(fault, cause), effects)
     }
@@ -415,7 +416,7 @@ impl Channel {
         }
         self.phase = ChannelState::Closed;
         if let ChannelMode::Confirming(confirms) = &self.mode {
-            // A publish that is durable already is confirmed, though the channel ends.
+            // A publish that is already durable is confirmed, although the channel ends.
             confirms.release(self.context.broker.store.durable(), effects);
             confirms.abandon();
         }

@@ -17,7 +17,7 @@ use crate::vhost::{
 use crate::wire::method::{BindMethod, ExchangeDeclare, QueueDeclare};
 use crate::wire::reply;
 
-/// Twenty-two characters that nobody guesses and nobody has.
+/// Twenty-two random characters.
 pub(crate) fn random_name() -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = [0; 22];

@@ -1,5 +1,5 @@
-//! How a connection ends: what its reader watches for while it waits, and what is still read once
-//! nothing more is acted on. Relies on `registry`.
+//! How a connection ends: what its reader watches for while it waits, and what is read and dropped
+//! after the end. Relies on `registry`.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -21,15 +21,15 @@ const ANSWER_BYTES: usize = 1024;
 /// How long a client may take to answer `connection.close`.
 pub(super) const CLOSING: Duration = Duration::from_secs(5);
 
-/// Longest look away from the room that others hold.
+/// How often a waiting reader checks again whether others need its memory.
 const ROOM_LOOK: Duration = Duration::from_millis(20);
 
-/// Why a connection is read no more.
+/// Why a connection is no longer read.
 pub(super) enum ReadEnd {
-    /// The socket is gone, or is to go without a word.
+    /// The socket is closed, or is to be closed without a message.
     Gone,
-    /// The client closed the connection; where it is owed `close-ok`, that is sent once everything
-    /// it held was released.
+    /// The client closed the connection. If `close-ok` is due, it is sent once everything that the
+    /// connection held is released.
     Closed,
     /// The client must be told why.
     Refused(Fault, (u16, u16)),
@@ -43,13 +43,12 @@ pub(super) struct ConnectionWatch<'a> {
 }
 
 impl ConnectionWatch<'_> {
-    /// Waits for `until`, or for the connection's end: the server's will, or the client being gone.
+    /// Waits for `until`, or for the connection's end: the server closes it, or the client is gone.
     pub(super) async fn wait<T>(&mut self, until: impl Future<Output = T>) -> Result<T, ReadEnd> {
         self.connection.is_paused.store(true, Relaxed);
         let outcome = tokio::select! {
             biased;
-            // First: a wait that is over at once must not hide the end from a reader that waits
-            // again.
+            // The end comes first: a reader whose waits are over at once must still see it.
             end = ended(self.ending) => Err(end),
             value = until => Ok(value),
             () = self.input.gone(&self.connection.received) => Err(ReadEnd::Gone),
@@ -77,7 +76,7 @@ impl ConnectionWatch<'_> {
     }
 }
 
-/// How the server ends the connection: with a fault to tell, or without a word.
+/// How the server ends the connection: with a fault that the client is sent, or silently.
 pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>) -> ReadEnd {
     match ending.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(ConnectionEnding::Close(fault))) => ReadEnd::Refused(fault.clone(), (0, 0)),
@@ -85,8 +84,8 @@ pub(super) async fn ended(ending: &mut watch::Receiver<Option<ConnectionEnding>>
     }
 }
 
-/// After `close-ok` nothing more is said, but what the client had on its way is still taken: a
-/// socket closed with bytes unread is reset, and the reset can overtake our answer (amqplib
+/// After `close-ok` nothing more is sent, but what the client has already written is still read: a
+/// socket that is closed with unread bytes is reset, and the reset can overtake our answer (amqplib
 /// writes `close` ahead of queued publishes).
 pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer) {
     connection.outbox.finish();
@@ -105,7 +104,7 @@ pub(super) async fn linger(connection: &ConnectionHandle, input: &mut ReadBuffer
 pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
     input.rest();
     let mut needed = frame::OVERHEAD;
-    // Of a frame that is not waited for as a whole: no answer is as long.
+    // The rest of a frame that is too long to be the answer.
     let mut skipped = 0;
     let mut is_answered = false;
     loop {
@@ -123,7 +122,7 @@ pub(super) async fn drain(context: &ConnectionContext, input: &mut ReadBuffer) {
                 input.consume(total);
                 match ids {
                     Some((10, 51)) => return,
-                    // Once: whoever reads nothing would make the answers grow.
+                    // Once: for a client that reads nothing the answers would grow.
                     Some((10, 50)) if !std::mem::replace(&mut is_answered, true) => {
                         context.send(|out| reply::bare(out, 0, 10, 51));
                     }

@@ -1,4 +1,4 @@
-//! One connection: handshake, then frames until it ends, then everything that it held is released.
+//! One connection: the handshake, then frames until the end, then the release of all that it held.
 //! Relies on `channel` and `registry`.
 
 use std::net::IpAddr;
@@ -57,7 +57,7 @@ pub(crate) struct Accepted {
     pub(crate) place: Option<LoginPlace>,
 }
 
-/// Where the client sits, as far as `guest` is concerned.
+/// Where the client is, which decides whether it may sign in as `guest`.
 fn origin(peer: &SocketEnd) -> LoginOrigin {
     let is_local = peer.port == 0
         || peer
@@ -124,7 +124,8 @@ pub(crate) async fn serve(broker: Arc<BrokerState>, accepted: Accepted) {
     connection.outbox.finish();
     lock(&broker.connections).remove(&connection.id);
     broker.totals.connections_closed.add(1);
-    // The last frames get a moment to leave; a peer that takes nothing does not keep the task.
+    // The last frames have a short time to be sent; a peer that reads nothing does not hold the
+    // task.
     if tokio::time::timeout(std::time::Duration::from_secs(3), writing)
         .await
         .is_err()

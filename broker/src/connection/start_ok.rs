@@ -4,14 +4,14 @@ use crate::clean_text::clean;
 use crate::fault::{Fault, ReplyCode};
 use crate::wire::table::{Table, Value};
 
-/// What a client may be able to do that matters here.
+/// The client capabilities that make a difference here.
 const CAPABILITIES: [&str; 3] = [
     "authentication_failure_close",
     "connection.blocked",
     "consumer_cancel_notify",
 ];
 
-/// What `connection.start-ok` brought.
+/// The content of `connection.start-ok`.
 pub(super) struct StartOk {
     pub(super) proof: SaslProof,
     pub(super) mechanism: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct StartOk {
     capabilities: Vec<&'static str>,
 }
 
-/// How the client says who it is.
+/// The client's login.
 pub(super) enum SaslProof {
     Password {
         user: String,

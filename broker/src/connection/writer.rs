@@ -28,7 +28,7 @@ pub(super) async fn run(
 ) {
     let mut ending = connection.ending.subscribe();
     let cut = async move {
-        // An error means that the connection is gone, and nobody can cut it.
+        // An error means that the connection is gone, and can no longer be cut.
         let _ = ending
             .wait_for(|ending| *ending == Some(ConnectionEnding::Cut))
             .await;

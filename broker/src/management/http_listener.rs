@@ -92,7 +92,7 @@ struct ConnectionSlot {
 struct ConnectionPermit {
     visitors: Arc<Visitors>,
     id: u64,
-    /// While nobody has signed in; on the Unix socket there are no strangers.
+    /// Until the first login; `None` on the Unix socket, where every client is known.
     place: Mutex<Option<LoginPlace>>,
     end: Arc<Notify>,
 }

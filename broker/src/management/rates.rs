@@ -367,7 +367,7 @@ mod tests {
         assert!((track.rates[1] + 1.0).abs() < f64::EPSILON);
     }
 
-    /// Once somebody waits to change the tables, nobody else is given them to read.
+    /// Once a writer waits for the tables, no further reader gets them.
     #[tokio::test]
     async fn a_listing_of_exchanges_and_a_look_and_a_declare_do_not_wait_for_each_other() {
         let test = TestApi::start().await;

@@ -65,7 +65,7 @@ pub(super) enum Issuer {
     /// A program of the broker's own system user, through the Unix socket: no stranger can make
     /// such a link.
     Own,
-    /// Whoever has the password of the token's user: the link may be a trap for somebody else.
+    /// A caller with the password of the token's user: the link may be a trap for another person.
     Password,
 }
 

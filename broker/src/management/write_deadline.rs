@@ -1,5 +1,5 @@
-//! Ends connections whose client does not read: an answer is held until it is read, so whoever
-//! reads nothing would hold it for ever. Relies on nothing.
+//! Ends connections whose client does not read: an answer is held until it is read, so a client
+//! that reads nothing would hold it for ever. Relies on nothing.
 //!
 //! While the socket takes no more, each span of [`SPAN`] has to see the client read [`ENOUGH`]
 //! bytes, or all that was written. A single byte now and then is not enough.

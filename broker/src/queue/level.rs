@@ -5,7 +5,7 @@
 //! messages lie in the store alone, followed by transient messages that arrived since the gap
 //! opened. A gap is closed slice by slice, by reads that happen without the queue's lock.
 //!
-//! While memory is short, a queue from which nobody takes keeps nothing of what the store has, but
+//! While memory is short, a queue without takers keeps nothing of what the store has, but
 //! the time at which the first of it expires.
 
 use std::collections::{BTreeMap, VecDeque};

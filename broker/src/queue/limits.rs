@@ -146,7 +146,7 @@ pub(super) fn arm(queue: &Arc<Queue>, state: &mut QueueState, effects: &mut Effe
     }
 }
 
-/// True when nobody has used the queue for as long as `x-expires` allows.
+/// True when the queue was unused for as long as `x-expires` allows.
 pub(super) fn has_expired(state: &QueueState, arguments: &QueueArguments, now_ms: u64) -> bool {
     let ends = arguments
         .expires_ms

@@ -48,7 +48,7 @@ impl Queue {
         }
     }
 
-    /// While memory is short, leaves messages to the store that nobody takes.
+    /// While memory is short, leaves messages that no consumer takes to the store.
     pub(crate) fn unload(self: &Arc<Self>, effects: &mut Effects) {
         if memory::is_short() {
             self.with(|state| {

@@ -370,7 +370,7 @@ impl QueueState {
         }
     }
 
-    /// While memory is short, leaves to the store what was read and nobody takes.
+    /// While memory is short, leaves to the store what was read and no consumer takes.
     pub(super) fn unload_unwanted(&mut self, queue: &Arc<Queue>) {
         if self.ready.is_scarce() && !self.consumers.has_willing(queue) {
             self.unload(queue);

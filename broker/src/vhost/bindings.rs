@@ -19,7 +19,7 @@ pub(crate) struct BindRequest<'a> {
     pub(crate) destination: Destination,
     pub(crate) key: Cow<'a, [u8]>,
     pub(crate) arguments: Table,
-    /// The connection that asks; 0 for whoever asks by HTTP.
+    /// The connection that asks; 0 for a request by HTTP.
     pub(crate) connection: u64,
 }
 

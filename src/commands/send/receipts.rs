@@ -30,7 +30,7 @@ pub(super) struct Receipts<'a> {
     queue: ReplyQueue,
     goal: WaitArg,
     config: &'a Config,
-    /// The user that the broker has to vouch for: nobody else says what became of a message.
+    /// The user that must have published a receipt: no other one says what became of a message.
     user: String,
 }
 

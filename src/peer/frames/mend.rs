@@ -204,7 +204,7 @@ impl<'b> Reader<'b> {
     /// Each of the fourteen, where its flag is set.
     fn properties(&mut self) -> Option<()> {
         let flags = u16::from_be_bytes(*self.take(2)?.first_chunk()?);
-        // More flags would follow, or a property that nobody knows.
+        // More flags would follow, or an unknown property.
         if flags & 0b11 != 0 {
             return None;
         }

@@ -90,7 +90,7 @@ impl Speech {
             && let Some(presence) = self.unannounced.take()
         {
             let body = Request::State(presence).to_json();
-            // Whoever may publish can announce: only the user makes it count.
+            // Any publisher can announce: an announcement counts only with the user.
             let properties = BasicProperties::default().with_user_id(self.user.as_str().into());
             let said = publish::plain(&self.channel, PRESENCE_EXCHANGE, "", &body, properties);
             let _ = answered(said).await;

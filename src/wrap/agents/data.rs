@@ -2,9 +2,8 @@
 //! the home folder.
 //!
 //! A user's file `NAME.toml` replaces what it names in the profile of that name; under a new name
-//! it describes a new agent. One that cannot be used is reported and left out: the program that
-//! somebody wants to run is started all the same. Profiles are read once and live as long as the
-//! process.
+//! it describes a new agent. One that cannot be used is reported and ignored; the program is
+//! started all the same. Profiles are read once and live as long as the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -83,7 +83,7 @@ pub struct Prompt {
     pub shell_mark: char,
     /// What the row above and the row below are made of.
     pub rule: char,
-    /// Colours (of 256) of text in it that nobody typed.
+    /// Colours (of 256) of placeholder text in it.
     pub placeholder_colours: &'static [u8],
 }
 

@@ -17,7 +17,7 @@ use crate::config::{Home, write_private};
 use crate::envelope::digest;
 use crate::name::SessionName;
 
-/// So many digits name a letter.
+/// The number of digits in a dead letter's name.
 const ID_DIGITS: usize = 12;
 
 /// A dead letter as it was kept.
@@ -27,7 +27,7 @@ pub struct KeptDeadLetter {
     pub id: String,
     /// The session that refused it.
     pub queue: String,
-    /// Whether the broker vouched that the session's own user published it.
+    /// Whether the session's own user published it, according to the broker.
     pub is_own: bool,
     /// When.
     pub ts: String,
@@ -38,7 +38,7 @@ pub struct KeptDeadLetter {
     pub message_id: Option<String>,
     /// The body as text, or in base64.
     pub raw: String,
-    /// `base64` where the body was no text.
+    /// `base64` if the body was not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
     /// The length of the whole body, where `raw` is only its beginning.
@@ -153,7 +153,8 @@ pub fn remove_dead_letter(home: &Home, letter: &KeptDeadLetter) -> io::Result<()
     Ok(())
 }
 
-/// Locks the folder of a file until the lock is dropped. Waits for it: nobody holds it for long.
+/// Locks the folder of a file until the lock is dropped. Waits for the lock, which is never held
+/// for long.
 pub(super) fn lock(file: &Path) -> io::Result<File> {
     let folder = File::open(file.parent().unwrap_or(file))?;
     flock(&folder, FlockOperation::LockExclusive)?;

@@ -171,7 +171,7 @@ pub fn publisher(delivery: &ReceivedMessage) -> Publisher {
     delivery.user().map_or(Publisher::Nobody, Publisher::other)
 }
 
-/// What stands in the history for whoever published a delivery; `None` for its session's own user.
+/// The mark of a delivery's publisher in the history; `None` for its session's own user.
 pub fn publisher_mark(delivery: &ReceivedMessage) -> Option<String> {
     publisher(delivery).mark().map(str::to_owned)
 }

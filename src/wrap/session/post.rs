@@ -167,7 +167,7 @@ impl Post {
         }
     }
 
-    /// A person submitted something: what the agent sends next answers nobody.
+    /// A person submitted something: what the agent sends next is not an answer to a message.
     pub(super) fn person_spoke(&mut self) {
         self.parts.disk.ask(Job::Hops(None));
     }

@@ -20,8 +20,8 @@ const CONTINUED_WITHIN: Duration = Duration::from_millis(50);
 /// Acks and goodbyes after the program's end.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// What the program wrote last is shown before the session ends; a background process that holds
-/// the terminal, and is silent for so long, keeps nobody waiting. Nor does one that writes more
-/// than the system can have kept of the program's.
+/// the terminal, and is silent for this long, does not delay the end. Nor does one that writes
+/// more than the system can have buffered of the program's output.
 const SILENCE: Duration = Duration::from_secs(1);
 const TERMINAL_HOLDS: usize = 128 * 1024;
 /// A terminal that has not taken one piece in this time takes none.
@@ -104,7 +104,7 @@ impl Session {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // A monitor that is gone without a word was killed, and the hang-up ends the program.
+            // A monitor that ended without a report was killed, and the hang-up ends the program.
             Ok(None) | Err(_) => {
                 self.end
                     .get_or_insert(ChildStatus::Killed(Signal::HUP.as_raw()));
@@ -134,7 +134,7 @@ impl Session {
         if rustix::process::kill_current_process_group(Signal::TSTP).is_err() {
             return self.come_back();
         }
-        // Stopped here, until somebody continues us; or not at all, where nobody could (an orphaned
+        // Stopped here, until a shell continues us; or not at all, if none could (an orphaned
         // group).
         let heard = tokio::time::timeout(CONTINUED_WITHIN, self.signals.continued.recv()).await;
         if heard.is_ok() || signal != Signal::STOP.as_raw() {

@@ -24,7 +24,7 @@
 //! or 1 s, takes the place of the sight of it, and the text counts as read when Enter was written.
 //!
 //! From the first byte of a text to the sign of its turn the person's keys are kept back
-//! (docs/delivery.md, "never let go in between"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after
+//! (docs/delivery.md, "keys are kept back"). Ctrl-C, Ctrl-Z and Ctrl-\ pass at once, and after
 //! ten seconds all keys pass, in order: that ends the attempt. From then on no Enter is pressed for
 //! this text, and it is never pasted again before the box was seen empty. Neither Ctrl-C nor Escape
 //! is ever written.

@@ -25,7 +25,7 @@ struct Family {
     help: &'static str,
 }
 
-/// The answer as it grows, held by whoever asked.
+/// The answer as it grows, charged to the caller.
 struct Text {
     lines: String,
     /// Bytes of what the lines are made of.

@@ -1,8 +1,9 @@
 //! Signing in at the page: a tool gets a one-time token, the page redeems it for a cookie.
 //!
-//! Whoever has a user can make a link and lead somebody else's browser to it, who then works as
-//! that user without knowing. So a link signs in at once only where it changes nobody, or was made
-//! by a program of the broker's own system user. Any other one needs a click on the user's name.
+//! Any user can make a link and redirect another person's browser to it, who would then work as
+//! that user unknowingly. So a link signs in at once only if the browser's user stays the same, or
+//! if it was made by a program of the broker's own system user. Any other one needs a click on the
+//! user's name.
 
 use std::sync::Arc;
 use std::time::Instant;

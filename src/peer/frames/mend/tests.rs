@@ -144,7 +144,7 @@ fn properties_that_cannot_be_read_are_left_out_and_the_size_of_the_body_stays() 
             ]
             .concat(),
         ),
-        // A type that nobody knows, lengths that lie, bytes behind the end, unknown flags.
+        // An unknown type, wrong lengths, bytes behind the end, unknown flags.
         headers(&[&name(b"a")[..], b"?"].concat()),
         headers(&[&name(b"a")[..], b"S\xff\xff\xff\xff"].concat()),
         vec![0b0010_0000, 0, 0xff, 0xff, 0xff, 0xff],

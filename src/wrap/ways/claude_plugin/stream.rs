@@ -2,7 +2,7 @@
 //!
 //! The module starts it with the token on its standard input. It asks the session's socket for
 //! orders and prints them, an object a line, until the session ends, or its own reader does: the
-//! plugin's process may be killed without a word.
+//! plugin's process may be killed at any time.
 //!
 //! Relies on the standard library and on rustix, so that it starts quickly.
 

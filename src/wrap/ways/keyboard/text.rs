@@ -1,8 +1,8 @@
 //! The bytes that type a text: marked as pasted where the program understands that.
 //!
-//! This is the last place that a message passes before the keyboard, so it trusts nobody: whatever
-//! the text holds, no control character but the line breaks of a batch reaches the program, and
-//! none at all without a paste.
+//! This is the last place that a message passes before the keyboard, so it trusts no input:
+//! whatever the text holds, no control character but the line breaks of a batch reaches the
+//! program, and none at all without a paste.
 //!
 //! Relies on nothing.
 
