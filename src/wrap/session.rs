@@ -270,7 +270,8 @@ impl Session {
             self.announce(now);
             return [look, late].into_iter().flatten().min();
         }
-        if self.agent.profile().knows_its_prompt() {
+        let profile = self.agent.profile();
+        if profile.knows_its_prompt() || profile.line.is_some() {
             let is_read = self.program.has_read_input();
             self.agent.input_is_read(is_read, now);
         }

@@ -13,11 +13,15 @@ use crate::wrap::keys::{Draft, Press};
 
 /// How soon it is asked again whether the program has read its input.
 const UNREAD_AGAIN: Duration = Duration::from_millis(100);
+/// A key that recalls a text, and was read, draws something within this, or there was none.
+const DRAWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is known of the person's typing.
 #[derive(Debug, Default)]
 pub(super) struct Person {
     draft: Draft,
+    /// Letters are among the keys of the draft.
+    has_letters: bool,
     last_key: Option<Instant>,
     /// The program has not read all of its input yet.
     is_unread: bool,
@@ -29,6 +33,8 @@ impl Person {
     pub(super) fn press(&mut self, press: Press, now: Instant) {
         self.last_key = Some(now);
         self.read_at = Some(now);
+        self.has_letters &= self.draft.is_present();
+        self.has_letters |= matches!(press, Press::Text(_));
         self.draft.press(press);
     }
 
@@ -57,14 +63,24 @@ impl Person {
         hands: Duration,
     ) {
         let is_settled = self.hands_rest_at(hands, now).is_none();
-        if *input == Input::Empty && is_settled && self.was_drawn_after(last_output) {
+        if *input == Input::Empty && is_settled && self.is_drawn(last_output, now) {
             self.draft.clear();
         }
     }
 
-    /// Something was drawn since the program read the last key.
-    pub(super) fn was_drawn_after(&self, last_output: Instant) -> bool {
-        !self.is_unread && self.read_at.is_none_or(|read| last_output > read)
+    /// What the last key did is drawn. What the program wrote before it was seen to have read the
+    /// key may be older than that.
+    pub(super) fn is_drawn(&self, last_output: Instant, now: Instant) -> bool {
+        let is_late = |at: Instant| now >= at;
+        !self.is_unread
+            && (self.read_at.is_none_or(|read| last_output > read)
+                || self.drawn_at_latest().is_some_and(is_late))
+    }
+
+    /// When the last key counts as drawn, though nothing is written. Letters never do.
+    pub(super) fn drawn_at_latest(&self) -> Option<Instant> {
+        let read_at = self.read_at.filter(|_| !self.has_letters);
+        read_at.map(|read| read + DRAWN_WITHIN)
     }
 
     pub(super) fn has_draft(&self) -> bool {
@@ -92,8 +108,8 @@ impl Person {
         if self.is_unread {
             return Err(Some(now + UNREAD_AGAIN));
         }
-        if self.draft.is_present() && !self.was_drawn_after(last_output) {
-            return Err(None);
+        if self.draft.is_present() && !self.is_drawn(last_output, now) {
+            return Err(self.drawn_at_latest());
         }
         Ok(())
     }

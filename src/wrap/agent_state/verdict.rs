@@ -117,8 +117,9 @@ impl AgentState {
             return Verdict::Hold(Hold::Busy, None);
         }
         let pace = self.profile.pace;
-        if self.has_draft() {
-            return Verdict::Hold(Hold::Draft, None);
+        if self.has_draft(now) {
+            let again = self.person.drawn_at_latest();
+            return Verdict::Hold(Hold::Draft, again.filter(|&again| again > now));
         }
         if self.profile.line.is_some() && self.reading.input == Input::Absent {
             // A program that writes is at work; one that is silent shows something that nobody
@@ -148,12 +149,10 @@ impl AgentState {
 
     /// What the screen shows of the input counts more than what the keys suggest, once it was drawn
     /// after them.
-    fn has_draft(&self) -> bool {
+    fn has_draft(&self, now: Instant) -> bool {
         match self.reading.input {
             Input::Holds(_) => true,
-            Input::Empty => {
-                self.person.has_draft() && !self.person.was_drawn_after(self.last_output)
-            }
+            Input::Empty => self.person.has_draft() && !self.person.is_drawn(self.last_output, now),
             Input::Absent | Input::Shell | Input::Command => self.person.has_draft(),
         }
     }

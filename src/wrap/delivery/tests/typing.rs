@@ -187,6 +187,28 @@ fn a_key_that_the_program_has_not_read_is_a_draft() {
 }
 
 #[test]
+fn a_key_that_draws_nothing_holds_no_message_for_ever() {
+    // Up in an empty box, or a frame that came between the reading of a key and our look at that:
+    // the message waited as `draft` at an empty box, until something else was drawn.
+    for program in ["claude", "gemini"] {
+        let mut play = match program {
+            "claude" => Play::claude_by(Mode::Keyboard),
+            line => Play::quiet(line),
+        };
+        play.press(Press::Recall);
+        play.agent.input_is_read(Some(false), play.now);
+        play.offer("x");
+        play.sees(Input::Empty);
+        play.passes(ms(20));
+        play.agent.input_is_read(Some(true), play.now);
+        play.passes(ms(9_900));
+        assert_eq!(play.hold(), Some(Hold::Draft), "{program}");
+        play.passes(ms(100));
+        assert!(play.has_typed(), "{program}");
+    }
+}
+
+#[test]
 fn a_text_that_is_drawn_with_a_persons_letters_gets_no_enter() {
     let mut play = Play::claude_by(Mode::Keyboard);
     play.offer("x");
