@@ -14,6 +14,7 @@ mod verdict;
 use std::time::{Duration, Instant};
 
 use super::agents::Profile;
+use super::agents::history::History;
 use super::agents::reading::{Input, Reading, Vim};
 use super::hold::Hold;
 use super::keys::Press;
@@ -339,25 +340,15 @@ impl AgentState {
         &self.reading.input
     }
 
-    /// What an agent without a box shows beside its line names the message of this id.
-    pub fn history_names(&self, id: &str) -> bool {
-        let id = id.chars().filter(char::is_ascii_alphanumeric);
-        let named: String = "id".chars().chain(id).collect();
-        self.reading.history.contains(&named)
-    }
-
-    /// What an agent without a box shows beside its line holds this text's letters and digits.
-    pub fn history_holds(&self, letters: &str) -> bool {
-        !letters.is_empty() && self.reading.history.contains(letters)
+    /// What an agent without a box shows above its line.
+    pub fn history(&self) -> &History {
+        &self.reading.history
     }
 
     /// Something stands between this text and the line: the agent has begun to answer it. Where the
     /// line is not seen, what stands below may be the line itself.
     pub fn history_goes_on_after(&self, letters: &str) -> bool {
-        let history = &self.reading.history;
-        let end = history.rfind(letters).map(|at| at + letters.len());
-        let is_line_seen = self.reading.input != Input::Absent;
-        is_line_seen && !letters.is_empty() && end.is_some_and(|end| end < history.len())
+        self.reading.input != Input::Absent && self.reading.history.goes_on_after(letters)
     }
 
     /// The agent shows that what was entered waits: the model has not read it.

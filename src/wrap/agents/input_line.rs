@@ -7,8 +7,11 @@
 //!
 //! Relies on `vt100` for the cursor.
 
+use std::ops::Range;
+
 use vt100::Screen;
 
+use super::history::History;
 use super::reading::Input;
 
 /// The looks of such a line.
@@ -62,6 +65,31 @@ impl InputLine {
             }
             More::Framed(foot) => self.framed(foot, &at),
         }
+    }
+
+    /// What stands in the rows above `first`, its first row. Beside its frame is no conversation.
+    pub(super) fn history(&self, screen: &Screen, rows: &[String], first: usize) -> History {
+        let frame = match self.more {
+            More::Framed(foot) => self.frame(foot, &rows[first..]),
+            More::Marked | More::Indented(_) => None,
+        };
+        let Some((mark, columns)) = frame else {
+            return History::of(&rows[..first]);
+        };
+        let inside = screen.rows(columns.start, columns.end - columns.start);
+        let inside: Vec<String> = inside.take(first).collect();
+        History::with_frames(&inside, |row| row.starts_with(mark))
+    }
+
+    /// The columns of the frame whose foot stands in one of the rows, and what begins its rows.
+    fn frame(&self, foot: &str, rows: &[String]) -> Option<(&'static str, Range<u16>)> {
+        let mark = self.marks.first()?.trim_end();
+        let row = rows.iter().find(|row| row.trim_start().starts_with(foot))?;
+        let drawn = row.trim_start();
+        let start = row.chars().count() - drawn.chars().count();
+        let width = drawn.chars().take_while(|c| *c != ' ').count();
+        let start = u16::try_from(start).ok()?;
+        Some((mark, start..start + u16::try_from(width).ok()?))
     }
 
     /// Whether the cursor stands behind `question`, on a line that holds nothing else of interest.
@@ -365,6 +393,19 @@ mod tests {
         assert!(boxed(&beside, "  ┃  ¦").shows_waiting);
         let quoted = prompt.replace("QUEUED", "QUEUED means that it waits");
         assert!(!boxed(&quoted, "  ┃  ¦").shows_waiting);
+    }
+
+    #[test]
+    fn what_opencode_shows_beside_its_conversation_is_no_answer() {
+        // The rows of its sidebar counted as an answer to a prompt that had not begun.
+        let prompt = "  ┃\n  ┃  hello                   New session\n\
+            \x20 ┃  there\n  ┃                          1,024 tokens\n\n\
+            \x20                              LSPs will activate";
+        let before = boxed(prompt, "  ┃  ¦").history;
+        assert!(before.holds("hellothere"));
+        assert!(!before.goes_on_after("hellothere"));
+        let answer = format!("{prompt}\n     OK                    as files are read");
+        assert!(boxed(&answer, "  ┃  ¦").history.goes_on_after("hellothere"));
     }
 
     /// opencode's box with these rows in it.

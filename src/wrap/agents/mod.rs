@@ -8,6 +8,7 @@
 
 pub mod arguments;
 mod data;
+pub mod history;
 mod input_line;
 mod known;
 pub mod reading;

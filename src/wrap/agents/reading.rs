@@ -4,6 +4,7 @@
 
 use vt100::Screen;
 
+use super::history::History;
 use super::{InputLine, Profile, Prompt};
 
 /// Where a line has its status: so many rows above it, at most.
@@ -52,9 +53,8 @@ pub struct Reading {
     pub vim: Vim,
     /// The box is higher than its window: what it shows is the end of what it holds.
     pub is_scrolled: bool,
-    /// Letters and digits of what stands above its line, where it has no box; of all rows where the
-    /// line is not seen.
-    pub history: String,
+    /// What stands above its line, where it has no box; all rows where the line is not seen.
+    pub history: History,
 }
 
 impl Reading {
@@ -86,13 +86,14 @@ impl Reading {
                 dialog: dialog.map(|(_, name)| (*name).to_owned()),
                 vim: Vim::Unsaid,
                 is_scrolled: false,
-                history: profile.line.map_or_else(String::new, |_| letters(&rows)),
+                history: profile
+                    .line
+                    .map_or_else(History::default, |_| History::of(&rows)),
             };
         };
         // What stands above is history, written by anybody; only the rows around the input speak of
         // now.
         let below = &rows[found.last + 1..];
-        let above = found.status.end;
         let is_elsewhere = shows(below, profile.other_views)
             || shows(std::slice::from_ref(&found.suggestion), profile.other_views);
         let shows_waiting = shows_row(below, profile.waits)
@@ -110,7 +111,7 @@ impl Reading {
             shows_waiting,
             dialog: is_elsewhere.then(|| "another view".to_owned()),
             is_scrolled: found.is_scrolled,
-            history: letters(&rows[..above]),
+            history: found.history,
             vim: profile.vim.map_or(Vim::Unsaid, |footer| {
                 if shows(below, &[footer.insert]) {
                     Vim::Insert
@@ -122,12 +123,6 @@ impl Reading {
             }),
         }
     }
-}
-
-/// Without frames and white space: agents break lines where they like.
-fn letters(rows: &[String]) -> String {
-    let characters = rows.iter().flat_map(|row| row.chars());
-    characters.filter(char::is_ascii_alphanumeric).collect()
 }
 
 fn shows(rows: &[String], texts: &[&str]) -> bool {
@@ -154,6 +149,8 @@ struct Found {
     /// Rows above it that speak of now as well.
     status: std::ops::Range<usize>,
     input: Input,
+    /// What stands above it, where it is a line.
+    history: History,
     /// What the agent itself wrote into the empty box.
     suggestion: String,
     is_scrolled: bool,
@@ -167,6 +164,7 @@ impl Found {
             last: usize::from(cursor),
             status: first.saturating_sub(STATUS_ROWS)..first,
             input,
+            history: line.history(screen, rows, first),
             suggestion: String::new(),
             is_scrolled: false,
         })
@@ -186,6 +184,7 @@ impl Found {
                 last: below,
                 status: 0..0,
                 input,
+                history: History::default(),
                 suggestion,
                 is_scrolled,
             })

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::envelope::Envelope;
 use crate::wrap::agent_state::AgentState;
+use crate::wrap::agents::history::History;
 use crate::wrap::agents::reading::{Input, Reading, Vim};
 use crate::wrap::agents::{CLAUDE, Profile};
 use crate::wrap::keys::Press;

@@ -256,14 +256,15 @@ fn a_turn_or_the_text_above_the_empty_line_proves_that_it_was_read() {
         shows_busy: true,
         ..Reading::default()
     };
+    let text = "[cbroker peer message from=a id=m1] x [end]";
     let above = Reading {
         input: Input::Empty,
-        history: "cbrokerpeermessagefromaidm1xend".to_owned(),
+        history: History::of(&[text.to_owned()]),
         ..Reading::default()
     };
     // Codex may show a text later than its turn, and its turn later than the text.
     let answered = Reading {
-        history: format!("{}OK", above.history),
+        history: History::of(&[text.to_owned(), "OK".to_owned()]),
         ..above.clone()
     };
     for (program, sign) in [("gemini", turn), ("gemini", above), ("codex", answered)] {

@@ -2,10 +2,9 @@
 
 use super::*;
 
-/// What the agents show above their line: letters and digits.
-fn history(text: &str) -> String {
-    let letters = text.chars().filter(char::is_ascii_alphanumeric);
-    letters.collect()
+/// What the agents show above their line.
+fn history(text: &str) -> History {
+    History::of(&[text.to_owned()])
 }
 
 impl Play {
@@ -182,7 +181,7 @@ fn nothing_is_typed_while_something_waits() {
 fn at_rest(play: &Play, below: &str) -> Reading {
     Reading {
         input: Input::Empty,
-        history: history(&play.last_text()) + below,
+        history: history(&(play.last_text() + below)),
         ..Reading::default()
     }
 }

@@ -146,7 +146,7 @@ impl Keyboard {
     /// The text stands above the line: the head of one of its messages, or its end.
     fn is_above(&self, agent: &AgentState) -> bool {
         let mut attempt = self.attempt.iter();
-        self.is_named(agent) || attempt.any(|attempt| agent.history_holds(&attempt.end))
+        self.is_named(agent) || attempt.any(|attempt| agent.history().holds(&attempt.end))
     }
 
     /// The text stands above the line, and a turn runs or an answer stands below it.
@@ -160,7 +160,7 @@ impl Keyboard {
     /// What is shown beside the line names a message of the text.
     fn is_named(&self, agent: &AgentState) -> bool {
         let ids = self.attempt.iter().flat_map(|it| &it.submission.ids);
-        ids.into_iter().any(|id| agent.history_names(id))
+        ids.into_iter().any(|id| agent.history().names(id))
     }
 
     /// The box shows our text, perhaps with something else beside it.

@@ -1,0 +1,75 @@
+//! What stands above an agent's line: its letters and digits alone, since agents break lines where
+//! they like.
+//!
+//! An agent that frames its line frames prompts of the past too, and shows other things beside that
+//! frame. Only the columns of the frame are the conversation.
+//!
+//! Relies on nothing.
+
+/// The letters and digits of the conversation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    letters: String,
+    /// The last one that stands in no frame is before this place.
+    unframed_until: usize,
+}
+
+impl History {
+    /// Of rows without frames.
+    pub fn of(rows: &[String]) -> Self {
+        Self::with_frames(rows, |_| false)
+    }
+
+    /// Of rows of which some are framed.
+    pub fn with_frames(rows: &[String], is_framed: impl Fn(&str) -> bool) -> Self {
+        let mut history = Self::default();
+        for row in rows {
+            let letters = row.chars().filter(char::is_ascii_alphanumeric);
+            let before = history.letters.len();
+            history.letters.extend(letters);
+            if history.letters.len() > before && !is_framed(row) {
+                history.unframed_until = history.letters.len();
+            }
+        }
+        history
+    }
+
+    /// It names the message of this id.
+    pub fn names(&self, id: &str) -> bool {
+        let id = id.chars().filter(char::is_ascii_alphanumeric);
+        let named: String = "id".chars().chain(id).collect();
+        self.letters.contains(&named)
+    }
+
+    /// It holds a text of these letters and digits.
+    pub fn holds(&self, letters: &str) -> bool {
+        !letters.is_empty() && self.letters.contains(letters)
+    }
+
+    /// Something stands below a text of these letters and digits, outside of the text's frame.
+    pub fn goes_on_after(&self, letters: &str) -> bool {
+        let end = self.letters.rfind(letters).map(|at| at + letters.len());
+        !letters.is_empty() && end.is_some_and(|end| end < self.unframed_until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(rows: &[&str]) -> History {
+        let rows: Vec<String> = rows.iter().map(|&row| row.to_owned()).collect();
+        History::with_frames(&rows, |row| row.trim_start().starts_with('┃'))
+    }
+
+    #[test]
+    fn what_stands_in_the_frame_of_a_text_does_not_answer_it() {
+        let before = ["   an answer", "  ┃", "  ┃  a text"];
+        assert!(framed(&before).holds("atext"));
+        assert!(!framed(&before).goes_on_after("atext"));
+        let with_time = [&before[..], &["  ┃  12:30 PM", "  ┃"]].concat();
+        assert!(!framed(&with_time).goes_on_after("atext"));
+        let answered = [&with_time[..], &["", "   OK"]].concat();
+        assert!(framed(&answered).goes_on_after("atext"));
+    }
+}
