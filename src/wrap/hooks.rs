@@ -39,6 +39,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// milliseconds this must fit 31 bits, or the timer fires at once.
 const WAITER_SECONDS: u32 = 20 * 24 * 3600;
 const HOOK_SECONDS: u32 = 5;
+/// What hooks of a session that asks for no permissions say of its mode.
+const ASKS_NOTHING: &str = "bypassPermissions";
 
 /// What the hooks report to the session.
 #[derive(Debug)]
@@ -244,6 +246,9 @@ async fn serve(mut stream: UnixStream, caller: HookCaller, reports: mpsc::Sender
             transcript: transcript_of(&input),
             status_file: own_status::path(&environment.folder, &environment.pid),
             inbox: InboxAddress::new(&environment.socket, &environment.token, &environment.pid),
+            asks_nothing: input["permission_mode"]
+                .as_str()
+                .map(|mode| mode == ASKS_NOTHING),
         };
         let _session_ended = reports.send(HookReport::Event(event, origin)).await;
     }

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::HookReport;
 use crate::wrap::hook;
@@ -18,6 +20,9 @@ use crate::wrap::ways::claude_inbox::{Errand, PATIENCE, Passed, Porter};
 
 /// Lines for the inbox that wait to be written. The inbox has one under way.
 const ERRANDS: usize = 4;
+/// A hook that wrote a line stays for so long: Claude Code asks the system whether the writer
+/// descends from it when it reads the line, which may be seconds later.
+const STAYS_AFTER_LINE: Duration = Duration::from_secs(30);
 
 /// A hook that waits for a text.
 #[derive(Debug)]
@@ -72,12 +77,18 @@ pub(super) async fn wait(
     if reports.send(HookReport::Waiter(waiter)).await.is_err() {
         return;
     }
+    let mut last_line = None;
     let submission = loop {
         let mut nothing = [0; 1];
         tokio::select! {
+            // Once it is let go, it does no errand any more.
+            biased;
             submission = &mut given => break submission,
             Some(errand) = waiting.recv() => {
                 let passed = pass(&mut stream, &errand).await;
+                if passed != Passed::NotSent {
+                    last_line = Some(Instant::now());
+                }
                 let _nobody_waits_for_it = errand.done.send(passed);
             }
             // The client says nothing unasked; its silence ends when its process does.
@@ -88,11 +99,38 @@ pub(super) async fn wait(
         }
     };
     // What is asked of it from here on, it cannot do.
-    drop(waiting);
-    let Ok(submission) = submission else {
-        let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
-        return;
-    };
+    waiting.close();
+    while let Some(errand) = waiting.recv().await {
+        let _nobody_waits_for_it = errand.done.send(Passed::NotSent);
+    }
+    match submission {
+        Ok(submission) => carry(stream, submission, transcript, reports).await,
+        Err(_) => let_go(stream, last_line, reports).await,
+    }
+}
+
+/// Nobody needs it any more. It ends, once what it wrote must have been read.
+async fn let_go(
+    mut stream: UnixStream,
+    last_line: Option<Instant>,
+    reports: mpsc::Sender<HookReport>,
+) {
+    if let Some(at) = last_line {
+        tokio::select! {
+            () = tokio::time::sleep_until(at + STAYS_AFTER_LINE) => {}
+            () = reports.closed() => {}
+        }
+    }
+    let _waiter_is_gone = stream.write_all(&[hook::GO]).await;
+}
+
+/// Hands it the submission, and reports what became of that.
+async fn carry(
+    mut stream: UnixStream,
+    submission: Submission,
+    transcript: Option<PathBuf>,
+    reports: mpsc::Sender<HookReport>,
+) {
     let number = submission.number;
     let carried = transcript.map(|path| Carried::expect(submission.ids, &path));
     let mut bytes = vec![hook::TAKE];
@@ -131,5 +169,66 @@ async fn pass(stream: &mut UnixStream, errand: &Errand) -> Passed {
         Ok(Ok(hook::PASSED)) => Passed::Sent,
         Ok(Ok(hook::NOT_PASSED)) => Passed::NotSent,
         _ => Passed::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// A waiter, the other end of its connection, and an errand for it.
+    async fn waiter() -> (Waiter, UnixStream, mpsc::Receiver<HookReport>) {
+        let (stream, hook) = UnixStream::pair().unwrap();
+        let (reports, mut reported) = mpsc::channel(1);
+        let waits = Waits {
+            number: 1,
+            pid: None,
+            transcript: None,
+        };
+        tokio::spawn(wait(stream, waits, reports));
+        let Some(HookReport::Waiter(waiter)) = reported.recv().await else {
+            panic!("no waiter");
+        };
+        (waiter, hook, reported)
+    }
+
+    fn send_on_errand(waiter: &Waiter) -> oneshot::Receiver<Passed> {
+        let (done, heard) = oneshot::channel();
+        let (socket, line) = (PathBuf::from("/nobody"), Bytes::from_static(b"line"));
+        let errand = Errand { socket, line, done };
+        waiter.errands.try_send(errand).unwrap();
+        heard
+    }
+
+    #[tokio::test]
+    async fn an_errand_of_a_waiter_that_is_let_go_was_not_done() {
+        // Whether its line was written counted as unknown, so the inbox waited five seconds for a
+        // row, and the text came again as a possible repeat.
+        let (waiter, _hook, _session) = waiter().await;
+        let heard = send_on_errand(&waiter);
+        drop(waiter);
+        assert_eq!(heard.await.unwrap(), Passed::NotSent);
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_wrote_a_line_stays_until_its_reader_has_looked_for_it() {
+        // The next hook came just then, and this one ended: Claude Code found no process of that
+        // number among its children, and held the message back behind a dialog.
+        let (waiter, mut client, session) = waiter().await;
+        let heard = send_on_errand(&waiter);
+        let mut order = [0; 1 + 4 + 7 + 4 + 4];
+        client.read_exact(&mut order).await.unwrap();
+        client.write_u8(hook::PASSED).await.unwrap();
+        assert_eq!(heard.await.unwrap(), Passed::Sent);
+        drop(waiter);
+        let let_go = tokio::time::timeout(Duration::from_secs(2), client.read_u8()).await;
+        assert!(let_go.is_err(), "{let_go:?}");
+        // It ends with the session.
+        drop(session);
+        assert_eq!(client.read_u8().await.unwrap(), hook::GO);
     }
 }

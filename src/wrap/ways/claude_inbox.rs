@@ -28,6 +28,7 @@ use super::{
     HookOrigin, Refusal, Submission, SubmissionNumber, Way, WayIn, WayReport, WayReporter, process,
 };
 use line::{InboxPace, LINE_LIMIT};
+use porter::Writer;
 
 pub use porter::{Errand, PATIENCE, Passed, Porter};
 
@@ -47,6 +48,8 @@ const TEXTS: usize = 4;
 /// Why the way is closed.
 const NO_SOCKET: &str = "this Claude Code names no inbox socket";
 const NOBODY: &str = "nobody listens on the inbox socket";
+const NO_HOOK: &str =
+    "it may ask for no permissions, and no hook waits that may write to its inbox";
 
 /// An inbox socket, as a hook's environment names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +102,7 @@ impl ClaudeInbox {
             porters,
             holder,
             porter_until: Some(Instant::now()),
+            asks_nothing: true,
             address: None,
             is_open: None,
             pace: InboxPace::default(),
@@ -176,6 +180,9 @@ struct Work {
     holder: watch::Receiver<Option<i32>>,
     /// Until then a hook of this process's that waits is expected; `None`: it is there.
     porter_until: Option<Instant>,
+    /// Only such a hook may write: Claude Code holds what others write back behind a dialog, whose
+    /// Enter denies it. So it is also before a hook says what permissions are asked for.
+    asks_nothing: bool,
     address: Option<InboxAddress>,
     /// `None`: nothing was said yet.
     is_open: Option<bool>,
@@ -196,7 +203,7 @@ impl Work {
                     Err(_) => return,
                 },
                 Ok(()) = self.holder.changed() => self.leave().await,
-                Ok(()) = self.porters.changed() => self.have_porter(),
+                Ok(()) = self.porters.changed() => self.have_porter().await,
                 text = texts.recv(), if self.in_flight.is_none() => match text {
                     Some(text) => self.take(text),
                     None => return,
@@ -220,6 +227,7 @@ impl Work {
         if let Some(transcript) = &origin.transcript {
             self.proof.follow(transcript);
         }
+        self.asks_nothing = origin.asks_nothing.unwrap_or(self.asks_nothing);
         if origin.inbox != self.address || self.is_open != Some(true) {
             if origin.inbox != self.address {
                 self.pace = InboxPace::default();
@@ -243,6 +251,7 @@ impl Work {
 
     async fn probe(&mut self) {
         let (is_open, why) = match &self.address {
+            Some(_) if !self.has_writer() => (false, NO_HOOK),
             Some(address) => (porter::is_open(&address.socket).await, NOBODY),
             None => (false, NO_SOCKET),
         };
@@ -254,6 +263,13 @@ impl Work {
             })
             .await;
         }
+    }
+
+    /// Somebody may write to the socket, or may be able to soon.
+    fn has_writer(&self) -> bool {
+        let is_expected = self.porter_until.is_some_and(|at| Instant::now() < at);
+        let waits = || self.porters.borrow().as_ref().is_some_and(Porter::waits);
+        !self.asks_nothing || is_expected || waits()
     }
 
     fn take(&mut self, submission: Submission) {
@@ -272,8 +288,11 @@ impl Work {
     }
 
     /// A hook waits that can write the line.
-    fn have_porter(&mut self) {
+    async fn have_porter(&mut self) {
         self.porter_until = None;
+        if self.is_open == Some(false) {
+            self.probe().await;
+        }
         if let Some(InFlight { submission, stage }) = self.in_flight.take() {
             let stage = match stage {
                 Progress::Waiting(_) => Progress::Waiting(self.earliest(&submission)),
@@ -329,9 +348,17 @@ impl Work {
         );
         let now = Instant::now();
         let porter = self.porters.borrow_and_update().clone();
-        let passed = porter::send(porter, &address.socket, Bytes::from(line)).await;
+        let writer = if self.asks_nothing {
+            Writer::Hook
+        } else {
+            Writer::Any
+        };
+        let passed = porter::send(porter, writer, &address.socket, Bytes::from(line)).await;
         if passed == Passed::NotSent {
             self.proof.forget(submission.number);
+            if self.asks_nothing && porter::is_open(&address.socket).await {
+                return self.expect_porter(submission).await;
+            }
             self.not_taken(submission.number, NOBODY).await;
             return self.probe().await;
         }
@@ -340,6 +367,23 @@ impl Work {
             submission,
             stage: Progress::Sent(address, Instant::now()),
         });
+    }
+
+    /// The hook that waited is gone: another one comes soon, or none.
+    async fn expect_porter(&mut self, submission: Submission) {
+        if self.porter_until.is_none() {
+            self.porter_until = Some(Instant::now() + PORTER_WITHIN);
+            return self.take(submission);
+        }
+        self.probe().await;
+        let (number, why) = (submission.number, NO_HOOK.to_owned());
+        let refusal = Refusal::Elsewhere;
+        self.report(WayReport::NotTaken {
+            number,
+            why,
+            refusal,
+        })
+        .await;
     }
 
     fn transcript(&self) -> Option<PathBuf> {

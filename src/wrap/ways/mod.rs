@@ -181,6 +181,8 @@ pub struct HookOrigin {
     pub status_file: Option<PathBuf>,
     /// Its inbox socket, where this version has one.
     pub inbox: Option<claude_inbox::InboxAddress>,
+    /// Whether it asks for no permissions, where the hook says so or otherwise.
+    pub asks_nothing: Option<bool>,
 }
 
 /// A way in that the session holds. Dropping it ends it, and every submission in it counts as lost.

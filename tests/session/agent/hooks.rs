@@ -24,6 +24,8 @@ pub(crate) struct Hooks {
     tell: SyncSender<Happening>,
     are_on: bool,
     are_written_down: bool,
+    /// What they say of the permissions that are asked for.
+    mode: &'static str,
 }
 
 impl Hooks {
@@ -47,6 +49,11 @@ impl Hooks {
             tell,
             are_on: !quirks.has("nohooks"),
             are_written_down: !quirks.has("forgetful"),
+            mode: if quirks.has("bypass") {
+                "bypassPermissions"
+            } else {
+                "default"
+            },
         }
     }
 
@@ -105,6 +112,9 @@ impl Hooks {
             return Vec::new();
         }
         let mut input = json!({"hook_event_name": event, "transcript_path": self.transcript});
+        if event != "SessionStart" {
+            input["permission_mode"] = json!(self.mode);
+        }
         for (name, value) in fields {
             input[*name] = json!(value);
         }

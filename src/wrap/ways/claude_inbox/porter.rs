@@ -49,6 +49,11 @@ impl Porter {
         Self(errands.downgrade())
     }
 
+    /// The hook still waits.
+    pub(super) fn waits(&self) -> bool {
+        self.0.upgrade().is_some_and(|errands| !errands.is_closed())
+    }
+
     /// Has the line written by the hook.
     async fn carry(&self, socket: &Path, line: Bytes) -> Passed {
         let Some(errands) = self.0.upgrade() else {
@@ -72,13 +77,30 @@ async fn connect(socket: &Path) -> Option<UnixStream> {
     platform::is_own_listener(&stream).then_some(stream)
 }
 
+/// Who may write to the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// The hook alone.
+    Hook,
+    /// The hook where one waits, else this process.
+    Any,
+}
+
 /// Writes the line to the socket, by the hook where one waits.
-pub(super) async fn send(porter: Option<Porter>, socket: &Path, line: Bytes) -> Passed {
+pub(super) async fn send(
+    porter: Option<Porter>,
+    writer: Writer,
+    socket: &Path,
+    line: Bytes,
+) -> Passed {
     if let Some(porter) = porter {
         let passed = porter.carry(socket, line.clone()).await;
         if passed != Passed::NotSent {
             return passed;
         }
+    }
+    if writer == Writer::Hook {
+        return Passed::NotSent;
     }
     let Some(mut stream) = connect(socket).await else {
         return Passed::NotSent;
@@ -141,7 +163,7 @@ mod tests {
         heard.read_line(&mut ready).unwrap();
         assert_eq!(ready, "ready\n");
         assert!(!is_open(&socket).await);
-        let passed = send(None, &socket, Bytes::from_static(b"secret")).await;
+        let passed = send(None, Writer::Any, &socket, Bytes::from_static(b"secret")).await;
         assert_eq!(passed, Passed::NotSent);
         let mut told = String::new();
         heard.read_to_string(&mut told).unwrap();
@@ -155,7 +177,10 @@ mod tests {
         let socket = folder.path().join("1.sock");
         let _listener = tokio::net::UnixListener::bind(&socket).unwrap();
         assert!(is_open(&socket).await);
-        let passed = send(None, &socket, Bytes::from_static(b"line")).await;
+        let line = Bytes::from_static(b"line");
+        let passed = send(None, Writer::Hook, &socket, line.clone()).await;
+        assert_eq!(passed, Passed::NotSent);
+        let passed = send(None, Writer::Any, &socket, line).await;
         assert_eq!(passed, Passed::Sent);
     }
 }

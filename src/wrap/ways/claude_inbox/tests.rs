@@ -17,6 +17,8 @@ const LINE: &str = "[cbroker peer message from=api id=01] look [end]";
 struct Stage {
     folder: tempfile::TempDir,
     inbox: ClaudeInbox,
+    /// Its hooks do not say what permissions are asked for.
+    is_unsaid: bool,
     reports: mpsc::Receiver<(Way, WayReport)>,
 }
 
@@ -26,6 +28,7 @@ impl Stage {
         Self {
             folder: tempfile::tempdir().unwrap(),
             inbox: ClaudeInbox::start(WayReporter::new(Way::Inbox, to)),
+            is_unsaid: false,
             reports,
         }
     }
@@ -46,6 +49,7 @@ impl Stage {
             transcript: Some(self.path("transcript.jsonl")),
             status_file: None,
             inbox: InboxAddress::new(socket.to_str().unwrap(), "", &pid.to_string()),
+            asks_nothing: (!self.is_unsaid).then_some(false),
         });
     }
 
@@ -218,10 +222,7 @@ async fn a_hook_that_waits_writes_the_line() {
     let (errands, mut waiting) = mpsc::channel::<Errand>(1);
     stage.inbox.hook_waits(Porter::new(&errands));
     stage.deliver(7);
-    let errand = tokio::time::timeout(LIMIT, waiting.recv())
-        .await
-        .unwrap()
-        .unwrap();
+    let errand = errand_of(&mut waiting).await;
     assert_eq!(errand.socket, stage.path("1.sock"));
     assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
     errand.done.send(Passed::Sent).unwrap();
@@ -237,4 +238,66 @@ async fn where_only_something_else_was_accepted_the_text_is_given_up() {
         stage.row(&json!({"type": "queue-operation", "operation": operation}));
     }
     assert_eq!(stage.said().await, WayReport::Unseen(7));
+}
+
+/// The next errand, of a hook that goes on waiting.
+async fn errand_of(waiting: &mut mpsc::Receiver<Errand>) -> Errand {
+    let errand = tokio::time::timeout(LIMIT, waiting.recv()).await;
+    errand.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn where_permissions_may_not_be_asked_for_only_a_hook_that_waits_writes() {
+    // The line came from here where the hook was gone. Claude Code held it behind a dialog, in
+    // which the person's next Enter denied it.
+    let mut stage = Stage::new();
+    stage.is_unsaid = true;
+    let _socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, WayReport::Open);
+    let (errands, waiting) = mpsc::channel::<Errand>(1);
+    stage.inbox.hook_waits(Porter::new(&errands));
+    drop((errands, waiting));
+    stage.deliver(7);
+    assert_eq!(stage.said().await, WayReport::Closed(NO_HOOK.to_owned()));
+    let (number, why, refusal) = (7, NO_HOOK.to_owned(), Refusal::Elsewhere);
+    assert_eq!(
+        stage.said().await,
+        WayReport::NotTaken {
+            number,
+            why,
+            refusal
+        }
+    );
+    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
+    stage.inbox.hook_waits(Porter::new(&errands));
+    assert_eq!(stage.said().await, WayReport::Open);
+    stage.deliver(8);
+    assert!(
+        errand_of(&mut waiting)
+            .await
+            .done
+            .send(Passed::Sent)
+            .is_ok()
+    );
+    stage.row(&json!({"type": "user", "message": {"content": LINE}}));
+    assert_eq!(stage.said().await, WayReport::InContext(8));
+}
+
+#[tokio::test]
+async fn an_errand_that_a_hook_could_not_do_is_done_by_the_next_one() {
+    let mut stage = Stage::new();
+    stage.is_unsaid = true;
+    let _socket = stage.socket("1.sock");
+    stage.hook("1.sock", std::process::id());
+    assert_eq!(stage.said().await, WayReport::Open);
+    let (errands, mut waiting) = mpsc::channel::<Errand>(1);
+    stage.inbox.hook_waits(Porter::new(&errands));
+    stage.deliver(7);
+    let errand = errand_of(&mut waiting).await;
+    let (others, mut next) = mpsc::channel::<Errand>(1);
+    stage.inbox.hook_waits(Porter::new(&others));
+    assert!(errand.done.send(Passed::NotSent).is_ok());
+    let errand = errand_of(&mut next).await;
+    assert!(String::from_utf8_lossy(&errand.line).contains("id=01"));
 }
