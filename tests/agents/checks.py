@@ -67,12 +67,13 @@ def in_conversation(room, mark, first):
 def kept(room, draft, remove=None):
     """The draft is as it was typed; it is removed then."""
     is_kept = room.wait(lambda screen: room.agent.box(screen) == draft, 10)
-    seen = room.box()
+    seen, screen = room.box(), room.screen()
     for key in remove or (room.agent.clear,):
         room.keys(key)
         time.sleep(0.2)
     if not is_kept:
-        raise Wrong("a key that nobody meant", f"the draft {draft!r} became {seen!r}")
+        raise Wrong("a key that nobody meant",
+                    f"the draft {draft!r} became {seen!r}; screen: {screen[-800:]}")
 
 
 def opened(room, text):
@@ -81,11 +82,11 @@ def opened(room, text):
 
 
 def queued_behind(room, work):
-    """A message behind a running turn of opencode, which shows it as QUEUED."""
+    """A message behind a running turn of opencode: shown as QUEUED, or read already."""
     mark = tag()
     room.work_on(work)
     send(room, mark, "--when", "next")
-    opened(room, "QUEUED")
+    room.wait(lambda screen: "QUEUED" in screen or room.seen(mark), room.agent.patience)
     return mark
 
 

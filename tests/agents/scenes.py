@@ -82,6 +82,17 @@ def shell_draft(room):
     kept(room, "echo no", ("C-u", "BSpace"))
 
 
+@scene(CLAUDE)
+def completion(room):
+    """A draft with a list of completions below it, from which Enter would pick one."""
+    mark = tag()
+    room.draft("/mod")
+    opened(room, "/model")
+    send(room, mark)
+    once(room, mark)
+    kept(room, "/mod")
+
+
 @scene(CLAUDE, fresh=True, editor="vim")
 def vim_draft(room):
     """A draft in vim's NORMAL mode, in which letters are commands."""
@@ -122,9 +133,9 @@ def between_tools(room):
 @scene(("opencode",))
 def queued(room):
     """It stands as QUEUED below a running turn, and is read with the turn's next step."""
-    mark = queued_behind(room, "SLOW8")
+    mark = queued_behind(room, "SLOW12")
     if room.seen(mark):
-        raise Wrong("not played", "it was read at once")
+        raise Wrong("not played", "it was read before it was shown as QUEUED")
     once(room, mark)
 
 

@@ -18,12 +18,16 @@ def answer_by_mcp(room):
     if answer in room.run("tail", "tester", "--no-ack"):
         raise Wrong("a key that nobody meant", "sent before the person allowed the tool")
     close(room, room.agent.tool_dialog, room.agent.allow)
-    if not room.until(lambda: waiting(room, "tester"), room.agent.patience):
+    if not room.until(lambda: answers(room, answer), room.agent.patience):
         raise Wrong("lost", f"no answer came: {room.screen()[-500:]}")
-    found = [(each["from"], each["message"]) for each in waiting(room, "tester")]
-    if found != [("peer", answer)]:
-        raise Wrong("lost", f"the answer is {found}")
+    if (found := answers(room, answer)) != ["peer"]:
+        raise Wrong("doubled without its mark", f"the answer came from {found}")
     alone(room, mark)
+
+
+def answers(room, answer):
+    """Whose messages to the sender hold this answer; those of earlier plays still wait there."""
+    return [each["from"] for each in waiting(room, "tester") if each["message"] == answer]
 
 
 def waiting(room, name):
