@@ -226,7 +226,7 @@ impl ExtentRun {
         let (Extent { heads, offset }, _) = self.between(0, u64::MAX).next()?;
         let length = heads.bytes() + CRC as u64;
         // The length comes from the log, which may be damaged.
-        if offset.checked_add(length)? > file.file.length().ok()? {
+        if offset.checked_add(length)? > file.length {
             return None;
         }
         let mut bytes = vec![0; to_usize(length)];
@@ -254,10 +254,21 @@ impl ExtentRun {
         (part(self.start, before), part(behind, self.packed.len()))
     }
 
-    /// Forgets the extents that are wholly below the floor.
-    fn trim(&mut self, floor: u64) {
-        let gone = floor.checked_sub(1).map(|last| self.end_of(last));
-        self.start = gone.unwrap_or(self.start);
+    /// The first extent that is not gone: its first sequence, and the byte where it begins.
+    fn first_kept(&self, is_gone: impl Fn(Heads<'_>) -> bool) -> Option<(u64, usize)> {
+        let mut begin = self.start;
+        for (Extent { heads, .. }, end) in self.between(0, u64::MAX) {
+            if !is_gone(heads) {
+                return Some((heads.first, begin));
+            }
+            begin = end;
+        }
+        None
+    }
+
+    /// Forgets the extents before one that [`first_kept`](Self::first_kept) gave.
+    fn begin_at(&mut self, (first, start): (u64, usize)) {
+        (self.first, self.start) = (first, start);
         if self.start > self.packed.len() / 2 {
             self.packed.drain(..self.start);
             self.packed.shrink_to_fit();
@@ -357,6 +368,18 @@ impl QueueIndex {
     /// copies of one leave out was settled.
     pub(crate) fn cut(&mut self, first: u64, last: u64, segments: &mut Segments) {
         for at in self.overlapping(first, last).rev() {
+            let (run, settled) = (&self.runs[at], &self.settled);
+            let kept = run.first_kept(|heads| {
+                let is_cut = first <= heads.last() && heads.first <= last;
+                is_cut || settled.contains(heads.first, heads.last())
+            });
+            // Compaction takes a run from its front, piece by piece: what lies behind is not read.
+            if let Some((next, start)) = kept.filter(|(next, _)| *next > last) {
+                let gone = self.tally(run, (0, next - 1));
+                self.count(gone, (run.segment, segments), u64::saturating_sub);
+                self.runs[at].begin_at((next, start));
+                continue;
+            }
             let run = self.runs.remove(at);
             let (left, right) = run.without(first, last);
             let from = left.as_ref().map_or(0, |left| left.last + 1);
@@ -385,7 +408,10 @@ impl QueueIndex {
             self.runs.retain(|run| !is_gone(run));
         }
         if let Some(run) = self.runs.first_mut().filter(|_| hit.start == 0) {
-            run.trim(settled.floor());
+            let floor = settled.floor();
+            if let Some(kept) = run.first_kept(|heads| heads.last() < floor) {
+                run.begin_at(kept);
+            }
         }
     }
 

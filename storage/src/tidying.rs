@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Image, Rows};
 use crate::disk::lock;
-use crate::extent::Segment;
+use crate::extent::{ExtentRun, Segment};
 use crate::frame::FrameBuilder;
 use crate::index::Index;
 use crate::log::Slots;
@@ -221,26 +221,27 @@ impl Compaction {
                 let groups = queue.plan(0, left, |run| run.segment == self.victim);
                 (groups, Arc::clone(&segment.file))
             };
-            for group in groups {
-                let data = group.read_bodies(&file, number);
-                let mut index = lock(index);
-                let (Some(data), Some(queue)) = (data, index.queues.get(&number)) else {
-                    tracing::error!(number, "damaged messages of a queue cannot be moved");
-                    if let Some(segment) = index.segments.all.get_mut(&self.victim) {
-                        segment.is_damaged = true;
-                    }
-                    self.queues.clear();
-                    return;
-                };
+            let bodies = groups.iter().map(|group| group.read_bodies(&file, number));
+            let bodies: Option<Vec<_>> = bodies.collect();
+            let mut index = lock(index);
+            let (Some(bodies), Some(queue)) = (bodies, index.queues.get(&number)) else {
+                tracing::error!(number, "damaged messages of a queue cannot be moved");
+                if let Some(segment) = index.segments.all.get_mut(&self.victim) {
+                    segment.is_damaged = true;
+                }
+                self.queues.clear();
+                return;
+            };
+            let copies = groups.iter().zip(&bodies).flat_map(|(group, bodies)| {
                 let entries = group.entries(0, u64::MAX);
                 let live = entries.filter(|entry| !queue.settled.has(entry.sequence));
-                let bodies = live.map(|entry| (entry.sequence, &data[entry.range()]));
-                frame.messages((number, queue.next), bodies);
-                left = left.saturating_sub(group.cost());
-                if left == 0 {
-                    // The copies count from the next commit on; the rest of the queue follows then.
-                    return;
-                }
+                live.map(|entry| (entry.sequence, &bodies[entry.range()]))
+            });
+            frame.messages((number, queue.next), copies);
+            left = left.saturating_sub(groups.iter().map(ExtentRun::cost).sum());
+            if left == 0 {
+                // The copies count from the next commit on; the rest of the queue follows then.
+                return;
             }
             self.queues.pop();
         }
