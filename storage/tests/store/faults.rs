@@ -38,7 +38,12 @@ fn reopen(disk: &SimulatedDisk, known: &Known, what: &str) {
 
 type Image = (String, SimulatedDisk, Known);
 
-/// Works on a disk and keeps what a kill and power cuts before each operation would leave.
+/// Images of one piece of work at most, of about 7 MiB each. A quick machine makes 300; a slow one
+/// more, because it writes more checkpoints meanwhile.
+const MOST_IMAGES: usize = 400;
+
+/// Works on a disk and keeps what a kill and power cuts before each operation would leave, or a
+/// sample of them where they are many.
 fn images_of(
     disk: &SimulatedDisk,
     every: u64,
@@ -55,6 +60,10 @@ fn images_of(
         // First what is promised, then the disk: the promise is never newer.
         let known = known.lock().unwrap().clone();
         let mut images = kept.lock().unwrap();
+        while images.len() >= MOST_IMAGES {
+            let any = random.below(images.len() as u64);
+            images.swap_remove(any as usize);
+        }
         let sector = SECTORS[random.below(2) as usize];
         let cut = moment.after_power_cut(&mut random, sector);
         images.push((
